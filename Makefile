@@ -60,7 +60,7 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
 
-soak: setup  ## overload the server, kill its replicas, serve for long, send it nonsense; half an hour
+soak: setup  ## overload the server, kill its replicas, serve for long; a quarter of an hour
 	$(PY) -m benchmarks.soak
 
 package: $(INSTALLED)  ## build the wheel and use it in an environment of its own, a minute
@@ -88,12 +88,12 @@ bench: setup  ## run all benchmarks and write docs/benchmarks.md
 	$(PY) -m benchmarks $(if $(TRITON),--triton $(TRITON))
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
-# somewhere, which the report then says.
-results: setup  ## run the large suites, write docs/results.md and the README's results
+# somewhere; it has no row where it lacks a cell.
+results: setup  ## run the large suites, write docs/results/*.csv and the tables of the pages
 	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite sensitivity --run-dir $(SENSITIVITY) || [ $$? -eq 1 ]
 	$(PY) evaluate.py --suite stages --run-dir $(STAGES) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.targets $(RESULTS) --markdown docs/results.md --readme README.md --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
+	$(PY) -m benchmarks.results --standard $(RESULTS) --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds

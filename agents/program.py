@@ -1,80 +1,279 @@
-"""Sponge's integer program for one stage: what stays the same, and what a decision looks at.
+"""Sponge's integer program: what stays the same, what a decision looks at, and what is minimised.
 
-Minimise the cost of a (batch, cores) pair so that no request misses its deadline. Two formulations
-say which do: the published one, which gives every request the worst budget, and one that follows
-each request's own deadline. Where no pair is without a miss, the fewest are wanted, and of several
-such pairs the one that works the backlog off fastest: what is late already makes the next ones late
-until it is gone. :mod:`.enumeration` solves it, or PuLP (:mod:`.solvers`).
+Minimise the cost of variant, cores and batch size of each stage so that no request misses its
+deadline. Two formulations say which do: the published one, of one stage, gives every request the
+worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
+some late, the fewest are wanted, and of such choices the one that works the backlog off fastest:
+what is late already makes the next ones late until it is gone. One stage is solved by enumeration
+(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), both by PuLP if asked
+(:mod:`.solvers`).
 
-Arrays over the pairs have shape (batch_max, cores_max), row ``b - 1``, column ``c - 1``, but for
-those of :class:`Tables`, which are the other way round.
+Arrays over the pairs of one stage have shape (batch_max, cores_max), row ``b - 1``, column
+``c - 1``; service times have cores before batches.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.interfaces import SystemSpec
+from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
 
-Answer = tuple[int, int, int]
-"""Cores, batch and misses."""
+from .rates import Forecast, forecast_arrivals_s
 
-ROUNDING = 1e-9
-"""Requests that a count may be off by rounding."""
 ROUNDING_MS = 1e-6
 """Milliseconds that a published budget may be off by rounding."""
+TICKS = 128
+"""Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
+_TASKS_SHARE = 0.9
+"""Share of the requests whose tasks are planned for, the others have more."""
+_MAX_TASKS = 256
 
 
-class Forecast(NamedTuple):
-    """What is expected to arrive until the next decision."""
-
-    rate_rps: float
-    noise: float
-    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
-    budget_low_s: float
-    """Lowest and highest budget on arrival."""
-    budget_high_s: float
-
-
-class Tables(NamedTuple):
-    """What stays the same for an episode."""
+class StageTables(NamedTuple):
+    """What stays the same of a stage for an episode."""
 
     service_s: FloatArray
-    """(cores_max, batch_max) seconds to plan a batch with."""
-    orderly: bool
-    """Whether no request is done later with more cores."""
-    by_recovery: IntArray
-    """(<= pairs,) flat indices of those that can miss the fewest, best throughput first."""
-    coefficients_s: tuple[float, float, float, float]
-    """gamma, epsilon, delta, eta of the latency model."""
-    fastest_s: float
-    """Requests with less slack are hopeless."""
-    margin: float
-    """Relative allowance on every predicted latency."""
+    """(variants, cores_max, batch_max) seconds to plan a batch with, the margin included."""
+    coefficients_s: FloatArray
+    """(variants, 4) gamma, epsilon, delta and eta of each latency model."""
+    loss: FloatArray
+    """(variants,) cores that the accuracy is worth which is lost, compared to the best variant."""
+    group: int
+    """Tasks of a request to plan for."""
+    before_s: float
+    """Shortest service of the stages before it."""
+    left_s: float
+    """Shortest service of a task here and in the stages after it: with less time a task is
+    hopeless."""
+    tick_s: float
     interval_s: float
     delay_s: float
-    """Time until the decision is in force."""
+    """Time until a decision is in force."""
 
 
-class Snapshot(NamedTuple):
-    """What one decision looks at."""
+class StageState(NamedTuple):
+    """What one decision looks at; times count from now."""
 
-    now_s: float
-    deadlines_s: FloatArray
-    """(queued,) absolute, ascending."""
+    due_s: FloatArray
+    """(queued,) when each waiting task is due, ascending."""
+    arrivals_s: FloatArray
+    """(arrivals, 2) when more will come, and when they are due."""
     ready_s: float
     """Seconds until there is a replica."""
     running: FloatArray
-    """(batches, 2) size and expected end of each batch in flight."""
+    """(replicas, 2) seconds until each replica is free, ascending, and the size of its batch."""
+    free_s: FloatArray
+    """(replicas,) the same seconds under an option's cores, overwritten."""
+    left_s: FloatArray
+    """(queued + arrivals,) time that each task has left when it is done here, overwritten."""
+    variant: int
+    """Variant and cores in force."""
     cores: int
-    """Cores in force."""
     before_s: FloatArray
-    """(batch_max,) seconds of a batch, on average, until the decision is in force."""
-    forecast: Forecast
+    """(variants, batch_max) seconds of a batch, on average, until the decision is in force."""
+    replicas: int
+    """Those that hold cores."""
+    rate_rps: float
+    """Tasks per second to be ready for."""
+    noise: float
+    """Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected."""
+
+
+def idle_state(tables: StageTables) -> StageState:
+    """Return the state of a stage with one replica and no load."""
+    none, idle = np.empty((0, 2)), np.zeros((1, 2))
+    before_s = np.ascontiguousarray(tables.service_s[:, 0])
+    nothing = np.empty(0)
+    return StageState(nothing, none, 0.0, idle, np.zeros(1), nothing, 0, 1, before_s, 1, 0.0, 0.0)
+
+
+class StageModel:
+    """Lays out one stage of a system for the kernels."""
+
+    def __init__(self, stage: StageSpec, variants: Sequence[int], margin_probability: float):
+        """Choose among some variants, with that quantile of each fit's residuals as margin."""
+        self.stage, self.variants = stage, variants
+        self._fits = [stage.latencies[each] for each in variants]
+        self._margins = [max(0.0, f.residual_quantile(margin_probability)) for f in self._fits]
+        sizes = stage.batch_max, stage.cores_max
+        tables_s = [fit.table_s(*sizes).T for fit in self._fits]
+        self.fastest_s = min(float(table_s[-1, 0]) for table_s in tables_s)
+        """Shortest service of a task, by the fits."""
+        scaled = [(1 + m) * table_s for m, table_s in zip(self._margins, tables_s, strict=True)]
+        self._service_s = np.ascontiguousarray(scaled)
+
+    def tables(
+        self, spec: SystemSpec, accuracy_price: float, group: int, before_s: float, left_s: float
+    ) -> StageTables:
+        """Return the stage's part of a system; see :class:`StageTables`."""
+        coefficients = [(f.gamma_s, f.epsilon_s, f.delta_s, f.eta_s) for f in self._fits]
+        return StageTables(
+            service_s=self._service_s,
+            coefficients_s=np.array(coefficients),
+            loss=accuracy_price * self.stage.percent_lost[list(self.variants)],
+            group=group,
+            before_s=before_s,
+            left_s=left_s,
+            tick_s=spec.slo_s / TICKS,
+            interval_s=spec.interval_s,
+            delay_s=spec.resize_delay_s,
+        )
+
+    def row(self, variant: int) -> int:
+        """Return where the tables have a variant; the first row where they do not."""
+        return self.variants.index(variant) if variant in self.variants else 0
+
+    def state(
+        self,
+        stage: StageView,
+        now_s: float,
+        arrivals_s: FloatArray,
+        replicas: int,
+        delay_s: float,
+        rate_rps: float,
+        noise: float,
+    ) -> StageState:
+        """Lay a decision out, for so many replicas."""
+        row = self.row(stage.allocation.variant)
+        running = self._running(stage, row, replicas, now_s)
+        return StageState(
+            due_s=stage.queued_deadlines_s - now_s,
+            arrivals_s=arrivals_s,
+            ready_s=0.0 if stage.replicas_ready else float(running[0, 0]),
+            running=running,
+            free_s=np.empty(len(running)),
+            left_s=np.empty(stage.queued_deadlines_s.size + len(arrivals_s)),
+            variant=row,
+            cores=stage.cores_in_force,
+            before_s=self._before_s(stage, delay_s),
+            replicas=replicas,
+            rate_rps=rate_rps,
+            noise=noise,
+        )
+
+    def _running(self, stage: StageView, row: int, replicas: int, now_s: float) -> FloatArray:
+        """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
+
+        A running batch has the margin, too. If there are more than replicas, those that end last
+        are taken to stay. Where no replica is ready, those that start serve as soon as they are.
+        """
+        ready = min(stage.replicas_ready, replicas)
+        if not ready:
+            starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
+            return np.array(starting or [(0.0, 0)], np.float64)
+        fit, margin = self._fits[row], self._margins[row]
+        batches = []
+        for b in stage.running:
+            whole_s = _latency_s(fit, b.size, stage.cores_in_force)
+            batches.append((max(0.0, b.expected_end_s + margin * whole_s - now_s), b.size))
+        batches = sorted(batches)[-ready:]
+        return np.array([(0.0, 0)] * (ready - len(batches)) + batches, np.float64)
+
+    def _before_s(self, stage: StageView, delay_s: float) -> FloatArray:
+        """Return (variants, batch_max) seconds of a batch until this decision is in force."""
+        service_s, cores = self._service_s, stage.cores_in_force
+        if not stage.pending:
+            return np.ascontiguousarray(service_s[:, cores - 1])
+        # A mean of speeds: what is asked for already comes into force one after the other.
+        speed, from_s = np.zeros(service_s[:, 0].shape), 0.0
+        for starts_s, next_cores in (*stage.pending, (delay_s, 0)):
+            until_s = min(starts_s, delay_s)
+            speed += (until_s - from_s) / service_s[:, cores - 1]
+            cores, from_s = next_cores, until_s
+        mean_s: FloatArray = delay_s / speed
+        return mean_s
+
+
+def _latency_s(fit: LatencyModel, b: int, c: int) -> float:
+    """Return ``fit.predict_s`` of one batch, without NumPy."""
+    return fit.gamma_s * b / c + fit.epsilon_s / c + fit.delta_s * b + fit.eta_s
+
+
+class SystemModel:
+    """Lays out a chain of stages, which may be a single one."""
+
+    def __init__(
+        self, spec: SystemSpec, which: str, margin_probability: float, accuracy_price: float
+    ) -> None:
+        self._spec = spec
+        self._stages = [
+            StageModel(stage, _variants(stage, which), margin_probability) for stage in spec.stages
+        ]
+        fastest_s = [stage.fastest_s for stage in self._stages]
+        tasks = tasks_of_requests(spec.stages)
+        self._spread = [_spread(each) for each in tasks]
+        self.tables = [
+            stage.tables(
+                spec, accuracy_price, _group(tasks[k]), sum(fastest_s[:k], 0.0), sum(fastest_s[k:])
+            )
+            for k, stage in enumerate(self._stages)
+        ]
+
+    def variants(self, k: int) -> Sequence[int]:
+        """Return which variant each row of a stage's tables is."""
+        return self._stages[k].variants
+
+    def service_s(self, k: int, view: SystemView) -> FloatArray:
+        """Return a stage's (cores_max, batch_max) seconds of a batch with the variant in force."""
+        row = self._stages[k].row(view.stages[k].allocation.variant)
+        table_s: FloatArray = self.tables[k].service_s[row]
+        return table_s
+
+    def states(
+        self, view: SystemView, forecast: Forecast, replicas: Sequence[int]
+    ) -> list[StageState]:
+        """Lay a decision out, for so many replicas of each stage."""
+        spec = self._spec
+        arrivals_s = forecast_arrivals_s(forecast, spec.interval_s + spec.resize_delay_s)
+        return [
+            self._stages[k].state(
+                stage,
+                view.now_s,
+                arrivals_s if k == 0 else np.empty((0, 2)),
+                replicas[k],
+                spec.resize_delay_s,
+                forecast.rate_rps * spec.stages[k].mean_tasks,
+                forecast.noise * self._spread[k],
+            )
+            for k, stage in enumerate(view.stages)
+        ]
+
+
+def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
+    """Return the variants to choose from, the most accurate first: where they cost the same."""
+    every = tuple(reversed(range(len(stage.latencies))))
+    return {"smallest": every[-1:], "largest": every[:1]}.get(which, every)
+
+
+def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:
+    """Return for each stage of a chain the probabilities that a request has 0, 1, ... tasks."""
+    tasks = [np.array([0.0, 1.0])]
+    for lead in stages[:-1]:
+        sums, power = np.zeros(_MAX_TASKS + 1), np.ones(1)
+        for share in tasks[-1]:
+            sums[: power.size] += share * power
+            power = np.convolve(power, lead.tasks)[: _MAX_TASKS + 1]
+        sums[-1] += 1 - sums.sum()  # requests with more tasks
+        tasks.append(sums)
+    return tasks
+
+
+def _group(tasks: FloatArray) -> int:
+    """Return how many tasks a request has at most, with a few exceptions."""
+    return max(1, int(np.searchsorted(np.cumsum(tasks), _TASKS_SHARE)))
+
+
+def _spread(tasks: FloatArray) -> float:
+    """Return how much more tasks scatter than requests, whose number scatters as Poisson's."""
+    counts = np.arange(tasks.size)
+    mean = float(tasks @ counts)
+    return math.sqrt(float(tasks @ counts**2) / mean) if mean > 0 else 1.0
 
 
 class Program(NamedTuple):
@@ -114,10 +313,8 @@ def recovery_table(spec: SystemSpec) -> FloatArray:
 
 def published_table_ms(spec: SystemSpec) -> FloatArray:
     """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
-    latency_ms = np.floor(
-        spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max) * 1e3
-    )
-    return np.maximum(latency_ms, 1)
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    return np.maximum(np.floor(latency_s * 1e3), 1)
 
 
 def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) -> IntArray:
@@ -132,32 +329,3 @@ def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) ->
     in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
     unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
     return (np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved).astype(np.int64)
-
-
-def make_tables(spec: SystemSpec, margin: float) -> Tables:
-    """Lay a system out for the kernels, with a relative allowance on every latency.
-
-    A ProfileError if its latency model predicts one that is not positive.
-    """
-    fit, latency_s = (
-        spec.first.latency,
-        spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max),
-    )
-    # A fit may have it otherwise; then more cores may make a request late.
-    orderly = np.all(np.diff(latency_s, axis=0) >= 0) and np.all(np.diff(latency_s, axis=1) <= 0)
-    ranks = recovery_table(spec).T
-    by_recovery = np.argsort(ranks, axis=None)
-    # In an orderly system all the cores are enough: no pair with fewer misses less, and it comes
-    # behind them by throughput unless that is the same.
-    if orderly and np.all(ranks[-1] <= ranks):
-        by_recovery = by_recovery[by_recovery >= (spec.first.cores_max - 1) * spec.first.batch_max]
-    return Tables(
-        service_s=np.ascontiguousarray(((1 + margin) * latency_s).T),
-        orderly=bool(orderly),
-        by_recovery=by_recovery,
-        coefficients_s=(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s),
-        fastest_s=float(latency_s[0, -1]),
-        margin=margin,
-        interval_s=spec.interval_s,
-        delay_s=spec.resize_delay_s,
-    )

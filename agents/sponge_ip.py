@@ -1,45 +1,33 @@
 """Sponge's controller: an integer program picks cores and batch size every interval.
 
 The published program (Razavi et al., EuroMLSys 2024) and one that holds each request to its own
-deadline are in :mod:`.program`; what the latter expects to arrive is forecast here. At the end
+deadline are in :mod:`.program`; what the latter expects to arrive, in :mod:`.rates`. At the end
 stands Sponge without one of its means, to see what each contributes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
-
-import numpy as np
 
 from sponge_env.control.base import BaseController, option
 from sponge_env.control.chain import is_chain
 from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
-from sponge_env.latency import quantile
 
 from .fleet import FleetOptions
-from .program import Forecast
-from .solvers import SolverName, solver_maker
-from .stages import Pipeline
-from .surprise import Surprise
-
-_INTERVALS_FOR_DISPERSION = 5
-"""With fewer intervals, arrivals are taken to scatter like a Poisson process."""
+from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
+from .solvers import PublishedProgram, SolverName, make_backend
+from .stages import StagePlanner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpongeIPConfig(FleetOptions):
-    """Options of :class:`SpongeIP`.
-
-    Those of the forecast were tuned on the YOLOv5s profile at 20 requests per second over a 4G
-    trace, with constant, Poisson and bursty arrivals.
-    """
+    """Options of :class:`SpongeIP`."""
 
     formulation: Literal["per-request", "paper"] = "per-request"
     """``per-request`` holds every request to its own deadline; ``paper`` is the published
@@ -54,23 +42,6 @@ class SpongeIPConfig(FleetOptions):
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
     the published code's 0.9 gives 6 and 10."""
-    margin_probability: float = option(0.9, at_least=0, at_most=1)
-    """Probability with which ``per-request`` wants a latency to stay below prediction plus
-    margin, by the residuals of the profile's fit."""
-    rate_windows: int = option(10, at_least=1)
-    """Past intervals over which the forecast averages the arrival rate."""
-    recent_windows: int = option(2, at_least=1)
-    """Past intervals whose mean rate the forecast never falls below, so that it follows a
-    step up at once."""
-    sigmas: float = option(1.0, at_least=0)
-    """Standard deviations of the arrivals to be ready for, in their rate and during one
-    batch."""
-    stage_sigmas: float = option(3.0, at_least=0)
-    """The same of the stages of a pipeline: what one of them holds up is missing in the next."""
-    budget_quantile: float = option(0.05, at_least=0, at_most=0.5)
-    """Quantile of the last interval's budgets on arrival that is the lowest expected."""
-    delay_windows: int = option(5, at_least=1)
-    """Past intervals whose largest mean communication delay may come again."""
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
@@ -93,7 +64,8 @@ class SpongeIP(BaseController):
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
-        self._make_solver = solver_maker(self.config.solver)
+        if self.config.solver != "exact":
+            make_backend(self.config.solver)
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
@@ -105,100 +77,42 @@ class SpongeIP(BaseController):
         return "equal" if self.config.budget == "equal" else "proportional"
 
     def begin(self, spec: SystemSpec) -> None:
-        """Make the solver for a system whose latency model predicts positive latencies."""
+        """Make the program for a system whose latency model predicts positive latencies."""
         config = self.config
-        self._surprise = Surprise(spec.interval_s, spec.resize_delay_s)
-        margin = max(0.0, spec.first.latency.residual_quantile(config.margin_probability))
-        self._pipeline = None
-        self._in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
-        if config.formulation == "per-request" and (self._in_pipeline or spec.has_variants):
-            self._pipeline = Pipeline(config, spec, scaled_out=self._in_pipeline)
+        self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
+        in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
+        self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
+        if config.formulation == "paper":
+            self._published = PublishedProgram(spec, config.solver)
         else:
-            self._solver = self._make_solver(spec, margin)
+            self._planner = StagePlanner(config, spec, scaled_out=in_pipeline)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
-        paper = self.config.formulation == "paper"
-        if not view.first.arrivals.size and paper:
-            return dataclasses.replace(view.allocation, feasible=True)
-        if not view.first.arrivals.size and self._pipeline is not None:
-            return self._pipeline.everything()
+        config, paper = self.config, self.config.formulation == "paper"
         if not view.first.arrivals.size:
-            return Allocation(spec.first.cores_max, spec.first.batch_max)
+            held = dataclasses.replace(view.allocation, feasible=True)
+            return held if paper else self._planner.everything()
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
-            answer = self._solver.published(rate_rps, delay_max_s, self.config.slo_fraction)
+            answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
         else:
-            answer = self._per_request(view, self._forecast(spec, view))
-        if not answer.feasible and self.config.on_infeasible == "hold":
+            answer = self._planner.choose(view, self._forecast(spec, view))
+        if not answer.feasible and config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
-        config = self.config
-        if self._in_pipeline:
-            config = dataclasses.replace(config, sigmas=config.stage_sigmas)
-        forecast = forecast_arrivals(config, spec, view)
-        self._surprise.add(float(view.first.arrivals[-1]), forecast.rate_rps)
-        swing = math.exp(self.config.sigmas * math.sqrt(self._surprise.variance))
+        forecast = forecast_arrivals(spec, view, self._sigmas)
+        self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
+        swing = math.exp(SIGMAS * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
-
-    def _per_request(self, view: SystemView, forecast: Forecast) -> Allocation:
-        if self._pipeline is None:
-            return self._solver.per_request(view, forecast)
-        return self._pipeline.choose(view, forecast)
 
 
 def sponge_exact(**options: object) -> SpongeIP:
     """Make the controller with the compiled solver, whatever the default is."""
     return SpongeIP(solver="exact", **options)
-
-
-def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Forecast:
-    """Forecast an interval's arrivals from the past ones, of which there is one at least.
-
-    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
-    rate if that is higher.
-    """
-    # Plain floats, for the arrays are far too short for NumPy to pay.
-    counts: list[float] = view.first.arrivals[-config.rate_windows :].tolist()
-    mean = sum(counts) / len(counts)
-    noise = config.sigmas * math.sqrt(_dispersion(counts, mean))
-    newest = counts[-config.recent_windows :]
-    recent = sum(newest) / len(newest)
-    expected = max(mean + noise * math.sqrt(mean / len(counts)), recent)
-    low_s, high_s = _budget_range_s(config, spec, view)
-    return Forecast(expected / spec.interval_s, noise, low_s, high_s)
-
-
-def _dispersion(counts: list[float], mean: float) -> float:
-    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
-
-    The variance is the smaller of two estimates. That around the mean takes a slow swing of
-    the rate for scatter; that from successive differences counts requests twice which the
-    network held back in one interval and delivered in the next.
-    """
-    if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
-        return 1.0
-    around_mean = sum((count - mean) ** 2 for count in counts)
-    successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2
-    return min(around_mean, successive) / (len(counts) - 1) / mean
-
-
-def _budget_range_s(
-    config: SpongeIPConfig, spec: SystemSpec, view: SystemView
-) -> tuple[float, float]:
-    """Return the lowest and the highest budget on arrival to expect."""
-    delays_s: list[float] = view.mean_delays_s[-config.delay_windows :].tolist()
-    # The intervals before the first arrival have none.
-    worst_delay_s = max((delay_s for delay_s in delays_s if not math.isnan(delay_s)), default=0.0)
-    remembered_s = spec.slo_s - worst_delay_s
-    if not view.budgets_s.size:
-        return remembered_s, remembered_s
-    budgets_s: list[float] = np.sort(view.budgets_s).tolist()
-    low_s = quantile(budgets_s, config.budget_quantile)
-    return min(low_s, remembered_s), quantile(budgets_s, 1 - config.budget_quantile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,11 +23,12 @@ from contextlib import suppress
 
 import numpy as np
 
-from agents.enumeration import solve_per_request
+from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
-from agents.solvers import PulpSolver, make_backend, solve
-from agents.sponge_ip import SpongeIP, forecast_arrivals
-from agents.stages import PipelineProgram
+from agents.rates import forecast_arrivals
+from agents.solvers import make_backend, pairs_program, solve
+from agents.sponge_ip import SpongeIP
+from agents.stages import StageProgram
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import (
     Allocation,
@@ -43,8 +44,6 @@ from sponge_env.scenario.profile import load_profile
 
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
-MARGIN = 0.25
-"""Allowance of the resnet18 profile at the default probability."""
 
 COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
 
@@ -123,20 +122,22 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     assert exact is not None
     mpc.reset(spec, seed=0)
     cbc = make_backend("pulp")
-    solver = PulpSolver(spec, MARGIN, cbc)
+    stages = StageProgram(exact.config, spec)
+    tables, order = stages.model.tables[0], stages.pair_order
+    assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for number, view in enumerate(views):
-        forecast = forecast_arrivals(exact.config, spec, view)
-        arguments = solver.arguments(view, forecast)
+        forecast = forecast_arrivals(spec, view)
+        (state,) = stages.model.states(view, forecast, [1])
         calls: dict[str, tuple[int, Callable[[], object]]] = {
-            "kernel": (100, functools.partial(solve_per_request, solver.tables, *arguments)),
+            "kernel": (100, functools.partial(solve_pairs, tables, state, order)),
             "decide": (100, functools.partial(exact.decide, view)),
             "MPC decide": (20, functools.partial(mpc.decide, view)),
             "published": (1, functools.partial(published_search, spec, queued, 0.2)),
         }
         # These take thousands of times longer: two states of each row are enough.
         if number < 2:
-            program = solver.per_request_program(view, forecast)
+            program = pairs_program(spec, tables, state)
             calls["CBC solve"] = (2, functools.partial(solve, program, cbc))
             for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
                 if (reference := controller(option, spec)) is not None:
@@ -190,11 +191,11 @@ def measure_stages(queued: int, states: int) -> list[str]:
     spec, rng = make_stages(3, 16, 3), np.random.default_rng(queued)
     exact = controller("exact", spec)
     assert exact is not None
-    program = PipelineProgram(exact.config, spec)
+    program = StageProgram(exact.config, spec)
     replicas, times = [1] * len(spec.stages), dict[bool, list[float]]()
     for _ in range(states):
         view = make_staged_view(rng, spec, queued)
-        forecast = forecast_arrivals(exact.config, spec, view)
+        forecast = forecast_arrivals(spec, view)
         answer = program.choose(view, forecast, replicas)
         took_s = median_s(functools.partial(program.choose, view, forecast, replicas), 50)
         times.setdefault(answer.feasible, []).append(took_s)

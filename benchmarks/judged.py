@@ -142,7 +142,7 @@ def _but_for_seed(path: Path, info: PolicyInfo) -> tuple[object, ...]:
     """
     settings = path.with_name(SETTINGS_FILE)
     used = read_json(settings) if settings.exists() else None
-    _, asked = cli.told_apart(shlex.split(info.command), _OF_ONE_TRAINING)
+    _, asked = cli.split_options(shlex.split(info.command), _OF_ONE_TRAINING)
     said = info.agent, info.fingerprint, info.scenarios, info.inputs, info.planned, info.every
     return (*said, info.batches, sorted(asked[1:]), used)  # whatever the interpreter is called
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sponge_env.errors import ConfigError
-from sponge_env.live.locks import lock_cpu
+from sponge_env.live.cpus import lock_cpu
 
 CORE_UNIT = 1 / 16
 """Physical cores in one core unit, as in the scenarios of this machine."""

@@ -1,14 +1,15 @@
-"""Overload, killed replicas, many minutes and broken requests: what a server must stand.
+"""Overload, killed replicas and many minutes of service: what a server must withstand.
 
     python -m benchmarks.soak [--part NAME ...] [--share 0.1] [--agent sponge-ip]
 
-Prints a table of what was wanted and what was found; the exit code is 1 if something was not as
-wanted. ``--share`` shortens all parts alike.
+Prints a table of checks; the exit code is 1 if one failed. ``--share`` shortens all parts alike.
+(Broken requests are in ``tests/test_serve_fuzz.py``: ``make fuzz``.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -26,16 +27,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.fuzzed import Fuzzer
-from benchmarks.hammer import Hammer, Tally, leave
+from benchmarks.hammer import Hammer, Tally
 from benchmarks.report import Report
 from benchmarks.servers import OTHERS, Server, children, sponge
 from benchmarks.serving import saturate
-from benchmarks.tolerance import send, send_all
-from benchmarks.vitals import Watch
+from benchmarks.vitals import VitalsWatch
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.results.layout import aligned
+from sponge_env.serve.load.client import HttpClient
 
 MODEL = "efficientnet-lite0-uint8"
 FULL = "static-16"
@@ -56,7 +56,6 @@ class Plan:
     kills_s: float = 60.0
     kill_every_s: float = 6.0
     soak_s: float = 600.0
-    fuzzed: int = 100_000
 
     def shortened(self, share: float) -> Plan:
         """Return the same for a share of the time, as far as that makes sense."""
@@ -65,7 +64,6 @@ class Plan:
             overload_s=max(5.0, self.overload_s * share),
             kills_s=max(2 * self.kill_every_s + 1, self.kills_s * share),
             soak_s=max(10.0, self.soak_s * share),
-            fuzzed=max(200, round(self.fuzzed * share)),
         )
 
 
@@ -115,12 +113,12 @@ def overload(bench: Bench) -> None:
     """Send three times what it can serve."""
     plan, report = bench.plan, bench.report
     capacity_rps = bench.capacity_rps()
-    with Watch(bench.server.process.pid) as watch:
+    with VitalsWatch(bench.server.process.pid) as watch:
         tally = asyncio.run(bench.hammer().run(plan.overload * capacity_rps, plan.overload_s))
     report.tally("overload", tally)
     share = tally.goodput_rps / capacity_rps
-    said = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
-    report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", said, share >= GOODPUT)
+    text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
+    report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
     report.growth("overload", watch, tally)
 
 
@@ -172,75 +170,37 @@ async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitabl
 
 
 def soak(bench: Bench) -> None:
-    """Serve for long, with everything that clients do."""
+    """Serve for long, while clients leave, agents change and the metrics are read."""
     plan, report, server = bench.plan, bench.report, bench.server
     rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
-    fuzzer, beside = _fuzzer(bench), Counter[str]()
+    client, statuses = HttpClient(f"http://127.0.0.1:{server.port}"), Counter[int]()
 
     async def look() -> None:
         while True:
             for path in ("/metrics", "/state", "/v2/models/stats"):
-                lines = f"GET {path} HTTP/1.1", "Host: localhost", "Content-Length: 0", "", ""
-                beside[await send(server, "\r\n".join(lines).encode())] += 1
+                statuses[(await client.request("GET", path)).status] += 1
             await asyncio.sleep(1.0)
 
     async def go_away() -> None:
         while True:
-            await leave(server, [fuzzer.right()], random.random() * 0.05)
+            await hammer.send(leave_after_s=random.random() * 0.05)
             await asyncio.sleep(0.5)
 
-    async def break_it() -> None:
-        while True:
-            beside[await send(server, fuzzer.request())] += 1
-            await asyncio.sleep(0.2)
-
     async def switch() -> None:
-        for agent in _turns((bench.agent, FULL)):
+        for agent in itertools.cycle((bench.agent, FULL)):
             await asyncio.to_thread(bench.use, agent)
             await asyncio.sleep(20.0)
 
-    with Watch(server.process.pid) as watch:
-        others = [look, go_away, break_it, switch]
+    with VitalsWatch(server.process.pid) as watch:
+        others = [look, go_away, switch]
         tally = asyncio.run(_beside(hammer.run(rate_rps, plan.soak_s), others))
     bench.use(bench.agent)
     report.tally("soak", tally)
-    report.outcomes("soak", beside)
+    report.add("soak", "other requests", "200", dict(statuses), set(statuses) == {200})
     report.growth("soak", watch, tally)
 
 
-def _turns(agents: Sequence[str]) -> Iterator[str]:
-    while True:
-        yield from agents
-
-
-def _fuzzer(bench: Bench) -> Fuzzer:
-    row = bench.rows[0]
-    return Fuzzer(bench.server, row.tobytes(), row.shape)
-
-
-def fuzz(bench: Bench) -> None:
-    """Send broken requests."""
-    report, server = bench.report, bench.server
-    outcomes = asyncio.run(send_all(server, _fuzzer(bench), bench.plan.fuzzed))
-    report.outcomes("fuzz", outcomes)
-    report.add("fuzz", "server", "lives", server.process.poll() or "lives", _lives(bench))
-    said_mb = bench.log.stat().st_size / 1e6
-    report.add("fuzz", "log", "< 1 MB, no trace", f"{said_mb:.2f} MB", _quiet(bench.log))
-
-
-def _lives(bench: Bench) -> bool:
-    """Return whether a right request is answered."""
-    tally = asyncio.run(bench.hammer().run(20.0, 1.0))
-    return bench.server.process.poll() is None and set(tally.statuses) == {200}
-
-
-def _quiet(log: Path) -> bool:
-    return log.stat().st_size < 1e6 and "Traceback" not in log.read_text(errors="replace")
-
-
-PARTS: dict[str, Callable[[Bench], None]] = {
-    "overload": overload, "kills": kills, "soak": soak, "fuzz": fuzz,
-}  # fmt: skip
+PARTS: dict[str, Callable[[Bench], None]] = {"overload": overload, "kills": kills, "soak": soak}
 
 
 @contextmanager
@@ -271,10 +231,10 @@ def run(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt(), bench(arguments.agent, plan) as found:
         for name in arguments.part or PARTS:
             PARTS[name](found)
-        said = found.log.read_text(errors="replace")[-2000:]
-    print("\n".join(aligned([["", "wanted", "found", ""], *found.report.rows])))
-    if found.report.failed and said:
-        print(f"\nthe server said last:\n{said}")
+        text = found.log.read_text(errors="replace")[-2000:]
+    print("\n".join(aligned([["", "expected", "measured", ""], *found.report.rows])))
+    if found.report.failed and text:
+        print(f"\nlast lines of the server:\n{text}")
     return int(found.report.failed)
 
 

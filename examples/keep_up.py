@@ -16,8 +16,9 @@ class KeepUp:
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
         """Start an episode: tabulate the throughput of every batch size and core count."""
-        latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-        batches = np.arange(1, spec.first.batch_max + 1)[:, None]
+        stage = spec.first
+        latency_s = stage.latency.table_s(stage.batch_max, stage.cores_max)
+        batches = np.arange(1, stage.batch_max + 1)[:, None]
         in_time = latency_s <= spec.slo_s / 3  # wait for one batch, be in the next
         self.interval_s = spec.interval_s
         self.recent = max(1, round(5 / spec.interval_s))
@@ -25,12 +26,10 @@ class KeepUp:
 
     def decide(self, view: SystemView) -> Allocation:
         """Choose for the next interval; before the first arrivals, take everything."""
-        if not view.first.arrivals.size:
+        stage = view.first
+        if not stage.arrivals.size:
             return Allocation(cores=self.throughput_rps.shape[1], batch=1)
-        demand = (
-            view.first.arrivals[-self.recent :].mean()
-            + view.first.queued_deadlines_s.size / self.recent
-        )
+        demand = stage.arrivals[-self.recent :].mean() + stage.queued_deadlines_s.size / self.recent
         enough = self.throughput_rps.max(axis=0) >= self.headroom * demand / self.interval_s
         cores = int(enough.argmax()) + 1 if enough.any() else enough.size
         batch = int(self.throughput_rps[:, cores - 1].argmax()) + 1

@@ -1,51 +1,106 @@
 """Control of a CPU-limited inference server under dynamic SLOs.
 
-Importing the package registers ``Sponge-v0`` (simulated) and ``SpongeLive-v0`` (real
-worker) with Gymnasium, and ``SpongeJoint-v0`` and ``SpongeJointLive-v0``, whose actions
-choose the number of replicas as well; ``SpongeVariants-v0``, whose actions choose the model
-variant; and ``SpongePipeline-v0``, whose actions choose all that for each of several stages.
-``SpongeDiscrete-v0`` and ``SpongeContinuous-v0`` are ``Sponge-v0`` with one whole number, or real
-numbers, as action.
+Importing the package registers its environments with Gymnasium: ``Sponge-v0`` (simulated) and
+``SpongeLive-v0`` (real worker) choose cores and batch size; ``SpongeJoint-v0`` and
+``SpongeJointLive-v0`` the number of replicas as well; ``SpongeVariants-v0`` the model variant
+instead; ``SpongePipeline-v0`` all of that for each of several stages. ``SpongeDiscrete-v0`` and
+``SpongeContinuous-v0`` are ``Sponge-v0`` with one whole number, or real numbers, as action.
+
+The names in ``__all__`` are what experiments and controllers are made of. They are imported when
+first used, so that ``import sponge_env`` stays quick.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+if TYPE_CHECKING:
+    from sponge_env.control.base import BaseController
+    from sponge_env.env.factory import make_system
+    from sponge_env.errors import SpongeError
+    from sponge_env.interfaces import (
+        Allocation,
+        Controller,
+        StageAllocation,
+        StageSpec,
+        StageView,
+        SystemSpec,
+        SystemView,
+    )
+    from sponge_env.models.model import Model
+    from sponge_env.scenario.option import Options, option
+    from sponge_env.scenario.profile import Profile
+    from sponge_env.scenario.scenario import Scenario, load_scenario
+
 __version__ = "0.3.0"
 
+__all__ = [
+    "Allocation",
+    "BaseController",
+    "Controller",
+    "Model",
+    "Options",
+    "Profile",
+    "Scenario",
+    "SpongeError",
+    "StageAllocation",
+    "StageSpec",
+    "StageView",
+    "SystemSpec",
+    "SystemView",
+    "load_scenario",
+    "make_system",
+    "option",
+]
+
+_HOMES = {
+    "control.base": ["BaseController"],
+    "env.factory": ["make_system"],
+    "errors": ["SpongeError"],
+    "interfaces": [
+        "Allocation",
+        "Controller",
+        "StageAllocation",
+        "StageSpec",
+        "StageView",
+        "SystemSpec",
+        "SystemView",
+    ],
+    "models.model": ["Model"],
+    "scenario.option": ["Options", "option"],
+    "scenario.profile": ["Profile"],
+    "scenario.scenario": ["Scenario", "load_scenario"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'sponge_env' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"sponge_env.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_SINGLE, _VECTOR = "sponge_env.env.single:SpongeEnv", "sponge_env.env.vector:SpongeVectorEnv"
+_LIVE = {"backend": "live", "scenario": "local"}
+
+for _id, _arguments in {
+    "Sponge-v0": {},
+    "SpongeJoint-v0": {"control": "joint"},
+    "SpongeVariants-v0": {"scenario": "variants", "control": "variants"},
+    "SpongePipeline-v0": {"scenario": "pipeline-video", "control": "pipeline"},
+}.items():
+    gymnasium.register(_id, _SINGLE, vector_entry_point=_VECTOR, kwargs=_arguments)
+gymnasium.register("SpongeLive-v0", _SINGLE, nondeterministic=True, kwargs=_LIVE)
 gymnasium.register(
-    id="Sponge-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
+    "SpongeJointLive-v0", _SINGLE, nondeterministic=True, kwargs={**_LIVE, "control": "joint"}
 )
-gymnasium.register(
-    id="SpongeLive-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    nondeterministic=True,
-    kwargs={"backend": "live", "scenario": "local"},
-)
-gymnasium.register(
-    id="SpongeJoint-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
-    kwargs={"control": "joint"},
-)
-gymnasium.register(
-    id="SpongeJointLive-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    nondeterministic=True,
-    kwargs={"backend": "live", "scenario": "local", "control": "joint"},
-)
-gymnasium.register(
-    id="SpongeVariants-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
-    kwargs={"scenario": "variants", "control": "variants"},
-)
-gymnasium.register(
-    id="SpongePipeline-v0",
-    entry_point="sponge_env.env.single:SpongeEnv",
-    vector_entry_point="sponge_env.env.vector:SpongeVectorEnv",
-    kwargs={"scenario": "pipeline-video", "control": "pipeline"},
-)
-gymnasium.register(id="SpongeDiscrete-v0", entry_point="sponge_env.env.single:discrete")
-gymnasium.register(id="SpongeContinuous-v0", entry_point="sponge_env.env.single:continuous")
+gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:discrete")
+gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:continuous")

@@ -20,7 +20,7 @@ COMMANDS = {
         "serve.load.__main__",
         "send a scenario's requests to a server",
     ),
-    "report": ("results.__main__", "make one page of what runs found"),
+    "report": ("app.report", "make one page of what runs found"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
 """Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    does = "".join(f"  {name:11}{said}\n" for name, (_, said) in COMMANDS.items())
+    does = "".join(f"  {name:11}{message}\n" for name, (_, message) in COMMANDS.items())
     parser = cli.Parser(
         prog="sponge",
         description="Control of a CPU-limited inference server under dynamic SLOs.",

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_args
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.formats import RESERVED
 from sponge_env.scenario.config import Backend, Limiter, as_name
-from sponge_env.scenario.scenario import load_scenario, says
+from sponge_env.scenario.scenario import load_scenario, sets_key
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import typed as typed
 
@@ -25,7 +25,7 @@ BAD_INPUT = 2
 """Exit code after bad input."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
-DROPPED = (
+DROP_NOTICE = (
     "requests are dropped once their deadline has passed, as by default with recorded traces: by "
     "deadline, the expired ones would be served first and be most of what is measured (--drop "
     "none keeps them)"
@@ -54,7 +54,7 @@ def report_command() -> str:
     return f"{python} -m sponge_env report" if called.endswith(".py") else called
 
 
-def beside_python(tool: str) -> str:
+def tool_command(tool: str) -> str:
     """Return how one calls a tool that is installed with the interpreter in use."""
     script = Path(sys.executable).with_name(tool)
     return typed(script) if script.exists() else tool
@@ -114,32 +114,37 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
     add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
-    said = "sim (virtual time) or live (real worker, real time)"
-    said += ", or both, beside each other" * both
+    text = "sim (virtual time) or live (real worker, real time)"
+    text += ", or both, beside each other" * both
     backends = (*get_args(Backend), *(["both"] if both else []))
-    add("--backend", type=one_of("backend", backends), default="sim", help=f"{said}; default: sim")
-    said = "latency profile instead of the scenario's: name or file"
-    add("--profile", metavar="P", help=said)
+    add(
+        "--backend",
+        type=one_of("backend", backends),
+        default="sim",
+        help=f"{text}; default: sim",
+    )
+    text = "latency profile instead of the scenario's: name or file"
+    add("--profile", metavar="P", help=text)
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
     add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
     scaling = parser.add_mutually_exclusive_group()
-    said = "mean rate of the requests instead of the scenario's or the arrival trace's"
-    scaling.add_argument("--rate", type=float, metavar="RPS", help=said)
-    said = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
-    scaling.add_argument("--load", type=float, metavar="SHARE", help=said)
-    said = "none, expired, or late:SECONDS (default: the scenario's; with a trace file expired)"
-    add("--drop", type=drop_policy, metavar="POLICY", help=said)
-    said = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=said)
+    text = "mean rate of the requests instead of the scenario's or the arrival trace's"
+    scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
+    text = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
+    scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
+    text = "none, expired, or late:SECONDS (default: the scenario's; with a trace file expired)"
+    add("--drop", type=drop_policy, metavar="POLICY", help=text)
+    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
     add_wait(parser)
-    said = "folder for the results: a new one, or that of a run to go on with"
-    add("--run-dir", type=Path, help=said)
+    text = "folder for the results: a new one, or that of a run to go on with"
+    add("--run-dir", type=Path, help=text)
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     """Add the option that waits for CPUs; see :func:`sponge_env.env.factory.wait_for_machine`."""
-    said = "wait until the live run of another process has ended that uses the same CPUs"
-    parser.add_argument("--wait", action="store_true", help=said)
+    text = "wait until the live run of another process has ended that uses the same CPUs"
+    parser.add_argument("--wait", action="store_true", help=text)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +171,9 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 def drops_by_default(arguments: argparse.Namespace) -> bool:
     """Return whether a trace file is played and nobody says what becomes of late requests."""
     recorded = arguments.arrivals or arguments.trace not in (None, *RESERVED)
-    return bool(recorded and not arguments.drop and not says(arguments.scenario, "serving", "drop"))
+    return bool(
+        recorded and not arguments.drop and not sets_key(arguments.scenario, "serving", "drop")
+    )
 
 
 def drop_policy(text: str) -> dict[str, Any]:
@@ -186,13 +193,13 @@ def at_least(minimum: int) -> Callable[[str], int]:
         with suppress(ValueError):
             if int(text) >= minimum:
                 return int(text)
-        said = f"must be a whole number of at least {minimum}, not {text!r}"
-        raise argparse.ArgumentTypeError(said)
+        message = f"must be a whole number of at least {minimum}, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
 
     return parse
 
 
-def told_apart(argv: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:
+def split_options(argv: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the words of a command line that are some options and their values, and the others."""
     chosen: list[str] = []
     others: list[str] = []
@@ -214,8 +221,8 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
         if not (equals and dot and agent and key):
             agent = agents[0] if len(agents) == 1 else "AGENT"
             meant = f"; did you mean {agent}.{option}?" * bool(equals and key and not dot)
-            said = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
-            raise ConfigError(said)
+            message = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
+            raise ConfigError(message)
         if agent not in agents:
             raise ConfigError(f"--option {option!r} is for an agent that does not run here")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)

@@ -33,8 +33,7 @@ FIRST = ("resources", "slo")
 """Groups that TensorBoard shows before the others."""
 
 CELL = ("scenario", "profile", "start")
-"""Metrics that name a cell: what is compared is compared within one."""
-
+"""Metrics that name a cell: agents are compared within one."""
 
 ByStage = Mapping[str, Mapping[str, float]]
 """By the names of the stages, what :class:`StageMetrics` measures of each and, below
@@ -281,7 +280,7 @@ class AgainstBound:
 
 
 Place = Literal["evaluation", "cell", "page", "tensorboard"]
-"""Terminal table of one evaluation; terminal table of a suite's cell; the report's table of it;
+"""Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
 comparison of runs in TensorBoard."""
 
 SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
@@ -299,12 +298,12 @@ class Column:
     digits: int
     """Decimal places."""
     places: tuple[Place, ...] = ()
-    interval: tuple[Place, ...] = ()
-    """Where the 95 % interval stands beside the mean; of one evaluation, the least and the most."""
+    interval: bool = False
+    """Whether the 95 % interval stands beside the mean; of one evaluation, the range."""
     compared: bool = False
-    """Whether it is said where an agent does not differ from the reference."""
-    pooled: tuple[Literal["middle half", "mean"], ...] = ()
-    """How it is averaged in the table over all cells, if it stands there."""
+    """Whether it is marked where an agent does not differ from the reference."""
+    pooled: bool = False
+    """Whether it stands in the table of means over all cells."""
     bound: Literal["", "needed", "instead", "relaxed"] = ""
     """Left out without a bound of all agents, over all cells with one, or without a relaxation."""
     of_accuracy: bool = False
@@ -320,66 +319,58 @@ class Column:
         """Heading with its unit, such as ``p99 [ms]``."""
         return f"{self.heading} [{self.unit}]" if self.unit else self.heading
 
-    def text(self, value: float, sign: str = "") -> str:
+    def text(self, value: float) -> str:
         """Write a value in the unit shown."""
-        return f"{value * self.scale:{sign}z.{self.digits}f}"
+        return f"{value * self.scale:z.{self.digits}f}"
 
 
-EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "page", "tensorboard")
-TABLES: tuple[Place, ...] = ("cell", "page")
-SUITE: tuple[Place, ...] = ("cell", "page", "tensorboard")
-ALONE: tuple[Place, ...] = ("evaluation",)
-AND_PAGE: tuple[Place, ...] = ("evaluation", "page")
-PAGE: tuple[Place, ...] = ("page",)
+EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
+SUITE: tuple[Place, ...] = ("cell", "tensorboard")
 
 COLUMNS = (
-    Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=ALONE),
+    Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=True),
     Column(
-        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=AND_PAGE,
-        compared=True, pooled=("middle half", "mean"),
+        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=True, compared=True,
+        pooled=True,
     ),
-    Column("more_cores_rate", "only more cores", "%", 3, PAGE, pooled=("mean",)),
-    Column("hopeless_rate", "hopeless", "%", 3),
+    Column("more_cores_rate", "only more cores", "%", 3, ("page",), pooled=True),
     Column(
-        "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=PAGE, bound="needed",
-    ),
-    Column(
-        "beyond_common_bound_rate", "beyond attained bound", "%", 3,
-        pooled=("mean",), bound="needed",
+        "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=True, bound="needed"
     ),
     Column(
-        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=(*ALONE, *TABLES), compared=True,
-        pooled=("middle half",), bound="instead",
+        "beyond_common_bound_rate", "beyond attained bound", "%", 3, pooled=True, bound="needed"
     ),
     Column(
-        "effective_accuracy", "effective accuracy", "%", 2, EVERYWHERE, interval=AND_PAGE,
-        compared=True, pooled=("mean",), of_accuracy=True,
+        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=True, compared=True, pooled=True,
+        bound="instead",
+    ),
+    Column(
+        "effective_accuracy", "effective accuracy", "%", 2, EVERYWHERE, interval=True,
+        compared=True, pooled=True, of_accuracy=True,
     ),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
     Column(
-        "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=PAGE,
+        "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=True,
         bound="needed",
     ),
     Column(
-        "cores_over_common_bound", "cores over attained bound", "", 2,
-        pooled=("middle half",), bound="needed",
+        "cores_over_common_bound", "cores over attained bound", "", 2, pooled=True,
+        bound="needed",
     ),
     Column(
-        "cores_over_relaxation", "cores over the relaxation", "", 2, TABLES, interval=PAGE,
+        "cores_over_relaxation", "cores over the relaxation", "", 2, ("cell",), interval=True,
         bound="relaxed",
     ),
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
     Column("latency_p50_s", "p50", "ms", 0),
-    Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=(*ALONE, *PAGE)),
-    Column("dropped", "dropped", "", 0),
-    Column("infeasible_decisions", "infeasible decisions", "", 0, PAGE),
-    Column("guarded", "guarded decisions", "", 0, (*PAGE, "tensorboard")),
-    Column("decision_p50_s", "decision p50", "ms", 3, PAGE),
-    Column("decision_p99_s", "decision p99", "ms", 3, PAGE),
+    Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=True),
+    Column("infeasible_decisions", "infeasible decisions", "", 0, ("page",)),
+    Column("guarded", "guarded decisions", "", 0, ("page", "tensorboard")),
+    Column("decision_p50_s", "decision p50", "ms", 3, ("page",)),
+    Column("decision_p99_s", "decision p99", "ms", 3, ("page",)),
 )  # fmt: skip
 """In the order in which they stand."""
-
 
 STAGE_COLUMNS = (
     Column("queued", "queue", "", 1),
@@ -398,15 +389,20 @@ def column(metric: str) -> Column:
     return {c.metric: c for c in COLUMNS}[metric]
 
 
-def telling(accuracies: Iterable[float]) -> tuple[Column, ...]:
-    """Return the columns that say something where answers are so accurate (NaN without one)."""
+def columns(*places: Place, accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
+    """Return the columns of some places, those of accuracy only where some answers are wrong."""
+    shown = [c for c in COLUMNS if {*places} & {*c.places}]
+    return _needed(shown, accuracies)
+
+
+def pooled_columns(accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
+    """Return the columns of the table of means over all cells, see :func:`columns`."""
+    return _needed([c for c in COLUMNS if c.pooled], accuracies)
+
+
+def _needed(shown: Iterable[Column], accuracies: Iterable[float]) -> tuple[Column, ...]:
     wrong = any(accuracy < 1.0 for accuracy in accuracies)
-    return tuple(c for c in COLUMNS if wrong or not c.of_accuracy)
-
-
-def columns(place: Place, accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
-    """Return the columns that stand in a place, of :func:`telling` ones."""
-    return tuple(c for c in telling(accuracies) if place in c.places)
+    return tuple(c for c in shown if wrong or not c.of_accuracy)
 
 
 def names(cls: type[Any]) -> tuple[str, ...]:

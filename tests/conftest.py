@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 
+from sponge_env.live import cpus
 from sponge_env.live.calibration import calibrate
-from sponge_env.live.local import RESERVATIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.profile import Profile
 
@@ -37,11 +38,25 @@ def _logs_of_sb3(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
 
 
-# Tests of the real worker wait for each other where several are run at the same time.
-RESERVATIONS.patient = True
+# Tests of the real worker wait for each other where several are run at the same time; no other
+# test waits for them.
+cpus.RESERVATIONS.patient = True
+
+
+@pytest.fixture(scope="session")
+def _own_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("locks")
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_the_machine(
+    request: pytest.FixtureRequest, _own_locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.node.get_closest_marker("live") is None:
+        monkeypatch.setattr(cpus, "LOCK_FOLDER", _own_locks)
 
 
 @pytest.fixture(scope="session")
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
-    return calibrate(LiveConfig(), seconds=30)  # so that a slow second is one of several
+    return calibrate(LiveConfig(), seconds=15)  # so that a slow second is one of several

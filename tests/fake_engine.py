@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
 
 Answer = Callable[[Call], Reply | None]
 
@@ -21,8 +21,8 @@ Answer = Callable[[Call], Reply | None]
 FOUR, TWO = TensorSpec((4,)), TensorSpec((2,))
 
 
-def served(inputs: TensorSpec = FOUR, outputs: TensorSpec = TWO) -> Served:
-    return Served("tiny", inputs, outputs, 8, 1.0, ("tiny",), ("tiny",))
+def served(inputs: TensorSpec = FOUR, outputs: TensorSpec = TWO) -> ServedModel:
+    return ServedModel("tiny", inputs, outputs, 8, 1.0, ("tiny",), ("tiny",))
 
 
 def sums(call: Call) -> Reply:
@@ -40,7 +40,7 @@ def answered(output: NDArray[Any], **about: Any) -> Reply:
 class FakeEngine:
     """Takes calls; what is answered with None is held until it is finished or taken back."""
 
-    def __init__(self, serves: Served | None = None, answer: Answer = sums) -> None:
+    def __init__(self, serves: ServedModel | None = None, answer: Answer = sums) -> None:
         self.served, self.answer, self.ready = serves or served(), answer, True
         self.alive = True
         self.followers: list[Callable[[Snapshot], None]] = []

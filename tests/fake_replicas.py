@@ -16,6 +16,8 @@ from sponge_env.live.replica import Answer, Death, Event, Ready
 
 CPU_S = 0.001
 """CPU time that a batch takes."""
+LOAD_S = 0.01
+"""CPU time that a replica takes until it is ready."""
 
 
 class FakeReplica:
@@ -43,6 +45,7 @@ class FakeReplica:
             self.ready()
 
     def ready(self) -> None:
+        self._cpu_s += LOAD_S
         self._tell(Ready(time.monotonic()))
 
     def answer(self) -> None:
@@ -114,7 +117,7 @@ class FakeLauncher:
 
     limiter = "fake"
     period_s = 0.1
-    most_tasks = 0
+    max_tasks = 0
     tick_s = 0.0
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, summary
+from sponge_env.run.record import interval_columns, write_table
 from sponge_env.run.rollout import Run
-from sponge_env.run.store import FORMAT, QUANTILES
-from sponge_env.run.unit import interval_columns, write_table
+from sponge_env.run.store import FORMAT
+from sponge_env.simulation.summary import QUANTILES
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000

@@ -13,14 +13,13 @@ import uvloop
 from fake_engine import FakeEngine
 
 from sponge_env.serve.app import Listening, Stop, run_servers
-from sponge_env.serve.interface import Call, Reply
+from sponge_env.serve.interface import Call, Reply, Resource
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.extras import Extras, Resource
 
 
 @dataclass
 class Recorded:
-    """A recorder that keeps everything."""
+    """Metrics that keep everything."""
 
     ended: list[tuple[Call, Reply, bool]] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -82,7 +81,7 @@ def running(engine: FakeEngine | None = None, **changes: Any) -> Iterator[Runnin
 
     def run() -> None:
         try:
-            uvloop.run(run_servers(engine, options, Extras(recorder, resources), listening))
+            uvloop.run(run_servers(engine, options, recorder, resources, listening))
         except BaseException as error:
             failed.append(error)
         ready.set()

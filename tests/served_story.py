@@ -11,11 +11,11 @@ import numpy as np
 from sponge_env.errors import ConfigError
 from sponge_env.metrics import IntervalMetrics, StageMetrics, blank
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
+from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.monitor.history import History
 from sponge_env.serve.monitor.metrics import ServerMetrics
 
-SERVED = Served(
+SERVED = ServedModel(
     name="lite0",
     inputs=TensorSpec((3, 4, 4), "uint8"),
     outputs=TensorSpec((10,)),
@@ -34,7 +34,7 @@ def call(sent_s: float = 0.0, slo_s: float = 1.0) -> Call:
     return Call(np.zeros((3, 4, 4), np.uint8), sent_s, sent_s + slo_s, 48)
 
 
-def snapshot(now_s: float = 1.0, served: Served = SERVED, **changes: object) -> Snapshot:
+def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: object) -> Snapshot:
     count = len(served.stages)
     told: dict[str, object] = {
         "now_s": now_s,
@@ -55,7 +55,7 @@ def snapshot(now_s: float = 1.0, served: Served = SERVED, **changes: object) -> 
 class FakeEngine:
     """Ends every call before ``submit`` returns, as ``ends`` says."""
 
-    served: Served = SERVED
+    served: ServedModel = SERVED
     ends: Callable[[Call], Reply] = lambda _: ANSWER
     now: Snapshot = field(default_factory=snapshot)
     ready: bool = True
@@ -99,7 +99,7 @@ class FakeEngine:
 class Story:
     """Minutes of a server: a load that swings, a fade in the network, a crash, a switch."""
 
-    def __init__(self, served: Served, seed: int = 0, rate_rps: float = 24.0) -> None:
+    def __init__(self, served: ServedModel, seed: int = 0, rate_rps: float = 24.0) -> None:
         self.engine = FakeEngine(served)
         self.metrics = ServerMetrics(served, wall=lambda: 0.0, batches=self.engine.batches)
         self.history = History(self.metrics)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.solvers import make_backend, solve_chain
-from sponge_env.control.chain import MANY, Chain
+from sponge_env.control.chain import BIG_M, Chain
 
 
 @st.composite
@@ -39,7 +39,7 @@ def cost_of(chain: Chain, way: tuple[int, ...], count_late: bool) -> int | None:
     for place, option in enumerate(way):
         after = min(sum(choices.ticks[each] for each in way[place + 1 :]), chain.horizon)
         if count_late:
-            cost += MANY * int(chain.late[option, after])
+            cost += BIG_M * int(chain.late[option, after])
         elif after > choices.room[option]:
             return None
         cost += int(choices.cost[option])
@@ -62,7 +62,7 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
         assert cost == min(allowed)
         assert cost_of(chain, tuple(chain.chosen.tolist()), count_late) == cost
     elif not count_late:
-        assert cost >= MANY
+        assert cost >= BIG_M
 
 
 @settings(deadline=None, max_examples=60)

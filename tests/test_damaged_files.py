@@ -219,15 +219,6 @@ def test_a_changed_run_is_read_or_refused(tmp_path: Path) -> None:
     check()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_policy_without_finite_weights_is_refused(tmp_path: Path, value: float) -> None:
-    policy = random_policy()
-    policy.layers[1][0][2, 3] = value
-    save_policy(policy, tmp_path / "p.safetensors")
-    with pytest.raises(SpongeError, match="weights that are no finite numbers"):
-        load_policy(tmp_path / "p.safetensors")
-
-
 @pytest.mark.parametrize(
     ("ending", "use"),
     [(".json", use_profile), (".toml", use_scenario), (".toml", use_suite), ("", load_policy)],

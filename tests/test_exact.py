@@ -12,13 +12,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference.program import per_request_program, published_program
-from test_sponge_ip import CBC, exhaustive, same
+from test_sponge_ip import choose, counted_program, exhaustive, same
 from views import busy_view, make_spec, make_view, views
 
-from agents.enumeration import solve_per_request
-from agents.program import Forecast, count_published, published_table_ms
-from agents.solvers import ExactSolver, PulpSolver
-from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
+from agents.enumeration import solve_pairs
+from agents.program import count_published, published_table_ms
+from agents.rates import Forecast, forecast_arrivals
+from agents.solvers import PublishedProgram
+from agents.sponge_ip import SpongeIP
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
@@ -90,13 +91,13 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     for number in range(STATES):
         spec = random_spec(rng, largest=20)
         view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
-        forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
-        answer = ExactSolver(spec, margin).per_request(view, forecast)
+        forecast = forecast_arrivals(spec, view)
+        answer = choose(spec, view, forecast, margin)
         program = per_request_program(spec, view, forecast, margin)
         assert same(answer, exhaustive(program))
         feasible += answer.feasible
         if number % 10 == 0:
-            counted = PulpSolver(spec, margin, CBC).per_request_program(view, forecast)
+            counted = counted_program(spec, view, forecast, margin)
             np.testing.assert_array_equal(counted.late, program.late)
             np.testing.assert_array_equal(counted.cost, program.cost)
     assert 0.3 * STATES < feasible < 0.7 * STATES
@@ -129,7 +130,7 @@ def test_equals_exhaustive_search_on_any_forecast(
 ) -> None:
     spec = make_spec()
     forecast = Forecast(rate_rps, noise, low_s, low_s + more_s)
-    answer = ExactSolver(spec, margin).per_request(view, forecast)
+    answer = choose(spec, view, forecast, margin)
     assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
 
 
@@ -146,13 +147,13 @@ def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
 ) -> None:
     spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
     try:
-        solver = ExactSolver(spec, margin=0.1)
+        spec.first.latency.table_s(16, 16)
     except ProfileError:
         assume(False)
     assume(view.first.arrivals.size)
-    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+    forecast = forecast_arrivals(spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
-    assert same(solver.per_request(view, forecast), expected)
+    assert same(choose(spec, view, forecast, margin=0.1), expected)
 
 
 @given(
@@ -165,7 +166,7 @@ def test_published_form_equals_exhaustive_search(
     profile: str, rate_rps: float, delay_s: float, slo_fraction: float
 ) -> None:
     spec = make_spec(profile)
-    answer = ExactSolver(spec, margin=0.0).published(rate_rps, delay_s, slo_fraction)
+    answer = PublishedProgram(spec).choose(rate_rps, delay_s, slo_fraction)
     program = published_program(spec, rate_rps, delay_s, slo_fraction)
     assert same(answer, exhaustive(program))
     limit_ms = (slo_fraction * spec.slo_s - delay_s) * 1e3
@@ -178,9 +179,9 @@ def test_published_form_equals_exhaustive_search(
 def test_long_and_empty_queues(queued: int, slack_s: float) -> None:
     spec = make_spec()
     view = busy_view(rate_rps=5, budgets_left_s=tuple(np.linspace(slack_s, slack_s + 1, queued)))
-    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+    forecast = forecast_arrivals(spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
-    assert same(ExactSolver(spec, margin=0.1).per_request(view, forecast), expected)
+    assert same(choose(spec, view, forecast, margin=0.1), expected)
 
 
 def test_the_view_may_be_read_only() -> None:
@@ -195,10 +196,10 @@ def test_the_view_may_be_read_only() -> None:
 
 def test_no_decision_waits_for_the_compiler() -> None:
     controller = SpongeIP()
-    compiled = list(solve_per_request.signatures)  # type: ignore[attr-defined]
+    compiled = list(solve_pairs.signatures)  # type: ignore[attr-defined]
     controller.reset(make_spec(), seed=0)
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
-    assert solve_per_request.signatures == compiled  # type: ignore[attr-defined]
+    assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
 
 
 def test_the_exact_solver_does_not_load_pulp() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,15 +25,13 @@ from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity.report import (
-    _NORMAL,
     ACCURACY,
     QUANTITIES,
-    Row,
-    beside,
+    SINGLE_RUN,
     compare,
     load_fidelity,
     padded,
-    section,
+    side_by_side,
     tables,
     write_results,
 )
@@ -121,17 +118,13 @@ def trials(repetitions: int = 2) -> list[Trial]:
 
 def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
     live, simulated, replayed = trials(1)
+    assert len({trial.summary.offered for trial in (live, simulated, replayed)}) == 1
     assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
     assert simulated.summary.latency_mean_s < live.summary.latency_mean_s * 0.97
     for quantity in QUANTITIES:
         wanted = getattr(live.summary, quantity.metric)
         assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
-
-
-def test_all_three_meet_the_same_requests() -> None:
-    offered = {trial.summary.offered for trial in trials(1)}
-    assert len(offered) == 1
 
 
 def test_a_warm_start_is_the_same_in_all_three() -> None:
@@ -155,6 +148,7 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
     assert work.ratio == pytest.approx(0.053 / 0.04)
     taken = measured_works(work.table(), [1, 2, 1, 1, 4])
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
+    assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
 
 
 def test_each_variant_has_measured_work_of_its_own() -> None:
@@ -215,10 +209,6 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> No
     assert {row.quantity for row in compare([live, simulated, replayed])} == {*QUANTITIES, ACCURACY}
 
 
-def test_without_any_measurement_the_profile_holds() -> None:
-    assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
-
-
 def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
     return Trial(kind, repetition, EpisodeMetrics(agent="a", scenario="s", **values), 1.0)
 
@@ -257,36 +247,22 @@ def test_a_quantile_among_the_unanswered_is_judged(
         assert row.verdict == verdict
 
 
-def test_violations_are_compared_in_points_and_nothing_with_nothing() -> None:
+def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Path) -> None:
     runs = [
         made_up("live", 0),
         made_up("simulated", 0, violation_rate=0.004),
         made_up("replayed", 0),
     ]
-    rows = {row.quantity.metric: row for row in compare(runs)}
-    assert rows["violation_rate"].difference == pytest.approx(0.004)
-    assert rows["violation_rate"].verdict == "met"
-    assert math.isnan(rows["latency_mean_s"].difference)
-    assert rows["latency_mean_s"].verdict == ""
-    assert "| -" in padded(tables([rows["latency_mean_s"]])["s"])
-
-
-def test_where_nothing_was_answered_the_result_has_no_latency(tmp_path: Path) -> None:
-    runs = [made_up(kind, 0) for kind in ("live", "simulated", "replayed")]
     write_results(tmp_path, runs, PROFILE, ["python"])
-    rows = {row.quantity.metric: row for row in load_fidelity(tmp_path / "fidelity.json").rows}
-    assert math.isnan(rows["latency_mean_s"].live)
-    assert rows["violation_rate"].live == 0.0
-
-
-def test_the_section_names_the_host_and_every_agent() -> None:
-    text = section(trials(), PROFILE)
-    assert "### short" in text
-    assert "2 repetitions with" in text
-    assert "CPUs" in text
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(QUANTITIES)
-    assert len({len(line) for line in lines}) == 1, "aligned for a terminal"
+    loaded = load_fidelity(tmp_path / "fidelity.json").rows
+    for rows in ({row.quantity.metric: row for row in each} for each in (compare(runs), loaded)):
+        assert rows["violation_rate"].difference == pytest.approx(0.004)
+        assert rows["violation_rate"].verdict == "met"
+        assert math.isnan(rows["latency_mean_s"].difference)
+        assert rows["latency_mean_s"].verdict == ""
+    table = padded(tables(loaded)["s"]).splitlines()
+    assert len(table) == 2 + len(QUANTITIES)
+    assert len({len(line) for line in table}) == 1, "aligned for a terminal"
 
 
 @pytest.fixture
@@ -329,7 +305,6 @@ def test_an_interrupted_command_keeps_what_it_has(
 
     monkeypatch.setattr(command, "real_worker", lambda *_: start)
     assert run_command(here, "--repetitions", "2") == cli.INTERRUPTED
-    assert "1 repetition with" in capsys.readouterr().out
     assert len(json.loads((here / "out" / "fidelity.json").read_text())["trials"]) == 3
 
 
@@ -446,64 +421,46 @@ def test_the_real_worker_is_compared(
     assert "local" in capsys.readouterr().out
 
 
-def test_rows_are_plain_data() -> None:
-    row = Row("a", "s", QUANTITIES[0], 0.1, 0.0, 0.2, 0.1, 0.1)
-    assert dataclasses.asdict(row)["quantity"]["metric"] == "violation_rate"
-
-
-def test_simulated_and_live_stand_beside_each_other_with_their_difference():
-    def episode(backend, **measured):
-        head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0}
-        return EpisodeMetrics(**head, **measured)
+def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
+    def episode(backend: str, **measured: float) -> EpisodeMetrics:
+        head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0, "offered": 40}
+        return EpisodeMetrics(**head, **measured)  # type: ignore[arg-type]
 
     simulated = episode("sim", violation_rate=0.02, mean_cores=8.0, latency_mean_s=0.18)
     live = episode("live", violation_rate=0.01, mean_cores=8.0, latency_mean_s=0.2)
+    never = dataclasses.replace(simulated, latency_p99_s=math.inf)
+    live = dataclasses.replace(live, latency_p99_s=0.5)
     other = dataclasses.replace(live, agent="ppo")
-    table = beside([simulated], [live, other])
+    table = side_by_side([never], [live, other])
     (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
-    assert row[:5] == ["fa2", "2.00", "1.00", "+1.00", "pt"]
-    assert row[5:9] == ["8.00", "8.00", "+0.0", "%"]
-    assert row[9:13] == ["180.0", "200.0", "-10.0", "%"]
+    assert row == [
+        *("fa2", "2.00", "1.00", "+1.00", "pt", "8.00", "8.00", "+0.0", "%"),
+        *("180.0", "200.0", "-10.0", "%", "dropped", "500.0", "-"),
+    ]
     assert "ppo" not in table
     assert "accuracy" not in table
-    wrong = [
-        dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (simulated, live)
-    ]
-    assert "effective accuracy" in beside(wrong[:1], wrong[1:])
+    assert "2.50 pt" in table  # one of 40 requests
+    wrong = [dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (never, live)]
+    assert "effective accuracy" in side_by_side(wrong[:1], wrong[1:])
 
 
-def test_who_was_never_answered_is_called_dropped_and_few_requests_are_said_to_be_few():
-    head = {"agent": "fa2", "scenario": "ocr", "seed": 0, "offered": 40}
-    simulated = EpisodeMetrics(**head, backend="sim", latency_p99_s=math.inf)
-    live = EpisodeMetrics(**head, backend="live", latency_p99_s=0.5)
-    table = beside([simulated], [live])
-    (row,) = [line for line in table.splitlines() if line.startswith("fa2")]
-    assert row.split()[-3:] == ["dropped", "500.0", "-"]
-    assert table.endswith("Of 40 requests for each agent one of them is 2.50 points of violations.")
-
-
-def test_what_is_normal_is_what_the_records_say():
-    """Single live runs of agents that keep up: nine in ten, and the worst."""
-    names = "violation_rate", "latency_mean_s", "latency_p99_s", "mean_cores"
-    off = {name: [] for name in names}
+def test_differences_of_single_runs_are_those_of_the_records() -> None:
+    off: dict[str, list[float]] = {name: [] for name in SINGLE_RUN}
     for path in sorted(Path("docs").glob("fidelity*.json")):
         trials = json.loads(path.read_text())["trials"]
-        told = {(t["kind"], t["scenario"], t["agent"], t["repetition"]): t for t in trials}
-        for (kind, *run), live in told.items():
+        by_run = {(t["kind"], t["scenario"], t["agent"], t["repetition"]): t for t in trials}
+        for (kind, *run), live in by_run.items():
             if kind != "live" or run[1].startswith("fa2") or live["violation_rate"] > 0.5:
                 continue
-            simulated = told["simulated", *run]
-            for name in names:
-                there, here = live[name], simulated[name]
-                if None not in (there, here):  # infinite
-                    off[name].append(abs(here - there) / (1 if name == names[0] else there))
-    points, *percents = (np.quantile(found, (0.9, 1.0)) * 100 for found in off.values())
-    usual, worst = zip(*percents, strict=True)
-    for k, few, others in ((0, "at most", usual), (1, "the worst by", worst)):
-        mean, p99, cores = (f"{math.ceil(value)} %" for value in others)
-        said = " ".join(_NORMAL.split())
-        assert f"{few} {math.ceil(10 * points[k]) / 10:.1f} points" in said
-        assert [*re.findall(r"\d+ %", said)][3 * k : 3 * k + 3] == [mean, p99, cores]
+            simulated = by_run["simulated", *run]
+            for name, differences in off.items():
+                if None not in (live[name], simulated[name]):  # infinite
+                    relative = 1 if name == "violation_rate" else live[name]
+                    differences.append(abs(simulated[name] - live[name]) / relative)
+    for name, differences in off.items():
+        step = 0.001 if name == "violation_rate" else 0.01
+        ends = [step * math.ceil(q / step) for q in np.quantile(differences, (0.9, 1.0))]
+        assert ends == pytest.approx(SINGLE_RUN[name]), name
 
 
 def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:

@@ -8,10 +8,8 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,13 +25,12 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.scenario import profile as profiles
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.serve.load import client, open_loop
+from sponge_env.serve.load import open_loop, target
 from sponge_env.serve.load.__main__ import TOKEN
-from sponge_env.serve.load.client import Target
-from sponge_env.serve.load.held import Held
-from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, ON_THE_WAY, PENDING, SILENT, Record
-from sponge_env.serve.load.pictures import pictures
-from sponge_env.serve.load.seen import Seen, episode, lines
+from sponge_env.serve.load.client import infer_head, infer_path
+from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, IN_TRANSFER, PENDING, SILENT, Record
+from sponge_env.serve.load.result import LoadResult, ServerState, report_lines, summarise_load
+from sponge_env.serve.load.target import Target, sample_inputs
 from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,13 +104,7 @@ def test_every_request_is_sent_with_its_own_deadline(
     assert summary["latency_p50_s"] > 0
     assert summary["decision_p50_s"] is None
     out = capsys.readouterr().out
-    assert "sponge-ip     0.000" in out
-    assert "requests     40 on time, 0 late, 0 refused, 0 expired, 0 failed\n" in out
-    assert "waiting 10.0 ms, service 20.0 ms, batch 2.00, lite0 100 %" in out
-
-
-def test_every_request_can_be_kept(server: FakeServer) -> None:
-    assert load(server, "--requests requests.parquet") == 0
+    assert "40 on time, 0 late, 0 refused, 0 expired, 0 failed\n" in out
     kept = pyarrow.parquet.read_table("requests.parquet").to_pandas()
     assert len(kept) == 40
     assert set(kept["ended"]) == {"answered"}
@@ -146,13 +137,13 @@ def test_the_load_does_not_wait_for_a_slow_server(capsys: pytest.CaptureFixture[
     assert summary["late"] > 0
     assert summary["dropped"] == summary["failed"] == 0
     out = capsys.readouterr().out
-    assert f"on the way   {summary['late']} answers left in time and came late" in out
+    assert f"transfer     {summary['late']} answers left in time and came late" in out
 
 
 def test_a_server_that_says_nothing_does_not_hold_the_load_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(target, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(open_loop, "GRACE_S", 0.2)
     with serving(FakeServer(delay_s=60.0)) as server:
         began_s = time.monotonic()
@@ -161,14 +152,6 @@ def test_a_server_that_says_nothing_does_not_hold_the_load_up(
     (summary,) = json.loads(Path("summary.json").read_text())
     assert (summary["offered"], summary["failed"]) == (40, 40)
     assert "0 failed, 40 unanswered" in capsys.readouterr().out
-
-
-def test_large_inputs_are_sent_whole() -> None:
-    wide = LITE0 | {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [-1, 3, 640, 640]}]}
-    with serving(FakeServer(metadata=wide)) as server:
-        assert load(server, "--rate 5") == 0
-    assert len(server.taken) == 6
-    assert {size for _, _, size in server.taken} == {3 * 640 * 640}
 
 
 def test_deadlines_go_as_tritons_parameter(server: FakeServer) -> None:
@@ -192,7 +175,7 @@ def test_a_token_comes_from_the_environment_or_the_command(
 ) -> None:
     with serving(FakeServer(token="secret")) as server:
         assert load(server) == 2
-        assert "wants a token, or another one: --token" in capsys.readouterr().err
+        assert "needs a token, or another one: --token" in capsys.readouterr().err
         assert load(server, "--token secret") == 0
         monkeypatch.setenv(TOKEN, "secret")
         assert load(server) == 0
@@ -220,82 +203,39 @@ def test_who_was_not_calibrated_needs_a_rate(
     assert len(server.taken) > 5
 
 
+def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]:
+    inputs = [{"name": "t", "datatype": datatype, "shape": list(shape)}] * count
+    return {"metadata": LITE0 | {"inputs": inputs}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "options", "said"),
+    ("changes", "options", "message"),
     [
         ({}, "--model lit0", "unknown model 'lit0' (did you mean 'lite0'?); choose from lite0"),
         ({"about": ["no"]}, "", "is no server of the Open Inference Protocol"),
-        ({"metadata": LITE0 | {"inputs": []}}, "", "do not say what it takes"),
-        (
-            {"metadata": LITE0 | {"inputs": LITE0["inputs"] * 2}},
-            "",
-            "lite0 takes 2 inputs; a load is sent to models of one",
-        ),
-        (
-            {
-                "metadata": LITE0
-                | {"inputs": [{"name": "t", "datatype": "BYTES", "shape": [-1, 1]}]}
-            },
-            "",
-            "lite0 takes BYTES",
-        ),
-        (
-            {
-                "metadata": LITE0
-                | {"inputs": [{"name": "t", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]}
-            },
-            "",
-            "all axes except the first",
-        ),
+        (takes(count=0), "", "does not describe an input"),
+        (takes(-1, 3, count=2), "", "it takes 2 inputs, not one"),
+        (takes(-1, 1, datatype="BYTES"), "", "it takes BYTES"),
+        (takes(-1, 3, -1, -1), "", "all axes except the first"),
         ({}, "--rate 0", "must be a number above 0"),
         ({}, "--deadlines x", "unknown form 'x'; choose from headers, timeout"),
         ({}, "--json .", "cannot"),
+        ({}, "--url http://127.0.0.1:1", "there is no server at http://127.0.0.1:1"),
+        ({}, "--url ftp://127.0.0.1", "--url must have the form http://HOST[:PORT], not 'ftp:"),
+        ({}, "--url 127.0.0.1:8000", "--url must have the form"),
+        ({}, "--url http://127.0.0.1:99999", "--url must have the form"),
+        ({}, "--url http://", "--url must have the form"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
-    changes: dict[str, Any], options: str, said: str, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_one_sentence(
+    changes: dict[str, Any], options: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(FakeServer(**changes)) as server:
         assert load(server, options) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not server.taken
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("http://127.0.0.1:1", "there is no server at http://127.0.0.1:1"),
-        ("ftp://127.0.0.1", "--url must have the form http://HOST[:PORT], not 'ftp://127.0.0.1'"),
-        ("127.0.0.1:8000", "--url must have the form"),
-        ("http://127.0.0.1:99999", "--url must have the form"),
-        ("http://", "--url must have the form"),
-    ],
-)
-def test_no_server_is_one_sentence(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-
-
-def test_what_speaks_something_else_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    def chat(listening: socket.socket) -> None:
-        talking, _ = listening.accept()
-        with talking:
-            talking.recv(4096)
-            talking.sendall(b"220 mail.example ESMTP\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=chat, args=[listening])
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
-        thread.join()
-    error = capsys.readouterr().err
-    assert f"there is no server at {url}" in error
-    assert error.count("\n") == 1
 
 
 def test_inputs_that_are_refused_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,7 +279,7 @@ def test_an_interrupt_prints_what_there_is(number: signal.Signals) -> None:
 # Without a server ---------------------------------------------------------------------------
 
 
-def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Seen:
+def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> LoadResult:
     """Return n requests, sent in seconds 0, 1, ..., under way for 0.1 s, due after 1 s."""
     sent_s = np.arange(len(ended), dtype=np.float64)
     workload = Workload(
@@ -348,36 +288,39 @@ def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Se
     record = Record(workload)
     record.ended[:] = ended
     record.finished_s[:] = finished_s
-    sent = [kind != ON_THE_WAY for kind in ended]
+    sent = [kind != IN_TRANSFER for kind in ended]
     record.put_s[sent] = workload.arrival_s[sent] + 0.002
-    target = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
-    held: Any = Held(None, "http://x")  # type: ignore[arg-type]
+    where = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
+    held: Any = ServerState(None)  # type: ignore[arg-type]
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
-    return Seen(scenario, target, record, held, partial)
+    return LoadResult(scenario, where, record, held, partial)
 
 
 def test_a_clients_clock_decides_what_was_late() -> None:
     load_seen = seen([ANSWERED] * 2 + [EXPIRED, SILENT], [1.0, 2.2, 3.0, 8.0])
-    found = episode(load_seen, 0, None)
+    found = summarise_load(load_seen, 0, None)
     assert (found.on_time, found.late, found.dropped, found.failed) == (1, 1, 1, 1)
     assert found.latency_mean_s == pytest.approx(1.1)
     assert found.latency_p50_s == math.inf
     assert found.offered == 4
     assert math.isnan(found.mean_cores)
-    assert "1 on time, 1 late, 0 refused, 1 expired, 0 failed, 1 unanswered" in lines(load_seen)[0]
+    assert (
+        "1 on time, 1 late, 0 refused, 1 expired, 0 failed, 1 unanswered"
+        in report_lines(load_seen)[0]
+    )
 
 
 def test_what_is_in_transfer_at_the_end_counts() -> None:
-    load_seen = seen([ANSWERED, ON_THE_WAY], [0.5, math.nan])
-    found = episode(load_seen, 0, None)
+    load_seen = seen([ANSWERED, IN_TRANSFER], [0.5, math.nan])
+    found = summarise_load(load_seen, 0, None)
     assert (found.offered, found.on_time, found.dropped) == (2, 1, 1)
-    assert "1 still in transfer when all was over" in lines(load_seen)[0]
+    assert "1 still in transfer at the end" in report_lines(load_seen)[0]
 
 
 def test_an_interrupted_load_says_what_still_ran() -> None:
     load_seen = seen([ANSWERED, PENDING, PENDING], [0.5, math.nan, math.nan], partial=True)
     load_seen.record.put_s[2] = math.nan
-    found = episode(load_seen, 0, None)
+    found = summarise_load(load_seen, 0, None)
     assert (found.offered, found.on_time, found.running) == (2, 1, 1)
     assert found.violations == 0
     assert found.duration_s == pytest.approx(1.102)
@@ -387,7 +330,7 @@ def test_an_interrupted_load_says_what_still_ran() -> None:
 def test_a_profile_tells_who_was_hopeless() -> None:
     load_seen = seen([EXPIRED, ANSWERED], [1.0, 1.5])
     load_seen.record.workload.arrival_s[0] = 0.999
-    found = episode(load_seen, 0, load_profile("yolov5s"))
+    found = summarise_load(load_seen, 0, load_profile("yolov5s"))
     assert found.hopeless == 1
     assert found.avoidable_violation_rate == 0
 
@@ -395,20 +338,12 @@ def test_a_profile_tells_who_was_hopeless() -> None:
 def test_a_warm_up_does_not_count() -> None:
     load_seen = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])
     load_seen.scenario = dataclasses.replace(load_seen.scenario, start="warm", warmup_s=2.0)
-    found = episode(load_seen, 0, None)
+    found = summarise_load(load_seen, 0, None)
     assert (found.offered, found.violations, found.duration_s) == (3, 0, 8.0)
 
 
-def test_nothing_sent_is_no_error() -> None:
-    load_seen = seen([PENDING], [math.nan], partial=True)
-    load_seen.record.put_s[:] = math.nan
-    found = episode(load_seen, 0, None)
-    assert (found.offered, found.violation_rate) == (0, 0)
-    assert lines(load_seen)[0].startswith("requests     0 on time")
-
-
 def test_cores_are_averaged_over_time() -> None:
-    held: Any = Held(None, "")  # type: ignore[arg-type]
+    held: Any = ServerState(None)  # type: ignore[arg-type]
     assert math.isnan(held.mean_cores)
     held._began_s = 10.0
     held._cores = {11.0: 4.0, 14.0: 8.0}
@@ -418,26 +353,16 @@ def test_cores_are_averaged_over_time() -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float16", "int64", "bool", "int8"])
 @pytest.mark.parametrize("shape", [(3, 16, 20), (1, 8, 8), (7,), (2, 3, 4, 5)])
 def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[int, ...]) -> None:
-    shown = pictures("model", TensorSpec(shape, dtype))
+    shown = sample_inputs("model", TensorSpec(shape, dtype))
     assert len(shown) >= 4
     for tensor in shown:
         assert (tensor.shape, str(tensor.dtype)) == (shape, dtype)
     assert len({tensor.tobytes() for tensor in shown}) > 1 or dtype == "bool"
 
 
-def test_who_reads_is_shown_text() -> None:
-    shown = pictures("ocr", TensorSpec((3, 320, 320), "uint8"))
-    assert len(shown) == 52
-    other = pictures("lite0", TensorSpec((3, 320, 320), "uint8"))
-    assert len(other) == 4
-
-
 def test_a_body_is_what_the_protocol_says() -> None:
-    target = Target("http://x", "s", "a/b c", "x", TensorSpec((2,), "float32"))
-    assert target.infer_url == "http://x/v2/models/a%2Fb%20c/infer"
-    body, length = target.body(np.array([1, 2], np.float32), {"timeout": 5})
-    head = json.loads(body[:length])
+    assert infer_path("a/b c") == "/v2/models/a%2Fb%20c/infer"
+    head = json.loads(infer_head("x", np.array([1, 2], np.float32), {"timeout": 5}))
     assert head["inputs"][0]["datatype"] == "FP32"
     assert head["parameters"] == {"binary_data_output": True, "timeout": 5}
-    assert np.frombuffer(body[length:], np.float32).tolist() == [1, 2]
     assert HEAD == "Inference-Header-Content-Length"

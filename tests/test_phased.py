@@ -64,7 +64,7 @@ from agents.learn.phases import PhasedConfig
 from agents.learn.systems import Spending, simulator, spec_of
 from agents.learn.training import check_checkpoint
 from agents.learned import PolicyController, ppo_joint
-from agents.lookahead.service_times import SEEN_RANGE, fitted_s
+from agents.lookahead.service_times import RATIO_RANGE, fitted_s
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from agents.stepwise import REPLICAS_MOST, PolicyState, StageChoices
 from sponge_env.env.factory import make_spec, make_system, scenario_profile
@@ -211,7 +211,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         assert found[1] == 1.0
         assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
         assert found[-1] == pytest.approx(1.3, abs=1e-3)
-    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(SEEN_RANGE[1], abs=1e-3)
+    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(RATIO_RANGE[1], abs=1e-3)
     for nothing in ((0.0, 0.0, 0.0), (np.nan, np.nan, 2.0)):
         assert (seen_over_time(observations, [nothing])[:, 0, at] == 1.0).all()
 

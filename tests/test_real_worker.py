@@ -10,16 +10,14 @@ import gc
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
+import busy_model
 import onnx
 import pytest
 from control_groups import groups_of
@@ -38,8 +36,7 @@ pytestmark = pytest.mark.live
 
 PATIENCE_S = 60.0
 FULL = Allocation(cores=16, batch=16)
-FAST = LiveConfig(initial=FULL)
-MILITARY_UNIFORM = 652
+FAST = busy_model.config(initial=FULL)
 
 
 def batch(size: int, id: int = 1) -> Batch:
@@ -84,23 +81,22 @@ def cpu_group(pid: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[LiveWorker]:
+def shared() -> Iterator[LiveWorker]:
     with LiveWorker(FAST) as shared:
         yield shared
+
+
+@pytest.fixture
+def worker(shared: LiveWorker) -> LiveWorker:
+    """Return a worker that other tests use as well, at full speed."""
+    shared.resize(FULL)
+    return shared
 
 
 @pytest.fixture
 def own_worker() -> Iterator[LiveWorker]:
     with LiveWorker(FAST) as own:
         yield own
-
-
-def test_the_answers_are_those_of_the_model(worker: LiveWorker) -> None:
-    completion = run(worker, 4)
-    assert completion.ok
-    assert completion.cpu_s > 0
-    answers = worker.replicas[0].answers(4)
-    assert set(np.argmax(answers, axis=1)) == {MILITARY_UNIFORM}
 
 
 @pytest.mark.cgroup
@@ -130,32 +126,22 @@ def granted_share(worker: LiveWorker, cores: int) -> float:
 
 @pytest.mark.cgroup
 @needs_cgroup
-@pytest.mark.parametrize("cores", [4, 8])
-def test_the_kernel_grants_the_share_exactly(worker: LiveWorker, cores: int) -> None:
+def test_the_kernel_grants_the_share_exactly(worker: LiveWorker) -> None:
+    cores = 6
     wanted = cores / 16
     for _ in range(4):  # less may be others' doing, but more is never granted
         share = granted_share(worker, cores)
         assert share <= wanted * 1.1
         if share >= wanted * 0.9:
+            assert worker.status().throttled_s > 0
             return
     pytest.fail(f"the replica got {share:.3f} of a CPU instead of {wanted:.3f}")
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_throttling_is_counted(worker: LiveWorker) -> None:
-    before_s = worker.status().throttled_s
-    worker.resize(Allocation(1, 16))
-    run(worker, 4)
-    assert worker.status().throttled_s > before_s
-
-
 def test_the_duty_cycle_grants_the_share_roughly() -> None:
-    config = LiveConfig(initial=FULL, limiter="duty-cycle")
-    with LiveWorker(config) as worker:
+    with LiveWorker(busy_model.config(initial=FULL, limiter="duty-cycle")) as worker:
         assert worker.limiter == "duty-cycle"
-        for cores in (8, 3):
-            assert_share_and_rest(worker, cores, tolerance=0.5)
+        assert_share_and_rest(worker, cores=6, tolerance=0.5)
 
 
 def assert_share_and_rest(worker: LiveWorker, cores: int, tolerance: float) -> None:
@@ -178,68 +164,14 @@ def assert_share_and_rest(worker: LiveWorker, cores: int, tolerance: float) -> N
 
 
 @needs_two_cpus
-def test_harness_and_replicas_keep_to_different_cpus(worker: LiveWorker) -> None:
-    assert not os.sched_getaffinity(0) & os.sched_getaffinity(worker.replicas[0].pid)
-
-
-@needs_two_cpus
-def test_two_workers_share_a_cpu(worker: LiveWorker, own_worker: LiveWorker) -> None:
-    first, second = (os.sched_getaffinity(w.replicas[0].pid) for w in (worker, own_worker))
-    assert first == second
-    assert not os.sched_getaffinity(0) & first
-    own_worker.close()
-    assert not os.sched_getaffinity(0) & first
-
-
-@needs_two_cpus
 def test_threads_follow_the_cores() -> None:
-    config = LiveConfig(
-        batch_max=2, cores_max=2, core_unit=1.0, initial=Allocation(2, 2), limiter="none"
-    )
+    limits = {"batch_max": 2, "cores_max": 2, "core_unit": 1.0, "limiter": "none"}
+    config = busy_model.config(**limits, initial=Allocation(2, 2))
     with LiveWorker(config) as worker:
         for cores in (2, 1):
             worker.resize(Allocation(cores, 2))
             assert worker.replicas[0].threads == cores
             assert run(worker, 2).ok
-
-
-def test_a_held_clock_stands_still(worker: LiveWorker) -> None:
-    worker.resize(FULL)
-    worker.start(batch(16))
-    worker.hold()
-    held_at_s = worker.now()
-    # the batch ends while the clock is held: its report makes the channel readable
-    wait_until(lambda: reported(worker))
-    assert worker.now() == held_at_s
-    with pytest.raises(RuntimeError, match="held"):
-        worker.wait(held_at_s + 1)
-    assert worker.release() > 0
-    assert next_completion(worker).finished_s == pytest.approx(held_at_s, abs=1e-6)
-
-
-def reported(worker: LiveWorker) -> bool:
-    """Tell whether a replica's next event can be taken."""
-    return bool(select.select(worker.replicas, [], [], 0)[0])
-
-
-def test_another_thread_wakes_a_wait(worker: LiveWorker) -> None:
-    until_s = worker.now() + PATIENCE_S
-    thread = threading.Thread(target=worker.wake)
-    thread.start()
-    assert list(worker.wait(until_s)) == []
-    assert worker.now() < until_s
-    thread.join()
-
-
-def test_misuse_is_refused(worker: LiveWorker) -> None:
-    worker.start(batch(1))
-    with pytest.raises(RuntimeError, match="no replica is idle"):
-        worker.start(batch(1))
-    next_completion(worker)
-    with pytest.raises(ConfigError, match="cores must be a whole number between 1 and 16"):
-        worker.resize(Allocation(17, 1))
-    with pytest.raises(ConfigError, match="replicas must be a whole number between 1 and 16"):
-        worker.resize(Allocation(1, 1, replicas=0))
 
 
 @pytest.mark.parametrize(
@@ -272,19 +204,8 @@ def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: Live
     assert run(own_worker, 2).ok
 
 
-def test_a_death_while_starting_or_idle_is_made_good(own_worker: LiveWorker) -> None:
-    def restarted(times: int) -> Callable[[], bool]:
-        return lambda: own_worker.status().restarts == times
-
-    for times in (1, 2):  # idle at first, starting then
-        os.kill(own_worker.replicas[0].pid, signal.SIGKILL)
-        serve_until(own_worker, restarted(times))
-    serve_until(own_worker, lambda: own_worker.idle() == 1)
-    assert run(own_worker, 1).ok
-
-
 def test_a_hung_batch_is_given_up() -> None:
-    with LiveWorker(LiveConfig(initial=FULL, batch_timeout_s=0.5)) as worker:
+    with LiveWorker(busy_model.config(initial=FULL, batch_timeout_s=0.5)) as worker:
         os.kill(worker.replicas[0].pid, signal.SIGSTOP)
         assert not run(worker, 1).ok
         serve_until(worker, lambda: worker.idle() == 1)
@@ -302,7 +223,7 @@ def test_a_replica_that_the_kernel_will_not_limit_does_not_start(
     monkeypatch.setattr(cgroups.CgroupLimiter, "attach", refuse)
     groups = groups_of(os.getpid())
     with pytest.raises(WorkerError, match=r"it is busy \(.*cgroup\.procs\)"):
-        LiveWorker(LiveConfig(limiter="cgroup"))
+        LiveWorker(busy_model.config(limiter="cgroup"))
     assert groups_of(os.getpid()) == groups
 
 
@@ -327,7 +248,7 @@ def test_without_rights_the_worker_says_so_and_leaves_nothing(
     monkeypatch.setattr(cgroups, "PROC", tmp_path)
     affinity = os.sched_getaffinity(0)
     with pytest.raises(WorkerError, match="cannot limit CPU by control groups"):
-        LiveWorker(LiveConfig(limiter="cgroup"))
+        LiveWorker(busy_model.config(limiter="cgroup"))
     assert os.sched_getaffinity(0) == affinity
 
 
@@ -365,37 +286,21 @@ def test_without_descriptors_for_another_replica_the_others_go_on(
     assert (open_files(), groups_of(os.getpid())) == (files, groups)
 
 
-@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ENOMEM])
 def test_without_processes_for_another_replica_the_others_go_on(
-    own_worker: LiveWorker,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    error: int,
+    own_worker: LiveWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise OSError(error, os.strerror(error))
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     files, groups = open_files(), groups_of(os.getpid())
     monkeypatch.setattr("sponge_env.live.local.subprocess.Popen", refuse)
     own_worker.resize(Allocation(cores=4, batch=16, replicas=3))
-    assert f"refuses another replica: {os.strerror(error)}; allow more" in caplog.text
+    assert f"refuses another replica: {os.strerror(errno.EAGAIN)}; allow more" in caplog.text
     assert run(own_worker, 2).ok
     assert (open_files(), groups_of(os.getpid())) == (files, groups)
     own_worker.close()
-    with pytest.raises(WorkerError, match=os.strerror(error)):
+    with pytest.raises(WorkerError, match=os.strerror(errno.EAGAIN)):
         LiveWorker(FAST)
-
-
-def test_what_nobody_closed_leaves_nothing_behind() -> None:
-    files, affinity, groups = open_files(), os.sched_getaffinity(0), groups_of(os.getpid())
-    worker = LiveWorker(LiveConfig(initial=Allocation(8, 1, replicas=2)))
-    pids = [replica.pid for replica in worker.replicas]
-    worker.start(batch(4))
-    del worker
-    assert open_files() == files
-    assert not [pid for pid in pids if pid and start_ticks(pid)]
-    assert groups_of(os.getpid()) == groups
-    assert os.sched_getaffinity(0) == affinity
 
 
 def open_files() -> set[str]:
@@ -403,32 +308,36 @@ def open_files() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def test_closing_twice_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("closed", [True, False])
+def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed: bool) -> None:
     files, affinity, groups = open_files(), os.sched_getaffinity(0), groups_of(os.getpid())
-    worker = LiveWorker(LiveConfig(initial=Allocation(8, 1, replicas=2)))
+    worker = LiveWorker(busy_model.config(initial=Allocation(8, 1, replicas=2)))
     pids = [replica.pid for replica in worker.replicas]
     assert (groups_of(os.getpid()) > groups) == worker.limiter.startswith("cgroup")
+    if len(affinity) > 1:  # harness and replicas keep to different CPUs
+        assert not os.sched_getaffinity(0) & os.sched_getaffinity(pids[0] or 0)
     worker.start(batch(4))
-    worker.close()
-    worker.close()
-    worker.wake()
-    assert not [pid for pid in pids if start_ticks(pid)]
-    assert groups_of(os.getpid()) == groups
-    assert os.sched_getaffinity(0) == affinity
+    if closed:
+        worker.close()
+        worker.close()
+        worker.wake()
     del worker
     assert open_files() == files
+    assert not [pid for pid in pids if pid and start_ticks(pid)]
+    assert groups_of(os.getpid()) == groups
+    assert os.sched_getaffinity(0) == affinity
 
 
 HARNESS = """
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
-from sponge_env.live import locks
-locks.FOLDERS = (pathlib.Path(sys.argv[3]),)  # where there is one CPU only, the tests have it
+from sponge_env.live import cpus
+cpus.LOCK_FOLDER = pathlib.Path(sys.argv[3])  # where there is one CPU only, the tests have it
+import busy_model
 from test_real_worker import FULL, batch
-from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
-with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:
+with LiveWorker(busy_model.config(initial=FULL, limiter=sys.argv[1])) as worker:
     worker.start(batch(16))
     worker.resize(type(FULL)(1, 16, replicas=2))
     facts = {
@@ -442,8 +351,10 @@ with LiveWorker(LiveConfig(initial=FULL, limiter=sys.argv[1])) as worker:
 """A harness in the middle of a slow batch and of a cold start."""
 
 
-@pytest.mark.parametrize("limiter", ["auto", "duty-cycle"])
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("limiter", "end"),
+    [("auto", signal.SIGKILL), ("duty-cycle", signal.SIGKILL), ("auto", signal.SIGTERM)],
+)
 def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent), str(tmp_path)]
     with subprocess.Popen(

@@ -10,9 +10,9 @@ import pytest
 from scenarios import STEADY_PROFILE, requests_at
 
 from agents.lookahead import SpongeMPC
+from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
 from agents.sponge_joint import SpongeJoint
-from agents.surprise import Surprise
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode
@@ -125,9 +125,13 @@ def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -
     assert told < 0.9 * not_told
 
 
-def test_surprise_is_what_the_forecast_missed_beyond_chance() -> None:
+def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
     rng = np.random.default_rng(0)
-    steady, swinging, at_once = Surprise(1.0, 0.5), Surprise(1.0, 0.5), Surprise(1.0, 0.0)
+    steady, swinging, at_once = (
+        ForecastError(1.0, 0.5),
+        ForecastError(1.0, 0.5),
+        ForecastError(1.0, 0.0),
+    )
     rate_rps = 20.0
     for k in range(300):
         steady.add(float(rng.poisson(20.0)), 20.0)
@@ -144,7 +148,7 @@ def test_surprise_is_what_the_forecast_missed_beyond_chance() -> None:
 def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
     delay_s: float,
 ) -> None:
-    surprise, surges = Surprise(1.0, delay_s), []
+    surprise, surges = ForecastError(1.0, delay_s), []
     for rate_rps in [10.0] * 5 + [40.0] * 5 + [20.0] * 5:
         surprise.add(rate_rps, rate_rps)
         surges.append(surprise.surge)

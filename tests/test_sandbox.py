@@ -118,7 +118,7 @@ def test_the_janitor_has_no_privileges() -> None:
     janitor = Janitor()
     pid = janitor._process.pid
     # it reads when it has begun
-    janitor.tell("forget", 1)
+    janitor.send("forget", 1)
     while (status := fields(Path(f"/proc/{pid}/status").read_text()))["Seccomp"] != "2":
         assert janitor._process.poll() is None
     while int(status["CapEff"], 16) not in (0, 2):

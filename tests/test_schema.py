@@ -1,3 +1,5 @@
+"""The schema of metrics, and what is generated from it."""
+
 import dataclasses
 import math
 from pathlib import Path
@@ -7,6 +9,7 @@ import pytest
 from sponge_env.core.fields import JOINT_NAMES
 from sponge_env.metrics import (
     COLUMNS,
+    STAGE_COLUMNS,
     AgainstBound,
     EpisodeMetrics,
     IntervalMetrics,
@@ -14,48 +17,36 @@ from sponge_env.metrics import (
     axis_label,
     blank,
     column,
+    columns,
     declared,
     names,
+    pooled_columns,
     tag,
 )
 from sponge_env.results.documentation import environment_page, field_table, metrics_page
 
 SCHEMAS = (IntervalMetrics, EpisodeMetrics, StageMetrics)
+DOCS = Path(__file__).parent.parent / "docs"
+UNITS = {"_bytes_per_s": "B/s", "_s": "s"}
 
 
 def test_the_docs_are_what_the_schema_generates():
-    page = Path(__file__).parent.parent / "docs" / "metrics.md"
-    assert page.read_text() == metrics_page(), "run: make docs"
-
-
-def test_the_docs_have_the_fields_of_today():
-    page = (Path(__file__).parent.parent / "docs" / "environment.md").read_text()
+    assert (DOCS / "metrics.md").read_text() == metrics_page(), "run: make docs"
+    page = (DOCS / "environment.md").read_text()
     assert page == environment_page(page), "run: make docs"
     rows = field_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(JOINT_NAMES)
 
 
 @pytest.mark.parametrize("cls", SCHEMAS)
-def test_every_metric_is_declared_in_full(cls):
+def test_every_metric_is_declared_in_full_and_documented(cls):
     for field in declared(cls):
         assert set(field.metadata) == {"group", "unit", "help", "better"}, field.name
         assert field.metadata["group"]
         assert field.metadata["help"].endswith(".")
         assert field.metadata["better"] in ("less", "more", "")
-
-
-@pytest.mark.parametrize("cls", SCHEMAS)
-def test_a_name_that_carries_a_unit_is_declared_with_it(cls):
-    units = {"_bytes_per_s": "B/s", "_s": "s"}
-    for field in declared(cls):
-        for suffix, unit in units.items():
-            if field.name.endswith(suffix):
-                assert field.metadata["unit"] == unit, field.name
-                break
-
-
-@pytest.mark.parametrize("cls", SCHEMAS)
-def test_the_docs_have_one_row_for_each_metric(cls):
+        ends = [suffix for suffix in UNITS if field.name.endswith(suffix)]
+        assert not ends or field.metadata["unit"] == UNITS[ends[0]], field.name
     section = metrics_page().split(f"`{cls.__name__}`")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
     assert [row.split("`")[1] for row in rows] == list(names(cls))
@@ -69,12 +60,13 @@ def test_a_quantity_of_both_schemas_means_the_same_in_both():
                 assert field.metadata[key] == episode[field.name][key], field.name
 
 
-def test_a_tag_is_the_group_and_the_name():
+def test_tags_sort_violations_and_cores_before_all_else():
     assert tag(IntervalMetrics, "violations") == "slo/violations"
     assert tag(EpisodeMetrics, "mean_cores") == "resources/mean_cores"
-
-
-def test_a_metric_that_is_not_in_the_schema_has_no_tag():
+    assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
+    tags = sorted(tag(IntervalMetrics, name) for name in names(IntervalMetrics))
+    groups = list(dict.fromkeys(name.partition("/")[0] for name in tags))
+    assert groups == ["resources", "slo", "system"]
     with pytest.raises(KeyError):
         tag(IntervalMetrics, "mean_cores")
 
@@ -92,36 +84,27 @@ def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
     assert axis_label(IntervalMetrics, name) == label
 
 
-def test_violations_and_cores_come_before_all_else_in_tensorboard():
-    tags = sorted(tag(IntervalMetrics, name) for name in names(IntervalMetrics))
-    groups = list(dict.fromkeys(name.partition("/")[0] for name in tags))
-    assert groups == ["resources", "slo", "system"]
-    assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
-
-
-METRICS = {f.name: f for cls in (*SCHEMAS, AgainstBound) for f in declared(cls)}
-
-
-def test_every_column_shows_a_metric_once():
-    shown = [column.metric for column in COLUMNS]
+def test_every_column_shows_a_metric_once_in_its_unit():
+    shown = [c.metric for c in COLUMNS]
     assert len(set(shown)) == len(shown)
-    assert set(shown) <= {
-        *names(EpisodeMetrics),
-        *names(AgainstBound),
-    }
-
-
-@pytest.mark.parametrize("shown", COLUMNS, ids=lambda shown: shown.metric)
-def test_a_column_is_in_the_metrics_unit_or_one_that_is_scaled_to(shown):
-    unit = METRICS[shown.metric].metadata["unit"]
-    assert (unit, shown.unit) in {("", "%"), ("s", "ms")} or shown.scale == 1.0
+    metrics = {f.name: f for cls in (EpisodeMetrics, AgainstBound) for f in declared(cls)}
+    stage = {f.name: f for f in declared(StageMetrics)}
+    for c, schema in [*((c, metrics) for c in COLUMNS), *((c, stage) for c in STAGE_COLUMNS)]:
+        unit = schema[c.metric].metadata["unit"]
+        assert (unit, c.unit) in {("", "%"), ("s", "ms")} or c.scale == 1.0, c.metric
 
 
 def test_a_column_writes_a_value_in_its_unit():
     assert column("latency_p99_s").label == "p99 [ms]"
     assert column("latency_p99_s").text(0.0129) == "13"
     assert column("violation_rate").text(-1e-9) == "0.000"
-    assert column("mean_cores").text(0.5, sign="+") == "+0.50"
+    assert column("violation_rate").text(0.01234) == "1.234"
+
+
+def test_accuracy_has_columns_only_where_some_answers_are_wrong():
+    for shown in (lambda a: columns("tensorboard", accuracies=a), pooled_columns):
+        sure, wrong = ({c.metric for c in shown(a)} for a in ([math.nan, 1.0], [0.5]))
+        assert wrong - sure == {"effective_accuracy"}
 
 
 def test_what_was_not_measured_has_a_value_of_its_own():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,16 +11,13 @@ import pytest
 from fake_engine import FakeEngine, answered, served
 from raw_http import binary, chunked, infer, request
 from served import Recorded
-from uvicorn.server import ServerState
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve import app
-from sponge_env.serve.http.in_place import InPlace
+from sponge_env.serve.http.connection import Connection, Connections
+from sponge_env.serve.http.messages import RefusedError
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.http.shared import RefusedError
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.extras import Extras
 from sponge_env.serve.wire.front import Front
 
 SECOND = request(method="GET", path="/v2/health/live")
@@ -73,19 +69,17 @@ class Client:
     """Speaks to a connection."""
 
     def __init__(self, engine: FakeEngine, **changes: Any) -> None:
-        options, extras = ServeOptions(**changes), Extras(Recorded())
-        front = Front(engine, options, extras.recorder)
-        config = app._uvicorn_config(HttpFront(front, extras), front)
-        config.load()
-        self.connection: InPlace = config.http_protocol_class(  # type: ignore[assignment, call-arg]
-            config=config, server_state=ServerState(), app_state={}
-        )
+        options, metrics = ServeOptions(**changes), Recorded()
+        front = Front(engine, options, metrics)
+        answer = HttpFront(front, {}).answer
+        self.memory = front.memory
+        self.connection = Connection(Connections(options, front.memory, answer, metrics.rejected))
         self.transport = Transport()
         self.connection.connection_made(self.transport)
 
     @property
     def inner(self) -> Any:
-        return self.connection._to
+        return self.connection
 
     def send(self, data: bytes) -> None:
         """Have all of it read before anything else runs in the loop."""
@@ -114,11 +108,11 @@ def test_an_early_error_does_not_lose_the_next_request(
         early = len(asked) if whole else 300_000
         client.send(asked[:early])
         await client.transport.until(lambda to: to.statuses == [status])
-        assert whole or client.inner.shared.memory.held_bytes == 0
+        assert whole or client.memory.held_bytes == 0
         client.send(asked[early:])
         client.send(SECOND)
         await client.transport.until(lambda to: to.statuses == [status, 200])
-        assert client.inner.shared.memory.held_bytes == 0
+        assert client.memory.held_bytes == 0
 
     run(play())
 
@@ -126,7 +120,7 @@ def test_an_early_error_does_not_lose_the_next_request(
 @pytest.mark.parametrize("before", [b"", infer(), request(b"x" * 5000)])
 def test_empty_lines_do_not_hold_a_connection(before: bytes) -> None:
     async def play() -> None:
-        client = Client(FakeEngine(), idle_timeout_s=0.05, body_timeout_s=0.05, most_body_bytes=999)
+        client = Client(FakeEngine(), idle_timeout_s=0.05, body_timeout_s=0.05, max_body_bytes=999)
         if before:
             client.send(before[:300])
             await client.transport.until(lambda to: len(to.statuses) == 1)
@@ -150,7 +144,7 @@ def held_by(first: float) -> Callable[[Call], Reply | None]:
 def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) -> None:
     async def play() -> None:
         engine = FakeEngine(answer=held_by(7))
-        client = Client(engine, body_timeout_s=0.05, most_header_bytes=3000)
+        client = Client(engine, body_timeout_s=0.05, max_header_bytes=3000)
         client.send(infer([[7, 0, 0, 0]]) + infer() * 2 + end)
         await asyncio.sleep(0.1)  # longer than its patience; nothing tells that nothing happens
         assert client.transport.sent == b""
@@ -164,44 +158,14 @@ def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) 
     run(play())
 
 
-def test_a_client_that_goes_away_takes_all_back() -> None:
-    async def play() -> None:
-        engine = FakeEngine(answer=held_by(7))
-        client = Client(engine)
-        client.send(infer([[7, 0, 0, 0]]) * 2 + b"\0")
-        while not engine.held:
-            await asyncio.sleep(0)
-        client.connection.connection_lost(None)
-        while not engine.cancelled:
-            await asyncio.sleep(0)
-        assert len(engine.calls) == 1
-
-    run(play())
-
-
-def test_time_that_a_request_waits_for_the_one_before_is_its_own() -> None:
-    async def play() -> None:
-        engine = FakeEngine(answer=held_by(7))
-        client = Client(engine)
-        client.send(infer([[7, 0, 0, 0]]) + infer())
-        sent_s = time.monotonic()
-        while not engine.held:
-            await asyncio.sleep(0)
-        engine.finish(answered(np.zeros(2, np.float32)))
-        await client.transport.until(lambda to: to.statuses == [200, 200])
-        assert engine.calls[1].sent_s <= sent_s
-
-    run(play())
-
-
 def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
     async def play() -> None:
         engine = FakeEngine(answer=held_by(7))
         body, length = binary([[7, 0, 0, 0]])
         head = {"content_length": None, "transfer_encoding": "chunked"}
         asked = request(chunked(body, 9), inference_header_content_length=length, **head)
-        client = Client(engine, most_held_bytes=4 * len(body))
-        memory = client.inner.shared.memory
+        client = Client(engine, max_held_bytes=4 * len(body))
+        memory = client.memory
         client.send(asked[: len(asked) // 2])
         assert 0 < memory.held_bytes < len(body)
         client.send(asked[len(asked) // 2 :])

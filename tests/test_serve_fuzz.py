@@ -28,7 +28,7 @@ def answer(call: Any) -> Reply:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    limits: dict[str, Any] = {"most_body_bytes": 4000, "most_header_bytes": 2000, "most_rows": 8}
+    limits: dict[str, Any] = {"max_body_bytes": 4000, "max_header_bytes": 2000, "max_rows": 8}
     limits |= {"body_timeout_s": 0.05, "idle_timeout_s": 0.05}
     logged = logging.handlers.BufferingHandler(capacity=10**6)
     logging.getLogger().addHandler(logged)

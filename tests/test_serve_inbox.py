@@ -10,7 +10,7 @@ import numpy as np
 from fake_calls import Client, served_system
 from scenarios import short
 
-from sponge_env.serve.inbox import Inbox
+from sponge_env.serve.calls import Inbox
 from sponge_env.serve.interface import Call
 
 CALL = Call(np.zeros(1), 0.0, 1.0, 8)

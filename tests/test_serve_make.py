@@ -11,7 +11,7 @@ from scenarios import CHAIN
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve import __main__ as command
-from sponge_env.serve.make import check_handed_on, controllers, scenario_of
+from sponge_env.serve.make import check_stage_inputs, controllers, scenario_of
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,10 @@ def test_a_model_takes_the_place_of_a_scenarios_own() -> None:
 
 
 def test_stages_have_to_hand_on_what_they_answer() -> None:
-    check_handed_on(load_scenario("ocr"), [12, 0])
-    check_handed_on(load_scenario("local"), [0])
-    with pytest.raises(ConfigError, match="'name' are no inputs of the next"):
-        check_handed_on(CHAIN, [12, 0, 0])
+    check_stage_inputs(load_scenario("ocr"), [12, 0])
+    check_stage_inputs(load_scenario("local"), [0])
+    with pytest.raises(ConfigError, match="'name' are not the inputs of the next"):
+        check_stage_inputs(CHAIN, [12, 0, 0])
 
 
 def test_later_controllers_are_registered_ones() -> None:

@@ -9,10 +9,10 @@ import pytest
 from fake_calls import Client, served_system
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import QUOTA_PROFILE, VARIANTS, short
+from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
-from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.interface import Reply, Status
@@ -73,7 +73,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
         metrics = system.step(asked(scenario, *sizes))
         if interval + 1 < intervals:
             totals = {key: totals[key] + getattr(metrics, key) for key in totals}
-        system._held.check()
+        system._table.check()
     system.close_by(system.stamp(system.worker.now() + data.draw(st.floats(0.0, 3.0))))
     system.drain()
     system.abandon(Status.STOPPED)
@@ -84,7 +84,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     pending = check_accounts(client, totals)
     assert not system.open
     assert not system.inbox
-    system._held.check()
+    system._table.check()
     check_batches(client)
     if name == "two stages":
         assert system._env["opened"] == pending
@@ -110,7 +110,7 @@ def check_told(client: Client, name: str) -> None:
 
 def check_batches(client: Client) -> None:
     """Check that each batch that has ended counts, with its stage, size and time."""
-    counted = client.system.batches.so_far()
+    counted = client.system.batches.totals()
     for k, sizes in enumerate(counted):
         ended = [c for c in client.worker.ended if c.batch.stage == k]
         assert {each.size: each.ended for each in sizes} == Counter(c.batch.size for c in ended)
@@ -248,37 +248,10 @@ def test_memory_does_not_grow_with_time() -> None:
         system.step(asked(TWO, 2, 2, 2))
         handover = client.worker.handover
         kept = [len(each) for each in (*handover._left, handover._forgotten, handover._answers)]
-        sizes.add((*kept, len(handover._running), len(system._held._batches)))
+        sizes.add((*kept, len(handover._running), len(system._table._batches)))
     assert max(map(sum, sizes)) < 40
     assert len(system._history[0]) == 30
     assert not system._env["ended"]
-
-
-def test_a_stall_is_not_made_up_for() -> None:
-    system = served_system(ONE)
-    client = Client(system)
-    system.step(Allocation(16, 1))
-    client.worker.wait(7.3)  # nobody serves
-    assert client.worker.now() == 7.3
-    system.step(Allocation(16, 1))
-    assert 7.8 <= client.worker.now() <= 8.3
-    system.step(Allocation(16, 1))
-    assert 8.8 <= client.worker.now() <= 9.3
-
-
-def test_a_reply_says_which_variant_answered() -> None:
-    """Batches choose it by the slack of their most urgent request."""
-    system = served_system(VARIANTS)
-    client = Client(system)
-    for at_s, budget_s in ((0.1, 5.0), (0.6, 0.015)):
-        client.at(at_s, client.submit, budget_s)
-    chosen = StageAllocation(4, 1, 1, BY_SLACK)
-    system.step(Allocation(stages=(chosen,)))
-    told = [reply.variant for (reply,) in client.replies.values()]
-    assert told == ["large", "medium"]
-    client.at(1.1, client.submit, 5.0)
-    system.step(Allocation(stages=(chosen._replace(variant=0),)))
-    assert [reply.variant for (reply,) in client.replies.values()][-1] == "small"
 
 
 def test_waiting_and_service_add_up_over_stages() -> None:
@@ -296,25 +269,6 @@ def test_waiting_and_service_add_up_over_stages() -> None:
     queues_s = [reply.queue_s for (reply,) in client.replies.values()]
     assert queues_s[0] == pytest.approx(0.0, abs=1e-9)
     assert max(queues_s) > 0
-
-
-def test_views_show_the_arrivals_of_the_last_interval() -> None:
-    system = served_system(ONE)
-    client = Client(system)
-    for k in range(3):
-        client.at(0.2 + 0.1 * k, client.submit, 2.0, 0.05 * k)
-    system.step(Allocation(16, 4))
-    view = system.view()
-    np.testing.assert_allclose(view.delays_s, [0.0, 0.05, 0.1], atol=1e-9)
-    np.testing.assert_allclose(view.budgets_s, [2.0] * 3, atol=1e-9)
-    assert view.first.arrivals.tolist() == [3]
-    for _ in range(40):
-        system.step(Allocation(16, 4))
-    view = system.view()
-    assert view.delays_s.size == 0
-    assert view.first.arrivals.tolist() == [0] * HISTORY
-    with pytest.raises(RuntimeError, match="keeps no ledger"):
-        system.columns()
 
 
 def test_a_batch_leaves_out_what_it_would_make_late() -> None:
@@ -335,11 +289,11 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
     """As long as all is given up because of it, no batch would tell that it is over."""
     system = served_system(ONE)
     client = Client(system)
-    pace = system._paces[0]
+    pace = system._slowdowns[0]
     table_s = system.spec.stages[0].latencies[0].table_s(16, 16)
     usual_s = float(table_s[0, 15])
     for _ in range(100):
-        pace.note(0, 1, 16, 3 * usual_s)
+        pace.add(0, 1, 16, 3 * usual_s)
     for second in range(12):
         client.at(second + 0.5, client.submit, 1.7 * usual_s)
     for _ in range(12):
@@ -355,5 +309,5 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
     system.step(Allocation(1, 1))
     system.step(Allocation(16, 1))
     assert client.statuses == [Status.ANSWERED]
-    assert system._paces[0].slow == 1.0
+    assert system._slowdowns[0].factor == 1.0
     assert not system._steady_cores

@@ -1,4 +1,4 @@
-"""Sponge's program for several stages: its options counted anew, and what it decides."""
+"""Sponge's program for a chain of stages: its options counted anew, and what it decides."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_exact import random_spec, random_view
 
+from agents.program import TICKS, StageState, tasks_of_requests
+from agents.rates import forecast_arrivals
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
-from agents.stages import TICKS, PipelineProgram, StageState, tasks_of_requests
-from sponge_env.control.chain import MANY, NEVER, NO_WAY
-from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
+from agents.stages import StageProgram
+from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
+from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Arrivals
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -31,114 +34,120 @@ def spec_of(name: str) -> SystemSpec:
     return make_spec(scenario, scenario_profile(scenario))
 
 
-@st.composite
-def states(draw: st.DrawFn) -> StageState:
-    """The first stage of ``pipeline-video`` at some moment."""
-    times = st.floats(-0.1, 0.4)
-    due_s = np.array(sorted(draw(st.lists(times, max_size=30))))
-    arrivals = draw(st.lists(st.floats(0, 1), max_size=20))
-    ready = draw(st.integers(1, 3))
-    running = [(draw(st.floats(0, 0.05)), draw(st.integers(1, 4))) for _ in range(ready)]
+VIDEO = spec_of("pipeline-video")
+
+
+def random_state(random: np.random.Generator, program: StageProgram) -> StageState:
+    """The first stage of ``pipeline-video`` with a queue between comfortable and late."""
+    due_s = np.sort(random.uniform(-0.1, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
+    arrivals_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 10)))
+    ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
+    running = [(left_s, random.integers(0, 5)) for left_s in random.uniform(0.0, 0.05, ready)]
     return StageState(
         due_s=due_s,
-        arrivals_s=np.array([(each, each + 0.25) for each in sorted(arrivals)]).reshape(-1, 2),
-        running=np.array(sorted(running), np.float64).reshape(-1, 2),
+        arrivals_s=np.column_stack([arrivals_s, arrivals_s + random.uniform(0.2, 1.0)]),
+        ready_s=0.0,
+        running=np.array(sorted(running)),
         free_s=np.empty(ready),
+        left_s=np.empty(due_s.size + arrivals_s.size),
         variant=0,
-        cores=draw(st.integers(1, 4)),
+        cores=cores,
+        before_s=np.ascontiguousarray(program.model.tables[0].service_s[:, cores - 1]),
         replicas=ready,
-        rate_rps=draw(st.floats(1, 90)),
-        noise=draw(st.floats(0, 2)),
+        rate_rps=random.uniform(1.0, 60.0),
+        noise=random.uniform(0.0, 2.0),
     )
 
 
-def slack_ticks(
-    program: PipelineProgram, state: StageState, cores: int, batch: int
+def left_ticks(
+    program: StageProgram, state: StageState, cores: int, batch: int
 ) -> tuple[list[int], int]:
     """Return the ticks that each task has left when it is done here, and the tasks too many."""
-    tables = program.tables[0]
-    service_s, was_s = (tables.service_s[0, each - 1] for each in (cores, state.cores))
-    free_s = [s * service_s[int(size) - 1] / was_s[int(size) - 1] for s, size in state.running]
-    replicas, queued = len(free_s), len(state.due_s)
+    tables, fit = program.model.tables[0], VIDEO.first.latency
+    service_s, replicas = tables.service_s[0, cores - 1], len(state.running)
+    clocks_s = [
+        left_s * float(fit.predict_s(size, cores) / fit.predict_s(size, state.cores))
+        if size
+        else left_s  # it starts
+        for left_s, size in state.running
+    ]
     settled = len(service_s)
     for size in range(len(service_s) - 1, 0, -1):
         expected = state.rate_rps * service_s[size - 1] / replicas
         fits = size >= expected + state.noise * math.sqrt(expected)
         settled = size if fits and size * replicas >= tables.group else settled
-    own_s = service_s[min(batch, settled) - 1]
-    left_s = []
-    for place, due_s in enumerate(state.due_s):
-        before, own = place // batch, min(batch, queued - place // batch * batch)
-        start_s = free_s[before % replicas] + before // replicas * service_s[batch - 1]
-        if due_s >= tables.left_s:  # else it is hopeless
-            left_s.append(due_s - start_s - service_s[own - 1])
-    for order, (arrival_s, due_s) in enumerate(state.arrivals_s):
-        before = (queued + order) // batch
-        start_s = free_s[before % replicas] + before // replicas * service_s[batch - 1]
-        left_s.append(due_s - max(start_s, arrival_s + own_s / replicas) - own_s)
+    own_s, left_s, turn = service_s[min(batch, settled) - 1], [], 0
+    for first in range(0, state.due_s.size, batch):
+        due_s = state.due_s[first : first + batch]
+        clocks_s[turn % replicas] += service_s[due_s.size - 1]
+        counted = due_s[due_s >= tables.left_s]  # the others are hopeless
+        left_s += (counted - clocks_s[turn % replicas]).tolist()
+        turn += 1
+    for first in range(0, len(state.arrivals_s), batch):
+        for arrival_s, due_s in state.arrivals_s[first : first + batch]:
+            start_s = max(clocks_s[turn % replicas], arrival_s + own_s / replicas)
+            left_s.append(due_s - start_s - own_s)
+        clocks_s[turn % replicas] += service_s[batch - 1]
+        turn += 1
     served_rps = replicas * batch / service_s[batch - 1]
     short = max(0, math.ceil(state.rate_rps - served_rps - 1e-9))
-    return [math.floor(each / tables.tick_s + 1e-9) for each in left_s], short
+    return [NEVER if t < 0 else math.floor(t / tables.tick_s + 1e-9) for t in left_s], short
 
 
-@settings(deadline=None, max_examples=60)
-@given(state=states())
-def test_options_are_counted_as_they_are_defined(state: StageState) -> None:
-    program = PipelineProgram(SpongeIPConfig(), spec_of("pipeline-video"))
-    chain, (_, cores_max, batch_max) = program.chain, program.tables[0].service_s.shape
-    for late in (np.zeros((0, TICKS + 1), np.int64), chain.late):
-        program.lay_out_stage(0, state, late)
-        for option in range(cores_max * batch_max):
-            cores, batch = option // batch_max + 1, option % batch_max + 1
-            left, short = slack_ticks(program, state, cores, batch)
-            assert chain.choices.cores[option] == cores * state.replicas
-            if len(late):
-                counted = [short + sum(each < ticks for each in left) for ticks in range(TICKS + 1)]
-                assert late[option].tolist() == counted
-            else:
-                room = NEVER if short else max(NEVER, min([TICKS, *left]))
-                assert chain.choices.room[option] == room
+def test_options_are_counted_as_they_are_defined() -> None:
+    program, random = StageProgram(SpongeIPConfig(), VIDEO), np.random.default_rng(1)
+    chain, (_, cores_max, batch_max) = program.chain, program.model.tables[0].service_s.shape
+    for _ in range(60):
+        state = random_state(random, program)
+        for count_late in (False, True):
+            program.lay_out_stage(0, state, chain.late_rows(count_late))
+            for option in range(cores_max * batch_max):
+                cores, batch = option // batch_max + 1, option % batch_max + 1
+                left, short = left_ticks(program, state, cores, batch)
+                assert chain.choices.cores[option] == cores * state.replicas
+                if count_late:
+                    counted = [short + sum(t < ticks for t in left) for ticks in range(TICKS + 1)]
+                    assert chain.late[option].tolist() == counted
+                else:
+                    room = NEVER if short else min([TICKS, *left])
+                    assert chain.choices.room[option] == room
 
 
-def random_state(random: np.random.Generator) -> StageState:
-    """A stage of ``pipeline-video`` with a queue between comfortable and late."""
-    due_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
-    arrivals_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 10)))
-    return StageState(
-        due_s=due_s,
-        arrivals_s=np.column_stack([arrivals_s, arrivals_s + random.uniform(0.2, 1.0)]),
-        running=np.array([(random.uniform(0.0, 0.05), random.integers(0, 5))]),
-        free_s=np.empty(1),
-        variant=0,
-        cores=int(random.integers(1, 5)),
-        replicas=1,
-        rate_rps=random.uniform(1.0, 40.0),
-        noise=1.0,
-    )
+@settings(deadline=None, max_examples=300)
+@given(seed=st.integers(0, 2**32), replicas=st.integers(1, 3))
+def test_a_chain_of_one_decides_as_the_single_model(seed: int, replicas: int) -> None:
+    rng = np.random.default_rng(seed)
+    spec = random_spec(rng, largest=12)
+    view = random_view(rng, spec)
+    forecast = forecast_arrivals(spec, view)
+    program = StageProgram(SpongeIPConfig(), spec)
+    single = program.choose(view, forecast, [replicas])
+    program.pair_order = None
+    chain = program.choose(view, forecast, [replicas])
+    assert (chain.stages, chain.feasible) == (single.stages, single.feasible)
 
 
 @pytest.mark.parametrize("total_cores", [5, 32])
 def test_what_is_left_out_would_not_win(total_cores: int) -> None:
-    spec = dataclasses.replace(spec_of("pipeline-video"), total_cores=total_cores)
     stages = tuple(
         # Two variants alike, so that options cost the same.
         dataclasses.replace(stage, latencies=stage.latencies[:1] * 2, accuracies=(0.5, 0.5))
-        for stage in spec.stages
+        for stage in VIDEO.stages
     )
-    spec = dataclasses.replace(spec, stages=stages)
-    program, random = PipelineProgram(SpongeIPConfig(), spec), np.random.default_rng(0)
+    spec = dataclasses.replace(VIDEO, total_cores=total_cores, stages=stages)
+    program, random = StageProgram(SpongeIPConfig(), spec), np.random.default_rng(0)
     chain, feasible = program.chain, 0
     for _ in range(500):
-        states = [random_state(random) for _ in spec.stages]
+        states = [random_state(random, program) for _ in spec.stages]
         for count_late in (False, True):
-            found = program.solve(states, count_late)
+            solved = program.solve(states, count_late)
             chosen = chain.options()
             for k, state in enumerate(states):
                 program.lay_out_stage(k, state, chain.late_rows(count_late))
             cost = chain.cheapest(count_late)
-            assert found == (cost < MANY)
-            assert cost >= NO_WAY or chain.options() == chosen
-            feasible += found and not count_late
+            assert solved == (cost < BIG_M)
+            assert cost >= INFEASIBLE or chain.options() == chosen
+            feasible += solved and not count_late
     assert 50 < feasible < 450
 
 
@@ -215,12 +224,10 @@ def test_it_plans_no_more_than_the_machine() -> None:
     (decided,) = decide_twice(system, SpongeIP())
     assert max(each.total_cores for each in decided) <= 6
     assert not decided[-1].feasible
-    assert all(isinstance(stage, StageAllocation) for stage in decided[-1].stages)
 
 
 def test_nothing_is_forecast_before_a_request_has_come() -> None:
     system = system_of("pipeline-video")
     controller = SpongeIP()
     controller.reset(system.spec, seed=0)
-    view: SystemView = system.view()
-    assert controller.decide(view).total_cores == 8  # all of the replicas that there are
+    assert controller.decide(system.view()).total_cores == 8  # all of the replicas that there are

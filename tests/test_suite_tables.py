@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.util.tensor_util import make_ndarray
 
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.tables import (
+from sponge_env.results.export import cell_rows, mean_rows
+from sponge_env.results.layout import Table
+from sponge_env.results.suite_tables import (
     all_tables,
-    cell_text,
-    mark_note,
-    pooled_note,
-    pooled_text,
+    cell_table,
+    failure_table,
+    means_note,
+    means_table,
     sweep_table,
 )
 from sponge_env.run.tensorboard import write_runs
@@ -45,6 +48,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
             "avoidable_violation_rate": violated,
             "more_cores_rate": 0.0,
             "accuracy": 1.0,
+            "effective_accuracy": 1.0,
             "bound": "oracle",
             "beyond_bound_rate": violated,
             "beyond_common_bound_rate": violated,
@@ -63,10 +67,10 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
 
 def bounds(*cells: tuple[str, str, str]) -> pd.DataFrame:
     """Return a bound of 4 cores and 3 violations, of which 3.6 and 2 are proven."""
-    found = pd.concat([rows("oracle", cell, 0.0, 4.0) for cell in cells])
+    frame = pd.concat([rows("oracle", cell, 0.0, 4.0) for cell in cells])
     sides = {"violations_lower": 2.0, "violations_upper": 3.0}
     sides |= {"core_seconds_lower": 3.6 * DURATION_S, "core_seconds_upper": 4.0 * DURATION_S}
-    return found[["agent", "scenario", "profile", "start", "seed"]].assign(**sides)
+    return frame[["agent", "scenario", "profile", "start", "seed"]].assign(**sides)
 
 
 def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) -> Comparison:
@@ -81,168 +85,149 @@ def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) ->
     )
 
 
-def row(table: str, agent: str) -> str:
-    return " ".join(next(line for line in table.splitlines() if line.startswith(agent)).split())
+def entries(table: Table, agent: str) -> list[str]:
+    """Return what stands in an agent's row, without its name."""
+    (row,) = [row for row in table.rows if row[0].text == agent]
+    return [entry.text for entry in row[1:]]
 
 
-def test_a_cell_table_shows_means_intervals_and_differences() -> None:
-    table = cell_text(
-        comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)),
-        COLD,
-    )
-    assert table.startswith("paper, yolov5s, cold start\n")
-    assert row(table, "ip") == "ip 0.100 0.100 - 0.100 8.00 [7.95, 8.05] - 2.000 500"
-    assert row(table, "fa2") == "fa2 2.100 2.100 +2.000 2.100 5.00 [4.95, 5.05] -3.00 1.250 500"
+PAIR = rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)
 
 
-def test_a_difference_within_the_noise_is_called_not_significant() -> None:
-    table = cell_text(
-        comparison(rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.001, 8 - NOISE)), COLD
-    )
-    assert row(table, "fa2") == (
-        "fa2 0.100 0.100 +0.000 n.s. 0.100 8.00 [7.95, 8.05] +0.00 n.s. 2.000 500"
-    )
+def test_a_cell_table_shows_means_with_intervals_and_the_bounds_two_sides() -> None:
+    table = cell_table(comparison(*PAIR), COLD)
+    assert table.headings[2:4] == ["avoidable [%]", "beyond attained bound [%]"]
+    assert entries(table, "fa2") == [
+        *["2.100 [2.100, 2.100]"] * 3, "5.00 [4.95, 5.05]", "1.250 [1.238, 1.262]",
+        "500 [500, 500]",
+    ]  # fmt: skip
+    assert entries(table, "oracle") == [
+        "0.200 .. 0.300", "0.000 .. 0.100", "-", "3.60 .. 4.00", "-", "-",
+    ]  # fmt: skip
+
+
+def test_a_difference_within_the_noise_is_marked() -> None:
+    table = cell_table(comparison(PAIR[0], rows("fa2", COLD, 0.001, 8 - NOISE)), COLD)
+    assert entries(table, "fa2")[1] == "0.100 [0.100, 0.100] n.s."
+    assert entries(table, "fa2")[3] == "8.00 [7.95, 8.05] n.s."
+    assert "n.s." not in " ".join(entries(table, "ip"))
 
 
 def test_the_more_agents_the_more_has_to_be_shown() -> None:
     # Eight seeds of ten the one way: p = 0.022 with a single agent, twice as much with two.
     slight = 8 + np.array([0.1] * 8 + [-0.05] * 2) * (1 + np.arange(10) / 100)
-    frames = [rows("ip", COLD, 0.0, 8.0), rows("a", COLD, 0.0, slight)]
-    alone = comparison(*frames, agents="ip a")
-    beside = comparison(
-        *frames, *(rows(n, COLD, 0.0, slight) for n in "bcde"), agents="ip a b c d e"
-    )
-    assert alone.different_on("mean_cores", COLD) == {"a"}
-    assert beside.different_on("mean_cores", COLD) == set()
+    frames = [rows("ip", COLD, 0.0, 8.0), *(rows(n, COLD, 0.0, slight) for n in "abcde")]
+    for agents, different in (("ip a", {"a"}), ("ip a b c d e", set())):
+        names = agents.split()
+        one = comparison(*frames[: len(names)], agents=agents)
+        assert one.different("mean_cores", {name: [COLD] for name in names}) == different
 
 
-def test_too_few_seeds_are_called_so_and_nothing_else() -> None:
-    frames = [rows("ip", COLD, 0.0, 8.0), rows("fa2", COLD, 0.8548, 8 - NOISE)]
-    few = [frame[frame["seed"] < 5] for frame in frames]
-    table = all_tables(replace(comparison(*few), cells=[COLD]))
-    assert "+85.480 ?" in row(table, "fa2")
-    assert "?: too few seeds to tell; with 1 agent it takes 6" in table
-    assert "n.s." not in table
-    assert "[7." not in table  # nor an interval
-
-
-def test_more_agents_need_more_seeds() -> None:
+def test_too_few_seeds_are_marked_as_such() -> None:
+    few = comparison(*(frame[frame["seed"] < 5] for frame in PAIR))
+    assert entries(cell_table(few, COLD), "fa2")[1] == "2.100 ?"
     six = [rows(name, COLD, 0.0, 8 - n) for n, name in enumerate(["ip", *"abcdef"])]
-    found = comparison(*(f[f["seed"] < 6] for f in six), agents="ip a b c d e f")
-    assert found.can_tell(1)
-    assert not found.can_tell(6)
-    assert "?: too few seeds to tell" in mark_note(found)
-    assert row(cell_text(found, COLD), "b").count("?") == 2
+    more = comparison(*(f[f["seed"] < 6] for f in six), agents="ip a b c d e f")
+    assert more.enough_seeds(1)
+    assert not more.enough_seeds(6)
+    assert entries(cell_table(more, COLD), "b")[3].endswith(" ?")
 
 
 def test_nearly_equal_scenarios_count_once() -> None:
     small, large = (("paper-" + size, "yolov5s", "cold") for size in ("100kb", "500kb"))
     frames = [rows("ip", c, v, 8.0) for c, v in ((small, 0.1), (large, 0.3), (OTHER, 0.0))]
-    found = replace(
+    one = replace(
         comparison(*frames, agents="ip"),
         cells=[small, large, OTHER],
         families={"paper-100kb": "paper", "paper-500kb": "paper"},
     )
-    assert found.mean("ip", "violation_rate", *found.cells) == pytest.approx(0.1)
-    assert found.mean("ip", "violation_rate", small, large) == pytest.approx(0.2)
-    note = pooled_note(found)
-    assert "paper-100kb and paper-500kb count as one scenario" in note
+    assert one.mean("ip", "violation_rate", one.cells) == pytest.approx(0.1)
+    assert one.mean("ip", "violation_rate", [small, large]) == pytest.approx(0.2)
+    assert "paper-100kb, paper-500kb count as one scenario" in means_note(one)
+    means = mean_rows(one).set_index("scenario")
+    assert [*means.index] == ["all", "paper", "bursty"]
+    assert [*means["cells"]] == [3, 2, 1]
+    assert means.loc["all", "avoidable_violation_rate"] == pytest.approx(0.1)
+    assert means.loc["all", "avoidable_violation_rate_max"] == pytest.approx(0.3)
+    assert means.loc["all", "cell_of_max"] == "paper-500kb, yolov5s"
 
 
 def test_a_sweep_has_a_row_for_each_agent_and_a_column_for_each_value() -> None:
     slow = ("paper-delay-2", "yolov5s", "cold")
     frames = [rows("ip", COLD, 0.001, 8.0), rows("ip", slow, 0.021, 9.0), rows("fa2", COLD, 0, 5.0)]
-    found = replace(
+    one = replace(
         comparison(*frames), cells=[COLD], sweeps={"delay [s]": {"0": [COLD], "2": [slow]}}
     )
-    table = sweep_table(found, "delay [s]", "cold")
+    table = sweep_table(one, "delay [s]", "cold")
     assert table.headings == ["agent", "0", "2"]
-    assert [[e.text for e in line] for line in table.rows] == [
-        ["ip", "0.10 % · 8.00", "2.10 % · 9.00"],
-        ["fa2", "0.00 % · 5.00", "-"],
-    ]
-    assert "delay [s], cold start" in all_tables(found)
+    assert entries(table, "ip") == ["0.10 % · 8.00", "2.10 % · 9.00"]
+    assert entries(table, "fa2") == ["0.00 % · 5.00", "-"]
+    assert "delay [s], cold start" in all_tables(one)
 
 
-def test_a_bound_stands_below_the_agents_with_both_sides() -> None:
-    table = cell_text(comparison(rows("ip", COLD, 0.001, 8.0), agents="ip"), COLD)
-    assert row(table, "oracle") == "oracle 0.200 .. 0.300 0.000 .. 0.100 - - 3.60 .. 4.00 - - -"
-
-
-def test_who_violates_less_than_the_bound_is_below_zero() -> None:
-    frame = rows("ip", COLD, 0.001, 8.0).assign(beyond_bound_rate=-0.002)
-    assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").split()[4] == "-0.200"
-
-
-def test_who_drops_has_no_p99_to_show_off_with() -> None:
+def test_less_than_the_bound_is_below_zero_and_drops_have_no_latency() -> None:
     p99_s = np.where(SEEDS < 3, np.inf, 0.2)
-    frame = rows("ip", COLD, 0.02, 8.0).assign(latency_p99_s=p99_s)
-    assert row(cell_text(comparison(frame, agents="ip"), COLD), "ip").endswith("dropped (3 of 10)")
+    frame = rows("ip", COLD, 0.001, 8.0).assign(beyond_bound_rate=-0.002, latency_p99_s=p99_s)
+    row = entries(cell_table(comparison(frame, agents="ip"), COLD), "ip")
+    assert row[2] == "-0.200 [-0.200, -0.200]"
+    assert row[-1] == "dropped (3 of 10)"
 
 
-def test_a_failed_agent_stands_below_the_table() -> None:
+def test_a_failed_agent_has_a_line_of_its_own() -> None:
     failure = dict(zip(("scenario", "profile", "start"), COLD, strict=True))
-    table = all_tables(
-        comparison(
-            rows("ip", COLD, 0.0, 8.0),
-            rows("ip", OTHER, 0.0, 8.0),
-            rows("fa2", OTHER, 0.0, 5.0),
-            agent="fa2",
-            type="ValueError",
-            message="no good",
-            **failure,
-        )
-    )
-    assert table.count("fa2: failed with ValueError: no good") == 1
-    assert row(table.split("all scenarios")[1], "fa2").startswith("fa2 1/2 ")
+    failure |= {"agent": "fa2", "type": "ValueError", "message": "no good"}
+    frames = [rows("ip", COLD, 0, 8.0), rows("ip", OTHER, 0, 8.0), rows("fa2", OTHER, 0, 5.0)]
+    one = comparison(*frames, **failure)
+    assert all_tables(one).count("fa2: failed with ValueError: no good") == 1
+    assert entries(failure_table(one), "fa2") == ["paper, yolov5s, cold", "ValueError: no good"]
+    assert entries(means_table(one, "cold"), "fa2")[0] == "1/2"
+    assert [*mean_rows(one).query("scenario == 'all'")["agent"]] == ["ip"]
+    # where the reference failed nothing is compared with it
+    alone = comparison(rows("fa2", COLD, 0.0, 5.0))
+    assert entries(cell_table(alone, COLD), "fa2")[1] == "0.000 [0.000, 0.000]"
 
 
-def test_where_the_reference_failed_nothing_is_compared_with_it() -> None:
-    table = cell_text(comparison(rows("fa2", COLD, 0.0, 5.0)), COLD)
-    assert row(table, "fa2").split()[3] == "-"
-
-
-def pooled(*missing: tuple[str, str, str]) -> str:
-    """Return the aggregate of two agents on two cells, some without their bound."""
+def pooled(*missing: tuple[str, str, str]) -> Comparison:
+    """Return two agents on two cells, some without their bound."""
     frames = [
-        rows("ip", COLD, 0.0, 8.0),
-        rows("ip", OTHER, 0.0, 4.0),
-        rows("fa2", COLD, 0.02, 4.0),
-        rows("fa2", OTHER, 0.0, 2.0),
-    ]
+        rows("ip", COLD, 0.0, 8.0), rows("ip", OTHER, 0.0, 4.0),
+        rows("fa2", COLD, 0.02, 4.0), rows("fa2", OTHER, 0.0, 2.0),
+    ]  # fmt: skip
     relative = ["beyond_common_bound_rate", "cores_over_common_bound"]
     for frame in frames:
         if tuple(frame[["scenario", "profile", "start"]].iloc[0]) in missing:
             frame[relative] = np.nan
-    return pooled_text(comparison(*frames), "cold")
+    return comparison(*frames)
 
 
-def test_the_aggregate_pools_the_cells() -> None:
-    table = pooled()
-    assert "beyond attained" in table
-    assert "cores over" in table
-    assert "bound: what oracle attains, for every agent, on 2 of 2 cells" in table
-    assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
-        "1.000 [1.000, 1.000] 0.75 [0.75, 0.75] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
-    )
+@pytest.mark.parametrize(
+    ("missing", "beyond", "cores"), [((), "1.000", "0.75"), ((OTHER,), "2.000", "1.00")]
+)
+def test_means_over_all_cells_leave_out_those_without_a_bound(
+    missing: tuple[tuple[str, str, str], ...], beyond: str, cores: str
+) -> None:
+    one = pooled(*missing)
+    assert f"on {2 - len(missing)} of 2 cells" in means_note(one)
+    row = [text.partition(" ")[0] for text in entries(means_table(one, "cold"), "fa2")]
+    assert row == ["2/2", "1.000", "0.000", beyond, cores]
+    mean = mean_rows(one).query("agent == 'fa2' and scenario == 'all'").iloc[0]
+    assert mean["cores_over_common_bound"] == pytest.approx(float(cores))
+    assert mean["mean_cores_p"] == 2 / 2**10
 
 
-def test_a_bound_that_is_missing_takes_nothing_from_other_cells() -> None:
-    table = pooled(OTHER)
-    assert "on 1 of 2 cells" in table
-    assert row(table, "fa2") == (
-        "fa2 2/2 1.000 [1.000, 1.000] 1.000 [1.000, 1.000] 0.000 [0.000, 0.000] "
-        "2.000 [2.000, 2.000] 1.00 [1.00, 1.00] 0.25 [0.25, 0.25] 1.00 [1.00, 1.00]"
-    )
+def test_without_bounds_means_show_cores() -> None:
+    one = replace(comparison(rows("ip", COLD, 0.0, 8.0), agents="ip"), bounds=pd.DataFrame())
+    assert entries(means_table(one, "cold"), "ip")[-1] == "8.00 [8.00, 8.00]"
+    assert math.isnan(mean_rows(replace(one, cells=[COLD]))["cores_over_common_bound"].iloc[0])
+    assert [*cell_rows(one)["agent"]] == ["ip"]
 
 
-def test_without_bounds_the_aggregate_says_what_it_shows_instead() -> None:
-    found = comparison(rows("ip", COLD, 0.0, 8.0), agents="ip")
-    table = pooled_text(replace(found, bounds=pd.DataFrame()), "cold")
-    assert "avoidable %" in table
-    assert "bound" not in table
-    assert "8.00 [8.00, 8.00]" in table
+def test_cells_as_data_have_what_the_common_bound_attains() -> None:
+    frame = cell_rows(comparison(*PAIR)).set_index("agent")
+    assert [*frame.index] == ["ip", "fa2", "oracle"]
+    assert frame.loc["oracle", "avoidable_violation_rate"] == pytest.approx(0.001)
+    assert frame.loc["oracle", "mean_cores"] == 4.0
+    assert frame.loc["fa2", "cores_over_common_bound"] == pytest.approx(1.25)
 
 
 def test_tensorboard_has_one_run_per_agent_and_nothing_stale(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     said += "loading one runs the code in it, but for what is learned in phases"
     add("--resume", type=Path, metavar="RUN", help=said)
     arguments = parser.parse_args(argv)
-    given, _ = cli.told_apart(argv, NOT_WITH_A_SUITE)
+    given, _ = cli.split_options(argv, NOT_WITH_A_SUITE)
     for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):
         if value and arguments.suite is None:
             raise ConfigError(f"{option} is about the cells of a --suite")
@@ -227,7 +227,7 @@ def train(argv: Sequence[str]) -> int:
             left = (phased if plan.phased else training).steps_left(arguments.resume)
             plan = replace(plan, steps=left or plan.steps)
     run = _prepared(plan, settings_of(arguments))
-    for line in [cli.DROPPED] * cli.drops_by_default(arguments) + announce(plan.scenarios):
+    for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
     served = scenario.cell[1] if scenario.stages else profile.name
@@ -274,7 +274,7 @@ def _what_next(
     """Say where the policy is that did best when it was validated, and what to do with it."""
     policy = folder / POLICY_FILE
     info = load_policy(policy).info
-    conditions, _ = cli.told_apart(argv, FOLLOWED)
+    conditions, _ = cli.split_options(argv, FOLLOWED)
     follow = ["--agent", arguments.agent, *conditions]
     if arguments.like:
         follow += ["--scenario", arguments.like]
@@ -286,11 +286,11 @@ def _what_next(
         "reached": _beside_rules(folder / JUDGED_FILE),
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
         "ships": _shipped(info),
-        "TensorBoard": f"{cli.beside_python('tensorboard')} --logdir {folder}",
+        "TensorBoard": f"{cli.tool_command('tensorboard')} --logdir {folder}",
     }
     lines = [f"{what:<12} {text}" for what, text in said.items() if text]
     if interrupted:
-        _, more = cli.told_apart(argv, ("--run-dir", "--resume", "--steps"))
+        _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps"))
         go_on = shlex.join([*more, "--resume", str(folder)])
         lines = ["interrupted; go on with", f"  {cli.program('train')} {go_on}", *lines]
     return "".join(f"{line}\n" for line in lines)

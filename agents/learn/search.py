@@ -27,7 +27,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.results.layout import aligned
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.console import Progress
-from sponge_env.utils.files import check_writable, saying_why
+from sponge_env.utils.files import check_writable, explained
 from sponge_env.utils.installation import require_extra
 
 from . import TrainingPlan, learn_config
@@ -180,7 +180,7 @@ def search(argv: Sequence[str]) -> int:
     scenarios = [load_scenario(name) for name in (arguments.scenario, *arguments.also)]
     profile = arguments.profile or scenarios[0].profile
     path = arguments.out or Path("runs") / f"search-{arguments.agent}-{scenarios[0].name}.log"
-    with saying_why(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     check_writable(path)
     require_extra("train", "training")

@@ -82,12 +82,12 @@ def evaluate(argv: Sequence[str]) -> int:
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         if _holds_something(arguments.run_dir):  # may be refused, before CPUs are waited for
             stores = _open(opened, arguments.run_dir, suite, work, arguments)
-            said = _notices(suite, work, arguments, left_out)
+            notices = _notices(suite, work, arguments, left_out)
         else:  # a folder is made when everything else is all right
-            said = _notices(suite, work, arguments, left_out)
+            notices = _notices(suite, work, arguments, left_out)
             path = arguments.run_dir or _new_folder(suite, arguments)
             stores = _open(opened, path, suite, work, arguments)
-        return _play(suite, work, stores, arguments, argv, said)
+        return _play(suite, work, stores, arguments, argv, notices)
 
 
 def _measure(suite: Suite, limiter: Limiter) -> bool:
@@ -106,7 +106,7 @@ def _play(
     stores: Mapping[Backend, RunStore],
     arguments: argparse.Namespace,
     argv: Sequence[str],
-    said: list[str],
+    notices: list[str],
 ) -> int:
     """Say what there is to say, run what is missing, and report; return the exit code."""
     from sponge_env.env.factory import live_machine
@@ -117,8 +117,8 @@ def _play(
         store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
     total, left = (sum(map(len, each.values())) for each in (work, todo))
     if left < total:
-        said.append(f"{total - left} of {total} results are in {path} already")
-    for line in said:
+        notices.append(f"{total - left} of {total} results are in {path} already")
+    for line in notices:
         print(line)
     try:
         for backend, store in stores.items():
@@ -127,7 +127,7 @@ def _play(
                     alone.enter_context(live_machine(cells(suite)[0], arguments.limiter))
                 _run(store, todo[backend], arguments)
     except KeyboardInterrupt:
-        _, others = cli.told_apart(argv, ("--run-dir",))
+        _, others = cli.split_options(argv, ("--run-dir",))
         again = shlex.join([*others, "--run-dir", str(path)])
         print(f"interrupted; go on with\n  {cli.program('evaluate')} {again}")
         return cli.INTERRUPTED
@@ -165,13 +165,13 @@ def _notices(
 
     played = cells(suite)
     if arguments.suite:
-        said = [f"left out: {what}" for what in left_out]
+        notices = [f"left out: {what}" for what in left_out]
     else:
-        said = _check(suite, work, arguments) + left_out
+        notices = _check(suite, work, arguments) + left_out
     expired = {cell.serving.drop for cell in played} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
-        said.append(cli.DROPPED)
-    return said + announce(played, suite.seeds)
+        notices.append(cli.DROP_NOTICE)
+    return notices + announce(played, suite.seeds)
 
 
 def _open(
@@ -185,8 +185,8 @@ def _open(
     from sponge_env.run.store import RunStore, identity
 
     if len(work) > 1 and _holds_something(path) and not any((path / b).exists() for b in work):
-        said = f"{str(path)!r} is no run on both backends; choose a new folder"
-        raise RunDirectoryError(said)
+        message = f"{str(path)!r} is no run on both backends; choose a new folder"
+        raise RunDirectoryError(message)
     stores: dict[Backend, RunStore] = {}
     for backend, todo in work.items():
         folder = path / backend if len(work) > 1 else path
@@ -204,11 +204,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
         epilog=f"example: {cli.program('evaluate')} --agent sponge-ip fa2 static-16 --seeds 3",
     )
-    said = "agents to compare: names that --list shows, your own controller as module:Class, or a "
-    said += "model of Stable-Baselines3 as sb3:FILE.zip (loading one executes code in it)"
-    parser.add_argument("--agent", nargs="+", metavar="NAME", help=said)
-    said = "show all agents, scenarios, suites, profiles and policies, and do nothing else"
-    parser.add_argument("--list", action="store_true", help=said)
+    text = "agents to compare: names that --list shows, your own controller as module:Class, or a "
+    text += "model of Stable-Baselines3 as sb3:FILE.zip (loading one executes code in it)"
+    parser.add_argument("--agent", nargs="+", metavar="NAME", help=text)
+    text = "show all agents, scenarios, suites, profiles and policies, and do nothing else"
+    parser.add_argument("--list", action="store_true", help=text)
     cli.add_experiment_arguments(parser, both=True)
     _add_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -226,27 +226,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_arguments(parser: cli.Parser) -> None:
     add, at_least_1 = parser.add_argument, cli.at_least(1)
-    said = "cold, or warm: with the allocation that the agent settles on under the mean load"
-    add("--start", type=cli.one_of("start", get_args(Start)), help=said)
+    text = "cold, or warm: with the allocation that the agent settles on under the mean load"
+    add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
-    said = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
-    add("--seeds", type=at_least_1, metavar="N", help=said)
-    said = "policy of the learned agent (default: the newest in runs/ that was trained on the "
-    said += "scenario, else the shipped one)"
-    add("--policy", metavar="FILE", help=said)
-    said = "setting of an agent, e.g. static.cores=5; may be repeated"
-    add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=said)
-    said = "how the agent with a program solves it, e.g. pulp"
-    add("--solver", metavar="NAME", help=said)
+    text = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
+    add("--seeds", type=at_least_1, metavar="N", help=text)
+    text = "policy of the learned agent (default: the newest in runs/ that was trained on the "
+    text += "scenario, else the shipped one)"
+    add("--policy", metavar="FILE", help=text)
+    text = "setting of an agent, e.g. static.cores=5; may be repeated"
+    add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=text)
+    text = "how the agent with a program solves it, e.g. pulp"
+    add("--solver", metavar="NAME", help=text)
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
-    said = "seeds of which every request is kept: all, none, or how many (default: all, none of"
-    add("--requests", type=_first_seeds, metavar="N", help=f"{said} a suite)")
-    said = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
-    add("--suite", metavar="NAME", help=f"{said}; with --agent only these agents")
-    said = "folder of trace files, each of which is a cell of a suite for such: --suite real"
-    add("--traces", type=Path, metavar="DIR", help=said)
-    said = "processes of a suite (default: one per CPU)"
-    add("--jobs", type=at_least_1, metavar="N", help=said)
+    text = "seeds of which every request is kept: all, none, or how many (default: all, none of"
+    add("--requests", type=_first_seeds, metavar="N", help=f"{text} a suite)")
+    text = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
+    add("--suite", metavar="NAME", help=f"{text}; with --agent only these agents")
+    text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
+    add("--traces", type=Path, metavar="DIR", help=text)
+    text = "processes of a suite (default: one per CPU)"
+    add("--jobs", type=at_least_1, metavar="N", help=text)
 
 
 def _first_seeds(text: str) -> float:
@@ -301,7 +301,7 @@ def _of_traces(
 def _check(
     suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
-    """Try the only cell before anything is written; return what is to be said of its agents."""
+    """Try the only cell before anything is written; return notices about its agents."""
     from sponge_env.app.listing import definition
     from sponge_env.run.unit import AgentUnit, check_scenario
     from sponge_env.scenario.spec import make_spec
@@ -309,17 +309,17 @@ def _check(
     (scenario,) = cells(suite)
     for backend in work:
         profile = check_scenario(scenario, backend, arguments.limiter)
-    spec, said = make_spec(scenario, profile), []
+    spec, notices = make_spec(scenario, profile), list[str]()
     for unit in next(iter(work.values())):
         if isinstance(unit, AgentUnit):
             controller = make_controller(unit.controller, {}, unit.options)
             start(controller, spec, 0)
             what = definition(unit.agent, suite.agents[unit.agent], unit.options)
             if description := getattr(controller, "description", ""):
-                said.append(f"agent {unit.agent} {description}")
+                notices.append(f"agent {unit.agent} {description}")
             elif what:
-                said.append(f"agent {unit.agent} stands for {what}")
-    return said
+                notices.append(f"agent {unit.agent} stands for {what}")
+    return notices
 
 
 def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
@@ -365,9 +365,9 @@ def _report_cell(
     if not (summaries or bounds):
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
-        from sponge_env.fidelity.report import beside
+        from sponge_env.fidelity.report import side_by_side
 
-        print(beside(found["sim"], found["live"]))
+        print(side_by_side(found["sim"], found["live"]))
     else:  # of an interrupted run the live part may be missing
         for backend, episodes in found.items():
             if rows := [*episodes, *(bounds if backend == "sim" else ())]:
@@ -385,7 +385,7 @@ def _report_cell(
         if summaries:
             print(f"report       {cli.report_command()} {path}")
             logs = path if len(stores) > 1 else path / "tensorboard"
-            print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {logs}")
+            print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {logs}")
     if _goes_live(suite, arguments):
         more = "--backend both --scenario local --duration 60"
         print(
@@ -419,7 +419,7 @@ def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
 
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
     """Draw the intervals of each agent's first seed, and say where."""
-    from sponge_env.results.figures import plot_comparison
+    from sponge_env.results.time_series import plot_comparison
     from sponge_env.run.read import read_intervals
 
     files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
@@ -433,7 +433,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
     """Write and print the tables, and what TensorBoard shows; return the exit code."""
     # These bring pandas, SciPy and TensorBoard.
     from sponge_env.results.comparison import Comparison
-    from sponge_env.results.tables import all_tables
+    from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_bounds, load_failures, load_results
     from sponge_env.run.suite import arranged
@@ -457,7 +457,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
     print(f"{text}\n\nresults      {path}\nreport       {cli.report_command()} {path}")
-    print(f"TensorBoard  {cli.beside_python('tensorboard')} --logdir {path}/tensorboard")
+    print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {path}/tensorboard")
     if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

@@ -41,8 +41,8 @@ def agents() -> dict[str, str]:
     described = described_controllers()
     defined = {name: definition(name, entry) for name, entry in named_agents().items()}
     bounds = {name: f"clairvoyant bound, {kind} scaling" for kind, name in BOUND_AGENTS.items()}
-    told = {name: (described.get(name), defined.get(name)) for name in {**described, **defined}}
-    return {name: "; ".join(filter(None, parts)) for name, parts in told.items()} | bounds
+    texts = {name: (described.get(name), defined.get(name)) for name in {**described, **defined}}
+    return {name: "; ".join(filter(None, parts)) for name, parts in texts.items()} | bounds
 
 
 def definition(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
@@ -75,10 +75,10 @@ def _profiles() -> dict[str, str]:
     loaded = [load_profile(path) for path in paths]
     found = {p.name: f"{p.model}; {p.source.partition(';')[0]}" for p in loaded}
     local = local_profile_path()
-    said = f"{load_profile(local).model}; measured here" if local.exists() else "to be measured"
-    return found | {local.stem: f"{said} by python -m sponge_env calibrate"}
+    message = f"{load_profile(local).model}; measured here" if local.exists() else "to be measured"
+    return found | {local.stem: f"{message} by python -m sponge_env calibrate"}
 
 
 def _section(name: str, lines: Mapping[str, str]) -> str:
     width = max(map(len, lines), default=0)
-    return "\n".join([name, *(f"  {key:{width}}  {said}" for key, said in lines.items())])
+    return "\n".join([name, *(f"  {key:{width}}  {text}" for key, text in lines.items())])

@@ -1,12 +1,13 @@
-"""The cheapest way through a chain of stages: one option for each, one budget for all.
+"""The cheapest choice of one option for each stage of a chain, with one budget for all.
 
-What a stage may do is a list of options, each with a cost and a latency, and says of every latency
-that may still come after it how many requests would be late then. The sum of the latencies is what
-ties the stages together. As it is counted in ticks, dynamic programming from the last stage back
-solves the program exactly, as IPA (Ghafouri et al., 2023) and FA2 (Razavi et al., RTAS 2022) do.
+Each option has a cost and a latency, and says of every latency of the later stages how many
+requests it makes late. The sum of the latencies ties the stages together. As it is counted in
+ticks, dynamic programming from the last stage back solves the program exactly, as IPA (Ghafouri et
+al., 2023) and FA2 (Razavi et al., RTAS 2022) do.
 
-Who works the options out one by one, from the last stage back, lets each enter at once, and need
-not work out what can no longer win (:func:`slack`, :func:`least_room`).
+A caller that works out its options one by one, from the last stage back, relaxes the tables with
+each at once, and need not work out what can no longer win (:func:`winning_margin`,
+:func:`min_room`).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import StageSpec
 
-MANY = 2**40
-"""Cost that no plan has."""
-CORE = 2**20
-"""Cost of a core for who counts in cores and parts of them."""
-NO_WAY = 2**61
-"""Cost, at least, of what cannot be."""
+BIG_M = 2**40
+"""Cost above that of any plan; late requests count as multiples of it."""
+CORE_COST = 2**20
+"""Cost of a core where costs are cores and parts of them."""
+INFEASIBLE = 2**61
+"""Least cost of what is not possible."""
 NEVER = -1
-"""Room of an option with which a request is late whatever comes after."""
+"""Room of an option that makes a request late whatever comes after."""
 
 
 class Choices(NamedTuple):
@@ -43,25 +44,25 @@ class Choices(NamedTuple):
     cores: IntArray
     """(options,) cores held."""
     cost: IntArray
-    """(options,) at least 0; of all stages together below :data:`MANY`."""
+    """(options,) at least 0; of all stages together below :data:`BIG_M`."""
 
 
 class CostTables(NamedTuple):
     """What dynamic programming fills in."""
 
     costs: IntArray
-    """(stages + 1, levels, horizon + 1) what the stages from one on cost if they hold so many cores
-    and take so many ticks; with one level as many cores as they like."""
+    """(stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
+    many cores and take at most so many ticks; with one level any number of cores."""
     option_at: IntArray
     """(stages, levels, horizon + 1) their first option."""
     after: IntArray
     """(horizon + 1,) what comes after an option, late requests included."""
     soonest: IntArray
-    """(levels,) fewest ticks that the stages take which come after the one in turn."""
+    """(levels,) fewest ticks of the stages after the current one."""
 
 
-class Contest(NamedTuple):
-    """What the options of a stage compete for: to cost least, with so many ticks from there on."""
+class StageTable(NamedTuple):
+    """One row of the tables, which the options of a stage relax."""
 
     choices: Choices
     late: IntArray
@@ -69,13 +70,13 @@ class Contest(NamedTuple):
     k: int
     """The stage."""
     costs: IntArray
-    """(horizon + 1,) least cost so far; more ticks never cost more."""
+    """(horizon + 1,) least cost so far; it never rises with the ticks."""
     option_at: IntArray
-    """(horizon + 1,) whose it is."""
+    """(horizon + 1,) the option of that cost."""
     after: IntArray
-    """(horizon + 1,) what the stages after it cost."""
+    """(horizon + 1,) least cost of the stages after it."""
     soonest: int
-    """Fewest ticks that those take."""
+    """Fewest ticks of those."""
     scratch: IntArray
     """(horizon + 1,) overwritten."""
 
@@ -95,16 +96,16 @@ class Chain:
         self._by_cores: CostTables | None = None
 
     def within(self, budget_ticks: int) -> bool:
-        """Choose the options of least cost whose latencies add up to no more than a budget.
+        """Choose the options of least cost whose latencies add up to at most a budget.
 
-        Writes all rooms; returns whether there are such.
+        Returns whether there are some; overwrites ``choices.room``.
         """
         first, room = self.choices.first, self.choices.room
         room[:] = self.horizon
-        # What the first stage leaves is for the others.
+        # The others get what the first stage leaves.
         room[: first[1]] = np.maximum(budget_ticks - self.choices.ticks[: first[1]], NEVER)
         room[self.choices.ticks >= self.horizon] = NEVER
-        return self.cheapest() < MANY
+        return self.cheapest() < BIG_M
 
     def options(self) -> list[int]:
         """Return the place of each stage's choice among the options of that stage."""
@@ -114,22 +115,22 @@ class Chain:
     def cheapest(self, count_late: bool = False) -> int:
         """Write the options of least cost to ``chosen``, and return what they cost.
 
-        They hold no more than all cores. Either nothing is late, and the answer is at least
-        :data:`MANY` where that cannot be; or as little as can be by ``late``, and
-        each is :data:`MANY` of the answer.
+        They hold no more than all cores. Either nothing may be late, and the cost is at least
+        :data:`BIG_M` where that is impossible; or the fewest are late by ``late``, and each costs
+        :data:`BIG_M`.
         """
         late = self.late_rows(count_late)
         cost = cheapest(self.choices, late, self.any_cores, self.chosen)
-        if cost < NO_WAY and not self.fits():
-            # Only where the machine is too small for the cheapest are cores worth a dimension.
+        if cost < INFEASIBLE and not self.fits():
+            # Cores become a dimension only where the machine is too small for the cheapest.
             if self._by_cores is None:
                 self._by_cores = _tables(self.chosen.size, self.horizon, self.total_cores + 1)
             cost = cheapest(self.choices, late, self._by_cores, self.chosen)
         return cost
 
-    def winners(self, count_late: bool) -> int:
-        """Do the same with options that have entered ``any_cores``, whether they fit or not."""
-        return winners(self.choices, self.late_rows(count_late), self.any_cores, self.chosen)
+    def read_back(self, count_late: bool) -> int:
+        """Do the same after all options have relaxed ``any_cores``, whether they fit or not."""
+        return read_back(self.choices, self.late_rows(count_late), self.any_cores, self.chosen)
 
     def fits(self) -> bool:
         """Return whether the machine has all cores that the chosen options hold."""
@@ -160,48 +161,48 @@ def cheapest(choices: Choices, late: IntArray, tables: CostTables, chosen: IntAr
     """
     levels = tables.costs.shape[1]
     for k in range(chosen.size - 1, -1, -1):
-        begin(tables, k)
+        begin_stage(tables, k)
         for option in range(choices.first[k], choices.first[k + 1]):
             held = choices.cores[option] if levels > 1 else 0
             for level in range(held, levels):
-                contest = contest_of(choices, late, tables, k, level, level - held)
-                least = late[option, contest.soonest] * MANY if late.shape[0] else 0
-                if slack(contest, option) >= least:
-                    enter(contest, option)
+                table = stage_table(choices, late, tables, k, level, level - held)
+                least = late[option, table.soonest] * BIG_M if late.shape[0] else 0
+                if winning_margin(table, option) >= least:
+                    relax(table, option)
     return _read_back(choices, late, tables, chosen)
 
 
 @entry_point
-def winners(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
-    """Do the same with options that have entered the tables."""
+def read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
+    """Do the same after all options have relaxed the tables."""
     return _read_back(choices, late, tables, chosen)
 
 
 @compiled
-def begin(tables: CostTables, k: int) -> None:
-    """Begin with a stage, when the options of those after it have entered."""
-    tables.costs[k] = NO_WAY
+def begin_stage(tables: CostTables, k: int) -> None:
+    """Begin with a stage, after all options of the later ones."""
+    tables.costs[k] = INFEASIBLE
     for level in range(tables.soonest.size):
-        tables.soonest[level] = _fewest_ticks(tables.costs[k + 1, level], NO_WAY - 1)
+        tables.soonest[level] = _fewest_ticks(tables.costs[k + 1, level], INFEASIBLE - 1)
 
 
 @compiled
-def contest_of(
+def stage_table(
     choices: Choices, late: IntArray, tables: CostTables, k: int, level: int, left: int
-) -> Contest:
-    """Return the contest for so many cores of which an option leaves some to later stages."""
+) -> StageTable:
+    """Return the row for so many cores, of which an option leaves some to later stages."""
     costs, option_at = tables.costs[k, level], tables.option_at[k, level]
     after, soonest = tables.costs[k + 1, left], tables.soonest[left]
-    return Contest(choices, late, k, costs, option_at, after, soonest, tables.after)
+    return StageTable(choices, late, k, costs, option_at, after, soonest, tables.after)
 
 
 @compiled
-def _fewest_ticks(costs: IntArray, most: int) -> int:
-    """Return the fewest ticks with which the cost is at most that, or else the horizon."""
+def _fewest_ticks(costs: IntArray, limit: int) -> int:
+    """Return the fewest ticks whose cost is at most that, or else the horizon."""
     low, high = 0, costs.size - 1
     while low < high:
         middle = (low + high) // 2
-        if costs[middle] <= most:
+        if costs[middle] <= limit:
             high = middle
         else:
             low = middle + 1
@@ -209,52 +210,52 @@ def _fewest_ticks(costs: IntArray, most: int) -> int:
 
 
 @compiled
-def _ticks(contest: Contest, option: int) -> tuple[int, int]:
-    """Return what an option takes, and at least with the stages after it, up to the horizon."""
-    horizon = contest.costs.size - 1
-    own = contest.choices.ticks[option] if contest.k else horizon  # nothing comes before the first
-    return own, min(own + contest.soonest, horizon)
+def _ticks(table: StageTable, option: int) -> tuple[int, int]:
+    """Return the ticks of an option, and the fewest with the stages after it, up to the horizon."""
+    horizon = table.costs.size - 1
+    own = table.choices.ticks[option] if table.k else horizon  # nothing comes before the first
+    return own, min(own + table.soonest, horizon)
 
 
 @compiled
-def slack(contest: Contest, option: int) -> int:
-    """Return what an option may cost more and win still; negative if it wins nowhere."""
-    costs, after = contest.costs, contest.after
-    cost: int = contest.choices.cost[option]
-    horizon, (_, first) = costs.size - 1, _ticks(contest, option)
-    # The highest price against the cheapest that may come after: most lose here already.
+def winning_margin(table: StageTable, option: int) -> int:
+    """Return by how much an option may cost more and still win; negative if it wins nowhere."""
+    costs, after = table.costs, table.after
+    cost: int = table.choices.cost[option]
+    horizon, (_, first) = costs.size - 1, _ticks(table, option)
+    # The highest cost against the cheapest later stages: most options lose here already.
     if costs[first] - after[horizon] < cost:
         return -1
     # Slices, so that it becomes vector code.
-    ahead, behind = costs[first:horizon], after[contest.soonest :]
-    most: int = costs[horizon] - after[horizon]
+    ahead, behind = costs[first:horizon], after[table.soonest :]
+    limit: int = costs[horizon] - after[horizon]
     for ticks in range(ahead.size):
-        most = max(most, ahead[ticks] - behind[ticks])
-    return most - cost
+        limit = max(limit, ahead[ticks] - behind[ticks])
+    return limit - cost
 
 
 @compiled
-def least_room(contest: Contest, option: int) -> int:
-    """Return a room without which an option wins nowhere."""
-    _, first = _ticks(contest, option)
-    return _fewest_ticks(contest.after, contest.costs[first] - contest.choices.cost[option])
+def min_room(table: StageTable, option: int) -> int:
+    """Return the room below which an option wins nowhere."""
+    _, first = _ticks(table, option)
+    return _fewest_ticks(table.after, table.costs[first] - table.choices.cost[option])
 
 
 @compiled
-def enter(contest: Contest, option: int) -> None:
-    """Let an option compete; of equal ones the first wins."""
-    costs, option_at, after = contest.costs, contest.option_at, contest.after
-    horizon, cost, late = costs.size - 1, contest.choices.cost[option], contest.late
-    room = horizon if late.shape[0] else contest.choices.room[option]
+def relax(table: StageTable, option: int) -> None:
+    """Update the row where an option costs less; of equal ones the first wins."""
+    costs, option_at, after = table.costs, table.option_at, table.after
+    horizon, cost, late = costs.size - 1, table.choices.cost[option], table.late
+    room = horizon if late.shape[0] else table.choices.room[option]
     if room == NEVER:
         return
     if late.shape[0]:
-        _with_late(late[option], after, contest.scratch)
-        after = contest.scratch
-    own, ticks = _ticks(contest, option)
-    # More ticks never cost more: behind what costs less than the option ever may, it is over.
+        _with_late(late[option], after, table.scratch)
+        after = table.scratch
+    own, ticks = _ticks(table, option)
+    # Costs never rise with the ticks: stop where they are below the option's least.
     while ticks <= horizon and costs[ticks] >= cost + after[room]:
-        # What takes longest is late for all, so there it does not matter how long.
+        # The last tick stands for all beyond.
         rest = horizon if ticks == horizon else ticks - own
         whole = cost + after[min(rest, room)]
         if whole < costs[ticks] or (whole == costs[ticks] and option < option_at[ticks]):
@@ -264,13 +265,13 @@ def enter(contest: Contest, option: int) -> None:
 
 @compiled
 def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
-    """Add the late requests to what comes after an option, and let it take less time than it may.
+    """Add the late requests to the cost of the later stages, which may take less time than allowed.
 
-    Returns how much it takes where there is all of it.
+    Returns the ticks that they take if all are allowed.
     """
-    best, best_at = NO_WAY, 0
+    best, best_at = INFEASIBLE, 0
     for ticks in range(after.size):
-        cost = after[ticks] + MANY * late[ticks]
+        cost = after[ticks] + BIG_M * late[ticks]
         if cost < best:
             best, best_at = cost, ticks
         out[ticks] = best
@@ -279,10 +280,10 @@ def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
 
 @compiled
 def _read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
-    """Follow the cheapest way, if there is one, from the first stage on; return what it costs."""
+    """Follow the cheapest options, if any, from the first stage on; return their cost."""
     horizon, level = tables.costs.shape[2] - 1, tables.costs.shape[1] - 1
     cost: int = tables.costs[0, level, horizon]
-    if cost >= NO_WAY:
+    if cost >= INFEASIBLE:
         return cost
     ticks = horizon
     for k in range(chosen.size):

@@ -117,7 +117,7 @@ def stage_views(
 
 def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | None:
     """Return an interval's metrics as a stage's own: what it has done counts as on time."""
-    if last is None or stage.last is None:  # of one stage the system's are its own
+    if last is None or stage.last is None:
         return last
     own = {name: getattr(stage.last, name) for name in _SHARED}
     own |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}

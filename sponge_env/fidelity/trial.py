@@ -38,8 +38,8 @@ class RecordingWorker(Worker, Protocol):
 class RecordingPool(LiveWorker):
     """The real worker, keeping what its batches took."""
 
-    def __init__(self, config: LiveConfig | Sequence[LiveConfig]) -> None:
-        super().__init__(config)
+    def __init__(self, *configs: LiveConfig) -> None:
+        super().__init__(*configs)
         self.completions: list[Completion] = []
 
     def wait(self, until_s: float) -> Sequence[Completion]:
@@ -220,4 +220,4 @@ def real_worker(
 ) -> Callable[[SystemSpec], RecordingPool]:
     """Return what starts the real worker of a scenario's systems."""
     profiles = stage_profiles(scenario, profile)
-    return lambda spec: RecordingPool(real_configs(spec, profiles, limiter))
+    return lambda spec: RecordingPool(*real_configs(spec, profiles, limiter))

@@ -80,8 +80,8 @@ def content_of(path: Path) -> Content:
             return content
     first = shown(lines[0].text)
     advice = _advice(lines, "bandwidth") or _advice(lines, "arrivals")
-    said = f"{path} is in no known format: its first line is {first}{advice}"
-    raise errors[0] if errors else TraceError(said)
+    message = f"{path} is in no known format: its first line is {first}{advice}"
+    raise errors[0] if errors else TraceError(message)
 
 
 def _is_either(lines: list[Line], trace: EventTrace | CountTrace) -> bool:

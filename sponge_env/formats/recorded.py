@@ -24,21 +24,21 @@ Content = Literal["bandwidth", "arrivals"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
-_LONGEST_S = 1e8
+_MAX_S = 1e8
 """Three years: no trace is as long, and 1973 as a Unix time."""
-_LONGEST_COUNTED_S = 366 * 86_400
+_MAX_COUNTED_S = 366 * 86_400
 """Each second takes memory where requests are counted over longer times."""
-_MISSING_MOST = 0.1
+_MAX_MISSING = 0.1
 """Readings that may be missing in a trace of counts, as a share of those that are there."""
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
-_MAHIMAHI_LONGEST_MS = 1e9
+_MAHIMAHI_MAX_MS = 1e9
 """Eleven days; more is a wall clock."""
 MAHIMAHI_LINES = 20
 """As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
-_PENSIEVE_MOST_MBIT_PER_S = 1e5
+_PENSIEVE_MAX_MBIT_PER_S = 1e5
 """No client has a link of 100 Gbit/s; more is in other units."""
 
 
@@ -180,9 +180,7 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     """
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
-    rows.require(
-        delivery_ms < _MAHIMAHI_LONGEST_MS, "milliseconds do not count from the trace's start"
-    )
+    rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
     rows.require(
         np.diff(delivery_ms, prepend=0.0) >= 0,
         "milliseconds go back (requests per second belong in arrivals.file)",
@@ -208,7 +206,7 @@ def _pensieve(rows: Rows) -> BandwidthTrace:
     """
     time_s, mbit_per_s = rows.seconds("seconds"), rows.column("Mbit/s")
     rows.ascending("seconds", time_s)
-    rows.require(mbit_per_s <= _PENSIEVE_MOST_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
+    rows.require(mbit_per_s <= _PENSIEVE_MAX_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
     if time_s[-1] == time_s[0]:
         raise rows.error(-1, "the trace needs two lines at different seconds")
     lasts = np.diff(time_s) > 0
@@ -251,7 +249,7 @@ def _arrivals_csv(rows: Rows) -> EventTrace:
     """Seconds since the start of the trace; where they are Unix times, since the first request."""
     time_s = rows.seconds("arrival_s")
     rows.ascending("arrival_s", time_s)
-    return EventTrace(time_s - time_s[0] if time_s[0] > _LONGEST_S else time_s)
+    return EventTrace(time_s - time_s[0] if time_s[0] > _MAX_S else time_s)
 
 
 def _counts(rows: Rows) -> CountTrace:
@@ -303,7 +301,7 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
     time_s -= time_s[0]
     if np.any(time_s != np.floor(time_s)):
         return EventTrace(time_s)
-    rows.require(time_s < _LONGEST_S, "Timestamp is years after the first")
+    rows.require(time_s < _MAX_S, "Timestamp is years after the first")
     return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
@@ -328,11 +326,11 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     if step_s < 1 or step_s != math.floor(step_s):
         raise rows.error(1, "the time between two is no whole number of seconds")
     missing = (time_s[-1] - time_s[0]) / step_s + 1 - time_s.size
-    some_missing = missing <= _MISSING_MOST * time_s.size
+    some_missing = missing <= _MAX_MISSING * time_s.size
     fits = (apart_s >= step_s) & (apart_s % step_s == 0) if some_missing else apart_s == step_s
     rows.require(np.append(True, fits), "the time between two differs")
     counts = np.repeat(counts, np.append(apart_s / step_s, 1.0).astype(np.int64))
-    if counts.size * step_s > _LONGEST_COUNTED_S:
+    if counts.size * step_s > _MAX_COUNTED_S:
         raise rows.error(-1, "timestamp is more than a year after the first")
     edges_s = step_s * np.arange(counts.size + 1)
     so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))

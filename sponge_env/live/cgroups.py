@@ -56,9 +56,9 @@ def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
     for _, point, kind, *_ in mounts:
         if kind == "cgroup2":
             own = next((path for number, _, path in member if number == "0"), "/")
-            found = Hierarchy(2, Path(point), _below(Path(point), own))
-            if "cpu" in _read(found.mount / "cgroup.controllers").split():
-                return found
+            hierarchy = Hierarchy(2, Path(point), _below(Path(point), own))
+            if "cpu" in _read(hierarchy.mount / "cgroup.controllers").split():
+                return hierarchy
     return None
 
 

@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +51,12 @@ class Tensors(NamedTuple):
     counts: NDArray[np.int32]
     """(batch_max,) tasks that each answer leads to, where answers lead to any."""
     answers: NDArray[Any]
-    """(batch_max, *output_shape), or (batch_max, most_tasks, *output_shape)"""
+    """(batch_max, *output_shape), or (batch_max, max_tasks, *output_shape)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child is told when it starts, in JSON."""
+    """What a child is to do, passed to it in JSON when it starts."""
 
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
@@ -67,7 +67,7 @@ class Job:
     output_shape: Sequence[int]
     """Of one task's answer, or of one of the tasks that it leads to."""
     output_dtype: str
-    most_tasks: int = 0
+    max_tasks: int = 0
     """How many tasks an answer can lead to."""
     path: Sequence[str] = ()
     """Where modules are looked for."""
@@ -78,9 +78,13 @@ class Job:
     memory: int = -1
     """File descriptor of the memory that holds the tensors."""
 
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self))
+
     def _layout(self) -> list[tuple[int, tuple[int, ...], str]]:
         """Return offset, shape and type of each tensor, and of nothing after the last."""
-        several = (self.most_tasks,) if self.most_tasks else ()
+        several = (self.max_tasks,) if self.max_tasks else ()
         tensors = (
             ((self.batch_max, *self.input_shape), self.input_dtype),
             ((self.batch_max,), "int32"),
@@ -123,7 +127,7 @@ class Server:
         batch = inputs[:size]
         answers = model.finish(batch, model.run(session, batch))
         for task, answer in zip(range(size), answers, strict=True):
-            if model.most_tasks:
+            if model.max_tasks:
                 counts[task] = len(answer)
                 slots[task, : len(answer)] = answer
             else:

@@ -44,7 +44,7 @@ class Janitor:
     def close(self) -> None:
         """Let it end, for a while only: what it watched is gone. Safe to call twice."""
         # the pipe's end alone would not do: a forked process may hold a copy of it
-        self.tell("end")
+        self.send("end")
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.close()
         try:
@@ -53,8 +53,8 @@ class Janitor:
             self._process.kill()
             self._process.wait()
 
-    def tell(self, *words: object) -> None:
-        """Say what to clean up in the end, as above; a group before those in it."""
+    def send(self, *words: object) -> None:
+        """Send it a line, as above; a group before those in it."""
         # a janitor that somebody killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.write(f"{' '.join(map(str, words))}\n".encode())

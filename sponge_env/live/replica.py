@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import Limiter, positive, require
 from sponge_env.scenario.profile import LOCAL_MODEL
-from sponge_env.scenario.spec import check_allocation
+from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
 
 class Ready(NamedTuple):
@@ -41,7 +41,7 @@ class Death(NamedTuple):
     """The replica is gone, and its batch with it. Nothing comes after."""
 
     reason: str
-    """What it said last, for the user."""
+    """The last line of its standard error, for the user."""
 
 
 Event = Ready | Answer | Death
@@ -136,7 +136,7 @@ class Launcher(Protocol):
     def sample(self, request_id: int) -> NDArray[Any]:
         """Return an input of the model, for a request that brings none."""
 
-    most_tasks: int
+    max_tasks: int
     """How many tasks of the next stage an answer leads to at most, 0 where it leads to none."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
@@ -187,7 +187,8 @@ class LiveConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
-        check_allocation(self.initial, self)
+        check_stage_allocation(self.initial.stages[0], self)
+        check_total_cores(self.initial.stages, self.total_cores)
 
     def physical_cores(self, cores: int) -> float:
         """Return the physical cores of core units."""

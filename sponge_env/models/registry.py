@@ -58,7 +58,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
                 models[at] = model.taking(inputs)
             except ConfigError as error:
                 raise ConfigError(f"{name} is no variant of {names[largest]}: {error}") from None
-        if (model.outputs, model.most_tasks) != (models[0].outputs, models[0].most_tasks):
+        if (model.outputs, model.max_tasks) != (models[0].outputs, models[0].max_tasks):
             raise ConfigError(
                 f"{name} answers with {_answers(model)}, {names[0]} with {_answers(models[0])}; "
                 "variants must answer alike"
@@ -67,7 +67,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
 
 
 def _answers(model: Model) -> str:
-    up_to = f"up to {model.most_tasks} times " if model.most_tasks else ""
+    up_to = f"up to {model.max_tasks} times " if model.max_tasks else ""
     return up_to + described(model.outputs)
 
 
@@ -90,8 +90,8 @@ def _own(name: str) -> Model:
         raise ConfigError(f"model {name!r} does not derive from sponge_env.models.model.Model")
     for side in ("inputs", "outputs"):
         _check_tensor(name, side, getattr(model, side, None))
-    if not (isinstance(model.most_tasks, int) and model.most_tasks >= 0):
-        raise ConfigError(f"model {name!r}: most_tasks must be a whole number of at least 0")
+    if not (isinstance(model.max_tasks, int) and model.max_tasks >= 0):
+        raise ConfigError(f"model {name!r}: max_tasks must be a whole number of at least 0")
     return model
 
 

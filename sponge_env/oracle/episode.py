@@ -273,7 +273,7 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
 def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
     """Return what is known about service by whichever of several variants is the fastest.
 
-    What limits the CPU is said by the first, as in the core.
+    The first replica says what limits the CPU, as in the core.
     """
     simulation = replace(
         scenario.simulation, service=variants[0].resolve_service(scenario.simulation.service)

@@ -1,8 +1,7 @@
-"""Results: what is measured, and how people read it.
+"""Results: agents compared in tables, pictures and one page.
 
-``schema.py`` declares the metrics and the columns of all tables. ``tensorboard.py`` writes runs
-for TensorBoard. ``comparison.py`` reads run directories into a comparison, whose agents
-``statistics.py`` tells apart; ``tables.py`` and ``figures.py`` show what is in it, and
-``page.py`` fills it into ``templates``. ``layout.py`` turns tables into text.
-``python -m sponge_env.results RUN`` is the command.
+``comparison.py`` reads run directories, ``statistics.py`` tells agents apart. ``tables.py`` has
+the tables of one evaluation, ``suite_tables.py`` those of a suite, ``export.py`` the same as data;
+``layout.py`` turns tables into text. ``figures.py`` and ``time_series.py`` draw, ``page.py`` fills
+a report's template.
 """

@@ -1,12 +1,13 @@
-"""The results of a suite or of one evaluation, read and arranged for comparing agents.
+"""The results of a suite or of one evaluation, arranged for comparing agents.
 
-Agents are compared with the reference on the same seeds. Which of them differ from it is told
-by the p values of a paired test, corrected for the number of agents that stand in one column.
+Agents are compared with the reference on the same seeds. Which of them differ from it follows
+from the p values of a paired test, corrected for the number of agents in one column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,11 @@ import pandas as pd
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import CELL, ByStage
-from sponge_env.results.statistics import SIGNIFICANCE, fewest_seeds, holm, paired_p
+from sponge_env.metrics import CELL, ByStage, column
+from sponge_env.results import statistics
+from sponge_env.results.statistics import SIGNIFICANCE, Estimate, holm, min_seeds, paired_p
 from sponge_env.run import read
-from sponge_env.run.suite import Suite, arranged, load_suite
+from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
 from sponge_env.utils.installation import describe_host
 
@@ -30,42 +32,17 @@ Cell = tuple[str, str, str]
 Span = tuple[float, float]
 """What is proven of a bound, and what is attained; mean over the seeds."""
 
-FEW_VIOLATIONS = 0.001
-"""Avoidable violations per request with which an agent counts as meeting the SLO."""
-
-AVOIDABLE = "avoidable_violation_rate"
+BOUND_METRICS = ("violation_rate", "avoidable_violation_rate", "mean_cores")
+"""Metrics of which both sides of a bound are known."""
 
 STANDARD = "standard"
-"""Suite whose order of agents, scenarios, profiles and starts all reports keep to."""
+"""Suite whose order of agents all reports keep to."""
 
 DRAWN = (
-    "time_s", "offered", "violations", "avoidable_violations", "cores", "batch",
-    "replicas_ready", "delay_mean_s", "bandwidth_bytes_per_s", "accuracy", "effective_accuracy",
+    "time_s", "offered", "violations", "cores", "batch", "replicas_ready", "delay_mean_s",
+    "bandwidth_bytes_per_s", "accuracy", "effective_accuracy",
 )  # fmt: skip
-"""Interval metrics that pictures show and sentences are about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """An agent on some cells."""
-
-    agent: str
-    rate: float
-    """Avoidable violations per request, mean over families of cells and seeds."""
-    rates: Mapping[Cell, float]
-    """The same of each cell."""
-    cores: float
-    """Mean cores, or their ratio to the bound's."""
-
-    @property
-    def worst(self) -> Cell:
-        """The cell with the most avoidable violations."""
-        return max(self.rates, key=self.rates.__getitem__)
-
-    @property
-    def few_in(self) -> int:
-        """In how many cells it meets the SLO."""
-        return sum(rate <= FEW_VIOLATIONS for rate in self.rates.values())
+"""Interval metrics that pictures show."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +67,15 @@ class Comparison:
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
     latencies: pd.DataFrame = field(default_factory=pd.DataFrame)
-    best_of: Mapping[str, Mapping[Cell, str]] = field(default_factory=dict)
-    """By name, which agent counts on which cell. The frames have its results under that name as
-    well, which is none of the agents."""
 
     @property
     def scenarios(self) -> list[str]:
-        """The scenarios that there are, in order."""
+        """The scenarios, in order."""
         return list(dict.fromkeys(scenario for scenario, _, _ in self.cells))
 
     @property
-    def profiles(self) -> list[str]:
-        """The profiles that there are, in order."""
-        return list(dict.fromkeys(profile for _, profile, _ in self.cells))
-
-    @property
     def starts(self) -> list[str]:
-        """The starts that there are, in order."""
+        """The starts, in order."""
         return list(dict.fromkeys(start for _, _, start in self.cells))
 
     @property
@@ -118,11 +87,19 @@ class Comparison:
         """Return the cells of a scenario, or a start, or both."""
         return [c for c in self.cells if scenario in ("", c[0]) and start in ("", c[2])]
 
+    def family(self, scenario: str) -> str:
+        """Return what nearly equal scenarios have in common, or else the scenario."""
+        return self.families.get(scenario, scenario)
+
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        """Rows by the name of their frame, agent and cell."""
+        """Rows by the name of their frame, agent and cell; what bounds attain is like an agent."""
         frames = {"intervals": self.intervals, "latencies": self.latencies}
-        frames["episodes"] = self.episodes.sort_values("seed")
+        frames["episodes"] = self.episodes
+        if not self.bounds.empty:
+            frames["proven"] = self._bound_episodes("lower")
+            frames["episodes"] = pd.concat([self.episodes, self._bound_episodes("upper")])
+        frames["episodes"] = frames["episodes"].sort_values("seed")
         return {
             (name, *cast(tuple[str, ...], key)): rows
             for name, frame in frames.items()
@@ -130,13 +107,27 @@ class Comparison:
             for key, rows in frame.groupby(["agent", *CELL])
         }
 
-    @property
-    def kinds(self) -> dict[str, list[str]]:
-        """The scenarios of each family, and each that has none by its own name, in order."""
-        found: dict[str, list[str]] = {}
-        for scenario in self.scenarios:
-            found.setdefault(self.families.get(scenario, scenario), []).append(scenario)
-        return found
+    def _bound_episodes(self, side: str) -> pd.DataFrame:
+        """Return a side of the bounds under the names of agents' metrics.
+
+        There is a row for each bound and episode, where an agent has results.
+        """
+        key = [*CELL, "seed"]
+        played = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
+        upper = {"violations_upper": "best_violations", "core_seconds_upper": "best_core_seconds"}
+        best = self.bounds[self.bounds["agent"] == self.common_bound][[*key, *upper]]
+        rows = self.bounds.merge(played, on=key).merge(
+            best.rename(columns=upper), how="left", on=key
+        )
+        violations, core_seconds = rows[f"violations_{side}"], rows[f"core_seconds_{side}"]
+        requests = rows["offered"].clip(lower=1)
+        return rows[["agent", *key]].assign(
+            violation_rate=violations / requests,
+            avoidable_violation_rate=(violations - rows["hopeless"]) / requests,
+            beyond_common_bound_rate=(violations - rows["best_violations"]) / requests,
+            mean_cores=core_seconds / rows["duration_s"],
+            cores_over_common_bound=core_seconds / rows["best_core_seconds"],
+        )
 
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
@@ -146,13 +137,13 @@ class Comparison:
         """Return the quantiles of an agent's latencies on a cell; empty if it has none."""
         return self._rows.get(("latencies", agent, *cell), pd.DataFrame())
 
-    def has(self, agent: str, cell: Cell) -> bool:
-        """Whether an agent has results on a cell."""
-        return ("episodes", agent, *cell) in self._rows
+    def has(self, agent: str, *cells: Cell) -> bool:
+        """Whether an agent has results on each of some cells."""
+        return all(("episodes", agent, *cell) in self._rows for cell in cells)
 
-    def there(self, cell: Cell) -> list[str]:
-        """Return the agents that have results on a cell."""
-        return [agent for agent in self.agents if self.has(agent, cell)]
+    def agents_on(self, *cells: Cell) -> list[str]:
+        """Return the agents that have results on each of some cells."""
+        return [agent for agent in self.agents if self.has(agent, *cells)]
 
     def values(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
         """Return a metric of an agent, shape (cells, seeds)."""
@@ -168,87 +159,59 @@ class Comparison:
 
         Nearly equal scenarios would otherwise make up most of a mean over all cells.
         """
-        keys = [(self.families.get(scenario, scenario), *rest) for scenario, *rest in cells]
+        keys = [(self.family(scenario), *rest) for scenario, *rest in cells]
         rows = [[n for n, key in enumerate(keys) if key == one] for one in dict.fromkeys(keys)]
         return np.array([values[n].mean(axis=0) for n in rows], dtype=np.float64)
 
-    def mean(self, agent: str, name: str, *cells: Cell) -> float:
-        """Return a metric of an agent, mean over families of cells and seeds."""
+    def estimate(self, agent: str, name: str, cells: Sequence[Cell]) -> Estimate:
+        """Return a metric of an agent, mean over families of cells and seeds, with interval.
+
+        What is relative to the common bound leaves out cells without one; NaN if none is left.
+        """
+        if column(name).bound == "needed":
+            cells = self.bounded(cells)
+        if not cells:
+            return Estimate(math.nan, math.nan, math.nan)
+        return statistics.mean(self.pooled(agent, name, cells))
+
+    def mean(self, agent: str, name: str, cells: Sequence[Cell]) -> float:
+        """Return the same without interval."""
         return float(self.pooled(agent, name, cells).mean())
 
     def accuracies(self, cells: Sequence[Cell]) -> list[float]:
         """Return the mean accuracies of the answers of all agents on some cells."""
-        return [self.mean(a, "accuracy", cell) for cell in cells for a in self.there(cell)]
+        return [self.mean(a, "accuracy", [cell]) for cell in cells for a in self.agents_on(cell)]
 
     def stages(self, cell: Cell) -> dict[str, list[ByStage]]:
         """Return by agent what was measured of the stages, seed by seed."""
-        return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.there(cell)}
-
-    def own_bound(self, agent: str, cell: Cell) -> str:
-        """Return the name of the bound of an agent's kind of scaling; empty if unknown."""
-        return str(self._rows["episodes", agent, *cell]["bound"].iloc[0])
+        return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.agents_on(cell)}
 
     def shared_cells(self, agent: str, start: str) -> list[Cell]:
         """Return the cells of a start on which both the agent and the reference have results."""
-        both = (agent, self.reference)
-        return [c for c in self.cells_of(start=start) if all(self.has(a, c) for a in both)]
+        cells = self.cells_of(start=start)
+        return [c for c in cells if self.has(agent, c) and self.has(self.reference, c)]
 
-    def cheapest(
-        self, cell: Cell, agents: Collection[str] = (), allowed: float = FEW_VIOLATIONS
-    ) -> str:
-        """Return who of some agents, or else all, has the fewest cores and meets the SLO.
-
-        That is with avoidable violations of at most so many of the requests; empty if nobody does.
-        """
-        there = [agent for agent in self.there(cell) if agent in (agents or self.agents)]
-        good = [agent for agent in there if self.mean(agent, AVOIDABLE, cell) <= allowed]
-        return min(good, key=lambda a: self.mean(a, "core_seconds", cell), default="")
-
-    def standings(self, cells: Sequence[Cell], agents: Sequence[str] = ()) -> list[Standing]:
-        """Return how agents, or else all, do on some cells; only those that have all of them.
-
-        Cores are relative to the bound of all agents, where the cells have it.
-        """
-        bounded = bool(cells) and self.bounded(cells) == list(cells)
-        cores = "cores_over_common_bound" if bounded else "mean_cores"
-        return [
-            Standing(
-                agent,
-                self.mean(agent, AVOIDABLE, *cells),
-                {cell: self.mean(agent, AVOIDABLE, cell) for cell in cells},
-                self.mean(agent, cores, *cells),
-            )
-            for agent in agents or self.agents
-            if cells and all(self.has(agent, cell) for cell in cells)
-        ]
-
-    def different(
-        self,
-        name: str,
-        cells_of: Mapping[str, Sequence[Cell]],
-        test: Callable[[FloatArray, FloatArray], float] = paired_p,
-    ) -> set[str]:
-        """Return the agents that are shown to differ from the reference in a metric.
+    def p_values(self, name: str, cells_of: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
+        """Return by agent the corrected p value of "as much of a metric as the reference".
 
         The cells of each agent are those on which it and the reference have results; the agents
-        of one column of a table are one family of tests, which give the p value of two.
+        of one column of a table are one family of tests.
         """
         others = [a for a, cells in cells_of.items() if a != self.reference and cells]
         pairs = [
             [self.pooled(a, name, cells_of[agent]) for a in (agent, self.reference)]
             for agent in others
         ]
-        corrected = holm([test(ours, theirs) for ours, theirs in pairs])
-        return {agent for agent, p in zip(others, corrected, strict=True) if p < SIGNIFICANCE}
+        corrected = holm([paired_p(ours, theirs) for ours, theirs in pairs])
+        return dict(zip(others, corrected, strict=True))
 
-    def can_tell(self, tests: int) -> bool:
+    def different(self, name: str, cells_of: Mapping[str, Sequence[Cell]]) -> set[str]:
+        """Return the agents that differ from the reference, see :meth:`p_values`."""
+        return {agent for agent, p in self.p_values(name, cells_of).items() if p < SIGNIFICANCE}
+
+    def enough_seeds(self, tests: int) -> bool:
         """Whether there are seeds enough for one of so many tests to show a difference."""
-        return self.seeds >= fewest_seeds(tests)
-
-    def different_on(self, name: str, cell: Cell) -> set[str]:
-        """Return the agents that are shown to differ from the reference on one cell."""
-        there = self.there(cell)
-        return self.different(name, {a: [cell] for a in there if self.reference in there})
+        return self.seeds >= min_seeds(tests)
 
     @cached_property
     def common_bound(self) -> str:
@@ -267,65 +230,23 @@ class Comparison:
 
     def relaxed(self, cell: Cell) -> bool:
         """Return whether a relaxation of a cell is known."""
-        here = (self.episodes[list(CELL)] == list(cell)).all(axis=1)
-        return bool(self.episodes["cores_over_relaxation"][here].notna().any())
-
-    @cached_property
-    def bound_episodes(self) -> pd.DataFrame:
-        """The bounds beside what was offered, a row for each bound, cell and seed.
-
-        What was offered is NaN where no agent has results.
-        """
-        if self.bounds.empty:
-            return self.bounds
-        key = [*CELL, "seed"]
-        offered = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
-        return self.bounds.merge(offered, on=key, how="left")
+        rows = [self._rows["episodes", agent, *cell] for agent in self.agents_on(cell)]
+        return any(frame["cores_over_relaxation"].notna().any() for frame in rows)
 
     def bound_sides(self, cell: Cell) -> dict[str, dict[str, Span]]:
-        """Return a cell's bounds, each with its sides by metric; none if nobody has results."""
-        if self.bounds.empty:
-            return {}
-        here = (self.bound_episodes[list(CELL)] == list(cell)).all(axis=1)
-        rows = self.bound_episodes[here].dropna(subset="offered")
-        sides = [_side(rows, "lower"), _side(rows, "upper")]
+        """Return a cell's bounds, each with its sides by metric; none without any results."""
+        names: list[str] = [] if self.bounds.empty else [*self.bounds["agent"].unique()]
         return {
             name: {
-                str(metric): cast(Span, tuple(float(s[metric][[name]].mean()) for s in sides))
-                for metric in sides[0]
+                metric: (
+                    float(self._rows["proven", name, *cell][metric].mean()),
+                    self.mean(name, metric, [cell]),
+                )
+                for metric in BOUND_METRICS
             }
-            for name in rows["agent"].unique()
+            for name in names
+            if self.has(name, cell)
         }
-
-    def bound_gaps(self) -> dict[str, pd.DataFrame]:
-        """Return by bound the gaps between its two sides, a row for each cell.
-
-        These are ``cores``, core-seconds relative to what is proven, and ``violations`` per
-        request.
-        """
-        if self.bounds.empty:
-            return {}
-        sums = self.bound_episodes.groupby(["agent", *CELL]).sum(numeric_only=True)
-        open_violations = sums["violations_upper"] - sums["violations_lower"]
-        gaps = pd.DataFrame(
-            {
-                "cores": sums["core_seconds_upper"] / sums["core_seconds_lower"] - 1.0,
-                "violations": open_violations / sums["offered"].clip(lower=1),
-            }
-        )
-        return {str(name): gap.droplevel("agent") for name, gap in gaps.groupby(level="agent")}
-
-
-def _side(bounds: pd.DataFrame, side: str) -> pd.DataFrame:
-    """Return a side of bounds under the names of agents' metrics, a row for each episode."""
-    violations, offered = bounds[f"violations_{side}"], bounds["offered"].clip(lower=1)
-    return pd.DataFrame(
-        {
-            "violation_rate": violations / offered,
-            "avoidable_violation_rate": (violations - bounds["hopeless"]) / offered,
-            "mean_cores": bounds[f"core_seconds_{side}"] / bounds["duration_s"],
-        }
-    ).set_index(bounds["agent"])
 
 
 @dataclass(frozen=True)
@@ -335,9 +256,7 @@ class RunFolder:
     path: Path
     comparison: Comparison
     featured: Sequence[str]
-    """Agents, or names of the best of some, to show where there is no room for all."""
-    also_shown: Sequence[str]
-    """Agents that the tables of scenarios show as well."""
+    """Agents to show where there is no room for all."""
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
@@ -356,76 +275,32 @@ def load_run(path: Path) -> RunFolder:
     standard, failures = load_suite(STANDARD), read.load_failures(path)
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
-    swept = {
-        cell for by_value in arrangement.sweeps.values() for c in by_value.values() for cell in c
-    }
-    added = swept - set(arrangement.cells)
-    # Agents and cells keep to the order of the standard suite, further ones follow.
+    cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
     agents = _ordered(episodes["agent"], standard.agents)
-    members = {n: [a for a in names if a in agents] for n, names in standard.best_of.items()}
-    best_of = {n: _best(episodes, names) for n, names in members.items() if len(names) > 1}
-    intervals = _counted(read.load_intervals(path, DRAWN, seed=0), episodes)
     comparison = Comparison(
-        episodes=_with_best(episodes, best_of),
+        episodes=episodes,
         failures=failures,
         agents=agents,
-        cells=[cell for cell in _ordered_cells(named, standard) if cell not in added],
+        cells=[c for c in arrangement.cells if c in cells] or sorted(cells),
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
         about=arrangement.about,
         bounds=read.load_bounds(path),
-        intervals=_with_best(intervals, best_of),
-        latencies=_with_best(read.load_latencies(path), best_of),
-        best_of=best_of,
+        intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
+        latencies=read.load_latencies(path),
     )
-    # Where one of a group is there alone, it stands for itself.
-    shown = [
-        shown
-        for name in standard.featured
-        for shown in ([name] if name in best_of else members.get(name, [name]))
-    ]
+    featured = [agent for agent in standard.featured if agent in agents]
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, shown, standard.also_shown, _command(path), host, versions)
-
-
-def _best(episodes: pd.DataFrame, agents: Sequence[str]) -> dict[Cell, str]:
-    """Return which of some agents counts on each cell; of equal ones the first."""
-    measures = [AVOIDABLE, "core_seconds"]
-    means = episodes.groupby(["agent", *CELL])[measures].mean()
-    means = means.loc[list(agents)].sort_values(measures, kind="stable")
-    rows = means.index.to_frame(index=False).drop_duplicates(list(CELL))
-    return {cast(Cell, tuple(cell)): agent for agent, *cell in rows.itertuples(index=False)}
-
-
-def _with_best(frame: pd.DataFrame, best_of: Mapping[str, Mapping[Cell, str]]) -> pd.DataFrame:
-    """Repeat the rows of whoever counts under the name of its group."""
-    if frame.empty or not best_of:
-        return frame
-    added = []
-    for name, counts in best_of.items():
-        picked = pd.DataFrame([(a, *cell) for cell, a in counts.items()], columns=["agent", *CELL])
-        added.append(frame.merge(picked, on=["agent", *CELL]).assign(agent=name))
-    return pd.concat([frame, *added], ignore_index=True)
-
-
-def _ordered_cells(there: pd.DataFrame, standard: Suite) -> list[Cell]:
-    known = (
-        [name for group in standard.cells for name in group.scenarios],
-        [name for group in standard.cells for name in group.profiles],
-        standard.starts,
-    )
-    orders = [_ordered(there[key], first) for key, first in zip(CELL, known, strict=True)]
-    cells = cast(set[Cell], set(there.itertuples(index=False, name=None)))
-    return sorted(cells, key=lambda cell: [o.index(n) for o, n in zip(orders, cell, strict=True)])
+    return RunFolder(path, comparison, featured, _command(path), host, versions)
 
 
 def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
     """Return names without repetition: known ones in their order, then the others by name."""
-    there = set(names)
-    known = [name for name in dict.fromkeys(first) if name in there]
-    return known + sorted(there - set(known))
+    distinct = set(names)
+    known = [name for name in dict.fromkeys(first) if name in distinct]
+    return known + sorted(distinct - set(known))
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

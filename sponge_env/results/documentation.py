@@ -11,25 +11,25 @@ from pathlib import Path
 
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
+from sponge_env.results.layout import with_block
 
 METRICS = """# Metrics
 
 Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
-The name is the CSV column and the JSON key. The TensorBoard tag is `slo/name` and
-`resources/name` per interval, and `system/group/name` for the other groups; below `total/` are the
-running sums of violations and core-seconds. What TensorBoard's table of hyper-parameters compares
-is below `whole_episode/`. Unless *Ignore outliers in chart scaling* is off, TensorBoard cuts off
-spikes, such as the violations of a few intervals.
+The name is the CSV column and the JSON key. TensorBoard shows an interval's metrics as `slo/name`,
+`resources/name` and `system/group/name`, running sums below `total/`, and an episode's below
+`whole_episode/`. It hides spikes, such as the violations of a few intervals, unless *Ignore
+outliers in chart scaling* is off.
 
 At any time `offered = on_time + late + dropped + failed + queued + running`.
 """
 
 
 STAGES = """
-They are there where a scenario has several stages or variants: in the intervals' files below the
-stage's name (`detector/queued`), in TensorBoard below `stages/`, in an episode's summary
-(`--json`) below `stages`, where counts are sums over the episode and the others means. Where a
-stage has several variants, `share/` and a variant's name is the share of the tasks that it did.
+A scenario with several stages or variants has them: in the interval files as `STAGE/name`
+(`detector/queued`), in TensorBoard below `stages/`, in an episode's summary (`--json`) below
+`stages`, where counts are sums and the others means. `share/VARIANT` is the share of the stage's
+tasks that a variant did.
 """
 
 SECTIONS = {
@@ -76,11 +76,8 @@ def metrics_page() -> str:
 
 def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
-    for name, table in (("fields", field_table()), ("stage-fields", stage_table())):
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, rest = page.split(begin)
-        page = f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"
-    return page
+    page = with_block(page, "fields", field_table())
+    return with_block(page, "stage-fields", stage_table())
 
 
 if __name__ == "__main__":

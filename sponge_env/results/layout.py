@@ -1,4 +1,4 @@
-"""Tables before they become text, Markdown or HTML, and words of sentences about numbers."""
+"""Tables, and how they become text, Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sponge_env.errors import ConfigError
+
 T = TypeVar("T")
+
+MISSING = "-"
+"""Stands where nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands in one place of a table."""
+    """One entry of a table."""
 
     text: str
     muted: bool = False
     """Whether it is not significant, and shown so."""
-    strong: bool = False
-    """Whether it is the best of its row."""
 
 
 Columns = Sequence[tuple[str, Callable[[T], Entry | str]]]
@@ -74,11 +77,8 @@ def _two_lines(heading: str) -> tuple[str, str]:
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     align = [":--", *["--:"] * (len(table.headings) - 1)]
-    lines = [
-        [plain(heading) for heading in table.headings],
-        align,
-        *([_marked(e) for e in row] for row in table.rows),
-    ]
+    rows = [[plain(entry.text) for entry in row] for row in table.rows]
+    lines = [[plain(heading) for heading in table.headings], align, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -88,19 +88,17 @@ def plain(text: str) -> str:
     return re.sub(r"[|]|(?<=\])\(", r"\\\g<0>", text)
 
 
-def code(text: str) -> str:
-    """Write text in Markdown as code, which holds no markup."""
-    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
+def with_block(page: str, name: str, content: str) -> str:
+    """Return a page with other lines between its marks of that name.
 
-
-def _marked(entry: Entry) -> str:
-    text = plain(entry.text)
-    return f"**{text}**" if entry.strong else text
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Join as in a sentence."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    ConfigError if it does not have ``<!-- name:begin -->`` and, later, ``<!-- name:end -->``.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begins, rest = page.partition(begin)
+    _, ends, after = rest.partition(end)
+    if not (begins and ends):
+        raise ConfigError(f"the page lacks the lines {begin} and {end}, in this order")
+    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
 
 
 def percent(share: float, digits: int = 0) -> str:

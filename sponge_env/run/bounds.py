@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.record import Recorder
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
 from sponge_env.scenario.scenario import Scenario
@@ -40,9 +41,6 @@ from sponge_env.utils.files import (
     replacing,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from sponge_env.run.unit import Recorder
 
 RELAXATION: Literal["relaxation"] = "relaxation"
 """Name in the results of what no controller of stages or variants can go below."""

@@ -29,16 +29,16 @@ from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
 
 MB = 1e6
-LEAST_MB_PER_S, MOST_MB_PER_S = 0.01, 1000.0
+MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0
 """Mean bandwidths of any network that serves."""
-MOST_APART_S = 30.0
+MAX_SAMPLE_GAP_S = 30.0
 """Median time between the samples of a bandwidth trace."""
-LEAST_RPS = 0.1
+MIN_RPS = 0.1
 """Mean rate below which an episode says little."""
-MOST_SLO_S = 60.0
-"""Longest objective of a request that somebody waits for."""
-MOST_HOPELESS = 0.9
-"""Share of the requests that nobody can answer in time."""
+MAX_SLO_S = 60.0
+"""Longest objective that a user waits for."""
+MAX_HOPELESS = 0.9
+"""Share of hopeless requests."""
 FEW = 10
 """Samples or requests below which a file was written by hand."""
 
@@ -46,9 +46,8 @@ FEW = 10
 def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
     """Warn of what is absurd on standard error; return a line for each file that is read.
 
-    There is one more where such a scenario has the same requests on all of several seeds. What
-    is the same in several scenarios is said once. A scenario that cannot be played is left to
-    say so itself.
+    There is one more where such a scenario has the same requests on all of several seeds. A line
+    that several scenarios share is there once. A scenario that cannot be played is passed over.
     """
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
@@ -57,8 +56,10 @@ def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
             read |= dict.fromkeys(files)
             warned |= dict.fromkeys(warnings(scenario, profile))
             if files and seeds > 1 and _alike(scenario, profile):
-                said = f"every seed has the same requests in {scenario.name}: one seed says as much"
-                read[said] = None
+                message = (
+                    f"every seed has the same requests in {scenario.name}: one seed says as much"
+                )
+                read[message] = None
         except SpongeError:
             continue
     for warning in warned:
@@ -116,13 +117,13 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     yield from _of_the_network(scenario)
     yield from _of_arrivals(scenario, profile)
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
-    if slo_s > MOST_SLO_S:
+    if slo_s > MAX_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = shared_workload(scenario, 0, profile)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
     hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0
-    if hopeless > MOST_HOPELESS:
+    if hopeless > MAX_HOPELESS:
         way_s = float(np.median(workload.arrival_s - workload.sent_s))
         yield (
             f"{hopeless:.0%} of the requests are hopeless: {scenario.mean_payload_bytes:.6g} bytes "
@@ -136,13 +137,13 @@ def _of_the_network(scenario: Scenario) -> Iterator[str]:
         return
     trace: BandwidthTrace = read_bandwidth(name)
     mean = trace.mean_bytes_per_s / MB
-    if not LEAST_MB_PER_S <= mean <= MOST_MB_PER_S:
+    if not MIN_MB_PER_S <= mean <= MAX_MB_PER_S:
         yield (
             f"{name} has a mean bandwidth of {mean:.3g} MB/s: is its unit the one that its format "
             f"({format_of(name, 'bandwidth')}) has?"
         )
     apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
-    if apart_s > MOST_APART_S:
+    if apart_s > MAX_SAMPLE_GAP_S:
         yield (
             f"{name} has a sample every {apart_s:.6g} s: its times are in seconds, not in "
             "milliseconds"
@@ -159,7 +160,7 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
         if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
             yield f"{source} has whole numbers only{unit}"
     rate = rate_rps(scenario, profile)
-    if rate < LEAST_RPS:
+    if rate < MIN_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{unit}; --rate or --load scales it"
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     cores, machine = scenario.limits.cores, scenario.limits.machine_cores

@@ -28,9 +28,10 @@ from sponge_env.metrics import (
     names,
 )
 from sponge_env.run.bounds import RELAXED, SHARES, SIDES
-from sponge_env.run.store import IDENTITY, QUANTILES, read_result, result_files, whole_episodes
+from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
 from sponge_env.run.suite import BOUND_AGENTS, Arrangement
 from sponge_env.scenario.toml import from_mapping
+from sponge_env.simulation.summary import QUANTILES
 from sponge_env.utils.files import read_json
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
@@ -145,8 +146,8 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
             table = pd.read_parquet(file, columns=columns)
         return table.astype({name: _KINDS[name] for name in columns})
     except (OSError, ValueError, TypeError, OverflowError, ArrowException) as error:
-        said = str(error).partition("\n")[0]
-        raise RunDirectoryError(f"cannot read {str(file)!r}: {said}") from error
+        message = str(error).partition("\n")[0]
+        raise RunDirectoryError(f"cannot read {str(file)!r}: {message}") from error
 
 
 def read_intervals(path: Path) -> list[IntervalMetrics]:

@@ -38,7 +38,7 @@ def described_controllers() -> dict[str, str]:
 
 def _registered(kind: str) -> dict[str, str]:
     registries = (imported(f"{bundled(package)}:{kind}") for package in REGISTRIES)
-    return {name: said for registry in registries for name, said in registry.items()}
+    return {name: text for registry in registries for name, text in registry.items()}
 
 
 def make_controller(
@@ -47,12 +47,12 @@ def make_controller(
     """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
     try:
-        inspect.signature(factory).bind(**options)  # said more plainly than by the call itself
+        inspect.signature(factory).bind(**options)  # its message is plainer than the call's
         controller = factory(**options)
     except SpongeError:
         raise
     except Exception as error:
-        raise ConfigError(f"agent {name!r} cannot be made: {_said(error)}") from error
+        raise ConfigError(f"agent {name!r} cannot be made: {_one_line(error)}") from error
     if not all(callable(getattr(controller, method, None)) for method in ("reset", "decide")):
         raise ConfigError(f"agent {name!r} is no controller: it needs reset() and decide()")
     return cast(Controller, controller)
@@ -89,10 +89,10 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     try:
         return cast(Callable[..., Any], imported(target))
     except Exception as error:  # whatever a user's module does when it is imported
-        raise ConfigError(f"agent {name!r} cannot be imported: {_said(error)}") from error
+        raise ConfigError(f"agent {name!r} cannot be imported: {_one_line(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return an error in one line; its kind too, where its text alone would not tell."""
     text = (str(error).splitlines() or [""])[0]
     plain = isinstance(error, ImportError | AttributeError | TypeError | ValueError)
@@ -132,9 +132,9 @@ def _named(controller: Controller, method: str) -> Iterator[None]:
     except SpongeError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+        message = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
         raise ControllerError(
-            f"{_name(controller)}.{method}() failed{_place(error, controller)}: {said}"
+            f"{_name(controller)}.{method}() failed{_place(error, controller)}: {message}"
         ) from error
 
 

@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 from sponge_env.arrays import total
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink
-from sponge_env.live.system import LiveSystem
 from sponge_env.metrics import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, start
-from sponge_env.run.store import QUANTILES
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.summary import (
+    QUANTILES,
     latency_quantiles_s,
     summarise_accuracy,
     summarise_requests,
@@ -103,10 +102,7 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     partial, failure = False, None
     try:
         with system.paused():  # a controller may load or compile something now
-            if isinstance(system, LiveSystem):
-                start_rehearsed(controller, system, run.seed)
-            else:
-                start(controller, system.spec, run.seed)
+            start_rehearsed(controller, system, run.seed)
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
             allocation = decision(controller, view, system.spec)
@@ -128,17 +124,17 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     return Episode(summary, tuple(intervals), failure)
 
 
-def start_rehearsed(controller: Controller, system: LiveSystem, seed: int) -> None:
-    """Reset a controller that has driven the simulated counterpart of a system for a moment.
+def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
+    """Reset a controller, which first drives the simulated counterpart of a live system.
 
-    What it compiles or loads while it decides, it has then: that takes seconds, in which the
-    requests of a clock that runs would be lost.
+    It then has what it compiles or loads while it decides: that takes seconds, in which requests
+    would be lost, since the clock of a live system runs.
     """
-    with suppress(SpongeError):  # which shows again, and is said, when it is in charge
-        start(controller, system.spec, seed)
-        simulated = system.counterpart(_REHEARSAL_SEED)
-        for _ in range(min(REHEARSED, simulated.plan.intervals)):
-            simulated.step(decision(controller, simulated.view(), simulated.spec))
+    if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
+        with suppress(SpongeError):  # it shows again when the controller is in charge
+            start(controller, system.spec, seed)
+            for _ in range(min(REHEARSED, simulated.plan.intervals)):
+                simulated.step(decision(controller, simulated.view(), simulated.spec))
     start(controller, system.spec, seed)
 
 
@@ -229,12 +225,7 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
     if scenario.start == "cold":
         return scenario
     chosen = settled(scenario, controller, profile or scenario_profile(scenario))
-    initial = [Initial(*each) for each in chosen.stages]
-    if not scenario.stages:
-        return dataclasses.replace(scenario, initial=initial[0])
-    pairs = zip(scenario.stages, initial, strict=True)
-    stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
-    return dataclasses.replace(scenario, stages=stages)
+    return scenario.starting_with([Initial(*each) for each in chosen.stages])
 
 
 def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:

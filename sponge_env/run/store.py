@@ -35,7 +35,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -43,15 +43,13 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, find_trace
 from sponge_env.metrics import CELL, EpisodeMetrics, declared, names
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
-from sponge_env.scenario.config import Backend, Limiter, as_name
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
-from sponge_env.utils.files import read_json, saying_why, write_json
+from sponge_env.simulation.summary import QUANTILES
+from sponge_env.utils.files import explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
-
-if TYPE_CHECKING:
-    from sponge_env.run.unit import Unit
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -61,9 +59,6 @@ RUNS = Path("runs")
 
 IDENTITY = ("agent", *CELL, "seed")
 """Columns of the intervals that say which episode they are of; the schema's follow."""
-
-QUANTILES = 100
-"""Latencies are kept as so many quantiles of equal distance, and the smallest."""
 
 _CODE = frozenset({".py", ".npz", ".onnx", ".safetensors"})
 _DEFINITION, _LOCK = "run.json", "lock"
@@ -83,7 +78,9 @@ def code_fingerprint() -> str:
         found = importlib.util.find_spec(package)
         for folder in (found and found.submodule_search_locations) or ():
             paths = (path for path in Path(folder).rglob("*") if path.suffix in _CODE)
-            content |= {f"{package}/{path.relative_to(folder)}": of_file(path) for path in paths}
+            content |= {
+                f"{package}/{path.relative_to(folder)}": content_hash(path) for path in paths
+            }
     return fingerprint(content)
 
 
@@ -96,12 +93,13 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
+        stage |= OLD_STAGE_KEYS
         for variant, own in zip(stage["variants"], profiles, strict=True):
             variant["profile"] = _measured(own)
     if scenario.arrivals.file is not None:
-        data["arrivals"]["file"] = of_file(find_trace(scenario.arrivals.file, "arrivals"))
+        data["arrivals"]["file"] = content_hash(find_trace(scenario.arrivals.file, "arrivals"))
     if (trace := scenario.network.trace) not in RESERVED:
-        data["network"]["trace"] = of_file(find_trace(trace, "bandwidth"))
+        data["network"]["trace"] = content_hash(find_trace(trace, "bandwidth"))
     for path in without:
         table, _, key = path.rpartition(".")
         del (data[table] if table else data)[key]
@@ -134,7 +132,7 @@ def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
 
 
-def of_file(value: Any) -> Any:
+def content_hash(value: Any) -> Any:
     """Return what stands for the content of a file; any other value as it is."""
     if isinstance(value, str | Path) and os.path.isfile(value):
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
@@ -154,6 +152,28 @@ def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") 
     }
 
 
+class Unit(Protocol):
+    """Work whose results are kept in a file of their own."""
+
+    @property
+    def agent(self) -> str:
+        """Name in the results."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """The cell."""
+
+    @property
+    def seeds(self) -> int:
+        """Episodes: seeds 0 .. seeds - 1."""
+
+    def fingerprint(self) -> str:
+        """Return what stands for everything that the result depends on but the code."""
+
+
+AnyUnit = TypeVar("AnyUnit", bound=Unit)
+
+
 @dataclass(frozen=True, slots=True)
 class RunStore:
     """The folder of a run, locked for one writer; what cannot be written is a sentence."""
@@ -167,7 +187,7 @@ class RunStore:
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
         """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
-        with saying_why(path):
+        with explained(path):
             if path.exists() and any(file.name != _LOCK for file in path.iterdir()):
                 _definition(path)  # refuses a folder of something else before touching it
             path.mkdir(parents=True, exist_ok=True)
@@ -176,8 +196,8 @@ class RunStore:
             try:  # held until the file is closed, however that happens
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                said = f"another run is writing into {str(path)!r}; wait until it has ended or"
-                raise RunDirectoryError(f"{said} choose another --run-dir") from None
+                message = f"another run is writing into {str(path)!r}; wait until it has ended or"
+                raise RunDirectoryError(f"{message} choose another --run-dir") from None
             found = _definition(path) if (path / _DEFINITION).exists() else wanted
             if other := [key for key in wanted if found.get(key) != wanted[key]]:
                 raise RunDirectoryError(
@@ -215,7 +235,7 @@ class RunStore:
         """Return the file of a unit: ``DIR/<kind>/<agent>/<cell><end>``."""
         return self.path / kind / unit.agent / f"{cell_name(unit.scenario)}{end}"
 
-    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+    def missing(self, units: Sequence[AnyUnit]) -> list[AnyUnit]:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
@@ -309,8 +329,12 @@ def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
     if file.parent.name != place[0] or file.name != f"{'+'.join(place[1:])}.json":
         return "it is of another agent or cell"
     error, complete = result.get("error", False), result.get("complete")
-    said = error is None or (isinstance(error, dict) and {"type", "message"} <= error.keys())
-    if not said or not isinstance(complete, bool) or not isinstance(result.get("fingerprint"), str):
+    is_error = isinstance(error, dict) and {"type", "message"} <= error.keys()
+    if (
+        not (error is None or is_error)
+        or not isinstance(complete, bool)
+        or not isinstance(result.get("fingerprint"), str)
+    ):
         return "it does not say whether it is complete"
     lists = {name: _list(result, name) for name in ("episodes", "bounds", "relaxations")}
     for name, found in lists.items():
@@ -361,8 +385,8 @@ def _are_quantiles(values: Any, episodes: int) -> bool:
 def result_files(path: Path) -> list[Path]:
     """Return the files with results of a run's folder, in order of their names."""
     if (found := _definition(path).get("format")) != FORMAT:
-        said = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
-        raise RunDirectoryError(f"{said}; run evaluate.py again")
+        message = f"{str(path)!r} has format {found!r}, this version reads {FORMAT}"
+        raise RunDirectoryError(f"{message}; run evaluate.py again")
     return sorted((path / "results").glob("*/*.json"))
 
 
@@ -374,7 +398,7 @@ def new_folder(purpose: str, path: Path | None = None) -> Path:
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     for folder in [path] if path else (RUNS / each for each in numbered):
-        with saying_why(folder), contextlib.suppress(FileExistsError):
+        with explained(folder), contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
     raise RunDirectoryError(
@@ -386,7 +410,7 @@ def describe(path: Path, command: Sequence[str]) -> None:
     """Write down versions and machine, and the command below those before it."""
     write_json(path / "versions.json", describe_versions())
     write_json(path / "host.json", describe_host())
-    with saying_why(path), (path / "command.txt").open("a") as file:
+    with explained(path), (path / "command.txt").open("a") as file:
         file.write(shlex.join(command) + "\n")
 
 

@@ -22,7 +22,7 @@ from sponge_env.scenario.config import Arrivals, Start, as_name, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.scenario.toml import beside, from_mapping, load_toml
+from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"
@@ -115,12 +115,7 @@ class Suite:
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
     featured: tuple[str, ...] = ()
-    """Agents, or names below, that a report shows where there is no room for all."""
-    also_shown: tuple[str, ...] = ()
-    """Agents that its tables of scenarios show as well."""
-    best_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By name, agents of which in each cell the one counts that has the fewest avoidable
-    violations there, and of several the fewest cores."""
+    """Agents that a report shows where there is no room for all."""
     cells: tuple[CellGroup, ...] = ()
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     """By name, which those of the scenarios contain."""
@@ -142,17 +137,13 @@ class Suite:
                 value = getattr(sweep, key)
                 require(len(value) > 0, f"sweeps.{name}.{key}", value, "not empty")
         self._require_agents("reference", filter(None, [self.compared_with]))
-        self._require_agents("featured", self.featured, self.best_of)
-        self._require_agents("also_shown", self.also_shown)
-        for name, members in self.best_of.items():
-            self._require_agents(f"best_of.{name}", members)
+        self._require_agents("featured", self.featured)
 
-    def _require_agents(self, key: str, names: Iterable[str], others: Iterable[str] = ()) -> None:
-        """Require that names are those of agents, or of others."""
-        there = [*self.agents, *others]
+    def _require_agents(self, key: str, names: Iterable[str]) -> None:
+        """Require that names are those of agents."""
         for name in names:
-            if name not in there:
-                raise ConfigError(unknown(key, name, there))
+            if name not in self.agents:
+                raise ConfigError(unknown(key, name, self.agents))
 
     @property
     def compared_with(self) -> str:
@@ -166,8 +157,8 @@ def load_suite(name_or_path: str | Path) -> Suite:
     groups = (
         dataclasses.replace(
             group,
-            scenarios=tuple(beside(folder, name) for name in group.scenarios),
-            profiles=tuple(beside(folder, name) for name in group.profiles),
+            scenarios=tuple(relative_to(folder, name) for name in group.scenarios),
+            profiles=tuple(relative_to(folder, name) for name in group.profiles),
         )
         for group in suite.cells
     )
@@ -289,8 +280,6 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
         bounds=tuple(dict.fromkeys((*suite.bounds, *bounds))),
         reference=suite.reference if suite.reference in agents else "",
         featured=tuple(name for name in suite.featured if name in agents),
-        also_shown=tuple(name for name in suite.also_shown if name in agents),
-        best_of={},
     )
 
 

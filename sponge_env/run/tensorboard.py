@@ -16,7 +16,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ from sponge_env.metrics import (
     of_stage,
     tag,
 )
-from sponge_env.utils.files import saying_why
+from sponge_env.utils.files import explained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,14 +83,6 @@ _TOTAL_TAGS = [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
 _INTERVAL_TAGS = [*(tag(IntervalMetrics, name) for name in _INTERVAL), *_TOTAL_TAGS]
 _of_interval = attrgetter(*_INTERVAL)
 
-HELP: dict[str, str] = dict.fromkeys(_TOTAL_TAGS, "Sum since the start of the episode.") | {
-    prefix + tag(cls, field.name): field.metadata["help"]
-    for cls, prefix in ((IntervalMetrics, ""), (EpisodeMetrics, EPISODE_PREFIX))
-    for field in declared(cls)
-}
-"""What the schema says about each tag but those of stages."""
-_OF_STAGE: dict[str, str] = {f.name: f.metadata["help"] for f in declared(StageMetrics)}
-
 _EMPTY = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
 _NUMBERS = itertools.count()
 
@@ -107,7 +99,7 @@ class EventFile:
         now_s = time.time()
         name = f"{int(now_s):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self._path = folder / f"events.out.tfevents.{name}"
-        with saying_why(self._path):
+        with explained(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("xb")
         self._due_s = 0.0
@@ -116,7 +108,7 @@ class EventFile:
     def add(self, event: Event) -> None:
         """Append one record; ``length, checksum, event, checksum``."""
         record = event.SerializeToString()
-        with saying_why(self._path):
+        with explained(self._path):
             self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
             if time.monotonic() >= self._due_s:
                 self._file.flush()
@@ -124,7 +116,7 @@ class EventFile:
 
     def close(self) -> None:
         """Close the file."""
-        with saying_why(self._path):
+        with explained(self._path):
             self._file.close()
 
 
@@ -207,7 +199,7 @@ class TensorBoardSink:
 def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
     """Return an event with numbers under these tags and their places; new tags are described."""
     event = Event()
-    # Tensors, because TensorBoard's fast loader ignores what is said about simple_value.
+    # Tensors, because TensorBoard's fast loader ignores the descriptions of simple_value.
     for name in tags:
         scalar = event.summary.value.add(tag=name, tensor=_EMPTY)
         if name not in described:
@@ -216,19 +208,19 @@ def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
 
 
 def _help(name: str) -> str:
-    """Return what the schema says about a tag."""
-    if not name.startswith(STAGE_PREFIX):
-        return HELP[name]
-    _, _, own = name.removeprefix(STAGE_PREFIX).partition("/")
-    return _OF_STAGE.get(own, "Share of the stage's tasks that this variant did.")
+    """Return the schema's sentence about a tag."""
+    if name.startswith(TOTAL_PREFIX):
+        return "Sum since the start of the episode."
+    prefixes = {STAGE_PREFIX: StageMetrics, EPISODE_PREFIX: EpisodeMetrics, "": IntervalMetrics}
+    cls = next(cls for prefix, cls in prefixes.items() if name.startswith(prefix))
+    sentences = {field.name: str(field.metadata["help"]) for field in declared(cls)}
+    own = name.rpartition("/")[2]
+    return sentences.get(own, "Share of the stage's tasks that this variant did.")
 
 
 def compared_in(accuracies: Iterable[float]) -> tuple[str, ...]:
-    """Return the metrics that TensorBoard compares of episodes whose answers are so accurate.
-
-    They are in the hyper-parameter table, or means of a suite.
-    """
-    return tuple(column.metric for column in columns("tensorboard", accuracies))
+    """Return the metrics that TensorBoard compares of episodes with such accuracies."""
+    return tuple(column.metric for column in columns("tensorboard", accuracies=accuracies))
 
 
 def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
@@ -240,52 +232,68 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     # runs of earlier versions do not have all of them
-    names_compared = [name for name in compared_in(episodes["accuracy"]) if name in episodes]
-    means = episodes.groupby(["agent", *CELL], as_index=False)[names_compared].mean()
-    places = means.groupby(["scenario", "profile"]).ngroup()
+    compared = [name for name in compared_in(episodes["accuracy"]) if name in episodes]
+    means = episodes.groupby(["agent", *CELL], as_index=False)[compared].mean()
+    means["place"] = means.groupby(["scenario", "profile"]).ngroup()
     starts = sorted(means["start"].unique())
-    side_by_side = [name for name in SIDE_BY_SIDE if name in names_compared]
+    charted = [name for name in SIDE_BY_SIDE if name in compared]
     page = [
-        (f"{start} start, over the cells", [_series(start, name) for name in side_by_side])
+        (f"{start} start, over the cells", [_series(start, name) for name in charted])
         for start in starts
     ]
-    shown = [(start, name) for start in starts for name in names_compared]
-    compared = {f"{SUITE_PREFIX}{start} {name}": f"{start} {name}" for start, name in shown}
-    for agent, table in means.assign(place=places).groupby("agent"):
-        file, now_s = EventFile(folder / str(agent)), time.time()
-        file.add(Event(wall_time=now_s, summary=_layout(page)))
-        for row in table.sort_values("place").to_dict("records"):
-            cell = f"{row['scenario']} {row['profile']}"
-            values = {f"{row['start']} {name}/{cell}": row[name] for name in names_compared}
-            values |= {_series(row["start"], name)[1]: row[name] for name in side_by_side}
-            file.add(Event(wall_time=now_s, step=row["place"], summary=_numbers(values)))
-        over_cells = table.groupby("start")[names_compared].mean().to_dict("index")
-        values = {
-            f"{SUITE_PREFIX}{start} {name}": over_cells.get(start, {}).get(name, math.nan)
-            for start, name in shown
-        }
-        file.add(Event(wall_time=now_s, summary=_numbers(values)))
-        for summary in _table_row({"agent": agent}, compared, str(agent)):
-            file.add(Event(wall_time=now_s, summary=summary))
+    labels = {
+        f"{SUITE_PREFIX}{start} {name}": f"{start} {name}" for start in starts for name in compared
+    }
+    for agent, table in means.groupby("agent"):
+        file = EventFile(folder / str(agent))
+        for step, summary in [(0, _layout(page)), *_cells(table, compared, charted)]:
+            file.add(Event(wall_time=time.time(), step=step, summary=summary))
+        for summary in _table_row({"agent": agent}, labels, str(agent)):
+            file.add(Event(wall_time=time.time(), summary=summary))
         file.close()
 
 
+def _cells(
+    table: pd.DataFrame, compared: Sequence[str], charted: Sequence[str]
+) -> Iterator[tuple[int, Summary]]:
+    """Yield an agent's numbers: those of each cell with its place, then means over the cells."""
+    for row in table.sort_values("place").to_dict("records"):
+        cell = f"{row['scenario']} {row['profile']}"
+        values = {f"{row['start']} {name}/{cell}": row[name] for name in compared}
+        values |= {_series(row["start"], name)[1]: row[name] for name in charted}
+        yield row["place"], _numbers(values)
+    over_cells = table.groupby("start")[list(compared)].mean().to_dict("index")
+    yield (
+        0,
+        _numbers(
+            {
+                f"{SUITE_PREFIX}{start} {name}": value
+                for start, means in over_cells.items()
+                for name, value in means.items()
+            }
+        ),
+    )
+
+
 def _series(start: str, name: str) -> tuple[str, str]:
-    """Return title and tag of what is charted over the cells of a start."""
+    """Return title and tag of a metric's chart over the cells of a start."""
     return axis_label(EpisodeMetrics, name), f"{tag(EpisodeMetrics, name)}, {start}"
 
 
 def _numbers(values: Mapping[str, float]) -> Summary:
     """Return scalars under their tags, without those that were not measured."""
-    summary = Summary()
-    for name, value in values.items():
-        if not math.isnan(value):
-            summary.value.add(
+    metadata = create_summary_metadata("", "")
+    return Summary(
+        value=[
+            Summary.Value(
                 tag=name,
                 tensor=TensorProto(dtype=DT_FLOAT, float_val=[value]),
-                metadata=create_summary_metadata("", ""),
+                metadata=metadata,
             )
-    return summary
+            for name, value in values.items()
+            if not math.isnan(value)
+        ]
+    )
 
 
 def _chart(name: str, prefix: str = "") -> tuple[str, str]:
@@ -307,59 +315,57 @@ def _page(stages: ByStage) -> Page:
     TensorBoard merges the pages of all runs by the sections' titles and loses charts that only
     later ones have: sections of one title have the same charts, or their titles say which.
     """
-    of_variants, batch = [], _chart("batch")
-    for stage, own in stages.items():
-        shares = [name for name in own if name.startswith(SHARE)]
-        if shares:
-            variants = [name.removeprefix(SHARE) for name in shares]
-            title = f"Share of the tasks of {stage} by variant: {', '.join(variants)}"
-            tags = [STAGE_PREFIX + of_stage(stage, name) for name in shares]
-            of_variants.append((title, list(zip(variants, tags, strict=True))))
-    of_stages = []
-    if len(stages) > 1:
-        batch = "batch of each stage", STAGE_PREFIX + of_stage(ANY, "batch")
-        charts = [
-            (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name))
-            for name in OF_STAGES
-        ]
-        of_stages.append(("All stages: a colour for each run, a marker for each stage", charts))
+    shares = {
+        stage: [name.removeprefix(SHARE) for name in own if name.startswith(SHARE)]
+        for stage, own in stages.items()
+    }
+    of_variants = [
+        (
+            f"Share of the tasks of {stage} by variant: {', '.join(variants)}",
+            [(v, STAGE_PREFIX + of_stage(stage, SHARE + v)) for v in variants],
+        )
+        for stage, variants in shares.items()
+        if variants
+    ]
+    several = len(stages) > 1
+    of_stages = [
+        (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name)) for name in OF_STAGES
+    ]
     title, outcomes = OUTCOMES_OF_VARIANTS if of_variants else OUTCOMES
-    network = "allocation of each stage" if of_stages else "allocation"
-    return [
+    batch = "batch of each stage", STAGE_PREFIX + of_stage(ANY, "batch")
+    page = [
         (
             "SLO violations beside core-seconds since the start",
             [_chart(name, TOTAL_PREFIX) for name in TOTALS],
         ),
         (title, [_chart(name) for name in outcomes]),
         *of_variants,
-        *of_stages,
+        *[("All stages: a colour for each run, a marker for each stage", of_stages)] * several,
         ("Latency beside queue", [_chart("latency_p99_s"), _chart("queued")]),
-        (f"Network beside {network}", [_chart("delay_max_s"), batch]),
+        (
+            f"Network beside allocation{' of each stage' * several}",
+            [_chart("delay_max_s"), batch if several else _chart("batch")],
+        ),
     ]
+    return page
 
 
 def _layout(page: Page) -> Summary:
     """Return the custom-scalars page: charts of all runs, two in a row."""
-    sections = [
-        custom.Category(
-            title=title,
-            chart=[
-                custom.Chart(
-                    title=shown,
-                    multiline=custom.MultilineChartContent(tag=[_pattern(charted)]),
-                )
-                for shown, charted in charts
-            ],
+
+    def chart(title: str, charted: str) -> custom.Chart:
+        return custom.Chart(
+            title=title, multiline=custom.MultilineChartContent(tag=[_pattern(charted)])
         )
+
+    sections = [
+        custom.Category(title=title, chart=[chart(*each) for each in charts])
         for title, charts in page
     ]
-    summary = Summary()
-    summary.value.add(
-        tag=custom_scalars.CONFIG_SUMMARY_TAG,
-        metadata=custom_scalars.create_summary_metadata(),
-        tensor=make_tensor_proto(custom.Layout(category=sections).SerializeToString()),
-    )
-    return summary
+    tensor = make_tensor_proto(custom.Layout(category=sections).SerializeToString())
+    metadata = custom_scalars.create_summary_metadata()
+    value = Summary.Value(tag=custom_scalars.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
+    return Summary(value=[value])
 
 
 def _pattern(charted: str) -> str:

@@ -185,6 +185,11 @@ class Stage:
         return sum(count * share for count, share in enumerate(self.tasks))
 
 
+OLD_STAGE_KEYS = {"chooses": "controller", "switch_s": 0.0}
+"""Keys that stages had until version 0.2, with what holds now: part of fingerprints, so that
+those of shipped policies, bounds and options stay valid."""
+
+
 def check_initial(initial: Initial, limits: Limits, prefix: str = "") -> None:
     """Require an initial allocation within limits."""
     for name in ("cores", "batch", "replicas"):

@@ -7,6 +7,7 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from sponge_env.scenario.config import (
 from sponge_env.scenario.graph import check_stages, mean_tasks, predecessors
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
-from sponge_env.scenario.toml import beside, load_toml, read_toml
+from sponge_env.scenario.toml import load_toml, read_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
@@ -135,6 +136,14 @@ class Scenario:
         one = (Variant(self.profile),)
         return (Stage("model", one, limits=self.limits, initial=self.initial),)
 
+    def starting_with(self, initial: Sequence[Initial]) -> Scenario:
+        """Return the scenario with other initial allocations, one for each stage."""
+        if not self.stages:
+            return dataclasses.replace(self, initial=initial[0])
+        pairs = zip(self.stages, initial, strict=True)
+        stages = (dataclasses.replace(stage, initial=own) for stage, own in pairs)
+        return dataclasses.replace(self, stages=tuple(stages))
+
     @property
     def cell(self) -> tuple[str, str, str]:
         """Names of scenario and profile, or stages, and the start: what tells results apart."""
@@ -172,13 +181,13 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
         return name_or_path
     scenario, folder = load_toml(Scenario, "scenario", name_or_path, SCENARIO_DIR)
     arrivals, network = scenario.arrivals, scenario.network
-    file = arrivals.file and beside(folder, arrivals.file)
+    file = arrivals.file and relative_to(folder, arrivals.file)
     scenario = dataclasses.replace(
         scenario,
-        profile=beside(folder, scenario.profile),
-        stages=tuple(_beside(folder, stage) for stage in scenario.stages),
+        profile=relative_to(folder, scenario.profile),
+        stages=tuple(_with_files(folder, stage) for stage in scenario.stages),
         arrivals=dataclasses.replace(arrivals, file=file),
-        network=dataclasses.replace(network, trace=beside(folder, network.trace)),
+        network=dataclasses.replace(network, trace=relative_to(folder, network.trace)),
     )
     return with_own_slo(scenario)
 
@@ -211,9 +220,9 @@ def mean_service_s(scenario: Scenario) -> float:
     return max(ends_s)
 
 
-def _beside(folder: Path, stage: Stage) -> Stage:
+def _with_files(folder: Path, stage: Stage) -> Stage:
     """Return a stage whose profiles' files are found from anywhere."""
-    own = (dataclasses.replace(v, profile=beside(folder, v.profile)) for v in stage.variants)
+    own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))
 
 
@@ -226,7 +235,7 @@ def one_stage(scenario: Scenario, who: str) -> None:
         )
 
 
-def says(name_or_path: str | Path, table: str, key: str) -> bool:
+def sets_key(name_or_path: str | Path, table: str, key: str) -> bool:
     """Return whether a scenario's file sets a key itself."""
     data, _ = read_toml("scenario", name_or_path, SCENARIO_DIR)
     return key in data.get(table, {})

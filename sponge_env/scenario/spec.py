@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.scenario.config import Limits, Stage
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits, Stage
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -26,12 +26,11 @@ def scenario_profile(scenario: Scenario) -> Profile:
 
 def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile, ...], ...]:
     """Load the profiles of all stages and variants; ``profile`` is that of the first."""
-    if not scenario.stages:
-        return ((profile,),)
-    return tuple(
-        tuple(load_profile(variant.profile) for variant in stage.variants)
-        for stage in scenario.stages
+    first, *others = (
+        tuple(load_profile(variant.profile) for variant in stage.variants[at == 0 :])
+        for at, stage in enumerate(scenario.pipeline)
     )
+    return ((profile, *first), *others)
 
 
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
@@ -89,10 +88,10 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
     """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
     units = {model.name: model.core_unit for models in profiles for model in models}
     if len({*units.values()}) > 1:
-        said = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
+        message = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
         raise ProfileError(
             f"the profiles of scenario {scenario.name!r} must have one core unit, for all replicas "
-            f"share the machine's cores, not several ({said})"
+            f"share the machine's cores, not several ({message})"
         )
     for stage, models in zip(scenario.pipeline, profiles, strict=True):
         if len({model.quota is None for model in models}) > 1:
@@ -143,7 +142,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
     """Return what of a stage gives observations and actions their meaning."""
     known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
-    known |= {"chooses": "controller", "switch_s": 0.0}  # keys that stages had until version 0.3
+    known |= OLD_STAGE_KEYS
     known["variants"] = [
         {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
         for variant, model in zip(stage.variants, models, strict=True)
@@ -155,28 +154,49 @@ def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
 _LIMITS = ("cores", "batch", "replicas")
 
 
-def check_allocation(allocation: Allocation, limits: Any) -> None:
-    """Raise a :class:`ConfigError` where an allocation is not within the limits."""
-    stages: Sequence[Any] = getattr(limits, "stages", ()) or (limits,)
-    if len(allocation.stages) != len(stages):
-        raise ConfigError(
-            f"an allocation must be one of {len(stages)} stages, not {len(allocation.stages)}"
-        )
-    for asked, stage in zip(allocation.stages, stages, strict=True):
+class StageLimits(Protocol):
+    """The largest allocation of a stage: of a :class:`StageSpec` or a live worker."""
+
+    @property
+    def cores_max(self) -> int: ...  # noqa: D102
+    @property
+    def batch_max(self) -> int: ...  # noqa: D102
+    @property
+    def replicas_max(self) -> int: ...  # noqa: D102
+
+
+def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
+    """Raise a :class:`ConfigError` where an allocation is not within a system's limits."""
+    own, stages = allocation.stages, spec.stages
+    if len(own) != len(stages):
+        raise ConfigError(f"an allocation must be one of {len(stages)} stages, not {len(own)}")
+    for each, stage in zip(own, stages, strict=True):
         where = f"allocation of {stage.name}" if len(stages) > 1 else "allocation"
-        for name in _LIMITS:
-            value, limit = getattr(asked, name), getattr(stage, f"{name}_max")
-            if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
-                raise ConfigError(
-                    f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
-                )
-        most = len(getattr(stage, "accuracies", "1")) - 1
-        least, rule = 0, "0: there is only one"
-        if most:
-            least = BY_SLACK
-            rule = f"a whole number between {least} (each batch by its slack) and {most}"
-        if not isinstance(asked.variant, int | np.integer) or not least <= asked.variant <= most:
-            raise ConfigError(f"{where}.variant must be {rule}, not {asked.variant!r}")
-    if allocation.total_cores > limits.total_cores:
-        held = ", ".join(f"{s.replicas} replicas of {s.cores} cores" for s in allocation.stages)
-        raise ConfigError(f"{held} are more than the {limits.total_cores} cores of the machine")
+        check_stage_allocation(each, stage, where, variants=len(stage.latencies))
+    check_total_cores(own, spec.total_cores)
+
+
+def check_stage_allocation(
+    allocation: StageAllocation, limits: StageLimits, where: str = "allocation", variants: int = 1
+) -> None:
+    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits."""
+    for name in _LIMITS:
+        value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
+        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
+            raise ConfigError(
+                f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
+            )
+    lowest, rule = 0, "0: there is only one"
+    if variants > 1:
+        lowest = BY_SLACK
+        rule = f"a whole number between {lowest} (each batch by its slack) and {variants - 1}"
+    variant = allocation.variant
+    if not isinstance(variant, int | np.integer) or not lowest <= variant < variants:
+        raise ConfigError(f"{where}.variant must be {rule}, not {variant!r}")
+
+
+def check_total_cores(stages: Sequence[StageAllocation], total_cores: int) -> None:
+    """Raise a :class:`ConfigError` where stages hold more cores than the machine has."""
+    if sum(each.cores * each.replicas for each in stages) > total_cores:
+        replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
+        raise ConfigError(f"{replicas} are more than the {total_cores} cores of the machine")

@@ -56,7 +56,7 @@ def read_toml(kind: str, name_or_path: str | Path, shipped: Path) -> tuple[dict[
         raise ConfigError(f"{path} is not a TOML {kind}: {error}") from error
 
 
-def beside(folder: Path, name: str) -> str:
+def relative_to(folder: Path, name: str) -> str:
     """Make a file name absolute where such a file lies in a folder."""
     return str((folder / name).resolve()) if os.path.isfile(folder / name) else name
 

@@ -18,11 +18,11 @@ from sponge_env.serve.engine import ServingEngine
 from sponge_env.utils.installation import require_extra
 
 FAILED = 1
-"""Exit code of a server that could not go on."""
+"""Exit code of a server that stopped by itself."""
 TOKEN = "SPONGE_TOKEN"
 """Environment variable of the token, which no list of processes shows."""
 SWITCH_S = 0.0005
-"""Longest that a busy thread keeps the interpreter from the serving thread."""
+"""Maximum time that a busy thread keeps the interpreter from the serving thread."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def _run(argv: Sequence[str]) -> int:
     from sponge_env.env.factory import wait_for_machine
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
-    from sponge_env.serve.monitor.watched import monitored
+    from sponge_env.serve.monitor.page import monitored
     from sponge_env.serve.options import ServeOptions
 
     options = ServeOptions(
@@ -62,13 +62,13 @@ def _run(argv: Sequence[str]) -> int:
         limiter=arguments.limiter,
         sinks=_sinks(arguments),
     )
-    with closing(engine), monitored(engine) as extras:
-        serve(engine, options, extras)
+    with closing(engine), monitored(engine) as (metrics, resources):
+        serve(engine, options, metrics, resources)
     return outcome(engine)
 
 
 def outcome(engine: ServingEngine) -> int:
-    """Return the exit code of a server that has ended, and say why if it could not go on."""
+    """Return the exit code of a server that has ended, and print why if it stopped by itself."""
     if engine.error is None:
         return 0
     sys.stderr.write(f"error: {engine.error}\n")
@@ -76,7 +76,7 @@ def outcome(engine: ServingEngine) -> int:
 
 
 def served_name(model: str, scenario: str | None) -> str:
-    """Return what clients call the model: a file's own name, without its folder."""
+    """Return the model's name for clients: a file's own name, without its folder."""
     name = model or Path(scenario or "").name
     return as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
 
@@ -93,7 +93,7 @@ def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]
 
 
 def _sinks(arguments: argparse.Namespace) -> list[Sink]:
-    """Open what follows the server interval by interval."""
+    """Open the sinks of the interval metrics."""
     if arguments.tensorboard is None:
         return []
     require_extra("report", "--tensorboard")
@@ -106,7 +106,7 @@ def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog=cli.program("serve"),
         description="Serve a model over HTTP and gRPC (Open Inference Protocol v2), by deadline.",
-        epilog=f"clients bring the token in ${TOKEN}, if there is one, as Authorization: Bearer",
+        epilog=f"clients send the token in ${TOKEN}, if there is one, as Authorization: Bearer",
     )
     _add_what(parser)
     _add_how(parser)
@@ -114,36 +114,36 @@ def _parser() -> cli.Parser:
 
 
 def _add_what(parser: cli.Parser) -> None:
-    """Add the options that say what is served, and who is in charge."""
+    """Add the options that say what is served, and which agent is in charge."""
     add = parser.add_argument
-    said = f"{', '.join(('ocr', *KNOWN))}, an .onnx file, or module:Class; what is left out, the "
-    add("--model", default="", metavar="M", help=f"{said}scenario says")
-    said = "shipped scenario or TOML file: limits, interval, stages, variants (default: that of the"
-    add("--scenario", metavar="S", help=f"{said} model)")
-    said = "agent in charge of cores and batches: a name that sponge list shows"
-    add("--agent", required=True, metavar="NAME", help=said)
-    said = "policy of the learned agent (default: the shipped one)"
-    add("--policy", metavar="FILE", help=said)
-    said = "setting of the agent, e.g. static.cores=5; may be repeated"
-    add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=said)
-    said = "time to answer for requests that say none (default: the scenario's)"
-    add("--slo-ms", type=positive, metavar="MS", help=said)
+    models = ", ".join(("ocr", *KNOWN))
+    add("--model", default="", metavar="M",
+        help=f"{models}, an .onnx file, or module:Class (default: the scenario's)")  # fmt: skip
+    add("--scenario", metavar="S",
+        help="shipped scenario or TOML file: limits, interval, stages, variants "
+        "(default: that of the model)")  # fmt: skip
+    add("--agent", required=True, metavar="NAME",
+        help="agent in charge of cores and batches: a name that sponge list shows")  # fmt: skip
+    add("--policy", metavar="FILE", help="policy of the learned agent (default: the shipped one)")
+    add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
+        help="setting of the agent, e.g. static.cores=5; may be repeated")  # fmt: skip
+    add("--slo-ms", type=positive, metavar="MS",
+        help="SLO of requests that state no deadline (default: the scenario's)")  # fmt: skip
 
 
 def _add_how(parser: cli.Parser) -> None:
     """Add the options that say how it is served."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    said = "port of HTTP, 0 for a free one (default: 8000)"
-    add("--port", type=port, default=8000, help=said)
-    said = "port of gRPC, 0 for a free one, none to do without (default: 8001)"
-    add("--grpc-port", type=lambda t: None if t == "none" else port(t), default=8001, help=said)
-    said = "requests in the system beyond which others are refused (default: 1024)"
-    add("--queue", type=cli.at_least(1), default=1024, metavar="N", help=said)
-    said = "how long to answer what is there when the server is ended (default: 10)"
-    add("--drain-s", type=positive, default=10.0, metavar="SECONDS", help=said)
-    said = "CPU limiter: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=said)
+    add("--port", type=port, default=8000, help="port of HTTP, 0 for a free one (default: 8000)")
+    add("--grpc-port", type=lambda text: None if text == "none" else port(text), default=8001,
+        help="port of gRPC, 0 for a free one, none for no gRPC (default: 8001)")  # fmt: skip
+    add("--queue", type=cli.at_least(1), default=1024, metavar="N",
+        help="requests in the system beyond which others are refused (default: 1024)")  # fmt: skip
+    add("--drain-s", type=positive, default=10.0, metavar="SECONDS",
+        help="how long to answer what is there when the server ends (default: 10)")  # fmt: skip
+    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
+        help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_wait(parser)
     add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
 

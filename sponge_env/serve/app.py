@@ -3,182 +3,149 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
-import uvicorn
 import uvloop
 
-from sponge_env.serve.http.connection import connections
+from sponge_env.serve.http.connection import Connection, Connections
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.http.shared import Shared
-from sponge_env.serve.interface import Engine, Snapshot
-from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc.service import RpcServer, start_rpc
-from sponge_env.serve.sockets import authority, listening_socket
-from sponge_env.serve.wire.extras import Extras
+from sponge_env.serve.interface import Engine, Resource, Snapshot
+from sponge_env.serve.monitor.metrics import ServerMetrics
+from sponge_env.serve.options import ServeOptions, authority, listening_socket
+from sponge_env.serve.rpc.service import start_rpc
 from sponge_env.serve.wire.front import Front
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0
-"""How long connections may take to close once all is answered."""
+"""How long connections may take to close once everything is answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a server can be reached, with the ports that were found free."""
+    """Where a server listens."""
 
     options: ServeOptions
+    """With the ports that it uses."""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the addresses in one line."""
         options = self.options
-        said = f"serving at http://{authority(options.host, options.port)}"
+        text = f"serving at http://{authority(options.host, options.port)}"
         if options.grpc_port is None:
-            return said
-        return f"{said} and grpc://{authority(options.host, options.grpc_port)}"
+            return text
+        return f"{text} and grpc://{authority(options.host, options.grpc_port)}"
 
 
 class Stop:
-    """Asks servers to end, from any thread: at first after all answers, then at once."""
+    """Ends servers, from any thread: at the first call after all answers, at the second at once."""
 
     def __init__(self) -> None:
         """Make it within the loop of the servers."""
         self._loop = asyncio.get_running_loop()
-        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+        self.requested, self.at_once = asyncio.Event(), asyncio.Event()
 
     def __call__(self) -> None:
-        """Ask once more."""
-        self._do(lambda: (self.at_once if self.asked.is_set() else self.asked).set())
+        """End them."""
+        self._in_loop(lambda: (self.at_once if self.requested.is_set() else self.requested).set())
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Ask, if the engine takes no more calls."""
+        """End them if the engine takes no more calls."""
         if not snapshot.ready:
-            self._do(self.asked.set)
+            self._in_loop(self.requested.set)
 
-    def _do(self, ask: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # they have ended
-            self._loop.call_soon_threadsafe(ask)
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(work)
 
 
-def serve(engine: Engine, options: ServeOptions, extras: Extras) -> None:
-    """Serve until a signal ends it; what cannot be listened on is a ``ConfigError``."""
-    uvloop.run(run_servers(engine, options, extras))
+def serve(
+    engine: Engine,
+    options: ServeOptions,
+    metrics: ServerMetrics,
+    resources: Mapping[str, Resource],
+) -> None:
+    """Serve until a signal ends it; an address that cannot be used is a ``ConfigError``."""
+    uvloop.run(run_servers(engine, options, metrics, resources))
 
 
 async def run_servers(
     engine: Engine,
     options: ServeOptions,
-    extras: Extras,
+    metrics: ServerMetrics,
+    resources: Mapping[str, Resource],
     listening: Callable[[Listening, Stop], None] | None = None,
 ) -> None:
-    """Serve an engine until it stops, at SIGINT or SIGTERM, or when it is asked to.
+    """Serve an engine until it stops, at SIGINT or SIGTERM, or when it is told to stop.
 
-    ``listening`` is called once clients are served, with what asks; without it, a line on stdout
-    says where. To end, the engine is drained (it is not ready from then on), all answers go out,
-    and the servers stop. Asked a second time, they stop at once. A port in use is a
-    ``ConfigError``.
+    ``listening`` is called once clients are served; without it, a line on stdout says where. To
+    end, the engine is drained (it is not ready from then on), all answers go out, and the servers
+    stop. At a second signal they stop at once. A port in use is a ``ConfigError``.
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)
     with _signals(stop), listener:
-        front = Front(engine, options, extras.recorder)
-        rpc = await start_rpc(front)
-        http = _HttpServer(_uvicorn_config(HttpFront(front, extras), front))
-        serving = asyncio.create_task(http.serve(sockets=[listener]))
-        ports = {"port": listener.getsockname()[1], "grpc_port": rpc.port if rpc else None}
-        (listening or _say)(Listening(replace(options, **ports)), stop)
+        front = Front(engine, options, metrics)
+        rpc, grpc_port = await start_rpc(front) or (None, None)
+        answer = HttpFront(front, resources).answer
+        connections = Connections(options, front.memory, answer, metrics.rejected)
+        loop = asyncio.get_running_loop()
+        http = await loop.create_server(lambda: Connection(connections), sock=listener)
+        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
+        (listening or _announce)(Listening(replace(options, **ports)), stop)
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
-        await _until_stopped(serving, stop)
+        await stop.requested.wait()
         await _drain(engine, options.drain_s, stop)
-        await _close(http, serving, rpc, stop)
+        grace_s = 0.0 if stop.at_once.is_set() else CLOSING_S
+        http.close()
+        connections.finish()
+        if rpc is not None:
+            await rpc.stop(grace_s)
+        await connections.close(grace_s)
 
 
-def _say(listening: Listening, stop: Stop) -> None:
-    if not listening.options.local:
-        secret = "with the token" if listening.options.token else "without a token"
-        host = listening.options.host
-        sys.stderr.write(f"warning: whoever reaches {host} may use this server, {secret}\n")
+def _announce(listening: Listening, stop: Stop) -> None:
+    options = listening.options
+    if not options.local:
+        how = "with the token" if options.token else "without a token"
+        sys.stderr.write(f"warning: all who reach {options.host} may use this server, {how}\n")
     sys.stdout.write(f"{listening}\n")
     sys.stdout.flush()
 
 
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to us."""
-
-    def capture_signals(self) -> Any:
-        return nullcontext()
-
-
-def _uvicorn_config(app: HttpFront, front: Front) -> uvicorn.Config:
-    options = front.options
-    # its warnings are about what clients send, a line for each
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    return uvicorn.Config(
-        app,
-        http=connections(Shared(options, front.memory, front.recorder.rejected)),  # type: ignore[arg-type]
-        ws="none",
-        lifespan="off",
-        loop="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=options.idle_timeout_s,  # type: ignore[arg-type]
-        timeout_graceful_shutdown=CLOSING_S,  # type: ignore[arg-type]
-    )
-
-
 @contextmanager
 def _signals(stop: Stop) -> Iterator[None]:
-    """Have signals stop the servers, where they are in the main thread."""
+    """Have signals stop the servers, where they run in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    for number in ENDING:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in ENDING:
+        for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
 
 
-async def _until_stopped(serving: asyncio.Task[None], stop: Stop) -> None:
-    asked = asyncio.create_task(stop.asked.wait())
-    await asyncio.wait((asked, serving), return_when=asyncio.FIRST_COMPLETED)
-    asked.cancel()
-
-
 async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
-    """Have the engine answer what it has, unless it has to be quick.
+    """Have the engine answer what it has, until it is to stop at once.
 
-    In threads of its own: the loop's may all be busy with what clients have sent.
+    In threads of its own: the loop's may all be busy with large requests.
     """
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(2, "sponge-drain") as threads:
         drained = loop.run_in_executor(threads, engine.drain, drain_s)
-        hurry = asyncio.create_task(stop.at_once.wait())
-        await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
+        at_once = asyncio.create_task(stop.at_once.wait())
+        await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
+        at_once.cancel()
         if not drained.done():
             await loop.run_in_executor(threads, engine.drain, 0.0)
             await drained
-
-
-async def _close(
-    http: _HttpServer, serving: asyncio.Task[None], rpc: RpcServer | None, stop: Stop
-) -> None:
-    http.should_exit, http.force_exit = True, stop.at_once.is_set()
-    if rpc is not None:
-        await rpc.stop(0.0 if stop.at_once.is_set() else CLOSING_S)
-    await serving

@@ -1,4 +1,4 @@
-"""A controller that decides in a thread of its own, so that serving never waits for it for long."""
+"""A controller in a thread of its own, so that a slow decision does not hold up serving."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import NamedTuple
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import decision
 
-PATIENCE_S = 0.1
-"""Longest that serving waits for a decision; half of an interval that is shorter than two."""
+MAX_WAIT_S = 0.1
+"""For a decision; at most half an interval."""
 
 
-class Decided(NamedTuple):
-    """What a controller said."""
+class Decision(NamedTuple):
+    """A controller's allocation or error."""
 
     answer: Allocation | Exception
     took_s: float
 
     def allocation(self) -> Allocation:
-        """Return what it wants, or raise what kept it from saying so."""
+        """Return the allocation, or raise the error."""
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
 class Decider:
-    """Asks one controller, which has been started, about one view after another.
+    """Has one controller, which has been started, decide about one view after another.
 
     All methods belong to one thread. A controller that hangs costs its thread and nothing else.
     """
@@ -36,45 +36,45 @@ class Decider:
     def __init__(self, agent: str, controller: Controller, spec: SystemSpec) -> None:
         self.agent = agent
         self._controller, self._spec = controller, spec
-        self._patience_s = min(PATIENCE_S, spec.interval_s / 2)
+        self._max_wait_s = min(MAX_WAIT_S, spec.interval_s / 2)
         self._views: queue.SimpleQueue[SystemView | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Decided] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Decision] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sponge-deciding", daemon=True)
-        self._asked_s: float | None = None
-        """When it was asked what it has not answered yet."""
+        self._sent_s: float | None = None
+        """Time of the view that it has not decided about yet."""
 
     @property
     def waited_s(self) -> float:
         """How long it has been deciding by now."""
-        return 0.0 if self._asked_s is None else time.perf_counter() - self._asked_s
+        return 0.0 if self._sent_s is None else time.perf_counter() - self._sent_s
 
-    def decide(self, view: SystemView) -> Decided | None:
-        """Return what it says to a view, if it says so soon, or what it said to one before.
+    def decide(self, view: SystemView) -> Decision | None:
+        """Return its decision about a view if it comes soon, else about an earlier view.
 
-        None while it is still busy. One that took long the last time is not waited for: each of
-        its decisions comes into force an interval later.
+        None while it is still busy. A controller that took long the last time is not waited for:
+        each of its decisions comes into force an interval later.
         """
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)
-        if self._asked_s is not None:
+        if self._sent_s is not None:
             return None
-        self._asked_s = time.perf_counter()
+        self._sent_s = time.perf_counter()
         self._views.put(view)
-        if late is not None and late.took_s > self._patience_s:
+        if late is not None and late.took_s > self._max_wait_s:
             return late
-        return self._take(self._patience_s) or late
+        return self._take(self._max_wait_s) or late
 
     def close(self) -> None:
-        """Let its thread end once it has decided; it is not asked any more."""
+        """Let its thread end once it has decided; it gets no more views."""
         self._views.put(None)
 
-    def _take(self, timeout_s: float) -> Decided | None:
+    def _take(self, timeout_s: float) -> Decision | None:
         try:
             decided = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        self._asked_s = None
+        self._sent_s = None
         return decided
 
     def _serve(self) -> None:
@@ -85,4 +85,4 @@ class Decider:
                 answer = decision(self._controller, view, self._spec)
             except Exception as error:
                 answer = error
-            self._answers.put(Decided(answer, time.perf_counter() - began_s))
+            self._answers.put(Decision(answer, time.perf_counter() - began_s))

@@ -1,4 +1,4 @@
-"""The serving thread: takes calls, lets a controller decide, says how each call ended."""
+"""The serving thread: takes calls, lets a controller decide, replies to each call."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
 from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.decider import Decider
-from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
-from sponge_env.serve.system import ServedSystem, tell
+from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
+from sponge_env.serve.system import ServedSystem, send
 
 LOG = logging.getLogger("sponge_env")
 
-BUDGETS_SHOWN = 256
-"""Of those that wait in the first stage, in a snapshot."""
+MAX_BUDGETS = 256
+"""In a snapshot, of the calls that wait in the first stage."""
 
-MOST_UNREAD = 4096
+MAX_UNREAD = 4096
 """Calls that may wait for the serving thread itself."""
 
 MakeController = Callable[[str], Controller]
@@ -37,22 +37,22 @@ class ServingEngine:
     def __init__(
         self,
         system: ServedSystem,
-        served: Served,
+        served: ServedModel,
         agent: str,
         make_controller: MakeController,
         sinks: Sequence[Sink] = (),
     ) -> None:
         self.served = served
         self.error: SpongeError | None = None
-        """Why it could not go on."""
+        """Why it stopped by itself."""
         self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
         self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
-        self._complained = self._stopped = False
+        self._warned = self._stopped = False
         self._ready = True
         self._view = system.view()
         self._decider = self._started(agent)
-        self._snapshot = self._shown(self._view)
+        self._snapshot = self._make_snapshot(self._view)
         self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
         self._thread.start()
 
@@ -69,10 +69,10 @@ class ServingEngine:
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
         """Take a call; see :meth:`.interface.Engine.submit`."""
         if not self._ready:
-            tell(done, Reply(Status.STOPPED, finished_s=time.monotonic()))
+            send(done, Reply(Status.STOPPED, finished_s=time.monotonic()))
             return 0
-        if len(self._system.inbox) >= MOST_UNREAD:
-            tell(done, Reply(Status.REFUSED, finished_s=time.monotonic(), retry_after_s=1.0))
+        if len(self._system.inbox) >= MAX_UNREAD:
+            send(done, Reply(Status.REFUSED, finished_s=time.monotonic(), retry_after_s=1.0))
             return 0
         ticket = self._system.inbox.submit(call, done)
         if self._stopped:
@@ -80,7 +80,7 @@ class ServingEngine:
         return ticket
 
     def cancel(self, ticket: int) -> None:
-        """Take a call back."""
+        """Cancel a call."""
         self._system.inbox.cancel(ticket)
 
     def snapshot(self) -> Snapshot:
@@ -89,7 +89,7 @@ class ServingEngine:
 
     def batches(self) -> tuple[tuple[Batches, ...], ...]:
         """Return the batches of each stage that have ended."""
-        return self._system.batches.so_far()
+        return self._system.batches.totals()
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something with each snapshot from now on."""
@@ -134,9 +134,9 @@ class ServingEngine:
             self._stop(status)
 
     def _stop(self, status: Status) -> None:
-        """Answer what is left, and let go of everything."""
+        """Reply to what is left, and release everything."""
         self._ready = False
-        self._tell(replace(self._snapshot, ready=False))
+        self._publish(replace(self._snapshot, ready=False))
         try:
             self._system.abandon(status)
         except Exception:
@@ -150,17 +150,17 @@ class ServingEngine:
         self._system.close()
 
     def _sweep(self) -> None:
-        """Answer calls that came in too late for anybody to look at them."""
+        """Reply to calls that came in after the last interval."""
         for submitted in self._system.inbox.take(len(self._system.inbox)):
             if submitted.call is not None:
-                tell(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
+                send(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
 
     def _play_interval(self) -> None:
-        """Let the controller decide, and serve an interval under what it says."""
+        """Let the controller decide, and serve an interval under its allocation."""
         allocation, decision_s = self._decision(self._view)
         metrics = self._system.step(allocation, decision_s=decision_s)
         self._view = self._system.view()
-        self._tell(self._shown(self._view))
+        self._publish(self._make_snapshot(self._view))
         for sink in list(self._sinks):
             try:
                 sink.interval(metrics)
@@ -168,42 +168,42 @@ class ServingEngine:
                 LOG.warning("going on without it: %s", error)
                 self._sinks.remove(sink)
 
-    def _tell(self, snapshot: Snapshot) -> None:
-        """Say something new of itself."""
+    def _publish(self, snapshot: Snapshot) -> None:
+        """Publish a snapshot."""
         self._snapshot = snapshot
         for follower in self._followers:
             follower(snapshot)
 
     def _decision(self, view: SystemView) -> tuple[Allocation, float]:
-        """Return what the controller in charge wants, and how long it took to decide.
+        """Return the allocation of the controller in charge, and how long the decision took.
 
         The last allocation stays in force while it is still deciding, and if it fails.
         """
         with suppress(IndexError):
             following = self._next.popleft()
             self._decider.close()
-            self._decider, self._complained = following, False
+            self._decider, self._warned = following, False
         decider = self._decider
         decided = decider.decide(view)
         if decided is None:
-            self._complain(f"{decider.agent} takes long to decide")
+            self._warn(f"{decider.agent} takes long to decide")
             return Allocation(stages=view.allocation.stages, feasible=False), decider.waited_s
         try:
             return decided.allocation(), decided.took_s
         except SpongeError as error:
-            self._complain(str(error))
+            self._warn(str(error))
             return Allocation(stages=view.allocation.stages, feasible=False), decided.took_s
 
-    def _complain(self, said: str) -> None:
-        """Say what is wrong with a controller, once."""
-        if not self._complained:
-            LOG.warning("the last allocation stays in force: %s", said)
-        self._complained = True
+    def _warn(self, reason: str) -> None:
+        """Log what is wrong with a controller, once."""
+        if not self._warned:
+            LOG.warning("the last allocation stays in force: %s", reason)
+        self._warned = True
 
-    def _shown(self, view: SystemView) -> Snapshot:
-        """Return what there is to say after an interval."""
+    def _make_snapshot(self, view: SystemView) -> Snapshot:
+        """Return the state after an interval."""
         stages = view.allocation.stages
-        budgets_s = view.first.queued_deadlines_s[:BUDGETS_SHOWN] - view.now_s
+        budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(
             now_s=view.now_s,
             agent=self._decider.agent,

@@ -1,4 +1,4 @@
-"""What the front ends and the engine of a server say to each other.
+"""Between the front ends and the engine of a server: calls, replies, snapshots.
 
 A front end turns bytes into a :class:`Call` and a :class:`Reply` into bytes; the engine knows
 nothing of protocols, and a front end nothing of queues. Times are stamps of this machine's
@@ -7,8 +7,8 @@ monotonic clock, in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
+
+VERSION = "1"
+"""The only version of a model."""
 
 
 class Status(IntEnum):
@@ -31,7 +34,7 @@ class Status(IntEnum):
     FAILED = 3
     """Every replica that tried it died, and no time is left."""
     CANCELLED = 4
-    """The client went away or took it back."""
+    """The client went away or cancelled it."""
     STOPPED = 5
     """The server shuts down."""
 
@@ -41,14 +44,14 @@ class Call:
     """One task for the (first stage's) model: one row of a client's batch."""
 
     tensor: NDArray[Any]
-    """Input of ``Served.inputs``' shape and type; a view on the client's bytes is fine, it is
+    """Input of ``ServedModel.inputs``' shape and type; a view on the client's bytes is fine, it is
     copied once, into the memory that it shares with the replica."""
     sent_s: float
     """When the client sent it, as far as is known; else when it arrived."""
     deadline_s: float
     """When it has to be answered."""
     payload_bytes: int
-    """Size of its body, for who estimates the network."""
+    """Size of its body, from which controllers estimate the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Reply:
 
     status: Status
     output: NDArray[Any] | None = None
-    """Answer; of a model that leads on, the last stage's, one row for each task."""
+    """Answer; of a pipeline the last stage's, one row for each task."""
     finished_s: float = 0.0
     queue_s: float = 0.0
     """Time that it waited, in all stages."""
@@ -77,7 +80,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """What a server serves; fixed while it runs."""
 
     name: str
@@ -89,7 +92,7 @@ class Served:
     variants: tuple[str, ...]
     stages: tuple[str, ...]
     queue_max: int = 1024
-    """Calls that it holds at most; more rows than that can never be served together."""
+    """Largest number of calls that it holds; more rows than that cannot be served together."""
 
 
 class Batches(NamedTuple):
@@ -104,10 +107,10 @@ class Batches(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the engine says of itself after each interval."""
+    """State of the engine after an interval."""
 
     now_s: float
-    """Since the server began."""
+    """Time since the server began."""
     agent: str
     last: IntervalMetrics | None
     """Metrics of the last interval."""
@@ -118,14 +121,14 @@ class Snapshot:
     variant: tuple[str, ...]
     queued: tuple[int, ...]
     budgets_s: tuple[float, ...]
-    """(queued,) what those that wait in the first stage have left, ascending; at most 256."""
+    """(queued,) time left to those that wait in the first stage, ascending; at most 256."""
     ready: bool
 
 
 class Engine(Protocol):
     """Serves calls; every method may be called from any thread."""
 
-    served: Served
+    served: ServedModel
 
     @property
     def ready(self) -> bool:
@@ -144,7 +147,7 @@ class Engine(Protocol):
         """
 
     def cancel(self, ticket: int) -> None:
-        """Take a call back; if it has not ended, it ends as CANCELLED and frees its place."""
+        """Cancel a call; if it has not ended, it ends as CANCELLED and frees its place."""
 
     def snapshot(self) -> Snapshot:
         """Return the latest snapshot."""
@@ -169,3 +172,16 @@ class Engine(Protocol):
 
         What is left then ends as STOPPED. Safe to call twice.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that clients read at a path of its own, such as the metrics."""
+
+    content_type: str
+    make: Callable[[str], bytes]
+    """Makes it, quickly, for what follows the question mark in the URL."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case names."""
+    open: bool = False
+    """Whether it needs no token, because it tells nothing of what happens here."""

@@ -20,20 +20,20 @@ from sponge_env.scenario.profile import LOCAL_MODEL, Profile
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.spec import stage_profiles
 from sponge_env.serve.engine import ServingEngine
-from sponge_env.serve.interface import Served
+from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.system import ServedSystem
 
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""
-SHORTEST_TIMEOUT_S, SLOWEST_BATCHES = 2.0, 10.0
-"""A batch is taken for hung after so long, or so many times the slowest one's time."""
+MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
+"""A batch hangs after so long, or after so many times the slowest batch, whichever is later."""
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
-    """Return what a model is served as: the shipped scenario for it, or a given one.
+    """Return the scenario that a model is served under: the shipped one for it, or a given one.
 
-    A model takes the place of that of a scenario of one stage without variants. Names that cannot
-    be are a ``ConfigError``.
+    A model replaces that of a scenario of one stage without variants. Impossible names are a
+    ``ConfigError``.
     """
     if scenario is None:
         scenario = OCR if model == OCR else "local"
@@ -80,14 +80,14 @@ def make_engine(
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
-    check_handed_on(scenario, [stage[0].most_tasks for stage in models])
+    check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
-    make_agent(agent)  # which says what is wrong with it before anything starts
+    make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
     system = ServedSystem(
         scenario, _starter(profiles, limiter), profile=profile, outputs=outputs, queue_max=queue_max
     )
-    served = Served(
+    served = ServedModel(
         name=name or scenario.name,
         inputs=models[0][0].inputs,
         outputs=outputs,
@@ -107,10 +107,10 @@ def make_engine(
 def controllers(
     agent: str, options: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[str], Controller]:
-    """Return what makes controllers by their names, for whoever asks a server.
+    """Return what makes controllers by their names.
 
-    The one that it began with may be anything; others must be registered: no name that comes in
-    later may have code imported from elsewhere.
+    The first one may be anything; later ones must be registered, so that no client has code
+    imported from elsewhere.
     """
     registry, (entries, _) = known_controllers(), chosen([agent])
     if not entries:
@@ -128,20 +128,20 @@ def controllers(
     return make
 
 
-def check_handed_on(scenario: Scenario, most_tasks: Sequence[int]) -> None:
-    """Refuse stages whose answers are not the inputs of the next, which would be shown samples."""
-    for stage, tasks in zip(scenario.pipeline[:-1], most_tasks, strict=False):
+def check_stage_inputs(scenario: Scenario, max_tasks: Sequence[int]) -> None:
+    """Refuse stages whose outputs are not the inputs of the next, which would get samples."""
+    for stage, tasks in zip(scenario.pipeline[:-1], max_tasks, strict=False):
         if not tasks:
             raise ConfigError(
                 f"scenario {scenario.name!r} cannot be served: the answers of its stage "
-                f"{stage.name!r} are no inputs of the next"
+                f"{stage.name!r} are not the inputs of the next"
             )
 
 
 def _starter(
     profiles: Sequence[Sequence[Profile]], limiter: Limiter
 ) -> Callable[[SystemSpec], LiveWorker]:
-    """Return what starts the worker, which takes no longer for hung than it must."""
+    """Return what starts the worker, with timeouts by the profiles."""
 
     def start(spec: SystemSpec) -> LiveWorker:
         configs = real_configs(spec, profiles, limiter)
@@ -149,13 +149,13 @@ def _starter(
             replace(config, batch_timeout_s=_timeout_s(config, own))
             for config, own in zip(configs, profiles, strict=True)
         ]
-        return LiveWorker(timed, keeps_answers=True)
+        return LiveWorker(*timed, keeps_answers=True)
 
     return start
 
 
 def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
-    """Return how long a batch may take until it is taken for hung."""
+    """Return how long a batch may take."""
     shape = config.batch_max, config.cores_max
     slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
-    return max(SHORTEST_TIMEOUT_S, SLOWEST_BATCHES * slowest_s)
+    return max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)

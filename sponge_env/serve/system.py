@@ -1,4 +1,4 @@
-"""The system that serves calls: requests come from outside, and each is told how it ended.
+"""The system that serves calls: requests come from outside, and each gets a reply when it ends.
 
 Everything else is the live system's. Nothing grows with the time that it serves: rows of
 ``requests`` are free again when their request has ended, and the ledger is read after each move and
@@ -28,11 +28,9 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Arrivals, Network, Serving, Variant
 from sponge_env.scenario.profile import Profile, local_model
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.serve.ended import EndedBatches
-from sponge_env.serve.inbox import Inbox, Submitted
+from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
-from sponge_env.serve.pace import Pace
-from sponge_env.serve.rows import OpenCall, Rows
+from sponge_env.serve.slowdown import Slowdown
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload
@@ -40,13 +38,13 @@ from sponge_env.simulation.workload import Workload
 LOG = logging.getLogger("sponge_env")
 
 PLANNED_S = 60.0
-"""Duration of the scenario that tables are made for; serving goes on for ever."""
+"""Duration of the scenario that tables are made for; serving has no end."""
 TICK_S = 1e-6
 """How long after its deadline a request has expired."""
-LONGEST_S = 86_400.0
-"""Longest that a request may wait, whatever its deadline: controllers reckon with numbers."""
-MOST_AT_ONCE = 256
-"""Calls that are taken in before batches are formed and answers are given."""
+MAX_WAIT_S = 86_400.0
+"""Later deadlines are shortened to it, because controllers calculate with them."""
+MAX_AT_ONCE = 256
+"""Calls that are taken in before batches are formed and replies are sent."""
 
 _STATUS: dict[int, Status] = {
     Outcome.ON_TIME: Status.ANSWERED,
@@ -69,13 +67,13 @@ class CallWorker(Worker, Protocol):
         """Return what was answered to the last stage's tasks of a request, in their order."""
 
 
-def called(variant: Variant) -> str:
-    """Return what clients know a variant by: its name, or its model's on this machine."""
+def variant_name(variant: Variant) -> str:
+    """Return the name of a variant for clients: its own, or its model's on this machine."""
     model = local_model(variant.profile)
     return variant.called if variant.name or model is None else Path(model).stem
 
 
-def unending(scenario: Scenario) -> Scenario:
+def endless(scenario: Scenario) -> Scenario:
     """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
     return replace(
         scenario,
@@ -105,12 +103,12 @@ class ServedSystem(LiveSystem):
     ) -> None:
         """Start to serve; see :class:`LiveSystem` for the worker.
 
-        The scenario is served without end, and its traffic is not drawn (:func:`unending`). There
+        The scenario is served without end, and its traffic is not drawn (:func:`endless`). There
         are never more than ``queue_max`` requests in the system; the others are refused. The last
         stage's ``outputs`` are needed where a request may have no task there.
         """
         self._outputs, self._queue_max = outputs, queue_max
-        self._held = Rows(queue_max)
+        self._table = RowTable(queue_max)
         """Rows of ``requests``."""
         self._steady_cores: dict[int, int] = {}
         """Cores of each batch that runs, if they have not changed since it began."""
@@ -122,15 +120,15 @@ class ServedSystem(LiveSystem):
         self._arrivals = np.zeros((2, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0
-        """When the last interval was to end."""
+        """End of the present interval."""
         self._waiting = False
-        """Whether anything may wait in any stage: if not, there is nothing to look after."""
+        """Whether anything may wait in any stage; if not, there is nothing to look after."""
         self._dropped = Status.EXPIRED
-        super().__init__(unending(scenario), 0, make_worker, profile)
+        super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()
-        self.variants = [tuple(map(called, stage.variants)) for stage in self.plan.pipeline]
+        self.variants = [tuple(map(variant_name, stage.variants)) for stage in self.plan.pipeline]
         """What the variants of each stage are called."""
-        self.batches = EndedBatches([stage.batch_max for stage in self.spec.stages])
+        self.batches = BatchCounts([stage.batch_max for stage in self.spec.stages])
         self.inbox = make_inbox(self.worker.wake)
 
     def _make_memory(
@@ -138,7 +136,7 @@ class ServedSystem(LiveSystem):
     ) -> Arrays:
         room = configuration.room
         make_room(room, self.spec, self._queue_max + 1)
-        room.ledger = 2 * self._queue_max + MOST_AT_ONCE
+        room.ledger = 2 * self._queue_max + MAX_AT_ONCE
         # Replicas, those that drain included, have a core each at least.
         room.replicas = min(room.replicas, self.spec.total_cores)
         requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
@@ -153,8 +151,10 @@ class ServedSystem(LiveSystem):
         super()._rehearse()
         self._arrays.settings["sheds"] = True
         self._arrays.stages["pace"] = 1.0
-        self._paces = [Pace(model, self._arrays) for model in self._arrays.models[0]]
-        self._arrays.models["cheapest_core_s"][0] = [pace.cheapest_core_s for pace in self._paces]
+        self._slowdowns = [Slowdown(model, self._arrays) for model in self._arrays.models[0]]
+        self._arrays.models["cheapest_core_s"][0] = [
+            each.cheapest_core_s for each in self._slowdowns
+        ]
 
     @property
     def done(self) -> bool:
@@ -202,7 +202,7 @@ class ServedSystem(LiveSystem):
             self._drive(self._closing_s)
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Refuse: what has ended is forgotten."""
+        """Raise: the ledger is not kept."""
         raise RuntimeError("a served system keeps no ledger of its requests")
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
@@ -218,22 +218,22 @@ class ServedSystem(LiveSystem):
         return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
-        """Return when the interval ends that begins; what was missed is not made up for."""
-        self._note_resizes()
+        """Return when the interval ends that begins; missed intervals are skipped."""
+        self._end_interval()
         interval_s = self.spec.interval_s
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
 
-    def _note_resizes(self) -> None:
-        """Take note of new cores: they, and an interval that is over, bear on how batches go."""
+    def _end_interval(self) -> None:
+        """Forget which batches had steady cores where they changed, and age the slowdowns."""
         cores = self._arrays.stages["planned_cores"][0]
         for batch in list(self._steady_cores):
             k, _ = self._slots[batch]
             if self._steady_cores[batch] != cores[k]:
                 del self._steady_cores[batch]
-        for pace in self._paces:
-            pace.pass_interval()
-        self._arrays.stages["pace"][0] = [pace.slow for pace in self._paces]
+        for each in self._slowdowns:
+            each.pass_interval()
+        self._arrays.stages["pace"][0] = [each.factor for each in self._slowdowns]
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -243,14 +243,14 @@ class ServedSystem(LiveSystem):
         if self._waiting:
             next_s = entry.look_after(self._arrays, self._metrics, now_s)
             self._waiting = next_s < math.inf
-        next_s = min(next_s, self._take_calls(now_s, MOST_AT_ONCE))
+        next_s = min(next_s, self._take_calls(now_s, MAX_AT_ONCE))
         # A request may still be answered at its deadline: it expires after that.
         return min(next_s + TICK_S, self._closing_s)
 
-    def _take_calls(self, now_s: float, most: int) -> float:
-        """Take in what has come; return when one of them has to be looked after."""
+    def _take_calls(self, now_s: float, count: int) -> float:
+        """Take in what has come; return when one of the calls has to be looked after."""
         next_s = math.inf
-        for submitted in self.inbox.take(most):
+        for submitted in self.inbox.take(count):
             if submitted.call is None:
                 self._cancel(submitted.ticket, now_s)
             else:
@@ -259,16 +259,16 @@ class ServedSystem(LiveSystem):
 
     def _offer(self, submitted: Submitted, call: Call, now_s: float) -> float:
         """Take in a call, or refuse it; return when to look after it."""
-        deadline_s = min(self.at(call.deadline_s), now_s + LONGEST_S)
+        deadline_s = min(self.at(call.deadline_s), now_s + MAX_WAIT_S)
         sent_s = min(now_s, self.at(call.sent_s))
-        if not self._held.free:
-            self._look()  # at what has just expired
+        if not self._table.free:
+            self._look()  # what has just expired
         # Only what waits has a row of its own.
-        welcome, row = self._held.free, self._held.next
+        has_row, row = self._table.free, self._table.next
         times_s = sent_s, now_s, deadline_s
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
         ticket = submitted.ticket
-        # From here on it is told how it ends, even if something below goes wrong.
+        # From here on it gets a reply, even if something below goes wrong.
         own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done)
         late_by_s = entry.offer(
             self._arrays,
@@ -278,25 +278,25 @@ class ServedSystem(LiveSystem):
             times_s,
             float(call.payload_bytes),
             self._ended_s,
-            welcome,
+            has_row,
         )
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             self._refuse(own, now_s, late_by_s)
             return math.inf
-        self._held.hold(own)
+        self._table.hold(own)
         self.worker.bring(ticket, call.tensor)
         self._waiting = True
         return deadline_s
 
     def _refuse(self, call: OpenCall, now_s: float, late_by_s: float) -> None:
-        """Say that a call is refused, and when it may be tried again."""
+        """Reply that a call is refused, and when to try again."""
         retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
         reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
         self._end_call(call, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
-        self._look()  # it may just have ended, as clients go away when a deadline passes
+        self._look()  # it may just have ended: clients cancel when a deadline passes
         if (call := self._by_ticket.get(ticket)) is not None:
             entry.cancel(self._arrays, self._metrics, call.row, now_s)
             self._end_call(call, Reply(Status.CANCELLED, finished_s=self.stamp(now_s)))
@@ -305,7 +305,7 @@ class ServedSystem(LiveSystem):
         return self._waiting and super()._start(k)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
-        self._held.begin(batch.id, rows.tolist())
+        self._table.begin(batch.id, rows.tolist())
         self._steady_cores[batch.id] = int(self._arrays.stages["planned_cores"][0, batch.stage])
         super()._begin(batch, rows)
 
@@ -320,23 +320,23 @@ class ServedSystem(LiveSystem):
         steady_cores = self._steady_cores.pop(batch.id, None)
         if completion.ok and steady_cores:
             took_s = completion.finished_s - completion.started_s
-            pace = self._paces[batch.stage]
-            pace.note(batch.variant, batch.size, steady_cores, took_s)
-            self._arrays.stages["pace"][0, batch.stage] = pace.slow
-        for call in self._held.end(batch.id):
-            call.served(completion)
+            slowdown = self._slowdowns[batch.stage]
+            slowdown.add(batch.variant, batch.size, steady_cores, took_s)
+            self._arrays.stages["pace"][0, batch.stage] = slowdown.factor
+        for call in self._table.end(batch.id):
+            call.add_batch(completion)
             call.batch, call.cores = batch.size, cores
             call.variant = self.variants[batch.stage][batch.variant]
 
     def _is_settled(self) -> bool:
-        """Return whether nothing waits: then clients are told, and nothing holds them up."""
+        """Return whether nothing waits, so that replies may be sent first."""
         if self.inbox or self._closing_s < math.inf:
             return False
         stages = self._arrays.stages[0]
         return bool((stages["tail"] <= stages["head"]).all())
 
     def _look(self) -> None:
-        """Read what has ended since the last time, and tell those who wait for it."""
+        """Read what has ended since the last time, and send the replies."""
         ended = int(self._env["ended"])
         if not ended:
             return
@@ -345,7 +345,7 @@ class ServedSystem(LiveSystem):
         self._env["ended"] = 0
         tickets = []
         for closed in rows:
-            if (call := self._held.close(closed[_ROW])) is None:
+            if (call := self._table.close(closed[_ROW])) is None:
                 continue  # it was refused
             tickets.append(call.ticket)
             if call.ticket in self._by_ticket:
@@ -353,7 +353,7 @@ class ServedSystem(LiveSystem):
         self.worker.forget(tickets)
 
     def _reply(self, call: OpenCall, outcome: int, finished_s: float) -> Reply:
-        """Return how a call ended, for who waits for it."""
+        """Return the reply to a call that has ended."""
         in_time = outcome == Outcome.ON_TIME
         if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
             in_time = finished_s <= float(self._arrays.requests["deadline_s"][0, call.row])
@@ -372,7 +372,7 @@ class ServedSystem(LiveSystem):
         )
 
     def _output(self, ticket: int) -> NDArray[Any] | None:
-        """Return what was answered: in several stages one row for each task of the last."""
+        """Return the output: of several stages, one row for each task of the last."""
         answers = self.worker.take_answers(ticket)
         if len(self.spec.stages) == 1:
             return answers[0] if answers else None
@@ -382,14 +382,14 @@ class ServedSystem(LiveSystem):
         return np.stack(answers)
 
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
-        """Say how a call ended, this once."""
+        """Send the only reply to a call."""
         del self._by_ticket[call.ticket]
-        tell(call.done, reply)
+        send(call.done, reply)
 
 
-def tell(done: Callable[[Reply], None], reply: Reply) -> None:
-    """Call back; that this fails is no matter of the system's."""
+def send(done: Callable[[Reply], None], reply: Reply) -> None:
+    """Send a reply through a callback, whose errors are only logged."""
     try:
         done(reply)
     except Exception:
-        LOG.exception("a call's end could not be told")
+        LOG.exception("a reply could not be sent")

@@ -13,10 +13,11 @@ from sponge_env.core.compiled import rows
 from sponge_env.core.records import METRICS, RECENT, Arrays
 from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.interfaces import StageView, SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics, StageMetrics
+from sponge_env.metrics import StageMetrics
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _NOTHING = blank_metrics(1)
+_UNMEASURED = StageMetrics()
 
 
 def recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays, NDArray[np.void]]:
@@ -38,7 +39,7 @@ def recalled(view: SystemView, spec: SystemSpec, several: bool) -> tuple[Arrays,
     memory.metrics[0] = (*_measured(view.last), 0)
     if several:
         for own, each in zip(memory.stages, view.stages, strict=True):
-            own.write_measures(each.last or view.last)
+            own.write_measures(each.last or _UNMEASURED)
     return memory.arrays, memory.metrics
 
 
@@ -113,12 +114,10 @@ class _RecalledStage:
             self._batch_size[place] = batch.size
             self._planned_end_s[place] = batch.expected_end_s - now_s
 
-    def write_measures(self, own: StageMetrics | IntervalMetrics) -> None:
-        """Write what it did in the last interval; the only one did what the system did."""
-        answered = own.answered if isinstance(own, StageMetrics) else own.on_time + own.late
-        self._measured["answered"] = answered
-        for name in ("dropped", "utilisation", "throttled_share"):
-            self._measured[name] = getattr(own, name)
+    def write_measures(self, last: StageMetrics) -> None:
+        """Write what it did in the last interval."""
+        for name in ("answered", "dropped", "utilisation", "throttled_share"):
+            self._measured[name] = getattr(last, name)
 
 
 def _power_of_two(least: int) -> int:

@@ -127,6 +127,10 @@ class System(ABC):
         """Accuracy of the answers up to now, where it was looked at, else NaN."""
         return math.nan
 
+    def counterpart(self, seed: int) -> SimulatedSystem | None:
+        """Return a live system on simulated replicas, at its start; None of a simulated one."""
+        return None
+
     @abstractmethod
     def paused(self) -> AbstractContextManager[None]:
         """Let no time pass for requests and worker meanwhile."""
@@ -201,7 +205,7 @@ class System(ABC):
         )
 
     def _stage_metrics(self, k: int) -> StageMetrics | None:
-        if not self._interval or len(self._allocation.stages) == 1:
+        if not self._interval:
             return None
         return StageMetrics(*self._arrays.stages["measured"][0, k].item())
 
@@ -282,12 +286,11 @@ class System(ABC):
         return rows
 
     def _measured_stages(self) -> dict[str, dict[str, float]]:
-        """Return what was measured of each stage; nothing of one that has one variant."""
-        stages = self.plan.stages
-        if not stages or len(stages) == len(stages[0].variants) == 1:
+        """Return what was measured of each stage; nothing where one model is all there is."""
+        if self.spec.is_one_model:
             return {}
         found = {}
-        for stage, row in zip(stages, self._arrays.stages[0], strict=True):
+        for stage, row in zip(self.plan.stages, self._arrays.stages[0], strict=True):
             values = found[stage.name] = dict(zip(_OF_STAGE, row["measured"].item(), strict=True))
             if len(stage.variants) > 1:
                 for variant, answered in zip(stage.variants, row["answered_by"], strict=False):

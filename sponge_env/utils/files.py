@@ -15,10 +15,10 @@ from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 
-MOST_BYTES = 200_000_000
+MAX_BYTES = 200_000_000
 """Of a file that is read whole, also after it was uncompressed."""
 
-DEEPEST = 50
+MAX_DEPTH = 50
 """Levels of tables and lists within each other: nothing that is read here has ten."""
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A path such as ``/dev/stdout`` is no file that could be replaced and is written to directly.
     Like all here it raises a :class:`RunDirectoryError` where the file cannot be written.
     """
-    with saying_why(path):
+    with explained(path):
         if path.exists() and not path.is_file():
             yield path
             return
@@ -67,20 +67,20 @@ def read_bytes(path: Path) -> bytes:
     """Read a file, uncompressed if gzip compressed it.
 
     An ``OSError`` or a ``ValueError`` says why it cannot be: pipes and devices, which might never
-    end, are none; and there may be at most :data:`MOST_BYTES`.
+    end, are none; and there may be at most :data:`MAX_BYTES`.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(0, "it is no regular file")
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if data.startswith(GZIP_MAGIC) and len(data) <= MOST_BYTES:
+        data = file.read(MAX_BYTES + 1)
+    if data.startswith(GZIP_MAGIC) and len(data) <= MAX_BYTES:
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as inside:
-                data = inside.read(MOST_BYTES + 1)
+                data = inside.read(MAX_BYTES + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise ValueError("it is not a text file, and its compression is damaged") from None
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"it holds more than {MOST_BYTES / 1e6:g} MB")
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it holds more than {MAX_BYTES / 1e6:g} MB")
     return data
 
 
@@ -95,14 +95,14 @@ def read_text(path: Path) -> str:
 def parsed(parse: Callable[[str], Any], text: str) -> Any:
     """Parse text; a ``ValueError`` says why it cannot be, or holds what no file of ours does.
 
-    That is, more than :data:`DEEPEST` tables within each other, and whole numbers beyond floats.
+    That is, more than :data:`MAX_DEPTH` tables within each other, and whole numbers beyond floats.
     """
     try:
         data = parse(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     level = [data]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         if any(isinstance(each, int) and abs(each) > sys.float_info.max for each in level):
             raise ValueError("it has a whole number that is too large")
         inside = (list(each.values()) if isinstance(each, dict) else each for each in level)
@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_writable(path: Path) -> None:
     """Notice now that a file cannot be written, before the work that is to fill it."""
-    with saying_why(path):
+    with explained(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         if path.exists():
@@ -138,7 +138,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def saying_why(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turn the system's ``OSError`` into a sentence for the user."""
     try:
         yield

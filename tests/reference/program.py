@@ -10,14 +10,13 @@ import math
 import numpy as np
 
 from agents.program import (
-    ROUNDING,
     ROUNDING_MS,
-    Forecast,
     Program,
     cost_table,
     published_table_ms,
     recovery_table,
 )
+from agents.rates import ROUNDING, Forecast
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec, SystemView
 
@@ -100,12 +99,16 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
     free_s = np.zeros(spec.first.cores_max)
     if not view.first.replicas_ready and view.first.starting_s:
         free_s += view.first.starting_s[0]
+    if not view.first.replicas_ready:
+        return free_s  # what runs is on replicas that go
+    lefts = [(0.0, 1)]
     for batch in view.first.running:
         whole_s = float(spec.first.latency.predict_s(batch.size, view.first.cores_in_force))
-        left_s = max(0.0, batch.expected_end_s + margin * whole_s - view.now_s)
-        speed_up = spec.first.latency.predict_s(batch.size, cores) / whole_s
-        free_s = np.maximum(free_s, left_s * speed_up)
-    return free_s
+        lefts.append((max(0.0, batch.expected_end_s + margin * whole_s - view.now_s), batch.size))
+    left_s, size = max(lefts)  # the one that ends last stays
+    whole_s = float(spec.first.latency.predict_s(size, view.first.cores_in_force))
+    scaled_s: FloatArray = left_s * (spec.first.latency.predict_s(size, cores) / whole_s)
+    return scaled_s
 
 
 def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> FloatArray:

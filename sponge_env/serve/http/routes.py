@@ -1,126 +1,131 @@
-"""The protocol over HTTP: an ASGI application without a framework."""
+"""The protocol over HTTP: what each path does, and who may ask for it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import orjson
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.body import BEGAN, WholeBody, read_body, too_large
-from sponge_env.serve.http.compression import accepted_encoding, compressed, decompressed
-from sponge_env.serve.http.connected import ClientGoneError, Receive, Scope, while_connected
-from sponge_env.serve.http.hosts import check_asked_here, from_here
-from sponge_env.serve.http.responses import BINARY, JSON, Response, Send, as_error, as_json, sent
+from sponge_env.serve.http.messages import (
+    BINARY,
+    JSON,
+    Request,
+    Response,
+    accepted_encoding,
+    compress,
+    decompress,
+    error_response,
+    json_response,
+    too_large,
+)
+from sponge_env.serve.interface import Resource
+from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.aside import LARGE_BYTES, apart, aside, in_turn
-from sponge_env.serve.wire.extras import Extras
-from sponge_env.serve.wire.front import Answered, Front, Headers
-from sponge_env.serve.wire.json_text import check_json_size, object_bytes, read_json
+from sponge_env.serve.wire.front import Front, Headers, InferResult
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
-    Inference,
+    InferRequest,
+    check_json_size,
     header_size,
-    read_inference,
+    parsed_bytes,
+    read_json,
+    read_request,
     write_answer,
 )
-from sponge_env.serve.wire.tensors import shown
+from sponge_env.serve.wire.resources import (
+    LARGE_BYTES,
+    run_detached,
+    run_in_reader,
+    run_in_thread,
+)
+from sponge_env.serve.wire.tensors import Buffer, brief
 
-MOST_SETTING_BYTES = 2**16
-"""Of what is sent to change a setting."""
+MAX_SETTING_BYTES = 2**16
+"""Of a request that changes a setting."""
+PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 
 class HttpFront:
-    """Routes requests; each ends with an answer, whatever it was."""
+    """Routes requests; each ends with an answer."""
 
-    def __init__(self, front: Front, extras: Extras) -> None:
-        self._front, self._engine, self._extras = front, front.engine, extras
+    def __init__(self, front: Front, resources: Mapping[str, Resource]) -> None:
+        """Serve the protocol, and resources by their paths, such as ``/metrics``."""
+        self._front, self._engine, self._resources = front, front.engine, resources
+        self._local_only = front.options.local and front.options.token is None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            return
+    async def answer(self, request: Request) -> Response:
+        """Answer one request; cancelling this cancels it in the engine."""
         try:
-            response = await self._response(scope, receive)
+            return await self._response(request)
         except WireError as error:
             self._front.count_rejected(error)
-            response = as_error(error, dict(scope["headers"]))
-        except ClientGoneError:
-            return
-        await sent(response, send)
+            return error_response(error, request.headers)
 
-    async def _response(self, scope: Scope, receive: Receive) -> Response:
-        headers, path = dict(scope["headers"]), scope["path"]
-        get, parts = scope["method"] in ("GET", "HEAD"), path.strip("/").split("/")
+    async def _response(self, request: Request) -> Response:
+        headers, path = request.headers, request.path
+        get, parts = request.method in ("GET", "HEAD"), path.strip("/").split("/")
         if parts[:2] == ["v2", "health"] and get:
             return self._health(parts[2:])
-        if self._front.options.local and self._front.options.token is None:
-            check_asked_here(headers)
-        if get and path in self._extras.resources:
-            return self._resource(scope, headers)
+        if self._local_only:
+            check_local_names(headers)
+        if get and path in self._resources:
+            return self._resource(request)
         self._front.check_token(headers)
         if get:
-            return as_json(self._described(parts))
-        if scope["method"] == "POST":
-            return await self._posted(parts, _Request(scope, headers, receive, _began_s(scope)))
-        raise WireError(f"the method {shown(scope['method'])} is not served", 405)
+            return self._description(parts)
+        if request.method == "POST":
+            return await self._post(parts, request)
+        raise WireError(f"the method {brief(request.method)} is not supported", 405)
 
-    def _resource(self, scope: Scope, headers: Headers) -> Response:
-        found = self._extras.resources[scope["path"]]
-        if not found.open:
-            self._front.check_token(headers)
-        more = tuple(
-            (name.lower().encode(), value.encode()) for name, value in found.headers.items()
-        )
-        body = found.make(scope["query_string"].decode("latin-1"))
-        return Response(body, 200, found.content_type.encode(), more)
+    def _resource(self, request: Request) -> Response:
+        resource = self._resources[request.path]
+        if not resource.open:
+            self._front.check_token(request.headers)
+        headers = [(name.encode(), value.encode()) for name, value in resource.headers.items()]
+        body = resource.make(request.query)
+        return Response(body, 200, resource.content_type.encode(), tuple(headers))
 
     def _health(self, parts: list[str]) -> Response:
-        """Tell health by the status, as the protocol wants it: 200, or 4xx if it is not well."""
+        """Return the health as the protocol's status: 200, or 4xx if it is not well."""
         if parts == ["live"]:
-            return self._told("live", self._engine.alive, {})
+            return _flag("live", self._engine.alive)
         if parts == ["ready"]:
-            return self._readiness({})
-        raise WireError("health is told at v2/health/live and v2/health/ready", 404)
+            return _flag("ready", self._engine.ready)
+        raise WireError("health is at v2/health/live and v2/health/ready", 404)
 
-    def _readiness(self, named: Mapping[str, str]) -> Response:
-        return self._told("ready", self._engine.ready, named)
-
-    def _told(self, what: str, well: bool, named: Mapping[str, str]) -> Response:
-        return Response(orjson.dumps({**named, what: well}), 200 if well else 400)
-
-    def _described(self, parts: list[str]) -> Any:
-        """Return what is told under a path below ``v2``, as JSON or as a whole response."""
+    def _description(self, parts: list[str]) -> Response:
+        """Return what there is to read at a path below ``v2``."""
         served = self._front.served
         match parts:
             case ["v2"]:
-                return describe.server_metadata()
+                return json_response(describe.server_metadata())
             case ["v2", "models", "stats"]:
-                return {"model_stats": [self._extras.recorder.statistics()]}
+                return self._statistics()
             case ["v2", "models", name, "versions", version, *rest]:
                 self._front.check_model(name, version)
             case ["v2", "models", name, *rest]:
                 self._front.check_model(name)
             case _:
-                raise WireError(f"there is nothing at {shown('/'.join(parts))}", 404)
+                raise WireError(f"there is nothing at {brief('/'.join(parts))}", 404)
         match rest:
             case []:
-                return describe.model_metadata(served)
+                return json_response(describe.model_metadata(served))
             case ["ready"]:
-                return self._readiness({"name": served.name})
+                return _flag("ready", self._engine.ready, {"name": served.name})
             case ["config"]:
-                return describe.model_config(served)
+                return json_response(describe.model_config(served))
             case ["stats"]:
-                return {"model_stats": [self._extras.recorder.statistics()]}
+                return self._statistics()
             case ["infer"]:
-                raise WireError("infer wants POST", 405)
-        raise WireError(f"there is nothing at {shown('/'.join(parts))}", 404)
+                raise WireError("infer needs POST", 405)
+        raise WireError(f"there is nothing at {brief('/'.join(parts))}", 404)
 
-    async def _posted(self, parts: list[str], request: _Request) -> Response:
+    def _statistics(self) -> Response:
+        return json_response({"model_stats": [self._front.metrics.statistics()]})
+
+    async def _post(self, parts: list[str], request: Request) -> Response:
         match parts:
             case ["v2", "models", name, "versions", version, "infer"]:
                 self._front.check_model(name, version)
@@ -129,102 +134,112 @@ class HttpFront:
                 self._front.check_model(name)
                 return await self._infer(request)
             case ["v2", "repository", "index"]:
-                return as_json(describe.index(self._front.served, self._engine.ready))
+                return json_response(describe.index(self._front.served, self._engine.ready))
             case ["agent"]:
-                return await self._use(request)
-        raise WireError(f"nothing takes POST at {shown('/'.join(parts))}", 404)
+                return await self._use_agent(request)
+        raise WireError(f"nothing accepts POST at {brief('/'.join(parts))}", 404)
 
-    async def _infer(self, request: _Request) -> Response:
-        body, size = await self._body(request)
+    async def _infer(self, request: Request) -> Response:
+        body, payload_bytes = await self._body(request)
         arrival, headers = self._front.arrival(request.began_s), request.headers
         inference = await self._read(body, headers.get(b"inference-header-content-length"))
         read_s = time.monotonic() - arrival.arrived_s
-        work = self._front.infer(inference, headers, arrival, size)
-        answered = await while_connected(request.scope, request.receive, work)
+        result = await self._front.infer(inference, headers, arrival, payload_bytes)
         began_s = time.monotonic()
-        size = sum(tensor.nbytes for tensor in answered.tensors.values())
-        response = await aside(size, self._written, inference, answered, headers)
-        self._front.recorder.converted(read_s, time.monotonic() - began_s)
+        size = sum(tensor.nbytes for tensor in result.tensors.values())
+        response = await run_in_thread(size, self._write, inference, result, headers)
+        self._front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    async def _read(self, body: WholeBody, length: bytes | None) -> Inference:
-        """Take a body apart; what Python makes of large JSON is counted meanwhile."""
-        front, size = self._front, header_size(length, len(body))
-        check_json_size(size, len(body), front.served, front.options)
+    async def _read(self, body: Buffer, header_length: bytes | None) -> InferRequest:
+        """Parse a body; the Python objects that large JSON becomes count as memory meanwhile."""
+        front, size = self._front, header_size(header_length, len(body))
+        max_rows = front.options.max_rows
+        check_json_size(size, len(body), front.served, max_rows)
         needed = 0
         if size >= LARGE_BYTES:
-            needed = await aside(size, object_bytes, memoryview(body)[:size])
+            needed = await run_in_thread(size, parsed_bytes, memoryview(body)[:size])
         with front.memory.holding(needed):
-            limits = (length, front.served, front.options.most_rows)
-            return await in_turn(size, read_inference, body, *limits)
+            arguments = (body, header_length, front.served, max_rows)
+            return await run_in_reader(size, read_request, *arguments)
 
-    async def _body(self, request: _Request) -> tuple[WholeBody, int]:
-        """Return a body, unpacked, and how large it was on the wire."""
-        most_bytes = self._front.options.most_body_bytes
-        body = await read_body(request.scope, request.receive, most_bytes)
-        if body is None:
-            raise ClientGoneError
+    async def _body(self, request: Request) -> tuple[Buffer, int]:
+        """Return a body, unpacked, and its size as it was sent."""
+        max_bytes = self._front.options.max_body_bytes
+        body = await request.body()
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
-        if isinstance(body, bytes):  # what was read in place is counted
-            body = self._counted(body)
         if not encoding:
             return body, len(body)
-        # a small body may become a large one
-        unpacked = await aside(most_bytes, decompressed, body, encoding, most_bytes)
-        return self._counted(unpacked), len(body)
+        # in a thread by the largest size: a small body may become a large one
+        unpacked = await run_in_thread(max_bytes, decompress, body, encoding, max_bytes)
+        array = np.frombuffer(unpacked, np.uint8)
+        self._front.memory.keep(array)
+        return memoryview(array), len(body)  # type: ignore[arg-type]
 
-    def _counted(self, body: WholeBody) -> WholeBody:
-        """Count a body as long as it is used."""
-        counted = np.frombuffer(body, np.uint8)
-        self._front.memory.keep(counted)
-        return memoryview(counted)  # type: ignore[arg-type]
-
-    def _written(self, inference: Inference, answered: Answered, headers: Headers) -> Response:
-        """Return an answer, compressed where that is accepted and it is large enough."""
-        model, more = self._front.served.name, []
-        answer = write_answer(inference, model, answered.tensors, answered.parameters)
+    def _write(self, request: InferRequest, result: InferResult, headers: Headers) -> Response:
+        """Return an answer, compressed where the client accepts that and it is large enough."""
+        model, extra = self._front.served.name, []
+        answer = write_answer(request, model, result.tensors, result.parameters)
         if answer.header_length:
-            more.append((b"inference-header-content-length", b"%d" % answer.header_length))
-        kind = BINARY if answer.header_length else JSON
+            extra.append((b"inference-header-content-length", b"%d" % answer.header_length))
+        content_type = BINARY if answer.header_length else JSON
         size = sum(map(len, answer.parts))
         encoding = ""
         if size >= self._front.options.compress_from_bytes:
             encoding = accepted_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
         if encoding:
-            more.append((b"content-encoding", encoding.encode()))
-            return Response(compressed(answer.parts, encoding), 200, kind, tuple(more))
-        return Response(b"".join(answer.parts), 200, kind, tuple(more))
+            extra.append((b"content-encoding", encoding.encode()))
+            return Response(compress(answer.parts, encoding), 200, content_type, tuple(extra))
+        return Response(b"".join(answer.parts), 200, content_type, tuple(extra))
 
-    async def _use(self, request: _Request) -> Response:
-        """Put another agent in charge; whoever may not is refused."""
-        if self._front.options.token is None and not from_here(
-            request.scope.get("client"), request.headers
-        ):
+    async def _use_agent(self, request: Request) -> Response:
+        """Put another agent in charge; clients without the right to are refused."""
+        if self._front.options.token is None and not is_from_here(request.client, request.headers):
             raise WireError("without a token, only this machine may change the agent", 403)
         if not request.headers.get(b"content-type", b"").startswith(JSON):
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)
-        if len(body) > MOST_SETTING_BYTES:
-            raise too_large(MOST_SETTING_BYTES)
+        if len(body) > MAX_SETTING_BYTES:
+            raise too_large(MAX_SETTING_BYTES)
         agent = read_json(body).get("agent")
         if not isinstance(agent, str):
-            raise WireError(f"agent must be a name, not {shown(agent)}")
+            raise WireError(f"agent must be a name, not {brief(agent)}")
         try:
-            await apart(self._engine.use, agent)
+            await run_detached(self._engine.use, agent)
         except SpongeError as error:
             raise WireError(str(error)) from None
-        return as_json({"agent": agent})
+        return json_response({"agent": agent})
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    scope: Scope
-    headers: Headers
-    receive: Receive
-    began_s: float
+def _flag(name: str, value: bool, more: Mapping[str, str] | None = None) -> Response:
+    return json_response({**(more or {}), name: value}, 200 if value else 400)
 
 
-def _began_s(scope: Scope) -> float:
-    """Return when a request's first byte came; of another server's, when it was handed over."""
-    found: float = (scope.get("extensions") or {}).get(BEGAN, time.monotonic())
-    return found
+def check_local_names(headers: Headers) -> None:
+    """Raise a WireError if a request was meant for another machine, or comes from its web page.
+
+    A browser on this machine sends requests for web pages of other sites, and a site's name may be
+    made to lead here once its page is loaded. But the browser says which site it is. Clients that
+    say nothing are not browsers.
+    """
+    for header in (b"host", b"origin"):
+        value = headers.get(header)
+        if value and not is_local(_host(value)):
+            text = brief(value.decode("latin-1"))
+            raise WireError(f"without a token, {header.decode()} must be local, not {text}", 403)
+
+
+def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:
+    """Return whether a request comes from this machine, addressed to a name of its own.
+
+    A web page of another site cannot send JSON without permission, which no server here gives. A
+    proxy adds headers that say for whom it asks.
+    """
+    names = (client[0] if client else "", _host(headers.get(b"host", b"")))
+    return all(map(is_local, names)) and PROXY_HEADERS.isdisjoint(headers)
+
+
+def _host(value: bytes) -> str:
+    """Return the name or address in a ``Host`` or ``Origin``, without the port."""
+    host = value.decode("latin-1").lower().rpartition("://")[2]
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Send the requests of a scenario to a server, and tell what a client sees of it."""
+"""Send the requests of a scenario to a server, and print what a client measures."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import require_extra
 
 if TYPE_CHECKING:
+    from sponge_env.serve.load.client import HttpClient
     from sponge_env.serve.load.open_loop import OpenLoop
-    from sponge_env.serve.load.seen import Seen
+    from sponge_env.serve.load.result import LoadResult
     from sponge_env.simulation.workload import Workload
 
 TOKEN = "SPONGE_TOKEN"
-"""Environment variable for the token, for everybody on a machine sees its command lines."""
+"""Environment variable for the token, because all users of a machine see its command lines."""
 DEADLINES = ("headers", "timeout")
 """As :data:`sponge_env.serve.load.open_loop.Deadlines`, which takes a while to import."""
 LATE_S = 0.02
-"""99th percentile of the client's own lateness from which on it spoils the measurement."""
+"""99th percentile of the client's own lateness from which the measurement is spoiled."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,26 +46,26 @@ def load(argv: Sequence[str]) -> int:
     """Send, wait and print; return the exit code."""
     arguments = _parse(argv)
     require_extra("serve", "sponge load")
-    from sponge_env.serve.load.client import checked_url
+    from sponge_env.serve.load.client import HttpClient
 
-    checked_url(arguments.url)
+    client = HttpClient(arguments.url, arguments.token or os.environ.get(TOKEN))
     for file in filter(None, (arguments.json, arguments.requests)):
         check_writable(file)
-    scenario, profile = _played(arguments)
+    scenario, profile = _scenario(arguments)
     from sponge_env.run.notices import announce
 
-    _say(announce([scenario]))
-    workload = _drawn(scenario, profile, arguments.seed)
+    _print(announce([scenario]))
+    workload = _draw(scenario, profile, arguments.seed)
     with asyncio.Runner(loop_factory=_loop) as runner:
-        seen = runner.run(_measure(scenario, workload, arguments))
-    return _report(seen, profile, arguments)
+        result = runner.run(_measure(client, scenario, workload, arguments))
+    return _report(result, profile, arguments)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog=cli.program("load"),
         description="Send the requests of a scenario to a server, open loop, with their deadlines, "
-        "and tell what a client sees.",
+        "and print what a client measures.",
         epilog=f"example: {cli.program('load')} --url http://127.0.0.1:8000 --scenario local "
         "--duration 60",
     )
@@ -72,29 +73,31 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--url", default="http://127.0.0.1:8000", help="of the server (default: %(default)s)")
     add("--model", metavar="NAME", help="model to call (default: the server's only one)")
     add("--scenario", default="local", help="shipped scenario or TOML file (default: local)")
-    said = "latency profile instead of the scenario's, which loads are relative to"
-    add("--profile", metavar="P", help=said)
+    add("--profile", metavar="P",
+        help="latency profile instead of the scenario's, which loads are relative to")  # fmt: skip
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
     add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
     scaling = parser.add_mutually_exclusive_group()
-    said = "mean rate of the requests instead of the scenario's or the arrival trace's"
-    scaling.add_argument("--rate", type=float, metavar="RPS", help=said)
-    said = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
-    scaling.add_argument("--load", type=float, metavar="SHARE", help=said)
-    said = "send requests for so long (default: as long as the scenario)"
-    add("--duration", type=float, metavar="SECONDS", help=said)
+    scaling.add_argument("--rate", type=float, metavar="RPS",
+        help="mean rate of the requests instead of the scenario's or the trace's")  # fmt: skip
+    scaling.add_argument("--load", type=float, metavar="SHARE",
+        help="the same as a share of what one replica with all its cores can serve, "
+        "e.g. 0.6")  # fmt: skip
+    add("--duration", type=float, metavar="SECONDS",
+        help="send requests for so long (default: as long as the scenario)")  # fmt: skip
     add("--seed", type=cli.at_least(0), default=0, metavar="N", help="of the workload (default: 0)")
-    said = "how requests say their deadline: headers of this project, or Triton's parameter timeout"
-    add("--deadlines", type=cli.one_of("form", DEADLINES), default="headers", help=said)
-    said = "send images in bytes, a quarter of the size, to a model that takes floats"
-    add("--uint8", action="store_true", help=said)
+    add("--deadlines", type=cli.one_of("form", DEADLINES), default="headers",
+        help="how requests state their deadline: headers of this project, or Triton's parameter "
+        "timeout")  # fmt: skip
+    add("--uint8", action="store_true",
+        help="send images in bytes, a quarter of the size, where a model takes floats")  # fmt: skip
     add("--token", help=f"bearer token; better in the environment variable {TOKEN}")
     add("--json", type=Path, metavar="FILE", help="write the summary here")
     add("--requests", type=Path, metavar="FILE", help="write every request here, as parquet")
     return parser.parse_args(argv)
 
 
-def _played(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
+def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
     """Return the scenario that the arguments name, and its profile if one is there.
 
     Without one, requests that do not depend on it can be sent all the same.
@@ -116,12 +119,12 @@ def _played(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
     return scenario, None
 
 
-def _drawn(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
+def _draw(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
     """Return the requests of a scenario."""
     from sponge_env.scenario.profile import load_profile
     from sponge_env.simulation.workload import draw_workload
 
-    if profile is None:  # any will do, for the rate does not depend on it
+    if profile is None:  # any profile will do: the rate does not depend on it
         stand_in = dataclasses.replace(scenario, profile="lite0", stages=())
         return draw_workload(stand_in, load_profile("lite0"), seed)
     return draw_workload(scenario, profile, seed)
@@ -133,91 +136,89 @@ def _loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _measure(scenario: Scenario, workload: Workload, arguments: argparse.Namespace) -> Seen:
-    """Ask the server what it serves, send everything, and return what was seen."""
-    from sponge_env.serve.load.client import find_target, opened, try_out
-    from sponge_env.serve.load.held import Held
+async def _measure(
+    client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
+) -> LoadResult:
+    """Ask the server what it serves, send everything, and return the result."""
     from sponge_env.serve.load.open_loop import OpenLoop, Record
-    from sponge_env.serve.load.pictures import pictures
-    from sponge_env.serve.load.seen import Seen
+    from sponge_env.serve.load.result import LoadResult, ServerState
+    from sponge_env.serve.load.target import find_target, sample_inputs, try_out
 
-    async with opened(arguments.token or os.environ.get(TOKEN)) as session:
-        target = await find_target(session, arguments.url, arguments.model)
+    with closing(client):
+        target = await find_target(client, arguments.model)
         inputs = target.inputs._replace(dtype="uint8") if arguments.uint8 else target.inputs
-        tensors = pictures(target.model, inputs)
-        await try_out(session, target, tensors[0])
-        strictest = [scenario.slo_s, *(kind.slo_s for kind in scenario.classes)]
+        tensors = sample_inputs(target.model, inputs)
+        await try_out(client, target, tensors[0])
+        ends_s = scenario.duration_s + max(scenario.slo_s, *(c.slo_s for c in scenario.classes), 0)
         record = Record(workload)
-        sender = OpenLoop(
-            session, target, tensors, record, scenario.duration_s + max(strictest),
-            arguments.deadlines,
-        )  # fmt: skip
-        seen = Seen(scenario, target, record, Held(session, target.url))
-        _say([f"{len(workload.id)} requests to {target.model} at {target.url} ({target.server})"])
-        await _send(sender, seen)
-    return seen
+        sender = OpenLoop(client, target, tensors, record, ends_s, arguments.deadlines)
+        result = LoadResult(scenario, target, record, ServerState(client))
+        count = len(workload.id)
+        _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
+        await _send(sender, result)
+    return result
 
 
-async def _send(sender: OpenLoop, seen: Seen) -> None:
-    """Send until all have ended, or until somebody interrupts it."""
-    duration_s = round(seen.scenario.duration_s)
+async def _send(sender: OpenLoop, result: LoadResult) -> None:
+    """Send until all have ended, or until an interrupt."""
+    duration_s = round(result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
 
         def show(now_s: float) -> None:
-            progress.show(min(duration_s, int(now_s)), seen.status)
+            progress.show(min(duration_s, int(now_s)), result.record.status)
 
-        await seen.held.begin()
+        await result.state.begin()
         sending = asyncio.create_task(sender.run(show))
-        watching = asyncio.create_task(seen.held.watch())
+        watching = asyncio.create_task(result.state.watch())
         with _interrupting(sending.cancel):
             try:
                 await sending
             except asyncio.CancelledError:
-                seen.partial = True
+                result.partial = True
         watching.cancel()
-        await seen.held.look()
+        await result.state.poll()
 
 
 @contextmanager
 def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
-    """Call this instead of being interrupted, or terminated, or left without a terminal."""
+    """Call this at an interrupt, a termination or the loss of the terminal."""
     loop = asyncio.get_running_loop()
-    heeded = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        heeded = []  # only that one has signals
-    for number in heeded:
+        handled = []  # only that one gets signals
+    for number in handled:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in heeded:
+        for number in handled:
             loop.remove_signal_handler(number)
 
 
-def _report(seen: Seen, profile: Profile | None, arguments: argparse.Namespace) -> int:
-    """Print what was seen, write what is wanted, and return the exit code."""
+def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> int:
+    """Print the result, write the files that were requested, and return the exit code."""
     from sponge_env.results.tables import comparison_table, write_summaries
-    from sponge_env.serve.load.seen import episode, lines, requests
+    from sponge_env.serve.load.result import report_lines, request_columns, summarise_load
 
-    summary = episode(seen, arguments.seed, profile)
-    said = [comparison_table([summary]), "", *lines(seen)]
+    summary = summarise_load(result, arguments.seed, profile)
+    lines = [comparison_table([summary]), "", *report_lines(result)]
     if arguments.json:
         write_summaries(arguments.json, [summary])
-        said.append(f"summary      {arguments.json}")
+        lines.append(f"summary      {arguments.json}")
     if arguments.requests:
-        from sponge_env.run.unit import write_table
+        from sponge_env.run.record import write_table
 
-        write_table(arguments.requests, requests(seen))
-        said.append(f"requests     {arguments.requests}")
-    _say(said)
-    if (late_s := seen.lateness_s(0.99)) > LATE_S:
+        write_table(arguments.requests, request_columns(result))
+        lines.append(f"requests     {arguments.requests}")
+    _print(lines)
+    if (late_s := result.record.lateness_s(0.99)) > LATE_S:
         sys.stderr.write(
             f"warning: this client sent 1 % of the requests {late_s * 1000:.0f} ms late or more: "
             "its machine is too slow or too busy for this load\n"
         )
-    return cli.INTERRUPTED if seen.partial else 0
+    return cli.INTERRUPTED if result.partial else 0
 
 
-def _say(lines: Sequence[str]) -> None:
+def _print(lines: Sequence[str]) -> None:
     sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()

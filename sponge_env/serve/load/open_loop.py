@@ -1,8 +1,8 @@
-"""Sends a workload to a server: each request when it is due, whatever became of the others.
+"""Sends a workload to a server: each request when it is due, whatever happens to the others.
 
 A closed loop, which waits for an answer before it sends on, would measure a slow server as one
 with little load. The transfer is emulated here: a request is put on the wire when the workload
-says that it arrives, and says itself when it was sent.
+says that it arrives, and states itself when it was sent.
 """
 
 from __future__ import annotations
@@ -10,32 +10,39 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
 
-import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
-from sponge_env.serve.load.client import HEADER_LENGTH, Target, reason, sendable, told
+from sponge_env.serve.load.client import (
+    HEADER_LENGTH,
+    Answer,
+    HttpClient,
+    infer_head,
+    infer_path,
+    reason,
+)
+from sponge_env.serve.load.target import Target
 from sponge_env.simulation.workload import Workload
 
 Deadlines = Literal["headers", "timeout"]
-"""How a request says its deadline: ``x-slo-ms`` and ``x-sent-at-ms``, or Triton's parameter
+"""How a request states its deadline: ``x-slo-ms`` and ``x-sent-at-ms``, or Triton's parameter
 ``timeout``, in microseconds from its arrival on."""
 
 GRACE_S = 3.0
 """How long after its deadline an answer is still waited for."""
-SOON_S = 0.3
-"""Until the first request is sent."""
+LEAD_S = 0.3
+"""Time until the first request is sent."""
 
-PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, ON_THE_WAY = range(7)
-"""How a request ended: not yet; with outputs; at once, for want of time or room; dropped while it
-waited; with another error; not within :data:`GRACE_S`; still in transfer when all was over."""
+PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, IN_TRANSFER = range(7)
+"""How a request ended: not yet; with outputs; refused at once; dropped while it waited; with
+another error; not within :data:`GRACE_S`; still in transfer when the load ended."""
 KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
 
 BY_STATUS: dict[int, int] = {
@@ -48,7 +55,7 @@ BY_STATUS: dict[int, int] = {
 
 @dataclass(eq=False)
 class Record:
-    """What became of n requests, in the order of the workload; times since its start."""
+    """How n requests ended, in the order of the workload; times since its start."""
 
     workload: Workload
     ended: NDArray[np.int8] = field(init=False)
@@ -60,7 +67,7 @@ class Record:
     queue_s: FloatArray = field(init=False)
     service_s: FloatArray = field(init=False)
     batch: FloatArray = field(init=False)
-    """(n,) what the answers say of themselves; NaN where they say nothing."""
+    """(n,) what the answers tell about themselves; NaN where they tell nothing."""
     met: FloatArray = field(init=False)
     """(n,) 1 where the answer says that it was in time when it left, 0 where not."""
     variant: list[str] = field(init=False)
@@ -75,25 +82,40 @@ class Record:
             setattr(self, name, np.full(count, math.nan))
 
     @property
-    def under_way(self) -> int:
-        """Requests that were sent and have not ended."""
-        return int(np.sum((self.ended == PENDING) & ~np.isnan(self.put_s)))
+    def on_time(self) -> NDArray[np.bool_]:
+        """(n,) whether the answer was here by the deadline."""
+        in_time: NDArray[np.bool_] = self.ended == ANSWERED
+        return np.logical_and(in_time, self.finished_s <= self.workload.deadline_s)
 
     @property
-    def lateness_s(self) -> FloatArray:
-        """(sent,) how late this client itself was with what it sent."""
-        late_s = self.put_s - self.workload.arrival_s
-        return late_s[~np.isnan(late_s)]
+    def latency_s(self) -> FloatArray:
+        """(n,) time from sending to the end."""
+        return self.finished_s - self.workload.sent_s
 
-    def answered(self, at: int, parameters: dict[str, Any]) -> None:
-        """Keep what an answer says of itself."""
-        for name, unit in (("queue", 1e-3), ("service", 1e-3)):
+    @property
+    def status(self) -> str:
+        """Progress so far, in a few words."""
+        ended = self.ended != PENDING
+        running, violated = np.sum(~ended & ~np.isnan(self.put_s)), np.sum(ended & ~self.on_time)
+        return f"{np.sum(ended)} ended, {running} running, {violated} violations"
+
+    def lateness_s(self, quantile: float) -> float:
+        """Return a quantile of how late this client itself was; 0 if it has sent nothing."""
+        late_s = self.put_s - self.workload.arrival_s
+        sent_s = late_s[~np.isnan(late_s)]
+        return float(np.quantile(sent_s, quantile)) if sent_s.size else 0.0
+
+    def read_parameters(self, at: int, answer: Answer) -> None:
+        """Keep what an answer tells about itself, where it tells anything."""
+        values = answer.json
+        parameters = values.get("parameters") if isinstance(values, dict) else None
+        if not isinstance(parameters, dict):
+            return
+        fields = (("queue_s", "queue_ms", 1e-3), ("service_s", "service_ms", 1e-3),
+                  ("batch", "batch", 1.0), ("met", "deadline_met", 1.0))  # fmt: skip
+        for name, key, unit in fields:
             with suppress(KeyError, TypeError, ValueError):
-                getattr(self, f"{name}_s")[at] = float(parameters[f"{name}_ms"]) * unit
-        with suppress(KeyError, TypeError, ValueError):
-            self.batch[at] = float(parameters["batch"])
-        if isinstance(met := parameters.get("deadline_met"), bool):
-            self.met[at] = met
+                getattr(self, name)[at] = float(parameters[key]) * unit
         self.variant[at] = str(parameters.get("variant", ""))
 
 
@@ -101,105 +123,80 @@ class Record:
 class OpenLoop:
     """Sends one workload to one target."""
 
-    session: aiohttp.ClientSession
+    client: HttpClient
     target: Target
     tensors: Sequence[NDArray[Any]]
-    """Shown in turn."""
+    """Sent in turn."""
     record: Record
     ends_s: float
-    """What has not arrived by then is not sent any more."""
+    """Requests that arrive later are not sent."""
     deadlines: Deadlines = "headers"
-    _begun_s: float = 0.0
+    _begin_s: float = 0.0
     """On the monotonic clock, for that of the event loop has milliseconds only."""
-    _epoch_s: float = 0.0
-    """The same since the epoch."""
+    _begin_unix_s: float = 0.0
 
     async def run(self, progress: Callable[[float], None]) -> None:
-        """Send all; return when all have ended. ``progress`` is told the time now and then."""
-        self._begin()
-        bodies = list(self._bodies())
-        watch = asyncio.create_task(self._tell(progress))
+        """Send all; return when all have ended. ``progress`` gets the time each second."""
+        self._begin_s, self._begin_unix_s = time.monotonic() + LEAD_S, time.time() + LEAD_S
+        bodies = [tensor.tobytes() for tensor in self.tensors]
+        reporting = asyncio.create_task(self._report(progress))
         try:
             async with asyncio.TaskGroup() as group:
                 await self._send_all(group, bodies)
         finally:
-            watch.cancel()
-
-    def _begin(self) -> None:
-        self._begun_s, self._epoch_s = time.monotonic() + SOON_S, time.time() + SOON_S
+            reporting.cancel()
 
     def _now_s(self) -> float:
-        return time.monotonic() - self._begun_s
+        return time.monotonic() - self._begin_s
 
-    async def _tell(self, progress: Callable[[float], None]) -> None:
+    async def _report(self, progress: Callable[[float], None]) -> None:
         while True:
             progress(max(0.0, self._now_s()))
             await asyncio.sleep(1.0)
 
-    def _bodies(self) -> Iterator[tuple[bytes, str]]:
-        """Return what is sent for each tensor, and the length of its JSON."""
-        for tensor in self.tensors:
-            body, length = self.target.body(tensor, {})
-            yield body, str(length)
-
-    async def _send_all(
-        self, group: asyncio.TaskGroup, bodies: Sequence[tuple[bytes, str]]
-    ) -> None:
-        workload, ended = self.record.workload, self.record.ended
-        for at, arrival_s in enumerate(workload.arrival_s.tolist()):
+    async def _send_all(self, group: asyncio.TaskGroup, bodies: Sequence[bytes]) -> None:
+        for at, arrival_s in enumerate(self.record.workload.arrival_s.tolist()):
             if arrival_s > self.ends_s:
-                ended[at:] = ON_THE_WAY
+                self.record.ended[at:] = IN_TRANSFER
                 return
-            await asyncio.sleep(0)  # also where it is late: those under way have to have a turn
+            await asyncio.sleep(0)  # also where it is late, so that answers are read
             while (wait_s := arrival_s - self._now_s()) > 0:  # timers may fire a little early
                 await asyncio.sleep(wait_s)
-            group.create_task(self._send(at, *bodies[at % len(bodies)]))
+            group.create_task(self._send(at, bodies[at % len(bodies)]))
 
-    async def _send(self, at: int, body: bytes, length: str) -> None:
-        """Send a request and keep what becomes of it."""
+    async def _send(self, at: int, body: bytes) -> None:
+        """Send a request and record how it ends."""
         record = self.record
-        if self.deadlines == "timeout":
-            body, length = self._timed(at)
-        headers = {HEADER_LENGTH: length, **self._told(at)}
+        parameters, headers = self._deadline(at)
+        head = infer_head(self.target.input_name, self.tensors[at % len(self.tensors)], parameters)
+        headers[HEADER_LENGTH] = str(len(head))
         record.put_s[at] = now_s = self._now_s()
         wait_s = max(0.0, float(record.workload.deadline_s[at]) - now_s) + GRACE_S
-        ended, parameters = SILENT, dict[str, Any]()
+        ended = SILENT
         try:
             async with asyncio.timeout(wait_s):
-                ended, parameters = await self._asked(body, headers)
+                path = infer_path(self.target.model)
+                answer = await self.client.request("POST", path, [head, body], headers)
+            ended = BY_STATUS.get(answer.status, FAILED)
         except TimeoutError:
             pass
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except OSError as error:
             ended, record.error = FAILED, reason(error)
+        else:
+            if ended == FAILED:
+                text = answer.body[:200].decode(errors="replace")
+                record.error = f"status {answer.status}: {text}"
         record.finished_s[at], record.ended[at] = self._now_s(), ended
         if ended == ANSWERED:
-            record.answered(at, parameters)
+            record.read_parameters(at, answer)
 
-    async def _asked(self, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        """Return how a request ended, and what its answer says of itself."""
-        data, url = sendable(body), self.target.infer_url
-        async with self.session.post(url, data=data, headers=headers) as reply:
-            content = await reply.read()
-        ended = BY_STATUS.get(reply.status, FAILED)
-        if ended == FAILED:
-            said = content[:200].decode(errors="replace")
-            self.record.error = f"status {reply.status}: {said}"
-        return ended, told(content, reply.headers.get(HEADER_LENGTH)) if ended == ANSWERED else {}
-
-    def _told(self, at: int) -> dict[str, str]:
-        """Return the headers that say a request's deadline."""
-        if self.deadlines != "headers":
-            return {}
+    def _deadline(self, at: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the parameters and the headers that state a request's deadline."""
         workload = self.record.workload
         sent_s, deadline_s = float(workload.sent_s[at]), float(workload.deadline_s[at])
-        return {
+        if self.deadlines == "timeout":
+            return {"timeout": max(1, int((deadline_s - self._now_s()) * 1e6))}, {}
+        return {}, {
             "x-slo-ms": f"{(deadline_s - sent_s) * 1000:.3f}",
-            "x-sent-at-ms": f"{(self._epoch_s + sent_s) * 1000:.3f}",
+            "x-sent-at-ms": f"{(self._begin_unix_s + sent_s) * 1000:.3f}",
         }
-
-    def _timed(self, at: int) -> tuple[bytes, str]:
-        """Return a body that says how much time is left, and the length of its JSON."""
-        left_s = float(self.record.workload.deadline_s[at]) - self._now_s()
-        tensor = self.tensors[at % len(self.tensors)]
-        body, length = self.target.body(tensor, {"timeout": max(1, int(left_s * 1e6))})
-        return body, str(length)

@@ -1,11 +1,11 @@
-"""The last minutes of a server, so that a page that is opened now shows the past as well."""
+"""The last minutes of a server, for pages that are opened later."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,7 +22,7 @@ POINT_S = 1.0
 PLACES = 4
 """Of decimals, in JSON: a chart cannot show more."""
 NEVER = -1.0
-"""Latency of who was never answered, in JSON, which has no infinity."""
+"""Infinite latency, of requests that were never answered, in JSON."""
 
 Point = dict[str, Any]
 
@@ -34,7 +34,7 @@ class History:
     """
 
     def __init__(self, metrics: ServerMetrics) -> None:
-        """Look at what these metrics have counted whenever an interval has passed."""
+        """Keep what these metrics have counted in each interval."""
         self.metrics = metrics
         self._counted = metrics.counts()
         self._points: deque[tuple[float, orjson.Fragment]] = deque()
@@ -43,7 +43,7 @@ class History:
         """Of the open point, as intervals count."""
 
     def take(self, snapshot: Snapshot) -> None:
-        """Take in an interval that has not been taken in yet."""
+        """Add the interval of a new snapshot."""
         counts = self.metrics.counts()
         point = _point(snapshot, {name: counts[name] - self._counted[name] for name in OUTCOMES})
         self._counted = counts
@@ -62,7 +62,7 @@ class History:
 
 
 def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
-    """Say in a few numbers what an interval was like; NaN, which is null in JSON, if unknown."""
+    """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
     last = now.last or IntervalMetrics()
     return {
         "t": round(now.now_s, PLACES),
@@ -71,7 +71,7 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
         "p99": _known_s(last.latency_p99_s),
         "held": last.cores,
         "used": last.cores * last.utilisation,
-        "cores": _of_stages(now, last, "cores", [last.cores]),
+        "cores": _stage_cores(now, last),
         "replicas": now.replicas,
         "queued": now.queued,
         "running": last.running,
@@ -87,12 +87,10 @@ def _rounded(point: Point) -> Point:
     return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
 
 
-def _of_stages(
-    now: Snapshot, last: IntervalMetrics, name: str, only: Sequence[float]
-) -> list[float]:
-    """Return a metric of each stage; of one that is alone it stands among the system's."""
-    found = [stage[name] for stage in last.stages.values()]
-    return found if len(found) == len(now.cores) else list(only)
+def _stage_cores(now: Snapshot, last: IntervalMetrics) -> list[float]:
+    """Return the cores of each stage; the metrics of a single stage are the system's."""
+    values = [stage["cores"] for stage in last.stages.values()]
+    return values if len(values) == len(now.cores) else [last.cores]
 
 
 def _known_s(latency_s: float) -> float:
@@ -111,24 +109,24 @@ def _merged(one: Point, other: Point) -> Point:
     }
 
 
-class Watch:
-    """Takes in what an engine says after each interval, in a thread of its own."""
+class HistoryThread:
+    """Counts and keeps the snapshots of an engine, in a thread of its own."""
 
     def __init__(self, engine: Engine, history: History) -> None:
-        """Take in what the engine says now, and listen from now on."""
+        """Take the present snapshot, and follow the engine from now on."""
         self._history = history
-        self._said: SimpleQueue[Snapshot | None] = SimpleQueue()
-        self._said.put(engine.snapshot())
-        engine.follow(self._said.put)
-        self._thread = threading.Thread(target=self._run, name="sponge-watch", daemon=True)
+        self._snapshots: SimpleQueue[Snapshot | None] = SimpleQueue()
+        self._snapshots.put(engine.snapshot())
+        engine.follow(self._snapshots.put)
+        self._thread = threading.Thread(target=self._run, name="sponge-history", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Take in what was said, then listen no more. Safe to call twice."""
-        self._said.put(None)
+        """Take what has been published, then end. Safe to call twice."""
+        self._snapshots.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while (snapshot := self._said.get()) is not None:
+        while (snapshot := self._snapshots.get()) is not None:
             if self._history.metrics.take(snapshot):
                 self._history.take(snapshot)

@@ -1,7 +1,7 @@
-"""What a server counts: calls as they end, intervals as they pass.
+"""The counters of a server: calls as they end, intervals as they pass.
 
-Everything stands here once; Prometheus (:mod:`.exposition`), the statistics of the v2 protocol and
-the live page read the same numbers.
+Each number is kept here once: for Prometheus (:mod:`.exposition`), for the statistics of the v2
+protocol and for the live page.
 """
 
 from __future__ import annotations
@@ -16,17 +16,33 @@ from threading import Lock
 from typing import Any
 
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import Batches, Call, Reply, Served, Snapshot, Status
-from sponge_env.serve.wire.protocol import VERSION
+from sponge_env.serve.interface import (
+    VERSION,
+    Batches,
+    Call,
+    Reply,
+    ServedModel,
+    Snapshot,
+    Status,
+)
 
 OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
 """How calls end; an answer is the first or the second."""
 VIOLATIONS = ("late", "refused", "expired", "failed")
-"""Those that break a promise: who takes a call back or stops the server does not."""
-ENDED = {status: status.name.lower() for status in Status if status is not Status.ANSWERED}
-"""Outcome of what ends without an answer."""
+"""Outcomes that violate the SLO; cancelled calls and those of a stopped server do not."""
+UNANSWERED = {status: status.name.lower() for status in Status if status is not Status.ANSWERED}
+"""Outcome of each status without an answer."""
 
-OF_THE_SLO = (
+REASONS = {
+    Status.REFUSED: "REJECTED",
+    Status.EXPIRED: "REJECTED",
+    Status.FAILED: "BACKEND",
+    Status.CANCELLED: "CANCELED",
+    Status.STOPPED: "OTHER",
+}
+"""Triton's name for each status without an answer."""
+
+SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
     *(1.0, 1.125, 1.25, 1.5, 2.0, 4.0),
 )
@@ -75,21 +91,21 @@ class ServerMetrics:
 
     def __init__(
         self,
-        served: Served,
+        served: ServedModel,
         wall: Callable[[], float] = time.time,
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
     ) -> None:
         """Count for this model.
 
-        ``wall`` is the clock of :meth:`statistics`, since the epoch; ``batches`` tells those of
+        ``wall`` is the clock of :meth:`statistics`, since the epoch; ``batches`` returns those of
         each stage that have ended.
         """
-        self.served, self.batches, self._wall, self._lock = served, batches, wall, Lock()
+        self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         """Of calls, which are rows of clients' batches."""
-        self.latency = Histogram([served.default_slo_s * part for part in OF_THE_SLO])
+        self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])
         """End-to-end, of answers."""
-        self.slo_used = Histogram(OF_THE_SLO)
+        self.slo_used = Histogram(SLO_SHARES)
         """The same relative to each call's own SLO."""
         self.requests = {"success": 0, "REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
         """Clients' requests that were answered, and others by Triton's reasons."""
@@ -114,10 +130,10 @@ class ServerMetrics:
         ``counted`` says that it is a further row of a request that was counted with another.
         """
         status, now_ms = reply.status, int(self._wall() * 1000)
-        with self._lock:
+        with self.lock:
             if status is Status.ANSWERED:
                 return self._answered(call, reply, counted, now_ms)
-            outcome = ENDED[status]
+            outcome = UNANSWERED[status]
             self.outcomes[outcome] += 1
             if not counted:
                 self.requests[REASONS[status]] += 1
@@ -146,27 +162,24 @@ class ServerMetrics:
         Triton counts those for which there is no room as failures of the model's, and none that
         it does not understand.
         """
-        with self._lock:
+        with self.lock:
             self.rejections[status] += 1
             self.requests["REJECTED"] += status == 503
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a front end has read a request and written its answer."""
-        with self._lock:
+        with self.lock:
             self.input.add(input_s)
             self.output.add(output_s)
 
     def clamped(self) -> None:
         """Count a client's clock that cannot be right."""
-        with self._lock:
+        with self.lock:
             self.clamped_clocks += 1
 
     def take(self, snapshot: Snapshot) -> bool:
-        """Take in what the engine says; return whether it tells of another interval.
-
-        One that was taken in already is not counted again.
-        """
-        with self._lock:
+        """Count the interval of a snapshot; return False where it has been counted already."""
+        with self.lock:
             known, self.snapshot = self.snapshot, snapshot
             last = snapshot.last
             if last is None or (known and known.last and known.last.time_s >= last.time_s):
@@ -198,12 +211,12 @@ class ServerMetrics:
 
     def counts(self) -> dict[str, int]:
         """Return how many calls have ended in each way."""
-        with self._lock:
+        with self.lock:
             return dict(self.outcomes)
 
     def answered_by(self) -> dict[str, int]:
         """Return how many answers each variant gave."""
-        with self._lock:
+        with self.lock:
             return dict(self.answers)
 
     def statistics(self) -> dict[str, Any]:
@@ -218,7 +231,7 @@ class ServerMetrics:
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].count += each.ended
             by_size[each.size].ns += round(each.service_s * 1e9)
-        with self._lock:
+        with self.lock:
             return {
                 "name": self.served.name,
                 "version": VERSION,
@@ -245,22 +258,3 @@ class ServerMetrics:
                     for size in sorted(by_size)
                 ],
             }
-
-    def exposition(self) -> tuple[str, bytes]:
-        """Return the content type and the text of everything for Prometheus."""
-        from sponge_env.serve.monitor.exposition import (
-            expose,  # for who asks; it brings the library
-        )
-
-        with self._lock:
-            return expose(self)
-
-
-REASONS = {
-    Status.REFUSED: "REJECTED",
-    Status.EXPIRED: "REJECTED",
-    Status.FAILED: "BACKEND",
-    Status.CANCELLED: "CANCELED",
-    Status.STOPPED: "OTHER",
-}
-"""What Triton calls it when a request gets no answer."""

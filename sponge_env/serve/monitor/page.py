@@ -1,6 +1,6 @@
-"""The live page of a server, and what it asks for once a second.
+"""The live page of a server, the state that it polls once a second, and the metrics.
 
-The page is one static file; what is shown in it comes as JSON and is set as text, never as HTML.
+The page is one static file; its data comes as JSON and is set as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import base64
 import hashlib
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,12 +19,31 @@ from urllib.parse import parse_qs
 import orjson
 
 from sponge_env import __version__
-from sponge_env.serve.interface import Engine
-from sponge_env.serve.monitor.history import KEPT_S, History
-from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS
+from sponge_env.serve.interface import Engine, Resource
+from sponge_env.serve.monitor.history import KEPT_S, History, HistoryThread
+from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 
-CONTENT_TYPE = "text/html; charset=utf-8"
-"""Of the page; what it asks for is ``application/json``."""
+
+@contextmanager
+def monitored(engine: Engine) -> Iterator[tuple[ServerMetrics, Mapping[str, Resource]]]:
+    """Follow an engine until the end of the block; yield its metrics, and what shows them."""
+    from sponge_env.serve.monitor import exposition
+
+    metrics = ServerMetrics(engine.served, batches=engine.batches)
+    history = History(metrics)
+    with closing(HistoryThread(engine, history)):
+        yield (
+            metrics,
+            {
+                "/metrics": Resource(
+                    exposition.CONTENT_TYPE, lambda _: exposition.exposition(metrics)
+                ),
+                "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
+                "/": Resource(
+                    "text/html; charset=utf-8", lambda _: page(), page_headers(), open=True
+                ),
+            },
+        )
 
 
 @cache
@@ -33,7 +54,7 @@ def page() -> bytes:
 
 @cache
 def page_headers() -> dict[str, str]:
-    """Return the headers that go with the page: only its own script runs, nobody frames it."""
+    """Return the page's headers: only its own script runs, and no other page frames it."""
     sources = [f"{tag}-src {' '.join(map(_source, _blocks(tag)))}" for tag in ("script", "style")]
     rules = [
         *("default-src 'none'", *sources, "connect-src 'self'", "img-src data:"),
@@ -56,26 +77,26 @@ def _source(block: bytes) -> str:
 
 
 def since(query: str) -> float:
-    """Return from when on a page wants the history, by what follows the question mark."""
+    """Return the time from which on the history is requested, by the query of the URL."""
     try:
-        wanted_s = float(parse_qs(query)["since"][-1])
+        since_s = float(parse_qs(query)["since"][-1])
     except (KeyError, ValueError):
         return 0.0
-    return 0.0 if math.isnan(wanted_s) else wanted_s
+    return 0.0 if math.isnan(since_s) else since_s
 
 
 def state(engine: Engine, history: History, since_s: float = 0.0) -> bytes:
-    """Return as JSON what the server does now, and its history from a time on.
+    """Return as JSON the state of the server, and its history from a time on.
 
-    Times within are seconds since the server began, budgets and latencies seconds as well; what
-    is not known is null, a latency of who was never answered -1.
+    Times are seconds since the server began, budgets and latencies seconds as well; an unknown
+    number is null, the latency of a request that was never answered -1.
     """
     served, now = engine.served, engine.snapshot()
-    of_stages = zip(
+    stages = zip(
         served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued, strict=False
     )
     names = ("name", "cores", "replicas", "batch", "variant", "queued")
-    told: dict[str, Any] = {
+    values: dict[str, Any] = {
         "server": {
             "version": __version__,
             "model": served.name,
@@ -88,10 +109,10 @@ def state(engine: Engine, history: History, since_s: float = 0.0) -> bytes:
         "now_s": now.now_s,
         "ready": engine.ready,
         "agent": now.agent,
-        "stages": [dict(zip(names, stage, strict=True)) for stage in of_stages],
+        "stages": [dict(zip(names, stage, strict=True)) for stage in stages],
         "budgets_s": now.budgets_s,
         "totals": history.metrics.counts(),
         "answers": history.metrics.answered_by(),
         "history": history.since(since_s),
     }
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)

@@ -1,35 +1,62 @@
-"""Inference requests and answers of the protocol over gRPC, as pure functions on messages."""
+"""Messages of ``inference.GRPCInferenceService``, and inference requests and answers as such.
+
+``inference.binpb`` is what ``protoc --descriptor_set_out`` makes of Triton's ``model_config.proto``
+and ``grpc_service.proto`` (BSD-3-Clause, NVIDIA). It is loaded into a descriptor pool of its own: a
+client library that registers the same names in this process (tritonclient does) would otherwise
+end it with "duplicate symbol".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from sponge_env.serve.interface import Served
-from sponge_env.serve.rpc.protos import MESSAGES
-from sponge_env.serve.wire.deadlines import about_time
+from sponge_env.serve.interface import VERSION, ServedModel
+from sponge_env.serve.wire.deadlines import deadline_parameters
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
     INPUT,
-    VERSION,
-    Inference,
-    Wanted,
+    InferRequest,
+    RequestedOutput,
+    check_distinct,
     check_extensions,
+    check_id,
     check_input_names,
     check_output_name,
-    checked_id,
-    names_of_outputs,
+    output_names,
 )
 from sponge_env.serve.wire.tensors import (
     check_length,
-    checked_rows,
+    check_rows,
     datatype,
     from_bytes,
     from_numbers,
 )
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+def _classes() -> dict[str, Any]:
+    """Return the class of each message of the protocol by its name."""
+    files = descriptor_pb2.FileDescriptorSet()
+    files.ParseFromString(Path(__file__).with_name("inference.binpb").read_bytes())
+    pool = descriptor_pool.DescriptorPool()
+    for file in files.file:
+        pool.Add(file)  # type: ignore[no-untyped-call]
+    return {
+        name: message_factory.GetMessageClass(message)
+        for file in files.file
+        for name, message in pool.FindFileByName(file.name).message_types_by_name.items()  # type: ignore[no-untyped-call]
+    }
+
+
+MESSAGES: dict[str, Any] = _classes()
+"""Class of each message; untyped, because its fields are known only now."""
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -50,21 +77,21 @@ VARINT, LENGTH_DELIMITED = 0, 2
 """Types on the wire of integers, and of texts, bytes and messages."""
 RAW_TAG = 7 << 3 | LENGTH_DELIMITED
 """Begins ``raw_input_contents``."""
-MOST_FIELDS = 64
+MAX_FIELDS = 64
 """Of a request: an empty tensor takes two bytes on the wire, and 90 in memory."""
 FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}
 """Size of a field of each type on the wire that has one; 3 and 4 are around old groups."""
 
 
-def parsed(name: str, data: bytes) -> Any:
-    """Return a message; bytes that are none of this name are a WireError."""
+def parse(name: str, data: bytes) -> Any:
+    """Return a message; bytes that are not such a message are a WireError."""
     try:
         return MESSAGES[name].FromString(data)
     except DecodeError:
-        raise WireError(f"this is no {name}") from None
+        raise WireError(f"this is not a {name}") from None
 
 
-def loose_bytes(data: bytes) -> int:
+def parsed_bytes(data: bytes) -> int:
     """Return how much of a ``ModelInferRequest`` has to be parsed number by number.
 
     That is all, unless it ends with one item of ``raw_input_contents``, which is copied as it is.
@@ -72,14 +99,14 @@ def loose_bytes(data: bytes) -> int:
     are a WireError. What is no message is for the parser to say, which stops where this does.
     """
     end = 0
-    for _ in range(MOST_FIELDS):
+    for _ in range(MAX_FIELDS):
         if end >= len(data):
             return len(data)
         at, end = end, _field_end(data, end)
         if data[at] == RAW_TAG and end == len(data):
             return at
     if end < len(data):
-        raise WireError(f"a request has at most {MOST_FIELDS} fields", 413)
+        raise WireError(f"a request has at most {MAX_FIELDS} fields", 413)
     return len(data)
 
 
@@ -105,27 +132,24 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     return 0, len(data) + 1
 
 
-def read_request(request: Any, served: Served, most_rows: int) -> Inference:
-    """Take a ``ModelInferRequest`` apart; what does not keep to the protocol is a WireError."""
-    parameters = about_time(_plain(request.parameters))
-    rows = _rows(request, served, most_rows)
-    names = names_of_outputs(served)
-    wanted = []
+def read_message(request: Any, served: ServedModel, max_rows: int) -> InferRequest:
+    """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
+    parameters = deadline_parameters(_plain(request.parameters))
+    rows, names = _rows(request, served, max_rows), output_names(served)
     for tensor in request.outputs:
         check_extensions(tensor.parameters)
-        wanted.append(Wanted(check_output_name(tensor.name, names), binary=True))
-    if len(set(wanted)) < len(wanted):
-        raise WireError("an output is asked for twice")
-    every = tuple(Wanted(name, binary=True) for name in names)
-    return Inference(rows, tuple(wanted) or every, checked_id(request.id), parameters)
+    named = [check_output_name(tensor.name, names) for tensor in request.outputs]
+    outputs = tuple(RequestedOutput(name, binary=True) for name in named or names)
+    check_distinct(outputs)
+    return InferRequest(rows, outputs, check_id(request.id), parameters)
 
 
-def _rows(request: Any, served: Served, most_rows: int) -> NDArray[Any]:
+def _rows(request: Any, served: ServedModel, max_rows: int) -> NDArray[Any]:
     """Return the (rows, *inputs.shape) tensor of the only input."""
     check_input_names([tensor.name for tensor in request.inputs])
     (tensor,) = request.inputs
     check_extensions(tensor.parameters)
-    rows = checked_rows(INPUT, list(tensor.shape), tensor.datatype, served.inputs, most_rows)
+    rows = check_rows(INPUT, list(tensor.shape), tensor.datatype, served.inputs, max_rows)
     raw = request.raw_input_contents
     if not raw:
         field = _CONTENTS.get(tensor.datatype)
@@ -145,19 +169,19 @@ def _plain(parameters: Any) -> dict[str, Any]:
     return {name: getattr(value, choice) for name, value, choice in chosen if choice}
 
 
-def write_response(
-    inference: Inference,
+def write_message(
+    request: InferRequest,
     model: str,
     tensors: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, Any],
 ) -> Any:
     """Make the ``ModelInferResponse`` to a request, with the tensors that it wants as bytes."""
     response = MESSAGES["ModelInferResponse"](
-        model_name=model, model_version=VERSION, id=inference.id
+        model_name=model, model_version=VERSION, id=request.id
     )
     for name, value in parameters.items():
         setattr(response.parameters[name], _choice(value), value)
-    for name, _ in inference.wanted:
+    for name, _ in request.outputs:
         array = tensors[name]
         response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
         response.raw_output_contents.append(array.tobytes())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,48 +14,47 @@ import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.rpc.codec import loose_bytes, parsed, read_request, write_response
-from sponge_env.serve.rpc.messages import Context, Stream, headers_of, read_message
-from sponge_env.serve.rpc.protos import MESSAGES, SERVICE
-from sponge_env.serve.sockets import authority, listening_socket
+from sponge_env.serve.options import ServeOptions, authority, listening_socket
+from sponge_env.serve.rpc.codec import (
+    MESSAGES,
+    SERVICE,
+    parse,
+    parsed_bytes,
+    read_message,
+    write_message,
+)
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.aside import LARGE_BYTES, aside, in_turn
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import UnansweredError, WireError, grpc_code
-from sponge_env.serve.wire.protocol import Inference
+from sponge_env.serve.wire.protocol import InferRequest
+from sponge_env.serve.wire.resources import LARGE_BYTES, run_in_reader, run_in_thread
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 PUSHBACK = "grpc-retry-pushback-ms"
-"""By which gRPC's clients learn when to try again."""
+"""Metadata from which gRPC's clients learn when to try again."""
 COPIES = 2
-"""Of a message in memory: as it came, and what was taken out of it."""
-LOOSE_COPIES = 32
-"""Of what is parsed number by number, meanwhile: a byte may be a Python number in a list."""
-OPEN = ("ServerLive", "ServerReady")
-"""Methods that want no token."""
-MORE_BYTES = 2**16
+"""Of a message in memory: as it came, and what was read from it."""
+PARSED_COPIES = 32
+"""Of what is parsed number by number, meanwhile: a byte may become a Python number in a list."""
+OPEN_METHODS = ("ServerLive", "ServerReady")
+"""Methods that need no token."""
+HEAD_BYTES = 2**16
 """Of a message beside its tensor."""
+STREAM_REQUESTS = 64
+"""Requests of one stream at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class RpcServer:
-    """A server that runs."""
+async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
+    """Return a server that listens and its port, None without gRPC in the options.
 
-    server: grpc.aio.Server
-    port: int
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no more requests, and end those that are still there after the grace."""
-        await self.server.stop(grace_s)
-
-
-async def start_rpc(front: Front) -> RpcServer | None:
-    """Start to listen, if the options want gRPC; a port in use is a ``ConfigError``."""
+    A port in use is a ``ConfigError``.
+    """
     options = front.options
     if options.grpc_port is None:
         return None
     server = grpc.aio.server(
-        options=_channel_options(options), maximum_concurrent_rpcs=options.most_connections
+        options=_channel_options(options), maximum_concurrent_rpcs=options.max_connections
     )
     server.add_generic_rpc_handlers((RpcFront(front).handler(),))
     # tried before, because gRPC writes lines of its own about a port in use
@@ -65,44 +65,44 @@ async def start_rpc(front: Front) -> RpcServer | None:
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {address}: {error}") from None
     await server.start()
-    return RpcServer(server, port)
+    return server, port
 
 
 def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # or another server could take half of the requests
-        ("grpc.max_allowed_incoming_connections", options.most_connections),
-        ("grpc.max_receive_message_length", options.most_body_bytes + MORE_BYTES),
-        ("grpc.http2.bdp_probe", 0),  # or it takes more than 64 KB of messages that nobody reads
+        ("grpc.max_allowed_incoming_connections", options.max_connections),
+        ("grpc.max_receive_message_length", options.max_body_bytes + HEAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),  # or it buffers more than 64 KB of unread messages
         ("grpc.max_send_message_length", -1),
-        ("grpc.absolute_max_metadata_size", options.most_header_bytes),
+        ("grpc.absolute_max_metadata_size", options.max_header_bytes),
         ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1000)),
     ]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RpcRequest:
     """A message that has arrived."""
 
     data: bytes
     headers: Headers
     began_s: float
-    """When its call began, on the monotonic clock."""
+    """Beginning of its call, on the monotonic clock."""
     remaining_s: float | None = None
-    """What is left of the call's deadline, if there is one and it is that of this message."""
+    """Time left until the call's deadline, if it has one that is this message's."""
 
 
 class RpcFront:
-    """Answers calls; messages are taken apart here, for a damaged one is the client's error."""
+    """Answers calls; messages are parsed here, so that a damaged one is the client's error."""
 
     def __init__(self, front: Front) -> None:
-        self._front, self._recorder = front, front.recorder
+        self._front = front
         # gRPC tells nothing of a message before it is complete, so each may become the largest
-        most = front.options.most_held_bytes // (COPIES * front.options.most_body_bytes)
-        self._reading, self._streams = (asyncio.Semaphore(max(1, most)) for _ in range(2))
+        count = front.options.max_held_bytes // (COPIES * front.options.max_body_bytes)
+        self._reading, self._streams = (asyncio.Semaphore(max(1, count)) for _ in range(2))
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a server hands calls to."""
+        """Return what a server passes calls to."""
         described: dict[str, Callable[[Any], Any]] = {
             "ServerLive": lambda _: {"live": self._front.engine.alive},
             "ServerReady": lambda _: {"ready": self._front.engine.ready},
@@ -114,18 +114,18 @@ class RpcFront:
             "RepositoryIndex": self._index,
         }
         handlers: dict[str, Any] = {
-            name: self._unary(self._describing(name, make), name not in OPEN)
+            name: self._unary(self._describing(name, make), name not in OPEN_METHODS)
             for name, make in described.items()
         }
         handlers["ModelInfer"] = self._unary(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _unary(self, work: Callable[[Asked], Awaitable[Any]], guarded: bool = True) -> Any:
-        """Make a handler of what returns the message that answers one.
+    def _unary(self, work: Callable[[RpcRequest], Awaitable[Any]], guarded: bool = True) -> Any:
+        """Return a handler around what returns the message that answers one.
 
-        It reads the message itself, to know when it began, to give up a client that is too slow,
-        and to read nothing of one without the token; gRPC would wait for ever.
+        It reads the message itself: to know when it began, to end the call of a client that is too
+        slow (gRPC would wait for ever), and to read nothing without the token.
         """
 
         async def handle(_: object, context: Context) -> bytes:
@@ -133,74 +133,72 @@ class RpcFront:
             try:
                 if guarded:
                     self._front.check_token(headers)
-                patience_s = self._front.options.body_timeout_s
-                data = await read_message(context, patience_s, self._reading)
+                timeout_s = self._front.options.body_timeout_s
+                data = await receive(context, timeout_s, self._reading)
                 if data is None:
-                    raise WireError("the call brought no message")
+                    raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
-                    asked = Asked(data, headers, began_s, context.time_remaining())
-                    response = await work(asked)
+                    request = RpcRequest(data, headers, began_s, context.time_remaining())
+                    response = await work(request)
             except WireError as error:
                 await self._abort(context, error)
-            said: bytes = response.SerializeToString()
-            return said
+            return _serialized(response)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def _describing(
         self, name: str, make: Callable[[Any], Any]
-    ) -> Callable[[Asked], Awaitable[Any]]:
+    ) -> Callable[[RpcRequest], Awaitable[Any]]:
         """Return what answers with a message made of plain values."""
 
-        async def work(asked: Asked) -> Any:
-            found = make(await aside(len(asked.data), parsed, f"{name}Request", asked.data))
-            return ParseDict(found, MESSAGES[f"{name}Response"]())
+        async def work(request: RpcRequest) -> Any:
+            size, data = len(request.data), request.data
+            values = make(await run_in_thread(size, parse, f"{name}Request", data))
+            return ParseDict(values, MESSAGES[f"{name}Response"]())
 
         return work
 
-    def _model_ready(self, asked: Any) -> Any:
-        self._front.check_model(asked.name, asked.version)
+    def _model_ready(self, request: Any) -> Any:
+        self._front.check_model(request.name, request.version)
         return {"ready": self._front.engine.ready}
 
-    def _model_metadata(self, asked: Any) -> Any:
-        self._front.check_model(asked.name, asked.version)
+    def _model_metadata(self, request: Any) -> Any:
+        self._front.check_model(request.name, request.version)
         return describe.model_metadata(self._front.served)
 
-    def _model_config(self, asked: Any) -> Any:
-        self._front.check_model(asked.name, asked.version)
+    def _model_config(self, request: Any) -> Any:
+        self._front.check_model(request.name, request.version)
         return {"config": describe.model_config(self._front.served)}
 
-    def _statistics(self, asked: Any) -> Any:
-        if asked.name:  # none is all models
-            self._front.check_model(asked.name, asked.version)
-        return {"model_stats": [self._recorder.statistics()]}
+    def _statistics(self, request: Any) -> Any:
+        if request.name:  # no name is all models
+            self._front.check_model(request.name, request.version)
+        return {"model_stats": [self._front.metrics.statistics()]}
 
-    def _index(self, asked: Any) -> Any:
+    def _index(self, request: Any) -> Any:
         ready = self._front.engine.ready
-        shown = ready or not asked.ready
-        return {"models": describe.index(self._front.served, ready) if shown else []}
+        listed = ready or not request.ready
+        return {"models": describe.index(self._front.served, ready) if listed else []}
 
-    async def _infer(self, asked: Asked) -> Any:
+    async def _infer(self, rpc: RpcRequest) -> Any:
         """Return the message that answers a request; a WireError says why there is none."""
         front = self._front
-        arrival = front.arrival(asked.began_s, asked.remaining_s)
-        loose = loose_bytes(asked.data)
-        with front.memory.holding(LOOSE_COPIES * loose if loose >= LARGE_BYTES else 0):
-            inference = await in_turn(loose, self._inference, asked.data)
+        arrival = front.arrival(rpc.began_s, rpc.remaining_s)
+        size = parsed_bytes(rpc.data)
+        with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
+            request = await run_in_reader(size, self._parse_request, rpc.data)
         read_s = time.monotonic() - arrival.arrived_s
-        answered = await front.infer(inference, asked.headers, arrival, len(asked.data))
+        result = await front.infer(request, rpc.headers, arrival, len(rpc.data))
         began_s = time.monotonic()
-        response = write_response(
-            inference, front.served.name, answered.tensors, answered.parameters
-        )
-        self._recorder.converted(read_s, time.monotonic() - began_s)
+        response = write_message(request, front.served.name, result.tensors, result.parameters)
+        front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
-    def _inference(self, data: bytes) -> Inference:
-        """Take a request apart; the message itself is not kept."""
-        front, request = self._front, parsed("ModelInferRequest", data)
-        front.check_model(request.model_name, request.model_version)
-        return read_request(request, front.served, front.options.most_rows)
+    def _parse_request(self, data: bytes) -> InferRequest:
+        """Parse a request; the message itself is not kept."""
+        front, message = self._front, parse("ModelInferRequest", data)
+        front.check_model(message.model_name, message.model_version)
+        return read_message(message, front.served, front.options.max_rows)
 
     async def _stream(self, _: object, context: Context) -> None:
         """Answer the requests of a stream in their order, several of them at a time.
@@ -212,25 +210,105 @@ class RpcFront:
             if self._streams.locked():
                 raise WireError("too many streams at a time", 503)
             async with self._streams:
-                await Stream(context, self._front.options.idle_timeout_s, self._streamed).serve()
+                timeout_s = self._front.options.idle_timeout_s
+                await Stream(context, timeout_s, self._answer_in_stream).serve()
         except WireError as error:
             await self._abort(context, error)
 
-    async def _streamed(self, data: bytes, headers: Headers) -> bytes:
+    async def _answer_in_stream(self, data: bytes, headers: Headers) -> bytes:
         try:
             with self._front.memory.holding(COPIES * len(data)):
-                asked = Asked(data, headers, time.monotonic())
-                found = {"infer_response": await self._infer(asked)}
+                request = RpcRequest(data, headers, time.monotonic())
+                values = {"infer_response": await self._infer(request)}
         except WireError as error:
             self._front.count_rejected(error)
-            found = {"error_message": error.sentence}
-        said: bytes = MESSAGES["ModelStreamInferResponse"](**found).SerializeToString()
-        return said
+            values = {"error_message": error.sentence}
+        return _serialized(MESSAGES["ModelStreamInferResponse"](**values))
 
     async def _abort(self, context: Context, error: WireError) -> Any:
         """End a call with the error's code and sentence."""
         self._front.count_rejected(error)
-        more: tuple[tuple[str, str], ...] = ()
+        metadata: tuple[tuple[str, str], ...] = ()
         if isinstance(error, UnansweredError) and error.retry_after_s > 0:
-            more = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
-        await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, more)
+            metadata = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
+        await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
+
+
+class Stream:
+    """One ``ModelStreamInfer``, whose client may neither send nor read nothing for long."""
+
+    def __init__(
+        self,
+        context: Context,
+        timeout_s: float,
+        answer: Callable[[bytes, Headers], Coroutine[Any, Any, bytes]],
+    ) -> None:
+        self._context, self._timeout_s, self._answer = context, timeout_s, answer
+        self._places = asyncio.Semaphore(STREAM_REQUESTS)
+        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[bytes]] = set()
+
+    async def serve(self) -> None:
+        """Answer until the client ends the stream; a WireError if it takes too long."""
+        reading = asyncio.create_task(self._read())
+        try:
+            while (answer := await self._answers.get()) is not None:
+                await self._write(await answer)
+                self._places.release()
+            await reading
+        finally:
+            reading.cancel()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _read(self) -> None:
+        headers = headers_of(self._context)
+        try:
+            while True:
+                await self._places.acquire()
+                data = await receive(self._context, self._timeout_s)
+                if data is None:
+                    return
+                task = asyncio.create_task(self._answer(data, headers))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                self._answers.put_nowait(task)
+        finally:
+            self._answers.put_nowait(None)
+
+    async def _write(self, answer: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._context.write(answer)
+        except TimeoutError:
+            raise WireError("the answers are not read", 408) from None
+
+
+async def receive(
+    context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] | None = None
+) -> bytes | None:
+    """Return a call's next message, None after the last; taking too long is a WireError.
+
+    gRPC buffers at most 64 KB of it before its turn.
+    """
+    try:
+        async with asyncio.timeout(timeout_s), turn or nullcontext():
+            data = await context.read()
+    except TimeoutError:
+        raise WireError("the message did not arrive in time", 408) from None
+    return data if isinstance(data, bytes) else None
+
+
+def headers_of(context: Context) -> dict[bytes, bytes]:
+    """Return a call's metadata in the form of HTTP's headers."""
+    pairs = context.invocation_metadata() or ()
+    return {_bytes(key).lower(): _bytes(value) for key, value in pairs}
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+def _serialized(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data

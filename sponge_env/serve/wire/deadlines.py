@@ -1,7 +1,7 @@
-"""By when a request has to be answered, from all the ways in which clients say it.
+"""The deadline of a request, from all the ways in which clients state it.
 
 In this order: ``slo_ms`` (from ``sent_at_ms`` on), an absolute deadline, Triton's ``timeout``,
-the deadline of gRPC, the server's default. A client's clock is believed as far as it can be.
+the deadline of gRPC, the server's default. A client's clock counts as long as it is plausible.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.tensors import shown
+from sponge_env.serve.wire.tensors import brief
 
 PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
-"""Parameters of a request that say it."""
-LONGEST_SLO_S = 3600.0
+"""Parameters of a request that state it."""
+MAX_SLO_S = 3600.0
 """Longer ones are shortened to it."""
-OLDEST_S = 60.0
-"""What was sent, or was due, longer ago than this was not: that clock is wrong."""
+MAX_AGE_S = 60.0
+"""A clock is wrong by which a request was sent, or was due, longer ago than this."""
 CLOCK_SLACK_S = 0.05
-"""Clocks of two machines differ by this much without being called wrong."""
+"""Accepted difference between the clocks of two machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,69 +33,65 @@ class Arrival:
     arrived_s: float
     """All of it, on the same clock."""
     unix_s: float
-    """What the wall clock showed at ``arrived_s``."""
+    """Wall clock at ``arrived_s``."""
     default_slo_s: float
     grpc_remaining_s: float | None = None
-    """What is left of the deadline that the client's gRPC library sets."""
+    """Time left until the deadline that the client's gRPC library sets."""
 
     def monotonic_s(self, unix_s: float) -> float:
-        """Return the stamp of the monotonic clock for one of the wall clock."""
+        """Return the time of the monotonic clock for one of the wall clock."""
         return self.arrived_s + (unix_s - self.unix_s)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """When a request was sent and has to be answered, in seconds of the monotonic clock."""
+class Deadline:
+    """When a request was sent and is due, in seconds of the monotonic clock."""
 
     sent_s: float
-    deadline_s: float
+    due_s: float
     clamped: bool = False
-    """Whether a clock of the client was not believed."""
+    """Whether a clock of the client was wrong and does not count."""
 
 
-def about_time(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that count here, without what else a client sends."""
+def deadline_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that state a deadline."""
     return {name: parameters[name] for name in PARAMETERS if name in parameters}
 
 
-def timing(
+def request_deadline(
     parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], arrival: Arrival
-) -> Timing:
-    """Return when a request was sent and has to be answered; what is no number is a WireError.
+) -> Deadline:
+    """Return the deadline of a request; a value that is not a number is a WireError.
 
     Headers have lower-case names; a parameter goes before a header of the same meaning.
     """
-    sent_s, wrong_sent = _sent_s(_said(parameters, "sent_at_ms", headers, b"x-sent-at-ms"), arrival)
-    slo_s = _span_s("slo_ms", _said(parameters, "slo_ms", headers, b"x-slo-ms"), 1e-3)
+
+    def value(name: str, header: bytes) -> Any:
+        parameter = parameters.get(name)
+        return headers.get(header) if parameter is None else parameter
+
+    sent_s, sent_clamped = _sent_s(value("sent_at_ms", b"x-sent-at-ms"), arrival)
+    slo_s = _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)
     if slo_s is not None:
-        return Timing(sent_s, sent_s + slo_s, wrong_sent)
-    due_ms = _said(parameters, "deadline_ms", headers, b"x-deadline-ms")
-    deadline_s, wrong_due = _due_s(due_ms, arrival)
-    if deadline_s is None:
-        deadline_s = _relative_s(parameters, sent_s, arrival)
-    return Timing(sent_s, deadline_s, wrong_sent or wrong_due)
+        return Deadline(sent_s, sent_s + slo_s, sent_clamped)
+    due_s, due_clamped = _due_s(value("deadline_ms", b"x-deadline-ms"), arrival)
+    if due_s is None:
+        due_s = _relative_s(parameters.get("timeout"), sent_s, arrival)
+    return Deadline(sent_s, due_s, sent_clamped or due_clamped)
 
 
-def _relative_s(parameters: Mapping[str, Any], sent_s: float, arrival: Arrival) -> float:
-    """Return the deadline of a request that says neither an SLO nor an absolute one."""
-    said = parameters.get("timeout")
-    timeout_s = None if said == 0 else _span_s("timeout", said, 1e-6)  # Triton: 0 is none
+def _relative_s(timeout: Any, sent_s: float, arrival: Arrival) -> float:
+    """Return the deadline of a request that states neither an SLO nor an absolute one."""
+    timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # Triton: 0 is none
     if timeout_s is not None:
         return arrival.arrived_s + timeout_s
     if arrival.grpc_remaining_s is not None:
-        return arrival.arrived_s + min(arrival.grpc_remaining_s, LONGEST_SLO_S)
+        return arrival.arrived_s + min(arrival.grpc_remaining_s, MAX_SLO_S)
     return sent_s + arrival.default_slo_s
 
 
-def _said(
-    parameters: Mapping[str, Any], name: str, headers: Mapping[bytes, bytes], header: bytes
-) -> Any:
-    value = parameters.get(name)
-    return headers.get(header) if value is None else value
-
-
 def _number(name: str, value: Any) -> float | None:
-    """Return the number that a client said, maybe in a text, or None if it said nothing."""
+    """Return a client's number, which may be written as text; None stays None."""
     if value is None:
         return None
     if isinstance(value, int | float | str | bytes) and not isinstance(value, bool):
@@ -103,38 +99,38 @@ def _number(name: str, value: Any) -> float | None:
             return float(value)
         except (ValueError, OverflowError):
             pass
-    raise WireError(f"{name} must be a number, not {shown(value)}")
+    raise WireError(f"{name} must be a number, not {brief(value)}")
 
 
 def _span_s(name: str, value: Any, unit_s: float) -> float | None:
-    """Return a span of time that is positive, and shortened where it is beyond all reason."""
+    """Return a positive span of time, at most :data:`MAX_SLO_S`."""
     number = _number(name, value)
     if number is None:
         return None
     if not (math.isfinite(number) and number > 0):
-        raise WireError(f"{name} must be a positive number, not {shown(value)}")
-    return min(number * unit_s, LONGEST_SLO_S)
+        raise WireError(f"{name} must be a positive number, not {brief(value)}")
+    return min(number * unit_s, MAX_SLO_S)
 
 
 def _sent_s(value: Any, arrival: Arrival) -> tuple[float, bool]:
-    """Return when a request was sent, and whether its clock is wrong and the arrival stands in."""
+    """Return when a request was sent, and whether the arrival stands in for a wrong clock."""
     number = _number("sent_at_ms", value)
     if number is None:
         return arrival.began_s, False
     sent_s = arrival.monotonic_s(number * 1e-3)
-    wrong = not arrival.began_s - OLDEST_S <= sent_s <= arrival.began_s + CLOCK_SLACK_S
+    wrong = not arrival.began_s - MAX_AGE_S <= sent_s <= arrival.began_s + CLOCK_SLACK_S
     return (arrival.began_s, True) if wrong else (min(sent_s, arrival.began_s), False)
 
 
 def _due_s(value: Any, arrival: Arrival) -> tuple[float | None, bool]:
     """Return an absolute deadline, if there is one, and whether its clock is wrong.
 
-    One of a wrong clock counts as none. One that has just passed stands: that one is expired.
+    A wrong clock's deadline is None. One that has just passed counts: the request has expired.
     """
     number = _number("x-deadline-ms", value)
     if number is None:
         return None, False
-    deadline_s = arrival.monotonic_s(number * 1e-3)
-    if not arrival.began_s - OLDEST_S <= deadline_s <= arrival.arrived_s + LONGEST_SLO_S:
+    due_s = arrival.monotonic_s(number * 1e-3)
+    if not arrival.began_s - MAX_AGE_S <= due_s <= arrival.arrived_s + MAX_SLO_S:
         return None, True
-    return deadline_s, False
+    return due_s, False

@@ -1,6 +1,6 @@
-"""What a server says of itself: metadata, configuration and statistics, in the protocol's shapes.
+"""Metadata and configuration of server and model, as plain JSON values.
 
-Plain JSON values; HTTP writes them as they are, and gRPC's messages have the same fields.
+HTTP writes them as they are, and gRPC's messages have the same fields.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Served
-from sponge_env.serve.wire.protocol import INPUT, OUTPUT, TASKS, VERSION, names_of_outputs
+from sponge_env.serve.interface import VERSION, ServedModel
+from sponge_env.serve.wire.protocol import INPUT, OUTPUT, TASKS, output_names
 from sponge_env.serve.wire.tensors import datatype
 
 SERVER = "sponge"
@@ -26,9 +26,9 @@ def server_metadata() -> dict[str, Any]:
     return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(served: Served) -> dict[str, Any]:
+def model_metadata(served: ServedModel) -> dict[str, Any]:
     """Return the tensors of the model; the batch axis is -1."""
-    outputs = [_with_batch(name, _output(served, name)) for name in names_of_outputs(served)]
+    outputs = [_with_batch(name, _output(served, name)) for name in output_names(served)]
     return {
         "name": served.name,
         "versions": [VERSION],
@@ -38,7 +38,7 @@ def model_metadata(served: Served) -> dict[str, Any]:
     }
 
 
-def model_config(served: Served) -> dict[str, Any]:
+def model_config(served: ServedModel) -> dict[str, Any]:
     """Return the model's configuration as Triton writes it; shapes have no batch axis."""
     return {
         "name": served.name,
@@ -47,9 +47,7 @@ def model_config(served: Served) -> dict[str, Any]:
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": served.batch_max,
         "input": [_without_batch(INPUT, served.inputs)],
-        "output": [
-            _without_batch(name, _output(served, name)) for name in names_of_outputs(served)
-        ],
+        "output": [_without_batch(name, _output(served, name)) for name in output_names(served)],
         "instance_group": [{"name": served.name, "kind": "KIND_CPU", "count": 1}],
         "dynamic_batching": {},
         "parameters": {
@@ -61,13 +59,13 @@ def model_config(served: Served) -> dict[str, Any]:
     }
 
 
-def index(served: Served, ready: bool) -> list[dict[str, Any]]:
+def index(served: ServedModel, ready: bool) -> list[dict[str, Any]]:
     """Return the list of models, which is one."""
-    state = {"state": "READY"} if ready else {"state": "UNAVAILABLE", "reason": "it drains"}
+    state = {"state": "READY"} if ready else {"state": "UNAVAILABLE", "reason": "the server drains"}
     return [{"name": served.name, "version": VERSION, **state}]
 
 
-def _output(served: Served, name: str) -> TensorSpec:
+def _output(served: ServedModel, name: str) -> TensorSpec:
     return {OUTPUT: served.outputs, TASKS: _TASKS}[name]
 
 

@@ -1,32 +1,43 @@
-"""What HTTP and gRPC do alike: who may ask, which model, by when, and the way to the engine."""
+"""What HTTP and gRPC have in common: access, the model's name, deadlines, the way to the engine."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.serve.interface import Call, Engine, Reply, Served
-from sponge_env.serve.memory import Memory
+from sponge_env.serve.interface import VERSION, Call, Engine, Reply, ServedModel, Status
+from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.deadlines import Arrival, timing
-from sponge_env.serve.wire.extras import Recorder
-from sponge_env.serve.wire.joined import joined_outputs, joined_parameters, replies
-from sponge_env.serve.wire.outcomes import UnansweredError, WireError, deciding_row
-from sponge_env.serve.wire.protocol import VERSION, Inference, calls
-from sponge_env.serve.wire.tensors import shown
+from sponge_env.serve.wire.deadlines import Arrival, request_deadline
+from sponge_env.serve.wire.outcomes import (
+    UnansweredError,
+    WireError,
+    deciding_row,
+    raise_unanswered,
+)
+from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest
+from sponge_env.serve.wire.resources import Memory
+from sponge_env.serve.wire.tensors import brief
 
 Headers = Mapping[bytes, bytes]
 """By lower-case name."""
+MISSING = Reply(Status.STOPPED)
+"""Stands in for a reply that is not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """Outputs of a request, and what its answer says of how they came about."""
+class InferResult:
+    """Outputs of a request, and what its answer tells about them."""
 
     tensors: Mapping[str, NDArray[Any]]
     parameters: Mapping[str, Any]
@@ -35,61 +46,154 @@ class Answered:
 class Front:
     """The engine, as front ends use it."""
 
-    def __init__(self, engine: Engine, options: ServeOptions, recorder: Recorder) -> None:
-        self.engine, self.options, self.recorder = engine, options, recorder
-        self.memory = Memory(options.most_held_bytes)
+    def __init__(self, engine: Engine, options: ServeOptions, metrics: ServerMetrics) -> None:
+        self.engine, self.options, self.metrics = engine, options, metrics
+        self.served: ServedModel = engine.served
+        self.memory = Memory(options.max_held_bytes)
         self._token = options.token.encode() if options.token else None
 
-    @property
-    def served(self) -> Served:
-        """What is served."""
-        return self.engine.served
-
     def check_token(self, headers: Headers) -> None:
-        """Raise a WireError if a token is wanted and not brought."""
+        """Raise a WireError if the server has a token and the request does not."""
         if self._token is None:
             return
-        scheme, _, brought = headers.get(b"authorization", b"").partition(b" ")
-        # as long for a wrong token as for the right one, whatever they have in common
-        right = hmac.compare_digest(brought.lstrip(b" "), self._token)
-        if scheme.lower() != b"bearer" or not right:
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        # takes as long for a wrong token as for the right one, whatever they have in common
+        equal = hmac.compare_digest(token.lstrip(b" "), self._token)
+        if scheme.lower() != b"bearer" or not equal:
             raise WireError("this needs the server's token: Authorization: Bearer TOKEN", 401)
 
     def check_model(self, name: str, version: str = "") -> None:
-        """Raise a WireError unless this model is served in this version; none is any."""
+        """Raise a WireError unless this model is served in this version; empty is any version."""
         if name != self.served.name:
-            raise WireError(f"there is no model {shown(name)}; it is {self.served.name!r}", 404)
+            raise WireError(f"there is no model {brief(name)}; it is {self.served.name!r}", 404)
         if version not in ("", VERSION):
-            raise WireError(f"there is no version {shown(version)}; it is {VERSION!r}", 404)
+            raise WireError(f"there is no version {brief(version)}; it is {VERSION!r}", 404)
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
-        """Return that a request is here now, whose first bytes were when it began."""
+        """Return the arrival, now, of a request that began at a monotonic time."""
         slo_s = self.served.default_slo_s
         return Arrival(began_s, time.monotonic(), time.time(), slo_s, grpc_remaining_s)
 
     async def infer(
-        self, inference: Inference, headers: Headers, arrival: Arrival, payload_bytes: int
-    ) -> Answered:
+        self, request: InferRequest, headers: Headers, arrival: Arrival, payload_bytes: int
+    ) -> InferResult:
         """Have a request answered; a WireError says why it was not.
 
-        Cancelling this takes the request back from the engine.
+        Cancelling this cancels the request in the engine.
         """
-        when = timing(inference.parameters, headers, arrival)
-        if when.clamped:
-            self.recorder.clamped()
-        if inference.rows.flags.owndata:  # no view on the body, which is counted
-            self.memory.keep(inference.rows)
-        asked = calls(inference, when, payload_bytes)
-        ended = await replies(self.engine, asked, self._record)
-        return Answered(joined_outputs(self.served, ended), joined_parameters(ended))
+        deadline = request_deadline(request.parameters, headers, arrival)
+        if deadline.clamped:
+            self.metrics.clamped()
+        if request.rows.flags.owndata:  # not a view on the body, which is counted
+            self.memory.keep(request.rows)
+        share = payload_bytes // len(request.rows)
+        calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
+        replies = await submit_rows(self.engine, calls, self._record)
+        return InferResult(combine_outputs(self.served, replies), combine_parameters(replies))
 
     def count_rejected(self, error: WireError) -> None:
-        """Count a request that was not taken; one that the engine has ended is counted by then."""
+        """Count a request that never reached the engine; the engine's own are counted by then."""
         if not isinstance(error, UnansweredError):
-            self.recorder.rejected(error.status)
+            self.metrics.rejected(error.status)
 
-    def _record(self, asked: Sequence[Call], ended: Sequence[Reply]) -> None:
-        """Count each row, and the request by the one that decided what was answered."""
-        deciding = deciding_row(ended)
-        for row, (call, reply) in enumerate(zip(asked, ended, strict=True)):
-            self.recorder.observe(call, reply, row != deciding)
+    def _record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+        """Count each row, and the request by the row that decided about its answer."""
+        deciding = deciding_row(replies)
+        for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
+            self.metrics.observe(call, reply, row != deciding)
+
+
+Record = Callable[[Sequence[Call], Sequence[Reply]], None]
+"""Takes the calls of a request once all of them have ended."""
+
+
+async def submit_rows(engine: Engine, calls: Sequence[Call], record: Record) -> list[Reply]:
+    """Submit the calls of a request and wait for all replies, in their order.
+
+    Once one is not answered, the others are cancelled, for they are of no use; so are all when
+    this is cancelled. They are recorded either way. More calls than the engine can ever hold are a
+    WireError, and are not submitted.
+    """
+    if len(calls) > engine.served.queue_max:
+        limit = engine.served.queue_max
+        raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
+    pending = _PendingRows(engine, calls, record)
+    try:
+        pending.submit()
+        return await pending.all
+    except BaseException:
+        pending.cancel()
+        raise
+
+
+class _PendingRows:
+    """Collects replies in the engine's thread and wakes the loop once, with the last of them."""
+
+    def __init__(self, engine: Engine, calls: Sequence[Call], record: Record) -> None:
+        self._engine, self._calls, self._record = engine, calls, record
+        self._loop = asyncio.get_running_loop()
+        self._replies: list[Reply] = [MISSING] * len(calls)
+        self._tickets: list[int] = []
+        self._left, self._lock = len(calls), threading.Lock()
+        self._in_vain = False
+        """Whether a row has ended without an answer."""
+        self.all: asyncio.Future[list[Reply]] = self._loop.create_future()
+
+    def submit(self) -> None:
+        for row, call in enumerate(self._calls):
+            if self._in_vain:  # an earlier row was refused at once
+                self._done(row, Reply(Status.CANCELLED))
+            else:
+                self._tickets.append(self._engine.submit(call, partial(self._done, row)))
+
+    def cancel(self) -> None:
+        for ticket in self._tickets:
+            self._engine.cancel(ticket)
+
+    def _done(self, row: int, reply: Reply) -> None:
+        with self._lock:
+            self._replies[row] = reply
+            self._left -= 1
+            last, was_in_vain = self._left == 0, self._in_vain
+            self._in_vain |= reply.status is not Status.ANSWERED
+        if last:
+            self._wake(self._finish)
+        elif self._in_vain and not was_in_vain:
+            self._wake(self.cancel)
+
+    def _wake(self, work: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and with it all that waits
+            self._loop.call_soon_threadsafe(work)
+
+    def _finish(self) -> None:
+        if not self.all.done():
+            self.all.set_result(self._replies)
+        # The answer goes out at the end of the loop's next turn. Counting comes after that.
+        self._loop.call_soon(self._loop.call_soon, self._record, self._calls, self._replies)
+
+
+def combine_outputs(served: ServedModel, replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
+    """Return the answer's tensors by name, with the rows' outputs along the first axis.
+
+    Raises an ``UnansweredError`` unless each row is answered. A pipeline answers a row with as many
+    rows as it led to, and ``tasks`` tells how many belong to each.
+    """
+    raise_unanswered(replies)
+    parts = [np.asarray(reply.output) for reply in replies]
+    if len(served.stages) == 1:
+        return {OUTPUT: parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)}
+    counts = np.array([len(part) for part in parts], np.int64)
+    return {OUTPUT: np.concatenate(parts), TASKS: counts}
+
+
+def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
+    """Return what an answer tells about itself: the slowest row's values, where rows differ."""
+    slowest = max(replies, key=lambda reply: reply.finished_s)
+    return {
+        "deadline_met": all(reply.in_time for reply in replies),
+        "queue_ms": round(max(reply.queue_s for reply in replies) * 1000, 3),
+        "service_ms": round(max(reply.service_s for reply in replies) * 1000, 3),
+        "batch": slowest.batch,
+        "cores": slowest.cores,
+        "variant": slowest.variant,
+    }

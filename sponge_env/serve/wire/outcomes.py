@@ -1,10 +1,9 @@
-"""How it is said on the wire that a request was not answered: HTTP status, gRPC code, sentence."""
+"""Why a request was not answered, as clients see it: HTTP status, gRPC code, one sentence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from sponge_env.serve.interface import Reply, Status
 
@@ -32,49 +31,45 @@ GRPC_CODES = {
 }
 """Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though."""
 
-LONGEST_RETRY_S = 3600.0
+MAX_RETRY_S = 3600.0
 
 
-class _Ending(NamedTuple):
-    status: int
-    sentence: str
-
-
-_ENDINGS = {
-    Status.REFUSED: _Ending(503, "refused: its deadline cannot be met, or there is no room"),
-    Status.EXPIRED: _Ending(504, "its deadline passed while it waited"),
-    Status.FAILED: _Ending(503, "every replica that tried it died, and no time is left"),
-    Status.CANCELLED: _Ending(499, "it was taken back"),
-    Status.STOPPED: _Ending(503, "the server shuts down"),
+_REASONS = {
+    Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
+    Status.EXPIRED: (504, "its deadline passed while it waited"),
+    Status.FAILED: (503, "every replica that tried it died, and no time is left"),
+    Status.CANCELLED: (499, "it was cancelled"),
+    Status.STOPPED: (503, "the server shuts down"),
 }
-_SHED = _Ending(504, "it was given up, for it could not be met, or only at the cost of others")
+"""HTTP status and sentence."""
+_SHED = (504, "it was dropped: its deadline could not be met, or only at the cost of others")
 _WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:
     """Raise a :class:`WireError` unless all rows of a request were answered.
 
-    One row that was not decides for all. Those that were taken back because of another say least.
+    One row that was not decides for all; those that were cancelled because of another count least.
     """
     ended = {reply.status for reply in replies}
     for status in _WORST_FIRST:
         if status in ended:
-            those = [reply for reply in replies if reply.status is status]
-            shed = status is Status.EXPIRED and all(reply.in_time for reply in those)
-            raise UnansweredError(status, max(r.retry_after_s for r in those), shed=shed)
+            rows = [reply for reply in replies if reply.status is status]
+            shed = status is Status.EXPIRED and all(row.in_time for row in rows)
+            raise UnansweredError(status, max(row.retry_after_s for row in rows), shed=shed)
 
 
 class UnansweredError(WireError):
     """A request that the engine ended without an answer."""
 
     def __init__(self, ended: Status, retry_after_s: float = 0.0, *, shed: bool = False) -> None:
-        """Take how it ended, and of a refusal when there should be room again.
+        """Take how it ended, and when there should be room again after a refusal.
 
-        What was ``shed`` has ended before its deadline.
+        A request that was ``shed`` ended before its deadline.
         """
-        status, sentence = _SHED if shed else _ENDINGS[ended]
-        wait_s = retry_after_s if math.isfinite(retry_after_s) else LONGEST_RETRY_S
-        super().__init__(sentence, status, min(max(wait_s, 0.0), LONGEST_RETRY_S))
+        status, sentence = _SHED if shed else _REASONS[ended]
+        wait_s = retry_after_s if math.isfinite(retry_after_s) else MAX_RETRY_S
+        super().__init__(sentence, status, min(max(wait_s, 0.0), MAX_RETRY_S))
         self.ended = ended
 
 

@@ -48,87 +48,85 @@ def row_bytes(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
-def checked_rows(name: str, shape: object, said: object, spec: TensorSpec, most_rows: int) -> int:
+def check_rows(name: str, shape: object, kind: object, spec: TensorSpec, max_rows: int) -> int:
     """Return the length of the batch axis of a (rows, *spec.shape) tensor that a client describes.
 
     Another datatype or shape, no row or too many are a :class:`WireError`.
     """
-    if said != datatype(spec.dtype):
-        raise WireError(f"{name!r} has the datatype {datatype(spec.dtype)}, not {shown(said)}")
-    wanted = f"[N, {', '.join(map(str, spec.shape))}]" if spec.shape else "[N]"
+    if kind != datatype(spec.dtype):
+        raise WireError(f"{name!r} has the datatype {datatype(spec.dtype)}, not {brief(kind)}")
+    expected = f"[N, {', '.join(map(str, spec.shape))}]" if spec.shape else "[N]"
     if not (isinstance(shape, Sequence) and all(type(size) is int for size in shape)):
-        raise WireError(f"the shape of {name!r} must be {wanted}, not {shown(shape)}")
+        raise WireError(f"the shape of {name!r} must be {expected}, not {brief(shape)}")
     if len(shape) == 0 or tuple(shape[1:]) != spec.shape:
-        raise WireError(f"the shape of {name!r} must be {wanted}, not {shown(list(shape))}")
-    if not 1 <= shape[0] <= most_rows:
-        raise WireError(f"a request has 1 to {most_rows} rows, not {shown(shape[0])}")
+        raise WireError(f"the shape of {name!r} must be {expected}, not {brief(list(shape))}")
+    if not 1 <= shape[0] <= max_rows:
+        raise WireError(f"a request has 1 to {max_rows} rows, not {brief(shape[0])}")
     return int(shape[0])
 
 
 def from_bytes(name: str, data: Buffer, rows: int, spec: TensorSpec) -> NDArray[Any]:
     """Return a (rows, *spec.shape) view on the bytes; other sizes and NaN are a WireError."""
-    wanted = rows * row_bytes(spec)
-    if len(data) != wanted:
-        raise WireError(f"{name!r} needs {wanted} bytes, not {len(data)}")
+    needed = rows * row_bytes(spec)
+    if len(data) != needed:
+        raise WireError(f"{name!r} needs {needed} bytes, not {len(data)}")
     # the protocol is little-endian, and so is every machine that this runs on
-    return checked_values(name, np.frombuffer(data, spec.dtype).reshape(rows, *spec.shape))
+    return check_values(name, np.frombuffer(data, spec.dtype).reshape(rows, *spec.shape))
 
 
 def from_numbers(name: str, data: object, rows: int, spec: TensorSpec) -> NDArray[Any]:
     """Make a (rows, *spec.shape) array of JSON's numbers, flat in row-major order or nested."""
     if not isinstance(data, list):
-        raise WireError(f"the data of {name!r} must be a list of numbers, not {shown(data)}")
+        raise WireError(f"the data of {name!r} must be a list of numbers, not {brief(data)}")
     check_length(name, len(data), rows, spec)
-    # of objects: any other type would read "1" as a number, or reserve the longest text for each
+    # as objects: any other type would read "1" as a number, or reserve the longest text for each
     try:
-        found = np.array(data, object)
+        array = np.array(data, object)
     except (ValueError, RecursionError):
         raise WireError(f"the data of {name!r} is no regular list of numbers") from None
     shape = (rows, *spec.shape)
-    if found.size != math.prod(shape):
-        raise WireError(f"{name!r} needs {math.prod(shape)} numbers, not {found.size}")
-    if found.ndim != 1 and found.shape != shape:
+    if array.size != math.prod(shape):
+        raise WireError(f"{name!r} needs {math.prod(shape)} numbers, not {array.size}")
+    if array.ndim != 1 and array.shape != shape:
         raise WireError(f"the data of {name!r} is neither flat nor nested as its shape says")
-    return checked_values(name, _converted(name, found.reshape(shape), np.dtype(spec.dtype)))
+    return check_values(name, _convert(name, array.reshape(shape), np.dtype(spec.dtype)))
 
 
 def check_length(name: str, size: int, rows: int, spec: TensorSpec) -> None:
     """Raise a WireError unless a list is as long as all numbers, flat, or as the rows, nested.
 
-    Before anything is made of it, for each number takes 50 ns, and of clients some send millions.
+    That comes before any conversion, which takes 50 ns for each number.
     """
-    wanted = rows * math.prod(spec.shape)
-    if size not in (rows, wanted):
-        raise WireError(f"{name!r} needs {wanted} numbers, or {rows} rows of them, not {size}")
+    needed = rows * math.prod(spec.shape)
+    if size not in (rows, needed):
+        raise WireError(f"{name!r} needs {needed} numbers, or {rows} rows of them, not {size}")
 
 
-def _converted(name: str, found: NDArray[Any], wanted: np.dtype[Any]) -> NDArray[Any]:
+def _convert(name: str, numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return Python's numbers as an array of a type, where it can hold all of them."""
-    allowed = _KINDS.get(wanted.kind, (int,))
-    if not set(allowed).issuperset(map(type, found.flat)):
-        raise WireError(f"the data of {name!r} must be values of {datatype(wanted)}")
+    allowed = _KINDS.get(dtype.kind, (int,))
+    if not set(allowed).issuperset(map(type, numbers.flat)):
+        raise WireError(f"the data of {name!r} must be values of {datatype(dtype)}")
     try:
         with np.errstate(over="ignore"):  # it becomes infinite, which is refused next
-            return found.astype(wanted)
+            return numbers.astype(dtype)
     except OverflowError:
-        raise WireError(f"a number in {name!r} does not fit {datatype(wanted)}") from None
+        raise WireError(f"a number in {name!r} does not fit {datatype(dtype)}") from None
 
 
-def checked_values(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array, unless a number in it is none; 15 us for 600 KB of FP32."""
+def check_values(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array unless it holds NaN or infinity; 15 us for 600 KB of FP32."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise WireError(f"{name!r} holds a number that is NaN or infinite")
     return array
 
 
-def _brief() -> reprlib.Repr:
-    """Return what looks at no more than the beginning of what is long or deep."""
-    brief = reprlib.Repr()
-    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 4, 4, 60
-    return brief
+_REPR = reprlib.Repr()
+"""Looks at no more than the beginning of what is long or deep."""
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring = 2, 4, 4, 60
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """Return what a client sent, short enough for a sentence."""
-    text = _brief().repr(value)
+    text = _REPR.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

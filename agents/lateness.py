@@ -1,0 +1,271 @@
+"""Which tasks of a stage an option makes late: the rule of the integer program, in compiled code.
+
+An option serves the queue batch by batch in order of the deadlines, after the batches that are
+running, and the forecast arrivals behind it. What the later stages take is time that a task must
+have left when it is done here. The throughput must reach the forecast rate. What not even the
+fastest service could save is *hopeless*: it takes its service time from the next ones, but does not
+count as late.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.control.chain import NEVER
+from sponge_env.core.compiled import compiled
+
+from .program import TICKS, StageState, StageTables
+from .rates import ROUNDING
+
+
+class Service(NamedTuple):
+    """How a stage serves on some cores."""
+
+    service_s: FloatArray
+    """(batch_max,) seconds of a batch."""
+    free_s: FloatArray
+    """(replicas,) seconds until each takes its next batch."""
+    batch: int
+    """Largest batch."""
+    settled_s: float
+    """Seconds of a batch once the queue is gone."""
+
+
+class Option(NamedTuple):
+    """A choice for a stage: how it serves then, and until the decision is in force."""
+
+    new: Service
+    old: Service
+
+
+@compiled
+def count_hopeless(tables: StageTables, state: StageState) -> int:
+    """Return how many tasks at the head of the queue do not count."""
+    hopeless = 0
+    while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
+        hopeless += 1
+    return hopeless
+
+
+@compiled
+def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> float:
+    """Return what a batch takes by the fit."""
+    fit = tables.coefficients_s[variant]
+    seconds: float = fit[0] * batch / cores + fit[1] / cores + fit[2] * batch + fit[3]
+    return seconds
+
+
+@compiled
+def scale_running(tables: StageTables, state: StageState, cores: int) -> None:
+    """Write when replicas are free on so many cores: a resize acts on running batches at once."""
+    for replica in range(state.free_s.size):
+        left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
+        if size > 0:
+            whole_s = latency_s(tables, state.variant, size, state.cores)
+            faster = latency_s(tables, state.variant, size, cores) / whole_s
+        state.free_s[replica] = left_s * faster
+
+
+@compiled
+def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) -> int:
+    """Return the smallest batch that holds what arrives during it, at most the largest."""
+    replicas = state.free_s.size
+    for size in range(1, service_s.size):
+        expected = state.rate_rps * service_s[size - 1] / replicas
+        holds = size >= expected + state.noise * math.sqrt(expected)
+        if holds and size * replicas >= tables.group:
+            return size
+    return service_s.size
+
+
+@compiled
+def option_of(
+    tables: StageTables,
+    state: StageState,
+    variant: int,
+    cores: int,
+    batch: int,
+    settled: int,
+    settled_before: int,
+) -> Option:
+    """Return an option, after :func:`scale_running`; its batches settle at such sizes."""
+    service_s, before_s = tables.service_s[variant, cores - 1], state.before_s[variant]
+    own_s = service_s[min(settled, batch) - 1]
+    own_before_s = before_s[min(settled_before, batch) - 1]
+    return Option(
+        Service(service_s, state.free_s, batch, own_s),
+        Service(before_s, state.running[:, 0], batch, own_before_s),
+    )
+
+
+@compiled
+def done_s(service: Service, before: int, queued: int) -> float:
+    """Return when a batch of the queue is done that has so many before it.
+
+    Batches go to the replicas in turn, which take as long for each.
+    """
+    replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
+    own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
+    if replicas == 1:  # the usual case, without divisions
+        end_s: float = service.free_s[0] + before * whole_s + own_s
+    else:
+        end_s = service.free_s[before % replicas] + before // replicas * whole_s + own_s
+    return end_s
+
+
+@compiled
+def _behind_queue_s(service: Service, queued: int, number: int) -> float:
+    """Return when a batch of arrivals starts that has so many of them before it."""
+    replicas = service.free_s.size
+    turn, rounds = (0, number) if replicas == 1 else (number % replicas, number // replicas)
+    # The last batch of the queue on the same replica; negative where it has none.
+    last = (queued + service.batch - 1) // service.batch - replicas + turn
+    clear_s = done_s(service, last, queued) if last >= 0 else service.free_s[last + replicas]
+    start_s: float = clear_s + rounds * service.service_s[service.batch - 1]
+    return start_s
+
+
+@compiled
+def _resized_s(tables: StageTables, state: StageState, old_s: float, new_s: float) -> float:
+    """Return when work is done that is resized at the end of the delay.
+
+    It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now. What
+    share of it is left after the delay goes on at the new speed.
+    """
+    since_s = max(tables.delay_s, state.ready_s)
+    if old_s <= since_s:
+        return old_s
+    left = (old_s - since_s) / (old_s - state.ready_s)
+    return since_s + left * (new_s - state.ready_s)
+
+
+@compiled
+def _queued_done_s(tables: StageTables, state: StageState, option: Option, before: int) -> float:
+    """Return when a batch of the queue is done, resized after the delay."""
+    queued = state.due_s.size
+    end_s = done_s(option.new, before, queued)
+    if tables.delay_s > 0.0:
+        end_s = _resized_s(tables, state, done_s(option.old, before, queued), end_s)
+    return end_s
+
+
+@compiled
+def _arrivals_start_s(tables: StageTables, state: StageState, option: Option, number: int) -> float:
+    """Return when the queue and so many batches of arrivals are done, resized after the delay."""
+    queued = state.due_s.size
+    start_s = _behind_queue_s(option.new, queued, number)
+    if tables.delay_s > 0.0:
+        start_s = _resized_s(tables, state, _behind_queue_s(option.old, queued, number), start_s)
+    return start_s
+
+
+@compiled
+def _arrival_done_s(
+    tables: StageTables, state: StageState, option: Option, start_s: float, arrival_s: float
+) -> float:
+    """Return when an arrival is done: behind all before it, or after the batch it finds running."""
+    own_s = option.new.settled_s
+    if arrival_s + option.old.settled_s < tables.delay_s:
+        own_s = option.old.settled_s
+    return max(start_s, arrival_s + own_s / state.free_s.size) + own_s
+
+
+@compiled
+def count_short(tables: StageTables, state: StageState, option: Option) -> int:
+    """Return how many tasks more arrive in an interval than are served."""
+    batch = option.new.batch
+    served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
+    excess = (state.rate_rps - served_rps) * tables.interval_s
+    short: int = max(math.ceil(excess - ROUNDING), 0)
+    return short
+
+
+@compiled
+def count_late(
+    tables: StageTables,
+    state: StageState,
+    option: Option,
+    hopeless: int,
+    later_ticks: int,
+    limit: int,
+) -> int:
+    """Count the late tasks if the later stages take so many ticks; above a limit, not all."""
+    later_s = (later_ticks - ROUNDING) * tables.tick_s if later_ticks else 0.0
+    late = count_short(tables, state, option)
+    # The arrivals first: behind the queue they are the first to tell that it is too long.
+    number = stop = 0
+    while late <= limit and stop < state.arrivals_s.shape[0]:
+        start_s = _arrivals_start_s(tables, state, option, number)
+        first, stop = stop, min(stop + option.new.batch, state.arrivals_s.shape[0])
+        for order in range(first, stop):
+            end_s = _arrival_done_s(tables, state, option, start_s, state.arrivals_s[order, 0])
+            late += end_s + later_s > state.arrivals_s[order, 1]
+        number += 1
+    number = hopeless // option.new.batch
+    stop = number * option.new.batch
+    while late <= limit and stop < state.due_s.size:
+        first, stop = max(stop, hopeless), min(stop + option.new.batch, state.due_s.size)
+        end_s = _queued_done_s(tables, state, option, number) + later_s
+        # Ascending deadlines: if the last of a batch is late, all of it are.
+        if end_s > state.due_s[stop - 1]:
+            late += stop - first
+        else:
+            while first < stop and end_s > state.due_s[first]:
+                late, first = late + 1, first + 1
+        number += 1
+    return late
+
+
+@compiled
+def _write_left(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
+    """Write how much time each task that counts has left when it is done; return their number."""
+    batch, queued, count, end_s, start_s = option.new.batch, state.due_s.size, 0, 0.0, 0.0
+    for place in range(hopeless, queued):
+        if place == hopeless or place % batch == 0:
+            end_s = _queued_done_s(tables, state, option, place // batch)
+        state.left_s[count] = state.due_s[place] - end_s
+        count += 1
+    for order in range(state.arrivals_s.shape[0]):
+        if order % batch == 0:
+            start_s = _arrivals_start_s(tables, state, option, order // batch)
+        end_s = _arrival_done_s(tables, state, option, start_s, state.arrivals_s[order, 0])
+        state.left_s[count] = state.arrivals_s[order, 1] - end_s
+        count += 1
+    return count
+
+
+@compiled
+def _ticks_left(tables: StageTables, left_s: float) -> int:
+    """Return whole ticks, for budgets are rounded down; what is late has less than none."""
+    if left_s < 0.0:
+        return NEVER
+    ticks: int = math.floor(min(left_s / tables.tick_s + ROUNDING, float(TICKS)))
+    return ticks
+
+
+@compiled
+def room_of(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
+    """Return the longest latency of the later stages with which nothing here is late, in ticks."""
+    if count_short(tables, state, option) > 0:
+        return NEVER
+    least_s = TICKS * tables.tick_s
+    for task in range(_write_left(tables, state, option, hopeless)):
+        least_s = min(least_s, state.left_s[task])
+    return _ticks_left(tables, least_s)
+
+
+@compiled
+def write_late(
+    tables: StageTables, state: StageState, option: Option, hopeless: int, late: IntArray
+) -> None:
+    """Count the late tasks for each latency of the later stages: (horizon + 1,), overwritten."""
+    late[:] = 0
+    late[0] = count_short(tables, state, option)
+    for task in range(_write_left(tables, state, option, hopeless)):
+        ticks = _ticks_left(tables, state.left_s[task])
+        if ticks + 1 < late.size:
+            late[ticks + 1] += 1
+    for ticks in range(1, late.size):
+        late[ticks] += late[ticks - 1]

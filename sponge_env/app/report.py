@@ -1,0 +1,85 @@
+"""Report what runs found: ``sponge report RUN ...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.scenario.config import Backend
+from sponge_env.utils.files import check_writable
+from sponge_env.utils.installation import require_extra
+
+PAGE = "report.html"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(report, argv)
+
+
+def report(argv: Sequence[str]) -> int:
+    """Read everything, then write page, pictures and tables; return the exit code."""
+    arguments = _parse(argv)
+    require_extra("report", "the report")
+    # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
+    from sponge_env.fidelity.report import load_fidelity
+    from sponge_env.results.comparison import load_run
+    from sponge_env.results.export import csv_files, write_files
+    from sponge_env.results.page import Section, featured, page
+
+    runs = [load_run(path) for path in arguments.runs]
+    known = {agent for run in runs for agent in run.comparison.agents}
+    for agent in arguments.agent:
+        if agent not in known:
+            raise ConfigError(unknown("agent", agent, known))
+    fidelity = [load_fidelity(path) for path in arguments.fidelity]
+    out = arguments.out or _folder_around(arguments.runs) / "report"
+    check_writable(out / PAGE)
+    sections = [Section(run, featured(run, arguments.agent)) for run in runs]
+    pictures = [section.pictures() for section in sections]
+    more = [(each.introduction, each.tables) for each in fidelity]
+    files: dict[Path, str | bytes] = {out / PAGE: page(sections, pictures, more)}
+    for n, (run, drawn) in enumerate(zip(runs, pictures, strict=True), start=1):
+        prefix = f"{n}-" if len(runs) > 1 else ""
+        files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}
+        files |= {out / f"{prefix}{name}": t for name, t in csv_files(run.comparison).items()}
+    write_files(files)
+    sys.stdout.write(f"wrote {out / PAGE}, its pictures, and its tables as CSV\n")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = cli.Parser(prog="sponge report", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders that evaluate.py wrote")
+    where = f"where {PAGE}, its pictures and tables go (default: report in the run, of several in "
+    where += "the folder that they are in)"
+    add("--out", type=Path, metavar="DIR", help=where)
+    few = "agents shown where there is no room for all"
+    add("--agent", nargs="+", default=[], metavar="NAME", help=few)
+    live = "fidelity.json of sponge fidelity"
+    add("--fidelity", nargs="+", default=[], type=Path, metavar="FILE", help=live)
+    arguments = parser.parse_args(argv)
+    arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]
+    return arguments
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """Return the two runs of a folder of ``--backend both``; any other folder as it is."""
+    both = [path / backend for backend in get_args(Backend)]
+    return both if all(each.is_dir() for each in both) else [path]
+
+
+def _folder_around(runs: Sequence[Path]) -> Path:
+    """Return the only run, or the folder in which several are; the first if that is not one."""
+    folders = {run.absolute().parent for run in runs}
+    return runs[0].parent if len(runs) > 1 and len(folders) == 1 else runs[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The calls of a server: those that wait for the serving thread, those that have not ended."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from sponge_env.interfaces import Completion
+from sponge_env.serve.interface import Batches, Call, Reply
+
+
+class Submitted(NamedTuple):
+    """A call, or the cancelling of one."""
+
+    ticket: int
+    call: Call | None
+    """None to cancel the call of this ticket."""
+    done: Callable[[Reply], None]
+
+
+class Inbox:
+    """Calls of any thread for the serving thread: without a lock, one wake-up for many calls."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._waiting: deque[Submitted] = deque()
+        self._woken = False
+        self._tickets = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
+        """Put a call in; return its ticket."""
+        ticket = next(self._tickets)
+        self._put(Submitted(ticket, call, done))
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Cancel a call; its own callback gets the reply."""
+        self._put(Submitted(ticket, None, lambda _: None))
+
+    def _put(self, submitted: Submitted) -> None:
+        self._waiting.append(submitted)
+        # The reader unsets it before it reads, so that what it misses wakes it again.
+        if not self._woken:
+            self._woken = True
+            self._wake()
+
+    def take(self, count: int) -> Iterator[Submitted]:
+        """Yield what is there, at most so many, in the order in which it came.
+
+        A thread that is woken has to call it even where nothing is left. Several threads may take
+        at the same time.
+        """
+        self._woken = False
+        with suppress(IndexError):
+            for _ in range(count):
+                yield self._waiting.popleft()
+
+
+class OpenCall:
+    """A call that has not ended."""
+
+    __slots__ = ("arrived_s", "batch", "cores", "done", "row", "service_s", "ticket", "until_s",
+                 "variant")  # fmt: skip
+
+    def __init__(
+        self, ticket: int, row: int, arrived_s: float, done: Callable[[Reply], None]
+    ) -> None:
+        self.ticket, self.row, self.done = ticket, row, done
+        self.arrived_s = self.until_s = arrived_s
+        """``until_s`` is the end of the batches that it was part of."""
+        self.service_s = 0.0
+        self.batch = self.cores = 0
+        """Of its last batch, as is ``variant``."""
+        self.variant = ""
+
+    def add_batch(self, completion: Completion) -> None:
+        """Count the time of a batch that it was part of; that of two at once counts once."""
+        finished_s = completion.finished_s
+        self.service_s += max(0.0, finished_s - max(completion.started_s, self.until_s))
+        self.until_s = max(self.until_s, finished_s)
+
+
+class RowTable:
+    """Which call has which row of ``requests``.
+
+    A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call that
+    was cancelled or is late leaves its row when the last batch with a task of it is over.
+    """
+
+    def __init__(self, count: int) -> None:
+        """Begin with so many free rows; :attr:`spare` is one more, for calls that are refused."""
+        self.spare = count
+        self._free = list(range(count))[::-1]
+        self._calls: list[OpenCall | None] = [None] * (count + 1)
+        self._tasks = [0] * (count + 1)
+        """Tasks that run, by row."""
+        self._batches: dict[int, Sequence[int]] = {}
+        """Rows of the requests in each batch, one for each task."""
+
+    @property
+    def free(self) -> bool:
+        """Whether there is a free row."""
+        return bool(self._free)
+
+    @property
+    def next(self) -> int:
+        """The row that the next call gets; the spare one if none is free."""
+        return self._free[-1] if self._free else self.spare
+
+    def hold(self, call: OpenCall) -> None:
+        """Give a call the row that was :attr:`next`."""
+        if self._free.pop() != call.row:
+            raise RuntimeError(f"row {call.row} is not the next")
+        self._calls[call.row] = call
+
+    def begin(self, batch: int, rows: Sequence[int]) -> None:
+        """Note that a batch runs with a task in each of these rows."""
+        self._batches[batch] = rows
+        for row in rows:
+            self._tasks[row] += 1
+
+    def end(self, batch: int) -> list[OpenCall]:
+        """Note that a batch is over; return the open calls of its tasks."""
+        calls = []
+        for row in self._batches.pop(batch):
+            self._tasks[row] -= 1
+            call = self._calls[row]
+            if call is not None:
+                calls.append(call)
+            elif not self._tasks[row]:
+                self._free.append(row)
+        return calls
+
+    def close(self, row: int) -> OpenCall | None:
+        """End the call that has a row, and return it; None for a call that was refused."""
+        call = self._calls[row]
+        if call is not None:
+            self._calls[row] = None
+            if not self._tasks[row]:
+                self._free.append(row)
+        return call
+
+    def check(self) -> None:
+        """Raise a RuntimeError unless each row is free or used, and none is both."""
+        held = [row for row, call in enumerate(self._calls) if call or self._tasks[row]]
+        if sorted([*self._free, *held]) != list(range(self.spare)):
+            raise RuntimeError(f"rows are lost or taken twice: {self._free} free, {held} held")
+
+
+class BatchCounts:
+    """Batches that ended with answers, by stage and size; one thread counts, any may read."""
+
+    def __init__(self, batch_max: Sequence[int]) -> None:
+        """Begin at 0; ``batch_max`` is the largest batch of each stage."""
+        self._counts = [[0] * (size + 1) for size in batch_max]
+        self._service_s = [[0.0] * (size + 1) for size in batch_max]
+
+    def add(self, completion: Completion) -> None:
+        """Count a batch that has ended."""
+        stage, size = completion.batch.stage, completion.batch.size
+        self._service_s[stage][size] += completion.finished_s - completion.started_s
+        self._counts[stage][size] += 1
+
+    def totals(self) -> tuple[tuple[Batches, ...], ...]:
+        """Return the counts of each stage, smallest size first, without sizes that never ran."""
+        return tuple(
+            tuple(Batches(size, *pair) for size, pair in enumerate(pairs) if pair[0])
+            for pairs in map(zip, self._counts, self._service_s)
+        )

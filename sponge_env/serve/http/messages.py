@@ -1,0 +1,241 @@
+"""HTTP requests as they arrive, responses as they are sent, and compressed bodies of both."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+import numpy as np
+import orjson
+
+from sponge_env.serve.wire.outcomes import WireError, error_body, retry_after_header
+from sponge_env.serve.wire.resources import HeldBytes, Memory
+from sponge_env.serve.wire.tensors import Buffer, brief
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+CLOSE = (b"connection", b"close")
+
+_WINDOW_BITS = {
+    "gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS,
+}  # fmt: skip
+COMPRESSION_LEVEL = 1
+"""Tensors hardly shrink more at higher levels."""
+
+
+class Request:
+    """A request whose head has arrived; its body may still be on the way.
+
+    A body of known size is read into its own buffer; chunks are appended to each other. Either
+    counts in the server's memory for as long as it is used.
+    """
+
+    def __init__(self, began_s: float, client: tuple[str, int] | None) -> None:
+        """Begin a request; ``began_s`` is the monotonic time of its first byte."""
+        self.began_s, self.client = began_s, client
+        self.url = b""
+        self.pairs: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
+        """By lower-case name; the last one counts where a name is repeated."""
+        self.method = self.path = self.query = self.version = ""
+        self.keep_alive, self.answered = False, False
+        self.buffer: memoryview | None = None
+        """For a body of known size; ``filled`` bytes of it have arrived."""
+        self.filled = 0
+        self._chunks = bytearray()
+        self._held: HeldBytes | None = None
+        self._body: Buffer = b""
+        self._error: WireError | None = None
+        self._arrived = asyncio.Event()
+        self._send_continue: Callable[[bytes], None] | None = None
+
+    def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
+        """Read what the parser knows once the headers are complete; ``send`` writes to the client.
+
+        An address that is no path raises, which the parser reports.
+        """
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        self.path = unquote(path) if "%" in path else path
+        self.query = (url.query or b"").decode("latin-1")
+        self.method, self.version = parser.get_method().decode(), parser.get_http_version()
+        self.headers = dict(self.pairs)
+        self.keep_alive = self.version != "1.0" and parser.should_keep_alive()
+        if self.headers.get(b"expect", b"").lower() == b"100-continue":
+            self._send_continue = send
+
+    def allocate(self, size: int, memory: Memory) -> bool:
+        """Make the buffer of a body of known size; return False without memory for it."""
+        if not memory.hold(size):
+            return False
+        array = np.empty(size, np.uint8)  # bytearray would write zeros first
+        memory.release_with(array, size)
+        self.buffer = memoryview(array)  # type: ignore[arg-type]
+        return True
+
+    def add(self, part: bytes, memory: Memory, max_bytes: int) -> bool:
+        """Add a part of the body that the parser has seen; return False without memory for it."""
+        if self.answered or self._error is not None:
+            return True
+        if self.buffer is not None:
+            self.buffer[self.filled : self.filled + len(part)] = part
+            self.filled += len(part)
+            return True
+        self._held = self._held or HeldBytes(memory)
+        if not self._held.add(len(part)):
+            return False
+        self._chunks += part
+        if len(self._chunks) > max_bytes:
+            self.fail(too_large(max_bytes))
+        return True
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the body that are still to come, where its size is known."""
+        return 0 if self.buffer is None else len(self.buffer) - self.filled
+
+    def complete(self) -> None:
+        """Hand over the body, all of which has arrived."""
+        if self.buffer is not None:
+            self._body = self.buffer
+        elif self._held is not None:
+            array = np.frombuffer(self._chunks, np.uint8)
+            self._held.release_with(array)
+            self._body = memoryview(array)  # type: ignore[arg-type]
+        self._arrived.set()
+
+    def fail(self, error: WireError) -> None:
+        """Raise this error to whoever waits for the body."""
+        self._error, self._chunks, self._held = error, bytearray(), None
+        self._arrived.set()
+
+    def release(self) -> None:
+        """Drop the body of a request that has been answered."""
+        self.answered, self.buffer, self._body = True, None, b""
+        self._chunks, self._held = bytearray(), None
+
+    async def body(self) -> Buffer:
+        """Return the body once it is complete; a WireError if it is too large."""
+        if self._send_continue is not None and not self._arrived.is_set():
+            self._send_continue(CONTINUE)
+        await self._arrived.wait()
+        if self._error is not None:
+            raise self._error
+        return self._body
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is sent back."""
+
+    body: bytes
+    status: int = 200
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def head(self, close: bool) -> bytes:
+        """Return status line and headers; ``close`` says that the connection ends with it."""
+        headers = [
+            (b"date", _date(int(time.time()))),
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.headers,
+            *([CLOSE] if close and CLOSE not in self.headers else ()),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        phrase = HTTPStatus(self.status).phrase.encode() if self.status != 499 else b"Cancelled"
+        return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, phrase, lines)
+
+
+class RefusedError(Exception):
+    """Ends a connection with a status and a sentence; raised within the parser's callbacks, too."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+    @property
+    def response(self) -> bytes:
+        """What is sent before the connection is closed."""
+        retry = ((b"retry-after", b"1"),) if self.status == 503 else ()
+        body = orjson.dumps({"error": self.sentence})
+        return Response(body, self.status, JSON, retry).head(close=True) + body
+
+
+@lru_cache(maxsize=1)
+def _date(unix_s: int) -> bytes:
+    return formatdate(unix_s, usegmt=True).encode()
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """Return a response that holds plain values."""
+    return Response(orjson.dumps(value), status)
+
+
+def error_response(error: WireError, headers: Mapping[bytes, bytes]) -> Response:
+    """Return the response that tells a client what is wrong with a request of these headers."""
+    extra = retry_after_header(error)
+    if error.status == 401:
+        extra = (*extra, (b"www-authenticate", b"Bearer"))
+    if b"expect" in headers:  # it may never send the body that it announced
+        extra = (*extra, CLOSE)
+    return Response(orjson.dumps(error_body(error)), error.status, JSON, extra)
+
+
+def too_large(max_bytes: int) -> WireError:
+    """Return the error of a body that is too large."""
+    return WireError(f"a request has at most {max_bytes} bytes", 413)
+
+
+def decompress(body: Buffer, encoding: str, max_bytes: int) -> Buffer:
+    """Return a body unpacked, or raise a WireError.
+
+    At most ``max_bytes`` are ever unpacked, whatever a small body claims to hold.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _WINDOW_BITS:
+        raise WireError(f"Content-Encoding must be gzip or deflate, not {brief(encoding)}", 415)
+    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        unpacked = unpacker.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise WireError(f"the body is not {encoding}") from None
+    if len(unpacked) > max_bytes:
+        raise WireError(f"the body has more than {max_bytes} bytes unpacked", 413)
+    if not unpacker.eof or unpacker.unused_data:
+        raise WireError(f"the body is not one complete {encoding} stream")
+    return unpacked
+
+
+def accepted_encoding(accept: str) -> str:
+    """Return gzip or deflate where a client accepts it, by ``Accept-Encoding``, else nothing."""
+    qualities = {}
+    for choice in accept.lower().split(","):
+        name, _, quality = choice.partition(";")
+        qualities[name.strip()] = quality.replace(" ", "").removeprefix("q=")
+    for name in ("gzip", "deflate"):
+        quality = qualities.get(name, qualities.get("*", "0"))
+        if quality.rstrip("0.") or quality == "":  # neither 0 nor 0.000
+            return name
+    return ""
+
+
+def compress(parts: Sequence[bytes], encoding: str) -> bytes:
+    """Return a body in an encoding."""
+    body = b"".join(parts)
+    if encoding == "gzip":
+        return gzip.compress(body, COMPRESSION_LEVEL, mtime=0)
+    return zlib.compress(body, COMPRESSION_LEVEL)

@@ -1,0 +1,177 @@
+"""What a load has to know of a server of the Open Inference Protocol, and the inputs it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.errors import ConfigError, unknown
+from sponge_env.models.model import OnnxModel, TensorSpec, described
+from sponge_env.serve.load.client import (
+    HEADER_LENGTH,
+    Answer,
+    HttpClient,
+    infer_head,
+    infer_path,
+    reason,
+)
+from sponge_env.serve.wire.tensors import DTYPES
+
+TIMEOUT_S = 10.0
+"""Of what is asked before the load begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model on a server."""
+
+    url: str
+    """Of the server, without a slash at its end."""
+    server: str
+    """Name that the server gives itself."""
+    model: str
+    input_name: str
+    inputs: TensorSpec
+    """Shape and type of one task's input."""
+
+
+async def find_target(client: HttpClient, model: str | None) -> Target:
+    """Ask a server what it serves.
+
+    A ``ConfigError`` if it is no such server, has no such model, or none that needs one tensor.
+    """
+    about = await _get(client, "/v2")
+    server = about.json if about.status == HTTPStatus.OK else None
+    if not isinstance(server, dict) or "name" not in server:
+        raise ConfigError(
+            f"{client.url} is no server of the Open Inference Protocol: it answered GET /v2 with "
+            f"{_status(about)}"
+        )
+    name = model or await _only_model(client)
+    metadata = await _get(client, f"/v2/models/{quote(name, safe='')}")
+    if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
+        models = await _models(client)
+        why = unknown("model", name, models) if models else _error(metadata)
+        raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
+    input_name, inputs = _input(name, metadata.json)
+    return Target(client.url, str(server["name"]), name, input_name, inputs)
+
+
+async def try_out(client: HttpClient, target: Target, tensor: NDArray[Any]) -> None:
+    """Send one task with much time; a ``ConfigError`` if the server does not accept it."""
+    head = infer_head(target.input_name, tensor, {})
+    headers = {HEADER_LENGTH: len(head), "x-slo-ms": f"{TIMEOUT_S * 1000:g}"}
+    body = [head, tensor.tobytes()]
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            answer = await client.request("POST", infer_path(target.model), body, headers)
+    except TimeoutError:
+        return  # it is busy, which is what is going to be measured
+    except OSError as error:
+        raise ConfigError(f"{target.url} takes no request ({reason(error)})") from None
+    _check_token(client.url, answer)
+    if 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
+        inputs = described(TensorSpec(tensor.shape, str(tensor.dtype)))
+        raise ConfigError(f"{target.model} refuses inputs of {inputs}: {_error(answer)}")
+
+
+def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
+    """Return inputs to send in turn, (*inputs.shape) each.
+
+    They are images of text for our pipeline that reads, photographs for a model that takes images,
+    else random numbers. No model's weights are needed.
+    """
+    shape, dtype = inputs
+    kind = np.dtype(dtype).kind
+    if all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
+        from sponge_env.models.ocr import IMAGE, Detection
+
+        if "ocr" in model.lower() and inputs == IMAGE:
+            return list(Detection("", "").samples())
+        if dtype == "uint8" or kind == "f":
+            return list(OnnxModel("", shape, dtype, (), dtype).samples())
+    rng = np.random.default_rng(0)
+    if kind == "f":
+        return [rng.standard_normal(shape).astype(dtype) for _ in range(4)]
+    high = 2 if dtype == "bool" else min(256, np.iinfo(dtype).max)
+    return [rng.integers(0, high, shape).astype(dtype) for _ in range(4)]
+
+
+async def _only_model(client: HttpClient) -> str:
+    """Return the name of the model of a server that has one."""
+    models = await _models(client)
+    if len(models) == 1:
+        return models[0]
+    what = f"serves {', '.join(models)}" if models else "does not list its models"
+    raise ConfigError(f"{client.url} {what}; name a model with --model")
+
+
+async def _models(client: HttpClient) -> list[str]:
+    index = (await _ask(client, "POST", "/v2/repository/index")).json
+    entries = index if isinstance(index, list) else []
+    return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]
+
+
+async def _get(client: HttpClient, path: str) -> Answer:
+    answer = await _ask(client, "GET", path)
+    _check_token(client.url, answer)
+    return answer
+
+
+async def _ask(client: HttpClient, method: str, path: str) -> Answer:
+    """Return an answer; no answer is a ``ConfigError``."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await client.request(method, path)
+    except TimeoutError:
+        raise ConfigError(f"{client.url} did not answer within {TIMEOUT_S:g} s") from None
+    except OSError as error:
+        why = f"there is no server at {client.url} ({reason(error)})"
+        raise ConfigError(f"{why}; start one with: sponge serve") from None
+
+
+def _check_token(url: str, answer: Answer) -> None:
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise ConfigError(f"{url} needs a token, or another one: --token")
+
+
+def _error(answer: Answer) -> str:
+    """Return the server's own sentence about an error, or the status."""
+    values = answer.json
+    return (str(values.get("error", "")) if isinstance(values, dict) else "") or _status(answer)
+
+
+def _status(answer: Answer) -> str:
+    try:
+        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
+    except ValueError:
+        return str(answer.status)
+
+
+def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
+    """Return the name of a model's only input and the shape and type of one task's."""
+
+    def refuse(why: str) -> NoReturn:
+        raise ConfigError(f"{model} cannot be loaded: {why}")
+
+    try:
+        inputs = metadata["inputs"]
+        name, kind, shape = inputs[0]["name"], inputs[0]["datatype"], inputs[0]["shape"]
+        sizes = [int(size) for size in shape]
+    except (KeyError, IndexError, TypeError, ValueError):
+        refuse("its metadata does not describe an input")
+    if len(inputs) != 1:
+        refuse(f"it takes {len(inputs)} inputs, not one")
+    if kind not in DTYPES:
+        refuse(f"it takes {kind}, not numbers of one size")
+    if len(sizes) < 2 or min(sizes[1:]) < 1 or sizes[0] not in (-1, 1):
+        refuse(f"of its inputs' shape {sizes}, all axes except the first (the batch) must be fixed")
+    return str(name), TensorSpec(tuple(sizes[1:]), DTYPES[kind])

@@ -1,0 +1,78 @@
+"""How much longer batches take at present than the profile of the undisturbed machine says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sponge_env.core.records import Arrays
+from sponge_env.interfaces import FloatArray
+
+MEMORY = 1 / 16
+"""Weight of the newest batch."""
+FORGOTTEN = 1 / 8
+"""Share of the estimate that is given up in an interval without a measured batch."""
+MAX_RATIO, MIN_RATIO = 3.0, 0.5
+"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
+
+
+class Slowdown:
+    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
+
+    Under a quota only batches that had a whole CPU measure the machine's speed.
+    """
+
+    def __init__(self, model: Any, arrays: Arrays) -> None:
+        """Read the tables of a stage."""
+        self._limited = bool(model["limited"])
+        self._table_s = batch_table_s(model, arrays)
+        self._whole_cores = round(1 / float(model["core_unit"]))
+        self._mean, self._deviation = 1.0, 0.0
+        self._measured = False
+
+    @property
+    def cheapest_core_s(self) -> float:
+        """Minimum work of a task over variants, batch sizes and cores."""
+        _, batch, cores = self._table_s.shape
+        core_s = self._table_s * np.arange(1, cores + 1) / np.arange(1, batch + 1)[:, None]
+        return float(core_s.min())
+
+    @property
+    def factor(self) -> float:
+        """Time of a batch that is slower than most, relative to the profile."""
+        return self._mean + self._deviation
+
+    def pass_interval(self) -> None:
+        """Give up part of the estimate if no batch was measured since the last call.
+
+        Otherwise all requests would be dropped for ever after the machine was slow once.
+        """
+        if not self._measured:
+            self._mean += FORGOTTEN * (1.0 - self._mean)
+            self._deviation -= FORGOTTEN * self._deviation
+        self._measured = False
+
+    def add(self, variant: int, size: int, cores: int, took_s: float) -> None:
+        """Add the measured time of a batch that had so many cores throughout."""
+        if self._limited and cores < self._whole_cores:
+            return
+        self._measured = True
+        profile_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
+        ratio = min(MAX_RATIO, max(MIN_RATIO, took_s / float(profile_s)))
+        self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)
+        self._mean += MEMORY * (ratio - self._mean)
+
+
+def batch_table_s(model: Any, arrays: Arrays) -> FloatArray:
+    """Return (variants, batch, cores) the time of a batch of a stage.
+
+    Under a quota that is their CPU time, on however few cores: there is one column then.
+    """
+    variants, limits = int(model["variants"]), model["limits"]
+    cores = 1 if model["limited"] else int(limits["cores"])
+    shape = variants, int(limits["batch"]), cores
+    begin = int(model["work_at" if model["limited"] else "served_at"])
+    numbers: NDArray[np.float64] = arrays.numbers[begin : begin + int(np.prod(shape))]
+    return numbers.reshape(shape).copy()
