@@ -239,16 +239,8 @@ def test_bad_input_is_one_sentence(
 
 
 def test_inputs_that_are_refused_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    class Server(FakeServer):
-        """Says one thing and wants another."""
-
-        async def _metadata(self, _: Any) -> Any:
-            from aiohttp import web
-
-            said = {"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}
-            return web.json_response(self.metadata | {"inputs": [said]})
-
-    with serving(Server()) as server:
+    shown = LITE0 | {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}]}
+    with serving(FakeServer(described=shown)) as server:
         assert load(server) == 2
     error = capsys.readouterr().err
     assert error == "error: lite0 refuses inputs of 3 x 4 x 4 uint8: shape must be [3, 8, 8]\n"
