@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.learn.judge import TOLERANCE
+from agents.learn.evaluation import TOLERANCE
 from sponge_env.arrays import FloatArray
 from sponge_env.results.layout import percent
 from sponge_env.results.statistics import SIGNIFICANCE

@@ -142,19 +142,6 @@ def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
     assert rig.done[1].finished_s - rig.done[1].started_s < slow_s / 2
 
 
-def test_quotas_beyond_the_cpu_are_shared(make_rig: MakeRig) -> None:
-    rig = make_rig(Allocation(CORES, BATCH, replicas=2))
-    if isinstance(rig.worker, SimulatedWorker) and rig.worker.cpu_cores > CORES:
-        pytest.skip("replicas of whole cores share nothing")
-    alone = [rig.run(BATCH) for _ in range(3)]
-    begin_s = rig.worker.now()
-    for _ in range(2):
-        rig.worker.start(rig.batch(BATCH))
-    rig.wait_until(lambda: len(rig.done) == 5)
-    both_s = max(completion.finished_s for completion in rig.done[3:]) - begin_s
-    assert both_s > 1.5 * min(c.finished_s - c.started_s for c in alone)
-
-
 def test_new_replicas_hold_cores_at_once_and_serve_after_their_cold_start(
     make_rig: MakeRig,
 ) -> None:

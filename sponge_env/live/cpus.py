@@ -139,7 +139,7 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
 
 
 def _shared_file(path: Path) -> int:
-    """Open a file that every user may lock, whoever made it first."""
+    """Open a file that every user may lock, no matter which of them made it."""
     flags = os.O_RDWR | os.O_NOFOLLOW
     try:
         return os.open(path, flags)

@@ -341,7 +341,7 @@ class Fleet:
         """Wait with the next attempt after too many failed ones, and say so once."""
         self.failure = (
             f"{self._failed_starts} replicas died one after another before they were ready; "
-            f"the last one said: {reason}"
+            f"the last error: {reason}"
         )
         if self._failed_starts < START_ATTEMPTS or not self.serving:
             return

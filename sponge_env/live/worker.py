@@ -105,7 +105,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 for k, each in enumerate(zip(configs, launchers, strict=True))
             ]
             self._warm_up()
-            # also when nobody closes it: at the latest when this process ends
+            # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()

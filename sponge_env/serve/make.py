@@ -155,7 +155,6 @@ def _starter(
 
 
 def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
-    """Return how long a batch may take."""
     shape = config.batch_max, config.cores_max
     slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
     return max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)

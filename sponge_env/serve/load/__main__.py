@@ -120,7 +120,6 @@ def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 
 
 def _draw(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
-    """Return the requests of a scenario."""
     from sponge_env.scenario.profile import load_profile
     from sponge_env.simulation.workload import draw_workload
 

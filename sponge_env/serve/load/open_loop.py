@@ -165,7 +165,6 @@ class OpenLoop:
             group.create_task(self._send(at, bodies[at % len(bodies)]))
 
     async def _send(self, at: int, body: bytes) -> None:
-        """Send a request and record how it ends."""
         record = self.record
         parameters, headers = self._deadline(at)
         head = infer_head(self.target.input_name, self.tensors[at % len(self.tensors)], parameters)

@@ -106,7 +106,6 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
 
 
 async def _only_model(client: HttpClient) -> str:
-    """Return the name of the model of a server that has one."""
     models = await _models(client)
     if len(models) == 1:
         return models[0]
