@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
 
 import numpy as np
 
@@ -18,19 +17,18 @@ from sponge_env.interfaces import (
     StageAllocation,
     SystemSpec,
     SystemView,
-    together,
+    fit_to_machine,
 )
 
-_SMOOTHED = 5
-"""Intervals over which rates are averaged: shorter swings are the queue's business."""
+from .rates import SMOOTHED, rate_samples, smoothed
+
 _BUSY = 0.5
 """Share of what one core serves from which a second replica is worth its core."""
+_BATCH_SHARE = 0.4
+"""Longest batch to reckon with, relative to the SLO."""
+_COLD_STARTS_AHEAD = 6
 _KEPT = 600
 """Intervals for which a second replica is held after it was last worth its core."""
-_PRIOR = 30
-"""Intervals of experience that the belief in a lasting rate counts for."""
-_SAMPLES = 64
-"""Rates that stand for the distribution of the coming ones."""
 _REMEMBERED = 3600
 """Past intervals whose rates are remembered."""
 _OVERLOAD = 10.0
@@ -53,10 +51,6 @@ class FleetOptions(Options):
     utilisation: float | None = option(None, above=0, at_most=1)
     """Share of the planned throughput that a replica is trusted with; if left out 0.9, of stages of
     a pipeline 0.45."""
-    batch_share: float = option(0.4, above=0, at_most=1)
-    """Longest batch to reckon with, relative to the SLO."""
-    cold_starts_ahead: int = option(6, at_least=1)
-    """Cold starts to look ahead."""
     reluctance: float | None = option(None, at_least=0, below=1)
     """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
     of a pipeline 0.1."""
@@ -67,36 +61,6 @@ class FleetOptions(Options):
     overload_windows: int = option(3, at_least=0)
     """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
     replicas cannot serve it; 0 for none."""
-
-
-def _smoothed(rates: FloatArray) -> FloatArray:
-    """Return means over a few intervals each; of fewer than that, the one over all."""
-    width = min(_SMOOTHED, len(rates))
-    return np.convolve(rates, np.full(width, 1 / width), "valid")
-
-
-def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
-    """Return equally likely rates some intervals ahead, from all the past ones.
-
-    Rates revert to their mean as fast as they have done so far: with ``phi`` the
-    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
-    past rates, the newest last, there is one at least.
-    """
-    smooth = _smoothed(rates)
-    mean = smooth.mean()
-    swing = smooth - mean
-    pairs = len(swing) - lag
-    if pairs < 1:
-        return smooth[-1:]
-    before, after = swing[:-lag], swing[lag:]
-    power = float(before @ before)
-    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
-    # A belief that rates last, until so much experience says otherwise.
-    phi = (pairs * seen + _PRIOR) / (pairs + _PRIOR)
-    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
-    samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
-    return samples
 
 
 def backlog_end_s(
@@ -152,12 +116,12 @@ class FleetPlanner:
     def _is_busy(self, core_rps: float) -> bool:
         """Return whether one core, which serves so much, was half busy in the last ten minutes."""
         recent = np.array(self._rates_rps)[-_KEPT:]
-        return bool(_smoothed(recent).max() > _BUSY * core_rps)
+        return bool(smoothed(recent).max() > _BUSY * core_rps)
 
     def _wanted(self, view: SystemView, throughput_rps: FloatArray) -> int:
         serves_rps = throughput_rps * self._utilisation
         rates = np.array(self._rates_rps)
-        now = self._cost(rates[-_SMOOTHED:].mean(keepdims=True), serves_rps)
+        now = self._cost(rates[-SMOOTHED:].mean(keepdims=True), serves_rps)
         coming = rate_samples(rates, 2 * self._cold_start)
         windows = self._config.overload_windows
         if not windows:
@@ -214,7 +178,7 @@ class FleetPlanner:
     def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
         """Return (cores_max,) the most that a replica serves, never less with more cores."""
         batches = np.arange(1, self._spec.first.batch_max + 1)
-        longest_s = max(self._config.batch_share * self._spec.slo_s, service_s[:, 0].max())
+        longest_s = max(_BATCH_SHARE * self._spec.slo_s, service_s[:, 0].max())
         throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
         most_rps: FloatArray = np.maximum.accumulate(throughput)
         return most_rps
@@ -243,7 +207,7 @@ class FleetPlanner:
         step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
         # Backward induction: what each size costs from its first cold start on.
         value = np.zeros(len(self._replicas))
-        for _ in range(self._config.cold_starts_ahead):
+        for _ in range(_COLD_STARTS_AHEAD):
             value = (step + value).min(axis=1)
         # Replicas that start already come sooner, so their first cold start counts in part.
         wait = self._wait(view, ready)
@@ -295,7 +259,7 @@ class Fleets:
         for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
             held = part.allocation.stages[0]
             wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
-        return [each.replicas for each in together(wanted, self._spec.total_cores)]
+        return [each.replicas for each in fit_to_machine(wanted, self._spec.total_cores)]
 
     @property
     def overloaded(self) -> bool:
@@ -305,16 +269,8 @@ class Fleets:
 
 def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
     """Return what to hold with so many replicas while the load is unknown: all that has room."""
-    cores = squeezed([stage.cores_max for stage in spec.stages], replicas, spec.total_cores)
-    stages = zip(cores, spec.stages, replicas, spec.initial.stages, strict=True)
-    return Allocation(
-        stages=tuple(StageAllocation(c, s.batch_max, n, first.variant) for c, s, n, first in stages)
-    )
-
-
-def squeezed(cores: Sequence[int], replicas: Sequence[int], total_cores: int) -> list[int]:
-    """Return the cores of each stage's replicas as far as they fit on the machine."""
-    fitted = list(cores)
-    while sum(map(mul, fitted, replicas)) > total_cores:
-        fitted[fitted.index(max(fitted))] -= 1
-    return fitted
+    stages = [
+        StageAllocation(stage.cores_max, stage.batch_max, count, initial.variant)
+        for stage, count, initial in zip(spec.stages, replicas, spec.initial.stages, strict=True)
+    ]
+    return Allocation(stages=fit_to_machine(stages, spec.total_cores, "cores"))

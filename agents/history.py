@@ -21,7 +21,7 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 from sponge_env.simulation.encoding import JOINT, control_named
 
-from .lookahead.service_times import SEEN_RANGE
+from .lookahead.service_times import RATIO_RANGE
 
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
 """Time constants of the moving averages of arrivals."""
@@ -289,6 +289,6 @@ def _update_service(kept: FloatMatrix, ratio: float, interval: int, interval_s: 
     if interval <= 1:
         kept[_SERVICE] = 1.0
     elif not math.isnan(ratio):
-        believed = min(max(ratio, SEEN_RANGE[0]), SEEN_RANGE[1])
+        believed = min(max(ratio, RATIO_RANGE[0]), RATIO_RANGE[1])
         share = 1 - math.exp(-interval_s / SERVICE_TIME_S)
         kept[_SERVICE] += share * (believed - kept[_SERVICE])

@@ -16,7 +16,8 @@ from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.chain import NEVER
 from sponge_env.core.compiled import compiled
 
-from .program import ROUNDING, TICKS, StageState, StageTables
+from .program import TICKS, StageState, StageTables
+from .rates import ROUNDING
 
 
 class Service(NamedTuple):
@@ -176,8 +177,9 @@ def count_short(tables: StageTables, state: StageState, option: Option) -> int:
     """Return how many tasks more arrive in an interval than are served."""
     batch = option.new.batch
     served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
-    short = math.ceil((state.rate_rps - served_rps) * tables.interval_s - ROUNDING)
-    return max(short, 0)
+    excess = (state.rate_rps - served_rps) * tables.interval_s
+    short: int = max(math.ceil(excess - ROUNDING), 0)
+    return short
 
 
 @compiled

@@ -1,45 +1,33 @@
 """Sponge's controller: an integer program picks cores and batch size every interval.
 
 The published program (Razavi et al., EuroMLSys 2024) and one that holds each request to its own
-deadline are in :mod:`.program`; what the latter expects to arrive is forecast here. At the end
+deadline are in :mod:`.program`; what the latter expects to arrive, in :mod:`.rates`. At the end
 stands Sponge without one of its means, to see what each contributes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
-
-import numpy as np
 
 from sponge_env.control.base import BaseController, option
 from sponge_env.control.chain import is_chain
 from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
-from sponge_env.latency import quantile
 
 from .fleet import FleetOptions
-from .program import Forecast
+from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
 from .solvers import PublishedProgram, SolverName, make_backend
 from .stages import StagePlanner
-from .surprise import ForecastError
-
-_INTERVALS_FOR_DISPERSION = 5
-"""With fewer intervals, arrivals are taken to scatter like a Poisson process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpongeIPConfig(FleetOptions):
-    """Options of :class:`SpongeIP`.
-
-    Those of the forecast were tuned on the YOLOv5s profile at 20 requests per second over a 4G
-    trace, with constant, Poisson and bursty arrivals.
-    """
+    """Options of :class:`SpongeIP`."""
 
     formulation: Literal["per-request", "paper"] = "per-request"
     """``per-request`` holds every request to its own deadline; ``paper`` is the published
@@ -54,23 +42,6 @@ class SpongeIPConfig(FleetOptions):
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
     the published code's 0.9 gives 6 and 10."""
-    margin_probability: float = option(0.9, at_least=0, at_most=1)
-    """Probability with which ``per-request`` wants a latency to stay below prediction plus
-    margin, by the residuals of the profile's fit."""
-    rate_windows: int = option(10, at_least=1)
-    """Past intervals over which the forecast averages the arrival rate."""
-    recent_windows: int = option(2, at_least=1)
-    """Past intervals whose mean rate the forecast never falls below, so that it follows a
-    step up at once."""
-    sigmas: float = option(1.0, at_least=0)
-    """Standard deviations of the arrivals to be ready for, in their rate and during one
-    batch."""
-    stage_sigmas: float = option(3.0, at_least=0)
-    """The same of the stages of a pipeline: what one of them holds up is missing in the next."""
-    budget_quantile: float = option(0.05, at_least=0, at_most=0.5)
-    """Quantile of the last interval's budgets on arrival that is the lowest expected."""
-    delay_windows: int = option(5, at_least=1)
-    """Past intervals whose largest mean communication delay may come again."""
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
@@ -110,8 +81,7 @@ class SpongeIP(BaseController):
         config = self.config
         self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
-        sigmas = config.stage_sigmas if in_pipeline else config.sigmas
-        self._forecasting = dataclasses.replace(config, sigmas=sigmas)
+        self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
         if config.formulation == "paper":
             self._published = PublishedProgram(spec, config.solver)
         else:
@@ -134,61 +104,15 @@ class SpongeIP(BaseController):
         return answer
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
-        forecast = forecast_arrivals(self._forecasting, spec, view)
+        forecast = forecast_arrivals(spec, view, self._sigmas)
         self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
-        swing = math.exp(self.config.sigmas * math.sqrt(self._error.variance))
+        swing = math.exp(SIGMAS * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
 
 
 def sponge_exact(**options: object) -> SpongeIP:
     """Make the controller with the compiled solver, whatever the default is."""
     return SpongeIP(solver="exact", **options)
-
-
-def forecast_arrivals(config: SpongeIPConfig, spec: SystemSpec, view: SystemView) -> Forecast:
-    """Forecast an interval's arrivals from the past ones, of which there is one at least.
-
-    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
-    rate if that is higher.
-    """
-    # Plain floats, for the arrays are far too short for NumPy to pay.
-    counts: list[float] = view.first.arrivals[-config.rate_windows :].tolist()
-    mean = sum(counts) / len(counts)
-    noise = config.sigmas * math.sqrt(_dispersion(counts, mean))
-    newest = counts[-config.recent_windows :]
-    recent = sum(newest) / len(newest)
-    expected = max(mean + noise * math.sqrt(mean / len(counts)), recent)
-    low_s, high_s = _budget_range_s(config, spec, view)
-    return Forecast(expected / spec.interval_s, noise, low_s, high_s)
-
-
-def _dispersion(counts: list[float], mean: float) -> float:
-    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
-
-    The variance is the smaller of two estimates. That around the mean takes a slow swing of
-    the rate for scatter; that from successive differences counts requests twice which the
-    network held back in one interval and delivered in the next.
-    """
-    if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
-        return 1.0
-    around_mean = sum((count - mean) ** 2 for count in counts)
-    successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2
-    return min(around_mean, successive) / (len(counts) - 1) / mean
-
-
-def _budget_range_s(
-    config: SpongeIPConfig, spec: SystemSpec, view: SystemView
-) -> tuple[float, float]:
-    """Return the lowest and the highest budget on arrival to expect."""
-    delays_s: list[float] = view.mean_delays_s[-config.delay_windows :].tolist()
-    # The intervals before the first arrival have none.
-    worst_delay_s = max((delay_s for delay_s in delays_s if not math.isnan(delay_s)), default=0.0)
-    remembered_s = spec.slo_s - worst_delay_s
-    if not view.budgets_s.size:
-        return remembered_s, remembered_s
-    budgets_s: list[float] = np.sort(view.budgets_s).tolist()
-    low_s = quantile(budgets_s, config.budget_quantile)
-    return min(low_s, remembered_s), quantile(budgets_s, 1 - config.budget_quantile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sponge_env.control.base import BaseController, option
+from sponge_env.control.base import BaseController
 from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .fleet import FleetOptions, Fleets, everything
 from .lookahead import plays
-from .lookahead.forecast import Outlook
+from .lookahead.flow import FlowForecast
 from .lookahead.options import MPCConfig
 from .lookahead.planner import LookAhead, in_force
 from .lookahead.service_times import StageTimes, fitted_s
+
+_MARGIN_PROBABILITY = 0.95
+"""Probability with which a latency that was never measured should stay below prediction plus
+margin, by the residuals of the profile's fit."""
+_SAFETY = 0.03
+"""Relative allowance on measured latencies, for single batches scatter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +35,6 @@ class SpongeJointConfig(MPCConfig, FleetOptions):
 
     The defaults were chosen on training seeds over several scenarios and profiles at once.
     """
-
-    margin_probability: float = option(0.95, at_least=0, at_most=1)
-    """Probability with which a latency that was never seen should stay below prediction plus
-    margin, by the residuals of the profile's fit."""
-    safety: float = option(0.03, at_least=0)
-    """Relative allowance on latencies that were seen, for single batches scatter."""
 
 
 class SpongeJoint(BaseController):
@@ -55,7 +55,7 @@ class SpongeJoint(BaseController):
         config = self.config
         self._shares = shares(spec, "proportional")
         service_s = fitted_s(spec)
-        self._times = StageTimes(spec, service_s, config.margin_probability, config.safety)
+        self._times = StageTimes(spec, service_s, _MARGIN_PROBABILITY, _SAFETY)
         self._program = LookAhead(spec, config, service_s)
         self._fleets = Fleets(config, spec, self.part_of_pipeline or len(spec.stages) > 1)
 
@@ -63,25 +63,23 @@ class SpongeJoint(BaseController):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        parts, outlook = self._observed(view)
+        parts, forecast = self._observed(view)
         services_s = [
             self._times.table_s(k, in_force(stage.allocation))
             for k, stage in enumerate(view.stages)
         ]
         replicas = self._fleets.replicas(parts, services_s)
-        return self._program.choose(view, outlook, replicas, make_room=self._fleets.overloaded)
+        return self._program.choose(view, forecast, replicas, make_room=self._fleets.overloaded)
 
     def observe(self, view: SystemView) -> None:
         """Take in an interval after which another decides, as :meth:`decide` does for its own."""
         if view.first.arrivals.size:
             self._observed(view)
 
-    def _observed(self, view: SystemView) -> tuple[list[SystemView], Outlook]:
+    def _observed(self, view: SystemView) -> tuple[list[SystemView], FlowForecast]:
         """Take in the interval that has passed; return the stages' parts, and what to expect."""
         parts = stage_views(view, self.spec, self._shares)
         if self.config.learning:
-            variants = [in_force(stage.allocation) for stage in view.stages]
-            for k in self._times.observe(parts, variants):
-                self._program.learnt(k, variants[k])
+            self._program.learn(self._times, view, parts)
         self._fleets.observe(parts)
         return parts, self._program.observe(view)

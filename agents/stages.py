@@ -39,7 +39,7 @@ from sponge_env.control.split import shares, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .enumeration import pair_order, solve_pairs
+from .enumeration import PairOrder, pair_order, solve_pairs
 from .fleet import Fleets, everything
 from .lateness import (
     Service,
@@ -52,7 +52,8 @@ from .lateness import (
     settled_size,
     write_late,
 )
-from .program import ROUNDING, TICKS, Forecast, StageState, StageTables, SystemModel, idle_state
+from .program import TICKS, StageState, StageTables, SystemModel, idle_state
+from .rates import ROUNDING, Forecast
 from .solvers import make_backend, pairs_program, solve, solve_chain
 
 _BUSIEST = 0.95
@@ -163,12 +164,12 @@ class StageProgram:
 
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
-        self._spec, options = spec, (config.margin_probability, config.accuracy_price)
-        self.model = SystemModel(spec, config.variant, *options)
+        self._spec = spec
+        self.model = SystemModel(spec, config.variant, config.accuracy_price)
         self._backend = None if config.solver == "exact" else make_backend(config.solver)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
-        one = len(spec.stages) == 1 and len(self.model.variants(0)) == 1
+        one = len(spec.stages) == 1 and len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
         self._compile()
@@ -188,24 +189,25 @@ class StageProgram:
 
     def _of_variant(self) -> SystemSpec:
         """Return the system as if the only variant to choose were the only one it has."""
-        variant = self.model.variants(0)[0]
+        variant = self.model.variants[0][0]
         return self._spec.with_first(latencies=self._spec.first.latencies[variant:][:1])
 
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
-        if self.pair_order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
-            return self._choose_pair(states[0])
+        order = self.pair_order
+        if order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
+            return self._choose_pair(states[0], order)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
         return Allocation(stages=self._chosen(replicas), feasible=feasible)
 
-    def _choose_pair(self, state: StageState) -> Allocation:
+    def _choose_pair(self, state: StageState, order: PairOrder) -> Allocation:
         """Choose for a single stage and variant, on a machine with room for any cores."""
-        tables, (variant,) = self.model.tables[0], self.model.variants(0)
+        tables, (variant,) = self.model.tables[0], self.model.variants[0]
         if self._backend is None:
-            cores, batch, late = solve_pairs(tables, state, self.pair_order)
+            cores, batch, late = solve_pairs(tables, state, order)
             return Allocation(cores, batch, state.replicas, variant, feasible=late == 0)
         answer = solve(pairs_program(self._of_variant(), tables, state), self._backend)
         return answer.changed(replicas=state.replicas, variant=variant)
@@ -242,7 +244,7 @@ class StageProgram:
         for k, option in enumerate(self.chain.options()):
             shape = self.model.tables[k].service_s.shape
             row, cores, batch = (int(place) for place in np.unravel_index(option, shape))
-            variant = self.model.variants(k)[row]
+            variant = self.model.variants[k][row]
             chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         return tuple(chosen)
 

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from sponge_env.control.base import BaseController, Options, option
-from sponge_env.control.chain import CORE, Chain, is_chain
+from sponge_env.control.chain import CORE_COST, Chain, is_chain
 from sponge_env.interfaces import (
     ACCURACY_PRICE,
     Allocation,
@@ -27,8 +27,10 @@ from sponge_env.interfaces import (
     StageSpec,
     SystemSpec,
     SystemView,
-    together,
+    fit_to_machine,
 )
+
+from .rules import peak_load
 
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""
@@ -84,19 +86,19 @@ class IPA(BaseController):
         config, choices = self.config, self._chain.choices
         if not view.first.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
-        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
-        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
+        budget_s = config.slo_fraction * spec.slo_s - delay_max_s
         tick_s = spec.slo_s / TICKS
         for k, stage in enumerate(self._stages):
             own = slice(choices.first[k], choices.first[k + 1])
             latency_s = stage.latency_s(max(rate_rps * spec.stages[k].mean_tasks, 1e-9))
             choices.ticks[own] = np.minimum(np.ceil(latency_s / tick_s - 1e-9), TICKS)
             choices.cores[own] = stage.held
-            choices.cost[own] = np.round(CORE * (stage.held + stage.loss)) + stage.batch
+            choices.cost[own] = np.round(CORE_COST * (stage.held + stage.loss)) + stage.batch
         feasible = self._chain.within(math.floor(budget_s / tick_s))
         chosen = self._chain.options() if feasible else [stage.largest for stage in self._stages]
         stages = [s.allocation(at) for s, at in zip(self._stages, chosen, strict=True)]
-        return Allocation(stages=together(stages, spec.total_cores), feasible=feasible)
+        return Allocation(stages=fit_to_machine(stages, spec.total_cores), feasible=feasible)
 
 
 class _Stage:

@@ -18,7 +18,7 @@ from sponge_env.interfaces import (
     StageAllocation,
     SystemSpec,
     SystemView,
-    together,
+    fit_to_machine,
 )
 
 
@@ -42,7 +42,7 @@ class HeldConfig(Options):
             )
             for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
         ]
-        return list(together(wanted, spec.total_cores))
+        return list(fit_to_machine(wanted, spec.total_cores))
 
 
 class SlackFit(BaseController):

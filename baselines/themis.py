@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
+from .rules import peak_load
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThemisConfig(Options):
@@ -57,8 +59,8 @@ class Themis(BaseController):
         if not view.first.arrivals.any():
             return view.allocation
         config, spec = self.config, spec.with_headroom(self.config.headroom)
-        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
-        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
+        budget_s = config.slo_fraction * spec.slo_s - delay_max_s
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
         stable = (
             self._wanted[-1] > 0

@@ -2,7 +2,7 @@
 
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
-For each scenario, profile and start, :mod:`.grid_search` looks for the best options.
+For each scenario, profile and start, Optuna looks for the best options of :mod:`.searches`.
 ``tuned.json`` keeps them, each as soon as it is found, and says what best means:
 
     {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sponge_env import cli
@@ -39,12 +40,17 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
-from sponge_env.utils.installation import describe_versions
+from sponge_env.utils.installation import describe_versions, require_extra
 
 from . import TUNED_FILE, cell_key, load_tuned
-from .grid_search import IN_PIPELINES, SEARCHES, YARDSTICK, Candidate, Search, find_best
+from .searches import IN_PIPELINES, SEARCHES, YARDSTICK, Candidate, Search
 
-EDGE_NOTE = "* ends its grid and is better than the value before: a better one may lie beyond"
+TRIALS = 120
+"""Combinations of options that are tried at most on a cell."""
+_VIOLATIONS_PRICE = 1e6
+"""Cores that a share of violations beyond the allowed ones counts for, so that they come first."""
+
+EDGE_NOTE = "* ends its grid: a better value may lie beyond"
 
 OBJECTIVE = (
     "fewest avoidable violations beyond the tolerance and those of static with all cores "
@@ -151,9 +157,40 @@ def most_accurate(scenario: Scenario) -> float:
 
 
 def tune_cell(task: Task) -> Candidate:
-    """Search the best options of a task."""
-    cores_max = task.scenario.limits.cores
-    return find_best(task.search, task.allowed, cores_max, task.try_options)
+    """Search the best options of a task.
+
+    Optuna proposes them: all of a small grid, else those that its estimator expects to be good.
+    """
+    optuna = import_optuna()
+    search = task.search.on(task.scenario.limits.cores)
+    samplers, best = optuna.samplers, task.try_options(search.start)
+    tried, small = {repr(search.start): best}, search.size <= TRIALS
+    sampler = samplers.GridSampler(search.grid, 0) if small else samplers.TPESampler(seed=0)
+
+    def objective(trial: Any) -> float:
+        nonlocal best
+        options = {name: trial.suggest_categorical(name, v) for name, v in search.grid.items()}
+        if (key := repr(options)) not in tried:
+            tried[key] = task.try_options(options, best)
+        candidate = tried[key]
+        if candidate.rank(task.allowed) < best.rank(task.allowed):
+            best = candidate
+        violations, cores = candidate.rank(task.allowed)
+        return _VIOLATIONS_PRICE * violations + cores
+
+    study = optuna.create_study(sampler=sampler)
+    study.enqueue_trial(search.start)
+    study.optimize(objective, n_trials=search.size + 1 if small else TRIALS)
+    return dataclasses.replace(best, at_edge=search.at_edge(best.options))
+
+
+def import_optuna() -> ModuleType:
+    """Import optuna; a MissingExtraError names what to install."""
+    require_extra("search", "tuning")
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def tune(
@@ -289,6 +326,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def run(argv: Sequence[str]) -> int:
     """Tune, write the file and print a table."""
     arguments = parse(argv)
+    import_optuna()
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     suite = load_suite(arguments.suite)

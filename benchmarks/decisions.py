@@ -25,8 +25,9 @@ import numpy as np
 
 from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
+from agents.rates import forecast_arrivals
 from agents.solvers import make_backend, pairs_program, solve
-from agents.sponge_ip import SpongeIP, forecast_arrivals
+from agents.sponge_ip import SpongeIP
 from agents.stages import StageProgram
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import (
@@ -123,9 +124,10 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     cbc = make_backend("pulp")
     stages = StageProgram(exact.config, spec)
     tables, order = stages.model.tables[0], stages.pair_order
+    assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for number, view in enumerate(views):
-        forecast = forecast_arrivals(exact.config, spec, view)
+        forecast = forecast_arrivals(spec, view)
         (state,) = stages.model.states(view, forecast, [1])
         calls: dict[str, tuple[int, Callable[[], object]]] = {
             "kernel": (100, functools.partial(solve_pairs, tables, state, order)),
@@ -180,8 +182,8 @@ def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) ->
         left = rng.uniform(0.3, 1.0, queued) * spec.slo_s * rng.uniform(1.0, 4.0)
         due_s = view.now_s + np.sort(left) * (1 - k / len(spec.stages) / 2)
         stages.append(dataclasses.replace(stage, queued_deadlines_s=due_s))
-    asked = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
-    return dataclasses.replace(view, stages=tuple(stages), allocation=asked)
+    allocation = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
+    return dataclasses.replace(view, stages=tuple(stages), allocation=allocation)
 
 
 def measure_stages(queued: int, states: int) -> list[str]:
@@ -193,7 +195,7 @@ def measure_stages(queued: int, states: int) -> list[str]:
     replicas, times = [1] * len(spec.stages), dict[bool, list[float]]()
     for _ in range(states):
         view = make_staged_view(rng, spec, queued)
-        forecast = forecast_arrivals(exact.config, spec, view)
+        forecast = forecast_arrivals(spec, view)
         answer = program.choose(view, forecast, replicas)
         took_s = median_s(functools.partial(program.choose, view, forecast, replicas), 50)
         times.setdefault(answer.feasible, []).append(took_s)

@@ -44,7 +44,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -116,6 +116,10 @@ class Completion:
 BY_SLACK = -1
 """Variant of an allocation that lets each batch choose: the most accurate model that the slack of
 its most urgent request allows (SlackFit, of SuperServe: Khare et al., NSDI 2025)."""
+
+
+GiveUp = Literal["replicas, then cores", "cores", "starting replicas"]
+"""What allocations give up, in this order, that do not fit on the machine."""
 
 
 class StageAllocation(NamedTuple):
@@ -197,18 +201,34 @@ class Allocation:
         return sum(stage.cores * stage.replicas for stage in self.stages)
 
 
-def together(asked: Sequence[StageAllocation], total_cores: int) -> tuple[StageAllocation, ...]:
+def fit_to_machine(
+    stages: Sequence[StageAllocation],
+    total_cores: int,
+    give_up: GiveUp = "replicas, then cores",
+    ready: Sequence[int] = (),
+) -> tuple[StageAllocation, ...]:
     """Return the stages' allocations as far as they fit on the machine.
 
-    Whoever holds most gives up first: replicas, then cores.
+    One unit after the other is given up: by the stage that holds the most cores, a replica or, if
+    it has only one, a core; by that with the most cores for each replica, a core; or by that with
+    the most replicas beyond the ``ready`` ones, a replica.
     """
-    fitted = list(asked)
+    fitted = list(stages)
+
+    def size(k: int) -> int:
+        if give_up == "cores":
+            return fitted[k].cores
+        if give_up == "starting replicas":
+            return fitted[k].replicas - ready[k]
+        return fitted[k].cores * fitted[k].replicas
+
     while sum(each.cores * each.replicas for each in fitted) > total_cores:
-        k = max(range(len(fitted)), key=lambda at: fitted[at].cores * fitted[at].replicas)
-        if fitted[k].replicas > 1:
-            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
-        else:
+        k = max(range(len(fitted)), key=size)
+        last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
+        if give_up == "cores" or last_one:
             fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
+        else:
+            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
     return tuple(fitted)
 
 
@@ -310,16 +330,10 @@ class SystemSpec:
         return len(self.stages) == 1 and not self.has_variants
 
     def fitting(self, allocation: Allocation) -> Allocation:
-        """Return an allocation as far as it fits on the machine.
-
-        Of one stage there are no more replicas than have room; see :func:`together` for several.
-        """
+        """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`."""
         if allocation.total_cores <= self.total_cores:
             return allocation
-        if len(allocation.stages) > 1:
-            return allocation.with_stages(together(allocation.stages, self.total_cores))
-        most = self.most_replicas(allocation.cores)
-        return allocation.changed(replicas=min(allocation.replicas, most))
+        return allocation.with_stages(fit_to_machine(allocation.stages, self.total_cores))
 
     def with_first(self, **changes: Any) -> SystemSpec:
         """Return the system with changes of its first stage."""

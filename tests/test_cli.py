@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stable_baselines3 import DQN, PPO
-from test_policy import random_policy
+from tiny_policies import PLAIN, drawn_policy
 
 import evaluate
 import train
@@ -280,6 +280,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
+        ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
         (
             "--agent static-8 --policy x.safetensors",
@@ -350,6 +351,6 @@ def test_bad_traces_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(random_policy(), Path("policy.safetensors"))
-    argv = ["--agent", "ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
+    argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)

@@ -16,9 +16,10 @@ from test_sponge_ip import choose, counted_program, exhaustive, same
 from views import busy_view, make_spec, make_view, views
 
 from agents.enumeration import solve_pairs
-from agents.program import Forecast, count_published, published_table_ms
+from agents.program import count_published, published_table_ms
+from agents.rates import Forecast, forecast_arrivals
 from agents.solvers import PublishedProgram
-from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
+from agents.sponge_ip import SpongeIP
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
@@ -90,7 +91,7 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     for number in range(STATES):
         spec = random_spec(rng, largest=20)
         view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
-        forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+        forecast = forecast_arrivals(spec, view)
         answer = choose(spec, view, forecast, margin)
         program = per_request_program(spec, view, forecast, margin)
         assert same(answer, exhaustive(program))
@@ -150,7 +151,7 @@ def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
     except ProfileError:
         assume(False)
     assume(view.first.arrivals.size)
-    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+    forecast = forecast_arrivals(spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
     assert same(choose(spec, view, forecast, margin=0.1), expected)
 
@@ -178,7 +179,7 @@ def test_published_form_equals_exhaustive_search(
 def test_long_and_empty_queues(queued: int, slack_s: float) -> None:
     spec = make_spec()
     view = busy_view(rate_rps=5, budgets_left_s=tuple(np.linspace(slack_s, slack_s + 1, queued)))
-    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+    forecast = forecast_arrivals(spec, view)
     expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
     assert same(choose(spec, view, forecast, margin=0.1), expected)
 

@@ -25,9 +25,9 @@ from test_serve_clients import Client, InferenceServerException
 
 from benchmarks.hammer import Hammer, Tally
 from benchmarks.servers import Server
+from sponge_env.models.images import TextImage, draw
 from sponge_env.models.ocr import Recognition, read_alphabet
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import TextImage, draw
 from sponge_env.serve.interface import Call, Reply, ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]

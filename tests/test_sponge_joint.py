@@ -15,7 +15,7 @@ from views import busy_view, make_spec, make_view
 from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
 from agents.lookahead import planner
 from agents.lookahead.planner import replica_states
-from agents.lookahead.service_times import QuotaServiceTimes
+from agents.lookahead.service_times import QuotaTimes
 from agents.sponge_joint import SpongeJoint, SpongeJointConfig
 from baselines.themis import Themis
 from sponge_env.env.factory import make_system
@@ -202,14 +202,14 @@ def interval(**changes: Any) -> IntervalMetrics:
 
 def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
     """Return what batches of one request are taken to need on two cores after intervals."""
-    latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
+    latency = QuotaTimes(SPEC, margin=0.0, safety=0.0)
     for last in lasts:
         latency.observe(make_view(last=last, allocation=TWO, **view))
     return float(latency.table_s[1, 0])
 
 
 def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
-    latency = QuotaServiceTimes(SPEC, margin=0.1, safety=0.0)
+    latency = QuotaTimes(SPEC, margin=0.1, safety=0.0)
     guess_s = latency.table_s
     assert guess_s == pytest.approx(1.1 * SPEC.first.latency.table_s(16, 16).T)
     latency.observe(make_view(last=interval(service_mean_s=0.15), allocation=TWO))
@@ -234,7 +234,7 @@ def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used() -> Non
 def test_loading_a_model_is_no_service() -> None:
     loading = interval(utilisation=0.5)
     assert learned_s(loading, starting_s=(3.0,)) == pytest.approx(0.12, abs=0.01)
-    latency = QuotaServiceTimes(SPEC, margin=0.0, safety=0.0)
+    latency = QuotaTimes(SPEC, margin=0.0, safety=0.0)
     latency.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
     latency.observe(make_view(last=loading, allocation=TWO))  # it became ready meanwhile
     assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)

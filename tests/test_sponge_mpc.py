@@ -14,14 +14,15 @@ from reference.pipeline import Pipeline, StageModel
 from views import busy_view, make_spec, make_view
 
 from agents.lookahead import SpongeMPC, planner
-from agents.lookahead.forecast import Flow, Outlook, fit_rate, make_chance, sample_path
+from agents.lookahead.flow import Flow, FlowForecast, fit_rate
+from agents.lookahead.paths import draw_paths, sample_path
 from agents.lookahead.planner import drawn_tasks
-from agents.lookahead.service_times import ServiceTimes, cost_curve
+from agents.lookahead.service_times import FullBatchTimes, cost_curve
 from agents.lookahead.tandem import (
     COMING,
     TAIL,
-    Course,
     Queues,
+    SamplePath,
     advance,
     copy_queues,
     make_queues,
@@ -41,7 +42,9 @@ GUARD_S = 1e-9
 """So short that only late requests count."""
 SPEC = make_spec()
 SERVICE_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
-CALM = Outlook(20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0)
+CALM = FlowForecast(
+    20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0
+)
 KINDS = np.array([[1.0, 1.0]])
 
 
@@ -49,7 +52,7 @@ KINDS = np.array([[1.0, 1.0]])
 def serve(
     queues: Queues,
     spare: Queues,
-    course: Course,
+    future: SamplePath,
     service_s: FloatArray,
     cores: tuple[int, int],
     batch: int,
@@ -58,19 +61,19 @@ def serve(
     """Serve with some cores up to a moment and with others after it, through a copy."""
     late = 0.0
     for k in range(service_s.shape[0]):
-        late += advance(queues, k, course, service_s[k, cores[0] - 1], batch, 0.0, edge_s)
+        late += advance(queues, k, future, service_s[k, cores[0] - 1], batch, 0.0, edge_s)
     copy_queues(queues, spare)
     for k in range(service_s.shape[0]):
         resize(spare, k, edge_s, service_s[k, cores[0] - 1], service_s[k, cores[1] - 1])
     for k in range(service_s.shape[0]):
-        late += advance(spare, k, course, service_s[k, cores[1] - 1], batch, edge_s, math.inf)
+        late += advance(spare, k, future, service_s[k, cores[1] - 1], batch, edge_s, math.inf)
     return late
 
 
 @entry_point
 def play_path(
-    outlook: Outlook,
-    chance: Any,
+    forecast: FlowForecast,
+    draws: Any,
     path: int,
     kinds: FloatArray,
     interval_s: float,
@@ -78,12 +81,12 @@ def play_path(
     arrivals_s: FloatArray,
 ) -> int:
     """Call the compiled function."""
-    return sample_path(outlook, chance, path, kinds, interval_s, interval_s, speed, arrivals_s)
+    return sample_path(forecast, draws, path, kinds, interval_s, interval_s, speed, arrivals_s)
 
 
 def path_of(
-    outlook: Outlook,
-    chance: Any,
+    forecast: FlowForecast,
+    draws: Any,
     path: int,
     kinds: FloatArray,
     speed: FloatArray,
@@ -91,7 +94,7 @@ def path_of(
 ) -> FloatArray:
     """Return one path's arrivals and deadlines."""
     arrivals_s = np.empty((500, 2))
-    count = play_path(outlook, chance, path, kinds, interval_s, speed, arrivals_s)
+    count = play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)
     return arrivals_s[:count]
 
 
@@ -121,14 +124,14 @@ def played(case: Case) -> float:
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
-    course = Course(np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S)
-    course.arrivals_s[0, : len(arrivals_s)] = arrivals_s
+    future = SamplePath(np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S)
+    future.arrivals_s[0, : len(arrivals_s)] = arrivals_s
     size = stages, most, max(replicas), len(arrivals_s)
     queues, spare = make_queues(*size), make_queues(*size)
     queues.marks[0, COMING] = len(arrivals_s)
     for k, count in enumerate(replicas):
         queues.free_s[k, count:] = math.inf
-    return serve(queues, spare, course, service_s, cores, batch, edge_s)
+    return serve(queues, spare, future, service_s, cores, batch, edge_s)
 
 
 def reference(case: Case) -> float:
@@ -197,7 +200,7 @@ def test_what_is_unfinished_are_the_waiting_and_the_rest_of_the_running() -> Non
 
 
 def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
-    arrivals_s = path_of(CALM, make_chance(risk=False), 0, KINDS, np.empty(2))
+    arrivals_s = path_of(CALM, draw_paths(risk=False), 0, KINDS, np.empty(2))
     assert arrivals_s.shape[0] == pytest.approx(40, abs=1)
     np.testing.assert_allclose(np.diff(arrivals_s[:, 0]), 0.05, rtol=1e-6)
     np.testing.assert_allclose(arrivals_s[:, 1] - arrivals_s[:, 0], 0.9, rtol=1e-6)
@@ -205,7 +208,7 @@ def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
 
 def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() -> None:
     stalled = CALM._replace(transfer_s=2.0, swing=1.0)
-    arrivals_s = path_of(stalled, make_chance(risk=False), 0, KINDS, np.empty(2))
+    arrivals_s = path_of(stalled, draw_paths(risk=False), 0, KINDS, np.empty(2))
     on_the_way = arrivals_s[:, 1] < 1.0
     assert on_the_way.sum() > 15
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
@@ -213,43 +216,43 @@ def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() ->
 
 def test_kinds_of_requests_overtake_each_other() -> None:
     kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
-    arrivals_s = path_of(CALM, make_chance(risk=False), 0, kinds, np.empty(2))
+    arrivals_s = path_of(CALM, draw_paths(risk=False), 0, kinds, np.empty(2))
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
 
 
 def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is() -> None:
-    stalled, chance = CALM._replace(transfer_s=0.8), make_chance(risk=False)
+    stalled, draws = CALM._replace(transfer_s=0.8), draw_paths(risk=False)
     whole, halves = np.empty(2), np.empty(4)
-    path_of(stalled, chance, 0, KINDS, whole, 1.0)
-    path_of(stalled, chance, 0, KINDS, halves, 0.5)
+    path_of(stalled, draws, 0, KINDS, whole, 1.0)
+    path_of(stalled, draws, 0, KINDS, halves, 0.5)
     np.testing.assert_allclose(halves[1::2], whole)
 
 
 def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
-    chance = make_chance(risk=True)
+    draws = draw_paths(risk=True)
     random = CALM._replace(scatter=1.0, spread=0.05)
     counts = [
-        np.sum(path_of(random, chance, path, KINDS, np.empty(2))[:, 0] < 1.0)
-        for path in range(chance.weight.size)
+        np.sum(path_of(random, draws, path, KINDS, np.empty(2))[:, 0] < 1.0)
+        for path in range(draws.weight.size)
     ]
-    assert chance.weight.sum() == pytest.approx(1.0)
-    assert float(chance.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
+    assert draws.weight.sum() == pytest.approx(1.0)
+    assert float(draws.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
     assert max(counts) > 27
     assert min(counts) < 18
 
 
 def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
-    chance = make_chance(risk=True)
+    draws = draw_paths(risk=True)
     surging = CALM._replace(surge=3.0)
     more = [
-        path_of(surging, chance, path, KINDS, np.empty(2), 1.0).shape[0]
-        - path_of(CALM, chance, path, KINDS, np.empty(2), 1.0).shape[0]
-        for path in range(chance.weight.size)
+        path_of(surging, draws, path, KINDS, np.empty(2), 1.0).shape[0]
+        - path_of(CALM, draws, path, KINDS, np.empty(2), 1.0).shape[0]
+        for path in range(draws.weight.size)
     ]
     assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
     assert more[1:] == [0] * (len(more) - 1)
-    alone = path_of(surging, make_chance(risk=False), 0, KINDS, np.empty(2))
+    alone = path_of(surging, draw_paths(risk=False), 0, KINDS, np.empty(2))
     assert alone.shape[0] == pytest.approx(40, abs=1)
 
 
@@ -284,16 +287,16 @@ def interval_view(intervals: int, arrived: int, delay_s: float, mean: FloatArray
 def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
     flow = Flow(SPEC)
     flow.observe(interval_view(10, 20, 0.1, np.full(10, 20.0)))
-    outlook = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
-    assert outlook.rate_rps == pytest.approx(20.0)
-    assert outlook.transfer_s == pytest.approx(1.1)
+    forecast = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
+    assert forecast.rate_rps == pytest.approx(20.0)
+    assert forecast.transfer_s == pytest.approx(1.1)
 
 
 def test_few_arrivals_are_expected_where_few_came() -> None:
     flow = Flow(SPEC)
     flow.observe(interval_view(10, 1, 0.1, np.ones(10)))
-    outlook = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
-    assert outlook.transfer_s == pytest.approx(0.1)
+    forecast = flow.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
+    assert forecast.transfer_s == pytest.approx(0.1)
 
 
 def network_view(
@@ -333,10 +336,10 @@ def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[fl
 def test_steady_arrivals_do_not_scatter_and_random_ones_do() -> None:
     rng = np.random.default_rng(1)
     for counts, low, high in ((np.full(30, 20.0), 0.0, 0.2), (rng.poisson(20, 30), 0.5, 1.0)):
-        outlook = Flow(SPEC).observe(
+        forecast = Flow(SPEC).observe(
             interval_view(30, int(counts[-1]), 0.1, counts.astype(np.float64))
         )
-        assert low <= outlook.scatter <= high
+        assert low <= forecast.scatter <= high
 
 
 def test_the_price_of_a_request_rises_with_the_rate() -> None:
@@ -363,7 +366,7 @@ def full_batches_view(now_s: float, started_s: float, cores: int = 4, **last: An
 
 
 def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
-    times = ServiceTimes(SERVICE_S.copy())
+    times = FullBatchTimes(SERVICE_S.copy())
     assert not times.observe(full_batches_view(1.0, 0.95))
     for second in range(2, 100):
         assert times.observe(full_batches_view(second, second - 0.05))
@@ -386,7 +389,7 @@ def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
     ids=["resized", "partly filled", "one long batch", "crashed", "nothing ended", "idle"],
 )
 def test_no_service_time_is_learnt_where_something_is_mixed(view: SystemView) -> None:
-    times = ServiceTimes(SERVICE_S.copy())
+    times = FullBatchTimes(SERVICE_S.copy())
     times.observe(full_batches_view(1.0, 0.95))
     assert not times.observe(view)
 

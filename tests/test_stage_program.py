@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_exact import random_spec, random_view
 
 from agents.program import TICKS, StageState, tasks_of_requests
-from agents.sponge_ip import SpongeIP, SpongeIPConfig, forecast_arrivals
+from agents.rates import forecast_arrivals
+from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
 from sponge_env.interfaces import SystemSpec
@@ -118,7 +119,7 @@ def test_a_chain_of_one_decides_as_the_single_model(seed: int, replicas: int) ->
     rng = np.random.default_rng(seed)
     spec = random_spec(rng, largest=12)
     view = random_view(rng, spec)
-    forecast = forecast_arrivals(SpongeIPConfig(), spec, view)
+    forecast = forecast_arrivals(spec, view)
     program = StageProgram(SpongeIPConfig(), spec)
     single = program.choose(view, forecast, [replicas])
     program.pair_order = None

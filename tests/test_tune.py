@@ -9,13 +9,7 @@ import pytest
 
 import baselines
 from baselines import cell_key, tune, tuned_options
-from baselines.grid_search import (
-    IN_PIPELINES,
-    SEARCHES,
-    Candidate,
-    Search,
-    find_best,
-)
+from baselines.searches import IN_PIPELINES, SEARCHES, Candidate, Search
 from baselines.tune import Task, tune_cell
 from sponge_env.errors import ConfigError
 from sponge_env.run.registry import known_controllers, make_controller
@@ -48,36 +42,23 @@ rate_rps = 40.0
 
 
 @pytest.mark.parametrize("agent", SEARCHES)
-def test_every_combination_is_one_that_the_controller_takes(agent: str) -> None:
-    search = SEARCHES[agent]
-    assert search.combinations()
-    for combination in search.combinations():
-        smallest = {search.smallest: 1} if search.smallest else {}
-        make_controller(agent, known_controllers(), combination | smallest)
-
-
-@pytest.mark.parametrize("agent", SEARCHES)
-def test_natural_ends_are_ends(agent: str) -> None:
-    search = SEARCHES[agent]
+def test_a_search_has_an_ascending_grid_of_options_around_the_defaults(agent: str) -> None:
+    search = SEARCHES[agent].on(cores_max=3)
     for name, values in search.grid.items():
         assert list(values) == sorted(set(values))
         assert set(search.natural.get(name, ())) <= {values[0], values[-1]}
-    assert search.natural.keys() <= search.grid.keys()
-
-
-@pytest.mark.parametrize("agent", [name for name in SEARCHES if not SEARCHES[name].smallest])
-def test_searches_start_from_the_defaults(agent: str) -> None:
-    search = SEARCHES[agent]
-    assert search.start in search.combinations()
-    task = Task(agent, SHORT, seeds=(1000,))
-    assert task.try_options(search.start).rank(0.0) == task.try_options({}).rank(0.0)
+        assert search.start[name] in values
+    for values in itertools.product(*search.grid.values()):
+        make_controller(agent, known_controllers(), dict(zip(search.grid, values, strict=True)))
+    if not SEARCHES[agent].cores:
+        task = Task(agent, SHORT, seeds=(1000,))
+        assert task.try_options(search.start).rank(0.0) == task.try_options({}).rank(0.0)
 
 
 def test_in_a_pipeline_too_the_search_of_sponge_joint_starts_from_its_defaults() -> None:
     scenario = dataclasses.replace(load_scenario("pipeline-video"), duration_s=40.0)
     task = Task("sponge-joint", scenario, seeds=(1000,))
     assert task.search is IN_PIPELINES["sponge-joint"]
-    assert task.search.start in task.search.combinations()
     found, wanted = task.try_options(task.search.start), task.try_options({})
     assert found == dataclasses.replace(wanted, options=found.options)
 
@@ -86,58 +67,44 @@ def outcome(violations: float, cores: float, options: dict[str, Any] | None = No
     return Candidate(options or {}, violations, cores, offered=1000)
 
 
-@pytest.mark.parametrize("fewest", range(1, 17))
-def test_bisection_finds_the_fewest_cores(fewest: int) -> None:
-    tried: list[int] = []
-
-    def attempt(options: dict[str, Any], to_beat: Candidate | None) -> Candidate:
-        tried.append(options["cores"])
-        return outcome(0.5 * (options["cores"] < fewest), options["cores"], options)
-
-    search = Search({}, smallest="cores")
-    best = find_best(search, allowed=0.0, cores_max=16, attempt=attempt)
-    assert best.options == {"cores": fewest}
-    assert len(set(tried)) == len(tried) <= 5
-
-
 def test_violations_come_first_and_the_allowed_ones_do_not_count() -> None:
     few, cheap, bad = outcome(0.0, 9.0), outcome(0.001, 8.0), outcome(0.002, 1.0)
     assert sorted([few, bad, cheap], key=lambda o: o.rank(allowed=0.001)) == [cheap, few, bad]
 
 
-def search_for(
-    cores: dict[tuple[int, int], float], tried: list[Any] | None = None, **natural: tuple[int, ...]
-) -> Candidate:
-    """Search options x and y from 1 to 5 by their cores: 9 where there are none, from (3, 3)."""
-    values = (1, 2, 3, 4, 5)
-    search = Search({"x": values, "y": values}, natural=natural, start={"x": 3, "y": 3})
-
-    def attempt(options: dict[str, Any], to_beat: Candidate | None) -> Candidate:
-        if tried is not None:
-            tried.append(tuple(options.values()))
-        return outcome(0.0, cores.get((options["x"], options["y"]), 9.0), options)
-
-    return find_best(search, allowed=0.0, cores_max=16, attempt=attempt)
-
-
-def test_the_search_goes_from_the_best_of_the_coarse_grid_to_better_neighbours() -> None:
+def tuned_to(
+    monkeypatch: pytest.MonkeyPatch, cores: dict[tuple[int, int], float], values: int
+) -> tuple[Candidate, list[Any]]:
+    """Tune options x and y by their cores, 9 unless given; return the best and what was tried."""
+    grid = {name: tuple(range(1, values + 1)) for name in "xy"}
+    search = Search(grid, {"y": (1, values)}, start={"x": 3, "y": 3})
     tried: list[Any] = []
-    cores = {(1, 5): 8.0, (2, 4): 7.0, (3, 3): 7.5, (3, 4): 6.0}
-    assert search_for(cores, tried).options == {"x": 3, "y": 4}
+
+    def try_options(task: Task, options: dict[str, Any], to_beat: Any = None) -> Candidate:
+        tried.append((options["x"], options["y"]))
+        return outcome(0.0, cores.get(tried[-1], 9.0), dict(options))
+
+    monkeypatch.setattr(Task, "search", search)
+    monkeypatch.setattr(Task, "try_options", try_options)
+    return tune_cell(Task("vpa", SHORT, (1000,))), tried
+
+
+def test_all_of_a_small_grid_is_tried_and_the_first_of_equals_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    best, tried = tuned_to(monkeypatch, {(5, 1): 8.0}, values=5)
+    assert (best.options, best.at_edge) == ({"x": 5, "y": 1}, ("x",))
     assert tried[0] == (3, 3)
-    assert set(itertools.product((1, 3, 5), repeat=2)) <= set(tried)
-    assert len(set(tried)) == len(tried) < 25
+    assert sorted(tried) == sorted(itertools.product(range(1, 6), repeat=2))
+    best, _ = tuned_to(monkeypatch, {}, values=5)
+    assert (best.options, best.at_edge) == ({"x": 3, "y": 3}, ())
 
 
-def test_a_best_value_that_ends_its_grid_is_marked() -> None:
-    assert search_for({(2, 3): 1.0}).at_edge == ()
-    assert search_for({(5, 3): 1.0}).at_edge == ("x",)
-    assert search_for({(5, 1): 1.0}).at_edge == ("x", "y")
-
-
-def test_an_end_is_no_edge_where_nothing_lies_beyond_or_the_step_to_it_gains_nothing() -> None:
-    assert search_for({(5, 1): 1.0}, x=(5,)).at_edge == ("y",)
-    assert search_for({(1, 3): 1.0, (2, 3): 1.0}).at_edge == ()
+def test_of_a_large_grid_the_promising_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    bowl = {(x, y): (x - 7) ** 2 + (y - 4) ** 2 for x in range(1, 21) for y in range(1, 21)}
+    best, tried = tuned_to(monkeypatch, bowl, values=20)
+    assert best.mean_cores <= 2
+    assert len(set(tried)) == len(tried) <= tune.TRIALS + 1
 
 
 def test_the_table_marks_edges() -> None:

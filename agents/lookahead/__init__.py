@@ -1,7 +1,7 @@
 """``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.planner`, which lays a decision out, in :mod:`.kernel`, which prices allocations
-along the sample paths of :mod:`.forecast`, and in :mod:`.tandem`, where the queues are played.
+along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues are played.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from ..fleet import everything
-from .forecast import Outlook
+from .flow import FlowForecast
 from .options import MPCConfig
-from .planner import LookAhead, in_force
-from .service_times import ServiceTimes, StageTimes, fitted_s
+from .planner import LookAhead
+from .service_times import StageTimes, fitted_s
 
 
 class SpongeMPC(BaseController):
@@ -47,8 +47,7 @@ class SpongeMPC(BaseController):
         self._replicas = held if len(held) > 1 else [1]
         self._shares = shares(spec, "proportional")
         # The gaps between full batches tell most, but nothing where several tasks come at once.
-        one = spec.is_one_model
-        self._times = ServiceTimes(service_s[0, 0]) if one else StageTimes(spec, service_s)
+        self._times = StageTimes(spec, service_s, full_batches=spec.is_one_model)
         self._program = LookAhead(spec, self.config, service_s)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
@@ -62,21 +61,11 @@ class SpongeMPC(BaseController):
         if view.first.arrivals.size:
             self._observed(view)
 
-    def _observed(self, view: SystemView) -> Outlook:
+    def _observed(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed; return what to expect now."""
         if self.config.learning:
-            self._learn(view)
+            self._program.learn(self._times, view, stage_views(view, self.spec, self._shares))
         return self._program.observe(view)
-
-    def _learn(self, view: SystemView) -> None:
-        """Take in how long the last batches took."""
-        if isinstance(self._times, ServiceTimes):
-            if self._times.observe(view):
-                self._program.learnt(0, 0)
-            return
-        variants = [in_force(stage.allocation) for stage in view.stages]
-        for k in self._times.observe(stage_views(view, self.spec, self._shares), variants):
-            self._program.learnt(k, variants[k])
 
 
 def plays(spec: SystemSpec) -> bool:

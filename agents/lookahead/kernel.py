@@ -1,7 +1,7 @@
 """The program of ``sponge-mpc``: play the queues under some allocations, take the cheapest.
 
 An allocation is (stages, 3): of each stage the model variant, cores and batch size. The queues are
-those of :mod:`.tandem`, what comes those of :mod:`.forecast`.
+those of :mod:`.tandem`, the sample paths those of :mod:`.paths`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 
-from .forecast import Chance, Outlook, sample_path
+from .flow import FlowForecast
+from .paths import PathDraws, sample_path
 from .tandem import (
     COMING,
     LEFT,
-    Course,
     Queues,
+    SamplePath,
     advance,
     copy_queues,
     make_queues,
@@ -48,7 +49,7 @@ class Rules(NamedTuple):
     loss: FloatArray
     """(stages, variants) cores that the accuracy is worth which is lost."""
     tasks: IntArray
-    """(stages, draws), see :attr:`.tandem.Course.tasks`."""
+    """(stages, draws), see :attr:`.tandem.SamplePath.tasks`."""
     replicas: IntArray
     """(stages,) replicas, each of which holds the cores."""
     ready: IntArray
@@ -78,9 +79,9 @@ class Scratch(NamedTuple):
     speed: FloatArray
     """(intervals,) speed of transfers, the next interval and the look-ahead."""
     arrivals_s: FloatArray
-    """(paths, stages, places, 2), see :attr:`.tandem.Course.arrivals_s`."""
+    """(paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`."""
     ids: IntArray
-    """(stages, places), see :attr:`.tandem.Course.ids`."""
+    """(stages, places), see :attr:`.tandem.SamplePath.ids`."""
     counts: IntArray
     """(paths,) number of arrivals in the first stage."""
     tried: IntArray
@@ -95,7 +96,7 @@ class Decision(NamedTuple):
     """What is decided, and with what."""
 
     rules: Rules
-    chance: Chance
+    draws: PathDraws
     scratch: Scratch
     """Its ``start`` is read, the rest is overwritten."""
     backlog_price: FloatArray
@@ -131,19 +132,19 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 
 @entry_point
 def plan(
-    decision: Decision, outlook: Outlook, kinds: FloatArray, best: IntArray
+    decision: Decision, forecast: FlowForecast, kinds: FloatArray, best: IntArray
 ) -> tuple[float, float]:
     """Find the cheapest allocation; return its late requests in the next interval, and its cost.
 
     The search walks downhill from ``best``, which is overwritten, one stage after the other. All
     costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
     """
-    rules, chance, scratch = decision.rules, decision.chance, decision.scratch
+    rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     stages, known = best.shape[0], 0
-    for path in range(chance.weight.size):
+    for path in range(draws.weight.size):
         scratch.counts[path] = sample_path(
-            outlook,
-            chance,
+            forecast,
+            draws,
             path,
             kinds,
             rules.interval_s,
@@ -271,7 +272,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     And the late requests to expect in the next interval. The paths come worst first, and no more
     are played once the cost has reached ``limit``.
     """
-    rules, chance, scratch = decision.rules, decision.chance, decision.scratch
+    rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
     for k in range(tried.shape[0]):
         released = max(0, decision.asked[k] - tried[k, CORES])
@@ -279,7 +280,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         cost += rules.replicas[k] * held_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
     _set(scratch.then, tried)
-    for path in range(chance.weight.size):
+    for path in range(draws.weight.size):
         if cost >= limit:
             break
         copy_queues(scratch.start, scratch.middle)
@@ -287,8 +288,8 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
         late = _next_interval(decision, path, tried)
-        expected += chance.weight[path] * late
-        cost += chance.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
+        expected += draws.weight[path] * late
+        cost += draws.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
     return cost, expected
 
 
@@ -304,12 +305,12 @@ def _serve(
     """Serve all stages under an allocation; return the late requests."""
     rules, late = decision.rules, 0.0
     scratch = decision.scratch
-    course = Course(
+    future = SamplePath(
         scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
     )
     for k in range(allocation.shape[0]):
         service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
-        late += advance(queues, k, course, service_s, allocation[k, BATCH], from_s, until_s)
+        late += advance(queues, k, future, service_s, allocation[k, BATCH], from_s, until_s)
     return late
 
 

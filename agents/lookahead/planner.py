@@ -15,13 +15,14 @@ from sponge_env.interfaces import (
     StageView,
     SystemSpec,
     SystemView,
+    fit_to_machine,
 )
 
-from ..fleet import squeezed
-from .forecast import Flow, Outlook, fit_rate, make_chance
+from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .options import MPCConfig
-from .service_times import CostCurve, cost_curve, grouped_service_s
+from .paths import draw_paths
+from .service_times import CostCurve, StageTimes, cost_curve, grouped_service_s
 from .tandem import HEAD, TAIL
 
 _OVERDUE = 0.02
@@ -49,11 +50,10 @@ class LookAhead:
     def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
         """Start an episode; the kernel is compiled now, so that no decision waits for it.
 
-        (stages, variants, cores, batches) are the seconds of a batch. They may change in place;
-        :meth:`learnt` is to be told.
+        (stages, variants, cores, batches) are the seconds of a batch, which :meth:`learn` changes.
         """
         self._spec, self._config, stages = spec, config, spec.stages
-        self._chance = make_chance(config.risk)
+        self._draws = draw_paths(config.risk)
         self._flow = Flow(spec, naive=not config.forecast)
         self._tasks = np.array([drawn_tasks(stage.tasks) for stage in stages[:-1]] + [_NO_TASKS])
         self._mean_tasks = [stage.mean_tasks for stage in stages]
@@ -75,17 +75,17 @@ class LookAhead:
         rules = self._rules(1, one_each, one_each, one_each)
         self._scratch = make_scratch(
             rules,
-            self._chance.weight.size,
+            self._draws.weight.size,
             self._intervals(config),
             max(self._batch_max),
             _PLACES,
         )
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
-        nothing = Outlook(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
+        nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, least = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         decision = Decision(
             rules,
-            self._chance,
+            self._draws,
             self._scratch,
             np.zeros(service_s.shape[:2]),
             ones,
@@ -95,9 +95,11 @@ class LookAhead:
         )
         plan(decision, nothing, self._flow.kinds, least)
 
-    def learnt(self, k: int, variant: int) -> None:
-        """Take in that the service times of a stage's variant have changed."""
-        self._curves[k][variant] = self._curve(k, variant)
+    def learn(self, times: StageTimes, view: SystemView, parts: Sequence[SystemView]) -> None:
+        """Let service times, whose tables are this program's, learn from the last interval."""
+        variants = [in_force(stage.allocation) for stage in view.stages]
+        for k in times.observe(parts, variants):
+            self._curves[k][variants[k]] = self._curve(k, variants[k])
 
     def _curve(self, k: int, variant: int) -> CostCurve:
         stage = self._spec.stages[k]
@@ -118,12 +120,16 @@ class LookAhead:
         delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
         return delayed + 1 + config.look_ahead
 
-    def observe(self, view: SystemView) -> Outlook:
+    def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, one has at least; return what to expect now."""
         return self._flow.observe(view)
 
     def choose(
-        self, view: SystemView, outlook: Outlook, wanted: Sequence[int], make_room: bool = False
+        self,
+        view: SystemView,
+        forecast: FlowForecast,
+        wanted: Sequence[int],
+        make_room: bool = False,
     ) -> Allocation:
         """Choose for the next interval, under what :meth:`observe` expects.
 
@@ -133,14 +139,14 @@ class LookAhead:
         spec = self._spec
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
-        on_the_way_s = outlook.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
-        expected = outlook.rate_rps * (played_s + on_the_way_s)
+        on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
         ready = [max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, wanted, strict=True)]
         rules = self._rules(group, wanted, ready, wanted if make_room else ready)
         self._reserve(view, rules, expected, group)
         for k, stage in enumerate(view.stages):
-            rate_rps = outlook.rate_rps * self._mean_tasks[k]
+            rate_rps = forecast.rate_rps * self._mean_tasks[k]
             self._fill(k, view, stage, wanted[k], rate_rps, group)
         requests = self._identify()
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
@@ -149,16 +155,16 @@ class LookAhead:
         late, _ = plan(
             Decision(
                 rules,
-                self._chance,
+                self._draws,
                 self._scratch,
-                self._backlog_prices(outlook.rate_rps, asked, wanted, group),
+                self._backlog_prices(forecast.rate_rps, asked, wanted, group),
                 np.array([each.cores for each in asked]),
                 np.array([stage.cores_in_force for stage in view.stages]),
                 np.array(sorted(resizes), np.float64).reshape(-1, 3),
                 requests,
             ),
             # In groups, the number of requests scatters less.
-            outlook._replace(rate_rps=outlook.rate_rps / group, scatter=outlook.scatter / group),
+            forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
             self._flow.kinds,
             best,
         )
@@ -171,20 +177,22 @@ class LookAhead:
                 best.tolist(), wanted, self._batch_max, strict=True
             )
         ]
-        return Allocation(stages=beside(stages, ready, spec.total_cores), feasible=feasible)
+        fitted = fit_to_machine(stages, spec.total_cores, "starting replicas", ready)
+        return Allocation(stages=fitted, feasible=feasible)
 
     def _first(
         self, asked: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
     ) -> IntArray:
         """Return (stages, 3) what the search begins with: what is in force, as far as it fits."""
-        limits = rules.limits.tolist()
-        wanted = [min(each.cores, most) for each, (_, most, _) in zip(asked, limits, strict=True)]
-        cores = squeezed(wanted, ready, self._spec.total_cores)
-        batches = [
-            in_groups(each.batch, group, most) if rules.batching else most
-            for each, (_, _, most) in zip(asked, limits, strict=True)
-        ]
-        return np.array([[in_force(each) for each in asked], cores, batches]).T.copy()
+        first = []
+        for each, (_, cores_max, batch_max), count in zip(
+            asked, rules.limits.tolist(), ready, strict=True
+        ):
+            batch = in_groups(each.batch, group, batch_max) if rules.batching else batch_max
+            cores = min(each.cores, cores_max)
+            first.append(StageAllocation(cores, batch, count, in_force(each)))
+        fitted = fit_to_machine(first, self._spec.total_cores, "cores")
+        return np.array([(each.variant, each.cores, each.batch) for each in fitted])
 
     def _group(self, view: SystemView, expected: float) -> int:
         """Return how many tasks are played as one, if so many requests are expected."""
@@ -309,17 +317,6 @@ class LookAhead:
 def in_force(allocation: StageAllocation) -> int:
     """Return the variant to plan with where one is asked for, or batches choose."""
     return max(allocation.variant, 0)
-
-
-def beside(
-    stages: Sequence[StageAllocation], ready: Sequence[int], total_cores: int
-) -> tuple[StageAllocation, ...]:
-    """Return allocations whose ready replicas fit on the machine, with those others that do."""
-    fitted = list(stages)
-    while sum(each.cores * each.replicas for each in fitted) > total_cores:
-        k = max(range(len(fitted)), key=lambda at: fitted[at].replicas - ready[at])
-        fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
-    return tuple(fitted)
 
 
 def drawn_tasks(shares: Sequence[float]) -> IntArray:

@@ -19,8 +19,8 @@ from sponge_env.control.split import shares, stage_spec
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics
 
-SEEN_RANGE = (0.5, 2.0)
-"""What was seen is not believed beyond these multiples of the fit."""
+RATIO_RANGE = (0.5, 2.0)
+"""Measured service times are believed between these multiples of the fit."""
 _TRUST = 2
 """Intervals that the fit counts for against those with full batches."""
 _REMEMBERED = 20
@@ -68,8 +68,8 @@ def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: in
     return grouped_s
 
 
-class ServiceTimes:
-    """The table of service times of one episode.
+class FullBatchTimes:
+    """Learns the service times of one model from the gaps between full batches.
 
     An interval tells the time of a cell where nothing is mixed: under the same cores as before,
     all its batches full. Full batches follow each other without a gap, for a replica that waits
@@ -77,10 +77,10 @@ class ServiceTimes:
     start of the one that ran before to the start of the one that runs now.
     """
 
-    def __init__(self, table_s: FloatArray) -> None:
-        """Start from the fit, which is overwritten as the times become known."""
-        self._fit_s, self.table_s = table_s.copy(), table_s
-        self._seen: dict[tuple[int, int], int] = {}
+    def __init__(self, fit_s: FloatArray) -> None:
+        """Start from the (cores, batches) seconds of the fit."""
+        self._fit_s, self.table_s = fit_s, fit_s.copy()
+        self._count: dict[tuple[int, int], int] = {}
         self._before: SystemView | None = None
 
     def observe(self, view: SystemView) -> bool:
@@ -93,11 +93,15 @@ class ServiceTimes:
         ended = round((last.on_time + last.late) / batch)
         mean_s = (view.first.running[0].started_s - before.first.running[0].started_s) / ended
         cell = cores - 1, batch - 1
-        low_s, high_s = (self._fit_s[cell] * factor for factor in SEEN_RANGE)
-        seen = self._seen[cell] = min(self._seen.get(cell, 0) + 1, _REMEMBERED)
-        step_s = min(max(mean_s, low_s), high_s) - self.table_s[cell]
-        self.table_s[cell] += step_s / (_TRUST + seen)
+        count = self._count[cell] = min(self._count.get(cell, 0) + 1, _REMEMBERED)
+        step_s = believable_s(np.array(mean_s), self._fit_s[cell]) - self.table_s[cell]
+        self.table_s[cell] += step_s / (_TRUST + count)
         return True
+
+
+def believable_s(seconds: FloatArray, fit_s: FloatArray) -> FloatArray:
+    """Return measured times, but none outside :data:`RATIO_RANGE` times the fit's."""
+    return np.clip(seconds, RATIO_RANGE[0] * fit_s, RATIO_RANGE[1] * fit_s)
 
 
 def _all_full(before: SystemView, view: SystemView) -> bool:
@@ -113,6 +117,124 @@ def _all_full(before: SystemView, view: SystemView) -> bool:
         and last.restarts == 0  # a batch that died is no service time
         and last.on_time + last.late >= view.allocation.batch
     )
+
+
+class QuotaTimes:
+    """Learns the service times of one model from how long batches ran.
+
+    An interval tells how long its batches ran, and their mean size. Where all were of one size,
+    that is the latency of one cell of the table. What was never seen keeps the first guess.
+
+    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
+    back to back do not. So a batch counts as long as its cores take to grant what it used,
+    should that be longer than it ran.
+    """
+
+    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
+        """Start from the fit, with a first guess of how much longer batches take than that.
+
+        ``safety`` is the allowance on what is learned, for single batches scatter.
+        """
+        self._sizes, self._cpu_cores = spec.first.batch_max, spec.first.cpu_cores
+        self._delayed = spec.resize_delay_s > 0
+        self._fit_s = np.ascontiguousarray(
+            spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
+        )
+        self._guess_s = self._fit_s * (1 + margin)
+        self._sums = np.zeros((3, *self._fit_s.shape))
+        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
+        self._safety, self._loading, self._cores = safety, False, 0
+
+    def observe(self, view: SystemView) -> bool:
+        """Take in the interval that has passed; return whether it changed the table."""
+        stage = view.first
+        starting = bool(stage.starting_s)
+        loading, self._loading = self._loading or starting, starting
+        resized = self._cores not in (0, stage.cores_in_force)
+        self._cores = stage.cores_in_force
+        last = view.last
+        if self._delayed and resized:
+            return False  # in the middle of the interval
+        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            return False  # replicas that wait for each other's CPU say nothing of their own
+        size = round(last.batch_mean)
+        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._sizes:
+            return False
+        self._add((stage.cores_in_force - 1, size - 1), last, loading)
+        return True
+
+    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
+        self._sums *= _FORGET
+        batches = (last.on_time + last.late) / last.batch_mean
+        ran_s = last.service_mean_s * batches
+        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
+        # A replica that loads its model uses its cores, too.
+        granted_s = ran_s if loading or last.restarts else used_s
+        self._sums[:, *cell] += ran_s, granted_s, batches
+
+    @property
+    def table_s(self) -> FloatArray:
+        """(cores, batches) seconds to plan with now."""
+        ran_s, granted_s, batches = self._sums
+        seen_s = believable_s(np.maximum(ran_s, granted_s), self._fit_s * batches)
+        prior = _PRIOR_S / self._guess_s
+        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
+        return table_s
+
+
+class StageTimes:
+    """Learns the service times of every stage and variant, in the program's own tables."""
+
+    def __init__(
+        self,
+        spec: SystemSpec,
+        service_s: FloatArray,
+        margin_probability: float = 0.0,
+        safety: float = 0.0,
+        full_batches: bool = False,
+    ) -> None:
+        """Start from (stages, variants, cores, batches) seconds by the fits, which are overwritten.
+
+        The learners are :class:`FullBatchTimes`, or :class:`QuotaTimes` with the quantile of the
+        fit's residuals as margin.
+        """
+        self._stages, self._service_s = spec.stages, service_s
+        self._before = [-1] * len(spec.stages)
+        self._times: list[list[FullBatchTimes | QuotaTimes]] = []
+        for k, (share, _) in enumerate(shares(spec, "proportional")):
+            own = stage_spec(spec, k, share)
+            self._times.append([])
+            for variant, fit in enumerate(spec.stages[k].latencies):
+                margin = max(0.0, fit.residual_quantile(margin_probability))
+                self._times[k].append(
+                    FullBatchTimes(self.table_s(k, variant).copy())
+                    if full_batches
+                    else QuotaTimes(own.with_first(latencies=(fit,)), margin, safety)
+                )
+                self._write(k, variant)
+
+    def observe(self, parts: Sequence[SystemView], variants: Sequence[int]) -> list[int]:
+        """Take in the interval that has passed; return the stages whose tables changed.
+
+        It tells something of those in which one variant served throughout. ``parts`` are the stages
+        as :func:`.stage_views` shows them, ``variants`` were asked for in each.
+        """
+        changed = []
+        for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
+            before, self._before[k] = self._before[k], variant
+            alone = len(self._times[k]) == 1
+            if (alone or variant == before) and self._times[k][variant].observe(part):
+                self._write(k, variant)
+                changed.append(k)
+        return changed
+
+    def table_s(self, k: int, variant: int) -> FloatArray:
+        """Return the part of the program's tables that a stage's variant has."""
+        stage = self._stages[k]
+        return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
+
+    def _write(self, k: int, variant: int) -> None:
+        self.table_s(k, variant)[:] = self._times[k][variant].table_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,130 +278,3 @@ def cost_curve(service_s: FloatArray) -> CostCurve:
 
 def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
     return (right[1] - left[1]) / (right[0] - left[0])
-
-
-class QuotaServiceTimes:
-    """Seconds to plan a batch with: the fit, until experience corrects it cell by cell.
-
-    An interval tells how long its batches ran, and their mean size. Where all were of one size,
-    that is the latency of one cell of the table. What was never seen keeps the first guess.
-
-    Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
-    back to back do not. So a batch counts as long as its cores take to grant what it used,
-    should that be longer than it ran.
-    """
-
-    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
-        """Start from the fit, with a first guess of how much longer batches take than that.
-
-        ``safety`` is the allowance on what is learned, for single batches scatter.
-        """
-        self._sizes, self._cpu_cores = spec.first.batch_max, spec.first.cpu_cores
-        self._delayed = spec.resize_delay_s > 0
-        self._fit_s = np.ascontiguousarray(
-            spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
-        )
-        self._guess_s = self._fit_s * (1 + margin)
-        self._sums = np.zeros((3, *self._fit_s.shape))
-        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
-        self._safety, self._loading, self._cores = safety, False, 0
-
-    def observe(self, view: SystemView) -> None:
-        """Take in the interval that has passed."""
-        stage = view.first
-        starting = bool(stage.starting_s)
-        loading, self._loading = self._loading or starting, starting
-        resized, self._cores = (
-            self._cores not in (0, stage.cores_in_force),
-            stage.cores_in_force,
-        )
-        last = view.last
-        if self._delayed and resized:
-            return  # in the middle of the interval
-        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
-            return  # replicas that wait for each other's CPU say nothing of their own
-        size = round(last.batch_mean)
-        if abs(last.batch_mean - size) <= _SAME_BATCH and size <= self._sizes:
-            self._add((view.first.cores_in_force - 1, size - 1), last, loading)
-
-    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
-        self._sums *= _FORGET
-        batches = (last.on_time + last.late) / last.batch_mean
-        ran_s = last.service_mean_s * batches
-        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
-        # A replica that loads its model uses its cores, too.
-        granted_s = ran_s if loading or last.restarts else used_s
-        self._sums[:, *cell] += ran_s, granted_s, batches
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Cores and batch sizes of the table."""
-        cores, batches = self._fit_s.shape
-        return cores, batches
-
-    @property
-    def table_s(self) -> FloatArray:
-        """What is believed now."""
-        ran_s, granted_s, batches = self._sums
-        low_s, high_s = (factor * self._fit_s * batches for factor in SEEN_RANGE)
-        seen_s = np.clip(np.maximum(ran_s, granted_s), low_s, high_s)
-        prior = _PRIOR_S / self._guess_s
-        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
-        return table_s
-
-
-class StageTimes:
-    """What is believed of the batches of every stage and variant, in the program's own tables."""
-
-    def __init__(
-        self,
-        spec: SystemSpec,
-        service_s: FloatArray,
-        margin_probability: float = 0.0,
-        safety: float = 0.0,
-    ) -> None:
-        """Start from (stages, variants, cores, batches) seconds by the fits, which are overwritten.
-
-        First guesses are longer than those by the quantile of the fit's residuals, see
-        :class:`QuotaServiceTimes`.
-        """
-        self._spec, self._service_s = spec, service_s
-        self._before = [-1] * len(spec.stages)
-        self._times = [
-            [
-                QuotaServiceTimes(
-                    stage_spec(spec, k, share).with_first(latencies=(fit,)),
-                    max(0.0, fit.residual_quantile(margin_probability)),
-                    safety,
-                )
-                for fit in spec.stages[k].latencies
-            ]
-            for k, (share, _) in enumerate(shares(spec, "proportional"))
-        ]
-        for k, of_stage in enumerate(self._times):
-            for variant in range(len(of_stage)):
-                self._write(k, variant)
-
-    def observe(self, parts: Sequence[SystemView], variants: Sequence[int]) -> list[int]:
-        """Take in the interval that has passed; return the stages of which it told something.
-
-        It does of those in which one variant served throughout. ``parts`` are the stages as
-        :func:`.stage_views` shows them, ``variants`` were asked for in each.
-        """
-        told = []
-        for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
-            before, self._before[k] = self._before[k], variant
-            alone = len(self._times[k]) == 1
-            if alone or variant == before:
-                self._times[k][variant].observe(part)
-                self._write(k, variant)
-                told.append(k)
-        return told
-
-    def table_s(self, k: int, variant: int) -> FloatArray:
-        """Return the part of the program's tables that a stage's variant has."""
-        stage = self._spec.stages[k]
-        return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
-
-    def _write(self, k: int, variant: int) -> None:
-        self.table_s(k, variant)[:] = self._times[k][variant].table_s

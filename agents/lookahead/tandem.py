@@ -50,7 +50,7 @@ class Queues(NamedTuple):
     """(requests,) by how much each has counted as late so far."""
 
 
-class Course(NamedTuple):
+class SamplePath(NamedTuple):
     """One future, and what counts in it."""
 
     arrivals_s: FloatArray
@@ -126,7 +126,7 @@ def resize(queues: Queues, k: int, now_s: float, old_s: FloatArray, new_s: Float
 def advance(
     queues: Queues,
     k: int,
-    course: Course,
+    future: SamplePath,
     service_s: FloatArray,
     batch: int,
     from_s: float,
@@ -138,13 +138,13 @@ def advance(
     answered by it, weighted by :func:`_lateness`.
     """
     late, now_s = 0.0, from_s
-    queue, arrivals_s = queue_of(queues, k), course.arrivals_s[k]
+    queue, arrivals_s = queue_of(queues, k), future.arrivals_s[k]
     # Kept apart from the queue, for registers are faster than memory.
     head, tail, following = queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT]
     coming = queue.marks[COMING]
     for replica in range(queue.free_s.size):
         if queue.free_s[replica] <= until_s:
-            late += _settle(queues, k, replica, course)
+            late += _settle(queues, k, replica, future)
     while True:
         replica = _first_free(queue.free_s)
         now_s = max(queue.free_s[replica], now_s)
@@ -155,7 +155,7 @@ def advance(
         while following < coming and arrivals_s[following, 0] <= admit_s:
             place = _admit(queue.due_s, arrivals_s[following, 1], head, tail)
             if queue.ids.size > 0:
-                own = course.ids[k, following] if k > 0 else course.first_id + following
+                own = future.ids[k, following] if k > 0 else future.first_id + following
                 _note(queue.ids, own, place, tail)
             tail += 1
             following += 1
@@ -166,7 +166,7 @@ def advance(
         queue.free_s[replica] = now_s + service_s[size - 1]
         head += size
         if queue.free_s[replica] <= until_s:
-            late += _settle(queues, k, replica, course)
+            late += _settle(queues, k, replica, future)
     queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = head, tail, following
     return late
 
@@ -194,12 +194,12 @@ def _first_free(free_s: FloatArray) -> int:
 
 
 @compiled
-def _settle(queues: Queues, k: int, replica: int, course: Course) -> float:
+def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
     """End a batch: hand on what it leads to, and count the late among those that it answers.
 
     A request is as late as the last of its tasks.
     """
-    queue, guard_s, late = queue_of(queues, k), course.guard_s, 0.0
+    queue, guard_s, late = queue_of(queues, k), future.guard_s, 0.0
     first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
     queue.size[replica] = 0
     is_last, staged = k + 1 == queues.marks.shape[0], queue.ids.size > 0
@@ -207,7 +207,7 @@ def _settle(queues: Queues, k: int, replica: int, course: Course) -> float:
         over_s = end_s - queue.due_s[place]
         if is_last and over_s <= -guard_s:
             break  # so are all the others, which are due later
-        if not is_last and _hand_on(queues, k, course, end_s, place) > 0:
+        if not is_last and _hand_on(queues, k, future, end_s, place) > 0:
             continue
         if over_s > -guard_s:
             own = _lateness(over_s, guard_s)
@@ -229,21 +229,21 @@ def _lateness(over_s: float, guard_s: float) -> float:
 
 
 @compiled
-def _hand_on(queues: Queues, k: int, course: Course, end_s: float, place: int) -> int:
+def _hand_on(queues: Queues, k: int, future: SamplePath, end_s: float, place: int) -> int:
     """Let a task's successors arrive in the next stage; return how many there are."""
     done, due_s, own = queues.marks[k, LEFT], queues.due_s[k, place], queues.ids[k, place]
     queues.marks[k, LEFT] = done + 1
-    tasks: int = course.tasks[k, done % course.tasks.shape[1]]
-    arrivals_s, coming = course.arrivals_s[k + 1], queues.marks[k + 1, COMING]
+    tasks: int = future.tasks[k, done % future.tasks.shape[1]]
+    arrivals_s, coming = future.arrivals_s[k + 1], queues.marks[k + 1, COMING]
     for _ in range(min(tasks, arrivals_s.shape[0] - coming)):
         at = coming
         # Batches begin in their order, but a small one may end before a larger one.
         while at > 0 and arrivals_s[at - 1, 0] > end_s:
             arrivals_s[at, 0], arrivals_s[at, 1] = arrivals_s[at - 1, 0], arrivals_s[at - 1, 1]
-            course.ids[k + 1, at] = course.ids[k + 1, at - 1]
+            future.ids[k + 1, at] = future.ids[k + 1, at - 1]
             at -= 1
         arrivals_s[at, 0], arrivals_s[at, 1] = end_s, due_s
-        course.ids[k + 1, at] = own
+        future.ids[k + 1, at] = own
         coming += 1
     queues.marks[k + 1, COMING] = coming
     return tasks

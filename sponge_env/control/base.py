@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from sponge_env.control.split import Rule, shares, stage_spec, stage_view
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView, together
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView, fit_to_machine
 from sponge_env.scenario.option import Options as Options
 from sponge_env.scenario.option import option as option
 from sponge_env.scenario.toml import from_mapping
@@ -74,7 +74,7 @@ class BaseController(ABC):
         ]
         variants = (stage.variant for stage in self.spec.initial.stages)
         wanted = [a.stages[0]._replace(variant=v) for a, v in zip(asked, variants, strict=True)]
-        stages = together(wanted, self.spec.total_cores)
+        stages = fit_to_machine(wanted, self.spec.total_cores)
         return Allocation(stages=stages, feasible=all(each.feasible for each in asked))
 
     def plans(self, spec: SystemSpec) -> bool:

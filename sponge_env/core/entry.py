@@ -106,7 +106,7 @@ def fit(allocations: NDArray[np.int64], most: NDArray[np.int64], total_cores: in
     """Fit allocations onto a machine; return False if one lies outside the limits.
 
     They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
-    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.together`.
+    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.fit_to_machine`.
     """
     for i in range(len(allocations)):
         for k in range(len(most)):

@@ -91,7 +91,7 @@ def make_system(
 
     def start(spec: SystemSpec) -> Worker:
         configs = real_configs(spec, stages, limiter)
-        return LiveWorker(configs, checks=None if read is None else read.add)
+        return LiveWorker(*configs, checks=None if read is None else read.add)
 
     return LiveSystem(
         scenario,
@@ -187,7 +187,7 @@ def live_machine(
 
 def wait_for_machine() -> None:
     """From now on, wait for CPUs that the live run of another process has, do not refuse."""
-    from sponge_env.live.local import RESERVATIONS
+    from sponge_env.live.cpus import RESERVATIONS
 
     RESERVATIONS.patient = True
 

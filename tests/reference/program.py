@@ -10,14 +10,13 @@ import math
 import numpy as np
 
 from agents.program import (
-    ROUNDING,
     ROUNDING_MS,
-    Forecast,
     Program,
     cost_table,
     published_table_ms,
     recovery_table,
 )
+from agents.rates import ROUNDING, Forecast
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec, SystemView
 

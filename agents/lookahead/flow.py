@@ -1,4 +1,4 @@
-"""What the next seconds may bring: requests on the way, sample paths of those to come.
+"""What is sent, and what is on the way: the flow of requests through the network.
 
 Arrivals alone mislead: a network that slows down holds requests back, and one that recovers
 hands them over in a clump, while the clients send as ever. If the newest arrival took
@@ -9,10 +9,8 @@ the rate at which requests are sent, and rate times delay what is on the way.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import deque
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +19,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 
-from ..surprise import ForecastError
+from ..rates import ForecastError
 
 _INTERVALS = 30
 """Intervals that are remembered."""
@@ -42,19 +40,9 @@ _SAME_SIZE = 1e-6
 """Relative deviation of a delay that is taken for rounding."""
 _LEAST_DELAY_S = 1e-3
 _LEAST_RATE_RPS = 0.01
-_MEMORY_PER_S = 0.75
-"""Correlation of a 4G bandwidth from one second to the next."""
-_RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
-_BANDWIDTH_SHARES = (0.7, 0.3)
-"""Probabilities of the strata of arrivals, fewest first, and of bandwidth, highest first. They
-are fine where it hurts."""
-_LEAST_SHARE = 0.012
-"""Less probable combinations are left out."""
-_DRAWS = 1024
-"""Random numbers of each path; used again where more are needed."""
 
 
-class Outlook(NamedTuple):
+class FlowForecast(NamedTuple):
     """What is believed about the near future."""
 
     rate_rps: float
@@ -92,7 +80,7 @@ class Flow:
         self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
 
-    def observe(self, view: SystemView) -> Outlook:
+    def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, at least one has; return what to expect now."""
         if not self._counts:
             for count, delay_s in zip(
@@ -104,10 +92,10 @@ class Flow:
             self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
         if not self._naive:
-            return self._outlook()
+            return self._forecast()
         delay_s = _known_s(float(view.mean_delays_s[-1]))
         rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return Outlook(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0, 1.0)
+        return FlowForecast(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0, 1.0)
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
@@ -164,12 +152,12 @@ class Flow:
     def _typical_s(self) -> float:
         return math.exp(math.fsum(self._log_delays) / max(1, len(self._log_delays)))
 
-    def _outlook(self) -> Outlook:
+    def _forecast(self) -> FlowForecast:
         logs = np.array(self._log_delays)
         swing = max(float(logs.std()), _LEAST_SWING) if logs.size >= 5 else _FIRST_SWING
         scatter = min(1.0, max(self._scatter, 0.01))
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
-        return Outlook(
+        return FlowForecast(
             rate_rps=self._rate_rps,
             spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
             scatter=scatter,
@@ -271,154 +259,3 @@ def _on_one_line(points: list[tuple[float, float]]) -> bool:
         return not steeper
     (run, rise), (other_run, other_rise) = steps
     return abs(run * other_rise - other_run * rise) <= _SAME_SIZE * max(abs(run), abs(other_run))
-
-
-class Chance(NamedTuple):
-    """What tells the paths apart, the same at every decision.
-
-    So two decisions differ only if the states do. The paths with most requests come first, for
-    they are the first to tell that an allocation is too small.
-    """
-
-    weight: FloatArray
-    """(paths,) probabilities."""
-    rate: FloatArray
-    """(paths,) standard normal: how many requests are sent in the next interval."""
-    bandwidth: FloatArray
-    """(paths,) standard normal: how the bandwidth changes."""
-    gaps: FloatArray
-    """(paths, draws) exponential of mean 1: time between two requests."""
-    kinds: FloatArray
-    """(paths, draws) uniform: kind of each request."""
-
-
-@functools.cache
-def make_chance(risk: bool) -> Chance:
-    """Return weighted paths for all strata, or a single path for the expected future."""
-    nodes = [(1.0, 0.0, 0.0)]
-    if risk:
-        nodes = [
-            (rate_share * share, rate, -badness)
-            for rate, rate_share in reversed(_strata(_RATE_SHARES))
-            for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
-            if rate_share * share > _LEAST_SHARE
-        ]
-    weight, rate, bandwidth = (np.array(column) for column in zip(*nodes, strict=True))
-    rng = np.random.default_rng(0)
-    shape = (len(nodes), _DRAWS)
-    gaps, kinds = rng.exponential(size=shape), rng.random(shape)
-    return Chance(weight / weight.sum(), rate, bandwidth, gaps, kinds)
-
-
-def _strata(shares: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Cut the standard normal distribution; return each stratum's mean and probability."""
-    normal = NormalDist()
-    edges = np.cumsum((0.0, *shares))
-    density = [normal.pdf(normal.inv_cdf(p)) if 1e-9 < p < 1 - 1e-9 else 0.0 for p in edges]
-    return [((density[i] - density[i + 1]) / share, share) for i, share in enumerate(shares)]
-
-
-@compiled
-def sample_path(
-    outlook: Outlook,
-    chance: Chance,
-    path: int,
-    kinds: FloatArray,
-    interval_s: float,
-    until_s: float,
-    speed: FloatArray,
-    arrivals_s: FloatArray,
-) -> int:
-    """Play the clients and the network of one path; return how many arrivals there is room for.
-
-    The path has a rate of its own until ``until_s``, when the next decision is in force.
-    (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
-    (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
-    arrive after now and are due, by arrival.
-    """
-    _draw_speed(outlook, chance.bandwidth[path], interval_s, speed)
-    scatter = math.sqrt(outlook.scatter)
-    fast_rps = _rate_rps(outlook, chance, path, scatter, until_s)
-    horizon_s = speed.size * interval_s
-    draws, draw, count = chance.gaps.shape[1], 0, 0
-    # The oldest that can still be on the way: the largest kind sent one transfer ago.
-    largest = 1.0
-    for kind in range(kinds.shape[0]):
-        largest = max(largest, kinds[kind, 0])
-    sent_s = -outlook.transfer_s * largest
-    sent_s += chance.kinds[path, 0] / fast_rps
-    while sent_s < horizon_s and count < arrivals_s.shape[0]:
-        kind = int(chance.kinds[path, draw % draws] * kinds.shape[0])
-        work = kinds[kind, 0] + min(sent_s, 0.0) / outlook.transfer_s
-        if work > 0.0 or sent_s >= 0.0:
-            arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
-            if arrival_s < horizon_s:
-                _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
-                count += 1
-        draw += 1
-        # The next decision will know the rate.
-        gap = 1.0 + scatter * (chance.gaps[path, draw % draws] - 1.0)
-        sent_s += gap / (fast_rps if sent_s < until_s else outlook.rate_rps)
-    return count
-
-
-@compiled
-def _draw_speed(outlook: Outlook, normal: float, interval_s: float, speed: FloatArray) -> None:
-    """Let the log of the bandwidth return to its mean, after one shock in the next interval."""
-    memory = _MEMORY_PER_S**interval_s
-    mean, log_speed = -math.log(outlook.typical_s), -math.log(outlook.transfer_s)
-    log_speed = mean + memory * (log_speed - mean)
-    log_speed += outlook.swing * math.sqrt(1.0 - memory * memory) * normal
-    for interval in range(speed.size):
-        speed[interval] = math.exp(log_speed)
-        log_speed = mean + memory * (log_speed - mean)
-
-
-@compiled
-def _rate_rps(outlook: Outlook, chance: Chance, path: int, scatter: float, until_s: float) -> float:
-    """Return the rate that sends the path's share of requests up to ``until_s``.
-
-    The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
-    at least what it may surge to. The gaps are scaled so that they do not scatter the count once
-    more.
-    """
-    variance = outlook.spread * outlook.spread
-    variance += outlook.scatter / max(1.0, outlook.rate_rps * until_s)
-    log_rate = math.sqrt(variance) * chance.rate[path] - 0.5 * variance
-    rate_rps = outlook.rate_rps * math.exp(log_rate)
-    if path == 0 and chance.weight.size > 1:
-        rate_rps = max(rate_rps, outlook.rate_rps * outlook.surge)
-    draws = chance.gaps.shape[1]
-    count = min(int(rate_rps * (until_s + outlook.transfer_s)) + 1, draws - 1)
-    total = 0.0
-    for draw in range(1, count + 1):
-        total += 1.0 + scatter * (chance.gaps[path, draw] - 1.0)
-    scaled_rps: float = rate_rps * total / count
-    return scaled_rps
-
-
-@compiled
-def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float) -> float:
-    """Return when a transfer ends whose work is left at a time from now on."""
-    interval = min(int(time_s / interval_s), speed.size - 1)
-    while interval + 1 < speed.size:
-        edge_s = (interval + 1) * interval_s
-        done = (edge_s - time_s) * speed[interval]
-        if work <= done:
-            break
-        work -= done
-        time_s = edge_s
-        interval += 1
-    arrival_s: float = time_s + work / speed[interval]
-    return arrival_s
-
-
-@compiled
-def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
-    """Put a request where it arrives in its turn; small ones overtake."""
-    place = count
-    while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
-        for column in range(2):
-            arrivals_s[place, column] = arrivals_s[place - 1, column]
-        place -= 1
-    arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s

@@ -1,19 +1,14 @@
-"""Search the best options of a grid, without finishing what cannot win any more.
+"""Which options are searched for each controller, and how good they are.
 
-The search tries the controller's defaults and all combinations of the first, middle and last
-values of the grid. From the best of them it goes to the best of all that lie one step away in
-some or all options, until none is better. At the end stands what is tuned of which controller.
-
-Episodes only ever add violations and cores. Options are therefore given up as soon as those
-that they have so far, in the midst of an episode, already rank behind what the best has after all
-seeds: the outcome is that of running every seed, at less cost.
+At the edge of a grid a better value may lie beyond, unless that is its natural end: there is
+nothing to look for beyond it.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sponge_env.interfaces import ACCURACY_PRICE
@@ -33,32 +28,36 @@ class Search:
     grid: Mapping[str, tuple[Any, ...]]
     """Values of each option, ascending where they are numbers; two at least."""
     natural: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Ends of the grid beyond which there is nothing to look for."""
+    """Natural ends of the grid."""
     start: Options = field(default_factory=dict)
     """The controller's defaults, which are tried first."""
-    smallest: str = ""
-    """Option that is made as small as possible in each combination: cores, by bisection,
-    which takes violations to fall with them."""
+    cores: str = ""
+    """Option that is a number of cores: its values are all that the scenario allows, which is
+    where the search starts."""
     tolerance: float = RULE_TOLERANCE
     """Share of avoidable violations that is as good as none."""
 
-    def combinations(self) -> list[Options]:
-        """Return all combinations, the last option's values first."""
-        return self._product(self.grid.values())
+    def on(self, cores_max: int) -> Search:
+        """Return the same with the cores of a scenario as one of the options."""
+        if not self.cores:
+            return self
+        grid = {**self.grid, self.cores: tuple(range(1, cores_max + 1))}
+        natural = {**self.natural, self.cores: (1, cores_max)}
+        return Search(grid, natural, {**self.start, self.cores: cores_max}, "", self.tolerance)
 
-    def coarse(self) -> list[Options]:
-        """Return all combinations of the options' first, middle and last values."""
-        levels = (dict.fromkeys((v[0], v[(len(v) - 1) // 2], v[-1])) for v in self.grid.values())
-        return self._product(tuple(values) for values in levels)
+    @property
+    def size(self) -> int:
+        """Number of combinations."""
+        return math.prod(map(len, self.grid.values()))
 
-    def neighbours(self, options: Options) -> list[Options]:
-        """Return all combinations that lie one step at most from another in each option."""
-        places = ((v, v.index(options[name])) for name, v in self.grid.items())
-        return self._product(v[max(0, at - 1) : at + 2] for v, at in places)
-
-    def _product(self, axes: Iterable[tuple[Any, ...]]) -> list[Options]:
-        chosen = itertools.product(*axes)
-        return [dict(zip(self.grid, values, strict=True)) for values in chosen]
+    def at_edge(self, options: Options) -> tuple[str, ...]:
+        """Return the options whose values are at an end of their grid, but no natural one."""
+        return tuple(
+            name
+            for name, values in self.grid.items()
+            if options[name] in (values[0], values[-1])
+            and options[name] not in self.natural.get(name, ())
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class Candidate:
     offered: int
     """Requests of all seeds, whatever is done with them."""
     at_edge: tuple[str, ...] = ()
-    """Options that gained at an end of their grid, beyond which there may be more."""
+    """See :meth:`Search.at_edge`."""
     percent_lost: float = 0.0
     """How much less accurate the answers were than the best model's, in percent of that."""
 
@@ -86,94 +85,6 @@ class Candidate:
         return max(0.0, self.avoidable_violation_rate - allowed), cost_cores
 
 
-Attempt = Callable[[Options, Candidate | None], Candidate]
-"""Tries options, and may give them up once they rank behind another trial."""
-
-
-class Race:
-    """Tries options one after another, each once, and remembers the best."""
-
-    def __init__(self, search: Search, allowed: float, attempt: Attempt, first: Options) -> None:
-        """Try the first options; ``allowed`` violations, as a share, count as none."""
-        self.search, self.allowed, self._attempt = search, allowed, attempt
-        self.best = attempt(first, None)
-        self.trials = [self.best]
-
-    def enter(self, options: Options) -> Candidate:
-        """Try options; of equally good ones the first stay the best."""
-        for trial in self.trials:
-            if trial.options == options:
-                return trial
-        trial = self._attempt(options, self.best)
-        self.trials.append(trial)
-        if trial.rank(self.allowed) < self.best.rank(self.allowed):
-            self.best = trial
-        return trial
-
-    def at_edge(self) -> tuple[str, ...]:
-        """Return the options whose last step to an end of their grid has made things better."""
-        best, natural = self.best.options, self.search.natural
-        return tuple(
-            name
-            for name, values in self.search.grid.items()
-            if best[name] in (values[0], values[-1])
-            and best[name] not in natural.get(name, ())
-            and self._gains(name, values[1] if best[name] == values[0] else values[-2])
-        )
-
-    def _gains(self, name: str, inner: Any) -> bool:
-        """Return whether the best is better than with the value before an option's end."""
-        wanted = {key: self.best.options[key] for key in self.search.grid} | {name: inner}
-        return all(
-            trial.rank(self.allowed) > self.best.rank(self.allowed)
-            for trial in self.trials
-            if wanted.items() <= trial.options.items()
-        )
-
-
-def find_best(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Candidate:
-    """Return the best options that a search finds.
-
-    ``cores_max`` is the largest value of the option to be made small.
-    """
-    if search.smallest:
-        race = _bisect(search, allowed, cores_max, attempt)
-    else:
-        race = _climb(search, allowed, attempt)
-    return replace(race.best, at_edge=race.at_edge())
-
-
-def _climb(search: Search, allowed: float, attempt: Attempt) -> Race:
-    """Go from the best of a coarse grid to ever better neighbours."""
-    race = Race(search, allowed, attempt, search.start)
-    for options in search.coarse():
-        race.enter(options)
-    # A new best moves the neighbourhood; a round without one ends the climb.
-    centre = None
-    while race.best is not centre:
-        centre = race.best
-        for options in search.neighbours(centre.options):
-            race.enter(options)
-    return race
-
-
-def _bisect(search: Search, allowed: float, cores_max: int, attempt: Attempt) -> Race:
-    """Make one option as small as possible in each combination of the others."""
-    combinations = search.combinations()
-    race = Race(search, allowed, attempt, {**combinations[0], search.smallest: cores_max})
-    for options in combinations:
-        low, high = 1, cores_max
-        while low <= high:
-            middle = (low + high) // 2
-            trial = race.enter({**options, search.smallest: middle})
-            # What was given up for its cores has few violations so far, and fewer come next.
-            if trial.avoidable_violation_rate <= allowed:
-                high = middle - 1
-            else:
-                low = middle + 1
-    return race
-
-
 YARDSTICK = "static"
 """With all cores and its best batch size it misses only what hardly anything could save."""
 
@@ -181,9 +92,9 @@ Axis = tuple[tuple[Any, ...], Any, tuple[Any, ...]]
 """Values of an option, its default, and the ends beyond which there is nothing to look for."""
 
 
-def _search(axes: Mapping[str, Axis], smallest: str = "", **more: float) -> Search:
+def _search(axes: Mapping[str, Axis], cores: str = "", **more: float) -> Search:
     grid, start, natural = ({name: axis[k] for name, axis in axes.items()} for k in range(3))
-    return Search(grid, natural, {} if smallest else start, smallest, **more)
+    return Search(grid, natural, start, cores, **more)
 
 
 # A batch of one, and the largest that the shipped scenarios allow.
@@ -249,9 +160,9 @@ SEARCHES: Mapping[str, Search] = {
     # At 1.0 a replica is trusted with all that it serves.
     "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.75, 0.9, 1.0), 0.9, (1.0,))}),
     "sponge-mpc": _search({**_PROGRAM, "late_price": ((5.0, 15.0, 45.0), 15.0, ())}),
-    "sponge-no-scaling": _search({}, smallest="cores_fixed"),
+    "sponge-no-scaling": _search({}, cores="cores_fixed"),
     YARDSTICK: _search(_BATCH, tolerance=0.0),
-    "static-tuned": _search(_BATCH, smallest="cores"),
+    "static-tuned": _search(_BATCH, cores="cores"),
     # A number of replicas wanted for 100 intervals is hardly ever met where the load moves.
     "themis": _search(
         {
@@ -289,6 +200,6 @@ IN_PIPELINES: Mapping[str, Search] = {
     # Stages have to be quick rather than busy, so that the default is half of a single model's.
     "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.3, 0.45, 0.6), 0.45, ())}),
     YARDSTICK: _search({**_BATCH, **_REPLICAS}, tolerance=0.0),
-    "static-tuned": _search({**_BATCH, **_REPLICAS}, smallest="cores"),
+    "static-tuned": _search({**_BATCH, **_REPLICAS}, cores="cores"),
 }
 """Those that differ where a request goes through several stages."""

@@ -1,0 +1,181 @@
+"""Sample paths: what the clients may send and the network may deliver in the next seconds."""
+
+from __future__ import annotations
+
+import functools
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray
+from sponge_env.core.compiled import compiled
+
+from .flow import FlowForecast
+
+_MEMORY_PER_S = 0.75
+"""Correlation of a 4G bandwidth from one second to the next."""
+_RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
+_BANDWIDTH_SHARES = (0.7, 0.3)
+"""Probabilities of the strata of arrivals, fewest first, and of bandwidth, highest first. They
+are fine where it hurts."""
+_LEAST_SHARE = 0.012
+"""Less probable combinations are left out."""
+_DRAWS = 1024
+"""Random numbers of each path; used again where more are needed."""
+
+
+class PathDraws(NamedTuple):
+    """What tells the paths apart, the same at every decision.
+
+    So two decisions differ only if the states do. The paths with most requests come first, for
+    they are the first to tell that an allocation is too small.
+    """
+
+    weight: FloatArray
+    """(paths,) probabilities."""
+    rate: FloatArray
+    """(paths,) standard normal: how many requests are sent in the next interval."""
+    bandwidth: FloatArray
+    """(paths,) standard normal: how the bandwidth changes."""
+    gaps: FloatArray
+    """(paths, draws) exponential of mean 1: time between two requests."""
+    kinds: FloatArray
+    """(paths, draws) uniform: kind of each request."""
+
+
+@functools.cache
+def draw_paths(risk: bool) -> PathDraws:
+    """Return weighted paths for all strata, or a single path for the expected future."""
+    nodes = [(1.0, 0.0, 0.0)]
+    if risk:
+        nodes = [
+            (rate_share * share, rate, -badness)
+            for rate, rate_share in reversed(_strata(_RATE_SHARES))
+            for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
+            if rate_share * share > _LEAST_SHARE
+        ]
+    weight, rate, bandwidth = (np.array(column) for column in zip(*nodes, strict=True))
+    rng = np.random.default_rng(0)
+    shape = (len(nodes), _DRAWS)
+    gaps, kinds = rng.exponential(size=shape), rng.random(shape)
+    return PathDraws(weight / weight.sum(), rate, bandwidth, gaps, kinds)
+
+
+def _strata(shares: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Cut the standard normal distribution; return each stratum's mean and probability."""
+    normal = NormalDist()
+    edges = np.cumsum((0.0, *shares))
+    density = [normal.pdf(normal.inv_cdf(p)) if 1e-9 < p < 1 - 1e-9 else 0.0 for p in edges]
+    return [((density[i] - density[i + 1]) / share, share) for i, share in enumerate(shares)]
+
+
+@compiled
+def sample_path(
+    forecast: FlowForecast,
+    draws: PathDraws,
+    path: int,
+    kinds: FloatArray,
+    interval_s: float,
+    until_s: float,
+    speed: FloatArray,
+    arrivals_s: FloatArray,
+) -> int:
+    """Play the clients and the network of one path; return how many arrivals there is room for.
+
+    The path has a rate of its own until ``until_s``, when the next decision is in force.
+    (kinds, 2) are the relative size and SLO of equally probable kinds of requests. Overwritten are
+    (intervals,) the speed of transfers in each interval to come, and (places, 2) when requests
+    arrive after now and are due, by arrival.
+    """
+    _draw_speed(forecast, draws.bandwidth[path], interval_s, speed)
+    scatter = math.sqrt(forecast.scatter)
+    fast_rps = _rate_rps(forecast, draws, path, scatter, until_s)
+    horizon_s = speed.size * interval_s
+    known, draw, count = draws.gaps.shape[1], 0, 0
+    # The oldest that can still be on the way: the largest kind sent one transfer ago.
+    largest = 1.0
+    for kind in range(kinds.shape[0]):
+        largest = max(largest, kinds[kind, 0])
+    sent_s = -forecast.transfer_s * largest
+    sent_s += draws.kinds[path, 0] / fast_rps
+    while sent_s < horizon_s and count < arrivals_s.shape[0]:
+        kind = int(draws.kinds[path, draw % known] * kinds.shape[0])
+        work = kinds[kind, 0] + min(sent_s, 0.0) / forecast.transfer_s
+        if work > 0.0 or sent_s >= 0.0:
+            arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
+            if arrival_s < horizon_s:
+                _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
+                count += 1
+        draw += 1
+        # The next decision will know the rate.
+        gap = 1.0 + scatter * (draws.gaps[path, draw % known] - 1.0)
+        sent_s += gap / (fast_rps if sent_s < until_s else forecast.rate_rps)
+    return count
+
+
+@compiled
+def _draw_speed(
+    forecast: FlowForecast, normal: float, interval_s: float, speed: FloatArray
+) -> None:
+    """Let the log of the bandwidth return to its mean, after one shock in the next interval."""
+    memory = _MEMORY_PER_S**interval_s
+    mean, log_speed = -math.log(forecast.typical_s), -math.log(forecast.transfer_s)
+    log_speed = mean + memory * (log_speed - mean)
+    log_speed += forecast.swing * math.sqrt(1.0 - memory * memory) * normal
+    for interval in range(speed.size):
+        speed[interval] = math.exp(log_speed)
+        log_speed = mean + memory * (log_speed - mean)
+
+
+@compiled
+def _rate_rps(
+    forecast: FlowForecast, draws: PathDraws, path: int, scatter: float, until_s: float
+) -> float:
+    """Return the rate that sends the path's share of requests up to ``until_s``.
+
+    The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
+    at least what it may surge to. The gaps are scaled so that they do not scatter the count once
+    more.
+    """
+    variance = forecast.spread * forecast.spread
+    variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
+    log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance
+    rate_rps = forecast.rate_rps * math.exp(log_rate)
+    if path == 0 and draws.weight.size > 1:
+        rate_rps = max(rate_rps, forecast.rate_rps * forecast.surge)
+    known = draws.gaps.shape[1]
+    count = min(int(rate_rps * (until_s + forecast.transfer_s)) + 1, known - 1)
+    total = 0.0
+    for draw in range(1, count + 1):
+        total += 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
+    scaled_rps: float = rate_rps * total / count
+    return scaled_rps
+
+
+@compiled
+def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float) -> float:
+    """Return when a transfer ends whose work is left at a time from now on."""
+    interval = min(int(time_s / interval_s), speed.size - 1)
+    while interval + 1 < speed.size:
+        edge_s = (interval + 1) * interval_s
+        done = (edge_s - time_s) * speed[interval]
+        if work <= done:
+            break
+        work -= done
+        time_s = edge_s
+        interval += 1
+    arrival_s: float = time_s + work / speed[interval]
+    return arrival_s
+
+
+@compiled
+def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
+    """Put a request where it arrives in its turn; small ones overtake."""
+    place = count
+    while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
+        for column in range(2):
+            arrivals_s[place, column] = arrivals_s[place - 1, column]
+        place -= 1
+    arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s

@@ -1,0 +1,194 @@
+"""Forecasts of the arrival rate, and how far the load strays from them.
+
+Sponge's program expects the mean of the last intervals, plus what they scatter; a fleet looks some
+cold starts ahead, when the rate may have returned to its mean. The look-ahead program follows the
+network, too (:mod:`.lookahead.flow`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray
+from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.latency import quantile
+
+ROUNDING = 1e-9
+"""Requests, or ticks, that a count may be off by rounding."""
+_RATE_WINDOWS = 10
+"""Past intervals over which the arrival rate is averaged. This and the next ones were tuned on the
+YOLOv5s profile at 20 requests per second over a 4G trace, with constant, Poisson and bursty
+arrivals."""
+_RECENT_WINDOWS = 2
+"""Past intervals whose mean rate is the least to expect, so that a step up is followed at once."""
+SIGMAS, STAGE_SIGMAS = 1.0, 3.0
+"""Standard deviations of the arrivals to be ready for, in their rate and during one batch, of one
+stage and of those of a pipeline: what one of them holds up is missing in the next."""
+_BUDGET_QUANTILE = 0.05
+"""Quantile of the last interval's budgets on arrival that is the lowest expected."""
+_DELAY_WINDOWS = 5
+"""Past intervals whose largest mean communication delay may come again."""
+_INTERVALS_FOR_DISPERSION = 5
+"""With fewer intervals, arrivals are taken to scatter like a Poisson process."""
+SMOOTHED = 5
+"""Intervals over which a fleet's rates are averaged: queues absorb shorter swings."""
+_LASTING_PRIOR = 30
+"""Intervals of experience that the belief in a lasting rate counts for."""
+_SAMPLES = 64
+"""Rates that stand for the distribution of the coming ones."""
+_ERROR_PRIOR = 10
+"""Intervals without a forecast error that the first ones count against."""
+_ERRORS_MAX = 300
+"""Intervals that count at most."""
+
+
+class Forecast(NamedTuple):
+    """What is expected to arrive until the next decision."""
+
+    rate_rps: float
+    noise: float
+    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
+    budget_low_s: float
+    """Lowest and highest budget on arrival."""
+    budget_high_s: float
+
+
+def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS) -> Forecast:
+    """Forecast an interval's arrivals from the past ones, of which there is one at least.
+
+    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
+    rate if that is higher.
+    """
+    # Plain floats, for the arrays are far too short for NumPy to pay.
+    counts: list[float] = view.first.arrivals[-_RATE_WINDOWS:].tolist()
+    mean = sum(counts) / len(counts)
+    noise = sigmas * math.sqrt(_dispersion(counts, mean))
+    newest = counts[-_RECENT_WINDOWS:]
+    recent = sum(newest) / len(newest)
+    expected = max(mean + noise * math.sqrt(mean / len(counts)), recent)
+    low_s, high_s = _budget_range_s(spec, view)
+    return Forecast(expected / spec.interval_s, noise, low_s, high_s)
+
+
+def _dispersion(counts: list[float], mean: float) -> float:
+    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
+
+    The variance is the smaller of two estimates. That around the mean takes a slow swing of
+    the rate for scatter; that from successive differences counts requests twice which the
+    network held back in one interval and delivered in the next.
+    """
+    if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
+        return 1.0
+    around_mean = sum((count - mean) ** 2 for count in counts)
+    successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2
+    return min(around_mean, successive) / (len(counts) - 1) / mean
+
+
+def _budget_range_s(spec: SystemSpec, view: SystemView) -> tuple[float, float]:
+    """Return the lowest and the highest budget on arrival to expect."""
+    delays_s: list[float] = view.mean_delays_s[-_DELAY_WINDOWS:].tolist()
+    # The intervals before the first arrival have none.
+    worst_delay_s = max((delay_s for delay_s in delays_s if not math.isnan(delay_s)), default=0.0)
+    remembered_s = spec.slo_s - worst_delay_s
+    if not view.budgets_s.size:
+        return remembered_s, remembered_s
+    budgets_s: list[float] = np.sort(view.budgets_s).tolist()
+    low_s = quantile(budgets_s, _BUDGET_QUANTILE)
+    return min(low_s, remembered_s), quantile(budgets_s, 1 - _BUDGET_QUANTILE)
+
+
+def forecast_arrivals_s(forecast: Forecast, until_s: float) -> FloatArray:
+    """Return when each forecast arrival comes, and when it is due: (arrivals, 2).
+
+    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
+    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
+    queue, get the lowest.
+    """
+    rate_rps, noise, low_s, high_s = forecast
+    order = np.arange(math.ceil(rate_rps * until_s - ROUNDING))
+    arrivals_s = np.empty((order.size, 2))
+    if order.size:
+        step_s = (high_s - low_s) / max(order.size - 1, 1)
+        root = (np.sqrt(noise * noise + 4 * order) - noise) / 2
+        np.divide(root * root, rate_rps, out=arrivals_s[:, 0])
+        np.add(arrivals_s[:, 0], low_s + step_s * order, out=arrivals_s[:, 1])
+    return arrivals_s
+
+
+def smoothed(rates: FloatArray) -> FloatArray:
+    """Return means over a few intervals each; of fewer than that, the one over all."""
+    width = min(SMOOTHED, len(rates))
+    return np.convolve(rates, np.full(width, 1 / width), "valid")
+
+
+def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
+    """Return equally likely rates some intervals ahead, from all the past ones.
+
+    Rates revert to their mean as fast as they have done so far: with ``phi`` the
+    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
+    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
+    past rates, the newest last, there is one at least.
+    """
+    smooth = smoothed(rates)
+    mean = smooth.mean()
+    swing = smooth - mean
+    pairs = len(swing) - lag
+    if pairs < 1:
+        return smooth[-1:]
+    before, after = swing[:-lag], swing[lag:]
+    power = float(before @ before)
+    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
+    # A belief that rates last, until so much experience says otherwise.
+    phi = (pairs * seen + _LASTING_PRIOR) / (pairs + _LASTING_PRIOR)
+    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
+    samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
+    return samples
+
+
+class ForecastError:
+    """Watches forecasts and what arrived in the interval that they decided about.
+
+    A decision is in force from one delay after the forecast on, for an interval. What its
+    arrivals scatter by themselves does not count.
+    """
+
+    def __init__(self, interval_s: float, delay_s: float) -> None:
+        self._interval_s, whole = interval_s, math.floor(delay_s / interval_s)
+        self._part = delay_s / interval_s - whole
+        self._delayed = delay_s > 0
+        self._expected: deque[float] = deque(maxlen=whole + 2)
+        self._count, self._seen, self._mean = 0.0, 0, 0.0
+        self._rates: deque[float] = deque(maxlen=_ERRORS_MAX)
+
+    def add(self, count: float, rate_rps: float) -> None:
+        """Take in the last interval's arrivals, and the rate that is forecast now."""
+        if not self._delayed:
+            return
+        if len(self._expected) == self._expected.maxlen:
+            expected = self._expected[0]
+            came = (1 - self._part) * self._count + self._part * count
+            error = math.log((came + 0.5) / (expected + 0.5))
+            self._seen = min(self._seen + 1, _ERRORS_MAX)
+            step = error * error - 1 / (expected + 0.5) - self._mean
+            self._mean += step / (self._seen + _ERROR_PRIOR)
+        self._count = count
+        self._rates.append(rate_rps)
+        self._expected.append(rate_rps * self._interval_s)
+
+    @property
+    def variance(self) -> float:
+        """Variance of the logarithm of the rate; 0 where a decision is in force at once."""
+        return max(0.0, self._mean)
+
+    @property
+    def surge(self) -> float:
+        """How many times as high as now the rate has been; 1 where a decision is in force at once.
+
+        Bursts and crowds come back, and a variance says little of what is rare and large.
+        """
+        return max(self._rates) / self._rates[-1] if self._rates else 1.0
