@@ -3,10 +3,10 @@
 Minimise the cost of variant, cores and batch size of each stage so that no request misses its
 deadline. Two formulations say which do: the published one, of one stage, gives every request the
 worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
-some late, the fewest are wanted, and of such choices the one that works the backlog off fastest:
-what is late already makes the next ones late until it is gone. One stage is solved by enumeration
-(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), both by PuLP if asked
-(:mod:`.solvers`).
+some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
+already makes the next ones late until it is gone. One stage is solved by enumeration
+(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and both with PuLP on
+request (:mod:`.solvers`).
 
 Arrays over the pairs of one stage have shape (batch_max, cores_max), row ``b - 1``, column
 ``c - 1``; service times have cores before batches.
