@@ -63,7 +63,7 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 soak: setup  ## overload the server, kill its replicas, serve for long; a quarter of an hour
 	$(PY) -m benchmarks.soak
 
-package: $(INSTALLED)  ## build the wheel and use it in an environment of its own, a minute
+package: $(INSTALLED)  ## build the wheel and use it with the lowest versions of what it needs, a minute
 	$(PY) -m tests.wheel
 
 kernels: $(KERNELS)

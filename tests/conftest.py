@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from sponge_env.live import cpus
 from sponge_env.live.calibration import calibrate
@@ -17,6 +17,13 @@ from sponge_env.run.executor import Inline
 from sponge_env.scenario.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.register_profile(  # says that there is a failing example, and not the smallest one
+    "mutants",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))

@@ -193,23 +193,6 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     assert {"scenario.config", "core.fields", "interfaces", "latency"} <= names
 
 
-@pytest.mark.parametrize(
-    ("module", "part"),
-    [
-        ("sponge_env.core.entry", "the simulator"),
-        ("sponge_env.oracle.beam", "the bound's solver"),
-        ("agents.enumeration", "a controller"),
-    ],
-)
-def test_what_is_compiled_is_named(
-    module: str, part: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    compiled._say_compiling.cache_clear()
-    for _ in range(2):
-        compiled._say_compiling(compiled._part(module))
-    assert capsys.readouterr().err == f"compiling {part}, once on this machine ...\n"
-
-
 def test_controllers_are_compiled_ahead_and_the_bound_where_asked() -> None:
     ahead, everything = (dict(steps(everything=asked)) for asked in (False, True))
     assert "controllers" in ahead

@@ -49,18 +49,12 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> No
     thread.join()
 
 
-def test_a_harness_without_another_cpu_stays_where_it_is() -> None:
-    before = os.sched_getaffinity(0)
-    with Reservations().keep_off(frozenset(before)):
-        assert os.sched_getaffinity(0) == before
-
-
 @needs_two_cpus
 def test_a_second_worker_takes_the_same_cpu() -> None:
-    chosen = choose_cpus((), 1.0)
+    chosen = choose_cpus(1.0)
     with RESERVATIONS.keep_off(chosen):
-        assert choose_cpus((), 1.0) == chosen == {CPU}
-        assert len(choose_cpus((), 2.0)) == 2
+        assert choose_cpus(1.0) == chosen == {CPU}
+        assert len(choose_cpus(2.0)) == 2
 
 
 @pytest.fixture

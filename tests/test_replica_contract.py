@@ -134,21 +134,19 @@ def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
     assert rig.launch(0.5).granted_cores() == pytest.approx(0.5), "limited from its start"
 
 
-def test_a_killed_replica_takes_its_batch_along(rig: Rig) -> None:
-    replica = rig.launch_idle()
+def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig: Rig) -> None:
+    other, replica = rig.launch_idle(), rig.launch_idle()
+    assert other.id != replica.id
     rig.start_long_batch(replica)
     replica.kill()
     death = next_event(replica)
     assert isinstance(death, Death)
     assert death.reason
-
-
-def test_a_batch_to_one_that_has_just_died_is_sent_in_vain(rig: Rig) -> None:
-    replica = rig.launch_idle()
-    replica.kill()
-    assert readable(replica, PATIENCE_S)
-    replica.start(1, rig.samples(2))
-    assert isinstance(next_event(replica), Death)
+    assert not readable(other)
+    other.kill()
+    assert readable(other, PATIENCE_S)
+    other.start(2, rig.samples(2))  # in vain
+    assert isinstance(next_event(other), Death)
 
 
 def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
@@ -163,15 +161,6 @@ def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
     replica.close()
     assert replica.cpu_s() >= used_s
     assert replica.throttled_s() >= throttled_s
-
-
-def test_replicas_do_not_meet(rig: Rig) -> None:
-    first, second = rig.launch_idle(), rig.launch_idle()
-    assert first.id != second.id
-    first.kill()
-    assert isinstance(next_event(first), Death)
-    second.start(3, rig.samples(2))
-    assert isinstance(next_event(second), Answer)
 
 
 @pytest.mark.parametrize("state", ["starting", "idle", "busy", "dead"])

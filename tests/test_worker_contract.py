@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import busy_model
 import numpy as np
 import pytest
+from fake_replicas import crash
 from reference.quota import QuotaBucket
 from reference.worker import ProfileService, SimulatedWorker
 
@@ -77,7 +78,7 @@ def _quota_rig(initial: Allocation) -> Rig:
 def _real_rig(initial: Allocation) -> Rig:
     limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
     worker = LiveWorker(busy_model.config(**limits, initial=initial))
-    return Rig(worker, worker.crash)
+    return Rig(worker, lambda: crash(worker))
 
 
 RIGS = {"profile": _profile_rig, "quota": _quota_rig, "real": _real_rig}
@@ -140,19 +141,6 @@ def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
     rig.worker.resize(FULL)
     rig.wait_until(lambda: len(rig.done) == 2)
     assert rig.done[1].finished_s - rig.done[1].started_s < slow_s / 2
-
-
-def test_quotas_beyond_the_cpu_are_shared(make_rig: MakeRig) -> None:
-    rig = make_rig(Allocation(CORES, BATCH, replicas=2))
-    if isinstance(rig.worker, SimulatedWorker) and rig.worker.cpu_cores > CORES:
-        pytest.skip("replicas of whole cores share nothing")
-    alone = [rig.run(BATCH) for _ in range(3)]
-    begin_s = rig.worker.now()
-    for _ in range(2):
-        rig.worker.start(rig.batch(BATCH))
-    rig.wait_until(lambda: len(rig.done) == 5)
-    both_s = max(completion.finished_s for completion in rig.done[3:]) - begin_s
-    assert both_s > 1.5 * min(c.finished_s - c.started_s for c in alone)
 
 
 def test_new_replicas_hold_cores_at_once_and_serve_after_their_cold_start(

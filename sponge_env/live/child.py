@@ -39,9 +39,6 @@ its time to be made ready (``sponge calibrate`` measures both)."""
 READY = -1
 """Batch id of the report that the child is ready."""
 
-ALIGNED = 64
-"""Bytes of which each tensor in the shared memory begins at a multiple."""
-
 
 class Tensors(NamedTuple):
     """What parent and child share."""
@@ -82,34 +79,27 @@ class Job:
         """Return it as text."""
         return json.dumps(asdict(self))
 
-    def _layout(self) -> list[tuple[int, tuple[int, ...], str]]:
-        """Return offset, shape and type of each tensor, and of nothing after the last."""
-        several = (self.max_tasks,) if self.max_tasks else ()
-        tensors = (
-            ((self.batch_max, *self.input_shape), self.input_dtype),
-            ((self.batch_max,), "int32"),
-            ((self.batch_max, *several, *self.output_shape), self.output_dtype),
-            ((), "uint8"),
-        )
-        at, layout = 0, []
-        for shape, dtype in tensors:
-            layout.append((at, shape, dtype))
-            at += -(-np.dtype(dtype).itemsize * int(np.prod(shape)) // ALIGNED) * ALIGNED
-        return layout
-
     @property
-    def memory_bytes(self) -> int:
-        """Size of the shared memory."""
-        return self._layout()[-1][0]
+    def tensors_dtype(self) -> np.dtype[Any]:
+        """Layout of the shared memory."""
+        several = (self.max_tasks,) if self.max_tasks else ()
+        return np.dtype(
+            [
+                ("inputs", self.input_dtype, (self.batch_max, *self.input_shape)),
+                ("counts", "int32", (self.batch_max,)),
+                ("answers", self.output_dtype, (self.batch_max, *several, *self.output_shape)),
+            ],
+            align=True,
+        )
 
     def map_tensors(self) -> Tensors:
         """Lay the tensors over the memory."""
-        *tensors, (size, _, _) = self._layout()
-        block = mmap.mmap(self.memory, size)
-        return Tensors(*(np.ndarray(shape, dtype, block, at) for at, shape, dtype in tensors))
+        dtype = self.tensors_dtype
+        block = np.ndarray((), dtype, mmap.mmap(self.memory, dtype.itemsize))
+        return Tensors(*(block[name] for name in Tensors._fields))
 
 
-class Server:
+class ModelServer:
     """The variants, each made ready for a number of threads when that is first asked for."""
 
     def __init__(self, job: Job) -> None:
@@ -157,7 +147,7 @@ def main() -> None:
     started_s = time.monotonic()
     job = Job(**json.loads(sys.argv[1]))
     import_light(job.path)
-    server = Server(job)
+    server = ModelServer(job)
     report = (READY, started_s, time.monotonic())
     while True:
         os.write(job.socket, REPORT.pack(*report))

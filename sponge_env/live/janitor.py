@@ -38,7 +38,7 @@ class Janitor:
         )
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
-        # one that somebody stopped takes nothing in, and must not stop us as well
+        # a janitor that is stopped reads nothing, and must not stop us as well
         os.set_blocking(self._stdin.fileno(), False)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Janitor:
 
     def send(self, *words: object) -> None:
         """Send it a line, as above; a group before those in it."""
-        # a janitor that somebody killed is no reason to stop serving
+        # a janitor that was killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.write(f"{' '.join(map(str, words))}\n".encode())
 

@@ -77,8 +77,8 @@ class DutyCycleLimiter(CpuLimiter):
         self._period_s = period_s
         self._cores = float(cpus)
         self._throttled_s = 0.0
-        self._changed = threading.Condition()
-        self._generation = 0
+        self._changed = threading.Event()
+        """Something was applied, or it is closed."""
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -91,8 +91,8 @@ class DutyCycleLimiter(CpuLimiter):
 
     def apply(self, cores: float) -> None:
         """Grant cores; a new period begins."""
-        with self._changing():
-            self._cores = min(cores, float(self._cpus))
+        self._cores = min(cores, float(self._cpus))
+        self._changed.set()
 
     def granted_cores(self) -> float:
         """Return what was applied."""
@@ -104,38 +104,31 @@ class DutyCycleLimiter(CpuLimiter):
 
     def close(self) -> None:
         """End the thread."""
-        with self._changing():
-            self._closed = True
+        self._closed = True
+        self._changed.set()
         if self._thread is not None:
             self._thread.join()
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Have the thread take notice of a change at once."""
-        with self._changed:
-            yield
-            self._generation += 1
-            self._changed.notify_all()
-
     def _enforce(self, pid: int) -> None:
-        with self._changed, contextlib.suppress(OSError):
-            while not self._closed:
-                generation = self._generation
+        with contextlib.suppress(OSError):
+            while True:
+                self._changed.clear()
+                if self._closed:
+                    return
                 if self._cores >= self._cpus:
                     self._changed.wait()
-                    continue
                 left_s = self._cores * self._period_s
-                while self._generation == generation:
-                    left_s = self._run_period(pid, left_s, generation)
+                while not self._changed.is_set():
+                    left_s = self._run_period(pid, left_s)
 
-    def _run_period(self, pid: int, left_s: float, generation: int) -> float:
+    def _run_period(self, pid: int, left_s: float) -> float:
         """Let the process run while CPU time is left, then stop it to the period's end.
 
         Returned is the CPU time for the next period: unused time is lost, overuse is owed.
         """
         end_s = time.monotonic() + self._period_s
         cpu_s = process_cpu_s(pid)
-        while self._generation == generation and (rest_s := end_s - time.monotonic()) > 0:
+        while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
             if left_s <= 0:
                 self._pause(pid, rest_s)
                 break
@@ -187,7 +180,7 @@ def refusal_as_sentence(
 def _describe(error: OSError) -> str:
     """Say what the kernel refused, and where."""
     if isinstance(error, FileNotFoundError):
-        return f"somebody removed the control group ({error.filename})"
+        return f"the control group was removed ({error.filename})"
     return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 

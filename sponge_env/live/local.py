@@ -81,7 +81,7 @@ class LocalReplica:
         memory = os.memfd_create("sponge-tensors")
         try:
             job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=memory)
-            os.ftruncate(memory, job.memory_bytes)
+            os.ftruncate(memory, job.tensors_dtype.itemsize)
             self._tensors = job.map_tensors()
             return subprocess.Popen(
                 [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), job.to_json()],
@@ -303,12 +303,12 @@ def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
 
 
 def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
-    """Return the stage whose replicas can have most cores: they all share its CPUs."""
+    """Return the stage whose replicas can have the most cores: they all share its CPUs."""
     return max(configs, key=lambda config: config.physical_cores(config.cores_max))
 
 
 def _cpus(config: LiveConfig) -> frozenset[int]:
-    return choose_cpus(config.cpus, config.physical_cores(config.cores_max))
+    return choose_cpus(config.physical_cores(config.cores_max))
 
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:
