@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scenarios import CHAIN
-from tiny_policies import BATCHES, EVERY, SPEC
+from tiny_policies import BATCHES, EVERY, SCENARIO, SPEC, drawn_policy
 
 from agents.history import (
     INPUTS,
@@ -21,8 +22,11 @@ from agents.history import (
     remember,
 )
 from agents.learn import spec_of
+from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE, fitted_s
+from agents.policy import POLICY_FILE, save_policy
 from agents.stepwise import MAX_REPLICAS, PolicyState
+from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.simulation.encoding import JOINT
 
@@ -145,6 +149,19 @@ def test_replicas_stay_within_what_a_policy_knows() -> None:
         assert state.replicas.tolist() == [[followed]]
     many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=most))
     assert PolicyState([many], 1, (1,)).replicas[0, 0] == MAX_REPLICAS < most
+
+
+def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path: Path) -> None:
+    nothing = np.zeros((2, len(INPUTS)), np.float32)
+    save_policy(dataclasses.replace(drawn_policy(), input_range=nothing), tmp_path / POLICY_FILE)
+    controller, system = PolicyController("ppo-joint", str(tmp_path)), make_system(SCENARIO, 0)
+    controller.reset(system.spec, 0)
+    for _ in range(12):
+        answer = controller.decide(system.view())
+        assert answer.guarded
+        assert controller._state is not None
+        assert controller._state.replicas.tolist() == [[answer.replicas]]
+        system.step(answer)
 
 
 def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:

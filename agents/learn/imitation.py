@@ -30,7 +30,7 @@ from . import PhasedConfig, TrainingPlan
 from .actor_critic import Actions, ActorCritic, Inputs
 from .episodes import batches_for, other, perturbed
 from .evaluation import Task, run_programs
-from .ppo import Demonstrated
+from .ppo import ImitationSet
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""
@@ -157,7 +157,7 @@ def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
 
 def imitate(
     model: ActorCritic, inputs: Inputs, demonstrations: Demonstrations, config: PhasedConfig
-) -> Demonstrated:
+) -> ImitationSet:
     """Make the demonstrated actions probable, and return them as the networks see them.
 
     The inputs are normalised by their mean and deviation in the demonstrations from now on.
@@ -177,4 +177,4 @@ def imitate(
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return Demonstrated(seen, actions)
+    return ImitationSet(seen, actions)

@@ -44,7 +44,7 @@ from .actor_critic import Actions, ActorCritic, Inputs
 from .episodes import Episodes, batches_for
 from .evaluation import TOLERANCE, Evaluation, PolicyEvaluator, known_rules
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .ppo import Demonstrated, Prices, Weights, collect, update
+from .ppo import ImitationSet, Prices, Weights, collect, update
 
 KICKSTART, KICKSTART_SHARE = 0.5, 0.3
 """Weight of the demonstrations when the practice begins, and the share of the steps in which it
@@ -128,7 +128,7 @@ class Training:
         self.steps = self._start = 0
         self._planned = plan.steps
         self.policy_path = plan.folder / POLICY_FILE
-        self._demonstrated: Demonstrated | None = None
+        self._demonstrated: ImitationSet | None = None
         self._rates: Any = None
         """(scenarios,) recent violation rates."""
         self._best = self._promising = math.inf
@@ -295,7 +295,7 @@ class Training:
                 self._rates = state["rates"].numpy()
             if state["shown"] is not None:
                 inputs, *actions = state["shown"]
-                self._demonstrated = Demonstrated(inputs, Actions(*actions))
+                self._demonstrated = ImitationSet(inputs, Actions(*actions))
         except Exception as error:  # whatever a damaged file does
             raise PolicyError(f"{path} cannot be resumed: {error}") from error
         self._start, self._planned = self.steps, self.steps + self.plan.steps

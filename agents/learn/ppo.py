@@ -64,16 +64,16 @@ class Transitions(NamedTuple):
     returns: Tensor
 
 
-class Demonstrated(NamedTuple):
+class ImitationSet(NamedTuple):
     """(n, ...) states that a program has seen, and its actions there."""
 
     inputs: Tensor
     actions: Actions
 
-    def sample(self, count: int) -> Demonstrated:
+    def sample(self, count: int) -> ImitationSet:
         """Draw some of it."""
         rows = torch.randint(len(self.inputs), (count,))
-        return Demonstrated(self.inputs[rows], self.actions.at(rows))
+        return ImitationSet(self.inputs[rows], self.actions.at(rows))
 
 
 class Weights(NamedTuple):
@@ -169,7 +169,7 @@ def update(
     batch: Transitions,
     config: PhasedConfig,
     weights: Weights,
-    demonstrated: Demonstrated | None,
+    demonstrated: ImitationSet | None,
 ) -> dict[str, float]:
     """Learn from a batch and from demonstrations; return what is worth a curve."""
     for _ in range(config.epochs):
