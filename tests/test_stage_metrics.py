@@ -244,6 +244,13 @@ def variants_of(*pairs: tuple[str, object]) -> str:
         ),
         (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
         (ONE + "]", ONE + ']\nchooses = "batch"', "stages.chooses was removed"),
+        (
+            STAGES,
+            re.sub("video-[a-z]*", "lite0", STAGES)
+            .replace("total_cores = 8", "total_cores = 32")
+            .replace("cores = 4, batch", "cores = 17, batch"),
+            "profile 'lite0' was measured on one CPU .* limits.cores = 17 units are more",
+        ),
     ],
 )
 def test_what_is_no_pipeline_is_refused_in_one_sentence(
