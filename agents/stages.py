@@ -6,7 +6,7 @@ of the stages add up to no more than the SLO. Here each request is held to its o
 it waits, it needs the time until it leaves its stage, behind those that are due before it, and what
 the stages after it take. So an option says of every latency of the later stages how many requests
 it makes late, and :mod:`sponge_env.control.chain` finds the cheapest. Where every plan makes
-some late, the fewest are wanted, and of such plans the one that works the backlog off fastest.
+some late, it makes the fewest late, and of such plans works the backlog off fastest.
 
 What a stage takes of requests that come later: the wait for a replica or for the backlog there,
 whichever is longer, and the batches for all tasks of a request, each as large as what arrives

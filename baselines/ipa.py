@@ -35,7 +35,7 @@ from .rules import peak_load
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""
 _CORES = 2
-"""Cores of a replica if nothing else is said."""
+"""Cores of a replica by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,15 +76,15 @@ class HPA(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
         cores = min(self.config.cores, spec.first.cores_max)
-        most = spec.most_replicas(cores)
-        replicas = min(view.allocation.replicas, most)
+        limit = spec.most_replicas(cores)
+        replicas = min(view.allocation.replicas, limit)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
             ready_cores = view.first.replicas_ready * view.allocation.cores
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
-                replicas = self._scaler.scale(view.now_s, replicas, desired, most)
+                replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
         return Allocation(cores, batch_size(self.config, spec, cores), replicas)
 
     def _desired(self, view: SystemView) -> int:
@@ -103,7 +103,7 @@ class HPA(BaseController):
 def desired_replicas(ratio: float, ready: int, starting: int, current: int) -> int:
     """Return how many replicas would bring the utilisation to its target.
 
-    ``ratio`` is that of the ready replicas, relative to the target; ``current`` were asked for.
+    ``ratio`` is that of the ready replicas, relative to the target; ``current`` the last decision.
     """
     if ratio > 1 and starting:
         ratio, ready = ratio * ready / (ready + starting), ready + starting
@@ -167,7 +167,7 @@ class DecayingHistogram:
     """Weighted samples in buckets of exponential size, which are forgotten exponentially."""
 
     def __init__(self, half_life_s: float, largest: float) -> None:
-        """Values above the largest are not told apart."""
+        """Values above the largest count alike."""
         buckets = math.ceil(math.log(1 + largest * (GROWTH - 1) / FIRST_BUCKET, GROWTH))
         self._half_life_s = half_life_s
         self._ends = FIRST_BUCKET * (GROWTH ** np.arange(1, buckets + 1) - 1) / (GROWTH - 1)

@@ -38,7 +38,7 @@ class ThemisConfig(Options):
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
-    """Intervals that the wanted number of one-core replicas must stay the same before the
+    """Intervals for which the number of one-core replicas must stay the same before the
     load counts as stable."""
 
 
@@ -48,7 +48,7 @@ class Themis(BaseController):
     config: ThemisConfig
 
     def begin(self, spec: SystemSpec) -> None:
-        """Forget which numbers of replicas were wanted."""
+        """Forget the past numbers of replicas."""
         self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
@@ -90,7 +90,7 @@ def grow(
 ) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where no cores are enough, the most that each can have, at the highest throughput. The budget
+    Where no cores are enough, all that each can have, at the highest throughput. The budget
     is for waiting and service.
     """
     latency_s = spec.first.latency.table_s(spec.first.batch_max, cores_max).T  # (cores, batch)

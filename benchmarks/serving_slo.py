@@ -131,12 +131,12 @@ def triton_model() -> TritonModel:
 def searched(python: Path, tuning_s: float) -> list[TritonModel]:
     """Return Triton's best settings."""
 
-    def judge(model: TritonModel, seed: int) -> tuple[float, float]:
+    def measure(model: TritonModel, seed: int) -> tuple[float, float]:
         found = theirs(python, model, tuning_s, seed)
         p99_s = found["latency_p99_s"]
         return found["violation_rate"], math.inf if p99_s is None else p99_s
 
-    return best_settings(triton_model(), judge)
+    return best_settings(triton_model(), measure)
 
 
 def contenders(python: Path | None, effort: Effort) -> dict[str, Contender]:

@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import WorkerError
+from sponge_env.live.fleet import Phase
 from sponge_env.live.replica import Answer, Death, Event, Ready
+from sponge_env.live.worker import LiveWorker
+
+
+def crash(worker: LiveWorker, stage: int = 0) -> None:
+    """Kill a stage's first replica that serves, of several a busy one."""
+    members = worker._fleets[stage].members
+    serving = [member for member in members if member.state is not Phase.STARTING]
+    if not serving:
+        raise RuntimeError("no replica serves that could crash")
+    max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
+
 
 CPU_S = 0.001
 """CPU time that a batch takes."""

@@ -161,20 +161,6 @@ def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
     assert both == ["checked", *halves]
 
 
-def test_a_folder_that_cannot_be_used_is_refused_before_cpus_are_waited_for(
-    both: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate.main([*BOTH, "--option", "static-8.batch=4"]) == 0
-    del both[:]
-    assert evaluate.main([*BOTH, "--seeds", "3"]) == 2
-    assert "choose another --run-dir" in capsys.readouterr().err
-    assert both == []
-    Path("notes").mkdir()
-    Path("notes/mine.txt").touch()
-    assert evaluate.main([*BOTH[:-1], "notes"]) == 2
-    assert both == []
-
-
 def test_a_failure_keeps_the_episodes_before_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,33 +354,3 @@ def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str
     save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
     argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)
-
-
-def test_the_same_command_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--duration", "5", "--run-dir", "run", "--agent", "static-8"]
-    assert evaluate.main(argv) == 0
-    file = Path("run/results/static-8/paper+yolov5s+cold.json")
-    before = file.stat().st_mtime_ns
-    capsys.readouterr()
-    assert evaluate.main([*argv, "fa2"]) == 0
-    printed = capsys.readouterr().out
-    assert "1 of 2 results are in run already" in printed
-    assert "\nstatic-8 " in printed
-    assert "\nfa2 " in printed
-    assert file.stat().st_mtime_ns == before
-    definition = json.loads(Path("run/run.json").read_text())["definition"]
-    assert list(definition["agents"]) == ["static-8", "fa2"]
-
-
-def test_resuming_says_that_a_checkpoint_runs_code(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agents.learn.command.check_checkpoint", lambda path, plan: None)
-    argv = "--agent sb3-ppo --resume checkpoint.zip --steps 5 --run-dir run"
-    assert train.main(argv.split()) == 2
-    said, error = capsys.readouterr().err.splitlines()
-    assert said.startswith("checkpoint.zip: a checkpoint can run any code")
-    assert error.startswith("error: the hyper-parameters in learn.json cannot be read")
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    assert "runs the code in it" in " ".join(capsys.readouterr().out.split())

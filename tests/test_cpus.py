@@ -51,10 +51,10 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> No
 
 @needs_two_cpus
 def test_a_second_worker_takes_the_same_cpu() -> None:
-    chosen = choose_cpus((), 1.0)
+    chosen = choose_cpus(1.0)
     with RESERVATIONS.keep_off(chosen):
-        assert choose_cpus((), 1.0) == chosen == {CPU}
-        assert len(choose_cpus((), 2.0)) == 2
+        assert choose_cpus(1.0) == chosen == {CPU}
+        assert len(choose_cpus(2.0)) == 2
 
 
 @pytest.fixture

@@ -88,19 +88,11 @@ CHANGES = {".json": change_json, ".safetensors": change_policy}
 def change(path: Path, rng: random.Random) -> bytes:
     content = path.read_bytes()
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        by_bytes = rng.random() < 0.3
+        changed = change_bytes if rng.random() < 0.3 else CHANGES.get(path.suffix, change_bytes)
         try:
-            content = (change_bytes if by_bytes else CHANGES.get(path.suffix, change_bytes))(
-                content, rng
-            )
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ):  # it is none any more
-            content = change_bytes(content, rng)
+            content = changed(content, rng)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            content = change_bytes(content, rng)  # it is no such file any more
     return content
 
 

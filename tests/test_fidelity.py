@@ -313,7 +313,7 @@ def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> N
     model = Variant("local:ocr-det-v5")
     stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
     relative = Scenario("relative", slo_services=8.0, stages=stages)
-    place = command.Measured.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
+    place = command.MeasuredScenario.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
     assert [stage.name for stage in place.scenario.stages] == ["one", "two"]
     assert place.scenario.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
     assert place.profile == PROFILE

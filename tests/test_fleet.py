@@ -20,9 +20,7 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]
-CONFIG = LiveConfig(
-    start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0, initial=Allocation(8, 1)
-)
+CONFIG = LiveConfig(batch_timeout_s=10.0, cold_start_s=8.0, initial=Allocation(8, 1))
 
 
 class Monotonic:
@@ -223,7 +221,7 @@ def test_what_hangs_is_killed(clock: Monotonic, make_rig: MakeRig) -> None:
     assert rig.poll() == []
     assert [replica.killed for replica in rig.replicas] == [True, False, False]
     assert [ended.answer for ended in rig.poll()] == [None]
-    clock.now_s += 90.0
+    clock.now_s += fleet_module.START_TIMEOUT_S
     rig.poll()
     assert [replica.killed for replica in rig.replicas] == [True, False, True, False]
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+import evaluate
 from agents.learn.command import main, parse, plan_of, scenarios_of
+from agents.policy import load_policy
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.utils.console import Progress
+
+SETTINGS = """
+hidden = [8, 8]
+rollout_steps = 8
+minibatch = 64
+imitations = 1
+demonstrations = 1
+imitation_epochs = 1
+evaluations = 2
+evaluation_episodes = 1
+choice_episodes = 1
+durations_s = [5.0, 9.0]
+"""
 
 
 def asked(line: str) -> list[Scenario]:
@@ -85,3 +103,43 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
 def test_what_cannot_be_trained_on_is_refused(line: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         asked(line)
+
+
+@pytest.mark.usefixtures("quick_rules")
+def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Progress, done: int, status: str = "") -> None:
+        if done >= 32:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text(SETTINGS)
+    Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
+    conditions = "--scenario tiny.toml --load 0.4 --drop=expired"
+    line = f"{conditions} --envs 2 --config own.toml"
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "show", interrupt)
+        argv = f"{line} --steps 64 --run-dir elsewhere/one".split()
+        assert main(argv) == cli.INTERRUPTED
+    printed = capsys.readouterr().out
+    follow = f"evaluate.py --agent ppo {conditions}"
+    assert f"{follow} --policy elsewhere/one/policy.safetensors\n" in printed
+    assert re.search(r"best +after \d+ of 64 steps, by validation", printed)
+    more = f"{line} --resume elsewhere/one"
+    assert f"interrupted; go on with\n  {cli.program('train')} {more}\n" in printed
+    assert json.loads(Path("elsewhere/one/learn.json").read_text())["hidden"] == [8, 8]
+    assert main([*more.split(), "--run-dir", "runs/two"]) == 0
+    info = load_policy(Path("runs/two/policy.safetensors")).info
+    assert (info.planned, info.partial) == (64, False)
+    printed = capsys.readouterr().out
+    reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
+    assert re.search(f"^reached      {reached}; the best rules {reached}$", printed, re.MULTILINE)
+    shipped = "ppo-yolov5s.safetensors; --option ppo.policy=shipped follows it"
+    assert f"\nships        {shipped}\n" in printed
+    assert f"{follow}\n" in printed, "the newest is found by itself"
+    assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
+    assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out
+    # Loading a checkpoint of Stable-Baselines3 runs code; this one is of another learner.
+    assert main(["--agent", "sb3-ppo", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
+    assert "the checkpoint is one of ppo, not of sb3-ppo" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from control_groups import groups_of
+from fake_replicas import crash
 from machine import needs_two_cpus
 
 from sponge_env.env.factory import check_live, make_system
@@ -68,7 +69,7 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
         for name, measured in metrics.stages.items():
             stages[name] = stages.get(name, 0) + measured["answered"]
         if interval in (1, 3):
-            worker.crash(interval // 2)
+            crash(worker, interval // 2)
     system.drain()
     outcomes = system.columns()["outcome"].tolist()
     assert len(outcomes) == int(system._env["sent"]) - 1 > 8, "all that were offered"

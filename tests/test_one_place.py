@@ -54,8 +54,8 @@ EPISODE_METRIC: Insertions = {
             '    most_queued: int = metric("queue", "", "Longest queue of an interval.", "less")\n',
         ),
         after(
-            '    Column("hopeless_rate", "hopeless", "%", 3),\n',
-            '    Column("most_queued", "crest", "", 1, (*ALONE, "tensorboard")),\n',
+            '    Column("latency_mean_s", "mean", "ms", 0),\n',
+            '    Column("most_queued", "crest", "", 1, ("evaluation", "page", "tensorboard")),\n',
         ),
     ],
     "sponge_env/run/rollout.py": [

@@ -64,6 +64,9 @@ def damaged(kind: str, path: Path) -> None:
         save_file({"weights": np.zeros(3)}, path)
     elif kind == "layers":
         save_policy(Policy(policy.info, (first, last, last)), path)
+    elif kind == "no number":
+        last[0][0, 0] = np.nan
+        save_policy(policy, path)
     elif kind == "range":
         save_policy(dataclasses.replace(policy, input_range=np.zeros((2, 3), np.float32)), path)
     elif kind == "actions":
@@ -79,6 +82,7 @@ def damaged(kind: str, path: Path) -> None:
         ("text", "is damaged or not a policy file"),
         ("other arrays", "is damaged or not a policy file"),
         ("layers", "layers do not fit together"),
+        ("no number", "weights that are no finite numbers"),
         ("range", "ranges of its inputs do not fit"),
         ("actions", "output does not fit its actions"),
         ("batches", "batch sizes do not fit its actions"),

@@ -125,13 +125,9 @@ def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -
     assert told < 0.9 * not_told
 
 
-def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
+def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:
     rng = np.random.default_rng(0)
-    steady, swinging, at_once = (
-        ForecastError(1.0, 0.5),
-        ForecastError(1.0, 0.5),
-        ForecastError(1.0, 0.0),
-    )
+    steady, swinging, at_once = (ForecastError(1.0, delay_s) for delay_s in (0.5, 0.5, 0.0))
     rate_rps = 20.0
     for k in range(300):
         steady.add(float(rng.poisson(20.0)), 20.0)
@@ -148,10 +144,10 @@ def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
 def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
     delay_s: float,
 ) -> None:
-    surprise, surges = ForecastError(1.0, delay_s), []
+    error, surges = ForecastError(1.0, delay_s), []
     for rate_rps in [10.0] * 5 + [40.0] * 5 + [20.0] * 5:
-        surprise.add(rate_rps, rate_rps)
-        surges.append(surprise.surge)
+        error.add(rate_rps, rate_rps)
+        surges.append(error.surge)
     assert surges == [1.0] * 10 + ([2.0] if delay_s else [1.0]) * 5
 
 

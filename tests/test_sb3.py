@@ -14,9 +14,10 @@ from tiny_policies import SB3_CONFIG, plan
 
 from agents.learn import LearnConfig, TrainingPlan, settings
 from agents.learn.command import check_checkpoint
+from agents.learn.evaluation import Evaluation
 from agents.learn.sb3 import divisor, make_environments, make_model, steps_left, train
 from agents.learned import PolicyController
-from agents.policy import POLICY_FILE, load_policy
+from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.env.factory import make_system
 from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
@@ -72,6 +73,21 @@ def test_the_same_seed_trains_the_same_policy_and_tensorboard_shows_it(
     assert {"evaluation/cores", "evaluation/avoidable_violation_rate"} < set(
         events.Tags()["scalars"]
     )
+
+
+def test_the_best_policy_is_kept_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores, seen = iter([1.0, 9.0]), list[Policy]()
+
+    def evaluate(policy: Policy) -> Evaluation:
+        seen.append(policy)
+        return Evaluation(np.array([next(cores)]), np.zeros(1), np.zeros((1, 1)))
+
+    monkeypatch.setattr("agents.learn.sb3.PolicyEvaluator", lambda *_: evaluate)
+    kept = load_policy(train(sb3(tmp_path), SB3_CONFIG))
+    alike = [np.array_equal(kept.layers[0][0], each.layers[0][0]) for each in seen]
+    assert alike == [True, False]
 
 
 def test_an_interrupted_training_keeps_what_was_learned_and_goes_on(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from agents.history import (
 )
 from agents.learn import spec_of
 from agents.learned import PolicyController
-from agents.lookahead.service_times import SEEN_RANGE, fitted_s
+from agents.lookahead.service_times import RATIO_RANGE, fitted_s
 from agents.policy import POLICY_FILE, save_policy
 from agents.stepwise import MAX_REPLICAS, PolicyState
 from sponge_env.env.factory import make_system
@@ -93,7 +93,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         assert found[1] == 1.0
         assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
         assert found[-1] == pytest.approx(1.3, abs=1e-3)
-    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(SEEN_RANGE[1], abs=1e-3)
+    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(RATIO_RANGE[1], abs=1e-3)
     for nothing in ((0.0, 0.0, 0.0), (np.nan, np.nan, 2.0)):
         assert (seen_over_time(observations, [nothing])[:, 0, SERVICE] == 1.0).all()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import busy_model
 import numpy as np
 import pytest
+from fake_replicas import crash
 from reference.quota import QuotaBucket
 from reference.worker import ProfileService, SimulatedWorker
 
@@ -77,7 +78,7 @@ def _quota_rig(initial: Allocation) -> Rig:
 def _real_rig(initial: Allocation) -> Rig:
     limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
     worker = LiveWorker(busy_model.config(**limits, initial=initial))
-    return Rig(worker, worker.crash)
+    return Rig(worker, lambda: crash(worker))
 
 
 RIGS = {"profile": _profile_rig, "quota": _quota_rig, "real": _real_rig}

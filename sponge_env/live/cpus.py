@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -25,16 +25,13 @@ LOCK_FOLDER = Path("/tmp")
 """The same for all users and sessions, as a CPU is."""
 
 
-def choose_cpus(requested: Collection[int], cores: float) -> frozenset[int]:
+def choose_cpus(cores: float) -> frozenset[int]:
     """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
 
-    Where none are requested, they are the last that this process may use: workers of one process
-    share them. Too few, or one that it may not use, are a :class:`ConfigError`.
+    They are the last that this process may use, so that workers of one process share them. Too few
+    are a :class:`ConfigError`.
     """
-    available = RESERVATIONS.available()
-    if not available.issuperset(requested):
-        raise ConfigError(f"cpus must be among {sorted(available)}, not {sorted(requested)}")
-    cpus = requested or sorted(available)[-math.ceil(cores) :]
+    cpus = sorted(RESERVATIONS.available())[-math.ceil(cores) :]
     if cores > len(cpus):
         raise ConfigError(
             f"a replica may be granted {cores:g} cores, more than the {len(cpus)} CPUs it can "

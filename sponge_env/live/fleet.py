@@ -27,6 +27,8 @@ HEARTBEAT_S = 1.0
 """Longest single wait for the replicas, after which hung ones are looked for."""
 MAX_SELECTED = 1024
 """Descriptors that ``select`` takes."""
+START_TIMEOUT_S = 120.0
+"""A replica that is not ready by then is taken for hung, and replaced."""
 START_ATTEMPTS = 3
 """Replicas that may die one after another before any is ready."""
 
@@ -157,7 +159,7 @@ class Fleet:
         self._launcher = launcher
         self._keeps_answers = keeps_answers or launcher.max_tasks > 0
         self._timeouts_s = {
-            Phase.STARTING: config.start_timeout_s,
+            Phase.STARTING: START_TIMEOUT_S,
             Phase.IDLE: math.inf,
             Phase.BUSY: config.batch_timeout_s,
         }

@@ -308,7 +308,7 @@ def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
 
 
 def _cpus(config: LiveConfig) -> frozenset[int]:
-    return choose_cpus(config.cpus, config.physical_cores(config.cores_max))
+    return choose_cpus(config.physical_cores(config.cores_max))
 
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:

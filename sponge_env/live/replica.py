@@ -174,18 +174,13 @@ class LiveConfig:
     """How CPU is limited; ``auto`` takes control groups where this process may make them."""
     batch_timeout_s: float = 60.0
     """A batch that runs longer is taken for hung, and its replica is restarted."""
-    start_timeout_s: float = 120.0
-    """A replica that is not ready by then is taken for hung, and restarted."""
     cold_start_s: float = 8.0
     """Expected cold start, until the first one was measured."""
-    cpus: tuple[int, ...] = ()
-    """CPUs the replicas are pinned to; left empty, as many as one replica can use, the last
-    ones this process may use. The harness keeps to the others, if there are any."""
 
     def __post_init__(self) -> None:
         for name in ("batch_max", "cores_max", "replicas_max"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
+        for name in ("core_unit", "batch_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
         check_stage_allocation(self.initial.stages[0], self)
         check_total_cores(self.initial.stages, self.total_cores)

@@ -12,7 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
+from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
 from sponge_env.live.handover import Handover
 from sponge_env.live.local import open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
@@ -248,14 +248,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             restarts=fleet.restarts,
             actuation_s=0.0 if stage else self._actuation_s,
         )
-
-    def crash(self, stage: int = 0) -> None:
-        """Inject a failure: kill a stage's first replica that serves, of several a busy one."""
-        members = self._fleets[stage].members
-        serving = [m for m in members if m.state is not Phase.STARTING]
-        if not serving:
-            raise RuntimeError("no replica serves that could crash")
-        max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
 
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""

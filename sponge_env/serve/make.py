@@ -26,7 +26,7 @@ from sponge_env.serve.system import ServedSystem
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch hangs after so long, or after so many times the slowest batch, whichever is later."""
+"""A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:

@@ -136,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         return scratch[: self._skip_bytes] if self._skip_bytes else scratch
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Process so many bytes that were read into the buffer."""
+        """Process the bytes that were read into the buffer."""
         request = self._arriving
         if self._refusal is not None:
             return

@@ -203,10 +203,7 @@ def _server_lines(result: LoadResult) -> list[str]:
         f"service {_ms(record.service_s[known].mean())}",
         f"batch {np.nanmean(record.batch[known]):.2f}",
     ]
-    lines = [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
-    if left_in_time := np.sum((record.met == 1) & ~record.on_time & result.counted):
-        lines.append(f"transfer     {left_in_time} answers left in time and came late")
-    return lines
+    return [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
 
 
 def _ms(seconds: float | np.floating[Any]) -> str:

@@ -26,7 +26,7 @@ from sponge_env.serve.load.client import (
 from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
-"""Of what is asked before the load begins."""
+"""Of requests before the load begins."""
 
 
 @dataclass(frozen=True, slots=True)
