@@ -60,10 +60,10 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
 
-soak: setup  ## overload the server, kill its replicas, serve for long, send it nonsense; half an hour
+soak: setup  ## overload the server, kill its replicas, serve for long; a quarter of an hour
 	$(PY) -m benchmarks.soak
 
-package: $(INSTALLED)  ## build the wheel and use it in an environment of its own, a minute
+package: $(INSTALLED)  ## build the wheel and use it with the lowest versions of what it needs, a minute
 	$(PY) -m tests.wheel
 
 kernels: $(KERNELS)

@@ -28,7 +28,7 @@ from .history import (
 )
 from .lookahead.service_times import fitted_s
 
-REPLICAS_MOST = 8
+MAX_REPLICAS = 8
 """Replicas of a stage beyond which a stepwise policy does not go."""
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
@@ -60,10 +60,10 @@ class StageChoices:
             several = len(stage.latencies) > 1
             variants = len(stage.latencies) if several else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
-            replicas = min(REPLICAS_MOST, stage.replicas_max)
+            replicas = min(MAX_REPLICAS, stage.replicas_max)
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
         cores_max = max(stage.cores_max for stage in spec.stages)
-        cores, held = np.arange(1, cores_max + 1), np.arange(REPLICAS_MOST + 1)[:, None]
+        cores, held = np.arange(1, cores_max + 1), np.arange(MAX_REPLICAS + 1)[:, None]
         room = (cores * held <= spec.total_cores) | (cores == 1)
         own = [room & (cores <= stage.cores_max) for stage in spec.stages]
         return cls(

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 SCRIPTS = ("throughput", "decisions", "serving")
 GREETINGS = ("Running HiGHS", "Includes third-party")
-"""What HiGHS prints even when told to be quiet."""
+"""Lines that HiGHS prints even in quiet mode."""
 
 
 def run(script: str, *arguments: str) -> str:
@@ -35,22 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_page(argv: Sequence[str]) -> int:
     """Write the page."""
-    parser = argparse.ArgumentParser(description="Run all benchmarks and write the page of them.")
-    said = "interpreter whose environment has nvidia-pytriton, to compare the server with"
-    parser.add_argument("--triton", metavar="PYTHON", help=said)
+    parser = argparse.ArgumentParser(description=__doc__)
+    text = "interpreter whose environment has nvidia-pytriton, to compare the server with"
+    parser.add_argument("--triton", metavar="PYTHON", help=text)
     triton = parser.parse_args(argv).triton
     host, versions = describe_host(), describe_versions()
     packages = ("python", "numpy", "numba", "stable-baselines3", "torch", "pulp", "onnxruntime")
+    used = ", ".join(f"{name} {versions[name]}" for name in packages)
+    more = {"serving": ["--triton", triton]} if triton else {}
     parts = [
         "# Benchmarks\n",
         "Written by `make bench`. Every ratio compares two measurements of the same run.\n",
-        f"Host: {host['cpu_model']}, {host['cpus_allowed']} CPUs, {host['kernel']}; "
-        + ", ".join(f"{name} {versions[name]}" for name in packages)
-        + ".\n",
-    ]
-    more = {"serving": ["--triton", triton]} if triton else {}
-    parts += [
-        f"## `benchmarks/{script}.py`\n\n{run(script, *more.get(script, ()))}" for script in SCRIPTS
+        f"Host: {host['cpu_model']}, {host['cpus_allowed']} CPUs, {host['kernel']}; {used}.\n",
+        *(
+            f"## `benchmarks/{script}.py`\n\n{run(script, *more.get(script, ()))}"
+            for script in SCRIPTS
+        ),
     ]
     PAGE.write_text("\n".join(parts))
     print(f"wrote {PAGE}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How fast the batch simulator is, against what, and PPO on it.
+"""How fast the simulators are: batch, chain, single environment, whole episodes.
 
     python benchmarks/throughput.py [--quick]
 
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import sys
 import tempfile
-import time
 import timeit
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -24,13 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from agents.learn import LearnConfig, TrainingPlan
-from agents.learn.training import make_model
-from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
@@ -41,7 +34,7 @@ from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
-from sponge_env.simulation.encoding import OBS_DIM, control_named
+from sponge_env.simulation.encoding import control_named
 from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
@@ -112,32 +105,15 @@ def steps_per_s(
 
 
 def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
-    """Measure the batch simulator in environment steps per second."""
-    simulator = BatchSimulator(
-        [scenario], np.zeros(envs, np.int64), replicas_max=1, threads=threads, queue_capacity=4096
-    )
-    allocations = np.random.default_rng(0).integers(1, 17, (INTERVALS, envs, 3))
-    allocations[..., 2] = 1
-    observations = np.zeros((envs, OBS_DIM), np.float32)
-    everyone, seeds = np.ones(envs, np.bool_), np.arange(envs)
-
-    def begin() -> Callable[[Any], object]:
-        simulator.reset(everyone, seeds, observations)
-        return simulator.step
-
-    with closing(simulator):
-        return envs * steps_per_s(begin, allocations, repeats)
-
-
-def chain_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
-    """Measure the batch simulator on a pipeline under random actions of its environment."""
+    """Measure the batch simulator in environment steps per second, under random actions."""
     spec = make_spec(scenario, scenario_profile(scenario))
-    control = control_named("pipeline", spec)
+    control = control_named("pipeline" if scenario.stages else "vertical", spec)
     choices = control.spaces(spec)[0].nvec
     simulator = BatchSimulator(
-        [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim
-    )
-    wanted, _ = allocations(envs, len(spec.stages))
+        [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim,
+        queue_capacity=4096, replicas_max=None if scenario.stages else 1,
+    )  # fmt: skip
+    requested, _ = allocations(envs, len(spec.stages))
     actions = np.random.default_rng(0).integers(0, choices, (INTERVALS, envs, choices.size))
     observations = np.zeros((envs, control.obs_dim), np.float32)
 
@@ -145,8 +121,8 @@ def chain_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         simulator.reset(np.ones(envs, np.bool_), np.arange(envs), observations)
 
         def step(chosen: Any) -> None:
-            control.write(chosen, wanted)
-            simulator.step(wanted)
+            control.write(chosen, requested)
+            simulator.step(requested)
 
         return step
 
@@ -233,10 +209,8 @@ def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: 
 def print_chain(envs: int, repeats: int) -> None:
     """Print environment steps per second of a pipeline."""
     scenario = make_chain()
-    rows = [
-        [str(envs), str(threads), f"{chain_steps_per_s(scenario, envs, threads, repeats):,.0f}"]
-        for threads in THREADS
-    ]
+    speeds = [batch_steps_per_s(scenario, envs, threads, repeats) for threads in THREADS]
+    rows = [[str(envs), str(n), f"{speed:,.0f}"] for n, speed in zip(THREADS, speeds, strict=True)]
     print("Environment steps per second of the batch simulator on a chain of three stages, whose")
     print(f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second:\n")
     print_table(["envs", "threads", "steps/s"], rows)
@@ -256,20 +230,6 @@ def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -
     print_table(["simulator", "steps/s", "batch is faster by"], rows)
 
 
-def print_request_costs(scenarios: dict[int, Scenario], envs: int, repeats: int) -> None:
-    """Print what one simulated request costs as the load grows."""
-    idle = dataclasses.replace(scenarios[PAPER_RPS], arrivals=Arrivals("constant", 1 / INTERVALS))
-    step_ns = 1e9 / batch_steps_per_s(idle, envs, 1, repeats)
-    rows = []
-    for rate, scenario in scenarios.items():
-        poisson = dataclasses.replace(scenario, arrivals=Arrivals("poisson", float(rate)))
-        cost_ns = 1e9 / batch_steps_per_s(poisson, envs, 1, repeats)
-        rows.append([str(rate), f"{cost_ns / rate:.1f}", f"{(cost_ns - step_ns) / rate:.1f}"])
-    print(f"Cost of one request in a Poisson process, {envs} environments, 1 thread. A step")
-    print(f"without requests takes {step_ns:.0f} ns, which the last column leaves out:\n")
-    print_table(["load", "ns per request", "without the step"], rows)
-
-
 def print_episodes(quick: bool) -> None:
     """Print what whole episodes take, as suites and evaluations run them."""
     rows = []
@@ -283,51 +243,6 @@ def print_episodes(quick: bool) -> None:
     print_table(["scenario", "agent", "ms", "microseconds per interval"], rows)
 
 
-class NothingEnv(VecEnvWrapper):
-    """Costs nothing: the same observation, reward and empty infos at every step."""
-
-    def reset(self) -> Any:
-        """Remember what looks like an environment's answer."""
-        count = self.num_envs
-        observations = np.zeros((count, *self.observation_space.shape), np.float32)
-        rewards, ends = np.zeros(count, np.float32), np.zeros(count, np.bool_)
-        self._answer = observations, rewards, ends, [{}] * count
-        return observations
-
-    def step_async(self, actions: Any) -> None:
-        """Do nothing."""
-
-    def step_wait(self) -> Any:
-        """Return the same as ever."""
-        return self._answer
-
-
-def trained_steps_per_s(model: PPO, steps: int) -> float:
-    """Train on and time it."""
-    begin_s, before = time.perf_counter(), model.num_timesteps
-    model.learn(steps, reset_num_timesteps=False)
-    return (model.num_timesteps - before) / (time.perf_counter() - begin_s)
-
-
-def print_ppo(quick: bool) -> None:
-    """Print PPO on the batch simulator against the same on an environment that does nothing."""
-    rounds, steps, envs = (2, 16_384, 256) if quick else (9, 65_536, 256)
-    torch.set_num_threads(1)
-    scenario, config = load_scenario("paper"), LearnConfig()
-    plan = TrainingPlan((scenario,), steps, envs, 0, Path(tempfile.gettempdir()))
-    sponge = SpongeVecEnv(scenario=scenario, num_envs=envs)
-    models = [make_model(plan, config, env) for env in (sponge, NothingEnv(sponge))]
-    for model in models:
-        trained_steps_per_s(model, config.rollout_steps * envs)  # compiles and warms up
-    speeds = [[trained_steps_per_s(model, steps) for model in models] for _ in range(rounds)]
-    # Each round's pair ran side by side, so its ratio is free of the machine's drift.
-    ratio = statistics.median(one / other for one, other in speeds)
-    batch, nothing = map(statistics.median, zip(*speeds, strict=True))
-    headings = [f"PPO, {envs} environments", "steps/s", "of the one that does nothing"]
-    ours = ["batch simulator", f"{batch:,.0f}", f"{ratio:.0%}"]
-    print_table(headings, [ours, ["nothing", f"{nothing:,.0f}", ""]])
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Time the batch simulator.")
@@ -339,9 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = print_speeds(scenarios, sizes, repeats)
         print_chain(256 if quick else 1024, repeats)
         print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
-        print_request_costs(scenarios, 64, repeats)
     print_episodes(quick)
-    print_ppo(quick)
 
 
 if __name__ == "__main__":

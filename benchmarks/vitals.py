@@ -62,7 +62,7 @@ def _established(pid: int) -> set[str]:
 
 
 def vitals(pid: int) -> Vitals:
-    """Look at a server; ``OSError`` if it has ended."""
+    """Return the vitals of a server; ``OSError`` if it has ended."""
     return Vitals(
         memory_mb=resident_mb(pid),
         replicas_mb=sum(map(resident_mb, children(pid))),
@@ -71,14 +71,14 @@ def vitals(pid: int) -> Vitals:
     )
 
 
-class Watch:
-    """Looks once a second, from a thread of its own."""
+class VitalsWatch:
+    """Samples a server once a second, in a thread of its own."""
 
     def __init__(self, pid: int, every_s: float = 1.0) -> None:
-        """Look at this server."""
+        """Sample this server."""
         self._pid, self._every_s = pid, every_s
-        self.seen: list[Vitals] = []
-        """Look by look."""
+        self.samples: list[Vitals] = []
+        """In order of time."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -93,20 +93,20 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self.seen.append(vitals(self._pid))
+                self.samples.append(vitals(self._pid))
             except OSError:
                 return
 
     def growth(self) -> dict[str, float]:
         """Return how much more there was of everything in the last quarter than in the second.
 
-        That is in the quietest second of each, which has the fewest requests under way. The first
-        quarter is left out: a server that begins has yet to fill its queues.
+        That is in the quietest second of each, which has the fewest requests running. The first
+        quarter is left out: a new server has yet to fill its queues.
         """
-        if not self.seen:
-            raise RuntimeError("the server ended before anybody had looked at it")
-        quarter = max(1, len(self.seen) // 4)
-        before, after = self.seen[quarter : 2 * quarter], self.seen[-quarter:]
+        if not self.samples:
+            raise RuntimeError("the server ended before it was sampled")
+        quarter = max(1, len(self.samples) // 4)
+        before, after = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
         return {
             each.name: min(getattr(v, each.name) for v in after)
             - min(getattr(v, each.name) for v in before or after)

@@ -32,7 +32,7 @@ OUTPUTS = TensorSpec((2,), "float64")
 class NoSamples:
     """A launcher of whose models no sample may be shown: calls bring their own."""
 
-    most_tasks = 0
+    max_tasks = 0
 
     def sample(self, request_id: int) -> NDArray[Any]:
         raise AssertionError(f"request {request_id} was given a sample")

@@ -12,10 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import WorkerError
+from sponge_env.live.fleet import Phase
 from sponge_env.live.replica import Answer, Death, Event, Ready
+from sponge_env.live.worker import LiveWorker
+
+
+def crash(worker: LiveWorker, stage: int = 0) -> None:
+    """Kill a stage's first replica that serves, of several a busy one."""
+    members = worker._fleets[stage].members
+    serving = [member for member in members if member.state is not Phase.STARTING]
+    if not serving:
+        raise RuntimeError("no replica serves that could crash")
+    max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
+
 
 CPU_S = 0.001
 """CPU time that a batch takes."""
+LOAD_S = 0.01
+"""CPU time that a replica takes until it is ready."""
 
 
 class FakeReplica:
@@ -43,6 +57,7 @@ class FakeReplica:
             self.ready()
 
     def ready(self) -> None:
+        self._cpu_s += LOAD_S
         self._tell(Ready(time.monotonic()))
 
     def answer(self) -> None:
@@ -114,7 +129,7 @@ class FakeLauncher:
 
     limiter = "fake"
     period_s = 0.1
-    most_tasks = 0
+    max_tasks = 0
     tick_s = 0.0
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:

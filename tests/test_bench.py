@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from statistics import median
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 
+from sponge_env.live import bench
 from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench
 from sponge_env.live.replica import LiveConfig
-from sponge_env.live.worker import LiveWorker
 
-WORK_S, WAKE_S = np.array([0.01, 0.02]), 0.001
+WORK_S, IDLE_S = (0.01, 0.02), 0.001
 END_S = 0.0
 """Long ago: the grid is measured once."""
 
@@ -22,19 +23,17 @@ class Machine(Bench):
 
     def __init__(self, slow_s: float) -> None:
         """Be twice as slow for the first so many seconds of the time that batches take."""
-        worker = SimpleNamespace(config=LiveConfig(cores_max=2, batch_max=2))
-        super().__init__(cast(LiveWorker, worker))
-        self._slow_s, self.runs, self.took_s = slow_s, 0, 0.0
+        super().__init__(LiveConfig(cores_max=2, batch_max=2))
+        self._slow_s, self.runs, self.took_s, self._share = slow_s, 0, 0.0, 1.0
         self.images: list[range] = []
+
+    def work_s(self) -> Any:
+        return WORK_S
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self._share = cores / 2
 
-    def _rested(self, size: int) -> BatchRun:
-        run = self._run(size)
-        return run._replace(cpu_s=run.cpu_s + WAKE_S)
-
-    def _run(self, size: int) -> BatchRun:
+    def _run(self, size: int, rested: bool = False) -> BatchRun:
         self.runs += 1
         self.images.append(range(self._requests, self._requests + size))
         self._requests += size
@@ -42,50 +41,63 @@ class Machine(Bench):
         cpu_s = WORK_S[size - 1] * (2.0 if slow else 1.0)
         self._slow_s -= slow * cpu_s / self._share
         self.took_s += cpu_s / self._share
-        return BatchRun(cpu_s / self._share, cpu_s, 0.0)
+        return BatchRun(cpu_s / self._share, cpu_s + rested * IDLE_S / self._share, 0.0)
+
+    def slow_cells(self) -> dict[tuple[int, int], int]:
+        """Measure the grid; return how many runs of each cell were slow."""
+        self.grid.clear()
+        self.measure_grid(END_S)
+        return {
+            (b, c): sum(run.cpu_s > 1.5 * WORK_S[b - 1] for run in runs)
+            for (b, c), runs in self.grid.items()
+        }
 
 
-def slow_runs(grid: Any) -> int:
-    return sum(run.cpu_s > 1.5 * WORK_S[b - 1] for (b, _), runs in grid.items() for run in runs)
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Machine]:
+    monkeypatch.setattr(bench, "LiveWorker", lambda config: SimpleNamespace())
+    return Machine
+
+
+MakeMachine = Callable[[float], Machine]
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])
-def test_batches_run_again_until_the_machine_is_calm(slow_s: float) -> None:
-    machine = Machine(slow_s)
-    grid = machine.grid(WORK_S, END_S)
-    assert slow_runs(grid) == 0
-    calm = Machine(0.0)
-    assert {cell: len(runs) for cell, runs in grid.items()} == {
-        cell: len(runs) for cell, runs in calm.grid(WORK_S, END_S).items()
+def test_batches_run_again_until_the_machine_is_calm(machine: MakeMachine, slow_s: float) -> None:
+    measured, calm = machine(slow_s), machine(0.0)
+    assert not any(measured.slow_cells().values())
+    assert not any(calm.slow_cells().values())
+    assert {k: len(runs) for k, runs in measured.grid.items()} == {
+        k: len(runs) for k, runs in calm.grid.items()
     }
-    assert (machine.runs > calm.runs) == (slow_s > 0)
+    assert (measured.runs > calm.runs) == (slow_s > 0)
 
 
-def test_a_machine_that_stays_slow_is_measured_as_it_is() -> None:
-    machine, calm = Machine(float("inf")), Machine(0.0)
-    grid, calm_grid = (each.grid(WORK_S, END_S) for each in (machine, calm))
-    assert slow_runs(grid) == sum(map(len, grid.values())) == sum(map(len, calm_grid.values()))
-    lost_s = machine.took_s - 2 * calm.took_s
-    assert DISTURBED_S <= lost_s < DISTURBED_S + 0.2
-    machine.grid(WORK_S, END_S)
-    assert machine.took_s - 4 * calm.took_s == pytest.approx(DISTURBED_S, abs=0.2)
+def test_a_machine_that_stays_slow_is_measured_as_it_is(machine: MakeMachine) -> None:
+    slow, calm = machine(float("inf")), machine(0.0)
+    cells = slow.slow_cells()
+    assert cells == {cell: len(runs) for cell, runs in slow.grid.items()}
+    assert not any(calm.slow_cells().values())
+    assert DISTURBED_S <= slow.took_s - 2 * calm.took_s < DISTURBED_S + 0.2
+    slow.slow_cells()
+    assert slow.took_s - 4 * calm.took_s == pytest.approx(DISTURBED_S, abs=0.2)
 
 
-def test_one_cell_does_not_use_up_the_time_of_all() -> None:
-    machine = Machine(DISTURBED_CELL_S + 0.5)
-    grid = machine.grid(WORK_S, END_S)
-    first, *others = grid
-    assert slow_runs({first: grid[first]}) > 0
-    assert slow_runs({cell: grid[cell] for cell in others}) == 0
+def test_one_cell_does_not_use_up_the_time_of_all(machine: MakeMachine) -> None:
+    first, *others = machine(DISTURBED_CELL_S + 0.5).slow_cells().values()
+    assert first > 0
+    assert not any(others)
 
 
-def test_what_a_rest_costs_is_told_apart_from_the_work() -> None:
-    machine = Machine(0.0)
-    runs, woken_s = machine.work(each=3, again=True)
-    assert {size: {run.cpu_s for run in found} for size, found in runs.items()} == {
+def test_what_is_compared_is_measured_on_the_same_images(machine: MakeMachine) -> None:
+    calm = machine(0.0)
+    calm.measure_work(3, again=True)
+    assert {size: {run.cpu_s for run in runs} for size, runs in calm.work.items()} == {
         1: {WORK_S[0]},
         2: {WORK_S[1]},
     }
-    assert woken_s == pytest.approx([WAKE_S] * 6)
-    assert machine.images[::2] == machine.images[1::2], "the same images after a rest and right on"
-    assert len({*machine.images}) == 6
+    assert calm.idle_penalty_s == pytest.approx([IDLE_S] * 6)
+    calm.measure_pauses()
+    assert median(calm.pauses_s) == pytest.approx(IDLE_S), "at half the speed"
+    assert calm.images[::2] == calm.images[1::2]
+    assert len({*calm.images}) == len(calm.images) // 2

@@ -14,7 +14,7 @@ from sponge_env.run import bounds
 from sponge_env.run.read import load_bounds, load_results
 from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario.config import ControlName
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario
 
 STANDARD = load_suite("standard")
 CELLS = {cell_name(cell): cell for cell in cells(STANDARD)}
@@ -55,8 +55,6 @@ def test_those_of_the_suite_of_stages_ship() -> None:
     ("name", "kind"),
     [
         ("paper-100kb+resnet18+cold", "vertical"),
-        ("flash-crowd+resnet18+warm", "joint"),
-        ("flash-crowd+lite0+warm", "vertical"),
         ("flash-crowd+lite0+cold", "joint"),
     ],
 )
@@ -111,25 +109,6 @@ changes = { duration_s = 20.0, "network.base_delay_s" = 0.05 }
 """
 
 
-def test_of_a_cell_with_stages_there_is_one_relaxation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("stages.toml").write_text(STAGES)
-    (unit,) = bounds.bound_units(load_suite("stages.toml"))
-    assert unit.agent == "relaxation"
-    assert bounds.main(["--suite", "stages.toml", "--jobs", "1", "--out", "out.json"]) == 0
-    entry = json.loads(Path("out.json").read_text())[cell_name(unit.scenario)]
-    assert [tuple(numbers) for numbers in entry["relaxation"]["seeds"]] == unit.found()
-    for seed, numbers in enumerate(unit.found()):
-        found = relaxation(unit.scenario, seed)
-        assert numbers[0] == found.accuracy_upper
-        violations, core_seconds = numbers[1::2], numbers[2::2]
-        assert violations[0] == found.violations_lower
-        assert violations[-1] == found.offered
-        assert list(core_seconds) == [found.core_seconds(int(each)) for each in violations]
-
-
 def test_tables_hold_each_episode_against_the_relaxation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,19 +129,3 @@ def test_tables_hold_each_episode_against_the_relaxation(
         assert each.cores_over_relaxation >= max(1.0, ratio)
         if each.violations <= least[each.seed].violations_lower:
             assert each.cores_over_relaxation == pytest.approx(ratio)
-
-
-def test_one_cell_with_stages_shows_the_relaxation_as_a_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = "--agent static-8 oracle --scenario pipeline-video --duration 20"
-    assert evaluate.main(line.split()) == 0
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if "not attained" in line)
-    least = relaxation(dataclasses.replace(load_scenario("pipeline-video"), duration_s=20.0), 0)
-    assert f"{least.core_seconds(0) / 20:.2f}" in row.split()
-
-
-def test_an_unknown_suite_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bounds.main(["--suite", "standart"]) == 2
-    assert "did you mean 'standard'" in capsys.readouterr().err

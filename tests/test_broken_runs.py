@@ -5,23 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import write_suite
 
 import evaluate
 from sponge_env import cli
-from sponge_env.app import report
 from sponge_env.errors import RunDirectoryError
-from sponge_env.run import record, tensorboard, unit
-from sponge_env.utils.files import check_writable, read_bytes, replacing, write_json
+from sponge_env.run import tensorboard
+from sponge_env.utils.files import read_bytes, replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
@@ -82,24 +78,6 @@ def test_a_full_disk_for_tables_loses_no_summary(
     assert "static-8" in out
     assert [episode["partial"] for episode in kept_episodes()] == [False]
     assert not [*Path("run").rglob("*.partial")]
-
-
-def test_a_full_disk_for_everything_still_shows_the_summary(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = unit.AgentUnit.run
-
-    def then_full(self: unit.AgentUnit, kept: record.Recorder) -> None:
-        monkeypatch.setattr("sponge_env.run.store.write_json", full_sentence)
-        run(self, kept)
-
-    def full_sentence(path: Path, *_: Any, **__: Any) -> None:
-        raise RunDirectoryError(f"cannot write {str(path)!r}: No space left on device")
-
-    monkeypatch.setattr(unit.AgentUnit, "run", then_full)
-    out, said = failed(capsys, RUN)
-    assert "No space left on device" in said
-    assert "static-8" in out
 
 
 @pytest.mark.parametrize("records", [1, 3, 1000])
@@ -169,12 +147,6 @@ def test_a_link_in_place_of_the_partial_file_is_not_followed() -> None:
         write_json(Path("folder.json"), {})
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence() -> None:
-    Path("file").write_text("")
-    with pytest.raises(RunDirectoryError, match=r"cannot write 'file/below/out\.json"):
-        check_writable(Path("file/below/out.json"))
-
-
 @pytest.mark.parametrize("content", [b"x" * 2000, None])
 def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
     import gzip
@@ -213,60 +185,3 @@ def test_a_signal_that_was_ignored_stays_so() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_interrupt_while_results_are_written_loses_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add = record.Recorder.add
-
-    def interrupted(self: record.Recorder, *arguments: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        add(self, *arguments)
-
-    def in_the_middle(self: unit.AgentUnit, kept: record.Recorder) -> None:
-        try:
-            run(self, kept)
-        except KeyboardInterrupt:
-            os.kill(os.getpid(), signal.SIGINT)
-            raise
-
-    run = unit.AgentUnit.run
-    monkeypatch.setattr("sponge_env.run.unit.play", play_until_interrupted(unit.play))
-    monkeypatch.setattr(unit.AgentUnit, "run", in_the_middle)
-    monkeypatch.setattr(record.Recorder, "add", interrupted)
-    assert evaluate.main(RUN) == cli.INTERRUPTED
-    assert "static-8" in capsys.readouterr().out
-    assert [episode["partial"] for episode in kept_episodes()] == [True]
-
-
-def play_until_interrupted(play: Callable[..., Any]) -> Callable[..., Any]:
-    class Interrupting:
-        """Interrupts the third interval."""
-
-        def __init__(self) -> None:
-            self.intervals = 0
-
-        def interval(self, metrics: Any) -> None:
-            self.intervals += 1
-            if self.intervals == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        def episode(self, metrics: Any) -> None:
-            """Do nothing."""
-
-    return lambda system, controller, run, sinks: play(
-        system, controller, run, [*sinks, Interrupting()]
-    )
-
-
-def test_a_report_writes_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_suite(Path("inside/run"), {"a": ([3, 2], 4.0), "b": ([0, 0], 9.0)})
-    (file, *_) = sorted(run.glob("results/a/*.json"))
-    result = json.loads(file.read_text())
-    file.write_text(json.dumps(result | {"scenario": "../../outside"}))
-    before = set(Path().rglob("*"))
-    assert report.main([str(run), "--out", "inside/out"]) == cli.BAD_INPUT
-    assert "is damaged (it is of another agent or cell)" in capsys.readouterr().err
-    assert set(Path().rglob("*")) - before <= {Path("inside/out")}
-    shutil.rmtree("inside")

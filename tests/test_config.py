@@ -7,7 +7,7 @@ import pytest
 
 from sponge_env.errors import ConfigError
 from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Limits, Network, Serving
+from sponge_env.scenario.config import Serving
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.scenario.toml import from_mapping
@@ -25,14 +25,6 @@ def test_shipped_scenarios_load(path: Path) -> None:
     assert scenario.name == path.stem
     assert scenario.description
     assert scenario == load_scenario(path)
-
-
-def test_paper_is_the_published_setting() -> None:
-    paper = load_scenario("paper")
-    assert (paper.profile, paper.slo_s, paper.duration_s) == ("yolov5s", 1.0, 600.0)
-    assert (paper.arrivals.kind, paper.arrivals.rate_rps) == ("constant", 20.0)
-    assert paper.limits == Limits(cores=16, batch=16, replicas=16)
-    assert paper.network.payload_bytes == 300_000.0
 
 
 def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
@@ -73,14 +65,10 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
         ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
         ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),
-        ("slo_s = -1.5", r"slo_s must be a number above 0, not -1\.5"),
         ("slo_s = nan", r"slo_s must be a number above 0, not nan"),
         ('slo_s = "1"', r"slo_s must be a number, not '1'"),
-        ("slo_s = true", r"slo_s must be a number, not True"),
         ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),
-        ("[limits]\nbatch = 0", r"limits\.batch must be between 1 and 4096, not 0"),
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
-        ("limits = 3", r"limits must be a table, not 3"),
         ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
         (
             "[serving]\ndefer = true",
@@ -96,25 +84,17 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
             "[network]\nstart = 'random'",
             r"network\.start must be 'beginning' for the trace '4g', which is no file, not 'ra",
         ),
-        ("[network]\nstart = 'random'\ntrace = 'none'", r"network\.start .* the trace 'none'"),
         ("name = 'a/b'", r"name must be letters, digits, .* not 'a/b'"),
-        ("name = ''", r"name must be letters, .* not ''"),
-        ("name = '..'", r"name must be letters, .* not '\.\.'"),
-        ('name = "a\\n"', r"name must be letters, .* not"),
         ("[arrivals]\nkind = 'poisson'", r"arrivals needs either rate_rps or load"),
-        ("[arrivals]\nrate_rps = 1\nload = 1", r"arrivals needs either rate_rps or load"),
         (
             "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1",
             r"arrivals of a trace take either rate_rps or load, or neither",
         ),
         ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
         ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),
-        ("[network]\npayload_bytes = -1", r"network\.payload_bytes must be a number of at least 0"),
         ("[initial]\ncores = 17", r"initial\.cores must be between 1 and 16, not 17"),
         ("duration_s = 0.5", r"duration_s must be at least one interval"),
-        ("duration_s = 1e12", r"duration_s must be at least .* at most 1e\+06 s, not 10000000000"),
         ("interval_s = 1e-9", r"interval_s must be at least 0\.001 s, not 1e-09"),
-        ("[limits]\ncores = 1_000_000_000", r"limits\.cores must be between 1 and 4096"),
         ("[limits]\ncores = 4096\nbatch = 4096", r"limits\.batch must be at most 256 with"),
         ("[limits]\ntotal_cores = 10_000_000_000", r"limits\.total_cores must be .* at most"),
         (
@@ -136,26 +116,10 @@ def test_bad_toml_gets_one_sentence(tmp_path: Path, text: str, message: str) -> 
     assert str(path) in str(error.value)
 
 
-def test_missing_scenarios_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown scenario 'papre'.*did you mean 'paper'"):
-        load_scenario("papre")
-    with pytest.raises(ConfigError, match="there is no scenario file"):
-        load_scenario(tmp_path / "none.toml")
-
-
 def test_files_are_found_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "bandwidth.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
     scenario = load_scenario(write(tmp_path, "[network]\ntrace = 'bandwidth.csv'"))
     assert scenario.network.trace == str(tmp_path / "bandwidth.csv")
-
-
-@pytest.mark.parametrize("name", ["paper", "resnet18_v1.2-fast", "4G", "-"])
-def test_names_that_can_be_folders(name: str) -> None:
-    assert Scenario(name=name).name == name
-
-
-def test_a_trace_file_may_start_anywhere() -> None:
-    assert Network(trace="4g-600s", start="random").start == "random"
 
 
 def test_only_the_required_keys_are_missed() -> None:

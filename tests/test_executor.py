@@ -55,14 +55,6 @@ def test_in_this_process_a_failure_has_its_exception() -> None:
     assert isinstance(failure.cause, ValueError)
 
 
-def test_an_interrupt_is_no_failure() -> None:
-    def interrupt(_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(Inline().run(interrupt, [1]))
-
-
 def test_a_process_that_dies_takes_only_its_task_along() -> None:
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
     done = list(Processes(2).run(work, tasks))
@@ -88,7 +80,3 @@ def test_no_process_outlives_the_results() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_after_two()
     assert not active_children()
-
-
-def test_nothing_to_do_starts_nothing() -> None:
-    assert list(Processes(0).run(work, [])) == []

@@ -10,22 +10,17 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from fake_replicas import CPU_S, FakeLauncher, FakeReplica
+from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
-from sponge_env.live.fleet import START_ATTEMPTS, Ended, Fleet, Watch
+from sponge_env.live.fleet import START_ATTEMPTS, EndedBatch, Fleet, Watch
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]
-CONFIG = LiveConfig(start_timeout_s=100.0, batch_timeout_s=10.0, cold_start_s=8.0)
-
-
-def scale(fleet: Fleet, wanted: int) -> None:
-    fleet.shrink(wanted)
-    fleet.grow(wanted - len(fleet.staying))
+CONFIG = LiveConfig(batch_timeout_s=10.0, cold_start_s=8.0, initial=Allocation(8, 1))
 
 
 class Monotonic:
@@ -41,6 +36,7 @@ class Monotonic:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Monotonic:
     clock = Monotonic()
     monkeypatch.setattr(fleet_module, "time", clock)
+    monkeypatch.setattr("fake_replicas.time", clock)
     return clock
 
 
@@ -51,7 +47,7 @@ class Rig:
         self.launcher = FakeLauncher()
         self.watch = Watch()
         self.fleet = Fleet(CONFIG, self.launcher, self.watch)
-        self.fleet.warm_up(replicas, 0.5)
+        self.fleet.grow(replicas, full_speed=True)
         while self.fleet.starting_s:
             self.poll()
         self.fleet.warmed_up()
@@ -66,11 +62,26 @@ class Rig:
     def open(self) -> list[int]:
         return [replica.id for replica in self.replicas if not replica.closed]
 
-    def start(self, id: int) -> None:
-        self.fleet.start(batch(id), TENSORS)
+    def scale(self, replicas: int) -> None:
+        self.fleet.shrink(replicas)
+        self.fleet.grow(replicas - len(self.fleet.staying))
 
-    def poll(self) -> list[Ended]:
+    def start(self, *ids: int) -> None:
+        for id in ids:
+            self.fleet.start(batch(id), TENSORS)
+
+    def poll(self) -> list[EndedBatch]:
         return self.watch.poll(0.0)[1]
+
+    def poll_ids(self) -> list[int]:
+        """Return the batches that ended with an answer."""
+        return [ended.batch.id for ended in self.poll() if ended.answer is not None]
+
+    def fail_to_start(self, times: int = START_ATTEMPTS) -> None:
+        """Let the youngest replica die before it is ready, over and over."""
+        for _ in range(times):
+            self.replicas[-1].die("no such operator")
+            self.poll()
 
 
 @pytest.fixture
@@ -98,9 +109,9 @@ def test_the_first_replicas_load_at_full_speed_and_are_limited_then(make_rig: Ma
     rig = make_rig(2)
     granted = [[cores for _, cores in replica._limits] for replica in rig.replicas]
     assert granted == [[1.0, 0.5], [1.0, 0.5]]
-    scale(rig.fleet, 3)
+    rig.scale(3)
     assert rig.replicas[2].granted_cores() == 0.5
-    rig.fleet.limit(0.25)
+    rig.fleet.limit(4)
     assert [replica.granted_cores() for replica in rig.replicas] == [0.25] * 3
 
 
@@ -110,8 +121,6 @@ def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
     assert [replica.batch_id for replica in rig.replicas] == [1, None]
     assert rig.replicas[0].tensors is TENSORS
     rig.start(2)
-    with pytest.raises(RuntimeError, match="no replica is idle"):
-        rig.start(3)
     rig.replicas[1].answer()
     (ended,) = rig.poll()
     assert (ended.batch.id, ended.replica_id) == (2, 1)
@@ -122,31 +131,26 @@ def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
 def test_scale_in_takes_cold_ones_then_idle_ones_the_youngest_first(make_rig: MakeRig) -> None:
     rig = make_rig(3)
     rig.start(1)
-    scale(rig.fleet, 5)
+    rig.scale(5)
     assert (rig.fleet.serving, len(rig.fleet.starting_s)) == (3, 2)
-    for wanted, left in ((4, [0, 1, 2, 3]), (3, [0, 1, 2]), (2, [0, 1]), (1, [0])):
-        scale(rig.fleet, wanted)
+    for left in ([0, 1, 2, 3], [0, 1, 2], [0, 1], [0]):
+        rig.scale(len(left))
         assert rig.open == left
 
 
-def test_a_busy_replica_finishes_its_batch_before_it_goes(make_rig: MakeRig) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_busy_replica_ends_its_batch_before_it_goes_for_good(
+    make_rig: MakeRig, dies: bool
+) -> None:
     rig = make_rig(2)
-    rig.start(1)
-    rig.start(2)
-    scale(rig.fleet, 1)
+    rig.start(1, 2)
+    rig.scale(1)
     assert (rig.open, rig.fleet.serving) == ([0, 1], 1)
-    rig.replicas[1].answer()
-    assert [ended.batch.id for ended in rig.poll()] == [2]
-    assert rig.open == [0]
-
-
-def test_a_draining_replica_that_dies_is_not_replaced(make_rig: MakeRig) -> None:
-    rig = make_rig(2)
-    rig.start(1)
-    rig.start(2)
-    scale(rig.fleet, 1)
-    rig.replicas[1].die()
-    assert [(ended.batch.id, ended.answer) for ended in rig.poll()] == [(2, None)]
+    if dies:
+        rig.replicas[1].die()
+    else:
+        rig.replicas[1].answer()
+    assert [(ended.batch.id, ended.answer is None) for ended in rig.poll()] == [(2, dies)]
     assert (rig.open, rig.fleet.restarts) == ([0], 0)
 
 
@@ -157,82 +161,53 @@ def test_a_dead_replica_gives_its_batch_back_and_is_replaced(make_rig: MakeRig) 
     (ended,) = rig.poll()
     assert (ended.batch.id, ended.replica_id, ended.answer) == (7, 0, None)
     assert (rig.open, rig.fleet.restarts, rig.fleet.serving) == ([1], 1, 0)
-    rig.replicas[1].ready()
+    rig.replicas[1].die()  # while it starts
+    assert rig.poll() == []
+    rig.replicas[2].ready()
     rig.poll()
-    rig.start(8)
-    assert rig.replicas[1].batch_id == 8
-
-
-def test_a_death_while_starting_or_idle_is_made_good(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    for replica in (0, 1):  # idle at first, starting then
-        rig.replicas[replica].die()
-        assert rig.poll() == []
-    assert (rig.open, rig.fleet.restarts) == ([2], 2)
+    rig.replicas[2].die()  # while it is idle
+    rig.poll()
+    assert (rig.open, rig.fleet.restarts) == ([3], 3)
 
 
 def test_replicas_that_never_start_end_it_with_their_reason(make_rig: MakeRig) -> None:
     rig = make_rig(1)
+    rig.scale(2)
     rig.start(1)
-    rig.replicas[0].die()
-    for attempt in range(1, START_ATTEMPTS):
+    rig.fleet.members[0].draining = True
+    rig.fail_to_start(START_ATTEMPTS - 1)
+    rig.replicas[0].answer()
+    rig.replicas[-1].die("no such operator")
+    assert rig.poll_ids() == [1], "what ended is handed over first"
+    with pytest.raises(WorkerError, match=r"3 replicas died .* error: no such operator"):
         rig.poll()
-        rig.replicas[attempt].die()
-    rig.poll()
-    rig.replicas[START_ATTEMPTS].die("no such operator")
-    with pytest.raises(WorkerError, match=r"3 replicas died .* said: no such operator"):
-        rig.poll()
-    assert rig.open == [], "it gave up"
+    assert rig.open == []
 
 
 def test_while_another_serves_replicas_that_never_start_do_not_end_it(
     clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = make_rig(1)
-    scale(rig.fleet, 2)
-    for attempt in range(1, START_ATTEMPTS + 1):
-        rig.replicas[attempt].die("no such operator")
-        rig.poll()
-    scale(rig.fleet, 2)
+    rig.scale(2)
+    rig.fail_to_start()
+    rig.scale(2)
     assert rig.open == [0], "it waits with the next attempt"
     clock.now_s += fleet_module.HEARTBEAT_S
-    scale(rig.fleet, 2)
-    rig.replicas[-1].die("no such operator")
-    rig.poll()
-    (said,) = (record.getMessage() for record in caplog.records)
-    assert said.startswith("going on with 1 replicas: 3 replicas died")
+    rig.scale(2)
+    rig.fail_to_start(1)
+    assert len(caplog.records) == 1
     rig.start(1)
     rig.replicas[0].answer()
-    assert [ended.batch.id for ended in rig.poll()] == [1]
-    rig.start(2)
-    rig.replicas[0].answer()
-    rig.poll()
+    assert rig.poll_ids() == [1]
     rig.replicas[0].die()
     with pytest.raises(WorkerError, match="4 replicas died"):
-        rig.poll()
-
-
-def test_what_ended_is_handed_over_before_it_gives_up(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    scale(rig.fleet, 2)
-    rig.start(1)
-    rig.fleet.members[0].draining = True
-    for attempt in range(1, START_ATTEMPTS + 1):
-        if attempt == START_ATTEMPTS:
-            rig.replicas[0].answer()
-        rig.replicas[attempt].die("no such operator")
-        ended = rig.poll()
-    assert [end.batch.id for end in ended] == [1]
-    with pytest.raises(WorkerError, match="no such operator"):
         rig.poll()
 
 
 def test_one_that_starts_in_between_lets_it_go_on(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     for _ in range(2):
-        for _ in range(START_ATTEMPTS - 1):
-            rig.replicas[-1].die()
-            rig.poll()
+        rig.fail_to_start()  # the first had started
         rig.replicas[-1].ready()
         rig.poll()
     assert rig.fleet.serving == 1
@@ -240,65 +215,55 @@ def test_one_that_starts_in_between_lets_it_go_on(make_rig: MakeRig) -> None:
 
 def test_what_hangs_is_killed(clock: Monotonic, make_rig: MakeRig) -> None:
     rig = make_rig(2)
-    scale(rig.fleet, 3)
+    rig.scale(3)
     rig.start(1)
     clock.now_s += 10.5
     assert rig.poll() == []
     assert [replica.killed for replica in rig.replicas] == [True, False, False]
     assert [ended.answer for ended in rig.poll()] == [None]
-    clock.now_s += 90.0
+    clock.now_s += fleet_module.START_TIMEOUT_S
     rig.poll()
     assert [replica.killed for replica in rig.replicas] == [True, False, True, False]
 
 
-def test_a_report_that_nobody_polled_in_time_counts(clock: Monotonic, make_rig: MakeRig) -> None:
+def test_time_without_a_poll_is_no_time_to_hang(clock: Monotonic, make_rig: MakeRig) -> None:
     rig = make_rig(1)
     rig.start(1)
     rig.replicas[0].answer()
     clock.now_s += 100.0
-    assert [ended.answer is not None for ended in rig.poll()] == [True]
-    assert not rig.replicas[0].killed
-
-
-def test_time_that_nobody_polled_is_no_time_to_hang(clock: Monotonic, make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.start(1)
+    assert rig.poll_ids() == [1], "a report that was there in time counts"
+    rig.start(2)
     clock.now_s += 100.0
     rig.fleet.extend_timeouts(100.0)
     assert rig.poll() == []
     assert not rig.replicas[0].killed
-    clock.now_s += 10.5
-    rig.poll()
-    assert rig.replicas[0].killed
 
 
 def test_the_cold_start_is_measured_but_not_at_full_speed(
-    clock: Monotonic, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+    clock: Monotonic, make_rig: MakeRig
 ) -> None:
-    monkeypatch.setattr("fake_replicas.time", clock)
     rig = make_rig(1)
     assert rig.fleet.cold_start_s == 8.0
-    scale(rig.fleet, 2)
+    rig.scale(2)
     clock.now_s += 3.0
     assert rig.fleet.starting_s == [5.0]
     rig.replicas[1].ready()
     rig.poll()
     assert rig.fleet.cold_start_s == 3.0
-    scale(rig.fleet, 3)
+    rig.scale(3)
     clock.now_s += 4.0
     assert rig.fleet.starting_s == [0.0]
 
 
 def test_counters_keep_what_past_replicas_used(make_rig: MakeRig) -> None:
     rig = make_rig(2)
-    for id in (1, 2):
-        rig.start(id)
+    rig.start(1, 2)
     for replica in rig.replicas[:2]:
         replica.answer()
     rig.poll()
-    scale(rig.fleet, 1)
-    assert rig.fleet.cpu_s == pytest.approx(2 * CPU_S)
-    assert rig.fleet.throttled_s == pytest.approx(CPU_S)
+    rig.scale(1)
+    assert rig.fleet.cpu_s == pytest.approx(2 * (CPU_S + LOAD_S))
+    assert rig.fleet.throttled_s == pytest.approx(CPU_S + LOAD_S)
 
 
 def test_a_refused_replica_leaves_the_others_running(
@@ -307,36 +272,24 @@ def test_a_refused_replica_leaves_the_others_running(
     rig = make_rig(1)
     rig.launcher.refuses = True
     for _ in range(3):
-        scale(rig.fleet, 2)
+        rig.scale(2)
         clock.now_s += fleet_module.HEARTBEAT_S / 4
-    assert rig.launcher.refused == 1, "it is not asked all the time"
-    assert [r.getMessage() for r in caplog.records] == [
-        "going on with 1 replicas: no replica is to be had"
-    ]
+    assert rig.launcher.refused == len(caplog.records) == 1, "it is not asked all the time"
     rig.start(1)
     rig.replicas[0].answer()
-    assert len(rig.poll()) == 1
+    assert rig.poll_ids() == [1]
     rig.launcher.refuses = False
     clock.now_s += fleet_module.HEARTBEAT_S
-    scale(rig.fleet, 2)
+    rig.scale(2)
     assert rig.open == [0, 1]
 
 
 def test_the_only_replica_that_is_refused_ends_it(make_rig: MakeRig) -> None:
     rig = make_rig(1)
-    rig.launcher.refuses = True
-    rig.replicas[0].die()
-    with pytest.raises(WorkerError, match="no replica is to be had"):
-        rig.poll()
-
-
-def test_what_ended_is_handed_over_before_that_nothing_serves_any_more(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
     rig.start(1)
     rig.launcher.refuses = True
     rig.replicas[0].die()
-    (ended,) = rig.poll()
-    assert ended.answer is None
+    assert len(rig.poll()) == 1, "what ended is handed over first"
     with pytest.raises(WorkerError, match="no replica is to be had"):
         rig.poll()
 
@@ -346,20 +299,19 @@ def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
     if hard < 1200:
         pytest.skip("only few descriptors are allowed here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
-    null = os.open(os.devnull, os.O_RDONLY)
-    taken = [null]
+    descriptors = [os.open(os.devnull, os.O_RDONLY)]
     try:
-        while taken[-1] < 1024:
-            taken.append(os.dup(null))
+        while descriptors[-1] < 1024:
+            descriptors.append(os.dup(descriptors[0]))
         rig = Rig(2)
         assert rig.replicas[0].fileno() > 1024
         rig.start(1)
         rig.replicas[0].answer()
-        assert [ended.batch.id for ended in rig.poll()] == [1]
+        assert rig.poll_ids() == [1]
         assert rig.watch.poll(0.001) == (False, [])
         rig.watch.close()
     finally:
-        for descriptor in taken:
+        for descriptor in descriptors:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -378,32 +330,31 @@ def launcher() -> FakeLauncher:
     return FakeLauncher()
 
 
+def make_worker(launcher: FakeLauncher) -> LiveWorker:
+    return LiveWorker(CONFIG, launchers=[launcher])
+
+
 @pytest.fixture
 def worker(launcher: FakeLauncher) -> Iterator[LiveWorker]:
-    with LiveWorker(CONFIG, launcher) as worker:
+    with make_worker(launcher) as worker:
         yield worker
     assert launcher.closed
     assert all(replica.closed for replica in launcher.launched)
 
 
-def test_a_worker_that_nobody_closed_is_released(launcher: FakeLauncher) -> None:
-    worker = LiveWorker(CONFIG, launcher)
+def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(
+    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = make_worker(launcher)
+    monkeypatch.setattr("sponge_env.live.worker.os.getpid", lambda: -1)
+    _, release, arguments, _ = worker._finalizer.peek()  # type: ignore[misc] # it is alive
+    release(*arguments)
     assert not launcher.closed
-    del worker
+    monkeypatch.undo()
+    del worker, release, arguments
     gc.collect()
     assert launcher.closed
     assert all(replica.closed for replica in launcher.launched)
-
-
-def test_a_fork_that_drops_a_worker_leaves_it_to_its_parent(
-    launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with LiveWorker(CONFIG, launcher) as worker:
-        monkeypatch.setattr("sponge_env.live.worker.os.getpid", lambda: -1)
-        _, release, arguments, _ = worker._finalizer.peek()  # type: ignore[misc] # it is alive
-        release(*arguments)
-        assert not launcher.closed
-        monkeypatch.undo()
 
 
 def test_the_worker_serves_on_any_replicas(worker: LiveWorker) -> None:
@@ -416,60 +367,41 @@ def test_the_worker_serves_on_any_replicas(worker: LiveWorker) -> None:
     assert worker.status().cpu_s == CPU_S
 
 
+def test_cores_are_charged_as_they_are_held(
+    clock: Monotonic, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sponge_env.live.worker.time", clock)
+    with make_worker(launcher) as worker:
+        clock.now_s += 2.0
+        launcher.willing = False
+        worker.resize(Allocation(5, 1, replicas=2))
+        worker.start(batch(1))
+        launcher.launched[0].answer()
+        worker.wait(worker.now())
+        clock.now_s += 1.0
+        with pytest.raises(ConfigError, match="must be a whole number between 1 and 16"):
+            worker.resize(Allocation(17, 1))
+        worker.hold()
+        clock.now_s += 100.0
+        assert worker.release() == 100.0
+        status = worker.status()
+    assert (status.held_cores, status.core_seconds) == (10.0, 2.0 * 8 + 1.0 * 10)
+    assert status.used_core_seconds == pytest.approx(CPU_S * 16), "not what loading took at first"
+
+
 def test_a_limit_that_comes_late_shows_in_the_status(
     worker: LiveWorker, launcher: FakeLauncher
 ) -> None:
     launcher.limit_delay_s = 0.05
     worker.resize(Allocation(cores=4, batch=1))
     resized = worker.status()
-    assert (resized.held_cores, resized.effective_cores) == (4.0, 1.0)
+    assert (resized.held_cores, resized.effective_cores) == (4.0, 8.0)
     while worker.status().effective_cores != 4.0:
         assert not worker.wait(worker.now() + 0.01)
-
-
-def test_time_held_is_no_time_to_hang(
-    clock: Monotonic, worker: LiveWorker, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sponge_env.live.worker.time", clock)
-    launcher.willing = False
-    worker.hold()
-    worker.release()  # the clock's times are the stand-in's from here on
-    worker.start(batch(1))
-    worker.hold()
-    clock.now_s += 100.0
-    assert worker.release() == 100.0
-    assert not worker.wait(worker.now())
-    launcher.launched[0].answer()
-    (completion,) = worker.wait(worker.now())
-    assert completion.ok
-
-
-def test_what_ends_while_the_clock_is_held_ends_at_that_instant(
-    worker: LiveWorker, launcher: FakeLauncher
-) -> None:
-    launcher.willing = False
-    worker.start(batch(1))
-    worker.hold()
-    held_s = worker.now()
-    launcher.launched[0].answer()
-    with pytest.raises(RuntimeError, match="held"):
-        worker.wait(held_s + 1)
-    assert worker.release() > 0
-    (completion,) = worker.wait(worker.now() + 60.0)
-    assert completion.finished_s == pytest.approx(held_s, abs=1e-6)
 
 
 def test_a_worker_that_cannot_start_releases_everything(launcher: FakeLauncher) -> None:
     launcher.refuses = True
     with pytest.raises(WorkerError, match="no replica is to be had"):
-        LiveWorker(CONFIG, launcher)
+        make_worker(launcher)
     assert launcher.closed
-
-
-def test_an_allocation_beyond_the_limits_changes_nothing(
-    worker: LiveWorker, launcher: FakeLauncher
-) -> None:
-    for allocation in (Allocation(17, 1), Allocation(1, 1, replicas=17)):
-        with pytest.raises(ConfigError, match="must be a whole number between 1 and 16"):
-            worker.resize(allocation)
-    assert (len(launcher.launched), worker.status().effective_cores) == (1, 1.0)

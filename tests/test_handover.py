@@ -52,17 +52,20 @@ def test_a_request_without_tasks_is_whole_at_once(handover: Handover) -> None:
     assert handover.take_whole(1) == []
 
 
-def test_who_lost_a_replica_is_whole_when_another_has_answered(handover: Handover) -> None:
-    find(handover, 1, lines=1)
+def test_a_task_that_lost_its_replica_is_answered_by_another(handover: Handover) -> None:
+    find(handover, 1, lines=2)
     lost = Batch(50, (1,), 1)
-    handover.take(lost)
+    (brought,) = handover.take(lost)
+    read(handover, 1, 7)
     handover.give_back(lost)
     assert handover.take_whole(1) is None
-    read(handover, 1, 7)
-    assert handover.take_whole(1) == [7]
+    again = Batch(51, (1,), 1)
+    assert handover.take(again)[0] is brought
+    handover.answered(again, [np.array(8)])
+    assert handover.take_whole(1) == [8, 7], "in the order of the tasks"
 
 
-def test_nothing_is_kept_of_who_has_ended(handover: Handover) -> None:
+def test_nothing_is_kept_of_a_request_that_has_ended(handover: Handover) -> None:
     find(handover, 1, lines=2)
     late = Batch(50, (1,), 1)
     handover.take(late)
@@ -70,5 +73,5 @@ def test_nothing_is_kept_of_who_has_ended(handover: Handover) -> None:
     assert handover.take_whole(1) is None
     handover.answered(late, [np.array(8)])
     assert handover.take_whole(1) is None
-    kept = (handover._told, handover._answers, handover._forgotten, *handover._left)
-    assert not any(kept)
+    assert not handover._requests
+    assert not handover._running

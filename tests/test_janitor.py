@@ -13,7 +13,7 @@ from sponge_env.live.janitor import Janitor, start_ticks
 def test_a_janitor_that_is_closed_cleans_up() -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as left:
         janitor = Janitor()
-        janitor.tell("process", left.pid, start_ticks(left.pid))
+        janitor.send("process", left.pid, start_ticks(left.pid))
         janitor.close()
         janitor.close()
         assert left.wait() == -signal.SIGKILL
@@ -23,6 +23,6 @@ def test_a_janitor_that_was_stopped_holds_nobody_up() -> None:
     janitor = Janitor()
     os.kill(janitor._process.pid, signal.SIGSTOP)
     for pid in range(10_000):  # more than a pipe holds
-        janitor.tell("forget", pid)
+        janitor.send("forget", pid)
     janitor.close()
     assert janitor._process.returncode == -signal.SIGKILL

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,22 +17,19 @@ from machine import needs_cgroup
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
 from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
-from sponge_env.live.janitor import kill, remove_group, start_ticks
+from sponge_env.live.janitor import kill, start_ticks
 from sponge_env.live.limits import (
-    Kind,
-    TokenBucket,
-    choose_kind,
+    DutyCycleLimiter,
     enforcement_period_s,
     open_limits,
-    refusal_as_sentence,
 )
 from sponge_env.scenario.config import Limiter
 
 
 @pytest.fixture(autouse=True)
-def unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each test be the first of its process to fall back."""
-    monkeypatch.setattr(limits, "_WARNED", set())
+    monkeypatch.setattr(limits, "_WARNED", [])
 
 
 @pytest.mark.parametrize(
@@ -42,6 +39,8 @@ def test_the_period_is_as_short_as_a_quota_of_one_unit_allows(
     core_unit: float, period_s: float
 ) -> None:
     assert enforcement_period_s(core_unit) == pytest.approx(period_s)
+    with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
+        enforcement_period_s(0.0005)
 
 
 @given(st.floats(0.001, 16))
@@ -51,19 +50,13 @@ def test_a_quota_of_one_unit_is_legal(core_unit: float) -> None:
     assert round(core_unit * period_s * 1e6) >= 1000
 
 
-def test_a_unit_no_period_can_grant_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
-        enforcement_period_s(0.0005)
-
-
 def test_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid, leaf in ((dead.pid, "replica-0"), (dead.pid, "replica-1"), (os.getpid(), "replica-0")):
         (tmp_path / f"sponge-{pid}-0a1b2c3d" / leaf).mkdir(parents=True)
     (tmp_path / f"sponge-{dead.pid}-0a1b2c3d-harness").mkdir()
-    (tmp_path / f"sponge-{dead.pid}-busy").mkdir()
-    (tmp_path / f"sponge-{dead.pid}-busy" / "process").mkdir()  # the kernel keeps such a group
+    (tmp_path / f"sponge-{dead.pid}-busy" / "process").mkdir(parents=True)  # the kernel keeps it
     (tmp_path / "sponge-of-others").mkdir()
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -71,27 +64,6 @@ def test_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
         f"sponge-{dead.pid}-busy",
         "sponge-of-others",
     }
-
-
-V1 = Hierarchy(1, Path("/cg/cpu"), Path("/cg/cpu"))
-V2 = Hierarchy(2, Path("/cg"), Path("/cg"))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "hierarchy", "kind"),
-    [
-        ("auto", V1, "cgroup-v1"),
-        ("auto", V2, "cgroup-v2"),
-        ("auto", None, "duty-cycle"),
-        ("cgroup", V2, "cgroup-v2"),
-        ("duty-cycle", V1, "duty-cycle"),
-        ("none", V1, "none"),
-    ],
-)
-def test_the_means_follow_what_is_wanted_and_there(
-    wanted: Limiter, hierarchy: Hierarchy | None, kind: Kind
-) -> None:
-    assert choose_kind(wanted, hierarchy) == kind
 
 
 def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:
@@ -102,18 +74,14 @@ def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:
     return folder
 
 
-def test_version_1_is_found_where_we_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own", "found"), [("/own", "own"), ("/docker/abc", "")])
+def test_version_1_is_found_where_we_are_or_where_it_is_mounted(
+    tmp_path: Path, own: str, found: str
+) -> None:
     (tmp_path / "cpu" / "own").mkdir(parents=True)
     mounts = f"cgroup {tmp_path}/mem cgroup rw,memory 0 0\ncgroup {tmp_path}/cpu cgroup rw,cpu 0 0"
-    proc = write_proc(tmp_path / "proc", mounts, "4:memory:/\n1:cpu,cpuacct:/own\n0::/")
-    assert find_hierarchy(proc) == Hierarchy(1, tmp_path / "cpu", tmp_path / "cpu" / "own")
-
-
-def test_a_group_outside_of_what_is_mounted_falls_back_to_the_mount(tmp_path: Path) -> None:
-    proc = write_proc(
-        tmp_path / "proc", f"cgroup {tmp_path} cgroup rw,cpu 0 0", "1:cpu:/docker/abc"
-    )
-    assert find_hierarchy(proc) == Hierarchy(1, tmp_path, tmp_path)
+    proc = write_proc(tmp_path / "proc", mounts, f"4:memory:/\n1:cpu,cpuacct:{own}\n0::/")
+    assert find_hierarchy(proc) == Hierarchy(1, tmp_path / "cpu", tmp_path / "cpu" / found)
 
 
 def test_version_2_counts_only_with_the_cpu_controller(tmp_path: Path) -> None:
@@ -154,11 +122,16 @@ def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_v2_group(tmp_path / "cg", root=True)
 
 
+def open_group(mount: Path, own: Path) -> tuple[FakeKernelGroup, list[Path]]:
+    """Return a run's group, and what was announced."""
+    announced: list[Path] = []
+    return FakeKernelGroup(Hierarchy(2, mount, own), 20_000, announced.append), announced
+
+
 def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
     (fake_v2 / "cgroup.subtree_control").write_text("cpu memory")
     own = make_v2_group(fake_v2 / "session")
-    announced: list[Path] = []
-    run = FakeKernelGroup(Hierarchy(2, fake_v2, own), 20_000, announced.append)
+    run, announced = open_group(fake_v2, own)
     leaf = run.limiter(cpus=1)
     run_path, leaf_path = announced
     assert run_path.parent == fake_v2
@@ -173,9 +146,7 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
 
 def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> None:
     own = make_v2_group(fake_v2 / "scope")
-    announced: list[Path] = []
-    run = FakeKernelGroup(Hierarchy(2, fake_v2, own), 20_000, announced.append)
-    shelter, run_path = announced
+    run, (shelter, run_path) = open_group(fake_v2, own)
     assert {shelter.parent, run_path.parent} == {own}
     assert (shelter / "cgroup.procs").read_text() == str(os.getpid())
     assert (own / "cgroup.subtree_control").read_text() == "+cpu"
@@ -186,48 +157,16 @@ def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> No
     assert not run_path.exists()
 
 
-def test_the_root_group_may_hold_processes_and_hand_out_controllers(fake_v2: Path) -> None:
-    announced: list[Path] = []
-    FakeKernelGroup(Hierarchy(2, fake_v2, fake_v2), 20_000, announced.append)
-    assert [path.parent for path in announced] == [fake_v2]
-    assert (fake_v2 / "cgroup.subtree_control").read_text() == "+cpu"
-    assert (fake_v2 / "cgroup.procs").read_text() == ""
-
-
-def test_two_runs_do_not_meet(fake_v2: Path) -> None:
-    announced: list[Path] = []
-    for _ in range(2):
-        FakeKernelGroup(Hierarchy(2, fake_v2, fake_v2), 20_000, announced.append)
-    assert len(set(announced)) == 2
-
-
 def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     leaf = make_v2_group(fake_v2 / "leaf")
     limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
-    limiter.apply(1 / 16)
-    assert (leaf / "cpu.max").read_text() == "1250 20000"
-    assert limiter.granted_cores() == 1 / 16
-    limiter.apply(1.0)
-    assert (leaf / "cpu.max").read_text() == "max 20000"
-    assert limiter.granted_cores() == 1.0
+    for cores, quota in ((1 / 16, "1250 20000"), (1.0, "max 20000")):
+        limiter.apply(cores)
+        assert (leaf / "cpu.max").read_text() == quota
+        assert limiter.granted_cores() == cores
     assert limiter.throttled_s() == 1.5
     limiter.attach(4711)
     assert (leaf / "cgroup.procs").read_text() == "4711"
-
-
-def test_a_refusal_becomes_a_sentence_that_names_the_file(fake_v2: Path) -> None:
-    leaf = make_v2_group(fake_v2 / "leaf")
-    (leaf / "cpu.max").unlink()
-    (leaf / "cpu.max").symlink_to("/dev/full")  # can be opened, but not written
-    limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
-    with (
-        pytest.raises(WorkerError, match=r"No space left on device .*cpu\.max.*'duty-cycle'"),
-        refusal_as_sentence(),
-    ):
-        limiter.apply(0.5)
-    (leaf / "cgroup.procs").unlink()
-    with pytest.raises(WorkerError, match=r"cgroup\.procs"), refusal_as_sentence():
-        limiter.attach(os.getpid())
 
 
 class RefusingGroup(FakeKernelGroup):
@@ -244,61 +183,27 @@ def test_a_refused_quota_is_noticed_at_once(
     monkeypatch.setattr(limits, "find_hierarchy", lambda: Hierarchy(2, fake_v2, fake_v2))
     monkeypatch.setattr(limits, "RunGroup", RefusingGroup)
     announced: list[Path] = []
-    with pytest.raises(WorkerError, match=r"cpu\.max.*use the limiter 'duty-cycle'"):
+    with pytest.raises(WorkerError, match=r"cpu\.max.*use the limiter 'duty-cycle'") as caught:
         open_limits("cgroup", 1 / 16, 1, announced.append)
-    assert open_limits("auto", 1 / 16, 1, announced.append).kind == "duty-cycle"
-    assert "duty cycle" in caplog.text
-    assert len(announced) == 4
+    assert "\n" not in str(caught.value)
+    opened = [open_limits("auto", 1 / 16, 1, announced.append) for _ in range(2)]
+    assert {(each.kind, each.period_s) for each in opened} == {("duty-cycle", 0.02)}
+    assert len(caplog.records) == 1, "it says so once"
+    assert len(announced) == 6
     assert not any(path.exists() for path in announced)
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_a_quota_above_that_of_the_container_is_noticed_at_once(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("mounts", ["cgroup /proc cgroup rw,cpu 0 0", ""])
+def test_without_rights_there_are_other_limiters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str
 ) -> None:
-    hierarchy = find_hierarchy()
-    if hierarchy is None or hierarchy.version != 1:
-        pytest.skip("version 2 takes any quota")
-    container = hierarchy.own / f"sponge-{os.getpid()}-container"
-    container.mkdir()
-    try:
-        (container / "cpu.cfs_quota_us").write_text("50000")
-        inside = Hierarchy(1, hierarchy.mount, container)
-        monkeypatch.setattr(limits, "find_hierarchy", lambda: inside)
-        with pytest.raises(WorkerError, match=r"Invalid argument \(.*/cpu\.cfs_quota_us\)"):
-            open_limits("cgroup", 1 / 16, 1, lambda path: None)
-    finally:
-        container.rmdir()  # fails if anything is left in it
+    def kind(limiter: Limiter) -> str:
+        return open_limits(limiter, 1 / 16, 1, lambda path: None).kind
 
-
-def refusing_proc(tmp_path: Path) -> Path:
-    """Describe a hierarchy mounted where nobody may make directories."""
-    return write_proc(tmp_path / "proc", "cgroup /proc cgroup rw,cpu 0 0", "1:cpu:/")
-
-
-def test_without_rights_cgroup_fails_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroups, "PROC", refusing_proc(tmp_path))
-    with pytest.raises(WorkerError, match="use the limiter 'duty-cycle'") as caught:
-        open_limits("cgroup", 1 / 16, 1, lambda path: None)
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(cgroups, "PROC", write_proc(tmp_path / "proc", "", ""))
-    with pytest.raises(WorkerError, match="no cgroup hierarchy"):
-        open_limits("cgroup", 1 / 16, 1, lambda path: None)
-
-
-def test_without_rights_auto_falls_back_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cgroups, "PROC", refusing_proc(tmp_path))
-    with caplog.at_level(logging.WARNING, logger="sponge_env"):
-        opened = [open_limits("auto", 1 / 16, 1, lambda path: None) for _ in range(2)]
-    for each in opened:
-        assert each.kind == "duty-cycle"
-        assert each.period_s == pytest.approx(0.02)
-    assert caplog.text.count("duty cycle") == 1
+    monkeypatch.setattr(cgroups, "PROC", write_proc(tmp_path / "proc", mounts, "1:cpu:/"))
+    with pytest.raises(WorkerError, match="use the limiter 'duty-cycle'"):
+        kind("cgroup")
+    assert [kind("auto"), kind("duty-cycle"), kind("none")] == ["duty-cycle", "duty-cycle", "none"]
 
 
 @pytest.mark.cgroup
@@ -313,56 +218,81 @@ def test_a_real_group_grants_what_is_asked_and_goes_away() -> None:
         limiter.apply(units / 16)
         assert limiter.granted_cores() == pytest.approx(units / 16)
     assert all(path.is_dir() for path in announced)
-    limiter.close()
-    limiter.close()
-    opened.close()
-    opened.close()
+    for close in (limiter.close, limiter.close, opened.close, opened.close):
+        close()
     assert limiter.granted_cores() == 1.0
     assert not any(path.exists() for path in announced)
 
 
-@given(
-    quota_s=st.floats(0.001, 0.02),
-    demands_s=st.lists(st.floats(0, 0.05), min_size=1, max_size=50),
-    overshoot_s=st.floats(0, 0.005),
-)
-def test_the_bucket_grants_its_quota_and_no_more(
-    quota_s: float, demands_s: list[float], overshoot_s: float
+class SlowMachine:
+    """A process that uses a whole CPU while it is not stopped, on a clock that waits move on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, overshoot_s: float = 0.0) -> None:
+        self.now_s = self.cpu_s = 0.0
+        self.stopped, self._overshoot_s = False, overshoot_s
+        self.limiter = DutyCycleLimiter(0.01, cpus=1)
+        self.limiter._cores = 0.4
+        monkeypatch.setattr(limits.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(limits, "process_cpu_s", lambda pid: self.cpu_s)
+        monkeypatch.setattr(limits.os, "kill", self._kill)
+        monkeypatch.setattr(self.limiter._changed, "wait", self._wait)
+
+    def _kill(self, pid: int, number: int) -> None:
+        self.stopped = number == limits.signal.SIGSTOP
+
+    def _wait(self, seconds: float) -> None:
+        seconds += 0.0 if self.stopped else self._overshoot_s
+        self.now_s += seconds
+        self.cpu_s += 0.0 if self.stopped else seconds
+
+
+@pytest.mark.parametrize("overshoot_s", [0.0, 0.0015])
+def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
+    monkeypatch: pytest.MonkeyPatch, overshoot_s: float
 ) -> None:
-    bucket = TokenBucket(quota_s)
-    spent_s = 0.0
-    for demand_s in demands_s:
-        used_s = min(demand_s, max(0.0, bucket.tokens_s) + overshoot_s * (bucket.tokens_s > 0))
-        bucket.spend(used_s)
-        spent_s += used_s
-        bucket.refill()
-        assert bucket.tokens_s <= quota_s
-    assert spent_s <= len(demands_s) * quota_s + overshoot_s + 1e-12
+    machine = SlowMachine(monkeypatch, overshoot_s)
+    left_s = 0.004
+    for _ in range(50):
+        left_s = machine.limiter._run_period(1, left_s)
+        assert left_s <= 0.004
+    assert machine.now_s == pytest.approx(50 * 0.01, abs=50 * overshoot_s + 1e-9)
+    assert machine.cpu_s <= 50 * 0.004 + 2 * overshoot_s + 1e-9
+    assert machine.limiter.throttled_s() == pytest.approx(machine.now_s - machine.cpu_s)
 
 
-def test_the_bucket_keeps_debts_and_forgets_savings() -> None:
-    bucket = TokenBucket(0.010)
-    bucket.spend(0.004)
-    bucket.refill()
-    assert bucket.tokens_s == 0.010
-    bucket.spend(0.013)
-    bucket.refill()
-    assert bucket.tokens_s == pytest.approx(0.007)
+def test_the_duty_cycle_grants_nothing_for_time_that_was_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = SlowMachine(monkeypatch)
+    machine.stopped = True
+    assert machine.limiter._run_period(1, 0.004) == 0.004
 
 
-def test_a_recycled_process_id_is_not_hit() -> None:
+@pytest.fixture
+def idle_process() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        kill(process.pid, "1")
-        kill(process.pid, "")
-        assert process.poll() is None
-        kill(process.pid, start_ticks(process.pid))
-        assert process.wait(30) < 0
-    assert start_ticks(process.pid) == ""
+        yield process
+        process.kill()
 
 
-def test_removing_a_group_is_patient_only_so_long(tmp_path: Path) -> None:
-    (tmp_path / "group" / "busy").mkdir(parents=True)
-    assert not remove_group(str(tmp_path / "group"), patience_s=0.01)
-    (tmp_path / "group" / "busy").rmdir()
-    assert remove_group(str(tmp_path / "group"))
-    assert remove_group(str(tmp_path / "group"))
+def test_the_duty_cycle_ends_with_its_process(idle_process: subprocess.Popen[bytes]) -> None:
+    limiter = DutyCycleLimiter(0.01, cpus=1)
+    limiter.apply(0.5)
+    limiter.attach(idle_process.pid)
+    idle_process.kill()
+    idle_process.wait()
+    limiter.close()
+    assert limiter._thread is not None
+    assert not limiter._thread.is_alive()
+
+
+def test_a_recycled_process_id_is_not_hit(
+    idle_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("sponge_env.live.janitor.os.kill", lambda *_: pytest.fail("killed"))
+        kill(idle_process.pid, "1")
+        kill(idle_process.pid, "")
+    kill(idle_process.pid, start_ticks(idle_process.pid))
+    assert idle_process.wait(30) < 0
+    assert start_ticks(idle_process.pid) == ""

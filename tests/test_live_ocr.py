@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from control_groups import groups_of
+from fake_replicas import crash
 from machine import needs_two_cpus
 
 from sponge_env.env.factory import check_live, make_system
@@ -17,9 +18,9 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Batch, StageAllocation
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.models.images import draw_evenly
 from sponge_env.models.ocr import SAMPLES_EACH
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import draw_evenly
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
 from sponge_env.scenario.profile import Sample, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
@@ -42,7 +43,7 @@ def ocr(folder: Path) -> Scenario:
     return Scenario(
         name="ocr",
         slo_s=20.0,
-        duration_s=6.0,
+        duration_s=5.0,
         stages=tuple(stages),
         limits=Limits(cores=16, total_cores=16),
         arrivals=Arrivals(rate_rps=2.0),  # what a slow machine works off in time, too
@@ -68,7 +69,7 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
         for name, measured in metrics.stages.items():
             stages[name] = stages.get(name, 0) + measured["answered"]
         if interval in (1, 3):
-            worker.crash(interval // 2)
+            crash(worker, interval // 2)
     system.drain()
     outcomes = system.columns()["outcome"].tolist()
     assert len(outcomes) == int(system._env["sent"]) - 1 > 8, "all that were offered"
@@ -76,13 +77,13 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
     assert restarts == 2
     # One detection for each image and one recognition for each line that it found.
     ids = system._workload.id.tolist()
-    told = system._arrays.requests["tasks"][0, : len(ids)]
+    tasks = system._arrays.requests["tasks"][0, : len(ids)]
     offered = len(outcomes)
-    assert np.all(told[:offered] >= 0), "detection said so of each image"
-    assert told[:offered].sum() > offered, "several lines in most images"
+    assert np.all(tasks[:offered] >= 0), "detection said so of each image"
+    assert tasks[:offered].sum() > offered, "several lines in most images"
     assert 0.8 < system.measured_accuracy <= 1.0, "of what was read"
     assert stages["ocr-det-v5"] <= offered
-    assert 0 < stages["ocr-rec-v5"] <= told[:offered].sum()
+    assert 0 < stages["ocr-rec-v5"] <= tasks[:offered].sum()
     pids = [replica.pid for replica in worker.replicas]
     system.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
@@ -96,9 +97,9 @@ def test_the_text_that_is_read_is_what_was_drawn() -> None:
         for model in MODELS
     ]
     reader = resolve_model("ocr-rec-v5")
-    with LiveWorker(configs) as worker:
-        seen, drawn = {}, {i.pixels.tobytes(): i.lines for i in draw_evenly(SAMPLES_EACH)}
-        for request in range(16):
+    with LiveWorker(*configs) as worker:
+        texts_of, drawn = {}, {i.pixels.tobytes(): i.lines for i in draw_evenly(SAMPLES_EACH)}
+        for request in range(10):
             shown = worker.launcher.sample(request).tobytes()
             lines = [line.text for line in drawn[shown]]
             worker.start(Batch(2 * request, (request,), 0))
@@ -111,23 +112,23 @@ def test_the_text_that_is_read_is_what_was_drawn() -> None:
                 worker.wait(np.inf)
                 _, recognition = worker.replicas
                 texts += [reader.text(answer) for answer in recognition.answers(size)]
-            seen[request] = (sorted(texts), sorted(lines))
-    right = sum(len(set(texts) & set(lines)) for texts, lines in seen.values())
-    assert right > 0.8 * sum(len(lines) for _, lines in seen.values())
+            texts_of[request] = (sorted(texts), sorted(lines))
+    right = sum(len(set(texts) & set(lines)) for texts, lines in texts_of.values())
+    assert right > 0.8 * sum(len(lines) for _, lines in texts_of.values())
 
 
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "message"),
     [
         (("ocr-det-v5", "efficientnet-lite0"), "leads to tasks of 3 x 48 x 320 uint8, but"),
         (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
     ],
 )
 def test_models_that_do_not_follow_each_other_are_refused(
-    models: tuple[str, ...], said: str
+    models: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
-        LiveWorker([LiveConfig(model=model, batch_max=2) for model in models])
+    with pytest.raises(ConfigError, match=message):
+        LiveWorker(*(LiveConfig(model=model, batch_max=2) for model in models))
     assert not groups_of(os.getpid())
 
 

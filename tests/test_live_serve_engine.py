@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from test_live_ocr import MODELS, ocr
 
 from sponge_env.models.accuracy import edits, find, read
+from sponge_env.models.images import draw
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.models.ocr import Detection, Recognition
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import draw
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.serve.engine import ServingEngine

@@ -8,10 +8,8 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,13 +104,7 @@ def test_every_request_is_sent_with_its_own_deadline(
     assert summary["latency_p50_s"] > 0
     assert summary["decision_p50_s"] is None
     out = capsys.readouterr().out
-    assert "sponge-ip     0.000" in out
-    assert "requests     40 on time, 0 late, 0 refused, 0 expired, 0 failed\n" in out
-    assert "waiting 10.0 ms, service 20.0 ms, batch 2.00, lite0 100 %" in out
-
-
-def test_every_request_can_be_kept(server: FakeServer) -> None:
-    assert load(server, "--requests requests.parquet") == 0
+    assert "40 on time, 0 late, 0 refused, 0 expired, 0 failed\n" in out
     kept = pyarrow.parquet.read_table("requests.parquet").to_pandas()
     assert len(kept) == 40
     assert set(kept["ended"]) == {"answered"}
@@ -136,7 +128,7 @@ def test_requests_end_as_the_server_says(capsys: pytest.CaptureFixture[str]) -> 
     assert 'last error   status 500: {"error": "no"}' in out
 
 
-def test_the_load_does_not_wait_for_a_slow_server(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_load_does_not_wait_for_a_slow_server() -> None:
     with serving(FakeServer(delay_s=0.8)) as server:
         assert load(server, "--json summary.json") == 0
     (summary,) = json.loads(Path("summary.json").read_text())
@@ -144,8 +136,6 @@ def test_the_load_does_not_wait_for_a_slow_server(capsys: pytest.CaptureFixture[
     assert summary["on_time"] > 0
     assert summary["late"] > 0
     assert summary["dropped"] == summary["failed"] == 0
-    out = capsys.readouterr().out
-    assert f"transfer     {summary['late']} answers left in time and came late" in out
 
 
 def test_a_server_that_says_nothing_does_not_hold_the_load_up(
@@ -160,14 +150,6 @@ def test_a_server_that_says_nothing_does_not_hold_the_load_up(
     (summary,) = json.loads(Path("summary.json").read_text())
     assert (summary["offered"], summary["failed"]) == (40, 40)
     assert "0 failed, 40 unanswered" in capsys.readouterr().out
-
-
-def test_large_inputs_are_sent_whole() -> None:
-    wide = LITE0 | {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [-1, 3, 640, 640]}]}
-    with serving(FakeServer(metadata=wide)) as server:
-        assert load(server, "--rate 5") == 0
-    assert len(server.taken) == 6
-    assert {size for _, _, size in server.taken} == {3 * 640 * 640}
 
 
 def test_deadlines_go_as_tritons_parameter(server: FakeServer) -> None:
@@ -219,95 +201,44 @@ def test_who_was_not_calibrated_needs_a_rate(
     assert len(server.taken) > 5
 
 
+def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]:
+    inputs = [{"name": "t", "datatype": datatype, "shape": list(shape)}] * count
+    return {"metadata": LITE0 | {"inputs": inputs}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "options", "said"),
+    ("changes", "options", "message"),
     [
         ({}, "--model lit0", "unknown model 'lit0' (did you mean 'lite0'?); choose from lite0"),
         ({"about": ["no"]}, "", "is no server of the Open Inference Protocol"),
-        ({"metadata": LITE0 | {"inputs": []}}, "", "does not describe an input"),
-        (
-            {"metadata": LITE0 | {"inputs": LITE0["inputs"] * 2}},
-            "",
-            "it takes 2 inputs, not one",
-        ),
-        (
-            {
-                "metadata": LITE0
-                | {"inputs": [{"name": "t", "datatype": "BYTES", "shape": [-1, 1]}]}
-            },
-            "",
-            "it takes BYTES",
-        ),
-        (
-            {
-                "metadata": LITE0
-                | {"inputs": [{"name": "t", "datatype": "FP32", "shape": [-1, 3, -1, -1]}]}
-            },
-            "",
-            "all axes except the first",
-        ),
+        (takes(count=0), "", "does not describe an input"),
+        (takes(-1, 3, count=2), "", "it takes 2 inputs, not one"),
+        (takes(-1, 1, datatype="BYTES"), "", "it takes BYTES"),
+        (takes(-1, 3, -1, -1), "", "all axes except the first"),
         ({}, "--rate 0", "must be a number above 0"),
         ({}, "--deadlines x", "unknown form 'x'; choose from headers, timeout"),
         ({}, "--json .", "cannot"),
+        ({}, "--url http://127.0.0.1:1", "there is no server at http://127.0.0.1:1"),
+        ({}, "--url ftp://127.0.0.1", "--url must have the form http://HOST[:PORT], not 'ftp:"),
+        ({}, "--url 127.0.0.1:8000", "--url must have the form"),
+        ({}, "--url http://127.0.0.1:99999", "--url must have the form"),
+        ({}, "--url http://", "--url must have the form"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(
-    changes: dict[str, Any], options: str, said: str, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_one_sentence(
+    changes: dict[str, Any], options: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(FakeServer(**changes)) as server:
         assert load(server, options) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert not server.taken
 
 
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("http://127.0.0.1:1", "there is no server at http://127.0.0.1:1"),
-        ("ftp://127.0.0.1", "--url must have the form http://HOST[:PORT], not 'ftp://127.0.0.1'"),
-        ("127.0.0.1:8000", "--url must have the form"),
-        ("http://127.0.0.1:99999", "--url must have the form"),
-        ("http://", "--url must have the form"),
-    ],
-)
-def test_no_server_is_one_sentence(url: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
-
-
-def test_what_speaks_something_else_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    def chat(listening: socket.socket) -> None:
-        talking, _ = listening.accept()
-        with talking:
-            talking.recv(4096)
-            talking.sendall(b"220 mail.example ESMTP\r\n\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=chat, args=[listening])
-        thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert main(["load", "--url", url, "--scenario", "two.toml"]) == 2
-        thread.join()
-    error = capsys.readouterr().err
-    assert f"there is no server at {url}" in error
-    assert error.count("\n") == 1
-
-
 def test_inputs_that_are_refused_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    class Server(FakeServer):
-        """Says one thing and wants another."""
-
-        async def _metadata(self, _: Any) -> Any:
-            from aiohttp import web
-
-            said = {"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}
-            return web.json_response(self.metadata | {"inputs": [said]})
-
-    with serving(Server()) as server:
+    shown = LITE0 | {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}]}
+    with serving(FakeServer(described=shown)) as server:
         assert load(server) == 2
     error = capsys.readouterr().err
     assert error == "error: lite0 refuses inputs of 3 x 4 x 4 uint8: shape must be [3, 8, 8]\n"
@@ -401,14 +332,6 @@ def test_a_warm_up_does_not_count() -> None:
     assert (found.offered, found.violations, found.duration_s) == (3, 0, 8.0)
 
 
-def test_nothing_sent_is_no_error() -> None:
-    load_seen = seen([PENDING], [math.nan], partial=True)
-    load_seen.record.put_s[:] = math.nan
-    found = summarise_load(load_seen, 0, None)
-    assert (found.offered, found.violation_rate) == (0, 0)
-    assert report_lines(load_seen)[0].startswith("requests     0 on time")
-
-
 def test_cores_are_averaged_over_time() -> None:
     held: Any = ServerState(None)  # type: ignore[arg-type]
     assert math.isnan(held.mean_cores)
@@ -425,13 +348,6 @@ def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[in
     for tensor in shown:
         assert (tensor.shape, str(tensor.dtype)) == (shape, dtype)
     assert len({tensor.tobytes() for tensor in shown}) > 1 or dtype == "bool"
-
-
-def test_who_reads_is_shown_text() -> None:
-    shown = sample_inputs("ocr", TensorSpec((3, 320, 320), "uint8"))
-    assert len(shown) == 52
-    other = sample_inputs("lite0", TensorSpec((3, 320, 320), "uint8"))
-    assert len(other) == 4
 
 
 def test_a_body_is_what_the_protocol_says() -> None:

@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sponge_env.formats import TRACE_DIR
-from sponge_env.run.notices import announce, files_read, warnings
-from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.notices import announce, warnings
 from sponge_env.scenario.config import Arrivals, Network, Stage
 from sponge_env.scenario.profile import load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
-from sponge_env.scenario.spec import scenario_profile, stage_profiles
-from sponge_env.simulation.configuration import shortest_s
-from sponge_env.simulation.traffic import capacity_rps, rate_rps
-from sponge_env.simulation.workload import draw_workload
+from sponge_env.scenario.spec import scenario_profile
 
 PROFILES = ("yolov5s", "resnet18", "lite0")
 CSV = "time_s,bandwidth_bytes_per_s\n"
@@ -54,22 +49,6 @@ def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
         assert not list(warnings(replace(scenario, profile=name), load_profile(name)))
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "stages"])
-def test_no_cell_of_a_shipped_suite_is_warned_of(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert announce(cells(replace(load_suite(name), starts=("cold",)))) == []
-    assert capsys.readouterr().err == ""
-
-
-def test_no_shipped_trace_is_warned_of() -> None:
-    for path in TRACE_DIR.glob("*.csv"):
-        if path.stem.startswith("arrivals-"):
-            assert not warned(short(arrivals=Arrivals("trace", file=str(path))))
-        else:
-            assert not warned(short(network=Network(path.stem)))
-
-
 def test_a_file_is_described_once_however_many_scenarios_play_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,13 +72,6 @@ def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
     assert said in " ".join(announce([alike], seeds=2))
     for scenario, seeds in ((alike, 1), (drawn, 2), (short(network=Network("none")), 2)):
         assert said not in " ".join(announce([scenario], seeds))
-
-
-def test_range_and_mean_of_bandwidth(tmp_path: Path) -> None:
-    path = tmp_path / "bandwidth"
-    path.write_text(CSV + "0,1e6\n1,4e6\n4,1e6\n")
-    (line,) = files_read(short(network=Network(str(path)), duration_s=6.0))
-    assert line.endswith("3 samples over 6 s, mean 2.5 MB/s (1 to 4)")
 
 
 @pytest.mark.parametrize(
@@ -149,16 +121,6 @@ def test_a_scenario_that_can_hardly_be_meant(changes: dict[str, object], sentenc
     assert sentence in warning
 
 
-@pytest.mark.parametrize("scenario", cells(replace(load_suite("stages"), starts=("cold",))))
-def test_requests_of_the_stages_suite_can_be_answered(scenario: Scenario) -> None:
-    profile = scenario_profile(scenario)
-    workload = draw_workload(scenario, profile, 1)
-    budget_s = workload.deadline_s - workload.arrival_s
-    hopeless = np.mean(budget_s < shortest_s(scenario, stage_profiles(scenario, profile)))
-    assert hopeless < (0.1 if scenario.network.fade_every_s else 1e-3)
-    assert rate_rps(scenario, profile) < 0.6 * capacity_rps(scenario, profile, joint=True)
-
-
 def test_more_than_a_pipeline_can_serve_is_warned_of() -> None:
     video = load_scenario("pipeline-video")
     for rate, warned_of in ((100.0, 0), (500.0, 1)):
@@ -166,9 +128,3 @@ def test_more_than_a_pipeline_can_serve_is_warned_of() -> None:
         said = list(warnings(loaded, scenario_profile(loaded)))
         assert len(said) == warned_of
         assert all("that detector-classifier can serve on 32 cores" in one for one in said)
-
-
-def test_a_pipeline_whose_stages_take_longer_than_its_slo_is_warned_of() -> None:
-    nlp = replace(load_scenario("pipeline-nlp"), slo_s=0.08)
-    (warning,) = warnings(nlp, scenario_profile(nlp))
-    assert warning.startswith("100% of the requests are hopeless")

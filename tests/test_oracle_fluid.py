@@ -96,20 +96,6 @@ def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
-def test_on_a_machine_for_all_no_replica_waits_for_cores() -> None:
-    cores = np.full(16, 16)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 256, 0)
-    assert (served[:, :, :200] == NOWHERE).all()
-
-
-def test_an_interval_in_which_a_replica_goes_may_cost_less() -> None:
-    f = episode([9.0, 9.0], [0.0, 9.0], replicas=2, replicas_max=2)
-    f = f._replace(cores_count=np.array([0, 1]))
-    assert solve(f)[0] == 2
-    f.mixed[0, 0, 1] = 3.0
-    assert solve(f)[0] == 1
-
-
 def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:
     f = episode([6.0], [6.0], replicas=2, replicas_max=2)
     assert solve(f) == (4, [2])

@@ -65,12 +65,6 @@ def test_an_extra_brings_what_is_looked_for():
         assert all(distributions(module) & declared for module in modules), extra
 
 
-def test_the_extra_all_and_development_bring_every_extra():
-    (everything,) = EXTRAS["all"]
-    assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(installation.EXTRAS)
-    assert "sponge-env[all]" in EXTRAS["dev"]
-
-
 def test_the_version_is_told_in_one_way():
     version = sponge_env.__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
@@ -90,14 +84,6 @@ def test_a_missing_extra_is_a_sentence(monkeypatch, capsys, tmp_path):
         error = capsys.readouterr().err
         assert f"pip install 'sponge-env[{extra}]'" in error
         assert error.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_suite_asks_for_its_extra_before_it_runs(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    assert main(["evaluate", "--suite", "quick"]) == 2
-    assert "(scipy); run: pip install 'sponge-env[report]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -128,11 +114,6 @@ def test_every_command_has_help(command, capsys):
         main([command, "--help"])
     assert ended.value.code == 0
     assert "usage:" in capsys.readouterr().out
-
-
-def test_a_mistyped_command_is_a_sentence(capsys):
-    assert main(["evalute"]) == 2
-    assert "did you mean 'evaluate'?" in capsys.readouterr().err
 
 
 def test_help_and_version_are_quick_to_say():

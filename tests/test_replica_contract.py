@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import busy_model
 import numpy as np
 import pytest
 from fake_replicas import FakeLauncher
 from numpy.typing import NDArray
 
 from sponge_env.live.janitor import start_ticks
-from sponge_env.live.local import LocalLauncher
-from sponge_env.live.replica import Answer, Death, Event, Launcher, LiveConfig, Ready, Replica
+from sponge_env.live.local import open_launchers
+from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
 
 BATCH = 8
 PATIENCE_S = 60.0
@@ -70,7 +71,7 @@ class Rig:
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "fake": FakeLauncher,
     "fake-with-delay": lambda: FakeLauncher(limit_delay_s=0.05),
-    "local": lambda: LocalLauncher(LiveConfig(batch_max=BATCH)),
+    "local": lambda: open_launchers([busy_model.config(batch_max=BATCH)])[0],
 }
 
 
@@ -99,6 +100,8 @@ def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:
         assert sent_s <= answer.started_s <= answer.finished_s <= time.monotonic()
         assert answer.cpu_s > 0
         assert len(replica.answers(size)) == size
+        assert not readable(replica), "it is, just while it has an event"
+        assert replica.poll() is None
 
 
 def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
@@ -113,58 +116,37 @@ def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
         assert not np.allclose(answers[1][place], answers[0][task - 1], atol=1e-3)
 
 
-def test_it_is_readable_just_while_it_has_an_event(rig: Rig) -> None:
-    replica = rig.launch_idle()
-    assert not readable(replica)
-    assert replica.poll() is None
-    replica.start(1, rig.samples(2))
-    assert readable(replica, PATIENCE_S)
-    assert readable(replica)
-    assert replica.poll() is not None
-    assert not readable(replica)
-
-
-def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
-    replica = rig.launch_idle()
-    rig.start_long_batch(replica)
-    for cores in (0.25, 0.5):
-        replica.limit(cores)
-        end_s = time.monotonic() + PATIENCE_S
-        while replica.granted_cores() != pytest.approx(cores):
-            assert time.monotonic() < end_s, "the limit never came into force"
-            time.sleep(0.001)
-
-
-def test_full_speed_ends_with_the_first_limit(rig: Rig) -> None:
-    replica = rig.launch(0.25, full_speed=True)
-    assert replica.granted_cores() == 1.0
-    assert isinstance(next_event(replica), Ready)
-    replica.limit(0.25)
+def wait_for_limit(replica: Replica, cores: float) -> None:
     end_s = time.monotonic() + PATIENCE_S
-    while replica.granted_cores() != pytest.approx(0.25):
+    while replica.granted_cores() != pytest.approx(cores):
         assert time.monotonic() < end_s, "the limit never came into force"
         time.sleep(0.001)
 
 
-def test_a_replica_starts_under_its_limit(rig: Rig) -> None:
-    assert rig.launch(0.5).granted_cores() == pytest.approx(0.5)
+def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
+    replica = rig.launch(0.5, full_speed=True)
+    assert replica.granted_cores() == 1.0
+    assert isinstance(next_event(replica), Ready)
+    rig.start_long_batch(replica)
+    for cores in (0.25, 0.5):
+        replica.limit(cores)
+        wait_for_limit(replica, cores)
+    assert rig.launch(0.5).granted_cores() == pytest.approx(0.5), "limited from its start"
 
 
-def test_a_killed_replica_takes_its_batch_along(rig: Rig) -> None:
-    replica = rig.launch_idle()
+def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig: Rig) -> None:
+    other, replica = rig.launch_idle(), rig.launch_idle()
+    assert other.id != replica.id
     rig.start_long_batch(replica)
     replica.kill()
     death = next_event(replica)
     assert isinstance(death, Death)
     assert death.reason
-
-
-def test_a_batch_to_one_that_has_just_died_is_sent_in_vain(rig: Rig) -> None:
-    replica = rig.launch_idle()
-    replica.kill()
-    assert readable(replica, PATIENCE_S)
-    replica.start(1, rig.samples(2))
-    assert isinstance(next_event(replica), Death)
+    assert not readable(other)
+    other.kill()
+    assert readable(other, PATIENCE_S)
+    other.start(2, rig.samples(2))  # in vain
+    assert isinstance(next_event(other), Death)
 
 
 def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
@@ -179,15 +161,6 @@ def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
     replica.close()
     assert replica.cpu_s() >= used_s
     assert replica.throttled_s() >= throttled_s
-
-
-def test_replicas_do_not_meet(rig: Rig) -> None:
-    first, second = rig.launch_idle(), rig.launch_idle()
-    assert first.id != second.id
-    first.kill()
-    assert isinstance(next_event(first), Death)
-    second.start(3, rig.samples(2))
-    assert isinstance(next_event(second), Answer)
 
 
 @pytest.mark.parametrize("state", ["starting", "idle", "busy", "dead"])

@@ -44,17 +44,27 @@ def test_the_view_says_what_is_in_force_and_what_is_on_its_way() -> None:
     ]
 
 
-def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force() -> None:
+@pytest.mark.parametrize(
+    ("delay_s", "cores", "ends_s"),
+    [
+        (0.0, (1, 16, 1, 16), (4.0, 1.0 + 3.0 / 16, 2.0, 3.0)),
+        (DELAYED_S, (1, 16, 16), (4.0, 1.4 + 2.6 / 16, 2.4)),
+    ],
+)
+def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force(
+    delay_s: float, cores: tuple[int, ...], ends_s: tuple[float, ...]
+) -> None:
     """A worker that is slower than its fit still runs the batch when the intervals end."""
     fit = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=4.0, eta_s=0.0)
     slow = ((40.0, 2.5), (40.0, 2.5))
     profile = dataclasses.replace(STEADY_PROFILE, latency=fit, latency_s=slow)
-    scenario = dataclasses.replace(delayed(), initial=Initial(1, 1, 1))
+    scenario = dataclasses.replace(delayed(actuation_delay_s=delay_s), initial=Initial(1, 1, 1))
     system = SimulatedSystem(scenario, 0, profile, requests_at((0.0, 99.0)))
-    for cores, expected_end_s in ((1, 4.0), (16, 1.4 + 2.6 / 16), (16, 2.4)):
-        system.step(Allocation(cores, 1))
+    for each, end_s in zip(cores, ends_s, strict=True):
+        system.step(Allocation(each, 1))
         (running,) = system.view().first.running
-        assert running.expected_end_s == pytest.approx(expected_end_s), cores
+        assert (running.size, running.started_s) == (1, 0.0)
+        assert running.expected_end_s == pytest.approx(end_s), each
 
 
 def in_force_s(scatter: float, seed: int) -> list[float]:

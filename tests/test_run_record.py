@@ -2,7 +2,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import shlex
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +19,7 @@ from unit_runs import IDENTITY
 
 import sponge_env
 from sponge_env.errors import RunDirectoryError, SpongeError
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, from_summary, names, summary
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary
 from sponge_env.run.read import load_intervals, read_intervals
 from sponge_env.run.record import COLUMNS, Journal, interval_columns, write_table
 from sponge_env.run.rollout import Run
@@ -34,11 +32,6 @@ from sponge_env.utils.files import replacing, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Run("fa2", "paper", "live", 3, "yolov5s", "warm")
-REQUIRED = """
-    agent scenario backend seed start offered on_time late dropped failed hopeless violation_rate
-    avoidable_violation_rate mean_cores core_seconds latency_p50_s latency_p99_s
-    infeasible_decisions decision_p50_s decision_p99_s
-"""
 
 INTERVALS = st.builds(
     IntervalMetrics,
@@ -90,16 +83,6 @@ def test_versions_and_host_are_recorded(tmp_path):
     assert machine["memory_bytes"] > 2**20
 
 
-def test_a_package_that_is_missing_has_no_version(monkeypatch):
-    monkeypatch.setattr(installation, "PACKAGES", ("no-such-package",))
-    assert installation.describe_versions()["no-such-package"] is None
-
-
-def test_a_machine_that_does_not_say_its_cpu_model_is_described_by_its_kind(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", _refuse)
-    assert installation.describe_host()["cpu_model"]
-
-
 def _refuse(*args, **kwargs):
     raise PermissionError(13, "Permission denied")
 
@@ -113,12 +96,6 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
     assert len(list((tmp_path / "one").iterdir())) == 1
 
 
-def test_a_directory_below_a_file_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RunDirectoryError, match=r"file/one': Not a directory; choose a path"):
-        new_folder("", tmp_path / "file" / "one")
-
-
 def test_a_directory_without_permission_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", _refuse)
     with pytest.raises(SpongeError) as error:
@@ -127,18 +104,6 @@ def test_a_directory_without_permission_is_one_sentence(tmp_path, monkeypatch):
         f"cannot write {str(tmp_path / 'one')!r}: Permission denied; "
         "choose a path that can be written"
     )
-
-
-def test_folders_made_at_the_same_time_have_different_names(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert len({new_folder("paper-sim") for _ in range(3)}) == 3
-
-
-def test_the_header_of_the_journal_is_the_schema(tmp_path):
-    Journal(tmp_path / "intervals.csv", RUN).close()
-    with (tmp_path / "intervals.csv").open() as file:
-        assert next(csv.reader(file)) == list(COLUMNS)
-    assert COLUMNS[5:] == names(IntervalMetrics)
 
 
 @settings(max_examples=30)
@@ -163,21 +128,6 @@ def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
     assert tuple(frame.iloc[0, :5]) == ("fa2", "paper", "yolov5s", "warm", 3)
     assert frame["offered"].dtype == np.int64
     assert frame["time_s"].dtype == np.float64
-
-
-def test_an_interrupted_run_leaves_a_readable_journal(tmp_path):
-    journal = Journal(tmp_path / "intervals.csv", RUN)
-    for index in range(3):
-        journal.interval(IntervalMetrics(time_s=index + 1.0))
-        frame = pd.read_csv(tmp_path / "intervals.csv")
-        assert list(frame["time_s"]) == [1.0, 2.0, 3.0][: index + 1]
-    journal.close()
-
-
-def test_an_episode_without_an_interval_has_a_file_of_no_rows(tmp_path):
-    write_table(tmp_path / "a.parquet", interval_columns(RUN, []))
-    assert read_intervals(tmp_path / "a.parquet") == []
-    assert list(pd.read_parquet(tmp_path / "a.parquet")) == list(COLUMNS)
 
 
 KILLED = """
@@ -239,39 +189,9 @@ def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
     assert kept == [(1, False), (2, False), (3, False), (3, True)]
 
 
-def test_a_summary_has_the_names_of_the_schema_and_all_that_are_promised():
-    data = summary(EpisodeMetrics(agent="fa2", seed=3, violation_rate=0.015, partial=True))
-    assert tuple(data) == names(EpisodeMetrics)
-    assert set(REQUIRED.split()) <= set(data)
-    assert (data["agent"], data["seed"], data["violation_rate"]) == ("fa2", 3, 0.015)
-    assert data["partial"] is True
-    assert summary(from_summary(data)) == data
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_json_does_not_know_becomes_null(value):
     assert summary(EpisodeMetrics(latency_p99_s=value))["latency_p99_s"] is None
-
-
-def test_requests_survive_parquet(tmp_path):
-    columns = {
-        "id": np.arange(3),
-        "finished_s": np.array([0.5, np.nan, 1e-9]),
-        "outcome": np.array(["on_time", "dropped", "late"]),
-        "hopeless": np.array([True, False, False]),
-    }
-    write_table(tmp_path / "requests.parquet", columns)
-    frame = pd.read_parquet(tmp_path / "requests.parquet")
-    assert list(frame) == list(columns)
-    for name, values in columns.items():
-        np.testing.assert_array_equal(frame[name].to_numpy().astype(values.dtype), values)
-    assert not partials(tmp_path)
-
-
-def test_requests_that_cannot_be_written_leave_nothing(tmp_path):
-    with pytest.raises(pyarrow.ArrowInvalid):
-        write_table(tmp_path / "requests.parquet", {"a": np.zeros(2), "b": np.zeros(3)})
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path):
@@ -289,31 +209,6 @@ def _write_half(path):
     with replacing(path) as partial:
         partial.write_text("half")
         raise ZeroDivisionError
-
-
-def test_json_creates_the_folders_above_it(tmp_path):
-    write_json(tmp_path / "a" / "b.json", [1])
-    assert read(tmp_path / "a" / "b.json") == [1]
-
-
-def test_json_goes_through_a_link_to_its_file(tmp_path):
-    (tmp_path / "real.json").touch()
-    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    write_json(tmp_path / "link.json", [1])
-    assert read(tmp_path / "real.json") == [1]
-    assert (tmp_path / "link.json").is_symlink()
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        write_json(pipe, [1])
-        assert json.loads(os.read(reader, 100)) == [1]
-    finally:
-        os.close(reader)
-    assert pipe.is_fifo()
 
 
 def test_a_folder_in_place_of_a_file_is_one_sentence(tmp_path):

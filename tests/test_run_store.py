@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +73,6 @@ def test_results_stand_beside_their_bound(tmp_path: Path, result: dict[str, Any]
     assert list(load_bounds(tmp_path)["core_seconds_lower"]) == [19.0, 19.0]
 
 
-def test_who_beats_a_bound_is_below_it(tmp_path: Path, result: dict[str, Any]) -> None:
-    loose = {"bounds": [bound | {"violations_upper": 9.0} for bound in BOUNDS["bounds"]]}
-    with RunStore.open(tmp_path, IDENTITY) as store:
-        store.keep(UNIT, result, None)
-        store.keep(BOUND, loose, None)
-    frame = load_results(tmp_path)
-    assert (frame["beyond_bound_rate"] * frame["offered"]).tolist() == pytest.approx([-9.0, -9.0])
-
-
 def test_intervals_and_latencies_are_kept_for_pictures(tmp_path: Path) -> None:
     run(UNIT, tmp_path)
     intervals = load_intervals(tmp_path)
@@ -145,21 +135,6 @@ def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: 
     assert store.file("results", UNIT, ".json").exists()
 
 
-def test_a_folder_of_something_else_stays_untouched(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunDirectoryError, match="is no run"):
-        RunStore.open(tmp_path, IDENTITY).__enter__()
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(RunDirectoryError, match="is no run"):
-        load_results(tmp_path)
-
-
-def test_another_format_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"format": 0}))
-    with pytest.raises(RunDirectoryError, match="format 0, this version reads 3"):
-        load_results(tmp_path)
-
-
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)
@@ -200,18 +175,6 @@ def test_a_controller_of_ones_own_counts_by_its_file(
         weights.write_text(content)
         seen.add(unit.fingerprint())
     assert len(seen) == 3
-
-
-def test_the_profile_counts_by_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "mine.json"
-    unit = dataclasses.replace(UNIT, scenario=dataclasses.replace(TINY, profile=str(path)))
-    shipped = Path(__file__).parent.parent / "sponge_env" / "profiles"
-    path.write_text((shipped / "yolov5s.json").read_text())
-    before = unit.fingerprint()
-    path.write_text((shipped / "resnet18.json").read_text())
-    assert unit.fingerprint() != before
 
 
 def test_a_result_belongs_to_the_profiles_of_all_stages(tmp_path):

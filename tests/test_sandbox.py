@@ -11,11 +11,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import busy_model
 import pytest
 
-from sponge_env.live.janitor import Janitor
-from sponge_env.live.local import SANDBOX
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.local import SANDBOX, open_launchers
 from sponge_env.live.worker import LiveWorker
 
 PROBE = """
@@ -97,42 +96,12 @@ def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
     assert (found["signal"], found["remove"]) == ("done", "done")
 
 
-def test_a_kernel_without_all_this_is_no_reason_not_to_serve(tmp_path: Path) -> None:
-    """Its answers are those of an unknown system call."""
-    script = tmp_path / "hello.py"
-    script.write_text("import sys; print('hello', *sys.argv)")
-    without = (
-        "import ctypes, sys; real = ctypes.CDLL\n"
-        "class Old:\n"
-        "    def __init__(self, name): pass\n"
-        "    def __getattr__(self, name): return lambda *arguments: -1\n"
-        "ctypes.CDLL = Old; sys.argv = sys.argv[1:]\n"
-        "exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
-    )
-    command = [sys.executable, "-c", without, str(SANDBOX), "computes", str(script), "you"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (ended.stdout, ended.stderr) == (f"hello {script} you\n", "")
-
-
-def test_the_janitor_has_no_privileges() -> None:
-    janitor = Janitor()
-    pid = janitor._process.pid
-    # it reads when it has begun
-    janitor.tell("forget", 1)
-    while (status := fields(Path(f"/proc/{pid}/status").read_text()))["Seccomp"] != "2":
-        assert janitor._process.poll() is None
-    while int(status["CapEff"], 16) not in (0, 2):
-        status = fields(Path(f"/proc/{pid}/status").read_text())
-    assert_unprivileged(status)
-    janitor.close()
-    assert janitor._process.returncode == 0
-
-
 @pytest.mark.live
-def test_no_thread_of_a_replica_has_privileges() -> None:
-    with LiveWorker(LiveConfig()) as worker:
-        (replica,) = worker.replicas
-        threads = list(Path(f"/proc/{replica.pid}/task").iterdir())
-        assert threads
+def test_no_thread_of_a_replica_has_privileges_nor_its_janitor() -> None:
+    (launcher,) = launchers = open_launchers([busy_model.config()])
+    with LiveWorker(busy_model.config(), launchers=launchers) as worker:
+        pids = worker.replicas[0].pid, launcher._machine.janitor._process.pid
+        threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
+        assert len(threads) >= 2
         for thread in threads:
             assert_unprivileged(fields((thread / "status").read_text()))

@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -114,37 +113,6 @@ def test_infer(client: Client) -> None:
     assert [call.payload_bytes > 16 for call in client.server.engine.calls] == [True, True]
 
 
-def test_infer_with_id_and_outputs(client: Client) -> None:
-    result = client.infer(
-        "tiny", [client.tensor()], model_version="1", request_id="7", outputs=[client.output()]
-    )
-    assert np.array_equal(result.as_numpy("output"), SUMS)
-    response = result.get_response()
-    assert (response["id"] if client.over_http else response.id) == "7"
-
-
-@pytest.mark.parametrize("kind", ["http", "http.aio"])
-def test_infer_in_json(kind: str, server: Running) -> None:
-    client = Client(kind, server)
-    result = client.infer(
-        "tiny", [client.tensor(binary_data=False)], outputs=[client.output(binary_data=False)]
-    )
-    assert np.array_equal(result.as_numpy("output"), SUMS)
-
-
-@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_infer_compressed(client: Client, algorithm: str) -> None:
-    if client.over_http:
-        how = {
-            "request_compression_algorithm": algorithm,
-            "response_compression_algorithm": algorithm,
-        }
-    else:
-        how = {"compression_algorithm": algorithm}
-    result = client.infer("tiny", [client.tensor()], **how)
-    assert np.array_equal(result.as_numpy("output"), SUMS)
-
-
 def test_the_deadline_is_tritons_timeout(client: Client) -> None:
     client.infer("tiny", [client.tensor()], timeout=250_000)
     for call in client.server.engine.calls:
@@ -167,12 +135,6 @@ def test_the_deadline_is_that_of_grpc(kind: str, server: Running) -> None:
         assert 5 < call.deadline_s - call.sent_s < 10.5
 
 
-def test_headers_say_the_same(client: Client) -> None:
-    client.infer("tiny", [client.tensor()], headers={"x-slo-ms": "77"})
-    for call in client.server.engine.calls:
-        assert call.deadline_s - call.sent_s == pytest.approx(0.077)
-
-
 @pytest.mark.parametrize(
     ("reply", "status", "code"),
     [
@@ -190,27 +152,6 @@ def test_what_is_not_answered(kind: str, reply: Reply, status: str, code: str) -
             client.infer("tiny", [client.tensor()])
     assert raised.value.status() == (status if client.over_http else code)
     assert raised.value.message()
-
-
-def test_mistakes_are_the_clients(client: Client) -> None:
-    with pytest.raises(InferenceServerException, match="no model 'other'"):
-        client.infer("other", [client.tensor()])
-    with pytest.raises(InferenceServerException, match=r"shape of 'input' must be \[N, 4\]"):
-        client.infer("tiny", [client.tensor(ROWS[:, :3].copy())])
-    with pytest.raises(InferenceServerException, match="NaN"):
-        client.infer("tiny", [client.tensor(np.full((1, 4), np.nan, np.float32))])
-
-
-@pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_a_client_that_gives_up_frees_its_place(kind: str) -> None:
-    with running(FakeEngine(answer=lambda call: None)) as server:
-        options = {"network_timeout": 0.3, "connection_timeout": 5.0} if kind == "http" else {}
-        client = Client(kind, server, **options)
-        how = {"client_timeout": 0.3} if kind == "grpc" else {}
-        with suppress(Exception):  # each library has its own for this
-            client.infer("tiny", [client.tensor()], **how)
-        server.engine.wait_until(lambda engine: len(engine.cancelled) == 2)
-        assert not server.engine.held
 
 
 def test_a_cancelled_call_frees_its_place() -> None:

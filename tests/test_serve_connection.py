@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -155,36 +154,6 @@ def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) 
         assert client.transport.statuses == [200, 200, 200, status]
         client.send(infer())  # nobody reads it any more
         assert client.transport.statuses == [200, 200, 200, status]
-
-    run(play())
-
-
-def test_a_client_that_goes_away_takes_all_back() -> None:
-    async def play() -> None:
-        engine = FakeEngine(answer=held_by(7))
-        client = Client(engine)
-        client.send(infer([[7, 0, 0, 0]]) * 2 + b"\0")
-        while not engine.held:
-            await asyncio.sleep(0)
-        client.connection.connection_lost(None)
-        while not engine.cancelled:
-            await asyncio.sleep(0)
-        assert len(engine.calls) == 1
-
-    run(play())
-
-
-def test_time_that_a_request_waits_for_the_one_before_is_its_own() -> None:
-    async def play() -> None:
-        engine = FakeEngine(answer=held_by(7))
-        client = Client(engine)
-        client.send(infer([[7, 0, 0, 0]]) + infer())
-        sent_s = time.monotonic()
-        while not engine.held:
-            await asyncio.sleep(0)
-        engine.finish(answered(np.zeros(2, np.float32)))
-        await client.transport.until(lambda to: to.statuses == [200, 200])
-        assert engine.calls[1].sent_s <= sent_s
 
     run(play())
 

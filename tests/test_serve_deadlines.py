@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -31,70 +32,56 @@ def when(
     return Deadline(round(found.sent_s, 6), round(found.due_s, 6), found.clamped)
 
 
-def test_the_default_counts_from_the_first_byte() -> None:
-    assert when() == Deadline(999.9, 1001.9)
+GRPC = dataclasses.replace(AT, grpc_remaining_s=0.7)
+DUE = {"deadline_ms": NOW_MS + 500}
+SENT = {"sent_at_ms": NOW_MS - 250}
 
 
-def test_an_slo_counts_from_when_it_was_sent() -> None:
-    assert when({"slo_ms": 300}) == Deadline(999.9, 1000.2)
-    assert when({"slo_ms": 300, "sent_at_ms": NOW_MS - 250}) == Deadline(999.75, 1000.05)
-    assert when(slo_ms=300, sent_at_ms=NOW_MS - 250) == Deadline(999.75, 1000.05)
-
-
-def test_a_parameter_goes_before_a_header() -> None:
-    assert when({"slo_ms": 300}, slo_ms=900).due_s == 1000.2
-
-
-def test_the_order() -> None:
-    grpc = Arrival(999.9, 1000.0, NOW_MS / 1000, 2.0, grpc_remaining_s=0.7)
-    everything: dict[str, Any] = {"timeout": 400_000}
-    due = NOW_MS + 500
-    assert when(everything | {"slo_ms": 300}, grpc, deadline_ms=due).due_s == 1000.2
-    assert when(everything, grpc, deadline_ms=due).due_s == 1000.5
-    assert when(everything, grpc).due_s == 1000.4
-    assert when({}, grpc).due_s == 1000.7
-    assert when().due_s == 1001.9
-
-
-def test_when_it_was_sent_is_known_with_every_deadline() -> None:
-    sent = {"sent_at_ms": NOW_MS - 250}
-    assert when(sent) == Deadline(999.75, 1001.75)
-    assert when(sent, deadline_ms=NOW_MS + 500) == Deadline(999.75, 1000.5)
-    assert when(sent | {"timeout": 400_000}) == Deadline(999.75, 1000.4)
-
-
-def test_a_timeout_of_nothing_is_none() -> None:
-    assert when({"timeout": 0}).due_s == 1001.9
-
-
-def test_what_expired_on_the_way_stays_so() -> None:
-    assert when({"slo_ms": 100, "sent_at_ms": NOW_MS - 5000}) == Deadline(995.0, 995.1)
-    assert when(deadline_ms=NOW_MS - 1000) == Deadline(999.9, 999.0)
+@pytest.mark.parametrize(
+    ("parameters", "headers", "arrival", "deadline"),
+    [
+        ({}, {}, AT, (999.9, 1001.9)),  # the default, from the first byte on
+        ({"slo_ms": 300}, {}, AT, (999.9, 1000.2)),
+        ({"slo_ms": 300} | SENT, {}, AT, (999.75, 1000.05)),
+        ({}, {"slo_ms": 300} | SENT, AT, (999.75, 1000.05)),
+        ({"slo_ms": 300}, {"slo_ms": 900}, AT, (999.9, 1000.2)),  # a parameter goes first
+        ({"timeout": 400_000, "slo_ms": 300}, DUE, GRPC, (999.9, 1000.2)),
+        ({"timeout": 400_000}, DUE, GRPC, (999.9, 1000.5)),
+        ({"timeout": 400_000}, {}, GRPC, (999.9, 1000.4)),
+        ({}, {}, GRPC, (999.9, 1000.7)),
+        (SENT, {}, AT, (999.75, 1001.75)),  # it is known when it was sent
+        (SENT, DUE, AT, (999.75, 1000.5)),
+        (SENT | {"timeout": 400_000}, {}, AT, (999.75, 1000.4)),
+        ({"timeout": 0}, {}, AT, (999.9, 1001.9)),  # Triton: none
+        ({"slo_ms": 100, "sent_at_ms": NOW_MS - 5000}, {}, AT, (995.0, 995.1)),  # expired
+        ({}, {"deadline_ms": NOW_MS - 1000}, AT, (999.9, 999.0)),
+        ({"slo_ms": 300, "sent_at_ms": NOW_MS - 100 + CLOCK_SLACK_S * 900}, {}, AT,
+         (999.9, 1000.2)),
+        ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + MAX_SLO_S)),
+        ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + MAX_SLO_S)),
+        ({}, {}, dataclasses.replace(AT, grpc_remaining_s=1e9), (999.9, 1000.0 + MAX_SLO_S)),
+    ],
+)  # fmt: skip
+def test_the_deadline(
+    parameters: dict[str, Any],
+    headers: dict[str, Any],
+    arrival: Arrival,
+    deadline: tuple[float, float],
+) -> None:
+    assert when(parameters, arrival, **headers) == Deadline(*deadline)
 
 
 @pytest.mark.parametrize(
     "sent",
     [NOW_MS + 1000, NOW_MS - (MAX_AGE_S + 1) * 1000, 0, -5, math.nan, math.inf, -math.inf, 1e300],
 )
-def test_a_clock_that_cannot_be_is_not_believed(sent: float) -> None:
+def test_a_wrong_clock_does_not_count(sent: float) -> None:
     assert when({"slo_ms": 300, "sent_at_ms": sent}) == Deadline(999.9, 1000.2, True)
 
 
 @pytest.mark.parametrize("due", [0, -5, NOW_MS - 61_000, NOW_MS + 3.7e6, math.nan, math.inf, 1e300])
-def test_a_deadline_that_cannot_be_is_none(due: float) -> None:
+def test_an_impossible_deadline_does_not_count(due: float) -> None:
     assert when(deadline_ms=due) == Deadline(999.9, 1001.9, True)
-
-
-def test_clocks_differ_a_little() -> None:
-    ahead_ms = NOW_MS - 100 + CLOCK_SLACK_S * 900
-    assert when({"slo_ms": 300, "sent_at_ms": ahead_ms}) == Deadline(999.9, 1000.2)
-
-
-def test_a_long_slo_is_shortened() -> None:
-    assert when({"slo_ms": 1e300}).due_s == 999.9 + MAX_SLO_S
-    assert when({"timeout": 2**63}).due_s == 1000.0 + MAX_SLO_S
-    grpc = Arrival(999.9, 1000.0, NOW_MS / 1000, 2.0, grpc_remaining_s=1e9)
-    assert when({}, grpc).due_s == 1000.0 + MAX_SLO_S
 
 
 @pytest.mark.parametrize("name", ["slo_ms", "sent_at_ms", "timeout"])

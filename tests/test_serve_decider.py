@@ -10,7 +10,7 @@ from views import make_spec, make_view
 
 from sponge_env.errors import ControllerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.serve.decider import Decider, Decision
+from sponge_env.serve.engine import Decider, Decision
 
 SOON_S = 10.0
 QUICK = make_spec(interval_s=60.0)
@@ -86,13 +86,6 @@ def test_one_that_takes_long_is_an_interval_late(decider: Decider, asked: Asked)
             assert decider.waited_s < SOON_S
 
 
-def test_one_that_was_late_once_is_waited_for_again(decider: Decider, asked: Asked) -> None:
-    is_late(decider, asked, 1)
-    decider._max_wait_s = SOON_S
-    asked.may.release()
-    assert cores(decider.decide(at(3))) == 3
-
-
 def test_what_it_said_late_stands_if_the_next_is_late_as_well(
     decider: Decider, asked: Asked
 ) -> None:
@@ -114,15 +107,3 @@ def test_what_it_raises_is_raised_where_it_is_asked_for() -> None:
         decided.allocation()
     decider.close()
     decider._thread.join(SOON_S)
-
-
-def test_it_is_not_waited_for_longer_than_half_an_interval() -> None:
-    controller = Asked()
-    for interval_s, patience_s in ((60.0, 0.1), (0.05, 0.025)):
-        decider = Decider("asked", controller, make_spec(interval_s=interval_s))
-        assert decider._max_wait_s == patience_s
-    assert decider.decide(at(1)) is None
-    decider.close()
-    controller.may.release()
-    decider._thread.join(SOON_S)
-    assert not decider._thread.is_alive()

@@ -46,13 +46,6 @@ def outputs(body: bytes) -> Any:
     return json.loads(body)["outputs"][0]["data"]
 
 
-def test_a_connection_is_used_again(wire: Wire) -> None:
-    for n in range(3):
-        found = wire.send(infer([[n, 0, 0, 1]])).answer()
-        assert found.status == 200
-        assert outputs(found.body) == [n + 1, max(n, 1)]
-
-
 PIPELINE = b"".join(
     [
         infer([[1, 2, 3, 4]]),
@@ -78,13 +71,6 @@ def test_requests_may_be_cut_anywhere(cuts: list[int], server: Running) -> None:
         found = [wire.answer() for _ in STATUSES]
     assert [answer.status for answer in found] == STATUSES
     assert outputs(found[-1].body) == [36, 9]
-
-
-def test_byte_by_byte(wire: Wire) -> None:
-    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for byte in infer():
-        wire.send(bytes([byte]))
-    assert outputs(wire.answer().body) == [10, 4]
 
 
 def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,13 +126,6 @@ def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
     assert wire.closed()
 
 
-def test_an_upgrade_is_not_made(wire: Wire) -> None:
-    assert wire.send(request(method="GET", path="/v2", **UPGRADE)).answer().status == 200
-    found = wire.send(b"CONNECT localhost:80 HTTP/1.1\r\n\r\n" + infer()).answer()
-    assert found.status == 405
-    assert wire.closed()
-
-
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_who_wants_to_upgrade_is_answered_all_the_same(
@@ -194,17 +173,6 @@ def test_a_client_may_close_its_half(version: bytes) -> None:
         assert wire.closed()
 
 
-def test_a_client_may_close_its_half_in_the_middle(wire: Wire) -> None:
-    wire.send(infer() + request(b"x" * 50)[:-9])
-    wire.socket.shutdown(socket.SHUT_WR)
-    found = [wire.answer(), wire.answer()]
-    if found[0].status == 100:
-        found = [found[1], wire.answer()]
-    assert [answer.status for answer in found] == [200, 400]
-    assert "ended" in found[1].json["error"]
-    assert wire.closed()
-
-
 @pytest.mark.parametrize("more", [b"x", b"x-a: b\r\n", b"x-long: " + b"y" * 100])
 def test_headers_without_an_end_are_refused(more: bytes, server: Running) -> None:
     with Wire(server) as wire:
@@ -214,35 +182,10 @@ def test_headers_without_an_end_are_refused(more: bytes, server: Running) -> Non
         assert wire.closed()
 
 
-def test_trailers_without_an_end_are_refused(server: Running) -> None:
-    head = request(chunked(in_json(), 7)[:-2], content_length=None, transfer_encoding="chunked")
-    with Wire(server) as wire:
-        try:
-            wire.send(head + b"x-a: " + b"y" * 500_000)
-            assert wire.answer().status == 413
-        except ConnectionError:
-            pass
-        assert wire.closed()
-
-
 def test_a_large_body_is_refused_and_the_connection_lives(wire: Wire) -> None:
     found = wire.send(request(b"x" * 50_000)).answer()
     assert (found.status, list(found.json)) == (413, ["error"])
     assert wire.send(infer()).answer().status == 200
-
-
-def test_a_large_body_in_chunks_is_refused(wire: Wire) -> None:
-    body = chunked(b"x" * 8000, 1000)
-    asked = request(body, content_length=None, transfer_encoding="chunked")
-    assert wire.send(asked).answer().status == 413
-    assert wire.send(infer()).answer().status == 200
-
-
-def test_chunks_are_put_together(wire: Wire) -> None:
-    body, length = binary()
-    head = {"content_length": None, "transfer_encoding": "chunked"}
-    asked = request(chunked(body, 11), inference_header_content_length=length, **head)
-    assert outputs(wire.send(asked).answer().body) == [10, 4]
 
 
 def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
@@ -250,13 +193,6 @@ def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
     head, _, body = asked.partition(b"\r\n\r\n")
     assert wire.send(head + b"\r\n\r\n").answer().status == 100
     assert wire.send(body).answer().status == 200
-
-
-def test_a_client_that_asked_in_vain_need_not_send(wire: Wire) -> None:
-    asked = infer(expect="100-continue").replace(b"/tiny/", b"/none/")
-    found = wire.send(asked.partition(b"\r\n\r\n")[0] + b"\r\n\r\n").answer()
-    assert (found.status, found.headers["connection"]) == (404, "close")
-    assert wire.closed()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "x-gzip", "identity"])
@@ -299,12 +235,6 @@ def test_answers_are_compressed_where_it_pays() -> None:
             assert "content-encoding" not in found.headers
 
 
-def test_too_many_rows(wire: Wire) -> None:
-    found = wire.send(infer(np.zeros((17, 4)))).answer()
-    assert found.status == 400
-    assert "1 to 16 rows" in found.json["error"]
-
-
 def test_slow_clients_are_let_go() -> None:
     with running(body_timeout_s=0.3) as server:
         with Wire(server) as silent, Wire(server) as header, Wire(server) as body:
@@ -324,17 +254,6 @@ def test_idle_connections_are_closed() -> None:
         assert wire.closed()
 
 
-def test_slow_work_is_no_slow_client() -> None:
-    engine = FakeEngine(answer=lambda call: None)
-    with running(engine, body_timeout_s=0.1, idle_timeout_s=0.1) as server, Wire(server) as wire:
-        wire.send(infer())
-        engine.wait_until(lambda engine: len(engine.held) == 1)
-        with engine.changed:
-            engine.changed.wait_for(lambda: not engine.held, 0.4)  # nobody ends it
-        engine.finish(answered(np.zeros(2, np.float32)))
-        assert wire.answer().status == 200
-
-
 def test_too_many_connections() -> None:
     with running(max_connections=2) as server, Wire(server) as one, Wire(server) as two:
         assert one.send(infer()).answer().status == 200
@@ -344,18 +263,6 @@ def test_too_many_connections() -> None:
             assert (found.status, found.headers["retry-after"]) == (503, "1")
             assert three.closed()
         assert one.send(infer()).answer().status == 200
-
-
-def test_too_many_bodies_at_a_time() -> None:
-    body, _ = binary()
-    engine = FakeEngine(answer=lambda call: None)
-    limits = {"max_held_bytes": len(body) + 10}
-    with running(engine, **limits) as server, Wire(server) as one, Wire(server) as two:
-        one.send(infer())
-        engine.wait_until(lambda engine: len(engine.held) == 1)
-        assert two.send(infer()).answer().status == 503
-        engine.finish(answered(np.zeros(2, np.float32)))
-        assert one.answer().status == 200
 
 
 def test_a_client_that_goes_away_frees_its_place() -> None:
@@ -421,20 +328,6 @@ def test_what_was_shed_is_not_said_to_have_expired() -> None:
     assert "dropped" in said[1]
 
 
-def test_a_late_answer_is_sent_all_the_same(wire: Wire) -> None:
-    found = wire.send(infer(x_slo_ms=0.000001)).answer()
-    assert found.status == 200
-    assert found.json["parameters"]["deadline_met"] is False
-
-
-def test_clocks_that_cannot_be_are_counted() -> None:
-    with running() as server, Wire(server) as wire:
-        wire.send(infer(x_slo_ms=100, x_sent_at_ms=1e15)).answer()
-        (call,) = server.engine.calls
-    assert call.deadline_s - call.sent_s == pytest.approx(0.1)
-    assert server.recorder.counts["clamped"] == 1
-
-
 def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
     def switch(body: bytes, kind: str = "application/json") -> Any:
         local = {"content_type": kind, "host": "127.0.0.1:8000"}
@@ -459,18 +352,6 @@ def test_who_comes_from_elsewhere_by_way_of_this_machine(
     said = {"content_type": "application/json", **headers}
     asked = request(b'{"agent": "static-1"}', path="/agent", **said)
     assert wire.send(asked).answer().status == status
-
-
-def test_others_may_not_switch_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sponge_env.serve.http.routes.is_local", lambda host: False)
-    body = b'{"agent": "static-2"}'
-    asked = request(body, path="/agent", content_type="application/json")
-    with running() as server, Wire(server) as wire:
-        assert wire.send(asked).answer().status == 403
-    with running(token="secret") as server, Wire(server) as wire:
-        assert wire.send(asked).answer().status == 401
-        right = {"content_type": "application/json", "authorization": "Bearer secret"}
-        assert wire.send(request(body, path="/agent", **right)).answer().status == 200
 
 
 def test_what_is_shown_beside_the_protocol(wire: Wire) -> None:
@@ -534,14 +415,6 @@ def test_pages_of_other_sites_reach_nothing(
         assert wire.send(asked).answer().status == status
     asked = request(method="GET", path="/v2/health/ready", **headers)
     assert wire.send(asked).answer().status == 200
-
-
-def test_with_a_token_the_server_may_have_any_name() -> None:
-    right = {"authorization": "Bearer secret", "host": "example.org"}
-    with running(token="secret") as server, Wire(server) as wire:
-        assert wire.send(infer(**right)).answer().status == 200
-    with running(host="0.0.0.0") as server, Wire(server) as wire:
-        assert wire.send(infer(host="example.org")).answer().status == 200
 
 
 def test_a_pipeline_says_which_rows_belong_to_whom() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import threading
 import tracemalloc
-from typing import Any
 
 import orjson
 import pytest
@@ -15,13 +13,11 @@ from raw_http import Wire, binary, in_json, request
 from served import running
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.http import routes
 from sponge_env.serve.wire.protocol import (
     HEAD_BYTES,
     NUMBER_BYTES,
     parsed_bytes,
     read_json,
-    read_request,
 )
 
 WIDE = served(TensorSpec((40_000,)))
@@ -41,13 +37,6 @@ def test_json_is_as_large_as_the_model_needs() -> None:
         assert (found.status, "before binary" in found.json["error"]) == (413, True)
 
 
-def test_a_setting_is_small() -> None:
-    with running() as server, Wire(server) as wire:
-        body = b'{"agent": "static-1"}' + b" " * routes.MAX_SETTING_BYTES
-        asked = request(body, path="/agent", content_type="application/json")
-        assert wire.send(asked).answer().status == 413
-
-
 @pytest.mark.parametrize("most_bytes", [4_000_000, 40_000_000])
 def test_what_json_becomes_counts(most_bytes: int) -> None:
     """150 KB of ``[]`` take 5 MB while they are parsed."""
@@ -57,13 +46,6 @@ def test_what_json_becomes_counts(most_bytes: int) -> None:
         found = wire.send(request(body)).answer()
         assert found.status == (413 if most_bytes < 10_000_000 else 400)
         assert wire.send(request(in_json())).answer().status == 400  # it is given back
-
-
-def test_json_has_few_objects() -> None:
-    body = json.dumps({"inputs": [{}] * 25_000}).encode()
-    with running(FakeEngine(WIDE)) as server, Wire(server) as wire:
-        found = wire.send(request(body)).answer()
-        assert (found.status, "objects" in found.json["error"]) == (413, True)
 
 
 MANY = range(30_000)
@@ -86,23 +68,6 @@ def test_no_json_becomes_more_than_is_counted(text: str) -> None:
         tracemalloc.stop()
     assert found
     assert made + len(data) <= parsed_bytes(data)
-
-
-def test_large_json_is_read_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[threading.Thread] = []
-
-    def noted(*arguments: Any) -> Any:
-        threads.append(threading.current_thread())
-        return read_request(*arguments)
-
-    monkeypatch.setattr(routes, "read_request", noted)
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
-    asked = request(json.dumps({"inputs": [tensor]}).encode())
-    with running(FakeEngine(WIDE)) as server, Wire(server) as one, Wire(server) as two:
-        one.send(asked)
-        assert two.send(asked).answer().status == one.answer().status == 200
-        assert server.thread not in threads
-    assert (len(threads), len(set(threads))) == (2, 1)
 
 
 def test_no_garbage_is_looked_for_in_what_is_new() -> None:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import itertools
 import json
 import math
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 import pytest
-from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
+from fake_engine import FakeEngine
+from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, ServedModel, Status
@@ -36,7 +32,6 @@ OCR = dataclasses.replace(
     variants=("v5", "v6"),
     default_slo_s=2.5,
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def told(story: Story, since_s: float = 0.0) -> dict[str, Any]:
@@ -106,7 +101,8 @@ def test_the_state_of_a_pipeline() -> None:
 
 
 def test_the_state_before_the_first_interval() -> None:
-    engine = FakeEngine(now=snapshot(0.0, last=None, budgets_s=()), ready=False)
+    engine = FakeEngine()
+    engine.now, engine.ready = snapshot(0.0, last=None, budgets_s=()), False
     now = json.loads(state(engine, History(ServerMetrics(SERVED))))
     assert (now["history"], now["ready"], now["budgets_s"]) == ([], False, [])
 
@@ -121,11 +117,12 @@ def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
 
 def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:
     """Those that follow each other closely are not lost, and the time is the clock's."""
-    engine = FakeEngine(now=snapshot(0.0, last=None))
+    engine = FakeEngine(SERVED)
+    engine.now = snapshot(0.0, last=None)
     with closing(HistoryThread(engine, history)) as watch:
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
             last = interval(counted_s, cores=8.0, core_seconds=8.0)
-            engine.tell(snapshot(time_s, last=last))
+            engine.publish(snapshot(time_s, last=last))
     watch.close()
     assert [point["t"] for point in points(history)] == [1.0, 4.5, 4.6, 5.5]
     assert [point["t"] for point in points(history, 4.6)] == [4.6, 5.5]
@@ -133,128 +130,39 @@ def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> N
 
 
 def test_the_page_brings_all_that_it_needs() -> None:
-    text = page().decode()
+    text, rules = page().decode(), page_headers()["content-security-policy"]
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
-    assert "innerHTML" not in text
-    assert "document.write" not in text
-    assert "import(" not in text
-    assert '<html lang="en">' in text
-    assert "width=device-width" in text
-
-
-def test_only_the_pages_own_script_and_style_may_run() -> None:
-    rules = page_headers()["content-security-policy"]
+    assert not re.findall(r"innerHTML|document.write|import\(|<[^>]+ (?:on\w+|style)=", text)
     for tag in ("script", "style"):
         (block,) = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page(), re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(block).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in rules
     assert rules.startswith("default-src 'none'")
     assert "unsafe" not in rules
-    assert not re.findall(r"<[^>]+ (?:on\w+|style)=", page().decode())
 
 
-@contextmanager
-def brief(story: Story, token: str = "", states: int = 1000) -> Iterator[str]:
-    """Serve page and state of a story on a free port; the latter no more often than this."""
-    asked = itertools.count()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            fine = not token or self.headers.get("authorization") == f"Bearer {token}"
-            body, headers, status = page(), page_headers() | {"content-type": "text/html"}, 200
-            if parts.path == "/state":
-                body = state(story.engine, story.history, since(parts.query)) if fine else b"{}"
-                headers, status = {"content-type": "application/json"}, 200 if fine else 401
-                status = 500 if next(asked) >= states else status
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def looked_at(url: str, folder: Path) -> str:
-    """Return the document as a browser has it a few seconds after it was opened."""
-    assert CHROMIUM is not None
-    options = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage"
-    command = [CHROMIUM, *options.split(), f"--user-data-dir={folder}"]
-    command += ["--virtual-time-budget=3000", "--enable-logging=stderr", "--dump-dom", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    errors = re.findall(r"CONSOLE.*", done.stderr)
-    assert not [said for said in errors if "status of" not in said]
-    return done.stdout
-
-
-def texts(document: str, ids: str) -> list[str]:
-    (part,) = re.findall(rf'id="{ids}"[^>]*>(.*?)</(?:tbody|ul|li|span|h1)>', document, re.DOTALL)
-    return [text for text in re.findall(r">([^<>]+)<", f">{part}<") if text.strip()]
-
-
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-
-@browser
-@pytest.mark.parametrize(
-    "served",
-    [SERVED, OCR, dataclasses.replace(SERVED, name="<b>lite</b>", variants=("<i>a</i>", "b"))],
-    ids=["single", "pipeline", "hostile"],
-)
-def test_a_browser_shows_the_story(served: ServedModel, tmp_path: Path) -> None:
-    story = Story(served)
-    story.play(200)
-    with brief(story) as url:
-        document = looked_at(url, tmp_path)
-    assert "<b>lite</b>" not in document
-    assert "<i>a</i>" not in document
-    assert texts(document, "state") == ["ready"]
-    totals = texts(document, "totals")
-    assert totals[:2] == ["on time", f"{story.metrics.counts()['on_time']:,}"]
-    assert all(stage in texts(document, "stages") for stage in served.stages)
-    assert "a replica restarted" in texts(document, "events")
-    drawn = re.findall(r'class="chart"[^>]*aria-label="([^"]+)"', document)
-    assert len(drawn) == 4
-    assert not [said for said in drawn if "NaN" in said or "undefined" in said]
-    assert "NaN" not in re.sub(r"<script>.*?</script>", "", document, flags=re.DOTALL)
-
-
-@browser
-def test_a_browser_shows_a_server_that_has_done_nothing(tmp_path: Path) -> None:
-    story = Story(SERVED)
-    story.engine.now = snapshot(0.0, last=None, budgets_s=(), queued=(0,))
-    with brief(story) as url:
-        document = looked_at(url, tmp_path)
-    assert "Latency, end to end: nothing yet" in document
-
-
-@browser
-def test_a_browser_asks_for_the_token(tmp_path: Path) -> None:
-    with brief(Story(SERVED), token="secret") as url:
-        document = looked_at(url, tmp_path)
-    assert "This server needs an access token." in document
-    assert 'id="ask" hidden' not in document
-
-
-@browser
-def test_a_browser_says_when_the_server_is_gone(tmp_path: Path) -> None:
-    story = Story(SERVED)
-    story.play(20)
-    with brief(story, states=2) as url:
-        document = looked_at(url, tmp_path)
-    assert "No answer from the server for" in document
-    assert texts(document, "state") == ["no answer"]
-    assert '<body class="gone">' in document
-    assert texts(document, "model") == ["lite0"], "what was known is still there"
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
+@pytest.mark.parametrize("served", [SERVED, OCR, None], ids=["single", "pipeline", "new"])
+def test_the_script_of_the_page(served: ServedModel | None, tmp_path: Path) -> None:
+    """It runs in Node with a document that only collects what is set."""
+    story = Story(served or SERVED)
+    if served is None:
+        story.engine.now = snapshot(0.0, last=None, budgets_s=(), queued=(0,))
+    else:
+        story.play(200)
+    (script,) = re.findall(r"<script>(.*?)</script>", page().decode(), re.DOTALL)
+    stub = Path(__file__).with_name("page_document.js").read_text()
+    program = tmp_path / "page.js"
+    program.write_text(stub.replace("/* the page's script */", script))
+    now = state(story.engine, story.history).decode()
+    done = subprocess.run(["node", program], input=now, capture_output=True, text=True, check=True)
+    shown = json.loads(done.stdout)
+    assert shown["state"] == ["ready", "locked", "no answer"]
+    assert shown["model"] == (served or SERVED).name
+    assert len(shown["charts"]) == 4
+    if served is None:
+        assert shown["charts"][0].endswith("nothing yet ")
+        return
+    assert f"on time|{story.metrics.counts()['on_time']:,}|" in shown["totals"]
+    assert all(stage in shown["stages"] for stage in served.stages)
+    assert "a replica restarted" in shown["events"]

@@ -9,10 +9,10 @@ import pytest
 from fake_calls import Client, served_system
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenarios import QUOTA_PROFILE, VARIANTS, short
+from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
-from sponge_env.interfaces import BY_SLACK, HISTORY, Allocation, StageAllocation
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.interface import Reply, Status
@@ -254,33 +254,6 @@ def test_memory_does_not_grow_with_time() -> None:
     assert not system._env["ended"]
 
 
-def test_a_stall_is_not_made_up_for() -> None:
-    system = served_system(ONE)
-    client = Client(system)
-    system.step(Allocation(16, 1))
-    client.worker.wait(7.3)  # nobody serves
-    assert client.worker.now() == 7.3
-    system.step(Allocation(16, 1))
-    assert 7.8 <= client.worker.now() <= 8.3
-    system.step(Allocation(16, 1))
-    assert 8.8 <= client.worker.now() <= 9.3
-
-
-def test_a_reply_says_which_variant_answered() -> None:
-    """Batches choose it by the slack of their most urgent request."""
-    system = served_system(VARIANTS)
-    client = Client(system)
-    for at_s, budget_s in ((0.1, 5.0), (0.6, 0.015)):
-        client.at(at_s, client.submit, budget_s)
-    chosen = StageAllocation(4, 1, 1, BY_SLACK)
-    system.step(Allocation(stages=(chosen,)))
-    told = [reply.variant for (reply,) in client.replies.values()]
-    assert told == ["large", "medium"]
-    client.at(1.1, client.submit, 5.0)
-    system.step(Allocation(stages=(chosen._replace(variant=0),)))
-    assert [reply.variant for (reply,) in client.replies.values()][-1] == "small"
-
-
 def test_waiting_and_service_add_up_over_stages() -> None:
     system = served_system(TWO, tasks=tasks_of)
     client = Client(system)
@@ -296,25 +269,6 @@ def test_waiting_and_service_add_up_over_stages() -> None:
     queues_s = [reply.queue_s for (reply,) in client.replies.values()]
     assert queues_s[0] == pytest.approx(0.0, abs=1e-9)
     assert max(queues_s) > 0
-
-
-def test_views_show_the_arrivals_of_the_last_interval() -> None:
-    system = served_system(ONE)
-    client = Client(system)
-    for k in range(3):
-        client.at(0.2 + 0.1 * k, client.submit, 2.0, 0.05 * k)
-    system.step(Allocation(16, 4))
-    view = system.view()
-    np.testing.assert_allclose(view.delays_s, [0.0, 0.05, 0.1], atol=1e-9)
-    np.testing.assert_allclose(view.budgets_s, [2.0] * 3, atol=1e-9)
-    assert view.first.arrivals.tolist() == [3]
-    for _ in range(40):
-        system.step(Allocation(16, 4))
-    view = system.view()
-    assert view.delays_s.size == 0
-    assert view.first.arrivals.tolist() == [0] * HISTORY
-    with pytest.raises(RuntimeError, match="keeps no ledger"):
-        system.columns()
 
 
 def test_a_batch_leaves_out_what_it_would_make_late() -> None:

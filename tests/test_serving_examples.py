@@ -24,7 +24,6 @@ from served_story import SERVED, Story
 from sponge_env.serve.__main__ import _parser as serve_parser
 from sponge_env.serve.load.__main__ import _parse as parse_load
 from sponge_env.serve.monitor.exposition import exposition
-from sponge_env.serve.monitor.metrics import OUTCOMES
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "serving"
@@ -53,16 +52,6 @@ def test_tritonclient_over_http() -> None:
     (_, head, _) = server.taken[0]
     assert head["parameters"]["slo_ms"] == 500
     assert head["parameters"]["sent_at_ms"] > 1.6e12
-
-
-@triton
-def test_a_refusal_is_told() -> None:
-    server = FakeServer(status=lambda _: 503)
-    server.taken.append(({}, {}, 0))  # the first is always answered
-    with serving(server):
-        address = server.url.removeprefix("http://")
-        out = run(sys.executable, "http_client.py", "--url", address, "--model", "lite0")
-    assert "no answer, status 503" in out
 
 
 @contextmanager
@@ -179,41 +168,6 @@ def test_the_dashboard_shows_everything_of_ours() -> None:
         "sponge_cpu_seconds_total",
         "sponge_variant_info",
     }
-
-
-def test_the_dashboard_can_be_imported() -> None:
-    assert DASHBOARD["schemaVersion"] >= 36
-    assert {"uid", "title", "templating", "time", "annotations"} <= set(DASHBOARD)
-    assert "id" not in DASHBOARD, "it would replace somebody else's"
-    ids = [panel["id"] for panel in PANELS]
-    assert len(set(ids)) == len(ids)
-    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    for panel in PANELS:
-        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        assert panel["type"] in ("stat", "timeseries", "heatmap")
-        assert panel["title"]
-        references = [target["refId"] for target in panel["targets"]]
-        assert len(set(references)) == len(references)
-        for target in panel["targets"]:
-            wanted = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
-            assert wanted <= variables
-            assert target["expr"].count("(") == target["expr"].count(")")
-
-
-def test_the_panels_do_not_overlap() -> None:
-    places: set[tuple[int, int]] = set()
-    for panel in PANELS:
-        x, y, w, h = (panel["gridPos"][name] for name in "xywh")
-        assert x + w <= 24
-        own = {(column, row) for column in range(x, x + w) for row in range(y, y + h)}
-        assert not own & places, panel["title"]
-        places |= own
-
-
-def test_every_outcome_has_its_color() -> None:
-    (panel,) = [panel for panel in PANELS if panel["title"] == "How requests end"]
-    named = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
-    assert named == set(OUTCOMES)
 
 
 def test_the_docs_name_all_metrics() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -23,13 +22,11 @@ from sponge_env.run.suite import (
     Suite,
     Sweep,
     arranged,
-    cell_name,
     cells,
     changed,
     chosen,
     load_suite,
     with_agents,
-    with_options,
     with_traces,
 )
 from sponge_env.run.unit import AgentUnit, shared_workload, units
@@ -54,12 +51,6 @@ def test_every_shipped_suite_can_run(name: str) -> None:
         assert len(cells(shipped)) + len(left_out) == len(list(folder.iterdir()))
     assert shipped.compared_with in shipped.agents
     assert len(units(shipped)) == len(cells(shipped)) * (len(shipped.agents) + len(shipped.bounds))
-
-
-def test_the_standard_suite_covers_every_scenario_profile_and_start() -> None:
-    names = {cell_name(scenario) for scenario in cells(load_suite("standard"))}
-    assert len(names) == 9 * 3 * 2
-    assert {"mixed+lite0+warm", "paper-500kb+resnet18+cold"} <= names
 
 
 def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first() -> None:
@@ -143,13 +134,6 @@ def test_a_bad_suite_is_refused_in_one_sentence(tmp_path: Path, text: str, sente
         load_suite(path)
 
 
-def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown suite 'standart'.*did you mean 'standard'"):
-        load_suite("standart")
-    with pytest.raises(ConfigError, match="no suite file"):
-        load_suite("nowhere.toml")
-
-
 def recorded(**changes: object) -> Suite:
     both = (CellGroup(("paper",), ("yolov5s",), traces=kind) for kind in ("bandwidth", "arrivals"))
     return suite(cells=tuple(both), starts=("cold",), **changes)
@@ -185,21 +169,11 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) 
     assert bounds == {("oracle", "20"), ("oracle-joint", "20"), ("oracle-joint", "40")}
 
 
-def test_a_part_of_the_agents_may_run_without_those_that_a_report_features() -> None:
-    chosen = with_agents(suite(featured=("fa2",)), ["static-8"])
-    assert chosen.featured == ()
-
-
 def test_keys_of_one_table_change_together() -> None:
     late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
     assert changed(load_scenario("paper"), late).serving.drop_grace_s == 0.5
     load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
-
-
-def test_a_cell_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"cell paper\+yolov5s\+cold twice"):
-        cells(suite(cells=(PAPER, PAPER)))
 
 
 DELAY = Sweep(("simulation.actuation_delay_s",), (0.0, 0.5, 2), "s")
@@ -218,14 +192,6 @@ def test_a_sweep_adds_the_cells_at_its_other_values() -> None:
     }
 
 
-def test_a_sweep_may_move_several_keys() -> None:
-    machine = Sweep(("limits.cores", "limits.replicas"), (8, 32))
-    names = {c.name: c.limits for c in cells(suite(starts=("cold",), sweeps={"cores": machine}))}
-    assert {name: limits.machine_cores for name, limits in names.items()} == {
-        "paper": 16, "paper-cores-8": 8, "paper-cores-32": 32
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["paper-300kb", "bursty"])
 def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
     machine = Sweep(("limits.cores", "limits.replicas"), (8, 16, 32))
@@ -235,18 +201,6 @@ def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
     ]
     assert len(drawn) == 6
     assert all(arrival_s == drawn[0] for arrival_s in drawn)
-
-
-def test_a_sweep_may_move_the_load_itself() -> None:
-    group = CellGroup(("bursty",), ("yolov5s",))
-    loads = Sweep(("arrivals.load",), (0.1, 0.2))
-    swept = suite(cells=(group,), starts=("cold",), sweeps={"load": loads})
-    assert [cell.arrivals.load for cell in cells(swept)][1:] == [0.1, 0.2]
-
-
-def test_each_sweep_of_the_sensitivity_suite_is_explained() -> None:
-    shown = arranged(load_suite("sensitivity"))
-    assert all(shown.about[what].endswith(".") for what in shown.sweeps)
 
 
 def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
@@ -270,11 +224,6 @@ def test_a_sweep_keeps_what_was_tuned_for_its_cell() -> None:
     assert found == [tuned] * 3
 
 
-def test_families_are_those_of_their_groups() -> None:
-    families = arranged(load_suite("standard")).families
-    assert families == {f"paper-{size}kb": "paper" for size in (100, 200, 300, 500)}
-
-
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
     entry = AgentEntry(controller="static", options={"cores": 3})
     some = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
@@ -290,15 +239,6 @@ def named(*agents: str, scenario: str = "paper-300kb") -> list[AgentUnit]:
     entries, bounds = chosen(agents)
     work = units(suite(agents=entries, bounds=bounds, cells=(group,), starts=("cold",)))
     return [unit for unit in work if isinstance(unit, AgentUnit)]
-
-
-def test_every_name_in_the_tables_stands_for_the_same_alone() -> None:
-    standard = load_suite("standard")
-    entries, _ = chosen(list(standard.agents))
-    assert set(entries) == set(standard.agents)
-    for name, entry in standard.agents.items():
-        pinned = {key: value for key, value in entry.options.items() if key != "policy"}
-        assert entries[name] == dataclasses.replace(entry, options=pinned)
 
 
 def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
@@ -318,22 +258,6 @@ def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
             named(name, scenario="paper")
     (unit,) = named("hpa", scenario="paper")
     assert unit.options == {}
-
-
-def test_a_scenario_of_ones_own_with_a_shipped_name_gets_nothing_that_was_tuned_for_that(
-    tmp_path: Path,
-) -> None:
-    own = tmp_path / "paper-300kb.toml"
-    own.write_text("duration_s = 60.0\n[arrivals]\nrate_rps = 5.0\n")
-    assert named("hpa", scenario=str(own))[0].options == {}
-    assert named("hpa")[0].options != {}
-    with pytest.raises(ConfigError, match="for paper-300kb/yolov5s/cold as it is here"):
-        named("static-tuned", scenario=str(own))
-
-
-def test_a_learner_that_is_named_alone_follows_its_newest_policy() -> None:
-    assert load_suite("standard").agents["ppo"].options == {"policy": "shipped"}
-    assert named("ppo")[0].options == {}
 
 
 def test_bounds_are_chosen_like_agents() -> None:
@@ -356,13 +280,6 @@ def test_every_name_has_a_line_in_the_list() -> None:
     assert all(0 < len(line) <= 80 for line in shown.values())
     assert shown["sponge-paper"] == "sponge-ip, formulation=paper"
     assert "policies" in listing()
-
-
-def test_options_from_the_command_line_come_on_top() -> None:
-    entry = AgentEntry(controller="static", options={"cores": 3, "batch": 2})
-    unit = units(with_options(suite(agents={"s": entry}), {"s": {"cores": 5}}))[0]
-    assert isinstance(unit, AgentUnit)
-    assert unit.options == {"cores": 5, "batch": 2}
 
 
 @pytest.mark.parametrize(

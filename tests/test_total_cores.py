@@ -65,7 +65,8 @@ class Rig:
     def __init__(self, cores: int, replicas: int) -> None:
         self.machine = Machine()
         initial = Allocation(cores, 1, replicas)
-        self.worker = LiveWorker(LiveConfig(initial=initial, total_cores=TOTAL), self.machine)
+        config = LiveConfig(initial=initial, total_cores=TOTAL)
+        self.worker = LiveWorker(config, launchers=[self.machine])
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0
 

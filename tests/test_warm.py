@@ -19,8 +19,8 @@ from sponge_env.run.rollout import (
     steady_scenario,
     warm,
 )
-from sponge_env.scenario.config import Arrivals, Initial, Network, RequestClass
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.config import Arrivals, Initial, RequestClass
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import draw_workload
@@ -43,11 +43,6 @@ def test_a_horizontal_scaler_begins_with_replicas_for_the_mean_load() -> None:
     assert initial.cores == 1
     # One replica serves 6.6 of the 20 requests per second, more with batches.
     assert 3 <= initial.replicas <= 6
-
-
-def test_only_the_start_changes() -> None:
-    changed = warm(WARM, Static(cores=2))
-    assert dataclasses.replace(changed, initial=WARM.initial) == WARM
 
 
 def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
@@ -95,10 +90,3 @@ def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time() -> None:
     assert np.all(np.diff(level.arrival_s) >= 0)
     by_id, before = np.argsort(level.id), np.argsort(moving.id)
     np.testing.assert_array_equal(level.deadline_s[by_id], moving.deadline_s[before])
-
-
-def test_without_transfers_nothing_moves() -> None:
-    none: Scenario = dataclasses.replace(WARM, network=Network(trace="none", payload_bytes=0.0))
-    workload = draw_workload(steady_scenario(none, PROFILE), PROFILE, 0)
-    level = equally_fast(workload, none.network.base_delay_s)
-    np.testing.assert_allclose(level.arrival_s, workload.arrival_s)

@@ -1,13 +1,17 @@
 """Build the wheel and use it in a bare environment: ``make package``.
 
-The environment has the base dependencies only, and a package ``agents`` of somebody else.
+The environment has the base dependencies only, in their lowest versions, and a package ``agents``
+of another project. What it computes is compared with the newest versions, which are installed here.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +55,18 @@ def build(folder: Path) -> Path:
     return wheel
 
 
+def lowest() -> list[str]:
+    """Return the base dependencies in the lowest versions that are allowed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [re.sub(r">=([\d.]+).*", r"==\1", each) for each in project["dependencies"]]
+
+
+def result(file: Path) -> dict[str, object]:
+    """Return a summary without the times that it took."""
+    (summary,) = json.loads(file.read_text())
+    return {name: value for name, value in summary.items() if not name.startswith("decision")}
+
+
 def main() -> None:
     """Build, install, use."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -62,7 +78,8 @@ def main() -> None:
         foreign = site / "agents" / "__init__.py"
         foreign.parent.mkdir()
         foreign.write_text(FOREIGN)
-        subprocess.run([bare / "bin" / "pip", "install", "--quiet", str(wheel)], check=True)
+        pip = [bare / "bin" / "pip", "install", "--quiet", str(wheel)]
+        subprocess.run([*pip, *lowest()], check=True)
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
         def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -75,16 +92,19 @@ def main() -> None:
                 check=False,
             )
 
-        evaluation = ["--agent", "static-8", "--duration", "20", "--json", "out.json"]
+        evaluation = ["-m", "sponge_env", "evaluate", "--duration", "20", "--json", "out.json"]
         for done in (
             run("sponge", "--version"),
-            run("sponge", "evaluate", *evaluation),
-            run("python", "-m", "sponge_env", "evaluate", "--agent", "sponge-ip", *evaluation[2:]),
+            run("sponge", "evaluate", "--agent", "static-8", "--duration", "20"),
+            run("python", *evaluation, "--agent", "sponge-ip"),
             run("python", "-c", STEP),
         ):
             assert done.returncode == 0, f"{done.args}: {done.stderr}"
             sys.stdout.write(done.stdout)
         assert list(elsewhere.glob("runs/*/intervals/static-8/*.parquet"))
+        here = [sys.executable, *evaluation, "--agent", "sponge-ip"]
+        subprocess.run(here, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        assert result(folder / "out.json") == result(elsewhere / "out.json")
         for extra, arguments in NEEDED.items():
             done = run("sponge", *arguments)
             assert done.returncode == 2, f"{done.args}: {done.stdout}{done.stderr}"

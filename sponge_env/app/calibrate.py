@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +24,6 @@ from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.profile import (
     LOCAL_MODEL,
-    Accuracy,
     Profile,
     load_profile,
     local_profile_path,
@@ -36,7 +35,7 @@ from sponge_env.utils.installation import require_extra
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
 POOR_FIT = 0.15
-"""Mean absolute relative error of a fit from which on there is something to be said of it."""
+"""Mean absolute relative error of a fit from which on the summary warns of it."""
 
 
 def summary(profile: Profile) -> str:
@@ -61,16 +60,13 @@ def summary(profile: Profile) -> str:
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
     if error.mape > POOR_FIT:
-        lines.append(
-            "note        l(b, c) does not describe this model; who plans with it is off as much"
-        )
+        lines.append("note        l(b, c) does not describe this model; plans are off as much")
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
-    if facts.accuracy:
-        known = facts.accuracy
-        looked = f", {known.count} looked at" * (known.count > 0)
-        lines.append(f"accuracy    {known.share:.1%} of {known.of}{looked}")
+    if known := facts.accuracy:
+        count = f", measured on {known.count}" * (known.count > 0)
+        lines.append(f"accuracy    {known.share:.1%} of {known.of}{count}")
     return "\n".join(lines)
 
 
@@ -96,50 +92,54 @@ def _run(argv: Sequence[str]) -> int:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
-    add, at_least_2 = parser.add_argument, cli.at_least(2)
     limiters = [name for name in get_args(Limiter) if name != "none"]
-    said = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
-    add("--model", metavar="M", help=f"{said} (default: {LOCAL_MODEL})")
-    said = "measure all models of this machine that a scenario names, instead of one"
-    add("--scenario", metavar="S", help=said)
-    said = "profile to write (default: this machine's, or another for another model)"
-    add("--out", type=Path, metavar="FILE", help=said)
-    add("--cores", type=at_least_2, help="largest number of core units (default: 16)")
-    said = "cores in one unit (default: all units are one core)"
-    add("--core-unit", type=float, help=said)
-    add("--batch", type=at_least_2, help="largest batch (default: 16)")
-    said = f"about how long to measure (default: {SECONDS:g}, of several models "
-    add("--seconds", type=float, help=f"{said}{SEVERAL_SECONDS:g})")
-    said = f"means to limit CPU: {', '.join(limiters)}"
-    add("--limiter", type=cli.one_of("limiter", limiters), default="auto", help=said)
+    times = f"{SECONDS:g}, of several models {SEVERAL_SECONDS:g}"
+    models = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
+    for option, metavar, kind, text in (
+        ("--model", "M", str, f"{models} (default: {LOCAL_MODEL})"),
+        ("--scenario", "S", str, "measure all models of this machine that a scenario names"),
+        ("--out", "FILE", Path, "profile to write (default: this machine's, one for each model)"),
+        ("--cores", None, cli.at_least(2), "largest number of core units (default: 16)"),
+        ("--core-unit", None, float, "cores in one unit (default: all units are one core)"),
+        ("--batch", None, cli.at_least(2), "largest batch (default: 16)"),
+        ("--seconds", None, float, f"about how long to measure (default: {times})"),
+    ):
+        parser.add_argument(option, metavar=metavar, type=kind, help=text)
+    parser.add_argument(
+        "--limiter",
+        type=cli.one_of("limiter", limiters),
+        default="auto",
+        help=f"means to limit CPU: {', '.join(limiters)}",
+    )
     cli.add_wait(parser)
-    said = "instead, measure how well OCR reads so many drawn images, "
-    said += f"and print what is known of others (default: {IMAGES})"
-    add("--accuracy", type=cli.at_least(1), nargs="?", const=IMAGES, metavar="N", help=said)
+    parser.add_argument(
+        "--accuracy",
+        type=cli.at_least(1),
+        nargs="?",
+        const=IMAGES,
+        metavar="N",
+        help="instead, measure how well OCR reads so many drawn images, and print what is known "
+        f"of others (default: {IMAGES})",
+    )
     return parser
 
 
 def _measure_accuracy(images: int, command: str) -> int:
-    """Measure how often models are right, print and keep it."""
+    """Measure how often models are right, print it, and keep it in this machine's profiles."""
     for extra in ("live", "ocr"):
         require_extra(extra, "the measurement of accuracy")
     from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
 
     measured = measure_accuracy(images, shown=True)
     sys.stdout.write(accuracy_table(measured, command) + "\n")
-    _note_accuracies(known_accuracies(measured, command))
-    return 0
-
-
-def _note_accuracies(found: Mapping[str, Accuracy]) -> None:
-    """Keep how often models are right in this machine's profiles of them."""
-    for model, accuracy in found.items():
+    for model, accuracy in known_accuracies(measured, command).items():
         path = local_profile_path(model)
         if path.exists():
             profile = load_profile(path)
             facts = dataclasses.replace(profile.facts, accuracy=accuracy)
             save_profile(dataclasses.replace(profile, facts=facts), path)
             sys.stdout.write(f"noted in    {path}\n")
+    return 0
 
 
 def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:

@@ -8,15 +8,10 @@ are, for debuggers and coverage; :func:`rows` then lets Python see records as ob
 
 from __future__ import annotations
 
-import ast
+import copyreg
 import functools
-import hashlib
-import importlib.util
-import logging
-import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import (
     Annotated,
     Any,
@@ -28,20 +23,20 @@ from typing import (
     get_type_hints,
     overload,
 )
-from unittest.mock import patch
 
 import numba
 import numpy as np
-from numba.core import ir
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core import event, ir
 from numpy.typing import NDArray
 
-LOG = logging.getLogger("sponge_env")
+from sponge_env.utils.kernel_cache import code_folder
 
-INTERPRETED = bool(getattr(numba.config, "DISABLE_JIT", False))
+_CONFIG: Any = numba.config
+
+INTERPRETED = bool(_CONFIG.DISABLE_JIT)
 """Whether kernels run as ordinary Python."""
 
-CPUS = int(getattr(numba.config, "NUMBA_NUM_THREADS", 1))
+CPUS = int(_CONFIG.NUMBA_NUM_THREADS)
 """Threads that kernels may use at once."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -104,33 +99,67 @@ def inlined(function: Function) -> Function:
 def entry_point(function: Function) -> Function:
     """Compile a function that Python calls; it lets go of the interpreter lock.
 
-    The machine code is cached on disk, beside the source or in the user's cache
-    directory; where neither can be written, every process compiles anew.
+    The machine code is kept on disk for the next process; where that is not possible, every
+    process compiles anew.
     """
     if INTERPRETED:
         return _without_warnings(function)
-    dispatcher = numba.njit(nogil=True, **_OPTIONS)(function)
+    _COMPILING.modules.add(function.__module__)
+    chosen = _CONFIG.CACHE_DIR
+    folder = code_folder(function.__module__, chosen)
+    if folder is None:
+        return cast(Function, numba.njit(nogil=True, **_OPTIONS)(function))
+    # numba itself compares the file of the function only; the folder stands for what it imports
+    _CONFIG.CACHE_DIR = str(folder)
     try:
-        dispatcher._cache = _SourceCache(function)
-    except RuntimeError as error:  # no directory that could be written
-        _say_once("compiled code cannot be kept", str(error))
-    dispatcher._compiler.compile = _sharing_scopes(dispatcher._compiler.compile)
-    return cast(Function, dispatcher)
+        return cast(Function, numba.njit(nogil=True, cache=True, **_OPTIONS)(function))
+    finally:
+        _CONFIG.CACHE_DIR = chosen
 
 
-def _sharing_scopes(compile_: Callable[..., Any]) -> Callable[..., Any]:
-    """Let numba's inliner copy a function's blocks without its scope, which nothing changes.
+class _Compiling(event.Listener):
+    """Tells the user what the wait is for when an entry point is compiled, and makes it shorter.
 
-    It copies the scope, with all its variables, once for each block; that would be a quarter
-    of the time that compiling takes. numba's own lock is held meanwhile.
+    numba's inliner copies a function's scope, with all its variables, once for each block, though
+    nothing changes it; that would be a quarter of the time that compiling takes. Here it is copied
+    by reference, as ``copy`` does with what :mod:`copyreg` names by a text.
     """
 
-    @functools.wraps(compile_)
-    def sharing(*args: Any) -> Any:
-        with patch.object(ir.Scope, "__deepcopy__", lambda scope, _: scope, create=True):
-            return compile_(*args)
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        """Those of the entry points."""
+        self._depth = 0
 
-    return sharing
+    def on_start(self, event: event.Event) -> None:
+        """Begin to compile; numba's own lock is held meanwhile."""
+        module = event.data["dispatcher"].py_func.__module__
+        if module in self.modules:
+            _say_compiling(_part(module))
+        self._depth += module in self.modules
+        if self._depth == 1:
+            copyreg.pickle(ir.Scope, lambda scope: "scope")
+
+    def on_end(self, event: event.Event) -> None:
+        """End what was begun."""
+        self._depth -= event.data["dispatcher"].py_func.__module__ in self.modules
+        if self._depth == 0:
+            copyreg.dispatch_table.pop(ir.Scope, None)
+
+
+_COMPILING = _Compiling()
+event.register("numba:compile", _COMPILING)
+
+
+@functools.cache
+def _say_compiling(part: str) -> None:
+    """Say it once per process for each part."""
+    sys.stderr.write(f"compiling {part}, once on this machine ...\n")
+
+
+def _part(module: str) -> str:
+    """Return what a module's kernels belong to, as a user knows it."""
+    known = {"sponge_env.core": "the simulator", "sponge_env.oracle": "the bound's solver"}
+    return known.get(".".join(module.split(".")[:2]), "a controller")
 
 
 def _without_warnings(function: Function) -> Function:
@@ -168,165 +197,3 @@ def dtype_of(cls: type[Any]) -> np.dtype[Any]:
         elif hint == float | None:
             fields.append((name, np.float64))
     return np.dtype(fields, align=True)
-
-
-class _SourceCache(FunctionCache):
-    """numba's cache of machine code, told apart by all sources that it was made from.
-
-    numba looks at the file of an entry point only. What cannot be read is made anew, with a
-    line of notice.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._module = function.__module__
-        self._marked = False
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Return what was kept of a signature, or None."""
-        self._mark()
-        found = None
-        try:
-            found = super().load_overload(sig, target_context)
-        except OSError as error:
-            self._cannot_keep(error)
-        except Exception as error:  # a damaged pickle may raise anything
-            _say_once(f"{self._cache_path}: a damaged cache is made anew", repr(error))
-            self._flush()
-        if found is None:
-            _say_compiling(_part(self._module))
-        return found
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep what was compiled, if that is possible."""
-        try:
-            super().save_overload(sig, data)
-        except OSError as error:
-            self._cannot_keep(error)
-
-    def _mark(self) -> None:
-        """Name the sources in the index; only now all imports are done."""
-        if not self._marked:
-            base = self._impl.filename_base
-            self._cache_file = _CheckedFile(self._cache_path, base, source_mark(self._module))
-            self._marked = True
-
-    def _flush(self) -> None:
-        try:
-            self._cache_file.flush()
-        except OSError as error:
-            self._cannot_keep(error)
-
-    def _cannot_keep(self, error: OSError) -> None:
-        _say_once(f"{self._cache_path}: compiled code cannot be kept", repr(error))
-
-
-_SAID: set[str] = set()
-
-
-def _say_once(what: str, why: str) -> None:
-    """Give notice, but not for each of many entry points."""
-    if what not in _SAID:
-        _SAID.add(what)
-        LOG.warning("%s (%s)", what, why)
-
-
-@functools.cache
-def _say_compiling(part: str) -> None:
-    """Tell whoever waits why, once per process for each part."""
-    sys.stderr.write(f"compiling {part}, once on this machine ...\n")
-
-
-def _part(module: str) -> str:
-    """Return what a module's kernels belong to, as a user knows it."""
-    known = {"sponge_env.core": "the simulator", "sponge_env.oracle": "the bound's solver"}
-    return known.get(".".join(module.split(".")[:2]), "a controller")
-
-
-class _CheckedFile(IndexDataCacheFile):
-    """Cache files that are not executed when a byte of them, or a source, has changed.
-
-    numba writes the index first: when it is stopped before the machine code is there, the file
-    that the index names may still be one of older sources. So the code's checksum covers them.
-    """
-
-    def _save_index(self, overloads: Any) -> None:
-        self._write(self._index_path, self._dump((self._version, self._source_stamp, overloads)))
-
-    def _load_index(self) -> Any:
-        try:
-            content = self._read(self._index_path)
-        except FileNotFoundError:
-            return {}
-        version, stamp, overloads = pickle.loads(content)
-        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
-
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data), self._source_stamp)
-
-    def _load_data(self, name: str) -> Any:
-        return pickle.loads(self._read(self._data_path(name), self._source_stamp))
-
-    def _write(self, path: str, content: bytes, mark: str = "") -> None:
-        with self._open_for_write(path) as file:
-            file.write(hashlib.sha256(mark.encode() + content).digest() + content)
-
-    def _read(self, path: str, mark: str = "") -> bytes:
-        content = Path(path).read_bytes()
-        digest, content = content[:32], content[32:]
-        if hashlib.sha256(mark.encode() + content).digest() != digest:
-            raise ValueError(f"{Path(path).name} has changed since it was written")
-        return content
-
-
-@functools.cache
-def source_mark(module: str) -> str:
-    """Return a hash of a module's source and of all that it imports from this project.
-
-    Every constant that a kernel reads comes in by an import, so this stands for all that its
-    machine code depends on.
-
-    Args:
-        module: Its name; what it imports from its own top-level package counts as well.
-    """
-    found = sources(module)
-    digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(found[name].read_bytes())
-    return digest.hexdigest()
-
-
-def sources(module: str) -> dict[str, Path]:
-    """Return the files of a module and of all that it imports from this project, by name."""
-    roots = {module.partition(".")[0], __name__.partition(".")[0]}
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and name.partition(".")[0] in roots and (path := _source(name)):
-            found[name] = path
-            waiting.extend(_imports(name, path))
-    return found
-
-
-def _source(module: str) -> Path | None:
-    """Return a module's source file; None for what is no module, or has none."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a name within a module; __main__
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-
-
-@functools.cache
-def _imports(module: str, path: Path) -> tuple[str, ...]:
-    """Return the names that a source file imports at its top level, as if all were modules."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names: list[str] = []
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return tuple(names)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from statistics import fmean
+from contextlib import AbstractContextManager
+from statistics import fmean, median
 from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
+from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.models.registry import canonical_name
 from sponge_env.utils.console import Progress
 
 WORK_RUNS = 8
-"""Pairs of batches of each size that are run at full speed, at the least."""
+"""Minimum number of pairs of batches of each size at full speed."""
 PAUSED_RUNS = 20
-"""Batches that are run at full speed and at a share in turn."""
+"""Pairs of batches at full speed and at a share of it."""
 PAUSED_SIZE = 4
 """Requests in each of these."""
 PAUSED_SHARE = 4
@@ -25,10 +32,10 @@ PAUSED_SHARE = 4
 here, those of three quarters 0.2 ms."""
 CELL_S = 0.25
 """Time spent on one cell of the grid per round, or one batch if that takes longer."""
-MOST_RUNS = 64
+MAX_RUNS = 64
 """Batches of one cell per round: of a model that takes microseconds there would be thousands."""
 REST_S = 0.03
-"""Rest before a batch that is to tell what a rest costs: here that is all there after 15 ms."""
+"""Rest before a batch that shows the idle penalty: here that is all there after 15 ms."""
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
@@ -68,91 +75,109 @@ Grid = dict[tuple[int, int], list[BatchRun]]
 """Runs per cell: batch size and core units."""
 
 
-class Bench:
-    """Runs batches one after another on the one replica, at full speed, of a worker."""
+class Bench(AbstractContextManager["Bench"]):
+    """One model under measurement; its worker is open until the end of the block.
 
-    def __init__(self, worker: LiveWorker, shown: bool = False) -> None:
-        """Take a worker; ``shown`` is whether each stage is shown on the terminal."""
-        self.config = worker.config
-        self._worker = worker
+    Batches run one after another on one replica, at full speed unless said otherwise. Where two
+    are compared, they are of the same images and follow each other, against drift.
+    """
+
+    def __init__(self, config: LiveConfig, shown: bool = False) -> None:
+        """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
+        self.config = dataclasses.replace(
+            config,
+            model=canonical_name(config.model),
+            initial=Allocation(config.cores_max, config.batch_max),
+            replicas_max=max(1 + CONTENDING, config.replicas_max),
+        )
+        self.work: Runs = defaultdict(list)
+        """Batches of several sizes at full speed."""
+        self.idle_penalty_s: list[float] = []
+        """CPU seconds that batches took longer after a rest."""
+        self.pauses_s: list[float] = []
+        """CPU seconds that batches took longer at a share of full speed."""
+        self.grid: Grid = defaultdict(list)
+        """Saturated batches on a grid of sizes and cores."""
+        self.worker = LiveWorker(self.config)
         self._batches = self._requests = 0
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""
         self._shown = shown
         self._bar = Progress("calibrating", 0, "step", shown=False)
 
-    def close(self) -> None:
-        """Take the bar away."""
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
+        self.worker.close()
 
-    def cold_starts(self, together: int) -> tuple[ColdStart, ColdStart]:
+    def measure_cold_starts(self) -> None:
         """Load the model in one replica on one core unit, and in several that share all cores."""
-        share = max(1, self.config.cores_max // together)
-        # once in vain: memory that nobody has used since the machine started is slow to come by
-        loads = ((share, together), (1, 1), (share, together))
-        _, alone, crowded = (self._load(*load) for load in self._steps("cold start", loads))
-        return alone, crowded
+        share = max(1, self.config.cores_max // CONTENDING)
+        # once in vain: memory that was not used since the machine started is slow to come by
+        loads = ((share, CONTENDING), (1, 1), (share, CONTENDING))
+        _, self.alone, self.contending = [
+            self._load(*load) for load in self._steps("cold start", loads)
+        ]
 
-    def pauses(self) -> list[float]:
-        """Return the CPU seconds that equal batches at full speed and at a share of it differ by.
-
-        They run in turn, against drift.
-        """
-        most, lost_s = self.config.cores_max, []
+    def measure_pauses(self) -> None:
+        """Run equal batches at full speed and at a share of it."""
+        full = self.config.cores_max
         size = min(PAUSED_SIZE, self.config.batch_max)
         for _ in self._steps("pauses", range(PAUSED_RUNS)):
-            first = self._requests  # the same images in both
-            self._resize(most)
-            full_s = self._rested(size).cpu_s
-            self._requests = first
-            self._resize(max(1, most // PAUSED_SHARE))
-            lost_s.append(self._rested(size).cpu_s - full_s)
-        self._resize(most)
-        return lost_s
+            cpu_s = []
+            for cores in (full, max(1, full // PAUSED_SHARE)):
+                self._resize(cores)
+                cpu_s.append(self._run(size, rested=True).cpu_s)
+                self._requests -= size
+            self._requests += size
+            self.pauses_s.append(cpu_s[1] - cpu_s[0])
+        self._resize(full)
 
-    def work(self, each: int = WORK_RUNS, again: bool = False) -> tuple[Runs, list[float]]:
-        """Run batches of several sizes without a limit, so many of each; ``again`` is not shown.
+    def measure_work(self, runs: int, again: bool = False) -> None:
+        """Run batches of several sizes, so many of each; ``again`` is not shown.
 
-        Each runs after a rest, and once more right after that. Returned are the latter runs, and
-        the CPU seconds by which the former took longer, of small batches, for it is the same for
-        all and large ones differ by more from one to the next.
+        Each runs after a rest, and once more right after that. The latter is its work. The idle
+        penalty is that of small batches, for it is the same for all and large ones differ by more
+        from one to the next.
         """
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
-        runs: Runs = defaultdict(list)
-        woken_s = []
-        for _ in range(each) if again else self._steps("work", range(each)):
+        for _ in range(runs) if again else self._steps("work", range(runs)):
             for size in sizes:
-                first = self._requests  # the same images in both
-                rested = self._rested(size)
-                self._requests = first
-                runs[size].append(self._run(size))
+                rested = self._run(size, rested=True)
+                self._requests -= size
+                run = self._run(size)
+                self.work[size].append(run)
                 if size <= PAUSED_SIZE:
-                    woken_s.append(rested.cpu_s - runs[size][-1].cpu_s)
-        return runs, woken_s
+                    self.idle_penalty_s.append(rested.cpu_s - run.cpu_s)
 
-    def grid(self, work_s: FloatArray, end_s: float) -> Grid:
+    def measure_grid(self, end_s: float) -> None:
         """Run batches back to back in each cell of the grid.
 
         It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
         least, so that the machine's drift spreads over all cells; batches that are run again come
-        on top. ``work_s`` is (batch_max,) CPU seconds of each batch size.
+        on top.
         """
-        most = self.config.cores_max
-        batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(most)
-        expected_s = {(b, c): work_s[b - 1] * most / c for c in cores for b in batches}
+        work_s, full = self.work_s(), self.config.cores_max
+        batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
+        expected_s = {(b, c): work_s[b - 1] * full / c for c in cores for b in batches}
         round_s = sum(max(CELL_S, cell_s) for cell_s in expected_s.values())
         rounds = max(1, int((end_s - time.monotonic()) / round_s))
-        grid: Grid = defaultdict(list)
         for (b, c), cell_s in self._steps("latency grid", [*expected_s.items()] * rounds):
             self._resize(c)
             # spends the tokens that came with the new quota, makes ready for the threads
             self._run(b if cell_s < CELL_S else 1)
-            runs = range(min(MOST_RUNS, max(1, round(CELL_S / cell_s))))
+            runs = range(min(MAX_RUNS, max(1, round(CELL_S / cell_s))))
             until_s = min(DISTURBED_S, self._disturbed_s + DISTURBED_CELL_S)
-            grid[b, c] += [self._run_when_calm(b, work_s[b - 1], until_s) for _ in runs]
-        return grid
+            self.grid[b, c] += [self._run_when_calm(b, work_s[b - 1], until_s) for _ in runs]
+
+    def work_s(self) -> FloatArray:
+        """Return the (batch_max,) CPU seconds of each batch size, interpolated.
+
+        They are medians, for some of the runs may have been disturbed.
+        """
+        work_s = [median(run.cpu_s for run in runs) for runs in self.work.values()]
+        return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 
     def _run_when_calm(self, size: int, work_s: float, until_s: float) -> BatchRun:
         """Run a batch, again while what else the machine does makes it much more work.
@@ -167,7 +192,7 @@ class Bench:
 
     def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
         """Go through the steps of a stage, and show how far it is."""
-        self.close()
+        self._bar.close()
         self._bar = Progress("calibrating", len(steps), "step", shown=self._shown)
         if self._shown:
             self._bar.say(stage)
@@ -176,25 +201,22 @@ class Bench:
             self._bar.show(done)
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
-        self._worker.resize(Allocation(cores, self.config.batch_max, replicas))
+        self.worker.resize(Allocation(cores, self.config.batch_max, replicas))
 
-    def _rested(self, size: int) -> BatchRun:
-        """Run a batch after a rest."""
-        self._worker.wait(self._worker.now() + REST_S)
-        return self._run(size)
-
-    def _run(self, size: int) -> BatchRun:
-        now_s = self._worker.now()
+    def _run(self, size: int, rested: bool = False) -> BatchRun:
+        """Run a batch of the next requests, after a rest or at once."""
+        if rested:
+            self.worker.wait(self.worker.now() + REST_S)
         requests = tuple(range(self._requests, self._requests + size))
         self._batches += 1
         self._requests += size
-        begin_s = time.monotonic()
-        self._worker.start(Batch(self._batches, requests))
-        ended = self._worker.wait(now_s + PATIENCE_S)
+        until_s, begin_s = self.worker.now() + PATIENCE_S, time.monotonic()
+        self.worker.start(Batch(self._batches, requests))
+        ended = self.worker.wait(until_s)
         latency_s = time.monotonic() - begin_s
         if len(ended) != 1 or not ended[0].ok:
             raise WorkerError("the replica died during the calibration; calibrate again")
-        self._worker.forget(requests)
+        self.worker.forget(requests)
         inside_s = ended[0].finished_s - ended[0].started_s
         return BatchRun(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
@@ -202,12 +224,12 @@ class Bench:
         """Measure how long more replicas take to be ready, all started at once."""
         begin_s = time.monotonic()
         self._resize(cores, 1 + replicas)
-        while self._worker.status().ready < 1 + replicas:
-            self._worker.wait(self._worker.now() + 1.0)
+        while self.worker.status().ready < 1 + replicas:
+            self.worker.wait(self.worker.now() + 1.0)
             if time.monotonic() - begin_s > PATIENCE_S:
                 raise WorkerError(f"a replica was not ready after {PATIENCE_S:g} s")
         latency_s = time.monotonic() - begin_s
-        loaded = self._worker.replicas[1:]
+        loaded = self.worker.replicas[1:]
         cpu_s = fmean(replica.cpu_s() for replica in loaded)
         memory_bytes = fmean(process_memory_bytes(replica.pid) for replica in loaded if replica.pid)
         self._resize(cores)

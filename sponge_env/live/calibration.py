@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
@@ -20,14 +20,8 @@ from statistics import fmean, median
 import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.interfaces import Allocation, FloatArray
-from sponge_env.latency import (
-    CONTENDING,
-    MOST_LOST,
-    QuotaService,
-    fit_latency,
-    to_quantiles,
-)
+from sponge_env.interfaces import FloatArray
+from sponge_env.latency import MOST_LOST, QuotaService, fit_latency, to_quantiles
 from sponge_env.live.bench import (
     PAUSED_SHARE,
     PAUSED_SIZE,
@@ -35,13 +29,11 @@ from sponge_env.live.bench import (
     Bench,
     ColdStart,
     Grid,
-    Runs,
 )
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.replica import LiveConfig
-from sponge_env.live.worker import LiveWorker
 from sponge_env.models.model import shares_of_tasks
-from sponge_env.models.registry import canonical_name, resolve_model
+from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.config import positive
 from sponge_env.scenario.profile import Facts, Profile, Sample, load_profile, save_profile
 from sponge_env.utils.files import check_writable
@@ -57,9 +49,9 @@ QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
 
-def calibrate(config: LiveConfig, seconds: float = SECONDS, shown: bool = False) -> Profile:
+def calibrate(config: LiveConfig, seconds: float = SECONDS) -> Profile:
     """Measure the worker that a configuration describes; see :func:`calibrate_all`."""
-    return calibrate_all([config], seconds, shown)[0]
+    return calibrate_all([config], seconds)[0]
 
 
 def calibrate_all(
@@ -82,81 +74,20 @@ def calibrate_all(
     end_s = time.monotonic() + seconds
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
-        each = [opened.enter_context(Calibration(config, shown)) for config in configs]
-        for one in each:
-            one.begin()
-        loaded_s = time.monotonic()
-        if len(each) > 1:
-            end_s = loaded_s + seconds
-        for one in each:
-            one.run_at_full_speed(runs)
-        for left, one in zip(range(len(each), 0, -1), each, strict=True):
+        benches = [opened.enter_context(Bench(config, shown)) for config in configs]
+        for bench in benches:
+            bench.measure_cold_starts()
+            bench.measure_pauses()
+        if len(benches) > 1:
+            end_s = time.monotonic() + seconds
+        for bench in benches:
+            bench.measure_work(runs)
+        for left, bench in zip(range(len(benches), 0, -1), benches, strict=True):
             now_s = time.monotonic()
-            one.run_grid(now_s + (end_s - now_s) / left)
-            for other in each:
-                other.run_at_full_speed(runs, again=True)
-        return [one.profile() for one in each]
-
-
-class Calibration(AbstractContextManager["Calibration"]):
-    """One model under measurement; its worker is open until the end of the block."""
-
-    def __init__(self, config: LiveConfig, shown: bool) -> None:
-        self._config = dataclasses.replace(
-            config,
-            model=canonical_name(config.model),
-            initial=Allocation(config.cores_max, config.batch_max),
-            replicas_max=max(1 + CONTENDING, config.replicas_max),
-        )
-        self._worker = LiveWorker(self._config)
-        self._bench = Bench(self._worker, shown)
-        self._work: Runs = {}
-        self._woken_s: list[float] = []
-        self._grid: Grid = {}
-
-    def __exit__(self, *error: object) -> None:
-        self._bench.close()
-        self._worker.close()
-
-    def begin(self) -> None:
-        """Measure what is measured once: cold starts, and what pauses cost."""
-        self._alone, self._together = self._bench.cold_starts(CONTENDING)
-        self._lost_s = self._bench.pauses()
-
-    def run_at_full_speed(self, runs: int, again: bool = False) -> None:
-        """Run batches of several sizes, so many of each."""
-        work, woken_s = self._bench.work(runs, again)
-        for size, found in work.items():
-            self._work.setdefault(size, []).extend(found)
-        self._woken_s += woken_s
-
-    def run_grid(self, end_s: float) -> None:
-        """Go round the grid until then (monotonic)."""
-        self._grid = self._bench.grid(interpolate_work(self._work, self._config.batch_max), end_s)
-
-    def profile(self) -> Profile:
-        """Put the profile together."""
-        config, alone, launcher = self._config, self._alone, self._worker.launcher
-        try:
-            profile = build_profile(config, self._grid, alone.latency_s, self._worker.limiter)
-        except ProfileError as error:
-            raise ProfileError(f"{config.model}: {error}") from None
-        profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
-        if config.physical_cores(config.cores_max) > 1:
-            return profile  # the token bucket of the simulator is one CPU's
-        contention = max(1.0, self._together.cpu_s / alone.cpu_s)  # less is noise
-        period_s, tick_s = launcher.period_s, launcher.tick_s
-        measured = self._work, self._woken_s, self._lost_s
-        quota = build_quota(config, period_s, tick_s, *measured, contention)
-        return dataclasses.replace(profile, quota=quota)
-
-
-def _facts(model: str, alone: ColdStart) -> Facts:
-    """Return what is known of a model beside how long it takes; most of it is looked up here."""
-    from sponge_env.models.accuracy import accuracy_of  # imports Pillow
-
-    accuracy = accuracy_of(model, FEW_IMAGES, f"sponge calibrate --model {model}")
-    return Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(model)), accuracy)
+            bench.measure_grid(now_s + (end_s - now_s) / left)
+            for other in benches:
+                other.measure_work(runs, again=True)
+        return [_profile_of(bench) for bench in benches]
 
 
 def _check(config: LiveConfig, seconds: float) -> None:
@@ -171,37 +102,39 @@ def _check(config: LiveConfig, seconds: float) -> None:
         )
 
 
-def interpolate_work(work: Runs, batch_max: int) -> FloatArray:
-    """Return the (batch_max,) CPU seconds of each batch size.
+def _profile_of(bench: Bench) -> Profile:
+    """Put the profile of a model together from all that was measured."""
+    config, alone, worker = bench.config, bench.alone, bench.worker
+    try:
+        profile = build_profile(config, bench.grid, alone.latency_s, worker.limiter)
+    except ProfileError as error:
+        raise ProfileError(f"{config.model}: {error}") from None
+    profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
+    if config.physical_cores(config.cores_max) > 1:
+        return profile  # the token bucket of the simulator is one CPU's
+    return dataclasses.replace(profile, quota=build_quota(bench))
 
-    They are medians, for some of the runs may have been disturbed.
-    """
-    work_s = [median(run.cpu_s for run in runs) for runs in work.values()]
-    return np.interp(np.arange(1, batch_max + 1), list(work), work_s)
+
+def _facts(model: str, alone: ColdStart) -> Facts:
+    """Return what is known of a model beside how long it takes; most of it is looked up here."""
+    from sponge_env.models.accuracy import accuracy_of  # imports Pillow
+
+    accuracy = accuracy_of(model, FEW_IMAGES, f"sponge calibrate --model {model}")
+    return Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(model)), accuracy)
 
 
-def build_quota(
-    config: LiveConfig,
-    period_s: float,
-    tick_s: float,
-    work: Runs,
-    woken_s: Sequence[float],
-    lost_s: Sequence[float],
-    loading_contention: float,
-) -> QuotaService:
-    """Put together what the simulator needs of a worker under a quota.
-
-    ``work`` and ``woken_s`` are from :meth:`~sponge_env.live.bench.Bench.work`, ``lost_s`` is from
-    :meth:`~sponge_env.live.bench.Bench.pauses`.
-    """
-    dispatch_s = [float(np.median([run.dispatch_s for run in runs])) for runs in work.values()]
-    per_request_s, per_batch_s = np.polyfit(list(work), dispatch_s, 1)
-    work_s = interpolate_work(work, config.batch_max)
-    wake_s = max(0.0, median(woken_s))
+def build_quota(bench: Bench) -> QuotaService:
+    """Put together what the simulator needs of a worker under a quota."""
+    config, launcher = bench.config, bench.worker.launcher
+    period_s, tick_s = launcher.period_s, launcher.tick_s
+    dispatch_s = [median(run.dispatch_s for run in runs) for runs in bench.work.values()]
+    per_request_s, per_batch_s = np.polyfit(list(bench.work), dispatch_s, 1)
+    work_s = bench.work_s()
+    wake_s = max(0.0, median(bench.idle_penalty_s))
     paused_work_s = float(work_s[min(PAUSED_SIZE, config.batch_max) - 1]) + wake_s
     share = config.physical_cores(max(1, config.cores_max // PAUSED_SHARE))
     pauses = paused_work_s / max(tick_s, share * period_s)
-    most_s = MOST_LOST * config.core_unit * period_s
+    max_s = MOST_LOST * config.core_unit * period_s
     return QuotaService(
         period_s,
         tuple(work_s.tolist()),
@@ -209,8 +142,8 @@ def build_quota(
         dispatch_request_s=max(0.0, float(per_request_s)),
         tick_s=tick_s,
         wake_s=wake_s,
-        resume_s=min(most_s, max(0.0, fmean(lost_s) / pauses)),
-        loading_contention=loading_contention,
+        resume_s=min(max_s, max(0.0, fmean(bench.pauses_s) / pauses)),
+        loading_contention=max(1.0, bench.contending.cpu_s / bench.alone.cpu_s),  # less is noise
     )
 
 
@@ -279,10 +212,10 @@ def calibrate_files(
         check_writable(path)
     if seconds is None:
         seconds = SECONDS if len(files) == 1 else SEVERAL_SECONDS
-    found = calibrate_all([*files.values()], seconds, shown=True)
     profiles = []
-    for (path, config), profile in zip(files.items(), found, strict=True):
-        if config.model != LiveConfig().model:
+    measured = calibrate_all([*files.values()], seconds, shown=True)
+    for path, profile in zip(files, measured, strict=True):
+        if profile.model != LiveConfig().model:
             profile = dataclasses.replace(profile, name=path.stem)
         profile = _with_better_accuracy(profile, path)
         save_profile(profile, path)
@@ -291,14 +224,14 @@ def calibrate_files(
 
 
 def _with_better_accuracy(profile: Profile, path: Path) -> Profile:
-    """Keep how often a model is right where more was looked at for the file that is replaced."""
+    """Keep the accuracy in the file that is replaced, if it was measured on more images."""
     try:
         replaced = load_profile(path)
     except ProfileError:
         return profile
-    known, found = replaced.facts.accuracy, profile.facts.accuracy
+    known, measured = replaced.facts.accuracy, profile.facts.accuracy
     if known is None or replaced.model != profile.model:
         return profile
-    if found is not None and found.count >= known.count:
+    if measured is not None and measured.count >= known.count:
         return profile
     return dataclasses.replace(profile, facts=dataclasses.replace(profile.facts, accuracy=known))

@@ -21,8 +21,8 @@ from sponge_env.live.replica import CpuLimiter
 Version = Literal[1, 2]
 
 WEIGHT: dict[Version, tuple[str, str]] = {1: ("cpu.shares", "262144"), 2: ("cpu.weight", "10000")}
-"""File and largest value of a group's weight, which says who waits when a CPU is wanted by
-several. Replicas have it, so that their quota limits them and not what else runs here."""
+"""File and largest value of a group's weight, its share where groups compete for a CPU. Replicas
+have the largest, so that their quota limits them and not what else runs here."""
 
 THROTTLED: dict[Version, tuple[str, float]] = {
     1: ("throttled_time", 1e-9),
@@ -56,9 +56,9 @@ def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
     for _, point, kind, *_ in mounts:
         if kind == "cgroup2":
             own = next((path for number, _, path in member if number == "0"), "/")
-            found = Hierarchy(2, Path(point), _below(Path(point), own))
-            if "cpu" in _read(found.mount / "cgroup.controllers").split():
-                return found
+            hierarchy = Hierarchy(2, Path(point), _below(Path(point), own))
+            if "cpu" in _read(hierarchy.mount / "cgroup.controllers").split():
+                return hierarchy
     return None
 
 
@@ -127,7 +127,7 @@ class CgroupLimiter(CpuLimiter):
         if not self._closed:
             counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
             name, unit_s = THROTTLED[self._version]
-            if name in counters:  # else somebody removed the group
+            if name in counters:  # else the group was removed
                 self._throttled_s = int(counters[name]) * unit_s
         return self._throttled_s
 
@@ -142,7 +142,7 @@ class CgroupLimiter(CpuLimiter):
 class RunGroup:
     """The group of one run, above the leaf groups of its replicas.
 
-    Each directory is announced before it is made, so that somebody can clean up after a crash.
+    Each directory is announced before it is made, so that the janitor can clean up after a crash.
     Where the kernel refuses, an ``OSError`` says so.
     """
 
@@ -153,48 +153,31 @@ class RunGroup:
         self._period_us = period_us
         self._announce = announce
         self._replicas = itertools.count()
-        self._path: Path | None = None
-        self._shelter: Path | None = None
         name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
-        base = hierarchy.own
-        try:
-            if hierarchy.version == 2:
-                base = self._delegate(name)
+        with contextlib.ExitStack() as self._cleanup:
+            base = hierarchy.own if hierarchy.version == 1 else self._delegate(name)
             sweep(base)
             self._path = self._make(base / name)
+            self._cleanup.callback(remove_group, str(self._path))
             file, weight = WEIGHT[hierarchy.version]
             _write(self._path / file, weight)
             if hierarchy.version == 2:
                 _write(self._path / "cgroup.subtree_control", "+cpu")
-        except OSError:
-            self.close()
-            raise
+            self._cleanup = self._cleanup.pop_all()
 
     def limit(self, cores: float, cpus: int) -> None:
         """Give all replicas together no more than so many physical cores of these CPUs."""
-        assert self._path is not None, "the run's group is closed"
         if cores < cpus:
             CgroupLimiter(self._hierarchy.version, self._path, self._period_us, cpus).apply(cores)
 
     def limiter(self, cpus: int) -> CgroupLimiter:
         """Make the group of one replica that can use so many CPUs, without limit so far."""
-        assert self._path is not None, "the run's group is closed"
         path = self._make(self._path / f"replica-{next(self._replicas)}")
         return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
 
     def close(self) -> None:
-        """Remove the run's group, whose leaves must be gone, and move back."""
-        if self._path is not None:
-            remove_group(str(self._path))
-            self._path = None
-        if self._shelter is not None:
-            base = self._shelter.parent
-            with contextlib.suppress(OSError):
-                # a group that hands out controllers must not hold processes itself
-                _write(base / "cgroup.subtree_control", "-cpu")
-                _write(base / "cgroup.procs", str(os.getpid()))
-            remove_group(str(self._shelter))
-            self._shelter = None
+        """Remove the run's group, whose leaves must be gone, and move back. Safe to call twice."""
+        self._cleanup.close()
 
     def _delegate(self, name: str) -> Path:
         """Choose a version 2 group to make ours in, and have it hand out the CPU controller.
@@ -211,8 +194,10 @@ class RunGroup:
         if not _hands_out_cpu(own):
             is_root_group = not (own / "cgroup.type").exists()
             if not is_root_group:
-                self._shelter = self._make(own / f"{name}-harness")
-                _write(self._shelter / "cgroup.procs", str(os.getpid()))
+                shelter = self._make(own / f"{name}-harness")
+                self._cleanup.callback(remove_group, str(shelter))
+                self._cleanup.callback(_leave, own)
+                _write(shelter / "cgroup.procs", str(os.getpid()))
             _write(own / "cgroup.subtree_control", "+cpu")
         return own
 
@@ -220,6 +205,14 @@ class RunGroup:
         self._announce(path)
         path.mkdir()
         return path
+
+
+def _leave(own: Path) -> None:
+    """Move this process back from its leaf into the group above, if it is allowed to."""
+    with contextlib.suppress(OSError):
+        # a group that hands out controllers must not hold processes itself
+        _write(own / "cgroup.subtree_control", "-cpu")
+        _write(own / "cgroup.procs", str(os.getpid()))
 
 
 def sweep(base: Path) -> None:

@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,9 +39,6 @@ its time to be made ready (``sponge calibrate`` measures both)."""
 READY = -1
 """Batch id of the report that the child is ready."""
 
-ALIGNED = 64
-"""Bytes of which each tensor in the shared memory begins at a multiple."""
-
 
 class Tensors(NamedTuple):
     """What parent and child share."""
@@ -51,12 +48,12 @@ class Tensors(NamedTuple):
     counts: NDArray[np.int32]
     """(batch_max,) tasks that each answer leads to, where answers lead to any."""
     answers: NDArray[Any]
-    """(batch_max, *output_shape), or (batch_max, most_tasks, *output_shape)"""
+    """(batch_max, *output_shape), or (batch_max, max_tasks, *output_shape)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child is told when it starts, in JSON."""
+    """What a child is to do, passed to it in JSON when it starts."""
 
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
@@ -67,7 +64,7 @@ class Job:
     output_shape: Sequence[int]
     """Of one task's answer, or of one of the tasks that it leads to."""
     output_dtype: str
-    most_tasks: int = 0
+    max_tasks: int = 0
     """How many tasks an answer can lead to."""
     path: Sequence[str] = ()
     """Where modules are looked for."""
@@ -78,34 +75,31 @@ class Job:
     memory: int = -1
     """File descriptor of the memory that holds the tensors."""
 
-    def _layout(self) -> list[tuple[int, tuple[int, ...], str]]:
-        """Return offset, shape and type of each tensor, and of nothing after the last."""
-        several = (self.most_tasks,) if self.most_tasks else ()
-        tensors = (
-            ((self.batch_max, *self.input_shape), self.input_dtype),
-            ((self.batch_max,), "int32"),
-            ((self.batch_max, *several, *self.output_shape), self.output_dtype),
-            ((), "uint8"),
-        )
-        at, layout = 0, []
-        for shape, dtype in tensors:
-            layout.append((at, shape, dtype))
-            at += -(-np.dtype(dtype).itemsize * int(np.prod(shape)) // ALIGNED) * ALIGNED
-        return layout
+    def to_json(self) -> str:
+        """Return it as text."""
+        return json.dumps(asdict(self))
 
     @property
-    def memory_bytes(self) -> int:
-        """Size of the shared memory."""
-        return self._layout()[-1][0]
+    def tensors_dtype(self) -> np.dtype[Any]:
+        """Layout of the shared memory."""
+        several = (self.max_tasks,) if self.max_tasks else ()
+        return np.dtype(
+            [
+                ("inputs", self.input_dtype, (self.batch_max, *self.input_shape)),
+                ("counts", "int32", (self.batch_max,)),
+                ("answers", self.output_dtype, (self.batch_max, *several, *self.output_shape)),
+            ],
+            align=True,
+        )
 
     def map_tensors(self) -> Tensors:
         """Lay the tensors over the memory."""
-        *tensors, (size, _, _) = self._layout()
-        block = mmap.mmap(self.memory, size)
-        return Tensors(*(np.ndarray(shape, dtype, block, at) for at, shape, dtype in tensors))
+        dtype = self.tensors_dtype
+        block = np.ndarray((), dtype, mmap.mmap(self.memory, dtype.itemsize))
+        return Tensors(*(block[name] for name in Tensors._fields))
 
 
-class Server:
+class ModelServer:
     """The variants, each made ready for a number of threads when that is first asked for."""
 
     def __init__(self, job: Job) -> None:
@@ -123,7 +117,7 @@ class Server:
         batch = inputs[:size]
         answers = model.finish(batch, model.run(session, batch))
         for task, answer in zip(range(size), answers, strict=True):
-            if model.most_tasks:
+            if model.max_tasks:
                 counts[task] = len(answer)
                 slots[task, : len(answer)] = answer
             else:
@@ -153,7 +147,7 @@ def main() -> None:
     started_s = time.monotonic()
     job = Job(**json.loads(sys.argv[1]))
     import_light(job.path)
-    server = Server(job)
+    server = ModelServer(job)
     report = (READY, started_s, time.monotonic())
     while True:
         os.write(job.socket, REPORT.pack(*report))

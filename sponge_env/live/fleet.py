@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from sponge_env.core.replicas import fit
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
@@ -24,13 +25,15 @@ LOG = logging.getLogger("sponge_env")
 
 HEARTBEAT_S = 1.0
 """Longest single wait for the replicas, after which hung ones are looked for."""
-MOST_SELECTED = 1024
+MAX_SELECTED = 1024
 """Descriptors that ``select`` takes."""
+START_TIMEOUT_S = 120.0
+"""A replica that is not ready by then is taken for hung, and replaced."""
 START_ATTEMPTS = 3
 """Replicas that may die one after another before any is ready."""
 
 
-class Selector(selectors.EpollSelector):
+class PreciseSelector(selectors.EpollSelector):
     """Watches any number of descriptors, and waits to the microsecond.
 
     epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
@@ -39,7 +42,7 @@ class Selector(selectors.EpollSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and return which are ready."""
-        if self.fileno() < MOST_SELECTED and (timeout is None or timeout > 0):
+        if self.fileno() < MAX_SELECTED and (timeout is None or timeout > 0):
             select.select([self.fileno()], [], [], timeout)
             timeout = 0
         return super().select(timeout)
@@ -55,12 +58,12 @@ class Phase(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A replica and what the fleet asked of it. Times are monotonic."""
+    """A replica and its state in the fleet. Times are monotonic."""
 
     replica: Replica
     launched_s: float
     timeout_from_s: float
-    """From when its timeout counts; moved on by times that nobody polled."""
+    """From when its timeout counts; moved on by times in which there was no poll."""
     state: Phase = Phase.STARTING
     draining: bool = False
     """Whether it is stopped after its batch."""
@@ -70,7 +73,7 @@ class Member:
     """When that was sent."""
 
 
-class Ended(NamedTuple):
+class EndedBatch(NamedTuple):
     """A batch that ended on a replica."""
 
     batch: Batch
@@ -79,8 +82,8 @@ class Ended(NamedTuple):
     answer: Answer | None
     """None when the replica died under it."""
     tensors: list[NDArray[Any]]
-    """What was answered to each task, if it is wanted: stacks of the next stage's inputs, where it
-    leads to any."""
+    """The answers to its tasks, if they are kept: stacks of the next stage's inputs, where they
+    lead to any."""
 
 
 class Watch:
@@ -88,13 +91,13 @@ class Watch:
 
     def __init__(self) -> None:
         self.fleets: list[Fleet] = []
-        self.selector = Selector()
+        self.selector = PreciseSelector()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self.selector.register(self._wake_receiver, selectors.EVENT_READ)
 
-    def poll(self, timeout_s: float) -> tuple[bool, list[Ended]]:
+    def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Return whether anything happened, waiting for it if need be, and what batches ended.
 
         Replicas that die one after another before they are ready are a ``WorkerError`` where no
@@ -110,47 +113,57 @@ class Watch:
                 fleet, member = key.data
                 ended += fleet.take_event(member)
         for fleet in self.fleets:
-            fleet.look_for_hung(bool(ended))
+            fleet.kill_hung()
+            # batches that ended are handed over first: the failure is still there at the next poll
+            if fleet.gives_up and not ended:
+                raise WorkerError(fleet.failure)
         return bool(ready), ended
 
     def wake(self) -> None:
         """Make a :meth:`poll` in another thread return; safe from any thread."""
-        # full: it returns anyway; closed: nobody waits
+        # full: it returns anyway; closed: there is no poll
         with contextlib.suppress(OSError):
             self._wake_sender.send(b"!")
 
     def close(self) -> None:
         """Stop all replicas."""
         for fleet in self.fleets:
-            fleet.close()
+            fleet.stop(list(fleet.members))
         self.selector.close()
         self._wake_receiver.close()
         self._wake_sender.close()
 
 
 class Fleet:
-    """All replicas of a stage, each under the same CPU limit."""
+    """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
     def __init__(
         self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
     ) -> None:
+        self.config = config
         self.members: list[Member] = []
         """Oldest first."""
+        self.target = config.initial
+        """Allocation that was asked for."""
+        self.cores = self.target.cores
+        """Core units of each replica now."""
+        self.core_seconds = self.held_cores = 0.0
+        """Core units times time, up to the last charge, and core units since then."""
+        self.batch_cpu_s = self.warm_up_cpu_s = 0.0
+        """CPU time of batches that ended, and that of all before the clock started."""
         self.cold_start_s = config.cold_start_s
         """Time from asking for the last replica until it was ready; at first, a guess."""
         self.restarts = 0
+        self.failure = ""
+        """Why replicas died before they were ready."""
         self._launcher = launcher
-        self._keeps_answers = keeps_answers or launcher.most_tasks > 0
+        self._keeps_answers = keeps_answers or launcher.max_tasks > 0
         self._timeouts_s = {
-            Phase.STARTING: config.start_timeout_s,
+            Phase.STARTING: START_TIMEOUT_S,
             Phase.IDLE: math.inf,
             Phase.BUSY: config.batch_timeout_s,
         }
-        self._cores = 0.0
-        self._expected_s = config.cold_start_s
-        self._next_id = 0
-        self._failed_starts = 0
-        self._failed = ""
+        self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
         self._selector = watch.selector
@@ -167,6 +180,11 @@ class Fleet:
         return self._past_cpu_s + sum(m.replica.cpu_s() for m in self.members)
 
     @property
+    def held(self) -> int:
+        """Core units of all replicas, those that start or drain included."""
+        return self.cores * len(self.members)
+
+    @property
     def idle(self) -> list[Member]:
         """Replicas that could start a batch, oldest first."""
         return [member for member in self.members if member.state is Phase.IDLE]
@@ -177,14 +195,14 @@ class Fleet:
         return [member for member in self.members if not member.draining]
 
     @property
-    def gives_up(self) -> bool:
-        """Whether none serves, and so many died before they were ready that no more are started."""
-        return self._failed_starts >= START_ATTEMPTS and not self.serving
-
-    @property
     def serving(self) -> int:
         """Replicas that have loaded and are not draining."""
         return sum(member.state is not Phase.STARTING for member in self.staying)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether none serves, and so many died before they were ready that no more are started."""
+        return self._failed_starts >= START_ATTEMPTS and not self.serving
 
     @property
     def starting_s(self) -> list[float]:
@@ -193,46 +211,45 @@ class Fleet:
         starting = (m for m in self.members if m.state is Phase.STARTING)
         return sorted(max(0.0, m.launched_s + self.cold_start_s - now_s) for m in starting)
 
-    def warm_up(self, replicas: int, cores: float) -> None:
-        """Start the first replicas at full speed; :meth:`warmed_up` grants them physical cores."""
-        self._cores, self._expected_s = cores, self.cold_start_s
-        self.grow(replicas, full_speed=True)
-
     def warmed_up(self) -> None:
-        """Limit the first replicas, which are ready."""
-        self.cold_start_s = self._expected_s  # full speed tells nothing of it
-        self.limit(self._cores)
+        """Take note that the first replicas, started at full speed, are ready; limit them."""
+        self.cold_start_s = self.config.cold_start_s  # full speed tells nothing of it
+        self.warm_up_cpu_s = self.cpu_s
+        self.limit(self.cores)
 
-    def start(self, batch: Batch, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
-        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle.
+    def fit(self, room_cores: int) -> None:
+        """Come as close to the allocation as the room and those that still drain allow."""
+        target, staying, held = self.target, len(self.staying), len(self.members)
+        cores, added = fit(target.cores, target.replicas, staying, held, room_cores, room_cores)
+        # a quota write refills the kernel's tokens: none without need
+        if cores != self.cores:
+            self.limit(cores)
+        self.grow(added)
 
-        See :meth:`Replica.start <sponge_env.live.replica.Replica.start>`.
-        """
-        if not self.idle:
-            raise RuntimeError("no replica is idle")
+    def start(self, batch: Batch, tensors: Sequence[NDArray[Any]]) -> None:
+        """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
         member = self.idle[0]
         member.state, member.batch = Phase.BUSY, batch
         member.sent_s = member.timeout_from_s = time.monotonic()
-        member.replica.start(batch.id, tensors, variant)
+        member.replica.start(batch.id, tensors, batch.variant)
 
-    def limit(self, cores: float) -> None:
-        """Grant physical cores to each replica, also to what is running."""
-        self._cores = cores
+    def limit(self, cores: int) -> None:
+        """Grant core units to each replica, also to what is running."""
+        self.cores = cores
         for member in self.members:
-            member.replica.limit(cores)
+            member.replica.limit(self.config.physical_cores(cores))
 
-    def shrink(self, wanted: int) -> None:
+    def shrink(self, replicas: int) -> None:
         """Stop replicas beyond a number of them.
 
         Cold ones go first, then idle ones, then busy ones, which finish their batch; of
         each kind the youngest first.
         """
-        staying = self.staying
-        staying.sort(key=lambda member: (member.state, -member.replica.id))
-        surplus = staying[: max(0, len(staying) - wanted)]
+        staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
+        surplus = staying[: max(0, len(staying) - replicas)]
         for member in surplus:
             member.draining = member.state is Phase.BUSY
-        self._stop([member for member in surplus if not member.draining])
+        self.stop([member for member in surplus if not member.draining])
 
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
         """Start further replicas, as many as the machine allows.
@@ -240,12 +257,13 @@ class Fleet:
         If it refuses one, those that there are go on, and it is asked again after a while; that it
         refuses the only one is a ``WorkerError``.
         """
+        cores = self.config.physical_cores(self.cores)
         for _ in range(count):
             launched_s = time.monotonic()
             if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
                 return
             try:
-                replica = self._launcher.launch(self._next_id, self._cores, full_speed=full_speed)
+                replica = self._launcher.launch(self._next_id, cores, full_speed=full_speed)
             except WorkerError as error:
                 if not self.members:
                     raise
@@ -259,29 +277,23 @@ class Fleet:
             self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
-    def look_for_hung(self, ended: bool) -> None:
-        """Kill what has run for too long; raise what keeps all replicas from being ready.
+    def kill_hung(self) -> None:
+        """Kill what has run for too long; its death shows at the next poll.
 
-        Not if batches have ``ended``: those are handed over first, and the failure shows again.
+        This comes after the events: a report may have lain there while there was no poll.
         """
-        # After the events, for a report may have lain there while nobody polled.
         now_s = time.monotonic()
         for member in self.members:
             if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
-                member.replica.kill()  # its death shows at the next poll
-        if self.gives_up and not ended:
-            raise WorkerError(self._failed)
+                member.replica.kill()
 
     def extend_timeouts(self, seconds: float) -> None:
-        """Give all replicas more time, for nobody polled them so long."""
+        """Give all replicas more time, for so long there was no poll."""
         for member in self.members:
             member.timeout_from_s += seconds
 
-    def close(self) -> None:
-        """Stop all replicas."""
-        self._stop(list(self.members))
-
-    def _stop(self, members: Sequence[Member]) -> None:
+    def stop(self, members: Sequence[Member]) -> None:
+        """Stop replicas now, and keep their counters."""
         for member in members:  # all at once: a replica takes its time to end
             member.replica.kill()
         for member in members:
@@ -291,18 +303,17 @@ class Fleet:
             self._past_cpu_s += member.replica.cpu_s()
             self.members.remove(member)
 
-    def take_event(self, member: Member) -> list[Ended]:
+    def take_event(self, member: Member) -> list[EndedBatch]:
         """Take in a replica's event; return its batch if that ended."""
         event = member.replica.poll()
         if event is None:
             return []
         ended = []
-        if member.batch is not None:
+        if (batch := member.batch) is not None:
             answer = event if isinstance(event, Answer) else None
-            tensors = []
-            if answer is not None and self._keeps_answers:
-                tensors = member.replica.answers(member.batch.size)
-            ended.append(Ended(member.batch, member.replica.id, member.sent_s, answer, tensors))
+            keeps = answer is not None and self._keeps_answers
+            tensors = member.replica.answers(batch.size) if keeps else []
+            ended.append(EndedBatch(batch, member.replica.id, member.sent_s, answer, tensors))
             member.batch = None
         if isinstance(event, Death):
             self._replace(member, event)
@@ -312,30 +323,30 @@ class Fleet:
             self._failed_starts = 0
             self.cold_start_s = event.at_s - member.launched_s
         elif member.draining:
-            self._stop([member])
+            self.stop([member])
         return ended
 
     def _replace(self, dead: Member, death: Death) -> None:
         """Start another replica in place of one that died, unless none will start."""
-        self._stop([dead])
+        self.stop([dead])
         if dead.state is Phase.STARTING:
             self._failed_starts += 1
-            self._note_failures(death.reason)
+            self._note_failure(death.reason)
         if not dead.draining and not self.gives_up:
             self.restarts += 1
             try:
                 self.grow()
             except WorkerError as error:  # raised when what has ended was handed over
-                self._failed_starts, self._failed = START_ATTEMPTS, str(error)
+                self._failed_starts, self.failure = START_ATTEMPTS, str(error)
 
-    def _note_failures(self, reason: str) -> None:
+    def _note_failure(self, reason: str) -> None:
         """Wait with the next attempt after too many failed ones, and say so once."""
-        self._failed = (
+        self.failure = (
             f"{self._failed_starts} replicas died one after another before they were ready; "
-            f"the last one said: {reason}"
+            f"the last error: {reason}"
         )
         if self._failed_starts < START_ATTEMPTS or not self.serving:
             return
         if self._failed_starts == START_ATTEMPTS:
-            LOG.warning("going on with %d replicas: %s", self.serving, self._failed)
+            LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
         self._refused_at_s = time.monotonic()

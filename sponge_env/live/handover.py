@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -14,97 +15,97 @@ Tensor = NDArray[Any]
 
 
 class Task(NamedTuple):
-    """The input of a task."""
+    """The input of a task, or the answer to it."""
 
     place: int
     """Among those of its request in this stage."""
     tensor: Tensor
 
 
+@dataclass(slots=True)
+class Kept:
+    """What is kept of a request until it ends."""
+
+    waiting: list[list[Task]]
+    """Inputs of tasks that wait, for each stage."""
+    answers: list[Task] = field(default_factory=list)
+    """Those of the last stage."""
+    last_tasks: int | None = None
+    """Number of tasks in the last stage, as far as the stage before it said so."""
+
+
 class Handover:
-    """Keeps them until their tasks are answered, and the last stage's answers if there are any.
+    """Keeps inputs until their tasks are answered, and the last stage's answers if there are any.
 
     A request that brings no input, and a task of a stage for which the one before it left none,
-    gets a sample. Tasks of a request are alike to who forms batches: the first of its inputs that
-    waits is served first, and answers are known by their place.
+    gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
+    first, and answers are known by their place.
     """
 
     def __init__(self, launchers: Sequence[Launcher]) -> None:
         self._launchers = launchers
-        self._left: list[dict[int, list[Task]]] = [{} for _ in launchers]
-        self._running: dict[int, tuple[Batch, list[Task]]] = {}
-        self._forgotten: set[int] = set()
-        """Requests that have ended, of which tasks still run."""
-        self._answers: dict[int, list[Task]] = {}
-        self._told: dict[int, int] = {}
-        """Tasks of the last stage that each request leads to, as far as a stage before said so."""
+        self._requests: dict[int, Kept] = {}
+        self._running: dict[int, list[tuple[Kept, Task]]] = {}
+        """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
     def bring(self, request: int, tensor: Tensor) -> None:
         """Keep the input that a request brings until it ends."""
-        self._left[0][request] = [Task(0, tensor)]
+        self._kept(request).waiting[0] = [Task(0, tensor)]
 
     def take(self, batch: Batch) -> list[Tensor]:
         """Return the inputs of a batch that begins."""
-        left, launcher = self._left[batch.stage], self._launchers[batch.stage]
-        tasks = [
-            own.pop(0) if (own := left.get(request)) else Task(0, launcher.sample(request))
-            for request in batch.requests
-        ]
-        self._running[batch.id] = batch, tasks
-        return [task.tensor for task in tasks]
+        running = self._running[batch.id] = []
+        for request in batch.requests:
+            kept = self._kept(request)
+            if waiting := kept.waiting[batch.stage]:
+                task = waiting.pop(0)
+            else:
+                task = Task(0, self._launchers[batch.stage].sample(request))
+            running.append((kept, task))
+        return [task.tensor for _, task in running]
 
     def give_back(self, batch: Batch) -> None:
         """Keep the inputs of a batch whose replica died for another."""
-        _, tasks = self._running.pop(batch.id)
-        left = self._left[batch.stage]
-        for request, task in zip(batch.requests, tasks, strict=True):
-            if request not in self._forgotten:
-                left.setdefault(request, []).append(task)
-        self._remember()
+        for kept, task in self._running.pop(batch.id):
+            kept.waiting[batch.stage].append(task)
 
     def answered(self, batch: Batch, answers: Sequence[Tensor]) -> tuple[int, ...]:
         """Leave a batch's answers for the next stage; return how many tasks each leads to.
 
         They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        last stage's are kept, if they are wanted.
+        last stage's are kept until they are taken.
         """
-        _, tasks = self._running.pop(batch.id)
-        last = batch.stage + 1 == len(self._left)
-        for request, task, answer in zip(batch.requests, tasks, answers, strict=False):
-            if request in self._forgotten:
-                continue
+        last = batch.stage + 1 == len(self._launchers)
+        # without answers there is nothing to keep
+        for (kept, task), answer in zip(self._running.pop(batch.id), answers, strict=False):
             if last:
-                self._answers.setdefault(request, []).append(Task(task.place, answer))
+                kept.answers.append(Task(task.place, answer))
             else:
-                left = [Task(place, tensor) for place, tensor in enumerate(answer)]
-                self._left[batch.stage + 1][request] = left
-                self._told[request] = len(left)
-        self._remember()
+                tasks = [Task(place, tensor) for place, tensor in enumerate(answer)]
+                kept.waiting[batch.stage + 1] = tasks
+                kept.last_tasks = len(tasks)
         return () if last else tuple(map(len, answers))
 
     def take_answers(self, request: int) -> list[Tensor]:
         """Return what the last stage answered to the tasks of a request, in their order."""
-        answers = self._answers.pop(request, [])
+        kept = self._requests.get(request)
+        if kept is None:
+            return []
+        answers, kept.answers = kept.answers, []
         return [task.tensor for task in sorted(answers, key=lambda task: task.place)]
 
     def take_whole(self, request: int) -> list[Tensor] | None:
         """Return the same if all tasks of the request are answered, else None."""
-        told = self._told.get(request)
-        whole = told is not None and len(self._answers.get(request, ())) == told
+        kept = self._requests.get(request)
+        whole = kept is not None and kept.last_tasks == len(kept.answers)
         return self.take_answers(request) if whole else None
 
-    def forget(self, requests: Collection[int]) -> None:
+    def forget(self, requests: Iterable[int]) -> None:
         """Let go of what is kept for requests that have ended."""
-        self._forgotten |= self._still_running().intersection(requests)
         for request in requests:
-            self._told.pop(request, None)
-            for kept in (*self._left, self._answers):
-                kept.pop(request, None)
+            self._requests.pop(request, None)
 
-    def _remember(self) -> None:
-        """Keep of those forgotten only the ones of which tasks still run."""
-        if self._forgotten:
-            self._forgotten &= self._still_running()
-
-    def _still_running(self) -> set[int]:
-        return {request for batch, _ in self._running.values() for request in batch.requests}
+    def _kept(self, request: int) -> Kept:
+        if request not in self._requests:
+            self._requests[request] = Kept([[] for _ in self._launchers])
+        return self._requests[request]

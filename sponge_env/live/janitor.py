@@ -38,13 +38,13 @@ class Janitor:
         )
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
-        # one that somebody stopped takes nothing in, and must not stop us as well
+        # a janitor that is stopped reads nothing, and must not stop us as well
         os.set_blocking(self._stdin.fileno(), False)
 
     def close(self) -> None:
         """Let it end, for a while only: what it watched is gone. Safe to call twice."""
         # the pipe's end alone would not do: a forked process may hold a copy of it
-        self.tell("end")
+        self.send("end")
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.close()
         try:
@@ -53,9 +53,9 @@ class Janitor:
             self._process.kill()
             self._process.wait()
 
-    def tell(self, *words: object) -> None:
-        """Say what to clean up in the end, as above; a group before those in it."""
-        # a janitor that somebody killed is no reason to stop serving
+    def send(self, *words: object) -> None:
+        """Send it a line, as above; a group before those in it."""
+        # a janitor that was killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.write(f"{' '.join(map(str, words))}\n".encode())
 

@@ -8,6 +8,7 @@ is no limit at all, for even a quota as long as the period throttles.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.live.cgroups import Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.cgroups import RunGroup, find_hierarchy
 from sponge_env.live.replica import CpuLimiter
 from sponge_env.scenario.config import Limiter
 
@@ -36,8 +37,8 @@ DESCRIPTIONS = {
     "none": "no CPU limit: cores are not enforced",
 }
 
-_WARNED: set[Kind] = set()
-"""Fallbacks this process has warned of: once, not in every episode."""
+_WARNED: list[str] = []
+"""Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
 
 QUOTA_FLOOR_S = 0.001
 """Shortest quota the kernel accepts."""
@@ -60,24 +61,8 @@ def process_cpu_s(pid: int) -> float:
 def process_memory_bytes(pid: int) -> int:
     """Return the memory that a process holds for itself; ``OSError`` if there is none."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    held = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
-    return 1024 * int(next(held, 0))
-
-
-class TokenBucket:
-    """CPU time a process may use in the running period."""
-
-    def __init__(self, quota_s: float) -> None:
-        self._quota_s = quota_s
-        self.tokens_s = quota_s
-
-    def spend(self, cpu_s: float) -> None:
-        """Take CPU time out; the balance may become negative."""
-        self.tokens_s -= cpu_s
-
-    def refill(self) -> None:
-        """Start a period: what was left is lost, what was overdrawn is owed."""
-        self.tokens_s = self._quota_s + min(0.0, self.tokens_s)
+    anonymous = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
+    return 1024 * int(next(anonymous, 0))
 
 
 class DutyCycleLimiter(CpuLimiter):
@@ -92,8 +77,8 @@ class DutyCycleLimiter(CpuLimiter):
         self._period_s = period_s
         self._cores = float(cpus)
         self._throttled_s = 0.0
-        self._changed = threading.Condition()
-        self._generation = 0
+        self._changed = threading.Event()
+        """Something was applied, or it is closed."""
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -106,8 +91,8 @@ class DutyCycleLimiter(CpuLimiter):
 
     def apply(self, cores: float) -> None:
         """Grant cores; a new period begins."""
-        with self._changing():
-            self._cores = min(cores, float(self._cpus))
+        self._cores = min(cores, float(self._cpus))
+        self._changed.set()
 
     def granted_cores(self) -> float:
         """Return what was applied."""
@@ -119,42 +104,38 @@ class DutyCycleLimiter(CpuLimiter):
 
     def close(self) -> None:
         """End the thread."""
-        with self._changing():
-            self._closed = True
+        self._closed = True
+        self._changed.set()
         if self._thread is not None:
             self._thread.join()
 
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Have the thread take notice of a change at once."""
-        with self._changed:
-            yield
-            self._generation += 1
-            self._changed.notify_all()
-
     def _enforce(self, pid: int) -> None:
-        with self._changed, contextlib.suppress(OSError):
-            while not self._closed:
-                generation = self._generation
+        with contextlib.suppress(OSError):
+            while True:
+                self._changed.clear()
+                if self._closed:
+                    return
                 if self._cores >= self._cpus:
                     self._changed.wait()
-                    continue
-                bucket = TokenBucket(self._cores * self._period_s)
-                while self._generation == generation:
-                    self._run_period(pid, bucket, generation)
-                    bucket.refill()
+                left_s = self._cores * self._period_s
+                while not self._changed.is_set():
+                    left_s = self._run_period(pid, left_s)
 
-    def _run_period(self, pid: int, bucket: TokenBucket, generation: int) -> None:
-        """Let the process run while it has tokens, then stop it to the period's end."""
+    def _run_period(self, pid: int, left_s: float) -> float:
+        """Let the process run while CPU time is left, then stop it to the period's end.
+
+        Returned is the CPU time for the next period: unused time is lost, overuse is owed.
+        """
         end_s = time.monotonic() + self._period_s
         cpu_s = process_cpu_s(pid)
-        while self._generation == generation and (left_s := end_s - time.monotonic()) > 0:
-            if bucket.tokens_s <= 0:
-                self._pause(pid, left_s)
-                return
-            self._changed.wait(min(left_s, max(POLL_MIN_S, bucket.tokens_s / self._cpus)))
+        while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
+            if left_s <= 0:
+                self._pause(pid, rest_s)
+                break
+            self._changed.wait(min(rest_s, max(POLL_MIN_S, left_s / self._cpus)))
             before_s, cpu_s = cpu_s, process_cpu_s(pid)
-            bucket.spend(cpu_s - before_s)
+            left_s -= cpu_s - before_s
+        return self._cores * self._period_s + min(0.0, left_s)
 
     def _pause(self, pid: int, seconds: float) -> None:
         start_s = time.monotonic()
@@ -199,7 +180,7 @@ def refusal_as_sentence(
 def _describe(error: OSError) -> str:
     """Say what the kernel refused, and where."""
     if isinstance(error, FileNotFoundError):
-        return f"somebody removed the control group ({error.filename})"
+        return f"the control group was removed ({error.filename})"
     return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
 
 
@@ -219,17 +200,8 @@ def enforcement_period_s(core_unit: float) -> float:
     return period_s
 
 
-def choose_kind(wanted: Limiter, hierarchy: Hierarchy | None) -> Kind:
-    """Choose the means to limit CPU time; a :class:`WorkerError` if it must be control groups."""
-    if wanted in ("duty-cycle", "none"):
-        return wanted
-    if hierarchy is not None:
-        return "cgroup-v1" if hierarchy.version == 1 else "cgroup-v2"
-    return _without_cgroup(wanted, "no cgroup hierarchy with the cpu controller is mounted")
-
-
 def open_limits(
-    wanted: Limiter,
+    limiter: Limiter,
     core_unit: float,
     cpus: int,
     announce: Callable[[Path], None],
@@ -245,46 +217,50 @@ def open_limits(
     """
     period_s = enforcement_period_s(core_unit)
     kernel_tick_s = time.clock_getres(COARSE_CLOCK)
-    hierarchy = find_hierarchy()
-    kind = choose_kind(wanted, hierarchy)
-    if kind == "none":
-        return CpuLimits(kind, period_s, kernel_tick_s, partial(CpuLimiter, cpus))
-    if kind != "duty-cycle" and hierarchy is not None:
+    if limiter == "none":
+        return CpuLimits("none", period_s, kernel_tick_s, partial(CpuLimiter, cpus))
+    if limiter != "duty-cycle":
         try:
-            group = RunGroup(hierarchy, round(period_s * 1e6), announce)
-            try:
-                group.limit(total_cores, cpus)
-                _try_quotas(group, core_unit, cpus, min(cpus, total_cores))
-            except OSError:
-                group.close()
-                raise
-            limiter = partial(group.limiter, cpus)
-            return CpuLimits(kind, period_s, kernel_tick_s, limiter, group.close)
+            kind, group = _open_group(core_unit, cpus, period_s, announce, total_cores)
+            make = partial(group.limiter, cpus)
+            return CpuLimits(kind, period_s, kernel_tick_s, make, group.close)
         except OSError as error:
-            kind = _without_cgroup(wanted, _describe(error))
-    return CpuLimits(kind, period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
+            if limiter == "cgroup":
+                raise WorkerError(
+                    f"cannot limit CPU by control groups: {_describe(error)}; run as root or under "
+                    "'systemd-run --user --scope -p Delegate=yes', or use the limiter 'duty-cycle'"
+                ) from error
+            if not _WARNED:
+                LOG.warning(
+                    "limiting CPU by a duty cycle, not by control groups: %s", _describe(error)
+                )
+            _WARNED.append(str(error))
+    return CpuLimits("duty-cycle", period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
 
 
-def _try_quotas(group: RunGroup, core_unit: float, cpus: int, most: float) -> None:
-    """Write the smallest quota and one just below no limit.
+def _open_group(
+    core_unit: float,
+    cpus: int,
+    period_s: float,
+    announce: Callable[[Path], None],
+    total_cores: float,
+) -> tuple[Kind, RunGroup]:
+    """Make the control group of a run, and try the smallest quota and one just below no limit.
 
     The kernel refuses, for instance, a version 1 quota above that of a group further up, as
     a container may have one.
     """
-    with closing(group.limiter(cpus)) as limiter:
-        for cores in {core_unit, most - core_unit}:
-            if 0 < cores < cpus:
-                limiter.apply(cores)
-
-
-def _without_cgroup(wanted: Limiter, reason: str) -> Kind:
-    """Fall back where that is allowed, and say so."""
-    if wanted == "cgroup":
-        raise WorkerError(
-            f"cannot limit CPU by control groups: {reason}; run as root or under "
-            "'systemd-run --user --scope -p Delegate=yes', or use the limiter 'duty-cycle'"
-        )
-    if "duty-cycle" not in _WARNED:
-        LOG.warning("limiting CPU by a duty cycle, not by control groups: %s", reason)
-    _WARNED.add("duty-cycle")
-    return "duty-cycle"
+    hierarchy = find_hierarchy()
+    if hierarchy is None:
+        raise OSError(errno.ENODEV, "no cgroup hierarchy with the cpu controller is mounted")
+    group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+    try:
+        group.limit(total_cores, cpus)
+        with closing(group.limiter(cpus)) as limiter:
+            for cores in {core_unit, min(cpus, total_cores) - core_unit}:
+                if 0 < cores < cpus:
+                    limiter.apply(cores)
+    except OSError:
+        group.close()
+        raise
+    return "cgroup-v1" if hierarchy.version == 1 else "cgroup-v2", group

@@ -41,7 +41,7 @@ class Death(NamedTuple):
     """The replica is gone, and its batch with it. Nothing comes after."""
 
     reason: str
-    """What it said last, for the user."""
+    """The last line of its standard error, for the user."""
 
 
 Event = Ready | Answer | Death
@@ -136,7 +136,7 @@ class Launcher(Protocol):
     def sample(self, request_id: int) -> NDArray[Any]:
         """Return an input of the model, for a request that brings none."""
 
-    most_tasks: int
+    max_tasks: int
     """How many tasks of the next stage an answer leads to at most, 0 where it leads to none."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
@@ -174,18 +174,13 @@ class LiveConfig:
     """How CPU is limited; ``auto`` takes control groups where this process may make them."""
     batch_timeout_s: float = 60.0
     """A batch that runs longer is taken for hung, and its replica is restarted."""
-    start_timeout_s: float = 120.0
-    """A replica that is not ready by then is taken for hung, and restarted."""
     cold_start_s: float = 8.0
     """Expected cold start, until the first one was measured."""
-    cpus: tuple[int, ...] = ()
-    """CPUs the replicas are pinned to; left empty, as many as one replica can use, the last
-    ones this process may use. The harness keeps to the others, if there are any."""
 
     def __post_init__(self) -> None:
         for name in ("batch_max", "cores_max", "replicas_max"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("core_unit", "batch_timeout_s", "start_timeout_s", "cold_start_s"):
+        for name in ("core_unit", "batch_timeout_s", "cold_start_s"):
             positive(name, getattr(self, name))
         check_stage_allocation(self.initial.stages[0], self)
         check_total_cores(self.initial.stages, self.total_cores)

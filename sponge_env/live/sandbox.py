@@ -24,7 +24,7 @@ PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 CAPABILITIES = 0x20080522
 """Version 3 of ``capset``'s header."""
 KEPT = 1 << 1
-"""``CAP_DAC_OVERRIDE``: root's models may lie in the home of somebody else."""
+"""``CAP_DAC_OVERRIDE``: root's models may lie in another user's home."""
 
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001
 """What a filter of system calls returns; the latter is ``EPERM``."""

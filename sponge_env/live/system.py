@@ -65,7 +65,7 @@ class LiveSystem(System):
             stages["before"] = stages["meters"]
             if self._hold:
                 self.worker.hold()
-        except BaseException:  # nobody else knows the worker yet
+        except BaseException:  # until now it is known only here
             self.worker.close()
             raise
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sponge_env.core.replicas import fit
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.fleet import HEARTBEAT_S, Ended, Fleet, Phase, Watch
+from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
 from sponge_env.live.handover import Handover
-from sponge_env.live.local import LocalMachine, open_launchers, too_many_as_sentence
+from sponge_env.live.local import open_launchers, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
@@ -28,13 +27,13 @@ class EpisodeClock:
     """
 
     def __init__(self) -> None:
-        self._turns = [(time.monotonic(), 0.0, True)]
+        self._changes = [(time.monotonic(), 0.0, True)]
         """When it began to run or to stand still, its own time then, and whether it ran."""
 
     @property
     def held(self) -> bool:
         """Whether the clock stands still."""
-        return not self._turns[-1][2]
+        return not self._changes[-1][2]
 
     def now_s(self) -> float:
         """Return the episode time now."""
@@ -45,58 +44,29 @@ class EpisodeClock:
 
         What happened during a hold happened at the hold's instant.
         """
-        recent = reversed(self._turns)  # stamps are: the last ones decide
-        turn = next((turn for turn in recent if turn[0] <= monotonic_s), self._turns[0])
-        since_s, at_s, ran = turn
+        recent = reversed(self._changes)  # stamps are: the last ones decide
+        change = next((change for change in recent if change[0] <= monotonic_s), self._changes[0])
+        since_s, at_s, ran = change
         return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:
         """Stop the clock; does nothing while it is held."""
         if not self.held:
             now_s = time.monotonic()
-            self._turns.append((now_s, self.at(now_s), False))
+            self._changes.append((now_s, self.at(now_s), False))
 
     def release(self) -> float:
         """Let the clock run on; return how long it was held, 0 if it was not."""
         if not self.held:
             return 0.0
-        since_s, at_s, _ = self._turns[-1]
-        self._turns.append((time.monotonic(), at_s, True))
-        return self._turns[-1][0] - since_s
+        since_s, at_s, _ = self._changes[-1]
+        self._changes.append((time.monotonic(), at_s, True))
+        return self._changes[-1][0] - since_s
 
 
 def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
     if os.getpid() == pid:  # what a fork drops is still its parent's
         cleanup.close()
-
-
-class Part:
-    """The replicas of one stage, and the account of their cores."""
-
-    def __init__(
-        self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
-    ) -> None:
-        self.config, self.fleet = config, Fleet(config, launcher, watch, keeps_answers)
-        self.target = config.initial
-        self.cores = self.target.cores
-        self.cpu_s = self.warm_up_cpu_s = 0.0
-        self.core_seconds = self.held_cores = 0.0
-
-    @property
-    def held(self) -> int:
-        """Core units of all replicas, those that start or drain included."""
-        return self.cores * len(self.fleet.members)
-
-    def fit(self, room_cores: int) -> None:
-        """Come as close to the allocation as the room and those that still drain allow."""
-        target, fleet = self.target, self.fleet
-        staying, held = len(fleet.staying), len(fleet.members)
-        cores, added = fit(target.cores, target.replicas, staying, held, room_cores, room_cores)
-        # a quota write refills the kernel's tokens: none without need
-        if cores != self.cores:
-            self.cores = cores
-            fleet.limit(self.config.physical_cores(cores))
-        fleet.grow(added)
 
 
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
@@ -108,63 +78,46 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
     time.
 
-    What is answered is thrown away, unless it leads to tasks or this worker ``keeps_answers``, or
+    Answers are thrown away, unless they lead to tasks or this worker ``keeps_answers``, or
     ``checks`` them: that is called with the sample that a request brought and all answers to it.
     """
 
     def __init__(
         self,
-        config: LiveConfig | Sequence[LiveConfig] | None = None,
-        launcher: Launcher | Sequence[Launcher] | None = None,
-        *,
+        *configs: LiveConfig,
+        launchers: Sequence[Launcher] = (),
         keeps_answers: bool = False,
         checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
     ) -> None:
-        self._checks, keeps_answers = checks, keeps_answers or checks is not None
-        configs = config if isinstance(config, Sequence) else [config or LiveConfig()]
-        self.config = configs[0]
+        self.config, self._checks = configs[0], checks
+        keeps_answers = keeps_answers or checks is not None
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            launchers = self._launchers(configs, launcher, cleanup)
+            launchers = launchers or open_launchers(configs)
+            for launcher in launchers:
+                cleanup.callback(launcher.close)
             self.launcher, self._handover = launchers[0], Handover(launchers)
             with too_many_as_sentence():
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
-            self._parts = [
-                Part(*each, self._watch, keeps_answers and k == len(configs) - 1)
+            self._fleets = [
+                Fleet(*each, self._watch, keeps_answers and k == len(configs) - 1)
                 for k, each in enumerate(zip(configs, launchers, strict=True))
             ]
             self._warm_up()
-            # also when nobody closes it: at the latest when this process ends
+            # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
 
-    @staticmethod
-    def _launchers(
-        configs: Sequence[LiveConfig],
-        given: Launcher | Sequence[Launcher] | None,
-        cleanup: contextlib.ExitStack,
-    ) -> Sequence[Launcher]:
-        """Return a launcher for each stage, which the cleanup closes."""
-        if given is not None:
-            launchers = given if isinstance(given, Sequence) else [given]
-            for launcher in launchers:
-                cleanup.callback(launcher.close)
-            return launchers
-        machine = LocalMachine(configs)
-        cleanup.callback(machine.close)
-        return open_launchers(configs, machine)
-
     def _warm_up(self) -> None:
         """Start the first replicas of all stages, and wait until they are ready."""
-        for part in self._parts:
-            part.fleet.warm_up(part.target.replicas, part.config.physical_cores(part.cores))
-        while any(part.fleet.starting_s for part in self._parts):
+        for fleet in self._fleets:
+            fleet.grow(fleet.target.replicas, full_speed=True)
+        while any(fleet.starting_s for fleet in self._fleets):
             self._watch.poll(HEARTBEAT_S)
-        for part in self._parts:
-            part.fleet.warmed_up()
-            part.warm_up_cpu_s = part.fleet.cpu_s
+        for fleet in self._fleets:
+            fleet.warmed_up()
 
     @property
     def limiter(self) -> str:
@@ -174,7 +127,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """The replicas, stage by stage and oldest first; for inspection only."""
-        return tuple(member.replica for part in self._parts for member in part.fleet.members)
+        return tuple(member.replica for fleet in self._fleets for member in fleet.members)
 
     def now(self) -> float:
         """Return the time since the start of the episode, without the times held."""
@@ -187,20 +140,20 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def release(self) -> float:
         """Let the clock run on; return how long it was held."""
         held_s = self._clock.release()
-        for part in self._parts:
-            part.fleet.extend_timeouts(held_s)
+        for fleet in self._fleets:
+            fleet.extend_timeouts(held_s)
         return held_s
 
     def idle(self, stage: int = 0) -> int:
         """Return how many replicas of a stage could start a batch now."""
-        return len(self._parts[stage].fleet.idle)
+        return len(self._fleets[stage].idle)
 
     def start(self, batch: Batch) -> None:
         """Give a batch to the idle replica of its stage with the lowest id."""
-        fleet = self._parts[batch.stage].fleet
+        fleet = self._fleets[batch.stage]
         if not fleet.idle:
             raise RuntimeError("no replica is idle")
-        fleet.start(batch, self._handover.take(batch), batch.variant)
+        fleet.start(batch, self._handover.take(batch))
 
     def bring(self, request: int, tensor: NDArray[Any]) -> None:
         """Keep the input that a request brings, until it ends; others get a sample."""
@@ -229,7 +182,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         while True:
             left_s, held = until_s - self.now(), self._held()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if self._held() != held:
+            if self._held() != held:  # else there is nothing to fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -246,30 +199,30 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         ``WorkerError``.
         """
         begin_s = time.monotonic()
-        for part, own in zip(self._parts, allocation.stages, strict=True):
+        for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
-            check_stage_allocation(target.stages[0], part.config)
-            check_total_cores(target.stages, part.config.total_cores)
-            part.target = target
-        for part in self._parts:
-            part.fleet.shrink(part.target.replicas)
+            check_stage_allocation(target.stages[0], fleet.config)
+            check_total_cores(target.stages, fleet.config.total_cores)
+            fleet.target = target
+        for fleet in self._fleets:
+            fleet.shrink(fleet.target.replicas)
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
 
     def _held(self) -> list[int]:
-        """Return the core units that each stage holds; as long as that is so, nothing is to fit."""
-        return [part.held for part in self._parts]
+        """Return the core units that each stage holds."""
+        return [fleet.held for fleet in self._fleets]
 
     def _fit(self) -> None:
         """Come as close to the allocations as those that still drain allow, stage by stage.
 
         First those that get less, so that there is room for those that get more, as in the core.
         """
-        parts = sorted(self._parts, key=lambda part: part.target.total_cores > part.held)
-        for part in parts:
-            if not part.fleet.gives_up:
-                others = sum(other.held for other in parts if other is not part)
-                part.fit(self.config.total_cores - others)
+        fleets = sorted(self._fleets, key=lambda fleet: fleet.target.total_cores > fleet.held)
+        for fleet in fleets:
+            if not fleet.gives_up:
+                others = sum(other.held for other in fleets if other is not fleet)
+                fleet.fit(self.config.total_cores - others)
         self._charge()
 
     def status(self, stage: int = 0) -> WorkerStatus:
@@ -280,29 +233,21 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         with the handling of their messages.
         """
         self._charge()
-        part = self._parts[stage]
-        fleet, core_unit = part.fleet, part.config.core_unit
+        fleet = self._fleets[stage]
+        core_unit = fleet.config.core_unit
         granted_cores = [member.replica.granted_cores() for member in fleet.members[:1]]
         return WorkerStatus(
             ready=fleet.serving,
             starting_s=tuple(fleet.starting_s),
-            held_cores=part.held_cores,
+            held_cores=fleet.held_cores,
             effective_cores=sum(granted_cores) / core_unit,
-            core_seconds=part.core_seconds,
-            used_core_seconds=(fleet.cpu_s - part.warm_up_cpu_s) / core_unit,
-            cpu_s=part.cpu_s,
+            core_seconds=fleet.core_seconds,
+            used_core_seconds=(fleet.cpu_s - fleet.warm_up_cpu_s) / core_unit,
+            cpu_s=fleet.batch_cpu_s,
             throttled_s=fleet.throttled_s,
             restarts=fleet.restarts,
             actuation_s=0.0 if stage else self._actuation_s,
         )
-
-    def crash(self, stage: int = 0) -> None:
-        """Inject a failure: kill a stage's first replica that serves, of several a busy one."""
-        members = self._parts[stage].fleet.members
-        serving = [m for m in members if m.state is not Phase.STARTING]
-        if not serving:
-            raise RuntimeError("no replica serves that could crash")
-        max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
 
     def close(self) -> None:
         """Stop; leave no process and no control group behind. Safe to call twice."""
@@ -314,18 +259,18 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def _charge(self) -> None:
         """Charge the cores held since the last time, then those that are held now."""
         now_s = self.now()
-        for part in self._parts:
-            part.core_seconds += part.held_cores * max(0.0, now_s - self._charged_s)
-            part.held_cores = float(part.held)
+        for fleet in self._fleets:
+            fleet.core_seconds += fleet.held_cores * max(0.0, now_s - self._charged_s)
+            fleet.held_cores = float(fleet.held)
         self._charged_s = now_s
 
-    def _complete(self, end: Ended) -> Completion:
+    def _complete(self, end: EndedBatch) -> Completion:
         """Put the end of a batch on the episode's clock."""
         answer, at = end.answer, self._clock.at
         if answer is None:
             self._handover.give_back(end.batch)
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
-        self._parts[end.batch.stage].cpu_s += answer.cpu_s
+        self._fleets[end.batch.stage].batch_cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
         tasks = self._handover.answered(end.batch, end.tensors)
         return Completion(

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
+from sponge_env.models.images import Box, TextImage, TextLine, draw, draw_evenly
 from sponge_env.models.model import Array
 from sponge_env.models.ocr import (
     OCR_MODELS,
     SAMPLES_EACH,
-    Box,
     Detection,
     Recognition,
     cut,
     find_lines,
 )
 from sponge_env.models.registry import resolve_model
-from sponge_env.models.text_images import TextImage, TextLine, draw, draw_evenly
 from sponge_env.scenario.profile import Accuracy
 from sponge_env.utils.console import Progress
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
+FOUND = "lines that are found"
+"""What the accuracy of a detection is of."""
 
 
 class TextAccuracy(NamedTuple):
@@ -42,7 +42,7 @@ class TextAccuracy(NamedTuple):
     """Characters, less the edits that make what was read what was drawn; not found is not read."""
 
 
-class Found(NamedTuple):
+class FoundLine(NamedTuple):
     """A box that detection found, and what recognition read in it."""
 
     box: Box
@@ -60,13 +60,15 @@ def edits(read: str, drawn: str) -> int:
     row = list(range(len(drawn) + 1))
     for at, character in enumerate(read, start=1):
         diagonal, row[0] = row[0], at
-        for j, wanted in enumerate(drawn, start=1):
-            replaced = diagonal + (character != wanted)
+        for j, other in enumerate(drawn, start=1):
+            replaced = diagonal + (character != other)
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, replaced)
     return row[-1]
 
 
-def measure(drawn: Sequence[Sequence[TextLine]], found: Sequence[Sequence[Found]]) -> TextAccuracy:
+def measure(
+    drawn: Sequence[Sequence[TextLine]], found: Sequence[Sequence[FoundLine]]
+) -> TextAccuracy:
     """Compare the lines of images with what was found in each."""
     count = recalled = exact = characters = wrong = 0
     for lines, boxes in zip(drawn, found, strict=True):
@@ -94,21 +96,21 @@ def find(detection: Detection, images: Iterable[TextImage]) -> list[list[Box]]:
 
 def read(
     recognition: Recognition, images: Iterable[TextImage], boxes: Sequence[Sequence[Box]]
-) -> list[list[Found]]:
+) -> list[list[FoundLine]]:
     """Read what is within the boxes of each image, in this process on one thread."""
     session, found = recognition.load(threads=1), []
     for image, own in zip(images, boxes, strict=True):
         crops = cut(image.pixels, own)
         answers = recognition.finish(crops, recognition.run(session, crops)) if own else ()
         texts = map(recognition.text, answers)
-        found.append([Found(box, text) for box, text in zip(own, texts, strict=True)])
+        found.append([FoundLine(box, text) for box, text in zip(own, texts, strict=True)])
     return found
 
 
 class LinesRead:
     """Counts the drawn lines that replicas read without a mistake, image by image.
 
-    Answers are kept and compared when somebody asks: that takes longer than a live run can wait.
+    Answers are kept and compared later: that takes longer than a live run can wait.
     """
 
     def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
@@ -156,23 +158,30 @@ def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:
     Of other models it is None.
     """
     if (known := name.removesuffix(PIXELS)) in TOP_1:
-        return Accuracy(TOP_1[known], TOP_1_OF, 0, TOP_1_SOURCE)
+        return _published(known)
     if name not in OCR_MODELS:
         return None
     model, images = resolve_model(name), [draw(seed) for seed in range(count)]
     lines = [image.lines for image in images]
     if isinstance(model, Detection):
-        boxes, of = find(model, images), "lines that are found"
-        found = [[Found(box, "") for box in own] for own in boxes]
-        share = measure(lines, found).recall
+        found = [[FoundLine(box, "") for box in own] for own in find(model, images)]
+        share, of = measure(lines, found).recall, FOUND
     else:
         assert isinstance(model, Recognition)
-        drawn, of = [[line.box for line in own] for own in lines], "lines that are read right"
-        share = measure(lines, read(model, images, drawn)).lines
-    return Accuracy(share, of, sum(map(len, lines)), command, str(datetime.now(UTC).date()))
+        boxes = [[line.box for line in own] for own in lines]
+        share, of = measure(lines, read(model, images, boxes)).lines, "lines that are read right"
+    return Accuracy(share, of, sum(map(len, lines)), command, _today())
 
 
-class Measured(NamedTuple):
+def _published(name: str) -> Accuracy:
+    return Accuracy(TOP_1[name], TOP_1_OF, 0, TOP_1_SOURCE)
+
+
+def _today() -> str:
+    return str(datetime.now(UTC).date())
+
+
+class PairAccuracies(NamedTuple):
     """How well each detection and each recognition do together on the same images."""
 
     images: int
@@ -181,69 +190,52 @@ class Measured(NamedTuple):
     by_models: dict[tuple[str, str], TextAccuracy]
 
 
-def measure_accuracy(count: int, shown: bool = False) -> Measured:
+def measure_accuracy(count: int, shown: bool = False) -> PairAccuracies:
     """Measure each detection with each recognition on images 0 to ``count`` - 1.
 
     Without the extra ``ocr`` that is a ``MissingExtraError``.
     """
-    models = [resolve_model(name) for name in OCR_MODELS]
-    detections = [model for model in models if isinstance(model, Detection)]
-    recognitions = [model for model in models if isinstance(model, Recognition)]
-    names = {model: name for name, model in OCR_MODELS.items()}
+    models = {name: resolve_model(name) for name in OCR_MODELS}
+    readers = {name: m for name, m in models.items() if isinstance(m, Recognition)}
+    finders = {name: m for name, m in models.items() if isinstance(m, Detection)}
     images = [draw(seed) for seed in range(count)]
     drawn = [image.lines for image in images]
-    found: dict[tuple[str, str], TextAccuracy] = {}
-    steps = len(detections) * (1 + len(recognitions)) * count
-    with closing(Progress("reading", steps, "image", shown=shown)) as bar:
-        done = itertools.count(1)
-
-        def watched() -> Iterator[TextImage]:
-            for image in images:
-                yield image
-                bar.show(next(done))
-
-        for detection in detections:
-            boxes = find(detection, watched())
-            for recognition in recognitions:
-                result = measure(drawn, read(recognition, watched(), boxes))
-                found[names[detection], names[recognition]] = result
-    return Measured(count, sum(map(len, drawn)), found)
+    results: dict[tuple[str, str], TextAccuracy] = {}
+    with closing(Progress("reading", len(finders) * len(readers), "pair", shown=shown)) as bar:
+        for finder, detection in finders.items():
+            boxes = find(detection, images)
+            for reader, recognition in readers.items():
+                results[finder, reader] = measure(drawn, read(recognition, images, boxes))
+                bar.show(len(results))
+    return PairAccuracies(count, sum(map(len, drawn)), results)
 
 
-def known_accuracies(measured: Measured, command: str) -> dict[str, Accuracy]:
+def known_accuracies(measured: PairAccuracies, command: str) -> dict[str, Accuracy]:
     """Return how often each model is right, by its name.
 
     A detection by the lines it finds; a recognition by those it reads right of what the best
     detection found for it; the others as published.
     """
-    source = {"source": command, "date": str(datetime.now(UTC).date())}
-    known = {name: Accuracy(top_1, TOP_1_OF, 0, TOP_1_SOURCE) for name, top_1 in TOP_1.items()}
+    known = {name: _published(name) for name in TOP_1}
     # ascending, so that the best detection has the last word about a recognition
-    for (detection, recognition), result in sorted(
+    for (finder, reader), result in sorted(
         measured.by_models.items(), key=lambda item: item[1].recall
     ):
-        known[detection] = Accuracy(result.recall, "lines that are found", measured.lines, **source)
-        found, share = round(result.recall * measured.lines), result.lines / result.recall
-        read = Accuracy(share, "found lines that are read right", found, **source)
-        known[recognition] = read
+        known[finder] = Accuracy(result.recall, FOUND, measured.lines, command, _today())
+        count, share = round(result.recall * measured.lines), result.lines / result.recall
+        known[reader] = Accuracy(share, "found lines that are read right", count, command, _today())
     return known
 
 
-def accuracy_table(measured: Measured, command: str) -> str:
-    """Say how well they do, and what is known of the others."""
-    rows = [
-        f"{detection:12}{recognition:12}" + "".join(f"{share:12.1%}" for share in result)
-        for (detection, recognition), result in measured.by_models.items()
+def accuracy_table(measured: PairAccuracies, command: str) -> str:
+    """Return the results as a table, with what is known of other models."""
+    lines = [
+        f"{command}, {_today()}: {measured.lines} lines of text in {measured.images} drawn images",
+        "",
+        f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
     ]
-    today = datetime.now(UTC).date()
-    return "\n".join(
-        [
-            f"{command}, {today}: {measured.lines} lines of text in {measured.images} drawn images",
-            "",
-            f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
-            *rows,
-            "",
-            f"top-1 on ImageNet as published ({TOP_1_SOURCE})",
-            *(f"{name:24}{share:12.1%}" for name, share in TOP_1.items()),
-        ]
-    )
+    for (finder, reader), result in measured.by_models.items():
+        lines.append(f"{finder:12}{reader:12}" + "".join(f"{share:12.1%}" for share in result))
+    lines += ["", f"top-1 on ImageNet as published ({TOP_1_SOURCE})"]
+    lines += [f"{name:24}{share:12.1%}" for name, share in TOP_1.items()]
+    return "\n".join(lines)

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.models.images import photographs
 from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
-from sponge_env.models.sample_images import sample_images
 from sponge_env.utils.files import cache_dir, replacing
 
 LOG = logging.getLogger("sponge_env")
@@ -118,7 +118,7 @@ def _export_torch(name: str, path: Path) -> None:
     model.load_state_dict(torch.load(str(weights), map_location="cpu", weights_only=True))
     side = PRETRAINED[name]
     network = torch.nn.Sequential(torch.nn.Upsample((side, side), mode="bilinear"), model).eval()
-    images = torch.from_numpy(sample_images((3, side, side)))
+    images = torch.from_numpy(photographs((3, side, side)))
     open_axes = {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         # the tracing exporter warns of what the comparison below checks
@@ -134,7 +134,7 @@ def _export_torch(name: str, path: Path) -> None:
         )
     session = onnx_session(str(path), threads=1)
     for shown in (side, max(PRETRAINED.values())):  # its own size, and one that it resizes
-        images = torch.from_numpy(sample_images((3, shown, shown))[:2])
+        images = torch.from_numpy(photographs((3, shown, shown))[:2])
         with torch.no_grad():
             expected = (model if shown == side else network)(images).numpy()
         error = float(np.max(np.abs(run_onnx(session, images.numpy()) - expected)))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
+from sponge_env.models.images import photographs
 
 Array = NDArray[Any]
 
@@ -34,7 +35,7 @@ class Model(ABC):
     cold start.
     """
 
-    most_tasks: int = 0
+    max_tasks: int = 0
     """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
 
     @property
@@ -45,7 +46,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def outputs(self) -> TensorSpec:
-        """Shape and type of one task's answer; with ``most_tasks``, of one of the next tasks'."""
+        """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
 
     def load(self, threads: int) -> Any:
         """Make what :meth:`run` needs, for so many threads."""
@@ -58,7 +59,7 @@ class Model(ABC):
     def finish(self, batch: Array, result: Any) -> Sequence[Array] | Array:
         """Turn what :meth:`run` returned into one answer for each task of the batch.
 
-        An answer has the shape of ``outputs``; with ``most_tasks`` it is a stack of up to so many.
+        An answer has the shape of ``outputs``; with ``max_tasks`` it is a stack of up to so many.
         """
         answers: Array = result
         return answers
@@ -82,7 +83,7 @@ def shares_of_tasks(model: Model) -> tuple[float, ...]:
 
     It runs in this process; of a model whose answers lead to none it is empty.
     """
-    if not model.most_tasks:
+    if not model.max_tasks:
         return ()
     session, images = model.load(threads=1), model.samples()[:, None]
     counts = [len(model.finish(image, model.run(session, image))[0]) for image in images]
@@ -129,10 +130,8 @@ class OnnxModel(Model):
         """Return photographs where the input is an image, else random numbers."""
         if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
             return super().samples()
-        from sponge_env.models.sample_images import sample_images  # for the parent only
-
         channels, height, width = self.input_shape
-        return sample_images((channels, height, width), self.input_dtype)
+        return photographs((channels, height, width), self.input_dtype)
 
     def taking(self, inputs: TensorSpec) -> Model:
         """Return the same file for images of another size, if it resizes them."""

@@ -13,22 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
+from sponge_env.models.images import MAX_LINES, PAGE, Box, draw, draw_evenly
 from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, run_onnx
 
-IMAGE = TensorSpec((3, 320, 320), "uint8")
-"""RGB."""
+IMAGE = TensorSpec(PAGE, "uint8")
 CROP = TensorSpec((3, 48, 320), "uint8")
 """A line of text, RGB, grey to the right of it."""
 COLUMNS = 40
 """Columns of the last layer for a crop, and so the most characters in a line."""
-MOST_LINES = 12
-"""Crops of one image."""
 SAMPLES_EACH = 4
 """Images that requests bring, for each number of lines."""
 
@@ -47,20 +45,6 @@ UNCLIP = 1.5
 the network was trained on."""
 SMALLEST = 3
 """Height and width of a region, in pixels, below which it is no line."""
-
-
-class Box(NamedTuple):
-    """A rectangle of pixels: from left and top up to, but without, right and bottom."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def area(self) -> int:
-        """Number of pixels."""
-        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
 
 
 @dataclass(frozen=True)
@@ -97,7 +81,7 @@ class Detection(_PaddleModel):
 
     inputs = IMAGE
     outputs = CROP
-    most_tasks = MOST_LINES
+    max_tasks = MAX_LINES
 
     def run(self, session: Any, batch: Array) -> Array:
         """Return (size, height, width) probabilities of (size, 3, height, width) images."""
@@ -110,8 +94,6 @@ class Detection(_PaddleModel):
 
     def samples(self) -> Array:
         """Return drawn text: for each number of lines as many images."""
-        from sponge_env.models.text_images import draw_evenly
-
         return np.stack([image.pixels for image in draw_evenly(SAMPLES_EACH)])
 
 
@@ -145,15 +127,13 @@ class Recognition(_PaddleModel):
 
     def samples(self) -> Array:
         """Return crops of drawn text."""
-        from sponge_env.models.text_images import draw
-
         images = (draw(seed) for seed in range(8))
         return np.concatenate([cut(i.pixels, [line.box for line in i.lines]) for i in images])
 
 
 @cache
 def read_alphabet(model: Recognition) -> list[str]:
-    """Return the characters by index; that of 0 stands for the blank."""
+    """Return the characters by index; the first stands for the blank."""
     if model.alphabet_file:
         file = model.path.with_name(model.alphabet_file)
         return file.read_bytes().decode().removesuffix("\n").split("\n")
@@ -169,13 +149,13 @@ def find_lines(probability: NDArray[np.float32]) -> list[Box]:
     height, width = probability.shape
     lines = []
     for left, top, right, bottom in regions(probability >= PIXEL):
-        across, down = right - left, bottom - top
-        if min(across, down) < SMALLEST or probability[top:bottom, left:right].mean() < LINE:
+        wide, high = right - left, bottom - top
+        if min(wide, high) < SMALLEST or probability[top:bottom, left:right].mean() < LINE:
             continue
-        by = round(UNCLIP * across * down / (2 * (across + down)))
+        by = round(UNCLIP * wide * high / (2 * (wide + high)))
         left, top = max(0, left - by), max(0, top - by)
         lines.append(Box(left, top, min(width, right + by), min(height, bottom + by)))
-    return in_reading_order(lines)[:MOST_LINES]
+    return in_reading_order(lines)[:MAX_LINES]
 
 
 def regions(mask: NDArray[np.bool_]) -> list[Box]:

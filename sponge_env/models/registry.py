@@ -17,7 +17,7 @@ from sponge_env.utils.installation import imported, look_here, require_extra
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""
 
-MOST_AXES = 5
+MAX_AXES = 5
 """Axes of an input, that of the batch included."""
 NUMBERS = "biuf"
 """Kinds of NumPy types that tensors may have."""
@@ -39,8 +39,7 @@ def resolve_model(name: str) -> Model:
         return OCR_MODELS[name].checked()
     if all(name.partition(":")):
         return _own(name)
-    said = unknown("model", name, KNOWN)
-    raise ConfigError(f"{said}, or name an .onnx file or module:Class")
+    raise ConfigError(f"{unknown('model', name, KNOWN)}, or name an .onnx file or module:Class")
 
 
 def resolve_variants(names: Sequence[str]) -> list[Model]:
@@ -58,7 +57,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
                 models[at] = model.taking(inputs)
             except ConfigError as error:
                 raise ConfigError(f"{name} is no variant of {names[largest]}: {error}") from None
-        if (model.outputs, model.most_tasks) != (models[0].outputs, models[0].most_tasks):
+        if (model.outputs, model.max_tasks) != (models[0].outputs, models[0].max_tasks):
             raise ConfigError(
                 f"{name} answers with {_answers(model)}, {names[0]} with {_answers(models[0])}; "
                 "variants must answer alike"
@@ -67,7 +66,7 @@ def resolve_variants(names: Sequence[str]) -> list[Model]:
 
 
 def _answers(model: Model) -> str:
-    up_to = f"up to {model.most_tasks} times " if model.most_tasks else ""
+    up_to = f"up to {model.max_tasks} times " if model.max_tasks else ""
     return up_to + described(model.outputs)
 
 
@@ -84,29 +83,28 @@ def _own(name: str) -> Model:
     except SpongeError:
         raise
     except Exception as error:  # whatever a user's module does when it is imported
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"model {name!r} cannot be made: {said}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"model {name!r} cannot be made: {reason}") from error
     if not isinstance(model, Model):
         raise ConfigError(f"model {name!r} does not derive from sponge_env.models.model.Model")
     for side in ("inputs", "outputs"):
-        _check_tensor(name, side, getattr(model, side, None))
-    if not (isinstance(model.most_tasks, int) and model.most_tasks >= 0):
-        raise ConfigError(f"model {name!r}: most_tasks must be a whole number of at least 0")
+        if not _is_fixed(tensor := getattr(model, side, None)):
+            raise ConfigError(
+                f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
+                f"'float32'), not {tensor!r}"
+            )
+    if not (isinstance(model.max_tasks, int) and model.max_tasks >= 0):
+        raise ConfigError(f"model {name!r}: max_tasks must be a whole number of at least 0")
     return model
 
 
-def _check_tensor(name: str, side: str, tensor: Any) -> None:
-    """Raise unless it has a fixed shape and numbers of one size."""
+def _is_fixed(tensor: Any) -> bool:
+    """Return whether it is a tensor of a fixed shape, and of numbers."""
     try:
-        shape, dtype = tensor
-        fine = np.dtype(dtype).kind in NUMBERS and min(shape, default=1) >= 1
-    except (TypeError, ValueError):
-        fine = False
-    if not fine or not isinstance(tensor, TensorSpec):
-        raise ConfigError(
-            f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
-            f"'float32'), not {tensor!r}"
-        )
+        kind = np.dtype(tensor.dtype).kind
+        return isinstance(tensor, TensorSpec) and kind in NUMBERS and min(tensor.shape) >= 1
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def inspect_onnx(path: Path) -> OnnxModel:
@@ -128,10 +126,10 @@ def inspect_onnx(path: Path) -> OnnxModel:
         raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one")
     shape, dtype = _dimensions(inputs[0]), _dtype(inputs[0])
     batch, *one = shape
-    if not 2 <= len(shape) <= MOST_AXES or 0 in one or dtype not in ("float32", "uint8"):
+    if not 2 <= len(shape) <= MAX_AXES or 0 in one or dtype not in ("float32", "uint8"):
         raise ConfigError(
             f"{path} has an input of shape {shape} (0 is open) in {dtype or 'no numbers'}, but it "
-            f"must have two to {MOST_AXES} axes, all but the first (the batch) fixed, in "
+            f"must have two to {MAX_AXES} axes, all but the first (the batch) fixed, in "
             "float32 or uint8"
         )
     if batch != 0:

@@ -1,9 +1,9 @@
 """What a controller that knows the future could reach: the clairvoyant bound.
 
-``episode.py`` holds what is known in advance, ``relaxed.py`` and ``fluid.py`` prove that no
+``episode.py`` holds what is known in advance, ``relaxed_server.py`` and ``fluid.py`` prove that no
 schedule can do better, ``beam.py`` finds one that the serving core attains, and ``bound.py``
-puts the two sides together. Of several stages or variants there is only the lower side:
-``tasks.py`` says what each stage has to do, and ``relaxation.py`` what that costs.
+puts the two sides together. Of several stages or variants ``relaxation.py`` has the lower side
+only.
 ``docs/oracle.md`` says why the proofs hold.
 """
 

@@ -19,7 +19,7 @@ from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle import serving
 from sponge_env.oracle.episode import KnownEpisode, unavoidable
-from sponge_env.oracle.relaxed import NEVER, VIOLATION
+from sponge_env.oracle.relaxed_server import NEVER, VIOLATION
 from sponge_env.oracle.serving import Branches
 
 LEVELS = 12

@@ -13,7 +13,7 @@ from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
 from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
-from sponge_env.oracle.relaxed import OVERFLOW, VIOLATION, least_cost, relaxed_memory
+from sponge_env.oracle.relaxed_server import OVERFLOW, VIOLATION, least_cost, relaxed_memory
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile

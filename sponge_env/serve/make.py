@@ -26,7 +26,7 @@ from sponge_env.serve.system import ServedSystem
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch hangs after so long, or after so many times the slowest batch, whichever is later."""
+"""A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
@@ -80,7 +80,7 @@ def make_engine(
     check_live(scenario, profile, limiter)
     profiles = stage_profiles(scenario, profile)
     models = [resolve_variants([each.model for each in variants]) for variants in profiles]
-    check_stage_inputs(scenario, [stage[0].most_tasks for stage in models])
+    check_stage_inputs(scenario, [stage[0].max_tasks for stage in models])
     make_agent = controllers(agent, options or {})
     make_agent(agent)  # an error is raised before anything starts
     outputs = models[-1][0].outputs
@@ -149,13 +149,12 @@ def _starter(
             replace(config, batch_timeout_s=_timeout_s(config, own))
             for config, own in zip(configs, profiles, strict=True)
         ]
-        return LiveWorker(timed, keeps_answers=True)
+        return LiveWorker(*timed, keeps_answers=True)
 
     return start
 
 
 def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
-    """Return how long a batch may take."""
     shape = config.batch_max, config.cores_max
     slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
     return max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)

@@ -1,6 +1,7 @@
-"""Images of text that is known, drawn with fonts that a package carries.
+"""Images that models are shown: photographs, and drawn text that is known.
 
-Small letters, little contrast and noise make them hard enough for models to differ.
+Small letters, little contrast and noise make the text hard enough for models to differ. A replica's
+process imports this, so that Pillow is imported only where something is drawn.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from sponge_env.errors import ConfigError
-from sponge_env.models.ocr import IMAGE, MOST_LINES, Box
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
+
+PAGE = (3, 320, 320)
+"""Shape of an image of text, RGB."""
+MAX_LINES = 12
+"""Lines of text in it."""
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 """Of those that matplotlib carries; a fifth is Pillow's own."""
 SIZES = (9, 26)
@@ -38,7 +46,51 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 
-Font = ImageFont.FreeTypeFont
+_CROPS = ((1.0, 0.5, 0.5), (0.95, 0.25, 0.5), (0.95, 0.75, 0.5), (0.9, 0.25, 0.5))
+"""Side relative to the photograph's shorter one, and left and top as shares of the room
+that is left; the uniform is in full view in all of them."""
+
+
+def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> NDArray[Any]:
+    """Return real images, (4, *image_shape); in float in EfficientNet-Lite's form.
+
+    They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
+    resized bicubically, RGB (or of one channel), in float ``(value - 127) / 128``.
+    """
+    from matplotlib.cbook import get_sample_data
+    from PIL import Image
+
+    channels, height, width = image_shape
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
+        photo = opened.convert("L" if channels == 1 else "RGB")
+    crops = [_crop(photo, side, left, top, height, width) for side, left, top in _CROPS]
+    images = np.stack(crops).reshape(len(crops), height, width, channels).transpose(0, 3, 1, 2)
+    if dtype == "uint8":
+        return np.ascontiguousarray(images)
+    return np.ascontiguousarray((images.astype(dtype) - 127) / 128)
+
+
+def _crop(
+    photo: Image, side_share: float, left: float, top: float, height: int, width: int
+) -> NDArray[np.uint8]:
+    side = min(photo.size) * side_share
+    x, y = (photo.width - side) * left, (photo.height - side) * top
+    resized = photo.resize((width, height), resample=3, box=(x, y, x + side, y + side))
+    return np.asarray(resized)
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels: from left and top up to, but without, right and bottom."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
 
 
 class TextLine(NamedTuple):
@@ -63,9 +115,11 @@ def draw(seed: int) -> TextImage:
 
     A font that is not there is a ``ConfigError``.
     """
+    from PIL import Image, ImageDraw
+
     rng = np.random.default_rng(seed)
-    _, height, width = IMAGE.shape
-    count = int(rng.integers(MOST_LINES + 1))
+    _, height, width = PAGE
+    count = int(rng.integers(MAX_LINES + 1))
     columns = int(rng.integers(1, 3))
     rows = -(-count // columns)
     paper, ink = _colours(rng)
@@ -96,7 +150,7 @@ def draw_evenly(each: int) -> tuple[TextImage, ...]:
     """Draw so many images with every number of lines, in the order of their seeds."""
     images: list[TextImage] = []
     drawn, seed = Counter[int](), 0
-    while len(images) < each * (MOST_LINES + 1):
+    while len(images) < each * (MAX_LINES + 1):
         image = draw(seed)
         if drawn[len(image.lines)] < each:
             drawn[len(image.lines)] += 1
@@ -105,26 +159,24 @@ def draw_evenly(each: int) -> tuple[TextImage, ...]:
     return tuple(images)
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, cell: Box, ink: tuple[int, ...], rng: np.random.Generator
-) -> TextLine:
+def _write(pen: ImageDraw, cell: Box, ink: tuple[int, ...], rng: np.random.Generator) -> TextLine:
     """Write as many words as fit, up to four, somewhere in a cell."""
-    smallest, largest = SIZES
-    size = int(rng.integers(smallest, min(largest, (cell.bottom - cell.top) * 3 // 5) + 1))
+    min_size, max_size = SIZES
+    size = int(rng.integers(min_size, min(max_size, (cell.bottom - cell.top) * 3 // 5) + 1))
     font = _font(int(rng.integers(len(FONTS) + 1)), size)
-    room = cell.right - cell.left - 2 * MARGIN - 1
+    width = cell.right - cell.left - 2 * MARGIN - 1
     text = _word(rng)
-    while font.getlength(text) > room:
+    while font.getlength(text) > width:
         text = _word(rng)
     for _ in range(int(rng.integers(4))):
         longer = f"{text} {_word(rng)}"
-        text = longer if font.getlength(longer) <= room else text
-    high, wide = sum(font.getmetrics()), math.ceil(font.getlength(text))
+        text = longer if font.getlength(longer) <= width else text
+    line_height, line_width = sum(font.getmetrics()), math.ceil(font.getlength(text))
     # whole pixels, else Pillow cuts the ink off
-    x = cell.left + MARGIN + int(rng.integers(room - wide + 1))
-    y = cell.top + int(rng.integers(cell.bottom - cell.top - high + 1))
+    x = cell.left + MARGIN + int(rng.integers(width - line_width + 1))
+    y = cell.top + int(rng.integers(cell.bottom - cell.top - line_height + 1))
     pen.text((x, y), text, font=font, fill=ink)
-    return TextLine(text, Box(x, y, x + wide, y + high))
+    return TextLine(text, Box(x, y, x + line_width, y + line_height))
 
 
 def _word(rng: np.random.Generator) -> str:
@@ -140,8 +192,10 @@ def _word(rng: np.random.Generator) -> str:
 
 
 @cache
-def _font(number: int, size: int) -> Font:
+def _font(number: int, size: int) -> FreeTypeFont:
     """Open one of :data:`FONTS`, or Pillow's own after them."""
+    from PIL import ImageFont
+
     if number == len(FONTS):
         font = ImageFont.load_default(size)
         if not isinstance(font, ImageFont.FreeTypeFont):

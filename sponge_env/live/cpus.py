@@ -1,0 +1,162 @@
+"""The CPUs of the real worker: replicas are pinned to them, and nothing else runs there meanwhile.
+
+The other threads of this process keep off them. Other processes that serve live are kept off by a
+locked file for each CPU, which the kernel unlocks when its holder ends, however that happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sponge_env.errors import ConfigError, WorkerError
+
+LOG = logging.getLogger("sponge_env")
+
+LOCK_FOLDER = Path("/tmp")
+"""The same for all users and sessions, as a CPU is."""
+
+
+def choose_cpus(cores: float) -> frozenset[int]:
+    """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
+
+    They are the last that this process may use, so that workers of one process share them. Too few
+    are a :class:`ConfigError`.
+    """
+    cpus = sorted(RESERVATIONS.available())[-math.ceil(cores) :]
+    if cores > len(cpus):
+        raise ConfigError(
+            f"a replica may be granted {cores:g} cores, more than the {len(cpus)} CPUs it can "
+            "run on; lower cores_max or core_unit"
+        )
+    return frozenset(cpus)
+
+
+class Reservations:
+    """The CPUs of all workers that this process has open; they may end in any order."""
+
+    def __init__(self) -> None:
+        self.patient = False
+        """Whether to wait for a CPU that another process has, or to refuse."""
+        self._locks: dict[int, IO[str] | None] = {}
+        self._lock = threading.Lock()
+        self._reserved: list[frozenset[int]] = []
+        self._process: set[int] = set()
+        self._threads: dict[int, set[int]] = {}
+        """What the process and its threads could use before any CPU was reserved."""
+
+    def available(self) -> set[int]:
+        """Return the CPUs this process may use when it keeps off none."""
+        with self._lock:
+            return self._process if self._reserved else os.sched_getaffinity(0)
+
+    @contextmanager
+    def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
+        """Move all threads of this process, if it has other CPUs, off some until the block ends.
+
+        A CPU that another process has is a :class:`WorkerError`, unless this one is patient.
+        """
+        with self._lock:
+            self._lock_cpus(cpus)
+            if not self._reserved:
+                self._process, self._threads = os.sched_getaffinity(0), _affinities()
+            self._reserved.append(cpus)
+            self._move_threads()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reserved.remove(cpus)
+                self._move_threads()
+                self._unlock_cpus()
+
+    def _lock_cpus(self, cpus: frozenset[int]) -> None:
+        try:
+            for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
+                self._locks[cpu] = lock_cpu(cpu, self.patient)
+        except BaseException:
+            self._unlock_cpus()
+            raise
+
+    def _unlock_cpus(self) -> None:
+        for cpu in self._locks.keys() - frozenset[int]().union(*self._reserved):
+            if (lock := self._locks.pop(cpu)) is not None:
+                lock.close()
+
+    def _move_threads(self) -> None:
+        reserved = frozenset[int]().union(*self._reserved)
+        for thread in _affinities():
+            # a younger thread has its affinity from one that was moved already
+            before = self._threads.get(thread, self._process)
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, before - reserved or before)
+
+
+RESERVATIONS = Reservations()
+"""One for the process, as affinity is the process's."""
+
+
+def _affinities() -> dict[int, set[int]]:
+    """Return the CPUs that each thread of this process may use."""
+    affinities = {}
+    for name in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # a thread may end meanwhile
+            affinities[int(name)] = os.sched_getaffinity(int(name))
+    return affinities
+
+
+def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
+    """Lock a CPU until the returned file is closed or this process ends.
+
+    A CPU that another process has is waited for, with a warning, or a :class:`WorkerError`. Where
+    no file can be made there is no lock, which is a warning.
+    """
+    try:
+        lock = open(_shared_file(LOCK_FOLDER / f"sponge-env-cpu-{cpu}"), "r+")  # noqa: SIM115
+    except OSError as error:
+        LOG.warning("another live run on CPU %d would go unnoticed: %s", cpu, error)
+        return None
+    try:
+        _take(lock, cpu, wait)
+    except BaseException:
+        lock.close()
+        raise
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _shared_file(path: Path) -> int:
+    """Open a file that every user may lock, no matter which of them made it."""
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        # in such a folder the kernel lets users create, but not "create or open" others' files
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+        os.fchmod(descriptor, 0o666)
+        return descriptor
+
+
+def _take(lock: IO[str], cpu: int, wait: bool) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = lock.read().strip() or "(?)"
+        message = f"CPU {cpu} is in use by the live run of process {holder}"
+        if not wait:
+            raise WorkerError(
+                f"{message}; run this when that has ended, or with --wait, which does so by itself"
+            ) from None
+        LOG.warning("%s; waiting until it has ended", message)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.seek(0)

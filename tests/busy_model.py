@@ -1,0 +1,30 @@
+"""A model of the tests: it loads at once, and each task is some milliseconds of one CPU's work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sponge_env.models.model import Array, Model, TensorSpec
+
+if TYPE_CHECKING:
+    from sponge_env.live.replica import LiveConfig
+
+BUSY = "busy_model:Busy"
+LOOPS = 400_000
+
+
+def config(**settings: object) -> LiveConfig:
+    """Return the settings of a worker that serves it."""
+    from sponge_env.live.replica import LiveConfig  # not in a replica's process
+
+    return LiveConfig(model=BUSY, **settings)  # type: ignore[arg-type] # of mixed types
+
+
+class Busy(Model):
+    """Answers with what it is sent."""
+
+    inputs = outputs = TensorSpec((2,))
+
+    def run(self, session: object, batch: Array) -> Array:
+        sum(range(LOOPS * len(batch)))
+        return batch

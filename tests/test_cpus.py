@@ -1,0 +1,116 @@
+"""The CPUs of live runs: this process keeps off them, and one process at a time has each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from machine import needs_two_cpus
+
+from sponge_env.errors import WorkerError
+from sponge_env.live import cpus
+from sponge_env.live.cpus import RESERVATIONS, Reservations, choose_cpus, lock_cpu
+
+CPU = max(os.sched_getaffinity(0))
+OTHER_RUN = f"""
+import pathlib, sys
+from sponge_env.live import cpus
+cpus.LOCK_FOLDER = pathlib.Path(sys.argv[1])
+lock = cpus.lock_cpu({CPU}, wait=len(sys.argv) > 2)
+print("locked", flush=True)
+input()
+"""
+
+
+@needs_two_cpus
+def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> None:
+    before, end, reserved = os.sched_getaffinity(0), threading.Event(), frozenset({CPU})
+    reservations = Reservations()
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(reservations.keep_off(reserved))
+        second.enter_context(reservations.keep_off(reserved))
+        (thread := threading.Thread(target=end.wait, daemon=True)).start()
+        first.close()
+        assert thread.native_id is not None
+        for id in (0, thread.native_id):
+            assert os.sched_getaffinity(id) == before - reserved
+        assert reservations.available() == before
+        assert set(reservations._locks) == reserved
+    for id in (0, thread.native_id):
+        assert os.sched_getaffinity(id) == before
+    assert not reservations._locks
+    end.set()
+    thread.join()
+
+
+@needs_two_cpus
+def test_a_second_worker_takes_the_same_cpu() -> None:
+    chosen = choose_cpus(1.0)
+    with RESERVATIONS.keep_off(chosen):
+        assert choose_cpus(1.0) == chosen == {CPU}
+        assert len(choose_cpus(2.0)) == 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cpus, "LOCK_FOLDER", tmp_path)
+    return tmp_path
+
+
+def run_elsewhere(*arguments: str) -> subprocess.Popen[str]:
+    """Take the CPU in another process, which holds it until it reads a line."""
+    command = [sys.executable, "-c", OTHER_RUN, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+@pytest.fixture
+def other(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with run_elsewhere(str(folder)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_is_refused(other: subprocess.Popen[str]) -> None:
+    reservations, affinity = Reservations(), os.sched_getaffinity(0)
+    message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait"
+    with pytest.raises(WorkerError, match=message), reservations.keep_off(frozenset({CPU})):
+        pass
+    assert os.sched_getaffinity(0) == affinity
+
+
+def test_a_patient_run_waits_for_the_first(other: subprocess.Popen[str], folder: Path) -> None:
+    with run_elsewhere(str(folder), "wait") as second:
+        assert second.stderr is not None
+        assert second.stdout is not None
+        assert f"process {other.pid}; waiting" in second.stderr.readline()
+        other.communicate("\n")
+        assert second.stdout.readline() == "locked\n"
+        second.communicate("\n")
+
+
+def test_a_killed_run_leaves_no_lock(other: subprocess.Popen[str], folder: Path) -> None:
+    other.kill()
+    other.wait()
+    lock = lock_cpu(CPU, wait=False)
+    assert lock is not None
+    (file,) = folder.iterdir()
+    assert file.read_text() == f"{os.getpid()}\n"
+    assert file.stat().st_mode & 0o777 == 0o666  # other users' runs look at it, too
+    lock.close()
+
+
+def test_without_a_place_for_locks_there_are_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpus, "LOCK_FOLDER", folder / "missing")
+    assert lock_cpu(CPU, wait=False) is None
+    assert "would go unnoticed" in caplog.text
