@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import sys
 from pathlib import Path
@@ -41,21 +40,6 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(
     capsys.readouterr()
     script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])
     assert "update 1 of 2, mean reward -" in capsys.readouterr().out
-
-
-def test_ppo_in_the_manner_of_cleanrl_trains_on_a_pipeline(tmp_path: Path) -> None:
-    profiles = ("video-detector", "video-classifier")
-    stages = "".join(
-        f"[[stages]]\nname = '{name}'\nvariants = [{{ profile = '{name}' }}]\n"
-        "limits = { cores = 2, batch = 2, replicas = 2 }\n"
-        for name in profiles
-    )
-    (tmp_path / "two.toml").write_text(f"duration_s = 10.0\nlimits.cores = 4\n{stages}")
-    options = json.dumps({"scenario": str(tmp_path / "two.toml"), "control": "pipeline"})
-    size = ["--num-envs", "2", "--num-steps", "32", "--total-timesteps", "128"]
-    ended = example("cleanrl_ppo").main(["--env-options", options, *size])
-    assert len(ended) == 12
-    assert max(ended) < 0
 
 
 @pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])

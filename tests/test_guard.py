@@ -102,23 +102,6 @@ def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
     assert guard.watch(observation, views[0])[0] is observation
 
 
-def test_a_policy_of_replicas_hands_over_to_a_program_of_replicas() -> None:
-    guard = Guard(shipped("ppo-joint-yolov5s"), SPEC, scales_out=True)
-    view = flood()
-    answer = guard.watch(shown(view), view)[1]
-    assert answer is not None
-    assert answer.replicas > 1
-
-
-def test_a_program_that_takes_over_knows_how_long_batches_took() -> None:
-    slower = {"profile": "lite0", "simulation.service_scale": 1.15}
-    scenario = changed(load_scenario("flash-crowd"), slower)
-    run = Run.of("ppo-joint", scenario, "sim", seed=1)
-    summary = run_episode(make_system(scenario, run.seed), ppo_joint("shipped"), run).summary
-    assert summary.guarded > 0
-    assert summary.avoidable_violation_rate < 0.01
-
-
 @pytest.mark.parametrize(
     ("program", "scales_out", "before"), [(SpongeJoint, True, 150), (SpongeMPC, False, 5)]
 )
