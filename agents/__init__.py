@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from sponge_env.scenario.config import ControlName
 
@@ -25,13 +23,9 @@ _KNOWN = {
     "ppo": ("learned:ppo", "policy that imitates a program, then PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
     "sb3-ppo": ("learned:sb3_ppo", "policy of Stable-Baselines3's PPO: cores and batch size"),
-    "maskable-ppo": ("learned:maskable_ppo", "PPO that is spared choices that make no sense"),
-    "recurrent-ppo": ("learned:recurrent_ppo", "PPO with a memory (LSTM)"),
-    "recurrent-ppo-joint": ("learned:recurrent_ppo_joint", "the same, replicas too"),
-    "residual-ppo": ("learned:ResidualController", "PPO that corrects sponge-mpc"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
-"""Name -> ``module:callable``, imported only when asked for."""
+"""Name -> ``module:callable``, imported only when used."""
 FILES = {"sb3": f"{__name__}.stable_baselines:SB3Policy"}
 """Word before a colon -> what follows the file after it, which is its option ``file``."""
 ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
@@ -44,35 +38,15 @@ ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
 class Learner:
     """How an agent learns and decides."""
 
-    algorithm: Literal["ppo", "maskable", "recurrent"] = "ppo"
-    """Proximal policy optimisation: plain, with action masks, or with an LSTM."""
     control: ControlName = "vertical"
     """What it sees and chooses of one model; of variants and pipelines, all there is."""
-    corrects: bool = False
-    """Whether its actions correct the look-ahead program instead, see :mod:`.learned`."""
     phased: bool = False
-    """Whether it learns simulated systems in phases, see :mod:`.learn.phases`."""
-    steps: int = 1_000_000
-    """Environment steps of a training run, if nothing else is said."""
-    envs: int = 256
-    """Simulated environments likewise."""
-    options: Mapping[str, float] = field(default_factory=dict)
-    """Hyper-parameters likewise, where they differ from :class:`.learn.LearnConfig`."""
+    """Whether it learns simulated systems in phases, see :mod:`.learn.phased`."""
 
 
-LEARNERS: dict[str, Learner] = {
+LEARNERS = {
     "ppo": Learner(phased=True),
-    "ppo-joint": Learner(control="joint", phased=True),
+    "ppo-joint": Learner("joint", phased=True),
     "sb3-ppo": Learner(),
-    "maskable-ppo": Learner("maskable"),
-    "recurrent-ppo": Learner("recurrent"),
-    "recurrent-ppo-joint": Learner("recurrent", "joint"),
-    # A step with the program takes half a millisecond, on the batch simulator a microsecond.
-    "residual-ppo": Learner(
-        corrects=True,
-        steps=200_000,
-        envs=16,
-        options={"learning_rate": 1e-3, "entropy": 0.005, "rollout_steps": 64},
-    ),
 }
 """By name of the agent."""

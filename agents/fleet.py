@@ -81,8 +81,8 @@ class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
     While replicas start they hold as many cores as those that serve, which must be many just then.
-    So the cost of each way from one fleet to the next is reckoned: ``m`` replicas held for one
-    cold start on the cores that the ``n`` ready ones need.
+    So each step from one fleet to the next has a cost: ``m`` replicas held for one cold start on
+    the cores that the ``n`` ready ones need.
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
@@ -96,8 +96,8 @@ class FleetPlanner:
         ready_s = spec.resize_delay_s + spec.first.cold_start_s
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
-        least = config.least_replicas or (2 if alone else 1)
-        self._fewest = min(least, len(self._replicas))
+        minimum = config.least_replicas or (2 if alone else 1)
+        self._fewest = min(minimum, len(self._replicas))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
@@ -110,15 +110,15 @@ class FleetPlanner:
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
         throughput_rps = self._throughput_rps(service_s)
-        wanted = self._wanted(view, throughput_rps)
-        return max(wanted, self._fewest) if self._is_busy(throughput_rps[0]) else wanted
+        desired = self._desired(view, throughput_rps)
+        return max(desired, self._fewest) if self._is_busy(throughput_rps[0]) else desired
 
     def _is_busy(self, core_rps: float) -> bool:
         """Return whether one core, which serves so much, was half busy in the last ten minutes."""
         recent = np.array(self._rates_rps)[-_KEPT:]
         return bool(smoothed(recent).max() > _BUSY * core_rps)
 
-    def _wanted(self, view: SystemView, throughput_rps: FloatArray) -> int:
+    def _desired(self, view: SystemView, throughput_rps: FloatArray) -> int:
         serves_rps = throughput_rps * self._utilisation
         rates = np.array(self._rates_rps)
         now = self._cost(rates[-SMOOTHED:].mean(keepdims=True), serves_rps)
@@ -146,7 +146,7 @@ class FleetPlanner:
         none is asked for before requests must be late with what is ready, and no ready one is
         given up that the rate or the backlog needs. In an overload they are the fewest that soon
         end what gathers until they serve; none of these is given up before the ready ones serve
-        the rate and nobody must be late any more.
+        the rate and no request must be late any more.
         """
         current = view.allocation.replicas
         ready, waiting = (
@@ -191,10 +191,10 @@ class FleetPlanner:
         """
         load_rps = rates_rps / self._replicas[:, None]
         cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.first.cores_max + 1))
-        most = self._most_cores[:, None]
-        allocated = np.minimum(cores[:, None, :], most) * self._replicas[:, None]
+        limit = self._most_cores[:, None]
+        allocated = np.minimum(cores[:, None, :], limit) * self._replicas[:, None]
         missing = np.maximum(allocated - self._spec.first.cpu_cores, 0.0)
-        missing += most * np.maximum(load_rps[:, None, :] / serves_rps[most - 1] - 1, 0.0)
+        missing += limit * np.maximum(load_rps[:, None, :] / serves_rps[limit - 1] - 1, 0.0)
         cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
         return cost
 
@@ -216,7 +216,7 @@ class FleetPlanner:
         best = int(total.argmin())
         if self._in_pipeline and len(self._rates_rps) < self._cold_start:
             best = max(best, current - 1)  # so few intervals give up nothing that takes as long
-        # A change for little would cancel what is wanted again soon.
+        # A change for little gain would be reversed soon.
         good_enough = total[best] >= (1 - self._reluctance) * total[current - 1]
         return current if good_enough else best + 1
 
@@ -255,11 +255,11 @@ class Fleets:
         Every interval has been observed; (cores_max, batch_max) are the seconds of a batch in each
         stage.
         """
-        wanted = []
+        stages = []
         for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
             held = part.allocation.stages[0]
-            wanted.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
-        return [each.replicas for each in fit_to_machine(wanted, self._spec.total_cores)]
+            stages.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
+        return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]
 
     @property
     def overloaded(self) -> bool:

@@ -1,11 +1,11 @@
-"""The guard of a learned policy: what to do where it has never been.
+"""The guard of a learned policy: a program decides where training never went.
 
-A network answers any input with something, and far from all that it was trained on that is as good
-as a guess: on a network ten times as fast as any in training, or with thousands of requests in the
-queue. So inputs are kept within the range that the policy saw when it was validated, and where
-the demand itself lies beyond that, or the queue grows beyond all hope, a program decides instead
-until things have been as usual for a while. That is the idea of a run-time monitor with a fallback
-that is known to be safe (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
+A network answers every input, but far from its training data an answer is only a guess: on a
+network ten times as fast as any in training, or with thousands of requests in the queue. So inputs
+are clipped to the range that the policy saw when it was validated. Where the demand itself lies
+outside that range, or a hopeless queue grows, a program decides until things have been normal for a
+while: a run-time monitor with a safe fallback (the Simplex architecture: Sha, IEEE Software 18(4),
+2001).
 """
 
 from __future__ import annotations
@@ -28,59 +28,58 @@ from .policy import FloatMatrix, Policy
 from .sponge_joint import SpongeJoint
 
 _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
-"""Beginnings of the names of inputs that say what is asked of the system, and of which kind it is.
-Others are its own doing, or the network's: a slow one shows in the budgets, and a fast one does no
-harm. The bins of the queue by deadline say nothing more, and each of them alone runs high now and
-then."""
+"""Prefixes of the inputs that describe the demand and the kind of system. The others follow from
+the policy's own decisions, or describe the network: a slow network shows in the budgets, and a fast
+one does no harm. The bins of the queue by deadline add nothing, and each alone is high at times."""
 _PAST = {*REMEMBERED, "arrivals_spread"} - {*DEPLOYMENT}
-"""Inputs that say what was asked before: a burst is over long before its memory has faded."""
-_BEYOND = 0.25
-"""Share of an input's range by which it must lie beyond, for extremes are rare in validation."""
-_BEYOND_DRAWN = 0.1
-"""The same of inputs that say which system this is: they are drawn evenly, so that none is rare."""
-_LEAST_WIDTH = 0.1
-"""Width of a range at least, for some inputs never moved."""
+"""Inputs that describe the past demand: a burst ends long before its memory has faded."""
+_MARGIN = 0.25
+"""Share of an input's range by which it may exceed that range: extremes are rare in validation."""
+_MARGIN_DRAWN = 0.1
+"""The same for inputs that say which system this is: they are drawn evenly, so none is rare."""
+_MIN_WIDTH = 0.1
+"""Minimum width of a range, for inputs that never changed."""
 _DRIFT = {"cold_start": 0.3}
-"""How far beyond at least, of what is another each time that a machine is measured: a third longer,
-or a quarter shorter."""
+"""Minimum margin of what differs from one calibration of a machine to the next: a third longer, or
+a quarter shorter."""
 _GROWING = 3
 """Intervals in a row in which a hopeless queue has grown."""
 _CALM_S = 10.0
 """Time without alarm after which the policy decides again."""
 _RECALLED = 120
-"""Intervals before it decides that the program takes in at most, of which it learns how long
-batches take and how the load comes. More of them hardly change what it does, and these take ten
-milliseconds."""
-_MISSED, _MISSED_LEAST = 0.01, 5
-"""Share and number of requests that a policy may miss within the time below that was learned in
-phases, and so kept for missing hardly more than the programs; on variants and pipelines these miss
-more than the policies."""
+"""Maximum number of past intervals that the program is shown before it decides: it learns from them
+how long batches take and how the load comes. More would hardly change its decisions, and this many
+take ten milliseconds."""
+_MAX_MISSED, _MIN_MISSED = 0.01, 5
+"""Share and number of requests above which misses within ``_WATCHED_S`` suspend a policy. This is
+for policies that were learned in phases, which keep only those that miss hardly more than the
+programs; on variants and pipelines the programs miss more than the policies."""
 _WATCHED_S = 30.0
 _SUSPENDED_S = 60.0, 960.0
-"""Time for which a policy that missed more does not decide: least and most. It is twice as long as
-the last time if the policy has decided for less than that, too, in between."""
+"""Minimum and maximum time of a suspension. It is twice as long as the last one if the policy has
+decided for less than that in between."""
 
 
-class Range:
-    """Least and most of each input that a policy is shown."""
+class InputRange:
+    """Minimum and maximum of each input that a policy is shown."""
 
     def __init__(self, inputs: int) -> None:
         """Begin with nothing shown."""
         self.ends: FloatMatrix = np.full((2, inputs), np.inf, np.float32)
-        """(2, inputs) least and most."""
+        """(2, inputs) minimum and maximum."""
         self.ends[1] = -np.inf
 
     def widen(self, shown: FloatMatrix) -> None:
-        """Note which (n, inputs) there are."""
+        """Take in (n, inputs)."""
         np.minimum(self.ends[0], shown.min(axis=0, initial=np.inf), out=self.ends[0])
         np.maximum(self.ends[1], shown.max(axis=0, initial=-np.inf), out=self.ends[1])
 
 
 class Guard:
-    """Watches one episode of a policy, and answers for it where it must."""
+    """Watches one episode of a policy, and decides in its place where necessary."""
 
     def __init__(self, policy: Policy, spec: SystemSpec, scales_out: bool) -> None:
-        """Start an episode; the program is compiled now, and not when it is wanted.
+        """Start an episode, and compile the program now, not when it has to decide.
 
         The program is ``sponge-joint`` where the policy chooses replicas, else ``sponge-mpc``.
         """
@@ -93,23 +92,21 @@ class Guard:
         self._places = np.arange(len(names)) if policy.places is None else policy.places
         # In a pipeline a name begins with that of its stage.
         demand = [name for name in _DEMAND if scales_out or name != "cold_start"]
-        self._is_demand = np.array(
-            [
-                name.rpartition(".")[2].startswith(tuple(demand)) and name not in _PAST
-                for name in names
-            ]
-        )
+        own = [name.rpartition(".")[2] for name in names]
+        is_demand = [name.startswith(tuple(demand)) and name not in _PAST for name in own]
+        self._is_demand = np.array(is_demand)
         observed = layout_of(spec).inputs
         self._service = observed.index(SERVICE) if policy.info.batches else None
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
-        self._seen: deque[SystemView] = deque(maxlen=_RECALLED)
+        self._views: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
         self._watched = bool(policy.info.batches) and spec.is_one_model
-        self._missed: deque[tuple[int, int]] = deque(maxlen=math.ceil(_WATCHED_S / spec.interval_s))
+        watched = math.ceil(_WATCHED_S / spec.interval_s)
+        self._missed: deque[tuple[int, int]] = deque(maxlen=watched)
         self._suspended = self._trusted = 0
         """Intervals of the last suspension, and since then."""
-        # All cores of a replica would take longer than the objective for so many.
+        # A longer queue takes longer than the SLO even with all cores of one replica.
         self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
 
     def watch(
@@ -117,15 +114,15 @@ class Guard:
     ) -> tuple[FloatMatrix, Allocation | None]:
         """Take in the interval that has passed; call it once for each.
 
-        Returned are the (fields,) observation within the range that the policy has seen, and the
-        program's allocation if it is to decide.
+        Returns the (fields,) observation within the range that the policy has seen, and the
+        program's allocation if it decides.
         """
         shown, is_beyond = observation, False
         if self._range is not None:
             shown = observation.copy()
-            is_beyond = _bound(shown, self._places, self._range, self._is_demand)
+            is_beyond = _clip(shown, self._places, self._range, self._is_demand)
         answer = self._answer(observation, view, is_beyond)
-        self._seen.append(view)
+        self._views.append(view)
         return shown, answer
 
     def _answer(
@@ -141,18 +138,18 @@ class Guard:
         if not self._left:
             return None
         if not decided:
-            self._program.reset(self._as_of_late(observation), seed=0)
-            # It was not asked so far, and learns how the load comes and how long batches take.
-            for seen in self._seen:
-                self._program.observe(seen)
+            self._program.reset(self._as_observed(observation), seed=0)
+            # It has not decided so far: it has to catch up on the load and on service times.
+            for past in self._views:
+                self._program.observe(past)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
 
-    def _as_of_late(self, observation: FloatMatrix) -> SystemSpec:
-        """Return the system with latencies as long as they were of late, if that is longer.
+    def _as_observed(self, observation: FloatMatrix) -> SystemSpec:
+        """Return the system with its latencies as long as recent ones, if those are longer.
 
-        The program learns them of the allocations that were in force, and would take all others
-        for faster. They are not made shorter: under a quota batches without company run faster.
+        The program learns latencies only of the allocations in force, and would believe all others
+        to be faster. Shorter ones do not count: under a quota, a batch that runs alone is faster.
         """
         ratio = 1.0 if self._service is None else float(observation[self._service])
         return self._spec.with_headroom(ratio - 1) if ratio > 1 else self._spec
@@ -165,16 +162,16 @@ class Guard:
         ended = view.last.on_time + view.last.violations
         self._missed.append((view.last.avoidable_violations, ended))
         missed = sum([missed for missed, _ in self._missed])
-        if missed < _MISSED_LEAST:
+        if missed < _MIN_MISSED:
             return False
-        return missed > _MISSED * sum([ended for _, ended in self._missed])
+        return missed > _MAX_MISSED * sum([ended for _, ended in self._missed])
 
     def _suspend(self) -> None:
         """Let the program decide for a while, and for longer if this happens again soon."""
-        least, most = (math.ceil(time_s / self._spec.interval_s) for time_s in _SUSPENDED_S)
+        shortest, longest = (math.ceil(x / self._spec.interval_s) for x in _SUSPENDED_S)
         self._missed.clear()
         again = self._trusted < 2 * self._suspended
-        self._suspended = min(2 * self._suspended, most) if again else least
+        self._suspended = min(2 * self._suspended, longest) if again else shortest
         self._left, self._trusted = max(self._left, self._suspended), 0
 
     def _is_growing(self, view: SystemView) -> bool:
@@ -186,19 +183,19 @@ class Guard:
 
 
 @entry_point
-def _bound(
+def _clip(
     observation: FloatMatrix,
     places: IntArray,
     seen: FloatMatrix,
     is_demand: NDArray[np.bool_],
 ) -> bool:
-    """Keep (fields,) values within a (2, inputs) range; return whether a demand was beyond it."""
+    """Clip (fields,) values to a (2, inputs) range; return whether a demand was outside it."""
     is_beyond = False
     for k in range(len(places)):
         value = observation[places[k]]
-        kept = min(max(value, seen[0, k]), seen[1, k])
-        observation[places[k]] = kept
-        is_beyond |= is_demand[k] and kept != value
+        clipped = min(max(value, seen[0, k]), seen[1, k])
+        observation[places[k]] = clipped
+        is_beyond |= is_demand[k] and clipped != value
     return is_beyond
 
 
@@ -206,8 +203,8 @@ def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix 
     """Return the (2, inputs) range of what a policy may be shown."""
     if seen is None:
         return None
-    share = np.array([_BEYOND_DRAWN if name in DEPLOYMENT else _BEYOND for name in names])
-    beyond = share * np.maximum(seen[1] - seen[0], _LEAST_WIDTH)
+    share = np.array([_MARGIN_DRAWN if name in DEPLOYMENT else _MARGIN for name in names])
+    beyond = share * np.maximum(seen[1] - seen[0], _MIN_WIDTH)
     beyond = np.maximum(beyond, [_DRIFT.get(name, 0.0) for name in names])
     widened: FloatMatrix = (seen + np.array([-beyond, beyond])).astype(np.float32)
     return widened

@@ -186,7 +186,7 @@ def remember(
     requests_at: IntArray,
     stages_at: IntArray,
     memory: FloatMatrix,
-    seen: FloatMatrix,
+    inputs: FloatMatrix,
 ) -> None:
     """Take in (n, fields) observations; write (n, inputs) what policies see.
 
@@ -197,12 +197,12 @@ def remember(
     :class:`Scales`; of places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
-        shown, kept, row, units = observations[i], memory[i], seen[i], scales[i]
+        observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
-        _update(shown, kept, requests_at, intervals[i], interval_s)
+        _update(observed, kept, requests_at, intervals[i], interval_s)
         _update_service(kept, _service_ratio(batch_times[i], fit_s), intervals[i], interval_s)
-        _copy(shown, row)
-        at = len(shown)
+        _copy(observed, row)
+        at = len(observed)
         _copy(kept, row[at:])
         at += len(kept)
         age_s = intervals[i] * interval_s
@@ -212,12 +212,12 @@ def remember(
         at += 4
         for k in range(len(stages_at)):
             queue, due = stages_at[k, 0], stages_at[k, 1]
-            cores, replicas = shown[stages_at[k, 2]], shown[stages_at[k, 3]]
-            requests, most = units[_STAGES + 2 * k], units[_STAGES + 2 * k + 1]
-            row[queue] = math.log1p(shown[queue] * requests)
+            cores, replicas = observed[stages_at[k, 2]], observed[stages_at[k, 3]]
+            requests, replicas_max = units[_STAGES + 2 * k], units[_STAGES + 2 * k + 1]
+            row[queue] = math.log1p(observed[queue] * requests)
             for place in range(due, due + _DUE_BINS):
-                row[place] = math.log1p(shown[place] * requests)
-            row[at + k] = cores * replicas * most
+                row[place] = math.log1p(observed[place] * requests)
+            row[at + k] = cores * replicas * replicas_max
         at += len(stages_at)
         row[at] = _until_step(intervals[i], every)
         row[at + 1] = units[3] / interval_s
@@ -241,13 +241,17 @@ def _copy(values: FloatMatrix, out: FloatMatrix) -> None:
 
 @compiled
 def _update(
-    shown: FloatMatrix,
+    observed: FloatMatrix,
     kept: FloatMatrix,
     requests_at: IntArray,
     interval: int,
     interval_s: float,
 ) -> None:
-    arrivals, delay, longest = shown[requests_at[0]], shown[requests_at[1]], shown[requests_at[2]]
+    arrivals, delay, longest = (
+        observed[requests_at[0]],
+        observed[requests_at[1]],
+        observed[requests_at[2]],
+    )
     if interval <= 1:
         # The first observation comes before the first arrivals.
         kept[:_MEANS] = arrivals

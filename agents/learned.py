@@ -1,37 +1,21 @@
-"""Controllers that follow a trained policy, and where they find one.
-
-The policy of ``residual-ppo`` corrects the look-ahead program instead of replacing it. Every
-interval it chooses the margin of ``sponge-mpc``, how far that looks and what a late request costs;
-the program, which sees every deadline, then chooses cores and batch size (residual reinforcement
-learning: Johannink et al., ICRA 2019; Silver et al., 2018).
-"""
+"""Controllers that follow a trained policy, and where they find one."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from sponge_env.arrays import IntArray
 from sponge_env.control.base import BaseController
-from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.simulation.encoding import (
-    ActionMasks,
-    Control,
-    control_named,
-    decode,
-    encode,
-    reaching,
-)
+from sponge_env.simulation.encoding import Control, control_named, decode, encode, reaching
 from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard
-from .lookahead import SpongeMPC, plays
-from .lookahead.options import MPCConfig
-from .policy import POLICY_FILE, FloatMatrix, Memory, Policy, load_policy
+from .lookahead import plays
+from .policy import POLICY_FILE, FloatMatrix, Policy, load_policy
 from .stepwise import PolicyState, allocation
 
 RUNS = Path("runs")
@@ -39,34 +23,10 @@ RUNS = Path("runs")
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
 
-MARGINS = (0.25, 0.5, 1.0, 2.0)
-"""Multiples of :attr:`~.lookahead.MPCConfig.guard` to choose from."""
-HORIZONS = (0, 1, 2)
-"""Values of :attr:`~.lookahead.MPCConfig.look_ahead`."""
-PRICES = (0.25, 1.0, 4.0)
-"""Multiples of :attr:`~.lookahead.MPCConfig.late_price`."""
-CHOICES = (len(MARGINS), len(HORIZONS), len(PRICES))
-"""Number of choices of each part of an action."""
-
-_GUARD_MAX = 0.9
-
 
 def control_of(agent: str, spec: SystemSpec) -> Control:
-    """Return what an agent sees and chooses: of a pipeline, what there is in every stage.
-
-    A ConfigError says that it cannot.
-    """
-    learner = LEARNERS[agent]
-    wanted = reaching(learner.control, spec)
-    if learner.corrects and wanted != learner.control:
-        raise ConfigError(f"{agent} corrects a program for one model without variants")
-    return control_named(wanted, spec)
-
-
-def masks_for(agent: str, spec: SystemSpec) -> ActionMasks | None:
-    """Return the masks that an agent is trained with, if it is."""
-    masked = LEARNERS[agent].algorithm == "maskable"
-    return ActionMasks(spec, control_of(agent, spec)) if masked else None
+    """Return what an agent sees and chooses: of a pipeline, what there is in every stage."""
+    return control_named(reaching(LEARNERS[agent].control, spec), spec)
 
 
 class PolicyController(BaseController):
@@ -80,11 +40,11 @@ class PolicyController(BaseController):
         ``shipped``; or the path of a policy file or run directory. Without ``guard`` it is followed
         wherever it leads.
         """
-        self._agent, self._guarded = agent, guard
-        self._wanted = policy
+        self._agent, self._source, self._guarded = agent, policy, guard
         self._policy: Policy | None = None
         self._path: Path | None = None
-        self._sought: tuple[str, str] | None = None
+        self._system: tuple[str, str] | None = None
+        """Fingerprint and scenario that the policy was found for."""
         self._elsewhere = ""
 
     def plans(self, spec: SystemSpec) -> bool:
@@ -94,11 +54,10 @@ class PolicyController(BaseController):
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
         self._control = control_of(self._agent, spec)
-        if self._sought != (sought := (self._control.fingerprint(spec), spec.scenario)):
+        system = self._control.fingerprint(spec), spec.scenario
+        if self._system != system:
             self._path, self._policy = self._find(spec)
-            self._sought = sought
-        self._masks = masks_for(self._agent, spec)
-        self._memory: Memory | None = self.policy.memory()
+            self._system = system
         info = self.policy.info
         self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
         if self._state is not None and info.actions != self._state.choices.actions:
@@ -112,7 +71,7 @@ class PolicyController(BaseController):
         if guard is None:
             return self._chosen(observation)
         shown, answer = guard.watch(observation, view)
-        # A policy with a memory has to see what goes on even while it does not decide.
+        # The policy counts the interval, and goes on from the replicas of the program.
         chosen = self._chosen(shown)
         if answer is None:
             return chosen
@@ -130,12 +89,8 @@ class PolicyController(BaseController):
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
         if self._state is None:
-            return decode(self._action(observation), self._control)
+            return decode(self.policy.act(observation), self._control)
         return allocation(self._state.choose(self.policy.logits(observation[None]))[0])
-
-    def _action(self, observation: FloatMatrix) -> IntArray:
-        allowed = self._masks(observation) if self._masks is not None else None
-        return self.policy.act(observation, allowed, self._memory)
 
     @property
     def policy(self) -> Policy:
@@ -149,16 +104,16 @@ class PolicyController(BaseController):
         if self._policy is None:
             return ""
         info = self._policy.info
-        said = f"follows {self._path}, trained{self._elsewhere} for"
+        text = f"follows {self._path}, trained{self._elsewhere} for"
         if info.partial:
-            return f"{said} {info.steps} steps of {info.planned}, when training was interrupted"
+            return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
-            return f"{said} {info.planned} steps, the best by validation after {info.steps}"
-        return f"{said} {info.steps} steps"
+            return f"{text} {info.planned} steps, the best by validation after {info.steps}"
+        return f"{text} {info.steps} steps"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
-        if self._wanted not in ("newest", "shipped"):
-            return self._named(Path(self._wanted), spec)
+        if self._source not in ("newest", "shipped"):
+            return self._named(Path(self._source), spec)
         fitting = list(self._fitting(spec))
         if not fitting:
             raise PolicyError(
@@ -167,22 +122,21 @@ class PolicyController(BaseController):
                 f"with --policy or train one: {program('train')} --agent {self._agent} "
                 f"--scenario {spec.scenario or 'NAME'}"
             )
-        far = {path: _distance(path, policy, spec.scenario) for path, policy in fitting}
-        path, policy = min(fitting, key=lambda found: far[found[0]])
+        path, policy = min(fitting, key=lambda each: _distance(each[0], each[1], spec.scenario))
         others = f" on {', '.join(policy.info.scenarios)}, not on {spec.scenario},"
-        self._elsewhere = others * (far[path] == _OTHER_SCENARIOS)
+        self._elsewhere = others * (_distance(path, policy, spec.scenario) == _OTHER_SCENARIOS)
         return path, policy
 
     def _fitting(self, spec: SystemSpec) -> Iterator[tuple[Path, Policy]]:
         """Yield whole policies for the system: the newest first, then the shipped ones."""
-        wanted = self._agent, self._control.fingerprint(spec)
-        for path in _policy_files(RUNS if self._wanted == "newest" else None):
+        own = self._agent, self._control.fingerprint(spec)
+        for path in _policy_files(RUNS if self._source == "newest" else None):
             try:
                 policy = load_policy(path, self._control.fields)
             except PolicyError:
                 continue  # of an older version, or still being written
             info = policy.info
-            if not info.partial and (info.agent, info.fingerprint) == wanted:
+            if not info.partial and (info.agent, info.fingerprint) == own:
                 yield path, policy
 
     def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
@@ -228,75 +182,19 @@ def shipped_for(agent: str, fingerprint: str) -> Path | None:
 
 def policies() -> dict[str, str]:
     """Return every policy file that there is, and what it was trained for."""
-    told = {}
+    about = {}
     for path in _policy_files(RUNS):
         try:
             info = load_policy(path).info
         except PolicyError:
             continue  # of an older version, or still being written
         steps = info.steps if info.partial else max(info.steps, info.planned)
-        said = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
+        text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)
-        told[name] = said + ", training was interrupted" * info.partial
-    return told
+        about[name] = text + ", training was interrupted" * info.partial
+    return about
 
 
 ppo = partial(PolicyController, "ppo")
 ppo_joint = partial(PolicyController, "ppo-joint")
 sb3_ppo = partial(PolicyController, "sb3-ppo")
-maskable_ppo = partial(PolicyController, "maskable-ppo")
-recurrent_ppo = partial(PolicyController, "recurrent-ppo")
-recurrent_ppo_joint = partial(PolicyController, "recurrent-ppo-joint")
-
-
-def preset(config: MPCConfig) -> tuple[int, ...]:
-    """Return the action that leaves the program as it is."""
-    return MARGINS.index(1.0), HORIZONS.index(config.look_ahead), PRICES.index(1.0)
-
-
-def corrected(config: MPCConfig, action: IntArray) -> MPCConfig:
-    """Return the options of the program under an action.
-
-    It is (3,) places in :data:`MARGINS`, :data:`HORIZONS` and :data:`PRICES`.
-    """
-    margin, horizon, price = action
-    return dataclasses.replace(
-        config,
-        guard=min(config.guard * MARGINS[margin], _GUARD_MAX),
-        look_ahead=HORIZONS[horizon],
-        late_price=config.late_price * PRICES[price],
-    )
-
-
-class CorrectedMPC(SpongeMPC):
-    """``sponge-mpc`` with other options at each decision, which knows all that the last one did."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._preset = self.config
-
-    def correct(self, action: IntArray) -> None:
-        """Set the options of the next decisions, see :func:`corrected`; after :meth:`reset`."""
-        self.config = corrected(self._preset, action)
-        self._program.correct(self.config)
-
-
-class ResidualController(PolicyController):
-    """Follows a policy that corrects the program."""
-
-    def __init__(self, policy: str = "newest") -> None:
-        """Choose where the policy comes from, see :class:`PolicyController`."""
-        super().__init__("residual-ppo", policy, guard=False)
-        self._corrected = CorrectedMPC()
-
-    def begin(self, spec: SystemSpec) -> None:
-        """Find a policy that makes these corrections, and start the program."""
-        super().begin(spec)
-        if self.policy.info.actions != CHOICES:
-            raise PolicyError(f"{self._path} makes other corrections than this version; train anew")
-        self._corrected.reset(spec, seed=0)
-
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Let the corrected program decide."""
-        self._corrected.correct(self._action(encode(view, spec, self._control)))
-        return self._corrected.decide(view)

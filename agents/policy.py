@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,12 @@ from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import parsed, read_bytes, replacing
 
+from . import LEARNERS
 from .history import FloatMatrix as FloatMatrix
 from .history import inputs_of
 
 FORMAT = 3
 """Version of the file layout."""
-
-_INPUTS_OF_FORMAT_2 = (
-    *("queue_length", "budget_q0", "budget_q10", "budget_q25", "budget_q50", "budget_q75"),
-    *("budget_q90", *(f"due_{number}_of_8" for number in range(1, 9))),
-    *("arrivals_last", "arrivals_1s", "arrivals_5s", "arrivals_30s"),
-    *("delay_mean", "delay_max", "delay_trend", "bandwidth", "bandwidth_trend"),
-    *("cores", "batch", "replicas", "replicas_ready", "running_size", "running_left"),
-    *("on_time", "late", "dropped", "utilisation", "throttled_share"),
-    *("replicas_starting", *(f"ready_in_{number}" for number in range(1, 9))),
-)
-"""Of policies whose files do not name their inputs: all, or as many as the first layer takes."""
 
 STEPWISE_PARTS = 3
 """Parts of an action of a stepwise policy, for each stage: cores, batch size, and a step of the
@@ -87,89 +77,41 @@ class PolicyInfo:
     format: int = FORMAT
 
 
-@dataclass(slots=True)
-class Memory:
-    """State of a recurrent policy: (..., units) each; :meth:`Policy.act` updates it."""
-
-    hidden: FloatMatrix
-    cell: FloatMatrix
-
-
-@dataclass(frozen=True, slots=True)
-class Recurrence:
-    """An LSTM layer (Hochreiter and Schmidhuber, 1997), with PyTorch's order of gates."""
-
-    weight_in: FloatMatrix
-    """(4 * units, inputs) for input, forget, cell and output gate; the others likewise."""
-    weight_hidden: FloatMatrix
-    bias: FloatMatrix
-
-    def __call__(self, observation: FloatMatrix, memory: Memory) -> FloatMatrix:
-        """Take in an observation; return the (..., units) new hidden state."""
-        gates = observation @ self.weight_in.T + memory.hidden @ self.weight_hidden.T + self.bias
-        let_in, keep, new, let_out = np.split(gates, 4, axis=-1)
-        memory.cell = _sigmoid(keep) * memory.cell + _sigmoid(let_in) * np.tanh(new)
-        memory.hidden = _sigmoid(let_out) * np.tanh(memory.cell)
-        return memory.hidden
-
-
-def _sigmoid(values: FloatMatrix) -> FloatMatrix:
-    half = np.float32(0.5)
-    result: FloatMatrix = half * (np.float32(1) + np.tanh(half * values))
-    return result
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A tanh network from observation to action logits, behind an LSTM if it has a memory."""
+    """A tanh network from observation to action logits."""
 
     info: PolicyInfo
     layers: tuple[tuple[FloatMatrix, FloatMatrix], ...]
     """(weight, bias) of each layer: (out, in) and (out,)."""
-    recurrence: Recurrence | None = None
     places: IntArray | None = None
     """(inputs,) where each input stands in the observation; None where it is all of it."""
     input_range: FloatMatrix | None = None
-    """(2, inputs) least and most of each input when it was validated; None in files that do not
-    say so."""
+    """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
+    not say so."""
 
-    def memory(self, *shape: int) -> Memory | None:
-        """Return the memory of ``shape`` new episodes; None for a policy without one."""
-        if self.recurrence is None:
-            return None
-        units = self.recurrence.weight_hidden.shape[1]
-        return Memory(*np.zeros((2, *shape, units), np.float32))
-
-    def act(
-        self,
-        observation: FloatMatrix,
-        allowed: NDArray[np.bool_] | None = None,
-        memory: Memory | None = None,
-    ) -> NDArray[np.int64]:
+    def act(self, observation: FloatMatrix) -> NDArray[np.int64]:
         """Return the most probable action: (..., parts) choices, from 0 on.
 
-        It is for (..., fields) observations, among the (..., sum of choices) allowed ones, or all.
-        What a recurrent policy remembers of the episode is updated.
+        It is for (..., fields) observations.
         """
-        logits = self.logits(observation, memory)
-        if allowed is not None:
-            logits = np.where(allowed, logits, -np.inf)
-        parts = np.split(logits, list(accumulate(self.info.actions))[:-1], axis=-1)
+        edges = list(accumulate(self.info.actions))[:-1]
+        parts = np.split(self.logits(observation), edges, axis=-1)
         return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
-    def logits(self, observation: FloatMatrix, memory: Memory | None = None) -> FloatMatrix:
+    def logits(self, observation: FloatMatrix) -> FloatMatrix:
         """Return the (..., sum of choices) logits under (..., fields) observations."""
-        hidden = observation
-        if self.places is not None:
-            # Rows stay contiguous, so that products come out the same to the bit.
-            hidden = np.take(observation, self.places, axis=-1)
-        if self.recurrence is not None and memory is not None:
-            hidden = self.recurrence(hidden, memory)
+        hidden = self.inputs(observation)
         *inner, (last, last_bias) = self.layers
         for weight, bias in inner:
             hidden = np.tanh(hidden @ weight.T + bias)
         result: FloatMatrix = hidden @ last.T + last_bias
         return result
+
+    def inputs(self, observation: FloatMatrix) -> FloatMatrix:
+        """Return the (..., inputs) that it reads of (..., fields) observations."""
+        # Rows stay contiguous, so that products come out the same to the bit.
+        return observation if self.places is None else np.take(observation, self.places, axis=-1)
 
 
 def reading(policy: Policy, shown: Sequence[str]) -> Policy:
@@ -186,8 +128,6 @@ def save_policy(policy: Policy, path: Path) -> None:
     for index, (weight, bias) in enumerate(policy.layers):
         arrays[f"weight_{index}"] = np.ascontiguousarray(weight)
         arrays[f"bias_{index}"] = np.ascontiguousarray(bias)
-    if policy.recurrence is not None:
-        arrays |= {f"lstm_{name}": value for name, value in asdict(policy.recurrence).items()}
     if policy.input_range is not None:
         arrays["seen"] = np.ascontiguousarray(policy.input_range)
     with replacing(path) as partial:
@@ -198,8 +138,7 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
     """Read a policy file.
 
     ``observed`` are the names of the fields of the observations that it will be shown; its inputs
-    if left out. A policy that reads another one is refused, as is whatever cannot be followed:
-    with a PolicyError.
+    if left out. A PolicyError says why a file cannot be followed.
     """
     if path.suffix == ".zip":
         raise PolicyError(
@@ -208,15 +147,11 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         )
     try:
         contents = read_bytes(path)
-        described = parsed(json.loads, _metadata(contents)["policy"])
+        description = _checked(path, parsed(json.loads, _metadata(contents)["policy"]))
         arrays = load(contents)
         numbers = range(sum(name.startswith("weight_") for name in arrays))
         layers = tuple((arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in numbers)
-        recurrence, first = None, layers[0][0]
-        if "lstm_weight_in" in arrays:
-            recurrence = Recurrence(*(arrays[f"lstm_{field.name}"] for field in fields(Recurrence)))
-            first = recurrence.weight_in
-        info = from_mapping(PolicyInfo, _upgraded(path, described, first.shape[1]))
+        info = from_mapping(PolicyInfo, description)
     except PolicyError:
         raise
     except FileNotFoundError:
@@ -225,13 +160,12 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    shown = observed or info.inputs
-    if info.batches:  # a stepwise policy is shown what it remembers, too
-        shown = inputs_of(shown) if observed else info.inputs
-    places = _places(path, info.inputs, shown)
-    policy = Policy(info, layers, recurrence, places, arrays.get("seen"))
-    if wrong := _misfit(policy):
-        raise PolicyError(f"{path} is damaged: {wrong}")
+    shown = info.inputs
+    if observed:  # a stepwise policy is shown what it remembers, too
+        shown = inputs_of(observed) if info.batches else tuple(observed)
+    policy = Policy(info, layers, _places(path, info.inputs, shown), arrays.get("seen"))
+    if fault := _fault(policy):
+        raise PolicyError(f"{path} is damaged: {fault}")
     return policy
 
 
@@ -239,8 +173,23 @@ def _metadata(contents: bytes) -> dict[str, str]:
     """Return what a safetensors file says beside its arrays."""
     length = int.from_bytes(contents[:8], "little")
     header = parsed(json.loads, contents[8 : 8 + length].decode())
-    said: dict[str, str] = header["__metadata__"]
-    return said
+    metadata: dict[str, str] = header["__metadata__"]
+    return metadata
+
+
+def _checked(path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file says of its policy; refuse what this version cannot follow."""
+    if (form := description["format"]) != FORMAT:
+        raise PolicyError(
+            f"{path} is of format {form}, this version reads {FORMAT}; train it again"
+        )
+    if (agent := description["agent"]) not in LEARNERS:
+        raise PolicyError(
+            f"{path} is a policy of {agent}, which this version cannot follow; train one of "
+            f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3, such as the "
+            "checkpoint.zip beside it, as sb3:FILE"
+        )
+    return description
 
 
 def _places(path: Path | str, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
@@ -254,33 +203,14 @@ def _places(path: Path | str, inputs: Sequence[str], observed: Sequence[str]) ->
     return np.array([observed.index(name) for name in inputs])
 
 
-def _upgraded(path: Path, described: dict[str, Any], width: int) -> dict[str, Any]:
-    """Return what a file says of its policy, as a file of this format says it."""
-    form = described["format"]
-    if form == FORMAT:
-        return described
-    if form != 2 or described.pop("layout") != 1:
-        raise PolicyError(
-            f"{path} is of format {form}, this version reads {FORMAT}; train it again"
-        )
-    return described | {"format": FORMAT, "inputs": list(_INPUTS_OF_FORMAT_2[:width])}
-
-
-def _misfit(policy: Policy) -> str:
+def _fault(policy: Policy) -> str:
     """Return what does not go together, or is no number; nothing if all is well."""
-    width, lstm = len(policy.info.inputs), policy.recurrence
+    width = len(policy.info.inputs)
     arrays = [array for layer in policy.layers for array in layer]
     if policy.input_range is not None:
         if policy.input_range.shape != (2, width):
-            return "what it has seen does not fit its inputs"
+            return "the ranges of its inputs do not fit its inputs"
         arrays.append(policy.input_range)
-    if lstm is not None:
-        units = lstm.weight_hidden.shape[-1] if lstm.weight_hidden.ndim else 0
-        wanted = (4 * units, width), (4 * units, units), (4 * units,)
-        if (lstm.weight_in.shape, lstm.weight_hidden.shape, lstm.bias.shape) != wanted:
-            return "its network does not fit its inputs"
-        arrays += [lstm.weight_in, lstm.weight_hidden, lstm.bias]
-        width = units
     for weight, bias in policy.layers:
         if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
             return "its layers do not fit together"
@@ -290,5 +220,5 @@ def _misfit(policy: Policy) -> str:
     sizes, actions = policy.info.batches, policy.info.actions
     if sizes and (len(actions) < STEPWISE_PARTS or len(sizes) != actions[1]):
         return "its batch sizes do not fit its actions"
-    fits = min(policy.info.actions, default=0) >= 1 and sum(policy.info.actions) == width
+    fits = min(actions, default=0) >= 1 and sum(actions) == width
     return "" if fits else "its output does not fit its actions"

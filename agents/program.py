@@ -3,10 +3,10 @@
 Minimise the cost of variant, cores and batch size of each stage so that no request misses its
 deadline. Two formulations say which do: the published one, of one stage, gives every request the
 worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
-some late, the fewest are wanted, and of such choices the one that works the backlog off fastest:
-what is late already makes the next ones late until it is gone. One stage is solved by enumeration
-(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), both by PuLP if asked
-(:mod:`.solvers`).
+some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
+already makes the next ones late until it is gone. One stage is solved by enumeration
+(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and both with PuLP on
+request (:mod:`.solvers`).
 
 Arrays over the pairs of one stage have shape (batch_max, cores_max), row ``b - 1``, column
 ``c - 1``; service times have cores before batches.
@@ -33,6 +33,10 @@ TICKS = 128
 _TASKS_SHARE = 0.9
 """Share of the requests whose tasks are planned for, the others have more."""
 _MAX_TASKS = 256
+_MARGIN_PROBABILITY = 0.9
+"""Probability with which a latency should stay below prediction plus margin, by the residuals of
+the profile's fit."""
+_NO_ARRIVALS = np.empty((0, 2))
 
 
 class StageTables(NamedTuple):
@@ -87,77 +91,92 @@ class StageState(NamedTuple):
 
 def idle_state(tables: StageTables) -> StageState:
     """Return the state of a stage with one replica and no load."""
-    none, idle = np.empty((0, 2)), np.zeros((1, 2))
-    before_s = np.ascontiguousarray(tables.service_s[:, 0])
-    nothing = np.empty(0)
-    return StageState(nothing, none, 0.0, idle, np.zeros(1), nothing, 0, 1, before_s, 1, 0.0, 0.0)
+    nothing, idle, before_s = np.empty(0), np.zeros((1, 2)), tables.service_s[:, 0].copy()
+    times = nothing, _NO_ARRIVALS, 0.0, idle, np.zeros(1), nothing
+    return StageState(
+        *times, variant=0, cores=1, before_s=before_s, replicas=1, rate_rps=0.0, noise=0.0
+    )
 
 
-class StageModel:
-    """Lays out one stage of a system for the kernels."""
+class SystemModel:
+    """Lays out a chain of stages, which may be a single one, for the kernels."""
 
-    def __init__(self, stage: StageSpec, variants: Sequence[int], margin_probability: float):
-        """Choose among some variants, with that quantile of each fit's residuals as margin."""
-        self.stage, self.variants = stage, variants
-        self._fits = [stage.latencies[each] for each in variants]
-        self._margins = [max(0.0, f.residual_quantile(margin_probability)) for f in self._fits]
-        sizes = stage.batch_max, stage.cores_max
-        tables_s = [fit.table_s(*sizes).T for fit in self._fits]
-        self.fastest_s = min(float(table_s[-1, 0]) for table_s in tables_s)
-        """Shortest service of a task, by the fits."""
-        scaled = [(1 + m) * table_s for m, table_s in zip(self._margins, tables_s, strict=True)]
-        self._service_s = np.ascontiguousarray(scaled)
+    def __init__(self, spec: SystemSpec, which: str, accuracy_price: float) -> None:
+        """Take all variants into account, or only the ``smallest`` or ``largest`` of each stage."""
+        self._spec = spec
+        self.variants = [_variants(stage, which) for stage in spec.stages]
+        """Which variant each row of a stage's tables is."""
+        self._fits = [
+            [stage.latencies[variant] for variant in variants]
+            for stage, variants in zip(spec.stages, self.variants, strict=True)
+        ]
+        self._margins = [[_margin(fit) for fit in fits] for fits in self._fits]
+        tasks = tasks_of_requests(spec.stages)
+        self._spread = [_spread(each) for each in tasks]
+        sizes = [(stage.batch_max, stage.cores_max) for stage in spec.stages]
+        fastest_s = [
+            min(float(fit.table_s(*size)[0, -1]) for fit in fits)
+            for fits, size in zip(self._fits, sizes, strict=True)
+        ]
+        self.tables = []
+        for k, fits in enumerate(self._fits):
+            margins = self._margins[k]
+            tables_s = [
+                (1 + margin) * fit.table_s(*sizes[k]).T
+                for fit, margin in zip(fits, margins, strict=True)
+            ]
+            fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in fits]
+            loss = accuracy_price * spec.stages[k].percent_lost[list(self.variants[k])]
+            tables = StageTables(
+                service_s=np.ascontiguousarray(tables_s),
+                coefficients_s=np.array(fitted),
+                loss=loss,
+                group=_group(tasks[k]),
+                before_s=sum(fastest_s[:k], 0.0),
+                left_s=sum(fastest_s[k:]),
+                tick_s=spec.slo_s / TICKS,
+                interval_s=spec.interval_s,
+                delay_s=spec.resize_delay_s,
+            )
+            self.tables.append(tables)
 
-    def tables(
-        self, spec: SystemSpec, accuracy_price: float, group: int, before_s: float, left_s: float
-    ) -> StageTables:
-        """Return the stage's part of a system; see :class:`StageTables`."""
-        coefficients = [(f.gamma_s, f.epsilon_s, f.delta_s, f.eta_s) for f in self._fits]
-        return StageTables(
-            service_s=self._service_s,
-            coefficients_s=np.array(coefficients),
-            loss=accuracy_price * self.stage.percent_lost[list(self.variants)],
-            group=group,
-            before_s=before_s,
-            left_s=left_s,
-            tick_s=spec.slo_s / TICKS,
-            interval_s=spec.interval_s,
-            delay_s=spec.resize_delay_s,
-        )
+    def service_s(self, k: int, view: SystemView) -> FloatArray:
+        """Return a stage's (cores_max, batch_max) seconds of a batch with the variant in force."""
+        table_s: FloatArray = self.tables[k].service_s[self._row(k, view.stages[k])]
+        return table_s
 
-    def row(self, variant: int) -> int:
-        """Return where the tables have a variant; the first row where they do not."""
-        return self.variants.index(variant) if variant in self.variants else 0
+    def _row(self, k: int, stage: StageView) -> int:
+        """Return where the tables have the variant in force; the first row where they do not."""
+        variants, variant = self.variants[k], stage.allocation.variant
+        return variants.index(variant) if variant in variants else 0
 
-    def state(
-        self,
-        stage: StageView,
-        now_s: float,
-        arrivals_s: FloatArray,
-        replicas: int,
-        delay_s: float,
-        rate_rps: float,
-        noise: float,
-    ) -> StageState:
-        """Lay a decision out, for so many replicas."""
-        row = self.row(stage.allocation.variant)
-        running = self._running(stage, row, replicas, now_s)
-        return StageState(
-            due_s=stage.queued_deadlines_s - now_s,
-            arrivals_s=arrivals_s,
-            ready_s=0.0 if stage.replicas_ready else float(running[0, 0]),
-            running=running,
-            free_s=np.empty(len(running)),
-            left_s=np.empty(stage.queued_deadlines_s.size + len(arrivals_s)),
-            variant=row,
-            cores=stage.cores_in_force,
-            before_s=self._before_s(stage, delay_s),
-            replicas=replicas,
-            rate_rps=rate_rps,
-            noise=noise,
-        )
+    def states(
+        self, view: SystemView, forecast: Forecast, replicas: Sequence[int]
+    ) -> list[StageState]:
+        """Lay a decision out, for so many replicas of each stage."""
+        spec, states = self._spec, []
+        arrivals_s = forecast_arrivals_s(forecast, spec.interval_s + spec.resize_delay_s)
+        for k, stage in enumerate(view.stages):
+            running = self._running(k, stage, replicas[k], view.now_s)
+            state = StageState(
+                due_s=stage.queued_deadlines_s - view.now_s,
+                arrivals_s=arrivals_s,
+                ready_s=0.0 if stage.replicas_ready else float(running[0, 0]),
+                running=running,
+                free_s=np.empty(len(running)),
+                left_s=np.empty(stage.queued_deadlines_s.size + len(arrivals_s)),
+                variant=self._row(k, stage),
+                cores=stage.cores_in_force,
+                before_s=self._before_s(k, stage),
+                replicas=replicas[k],
+                rate_rps=forecast.rate_rps * spec.stages[k].mean_tasks,
+                noise=forecast.noise * self._spread[k],
+            )
+            states.append(state)
+            arrivals_s = _NO_ARRIVALS  # what comes later to the next stages is not forecast
+        return states
 
-    def _running(self, stage: StageView, row: int, replicas: int, now_s: float) -> FloatArray:
+    def _running(self, k: int, stage: StageView, replicas: int, now_s: float) -> FloatArray:
         """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
 
         A running batch has the margin, too. If there are more than replicas, those that end last
@@ -167,21 +186,24 @@ class StageModel:
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
             return np.array(starting or [(0.0, 0)], np.float64)
-        fit, margin = self._fits[row], self._margins[row]
-        batches = []
-        for b in stage.running:
-            whole_s = _latency_s(fit, b.size, stage.cores_in_force)
-            batches.append((max(0.0, b.expected_end_s + margin * whole_s - now_s), b.size))
+        row, cores, batches = self._row(k, stage), stage.cores_in_force, []
+        fit, margin = self._fits[k][row], self._margins[k][row]
+        for batch in stage.running:
+            # Plain numbers, for NumPy takes long for a single one.
+            whole_s = fit.gamma_s * batch.size / cores + fit.epsilon_s / cores
+            whole_s = whole_s + fit.delta_s * batch.size + fit.eta_s
+            left_s = batch.expected_end_s + margin * whole_s - now_s
+            batches.append((max(0.0, left_s), batch.size))
         batches = sorted(batches)[-ready:]
         return np.array([(0.0, 0)] * (ready - len(batches)) + batches, np.float64)
 
-    def _before_s(self, stage: StageView, delay_s: float) -> FloatArray:
+    def _before_s(self, k: int, stage: StageView) -> FloatArray:
         """Return (variants, batch_max) seconds of a batch until this decision is in force."""
-        service_s, cores = self._service_s, stage.cores_in_force
+        service_s, cores = self.tables[k].service_s, stage.cores_in_force
         if not stage.pending:
             return np.ascontiguousarray(service_s[:, cores - 1])
         # A mean of speeds: what is asked for already comes into force one after the other.
-        speed, from_s = np.zeros(service_s[:, 0].shape), 0.0
+        speed, from_s, delay_s = np.zeros(service_s[:, 0].shape), 0.0, self._spec.resize_delay_s
         for starts_s, next_cores in (*stage.pending, (delay_s, 0)):
             until_s = min(starts_s, delay_s)
             speed += (until_s - from_s) / service_s[:, cores - 1]
@@ -190,59 +212,9 @@ class StageModel:
         return mean_s
 
 
-def _latency_s(fit: LatencyModel, b: int, c: int) -> float:
-    """Return ``fit.predict_s`` of one batch, without NumPy."""
-    return fit.gamma_s * b / c + fit.epsilon_s / c + fit.delta_s * b + fit.eta_s
-
-
-class SystemModel:
-    """Lays out a chain of stages, which may be a single one."""
-
-    def __init__(
-        self, spec: SystemSpec, which: str, margin_probability: float, accuracy_price: float
-    ) -> None:
-        self._spec = spec
-        self._stages = [
-            StageModel(stage, _variants(stage, which), margin_probability) for stage in spec.stages
-        ]
-        fastest_s = [stage.fastest_s for stage in self._stages]
-        tasks = tasks_of_requests(spec.stages)
-        self._spread = [_spread(each) for each in tasks]
-        self.tables = [
-            stage.tables(
-                spec, accuracy_price, _group(tasks[k]), sum(fastest_s[:k], 0.0), sum(fastest_s[k:])
-            )
-            for k, stage in enumerate(self._stages)
-        ]
-
-    def variants(self, k: int) -> Sequence[int]:
-        """Return which variant each row of a stage's tables is."""
-        return self._stages[k].variants
-
-    def service_s(self, k: int, view: SystemView) -> FloatArray:
-        """Return a stage's (cores_max, batch_max) seconds of a batch with the variant in force."""
-        row = self._stages[k].row(view.stages[k].allocation.variant)
-        table_s: FloatArray = self.tables[k].service_s[row]
-        return table_s
-
-    def states(
-        self, view: SystemView, forecast: Forecast, replicas: Sequence[int]
-    ) -> list[StageState]:
-        """Lay a decision out, for so many replicas of each stage."""
-        spec = self._spec
-        arrivals_s = forecast_arrivals_s(forecast, spec.interval_s + spec.resize_delay_s)
-        return [
-            self._stages[k].state(
-                stage,
-                view.now_s,
-                arrivals_s if k == 0 else np.empty((0, 2)),
-                replicas[k],
-                spec.resize_delay_s,
-                forecast.rate_rps * spec.stages[k].mean_tasks,
-                forecast.noise * self._spread[k],
-            )
-            for k, stage in enumerate(view.stages)
-        ]
+def _margin(fit: LatencyModel) -> float:
+    """Return the relative allowance on all latencies, which most stay within."""
+    return max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY))
 
 
 def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:

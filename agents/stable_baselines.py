@@ -41,10 +41,8 @@ class SB3Policy(BaseController):
 
     def __init__(self, file: str) -> None:
         """Load the model; a PolicyError if that is impossible."""
-        self._file = file
-        self._policy = _load(
-            Path(file), Path(file).stat().st_mtime_ns if Path(file).exists() else 0
-        )
+        self._file, path = file, Path(file)
+        self._policy = _load(path, path.stat().st_mtime_ns if path.exists() else 0)
         self._masked = "action_masks" in inspect.signature(self._policy.predict).parameters
 
     @property
@@ -61,16 +59,16 @@ class SB3Policy(BaseController):
         names = dict.fromkeys(reaching(name, spec) for name in get_args(ControlName))
         controls = [control_named(name, spec) for name in names]
         spaces = [control.spaces(spec) for control in controls]
-        seen, space = self._policy.observation_space.shape, self._policy.action_space
+        shape, space = self._policy.observation_space.shape, self._policy.action_space
         fitting = [
             k
-            for k, (own, view) in enumerate(spaces)
-            if view.shape == seen and _fits(space, own.nvec)
+            for k, (actions, observed) in enumerate(spaces)
+            if observed.shape == shape and _fits(space, actions.nvec)
         ]
         if not fitting:
             known = "; or ".join(f"observe {shown.shape} and choose {own}" for own, shown in spaces)
             raise PolicyError(
-                f"{self._file} observes {seen} and chooses {space}; environments of this system "
+                f"{self._file} observes {shape} and chooses {space}; environments of this system "
                 f"{known}"
             )
         self._control, self._choices = controls[fitting[0]], spaces[fitting[0]][0].nvec
@@ -126,9 +124,9 @@ def _load(path: Path, _changed_ns: int) -> Any:
         kind, options = data["policy_class"], data["policy_kwargs"]
         if "lr_schedule" in inspect.signature(kind).parameters:
             options = {"lr_schedule": lambda _: 0.0, **options}
-        made = kind(data["observation_space"], data["action_space"], **options)
-        made.load_state_dict(parameters["policy"])
+        policy = kind(data["observation_space"], data["action_space"], **options)
+        policy.load_state_dict(parameters["policy"])
     except Exception as error:  # whatever unpickling someone's file does
         raise PolicyError(f"{path} is no model of Stable-Baselines3 to follow: {error}") from error
-    made.set_training_mode(False)
-    return made
+    policy.set_training_mode(False)
+    return policy

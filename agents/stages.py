@@ -6,7 +6,7 @@ of the stages add up to no more than the SLO. Here each request is held to its o
 it waits, it needs the time until it leaves its stage, behind those that are due before it, and what
 the stages after it take. So an option says of every latency of the later stages how many requests
 it makes late, and :mod:`sponge_env.control.chain` finds the cheapest. Where every plan makes
-some late, the fewest are wanted, and of such plans the one that works the backlog off fastest.
+some late, it makes the fewest late, and of such plans works the backlog off fastest.
 
 What a stage takes of requests that come later: the wait for a replica or for the backlog there,
 whichever is longer, and the batches for all tasks of a request, each as large as what arrives
@@ -56,9 +56,6 @@ from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
 from .solvers import make_backend, pairs_program, solve, solve_chain
 
-_MARGIN = 0.9
-"""Probability with which a latency should stay below prediction plus margin, by the residuals of
-the profile's fit."""
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
 _SECOND = 2**30
@@ -168,11 +165,11 @@ class StageProgram:
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
         self._spec = spec
-        self.model = SystemModel(spec, config.variant, _MARGIN, config.accuracy_price)
+        self.model = SystemModel(spec, config.variant, config.accuracy_price)
         self._backend = None if config.solver == "exact" else make_backend(config.solver)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
-        one = len(spec.stages) == 1 and len(self.model.variants(0)) == 1
+        one = len(spec.stages) == 1 and len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
         self._compile()
@@ -192,7 +189,7 @@ class StageProgram:
 
     def _of_variant(self) -> SystemSpec:
         """Return the system as if the only variant to choose were the only one it has."""
-        variant = self.model.variants(0)[0]
+        variant = self.model.variants[0][0]
         return self._spec.with_first(latencies=self._spec.first.latencies[variant:][:1])
 
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
@@ -208,7 +205,7 @@ class StageProgram:
 
     def _choose_pair(self, state: StageState, order: PairOrder) -> Allocation:
         """Choose for a single stage and variant, on a machine with room for any cores."""
-        tables, (variant,) = self.model.tables[0], self.model.variants(0)
+        tables, (variant,) = self.model.tables[0], self.model.variants[0]
         if self._backend is None:
             cores, batch, late = solve_pairs(tables, state, order)
             return Allocation(cores, batch, state.replicas, variant, feasible=late == 0)
@@ -247,7 +244,7 @@ class StageProgram:
         for k, option in enumerate(self.chain.options()):
             shape = self.model.tables[k].service_s.shape
             row, cores, batch = (int(place) for place in np.unravel_index(option, shape))
-            variant = self.model.variants(k)[row]
+            variant = self.model.variants[k][row]
             chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         return tuple(chosen)
 

@@ -28,7 +28,7 @@ from .history import (
 )
 from .lookahead.service_times import fitted_s
 
-REPLICAS_MOST = 8
+MAX_REPLICAS = 8
 """Replicas of a stage beyond which a stepwise policy does not go."""
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
@@ -60,10 +60,10 @@ class StageChoices:
             several = len(stage.latencies) > 1
             variants = len(stage.latencies) if several else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
-            replicas = min(REPLICAS_MOST, stage.replicas_max)
+            replicas = min(MAX_REPLICAS, stage.replicas_max)
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
-        most = max(stage.cores_max for stage in spec.stages)
-        cores, held = np.arange(1, most + 1), np.arange(REPLICAS_MOST + 1)[:, None]
+        cores_max = max(stage.cores_max for stage in spec.stages)
+        cores, held = np.arange(1, cores_max + 1), np.arange(MAX_REPLICAS + 1)[:, None]
         room = (cores * held <= spec.total_cores) | (cores == 1)
         own = [room & (cores <= stage.cores_max) for stage in spec.stages]
         return cls(
@@ -77,7 +77,7 @@ class StageChoices:
 
 
 class PolicyState:
-    """Where episodes are: what a policy remembers of each, and the replicas that it asked for."""
+    """Where episodes are: what a policy remembers of each, and its replicas."""
 
     def __init__(self, specs: Sequence[SystemSpec], every: int, sizes: Sequence[int]) -> None:
         """Begin an episode of each system; they share their stages and limits.
@@ -95,17 +95,19 @@ class PolicyState:
         )
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self._most = self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)
+        self._replicas_max = (
+            self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)
+        )
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
-        self.replicas = np.minimum(initial, self._most)
-        """(n, stages) asked for last."""
+        self.replicas = np.minimum(initial, self._replicas_max)
+        """(n, stages) of the last decision."""
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
         self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
         self._nothing = np.zeros((count, len(BATCH_TIMES)))
         self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
-        self._asked = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
+        self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
     def see(self, observations: FloatMatrix, batch_times: FloatArray | None) -> None:
         """Take in the (n, fields) observations of the next decision.
@@ -141,7 +143,7 @@ class PolicyState:
 
     def steps_allowed(self) -> NDArray[np.bool_]:
         """Return which of the steps of its replicas each stage may now take, (n, stages, 3)."""
-        _allow(self.intervals, self.replicas, self.every, self._most, self._allowed)
+        _allow(self.intervals, self.replicas, self.every, self._replicas_max, self._allowed)
         return self._allowed.copy()
 
     def take(
@@ -151,17 +153,17 @@ class PolicyState:
 
         Returned are (n, stages, 4) allocations that fit on the machine.
         """
-        choices, asked = self.choices, self._asked
+        choices, rows = self.choices, self._rows
         self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
-        asked[..., 0], asked[..., 2], asked[..., 3] = cores + 1, self.replicas, variants
-        asked[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
+        rows[..., 0], rows[..., 2], rows[..., 3] = cores + 1, self.replicas, variants
+        rows[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
         self.intervals += 1
         return self._fitting()
 
     def follow(self, allocation: Allocation) -> None:
-        """Go on from what another has asked for in place of the last decision."""
+        """Go on from another's decision in place of the last one."""
         replicas = [stage.replicas for stage in allocation.stages]
-        self.replicas[:] = np.clip(replicas, 1, self._most)
+        self.replicas[:] = np.clip(replicas, 1, self._replicas_max)
 
     def choose(self, logits: FloatMatrix) -> IntArray:
         """Take the most probable choices under (n, choices) logits.
@@ -169,24 +171,24 @@ class PolicyState:
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
         own = self.choices
-        parts = own.counts, own.limits, own.room, own.sizes, self.every, self._most
-        _choose(logits, *parts, self.intervals, self.replicas, self._asked)
+        parts = own.counts, own.limits, own.room, own.sizes, self.every, self._replicas_max
+        _choose(logits, *parts, self.intervals, self.replicas, self._rows)
         return self._fitting()
 
     def _fitting(self) -> IntArray:
-        """Return what was asked for, as far as all stages together have room.
+        """Return the allocations as far as they fit on the machine.
 
-        Who holds most gives up first, replicas too, whether they may step or not.
+        The stage that holds the most cores gives up first, replicas too, even between steps.
         """
-        fits = fit(self._asked, self.choices.limits, self.choices.total_cores)
+        fits = fit(self._rows, self.choices.limits, self.choices.total_cores)
         assert fits, "a policy chooses within the limits"
-        self.replicas[:] = self._asked[..., 2]
-        return self._asked
+        self.replicas[:] = self._rows[..., 2]
+        return self._rows
 
 
-def allocation(asked: IntArray) -> Allocation:
-    """Return what (stages, 4) numbers ask for."""
-    return Allocation(stages=tuple(StageAllocation(*row) for row in asked.tolist()))
+def allocation(rows: IntArray) -> Allocation:
+    """Return the allocation of (stages, 4) numbers."""
+    return Allocation(stages=tuple(StageAllocation(*row) for row in rows.tolist()))
 
 
 @entry_point
@@ -194,15 +196,15 @@ def _allow(
     intervals: IntArray,
     replicas: IntArray,
     every: int,
-    most: IntArray,
+    replicas_max: IntArray,
     allowed: NDArray[np.bool_],
 ) -> None:
     for i in range(len(intervals)):
         now = may_step(intervals[i], every)
-        for k in range(len(most)):
+        for k in range(len(replicas_max)):
             allowed[i, k, 0] = now and replicas[i, k] > 1
             allowed[i, k, 1] = True
-            allowed[i, k, 2] = now and replicas[i, k] < most[k]
+            allowed[i, k, 2] = now and replicas[i, k] < replicas_max[k]
 
 
 @entry_point
@@ -213,10 +215,10 @@ def _choose(
     room: NDArray[np.bool_],
     sizes: IntArray,
     every: int,
-    most: IntArray,
+    replicas_max: IntArray,
     intervals: IntArray,
     replicas: IntArray,
-    asked: IntArray,
+    rows: IntArray,
 ) -> None:
     for i in range(len(logits)):
         at, now = 0, may_step(intervals[i], every)
@@ -226,22 +228,22 @@ def _choose(
             moves = batches + counts[k, 1]
             variants = moves + counts[k, 2]
             if now:
-                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], most[k])
+                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], replicas_max[k])
             allowed = room[k, replicas[i, k]]
-            asked[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
-            asked[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
-            asked[i, k, 2] = replicas[i, k]
+            rows[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
+            rows[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
+            rows[i, k, 2] = replicas[i, k]
             at = variants + counts[k, 3]
-            asked[i, k, 3] = _largest(logits[i, variants:at])
+            rows[i, k, 3] = _largest(logits[i, variants:at])
 
 
 @compiled
-def _step(logits: FloatMatrix, replicas: int, most: int) -> int:
+def _step(logits: FloatMatrix, replicas: int, replicas_max: int) -> int:
     """Return the most probable step of the replicas: -1, 0 or 1."""
     step = 0
     if replicas > 1 and logits[0] >= logits[1]:
         step = -1
-    if replicas < most and logits[2] > logits[step + 1]:
+    if replicas < replicas_max and logits[2] > logits[step + 1]:
         step = 1
     return step
 

@@ -40,7 +40,7 @@ ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
 LOG = logging.getLogger("baselines")
 
 TUNED_FILE = Path(__file__).parent / "tuned.json"
-"""What ``python -m baselines.tune`` found, and how."""
+"""The results of ``python -m baselines.tune``, and how it was run."""
 
 
 def tuned_options(
@@ -64,12 +64,12 @@ def tuned_options(
     there = [s for s in named if cells[keys[s]].get("conditions") == conditions()]
     if there:
         if there[0] != start:
-            _say(agent, f"a {start} start", f"those for a {there[0]} one")
+            _warn(agent, f"a {start} start", f"those for a {there[0]} one")
         return dict(cells[keys[there[0]]]["options"])
     where = f"{cell} as it is here" if named else cell
     if required:
         raise ConfigError(_not_tuned(agent, where, [] if named else list(cells)))
-    _say(agent, where, "its defaults")
+    _warn(agent, where, "its defaults")
     return {}
 
 
@@ -90,7 +90,7 @@ def cell_key(scenario: str, profile: str, start: str) -> str:
 
 
 @cache
-def _say(agent: str, where: str, used: str) -> None:
+def _warn(agent: str, where: str, used: str) -> None:
     """Warn, once per process."""
     LOG.warning(
         "no tuned options of %s for %s: %s are used (python -m %s.tune "
@@ -108,8 +108,8 @@ def load_tuned(path: Path) -> dict[str, dict[str, Any]]:
     try:
         data = parsed(json.loads, read_text(path))
         runs, agents = dict(data["runs"]), dict(data["agents"])
-        found = [entry for agent in agents.values() for entry in agent["cells"].values()]
-        good = all(isinstance(e.get("options", {}), dict) and e["run"] in runs for e in found)
+        entries = [entry for agent in agents.values() for entry in agent["cells"].values()]
+        good = all(isinstance(e.get("options", {}), dict) and e["run"] in runs for e in entries)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         good = False
     if not good:

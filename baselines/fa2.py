@@ -20,6 +20,7 @@ from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 from .ipa import IPA
+from .rules import peak_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,7 @@ class FA2(BaseController):
             fleets = self._chain.allocate(spec, view)
             keep = not fleets.feasible and self.config.when_infeasible == "keep"
             return dataclasses.replace(view.allocation, feasible=False) if keep else fleets
-        rate_rps = float(view.first.arrivals[-self.config.rate_windows :].max()) / spec.interval_s
-        delay_max_s = float(view.delays_s.max(initial=0.0))
+        rate_rps, delay_max_s = peak_load(spec, view, self.config.rate_windows)
         spec = spec.with_headroom(self.config.headroom)
         answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
         if answer is None and self.config.when_infeasible == "largest":

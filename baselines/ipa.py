@@ -30,10 +30,12 @@ from sponge_env.interfaces import (
     fit_to_machine,
 )
 
+from .rules import peak_load
+
 TICKS = 256
 """Ticks of an SLO. Latencies are rounded up to them."""
 _CORES = 2
-"""Cores of a replica if nothing else is said."""
+"""Cores of a replica by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +86,8 @@ class IPA(BaseController):
         config, choices = self.config, self._chain.choices
         if not view.first.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
-        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
-        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
+        budget_s = config.slo_fraction * spec.slo_s - delay_max_s
         tick_s = spec.slo_s / TICKS
         for k, stage in enumerate(self._stages):
             own = slice(choices.first[k], choices.first[k + 1])

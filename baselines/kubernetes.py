@@ -7,8 +7,8 @@ HPA, after its public documentation and source (``autoscaling/v2``): every sync 
 unless utilisation and target differ by no more than the tolerance. Replicas that are not
 ready yet have no say when scaling in and count as unused when scaling out, and a change of
 direction that this would cause is no change. Then the number settles on the highest
-recommendation of the scale-in window (and the lowest of the scale-out window), and may not
-grow faster than the policies allow. Metrics never go missing here, so that rule is left out.
+recommendation of the scale-in window, and may not grow faster than the policies allow. Metrics
+never go missing here, and the scale-out window is 0 by default, so those rules are left out.
 
 VPA, after the public documentation and source of its recommender: a histogram of CPU usage whose
 samples lose half of their weight every half-life, with buckets that grow by 5 %; the
@@ -32,6 +32,12 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size
 
+TOLERANCE = 0.1
+"""Relative distance from the target utilisation within which nothing changes."""
+HALF_LIFE_S = 60.0
+"""Time in which a sample of CPU usage loses half of its weight."""
+UPDATE_S = 1.0
+"""Time between two resizes."""
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
 FIRST_BUCKET = 0.01
@@ -46,20 +52,12 @@ class HPAConfig(BatchConfig):
 
     target: float = option(0.8, above=0, at_most=1)
     """Utilisation of the ready replicas to hold."""
-    tolerance: float = option(0.1, at_least=0)
-    """Relative distance from the target within which nothing changes."""
     period_s: float = option(15.0, above=0)
     """Time between two looks at the utilisation, which is averaged over it."""
-    up_window_s: float = option(0.0, at_least=0)
-    """Past time whose lowest recommendation bounds scaling out."""
     down_window_s: float = option(300.0, at_least=0)
     """Past time whose highest recommendation bounds scaling in."""
     policy_s: float = option(15.0, above=0)
-    """Time in which no more than the following may be added."""
-    up_share: float = option(1.0, at_least=0)
-    """Replicas that may be added, relative to those at its beginning ..."""
-    up_replicas: int = option(4, at_least=1)
-    """... or this many, if that is more."""
+    """Time in which the replicas may double, or grow by four if that is more."""
     cores: int = option(1, at_least=1)
     """Core units of each replica, never more than the scenario's limit."""
 
@@ -78,15 +76,15 @@ class HPA(BaseController):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
         cores = min(self.config.cores, spec.first.cores_max)
-        most = spec.most_replicas(cores)
-        replicas = min(view.allocation.replicas, most)
+        limit = spec.most_replicas(cores)
+        replicas = min(view.allocation.replicas, limit)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
             ready_cores = view.first.replicas_ready * view.allocation.cores
             self._ready_core_s += ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
-                replicas = self._scaler.scale(view.now_s, replicas, desired, most)
+                replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
         return Allocation(cores, batch_size(self.config, spec, cores), replicas)
 
     def _desired(self, view: SystemView) -> int:
@@ -99,23 +97,19 @@ class HPA(BaseController):
             return current
         # What draining replicas used is in the sum, but a ready one cannot use more than all.
         ratio = min(1.0, used_core_s / ready_core_s) / self.config.target
-        return desired_replicas(
-            ratio, ready, len(view.first.starting_s), current, self.config.tolerance
-        )
+        return desired_replicas(ratio, ready, len(view.first.starting_s), current)
 
 
-def desired_replicas(
-    ratio: float, ready: int, starting: int, current: int, tolerance: float
-) -> int:
+def desired_replicas(ratio: float, ready: int, starting: int, current: int) -> int:
     """Return how many replicas would bring the utilisation to its target.
 
-    ``ratio`` is that of the ready replicas, relative to the target; ``current`` were asked for.
+    ``ratio`` is that of the ready replicas, relative to the target; ``current`` the last decision.
     """
     if ratio > 1 and starting:
         ratio, ready = ratio * ready / (ready + starting), ready + starting
         if ratio < 1:
             return current
-    if abs(1 - ratio) <= tolerance:
+    if abs(1 - ratio) <= TOLERANCE:
         return current
     desired = math.ceil(ratio * ready)
     return max(desired, current) if ratio > 1 else desired
@@ -138,20 +132,17 @@ class Scaler:
         return replicas
 
     def _stabilised(self, now_s: float, current: int, desired: int) -> int:
-        """Move towards the recommendation as far as those of both windows agree."""
-        config, recommended = self._config, self._recommended
+        """Grow at once; shrink to the highest recommendation of the window."""
+        recommended = self._recommended
         recommended.append((now_s, desired))
-        _forget(recommended, now_s - max(config.up_window_s, config.down_window_s))
-        lowest = min(n for time_s, n in recommended if time_s >= now_s - config.up_window_s)
-        highest = max(n for time_s, n in recommended if time_s >= now_s - config.down_window_s)
-        return min(max(current, lowest), highest)
+        _forget(recommended, now_s - self._config.down_window_s)
+        return min(max(current, desired), max(count for _, count in recommended))
 
     def _allowed(self, now_s: float, current: int) -> int:
         """Return how many replicas the policies allow."""
-        config, changes = self._config, self._changes
-        _forget(changes, now_s - config.policy_s + ROUNDING_S)
-        before = current - sum(change for _, change in changes)
-        return max(before + config.up_replicas, math.ceil(before * (1 + config.up_share)))
+        _forget(self._changes, now_s - self._config.policy_s + ROUNDING_S)
+        before = current - sum(change for _, change in self._changes)
+        return max(before + 4, 2 * before)
 
 
 def _forget(entries: deque[tuple[float, int]], since_s: float) -> None:
@@ -166,21 +157,17 @@ hpa_fast = partial(HPA, period_s=1.0, down_window_s=20.0, policy_s=1.0)
 class VPAConfig(BatchConfig):
     """Options of :class:`VPA`."""
 
-    half_life_s: float = option(60.0, above=0)
-    """Time in which a sample loses half of its weight."""
     percentile: float = option(0.9, above=0, at_most=1)
     """Share of the weighted samples that the recommendation covers."""
     margin: float = option(1.15, above=0)
     """Recommendation relative to that percentile."""
-    update_s: float = option(1.0, above=0)
-    """Time between two resizes."""
 
 
 class DecayingHistogram:
     """Weighted samples in buckets of exponential size, which are forgotten exponentially."""
 
     def __init__(self, half_life_s: float, largest: float) -> None:
-        """Values above the largest are not told apart."""
+        """Values above the largest count alike."""
         buckets = math.ceil(math.log(1 + largest * (GROWTH - 1) / FIRST_BUCKET, GROWTH))
         self._half_life_s = half_life_s
         self._ends = FIRST_BUCKET * (GROWTH ** np.arange(1, buckets + 1) - 1) / (GROWTH - 1)
@@ -207,8 +194,8 @@ class VPA(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Start with an empty histogram."""
-        self._usage = DecayingHistogram(self.config.half_life_s, spec.first.cores_max)
-        self._update_s = self.config.update_s
+        self._usage = DecayingHistogram(HALF_LIFE_S, spec.first.cores_max)
+        self._update_s = UPDATE_S
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Add the last interval's usage; resize if it is time."""
@@ -216,7 +203,7 @@ class VPA(BaseController):
         if view.last is not None:
             usage.add(view.last.utilisation * view.last.cores, view.last.cores, view.now_s)
             if view.now_s >= self._update_s - ROUNDING_S:
-                self._update_s = view.now_s + self.config.update_s
+                self._update_s = view.now_s + UPDATE_S
                 cores = math.ceil(usage.percentile(self.config.percentile) * self.config.margin)
         cores = max(1, min(cores, spec.first.cores_max))
         return Allocation(cores, batch_size(self.config, spec, cores))

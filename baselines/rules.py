@@ -15,6 +15,11 @@ import numpy as np
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
+_CALM_SHARE = 0.25
+"""An interval counts as calm if less waits than this share of ``up_queue``."""
+_UP_FACTOR = 1.5
+"""How many times the cores are held after growing; at least one is added."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchConfig(Options):
@@ -33,6 +38,12 @@ def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
     fits = np.flatnonzero(latency_s <= config.batch_slo_share * spec.slo_s)
     return int(fits[-1]) + 1 if fits.size else 1
+
+
+def peak_load(spec: SystemSpec, view: SystemView, windows: int) -> tuple[float, float]:
+    """Return the highest rate of the last intervals, and the largest delay of the last one."""
+    rate_rps = float(view.first.arrivals[-windows:].max()) / spec.interval_s
+    return rate_rps, float(view.delays_s.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +87,6 @@ class QueueRuleConfig(BatchConfig):
 
     up_queue: float = option(1.0, above=0)
     """Waiting requests per core above which cores are added."""
-    calm_share: float = option(0.25, above=0, at_most=1)
-    """An interval counts as calm if less waits than this share of ``up_queue``."""
-    up_factor: float = option(1.5, at_least=1)
-    """How many times the cores are held after growing; at least one is added."""
     down_after: int = option(10, at_least=1)
     """Calm intervals in a row after which one core is released."""
 
@@ -106,10 +113,10 @@ class QueueRule(BaseController):
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued_deadlines_s.size / cores
         # The first moment of an episode is no sign of calm.
-        calm = waiting < config.calm_share * config.up_queue and view.first.arrivals.size > 0
+        calm = waiting < _CALM_SHARE * config.up_queue and view.first.arrivals.size > 0
         self._calm = self._calm + 1 if calm else 0
         if waiting > config.up_queue:
-            return max(cores + 1, math.ceil(cores * config.up_factor))
+            return max(cores + 1, math.ceil(cores * _UP_FACTOR))
         # Release slowly: a core too few costs deadlines, one too many only itself.
         if self._calm >= config.down_after:
             self._calm = 0

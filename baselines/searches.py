@@ -1,14 +1,10 @@
-"""Which options are searched for each controller, and how good they are.
-
-At the edge of a grid a better value may lie beyond, unless that is its natural end: there is
-nothing to look for beyond it.
-"""
+"""Which options are searched for each controller, and how good they are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sponge_env.interfaces import ACCURACY_PRICE
@@ -27,13 +23,8 @@ class Search:
 
     grid: Mapping[str, tuple[Any, ...]]
     """Values of each option, ascending where they are numbers; two at least."""
-    natural: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Natural ends of the grid."""
-    start: Options = field(default_factory=dict)
-    """The controller's defaults, which are tried first."""
     cores: str = ""
-    """Option that is a number of cores: its values are all that the scenario allows, which is
-    where the search starts."""
+    """Option that is a number of cores: its values are all that the scenario allows."""
     tolerance: float = RULE_TOLERANCE
     """Share of avoidable violations that is as good as none."""
 
@@ -42,8 +33,7 @@ class Search:
         if not self.cores:
             return self
         grid = {**self.grid, self.cores: tuple(range(1, cores_max + 1))}
-        natural = {**self.natural, self.cores: (1, cores_max)}
-        return Search(grid, natural, {**self.start, self.cores: cores_max}, "", self.tolerance)
+        return Search(grid, tolerance=self.tolerance)
 
     @property
     def size(self) -> int:
@@ -51,13 +41,9 @@ class Search:
         return math.prod(map(len, self.grid.values()))
 
     def at_edge(self, options: Options) -> tuple[str, ...]:
-        """Return the options whose values are at an end of their grid, but no natural one."""
-        return tuple(
-            name
-            for name, values in self.grid.items()
-            if options[name] in (values[0], values[-1])
-            and options[name] not in self.natural.get(name, ())
-        )
+        """Return the options whose values end their grid: better ones may lie beyond."""
+        grid = self.grid
+        return tuple(n for n, value in options.items() if value in (grid[n][0], grid[n][-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,105 +74,96 @@ class Candidate:
 YARDSTICK = "static"
 """With all cores and its best batch size it misses only what hardly anything could save."""
 
-Axis = tuple[tuple[Any, ...], Any, tuple[Any, ...]]
-"""Values of an option, its default, and the ends beyond which there is nothing to look for."""
-
-
-def _search(axes: Mapping[str, Axis], cores: str = "", **more: float) -> Search:
-    grid, start, natural = ({name: axis[k] for name, axis in axes.items()} for k in range(3))
-    return Search(grid, natural, start, cores, **more)
-
+Grid = dict[str, tuple[Any, ...]]
 
 # A batch of one, and the largest that the shipped scenarios allow.
-_BATCH: dict[str, Axis] = {"batch": ((1, 2, 4, 8, 16), 16, (1, 16))}
+_BATCH: Grid = {"batch": (1, 2, 4, 8, 16)}
 
 # At 0.01 all batches are of one; of two batches in a row that are longer than 0.5, the second
 # ends after the SLO.
-_SHARE: dict[str, Axis] = {"batch_slo_share": ((0.01, 0.1, 0.2, 0.3, 0.5), 0.3, (0.01, 0.5))}
+_SHARE: Grid = {"batch_slo_share": (0.01, 0.1, 0.2, 0.3, 0.5)}
 
 
-def _hpa(windows_s: tuple[float, ...], default_s: float) -> Search:
-    """Search as for a horizontal pod autoscaler, whose window for scaling in has a default."""
+def _hpa(*windows_s: float) -> Search:
+    """Search as for a horizontal pod autoscaler, with such windows for scaling in."""
     # Above 1 / (1 + tolerance) = 0.91, a busy replica is within the tolerance: no scaling out.
-    target: Axis = ((0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9), 0.8, (0.9,))
-    window: Axis = (windows_s, default_s, (0.0, 600.0))  # none, and as long as an episode
-    return _search({"target": target, "down_window_s": window, **_SHARE})
+    target = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
+    return Search({"target": target, "down_window_s": windows_s, **_SHARE})
 
 
 # 1 is the whole SLO; in 0.15 of it hardly anything fits on the shipped profiles, so that all
 # there is is asked for. A view holds the last 30 intervals.
-_SLO: dict[str, Axis] = {"slo_fraction": ((0.15, 0.3, 0.5, 0.7, 0.9, 1.0), 0.9, (0.15, 1.0))}
-_RATE_ENDS = (1, 30)
+_SLO: Grid = {"slo_fraction": (0.15, 0.3, 0.5, 0.7, 0.9, 1.0)}
 
 # The fit of YOLOv5s is up to 28 % too fast. Less than nothing would plan to be late.
-_HEADROOM: dict[str, Axis] = {"headroom": ((0.0, 0.1, 0.2, 0.3, 0.5), 0.0, (0.0,))}
+_HEADROOM: Grid = {"headroom": (0.0, 0.1, 0.2, 0.3, 0.5)}
 
 # Planning with so much more than a batch takes is the only margin that the program has.
-_IPA: dict[str, Axis] = {
-    "cores": ((1, 2, 4), 2, (1, 4)),
-    "slo_fraction": ((0.15, 0.3, 0.5, 0.8, 1.0), 0.8, (0.15, 1.0)),
-    "headroom": ((0.0, 0.1, 0.3, 0.5, 1.0), 0.3, (0.0,)),
-    "rate_windows": ((1, 3, 10, 20, 30), 20, _RATE_ENDS),
+_IPA: Grid = {
+    "cores": (1, 2, 4),
+    "slo_fraction": (0.15, 0.3, 0.5, 0.8, 1.0),
+    "headroom": (0.0, 0.1, 0.3, 0.5, 1.0),
+    "rate_windows": (1, 3, 10, 20, 30),
 }
 
 # Of the look-ahead programs what trades cores for late requests: how far before a deadline an
 # answer counts as late, and whether an interval more is played.
-_PROGRAM: dict[str, Axis] = {
-    "guard": ((0.05, 0.15, 0.3), 0.15, ()),
-    "look_ahead": ((0, 1), 1, (0,)),
+_PROGRAM: Grid = {
+    "guard": (0.05, 0.15, 0.3),
+    "look_ahead": (0, 1),
 }
 
 SEARCHES: Mapping[str, Search] = {
-    "fa2": _search(
+    "fa2": Search(
         {
             **_SLO,
             **_HEADROOM,
-            "rate_windows": ((1, 3, 10, 30), 1, _RATE_ENDS),
-            "when_infeasible": (("keep", "largest"), "largest", ("keep", "largest")),
+            "rate_windows": (1, 3, 10, 30),
+            "when_infeasible": ("keep", "largest"),
         }
     ),
-    "hpa": _hpa((0.0, 30.0, 100.0, 300.0, 600.0), default_s=300.0),
-    "hpa-fast": _hpa((0.0, 5.0, 20.0, 60.0, 300.0, 600.0), default_s=20.0),
-    "ipa": _search(_IPA),
+    "hpa": _hpa(0.0, 30.0, 100.0, 300.0, 600.0),
+    "hpa-fast": _hpa(0.0, 5.0, 20.0, 60.0, 300.0, 600.0),
+    "ipa": Search(_IPA),
     # Below 1/16 request per core, of at most 16, any request that waits adds cores; after 100
     # calm intervals of 600 hardly any are released.
-    "queue-rule": _search(
+    "queue-rule": Search(
         {
-            "up_queue": ((0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), 1.0, (0.06,)),
-            "down_after": ((1, 3, 10, 30, 100), 10, (1, 100)),
+            "up_queue": (0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+            "down_after": (1, 3, 10, 30, 100),
             **_SHARE,
         }
     ),
     # At 1.0 a replica is trusted with all that it serves.
-    "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.75, 0.9, 1.0), 0.9, (1.0,))}),
-    "sponge-mpc": _search({**_PROGRAM, "late_price": ((5.0, 15.0, 45.0), 15.0, ())}),
-    "sponge-no-scaling": _search({}, cores="cores_fixed"),
-    YARDSTICK: _search(_BATCH, tolerance=0.0),
-    "static-tuned": _search(_BATCH, cores="cores"),
+    "sponge-joint": Search({**_PROGRAM, "utilisation": (0.75, 0.9, 1.0)}),
+    "sponge-mpc": Search({**_PROGRAM, "late_price": (5.0, 15.0, 45.0)}),
+    "sponge-no-scaling": Search({}, cores="cores_fixed"),
+    YARDSTICK: Search(_BATCH, tolerance=0.0),
+    "static-tuned": Search(_BATCH, cores="cores"),
     # A number of replicas wanted for 100 intervals is hardly ever met where the load moves.
-    "themis": _search(
+    "themis": Search(
         {
             **_SLO,
             **_HEADROOM,
-            "rate_windows": ((1, 2, 5, 10, 30), 2, _RATE_ENDS),
-            "stable_windows": ((1, 3, 10, 30, 100), 3, (1, 100)),
+            "rate_windows": (1, 2, 5, 10, 30),
+            "stable_windows": (1, 3, 10, 30, 100),
         }
     ),
     # At 0.001 practically any throttling makes the cores grow; above 1/3 none does, for three
     # times that is more than all periods. Two intervals are the fewest with a deviation.
-    "throttle": _search(
+    "throttle": Search(
         {
-            "target": ((0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3), 0.05, (0.001, 0.3)),
-            "usage_windows": ((2, 5, 15, 30, 60), 5, (2,)),
+            "target": (0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3),
+            "usage_windows": (2, 5, 15, 30, 60),
             **_SHARE,
         }
     ),
     # The largest usage is the 100th percentile; hardly any is below the first. A margin below 1
     # would give less than was used, and cores that are in use all the time would not grow.
-    "vpa": _search(
+    "vpa": Search(
         {
-            "percentile": ((0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0), 0.9, (0.01, 1.0)),
-            "margin": ((1.0, 1.15, 1.5, 2.0, 3.0, 5.0), 1.15, (1.0,)),
+            "percentile": (0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0),
+            "margin": (1.0, 1.15, 1.5, 2.0, 3.0, 5.0),
             **_SHARE,
         }
     ),
@@ -194,12 +171,12 @@ SEARCHES: Mapping[str, Search] = {
 """By registered name."""
 
 # As many replicas of four cores as the machine has room for, and fewer.
-_REPLICAS: dict[str, Axis] = {"replicas": ((1, 2, 3, 4, 6, 8), 4, (1, 8))}
+_REPLICAS: Grid = {"replicas": (1, 2, 3, 4, 6, 8)}
 
 IN_PIPELINES: Mapping[str, Search] = {
     # Stages have to be quick rather than busy, so that the default is half of a single model's.
-    "sponge-joint": _search({**_PROGRAM, "utilisation": ((0.3, 0.45, 0.6), 0.45, ())}),
-    YARDSTICK: _search({**_BATCH, **_REPLICAS}, tolerance=0.0),
-    "static-tuned": _search({**_BATCH, **_REPLICAS}, cores="cores"),
+    "sponge-joint": Search({**_PROGRAM, "utilisation": (0.3, 0.45, 0.6)}),
+    YARDSTICK: Search({**_BATCH, **_REPLICAS}, tolerance=0.0),
+    "static-tuned": Search({**_BATCH, **_REPLICAS}, cores="cores"),
 }
 """Those that differ where a request goes through several stages."""

@@ -33,7 +33,7 @@ class HeldConfig(Options):
 
     def of(self, spec: SystemSpec) -> list[StageAllocation]:
         """Return what each stage holds, as far as it fits on the machine."""
-        wanted = [
+        stages = [
             StageAllocation(
                 min(self.cores or stage.cores_max, stage.cores_max),
                 stage.batch_max,
@@ -42,7 +42,7 @@ class HeldConfig(Options):
             )
             for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
         ]
-        return list(fit_to_machine(wanted, spec.total_cores))
+        return list(fit_to_machine(stages, spec.total_cores))
 
 
 class SlackFit(BaseController):

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
+from .rules import peak_load
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThemisConfig(Options):
@@ -36,7 +38,7 @@ class ThemisConfig(Options):
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
-    """Intervals that the wanted number of one-core replicas must stay the same before the
+    """Intervals for which the number of one-core replicas must stay the same before the
     load counts as stable."""
 
 
@@ -46,7 +48,7 @@ class Themis(BaseController):
     config: ThemisConfig
 
     def begin(self, spec: SystemSpec) -> None:
-        """Forget which numbers of replicas were wanted."""
+        """Forget the past numbers of replicas."""
         self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
@@ -57,8 +59,8 @@ class Themis(BaseController):
         if not view.first.arrivals.any():
             return view.allocation
         config, spec = self.config, spec.with_headroom(self.config.headroom)
-        rate_rps = float(view.first.arrivals[-config.rate_windows :].max()) / spec.interval_s
-        budget_s = config.slo_fraction * spec.slo_s - float(view.delays_s.max(initial=0.0))
+        rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
+        budget_s = config.slo_fraction * spec.slo_s - delay_max_s
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
         stable = (
             self._wanted[-1] > 0
@@ -88,7 +90,7 @@ def grow(
 ) -> Allocation:
     """Return the fewest cores, then the smallest batch, with which some replicas serve a rate.
 
-    Where no cores are enough, the most that each can have, at the highest throughput. The budget
+    Where no cores are enough, all that each can have, at the highest throughput. The budget
     is for waiting and service.
     """
     latency_s = spec.first.latency.table_s(spec.first.batch_max, cores_max).T  # (cores, batch)

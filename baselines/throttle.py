@@ -96,10 +96,10 @@ class Captain:
 
     def _shrink(self) -> None:
         deviation = statistics.stdev(self._usage) if len(self._usage) > 1 else 0.0
-        wanted = max(self._usage) + self.margin * deviation
-        if len(self._usage) == self._usage.maxlen and wanted <= SHRINK_FROM * self.limit:
+        desired = max(self._usage) + self.margin * deviation
+        if len(self._usage) == self._usage.maxlen and desired <= SHRINK_FROM * self.limit:
             self._before_shrink = self.limit
-            self.limit = max(SHRINK_TO * self.limit, wanted)
+            self.limit = max(SHRINK_TO * self.limit, desired)
 
 
 def signals(last: IntervalMetrics, core_unit: float) -> tuple[float, float]:

@@ -3,7 +3,7 @@
     python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
 
 For each scenario, profile and start, Optuna looks for the best options of :mod:`.searches`.
-``tuned.json`` keeps them, each as soon as it is found, and says what best means:
+``tuned.json`` keeps them, each as soon as it is best, and says what best means:
 
     {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
      "agents": {AGENT: {"cells": {CELL: {"options", ..., "conditions", "run": RUN}}}}}
@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,6 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.results.layout import aligned
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
@@ -86,85 +85,52 @@ class Task:
         return self.unsaved + self.search.tolerance
 
     def try_options(self, options: dict[str, Any], to_beat: Candidate | None = None) -> Candidate:
-        """Run the seeds: all of them, unless the options fall behind others."""
-        profile = scenario_profile(self.scenario)
+        """Run the seeds: all of them, unless the options fall behind others before.
+
+        Each episode only adds violations and cores, which are shares and means of all seeds from
+        the beginning; so options that are behind stay behind.
+        """
+        profile, seeds = scenario_profile(self.scenario), len(self.seeds)
         controller = make_controller(self.agent, known_controllers(), options)
-        scenario = warm(self.scenario, controller, profile)
-        tally = Tally(self, options, to_beat)
-        with suppress(BehindError):
-            for seed in self.seeds:
-                system = SimulatedSystem(scenario, seed, profile)
-                run_episode(system, controller, Run.of(self.agent, scenario, "sim", seed), [tally])
-        return tally.candidate
+        scenario, best_accuracy = warm(self.scenario, controller, profile), self._best_accuracy()
+        offered, violations, cores, lost = 0, 0.0, 0.0, 0.0
+        for seed in self.seeds:
+            run = Run.of(self.agent, scenario, "sim", seed)
+            system = SimulatedSystem(scenario, seed, profile)
+            summary = run_episode(system, controller, run).summary
+            offered += summary.offered
+            violations += summary.avoidable_violation_rate * summary.offered
+            cores += summary.mean_cores
+            if not math.isnan(summary.accuracy):
+                lost += 100 * (1 - summary.accuracy / best_accuracy)
+            total = to_beat.offered if to_beat else offered
+            candidate = Candidate(
+                options,
+                violations / max(1, total),
+                cores / seeds,
+                total,
+                percent_lost=max(0.0, lost / seeds),
+            )
+            if to_beat and candidate.rank(self.allowed) > to_beat.rank(self.allowed):
+                break
+        return candidate
 
-
-class BehindError(Exception):
-    """Options rank behind others already."""
-
-
-class Tally:
-    """Adds up what options cost, and ends the episode when they have fallen behind."""
-
-    def __init__(self, task: Task, options: dict[str, Any], to_beat: Candidate | None) -> None:
-        self._task, self._options, self._to_beat = task, options, to_beat
-        self._offered, self._violations, self._cores = 0, 0.0, 0.0  # of whole episodes
-        self._lost, self._most_accurate = 0.0, most_accurate(task.scenario)
-        self._violations_now, self._core_s_now = 0, 0.0  # of the one that runs
-
-    def interval(self, metrics: IntervalMetrics) -> None:
-        """Count an interval, if it is one that counts."""
-        if metrics.time_s > self._task.scenario.count_from_s + 1e-9:
-            self._violations_now += metrics.avoidable_violations
-            self._core_s_now += metrics.core_seconds
-            self._compare()
-        else:  # requests that are there when the counting starts do not count
-            self._violations_now = -(metrics.queued + metrics.running)
-
-    def episode(self, metrics: EpisodeMetrics) -> None:
-        """Count an episode, which knows what became of its last requests, too."""
-        self._violations_now, self._core_s_now = 0, 0.0
-        self._offered += metrics.offered
-        self._violations += metrics.avoidable_violation_rate * metrics.offered
-        self._cores += metrics.mean_cores
-        if not math.isnan(metrics.accuracy):
-            self._lost += 100 * (1 - metrics.accuracy / self._most_accurate)
-        self._compare()
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
-
-    def _compare(self) -> None:
-        """Raise BehindError where it is so."""
-        allowed = self._task.allowed
-        if self._to_beat and self.candidate.rank(allowed) > self._to_beat.rank(allowed):
-            raise BehindError
-
-    @property
-    def candidate(self) -> Candidate:
-        """What there is so far, as shares and means over all seeds."""
-        scenario = self._task.scenario
-        offered = self._to_beat.offered if self._to_beat else self._offered
-        share = (self._violations + self._violations_now) / max(1, offered)
-        cores = self._cores + self._core_s_now / (scenario.intervals * scenario.interval_s)
-        seeds = len(self._task.seeds)
-        lost = max(0.0, self._lost / seeds)
-        return Candidate(self._options, share, cores / seeds, offered, percent_lost=lost)
-
-
-def most_accurate(scenario: Scenario) -> float:
-    """Return the accuracy of answers from the best variant of every stage."""
-    return math.prod(max(v.accuracy for v in stage.variants) for stage in scenario.stages) or 1.0
+    def _best_accuracy(self) -> float:
+        """Return the accuracy of answers from the best variant of every stage."""
+        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.stages)
+        return math.prod(best) or 1.0
 
 
 def tune_cell(task: Task) -> Candidate:
     """Search the best options of a task.
 
-    Optuna proposes them: all of a small grid, else those that its estimator expects to be good.
+    The defaults come first. Optuna proposes the others: all of a small grid, else those that its
+    estimator expects to be good.
     """
     optuna = import_optuna()
     search = task.search.on(task.scenario.limits.cores)
-    samplers, best = optuna.samplers, task.try_options(search.start)
-    tried, small = {repr(search.start): best}, search.size <= TRIALS
+    samplers, best = optuna.samplers, task.try_options({})
+    tried, small = dict[str, Candidate](), search.size <= TRIALS
     sampler = samplers.GridSampler(search.grid, 0) if small else samplers.TPESampler(seed=0)
 
     def objective(trial: Any) -> float:
@@ -179,8 +145,7 @@ def tune_cell(task: Task) -> Candidate:
         return _VIOLATIONS_PRICE * violations + cores
 
     study = optuna.create_study(sampler=sampler)
-    study.enqueue_trial(search.start)
-    study.optimize(objective, n_trials=search.size + 1 if small else TRIALS)
+    study.optimize(objective, n_trials=search.size if small else TRIALS)
     return dataclasses.replace(best, at_edge=search.at_edge(best.options))
 
 
@@ -202,10 +167,10 @@ def tune(
 ) -> dict[str, dict[str, Candidate]]:
     """Return the best trials by controller and cell; among these is the yardstick.
 
-    ``keep`` is given all that was found so far each time that a controller is done with a cell.
+    ``keep`` is given all results so far each time that a controller is done with a cell.
     A ConfigError says on which cell a controller failed.
     """
-    found: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
+    best: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
     executor = Processes(processes)
@@ -214,35 +179,35 @@ def tune(
         with closing(executor.run(tune_cell, tasks)) as results:
             for task, result in results:
                 if isinstance(result, Failure):
-                    said = f"{result.type}: {result.message}"
-                    raise ConfigError(f"{task.agent} failed on {task.cell} ({said})")
-                found[task.agent][task.cell] = result
-                keep(found)
-                progress.show(sum(map(len, found.values())), f"{task.agent} on {task.cell}")
+                    reason = f"{result.type}: {result.message}"
+                    raise ConfigError(f"{task.agent} failed on {task.cell} ({reason})")
+                best[task.agent][task.cell] = result
+                keep(best)
+                progress.show(sum(map(len, best.values())), f"{task.agent} on {task.cell}")
 
     collect(measures)
-    unsaved = {cell: best.avoidable_violation_rate for cell, best in found[YARDSTICK].items()}
+    unsaved = {cell: best.avoidable_violation_rate for cell, best in best[YARDSTICK].items()}
     replace = dataclasses.replace
     collect([replace(t, agent=a, unsaved=unsaved[t.cell]) for t in measures for a in agents])
     progress.close()
-    return {agent: dict(sorted(cells.items())) for agent, cells in found.items()}
+    return {agent: dict(sorted(cells.items())) for agent, cells in best.items()}
 
 
 def entries(
-    found: Mapping[str, Mapping[str, Candidate]], scenarios: Sequence[Scenario]
+    best: Mapping[str, Mapping[str, Candidate]], scenarios: Sequence[Scenario]
 ) -> dict[str, dict[str, Any]]:
     """Return what the file holds of the trials, without the yardstick's own."""
     more = {
         cell: {
-            "unsaved": found[YARDSTICK][cell].avoidable_violation_rate,
+            "unsaved": best[YARDSTICK][cell].avoidable_violation_rate,
             "conditions": conditions_fingerprint(scenario),
         }
         for scenario in scenarios
-        for cell in {cell_key(*scenario.cell)} & found[YARDSTICK].keys()
+        for cell in {cell_key(*scenario.cell)} & best[YARDSTICK].keys()
     }
     return {
         agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
-        for agent, trials in found.items()
+        for agent, trials in best.items()
         if agent != YARDSTICK and trials
     }
 
@@ -255,7 +220,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(
-    path: Path, run: str, about: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]
+    path: Path, run: str, about: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Put tuned cells, by agent, in the place of their old entries.
 
@@ -263,7 +228,7 @@ def write(
     """
     data = read(path)
     agents, runs = data["agents"], {**data["runs"], run: dict(about)}
-    for agent, tuned in found.items():
+    for agent, tuned in best.items():
         old = agents.get(agent, {}).get("cells", {})
         new = {cell: {**entry, "run": run} for cell, entry in tuned.items()}
         agents[agent] = {"cells": dict(sorted({**old, **new}.items()))}
@@ -297,16 +262,16 @@ def describe(
     }
 
 
-def table(found: Mapping[str, Mapping[str, Candidate]]) -> str:
+def table(best: Mapping[str, Mapping[str, Candidate]]) -> str:
     """Return a line for each controller and cell; values at an edge of their grid get a star."""
     rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
-    for agent, by_cell in found.items():
+    for agent, by_cell in best.items():
         for cell, trial in by_cell.items():
             violations = f"{trial.avoidable_violation_rate:.3%}"[:-1]
             cores = f"{trial.mean_cores:.2f}"
             options = (f"{k}={v}{'*' * (k in trial.at_edge)}" for k, v in trial.options.items())
             rows.append([f"{agent} on {cell}", violations, cores, " ".join(options)])
-    starred = any(trial.at_edge for cells in found.values() for trial in cells.values())
+    starred = any(trial.at_edge for cells in best.values() for trial in cells.values())
     return "\n".join([*aligned(rows), EDGE_NOTE] if starred else aligned(rows))
 
 
@@ -315,8 +280,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
     add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
     add("--suite", default="standard", help="suite whose cells are tuned for")
-    said, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
-    add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=said)
+    text, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
+    add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
     add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
     add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
@@ -336,12 +301,12 @@ def run(argv: Sequence[str]) -> int:
     several = any(len(scenario.stages) > 1 for scenario in scenarios)
     about = describe(arguments, suite.starts, seeds, several)
 
-    def keep(found: Mapping[str, Mapping[str, Candidate]]) -> None:
-        write(arguments.out, date, about, entries(found, scenarios))
+    def keep(best: Mapping[str, Mapping[str, Candidate]]) -> None:
+        write(arguments.out, date, about, entries(best, scenarios))
 
     with cli.terminate_like_interrupt():
-        found = tune(scenarios, arguments.agents, seeds, arguments.jobs, keep)
-    sys.stdout.write(f"{table(found)}\n\nwritten to {arguments.out}\n")
+        best = tune(scenarios, arguments.agents, seeds, arguments.jobs, keep)
+    sys.stdout.write(f"{table(best)}\n\nwritten to {arguments.out}\n")
     return 0
 
 

@@ -182,8 +182,8 @@ def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) ->
         left = rng.uniform(0.3, 1.0, queued) * spec.slo_s * rng.uniform(1.0, 4.0)
         due_s = view.now_s + np.sort(left) * (1 - k / len(spec.stages) / 2)
         stages.append(dataclasses.replace(stage, queued_deadlines_s=due_s))
-    asked = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
-    return dataclasses.replace(view, stages=tuple(stages), allocation=asked)
+    allocation = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
+    return dataclasses.replace(view, stages=tuple(stages), allocation=allocation)
 
 
 def measure_stages(queued: int, states: int) -> list[str]:

@@ -6,15 +6,15 @@ clients, keep to the others.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,20 +43,18 @@ class Server:
     grpc_port: int
     process: subprocess.Popen[str]
 
-    def get(self, path: str) -> Any:
-        """Return the JSON at a path."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
-            connection.request("GET", path)
-            return json.loads(connection.getresponse().read())
+    def fetch(self, path: str, values: object = None) -> bytes:
+        """Return the answer to GET, or to POST with these values; a bad status is an OSError."""
+        return fetch(self.port, path, values)
 
     @property
     def metadata(self) -> Any:
-        """What it says of the model."""
-        return self.get(f"/v2/models/{self.model}")
+        """The server's description of the model."""
+        return json.loads(self.fetch(f"/v2/models/{self.model}"))
 
     def batches(self) -> dict[int, int]:
         """Return how many batches of each size it has served so far."""
-        (stats,) = self.get(f"/v2/models/{self.model}/stats")["model_stats"]
+        (stats,) = json.loads(self.fetch(f"/v2/models/{self.model}/stats"))["model_stats"]
         return {
             int(each["batch_size"]): int(each["compute_infer"]["count"])
             for each in stats["batch_stats"]
@@ -75,9 +73,9 @@ def keeping_to(cpus: set[int]) -> Iterator[None]:
 
 
 @contextmanager
-def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
+def sponge(name: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
     """Serve a model with this project, by ``sponge serve`` with more arguments."""
-    command = [sys.executable, "-m", "sponge_env", "serve", "--model", model]
+    command = [sys.executable, "-m", "sponge_env", "serve", "--model", name]
     command += ["--port", "0", "--grpc-port", "0", "--wait", *arguments]
     with keeping_to(CPUS):
         started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
@@ -89,20 +87,24 @@ def sponge(model: str, *arguments: str, stderr: IO[str] | None = None) -> Iterat
                 break
         else:
             ended_with = process.wait(END_S)
-            raise ConfigError(f"sponge serve --model {model} ended with exit code {ended_with}")
-        yield Server("sponge", _only_model(port), port, grpc_port, process)
+            raise ConfigError(f"sponge serve --model {name} ended with exit code {ended_with}")
+        (model,) = json.loads(fetch(port, "/v2/repository/index", {}))
+        yield Server("sponge", str(model["name"]), port, grpc_port, process)
 
 
-def _only_model(port: int) -> str:
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
-        connection.request("POST", "/v2/repository/index")
-        (model,) = json.loads(connection.getresponse().read())
-    return str(model["name"])
+def fetch(port: int, path: str, values: object = None) -> bytes:
+    """Return the answer of a server on this machine; see :meth:`Server.fetch`."""
+    data = None if values is None else json.dumps(values).encode()
+    url, headers = f"http://127.0.0.1:{port}{path}", {"content-type": "application/json"}
+    request = urllib.request.Request(url, data, headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        body: bytes = answer.read()
+    return body
 
 
 @contextmanager
 def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """End a process with the context, politely if it lets us."""
+    """End a process with the context, by SIGTERM if it obeys."""
     try:
         yield process
     finally:

@@ -4,8 +4,8 @@
 
 EfficientNet-Lite0, one core for the model, another for server and client. Latency is measured one
 request at a time on connections that are kept, throughput with as many as fill the batches. Bare
-ONNX Runtime runs in this process on the model's core, with the same file, options and inputs, in
-turn with the others, so that the machine's drift is everybody's.
+ONNX Runtime runs in this process on the model's core, with the same file, options and inputs. All
+take turns, so that the machine's drift is shared.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import itertools
 import os
 import statistics
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from benchmarks.clients import LONG_MS, LeanClient, TritonClient
 from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
@@ -42,7 +42,7 @@ AGENT = ("--agent", "static-16")
 BARE = "ONNX Runtime, bare"
 RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
-"""Half as many again as the largest batch: the next one is there when one ends."""
+"""Half as many again as the largest batch: the next batch is complete when one ends."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Effort:
     """How long it is measured."""
 
     rounds: int = 60
-    """In each, everybody has one turn."""
+    """In each, all take one turn."""
     turn: int = 10
     """Requests in a row."""
     bursts: int = 6
@@ -76,40 +76,37 @@ def bare_call(model: OnnxModel, rows: NDArray[Any]) -> tuple[Any, Call]:
 
 @contextmanager
 def servers(name: str, model: OnnxModel, python: Path | None) -> Iterator[list[Server]]:
-    """Serve a model with everything that there is."""
+    """Serve a model with all servers that there are."""
     with ExitStack() as stack:
-        found = [stack.enter_context(sponge(name, *AGENT))]
+        started = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
             tensors = ("images", model.inputs), ("logits", model.outputs)
-            made = TritonModel("lite0", *tensors, onnx_path=model.path)
-            found.append(stack.enter_context(triton(python, made)))
-        yield found
+            served = TritonModel("lite0", *tensors, onnx_path=model.path)
+            started.append(stack.enter_context(triton(python, served)))
+        yield started
 
 
 def clients(server: Server, rows: NDArray[Any], stack: ExitStack) -> dict[str, Call]:
     """Connect to a server in all ways."""
-    return {
-        f"{server.name}, lean client": stack.enter_context(LeanClient(server, rows)).answer,
-        **{
-            f"{server.name}, tritonclient {kind}": stack.enter_context(
-                TritonClient(server, rows, kind == "gRPC")
-            ).answer
-            for kind in ("HTTP", "gRPC")
-        },
+    made = {
+        "lean client": LeanClient(server, rows),
+        "tritonclient HTTP": TritonClient(server, rows, grpc=False),
+        "tritonclient gRPC": TritonClient(server, rows, grpc=True),
     }
+    return {f"{server.name}, {kind}": stack.enter_context(c).answer for kind, c in made.items()}
 
 
 def check(calls: Mapping[str, Call], count: int) -> None:
     """Raise unless all give the same answers, which also warms them up."""
     for at in range(count):
-        wanted = calls[BARE](at)
+        expected = calls[BARE](at)
         for name, call in calls.items():
-            if not np.allclose(call(at), wanted, atol=1e-3):
-                raise SystemExit(f"{name} answers otherwise than {BARE}")
+            if not np.allclose(call(at), expected, atol=1e-3):
+                raise SystemExit(f"{name} and {BARE} give different answers")
 
 
 def latencies_s(calls: Mapping[str, Call], effort: Effort) -> dict[str, NDArray[np.float64]]:
-    """Measure everybody in turn; the first request of a turn warms up and does not count."""
+    """Measure all in turn; the first request of a turn warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
     for _ in range(effort.rounds):
@@ -125,25 +122,23 @@ def latencies_s(calls: Mapping[str, Call], effort: Effort) -> dict[str, NDArray[
 
 
 def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
-    """Print quantiles, and how far they lie above the same of bare ONNX Runtime."""
+    """Print quantiles, and how far they lie above those of bare ONNX Runtime."""
     quantiles = {name: 1000 * np.quantile(each, (0.5, 0.99)) for name, each in times.items()}
-    rows = []
-    for name, found in quantiles.items():
-        over = found - quantiles[BARE]
-        more = ["", ""] if name == BARE else [f"{each:.2f}" for each in over]
-        rows.append([name, *(f"{each:.2f}" for each in found), *more])
-    headings = ["ms", "p50", "p99", "p50 over bare", "p99 over bare"]
-    print("\n".join(aligned([headings, *rows])), end="\n\n")
+    lines = [["ms", "p50", "p99", "p50 over bare", "p99 over bare"]]
+    for name, values in quantiles.items():
+        over = ["", ""] if name == BARE else [f"{v:.2f}" for v in values - quantiles[BARE]]
+        lines.append([name, *(f"{v:.2f}" for v in values), *over])
+    print("\n".join(aligned(lines)), end="\n\n")
 
 
 def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
-    """Keep so many connections busy for a while; return how long after the beginning answers came.
+    """Keep all connections busy for a while; return when answers came, from the beginning on.
 
     As many as there are connections come after the end.
     """
     begin_s, came_s = time.perf_counter(), list[float]()
 
-    def ask(first: int) -> None:
+    def send(first: int) -> None:
         with LeanClient(server, rows, LONG_MS) as client:
             for at in itertools.count(first):
                 if time.perf_counter() - begin_s >= seconds:
@@ -151,11 +146,8 @@ def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
                 client.answer(at)
                 came_s.append(time.perf_counter() - begin_s)
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        list(threads.map(send, range(CONNECTIONS)))
     return came_s
 
 
@@ -180,24 +172,23 @@ def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
 
 
 def print_throughput(
-    found: Sequence[Server], session: Any, rows: NDArray[Any], effort: Effort
+    started: Sequence[Server], session: Any, rows: NDArray[Any], effort: Effort
 ) -> None:
     """Print throughput at saturation; each server's beside that of its batches run bare."""
-    lines = []
-    for server in found:
+    lines = [["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]]
+    for server in started:
         burst(server, rows, min(1.0, effort.burst_s))
         pairs, all_sizes = [], Counter[int]()
         for _ in range(effort.bursts):
             rps, sizes = burst(server, rows, effort.burst_s)
             pairs.append((rps, bare_rps(session, rows, sizes)))
             all_sizes += sizes
-        # Each pair was measured one after the other, so its ratio is free of the machine's drift.
+        # The two of a pair were measured one after the other: their ratio has no drift.
         share = statistics.median(one / other for one, other in pairs)
         rps, bare = map(statistics.median, zip(*pairs, strict=True))
         mean = sum(size * n for size, n in all_sizes.items()) / all_sizes.total()
         lines.append([server.name, f"{mean:.1f}", f"{rps:.1f}", f"{bare:.1f}", f"{share:.1%}"])
-    headings = ["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]
-    print("\n".join(aligned([headings, *lines])), end="\n\n")
+    print("\n".join(aligned(lines)), end="\n\n")
 
 
 def measure(name: str, python: Path | None, effort: Effort) -> None:
@@ -206,13 +197,13 @@ def measure(name: str, python: Path | None, effort: Effort) -> None:
     rows = np.ascontiguousarray(model.samples())
     session, call = bare_call(model, rows)
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
-    with servers(name, model, python) as found, ExitStack() as stack:
+    with servers(name, model, python) as started, ExitStack() as stack:
         calls = {BARE: call, RELAY: stack.enter_context(relay(name, rows)).answer}
-        for server in found:
+        for server in started:
             calls |= clients(server, rows, stack)
         check(calls, len(rows))
         print_latencies(latencies_s(calls, effort))
-        print_throughput(found, session, rows, effort)
+        print_throughput(started, session, rows, effort)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,11 +213,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Measure, and print the tables."""
-    said = "Time the server against bare ONNX Runtime."
-    parser = cli.Parser(prog="python -m benchmarks.serving", description=said)
+    parser = cli.Parser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer requests, half a minute")
-    said = "interpreter whose environment has nvidia-pytriton, to compare with Triton"
-    parser.add_argument("--triton", type=Path, metavar="PYTHON", help=said)
+    add_triton(parser)
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
     with cli.terminate_like_interrupt():

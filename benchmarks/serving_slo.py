@@ -6,7 +6,7 @@
 has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
 each request's own timeout, after which it refuses it; :mod:`benchmarks.triton_search` looks for its
 settings, on seeds of their own. The environment's live run of the same requests stands beside ours.
-All are measured in turn, seed by seed, so that the machine's drift is everybody's.
+All are measured in turn, seed by seed, so that the machine's drift is shared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
 from benchmarks.triton_search import SPACE, best_settings
-from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, make_system, wait_for_machine
 from sponge_env.metrics import summary
@@ -58,28 +58,29 @@ class Effort:
 
 
 HEADINGS = [
-    *("violated", "least to most", "avoidable", "mean cores of 16", "least to most"),
+    *("violated", "min to max", "avoidable", "mean cores of 16", "min to max"),
     "p99 of answers, ms",
 ]
 
 
 def row(name: str, summaries: Sequence[Summary]) -> list[str]:
-    """Return means over seeds, and between which values they are."""
+    """Return the means over seeds, and their ranges."""
 
-    def all_of(key: str) -> list[float]:
+    def values(key: str) -> list[float]:
         return [math.inf if each[key] is None else float(each[key]) for each in summaries]
 
-    def both(key: str, form: str) -> list[str]:
-        found = all_of(key)
-        return [format(fmean(found), form), f"{min(found):{form}} to {max(found):{form}}"]
+    def mean_and_range(key: str, form: str) -> list[str]:
+        numbers = values(key)
+        return [format(fmean(numbers), form), f"{min(numbers):{form}} to {max(numbers):{form}}"]
 
-    avoidable = f"{fmean(all_of('avoidable_violation_rate')):.2%}"
-    violated, cores = both("violation_rate", ".2%"), both("mean_cores", ".2f")
-    return [name, *violated, avoidable, *cores, f"{1000 * fmean(all_of('latency_p99_s')):.0f}"]
+    avoidable = f"{fmean(values('avoidable_violation_rate')):.2%}"
+    violated = mean_and_range("violation_rate", ".2%")
+    cores, p99_s = mean_and_range("mean_cores", ".2f"), fmean(values("latency_p99_s"))
+    return [name, *violated, avoidable, *cores, f"{1000 * p99_s:.0f}"]
 
 
 def load(server: Server, seed: int, seconds: float) -> Summary:
-    """Send the scenario to a server; return what the client saw."""
+    """Send the scenario to a server; return what the client measured."""
     command = [sys.executable, "-m", "sponge_env", "load"]
     command += ["--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
     command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(seconds)]
@@ -92,8 +93,8 @@ def load(server: Server, seed: int, seconds: float) -> Summary:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        (found,) = json.loads(path.read_text())
-        return dict(found)
+        (summary,) = json.loads(path.read_text())
+        return dict(summary)
 
 
 def ours(agent: str, seconds: float, seed: int) -> Summary:
@@ -129,20 +130,20 @@ def triton_model() -> TritonModel:
 def searched(python: Path, tuning_s: float) -> list[TritonModel]:
     """Return Triton's best settings."""
 
-    def judge(model: TritonModel, seed: int) -> tuple[float, float]:
+    def measure(model: TritonModel, seed: int) -> tuple[float, float]:
         found = theirs(python, model, tuning_s, seed)
         p99_s = found["latency_p99_s"]
         return found["violation_rate"], math.inf if p99_s is None else p99_s
 
-    return best_settings(triton_model(), judge)
+    return best_settings(triton_model(), measure)
 
 
 def contenders(python: Path | None, effort: Effort) -> dict[str, Contender]:
     """Return who is compared; Triton is tuned first."""
     seconds = effort.seconds
     found: dict[str, Contender] = {
-        f"{said}, {agent}": partial(measured, agent, seconds)
-        for said, measured in (("environment", environment), ("sponge serve", ours))
+        f"{kind}, {agent}": partial(measure, agent, seconds)
+        for kind, measure in (("environment", environment), ("sponge serve", ours))
         for agent in AGENTS
     }
     if python is not None:
@@ -171,8 +172,7 @@ def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
     parser.add_argument("--quick", action="store_true", help="1 seed of 10 s, 3 s for the search")
-    said = "interpreter whose environment has nvidia-pytriton"
-    parser.add_argument("--triton", type=Path, metavar="PYTHON", help=said)
+    add_triton(parser)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run (default: 30)")
     parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
     arguments = parser.parse_args(argv)

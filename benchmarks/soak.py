@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 import signal
 import sys
 import tempfile
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,63 +43,46 @@ GOODPUT = 0.9
 """Of capacity, under overload."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How long everything takes at a share of 1."""
-
-    capacity_s: float = 10.0
-    overload_s: float = 60.0
-    overload: float = 3.0
-    """Times the capacity."""
-    kills_s: float = 60.0
-    kill_every_s: float = 6.0
-    soak_s: float = 600.0
-
-    def shortened(self, share: float) -> Plan:
-        """Return the same for a share of the time, as far as that makes sense."""
-        return Plan(
-            capacity_s=max(3.0, self.capacity_s * share),
-            overload_s=max(5.0, self.overload_s * share),
-            kills_s=max(2 * self.kill_every_s + 1, self.kills_s * share),
-            soak_s=max(10.0, self.soak_s * share),
-        )
+SECONDS = {"capacity": 10.0, "overload": 60.0, "kills": 60.0, "soak": 600.0}
+"""Duration of each part, and of a measurement of the capacity, at a share of 1."""
+OVERLOAD = 3.0
+"""Load of that part, relative to the capacity."""
+KILL_EVERY_S = 6.0
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A server that runs, and what is sent to it."""
+    """A server that runs, and how it is tested."""
 
     server: Server
     rows: NDArray[Any]
     agent: str
-    plan: Plan
+    share: float
+    """Of the time."""
     report: Report
     log: Path
-    """What the server said on stderr."""
+    """The server's stderr."""
+
+    def seconds(self, part: str) -> float:
+        """Return the duration of a part."""
+        return max(2 * KILL_EVERY_S + 1, SECONDS[part] * self.share)
 
     def use(self, agent: str) -> None:
         """Put an agent in charge."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.server.port}/agent",
-            json.dumps({"agent": agent}).encode(),
-            {"content-type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=30).close()
+        self.server.fetch("/agent", {"agent": agent})
 
     def capacity_rps(self) -> float:
         """Return the throughput of a server that is never idle, with all cores."""
         self.use(FULL)
         saturate(self.server, self.rows, 2.0)
-        seconds = self.plan.capacity_s
+        seconds = self.seconds("capacity")
         came_s = saturate(self.server, self.rows, seconds)
         self.use(self.agent)
         return sum(each_s <= seconds for each_s in came_s) / seconds
 
     def counted(self, name: str) -> float:
         """Return the sum of a counter in the server's metrics."""
-        url = f"http://127.0.0.1:{self.server.port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = self.server.fetch("/metrics").decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
     def hammer(self) -> Hammer:
@@ -111,10 +92,10 @@ class Bench:
 
 def overload(bench: Bench) -> None:
     """Send three times what it can serve."""
-    plan, report = bench.plan, bench.report
+    report = bench.report
     capacity_rps = bench.capacity_rps()
     with VitalsWatch(bench.server.process.pid) as watch:
-        tally = asyncio.run(bench.hammer().run(plan.overload * capacity_rps, plan.overload_s))
+        tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, bench.seconds("overload")))
     report.tally("overload", tally)
     share = tally.goodput_rps / capacity_rps
     text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
@@ -134,26 +115,26 @@ def replicas(server: Server) -> list[int]:
 
 def kills(bench: Bench) -> None:
     """Kill replicas while requests come."""
-    plan, report, rng = bench.plan, bench.report, random.Random(0)
+    report, rng = bench.report, random.Random(0)
     rate_rps = 0.4 * bench.capacity_rps()
     before = bench.counted("sponge_requests_total"), bench.counted("sponge_restarts_total")
     killed: list[int] = []
 
     async def kill() -> None:
         while True:
-            await asyncio.sleep(plan.kill_every_s)
-            if there := replicas(bench.server):
-                killed.append(rng.choice(there))
+            await asyncio.sleep(KILL_EVERY_S)
+            if pids := replicas(bench.server):
+                killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, plan.kills_s), [kill]))
+    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, bench.seconds("kills")), [kill]))
     report.tally("kills", tally)
     counted = round(bench.counted("sponge_requests_total") - before[0])
     report.add("kills", "requests counted", str(tally.sent), counted, counted == tally.sent)
     restarts = round(bench.counted("sponge_restarts_total") - before[1])
     report.add("kills", "restarts", str(len(killed)), restarts, restarts == len(killed))
     share = tally.on_time / tally.sent
-    report.add("kills", "on time", "most", f"{share:.1%}", share > 0.5)
+    report.add("kills", "on time", "> 50%", f"{share:.1%}", share > 0.5)
 
 
 async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitable[None]]]) -> Tally:
@@ -166,12 +147,12 @@ async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitabl
             task.cancel()
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             if not isinstance(ended, asyncio.CancelledError):
-                raise ended or RuntimeError("it ended by itself")
+                raise ended or RuntimeError("it ended early")
 
 
 def soak(bench: Bench) -> None:
     """Serve for long, while clients leave, agents change and the metrics are read."""
-    plan, report, server = bench.plan, bench.report, bench.server
+    report, server = bench.report, bench.server
     rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
     client, statuses = HttpClient(f"http://127.0.0.1:{server.port}"), Counter[int]()
 
@@ -193,7 +174,7 @@ def soak(bench: Bench) -> None:
 
     with VitalsWatch(server.process.pid) as watch:
         others = [look, go_away, switch]
-        tally = asyncio.run(_beside(hammer.run(rate_rps, plan.soak_s), others))
+        tally = asyncio.run(_beside(hammer.run(rate_rps, bench.seconds("soak")), others))
     bench.use(bench.agent)
     report.tally("soak", tally)
     report.add("soak", "other requests", "200", dict(statuses), set(statuses) == {200})
@@ -204,13 +185,13 @@ PARTS: dict[str, Callable[[Bench], None]] = {"overload": overload, "kills": kill
 
 
 @contextmanager
-def bench(agent: str, plan: Plan) -> Iterator[Bench]:
+def bench(agent: str, share: float) -> Iterator[Bench]:
     """Start the server."""
     rows = np.ascontiguousarray(efficientnet(MODEL).samples())
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "stderr"
         with log.open("w") as file, sponge(MODEL, "--agent", agent, stderr=file) as server:
-            yield Bench(server, rows, agent, plan, Report(), log)
+            yield Bench(server, rows, agent, share, Report(), log)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -227,8 +208,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
-    plan = Plan().shortened(arguments.share)
-    with cli.terminate_like_interrupt(), bench(arguments.agent, plan) as found:
+    with cli.terminate_like_interrupt(), bench(arguments.agent, arguments.share) as found:
         for name in arguments.part or PARTS:
             PARTS[name](found)
         text = found.log.read_text(errors="replace")[-2000:]

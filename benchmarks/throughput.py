@@ -113,7 +113,7 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim,
         queue_capacity=4096, replicas_max=None if scenario.stages else 1,
     )  # fmt: skip
-    wanted, _ = allocations(envs, len(spec.stages))
+    requested, _ = allocations(envs, len(spec.stages))
     actions = np.random.default_rng(0).integers(0, choices, (INTERVALS, envs, choices.size))
     observations = np.zeros((envs, control.obs_dim), np.float32)
 
@@ -121,8 +121,8 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         simulator.reset(np.ones(envs, np.bool_), np.arange(envs), observations)
 
         def step(chosen: Any) -> None:
-            control.write(chosen, wanted)
-            simulator.step(wanted)
+            control.write(chosen, requested)
+            simulator.step(requested)
 
         return step
 

@@ -1,4 +1,4 @@
-"""Looks for the static settings under which Triton breaks the fewest deadlines."""
+"""Searches for the static settings under which Triton misses the fewest deadlines."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ SPACE = (
     f"queues of {' and '.join(map(str, QUEUES))} batches, {INSTANCES} instances under the same "
     f"limit; the best {FINALISTS} again on {len(SEEDS) - 1} more seeds, none of which is evaluated"
 )
-"""What is searched, for who reads the table."""
+"""The search space, for readers of the table."""
 
 Score = tuple[float, ...]
 """How bad a run is: violations first."""
-Judge = Callable[[TritonModel, int], Score]
+Measure = Callable[[TritonModel, int], Score]
 """Runs a setting on a seed."""
 
 
-def best_settings(model: TritonModel, judge: Judge) -> list[TritonModel]:
+def best_settings(model: TritonModel, measure: Measure) -> list[TritonModel]:
     """Return the best setting for each of :data:`CORES`."""
-    return [best_setting(replace(model, cores=cores), judge) for cores in CORES]
+    return [best_setting(replace(model, cores=cores), measure) for cores in CORES]
 
 
-def best_setting(model: TritonModel, judge: Judge) -> TritonModel:
+def best_setting(model: TritonModel, measure: Measure) -> TritonModel:
     """Return the best setting of a model: by the mean over seeds, of the best on the first."""
     scores: dict[TritonModel, list[Score]] = {}
 
     def try_out(settings: Iterable[TritonModel], seed: int) -> None:
         for each in settings:
-            scores.setdefault(each, []).append(judge(each, seed))
+            scores.setdefault(each, []).append(measure(each, seed))
             print("tried", each.cores, each.settings, scores[each][-1], file=sys.stderr)
 
     def mean(setting: TritonModel) -> Score:

@@ -6,7 +6,6 @@ The backend's script is run by Triton itself, without pytriton's proxy, which wo
 
 from __future__ import annotations
 
-import http.client
 import os
 import shutil
 import socket
@@ -14,14 +13,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, children, ended, keeping_to
+from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.live.limits import open_limits
 from sponge_env.models.model import TensorSpec
+from sponge_env.serve.wire.tensors import datatype
 
 HOW_TO_MAKE = (
     "for Triton: python3 -m venv TRITON && TRITON/bin/pip install nvidia-pytriton onnxruntime "
@@ -31,7 +32,12 @@ ONNX = Path(__file__).with_name("triton_onnx.py")
 START_S = 60.0
 SHARED_BYTES = 128 << 20
 """Shared memory of Triton's Python backend, so that it does not grow while it is measured."""
-DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+
+
+def add_triton(parser: cli.Parser) -> None:
+    """Add the option to compare with Triton."""
+    text = "interpreter whose environment has nvidia-pytriton, to compare with Triton"
+    parser.add_argument("--triton", type=Path, metavar="PYTHON", help=text)
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,15 @@ class TritonModel:
 
     @property
     def settings(self) -> str:
-        """What of it may be chosen, for a table."""
+        """The settings that may be chosen, for a table."""
         waiting = f", at most {self.queue_max} wait" if self.queue_max else ""
         instances = f", {self.instances} instances" if self.instances > 1 else ""
         return f"batch {self.batch_max}, {1000 * self.delay_s:.0f} ms delay{waiting}{instances}"
 
     def config(self) -> str:
-        """Return its configuration: requests' own timeouts count, and what is late is refused."""
+        """Return its configuration: requests' own timeouts count, and late requests are refused."""
         tensors = "\n".join(
-            f'{side} [{{ name: "{name}" data_type: TYPE_{DATATYPES[spec.dtype]} '
+            f'{side} [{{ name: "{name}" data_type: TYPE_{datatype(spec.dtype)} '
             f"dims: {list(spec.shape)} }}]"
             for side, (name, spec) in (("input", self.inputs), ("output", self.outputs))
         )
@@ -110,8 +116,8 @@ def triton(python: Path, model: TritonModel) -> Iterator[Server]:
 
 def _triton_home(python: Path) -> Path:
     """Return where an environment has its Triton."""
-    said = "import pytriton; print(pytriton.__path__[0])"
-    done = subprocess.run([python, "-c", said], capture_output=True, text=True, check=False)
+    code = "import pytriton; print(pytriton.__path__[0])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"{python} has no nvidia-pytriton. {HOW_TO_MAKE}")
     return Path(done.stdout.strip()) / "tritonserver"
@@ -166,16 +172,11 @@ def _free_ports(count: int) -> Sequence[int]:
 def _wait_until_ready(server: Server, log: Path) -> None:
     until_s = time.monotonic() + START_S
     while time.monotonic() < until_s and server.process.poll() is None:
-        try:
-            address = ("127.0.0.1", server.port)
-            with closing(http.client.HTTPConnection(*address, timeout=10)) as connection:
-                connection.request("GET", f"/v2/models/{server.model}/ready")
-                if connection.getresponse().status == 200:
-                    return
-        except OSError:
-            pass
+        with suppress(OSError):
+            server.fetch(f"/v2/models/{server.model}/ready")
+            return
         time.sleep(0.1)
-    raise ConfigError(f"Triton does not serve; it said:\n{log.read_text()[-2000:]}")
+    raise ConfigError(f"Triton does not serve; its log ends with:\n{log.read_text()[-2000:]}")
 
 
 def _stubs(pid: int, count: int) -> list[int]:

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import decode, encode
 
 

@@ -5,7 +5,7 @@ Run from this folder:  python ../evaluate.py --agent keep_up:KeepUp sponge-ip fa
 
 import numpy as np
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env import Allocation, SystemSpec, SystemView
 
 
 class KeepUp:

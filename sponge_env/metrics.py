@@ -70,7 +70,7 @@ class IntervalMetrics:
     failed: int = metric(
         "slo", "", "Requests whose replica died and whose budget then ran out.", "less"
     )
-    cancelled: int = metric("slo", "", "Requests that their clients took back.")
+    cancelled: int = metric("slo", "", "Requests that their clients cancelled.")
     violations: int = metric("slo", "", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "", "Violations without hopeless requests.", "less")
     hopeless: int = metric("slo", "", "Arrivals whose budget was shorter than the fastest service.")
@@ -96,19 +96,19 @@ class IntervalMetrics:
         "resources", "s", "The same in physical core-seconds.", "less"
     )
     requested_cores: int = metric(
-        "resources", "core units", "Cores asked for, per replica; of a pipeline's first stage."
+        "resources", "core units", "Cores requested, per replica; of a pipeline's first stage."
     )
     effective_cores: float = metric(
         "resources", "core units", "Cores the limiter grants each replica at the interval's end."
     )
     batch: int = metric("resources", "", "Largest batch allowed; of a pipeline's first stage.")
-    replicas: int = metric("resources", "", "Replicas asked for; of a pipeline's first stage.")
+    replicas: int = metric("resources", "", "Replicas requested; of a pipeline's first stage.")
     replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
     utilisation: float = metric(
         "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
     )
     throttled_share: float = metric(
-        "resources", "", "Share of the cores' time that they stood stopped by the limit.", "less"
+        "resources", "", "Share of the cores' time in which the limit stopped them.", "less"
     )
     cpu_s: float = metric("worker", "s", "CPU time of the batches, where it is measured.")
     actuation_s: float = metric("worker", "s", "Wall time of the resize call.", "less")
@@ -131,14 +131,14 @@ class IntervalMetrics:
         "controller", "", "Decisions that a guard took over from a learned policy.", "less"
     )
     decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
-    paused_s: float = metric("controller", "s", "Time the live system was held before it.")
+    paused_s: float = metric("controller", "s", "Time the live system stood still before it.")
     reward: float = metric("controller", "", "Reward of the interval.", "more")
     stages: ByStage = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class StageMetrics:
-    """One stage in an interval. What queues there are tasks: of a request, one or several.
+    """One stage in an interval. Its queue holds tasks: one or several of a request.
 
     Over an episode, counts are sums and the others means.
     """
@@ -156,15 +156,15 @@ class StageMetrics:
     service_mean_s: float = metric("stage", "s", "Mean time that they took.", "less", NAN)
     cores: float = metric("stage", "core units", "Mean core units held.", "less")
     core_seconds: float = metric("stage", "core unit s", "Core units held over time.", "less")
-    requested_cores: int = metric("stage", "core units", "Cores asked for, per replica.")
+    requested_cores: int = metric("stage", "core units", "Cores requested, per replica.")
     batch: int = metric("stage", "", "Largest batch allowed.")
-    replicas: int = metric("stage", "", "Replicas asked for.")
+    replicas: int = metric("stage", "", "Replicas requested.")
     replicas_ready: int = metric("stage", "", "Replicas serving at the interval's end.")
-    variant: int = metric("stage", "", "Model variant asked for, 0 for the first.")
+    variant: int = metric("stage", "", "Model variant requested, 0 for the first.")
     switches: int = metric("stage", "", "Batches of another variant than the one before.")
     utilisation: float = metric("stage", "", "Share of the held cores in use.")
     throttled_share: float = metric(
-        "stage", "", "Share of the cores' time that they stood stopped by the limit.", "less"
+        "stage", "", "Share of the cores' time in which the limit stopped them.", "less"
     )
 
 
@@ -385,7 +385,7 @@ STAGE_COLUMNS = (
 
 
 def column(metric: str) -> Column:
-    """Return how a metric is read; KeyError if it has no column."""
+    """Return the column of a metric; KeyError if it has none."""
     return {c.metric: c for c in COLUMNS}[metric]
 
 
@@ -424,10 +424,10 @@ INFO = {
 
 
 def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
-    """Return :data:`INFO` of an interval in finite numbers, for learners add it up.
+    """Return :data:`INFO` of an interval in finite numbers, because learners add it up.
 
-    That is 0 where nothing was measured, and where a latency is infinite, for the request was given
-    up, the longest time ``waited_s`` that one had waited until then.
+    It is 0 where nothing was measured; an infinite latency, of a request that was given up, is
+    the longest time ``waited_s`` that one had waited until then.
     """
     values = [(name, kind, getattr(metrics, name)) for name, kind in INFO.items()]
     known = [(n, k, 0 if v != v else waited_s if v == math.inf else v) for n, k, v in values]
@@ -451,7 +451,7 @@ def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with None for numbers that are not finite, which JSON has not."""
+    """Return values with None for numbers that are not finite: JSON has none."""
     infinite = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
     return {**values, **dict.fromkeys(infinite)}
 
@@ -464,7 +464,7 @@ def summary(metrics: EpisodeMetrics) -> dict[str, Any]:
 
 
 def from_summary(values: Mapping[str, Any]) -> EpisodeMetrics:
-    """Return the metrics of which :func:`summary` made plain data.
+    """Return the metrics from the data of :func:`summary`.
 
     None is infinity again where requests were never answered, and NaN elsewhere.
     """

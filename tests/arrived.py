@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import sponge_env
 from sponge_env.app.evaluate import main
 from sponge_env.core.compiled import INTERPRETED
-from sponge_env.core.fields import FIELDS, JOINT_NAMES
+from sponge_env.core.fields import FIELDS
 from sponge_env.core.records import METRICS
 from sponge_env.interfaces import Allocation
 from sponge_env.results.documentation import field_table, metrics_page
@@ -32,7 +32,7 @@ SEED = 3
 
 
 def of_system(scenario: Scenario) -> dict[str, Any]:
-    """Return every interval's metrics, what was observed, and what a policy decides."""
+    """Return every interval's metrics, observations, and what a policy decides."""
     system = SimulatedSystem(scenario, SEED)
     controller = make_controller("ppo", known_controllers())
     controller.reset(system.spec, SEED)
@@ -47,49 +47,40 @@ def of_system(scenario: Scenario) -> dict[str, Any]:
 
 
 def of_environments(scenario: Scenario) -> dict[str, Any]:
-    """Return what a single and a vector environment show, step by step."""
+    """Return what a single environment and the first of a vector show, step by step."""
     env = gym.make("Sponge-v0", scenario=scenario)
-    envs = gym.make_vec(
-        "Sponge-v0", num_envs=2, vectorization_mode="vector_entry_point", scenario=scenario
-    )
-    options = {"episode_seed": SEED}
-    seen = [env.reset(options=options)[0]]
-    many = [envs.reset(options=options)[0]]
-    action = np.array([ALLOCATION.cores - 1, ALLOCATION.batch - 1])
+    envs = gym.make_vec("Sponge-v0", 2, "vector_entry_point", scenario=scenario)
+    options, action = {"episode_seed": SEED}, np.array([ALLOCATION.cores - 1, ALLOCATION.batch - 1])
+    seen, vector_seen = [env.reset(options=options)[0]], [envs.reset(options=options)[0][0]]
     infos, vector_infos = [], []
-    shown = [name for name in METRICS.names or () if name != "reward"]
+    shown = [name for name in METRICS.names or () if name not in ("reward", "overflowed")]
     for _ in range(scenario.intervals):
         observation, _, _, _, info = env.step(action)
+        observations, _, _, _, many = envs.step(np.tile(action, (2, 1)))
         seen.append(observation)
-        infos.append(info)
-        observations, _, _, _, info = envs.step(np.tile(action, (2, 1)))
-        many.append(observations)
-        vector_infos.append({name: info[name].tolist() for name in shown})
-    shape = env.observation_space.shape
+        vector_seen.append(observations[0])
+        infos.append({name: float(info[name]) for name in shown})
+        vector_infos.append({name: float(many[name][0]) for name in shown})
     env.close()
     envs.close()
     return {
-        "shape": shape,
         "seen": np.array(seen).tolist(),
-        "vector_seen": np.array(many).tolist(),
-        "infos": [{name: float(info[name]) for name in shown[:-1]} for info in infos],
+        "vector_seen": np.array(vector_seen).tolist(),
+        "infos": infos,
         "vector_infos": vector_infos,
     }
 
 
 def of_command(scenario_file: str, out: Path) -> dict[str, Any]:
     """Return what an evaluation writes and prints."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        code = main(
-            f"--agent static-8 --scenario {scenario_file} --seeds 1 --run-dir {out}".split()
-        )
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(f"--agent static-8 --scenario {scenario_file} --seeds 1 --run-dir {out}".split())
     (results,) = out.glob("results/*/*.json")
     (intervals,) = out.glob("intervals/*/*.parquet")
     events = b"".join(path.read_bytes() for path in out.rglob("*tfevents*"))
     return {
-        "code": code,
-        "said": said.getvalue(),
+        "printed": printed.getvalue(),
         "results": json.loads(results.read_text()),
         "intervals": pq.read_table(intervals).to_pylist(),
         "events": events.decode("latin-1"),
@@ -103,7 +94,6 @@ def report(scenario_file: str, out: Path) -> dict[str, Any]:
         "package": sponge_env.__file__,
         "interpreted": INTERPRETED,
         "fields": FIELDS,
-        "joint_fields": JOINT_NAMES,
         "observation_table": field_table(),
         "metrics_page": metrics_page(),
         "without_key": of_system(dataclasses.replace(scenario, serving=Serving())),

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from sponge_env.live import cpus
 from sponge_env.live.calibration import calibrate
 from sponge_env.live.replica import LiveConfig
+from sponge_env.run.executor import Inline
 from sponge_env.scenario.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.register_profile(  # says that there is a failing example, and not the smallest one
+    "mutants",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
@@ -53,3 +62,25 @@ def _locks_of_the_machine(
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
     return calibrate(LiveConfig(), seconds=15)  # so that a slow second is one of several
+
+
+@pytest.fixture(scope="session")
+def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep measured rules out of the user's cache, and short episodes in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
+        # Episodes this short are over before a process has begun (tests/test_cli.py has some).
+        patch.setattr("agents.learn.evaluation.Processes", lambda count: Inline())
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, quick_rules: None) -> Path:
+    """Return the folder of a tiny training in phases that many only read."""
+    import tiny_policies
+
+    from agents.learn import phased
+
+    folder = tmp_path_factory.mktemp("trained")
+    phased.train(tiny_policies.plan(folder), tiny_policies.CONFIG)
+    return folder

@@ -49,6 +49,9 @@ class FakeEngine:
         self.agent, self.drained = "static-1", 0
         self.held: dict[int, Callable[[Reply], None]] = {}
         self.changed = threading.Condition()
+        self.now: Snapshot | None = None
+        """What the snapshot is, if a test says so."""
+        self.ended: tuple[tuple[Batches, ...], ...] = ()
         self._tickets = itertools.count()
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
@@ -85,10 +88,17 @@ class FakeEngine:
             assert self.changed.wait_for(lambda: true(self), timeout_s)
 
     def snapshot(self) -> Snapshot:
+        if self.now is not None:
+            return self.now
         return Snapshot(0.0, self.agent, None, (1,), (1,), (1,), ("tiny",), (0,), (), self.ready)
 
     def batches(self) -> tuple[tuple[Batches, ...], ...]:
-        return ()
+        return self.ended
+
+    def publish(self, now: Snapshot) -> None:
+        self.now = now
+        for follower in self.followers:
+            follower(now)
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Tell only the end: no interval passes."""

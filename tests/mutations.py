@@ -3,8 +3,8 @@
     python -m tests.mutations [AREA or NAME ...]
 
 It takes some minutes and is no part of the test run: it asks whether the tests can fail. Each file
-of ``tests/mutants`` is an area: the test files that shall notice (``tests``, which a mutant may
-name itself), and its mutants: a file, what stands there exactly once, and what it becomes.
+of ``tests/mutants`` is an area: the tests that shall notice (``tests``, which a mutant may name
+itself), and its mutants: a file, what stands there exactly once, and what it becomes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Mutant(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+    interpreted: bool
+    """Whether the core is run as ordinary Python: it need not be compiled for every mutant."""
 
 
 def mutants() -> Iterator[Mutant]:
@@ -41,7 +43,8 @@ def mutants() -> Iterator[Mutant]:
         area = tomllib.loads(path.read_text())
         for each in area["mutant"]:
             tests = tuple(each.pop("tests", area["tests"]))
-            yield Mutant(path.stem, tests=tests, **each)
+            interpreted = each.pop("interpreted", area.get("interpreted", False))
+            yield Mutant(path.stem, tests=tests, interpreted=interpreted, **each)
 
 
 def copied(folder: Path) -> None:
@@ -61,16 +64,23 @@ def survives(mutant: Mutant, folder: Path) -> bool:
         times = text.count(mutant.old)
         raise SystemExit(f"{mutant.file}: {mutant.old!r} stands there {times} times, not once")
     path.write_text(text.replace(mutant.old, mutant.new))
-    paths = [f"tests/{name}.py" for name in mutant.tests]
+    places = (name.partition("::") for name in mutant.tests)
+    paths = [f"tests/{file}.py{colons}{test}" for file, colons, test in places]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "mutants"}
+    if mutant.interpreted:
+        environment["NUMBA_DISABLE_JIT"] = "1"
     try:
-        return not subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not (live or cgroup)", *paths],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(folder)},
+            env=environment,
             stdout=subprocess.DEVNULL,
-        ).returncode
+        )
     finally:
         path.write_text(text)
+    if done.returncode > 2:
+        raise SystemExit(f"{mutant.area}: {mutant.name}: there is no such test")
+    return not done.returncode
 
 
 def main(wanted: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Plays six short scenarios on the core; ``python tests/played.py`` prints what came out.
+"""Plays four short scenarios on the core; ``python tests/played.py`` prints what came out.
 
 With ``NUMBA_DISABLE_JIT=1`` the core runs as ordinary Python, see ``test_interpreted.py``.
 """
@@ -35,17 +35,7 @@ BRIEF = short(duration_s=8.0)
 MACHINE = Limits(16, 16, 4, total_cores=40)
 
 SYSTEMS: dict[str, tuple[Scenario, Profile | None]] = {
-    "drop-late": (
-        dataclasses.replace(
-            load_scenario("bursty"), duration_s=8.0, limits=MACHINE, serving=Serving("late", 0.3)
-        ),
-        None,
-    ),
     "quota": (dataclasses.replace(BRIEF, profile="quota", limits=MACHINE), QUOTA_PROFILE),
-    "classes": (
-        dataclasses.replace(BRIEF, slo_s=0.6, classes=CLASSES, serving=Serving("expired")),
-        None,
-    ),
     "fifo": (
         dataclasses.replace(
             BRIEF, slo_s=0.6, classes=CLASSES, serving=Serving("expired", order="fifo")
@@ -57,6 +47,7 @@ SYSTEMS: dict[str, tuple[Scenario, Profile | None]] = {
             load_scenario("flash-crowd"),
             duration_s=8.0,
             limits=MACHINE,
+            serving=Serving("late", 0.3),
             simulation=Simulation(noise=2.0, cold_start_s=1.2, actuation_delay_s=0.3),
         ),
         None,

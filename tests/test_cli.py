@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stable_baselines3 import DQN, PPO
-from test_policy import random_policy
+from tiny_policies import PLAIN, drawn_policy
 
 import evaluate
 import train
@@ -161,20 +161,6 @@ def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
     assert both == ["checked", *halves]
 
 
-def test_a_folder_that_cannot_be_used_is_refused_before_cpus_are_waited_for(
-    both: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate.main([*BOTH, "--option", "static-8.batch=4"]) == 0
-    del both[:]
-    assert evaluate.main([*BOTH, "--seeds", "3"]) == 2
-    assert "choose another --run-dir" in capsys.readouterr().err
-    assert both == []
-    Path("notes").mkdir()
-    Path("notes/mine.txt").touch()
-    assert evaluate.main([*BOTH[:-1], "notes"]) == 2
-    assert both == []
-
-
 def test_a_failure_keeps_the_episodes_before_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +280,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
+        ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
         (
             "--agent static-8 --policy x.safetensors",
@@ -364,22 +351,6 @@ def test_bad_traces_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(random_policy(), Path("policy.safetensors"))
-    argv = ["--agent", "ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
+    argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)
-
-
-def test_the_same_command_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--duration", "5", "--run-dir", "run", "--agent", "static-8"]
-    assert evaluate.main(argv) == 0
-    file = Path("run/results/static-8/paper+yolov5s+cold.json")
-    before = file.stat().st_mtime_ns
-    capsys.readouterr()
-    assert evaluate.main([*argv, "fa2"]) == 0
-    printed = capsys.readouterr().out
-    assert "1 of 2 results are in run already" in printed
-    assert "\nstatic-8 " in printed
-    assert "\nfa2 " in printed
-    assert file.stat().st_mtime_ns == before
-    definition = json.loads(Path("run/run.json").read_text())["definition"]
-    assert list(definition["agents"]) == ["static-8", "fa2"]

@@ -10,7 +10,7 @@ import pytest
 from scenarios import SHORT, Scripted
 
 import evaluate
-from sponge_env.env.factory import make_system
+from sponge_env.env.factory import make_system, scenario_profile
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.run.registry import decision, make_controller, start
@@ -112,11 +112,6 @@ def test_an_episode_up_to_the_failure_is_summed_up() -> None:
     (summary,) = sink.episodes
     assert summary.partial
     assert summary.duration_s == 3.0
-
-
-def test_a_warm_start_names_it_too() -> None:
-    from sponge_env.env.factory import scenario_profile
-
     with pytest.raises(ControllerError, match=r"FailsLater\.decide\(\)"):
         settled(SHORT, FailsLater(), scenario_profile(SHORT))
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import write_suite
-from test_policy import random_policy
+from tiny_policies import PLAIN, drawn_policy
 
 from agents.policy import load_policy, save_policy
 from baselines import load_tuned
@@ -88,19 +88,11 @@ CHANGES = {".json": change_json, ".safetensors": change_policy}
 def change(path: Path, rng: random.Random) -> bytes:
     content = path.read_bytes()
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        by_bytes = rng.random() < 0.3
+        changed = change_bytes if rng.random() < 0.3 else CHANGES.get(path.suffix, change_bytes)
         try:
-            content = (change_bytes if by_bytes else CHANGES.get(path.suffix, change_bytes))(
-                content, rng
-            )
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ):  # it is none any more
-            content = change_bytes(content, rng)
+            content = changed(content, rng)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            content = change_bytes(content, rng)  # it is no such file any more
     return content
 
 
@@ -159,7 +151,7 @@ Loader = tuple[list[Path], Callable[[Path], Any]]
 def loaders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loader]:
     """Return valid files of every kind, and what reads them."""
     folder = tmp_path_factory.mktemp("valid")
-    save_policy(random_policy(), policy := folder / "policy.safetensors")
+    save_policy(drawn_policy(PLAIN), policy := folder / "policy.safetensors")
     return {
         "profile": (sorted(PROFILE_DIR.glob("*.json")), use_profile),
         "scenario": (sorted(SCENARIO_DIR.glob("*.toml")), use_scenario),

@@ -81,7 +81,7 @@ def test_accuracy_has_a_panel_where_some_answers_are_wrong(tmp_path, monkeypatch
 @pytest.mark.parametrize("total", [0, 1, 6, 40, 300, 20_000])
 def test_the_axis_of_violations_has_a_few_whole_numbers(total):
     ax = Figure(figsize=(9, 1.6)).subplots()
-    runs = {"a": {"time_s": [1.0, 2.0], "violations": [0, total]}}
+    runs = {"a": {"time_s": [1.0, 2.0], "violations": [total - total // 2, total // 2]}}
     draw_violations(ax, runs, style_of(["a"]))
     ax.figure.draw_without_rendering()
     bottom, top = ax.get_ylim()

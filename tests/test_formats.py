@@ -18,10 +18,6 @@ from sponge_env.formats import (
 )
 from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
-from sponge_env.scenario.config import Arrivals, Network
-from sponge_env.scenario.profile import load_profile
-from sponge_env.scenario.scenario import Scenario
-from sponge_env.simulation.workload import draw_workload
 
 DATA = Path(__file__).parent / "data" / "traces"
 
@@ -128,27 +124,6 @@ def test_counts_may_be_called_what_they_are_and_times_may_be_seconds(name, tmp_p
     path = tmp_path / "counts"
     path.write_text(f"id,timestamp,{name}\na,60,3\nb,62,1\n")
     assert read_arrivals(path).per_second.tolist() == [1, 2, 0, 1]
-
-
-def test_a_pensieve_trace_takes_as_long_as_in_pensieves_simulator():
-    times_s, mbit_per_s = np.loadtxt(DATA / "pensieve", unpack=True)
-    network = Network(str(DATA / "pensieve"), payload_bytes=600e3, base_delay_s=0.0)
-    arrivals = Arrivals(kind="constant", rate_rps=1.0)
-    scenario = Scenario("download", duration_s=3.0, arrivals=arrivals, network=network)
-    workload = draw_workload(scenario, load_profile("yolov5s"), seed=0)
-    # sim/fixed_env.py without round trips and headers: one download from the start.
-    left_bytes, now_s, line = 600e3, 0.0, 1
-    while True:
-        throughput = mbit_per_s[line] * 1e6 / 8
-        duration_s = times_s[line] - times_s[line - 1]
-        if throughput * duration_s > left_bytes:
-            break
-        left_bytes -= throughput * duration_s
-        now_s += duration_s
-        line += 1
-    assert now_s > 0
-    assert workload.sent_s[0] == 0.0
-    assert workload.arrival_s[0] == pytest.approx(now_s + left_bytes / throughput)
 
 
 def test_numbers_that_only_rise_are_no_requests_per_second(tmp_path):

@@ -26,7 +26,5 @@ def test_every_agent_and_cell_is_among_those_that_are_checked() -> None:
 
 
 def test_a_difference_is_named() -> None:
-    (key,) = SUBSET["bounds"][:1]
-    wanted = {**RECORDED["bounds"][key], "schedule": "another"}
-    (found,) = record.differences("bounds", key, wanted, NAMES)
-    assert found.startswith("schedule: another -> ")
+    now, before = {"row": {"x": 1, "y": 2}}, {"row": {"x": 1, "y": 3}}
+    assert list(record.compared(now, before)) == ["row.y: 3 -> 2"]

@@ -1,15 +1,33 @@
-"""What train.py is asked to train on."""
+"""What train.py is asked to train on, and with which settings."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+import evaluate
 from agents.learn.command import main, parse, plan_of, scenarios_of
+from agents.policy import load_policy
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.utils.console import Progress
+
+SETTINGS = """
+hidden = [8, 8]
+rollout_steps = 8
+minibatch = 64
+imitations = 1
+demonstrations = 1
+imitation_epochs = 1
+evaluations = 2
+evaluation_episodes = 1
+choice_episodes = 1
+durations_s = [5.0, 9.0]
+"""
 
 
 def asked(line: str) -> list[Scenario]:
@@ -17,33 +35,36 @@ def asked(line: str) -> list[Scenario]:
 
 
 def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
-    found = asked("--suite standard --profile resnet18")
-    names = [scenario.name for scenario in found]
+    cells = asked("--suite standard --profile resnet18")
+    names = [scenario.name for scenario in cells]
     assert len(names) == len(set(names)) == 9
-    assert {(scenario.profile, scenario.start) for scenario in found} == {("resnet18", "cold")}
-    assert {s.arrivals.load for s in found if s.name.startswith("paper")} == {0.55}
+    assert {(scenario.profile, scenario.start) for scenario in cells} == {("resnet18", "cold")}
+    assert {s.arrivals.load for s in cells if s.name.startswith("paper")} == {0.55}
+    left = asked("--suite standard --profile resnet18 --held-out paper-200kb mixed")
+    assert left == [cell for cell in cells if cell.name not in ("paper-200kb", "mixed")]
 
 
-def test_a_cell_can_be_held_out() -> None:
-    found = asked("--suite standard --profile lite0 --held-out paper-200kb mixed")
-    assert len(found) == 7
-    assert not {"paper-200kb", "mixed"} & {scenario.name for scenario in found}
-
-
-def test_the_cells_of_a_profile_are_learned_together() -> None:
-    arguments = parse("--agent ppo-joint --suite standard --profile lite0".split())
-    plan = plan_of(arguments, scenarios_of(arguments))
-    assert plan.phased
-    assert plan.spec.scenario == "paper-100kb"
+@pytest.mark.parametrize(
+    ("line", "phased", "steps", "envs"),
+    [
+        ("--agent ppo-joint --suite standard --profile lite0", True, 8_000_000, 864),
+        ("--agent ppo --suite stages --like pipeline-video --envs 9", True, 8_000_000, 9),
+        ("--agent sb3-ppo --steps 5", False, 5, 256),
+        ("--agent ppo --scenario local --backend live", False, 1_000_000, 1),
+    ],
+)
+def test_a_plan_has_the_learners_steps_and_environments(
+    line: str, phased: bool, steps: int, envs: int
+) -> None:
+    arguments = parse(line.split())
+    plan = plan_of(arguments, asked(line) if "local" not in line else [load_scenario("paper")])
+    assert (plan.phased, plan.steps, plan.envs) == (phased, steps, envs)
 
 
 def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
-    arguments = parse("--agent ppo --suite stages --like pipeline-video".split())
-    plan = plan_of(arguments, scenarios_of(arguments))
-    names = [scenario.name for scenario in plan.scenarios]
+    cells = asked("--agent ppo --suite stages --like pipeline-video")
+    names = [scenario.name for scenario in cells]
     assert names == ["pipeline-video", "pipeline-video-constant", "pipeline-video-4g"]
-    assert plan.phased
-    assert [stage.name for stage in plan.spec.stages] == ["detector", "classifier"]
     assert len(asked("--suite standard --like bursty --held-out bursty")) == 8
 
 
@@ -64,7 +85,7 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "sentence"),
     [
         ("--suite standard", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
         ("--suite standard --profile resnet", "choose one with --profile"),
@@ -76,12 +97,49 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite stages", "has cells that list their stages; choose some with --like"),
         ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
         ("--suite standard --like paper --profile lite0", "leave out --profile"),
-        (
-            "--suite stages --like variants-wide --held-out variants-wide",
-            "--held-out leaves nothing to train on",
-        ),
+        ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],
 )
-def test_a_suite_says_all_there_is_to_train_on(line: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_trained_on_is_refused(line: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
         asked(line)
+
+
+@pytest.mark.usefixtures("quick_rules")
+def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Progress, done: int, status: str = "") -> None:
+        if done >= 32:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text(SETTINGS)
+    Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
+    conditions = "--scenario tiny.toml --load 0.4 --drop=expired"
+    line = f"{conditions} --envs 2 --config own.toml"
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "show", interrupt)
+        argv = f"{line} --steps 64 --run-dir elsewhere/one".split()
+        assert main(argv) == cli.INTERRUPTED
+    printed = capsys.readouterr().out
+    follow = f"evaluate.py --agent ppo {conditions}"
+    assert f"{follow} --policy elsewhere/one/policy.safetensors\n" in printed
+    assert re.search(r"best +after \d+ of 64 steps, by validation", printed)
+    more = f"{line} --resume elsewhere/one"
+    assert f"interrupted; go on with\n  {cli.program('train')} {more}\n" in printed
+    assert json.loads(Path("elsewhere/one/learn.json").read_text())["hidden"] == [8, 8]
+    assert main([*more.split(), "--run-dir", "runs/two"]) == 0
+    info = load_policy(Path("runs/two/policy.safetensors")).info
+    assert (info.planned, info.partial) == (64, False)
+    printed = capsys.readouterr().out
+    reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
+    assert re.search(f"^reached      {reached}; the best rules {reached}$", printed, re.MULTILINE)
+    shipped = "ppo-yolov5s.safetensors; --option ppo.policy=shipped follows it"
+    assert f"\nships        {shipped}\n" in printed
+    assert f"{follow}\n" in printed, "the newest is found by itself"
+    assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
+    assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out
+    # Loading a checkpoint of Stable-Baselines3 runs code; this one is of another learner.
+    assert main(["--agent", "sb3-ppo", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
+    assert "the checkpoint is one of ppo, not of sb3-ppo" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_requests_end_as_the_server_says(capsys: pytest.CaptureFixture[str]) -> 
     assert 'last error   status 500: {"error": "no"}' in out
 
 
-def test_the_load_does_not_wait_for_a_slow_server(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_load_does_not_wait_for_a_slow_server() -> None:
     with serving(FakeServer(delay_s=0.8)) as server:
         assert load(server, "--json summary.json") == 0
     (summary,) = json.loads(Path("summary.json").read_text())
@@ -136,8 +136,6 @@ def test_the_load_does_not_wait_for_a_slow_server(capsys: pytest.CaptureFixture[
     assert summary["on_time"] > 0
     assert summary["late"] > 0
     assert summary["dropped"] == summary["failed"] == 0
-    out = capsys.readouterr().out
-    assert f"transfer     {summary['late']} answers left in time and came late" in out
 
 
 def test_a_server_that_says_nothing_does_not_hold_the_load_up(
@@ -239,16 +237,8 @@ def test_bad_input_is_one_sentence(
 
 
 def test_inputs_that_are_refused_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    class Server(FakeServer):
-        """Says one thing and wants another."""
-
-        async def _metadata(self, _: Any) -> Any:
-            from aiohttp import web
-
-            said = {"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}
-            return web.json_response(self.metadata | {"inputs": [said]})
-
-    with serving(Server()) as server:
+    shown = LITE0 | {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}]}
+    with serving(FakeServer(described=shown)) as server:
         assert load(server) == 2
     error = capsys.readouterr().err
     assert error == "error: lite0 refuses inputs of 3 x 4 x 4 uint8: shape must be [3, 8, 8]\n"

@@ -1,12 +1,8 @@
-"""One of each, added to a copy of the project as ``docs/architecture.md`` says, arrives everywhere.
-
-No addition touches more than two source files.
-"""
+"""One of each, added to a copy of the project as the documentation says, arrives everywhere."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -40,7 +36,7 @@ INTERVAL_METRIC: Insertions = {
             '    replicas_ready: int = metric("resources", "", '
             '"Replicas serving at the interval\'s end.")\n',
             '    answered: int = metric("slo", "", "Requests answered, in time or late.", "more")\n'
-            '    moons: int = metric("queue", "", "Nobody counts these.", default=7)\n',
+            '    moons: int = metric("queue", "", "Always the same.", default=7)\n',
         )
     ],
     "sponge_env/core/measure.py": [
@@ -58,8 +54,8 @@ EPISODE_METRIC: Insertions = {
             '    most_queued: int = metric("queue", "", "Longest queue of an interval.", "less")\n',
         ),
         after(
-            '    Column("hopeless_rate", "hopeless", "%", 3),\n',
-            '    Column("most_queued", "crest", "", 1, (*ALONE, "tensorboard")),\n',
+            '    Column("latency_mean_s", "mean", "ms", 0),\n',
+            '    Column("most_queued", "crest", "", 1, ("evaluation", "page", "tensorboard")),\n',
         ),
     ],
     "sponge_env/run/rollout.py": [
@@ -97,7 +93,7 @@ arrivals = {load = 0.9}
 network = {trace = "none", base_delay_s = 0.1}
 serving = {drop_hopeless = true}
 """
-"""Two cores are too few for it, so that a queue grows until nobody can answer in time."""
+"""Two cores are too few for it, so that a queue grows until no answer can be in time."""
 
 
 def drop_rule() -> Insertions:
@@ -133,32 +129,17 @@ def insert(folder: Path, insertions: Insertions) -> None:
         (folder / file).write_text(text)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return all source files and data under a folder."""
-    files = (path for source in SOURCES for path in (folder / source).rglob("*"))
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in files
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-
-
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the sources with everything added."""
-    folder = tmp_path_factory.mktemp("copy")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what one process finds in a copy of the sources with everything added."""
+    copy = tmp_path_factory.mktemp("copy")
     for source in SOURCES:
         ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / source, folder / source, ignore=ignore)
+        shutil.copytree(ROOT / source, copy / source, ignore=ignore)
     for insertions in ADDITIONS.values():
-        insert(folder, insertions)
-    (folder / "hard.toml").write_text(SCENARIO)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def found(copy: Path) -> dict[str, Any]:
-    """Return what one process finds in the copy."""
+        assert 1 <= len(insertions) <= 2, "no addition touches more than two files"
+        insert(copy, insertions)
+    (copy / "hard.toml").write_text(SCENARIO)
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(copy)}
     command = [sys.executable, "-W", "error", str(ROOT / "tests" / "arrived.py"), "hard.toml"]
     done = subprocess.run(
@@ -171,93 +152,51 @@ def found(copy: Path) -> dict[str, Any]:
     return seen
 
 
-@pytest.mark.parametrize("addition", ADDITIONS)
-def test_an_addition_touches_at_most_two_files(addition: str) -> None:
-    assert 1 <= len(ADDITIONS[addition]) <= 2
-    assert set(ADDITIONS[addition]) <= contents(ROOT).keys()
-
-
-def test_nothing_else_was_touched(copy: Path, found: dict[str, Any]) -> None:
-    before, now = contents(ROOT), contents(copy)
-    assert before.keys() == now.keys()
-    touched = {file for insertions in ADDITIONS.values() for file in insertions}
-    assert {file for file in now if now[file] != before[file]} == touched
-
-
-def answered_of(interval: dict[str, Any]) -> int:
-    """Return what the new metric should be, never 0 in this scenario."""
-    answered: int = interval["on_time"] + interval["late"]
-    assert answered > 0
-    return answered
-
-
 def test_an_interval_metric_arrives_wherever_metrics_are(found: dict[str, Any]) -> None:
     for intervals in (
         found["system"]["intervals"],
         found["environments"]["infos"],
+        found["environments"]["vector_infos"],
         found["command"]["intervals"],
     ):
         assert len(intervals) == 5
-        assert [i["answered"] for i in intervals] == [answered_of(i) for i in intervals]
-        assert {i["moons"] for i in intervals} == {7}
+        assert [i["answered"] for i in intervals] == [i["on_time"] + i["late"] for i in intervals]
+        assert all(i["answered"] > 0 for i in intervals)
+        assert {i["moons"] for i in intervals} == {7}, "not computed, so its default"
     assert "slo/answered" in found["command"]["events"]
-    assert (
-        "| slo | `answered` |  | more | Requests answered, in time or late. |"
-        in (found["metrics_page"])
-    )
-
-
-def test_an_interval_metric_arrives_in_every_vector_info(found: dict[str, Any]) -> None:
-    infos = found["environments"]["vector_infos"]
-    assert len(infos) == 5
-    for info in infos:
-        each = [dict(zip(info, row, strict=True)) for row in zip(*info.values(), strict=True)]
-        assert info["answered"] == [answered_of(one) for one in each]
-        assert info["moons"] == [7, 7], "not computed, so its default"
+    assert "Requests answered, in time or late." in found["metrics_page"]
 
 
 def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) -> None:
     command = found["command"]
-    assert command["code"] == 0
     (episode,) = command["results"]["episodes"]
     assert episode["most_queued"] == max(i["queued"] for i in command["intervals"])
-    assert "crest" in command["said"]
+    assert "crest" in command["printed"]
     assert "whole_episode/system/queue/most_queued" in command["events"]
     assert "`most_queued`" in found["metrics_page"].split("EpisodeMetrics")[1]
 
 
 def test_a_scenario_key_acts_in_every_system(found: dict[str, Any]) -> None:
     """The scenario's file has it, or nothing would have run."""
-    dropped = [sum(i["dropped"] for i in found[name]["intervals"]) for name in RUNS]
-    assert dropped[0] == 0
-    assert dropped[1] > 0
-    for infos in (found["environments"]["infos"], found["command"]["intervals"]):
-        assert sum(i["dropped"] for i in infos) > 0
-    assert sum(sum(i["dropped"]) for i in found["environments"]["vector_infos"]) > 0
-
-
-RUNS = ("without_key", "system")
+    assert not any(i["dropped"] for i in found["without_key"]["intervals"])
+    for intervals in (
+        found["system"]["intervals"],
+        found["environments"]["infos"],
+        found["environments"]["vector_infos"],
+        found["command"]["intervals"],
+    ):
+        assert sum(i["dropped"] for i in intervals) > 0
 
 
 def test_an_observation_field_arrives_in_every_environment(found: dict[str, Any]) -> None:
     environments = found["environments"]
     assert found["fields"] == ["violations", *FIELDS]
-    assert found["joint_fields"][: len(found["fields"])] == found["fields"]
-    assert environments["shape"] == [len(FIELDS) + 1]
-    assert (
-        "| 0 | `violations` | requests that missed their deadline in it | 100 |"
-        in (found["observation_table"])
-    )
-    expected = [0.0, *(i["violations"] / 100 for i in environments["infos"])]
-    assert [o[0] for o in environments["seen"]] == pytest.approx(expected)
-    assert expected[-1] > 0
-    for row, infos in enumerate(environments["vector_seen"][1:]):
-        wanted = [v / 100 for v in environments["vector_infos"][row]["violations"]]
-        assert [o[0] for o in infos] == pytest.approx(wanted)
-
-
-def test_a_view_shows_an_observation_field_as_the_system_does(found: dict[str, Any]) -> None:
-    assert found["system"]["seen"] == found["environments"]["seen"][:-1]
+    assert "requests that missed their deadline in it" in found["observation_table"]
+    for seen, infos in (("seen", "infos"), ("vector_seen", "vector_infos")):
+        expected = [0.0, *(i["violations"] / 100 for i in environments[infos])]
+        assert [o[0] for o in environments[seen]] == pytest.approx(expected)
+        assert expected[-1] > 0
+    assert found["system"]["seen"] == environments["seen"][:-1], "a view shows it, too"
 
 
 def test_everything_else_is_computed_as_before(found: dict[str, Any], tmp_path: Path) -> None:
@@ -268,7 +207,6 @@ def test_everything_else_is_computed_as_before(found: dict[str, Any], tmp_path: 
     assert now["decisions"] == before["decisions"]
     assert len({tuple(chosen) for chosen in now["decisions"]}) > 1
     assert [seen[1:] for seen in now["seen"]] == before["seen"]
-    for interval, wanted in zip(now["intervals"], before["intervals"], strict=True):
+    for interval, expected in zip(now["intervals"], before["intervals"], strict=True):
         for name in names(IntervalMetrics):
-            same = interval[name] == wanted[name]
-            assert same or (math.isnan(interval[name]) and math.isnan(wanted[name])), name
+            assert interval[name] == pytest.approx(expected[name], rel=0, nan_ok=True), name

@@ -62,20 +62,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_single_environment_steps_the_core(calls: list[str]) -> None:
+def test_single_and_vector_environments_step_the_core(calls: list[str]) -> None:
     env = gymnasium.make("Sponge-v0", scenario=SHORT)
-    env.reset(seed=0)
-    for _ in range(3):
-        env.step(np.array([7, 3]))
-    assert calls == ["run_range"] * 4  # a reset and three steps
-
-
-def test_vector_environments_step_the_core(calls: list[str]) -> None:
     envs = gymnasium.make_vec("Sponge-v0", 4, "vector_entry_point", scenario=SHORT)
-    envs.reset(seed=0)
-    for _ in range(3):
-        envs.step(np.full((4, 2), 7))
-    assert calls == ["run_range"] * 4  # a reset and three steps
+    for each, action in ((env, np.array([7, 3])), (envs, np.full((4, 2), 7))):
+        calls.clear()
+        each.reset(seed=0)
+        for _ in range(3):
+            each.step(action)
+        assert calls == ["run_range"] * 4  # a reset and three steps
 
 
 @pytest.mark.parametrize(

@@ -105,24 +105,6 @@ def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
         assert np.array_equal(slow.work_table_s(20), 2 * profile.work_table_s(20))
 
 
-@pytest.mark.parametrize(
-    ("name", "measured", "ratio"),
-    [
-        ("lite1", "lite0", 631 / 407),
-        ("lite2", "lite0", 899 / 407),
-        ("yolov5n", "yolov5s", 45 / 98),
-        ("yolov5m", "yolov5s", 224 / 98),
-    ],
-)
-def test_what_was_not_measured_says_so_and_is_a_measured_profile_scaled(
-    name: str, measured: str, ratio: float
-) -> None:
-    profile, base = load_profile(name), load_profile(measured)
-    assert profile.source.startswith(f"Not measured: {measured}")
-    fields = {each: getattr(profile, each) for each in ("name", "model", "source", "samples")}
-    assert profile == dataclasses.replace(base.scaled(ratio), **fields)
-
-
 def test_work_goes_on_in_a_line_beyond_the_largest_measured_batch() -> None:
     profile = load_profile("lite0")
     assert profile.quota is not None

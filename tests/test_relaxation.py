@@ -16,8 +16,6 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.oracle import bound, relaxation
 from sponge_env.oracle.relaxation import StageTasks, draw_tasks, full_costs, models_of
-from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import (
     Arrivals,
     Initial,
@@ -149,27 +147,6 @@ def test_of_one_stage_and_variant_it_is_the_lower_side_of_joint_scaling(team: st
         assert least.core_seconds(found.violations_upper) <= found.core_seconds_upper + 1e-6
         if found.violations_upper == least.violations_lower:
             assert least.core_seconds(found.violations_upper) == found.core_seconds_lower
-
-
-CONTROLLERS = [name for name in known_controllers() if "ppo" not in name and name != "static-tuned"]
-
-
-def test_no_controller_is_below() -> None:
-    scenario = noise_free(dataclasses.replace(load_scenario("pipeline-fanout"), duration_s=60.0))
-    least, beaten = relaxation(scenario, 1), {}
-    for agent in CONTROLLERS:
-        controller = make_controller(agent, known_controllers(), {})
-        try:
-            run = Run.of(agent, scenario, "sim", 1)
-            episode = run_episode(SimulatedSystem(scenario, 1), controller, run).summary
-        except ConfigError:
-            continue  # it serves one stage only
-        beaten[agent] = episode.core_seconds - least.core_seconds(episode.violations)
-        assert episode.offered == least.offered
-        assert episode.violations >= least.violations_lower
-        assert episode.effective_accuracy <= least.accuracy_upper
-    assert len(beaten) > 5
-    assert min(beaten.values()) > 0, beaten
 
 
 def tasks_of(scenario: Scenario, fastest_s: list[float]) -> tuple[list[StageTasks], Any]:

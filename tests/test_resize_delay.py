@@ -44,17 +44,27 @@ def test_the_view_says_what_is_in_force_and_what_is_on_its_way() -> None:
     ]
 
 
-def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force() -> None:
+@pytest.mark.parametrize(
+    ("delay_s", "cores", "ends_s"),
+    [
+        (0.0, (1, 16, 1, 16), (4.0, 1.0 + 3.0 / 16, 2.0, 3.0)),
+        (DELAYED_S, (1, 16, 16), (4.0, 1.4 + 2.6 / 16, 2.4)),
+    ],
+)
+def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force(
+    delay_s: float, cores: tuple[int, ...], ends_s: tuple[float, ...]
+) -> None:
     """A worker that is slower than its fit still runs the batch when the intervals end."""
     fit = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=4.0, eta_s=0.0)
     slow = ((40.0, 2.5), (40.0, 2.5))
     profile = dataclasses.replace(STEADY_PROFILE, latency=fit, latency_s=slow)
-    scenario = dataclasses.replace(delayed(), initial=Initial(1, 1, 1))
+    scenario = dataclasses.replace(delayed(actuation_delay_s=delay_s), initial=Initial(1, 1, 1))
     system = SimulatedSystem(scenario, 0, profile, requests_at((0.0, 99.0)))
-    for cores, expected_end_s in ((1, 4.0), (16, 1.4 + 2.6 / 16), (16, 2.4)):
-        system.step(Allocation(cores, 1))
+    for each, end_s in zip(cores, ends_s, strict=True):
+        system.step(Allocation(each, 1))
         (running,) = system.view().first.running
-        assert running.expected_end_s == pytest.approx(expected_end_s), cores
+        assert (running.size, running.started_s) == (1, 0.0)
+        assert running.expected_end_s == pytest.approx(end_s), each
 
 
 def in_force_s(scatter: float, seed: int) -> list[float]:
@@ -115,13 +125,9 @@ def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -
     assert told < 0.9 * not_told
 
 
-def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
+def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:
     rng = np.random.default_rng(0)
-    steady, swinging, at_once = (
-        ForecastError(1.0, 0.5),
-        ForecastError(1.0, 0.5),
-        ForecastError(1.0, 0.0),
-    )
+    steady, swinging, at_once = (ForecastError(1.0, delay_s) for delay_s in (0.5, 0.5, 0.0))
     rate_rps = 20.0
     for k in range(300):
         steady.add(float(rng.poisson(20.0)), 20.0)
@@ -138,10 +144,10 @@ def test_surprise_is_what_the_forecast_missed_beyond_draws() -> None:
 def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
     delay_s: float,
 ) -> None:
-    surprise, surges = ForecastError(1.0, delay_s), []
+    error, surges = ForecastError(1.0, delay_s), []
     for rate_rps in [10.0] * 5 + [40.0] * 5 + [20.0] * 5:
-        surprise.add(rate_rps, rate_rps)
-        surges.append(surprise.surge)
+        error.add(rate_rps, rate_rps)
+        surges.append(error.surge)
     assert surges == [1.0] * 10 + ([2.0] if delay_s else [1.0]) * 5
 
 

@@ -13,6 +13,7 @@ from report_runs import COLD, WARM, keep, write, write_suite
 
 from sponge_env.app.report import main
 from sponge_env.results.comparison import load_run
+from sponge_env.results.figures import points
 from sponge_env.results.layout import Entry, Table, markdown, with_block
 from sponge_env.results.page import featured
 
@@ -104,6 +105,18 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
     assert fa2["avoidable_violation_rate"] == pytest.approx(0.04025)
     assert fa2["cores_over_common_bound"] == pytest.approx(5 / 3, abs=1e-5)
     assert (fa2["mean_cores"], fa2["n"]) == (5.0, 8)
+
+
+def test_agents_and_bounds_are_drawn_relative_to_the_common_bound(run: Path) -> None:
+    comparison = load_run(run).comparison
+    drawn = {point.agent: point for point in points(comparison, [COLD, WARM], comparison.agents)}
+    assert drawn.keys() == {*AGENTS, "oracle", "oracle-joint"}
+    places = {agent: point.cores.value for agent, point in drawn.items()}
+    assert (places["fa2"], places["oracle"], places["oracle-joint"]) == pytest.approx(
+        (5 / 3, 4 / 3, 1.0)
+    )
+    assert drawn["fa2"].violations.value == pytest.approx(4.025)
+    assert drawn["fa2"].violations.low < 4.025 < drawn["fa2"].violations.high
 
 
 def test_the_same_run_gives_the_same_page(run: Path, page: str, tmp_path: Path) -> None:

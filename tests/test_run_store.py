@@ -13,7 +13,7 @@ from unit_runs import result as run
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.bounds import BoundUnit
+from sponge_env.run.bounds import SIDES, BoundUnit
 from sponge_env.run.read import (
     load_bounds,
     load_failures,
@@ -31,16 +31,7 @@ TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", TINY, seeds=2)
 BOUND = BoundUnit("vertical", TINY, seeds=2)
 BOUNDS = {
-    "bounds": [
-        {
-            "seed": seed,
-            "violations_lower": 0.0,
-            "violations_upper": 0.0,
-            "core_seconds_lower": 19.0,
-            "core_seconds_upper": 20.0,
-        }
-        for seed in range(2)
-    ]
+    "bounds": [{"seed": k, **dict(zip(SIDES, (0, 0, 19.0, 20.0), strict=True))} for k in (0, 1)]
 }
 
 

@@ -113,19 +113,6 @@ def test_infer(client: Client) -> None:
     assert [call.payload_bytes > 16 for call in client.server.engine.calls] == [True, True]
 
 
-@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_infer_compressed(client: Client, algorithm: str) -> None:
-    if client.over_http:
-        how = {
-            "request_compression_algorithm": algorithm,
-            "response_compression_algorithm": algorithm,
-        }
-    else:
-        how = {"compression_algorithm": algorithm}
-    result = client.infer("tiny", [client.tensor()], **how)
-    assert np.array_equal(result.as_numpy("output"), SUMS)
-
-
 def test_the_deadline_is_tritons_timeout(client: Client) -> None:
     client.infer("tiny", [client.tensor()], timeout=250_000)
     for call in client.server.engine.calls:

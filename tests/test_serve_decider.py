@@ -10,7 +10,7 @@ from views import make_spec, make_view
 
 from sponge_env.errors import ControllerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.serve.decider import Decider, Decision
+from sponge_env.serve.engine import Decider, Decision
 
 SOON_S = 10.0
 QUICK = make_spec(interval_s=60.0)

@@ -12,7 +12,7 @@ import pytest
 from fake_engine import FakeEngine, sums
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_http import binary, chunked, in_json, infer, request
+from raw_http import binary, chunked, in_json, request
 from served import Running, running
 
 from sponge_env.serve.interface import Reply, Status
@@ -143,22 +143,3 @@ def test_every_whole_request_has_one_answer(
 def test_whatever_is_sent(data: bytes, server: Running) -> None:
     for status in statuses(server, data):
         assert status < 500 or status in (503, 504)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=400))
-def test_any_bytes(data: bytes, server: Running) -> None:
-    for status in statuses(server, data):
-        assert status == 200 or 400 <= status < 500
-
-
-def test_it_still_serves(server: Running) -> None:
-    assert statuses(server, infer([[0, 1, 2, 3]])) == [200, 200]
-
-
-@pytest.mark.parametrize("end", [b"\0", infer()[:-3]])
-def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, server: Running) -> None:
-    found = statuses(server, infer([[0, 1, 2, 3]]) * 3 + end)
-    assert found[:3] == [200, 200, 200]
-    assert set(found[3:]) <= {200, 400, 408, 503}
-    assert len(found) > 3

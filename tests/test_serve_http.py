@@ -46,13 +46,6 @@ def outputs(body: bytes) -> Any:
     return json.loads(body)["outputs"][0]["data"]
 
 
-def test_a_connection_is_used_again(wire: Wire) -> None:
-    for n in range(3):
-        found = wire.send(infer([[n, 0, 0, 1]])).answer()
-        assert found.status == 200
-        assert outputs(found.body) == [n + 1, max(n, 1)]
-
-
 PIPELINE = b"".join(
     [
         infer([[1, 2, 3, 4]]),
@@ -270,18 +263,6 @@ def test_too_many_connections() -> None:
             assert (found.status, found.headers["retry-after"]) == (503, "1")
             assert three.closed()
         assert one.send(infer()).answer().status == 200
-
-
-def test_too_many_bodies_at_a_time() -> None:
-    body, _ = binary()
-    engine = FakeEngine(answer=lambda call: None)
-    limits = {"max_held_bytes": len(body) + 10}
-    with running(engine, **limits) as server, Wire(server) as one, Wire(server) as two:
-        one.send(infer())
-        engine.wait_until(lambda engine: len(engine.held) == 1)
-        assert two.send(infer()).answer().status == 503
-        engine.finish(answered(np.zeros(2, np.float32)))
-        assert one.answer().status == 200
 
 
 def test_a_client_that_goes_away_frees_its_place() -> None:

@@ -13,7 +13,6 @@ from raw_http import Wire, binary, in_json, request
 from served import running
 
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.http import routes
 from sponge_env.serve.wire.protocol import (
     HEAD_BYTES,
     NUMBER_BYTES,
@@ -36,13 +35,6 @@ def test_json_is_as_large_as_the_model_needs() -> None:
         asked = request(padded, inference_header_content_length=length + len(spaces))
         found = wire.send(asked).answer()
         assert (found.status, "before binary" in found.json["error"]) == (413, True)
-
-
-def test_a_setting_is_small() -> None:
-    with running() as server, Wire(server) as wire:
-        body = b'{"agent": "static-1"}' + b" " * routes.MAX_SETTING_BYTES
-        asked = request(body, path="/agent", content_type="application/json")
-        assert wire.send(asked).answer().status == 413
 
 
 @pytest.mark.parametrize("most_bytes", [4_000_000, 40_000_000])

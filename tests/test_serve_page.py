@@ -16,7 +16,8 @@ from typing import Any
 
 import orjson
 import pytest
-from served_story import ANSWER, SERVED, FakeEngine, Story, call, snapshot
+from fake_engine import FakeEngine
+from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, ServedModel, Status
@@ -100,7 +101,8 @@ def test_the_state_of_a_pipeline() -> None:
 
 
 def test_the_state_before_the_first_interval() -> None:
-    engine = FakeEngine(now=snapshot(0.0, last=None, budgets_s=()), ready=False)
+    engine = FakeEngine()
+    engine.now, engine.ready = snapshot(0.0, last=None, budgets_s=()), False
     now = json.loads(state(engine, History(ServerMetrics(SERVED))))
     assert (now["history"], now["ready"], now["budgets_s"]) == ([], False, [])
 
@@ -115,11 +117,12 @@ def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
 
 def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:
     """Those that follow each other closely are not lost, and the time is the clock's."""
-    engine = FakeEngine(now=snapshot(0.0, last=None))
+    engine = FakeEngine(SERVED)
+    engine.now = snapshot(0.0, last=None)
     with closing(HistoryThread(engine, history)) as watch:
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
             last = interval(counted_s, cores=8.0, core_seconds=8.0)
-            engine.tell(snapshot(time_s, last=last))
+            engine.publish(snapshot(time_s, last=last))
     watch.close()
     assert [point["t"] for point in points(history)] == [1.0, 4.5, 4.6, 5.5]
     assert [point["t"] for point in points(history, 4.6)] == [4.6, 5.5]

@@ -119,11 +119,12 @@ def test_what_expires_while_all_are_busy_is_dropped_at_the_intervals_end() -> No
     assert by_id(system, "finished_s")[1] == 1.0
 
 
-def test_hopeless_requests_count_apart() -> None:
+@pytest.mark.parametrize(("drop", "allocation"), [("expired", SLOW), ("none", FAST)])
+def test_hopeless_requests_count_apart(drop: Any, allocation: Allocation) -> None:
     """Nothing can be answered in less than 0.1 s, which is the fourth one's budget."""
     deadlines_s = (0.15, 0.4, 0.2, math.nextafter(0.2, 0))
     requests = requests_at((0.0, 9.0), *((0.1, deadline_s) for deadline_s in deadlines_s))
-    system = serve(requests, SLOW, serving=Serving("expired"))
+    system = serve(requests, allocation, serving=Serving(drop))
     metrics = system.view().last
     assert metrics is not None
     assert by_id(system, "hopeless") == [False, True, False, False, True]

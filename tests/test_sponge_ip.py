@@ -1,28 +1,33 @@
-"""Sponge's program, both formulations, and its solvers against exhaustive search."""
+"""Sponge's program, both formulations: compiled, with PuLP, and with one of its means left out."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reference.program import published_program
+from reference.program import per_request_program
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.program import Program, cost_table, recovery_table
+from agents.enumeration import solve_pairs
+from agents.program import Program
 from agents.rates import Forecast, forecast_arrivals
-from agents.solvers import make_backend, pairs_program, solve
-from agents.sponge_ip import SpongeIP, SpongeIPConfig
+from agents.solvers import PublishedProgram, make_backend, pairs_program
+from agents.sponge_ip import Ablated, SpongeIP, SpongeIPConfig, bundled, no_batching, no_scaling
 from agents.stages import StageProgram
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
 
-QUIET = Forecast(rate_rps=0.0, noise=0.0, budget_low_s=1.0, budget_high_s=1.0)
+ROOT = Path(__file__).resolve().parent.parent
 CBC = make_backend("pulp")
+STATES = 300
+"""Random states of each seed."""
 
 
 def exhaustive(program: Program) -> Allocation:
@@ -63,44 +68,140 @@ def decide(view: SystemView, spec: SystemSpec | None = None, **options: Any) -> 
     return controller.decide(view)
 
 
-@st.composite
-def programs(draw: st.DrawFn) -> Program:
-    """Programs of any shape; about half of them have no pair without a miss."""
-    rows, columns = draw(st.integers(1, 8)), draw(st.integers(1, 8))
-    least = draw(st.sampled_from([0, 0, 1, 50]))
-    counts = st.integers(least, least + draw(st.sampled_from([1, 5, 10_000])))
-    late = draw(st.lists(counts, min_size=rows * columns, max_size=rows * columns))
-    cost = cost_table(make_spec(batch_max=rows, cores_max=columns))
-    return Program(cost, np.array(late).reshape(rows, columns))
+def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
+    """Return a state from idle to overloaded, about half of them without a clean answer."""
+    now_s, intervals = rng.uniform(0, 1000), int(rng.integers(1, 31))
+    arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), intervals).astype(np.float64)
+    budgets_s = spec.slo_s - rng.uniform(0, rng.choice([0.1, 0.3, 1.5]), int(arrivals[-1]))
+    queued = int(rng.choice([0, 1, 5, 30, 150]) * rng.uniform(0, 2))
+    lowest_s = rng.choice([-2.0, 0.0, 0.2, 1.0])
+    slacks_s = rng.uniform(lowest_s, lowest_s + rng.choice([0.2, 1.0, 30.0]), queued)
+    means_s = rng.uniform(0, rng.choice([0.1, 0.9]), intervals)
+    means_s[: rng.integers(0, intervals + 1)] = np.nan
+    running = [
+        RunningBatch(
+            int(rng.integers(1, spec.first.batch_max + 1)),
+            now_s - 0.1,
+            now_s + rng.uniform(-0.1, 0.5),
+        )
+        for _ in range(rng.choice([0, 0, 1, 3]))
+    ]
+    return make_view(
+        now_s=now_s,
+        queued_deadlines_s=now_s + np.sort(slacks_s),
+        running=tuple(running),
+        allocation=Allocation(int(rng.integers(1, spec.first.cores_max + 1)), 1),
+        replicas_ready=int(rng.integers(0, 3)),
+        starting_s=tuple(np.sort(rng.uniform(0, 2, rng.integers(0, 3))).tolist()),
+        arrivals=arrivals,
+        delays_s=spec.slo_s - budgets_s,
+        budgets_s=budgets_s,
+        mean_delays_s=means_s,
+        cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
+        pending=random_resizes(rng, spec),
+    )
 
 
-@settings(max_examples=60, deadline=None)
-@given(program=programs())
-def test_cbc_equals_exhaustive_search(program: Program) -> None:
-    assert same(solve(program, CBC), exhaustive(program))
+def random_resizes(rng: np.random.Generator, spec: SystemSpec) -> tuple[tuple[float, int], ...]:
+    """Return earlier decisions that are on their way, one for each whole interval of the delay."""
+    count = int(spec.resize_delay_s / spec.interval_s)
+    starts_s = np.sort(rng.uniform(0, 1.1 * spec.resize_delay_s, count))
+    cores = rng.integers(1, spec.first.cores_max + 1, count)
+    return tuple(zip(starts_s.tolist(), cores.tolist(), strict=True))
 
 
-@settings(max_examples=50, deadline=None)
-@given(view=views(), margin=st.sampled_from([0.0, 0.1]))
-def test_cbc_equals_exhaustive_search_on_views(view: SystemView, margin: float) -> None:
+def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
+    return make_spec(
+        str(rng.choice(["yolov5s", "resnet18"])),
+        slo_s=float(rng.choice([0.3, 1.0, 3.0])),
+        interval_s=float(rng.choice([0.5, 1.0, 2.0])),
+        resize_delay_s=float(rng.choice([0.0, 0.0, 0.16, 0.7, 2.5])),
+        cores_max=int(rng.integers(1, largest + 1)),
+        batch_max=int(rng.integers(1, largest + 1)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    feasible = 0
+    for number in range(STATES):
+        spec = random_spec(rng, largest=20)
+        view, margin = random_view(rng, spec), float(rng.choice([0.0, 0.1, 0.25]))
+        forecast = forecast_arrivals(spec, view)
+        answer = choose(spec, view, forecast, margin)
+        program = per_request_program(spec, view, forecast, margin)
+        assert same(answer, exhaustive(program))
+        feasible += answer.feasible
+        if number % 10 == 0:
+            counted = counted_program(spec, view, forecast, margin)
+            np.testing.assert_array_equal(counted.late, program.late)
+            np.testing.assert_array_equal(counted.cost, program.cost)
+    assert 0.3 * STATES < feasible < 0.7 * STATES
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        ("pulp", {}),
+        ("pulp", {"formulation": "paper"}),
+        ("pulp", {"cores_fixed": 3}),
+        ("pulp", {"batch_limit": 2}),
+        ("highs", {}),
+    ],
+)
+def test_equals_pulp_on_random_states(solver: str, options: dict[str, Any]) -> None:
+    if solver == "highs":
+        pytest.importorskip("highspy", reason="the optional solver HiGHS is not installed")
+    rng = np.random.default_rng(10)
+    kind = Ablated if options.keys() & {"cores_fixed", "batch_limit"} else SpongeIP
+    exact, pulp = kind(**options), kind(solver=solver, **options)
+    for _ in range(80):
+        spec = random_spec(rng, largest=8)
+        view = random_view(rng, spec)
+        exact.reset(spec, seed=0)
+        pulp.reset(spec, seed=0)
+        assert same(exact.decide(view), pulp.decide(view))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    view=views(max_queued=200),
+    margin=st.floats(0, 0.5),
+    rate_rps=st.floats(0, 120),
+    noise=st.floats(0, 3),
+    low_s=st.floats(-1, 1),
+    more_s=st.floats(0, 1),
+)
+def test_equals_exhaustive_search_on_any_forecast(
+    view: SystemView, margin: float, rate_rps: float, noise: float, low_s: float, more_s: float
+) -> None:
+    spec = make_spec()
+    forecast = Forecast(rate_rps, noise, low_s, low_s + more_s)
+    answer = choose(spec, view, forecast, margin)
+    assert same(answer, exhaustive(per_request_program(spec, view, forecast, margin)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    view=views(),
+    gamma_s=st.floats(-0.3, 0.3),
+    delta_s=st.floats(-0.1, 0.1),
+    epsilon_s=st.floats(-0.3, 0.3),
+    eta_s=st.floats(0.01, 10),
+)
+def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
+    view: SystemView, gamma_s: float, delta_s: float, epsilon_s: float, eta_s: float
+) -> None:
+    spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
+    try:
+        spec.first.latency.table_s(16, 16)
+    except ProfileError:
+        assume(False)
     assume(view.first.arrivals.size)
-    forecast = forecast_arrivals(make_spec(), view)
-    program = counted_program(make_spec(), view, forecast, margin)
-    assert same(solve(program, CBC), exhaustive(program))
-
-
-@settings(max_examples=40, deadline=None)
-@given(program=programs())
-def test_highs_equals_exhaustive_search(program: Program) -> None:
-    pytest.importorskip("highspy", reason="the optional solver HiGHS is not installed")
-    assert same(solve(program, make_backend("highs")), exhaustive(program))
-
-
-@given(batch_max=st.integers(1, 64), cores_max=st.integers(1, 64))
-def test_cost_orders_cores_before_batch_without_ties(batch_max: int, cores_max: int) -> None:
-    cost = cost_table(make_spec(batch_max=batch_max, cores_max=cores_max))
-    by_cores_then_batch = cost.T.ravel()
-    assert np.all(np.diff(by_cores_then_batch) > 0)
+    forecast = forecast_arrivals(spec, view)
+    expected = exhaustive(per_request_program(spec, view, forecast, margin=0.1))
+    assert same(choose(spec, view, forecast, margin=0.1), expected)
 
 
 def search_as_published(
@@ -138,7 +239,7 @@ class TestPaper:
         self, profile: str, rate: int, delay_s: float, slo_fraction: float
     ) -> None:
         spec = make_spec(profile)
-        answer = exhaustive(published_program(spec, rate, delay_s, slo_fraction))
+        answer = PublishedProgram(spec).choose(rate, delay_s, slo_fraction)
         expected = search_as_published(spec, rate, delay_s, slo_fraction)
         assert answer.feasible == (expected is not None)
         if expected is not None:
@@ -154,63 +255,8 @@ class TestPaper:
         assert not hold.feasible
         assert not best.feasible
 
-    def test_keeps_the_allocation_while_the_load_is_unknown(self) -> None:
-        held = Allocation(cores=3, batch=7)
-        assert decide(make_view(allocation=held), formulation="paper") == held
-
-
-def late_one_by_one(spec: SystemSpec, view: SystemView, cores: int, batch: int) -> int:
-    """Serve the queue batch by batch and count the misses."""
-    time_s, late = view.now_s, 0
-    waiting = list(view.first.queued_deadlines_s)
-    while waiting:
-        served, waiting = waiting[:batch], waiting[batch:]
-        time_s += float(spec.first.latency.predict_s(len(served), cores))
-        late += sum(deadline_s < time_s for deadline_s in served)
-    return late
-
 
 class TestPerRequest:
-    @given(
-        slacks_s=st.lists(st.floats(0.1, 3), max_size=60),
-        cores=st.integers(1, 16),
-        batch=st.integers(1, 16),
-    )
-    def test_counts_the_queue_as_a_server_would_serve_it(
-        self, slacks_s: list[float], cores: int, batch: int
-    ) -> None:
-        spec = make_spec()
-        view = busy_view(rate_rps=0, budgets_left_s=tuple(slacks_s))
-        assume(np.all(np.array(slacks_s) > float(spec.first.latency.predict_s(1, 16))))
-        late = counted_program(spec, view, QUIET, margin=0.0).late
-        assert late[batch - 1, cores - 1] == late_one_by_one(spec, view, cores, batch)
-
-    @given(view=views(), more_s=st.floats(0, 2), margin=st.floats(0, 0.5))
-    def test_more_budget_is_never_more_late(
-        self, view: SystemView, more_s: float, margin: float
-    ) -> None:
-        # Kept above hopeless, whose requests are not counted.
-        fastest_s = 0.06
-        patient = view.with_first(
-            queued_deadlines_s=np.maximum(view.first.queued_deadlines_s, view.now_s + fastest_s)
-        )
-        richer = patient.with_first(queued_deadlines_s=patient.first.queued_deadlines_s + more_s)
-        forecast = Forecast(10.0, 1.0, 0.3, 0.6)
-        rich_forecast = Forecast(10.0, 1.0, 0.3 + more_s, 0.6 + more_s)
-        late = counted_program(make_spec(), patient, forecast, margin).late
-        fewer = counted_program(make_spec(), richer, rich_forecast, margin).late
-        assert np.all(fewer <= late)
-
-    @given(view=views(), rate=st.floats(0.5, 40))
-    def test_a_larger_margin_is_never_less_late(self, view: SystemView, rate: float) -> None:
-        patient = view.with_first(
-            queued_deadlines_s=np.maximum(view.first.queued_deadlines_s, view.now_s + 0.06)
-        )
-        forecast = Forecast(rate, 0.0, 0.3, 0.6)
-        tight = counted_program(make_spec(), patient, forecast, 0.0).late
-        loose = counted_program(make_spec(), patient, forecast, 0.2).late
-        assert loose.min() >= tight.min()
-
     def test_hopeless_requests_do_not_make_it_infeasible(self) -> None:
         waiting = busy_view(rate_rps=10, budgets_left_s=(-3.0, -0.1, 0.01, 0.8))
         assert decide(waiting).feasible
@@ -223,26 +269,6 @@ class TestPerRequest:
         assert (awaited.cores, awaited.batch) == (16, 16)
         assert not awaited.feasible
 
-    def test_throughput_breaks_ties_where_requests_are_late_anyway(self) -> None:
-        spec = make_spec()
-        doomed = busy_view(rate_rps=0, budgets_left_s=(0.06,) * 40)
-        program = counted_program(spec, doomed, QUIET, margin=0.0)
-        answer = exhaustive(program)
-        tied = program.late == program.late.min()
-        throughput = np.arange(1, 17)[:, None] / spec.first.latency.table_s(16, 16)
-        assert not answer.feasible
-        assert throughput[answer.batch - 1, answer.cores - 1] == throughput[tied].max()
-
-    def test_recovery_ranks_by_throughput(self) -> None:
-        spec = make_spec()
-        throughput = np.arange(1, 17)[:, None] / spec.first.latency.table_s(16, 16)
-        by_rank = throughput.ravel()[np.argsort(recovery_table(spec), axis=None)]
-        assert np.all(np.diff(by_rank) <= 0)
-
-    def test_an_overloaded_queue_is_not_given_up(self) -> None:
-        view = busy_view(rate_rps=20, budgets_left_s=tuple(np.linspace(-5, 0.2, 300)))
-        assert decide(view).cores == 16
-
     def test_a_tight_queue_takes_more_cores(self) -> None:
         relaxed = decide(busy_view(rate_rps=10, budgets_left_s=(0.8, 0.8, 0.9)))
         tight = decide(busy_view(rate_rps=10, budgets_left_s=(0.07, 0.8, 0.9)))
@@ -254,43 +280,6 @@ class TestPerRequest:
         view = busy_view(rate_rps=20, budgets_left_s=(0.5, 0.8), delays_s=np.array([0.1, 0.3]))
         assert decide(view).cores < decide(view, formulation="paper").cores
 
-    def test_a_running_batch_speeds_up_with_the_cores(self) -> None:
-        spec = make_spec()
-        left_s = 0.4
-        running = (RunningBatch(8, 0.0, 10.0 + left_s),)
-        view = busy_view(
-            rate_rps=0,
-            budgets_left_s=(0.5,),
-            running=running,
-            allocation=Allocation(cores=4, batch=8),
-        )
-        late = counted_program(spec, view, QUIET, margin=0.0).late
-        speed_up = spec.first.latency.predict_s(8, np.arange(1, 17)) / spec.first.latency.predict_s(
-            8, 4
-        )
-        done_s = left_s * speed_up + spec.first.latency.predict_s(1, np.arange(1, 17))
-        np.testing.assert_array_equal(late[0] > 0, done_s > 0.5)
-        assert 0 < np.count_nonzero(late[0]) < 16
-
-    def test_a_starting_replica_is_waited_for(self) -> None:
-        view = busy_view(rate_rps=0, budgets_left_s=(0.9,))
-        starting = view.with_first(replicas_ready=0, starting_s=(2.0,))
-        assert counted_program(make_spec(), view, QUIET, 0.0).late.min() == 0
-        assert counted_program(make_spec(), starting, QUIET, 0.0).late.min() == 1
-
-    def test_throughput_must_reach_the_rate(self) -> None:
-        spec = make_spec()
-        endless = Forecast(rate_rps=20.0, noise=0.0, budget_low_s=99.0, budget_high_s=99.0)
-        late = counted_program(spec, busy_view(), endless, margin=0.0).late
-        batches = np.arange(1, 17)[:, None]
-        np.testing.assert_array_equal(late == 0, batches / spec.first.latency.table_s(16, 16) >= 20)
-
-    def test_everything_while_the_load_is_unknown(self) -> None:
-        assert decide(make_view()) == Allocation(cores=16, batch=16)
-
-    def test_little_while_idle(self) -> None:
-        assert decide(busy_view(rate_rps=0)) == Allocation(cores=1, batch=1)
-
     def test_hold_keeps_the_allocation(self) -> None:
         held = Allocation(cores=3, batch=7)
         view = busy_view(rate_rps=200, allocation=held)
@@ -298,15 +287,16 @@ class TestPerRequest:
         assert answer == held
         assert not answer.feasible
 
+    def test_everything_while_the_load_is_unknown_and_little_while_idle(self) -> None:
+        held = Allocation(cores=3, batch=7)
+        assert decide(make_view(allocation=held)) == Allocation(cores=16, batch=16)
+        assert decide(make_view(allocation=held), formulation="paper") == held
+        assert decide(busy_view(rate_rps=0)) == Allocation(cores=1, batch=1)
+
 
 class TestForecast:
     def forecast(self, view: SystemView, **options: Any) -> Forecast:
         return forecast_arrivals(make_spec(), view, **options)
-
-    def test_equal_gaps_need_no_allowance(self) -> None:
-        forecast = self.forecast(busy_view(rate_rps=20))
-        assert forecast.rate_rps == 20
-        assert forecast.noise == 0
 
     def test_scatter_raises_the_rate(self) -> None:
         scattered = busy_view(arrivals=np.array([10.0, 30.0] * 5))
@@ -323,10 +313,6 @@ class TestForecast:
     def test_a_step_up_is_followed_at_once(self) -> None:
         step = busy_view(arrivals=np.array([5.0] * 8 + [40.0] * 2))
         assert self.forecast(step, sigmas=0.0).rate_rps == 40
-
-    def test_rate_is_per_second(self) -> None:
-        spec = make_spec(interval_s=0.5)
-        assert forecast_arrivals(spec, busy_view(rate_rps=20)).rate_rps == 40
 
     def test_budgets_remember_the_worst_recent_delay(self) -> None:
         delays_s = np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1])
@@ -346,14 +332,88 @@ class TestForecast:
         ({"formulation": "papers"}, "did you mean 'paper'"),
         ({"solver": "gurobi"}, "choose from exact, highs, pulp"),
         ({"slo_fraction": 0.0}, "slo_fraction must be"),
+        ({"cores_fixed": 0}, "cores_fixed must be at least 1, not 0"),
+        ({"batch_limit": 1.5}, r"batch_limit must be a whole number, not 1\.5"),
     ],
 )
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        SpongeIP(**options)
+        Ablated(**options)
 
 
 def test_missing_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pulp.COIN_CMD.available", lambda self: False)
     with pytest.raises(ConfigError, match="'pulp' is not installed"):
         make_backend("pulp")
+
+
+def test_the_view_may_be_read_only() -> None:
+    view = busy_view(rate_rps=10, budgets_left_s=(0.4, 0.8))
+    frozen = view.first.queued_deadlines_s.copy()
+    frozen.setflags(write=False)
+    controller = SpongeIP()
+    controller.reset(make_spec(), seed=0)
+    expected = controller.decide(view)
+    assert same(controller.decide(view.with_first(queued_deadlines_s=frozen)), expected)
+
+
+def test_no_decision_waits_for_the_compiler() -> None:
+    controller = SpongeIP()
+    compiled = list(solve_pairs.signatures)  # type: ignore[attr-defined]
+    controller.reset(make_spec(), seed=0)
+    controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
+    assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
+
+
+def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    import evaluate
+
+    arguments = ["--agent", "static-8", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
+    assert evaluate.main(arguments) == 2
+    assert (
+        "--solver is for one agent that takes the option 'solver'; none of static-8"
+        in capsys.readouterr().err
+    )
+    arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
+    assert evaluate.main(arguments) == 2
+    assert "choose from exact, highs, pulp" in capsys.readouterr().err
+
+
+@given(cores=st.integers(1, 16), profile=st.sampled_from(["yolov5s", "resnet18"]))
+def test_a_bundle_is_as_fast_as_its_cores(cores: int, profile: str) -> None:
+    spec = make_spec(profile)
+    one = bundled(spec, cores)
+    expected_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
+    np.testing.assert_allclose(one.first.latency.table_s(16, 1)[:, 0], expected_s, rtol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(cores=st.integers(1, 16), budget_s=st.floats(0.1, 0.9), queued=st.integers(0, 30))
+def test_no_scaling_takes_the_smallest_batch_that_is_feasible_on_its_cores(
+    cores: int, budget_s: float, queued: int
+) -> None:
+    view = busy_view(budgets_left_s=(budget_s,) * queued, allocation=Allocation(cores, 1))
+    controller = Ablated(cores_fixed=cores)
+    controller.reset(make_spec(), seed=0)
+    answer = controller.decide(view)
+    assert answer.cores == cores
+    free = SpongeIP()
+    free.reset(make_spec(), seed=0)
+    chosen = free.decide(view)
+    if chosen.feasible and chosen.cores <= cores:
+        assert answer.feasible
+        assert answer.batch <= chosen.batch
+
+
+def test_no_batching_never_asks_for_a_batch() -> None:
+    controller = no_batching(formulation="paper", on_infeasible="hold")
+    controller.reset(make_spec(), seed=0)
+    for view in (make_view(), busy_view(rate_rps=200), busy_view(rate_rps=5)):
+        assert controller.decide(view).batch == 1
+
+
+def test_fixed_cores_stay_within_the_limit() -> None:
+    controller = no_scaling()
+    controller.reset(make_spec(cores_max=6), seed=0)
+    assert controller.decide(make_view()).cores == 6
+    assert controller.decide(busy_view()).cores == 6

@@ -19,7 +19,6 @@ from sponge_env.control.base import BaseController
 from sponge_env.control.split import shares
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
-from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.scenario.config import Arrivals, Variant
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
@@ -116,16 +115,6 @@ def test_grandslam_fills_the_slack_of_each_stage() -> None:
         table_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[:, 1]
         fitting = 1 + np.flatnonzero(table_s <= slack_s)
         assert chosen.batch == max([1, *fitting])
-
-
-@pytest.mark.parametrize("name", ["hpa", "throttle"])
-def test_rules_of_one_stage_follow_the_load_on_one_with_variants(name: str) -> None:
-    controller = make_controller(name, known_controllers(), {})
-    assert isinstance(controller, BaseController)
-    _, view, answer = played("variants", controller, 60.0)
-    assert view.last is not None
-    assert answer.total_cores > 1
-    assert answer.variant == 2, "the one in force at first"
 
 
 def test_splits_take_any_variant_that_is_in_force_at_first() -> None:

@@ -11,21 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from unit_runs import result as unit_result
 
 import evaluate
-from agents.sponge_ip import SpongeIP
 from sponge_env import formats
-from sponge_env.env.factory import make_system, scenario_profile
-from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run import unit as unit_module
 from sponge_env.run.read import load_failures, load_intervals, load_results
-from sponge_env.run.rollout import Run, run_episode, warm
-from sponge_env.run.suite import cells, load_suite
-from sponge_env.run.unit import AgentUnit
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -144,24 +136,6 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixtu
     frame = load_results(Path("run"))
     assert len(frame) == 3 * 4
     assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
-
-
-def test_an_episode_of_a_suite_is_that_of_the_reference_system(tmp_path: Path) -> None:
-    cell = cells(load_suite("tiny.toml"))[1]
-    unit = AgentUnit("ip", "agents.sponge_ip:SpongeIP", {}, "vertical", cell, 1)
-    result = unit_result(unit, tmp_path / "run")
-    controller = SpongeIP()
-    scenario = warm(cell, controller, scenario_profile(cell))
-    episode = run_episode(
-        make_system(scenario, 0), controller, Run.of("ip", scenario, "sim", seed=0)
-    )
-    for name in ("offered", "violations", "core_seconds", "latency_p99_s"):
-        assert result["episodes"][0][name] == getattr(episode.summary, name)
-    assert result["latency_s"][0][99] == pytest.approx(episode.summary.latency_p99_s, rel=1e-4)
-    intervals = load_intervals(tmp_path / "run")
-    for name in set(names(IntervalMetrics)) - {"decision_s"}:
-        expected = [getattr(interval, name) for interval in episode.intervals]
-        np.testing.assert_array_equal(intervals[name], expected, name)
 
 
 def without_times(result: dict[str, Any]) -> dict[str, Any]:

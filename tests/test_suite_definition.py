@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from baselines import tuned_options
-from sponge_env.app.listing import agents, listing
 from sponge_env.errors import ConfigError
 from sponge_env.run.bounds import BoundUnit
-from sponge_env.run.registry import known_controllers
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import (
     SUITE_DIR,
@@ -272,14 +270,6 @@ def test_a_file_is_followed_by_what_the_registry_has_for_it() -> None:
     assert agents["sb3:model"].options == {"file": "some/model.zip"}
     with pytest.raises(ConfigError, match="two agents are called 'sb3:model'"):
         chosen(["sb3:some/model.zip", "sb3:other/model.zip"])
-
-
-def test_every_name_has_a_line_in_the_list() -> None:
-    shown = agents()
-    assert {*known_controllers(), *load_suite("standard").agents, "oracle"} <= set(shown)
-    assert all(0 < len(line) <= 80 for line in shown.values())
-    assert shown["sponge-paper"] == "sponge-ip, formulation=paper"
-    assert "policies" in listing()
 
 
 @pytest.mark.parametrize(

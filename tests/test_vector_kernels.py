@@ -17,10 +17,8 @@ from sponge_env.errors import ConfigError, TraceError
 from sponge_env.scenario.config import Arrivals, Network, RequestClass
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import stream
-from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import OBS_DIM
-from sponge_env.simulation.workload import draw_workload
 
 PURPOSES = {
     "arrivals": ARRIVALS,
@@ -37,15 +35,6 @@ def test_streams_are_those_of_numpy(seed: int, purpose: str) -> None:
     drawn = np.zeros(20)
     draw_uniforms(np.zeros(4, np.uint64), seed, PURPOSES[purpose], drawn)
     assert drawn.tolist() == stream(seed, purpose).random(20).tolist()
-
-
-@pytest.mark.parametrize("name", ["paper", "bursty"])
-def test_requests_arrive_in_the_order_of_their_deadlines(name: str) -> None:
-    """What lets a first-in-first-out ring be the earliest-deadline-first queue."""
-    scenario = load_scenario(name)
-    workload = draw_workload(scenario, scenario_profile(scenario), 1)
-    assert np.all(np.diff(workload.deadline_s) >= 0)
-    assert workload.id.tolist() == list(range(workload.id.size))
 
 
 def test_memory_per_environment_is_small() -> None:
@@ -98,26 +87,20 @@ def test_an_episode_that_is_over_stands_still() -> None:
     assert batch.episode_intervals.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("seeds", "assignment", "message"),
-    [([-1, 0], [0, 0], "seed must be at least 0, not -1"), ([0, 0], [0, 1], "between 0 and 0")],
-)
-def test_bad_resets_are_refused(seeds: list[int], assignment: list[int], message: str) -> None:
-    batch = BatchSimulator([SHORT], np.array(assignment))
-    observations = np.zeros((2, OBS_DIM), np.float32)
-    with pytest.raises(ConfigError, match=message):
-        batch.reset(np.ones(2, np.bool_), np.array(seeds), observations)
-
-
-def test_what_would_be_written_past_its_end_is_refused() -> None:
+def test_bad_resets_and_allocations_are_refused() -> None:
     batch = BatchSimulator([SHORT], np.zeros(2, np.int64))
-    everyone, seeds = np.ones(2, np.bool_), np.zeros(2, np.int64)
+    every, seeds, out = np.ones(2, np.bool_), np.zeros(2, np.int64), np.zeros((2, OBS_DIM), "f4")
+    with pytest.raises(ConfigError, match="seed must be at least 0, not -1"):
+        batch.reset(every, np.array([-1, 0]), out)
     with pytest.raises(ValueError, match="out must be of shape"):
-        batch.reset(everyone, seeds, np.zeros((1, OBS_DIM), np.float32))
+        batch.reset(every, seeds, np.zeros((1, OBS_DIM), np.float32))
     with pytest.raises(ValueError, match="contiguous float32"):
-        batch.reset(everyone, seeds, np.zeros((2, OBS_DIM)))  # type: ignore[arg-type]
+        batch.reset(every, seeds, np.zeros((2, OBS_DIM)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="allocations must be of shape"):
         batch.step(np.ones((2, 2), np.int64))
+    batch.assignment[1] = 1
+    with pytest.raises(ConfigError, match="between 0 and 0"):
+        batch.reset(every, seeds, out)
 
 
 def test_a_trace_that_is_not_there_is_named() -> None:

@@ -1,6 +1,7 @@
 """Training of learned controllers: what is trained, on what, and with which settings.
 
-:func:`.training.train` carries a plan out. Following a policy is in :mod:`..learned`.
+:func:`.phased.train` and :func:`.sb3.train` carry a plan out. Following a policy is in
+:mod:`..learned`.
 """
 
 from __future__ import annotations
@@ -24,28 +25,28 @@ from sponge_env.utils.files import read_json, write_json
 from .. import LEARNERS, Learner
 from ..history import layout_of
 from ..learned import control_of
-from .phases import PhasedConfig
+from ..policy import PolicyInfo
 
-T = TypeVar("T", "LearnConfig", PhasedConfig)
+T = TypeVar("T", bound="LearnConfig")
 
 Report = Callable[[int, str], None]
-"""Called with the number of steps done in this run, and a word about how good the policy is."""
+"""Called with the number of steps done in this run, and how good the policy is in a few words."""
 
 CHECKPOINT_FILE = "checkpoint.zip"
 """Its name in a run directory, for resuming only: Stable-Baselines3's own format, or what
 :meth:`.phased.Training.save` writes."""
+EVALUATED_FILE = "judged.json"
+"""What the policy that a training in phases keeps reached there, beside the best rules."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
-JUDGED_FILE = "judged.json"
-"""What the policy that a training in phases keeps reached there, beside the best rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnConfig(Options):
-    """Hyper-parameters, for a few hundred simulated environments at once."""
+    """Hyper-parameters of PPO (Schulman et al., 2017), as Stable-Baselines3 gets them."""
 
     learning_rate: float = option(3e-3, above=0)
-    """At the start; falls linearly to a twentieth."""
+    """At first; falls linearly to a small share of it."""
     rollout_steps: int = option(32, at_least=1)
     """Steps of each environment between two updates."""
     minibatch: int = option(2048, at_least=1)
@@ -55,29 +56,15 @@ class LearnConfig(Options):
     gamma: float = option(0.9, at_least=0, at_most=1)
     """Discount for one interval: what is decided now is over within seconds."""
     gae_lambda: float = option(0.9, at_least=0, at_most=1)
-    entropy: float = 0.002
+    """Weight of later steps in an advantage."""
+    entropy: float = option(0.002, at_least=0)
     """Weight of the entropy bonus."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers."""
-    one_replica_logit: float = 5.0
-    """Of one replica when training begins; 0 for the others. Most numbers are too many for most
-    loads of one model, and a policy that shrinks from their cores early never learns what cores
-    are good for. Where one replica is too few, a policy that hardly ever asks for two in each of
-    the intervals of a cold start never learns what replicas are good for."""
-    violation_weight: float | None = option(None, above=0)
-    """Weight of violations in the reward; the scenario's if left out."""
-    accuracy_weight: float | None = option(None, at_least=0)
-    """Weight of accuracy likewise."""
-    violation_target: float | None = option(None, above=0)
-    """Rate of avoidable violations to stay below, on the simulator: the weight is then learned,
-    beginning with ``violation_weight``. A fixed weight if left out."""
     evaluations: int = option(10, at_least=1)
     """How often the policy is evaluated during training."""
-    evaluation_episodes: int = 16
-    """Episodes of each evaluation, always the same."""
-    blind_to: tuple[str, ...] = ()
-    """Beginnings of the names of those observation fields that the policy does not see: for
-    ablations."""
+    evaluation_episodes: int = option(16, at_least=1)
+    """Episodes of each scenario in an evaluation, always the same."""
 
     def __post_init__(self) -> None:
         # Explicit, for a class with slots is made anew and super() would miss it.
@@ -86,25 +73,42 @@ class LearnConfig(Options):
             raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
 
 
-def learn_config(agent: str, options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
-    """Return the hyper-parameters of a run without phases, see :func:`settings`."""
-    return settings(LearnConfig, LEARNERS[agent].options, options, resume)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhasedConfig(LearnConfig):
+    """Hyper-parameters of a training in phases, see :mod:`.phased`; a few have other defaults."""
+
+    learning_rate: float = option(5e-4, above=0)
+    minibatch: int = option(1536, at_least=1)
+    epochs: int = option(2, at_least=1)
+    gamma: float = option(0.99, at_least=0, at_most=1)
+    """A new replica first costs its cores for a cold start."""
+    gae_lambda: float = option(0.95, at_least=0, at_most=1)
+    entropy: float = option(0.003, at_least=0)
+    """At first; falls linearly to a fifth."""
+    evaluations: int = option(80, at_least=1)
+    evaluation_episodes: int = option(12, at_least=1)
+    choice_episodes: int = option(40, at_least=1)
+    """Other episodes, which choose among the policies that seem best."""
+    imitations: int = option(4, at_least=1)
+    """Rounds of demonstrations by a program, each but the first where the policy leads."""
+    demonstrations: int = option(12, at_least=1)
+    """Episodes of each scenario in a round, every other of another system if randomised."""
+    imitation_epochs: int = option(30, at_least=1)
+    """Passes over all demonstrations so far, after each round."""
+    every: int = option(20, at_least=1)
+    """Intervals after which the number of replicas may change again, where it may at all."""
+    durations_s: tuple[float, ...] = (200.0, 420.0)
+    """Minimum and maximum length of a training episode."""
 
 
-def settings(
-    kind: type[T],
-    usual: Mapping[str, Any],
-    options: Mapping[str, Any],
-    resume: Path | None = None,
-) -> T:
-    """Return the hyper-parameters of a run: of some kind, with the learner's usual ones.
+def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = None) -> T:
+    """Return the hyper-parameters of a run, some of them by name; a list may be text with commas.
 
-    Options are some by name; a list may be text with commas. Where none says otherwise, those of
-    the run hold whose checkpoint is to be resumed; its layers cannot change.
+    Those of the run whose checkpoint is resumed are the defaults; its layers cannot change.
     """
     changes = {key: _listed(kind, key, value) for key, value in options.items()}
     if resume is None:
-        return from_mapping(kind, {**usual, **changes})
+        return from_mapping(kind, changes)
     path = resume.with_name(SETTINGS_FILE)
     try:
         before = from_mapping(kind, read_json(path))
@@ -119,21 +123,21 @@ def settings(
     return config
 
 
-def save_settings(config: LearnConfig | PhasedConfig, folder: Path) -> None:
+def save_settings(config: LearnConfig, folder: Path) -> None:
     """Write the hyper-parameters into a run directory."""
     write_json(folder / SETTINGS_FILE, _plain(config))
 
 
-def _plain(config: LearnConfig | PhasedConfig) -> dict[str, Any]:
+def _plain(config: LearnConfig) -> dict[str, Any]:
     """Return what :func:`~sponge_env.scenario.toml.from_mapping` takes."""
-    values = {key: value for key, value in asdict(config).items() if value is not None}
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    values = asdict(config).items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
 
 
-def _listed(kind: type[Any], key: str, value: Any) -> Any:
-    """Return a list where an option wants one: ``64,64`` or ``due,delay``."""
-    wanted = {field.name: field.type for field in fields(kind)}.get(key)
-    if not str(wanted).startswith("tuple") or isinstance(value, list):
+def _listed(kind: type[LearnConfig], key: str, value: Any) -> Any:
+    """Return a list where an option is one: ``64,64``."""
+    types = {field.name: field.type for field in fields(kind)}
+    if not str(types.get(key)).startswith("tuple") or isinstance(value, list):
         return value
     return [_number(part.strip()) for part in str(value).split(",")]
 
@@ -146,13 +150,17 @@ def _number(text: str) -> int | float | str:
     return text
 
 
+def spec_of(scenario: Scenario) -> SystemSpec:
+    """Return the system of a scenario with its own profile."""
+    return make_spec(scenario, scenario_profile(scenario))
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """One training run."""
 
     scenarios: tuple[Scenario, ...]
-    """What to train on, of one profile, interval and limits; shared out to the
-    environments."""
+    """What to train on, of one profile, interval and limits; divided among the environments."""
     steps: int
     """Environment steps over all environments."""
     envs: int
@@ -162,7 +170,7 @@ class TrainingPlan:
     agent: str = "ppo"
     """Name of the learner."""
     randomised: bool = False
-    """Whether each environment gets a random variant of its scenario."""
+    """Whether some environments get random variants of their scenarios."""
     backend: Backend = "sim"
     limiter: Limiter = "auto"
     resume: Path | None = None
@@ -191,7 +199,7 @@ class TrainingPlan:
     def spec(self) -> SystemSpec:
         """The system that the policy is for; a ConfigError if the scenarios are of several."""
         _ = self.learner  # refuses an agent that does not learn
-        specs = [make_spec(each, scenario_profile(each)) for each in self.scenarios]
+        specs = [spec_of(each) for each in self.scenarios]
         control = control_of(self.agent, specs[0])
         for scenario, spec in zip(self.scenarios, specs, strict=True):
             if control.fingerprint(spec) != control.fingerprint(specs[0]):
@@ -208,6 +216,19 @@ class TrainingPlan:
 
     @property
     def fingerprint(self) -> str:
-        """What has to be equal of a system that the policy is to fit."""
-        spec = self.spec
-        return control_of(self.agent, spec).fingerprint(spec)
+        """What has to be equal in a system that the policy is to fit."""
+        return self.control.fingerprint(self.spec)
+
+    def info(self, actions: tuple[int, ...], **more: Any) -> PolicyInfo:
+        """Describe a policy with so many choices of each part, whose training has not ended."""
+        return PolicyInfo(
+            agent=self.agent,
+            fingerprint=self.fingerprint,
+            scenarios=tuple(dict.fromkeys(scenario.name for scenario in self.scenarios)),
+            actions=actions,
+            inputs=self.inputs,
+            seed=self.seed,
+            partial=True,
+            command=self.command,
+            **more,
+        )

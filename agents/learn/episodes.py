@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -11,40 +11,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Arrivals, Initial, Network
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix, batch_times_of, layout_of
 from ..stepwise import PolicyState
-from .phases import PhasedConfig
-from .systems import Spending, simulator, spec_of
+from . import spec_of
+from .evaluation import AccuracyCost, simulator
 
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Batch sizes that a policy chooses among, as far as the limits go."""
 DRAWS = 24
-"""Of each scenario, in the pool from which episodes are drawn."""
-HELD_MOST = 4
-"""Replicas with which a random start begins at most."""
+"""Changed versions of each scenario, from which episodes are drawn."""
+RANDOM_STARTS = 0.7
+"""Share of the episodes that begin with a random allocation."""
+MAX_STARTED = 4
+"""Largest number of replicas of a random start."""
+TIGHTENED = (0.95, 0.99)
+"""Minimum and maximum factor of the SLO in training: a margin for what is rare."""
+OTHER_SHARE = 0.2
+"""Share of the episodes that are of other systems, if the training is randomised."""
 OTHER_SLO, OTHER_PAYLOAD = 0.25, 0.7
 """Largest change of the logarithm of SLO and payload."""
-OTHER_DELAYS_S = (0.0, 0.2, 0.5)
-"""Delays of a resize."""
 OTHER_COLD_START = 1.1
 """Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_SPEEDS = (0.9, 1.2)
-"""Least and most by which service takes longer than the profile says."""
 OTHER_LOAD = 0.2
 """Largest change of the logarithm of the arrival rate."""
+OTHER_DELAYS_S = (0.0, 0.2, 0.5)
+"""Delays of a resize."""
+OTHER_SPEEDS = (0.9, 1.2)
+"""Minimum and maximum factor of the service times in the profile."""
 OTHER_FADES = 0.5
-"""Share of the other systems whose network fades away now and then."""
+"""Share of the other systems whose network fades now and then."""
 OTHER_FADES_EVERY_S, OTHER_FADES_S, OTHER_DEPTHS = (40.0, 120.0), (1.0, 6.0), (1e-3, 0.1)
-"""Least and most time between two fades, their length, and the share of the bandwidth left."""
+"""Ranges of the time between two fades, their length, and the share of the bandwidth left."""
 
 
 class Outcomes(NamedTuple):
-    """(n,) what an interval came to."""
+    """(n,) results of an interval."""
 
     core_seconds: FloatArray
-    """With what lost accuracy is worth, see :class:`.systems.Spending`."""
+    """With the cost of lost accuracy, see :class:`.evaluation.AccuracyCost`."""
     violations: IntArray
     """Avoidable ones."""
     over: NDArray[np.bool_]
@@ -52,13 +61,13 @@ class Outcomes(NamedTuple):
 
 
 class Episodes:
-    """``count`` episodes that go on for ever: who ends begins another draw of its scenario."""
+    """``count`` endless sequences of episodes: one that ends begins another of its scenario."""
 
     def __init__(
         self,
         scenarios: Sequence[Scenario],
         count: int,
-        config: PhasedConfig,
+        durations_s: tuple[float, ...],
         every: int,
         seed: int,
         randomised: bool = False,
@@ -66,51 +75,51 @@ class Episodes:
         """Begin all of them; some are of other systems if ``randomised``.
 
         Those are scenarios of their own to the learner, and come after the others. Replicas may
-        step after so many intervals, or never if ``every`` is 0.
+        step after ``every`` intervals, or never if it is 0.
         """
         self._random = stream(seed, "episodes")
         pool = []
         for changes in (False, True)[: 1 + randomised]:
             for each, k in product(scenarios, range(DRAWS)):
                 system = other(each, self._random) if changes else each
-                pool.append(perturbed(system, config, every, k, self._random))
-        others = round(config.other_share * count) if randomised else 0
+                pool.append(perturbed(system, durations_s, every, k, self._random))
+        others = round(OTHER_SHARE * count) if randomised else 0
         own = np.arange(count - others) % len(scenarios)
         self.scenario = np.concatenate([own, len(scenarios) + np.arange(others) % len(scenarios)])
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
         self._simulator = simulator(pool, self._assigned)
-        self._spending = Spending(pool)
+        self._accuracy_cost = AccuracyCost(pool)
         specs = self._simulator.specs
+        sizes = batches_for(specs[0])
         self._observations = np.zeros((count, len(layout_of(specs[0]).fields)), np.float32)
-        self._pool = PolicyState(specs, every, config.batches)
-        played = [specs[k] for k in self._assigned.tolist()]
-        self.state = PolicyState(played, every, config.batches)
+        self._pool = PolicyState(specs, every, sizes)
+        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], every, sizes)
         self._begin(np.ones(count, np.bool_))
         self.state.see(self._observations, None)
 
     @property
     def seen(self) -> FloatMatrix:
-        """(n, inputs) what a policy sees now."""
+        """(n, inputs) of a policy now."""
         return self.state.seen
 
     @property
     def may_step(self) -> NDArray[np.bool_]:
-        """(n, stages, 3) which steps of the replicas it may take."""
+        """(n, stages, 3) which steps of the replicas are allowed."""
         return self.state.steps_allowed()
 
     def step(
         self, cores: IntArray, batches: IntArray, steps: IntArray, variants: IntArray
     ) -> Outcomes:
-        """Serve an interval under (n, stages) choices; :attr:`seen` is then what came of it.
+        """Serve an interval under (n, stages) choices; :attr:`seen` is then the new state.
 
         Call :meth:`renew` before the next.
         """
-        asked = self.state.take(cores, batches, steps, variants)
-        self._observations, metrics = self._simulator.step(asked)
+        requested = self.state.take(cores, batches, steps, variants)
+        self._observations, metrics = self._simulator.step(requested)
         self.state.see(self._observations, batch_times_of(metrics))
         counts: Any = metrics["avoidable_violations"]
-        spent = metrics["core_seconds"] + self._spending.accuracy(metrics, self._assigned)
+        spent = metrics["core_seconds"] + self._accuracy_cost.of(metrics, self._assigned)
         return Outcomes(spent, counts.astype(np.int64), self._simulator.over)
 
     def renew(self) -> None:
@@ -128,15 +137,21 @@ class Episodes:
         count = int(chosen.sum())
         drawn = self._random.integers(0, DRAWS, count)
         self._assigned[chosen] = self.scenario[chosen] * DRAWS + drawn
-        # Those below are for evaluation, those above for the judge: practice sees neither.
+        # Lower seeds are for evaluation runs, higher ones for the evaluator: training sees neither.
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
         self.state.begin(chosen, self._pool, self._assigned[chosen])
 
 
+def batches_for(spec: SystemSpec) -> tuple[int, ...]:
+    """Return the batch sizes that a policy chooses among in a system."""
+    largest = max(stage.batch_max for stage in spec.stages)
+    return tuple(size for size in BATCHES if size <= largest)
+
+
 def perturbed(
     scenario: Scenario,
-    config: PhasedConfig,
+    durations_s: tuple[float, ...],
     every: int,
     number: int,
     random: np.random.Generator,
@@ -147,37 +162,34 @@ def perturbed(
     """
     starts = [stage.initial for stage in scenario.pipeline]
     if not every:
-        starts = [dataclasses.replace(start, replicas=1) for start in starts]
-    if random.random() < config.random_starts:
-        starts = _random_starts(scenario, config, every, random)
-    shorter = float(random.uniform(config.tightened[0], config.tightened[-1]))
-    classes = [dataclasses.replace(c, slo_s=c.slo_s * shorter) for c in scenario.classes]
-    shortest_s, longest_s = config.durations_s[0], config.durations_s[-1]
+        starts = [replace(start, replicas=1) for start in starts]
+    if random.random() < RANDOM_STARTS:
+        starts = random_starts(scenario, every, random)
+    shorter = float(random.uniform(*TIGHTENED))
+    shortest_s, longest_s = durations_s[0], durations_s[-1]
     intervals = round(float(random.uniform(shortest_s, longest_s)) / scenario.interval_s)
-    begun = zip(scenario.stages, starts, strict=False)
-    return dataclasses.replace(
+    stages = zip(scenario.stages, starts, strict=False)
+    return replace(
         scenario,
         name=f"{scenario.name}-{number}",
         slo_s=scenario.slo_s * shorter,
-        classes=tuple(classes),
+        classes=tuple(replace(each, slo_s=each.slo_s * shorter) for each in scenario.classes),
         duration_s=intervals * scenario.interval_s,
         initial=scenario.initial if scenario.stages else starts[0],
-        stages=tuple(dataclasses.replace(stage, initial=start) for stage, start in begun),
+        stages=tuple(replace(stage, initial=start) for stage, start in stages),
     )
 
 
-def _random_starts(
-    scenario: Scenario, config: PhasedConfig, every: int, random: np.random.Generator
-) -> list[Initial]:
+def random_starts(scenario: Scenario, every: int, random: np.random.Generator) -> list[Initial]:
     """Draw the allocation with which each stage begins; all together fit on the machine."""
-    starts, left = [], scenario.limits.machine_cores
-    for later, stage in zip(range(len(scenario.pipeline))[::-1], scenario.pipeline, strict=True):
+    starts, left, pipeline = [], scenario.limits.machine_cores, scenario.pipeline
+    for later, stage in zip(range(len(pipeline))[::-1], pipeline, strict=True):
         limits, room = stage.limits, left - later  # a core for each stage that follows
-        held = min(HELD_MOST, limits.replicas, room) if every else 1
-        count = int(random.integers(1, held + 1))
-        most = min(limits.cores // 2, room // count)
-        sizes = [size for size in config.batches if size <= limits.batch]
-        cores, size = int(random.integers(1, max(1, most) + 1)), int(random.choice(sizes))
+        replicas_max = min(MAX_STARTED, limits.replicas, room) if every else 1
+        count = int(random.integers(1, replicas_max + 1))
+        cores_max = max(1, min(limits.cores // 2, room // count))
+        sizes = [size for size in BATCHES if size <= limits.batch]
+        cores, size = int(random.integers(1, cores_max + 1)), int(random.choice(sizes))
         variant = stage.initial.variant
         if len(stage.variants) > 1:
             variant = int(random.integers(0, len(stage.variants)))
@@ -196,34 +208,31 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     longer, larger, colder, busier = (float(np.exp(random.uniform(-x, x))) for x in changes)
     network, simulation = scenario.network, scenario.simulation
     cold_start_s = max(stage.cold_start_s for stage in spec_of(scenario).stages)
-    delayed = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
+    delay_s = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
     slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
-    return dataclasses.replace(
+    classes = [
+        replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
+        for each in scenario.classes
+    ]
+    return replace(
         scenario,
         slo_s=scenario.slo_s * longer,
-        classes=tuple(
-            dataclasses.replace(
-                each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger
-            )
-            for each in scenario.classes
-        ),
-        arrivals=_busier(scenario.arrivals, busier),
-        network=_fading(
-            dataclasses.replace(network, payload_bytes=network.payload_bytes * larger), random
-        ),
-        simulation=dataclasses.replace(
+        classes=tuple(classes),
+        arrivals=_scaled(scenario.arrivals, busier),
+        network=_fading(replace(network, payload_bytes=network.payload_bytes * larger), random),
+        simulation=replace(
             simulation,
-            actuation_delay_s=delayed,
+            actuation_delay_s=delay_s,
             service_scale=slower,
             cold_start_s=colder * cold_start_s,
         ),
     )
 
 
-def _busier(arrivals: Arrivals, factor: float) -> Arrivals:
+def _scaled(arrivals: Arrivals, factor: float) -> Arrivals:
     """Scale a rate, or a load; a trace that has its own is left as it is."""
     rate, load = (x and x * factor for x in (arrivals.rate_rps, arrivals.load))
-    return dataclasses.replace(arrivals, rate_rps=rate, load=load)
+    return replace(arrivals, rate_rps=rate, load=load)
 
 
 def _fading(network: Network, random: np.random.Generator) -> Network:
@@ -232,4 +241,4 @@ def _fading(network: Network, random: np.random.Generator) -> Network:
     depth = float(np.exp(random.uniform(*np.log(OTHER_DEPTHS))))
     if random.random() >= OTHER_FADES or network.trace == "none":
         return network
-    return dataclasses.replace(network, fade_every_s=every_s, fade_s=fade_s, fade_depth=depth)
+    return replace(network, fade_every_s=every_s, fade_s=fade_s, fade_depth=depth)

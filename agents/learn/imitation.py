@@ -1,9 +1,10 @@
-"""What a policy learns before it tries anything by itself: to do as the program does.
+"""What a policy learns before it tries anything by itself: to do as a program does.
 
-First the program plays training episodes, in which now and then others choose the cores for some
-seconds, so that the way back is seen as well (DART: Laskey et al., CoRL 2017). From then on the
-policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS 2011): a
-policy that only saw where the program leads does not know what to do where its own errors lead.
+First the program plays training episodes, in which random cores replace its own now and then for
+some seconds, so that the policy also sees the way back (DART: Laskey et al., CoRL 2017). From then
+on the policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS
+2011): a policy that only saw where the program leads does not know what to do where its own errors
+lead.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.run.registry import known_controllers, make_controller, start
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState, allocation
-from . import TrainingPlan
-from .actor_critic import Actions, ActorCritic, Inputs, Shown
-from .episodes import other, perturbed
-from .judge import Task, everywhere
-from .phases import PhasedConfig
+from . import PhasedConfig, TrainingPlan
+from .actor_critic import Actions, ActorCritic, Inputs
+from .episodes import batches_for, other, perturbed
+from .evaluation import Task, run_programs
+from .ppo import Demonstrated
 
 DISTURBED = 0.04
-"""Share of the intervals in which others begin to choose the cores."""
-DISTURBED_MOST = 5
-"""Intervals for which they do so at most."""
+"""Share of the intervals in which random cores begin to replace the program's."""
+MAX_DISTURBED = 5
+"""Largest number of intervals for which they do so."""
 LEARNING_RATE = 2e-3
 """At first; falls linearly to nothing."""
 
@@ -49,7 +50,7 @@ class Demonstrations(NamedTuple):
     steps: IntArray
     variants: IntArray
     replicas: IntArray
-    """Asked for before."""
+    """Requested before."""
     may_step: NDArray[np.bool_]
     """(n, stages, 3)"""
 
@@ -64,16 +65,16 @@ def demonstrations(
 ) -> Demonstrations:
     """Let programs show what they do where a policy leads, or without one where they do.
 
-    Each scenario of the plan has a program that plays it. The episodes are like those of the
-    training; half are of other systems if it is randomised.
+    Each scenario of the plan has a program. The episodes are like those of the training; half are
+    of other systems if it is randomised.
     """
     random, tasks = stream(seed, "demonstrations"), []
     for k in range(config.demonstrations):
         for program, each in zip(programs, plan.scenarios, strict=True):
             system = other(each, random) if plan.randomised and k % 2 else each
-            scenario = perturbed(system, config, every, k, random)
+            scenario = perturbed(system, config.durations_s, every, k, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-    return joined(everywhere(partial(_demonstrated, config.batches, every, policy), tasks))
+    return joined(run_programs(partial(_demonstrate, every, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -81,117 +82,99 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
     return Demonstrations(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _demonstrated(
-    batches: tuple[int, ...], every: int, policy: Policy | None, task: Task
-) -> Demonstrations:
+def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstrations:
     program, seed, scenario = task
     system = make_system(scenario, seed)
-    expert = _Expert(program, system.spec, batches, every)
-    disturbance = _Disturbance(system.spec, seed)
+    expert, disturbance = _Expert(program, system.spec, every), Disturbance(system.spec, seed)
+    state = expert.state
     while not system.done:
-        expert.look(system.view())
+        choices = expert.decide(system.view())
         if policy is None:
-            answer = disturbance.of(expert.take())
-            expert.go_on_from(answer)
-            system.step(answer)
+            taken = allocation(state.take(*(part[None] for part in choices))[0])
+            requested = disturbance.apply(taken)
+            state.follow(requested)
         else:
-            system.step(expert.follow(policy))
-    return Demonstrations(*(np.array(column) for column in zip(*expert.shown, strict=True)))
+            requested = allocation(state.choose(policy.logits(state.seen))[0])
+        system.step(requested)
+    return Demonstrations(*(np.array(column) for column in zip(*expert.rows, strict=True)))
 
 
 class _Expert:
     """A program, beside which a policy's state is kept."""
 
-    def __init__(
-        self, program: str, spec: SystemSpec, batches: tuple[int, ...], every: int
-    ) -> None:
-        self._spec = spec
-        self._program: Controller = make_controller(program, known_controllers())
+    def __init__(self, program: str, spec: SystemSpec, every: int) -> None:
+        self._spec, self._program = spec, make_controller(program, known_controllers())
         start(self._program, spec, 0)
-        self._state = PolicyState([spec], every, batches)
-        self._does: tuple[IntArray, ...] = ()
-        self.shown: list[tuple[NDArray[Any], ...]] = []
-        """A row of :class:`Demonstrations` for each answer."""
+        self.state = PolicyState([spec], every, batches_for(spec))
+        self.rows: list[tuple[NDArray[Any], ...]] = []
+        """A row of :class:`Demonstrations` for each decision."""
 
-    def look(self, view: SystemView) -> None:
-        """Show what the program does, as far as the replicas may move and all find room."""
-        state, sizes = self._state, self._state.choices.sizes
+    def decide(self, view: SystemView) -> tuple[IntArray, ...]:
+        """Return the program's choices, as far as the replicas may step and all fits."""
+        state, sizes = self.state, self.state.choices.sizes
         state.look(view)
-        asked = np.array(self._program.decide(view).stages)
-        wanted_cores, wanted_batch, wanted_replicas, wanted_variants = asked.T
+        cores, batch, replicas, variants = np.array(self._program.decide(view).stages).T
         before, allowed = state.replicas[0].copy(), state.steps_allowed()[0]
-        steps = np.sign(wanted_replicas - before) + 1
+        steps = np.sign(replicas - before) + 1
         steps = np.where(allowed[np.arange(len(steps)), steps], steps, 1)
-        most = most_cores(self._spec, before + steps - 1)
+        cores = np.minimum(cores, most_cores(self._spec, before + steps - 1))
         # A larger batch than the program's only starts if so many wait.
-        places = np.minimum(np.searchsorted(sizes, wanted_batch), len(sizes) - 1)
-        variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(wanted_variants, 0), 0)
-        self._does = np.minimum(wanted_cores, most) - 1, places, steps, variants
-        self.shown.append((state.seen[0].copy(), *self._does, before, allowed))
-
-    def take(self) -> Allocation:
-        """Go on with what the program does."""
-        return allocation(self._state.take(*(part[None] for part in self._does))[0])
-
-    def go_on_from(self, answer: Allocation) -> None:
-        """Take note of what was asked for in place of that."""
-        self._state.follow(answer)
-
-    def follow(self, policy: Policy) -> Allocation:
-        """Go on with what the policy does."""
-        return allocation(self._state.choose(policy.logits(self._state.seen))[0])
+        places = np.minimum(np.searchsorted(sizes, batch), len(sizes) - 1)
+        variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(variants, 0), 0)
+        choices = cores - 1, places, steps, variants
+        self.rows.append((state.seen[0].copy(), *choices, before, allowed))
+        return choices
 
 
-class _Disturbance:
-    """Chooses other cores now and then, for some intervals."""
+class Disturbance:
+    """Chooses random cores now and then, for some intervals."""
 
     def __init__(self, spec: SystemSpec, seed: int) -> None:
         self._random, self._spec = stream(seed, "disturbance"), spec
         self._left, self._cores = 0, np.zeros(len(spec.stages), np.int64)
 
-    def of(self, answer: Allocation) -> Allocation:
-        """Return an answer, perhaps with other cores."""
-        most = most_cores(self._spec, np.array([stage.replicas for stage in answer.stages]))
+    def apply(self, decided: Allocation) -> Allocation:
+        """Return an allocation, perhaps with other cores."""
+        most = most_cores(self._spec, np.array([stage.replicas for stage in decided.stages]))
         if not self._left and self._random.random() < DISTURBED:
-            self._left = int(self._random.integers(1, DISTURBED_MOST + 1))
+            self._left = int(self._random.integers(1, MAX_DISTURBED + 1))
             self._cores = np.array([self._random.integers(1, each + 1) for each in most.tolist()])
         if not self._left:
-            return answer
+            return decided
         self._left -= 1
         cores = np.minimum(self._cores, most).tolist()
-        changed = zip(answer.stages, cores, strict=True)
+        changed = zip(decided.stages, cores, strict=True)
         stages = tuple(stage._replace(cores=each) for stage, each in changed)
-        return self._spec.fitting(answer.with_stages(stages))
+        return self._spec.fitting(decided.with_stages(stages))
 
 
 def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
-    """Return the most cores that each of (stages,) replicas can have, each stage by itself."""
+    """Return the largest number of cores of (stages,) replicas, each stage by itself."""
     limits = np.array([stage.cores_max for stage in spec.stages])
-    most: IntArray = np.maximum(1, np.minimum(limits, spec.total_cores // replicas))
-    return most
+    cores: IntArray = np.maximum(1, np.minimum(limits, spec.total_cores // replicas))
+    return cores
 
 
 def imitate(
     model: ActorCritic, inputs: Inputs, demonstrations: Demonstrations, config: PhasedConfig
-) -> Shown:
-    """Make what was shown probable, and return it as the networks see it.
+) -> Demonstrated:
+    """Make the demonstrated actions probable, and return them as the networks see them.
 
-    The normalisation of the inputs becomes that of it.
+    The inputs are normalised by their mean and deviation in the demonstrations from now on.
     """
     inputs.fit(demonstrations.seen)
-    seen = inputs(demonstrations.seen)
-    actions = Actions._make((*map(torch.from_numpy, demonstrations[1:]), torch.zeros(len(seen))))
+    seen, actions = inputs(demonstrations.seen), Actions(*map(torch.from_numpy, demonstrations[1:]))
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
     minibatches = [
-        chosen
+        rows
         for _ in range(config.imitation_epochs)
-        for chosen in torch.split(torch.randperm(len(seen)), config.minibatch)
+        for rows in torch.split(torch.randperm(len(seen)), config.minibatch)
     ]
-    for k, chosen in enumerate(minibatches):
+    for k, rows in enumerate(minibatches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        log_probability, _ = model.judged(seen[chosen], actions.at(chosen))
+        log_probability, _ = model.probabilities(seen[rows], actions.at(rows))
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return Shown(seen, actions)
+    return Demonstrated(seen, actions)

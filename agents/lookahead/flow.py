@@ -201,18 +201,18 @@ def _fit_rate(
     totals: FloatArray,
 ) -> tuple[float, float]:
     """Do so with memory for groups of intervals, and for sums over the newest ones."""
-    found = _group(counts, spans_s, interval_s, groups)
-    if found == 0:
+    joined = _group(counts, spans_s, interval_s, groups)
+    if joined == 0:
         count, span_s = 0.0, 0.0
         for interval in range(counts.size):
             count, span_s = count + counts[interval], span_s + spans_s[interval]
         return count / max(span_s, interval_s), interval_s
     totals[0, 0], totals[0, 1] = 0.0, 0.0
-    for row in range(found):
+    for row in range(joined):
         totals[row + 1, 0] = totals[row, 0] + groups[row, 0]
         totals[row + 1, 1] = totals[row, 1] + groups[row, 1]
     agreed = 1
-    while agreed < found:
+    while agreed < joined:
         count, span_s = totals[agreed, 0], totals[agreed, 1]
         if _differ(count, span_s, groups[agreed, 0], groups[agreed, 1]):
             break
@@ -232,14 +232,14 @@ def _group(counts: FloatArray, spans_s: FloatArray, interval_s: float, groups: F
     A network that stalls in the middle of an interval shows only in the next one, whose span
     then is negative; joined, the two are right. Returns the number of (count, span) groups.
     """
-    found, count, span_s = 0, 0.0, 0.0
+    joined, count, span_s = 0, 0.0, 0.0
     for interval in range(counts.size - 1, -1, -1):
         count += counts[interval]
         span_s += spans_s[interval]
         if span_s >= 0.75 * interval_s:
-            groups[found, 0], groups[found, 1] = count, span_s
-            found, count, span_s = found + 1, 0.0, 0.0
-    return found
+            groups[joined, 0], groups[joined, 1] = count, span_s
+            joined, count, span_s = joined + 1, 0.0, 0.0
+    return joined
 
 
 @compiled

@@ -44,7 +44,7 @@ class Rules(NamedTuple):
     service_s: FloatArray
     """(stages, variants, cores, batches) seconds of a batch; row ``c - 1``, column ``b - 1``."""
     limits: IntArray
-    """(stages, 3) variants, and most cores and tasks of a batch that can be asked for; cores in
+    """(stages, 3) variants, and the largest cores and batch to ask for; cores in
     force may be more."""
     loss: FloatArray
     """(stages, variants) cores that the accuracy is worth which is lost."""
@@ -101,8 +101,8 @@ class Decision(NamedTuple):
     """Its ``start`` is read, the rest is overwritten."""
     backlog_price: FloatArray
     """(stages, variants) core-seconds that a task costs which is left at the end."""
-    asked: IntArray
-    """(stages,) cores that were asked for last."""
+    last_cores: IntArray
+    """(stages,) cores of the last decision."""
     cores_in_force: IntArray
     """(stages,)"""
     pending: FloatArray
@@ -141,16 +141,11 @@ def plan(
     """
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     stages, known = best.shape[0], 0
+    until_s = rules.delay_s + rules.interval_s
     for path in range(draws.weight.size):
+        arrivals_s = scratch.arrivals_s[path, 0]
         scratch.counts[path] = sample_path(
-            forecast,
-            draws,
-            path,
-            kinds,
-            rules.interval_s,
-            rules.delay_s + rules.interval_s,
-            scratch.speed,
-            scratch.arrivals_s[path, 0],
+            forecast, draws, path, kinds, rules.interval_s, until_s, scratch.speed, arrivals_s
         )
     # What is compiled into its caller is called from one place: it would be compiled for each.
     _set(scratch.tried[0], best)
@@ -183,26 +178,26 @@ def _set(target: IntArray, source: IntArray) -> None:
 
 
 @compiled
-def _move(rules: Rules, k: int, way: int, stage: IntArray) -> None:
+def _move(rules: Rules, k: int, move: int, stage: IntArray) -> None:
     """Go to a neighbour of a stage's allocation, within its limits."""
     cores_max, batch_max = rules.limits[k, CORES], rules.limits[k, BATCH]
     cores, batch = stage[CORES], stage[BATCH]
-    if way == 0:
+    if move == 0:
         cores -= 1
-    elif way == 1:
+    elif move == 1:
         cores += 1
-    elif way == 2:
+    elif move == 2:
         cores *= 2
-    elif way >= 6:
+    elif move >= 6:
         # As fast as before on other cores, or faster or slower on these.
-        enough = _switch(rules, k, 1 - 2 * (way % 2), stage)
-        cores = enough if way < 8 else cores
+        enough = _switch(rules, k, 1 - 2 * (move % 2), stage)
+        cores = enough if move < 8 else cores
     elif not rules.batching:
         return
-    elif way == 3:
+    elif move == 3:
         # Far at once: a queue that is served in full batches changes little in between.
         batch = batch // 2 if batch == batch_max else batch_max
-    elif way == 4:
+    elif move == 4:
         batch -= max(1, batch // 4)
     else:
         batch += max(1, batch // 4)
@@ -275,7 +270,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
     for k in range(tried.shape[0]):
-        released = max(0, decision.asked[k] - tried[k, CORES])
+        released = max(0, decision.last_cores[k] - tried[k, CORES])
         held_s = tried[k, CORES] * rules.interval_s + rules.release_price * released
         cost += rules.replicas[k] * held_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
@@ -361,19 +356,19 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
     is downhill, the other is not.
     """
     rules, then, best, first = decision.rules, decision.scratch.then, math.inf, 0
-    for way in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
-        k, sign = max(way - 1, 0) // 2, 1 - 2 * (way % 2)
-        if way % 2:
+    for move in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
+        k, sign = max(move - 1, 0) // 2, 1 - 2 * (move % 2)
+        if move % 2:
             first = then[k, CORES]
-        going = way == 0 or then[k, CORES] == first
+        going = move == 0 or then[k, CORES] == first
         while going:
             before = then[k, CORES]
-            if way:
+            if move:
                 then[k, CORES] = before + sign * max(1, int(before * _STRIDE))
             rest = math.inf
-            if way == 0 or _fits(rules, then, k):
+            if move == 0 or _fits(rules, then, k):
                 rest = _rest(decision, path, tried)
-            going = rest < best and way > 0
+            going = rest < best and move > 0
             if rest < best:
                 best = rest
             else:

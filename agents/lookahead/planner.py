@@ -73,27 +73,14 @@ class LookAhead:
         ]
         one_each = [1] * len(stages)
         rules = self._rules(1, one_each, one_each, one_each)
-        self._scratch = make_scratch(
-            rules,
-            self._draws.weight.size,
-            self._intervals(config),
-            max(self._batch_max),
-            _PLACES,
-        )
+        paths, intervals = self._draws.weight.size, self._intervals(config)
+        self._scratch = make_scratch(rules, paths, intervals, max(self._batch_max), _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
-        ones, least = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
-        decision = Decision(
-            rules,
-            self._draws,
-            self._scratch,
-            np.zeros(service_s.shape[:2]),
-            ones,
-            ones,
-            np.empty((0, 3)),
-            0,
-        )
-        plan(decision, nothing, self._flow.kinds, least)
+        ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
+        free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
+        decision = Decision(rules, self._draws, self._scratch, free, ones, ones, none, 0)
+        plan(decision, nothing, self._flow.kinds, first)
 
     def learn(self, times: StageTimes, view: SystemView, parts: Sequence[SystemView]) -> None:
         """Let service times, whose tables are this program's, learn from the last interval."""
@@ -128,7 +115,7 @@ class LookAhead:
         self,
         view: SystemView,
         forecast: FlowForecast,
-        wanted: Sequence[int],
+        replicas: Sequence[int],
         make_room: bool = False,
     ) -> Allocation:
         """Choose for the next interval, under what :meth:`observe` expects.
@@ -142,23 +129,25 @@ class LookAhead:
         on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
         expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
-        ready = [max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, wanted, strict=True)]
-        rules = self._rules(group, wanted, ready, wanted if make_room else ready)
+        ready = [
+            max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
+        ]
+        rules = self._rules(group, replicas, ready, replicas if make_room else ready)
         self._reserve(view, rules, expected, group)
         for k, stage in enumerate(view.stages):
             rate_rps = forecast.rate_rps * self._mean_tasks[k]
-            self._fill(k, view, stage, wanted[k], rate_rps, group)
+            self._fill(k, view, stage, replicas[k], rate_rps, group)
         requests = self._identify()
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
-        asked = view.allocation.stages
-        best = self._first(asked, rules, ready, group)
+        last = view.allocation.stages
+        best = self._first(last, rules, ready, group)
         late, _ = plan(
             Decision(
                 rules,
                 self._draws,
                 self._scratch,
-                self._backlog_prices(forecast.rate_rps, asked, wanted, group),
-                np.array([each.cores for each in asked]),
+                self._backlog_prices(forecast.rate_rps, last, replicas, group),
+                np.array([each.cores for each in last]),
                 np.array([stage.cores_in_force for stage in view.stages]),
                 np.array(sorted(resizes), np.float64).reshape(-1, 3),
                 requests,
@@ -172,21 +161,21 @@ class LookAhead:
         expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         stages = [
-            StageAllocation(cores, min(group * batch, most), replicas, variant)
-            for (variant, cores, batch), replicas, most in zip(
-                best.tolist(), wanted, self._batch_max, strict=True
+            StageAllocation(cores, min(group * batch, most), count, variant)
+            for (variant, cores, batch), count, most in zip(
+                best.tolist(), replicas, self._batch_max, strict=True
             )
         ]
         fitted = fit_to_machine(stages, spec.total_cores, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)
 
     def _first(
-        self, asked: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
+        self, last: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
     ) -> IntArray:
         """Return (stages, 3) what the search begins with: what is in force, as far as it fits."""
         first = []
         for each, (_, cores_max, batch_max), count in zip(
-            asked, rules.limits.tolist(), ready, strict=True
+            last, rules.limits.tolist(), ready, strict=True
         ):
             batch = in_groups(each.batch, group, batch_max) if rules.batching else batch_max
             cores = min(each.cores, cores_max)
@@ -204,16 +193,16 @@ class LookAhead:
         return max(1, math.ceil(total / most))
 
     def _backlog_prices(
-        self, rate_rps: float, asked: Sequence[StageAllocation], replicas: Sequence[int], group: int
+        self, rate_rps: float, last: Sequence[StageAllocation], replicas: Sequence[int], group: int
     ) -> FloatArray:
         """Return (stages, variants) what a group costs that is left, with all that it leads to."""
         prices, later = np.zeros(self._loss.shape), 0.0
         own_price = group * self._config.backlog_price
-        for k in reversed(range(len(asked))):
+        for k in reversed(range(len(last))):
             own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
             for variant, curve in enumerate(self._curves[k]):
                 prices[k, variant] = own_price * curve.price(own_rps) + later
-            later = self._ratios[k] * float(prices[k, in_force(asked[k])])
+            later = self._ratios[k] * float(prices[k, in_force(last[k])])
         return prices
 
     def _rules(

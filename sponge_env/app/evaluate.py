@@ -133,7 +133,7 @@ def _play(
         return cli.INTERRUPTED
     finally:
         if single:
-            _report_cell(path, stores, work, suite, arguments)
+            _report_cell(path, stores, work, arguments)
     return 0 if single else _report_suite(path, suite)
 
 
@@ -351,7 +351,6 @@ def _report_cell(
     path: Path,
     stores: Mapping[Backend, RunStore],
     work: Mapping[Backend, Sequence[Unit]],
-    suite: Suite,
     arguments: argparse.Namespace,
 ) -> None:
     """Print the table of the only cell, draw its pictures, and say where everything is."""
@@ -386,27 +385,12 @@ def _report_cell(
             print(f"report       {cli.report_command()} {path}")
             logs = path if len(stores) > 1 else path / "tensorboard"
             print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {logs}")
-    if _goes_live(suite, arguments):
-        more = "--backend both --scenario local --duration 60"
-        print(
-            f"live, too    {cli.program('evaluate')} --agent {shlex.join(arguments.agent)} {more}"
-        )
 
 
 def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
     """Return whether each simulated episode has a whole live one beside it."""
     whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
-
-
-def _goes_live(suite: Suite, arguments: argparse.Namespace) -> bool:
-    """Return whether the same agents could be compared on this machine's worker as well."""
-    staged = any(scenario.stages for scenario in cells(suite))
-    own = {*cli.scenario_changes(arguments)} or arguments.profile or staged
-    shipped = not arguments.scenario.endswith(".toml")
-    anywhere = all(entry.defaults for entry in suite.agents.values()) and not suite.bounds
-    asked = arguments.option or arguments.policy or arguments.solver or arguments.start
-    return arguments.backend == "sim" and shipped and anywhere and not (own or asked)
 
 
 def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:

@@ -68,14 +68,14 @@ class BaseController(ABC):
         return self.spec.fitting(self.allocate(self.spec, view))
 
     def _decide_each(self, view: SystemView) -> Allocation:
-        asked = [
+        answers = [
             part.decide(stage_view(view, self.spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)
         ]
         variants = (stage.variant for stage in self.spec.initial.stages)
-        wanted = [a.stages[0]._replace(variant=v) for a, v in zip(asked, variants, strict=True)]
-        stages = fit_to_machine(wanted, self.spec.total_cores)
-        return Allocation(stages=stages, feasible=all(each.feasible for each in asked))
+        held = [a.stages[0]._replace(variant=v) for a, v in zip(answers, variants, strict=True)]
+        stages = fit_to_machine(held, self.spec.total_cores)
+        return Allocation(stages=stages, feasible=all(each.feasible for each in answers))
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether :meth:`allocate` answers for all stages and variants of a system."""

@@ -2,7 +2,7 @@
 
 The end-to-end budget is divided by fixed shares, in proportion to the stages' latencies (as in
 GrandSLAm, Kannan et al., EuroSys 2019) or equally. What waits in a stage is due there by its
-deadline less the shares of the longest way that is still to come.
+deadline less the shares of the longest path after it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sponge_env.interfaces import (
 from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
 Rule = Literal["proportional", "equal"]
-"""How an SLO is divided among the stages of the longest way through a pipeline."""
+"""How an SLO is divided among the stages of the longest path through a pipeline."""
 
 _HANDED_ON_S = 1e-3
 """Time that a task is taken to have been on the way from the stage before."""

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, get_args
 from sponge_env.control.chain import is_chain
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
-from sponge_env.live.replica import LiveConfig
-from sponge_env.live.system import LiveSystem
-from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
 from sponge_env.scenario.scenario import Scenario
@@ -24,6 +21,7 @@ from sponge_env.simulation.workload import Workload
 from sponge_env.utils.installation import describe_host, require_extra
 
 if TYPE_CHECKING:
+    from sponge_env.live.replica import LiveConfig
     from sponge_env.models.accuracy import LinesRead
 
 LOG = logging.getLogger("sponge_env")
@@ -46,6 +44,8 @@ def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list[LiveCo
     Batches are as large as the scenarios', but those of the first model, which many scenarios
     share, never smaller than usual; cores are those of all such profiles: they share a machine.
     """
+    from sponge_env.live.replica import LiveConfig
+
     batches: dict[str, int] = {}
     usual = defaultdict(lambda: 2, {LOCAL_MODEL: LiveConfig().batch_max})
     for stage in (stage for scenario in scenarios for stage in scenario.pipeline):
@@ -82,7 +82,8 @@ def make_system(
     if backend == "sim":
         return SimulatedSystem(scenario, seed, profile, workload)
 
-    # What starts processes is imported only where they are wanted.
+    # A simulated episode does without the modules of the real worker.
+    from sponge_env.live.system import LiveSystem
     from sponge_env.live.worker import LiveWorker
 
     stages = stage_profiles(scenario, profile)
@@ -105,6 +106,8 @@ def make_system(
 
 def _lines_read(stages: Sequence[Sequence[Profile]]) -> LinesRead | None:
     """Return what counts the lines of text that the stages read right, if they read any."""
+    from sponge_env.models.ocr import OCR_MODELS
+
     names = [[model.model for model in models] for models in stages]
     if names[-1][0] not in OCR_MODELS:
         return None
@@ -193,6 +196,8 @@ def real_configs(
     spec: SystemSpec, profiles: Sequence[Sequence[Profile]], limiter: Limiter
 ) -> list[LiveConfig]:
     """Say how the real worker of a system is set up, by the profiles of its stages' variants."""
+    from sponge_env.live.replica import LiveConfig
+
     return [
         LiveConfig(
             model=models[0].model,

@@ -41,8 +41,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(prog="sponge fidelity", description=__doc__)
     add, agents = parser.add_argument, list(load_suite("quick").agents)
-    who = "registered controllers, or your own as module:Class (default: those of the suite quick)"
-    add("--agent", nargs="+", default=agents, metavar="NAME", help=who)
+    text = "registered controllers, or your own as module:Class (default: those of the suite quick)"
+    add("--agent", nargs="+", default=agents, metavar="NAME", help=text)
     where, local = "scenarios of this machine's worker", ["local", "flash-crowd-local"]
     add("--scenario", nargs="+", default=local, metavar="NAME", help=where)
     add("--duration", type=float, default=60.0, metavar="SECONDS")
@@ -74,7 +74,7 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
-class Measured(NamedTuple):
+class MeasuredScenario(NamedTuple):
     """A scenario and the profiles of this comparison."""
 
     scenario: Scenario
@@ -83,7 +83,7 @@ class Measured(NamedTuple):
     """Of the first stage's first model."""
 
     @classmethod
-    def of(cls, scenario: Scenario, files: Mapping[str, Path]) -> Measured:
+    def of(cls, scenario: Scenario, files: Mapping[str, Path]) -> MeasuredScenario:
         """Take the profiles' files by model."""
 
         def measured(variant: Variant) -> Variant:
@@ -113,11 +113,11 @@ def profile_files(
         model: folder / path.name.replace(LOCAL, "profile", 1) for model, path in paths.items()
     }
     known = {model: load_profile(path) for model, path in paths.items() if path.exists()}
-    found = [profile for model, profile in known.items() if is_of(profile, model)]
-    if again or len(found) < len(paths) or (again is None and not all(map(_is_fresh, found))):
+    usable = [profile for model, profile in known.items() if is_of(profile, model)]
+    if again or len(usable) < len(paths) or (again is None and not all(map(_is_fresh, usable))):
         calibrate_files({files[model]: config for model, config in configs.items()})
     else:
-        for profile, copy in zip(found, files.values(), strict=True):
+        for profile, copy in zip(usable, files.values(), strict=True):
             save_profile(profile, copy)
     return files
 
@@ -125,7 +125,7 @@ def profile_files(
 def _is_fresh(profile: Profile) -> bool:
     try:
         return datetime.now(UTC) - datetime.fromisoformat(profile.date) < FRESH
-    except (TypeError, ValueError):  # it says no moment
+    except (TypeError, ValueError):  # it has no date
         return False
 
 
@@ -142,17 +142,17 @@ def run(argv: Sequence[str]) -> int:
         wait_for_machine()
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
-        places = [Measured.of(scenario, files) for scenario in scenarios]
-        for place in places:
-            check_live(*place, limiter)
+        measured = [MeasuredScenario.of(scenario, files) for scenario in scenarios]
+        for each in measured:
+            check_live(*each, limiter)
             # also between live runs, or a repetition might find the CPUs taken
-            opened.enter_context(live_machine(place.scenario, limiter, place.profile))
+            opened.enter_context(live_machine(each.scenario, limiter, each.profile))
         subjects = [
-            Subject.of(agent, controller, *place, arguments.seed)
-            for place in places
+            Subject.of(agent, controller, *each, arguments.seed)
+            for each in measured
             for agent, controller in controllers.items()
         ]
-        profile = min((place.profile for place in places), key=lambda profile: profile.date)
+        profile = min((each.profile for each in measured), key=lambda profile: profile.date)
         code = 0
         try:
             for repetition, subject in product(range(arguments.repetitions), subjects):

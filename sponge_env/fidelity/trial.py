@@ -63,10 +63,10 @@ class Trial:
 
 
 class MeasuredWork:
-    """CPU time of a stage's batches, handed out again by variant and size, in measured order.
+    """CPU time of a stage's batches, for a replay by variant and size, in measured order.
 
-    A simulated batch of a kind that has run out, or never came up, takes what the profile
-    says, times how the live batches compared with it on the whole.
+    A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
+    the ratio of all live batches to theirs.
     """
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
@@ -78,7 +78,7 @@ class MeasuredWork:
         self._usual_s = np.atleast_2d(usual_s)
         self._measured_s: dict[tuple[int, int], list[float]] = defaultdict(list)
         self.measured_s = self.expected_s = 0.0
-        """CPU time of all batches, and what the profiles say of them."""
+        """CPU time of all batches, measured and by the profiles."""
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
                 kind = completion.batch.variant, completion.batch.size - 1
@@ -101,8 +101,8 @@ class MeasuredWork:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """What a live run was made of, for its simulated counterparts."""
+class LiveRun:
+    """Work and tasks of a live run, for its simulated counterparts."""
 
     works: tuple[MeasuredWork, ...]
     """Of each stage."""
@@ -111,7 +111,7 @@ class Live:
     a part of the request as its size."""
 
     @classmethod
-    def of(cls, completions: Sequence[Completion], usual_s: Sequence[FloatArray]) -> Live:
+    def of(cls, completions: Sequence[Completion], usual_s: Sequence[FloatArray]) -> LiveRun:
         """Take all batches in the order of their end, and the stages' usual CPU seconds."""
         by_stage: list[list[Completion]] = [[] for _ in usual_s]
         for completion in completions:
@@ -132,7 +132,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is run in all three ways."""
+    """A controller and a scenario, run in all three ways."""
 
     agent: str
     controller: Controller
@@ -168,16 +168,16 @@ class Subject:
         system = LiveSystem(self.scenario, self.seed, start_live, self.profile)
         live = self._play("live", repetition, system)
         completions = cast(RecordingWorker, system.worker).completions
-        was = Live.of(completions, _usual_s(self.scenario, self.profile))
-        tables = [work.table() for work in was.works]
+        run = LiveRun.of(completions, _usual_s(self.scenario, self.profile))
+        tables = [work.table() for work in run.works]
         episodes: dict[Kind, EpisodeMetrics] = {
             "live": live,
-            "simulated": self._play("sim", repetition, self.simulated(repetition, was.tasks)),
+            "simulated": self._play("sim", repetition, self.simulated(repetition, run.tasks)),
             "replayed": self._play(
-                "sim", repetition, self.simulated(repetition, was.tasks, tables)
+                "sim", repetition, self.simulated(repetition, run.tasks, tables)
             ),
         }
-        return [Trial(kind, repetition, e, was.cpu_ratio) for kind, e in episodes.items()]
+        return [Trial(kind, repetition, e, run.cpu_ratio) for kind, e in episodes.items()]
 
     def simulated(
         self,
@@ -192,7 +192,7 @@ class Subject:
         return system
 
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
-        """Run one episode; an interrupted one ends all."""
+        """Run one episode; KeyboardInterrupt if it was interrupted."""
         label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
         sink = ConsoleSink(Progress(label, system.plan.intervals, "interval"))
         try:

@@ -20,7 +20,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
-from sponge_env.results.statistics import SIGNIFICANCE, Estimate, holm, min_seeds, paired_p
+from sponge_env.results.statistics import Estimate, holm, min_seeds, paired_p
 from sponge_env.run import read
 from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
@@ -186,28 +186,19 @@ class Comparison:
         """Return by agent what was measured of the stages, seed by seed."""
         return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.agents_on(cell)}
 
-    def shared_cells(self, agent: str, start: str) -> list[Cell]:
-        """Return the cells of a start on which both the agent and the reference have results."""
-        cells = self.cells_of(start=start)
-        return [c for c in cells if self.has(agent, c) and self.has(self.reference, c)]
-
     def p_values(self, name: str, cells_of: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
         """Return by agent the corrected p value of "as much of a metric as the reference".
 
-        The cells of each agent are those on which it and the reference have results; the agents
-        of one column of a table are one family of tests.
+        Agents are compared on their cells if the reference has results there; those of one
+        column of a table are one family of tests.
         """
-        others = [a for a, cells in cells_of.items() if a != self.reference and cells]
-        pairs = [
-            [self.pooled(a, name, cells_of[agent]) for a in (agent, self.reference)]
-            for agent in others
-        ]
-        corrected = holm([paired_p(ours, theirs) for ours, theirs in pairs])
-        return dict(zip(others, corrected, strict=True))
-
-    def different(self, name: str, cells_of: Mapping[str, Sequence[Cell]]) -> set[str]:
-        """Return the agents that differ from the reference, see :meth:`p_values`."""
-        return {agent for agent, p in self.p_values(name, cells_of).items() if p < SIGNIFICANCE}
+        both = {
+            agent: [self.pooled(a, name, cells) for a in (agent, self.reference)]
+            for agent, cells in cells_of.items()
+            if agent != self.reference and cells and self.has(self.reference, *cells)
+        }
+        corrected = holm([paired_p(ours, theirs) for ours, theirs in both.values()])
+        return dict(zip(both, corrected, strict=True))
 
     def enough_seeds(self, tests: int) -> bool:
         """Whether there are seeds enough for one of so many tests to show a difference."""

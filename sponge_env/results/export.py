@@ -22,7 +22,7 @@ CELL_METRICS = (
 MEANS = tuple(c.metric for c in COLUMNS if c.pooled)
 """Metrics of the means, each with the ends of its 95 % interval."""
 
-COMPARED = ("avoidable_violation_rate", "mean_cores")
+COMPARED = tuple(c.metric for c in COLUMNS if c.pooled and c.compared)
 """Metrics with a corrected p value of "as much as the reference"."""
 
 ALL = "all"
@@ -47,22 +47,22 @@ def cell_rows(comparison: Comparison) -> pd.DataFrame:
 def mean_rows(comparison: Comparison) -> pd.DataFrame:
     """Return a row for each agent and start, over all cells and over those of each scenario.
 
-    Agents that lack a cell have no row there. Nearly equal scenarios are one.
+    Nearly equal scenarios are one; see :func:`means`.
     """
     scenarios = [ALL, *dict.fromkeys(map(comparison.family, comparison.scenarios))]
     rows = [
-        row
+        {"scenario": scenario, "start": start, **row}
         for scenario in scenarios
         for start in comparison.starts
-        for row in _means(
+        for row in means(
             comparison,
-            {"scenario": scenario, "start": start},
             [
                 cell
                 for cell in comparison.cells_of(start=start)
                 if scenario in (ALL, comparison.family(cell[0]))
             ],
         )
+        if row["cells"]
     ]
     intervals = [f"{name}{end}" for name in MEANS for end in ("", "_low", "_high")]
     names = ["scenario", "start", "agent", "cells", "n", *intervals]
@@ -70,22 +70,29 @@ def mean_rows(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _means(
-    comparison: Comparison, place: dict[str, str], cells: Sequence[Cell]
-) -> list[dict[str, Any]]:
-    agents = comparison.agents_on(*cells) if cells else []
-    cells_of = {agent: cells for agent in agents if comparison.reference in agents}
+def means(comparison: Comparison, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Return each agent's means over those of some cells that it and the reference have.
+
+    Beside them stand how many cells these are, the one with the most avoidable violations, and
+    p values.
+    """
+    cells_of = {
+        agent: [c for c in cells if comparison.has(agent, c) and comparison.has(reference, c)]
+        for reference in [comparison.reference]
+        for agent in comparison.agents
+    }
     p_values = {f"{name}_p": comparison.p_values(name, cells_of) for name in COMPARED}
     rows = []
-    for agent in agents:
-        row: dict[str, Any] = {**place, "agent": agent, "cells": len(cells), "n": comparison.seeds}
+    for agent, own in cells_of.items():
+        row: dict[str, Any] = {"agent": agent, "cells": len(own), "n": comparison.seeds}
         for name in MEANS:
-            one = comparison.estimate(agent, name, cells)
+            one = comparison.estimate(agent, name, own)
             row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
-        by_cell = comparison.values(agent, "avoidable_violation_rate", cells).mean(axis=1)
-        row["avoidable_violation_rate_max"] = by_cell.max()
-        row["cell_of_max"] = ", ".join(cells[int(np.argmax(by_cell))][:2])
-        rows.append(row | {name: own.get(agent) for name, own in p_values.items()})
+        if own:
+            rates = comparison.values(agent, "avoidable_violation_rate", own).mean(axis=1)
+            row["avoidable_violation_rate_max"] = rates.max()
+            row["cell_of_max"] = ", ".join(own[int(np.argmax(rates))][:2])
+        rows.append(row | {name: by_agent.get(agent) for name, by_agent in p_values.items()})
     return rows
 
 

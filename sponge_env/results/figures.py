@@ -75,7 +75,8 @@ def latency_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fi
                     share, latency_ms = table["quantile"] * 100, table["latency_s"] * 1000
                     ax.plot(latency_ms, share, color=style.colour, label=agent)
         ax.set_ylim(0, 100)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper", **NO_FRAME)
+    handles = [Line2D([], [], color=style.colour, label=agent) for agent, style in styles.items()]
+    figure.legend(handles=handles, loc="outside right upper", **NO_FRAME)
     return figure
 
 

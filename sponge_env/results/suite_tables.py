@@ -11,8 +11,9 @@ import numpy as np
 
 from sponge_env.metrics import CELL, Column, Place, column, columns, pooled_columns
 from sponge_env.results.comparison import Cell, Comparison, Span
+from sponge_env.results.export import means
 from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
-from sponge_env.results.statistics import MIN_SEEDS, Estimate, mean, min_seeds
+from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
 from sponge_env.results.tables import dropped_text
 
 NOT_SIGNIFICANT, TOO_FEW = "n.s.", "?"
@@ -81,23 +82,17 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
             c.bound == "relaxed" and not comparison.relaxed(cell)
         ):
             continue
-        marks = {}
-        if c.compared:
-            marks = _marks(comparison, c.metric, {agent: [cell] for agent in agents})
+        cells_of = {agent: [cell] for agent in agents if c.compared}
+        marks = _marks(comparison, comparison.p_values(c.metric, cells_of))
         spans = {bound: _span_text(c, own.get(c.metric)) for bound, own in sides.items()}
         shown.append((c.label, partial(_value, comparison, cell, c, marks, spans)))
     return Table.of(shown, [*agents, *sides])
 
 
-def _marks(
-    comparison: Comparison, name: str, cells_of: Mapping[str, Sequence[Cell]]
-) -> dict[str, str]:
-    """Return the marks of agents that do not differ from the reference in a metric."""
-    if not cells_of.get(comparison.reference):
-        return {}
-    others = {agent for agent, cells in cells_of.items() if cells} - {comparison.reference}
-    mark = NOT_SIGNIFICANT if comparison.enough_seeds(len(others)) else TOO_FEW
-    return dict.fromkeys(others - comparison.different(name, cells_of), mark)
+def _marks(comparison: Comparison, p_values: Mapping[str, float]) -> dict[str, str]:
+    """Return the marks of agents that do not differ from the reference."""
+    mark = NOT_SIGNIFICANT if comparison.enough_seeds(len(p_values)) else TOO_FEW
+    return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
 def mark_note(comparison: Comparison) -> str:
@@ -153,32 +148,29 @@ def _span_text(c: Column, span: Span | None) -> str:
 
 def means_table(comparison: Comparison, start: str) -> Table:
     """Return the agents' means over all cells of one start."""
-    cells_of = {agent: comparison.shared_cells(agent, start) for agent in comparison.agents}
-    total = len(comparison.cells_of(start=start))
+    cells = comparison.cells_of(start=start)
+    rows = {row["agent"]: row for row in means(comparison, cells)}
     shown: list[tuple[str, Callable[[str], Entry | str]]] = [
         ("agent", Entry),
-        ("cells", lambda agent: f"{len(cells_of[agent])}/{total}"),
+        ("cells", lambda agent: f"{rows[agent]['cells']}/{len(cells)}"),
     ]
     left_out = "instead" if comparison.common_bound else "needed"
-    for c in pooled_columns(comparison.accuracies(comparison.cells_of(start=start))):
+    for c in pooled_columns(comparison.accuracies(cells)):
         if c.bound != left_out:
-            marks = _marks(comparison, c.metric, cells_of) if c.compared else {}
-            shown.append((c.label, partial(_mean, comparison, cells_of, c, marks)))
-    return Table.of(shown, comparison.agents)
+            p_values = {agent: row.get(f"{c.metric}_p") for agent, row in rows.items()}
+            known = {agent: p for agent, p in p_values.items() if p is not None}
+            shown.append((c.label, partial(_mean, rows, c, _marks(comparison, known))))
+    return Table.of(shown, rows)
 
 
 def _mean(
-    comparison: Comparison,
-    cells_of: Mapping[str, Sequence[Cell]],
-    c: Column,
-    marks: Mapping[str, str],
-    agent: str,
+    rows: Mapping[str, Mapping[str, float]], c: Column, marks: Mapping[str, str], agent: str
 ) -> Entry:
-    """Write a metric over cells; a dash where nothing was measured."""
-    estimate = comparison.estimate(agent, c.metric, cells_of[agent])
-    if math.isnan(estimate.value):
+    """Write a mean with its interval; a dash where nothing was measured."""
+    value, low, high = (rows[agent][f"{c.metric}{end}"] for end in ("", "_low", "_high"))
+    if math.isnan(value):
         return Entry(MISSING)
-    return _marked(_estimate_text(c, estimate), marks.get(agent, ""))
+    return _marked(_estimate_text(c, Estimate(value, low, high)), marks.get(agent, ""))
 
 
 def means_note(comparison: Comparison) -> str:

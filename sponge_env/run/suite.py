@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -18,7 +18,8 @@ from typing import Any, Literal
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.formats import content_of
 from sponge_env.run.registry import file_controllers, known_controllers
-from sponge_env.scenario.config import Arrivals, Start, as_name, require
+from sponge_env.scenario.config import Arrivals, Start, as_name
+from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
@@ -102,11 +103,18 @@ class AgentEntry:
 class Suite:
     """Agents, cells and seeds."""
 
-    name: str
+    name: str = option(
+        check=lambda name: not {"/", "\0"} & {*name}, rule="without '/' (it names run directories)"
+    )
     """Short name; the file's if left out."""
     description: str = ""
     """What the suite is for."""
-    seeds: int = 10
+    seeds: int = option(
+        10,
+        at_least=1,
+        at_most=EVALUATION_SEEDS,
+        rule=f"between 1 and {EVALUATION_SEEDS}, for training uses those above",
+    )
     """Episodes of each agent and cell: seeds 0 .. seeds - 1."""
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
@@ -122,28 +130,21 @@ class Suite:
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rule = f"between 1 and {EVALUATION_SEEDS}, for training uses those above"
-        require(1 <= self.seeds <= EVALUATION_SEEDS, "seeds", self.seeds, rule)
-        for name in ("starts", "cells"):
-            require(len(getattr(self, name)) > 0, name, getattr(self, name), "not empty")
-        names_folder = not {"/", "\0"} & {*self.name}
-        require(names_folder, "name", self.name, "without '/' (it names run directories)")
-        require(bool(self.agents or self.bounds), "agents", self.agents, "not empty")
+        check_options(self)
+        parts = {name: getattr(self, name) for name in ("starts", "cells")}
+        parts["agents"] = self.agents or self.bounds
+        for name, sweep in self.sweeps.items():
+            parts |= {f"sweeps.{name}.{key}": getattr(sweep, key) for key in ("keys", "values")}
+        for name, value in parts.items():
+            require(len(value) > 0, name, value, "not empty")
         for name in self.agents:
             allowed = re.fullmatch(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*", name) is not None
             require(allowed, "agents", name, "names of letters, digits, '.', ':', '_' and '-'")
-        for name, sweep in self.sweeps.items():
-            for key in ("keys", "values"):
-                value = getattr(sweep, key)
-                require(len(value) > 0, f"sweeps.{name}.{key}", value, "not empty")
-        self._require_agents("reference", filter(None, [self.compared_with]))
-        self._require_agents("featured", self.featured)
-
-    def _require_agents(self, key: str, names: Iterable[str]) -> None:
-        """Require that names are those of agents."""
-        for name in names:
-            if name not in self.agents:
-                raise ConfigError(unknown(key, name, self.agents))
+        named = {"reference": [*filter(None, [self.compared_with])], "featured": self.featured}
+        for key, names in named.items():
+            for name in names:
+                if name not in self.agents:
+                    raise ConfigError(unknown(key, name, self.agents))
 
     @property
     def compared_with(self) -> str:

@@ -263,16 +263,8 @@ def _cells(
         values |= {_series(row["start"], name)[1]: row[name] for name in charted}
         yield row["place"], _numbers(values)
     over_cells = table.groupby("start")[list(compared)].mean().to_dict("index")
-    yield (
-        0,
-        _numbers(
-            {
-                f"{SUITE_PREFIX}{start} {name}": value
-                for start, means in over_cells.items()
-                for name, value in means.items()
-            }
-        ),
-    )
+    pairs = ((start, name) for start in over_cells for name in compared)
+    yield 0, _numbers({f"{SUITE_PREFIX}{s} {name}": over_cells[s][name] for s, name in pairs})
 
 
 def _series(start: str, name: str) -> tuple[str, str]:
@@ -282,18 +274,12 @@ def _series(start: str, name: str) -> tuple[str, str]:
 
 def _numbers(values: Mapping[str, float]) -> Summary:
     """Return scalars under their tags, without those that were not measured."""
-    metadata = create_summary_metadata("", "")
-    return Summary(
-        value=[
-            Summary.Value(
-                tag=name,
-                tensor=TensorProto(dtype=DT_FLOAT, float_val=[value]),
-                metadata=metadata,
-            )
-            for name, value in values.items()
-            if not math.isnan(value)
-        ]
-    )
+    summary, metadata = Summary(), create_summary_metadata("", "")
+    for name, value in values.items():
+        if not math.isnan(value):
+            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+            summary.value.add(tag=name, tensor=tensor, metadata=metadata)
+    return summary
 
 
 def _chart(name: str, prefix: str = "") -> tuple[str, str]:
@@ -333,7 +319,7 @@ def _page(stages: ByStage) -> Page:
     ]
     title, outcomes = OUTCOMES_OF_VARIANTS if of_variants else OUTCOMES
     batch = "batch of each stage", STAGE_PREFIX + of_stage(ANY, "batch")
-    page = [
+    return [
         (
             "SLO violations beside core-seconds since the start",
             [_chart(name, TOTAL_PREFIX) for name in TOTALS],
@@ -347,25 +333,22 @@ def _page(stages: ByStage) -> Page:
             [_chart("delay_max_s"), batch if several else _chart("batch")],
         ),
     ]
-    return page
 
 
 def _layout(page: Page) -> Summary:
     """Return the custom-scalars page: charts of all runs, two in a row."""
-
-    def chart(title: str, charted: str) -> custom.Chart:
-        return custom.Chart(
-            title=title, multiline=custom.MultilineChartContent(tag=[_pattern(charted)])
-        )
-
-    sections = [
-        custom.Category(title=title, chart=[chart(*each) for each in charts])
-        for title, charts in page
-    ]
-    tensor = make_tensor_proto(custom.Layout(category=sections).SerializeToString())
-    metadata = custom_scalars.create_summary_metadata()
-    value = Summary.Value(tag=custom_scalars.CONFIG_SUMMARY_TAG, metadata=metadata, tensor=tensor)
-    return Summary(value=[value])
+    layout = custom.Layout()
+    for title, charts in page:
+        section = layout.category.add(title=title)
+        for name, charted in charts:
+            section.chart.add(title=name).multiline.tag.append(_pattern(charted))
+    summary = Summary()
+    summary.value.add(
+        tag=custom_scalars.CONFIG_SUMMARY_TAG,
+        metadata=custom_scalars.create_summary_metadata(),
+        tensor=make_tensor_proto(layout.SerializeToString()),
+    )
+    return summary
 
 
 def _pattern(charted: str) -> str:

@@ -31,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Serve until a signal ends it."""
     arguments = _parser().parse_args(argv)
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
@@ -82,7 +81,6 @@ def served_name(model: str, scenario: str | None) -> str:
 
 
 def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
-    """Return the options of the agent."""
     from sponge_env.run.registry import who_takes
 
     options = list(arguments.option)
@@ -93,7 +91,6 @@ def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]
 
 
 def _sinks(arguments: argparse.Namespace) -> list[Sink]:
-    """Open the sinks of the interval metrics."""
     if arguments.tensorboard is None:
         return []
     require_extra("report", "--tensorboard")

@@ -81,7 +81,7 @@ async def run_servers(
     resources: Mapping[str, Resource],
     listening: Callable[[Listening, Stop], None] | None = None,
 ) -> None:
-    """Serve an engine until it stops, at SIGINT or SIGTERM, or when it is told to stop.
+    """Serve an engine until it stops, at SIGINT or SIGTERM, or when ``Stop`` is called.
 
     ``listening`` is called once clients are served; without it, a line on stdout says where. To
     end, the engine is drained (it is not ready from then on), all answers go out, and the servers

@@ -51,7 +51,7 @@ class Inbox:
             self._wake()
 
     def take(self, count: int) -> Iterator[Submitted]:
-        """Yield what is there, at most so many, in the order in which it came.
+        """Yield at most ``count`` entries, in the order in which they came.
 
         A thread that is woken has to call it even where nothing is left. Several threads may take
         at the same time.
@@ -94,7 +94,7 @@ class RowTable:
     """
 
     def __init__(self, count: int) -> None:
-        """Begin with so many free rows; :attr:`spare` is one more, for calls that are refused."""
+        """Begin with ``count`` free rows; :attr:`spare` is one more, for calls that are refused."""
         self.spare = count
         self._free = list(range(count))[::-1]
         self._calls: list[OpenCall | None] = [None] * (count + 1)

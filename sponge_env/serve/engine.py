@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from sponge_env.errors import SpongeError, WorkerError
-from sponge_env.interfaces import Allocation, Controller, Sink, SystemView
+from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
+from sponge_env.run.registry import decision
 from sponge_env.run.rollout import start_rehearsed
-from sponge_env.serve.decider import Decider
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.system import ServedSystem, send
 
@@ -21,9 +23,10 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_BUDGETS = 256
 """In a snapshot, of the calls that wait in the first stage."""
-
 MAX_UNREAD = 4096
 """Calls that may wait for the serving thread itself."""
+MAX_WAIT_S = 0.1
+"""For a decision; at most half an interval."""
 
 MakeController = Callable[[str], Controller]
 
@@ -169,7 +172,6 @@ class ServingEngine:
                 self._sinks.remove(sink)
 
     def _publish(self, snapshot: Snapshot) -> None:
-        """Publish a snapshot."""
         self._snapshot = snapshot
         for follower in self._followers:
             follower(snapshot)
@@ -201,7 +203,6 @@ class ServingEngine:
         self._warned = True
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
-        """Return the state after an interval."""
         stages = view.allocation.stages
         budgets_s = view.first.queued_deadlines_s[:MAX_BUDGETS] - view.now_s
         return Snapshot(
@@ -219,3 +220,77 @@ class ServingEngine:
             budgets_s=tuple(budgets_s.tolist()),
             ready=self._ready,
         )
+
+
+class Decision(NamedTuple):
+    """A controller's allocation or error."""
+
+    answer: Allocation | Exception
+    took_s: float
+
+    def allocation(self) -> Allocation:
+        """Return the allocation, or raise the error."""
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Decider:
+    """Has one controller, which has been started, decide about one view after another.
+
+    All methods belong to one thread. A controller that hangs costs its thread and nothing else.
+    """
+
+    def __init__(self, agent: str, controller: Controller, spec: SystemSpec) -> None:
+        self.agent = agent
+        self._controller, self._spec = controller, spec
+        self._max_wait_s = min(MAX_WAIT_S, spec.interval_s / 2)
+        self._views: queue.SimpleQueue[SystemView | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Decision] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="sponge-deciding", daemon=True)
+        self._sent_s: float | None = None
+        """Time of the view that it has not decided about yet."""
+
+    @property
+    def waited_s(self) -> float:
+        """How long it has been deciding by now."""
+        return 0.0 if self._sent_s is None else time.perf_counter() - self._sent_s
+
+    def decide(self, view: SystemView) -> Decision | None:
+        """Return its decision about a view if it comes soon, else about an earlier view.
+
+        None while it is still busy. A controller that took long the last time is not waited for:
+        each of its decisions comes into force an interval later.
+        """
+        if self._thread.ident is None:
+            self._thread.start()
+        late = self._take(0.0)
+        if self._sent_s is not None:
+            return None
+        self._sent_s = time.perf_counter()
+        self._views.put(view)
+        if late is not None and late.took_s > self._max_wait_s:
+            return late
+        return self._take(self._max_wait_s) or late
+
+    def close(self) -> None:
+        """Let its thread end once it has decided; it gets no more views."""
+        self._views.put(None)
+
+    def _take(self, timeout_s: float) -> Decision | None:
+        try:
+            decided = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        self._sent_s = None
+        return decided
+
+    def _serve(self) -> None:
+        while (view := self._views.get()) is not None:
+            began_s = time.perf_counter()
+            answer: Allocation | Exception
+            try:
+                answer = decision(self._controller, view, self._spec)
+            except Exception as error:
+                answer = error
+            self._answers.put(Decision(answer, time.perf_counter() - began_s))

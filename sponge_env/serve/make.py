@@ -26,7 +26,7 @@ from sponge_env.serve.system import ServedSystem
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
-"""A batch hangs after so long, or after so many times the slowest batch, whichever is later."""
+"""A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 
 
 def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
@@ -155,7 +155,6 @@ def _starter(
 
 
 def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
-    """Return how long a batch may take."""
     shape = config.batch_max, config.cores_max
     slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
     return max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)

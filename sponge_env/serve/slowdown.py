@@ -55,7 +55,7 @@ class Slowdown:
         self._measured = False
 
     def add(self, variant: int, size: int, cores: int, took_s: float) -> None:
-        """Add the measured time of a batch that had so many cores throughout."""
+        """Add the measured time of a batch that had this many cores throughout."""
         if self._limited and cores < self._whole_cores:
             return
         self._measured = True

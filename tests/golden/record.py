@@ -3,7 +3,6 @@
 python -m tests.golden.record            write them anew, with the columns that they have
 python -m tests.golden.record --check    play everything and say what differs
     --only PATTERN                       only entries whose file/key contains it
-    --dump DIR                           keep all columns, for tests.golden.difference
     --columns                            write them anew with all columns of today
 """
 
@@ -17,10 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import cells, play
-from .entries import MAKERS, Entry, Names, Tables, keys
+from .entries import MAKERS, Entry, Names, keys
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = HERE / "columns.json"
@@ -40,8 +37,7 @@ def read_names() -> Names:
 
 def differences(name: str, key: str, wanted: Entry, names: Names) -> Iterator[str]:
     """Make an entry anew and yield what is not as it was."""
-    entry, _ = MAKERS[name](key, names)
-    yield from compared(entry, wanted)
+    yield from compared(MAKERS[name](key, names), wanted)
 
 
 def compared(entry: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> Iterator[str]:
@@ -73,7 +69,7 @@ def record(only: str, columns: bool) -> None:
     for name, wanted in keys().items():
         kept = read(name) if only else {}
         entries = {
-            key: MAKERS[name](key, names)[0] if only in f"{name}/{key}" else kept[key]
+            key: MAKERS[name](key, names) if only in f"{name}/{key}" else kept[key]
             for key in wanted
             if only in f"{name}/{key}" or key in kept
         }
@@ -81,7 +77,7 @@ def record(only: str, columns: bool) -> None:
         sys.stdout.write(f"{name}: {len(entries)} entries\n")
 
 
-def check(only: str, dump: Path | None) -> int:
+def check(only: str) -> int:
     """Play everything that is recorded; return how many entries differ."""
     names, now = read_names(), keys()
     differing = 0
@@ -89,10 +85,7 @@ def check(only: str, dump: Path | None) -> int:
         entries, started_s = read(name), time.perf_counter()
         chosen = [key for key in entries if only in f"{name}/{key}"]
         for key in chosen:
-            entry, tables = MAKERS[name](key, names)
-            if dump is not None:
-                _dump(dump / f"{name}/{key}", tables)
-            if found := list(compared(entry, entries[key])):
+            if found := list(differences(name, key, entries[key], names)):
                 differing += 1
                 sys.stdout.write(f"{name}/{key} differs\n    " + "\n    ".join(found) + "\n")
         took_s = time.perf_counter() - started_s
@@ -103,25 +96,18 @@ def check(only: str, dump: Path | None) -> int:
     return differing
 
 
-def _dump(folder: Path, tables: Tables) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, columns in tables.items():
-        np.savez_compressed(folder / f"{name}.npz", **columns)
-
-
 def main() -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--dump", type=Path)
     parser.add_argument("--columns", action="store_true")
     arguments = parser.parse_args()
     if not arguments.check:
         record(arguments.only, arguments.columns)
         return 0
-    return min(1, check(arguments.only, arguments.dump))
+    return min(1, check(arguments.only))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 from reference.quota import QuotaBucket
 from reference.system import System, requests_of
-from reference.worker import ProfileService, Service, SimulatedWorker, noise_source
+from reference.worker import ProfileService, SimulatedWorker, noise_source
 from sponge_env.interfaces import SystemSpec, Worker
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -49,7 +49,7 @@ def worker_settings(
     quota, limited = profile.quota, profile.resolve_service(scenario.simulation.service) == "quota"
     latency_s = profile.service_table_s(limits.batch, limits.cores)
 
-    def make_service(cores: int) -> Service:
+    def make_service(cores: int) -> Any:
         if limited and quota is not None:
             work_s = profile.work_table_s(limits.batch)
             return QuotaBucket(quota, work_s, profile.core_unit, cores, rng.random())

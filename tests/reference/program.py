@@ -10,41 +10,13 @@ import math
 import numpy as np
 
 from agents.program import (
-    ROUNDING_MS,
     Program,
     cost_table,
-    published_table_ms,
     recovery_table,
 )
 from agents.rates import ROUNDING, Forecast
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec, SystemView
-
-
-def published_program(
-    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
-) -> Program:
-    """Build the program as published (Razavi et al., EuroMLSys 2024, and its code).
-
-    The next second's requests count as queued at once and are served in batches of ``b``
-    one after another; each must end within ``slo_fraction * SLO - cl_max``, with ``cl_max``
-    the largest communication delay, and the throughput must reach their rate. Latencies
-    are floored to whole milliseconds.
-
-    Args:
-        spec: The system.
-        rate_rps: Requests per second, the published lambda.
-        delay_max_s: The published cl_max.
-        slo_fraction: Share of the SLO to plan with.
-    """
-    latency_ms = published_table_ms(spec)
-    batches = np.arange(1, spec.first.batch_max + 1)[:, None]
-    limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
-    requests = int(np.ceil(rate_rps))
-    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
-    misses = np.maximum(requests - in_time, 0)
-    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
-    return Program(cost_table(spec), (misses + unserved).astype(np.int64))
 
 
 def per_request_program(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,38 +19,12 @@ from sponge_env.interfaces import Allocation, Batch, Completion, FloatArray, Wor
 from sponge_env.latency import quantile
 
 
-class Service(Protocol):
-    """The batch on one replica, and the replica's counters."""
-
-    finish_s: float
-    """When the batch, or the loading, ends if nothing changes."""
-
-    @property
-    def used_core_s(self) -> float: ...
-
-    @property
-    def throttled_s(self) -> float: ...
-
-    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
-        """Begin to load the model, as one of ``loading`` replicas that do so."""
-
-    def start(self, now_s: float, size: int, noise: float) -> None:
-        """Begin a batch that takes ``noise`` times the usual work."""
-
-    def advance(self, now_s: float) -> None:
-        """Let the batch and the counters progress to ``now_s``."""
-
-    def resize(self, now_s: float, cores: int) -> None:
-        """Change the cores; what is left of the batch goes on at the new speed."""
-
-    def share(self, now_s: float, cores: float) -> None:
-        """Get no more than so many core units until this is called again, or a resize."""
-
-
 class ProfileService:
     """Every batch takes l(b, c); a resize rescales the time that is left.
 
-    Loading the model takes its time on any cores, and is not counted as use of them.
+    Loading the model takes its time on any cores, and is not counted as use of them. Like a
+    :class:`~reference.quota.QuotaBucket` it says when its batch ends if nothing changes, and keeps
+    the replica's counters up to the moment to which it was advanced.
     """
 
     throttled_s = 0.0
@@ -94,7 +68,7 @@ class Replica:
 
     id: int
     ready_s: float
-    service: Service
+    service: Any
     batch: Batch | None = None
     started_s: float = 0.0
     draining: bool = False
@@ -114,7 +88,7 @@ class SimulatedWorker:
 
     def __init__(
         self,
-        make_service: Callable[[int], Service],
+        make_service: Callable[[int], Any],
         initial: Allocation,
         *,
         cold_start_s: float,

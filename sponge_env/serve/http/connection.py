@@ -136,7 +136,7 @@ class Connection(asyncio.BufferedProtocol):
         return scratch[: self._skip_bytes] if self._skip_bytes else scratch
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Process so many bytes that were read into the buffer."""
+        """Process the bytes that were read into the buffer."""
         request = self._arriving
         if self._refusal is not None:
             return
@@ -253,7 +253,6 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _latest(self) -> Request:
-        """The last of the unanswered requests."""
         request = self._waiting[-1] if self._waiting else self._running
         assert request is not None
         return request
@@ -340,7 +339,6 @@ class Connection(asyncio.BufferedProtocol):
         self._end(request)
 
     def _end(self, request: Request) -> None:
-        """Go on after an answer."""
         if request is self._arriving:
             self._skip_bytes = request.missing
         request.release()
@@ -367,7 +365,6 @@ class Connection(asyncio.BufferedProtocol):
             self._send_refusal(refusal)
 
     def _abandon(self, request: Request) -> None:
-        """Stop work on a request that will never be complete."""
         if request is self._running and self._task is not None:
             self._task.cancel()
             self._running = self._task = None

@@ -116,7 +116,7 @@ class Request:
         self._arrived.set()
 
     def fail(self, error: WireError) -> None:
-        """Raise this error to whoever waits for the body."""
+        """Raise this error where the body is awaited."""
         self._error, self._chunks, self._held = error, bytearray(), None
         self._arrived.set()
 

@@ -1,4 +1,4 @@
-"""The protocol over HTTP: what each path does, and who may ask for it."""
+"""The protocol over HTTP: what each path does, and which clients may use it."""
 
 from __future__ import annotations
 

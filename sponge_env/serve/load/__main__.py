@@ -100,7 +100,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
     """Return the scenario that the arguments name, and its profile if one is there.
 
-    Without one, requests that do not depend on it can be sent all the same.
+    Without one, requests can be sent that do not depend on it.
     """
     from sponge_env.run.suite import changed
 
@@ -120,7 +120,6 @@ def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 
 
 def _draw(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
-    """Return the requests of a scenario."""
     from sponge_env.scenario.profile import load_profile
     from sponge_env.simulation.workload import draw_workload
 

@@ -1,7 +1,7 @@
 """An HTTP/1.1 client for loads and benchmarks: requests are bytes, answers go through httptools.
 
-It costs little per request, sends what it is given as it is, and bounds neither the number of
-connections nor the time: the caller does.
+It costs little per request, and limits neither the number of connections nor the time: the caller
+does.
 """
 
 from __future__ import annotations

@@ -68,8 +68,6 @@ class Record:
     service_s: FloatArray = field(init=False)
     batch: FloatArray = field(init=False)
     """(n,) what the answers tell about themselves; NaN where they tell nothing."""
-    met: FloatArray = field(init=False)
-    """(n,) 1 where the answer says that it was in time when it left, 0 where not."""
     variant: list[str] = field(init=False)
     error: str = ""
     """The last error that was neither a refusal nor an expiry."""
@@ -78,7 +76,7 @@ class Record:
         count = self.workload.id.size
         self.ended = np.full(count, PENDING, np.int8)
         self.variant = [""] * count
-        for name in ("put_s", "finished_s", "queue_s", "service_s", "batch", "met"):
+        for name in ("put_s", "finished_s", "queue_s", "service_s", "batch"):
             setattr(self, name, np.full(count, math.nan))
 
     @property
@@ -112,7 +110,7 @@ class Record:
         if not isinstance(parameters, dict):
             return
         fields = (("queue_s", "queue_ms", 1e-3), ("service_s", "service_ms", 1e-3),
-                  ("batch", "batch", 1.0), ("met", "deadline_met", 1.0))  # fmt: skip
+                  ("batch", "batch", 1.0))  # fmt: skip
         for name, key, unit in fields:
             with suppress(KeyError, TypeError, ValueError):
                 getattr(self, name)[at] = float(parameters[key]) * unit
@@ -165,7 +163,6 @@ class OpenLoop:
             group.create_task(self._send(at, bodies[at % len(bodies)]))
 
     async def _send(self, at: int, body: bytes) -> None:
-        """Send a request and record how it ends."""
         record = self.record
         parameters, headers = self._deadline(at)
         head = infer_head(self.target.input_name, self.tensors[at % len(self.tensors)], parameters)

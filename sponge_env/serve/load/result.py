@@ -78,7 +78,6 @@ class ServerState:
         return float(np.average([self._cores[t] for t in times_s], weights=spans_s))
 
     async def _get(self, since_s: float) -> dict[str, Any]:
-        """Return the state; {} if there is none."""
         try:
             async with asyncio.timeout(POLL_S):
                 state = (await self._client.request("GET", f"/state?since={since_s}")).json
@@ -194,21 +193,17 @@ def report_lines(result: LoadResult) -> list[str]:
 
 
 def _server_lines(result: LoadResult) -> list[str]:
-    """Return lines about what the answers tell about themselves."""
-    record, told = result.record, result.counted & ~np.isnan(result.record.service_s)
-    if not told.any():
+    record, known = result.record, result.counted & ~np.isnan(result.record.service_s)
+    if not known.any():
         return []
-    variants = Counter(record.variant[at] for at in np.flatnonzero(told))
-    shares = [f"{name} {percent(n / told.sum())}" for name, n in variants.most_common() if name]
+    variants = Counter(record.variant[at] for at in np.flatnonzero(known))
+    shares = [f"{name} {percent(n / known.sum())}" for name, n in variants.most_common() if name]
     parts = [
-        f"waiting {_ms(np.nanmean(record.queue_s[told]))}",
-        f"service {_ms(record.service_s[told].mean())}",
-        f"batch {np.nanmean(record.batch[told]):.2f}",
+        f"waiting {_ms(np.nanmean(record.queue_s[known]))}",
+        f"service {_ms(record.service_s[known].mean())}",
+        f"batch {np.nanmean(record.batch[known]):.2f}",
     ]
-    lines = [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
-    if left_in_time := np.sum((record.met == 1) & ~record.on_time & result.counted):
-        lines.append(f"transfer     {left_in_time} answers left in time and came late")
-    return lines
+    return [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
 
 
 def _ms(seconds: float | np.floating[Any]) -> str:

@@ -26,7 +26,7 @@ from sponge_env.serve.load.client import (
 from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
-"""Of what is asked before the load begins."""
+"""Of requests before the load begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,6 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
 
 
 async def _only_model(client: HttpClient) -> str:
-    """Return the name of the model of a server that has one."""
     models = await _models(client)
     if len(models) == 1:
         return models[0]

@@ -83,7 +83,6 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
 
 
 def _rounded(point: Point) -> Point:
-    """Shorten floats to what a chart can show."""
     return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
 
 

@@ -63,7 +63,7 @@ class Histogram:
         """Sum of the values."""
 
     def add(self, value: float, times: int = 1) -> None:
-        """Count a value, or so many equal ones."""
+        """Count a value, or several equal ones."""
         self.counts[bisect_left(self.edges, value)] += times
         self.total += times * value
 

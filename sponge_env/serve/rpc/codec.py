@@ -145,7 +145,6 @@ def read_message(request: Any, served: ServedModel, max_rows: int) -> InferReque
 
 
 def _rows(request: Any, served: ServedModel, max_rows: int) -> NDArray[Any]:
-    """Return the (rows, *inputs.shape) tensor of the only input."""
     check_input_names([tensor.name for tensor in request.inputs])
     (tensor,) = request.inputs
     check_extensions(tensor.parameters)
@@ -189,6 +188,5 @@ def write_message(
 
 
 def _choice(value: Any) -> str:
-    """Return the field of an ``InferParameter`` for a value."""
     kinds = {bool: "bool_param", int: "int64_param", float: "double_param"}
     return kinds.get(type(value), "string_param")

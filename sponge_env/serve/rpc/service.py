@@ -226,7 +226,6 @@ class RpcFront:
         return _serialized(MESSAGES["ModelStreamInferResponse"](**values))
 
     async def _abort(self, context: Context, error: WireError) -> Any:
-        """End a call with the error's code and sentence."""
         self._front.count_rejected(error)
         metadata: tuple[tuple[str, str], ...] = ()
         if isinstance(error, UnansweredError) and error.retry_after_s > 0:

@@ -49,7 +49,7 @@ _WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, S
 def raise_unanswered(replies: Sequence[Reply]) -> None:
     """Raise a :class:`WireError` unless all rows of a request were answered.
 
-    One row that was not decides for all; those that were cancelled because of another count least.
+    An unanswered row decides for all; rows that were cancelled because of another count last.
     """
     ended = {reply.status for reply in replies}
     for status in _WORST_FIRST:
@@ -99,7 +99,7 @@ def error_body(error: WireError) -> dict[str, object]:
 
 
 def retry_after_header(error: WireError) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the header of an answer with 503, in the whole seconds that HTTP wants, at least 1."""
+    """Return the header of an answer with 503, in whole seconds, at least 1."""
     if error.status != 503:
         return ()
     return ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)

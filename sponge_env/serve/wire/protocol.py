@@ -63,7 +63,7 @@ class InferRequest:
     """Those that state the deadline."""
 
 
-class Answer(NamedTuple):
+class AnswerBody(NamedTuple):
     """Body of an HTTP answer to an inference request."""
 
     parts: list[bytes]
@@ -102,7 +102,7 @@ def write_answer(
     model: str,
     tensors: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, Any],
-) -> Answer:
+) -> AnswerBody:
     """Return the body that answers a request, with the tensors that it requests."""
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -125,7 +125,7 @@ def write_answer(
         **{"parameters": parameters, "outputs": outputs},
     }
     header = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Answer([header, *blobs], len(header) if blobs else 0)
+    return AnswerBody([header, *blobs], len(header) if blobs else 0)
 
 
 def check_id(value: object) -> str:

@@ -41,7 +41,7 @@ class Memory:
         return self._held_bytes
 
     def hold(self, size: int) -> bool:
-        """Count so many bytes if there is room for them; the caller gives them back."""
+        """Count bytes if there is room for them; the caller gives them back."""
         if self.held_bytes + size > self.max_bytes:
             return False
         self._held_bytes += size
@@ -59,7 +59,7 @@ class Memory:
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Count so many bytes within the context; a WireError if there is no room for them."""
+        """Count bytes within the context; a WireError if there is no room for them."""
         if size > self.max_bytes:  # a second attempt would not help
             raise WireError("reading this request takes more memory than the server has", 413)
         if not self.hold(size):

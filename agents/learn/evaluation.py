@@ -1,0 +1,390 @@
+"""How good a policy is, scenario by scenario, and how good rules and programs are there.
+
+All play the same episodes, which neither training nor evaluation runs use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import CPUS
+from sponge_env.env.factory import make_system
+from sponge_env.errors import ConfigError, SpongeError
+from sponge_env.interfaces import ACCURACY_PRICE
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.memory import allocations
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
+
+from ..guard import InputRange
+from ..history import BATCH_TIMES, FloatMatrix, batch_times_of, layout_of
+from ..learned import control_of
+from ..policy import Policy, reading
+from ..stepwise import MAX_REPLICAS, PolicyState
+from . import spec_of
+
+FEW_VIOLATIONS = 0.001
+"""Share of the requests that may be violated where cores decide what is best."""
+TOLERANCE = 1e-4
+"""Share of the requests by which violations may exceed a rule's and still count as no more."""
+JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
+"""What a policy is compared with beside fixed allocations, and learns from."""
+VERTICAL_PROGRAMS = ("sponge-mpc",)
+"""The same for a policy that keeps one replica."""
+CHOICE_EPISODES = 12
+"""Episodes that choose the best program of a scenario."""
+_FIXED_BATCHES = (1, 4, 8, 16)
+_MAX_FIXED = 4096
+"""Fixed allocations that are looked at, of more a random choice."""
+_FIXED_EPISODES, _FINALISTS = 4, 8
+"""Episodes that all fixed allocations play, and how many of them then play all episodes."""
+_AT_ONCE = 512
+"""Episodes of fixed allocations that are played together, about."""
+
+Decide = Callable[[FloatMatrix, FloatArray], IntArray]
+"""From (n, fields) observations and the last interval's (n, 3) :data:`.history.BATCH_TIMES` to
+(n, stages, 4) allocations, or (n, 3) of one model."""
+Task = tuple[str, int, Scenario]
+"""A program, and the seed and scenario of an episode."""
+
+
+def simulator(scenarios: Sequence[Scenario], assigned: IntArray) -> BatchSimulator:
+    """Return one of a pool of scenarios that shows what policies see."""
+    fields = layout_of(spec_of(scenarios[0])).fields
+    return BatchSimulator(scenarios, assigned, replicas_max=MAX_REPLICAS, obs_dim=len(fields))
+
+
+class AccuracyCost:
+    """What an answer less accurate than the best costs, in core-seconds.
+
+    A percent of accuracy is worth :data:`~sponge_env.interfaces.ACCURACY_PRICE` cores, as to the
+    programs, for the time until the next request at the mean rate. A request without tasks in a
+    stage loses nothing there, and so counts as better than the best.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario]) -> None:
+        specs = [spec_of(scenario) for scenario in scenarios]
+        best = [math.prod(max(stage.accuracies) for stage in spec.stages) for spec in specs]
+        rates = [rate_rps(each, scenario_profile(each)) for each in scenarios]
+        self._best, self._percent = np.array(best), ACCURACY_PRICE / np.array(rates)
+
+    def of(self, metrics: Any, assigned: IntArray) -> FloatArray:
+        """Return the (n,) costs of the answers in some intervals of assigned scenarios."""
+        answered = metrics["on_time"] + metrics["late"]
+        lost = 100 * (1 - metrics["accuracy"] / self._best[assigned])
+        costs: FloatArray = np.where(answered > 0, self._percent[assigned] * lost * answered, 0.0)
+        return costs
+
+    def of_episode(self, intervals: Sequence[IntervalMetrics]) -> float:
+        """Return the cost of an episode of the first scenario, without later answers."""
+        names = "on_time", "late", "accuracy"
+        columns = {name: np.array([getattr(each, name) for each in intervals]) for name in names}
+        return float(self.of(columns, np.zeros(len(intervals), np.int64)).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Means over the episodes of each scenario, (scenarios,) where nothing else is said."""
+
+    cores: FloatArray
+    """Mean over all intervals, with the cost of lost accuracy, see :class:`AccuracyCost`."""
+    violation_rate: FloatArray
+    """Avoidable violations, as a share of all requests."""
+    episode_rates: FloatArray
+    """(episodes, scenarios) those of each episode, as a share of the requests of a mean one, so
+    that their mean is the violation rate."""
+    input_range: FloatMatrix | None = None
+    """(2, inputs) minimum and maximum of each input of a policy."""
+
+    @classmethod
+    def of(cls, sums: FloatArray) -> Evaluation:
+        """Return the means of (4, ..., episodes, scenarios) sums, see :func:`_play`."""
+        cores, violations, offered, intervals = sums.sum(axis=-2)
+        requests = np.maximum(1, offered)
+        each = sums[1] * (sums.shape[-2] / requests[..., None, :])
+        return cls(cores / intervals, violations / requests, each)
+
+    @property
+    def cost(self) -> FloatArray:
+        """Cores, as many times as there are more than few violations."""
+        cost: FloatArray = self.cores * np.maximum(1.0, self.violation_rate / FEW_VIOLATIONS)
+        return cost
+
+
+class PolicyEvaluator:
+    """Plays policies on so many episodes of each scenario, always the same."""
+
+    def __init__(
+        self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
+    ) -> None:
+        self._count = len(scenarios)
+        self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
+        assigned = np.tile(np.arange(self._count), episodes)
+        self._simulator = simulator(scenarios, assigned)
+        self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
+
+    def __call__(self, policy: Policy) -> Evaluation:
+        """Play a policy."""
+        seen = InputRange(len(policy.info.inputs))
+        choose = self._stepwise(policy) if policy.info.batches else self._plain(policy)
+
+        def decide(observations: FloatMatrix, batch_times: FloatArray) -> IntArray:
+            inputs, requested = choose(observations, batch_times)
+            seen.widen(inputs[~self._simulator.over])
+            return requested
+
+        return replace(self.play(decide), input_range=seen.ends)
+
+    def _stepwise(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
+        policy = reading(policy, layout_of(self._specs[0]).inputs)
+        state = PolicyState(self._specs, policy.info.every, policy.info.batches)
+
+        def choose(
+            observations: FloatMatrix, batch_times: FloatArray
+        ) -> tuple[FloatMatrix, IntArray]:
+            state.see(observations, batch_times)
+            return policy.inputs(state.seen), state.choose(policy.logits(state.seen))
+
+        return choose
+
+    def _plain(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
+        spec = self._specs[0]
+        policy = reading(policy, layout_of(spec).fields)
+        control = control_of(policy.info.agent, spec)
+        requested, _ = allocations(len(self._seeds), len(spec.stages))
+
+        def choose(observations: FloatMatrix, _: FloatArray) -> tuple[FloatMatrix, IntArray]:
+            control.write(policy.act(observations), requested)
+            return policy.inputs(observations), requested
+
+        return choose
+
+    def play(self, decide: Decide) -> Evaluation:
+        """Play all episodes at once under what a function decides."""
+        sums = _play(self._simulator, self._seeds, decide)
+        return Evaluation.of(sums.reshape(4, -1, self._count))
+
+
+def _play(played: BatchSimulator, seeds: IntArray, decide: Decide) -> FloatArray:
+    """Play (n,) episodes to their ends.
+
+    Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
+    """
+    cost, assigned = AccuracyCost(played.scenarios), played.assignment
+    first = played.specs[0]
+    observations = np.zeros((len(seeds), len(layout_of(first).fields)), np.float32)
+    played.reset(np.ones(len(seeds), np.bool_), seeds, observations)
+    sums, batch_times = np.zeros((4, len(seeds))), np.zeros((len(seeds), len(BATCH_TIMES)))
+    while not played.over.all():
+        running = ~played.over
+        observations, metrics = played.step(decide(observations, batch_times))
+        batch_times = batch_times_of(metrics)
+        names = "cores", "avoidable_violations", "offered"
+        sums += (*(metrics[name] for name in names), running)
+        sums[0] += cost.of(metrics, assigned) / first.interval_s
+    sums[1] += played.drain()["avoidable_violations"]
+    return sums
+
+
+def known_rules(
+    scales_out: bool,
+    scenarios: tuple[Scenario, ...],
+    episodes: int,
+    measuring: Callable[[], None],
+) -> tuple[FloatArray, list[str]]:
+    """Return what :func:`best_rules` does, from the user's cache if no line of code has changed.
+
+    Measuring takes minutes, and trainings that differ in their seeds use the same rules.
+    ``measuring`` is called before.
+    """
+    names = [scenario_fingerprint(scenario) for scenario in scenarios]
+    question = {"scales_out": scales_out, "scenarios": names, "episodes": episodes}
+    key = fingerprint({"rules": question, "code": code_fingerprint()})
+    file = cache_dir() / "rules" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        known = parsed(json.loads, read_text(file))
+        sums, programs = np.array(known["sums"], np.float64), [*map(str, known["programs"])]
+        fits = sums.shape == (4, episodes, len(scenarios)) and len(programs) == len(scenarios)
+        if fits and np.isfinite(sums).all():
+            return sums, programs
+    measuring()
+    sums, programs = best_rules(scales_out, scenarios, episodes)
+    with contextlib.suppress(SpongeError):  # without a cache the next training measures again
+        write_json(file, {"sums": sums.tolist(), "programs": programs})
+    return sums, programs
+
+
+def programs_for(scales_out: bool) -> tuple[str, ...]:
+    """Return the programs that choose replicas, too, or none that do."""
+    return JOINT_PROGRAMS if scales_out else VERTICAL_PROGRAMS
+
+
+def best_rules(
+    scales_out: bool,
+    scenarios: tuple[Scenario, ...],
+    episodes: int,
+    first_seed: int = SEED_LIMIT,
+    choice_episodes: int = CHOICE_EPISODES,
+) -> tuple[FloatArray, list[str]]:
+    """Return (4, episodes, scenarios) sums of the best rules, see :func:`_play`, and the programs.
+
+    The best has the least :attr:`Evaluation.cost`; where a program has few violations, it is a
+    program, elsewhere perhaps a fixed allocation that misses no more. Programs are chosen on
+    ``choice_episodes``, fixed allocations on fewer. There is one replica unless it ``scales_out``.
+    """
+    names = programs_for(scales_out)
+    programs = list(names) * len(scenarios)
+    if len(names) > 1:
+        look = scenarios, min(episodes, choice_episodes), first_seed
+        costs = [Evaluation.of(play_program(name, *look)).cost for name in names]
+        programs = [names[place] for place in np.argmin(costs, axis=0)]
+    best = np.empty((4, episodes, len(scenarios)))
+    for program in dict.fromkeys(programs):
+        own = [k for k, name in enumerate(programs) if name == program]
+        some = tuple(scenarios[k] for k in own)
+        best[..., own] = play_program(program, some, episodes, first_seed)
+    played = Evaluation.of(best)
+    missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
+    if missed.size:
+        some, rates = tuple(scenarios[k] for k in missed.tolist()), played.violation_rate[missed]
+        rows = fixed_allocations(scenarios[0], MAX_REPLICAS if scales_out else 1)
+        sums = _best_fixed(some, rows, rates, episodes, first_seed)
+        fixed = Evaluation.of(sums)
+        better = (fixed.cost < played.cost[missed]) & (fixed.violation_rate <= rates)
+        best[..., missed] = np.where(better, sums, best[..., missed])
+    return best, programs
+
+
+def _best_fixed(
+    scenarios: Sequence[Scenario], rows: IntArray, rates: FloatArray, episodes: int, first_seed: int
+) -> FloatArray:
+    """Return (4, episodes, scenarios) sums of the best of some fixed allocations for each scenario.
+
+    It misses no more than (scenarios,) rates if there is such a one: by its cost alone, one core
+    that serves no request in time would be the best under a hopeless load.
+    """
+
+    def costs(sums: FloatArray) -> FloatArray:
+        played = Evaluation.of(sums)
+        return np.where(played.violation_rate <= rates, played.cost, np.inf)
+
+    look = play_fixed(scenarios, rows, min(episodes, _FIXED_EPISODES), first_seed)
+    finalists = np.unique(costs(look).argsort(axis=0, kind="stable")[:_FINALISTS])
+    played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
+    best = costs(played).argmin(axis=0)
+    return np.stack([played[:, row, :, k] for k, row in enumerate(best)], axis=-1)
+
+
+def fixed_allocations(scenario: Scenario, replicas: int) -> IntArray:
+    """Return (rows, stages, 4) allocations that fit on the machine, of at most so many replicas.
+
+    They are all that there are of some batch sizes, or if these are too many, a random choice.
+    """
+    each = []
+    for stage in scenario.pipeline:
+        limits = stage.limits
+        sizes = sorted({*(size for size in _FIXED_BATCHES if size < limits.batch), limits.batch})
+        counts = range(1, min(replicas, limits.replicas) + 1)
+        variants = range(len(stage.variants))
+        each.append(np.array([*product(range(1, limits.cores + 1), sizes, counts, variants)]))
+    if math.prod(map(len, each)) <= _MAX_FIXED:
+        rows = np.array([*product(*each)])
+    else:
+        random = np.random.default_rng(0)
+        drawn = [np.append(0, random.integers(len(own), size=_MAX_FIXED)) for own in each]
+        rows = np.stack([own[k] for own, k in zip(each, drawn, strict=True)], axis=1)
+    cores = (rows[..., 0] * rows[..., 2]).sum(axis=1)
+    fitting: IntArray = rows[cores <= scenario.limits.machine_cores]
+    return fitting
+
+
+def play_fixed(
+    scenarios: Sequence[Scenario], rows: IntArray, episodes: int, first_seed: int
+) -> FloatArray:
+    """Return (4, rows, episodes, scenarios) sums of (rows, stages, 4) fixed allocations."""
+    each = len(scenarios) * episodes
+    assigned = np.tile(np.arange(len(scenarios)), episodes)
+    seeds = first_seed + np.repeat(np.arange(episodes), len(scenarios))
+    sums = []
+    parts = min(len(rows), -(-len(rows) * each // _AT_ONCE))
+    for some in np.array_split(rows, parts):
+        with closing(simulator(scenarios, np.tile(assigned, len(some)))) as played:
+            decide = always(np.repeat(some, each, axis=0))
+            ended = _play(played, np.tile(seeds, len(some)), decide)
+        sums.append(ended.reshape(4, len(some), episodes, len(scenarios)))
+    return np.concatenate(sums, axis=1)
+
+
+def always(requested: IntArray) -> Decide:
+    """Return a rule that requests the same (n, stages, 4) allocations whatever it sees."""
+    return lambda observations, batch_times: requested
+
+
+@cache
+def play_program(
+    program: str, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
+) -> FloatArray:
+    """Return (4, episodes, scenarios) sums of a program, see :func:`_play`."""
+    seeds = range(first_seed, first_seed + episodes)
+    sums = run_programs(_play_episode, list(product([program], seeds, scenarios)))
+    return np.array(sums).T.reshape(4, episodes, len(scenarios))
+
+
+def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
+    """Return the results of work with programs in episodes, in the order of the tasks.
+
+    They are shared out to as many processes as there are CPUs, so that a script which calls this
+    needs ``if __name__ == "__main__":``.
+    """
+    nested = multiprocessing.current_process().daemon  # such a process may not start others
+    executor: Executor = Inline() if nested else Processes(min(CPUS, len(tasks)))
+    results: dict[Task, Any] = {}
+    with closing(executor.run(work, tasks)) as ended:
+        for task, result in ended:
+            if isinstance(result, Failure):
+                raise ConfigError(_explain(task, result))
+            results[task] = result
+    return [results[task] for task in tasks]
+
+
+def _explain(task: Task, failure: Failure) -> str:
+    """Say what went wrong where a program plays, or demonstrates."""
+    program, _, scenario = task
+    if failure.type == "ProcessDied":
+        return (
+            f"{program} plays in processes of its own, and one of them died ({failure.message}); "
+            'a script that trains needs if __name__ == "__main__":'
+        )
+    return f"{program} failed on {scenario.name} ({failure.type}: {failure.message})"
+
+
+def _play_episode(task: Task) -> tuple[float, float, float, float]:
+    """Return cores, avoidable violations, requests and intervals, these in seconds."""
+    program, seed, scenario = task
+    controller = make_controller(program, known_controllers())
+    run = Run.of(program, scenario, "sim", seed)
+    played = run_episode(make_system(scenario, seed), controller, run)
+    one, from_s = played.summary, scenario.count_from_s + 1e-9
+    counted = [each for each in played.intervals if each.time_s > from_s]
+    spent = one.core_seconds + AccuracyCost([scenario]).of_episode(counted)
+    return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s

@@ -1,0 +1,469 @@
+"""Rules for one stage: fixed allocations, queue threshold, Kubernetes, FA2, Themis, throttling."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from views import NOTHING, busy_view, make_spec, make_view
+
+from baselines.fa2 import FA2, largest_fleet, smallest_fleet
+from baselines.kubernetes import (
+    GROWTH,
+    HPA,
+    TOLERANCE,
+    VPA,
+    DecayingHistogram,
+    HPAConfig,
+    Scaler,
+    desired_replicas,
+    hpa_fast,
+)
+from baselines.rules import BatchConfig, QueueRule, Static, batch_size, static_8, static_16
+from baselines.themis import Themis, grow, one_core_replicas
+from baselines.throttle import Captain, Throttle, ThrottleConfig, signals
+from sponge_env.control.base import BaseController
+from sponge_env.errors import ConfigError
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
+from sponge_env.metrics import IntervalMetrics
+
+SPEC = make_spec()
+PROFILES = st.sampled_from(["yolov5s", "resnet18"])
+
+
+def decide(controller: BaseController, *views: SystemView, **spec: Any) -> Allocation:
+    """Return the answer to the last of some views in a row."""
+    controller.reset(make_spec(**spec), seed=0)
+    return [controller.decide(view) for view in views or (make_view(),)][-1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (Static, {"cores": 0}),
+        (Static, {"batch": -1}),
+        (QueueRule, {"up_queue": 0.0}),
+        (QueueRule, {"down_after": 0}),
+        (QueueRule, {"batch_slo_share": 0.0}),
+        (HPA, {"target": 0.0}),
+        (HPA, {"policy_s": math.inf}),
+        (VPA, {"percentile": 0.0}),
+        (FA2, {"slo_fraction": 1.5}),
+        (FA2, {"headroom": -0.1}),
+        (FA2, {"when_infeasible": "kep"}),
+        (Themis, {"stable_windows": 0}),
+        (Throttle, {"usage_windows": 1}),
+    ],
+)
+def test_bad_options_are_named(rule: type[BaseController], options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        rule(**options)
+
+
+class TestStatic:
+    def test_default_is_everything_and_the_limits_hold(self) -> None:
+        assert decide(Static(), cores_max=12, batch_max=5) == Allocation(cores=12, batch=5)
+        assert decide(static_8()) == Allocation(cores=8, batch=16)
+        assert decide(static_16(), cores_max=4) == Allocation(cores=4, batch=16)
+        assert decide(Static(cores=2, batch=99), busy_view(500)) == Allocation(cores=2, batch=16)
+
+    @given(cores=st.integers(1, 16), share=st.floats(0.01, 1), profile=PROFILES)
+    def test_the_batch_is_the_largest_that_fits(
+        self, cores: int, share: float, profile: str
+    ) -> None:
+        spec = make_spec(profile)
+        batch = batch_size(BatchConfig(batch_slo_share=share), spec, cores)
+        latency_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
+        assert batch == 1 or latency_s[batch - 1] <= share * spec.slo_s
+        assert batch == 16 or latency_s[batch] > share * spec.slo_s
+        assert batch_size(BatchConfig(batch=5), make_spec(batch_max=3), cores) == 3
+
+
+class TestQueueRule:
+    @pytest.mark.parametrize(
+        ("down_after", "queued", "held", "cores"),
+        [
+            (3, [5, 8, 0, 0, 0, 0, 0, 0], 4, [6, 9, 9, 9, 8, 8, 8, 7]),
+            (1, [4, 2, 1, 3], 4, [4, 4, 4, 4]),  # between the thresholds
+            (3, [0, 0, 3, 0, 0, 0], 4, [4, 4, 4, 4, 4, 3]),  # a busy interval interrupts
+            (1, [0, 0], 2, [1, 1]),
+        ],
+    )
+    def test_grows_at_once_and_shrinks_by_one_after_a_calm_while(
+        self, down_after: int, queued: list[int], held: int, cores: list[int]
+    ) -> None:
+        rule, answers = QueueRule(down_after=down_after), []
+        rule.reset(SPEC, seed=0)
+        for waiting in queued:
+            view = busy_view(budgets_left_s=(0.5,) * waiting, allocation=Allocation(held, 1))
+            held = rule.decide(view).cores
+            answers.append(held)
+        assert answers == cores
+
+    def test_first_decision_keeps_the_cores(self) -> None:
+        first = make_view(allocation=Allocation(6, 9))
+        assert decide(QueueRule(batch=2, down_after=1), first) == Allocation(cores=6, batch=2)
+
+
+def hpa_view(now_s: float, utilisation: float, replicas: int, ready: int | None = None) -> Any:
+    """One-core replicas after an interval of one second."""
+    ready = replicas if ready is None else ready
+    last = IntervalMetrics(utilisation=utilisation * ready / replicas, core_seconds=float(replicas))
+    return busy_view(
+        now_s=now_s,
+        allocation=Allocation(cores=1, batch=1, replicas=replicas),
+        replicas_ready=ready,
+        starting_s=(5.0,) * (replicas - ready),
+        last=last,
+    )
+
+
+class TestHPA:
+    @staticmethod
+    def started(controller: HPA) -> HPA:
+        controller.reset(make_spec(initial=Allocation(1, 1, 4)), seed=0)
+        return controller
+
+    @given(ratio=st.floats(0, 3), ready=st.integers(1, 16), starting=st.integers(0, 16))
+    def test_recommendation_never_goes_against_the_utilisation(
+        self, ratio: float, ready: int, starting: int
+    ) -> None:
+        current = ready + starting
+        desired = desired_replicas(ratio, ready, starting, current)
+        if abs(1 - ratio) <= TOLERANCE and not starting:
+            assert desired == current
+        elif ratio > 1:
+            assert desired >= current
+        else:
+            assert desired <= max(current, math.ceil(ready * ratio))
+
+    @pytest.mark.parametrize(
+        ("ratio", "ready", "starting", "desired"),
+        [
+            (1.5, 4, 0, 6),
+            (1.09, 4, 0, 4),  # within the tolerance
+            (0.91, 4, 0, 4),
+            (0.5, 4, 0, 2),
+            (0.0, 4, 0, 0),
+            (2.0, 2, 1, 4),  # the starting one counts as unused: 3 * 2 * 2/3
+            (1.2, 2, 2, 4),  # that turns the direction round: no change
+            (0.5, 2, 2, 1),  # it has no say when scaling in
+        ],
+    )
+    def test_recommendations_as_documented(
+        self, ratio: float, ready: int, starting: int, desired: int
+    ) -> None:
+        assert desired_replicas(ratio, ready, starting, ready + starting) == desired
+
+    def test_looks_once_per_period_at_the_mean_utilisation(self) -> None:
+        controller = self.started(HPA(target=0.5))
+        for second in range(1, 15):
+            view = hpa_view(second, 1.0 if second < 8 else 0.5, 4)
+            assert controller.decide(view).replicas == 4
+        # 7 s at 100 % and 8 s at 50 %: 73 % of a target of 50 %.
+        assert controller.decide(hpa_view(15, 0.5, 4)).replicas == 6
+        assert controller.decide(hpa_view(16, 1.0, 6)).replicas == 6
+
+    def test_scales_in_only_after_its_window(self) -> None:
+        controller = self.started(hpa_fast(target=0.5))
+        replicas = [controller.decide(hpa_view(s, 0.1, 4)).replicas for s in range(1, 40)]
+        assert replicas[:20] == [4] * 20
+        assert set(replicas[20:]) == {1}
+
+    def test_policies_bound_growth_within_their_period(self) -> None:
+        scaler = Scaler(HPAConfig(policy_s=15.0), replicas=2)
+        assert scaler.scale(1.0, 2, 50, 16) == 6
+        assert scaler.scale(2.0, 6, 50, 16) == 6
+        assert scaler.scale(16.0, 6, 50, 64) == 12  # doubling is more than four
+        assert scaler.scale(31.0, 12, 50, 16) == 16
+
+    def test_starting_replicas_damp_scaling_out(self) -> None:
+        for ready, replicas in ((4, 8), (2, 4), (0, 4)):
+            controller = self.started(hpa_fast(target=0.5))
+            assert controller.decide(hpa_view(1, 1.0, 4, ready)).replicas == replicas
+
+    def test_first_decision_keeps_the_replicas_and_sets_the_rest(self) -> None:
+        controller = self.started(HPA(cores=2, batch=3))
+        answer = controller.decide(make_view(allocation=Allocation(cores=8, batch=1, replicas=4)))
+        assert answer == Allocation(cores=2, batch=3, replicas=4)
+
+
+class TestVPA:
+    @staticmethod
+    def run(controller: VPA, used: list[float], held: int = 16) -> list[int]:
+        """Return the cores after each interval, in which that many cores were used, or all."""
+        controller.reset(SPEC, seed=0)
+        answers = []
+        for second, wanted in enumerate(used, start=1):
+            last = IntervalMetrics(utilisation=min(wanted, held) / held, cores=float(held))
+            view = busy_view(now_s=float(second), allocation=Allocation(held, 1), last=last)
+            held = controller.decide(view).cores
+            answers.append(held)
+        return answers
+
+    @given(st.floats(0, 16))
+    def test_a_bucket_is_at_most_five_percent_wide(self, value: float) -> None:
+        histogram = DecayingHistogram(half_life_s=60, largest=16)
+        histogram.add(value, weight=1.0, now_s=0.0)
+        end = histogram.percentile(0.9)
+        assert value - 1e-12 <= end <= GROWTH * value + 0.01 + 1e-12
+
+    def test_samples_count_by_weight_and_lose_half_of_it_per_half_life(self) -> None:
+        histogram = DecayingHistogram(half_life_s=10, largest=16)
+        histogram.add(8.0, weight=2.0, now_s=0.0)
+        histogram.add(2.0, weight=2.0, now_s=20.0)  # after a quarter is left: 80 % of the weight
+        assert histogram.percentile(0.79) == pytest.approx(2.0, rel=0.06)
+        assert histogram.percentile(0.81) == pytest.approx(8.0, rel=0.06)
+
+    def test_a_steady_usage_gets_its_margin(self) -> None:
+        assert set(self.run(VPA(margin=1.15), [4.0] * 20)) == {math.ceil(4.0 * 1.15)}
+
+    def test_grows_out_of_saturation_and_forgets_a_peak(self) -> None:
+        cores = self.run(VPA(), [12.0] * 30 + [2.0] * 300, held=1)
+        assert cores[29] >= 12
+        assert cores == sorted(cores[:30]) + sorted(cores[30:], reverse=True)
+        assert cores[-1] == 3
+
+    def test_first_decision_keeps_the_cores(self) -> None:
+        first = make_view(allocation=Allocation(cores=7, batch=9))
+        assert decide(VPA(batch=2), first) == Allocation(cores=7, batch=2)
+
+
+def fa2_as_published(spec: SystemSpec, rate: float, delay_s: float) -> tuple[int, int] | None:
+    """Return the first (replicas, batch) that fits, by the published nested loops.
+
+    Published for an SLO of 1 s, of which it takes the requests.
+    """
+    rate *= spec.slo_s
+    slo_ms, delay_ms = spec.slo_s * 1e3, delay_s * 1e3
+    budget_ms = slo_ms - delay_ms
+    for n in range(1, spec.first.replicas_max + 1):
+        for b in range(1, spec.first.batch_max + 1):
+            latency_ms = max(1, math.floor(float(spec.first.latency.predict_s(b, 1)) * 1e3))
+            if latency_ms > budget_ms:
+                continue
+            if n * math.floor(budget_ms / latency_ms) * b < rate:
+                continue
+            if latency_ms + math.ceil(rate / (b * n)) * latency_ms + delay_ms < 0.9 * slo_ms:
+                return n, b
+    return None
+
+
+OVERLOAD = busy_view(rate_rps=500, allocation=Allocation(cores=1, batch=2, replicas=1))
+
+
+class TestFA2:
+    @given(
+        profile=PROFILES,
+        rate=st.floats(0, 400),
+        delay_s=st.floats(0, 1.2),
+        slo_s=st.floats(0.1, 2.0),
+    )
+    def test_equals_the_published_search(
+        self, profile: str, rate: float, delay_s: float, slo_s: float
+    ) -> None:
+        spec = make_spec(profile, slo_s=slo_s)
+        answer = smallest_fleet(spec, rate, delay_s, slo_fraction=0.9)
+        assert (answer and (answer.replicas, answer.batch)) == fa2_as_published(spec, rate, delay_s)
+
+    @given(
+        rate=st.floats(1, 400),
+        delay_ms=st.integers(0, 1200),
+        slo_ms=st.integers(100, 2000),
+        batch_ms=st.integers(1, 100),
+    )
+    def test_the_fleet_does_not_depend_on_the_unit_of_time(
+        self, rate: float, delay_ms: int, slo_ms: int, batch_ms: int
+    ) -> None:
+        fleets = []
+        for unit_s in (1e-3, 2e-3):  # floors to whole milliseconds, twice as many of them
+            eta_s = (batch_ms + 0.25) * unit_s
+            latency = LatencyModel(gamma_s=5 * unit_s, delta_s=0.0, epsilon_s=0.0, eta_s=eta_s)
+            spec = make_spec(slo_s=slo_ms * unit_s, latency=latency)
+            rate_rps = rate * 1e-3 / unit_s
+            fleets.append(smallest_fleet(spec, rate_rps, delay_ms * unit_s, slo_fraction=0.9))
+        assert fleets[0] == fleets[1]
+
+    def test_one_core_replicas_for_the_reference_load(self) -> None:
+        view = busy_view(rate_rps=20, delay_s=0.1)
+        # l(1, 1) = 136 ms: five replicas serve 20 requests in 4 rounds, 136 + 4 * 136 + 100 < 900.
+        assert decide(FA2(), view) == Allocation(cores=1, batch=1, replicas=5)
+        assert decide(FA2(), view, interval_s=2.0).replicas < 5
+        slow = SPEC.first.latency.scaled(1.3)
+        assert decide(FA2(headroom=0.3), view) == decide(FA2(), view, latency=slow)
+
+    def test_keeps_the_allocation_before_the_first_request(self) -> None:
+        held = Allocation(cores=4, batch=2, replicas=3, feasible=False)
+        for view in (make_view(allocation=held), busy_view(rate_rps=0, allocation=held)):
+            answer = decide(FA2(), view)
+            assert (answer, answer.feasible) == (held, True)
+
+    def test_where_nothing_fits_the_largest_fleet_or_as_published_what_there_is(self) -> None:
+        answer = decide(FA2(), OVERLOAD)
+        assert (answer.cores, answer.replicas, answer.feasible) == (1, 16, False)
+        kept = decide(FA2(when_infeasible="keep"), OVERLOAD)
+        assert (kept, kept.feasible) == (OVERLOAD.allocation, False)
+
+    @pytest.mark.parametrize("slo_fraction", [0.2, 0.5, 1.0])
+    def test_the_largest_fleet_has_the_fastest_batch_that_two_in_a_row_fit(
+        self, slo_fraction: float
+    ) -> None:
+        predict_s = SPEC.first.latency.predict_s
+        latency_s = [math.floor(float(predict_s(b, 1)) * 1e3) / 1e3 for b in range(1, 17)]
+        fit = [b for b in range(1, 17) if 2 * latency_s[b - 1] < slo_fraction * SPEC.slo_s]
+        fastest = max(fit, key=lambda b: b / latency_s[b - 1], default=1)
+        assert largest_fleet(SPEC, slo_fraction).batch == fastest
+
+    def test_a_remembered_rate_keeps_replicas_through_a_lull(self) -> None:
+        lull = busy_view(arrivals=np.array([30.0, 20.0, 1.0]))
+        assert decide(FA2(), lull).replicas == 1
+        silent = busy_view(arrivals=np.array([20.0, 0.0]), delays_s=NOTHING)
+        assert decide(FA2(), silent).replicas == 1
+        for windows, rate_rps in ((2, 20), (3, 30)):
+            answer = decide(FA2(rate_windows=windows), lull)
+            assert answer == decide(FA2(), busy_view(rate_rps=rate_rps))
+
+
+class TestThemis:
+    @staticmethod
+    def meets(spec: SystemSpec, answer: Allocation, rate_rps: float, budget_s: float) -> bool:
+        """Return whether replicas keep up, and whether the first request of a batch is in time."""
+        latency_s = float(spec.first.latency.predict_s(answer.batch, answer.cores))
+        filling_s = (answer.batch - 1) * answer.replicas / rate_rps
+        keeps_up = answer.replicas * answer.batch / latency_s >= rate_rps
+        return keeps_up and filling_s + latency_s <= budget_s
+
+    @given(
+        profile=PROFILES,
+        replicas=st.integers(1, 6),
+        rate_rps=st.floats(0.5, 300.0),
+        budget_s=st.floats(-0.2, 1.0),
+    )
+    def test_growth_is_the_fewest_cores_that_keep_up_in_time(
+        self, profile: str, replicas: int, rate_rps: float, budget_s: float
+    ) -> None:
+        spec = make_spec(profile)
+        answer = grow(spec, replicas, rate_rps, budget_s, 16)
+        if answer.feasible:
+            assert self.meets(spec, answer, rate_rps, budget_s)
+        fewer = range(1, answer.cores if answer.feasible else 17)
+        others = (Allocation(cores, batch, replicas) for cores in fewer for batch in range(1, 17))
+        assert not any(self.meets(spec, other, rate_rps, budget_s) for other in others)
+
+    def test_where_nothing_fits_all_cores_run_at_the_highest_throughput(self) -> None:
+        answer = grow(SPEC, 1, rate_rps=200.0, budget_s=0.8, cores_max=16)
+        latency_s = SPEC.first.latency.table_s(16, 16)[:, -1]
+        assert (answer.cores, answer.feasible) == (16, False)
+        assert answer.batch == int(np.argmax(np.arange(1, 17) / latency_s)) + 1
+
+    def test_the_fewest_one_core_replicas_serve_the_reference_load(self) -> None:
+        # l(1, 1) = 137 ms: a replica serves 7.3 requests per second.
+        assert one_core_replicas(SPEC, 20.0, 0.8) == 3
+        assert one_core_replicas(SPEC, 5.0, 0.8) == 1
+        assert one_core_replicas(SPEC, 5.0, 0.1) == 0
+
+    def test_a_surge_grows_cores_and_a_load_that_stays_moves_to_one_core_replicas(self) -> None:
+        view = busy_view(rate_rps=20, delay_s=0.1)
+        surge = decide(Themis(), view)
+        assert (surge.replicas, surge.feasible) == (1, True)
+        assert surge.cores > 1
+        stable = decide(Themis(), view, view, view)
+        assert stable.replicas == 3
+        assert stable.cores > 1, "one replica serves until the others are warm"
+        warm = busy_view(rate_rps=20, delay_s=0.1, allocation=stable, replicas_ready=3)
+        assert decide(Themis(), warm, warm, warm) == Allocation(cores=1, batch=1, replicas=3)
+        slow = SPEC.first.latency.scaled(1.3)
+        assert decide(Themis(headroom=0.3), view) == decide(Themis(), view, latency=slow) != surge
+
+    def test_a_load_that_moves_changes_no_replicas(self) -> None:
+        calm, busy = busy_view(rate_rps=5), busy_view(rate_rps=20)
+        assert decide(Themis(rate_windows=1), calm, busy, calm, busy).replicas == 1
+        hasty = Themis(rate_windows=1, stable_windows=1)
+        assert decide(hasty, calm, busy, calm, busy).replicas == 3
+
+    def test_replicas_start_only_beside_the_cores_that_are_needed_until_then(self) -> None:
+        view = busy_view(rate_rps=20, delay_s=0.1)
+        answer = decide(Themis(), view, view, view, total_cores=16)
+        assert (answer.cores, answer.replicas) == (7, 2)
+        flood = busy_view(rate_rps=200, allocation=Allocation(1, 1, 4), replicas_ready=4)
+        grown = decide(Themis(), flood, total_cores=16)
+        assert (grown.cores, grown.replicas) == (4, 4), "warm replicas do not go for larger ones"
+
+    def test_nothing_changes_before_the_first_request(self) -> None:
+        held = Allocation(2, 3, 4)
+        assert decide(Themis(), make_view(allocation=held)) == held
+
+
+class TestThrottle:
+    TARGET = 0.05
+
+    def moved(self, limit: float, *moves: tuple[float, float]) -> Captain:
+        """Return a controller after intervals of throttled share and usage."""
+        captain = Captain(ThrottleConfig(target=self.TARGET, usage_windows=2), limit, limit_max=16)
+        for throttled, usage in moves:
+            captain.move(throttled, usage)
+        return captain
+
+    def test_growth_is_one_plus_the_excess(self) -> None:
+        grown = self.moved(4.0, (0.65, 4.0))
+        assert grown.limit == pytest.approx(4.0 * 1.5)
+        assert grown.margin == pytest.approx(3.0 + 0.65 - self.TARGET)
+
+    @pytest.mark.parametrize(
+        ("limit", "moves", "after"),
+        [
+            (16.0, [(0.0, 10.0)], 16.0),  # the usage of two intervals is needed
+            (16.0, [(0.0, 10.0), (0.0, 11.0)], 11.0 + (3.0 - 0.1) * 0.5**0.5),
+            (16.0, [(0.0, 1.0)] * 2, 8.0),  # half at most
+            (10.0, [(0.0, 9.5)] * 2, 10.0),  # not for a little
+            (8.0, [(0.0, 6.0)] * 2, 6.0),
+            (8.0, [(0.0, 6.0), (0.0, 6.0), (0.5, 6.0)], 10.0),  # takes it back twice
+            (8.0, [(0.0, 6.0), (0.0, 6.0), (0.5, 6.0), (0.25, 6.0)], 11.0),
+        ],
+    )
+    def test_shrinks_to_recent_usage_and_takes_back_what_was_wrong(
+        self, limit: float, moves: list[tuple[float, float]], after: float
+    ) -> None:
+        assert self.moved(limit, *moves).limit == pytest.approx(after)
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 16)), max_size=40))
+    def test_the_limit_stays_within_bounds(self, moves: list[tuple[float, float]]) -> None:
+        moved = self.moved(4.0, *moves)
+        assert 1 <= moved.limit <= 16
+        assert moved.margin >= 0
+
+    @pytest.mark.parametrize(
+        ("cores", "core_unit", "measured", "expected"),
+        [
+            # At 4/16 core a replica that never rests is stopped for 3/4 of each period.
+            (4, 1 / 16, {"utilisation": 1.0, "throttled_share": 0.75}, (1.0, 4.0)),
+            (8, 1 / 16, {"utilisation": 0.5, "throttled_share": 0.1}, (0.2, 4.0)),
+            # Without a quota the load stands in.
+            (4, 1.0, {"utilisation": 0.8, "batch": 4, "batch_mean": 2.0}, (0.16, 1.6)),
+            (16, 1 / 16, {"utilisation": 0.8, "batch": 4, "batch_mean": 2.0}, (0.16, 6.4)),
+            # A batch longer than the interval counts as full.
+            (2, 1.0, {"utilisation": 1.0, "batch": 4}, (1.0, 2.0)),
+        ],
+    )
+    def test_signals(
+        self,
+        cores: int,
+        core_unit: float,
+        measured: dict[str, Any],
+        expected: tuple[float, float],
+    ) -> None:
+        last = IntervalMetrics(requested_cores=cores, cores=float(cores), **measured)
+        assert signals(last, core_unit) == pytest.approx(expected)
+
+    def test_cores_are_the_limit_rounded_up(self) -> None:
+        last = IntervalMetrics(
+            requested_cores=4, cores=4.0, utilisation=1.0, batch=1, batch_mean=1.0
+        )
+        initial = Allocation(cores=4, batch=1)
+        answer = decide(Throttle(batch=1), make_view(), busy_view(last=last), initial=initial)
+        assert answer == Allocation(cores=8, batch=1)

@@ -1,0 +1,182 @@
+"""Stepwise policies: what they see and remember, and what they may choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scenarios import CHAIN
+from tiny_policies import BATCHES, EVERY, SCENARIO, SPEC, drawn_policy
+
+from agents.history import (
+    INPUTS,
+    JOINT_LAYOUT,
+    REMEMBERED,
+    Scales,
+    inputs_of,
+    layout_of,
+    remember,
+)
+from agents.learn import spec_of
+from agents.learned import PolicyController
+from agents.lookahead.service_times import RATIO_RANGE, fitted_s
+from agents.policy import POLICY_FILE, save_policy
+from agents.stepwise import MAX_REPLICAS, PolicyState
+from sponge_env.env.factory import make_system
+from sponge_env.interfaces import Allocation
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.simulation.encoding import JOINT
+
+FIT_S = fitted_s(SPEC)[0, 0]
+SERVICE = INPUTS.index("service_ratio")
+
+
+def seen_over_time(
+    observations: np.ndarray, batch_times: Sequence[Sequence[float]] | None = None
+) -> np.ndarray:
+    """Return the (time, n, inputs) that policies see of (time, n, fields) observations.
+
+    ``batch_times`` (n, 3) are those of all intervals; no batch ends if left out.
+    """
+    count = observations.shape[1]
+    scales = np.array([Scales.of(SPEC, EVERY).row] * count)
+    memory = np.full((count, len(REMEMBERED)), np.nan, np.float32)
+    times = np.zeros((count, 3)) if batch_times is None else np.array(batch_times)
+    shown = []
+    for k, each in enumerate(observations):
+        seen = np.zeros((count, len(INPUTS)), np.float32)
+        at = JOINT_LAYOUT.requests, JOINT_LAYOUT.stages
+        remember(each, times, FIT_S, np.full(count, k), scales, *at, memory, seen)
+        shown.append(seen)
+    return np.array(shown)
+
+
+def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -> None:
+    observations = np.random.default_rng(0).random((40, 3, JOINT.obs_dim)).astype(np.float32)
+    cells = (0.8, 1, 1), (1.2, 2, 3), (1.5, 3, 2)
+    times = [(factor * FIT_S[c - 1, b - 1], b, c) for factor, b, c in cells]
+    together = seen_over_time(observations, times)
+    assert np.isfinite(together).all()
+    assert len(set(together[-1, :, SERVICE])) == 3
+    for k in range(3):
+        alone = seen_over_time(observations[:, k : k + 1], times[k : k + 1])
+        assert np.array_equal(together[:, k : k + 1], alone)
+
+
+def test_means_and_extremes_follow_the_arrivals() -> None:
+    observations = np.zeros((100, 1, JOINT.obs_dim), np.float32)
+    arrivals = JOINT.fields.index("arrivals_last")
+    observations[1:50, 0, arrivals], observations[50:, 0, arrivals] = 0.2, 0.8
+    seen = dict(zip(INPUTS, seen_over_time(observations)[:, 0].T, strict=True))
+    assert seen["arrivals_mean_3s"][49] == pytest.approx(0.2)
+    assert seen["arrivals_mean_3s"][53] == pytest.approx(0.8 - 0.6 * np.exp(-4 / 3), abs=1e-6)
+    assert seen["arrivals_most"][50] == pytest.approx(0.8)
+    assert 0.2 < seen["arrivals_least"][99] < 0.8 - 0.6 * np.exp(-50 / 60) + 1e-5
+    assert seen["arrivals_before"][50] == pytest.approx(0.8)
+
+
+def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
+    observations = np.zeros((200, 1, JOINT.obs_dim), np.float32)
+
+    def ratios(factor: float, batch: float, cores: float) -> np.ndarray:
+        row = FIT_S[round(cores) - 1]
+        mean_s = factor * float(np.interp(batch, np.arange(1, len(row) + 1), row))
+        return seen_over_time(observations, [(mean_s, batch, cores)])[:, 0, SERVICE]
+
+    for batch, cores in ((1.7, 2.9999), (SPEC.stages[0].batch_max, SPEC.stages[0].cores_max)):
+        found = ratios(1.3, batch, cores)
+        assert found[1] == 1.0
+        assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
+        assert found[-1] == pytest.approx(1.3, abs=1e-3)
+    assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(RATIO_RANGE[1], abs=1e-3)
+    for nothing in ((0.0, 0.0, 0.0), (np.nan, np.nan, 2.0)):
+        assert (seen_over_time(observations, [nothing])[:, 0, SERVICE] == 1.0).all()
+
+
+def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
+    state = PolicyState([SPEC] * 2, EVERY, BATCHES)
+    observations = np.zeros((2, JOINT.obs_dim), np.float32)
+    slow = np.array([[2 * FIT_S[0, 0], 1.0, 1.0]] * 2)
+    for number in range(4):
+        state.intervals[:] = number
+        state.see(observations, slow)
+    assert (state.seen[:, SERVICE] > 1.05).all()
+    begun = np.array([True, False])
+    state.begin(begun, state, np.array([0]))
+    state.see_some(begun, observations)
+    assert state.seen[0, SERVICE] == 1.0 < state.seen[1, SERVICE]
+
+
+@pytest.mark.parametrize(("every", "intervals"), [(20, [*range(12), 20, 40]), (0, [])])
+def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
+    every: int, intervals: list[int]
+) -> None:
+    state, due = PolicyState([SPEC], every, (1, 2)), []
+    for k in range(45):
+        due += [k] * bool(state.steps_allowed()[0, 0, 2])
+        state.take(*np.ones((3, 1, 1), np.int64), np.zeros((1, 1), np.int64))
+    assert due == intervals
+
+
+def test_no_decision_asks_for_more_than_the_machine_has() -> None:
+    for spec, sizes in ((SPEC, BATCHES), (spec_of(CHAIN), (1, 2, 4))):
+        random, held = np.random.default_rng(0), []
+        state = PolicyState([spec] * 64, 1, sizes)
+        for _ in range(40):
+            before, may = state.replicas.copy(), state.steps_allowed()
+            logits = random.normal(0, 3, (64, sum(state.choices.actions))).astype(np.float32)
+            asked = state.choose(logits).copy()
+            held.append((asked[..., 0] * asked[..., 2]).sum(axis=1))
+            assert (asked[..., :3] >= 1).all()
+            assert (asked <= state.choices.limits).all()
+            assert np.isin(asked[..., 1], [*sizes, *state.choices.limits[:, 1]]).all()
+            assert np.array_equal(state.replicas, asked[..., 2]), "without those without room"
+            assert may[..., 2][asked[..., 2] > before].all()
+        assert np.max(held) == spec.total_cores
+    assert (state.choices.counts[:, 3] > 0).tolist() == [
+        len(stage.variants) > 1 for stage in CHAIN.stages
+    ]
+
+
+def test_replicas_stay_within_what_a_policy_knows() -> None:
+    most = SPEC.stages[0].replicas_max
+    state = PolicyState([SPEC], EVERY, (1,))
+    for asked, followed in ((0, 1), (3, 3), (99, min(MAX_REPLICAS, most))):
+        state.follow(Allocation(1, 1, replicas=asked))
+        assert state.replicas.tolist() == [[followed]]
+    many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=most))
+    assert PolicyState([many], 1, (1,)).replicas[0, 0] == MAX_REPLICAS < most
+
+
+def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_path: Path) -> None:
+    nothing = np.zeros((2, len(INPUTS)), np.float32)
+    save_policy(dataclasses.replace(drawn_policy(), input_range=nothing), tmp_path / POLICY_FILE)
+    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
+    controller = PolicyController("ppo-joint", str(tmp_path))
+    played = run_episode(make_system(SCENARIO, SEED_LIMIT), controller, run)
+    assert played.summary.guarded > 20
+    assert played.summary.avoidable_violation_rate < 0.05
+
+
+def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
+    spec = spec_of(CHAIN)
+    layout = layout_of(spec)
+    assert inputs_of(layout.fields) == layout.inputs
+    observed = np.random.default_rng(0).random((1, len(layout.fields))).astype(np.float32)
+    state = PolicyState([spec], 1, (1,))
+    state.see(observed, None)
+    shown = dict(zip(layout.inputs, state.seen[0].tolist(), strict=True))
+    known = dict(zip(layout.fields, observed[0].tolist(), strict=True))
+    for stage in spec.stages:
+        name, requests = stage.name, stage.capacity_rps * spec.slo_s
+        queue = math.log1p(known[f"{name}.queue_length"] * requests)
+        assert shown[f"{name}.queue_length"] == pytest.approx(queue, rel=1e-6)
+        held = known[f"{name}.cores"] * known[f"{name}.replicas"] * stage.replicas_max
+        assert shown[f"{name}.cores_held"] == pytest.approx(held, rel=1e-6)
+    assert shown["arrivals_mean_3s"] == pytest.approx(known["find.arrivals_last"], rel=1e-6)
+    assert shown["cold_start"] == pytest.approx(math.log1p(1.5), rel=1e-6)

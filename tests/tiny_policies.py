@@ -1,0 +1,62 @@
+"""Policies that no training made, and the plan of a tiny training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from scenarios import short
+
+from agents.history import INPUTS
+from agents.learn import LearnConfig, PhasedConfig, TrainingPlan, spec_of
+from agents.policy import Policy, PolicyInfo
+from agents.stepwise import StageChoices
+from sponge_env.simulation.encoding import FIELDS, JOINT
+
+SCENARIO = short(duration_s=30.0)
+SPEC = spec_of(SCENARIO)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
+EVERY = 4
+CHOICES = StageChoices.of(SPEC, BATCHES)
+_SMALL = {"rollout_steps": 4, "minibatch": 16, "epochs": 1, "hidden": (8, 8), "evaluations": 2}
+CONFIG = PhasedConfig(
+    **_SMALL,  # type: ignore[arg-type]
+    evaluation_episodes=1,
+    choice_episodes=1,
+    imitations=2,
+    demonstrations=1,
+    imitation_epochs=2,
+    durations_s=(5.0, 9.0),
+    every=EVERY,
+)
+SB3_CONFIG = LearnConfig(**_SMALL, evaluation_episodes=1)  # type: ignore[arg-type]
+
+PLAIN = PolicyInfo("sb3-ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)
+STEPWISE = dataclasses.replace(
+    PLAIN,
+    agent="ppo-joint",
+    fingerprint=JOINT.fingerprint(SPEC),
+    actions=CHOICES.actions,
+    inputs=INPUTS,
+    batches=BATCHES,
+    every=EVERY,
+)
+
+
+def plan(folder: Path, **changes: object) -> TrainingPlan:
+    """Return the plan of a training of 128 steps in a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    made = TrainingPlan((SCENARIO,), 128, envs=4, seed=0, folder=folder, agent="ppo-joint")
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def drawn_policy(info: PolicyInfo = STEPWISE, seed: int = 7, **changes: object) -> Policy:
+    """Return a policy of large random weights, so that it moves about."""
+    random = np.random.default_rng(seed)
+    info = dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+    shapes = ((8, len(info.inputs)), (8, 8), (sum(info.actions), 8))
+    layers = [
+        (random.normal(size=s).astype(np.float32), np.zeros(s[0], np.float32)) for s in shapes
+    ]
+    return Policy(info, tuple(layers))
