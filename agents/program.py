@@ -110,6 +110,7 @@ class SystemModel:
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)
         ]
+        self._margins = [[_margin(fit) for fit in fits] for fits in self._fits]
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
         sizes = [(stage.batch_max, stage.cores_max) for stage in spec.stages]
@@ -119,7 +120,11 @@ class SystemModel:
         ]
         self.tables = []
         for k, fits in enumerate(self._fits):
-            tables_s = [(1 + _margin(fit)) * fit.table_s(*sizes[k]).T for fit in fits]
+            margins = self._margins[k]
+            tables_s = [
+                (1 + margin) * fit.table_s(*sizes[k]).T
+                for fit, margin in zip(fits, margins, strict=True)
+            ]
             fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in fits]
             loss = accuracy_price * spec.stages[k].percent_lost[list(self.variants[k])]
             tables = StageTables(
@@ -181,12 +186,13 @@ class SystemModel:
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
             return np.array(starting or [(0.0, 0)], np.float64)
-        fit, cores, batches = self._fits[k][self._row(k, stage)], stage.cores_in_force, []
+        row, cores, batches = self._row(k, stage), stage.cores_in_force, []
+        fit, margin = self._fits[k][row], self._margins[k][row]
         for batch in stage.running:
             # Plain numbers, for NumPy takes long for a single one.
             whole_s = fit.gamma_s * batch.size / cores + fit.epsilon_s / cores
             whole_s = whole_s + fit.delta_s * batch.size + fit.eta_s
-            left_s = batch.expected_end_s + _margin(fit) * whole_s - now_s
+            left_s = batch.expected_end_s + margin * whole_s - now_s
             batches.append((max(0.0, left_s), batch.size))
         batches = sorted(batches)[-ready:]
         return np.array([(0.0, 0)] * (ready - len(batches)) + batches, np.float64)

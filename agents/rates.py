@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray
+from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
@@ -109,15 +110,19 @@ def forecast_arrivals_s(forecast: Forecast, until_s: float) -> FloatArray:
     ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
     queue, get the lowest.
     """
-    rate_rps, noise, low_s, high_s = forecast
-    order = np.arange(math.ceil(rate_rps * until_s - ROUNDING))
-    arrivals_s = np.empty((order.size, 2))
-    if order.size:
-        step_s = (high_s - low_s) / max(order.size - 1, 1)
-        root = (np.sqrt(noise * noise + 4 * order) - noise) / 2
-        np.divide(root * root, rate_rps, out=arrivals_s[:, 0])
-        np.add(arrivals_s[:, 0], low_s + step_s * order, out=arrivals_s[:, 1])
+    arrivals_s = np.empty((max(0, math.ceil(forecast.rate_rps * until_s - ROUNDING)), 2))
+    _write_arrivals(forecast, arrivals_s)
     return arrivals_s
+
+
+@entry_point
+def _write_arrivals(forecast: Forecast, arrivals_s: FloatArray) -> None:
+    rate_rps, noise, low_s, high_s = forecast
+    step_s = (high_s - low_s) / max(len(arrivals_s) - 1, 1)
+    for n in range(len(arrivals_s)):
+        root = (math.sqrt(noise * noise + 4 * n) - noise) / 2
+        arrivals_s[n, 0] = root * root / rate_rps
+        arrivals_s[n, 1] = arrivals_s[n, 0] + (low_s + step_s * n)
 
 
 def smoothed(rates: FloatArray) -> FloatArray:

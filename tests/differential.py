@@ -30,8 +30,8 @@ def allocations(
     """Return one random allocation for each interval, of no more cores than there are."""
     rng = np.random.default_rng(seed)
     limits = scenario.limits
-    most = (limits.cores, limits.batch, replicas_max or limits.replicas)
-    drawn = rng.integers(1, most, (scenario.intervals, 3), endpoint=True)
+    largest = (limits.cores, limits.batch, replicas_max or limits.replicas)
+    drawn = rng.integers(1, largest, (scenario.intervals, 3), endpoint=True)
     drawn[:, 2] = np.minimum(drawn[:, 2], limits.machine_cores // drawn[:, 0])
     return [tuple(row) for row in drawn.tolist()]  # type: ignore[misc]
 

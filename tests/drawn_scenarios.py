@@ -109,8 +109,8 @@ def classes() -> st.SearchStrategy[tuple[RequestClass, ...]]:
 @st.composite
 def initials(draw: st.DrawFn, limits: Limits) -> Initial:
     cores, batch = draw(st.integers(1, limits.cores)), draw(st.integers(1, limits.batch))
-    most = min(limits.replicas, limits.machine_cores // cores)
-    return Initial(cores, batch, draw(st.integers(1, most)))
+    room = min(limits.replicas, limits.machine_cores // cores)
+    return Initial(cores, batch, draw(st.integers(1, room)))
 
 
 @st.composite
@@ -118,7 +118,7 @@ def scenarios(
     draw: st.DrawFn, folder: Path, limits: Limits | None = None, interval_s: float | None = None
 ) -> Scenario:
     if limits is None:
-        cores, batch, replicas = (draw(st.integers(1, most)) for most in (16, 16, 6))
+        cores, batch, replicas = (draw(st.integers(1, n)) for n in (16, 16, 6))
         total_cores = draw(st.sampled_from([None, cores * replicas, 2 * cores]))
         limits = Limits(cores, batch, replicas, total_cores)
     if interval_s is None:

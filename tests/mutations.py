@@ -83,13 +83,13 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     return not done.returncode
 
 
-def main(wanted: list[str]) -> int:
+def main(chosen: list[str]) -> int:
     """Run the command."""
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
         copied(Path(folder))
         for mutant in mutants():
-            if wanted and not {mutant.area, mutant.name} & set(wanted):
+            if chosen and not {mutant.area, mutant.name} & set(chosen):
                 continue
             found = survives(mutant, Path(folder))
             survivors += found

@@ -86,8 +86,8 @@ def _live(scenario: Scenario, profile: Profile | None) -> LiveSystem:
 
 def _play_system(system: System, scenario: Scenario) -> dict[str, Any]:
     observations, metrics = [system.observe(JOINT)], []
-    for wanted in allocations(scenario, 5):
-        metrics.append(system.step(Allocation(*wanted)))
+    for numbers in allocations(scenario, 5):
+        metrics.append(system.step(Allocation(*numbers)))
         observations.append(system.observe(JOINT))
     system.drain()
     columns = {n: np.array([getattr(m, n) for m in metrics]) for n in names(IntervalMetrics)}
@@ -98,7 +98,7 @@ def _play_batch(scenario: Scenario) -> dict[str, Any]:
     batch = simulator([scenario] * 2, obs_dim=JOINT.obs_dim)
     observations = np.zeros((2, JOINT.obs_dim), np.float32)
     batch.reset(np.ones(2, np.bool_), np.array([3, 4]), observations)
-    steps = [batch.step(np.array([wanted] * 2)) for wanted in allocations(scenario, 5)]
+    steps = [batch.step(np.array([numbers] * 2)) for numbers in allocations(scenario, 5)]
     metrics = np.array([metrics for _, metrics in steps])
     return {
         **{name: metrics[name] for name in METRICS.names or ()},

@@ -264,8 +264,8 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
 def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) -> None:
     rng = np.random.default_rng(stages)
     asked = rng.integers(1, 9, (200, stages, 4))
-    most, fitted = np.full((stages, 4), 8), asked.copy()
-    assert fit(fitted, most, 20)
+    limits, fitted = np.full((stages, 4), 8), asked.copy()
+    assert fit(fitted, limits, 20)
     (one,) = spec_of(SHORT).stages
     spec = dataclasses.replace(spec_of(SHORT), total_cores=20, stages=(one,) * stages)
     for before, now in zip(asked.tolist(), fitted.tolist(), strict=True):
@@ -275,7 +275,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) 
     for part, value in ((0, 0), (0, 9), (2, 9), (3, -1), (3, 9)):
         beyond = asked.copy()
         beyond[-1, -1, part] = value
-        assert not fit(beyond, most, 20)
+        assert not fit(beyond, limits, 20)
 
 
 def test_more_replicas_start_than_there_are_slots() -> None:

@@ -81,7 +81,7 @@ def in_force_s(scatter: float, seed: int) -> list[float]:
     return times_s[1:]
 
 
-def test_delays_scatter_around_the_median_that_controllers_are_told() -> None:
+def test_delays_scatter_around_the_median_that_controllers_know() -> None:
     exactly = in_force_s(0.0, seed=3)
     assert exactly == pytest.approx([DELAYED_S] * 59)
     times_s = np.array(in_force_s(0.5, seed=3))
@@ -95,34 +95,34 @@ def test_no_resize_overtakes_another_and_none_is_lost() -> None:
     system = SimulatedSystem(
         delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0), 1
     )
-    rng, wanted = np.random.default_rng(0), []
+    rng, asked_for = np.random.default_rng(0), []
     for _ in range(60):
-        wanted.append(int(rng.integers(1, 17)))
-        system.step(Allocation(wanted[-1], 4))
+        asked_for.append(int(rng.integers(1, 17)))
+        system.step(Allocation(asked_for[-1], 4))
         pending = system.view().first.pending
         starts_s = [starts_s for starts_s, _ in pending]
         assert starts_s == sorted(starts_s)
         assert all(starts_s > 0 for starts_s in starts_s)
         on_their_way = [cores for _, cores in pending]
-        assert on_their_way == wanted[len(wanted) - len(on_their_way) :]
+        assert on_their_way == asked_for[len(asked_for) - len(on_their_way) :]
 
 
-def cost(controller: Controller, scenario: Scenario, seed: int, told: bool) -> float:
+def cost(controller: Controller, scenario: Scenario, seed: int, informed: bool) -> float:
     """Return core-seconds and, at 15 each, violations of an episode."""
     system = SimulatedSystem(scenario, seed)
-    if not told:
+    if not informed:
         system.spec = dataclasses.replace(system.spec, resize_delay_s=0.0)
     summary = run_episode(system, controller, Run("a", "s", "sim", seed)).summary
     return summary.core_seconds + 15 * summary.violations
 
 
 @pytest.mark.parametrize("make", [SpongeIP, SpongeMPC, SpongeJoint])
-def test_programs_that_are_told_of_the_delay_do_better(make: type[Controller]) -> None:
+def test_programs_that_know_the_delay_do_better(make: type[Controller]) -> None:
     scenario = delayed("bursty", duration_s=200.0, actuation_delay_s=1.0)
-    told, not_told = (
-        sum(cost(make(), scenario, seed, told) for seed in range(3)) for told in (True, False)
+    informed, uninformed = (
+        sum(cost(make(), scenario, seed, each) for seed in range(3)) for each in (True, False)
     )
-    assert told < 0.9 * not_told
+    assert informed < 0.9 * uninformed
 
 
 def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:

@@ -174,8 +174,7 @@ def test_core_and_reference_keep_the_same_account(
 class Kernel:
     """The same account in steps of 10 microseconds, looked through at every step.
 
-    Refills, ticks and begins of work are kept from falling together, for the order of what
-    does is nobody's promise.
+    Refills, ticks and begins of work never fall together here: their order is not defined.
     """
 
     STEP_S = 1e-5

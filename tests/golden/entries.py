@@ -49,8 +49,8 @@ def sequence(key: str, names: Names) -> Entry:
     entry: Entry = {"seeds": np.ravel(tables["seeds"]["seeds"]).tolist()}
     columns = {"observations": names[what.control], "infos": infos, "ends": ["over"]}
     for table in sorted(tables.keys() - {"seeds"}):
-        wanted = columns.get(table.removeprefix("final_"), list(tables[table]))
-        entry[table] = digest(tables[table], wanted)
+        hashed = columns.get(table.removeprefix("final_"), list(tables[table]))
+        entry[table] = digest(tables[table], hashed)
     return entry | {"reward": float(np.sum(tables["rewards"]["reward"]))}
 
 

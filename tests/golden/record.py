@@ -35,15 +35,15 @@ def read_names() -> Names:
     return names
 
 
-def differences(name: str, key: str, wanted: Entry, names: Names) -> Iterator[str]:
+def differences(name: str, key: str, before: Entry, names: Names) -> Iterator[str]:
     """Make an entry anew and yield what is not as it was."""
-    yield from compared(MAKERS[name](key, names), wanted)
+    yield from compared(MAKERS[name](key, names), before)
 
 
-def compared(entry: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def compared(entry: Mapping[str, Any], before: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Yield the parts of an entry that are not as they were."""
-    for part in sorted(entry.keys() | wanted.keys()):
-        was, now = wanted.get(part), entry.get(part)
+    for part in sorted(entry.keys() | before.keys()):
+        was, now = before.get(part), entry.get(part)
         if isinstance(was, dict) and isinstance(now, dict):
             yield from compared(now, was, f"{where}{part}.")
         elif was != now:
@@ -66,11 +66,11 @@ def record(only: str, columns: bool) -> None:
         about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
         COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
     names = read_names()
-    for name, wanted in keys().items():
+    for name, each in keys().items():
         kept = read(name) if only else {}
         entries = {
             key: MAKERS[name](key, names) if only in f"{name}/{key}" else kept[key]
-            for key in wanted
+            for key in each
             if only in f"{name}/{key}" or key in kept
         }
         (HERE / f"{name}.json").write_text(_lines(entries))
