@@ -136,6 +136,7 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 
 docs: setup  ## write the generated pages again
 	$(PY) -m sponge_env.results.documentation
+	$(PY) -m benchmarks.results
 
 clean:  ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from report_runs import COLD, WARM, write_suite
 
-from benchmarks.results import main
+from benchmarks.results import main, summary_table, tables
+from sponge_env.results.layout import markdown, with_block
 
 DOCS = Path(__file__).parent.parent / "docs"
 AGENTS = {"sponge-ip": ([0, 1] * 3, 8.0), "hpa": ([40, 41] * 3, 5.0), "static-8": ([0] * 6, 8.0)}
@@ -45,6 +46,16 @@ def test_the_tables_of_the_pages_are_made_of_the_published_numbers(docs: Path) -
     assert "| ocr, sponge-ip | 1.98 | 0.90 | -7.0 | -9.9 | +0.1 |" in page
     assert "| sponge-joint | 0.00 · 2.96 | 0.00 · 3.40 |" in page
     assert len(page.split()) < 2500
+
+
+def test_the_pages_have_the_tables_of_the_published_numbers() -> None:
+    folder = DOCS / "results"
+    for path, name, block in (
+        (DOCS.parent / "README.md", "results", markdown(summary_table(folder))),
+        (DOCS / "results.md", "tables", tables(folder)),
+    ):
+        page = path.read_text()
+        assert page == with_block(page, name, block), "run: python -m benchmarks.results"
 
 
 def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) -> None:
