@@ -18,8 +18,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from .fleet import FleetOptions, Fleets, everything
 from .lookahead import plays
 from .lookahead.flow import FlowForecast
-from .lookahead.options import MPCConfig
-from .lookahead.planner import LookAhead, in_force
+from .lookahead.planner import LookAhead, MPCConfig, in_force
 from .lookahead.service_times import StageTimes, fitted_s
 
 _MARGIN_PROBABILITY = 0.95

@@ -55,7 +55,7 @@ def relay(name: str, rows: Array) -> Iterator[RelayClient]:
     with ended(started) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        client = RelayClient(port, rows, np.empty(efficientnet(name).output_shape, np.float32))
+        client = RelayClient(port, rows, np.empty(efficientnet(name).outputs.shape, np.float32))
         try:
             yield client
         finally:
@@ -77,9 +77,9 @@ def serve(name: str) -> None:
     """Relay for one client, until it disconnects."""
     model = efficientnet(name)
     row = np.empty(model.inputs.shape, model.inputs.dtype)
-    block = mmap.mmap(-1, row.nbytes + 4 * int(np.prod(model.output_shape)))
+    block = mmap.mmap(-1, row.nbytes + 4 * int(np.prod(model.outputs.shape)))
     inputs = np.ndarray((1, *row.shape), row.dtype, block)
-    outputs = np.ndarray((1, *model.output_shape), np.float32, block, row.nbytes)
+    outputs = np.ndarray((1, *model.outputs.shape), np.float32, block, row.nbytes)
     near, far = socket.socketpair()
     if os.fork() == 0:
         near.close()

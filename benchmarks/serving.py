@@ -33,7 +33,7 @@ from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
-from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onnx
+from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
 from sponge_env.results.layout import aligned
 
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
@@ -80,7 +80,7 @@ def servers(name: str, model: OnnxModel, python: Path | None) -> Iterator[list[S
     with ExitStack() as stack:
         started = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
-            tensors = ("images", model.inputs), ("logits", TensorSpec(tuple(model.output_shape)))
+            tensors = ("images", model.inputs), ("logits", model.outputs)
             served = TritonModel("lite0", *tensors, onnx_path=model.path)
             started.append(stack.enter_context(triton(python, served)))
         yield started

@@ -32,7 +32,6 @@ from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, make_system, wait_for_machine
 from sponge_env.metrics import summary
 from sponge_env.models.efficientnet import efficientnet
-from sponge_env.models.model import TensorSpec
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
@@ -124,7 +123,7 @@ def theirs(python: Path, model: TritonModel, seconds: float, seed: int) -> Summa
 def triton_model() -> TritonModel:
     """Return the same model for Triton, on all cores."""
     model = efficientnet(MODEL)
-    outputs = TensorSpec(tuple(model.output_shape))
+    outputs = model.outputs
     return TritonModel(MODEL, ("images", model.inputs), ("logits", outputs), onnx_path=model.path)
 
 

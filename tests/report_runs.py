@@ -41,9 +41,8 @@ def write_suite(
         joint: Agents that scale horizontally as well.
         arrangement: How the cells are shown.
     """
-    write(
-        path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": arrangement or {}}
-    )
+    shown = {"cells": cells, **(arrangement or {})}
+    write(path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": shown})
     write(path / "host.json", {"cpu_model": "M", "cpus": 2, "cpus_allowed": 2, "kernel": "Linux"})
     write(path / "versions.json", {"python": "3.11", "numpy": None})
     (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")

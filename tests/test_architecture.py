@@ -51,7 +51,7 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {
         "agents/stable_baselines.py",
-        "agents/learn/sb3.py",
+        "agents/learn/sb3_ppo.py",
         "sponge_env/env/sb3.py",
     },
     "torch": {
@@ -59,7 +59,7 @@ DOORS = {
         "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/ppo.py",
-        "agents/learn/sb3.py",
+        "agents/learn/sb3_ppo.py",
         "sponge_env/models/efficientnet.py",
     },
     "pulp": {"agents/solvers.py"},

@@ -185,6 +185,10 @@ def test_any_import_counts_for_the_mark(
     assert mark(1, 1) != mark(2, 1)
 
 
+def test_code_that_was_typed_in_is_not_kept() -> None:
+    assert kernel_cache.code_folder("no_such_module") is None
+
+
 def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     files = kernel_cache.sources("sponge_env.core.entry")
     names = {name.removeprefix("sponge_env.") for name in files}

@@ -105,22 +105,6 @@ def test_answers_are_those_of_the_bare_runtime(tmp_path: Path, name: str) -> Non
         assert max(reply.batch for reply in replies) > 1
 
 
-def test_calls_are_answered_once_though_replicas_are_killed(tmp_path: Path) -> None:
-    """Three times under load; what has time enough left is answered all the same."""
-    image = resolve_model("efficientnet-lite0").samples()[0]
-    with engine_of(one_stage(tmp_path, "efficientnet-lite0"), "static-16") as engine:
-        sent = Sent(engine)
-        worker = engine._system.worker
-        for k in range(60):
-            sent.submit(image)
-            if k % 20 == 10:
-                (pid, *_) = [r.pid for r in worker.replicas]  # type: ignore[attr-defined]
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.03)
-        assert {reply.status for reply in sent.replies()} == {Status.ANSWERED}
-        assert worker.status().restarts >= 2
-
-
 def test_text_is_read_in_the_order_of_the_lines_that_detection_found(tmp_path: Path) -> None:
     detection, reader = map(resolve_model, MODELS)
     assert isinstance(detection, Detection)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -183,18 +181,3 @@ def test_fixed_allocations_of_all_stages_fit_and_can_be_the_rule() -> None:
     assert (fixed_allocations(CHAIN, 1)[..., 2] == 1).all()
     simulator(2 * [CHAIN], np.zeros(len(rows), np.int64)).step(rows)  # which checks all limits
     assert spec_of(CHAIN).total_cores == CHAIN.limits.machine_cores
-
-
-def test_a_script_that_trains_without_a_guard_is_told_so(tmp_path: Path) -> None:
-    script = tmp_path / "trains.py"
-    script.write_text(
-        "from dataclasses import replace\n"
-        "from agents.learn.evaluation import play_program\n"
-        "from sponge_env.scenario.scenario import load_scenario\n"
-        "play_program('sponge-joint', (replace(load_scenario('paper'), duration_s=2.0),), 1)\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("sponge_env.errors.ConfigError: sponge-joint plays in processes of its")
-    assert last.endswith('a script that trains needs if __name__ == "__main__":')

@@ -34,12 +34,14 @@ def copy(evaluation: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(evaluation, tmp_path / "copy"))
 
 
-def test_agents_and_cells_come_in_the_order_of_the_standard_suite(tmp_path: Path) -> None:
+def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_own(
+    tmp_path: Path,
+) -> None:
     other = ("aaa", "yolov5s", "cold")
     agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
     run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
     assert run.comparison.agents == ["sponge-ip", "fa2", "static-8", "mine"]
-    assert run.comparison.cells == [COLD, WARM, other]
+    assert run.comparison.cells == [other, WARM, COLD]
     assert run.comparison.reference == "sponge-ip"
     assert run.command == "python evaluate.py"
     assert (run.comparison.seeds, run.comparison.starts) == (2, ["cold", "warm"])
@@ -58,7 +60,8 @@ def test_intervals_of_the_warm_up_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
-    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD])
+    arrangement = {"cells": [COLD, WARM]}
+    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD], arrangement=arrangement)
     keep(path, "sponge-ip", WARM, {}, type="ValueError", message="no")
     run = load_run(path)
     assert run.comparison.cells == [COLD, WARM]

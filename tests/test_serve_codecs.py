@@ -206,11 +206,6 @@ def test_json_that_is_nearly_right(body: bytes, length: bytes | None) -> None:
     one_sentence(lambda: read(body, length))
 
 
-@given(body=st.binary(max_size=200), length=st.none() | st.binary(max_size=20))
-def test_any_bytes(body: bytes, length: bytes | None) -> None:
-    one_sentence(lambda: read(body, length))
-
-
 @given(data=st.data())
 def test_messages_with_changed_bytes(data: st.DataObject) -> None:
     request = MESSAGES["ModelInferRequest"](model_name="tiny", id="a")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scenarios import CHAIN
-from tiny_policies import BATCHES, EVERY, SCENARIO, SPEC, drawn_policy
+from tiny_policies import BATCHES, EVERY, SPEC
 
 from agents.history import (
     INPUTS,
@@ -22,14 +21,9 @@ from agents.history import (
     remember,
 )
 from agents.learn import spec_of
-from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE, fitted_s
-from agents.policy import POLICY_FILE, save_policy
 from agents.stepwise import MAX_REPLICAS, PolicyState
-from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.simulation.encoding import JOINT
 
 FIT_S = fitted_s(SPEC)[0, 0]
@@ -151,16 +145,6 @@ def test_replicas_stay_within_what_a_policy_knows() -> None:
         assert state.replicas.tolist() == [[followed]]
     many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=most))
     assert PolicyState([many], 1, (1,)).replicas[0, 0] == MAX_REPLICAS < most
-
-
-def test_the_guard_answers_for_a_stepwise_policy_beyond_what_it_has_seen(tmp_path: Path) -> None:
-    nothing = np.zeros((2, len(INPUTS)), np.float32)
-    save_policy(dataclasses.replace(drawn_policy(), input_range=nothing), tmp_path / POLICY_FILE)
-    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
-    controller = PolicyController("ppo-joint", str(tmp_path))
-    played = run_episode(make_system(SCENARIO, SEED_LIMIT), controller, run)
-    assert played.summary.guarded > 20
-    assert played.summary.avoidable_violation_rate < 0.05
 
 
 def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:

@@ -1,6 +1,6 @@
 """Training of learned controllers: what is trained, on what, and with which settings.
 
-:func:`.phased.train` and :func:`.sb3.train` carry a plan out. Following a policy is in
+:func:`.phased.train` and :func:`.sb3_ppo.train` carry a plan out. Following a policy is in
 :mod:`..learned`.
 """
 
@@ -111,33 +111,27 @@ def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = No
         return from_mapping(kind, changes)
     path = resume.with_name(SETTINGS_FILE)
     try:
-        before = from_mapping(kind, read_json(path))
+        before = read_json(path)
+        hidden = from_mapping(kind, before).hidden
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
-    config = from_mapping(kind, {**_plain(before), **changes})
-    if config.hidden != before.hidden:
+    config = from_mapping(kind, {**before, **changes})
+    if config.hidden != hidden:
         raise ConfigError(
-            f"hidden cannot change with --resume: the checkpoint's layers have {before.hidden} "
-            "units"
+            f"hidden cannot change with --resume: the checkpoint's layers have {hidden} units"
         )
     return config
 
 
 def save_settings(config: LearnConfig, folder: Path) -> None:
     """Write the hyper-parameters into a run directory."""
-    write_json(folder / SETTINGS_FILE, _plain(config))
-
-
-def _plain(config: LearnConfig) -> dict[str, Any]:
-    """Return what :func:`~sponge_env.scenario.toml.from_mapping` takes."""
-    values = asdict(config).items()
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
+    write_json(folder / SETTINGS_FILE, asdict(config))
 
 
 def _listed(kind: type[LearnConfig], key: str, value: Any) -> Any:
     """Return a list where an option is one: ``64,64``."""
-    types = {field.name: field.type for field in fields(kind)}
-    if not str(types.get(key)).startswith("tuple") or isinstance(value, list):
+    lists = [field.name for field in fields(kind) if isinstance(field.default, tuple)]
+    if key not in lists or isinstance(value, list):
         return value
     return [_number(part.strip()) for part in str(value).split(",")]
 

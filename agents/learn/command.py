@@ -204,7 +204,7 @@ def train(argv: Sequence[str]) -> int:
     require_extra("train", "training")
     scenario, *also = scenarios_of(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from . import phased, sb3
+    from . import phased, sb3_ppo
 
     if arguments.wait:
         wait_for_machine()
@@ -218,7 +218,7 @@ def train(argv: Sequence[str]) -> int:
             warning = "a checkpoint can run any code when it is loaded: resume your own only"
             sys.stderr.write(f"{plan.resume}: {warning}\n")
         if arguments.steps is None:
-            left = (phased if plan.phased else sb3).steps_left(plan.resume)
+            left = (phased if plan.phased else sb3_ppo).steps_left(plan.resume)
             plan = replace(plan, steps=left or plan.steps)
     run = _prepared(plan, options_of(arguments))
     for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
@@ -246,12 +246,12 @@ def train(argv: Sequence[str]) -> int:
 
 def _prepared(plan: TrainingPlan, options: dict[str, Any]) -> Callable[[Path, Report], Path]:
     """Return what trains in a folder, with a report of progress; bad options are noticed now."""
-    from . import phased, sb3
+    from . import phased, sb3_ppo
     from .episodes import OTHER_SHARE
 
     if not plan.phased:
         config = settings(LearnConfig, options, plan.resume)
-        return lambda folder, report: sb3.train(replace(plan, folder=folder), config, report)
+        return lambda folder, report: sb3_ppo.train(replace(plan, folder=folder), config, report)
     in_phases = settings(PhasedConfig, options, plan.resume)
     own = plan.envs - plan.randomised * round(OTHER_SHARE * plan.envs)
     if own < (count := len(plan.scenarios)):

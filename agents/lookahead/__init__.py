@@ -13,8 +13,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from ..fleet import everything
 from .flow import FlowForecast
-from .options import MPCConfig
-from .planner import LookAhead
+from .planner import LookAhead, MPCConfig
 from .service_times import StageTimes, fitted_s
 
 

@@ -1,15 +1,18 @@
-"""The look-ahead program: lays a decision out for the kernel and reads its answer."""
+"""The look-ahead program and its options: lays a decision out for the kernel, reads its answer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.control.base import Options, option
 from sponge_env.interfaces import (
+    ACCURACY_PRICE,
     Allocation,
     StageAllocation,
     StageView,
@@ -20,7 +23,6 @@ from sponge_env.interfaces import (
 
 from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
-from .options import MPCConfig
 from .paths import draw_paths
 from .service_times import CostCurve, StageTimes, cost_curve, grouped_service_s
 from .tandem import HEAD, TAIL
@@ -38,6 +40,41 @@ _NO_TASKS = np.zeros(_DRAWS, np.int64)
 _GUARD_MAX = 0.9
 _LATE_IN_ONE_PLAN = 0.5
 """Late requests to expect from which on a plan counts as infeasible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MPCConfig(Options):
+    """Options of the look-ahead program.
+
+    Prices are in core-seconds of the system's core units. The defaults were chosen on training
+    seeds over all scenarios and profiles at once; ``python -m benchmarks.ablations`` shows what
+    each ingredient contributes.
+    """
+
+    forecast: bool = True
+    """Follow the flow of requests through the network: rate, scatter, bandwidth, and what is on
+    the way. Without, the next interval brings what the last one brought, evenly."""
+    risk: bool = True
+    """Play several futures, weighted by their probability; without, the expected one."""
+    batching: bool = True
+    """Choose the largest batch together with the cores; without, it is the system's largest."""
+    learning: bool = True
+    """Correct the fitted service times by those that are seen."""
+    look_ahead: int = option(1, at_least=0, at_most=5)
+    """Intervals after the next one that are played, each future with the cores that suit it."""
+    late_price: float = option(15.0, at_least=0)
+    """What a late request costs."""
+    backlog_price: float = option(1.2, at_least=0)
+    """What a request costs that is left at the end of the look-ahead, relative to what serving
+    one more costs at the forecast rate."""
+    release_price: float = option(0.0, at_least=0)
+    """What giving up one core costs: hysteresis when scaling down."""
+    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
+    """Cores that a percent of accuracy is worth, where there are model variants."""
+    guard: float = option(0.15, above=0, below=1)
+    """Share of the SLO before a deadline within which an answer counts as late in part, the
+    more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
+    number of stages."""
 
 
 class LookAhead:
@@ -73,7 +110,8 @@ class LookAhead:
         ]
         one_each = [1] * len(stages)
         rules = self._rules(1, one_each, one_each, one_each)
-        paths, intervals = self._draws.weight.size, self._intervals(config)
+        delayed = math.ceil(spec.resize_delay_s / spec.interval_s)
+        paths, intervals = self._draws.weight.size, delayed + 1 + config.look_ahead
         self._scratch = make_scratch(rules, paths, intervals, max(self._batch_max), _PLACES)
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
@@ -96,16 +134,6 @@ class LookAhead:
     def _guard(self) -> float:
         """Share of the SLO; what is wrong about one stage adds to the others as deviations do."""
         return min(self._config.guard * math.sqrt(len(self._spec.stages)), _GUARD_MAX)
-
-    def correct(self, config: MPCConfig) -> None:
-        """Plan with other options, but for those that say what is known of the future."""
-        self._config = config
-        self._scratch = self._scratch._replace(speed=np.empty(self._intervals(config)))
-
-    def _intervals(self, config: MPCConfig) -> int:
-        """Return how many intervals are played, in part or whole."""
-        delayed = math.ceil(self._spec.resize_delay_s / self._spec.interval_s)
-        return delayed + 1 + config.look_ahead
 
     def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, one has at least; return what to expect now."""

@@ -152,15 +152,6 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
 
 
 @inlined
-def leads_on(w: World) -> bool:
-    """Return whether tasks of the stage lead to others."""
-    followed = False
-    for k in range(w.place + 1, len(w.stages)):
-        followed |= w.models[k].after >> w.place & 1 == 1
-    return followed
-
-
-@inlined
 def _fan_out(w: World, row: int, task: int) -> int:
     """Draw how many tasks a finished one leads to in each stage that follows.
 

@@ -49,11 +49,6 @@ QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
 
-def calibrate(config: LiveConfig, seconds: float = SECONDS) -> Profile:
-    """Measure the worker that a configuration describes; see :func:`calibrate_all`."""
-    return calibrate_all([config], seconds)[0]
-
-
 def calibrate_all(
     configs: Sequence[LiveConfig], seconds: float = SECONDS, shown: bool = False
 ) -> list[Profile]:

@@ -44,11 +44,11 @@ class Tensors(NamedTuple):
     """What parent and child share."""
 
     inputs: NDArray[Any]
-    """(batch_max, *input_shape)"""
+    """(batch_max, *shape of an input)"""
     counts: NDArray[np.int32]
     """(batch_max,) tasks that each answer leads to, where answers lead to any."""
     answers: NDArray[Any]
-    """(batch_max, *output_shape), or (batch_max, max_tasks, *output_shape)"""
+    """(batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,10 @@ class Job:
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    input_shape: Sequence[int]
-    """Of one task's input."""
-    input_dtype: str
-    output_shape: Sequence[int]
+    inputs: tuple[Sequence[int], str]
+    """Shape and type of one task's input."""
+    outputs: tuple[Sequence[int], str]
     """Of one task's answer, or of one of the tasks that it leads to."""
-    output_dtype: str
     max_tasks: int = 0
     """How many tasks an answer can lead to."""
     path: Sequence[str] = ()
@@ -82,12 +80,13 @@ class Job:
     @property
     def tensors_dtype(self) -> np.dtype[Any]:
         """Layout of the shared memory."""
+        (task, task_type), (answer, answer_type) = self.inputs, self.outputs
         several = (self.max_tasks,) if self.max_tasks else ()
         return np.dtype(
             [
-                ("inputs", self.input_dtype, (self.batch_max, *self.input_shape)),
+                ("inputs", task_type, (self.batch_max, *task)),
                 ("counts", "int32", (self.batch_max,)),
-                ("answers", self.output_dtype, (self.batch_max, *several, *self.output_shape)),
+                ("answers", answer_type, (self.batch_max, *several, *answer)),
             ],
             align=True,
         )

@@ -321,7 +321,7 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
         )
         for model in models
     ]
-    tensors = (*first.inputs, *first.outputs)
+    tensors = first.inputs, first.outputs
     return Job(makers, batch_max, *tensors, max_tasks=first.max_tasks, path=sys.path)
 
 

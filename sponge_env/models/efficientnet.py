@@ -21,7 +21,7 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.models.images import photographs
-from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
+from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onnx
 from sponge_env.utils.files import cache_dir, replacing
 
 LOG = logging.getLogger("sponge_env")
@@ -56,7 +56,7 @@ def efficientnet(name: str) -> OnnxModel:
     if not path.exists():
         _export(name, path)
     side = PRETRAINED[name]
-    return OnnxModel(str(path), (3, side, side), "float32", (CLASSES,), "float32", resizes=True)
+    return OnnxModel(str(path), TensorSpec((3, side, side)), TensorSpec((CLASSES,)), resizes=True)
 
 
 def _of_pixels(model: OnnxModel) -> OnnxModel:
@@ -66,7 +66,7 @@ def _of_pixels(model: OnnxModel) -> OnnxModel:
     if not path.exists():
         with replacing(path) as partial:
             _put_pixels_in_front(floats, partial)
-    return replace(model, path=str(path), input_dtype="uint8")
+    return replace(model, path=str(path), inputs=model.inputs._replace(dtype="uint8"))
 
 
 def _put_pixels_in_front(floats: Path, path: Path) -> None:

@@ -38,15 +38,10 @@ class Model(ABC):
     max_tasks: int = 0
     """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
 
-    @property
-    @abstractmethod
-    def inputs(self) -> TensorSpec:
-        """Shape and type of one task's input."""
-
-    @property
-    @abstractmethod
-    def outputs(self) -> TensorSpec:
-        """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
+    inputs: TensorSpec
+    """Shape and type of one task's input."""
+    outputs: TensorSpec
+    """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
 
     def load(self, threads: int) -> Any:
         """Make what :meth:`run` needs, for so many threads."""
@@ -100,23 +95,10 @@ class OnnxModel(Model):
     """An ONNX file with one input and a dynamic batch axis; the answer is its first output."""
 
     path: str
-    input_shape: Sequence[int]
-    """Of one input, without the batch axis."""
-    input_dtype: str
-    output_shape: Sequence[int]
-    output_dtype: str
+    inputs: TensorSpec
+    outputs: TensorSpec
     resizes: bool = False
     """Whether the file itself resizes images of any height and width."""
-
-    @property
-    def inputs(self) -> TensorSpec:
-        """Shape and type of one input."""
-        return TensorSpec(tuple(self.input_shape), self.input_dtype)
-
-    @property
-    def outputs(self) -> TensorSpec:
-        """Shape and type of one answer."""
-        return TensorSpec(tuple(self.output_shape), self.output_dtype)
 
     def load(self, threads: int) -> Any:
         """Open the file."""
@@ -128,16 +110,16 @@ class OnnxModel(Model):
 
     def samples(self) -> Array:
         """Return photographs where the input is an image, else random numbers."""
-        if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
+        shape, dtype = self.inputs
+        if len(shape) != 3 or shape[0] not in (1, 3):
             return super().samples()
-        channels, height, width = self.input_shape
-        return photographs((channels, height, width), self.input_dtype)
+        return photographs((shape[0], shape[1], shape[2]), dtype)
 
     def taking(self, inputs: TensorSpec) -> Model:
         """Return the same file for images of another size, if it resizes them."""
-        channels, *_ = self.input_shape
-        if self.resizes and (inputs.dtype, inputs.shape[:1]) == (self.input_dtype, (channels,)):
-            return dataclasses.replace(self, input_shape=inputs.shape)
+        own = self.inputs
+        if self.resizes and (inputs.dtype, inputs.shape[:1]) == (own.dtype, own.shape[:1]):
+            return dataclasses.replace(self, inputs=inputs)
         return super().taking(inputs)
 
 

@@ -146,7 +146,7 @@ def inspect_onnx(path: Path) -> OnnxModel:
         raise ConfigError(f"{path} has a first output whose size for one task is not fixed")
     if not answers:
         raise ConfigError(f"{path} has a first output of a type that NumPy has not")
-    return OnnxModel(str(path), tuple(one), dtype, output[1:], answers)
+    return OnnxModel(str(path), TensorSpec(tuple(one), dtype), TensorSpec(output[1:], answers))
 
 
 def _dimensions(value: Any) -> tuple[int, ...]:

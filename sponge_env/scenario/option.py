@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -98,13 +98,6 @@ def range_text(declared: dataclasses.Field[Any]) -> str:
     if len(bounds) != 1 or "float" not in str(declared.type):
         return text
     return f"a number {'of ' * ('at least' in bounds)}{text}"
-
-
-def described(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, default, range and help of each setting of a dataclass."""
-    for each in fields(cls):
-        default = "" if each.default is MISSING else str(each.default)
-        yield each.name, default, range_text(each), each.metadata.get("help", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from sponge_env.utils.files import cache_dir
@@ -32,6 +33,8 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
     removed, or in the user's cache. Files in it that are damaged are removed with a warning.
     """
     files = sources(module)
+    if module not in files:  # it was typed in
+        return None
     beside = files[module].parent / "__pycache__"
     name = f"{module}-{source_mark(module)[:16]}"
     for base in (Path(chosen) if chosen else beside, cache_dir() / "kernels"):
@@ -54,9 +57,10 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
 def _remove_damaged(folder: Path) -> None:
     """Remove files that were not written to their end, as when the power fails."""
     for file in folder.rglob("*.nb[ic]"):
-        if not file.read_bytes().endswith(b"."):  # as every pickle does
-            LOG.warning("%s is damaged and is made anew", file)
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process may remove what is older
+            if not file.read_bytes().endswith(b"."):  # as every pickle does
+                LOG.warning("%s is damaged and is made anew", file)
+                file.unlink()
 
 
 @functools.cache

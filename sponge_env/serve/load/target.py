@@ -97,7 +97,7 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
         if "ocr" in model.lower() and inputs == IMAGE:
             return list(Detection("", "").samples())
         if dtype == "uint8" or kind == "f":
-            return list(OnnxModel("", shape, dtype, (), dtype).samples())
+            return list(OnnxModel("", TensorSpec(shape, dtype), TensorSpec(())).samples())
     rng = np.random.default_rng(0)
     if kind == "f":
         return [rng.standard_normal(shape).astype(dtype) for _ in range(4)]

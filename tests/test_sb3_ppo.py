@@ -15,13 +15,14 @@ from tiny_policies import SB3_CONFIG, plan
 from agents.learn import LearnConfig, TrainingPlan, settings
 from agents.learn.command import check_checkpoint
 from agents.learn.evaluation import Evaluation
-from agents.learn.sb3 import divisor, make_environments, make_model, steps_left, train
+from agents.learn.sb3_ppo import divisor, make_environments, steps_left, train
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, Policy, load_policy
 from sponge_env.env.factory import make_system
-from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.encoding import reaching
 
@@ -84,7 +85,7 @@ def test_the_best_policy_is_kept_not_the_last(
         seen.append(policy)
         return Evaluation(np.array([next(cores)]), np.zeros(1), np.zeros((1, 1)))
 
-    monkeypatch.setattr("agents.learn.sb3.PolicyEvaluator", lambda *_: evaluate)
+    monkeypatch.setattr("agents.learn.sb3_ppo.PolicyEvaluator", lambda *_: evaluate)
     kept = load_policy(train(sb3(tmp_path), SB3_CONFIG))
     alike = [np.array_equal(kept.layers[0][0], each.layers[0][0]) for each in seen]
     assert alike == [True, False]
@@ -150,13 +151,20 @@ def test_every_other_environment_of_a_randomised_training_is_of_another_system(
     envs.close()
 
 
-def test_a_joint_policy_of_the_real_worker_begins_with_one_replica(tmp_path: Path) -> None:
-    envs = SpongeVecEnv(SCENARIO, 8, control="joint")  # in place of the real worker
-    model = make_model(sb3(tmp_path, agent="ppo-joint", backend="live"), SB3_CONFIG, envs)
-    actions, _ = model.predict(envs.reset(), deterministic=True)
-    assert actions.shape == (8, 3)
-    assert not actions[:, 2].any()
-    envs.close()
+def test_the_real_worker_trains_one_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(scenario: Scenario, control: ControlName, **live: object) -> SpongeEnv:
+        assert live == {"backend": "live", "limiter": "auto"}
+        return SpongeEnv(scenario, control=control)  # in place of the real worker
+
+    monkeypatch.setattr("agents.learn.sb3_ppo.SpongeEnv", make)
+    made = sb3(tmp_path, agent="ppo-joint", backend="live", envs=1)
+    policy = load_policy(train(made, SB3_CONFIG))
+    assert policy.info.actions == (16, 16, 16)
+    controller = PolicyController("ppo-joint", str(tmp_path), guard=False)
+    played = run_episode(make_system(SCENARIO, 0), controller, Run("ppo-joint", "s", "sim", 0))
+    assert {interval.replicas for interval in played.intervals} == {1}, "it begins with one"
 
 
 @pytest.mark.parametrize(
