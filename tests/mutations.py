@@ -24,6 +24,9 @@ COPIED = ("sponge_env", "agents", "baselines", "benchmarks", "traces", "tests", 
 FILES = ("pyproject.toml", "train.py", "evaluate.py", "README.md", "Makefile")
 
 
+PATIENCE_S = 1200.0
+
+
 class Mutant(NamedTuple):
     """One broken rule, and the test files of which one shall fail."""
 
@@ -75,7 +78,10 @@ def survives(mutant: Mutant, folder: Path) -> bool:
             cwd=folder,
             env=environment,
             stdout=subprocess.DEVNULL,
+            timeout=PATIENCE_S,
         )
+    except subprocess.TimeoutExpired:  # it loops for ever, which is noticed
+        return False
     finally:
         path.write_text(text)
     if done.returncode > 2:

@@ -178,6 +178,16 @@ def test_it_does_what_the_plain_model_does(episode: tuple[Any, Any, int]) -> Non
     compare(*episode)
 
 
+def test_a_request_that_is_given_up_leaves_no_tasks_behind() -> None:
+    scenario = pipeline(
+        stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5)),
+        stage("b", "video-classifier"),
+        serving=Serving(drop="expired"),
+        arrivals=Arrivals(rate_rps=60.0),
+    )
+    compare(scenario, [[StageAllocation(1, 2), StageAllocation(1, 2)]], 3)
+
+
 def test_one_listed_stage_is_a_scenario_of_its_own() -> None:
     ledgers = []
     for scenario in (
