@@ -60,7 +60,8 @@ def train(
         try:
             model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
         except (KeyboardInterrupt, SpongeError):
-            keeper.look()
+            if keeper.begun:
+                keeper.look()
             raise
     finally:
         envs.close()
@@ -141,9 +142,12 @@ class _Keeper(BaseCallback):
         self._weight = first.reward.violation_weight
         self._best, self._status = -math.inf, ""
         self._start = self._evaluated_at = 0
+        self.begun = False
+        """Whether there is a model to evaluate."""
         self._began_s = time.monotonic()
 
     def _on_training_start(self) -> None:
+        self.begun = True
         self._start = self._evaluated_at = self.model.num_timesteps
 
     def _on_step(self) -> bool:
