@@ -184,6 +184,12 @@ class Repeated(Model):
         return [np.tile(task, (task[0], 1, 1)) for task in batch]
 
 
+class Outdated(Repeated):
+    """Of a version that had another name for it."""
+
+    most_tasks = 3
+
+
 def test_an_answer_leads_to_some_tasks_or_none() -> None:
     with served([Repeated()]) as (server, job):
         tensors = job.map_tensors()
@@ -214,6 +220,7 @@ class Unfinished(Model):
             r"inputs must be a TensorSpec such .*, not TensorSpec\(shape=",
         ),
         ("test_models:Unfinished", "cannot be made: TypeError: .*'?run'?"),
+        ("test_models:Outdated", "most_tasks is called max_tasks now"),
         ("test_models:Path", "does not derive from sponge_env.models.model.Model"),
         ("test_models:Missing", "cannot be made: AttributeError: .*'Missing'"),
         ("no_such_module:Model", "cannot be made: ModuleNotFoundError: .*'no_such_module'"),
