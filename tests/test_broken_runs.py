@@ -182,9 +182,13 @@ def test_a_second_signal_interrupts_nothing(
 def test_a_signal_within_c_code_is_not_lost() -> None:
     """As while numba compiles, which calls Python from C."""
     called_from_c = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with cli.terminate_like_interrupt(), pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
         called_from_c()
         signal.pause()
+
+    with cli.terminate_like_interrupt(), pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_a_signal_that_was_ignored_stays_so() -> None:
