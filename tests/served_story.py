@@ -76,7 +76,7 @@ class Story:
         waiting = int(rng.poisson(2))
         last = IntervalMetrics(
             time_s=float(t),
-            latency_p50_s=float(np.median(latencies_s)) if latencies_s.size else math.nan,
+            latency_p50_s=float(np.quantile(latencies_s, 0.5)) if latencies_s.size else math.nan,
             latency_p99_s=math.inf if t % 50 == 0 else float(latencies_s.max(initial=0.0)),
             cores=float(sum(cores)),
             core_seconds=float(sum(cores)),
@@ -103,8 +103,8 @@ class Story:
             self.history.take(self.engine.now)
 
     def _end(self, t: int, latency_s: float, status: Status, variant: str) -> None:
-        asked, end_s = call(float(t), self.engine.served.default_slo_s), t + latency_s
-        reply = Reply(status, None, end_s, latency_s / 3, latency_s / 2, 4, 8, variant)
-        if status is Status.ANSWERED and end_s <= asked.deadline_s:
-            reply = Reply(status, None, end_s, latency_s / 3, latency_s / 2, 4, 8, variant, 0, True)
-        self.metrics.observe(asked, reply)
+        slo_s = self.engine.served.default_slo_s
+        in_time = status is Status.ANSWERED and latency_s <= slo_s
+        waits_s = latency_s / 3, latency_s / 2
+        reply = Reply(status, None, t + latency_s, *waits_s, 4, 8, variant, in_time=in_time)
+        self.metrics.observe(call(float(t), slo_s), reply)
