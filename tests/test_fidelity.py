@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core_doors import measured_works
-from fake_stages import FakeStages
+from fake_worker import FakeStages
 from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from differential import check_same
-from fake_stages import FakeStages
+from fake_worker import FakeStages
 from reference.worker import ProfileService, SimulatedWorker
 from test_pipeline import model_of, pipeline, stage
 
