@@ -100,17 +100,6 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
     assert expected == found
 
 
-def test_a_simulation_can_be_told_what_the_live_system_s_answers_led_to() -> None:
-    def tasks(request: int) -> int:
-        return request % 4
-
-    live = live_system(CHAIN, 0, tasks=tasks)
-    simulated = SimulatedSystem(CHAIN, 1, workload=live._workload)
-    simulated.tell({request: tasks(request) for request in live._workload.id.tolist()})
-    for asked in allocations(CHAIN):
-        check_same(live.step(asked), simulated.step(asked), "metrics", 1e-8)
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_no_request_is_lost_when_replicas_of_any_stage_die(seed: int) -> None:
     rng = np.random.default_rng(seed)
