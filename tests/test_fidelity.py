@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core_doors import measured_works
-from fake_stages import FakeStages
+from fake_worker import FakeStages
 from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
@@ -136,15 +136,14 @@ def test_a_warm_start_is_the_same_in_all_three() -> None:
     assert {trial.summary.duration_s for trial in trials} == {15.0}
 
 
-def batch(size: int) -> Batch:
-    return Batch(0, tuple(range(size)))
+def completion(cpu_s: float, size: int, variant: int = 0, ok: bool = True) -> Completion:
+    batch = Batch(0, tuple(range(size)), variant=variant)
+    return Completion(batch, 0, 0.0, 1.0, ok, cpu_s)
 
 
 def test_measured_work_comes_back_by_size_in_its_order() -> None:
-    ended = [(1, 0.011), (2, 0.03), (1, 0.012)]
-    completions = [Completion(batch(b), 0, 0.0, 1.0, True, cpu_s) for b, cpu_s in ended]
-    failed = Completion(batch(1), 0, 0.0, 1.0, False, 0.0)
-    work = MeasuredWork([*completions, failed], WORK_S)
+    ended = [completion(0.011, 1), completion(0.03, 2), completion(0.012, 1)]
+    work = MeasuredWork([*ended, completion(0.0, 1, ok=False)], WORK_S)
     assert work.ratio == pytest.approx(0.053 / 0.04)
     taken = measured_works(work.table(), [1, 2, 1, 1, 4])
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
@@ -152,13 +151,9 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
 
 
 def test_each_variant_has_measured_work_of_its_own() -> None:
-    sizes, variants, cpu_s = (1, 2, 1, 1), (0, 1, 1, 0), (0.011, 0.06, 0.05, 0.012)
-    completions = [
-        Completion(dataclasses.replace(batch(b), variant=v), 0, 0.0, 1.0, True, s)
-        for b, v, s in zip(sizes, variants, cpu_s, strict=True)
-    ]
+    ended = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
     usual_s = np.array([[0.01, 0.02], [0.04, 0.05]])
-    table = MeasuredWork(completions, usual_s).table()
+    table = MeasuredWork([completion(*each) for each in ended], usual_s).table()
     taken = measured_works(table, (1, 1, 2, 1), (1, 0, 1, 0), batch_max=2)
     assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2])
 

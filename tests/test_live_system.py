@@ -73,13 +73,15 @@ def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -
     return live
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_it_serves_as_the_reference_and_the_simulated_system_do(
     files: Path, data: st.DataObject, seed: int
 ) -> None:
     scenario = at_once(data.draw(scenarios(files)))
     check_live(scenario, seed)
+    crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s + 1), max_size=12).map(sorted))
+    check_live(scenario, seed, crashes_s)
     live, simulated = live_system(scenario, seed), SimulatedSystem(scenario, seed)
     for wanted in allocations(scenario, seed)[: live.plan.intervals]:
         value, expected = live.step(Allocation(*wanted)), simulated.step(Allocation(*wanted))
@@ -88,14 +90,6 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(
     for system in (live, simulated):
         system.drain()
     check_columns(live, simulated, 1e-9)
-
-
-@settings(max_examples=16, deadline=None, derandomize=True)
-@given(data=st.data(), seed=SEEDS)
-def test_replicas_die_as_in_the_reference(files: Path, data: st.DataObject, seed: int) -> None:
-    scenario = at_once(data.draw(scenarios(files)))
-    crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s + 1), max_size=12).map(sorted))
-    check_live(scenario, seed, crashes_s)
 
 
 def test_deaths_lead_to_every_outcome() -> None:
