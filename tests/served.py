@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvloop
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, served
 
 from sponge_env.serve.app import Listening, Stop, run_servers
 from sponge_env.serve.interface import Call, Reply, Resource
+from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 
 
@@ -40,14 +42,7 @@ class Recorded:
         self.counts["clamped"] += 1
 
     def statistics(self) -> Mapping[str, Any]:
-        nothing = {"count": 0, "ns": 0}
-        names = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-        names += ("cache_hit", "cache_miss")
-        return {
-            "name": "tiny", "version": "1", "last_inference": 0, "inference_count": 0,
-            "execution_count": 0, "inference_stats": dict.fromkeys(names, nothing),
-            "batch_stats": [],
-        }  # fmt: skip
+        return ServerMetrics(served()).statistics()
 
 
 @dataclass
@@ -73,30 +68,26 @@ def running(engine: FakeEngine | None = None, **changes: Any) -> Iterator[Runnin
     engine, recorder = engine or FakeEngine(), Recorded()
     options = ServeOptions(**{"port": 0, "grpc_port": 0, "drain_s": 5.0, **changes})
     resources = {"/metrics": Resource("text/plain", lambda query: f"asked {query}".encode())}
-    ready, found, failed = threading.Event(), [], []
+    started: Future[tuple[ServeOptions, Stop]] = Future()
+    ended: Future[None] = Future()
 
     def listening(at: Listening, stop: Stop) -> None:
-        found.append((at.options, stop))
-        ready.set()
+        started.set_result((at.options, stop))
 
     def run() -> None:
         try:
             uvloop.run(run_servers(engine, options, recorder, resources, listening))
+            ended.set_result(None)
         except BaseException as error:
-            failed.append(error)
-        ready.set()
+            for future in (started, ended):
+                if not future.done():
+                    future.set_exception(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    ready.wait(30)
-    if failed:
-        raise failed[0]
-    listens, stop = found[0]
+    listens, stop = started.result(30)
     try:
         yield Running(engine, recorder, listens, stop, thread)
     finally:
         stop()
-        thread.join(30)
-        assert not thread.is_alive()
-    if failed:
-        raise failed[0]
+        ended.result(30)

@@ -90,6 +90,11 @@ def test_the_answer(channel: grpc.Channel) -> None:
     }  # fmt: skip
 
 
+def set_parameter(parameters: Any, name: str, value: str) -> None:
+    parameters[name].string_param = value
+
+
+NANS = np.full(4, np.nan, np.float32).tobytes()
 MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "name": lambda request, tensor: setattr(tensor, "name", "other"),
     "datatype": lambda request, tensor: setattr(tensor, "datatype", "INT8"),
@@ -102,13 +107,9 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "neither": lambda request, tensor: request.ClearField("raw_input_contents"),
     "output": lambda request, tensor: request.outputs.add(name="other"),
     "output twice": lambda request, tensor: [request.outputs.add(name="output") for _ in "12"],
-    "shared memory": lambda request, tensor: setattr(
-        tensor.parameters["shared_memory_region"], "string_param", "a"
-    ),
-    "slo": lambda request, tensor: setattr(request.parameters["slo_ms"], "string_param", "soon"),
-    "nan": lambda request, tensor: request.raw_input_contents.__setitem__(
-        0, np.full(4, np.nan, np.float32).tobytes()
-    ),
+    "memory": lambda _, tensor: set_parameter(tensor.parameters, "shared_memory_region", "a"),
+    "slo": lambda request, _: set_parameter(request.parameters, "slo_ms", "soon"),
+    "nan": lambda request, tensor: request.raw_input_contents.__setitem__(0, NANS),
 }
 
 
