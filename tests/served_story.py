@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from fake_engine import FakeEngine
@@ -32,21 +34,14 @@ def call(sent_s: float = 0.0, slo_s: float = 1.0) -> Call:
     return Call(np.zeros((3, 4, 4), np.uint8), sent_s, sent_s + slo_s, 48)
 
 
-def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: object) -> Snapshot:
+def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: Any) -> Snapshot:
     count = len(served.stages)
-    values: dict[str, object] = {
-        "now_s": now_s,
-        "agent": "sponge-ip",
-        "last": IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0),
-        "cores": (8,) * count,
-        "replicas": (1,) * count,
-        "batch": (4,) * count,
-        "variant": (served.variants[0],) * count,
-        "queued": (3,) * count,
-        "budgets_s": (-0.1, 0.2, 0.6),
-        "ready": True,
-    }
-    return Snapshot(**values | changes)  # type: ignore[arg-type]
+    last = IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0)
+    usual = Snapshot(
+        now_s, "sponge-ip", last, (8,) * count, (1,) * count, (4,) * count,
+        (served.variants[0],) * count, (3,) * count, (-0.1, 0.2, 0.6), True,
+    )  # fmt: skip
+    return dataclasses.replace(usual, **changes)
 
 
 class Story:
@@ -63,9 +58,9 @@ class Story:
         """Let so many seconds pass."""
         for _ in range(seconds):
             self._at += 1
-            self._second(self._at)
+            self._play_second(self._at)
 
-    def _second(self, t: int) -> None:
+    def _play_second(self, t: int) -> None:
         served, rng = self.engine.served, self._rng
         rate, crashed = self._rate_rps * (1 + 0.5 * math.sin(t / 40)), t % 170 == 0
         variant = served.variants[-1 if rate < self._rate_rps else 0]
@@ -81,7 +76,7 @@ class Story:
         waiting = int(rng.poisson(2))
         last = IntervalMetrics(
             time_s=float(t),
-            latency_p50_s=float(np.median(latencies_s)) if latencies_s.size else math.nan,
+            latency_p50_s=float(np.quantile(latencies_s, 0.5)) if latencies_s.size else math.nan,
             latency_p99_s=math.inf if t % 50 == 0 else float(latencies_s.max(initial=0.0)),
             cores=float(sum(cores)),
             core_seconds=float(sum(cores)),
@@ -108,8 +103,8 @@ class Story:
             self.history.take(self.engine.now)
 
     def _end(self, t: int, latency_s: float, status: Status, variant: str) -> None:
-        asked, end_s = call(float(t), self.engine.served.default_slo_s), t + latency_s
-        reply = Reply(status, None, end_s, latency_s / 3, latency_s / 2, 4, 8, variant)
-        if status is Status.ANSWERED and end_s <= asked.deadline_s:
-            reply = Reply(status, None, end_s, latency_s / 3, latency_s / 2, 4, 8, variant, 0, True)
-        self.metrics.observe(asked, reply)
+        slo_s = self.engine.served.default_slo_s
+        in_time = status is Status.ANSWERED and latency_s <= slo_s
+        waits_s = latency_s / 3, latency_s / 2
+        reply = Reply(status, None, t + latency_s, *waits_s, 4, 8, variant, in_time=in_time)
+        self.metrics.observe(call(float(t), slo_s), reply)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from sponge_env.serve.load import open_loop, target
 from sponge_env.serve.load.__main__ import TOKEN
 from sponge_env.serve.load.client import infer_head, infer_path
 from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, IN_TRANSFER, PENDING, SILENT, Record
-from sponge_env.serve.load.result import LoadResult, ServerState, report_lines, summarise_load
+from sponge_env.serve.load.result import LoadResult, ServerState, summarise_load
 from sponge_env.serve.load.target import Target, sample_inputs
 from sponge_env.simulation.workload import Workload, draw_workload
 
@@ -47,7 +46,6 @@ classes = [
 kind = "constant"
 rate_rps = 40.0
 """
-FLOATS = LITE0 | {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
 
 
 @pytest.fixture(autouse=True)
@@ -67,44 +65,41 @@ def load(server: FakeServer, options: str = "") -> int:
     return main(["load", "--url", server.url, "--scenario", "two.toml", *options.split()])
 
 
-def drawn() -> Workload:
-    scenario = load_scenario("two.toml")
-    return draw_workload(scenario, load_profile(scenario.profile), 0)
+def measured(server: FakeServer) -> dict[str, Any]:
+    """Return the summary of a load of 40 requests."""
+    assert load(server, "--json summary.json") == 0
+    (summary,) = json.loads(Path("summary.json").read_text())
+    assert summary["offered"] == 40
+    return dict(summary)
 
 
-def test_every_request_is_sent_with_its_own_deadline(
-    server: FakeServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_request_is_sent_with_its_own_deadline(server: FakeServer) -> None:
     before_ms = time.time() * 1000
     assert load(server, "--json summary.json --requests requests.parquet") == 0
     after_ms = time.time() * 1000
-    workload, (first, *taken) = drawn(), server.taken
+    scenario = load_scenario("two.toml")
+    workload = draw_workload(scenario, load_profile(scenario.profile), 0)
+    first, *taken = server.taken
     assert len(taken) == workload.id.size == 40
     assert first[0]["x-slo-ms"] == "10000"
     slos_ms = sorted(float(headers["x-slo-ms"]) for headers, *_ in taken)
     assert slos_ms == pytest.approx(sorted((workload.deadline_s - workload.sent_s) * 1000))
     sent_ms = np.sort([float(headers["x-sent-at-ms"]) for headers, *_ in taken])
     assert before_ms < sent_ms[0] < sent_ms[-1] < after_ms
-    assert sent_ms - sent_ms[0] == pytest.approx(
-        (np.sort(workload.sent_s) - workload.sent_s.min()) * 1000, abs=0.01
-    )
+    expected_ms = (np.sort(workload.sent_s) - workload.sent_s.min()) * 1000
+    assert sent_ms - sent_ms[0] == pytest.approx(expected_ms, abs=0.01)
     for headers, head, tensor_bytes in taken:
         assert {"User-Agent", "Accept", "Accept-Encoding"}.isdisjoint(headers)
-        (tensor,) = head["inputs"]
-        assert (tensor["name"], tensor["datatype"]) == ("images", "UINT8")
-        assert tensor["shape"] == [1, 3, 8, 8]
-        assert tensor["parameters"] == {"binary_data_size": tensor_bytes}
         assert tensor_bytes == 192
+        tensor = {"name": "images", "datatype": "UINT8", "shape": [1, 3, 8, 8]}
+        assert head["inputs"] == [tensor | {"parameters": {"binary_data_size": 192}}]
         assert head["parameters"] == {"binary_data_output": True}
     (summary,) = json.loads(Path("summary.json").read_text())
     assert (summary["offered"], summary["on_time"], summary["violations"]) == (40, 40, 0)
     assert (summary["agent"], summary["backend"]) == ("sponge-ip", "served")
-    assert summary["scenario"] == "two"
-    assert summary["mean_cores"] == 4
+    assert (summary["scenario"], summary["mean_cores"]) == ("two", 4)
     assert summary["latency_p50_s"] > 0
     assert summary["decision_p50_s"] is None
-    out = capsys.readouterr().out
-    assert "40 on time, 0 late, 0 refused, 0 expired, 0 failed\n" in out
     kept = pyarrow.parquet.read_table("requests.parquet").to_pandas()
     assert len(kept) == 40
     assert set(kept["ended"]) == {"answered"}
@@ -117,55 +112,44 @@ def test_every_request_is_sent_with_its_own_deadline(
 def test_requests_end_as_the_server_says(capsys: pytest.CaptureFixture[str]) -> None:
     statuses = {0: 503, 1: 503, 2: 429, 3: 504, 4: 500}
     with serving(FakeServer(status=lambda n: statuses.get(n, 200))) as server:
-        assert load(server, "--json summary.json") == 0
-    (summary,) = json.loads(Path("summary.json").read_text())
-    assert summary["offered"] == 40
+        summary = measured(server)
     assert (summary["on_time"], summary["dropped"], summary["failed"]) == (35, 4, 1)
     assert summary["violation_rate"] == 5 / 40
     assert summary["latency_p99_s"] is None
     out = capsys.readouterr().out
     assert "35 on time, 0 late, 3 refused, 1 expired, 1 failed" in out
-    assert 'last error   status 500: {"error": "no"}' in out
+    assert 'status 500: {"error": "no"}' in out
 
 
 def test_the_load_does_not_wait_for_a_slow_server() -> None:
     with serving(FakeServer(delay_s=0.8)) as server:
-        assert load(server, "--json summary.json") == 0
-    (summary,) = json.loads(Path("summary.json").read_text())
-    assert summary["offered"] == 40
-    assert summary["on_time"] > 0
-    assert summary["late"] > 0
+        summary = measured(server)
+    assert min(summary["on_time"], summary["late"]) > 0
     assert summary["dropped"] == summary["failed"] == 0
 
 
 def test_a_server_that_says_nothing_does_not_hold_the_load_up(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(target, "TIMEOUT_S", 0.5)
     monkeypatch.setattr(open_loop, "GRACE_S", 0.2)
     with serving(FakeServer(delay_s=60.0)) as server:
         began_s = time.monotonic()
-        assert load(server, "--json summary.json") == 0
+        assert measured(server)["failed"] == 40
         assert time.monotonic() - began_s < 10
-    (summary,) = json.loads(Path("summary.json").read_text())
-    assert (summary["offered"], summary["failed"]) == (40, 40)
-    assert "0 failed, 40 unanswered" in capsys.readouterr().out
 
 
-def test_deadlines_go_as_tritons_parameter(server: FakeServer) -> None:
-    assert load(server, "--deadlines timeout") == 0
-    for headers, head, _ in server.taken[1:]:
-        assert "x-slo-ms" not in headers
-        assert 0 < head["parameters"]["timeout"] <= 1_500_000
-
-
-def test_images_can_go_in_bytes() -> None:
-    with serving(FakeServer(metadata=FLOATS)) as server:
-        assert load(server) == 0
+def test_options_choose_the_deadline_and_the_datatype() -> None:
+    floats = LITE0 | {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
+    with serving(FakeServer(metadata=floats)) as server:
+        assert load(server, "--deadlines timeout") == 0
+        for headers, head, size in server.taken[1:]:
+            assert "x-slo-ms" not in headers
+            assert 0 < head["parameters"]["timeout"] <= 1_500_000
+            assert (head["inputs"][0]["datatype"], size) == ("FP32", 768)
+        server.taken.clear()
         assert load(server, "--uint8") == 0
-    types = [(head["inputs"][0]["datatype"], size) for _, head, size in server.taken]
-    assert set(types) == {("FP32", 768), ("UINT8", 192)}
-    assert types[0] == ("FP32", 768)
+    assert {(head["inputs"][0]["datatype"], n) for _, head, n in server.taken} == {("UINT8", 192)}
 
 
 def test_a_token_comes_from_the_environment_or_the_command(
@@ -173,19 +157,16 @@ def test_a_token_comes_from_the_environment_or_the_command(
 ) -> None:
     with serving(FakeServer(token="secret")) as server:
         assert load(server) == 2
-        assert "needs a token, or another one: --token" in capsys.readouterr().err
+        assert "--token" in capsys.readouterr().err
         assert load(server, "--token secret") == 0
         monkeypatch.setenv(TOKEN, "secret")
         assert load(server) == 0
 
 
-def test_a_server_without_a_state_is_measured_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_without_a_state_is_measured_as_well() -> None:
     with serving(FakeServer(held=None)) as server:
-        assert load(server, "--json summary.json") == 0
-    (summary,) = json.loads(Path("summary.json").read_text())
-    assert summary["agent"] == "fake"
-    assert summary["mean_cores"] is None
-    assert re.search(r"^fake +0.000 +0.000 +- ", capsys.readouterr().out, re.MULTILINE)
+        summary = measured(server)
+    assert (summary["agent"], summary["mean_cores"]) == ("fake", None)
 
 
 def test_who_was_not_calibrated_needs_a_rate(
@@ -194,9 +175,7 @@ def test_who_was_not_calibrated_needs_a_rate(
     monkeypatch.setattr(profiles, "local_profile_path", lambda _: Path("nowhere.json"))
     asked = ["load", "--url", server.url, "--scenario", "local", "--duration", "1"]
     assert main(asked) == 2
-    error = capsys.readouterr().err
-    assert "was not measured on this machine yet" in error
-    assert "or say --rate" in error
+    assert "--rate" in capsys.readouterr().err
     assert main([*asked, "--rate", "15"]) == 0
     assert len(server.taken) > 5
 
@@ -209,22 +188,21 @@ def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({}, "--model lit0", "unknown model 'lit0' (did you mean 'lite0'?); choose from lite0"),
-        ({"about": ["no"]}, "", "is no server of the Open Inference Protocol"),
+        ({}, "--model lit0", "choose from lite0"),
+        ({"about": ["no"]}, "", "no server of the Open Inference Protocol"),
         (takes(count=0), "", "does not describe an input"),
-        (takes(-1, 3, count=2), "", "it takes 2 inputs, not one"),
-        (takes(-1, 1, datatype="BYTES"), "", "it takes BYTES"),
-        (takes(-1, 3, -1, -1), "", "all axes except the first"),
-        ({}, "--rate 0", "must be a number above 0"),
-        ({}, "--deadlines x", "unknown form 'x'; choose from headers, timeout"),
+        (takes(-1, 3, count=2), "", "2 inputs"),
+        (takes(-1, 1, datatype="BYTES"), "", "BYTES"),
+        (takes(-1, 3, -1, -1), "", "axes"),
+        ({"described": LITE0 | takes(-1, 3, 4, 4, datatype="UINT8")["metadata"]}, "", "[3, 8, 8]"),
+        ({}, "--rate 0", "above 0"),
+        ({}, "--deadlines x", "choose from headers, timeout"),
         ({}, "--json .", "cannot"),
-        ({}, "--url http://127.0.0.1:1", "there is no server at http://127.0.0.1:1"),
-        ({}, "--url ftp://127.0.0.1", "--url must have the form http://HOST[:PORT], not 'ftp:"),
-        ({}, "--url 127.0.0.1:8000", "--url must have the form"),
-        ({}, "--url http://127.0.0.1:99999", "--url must have the form"),
-        ({}, "--url http://", "--url must have the form"),
+        ({}, "--url http://127.0.0.1:1", "no server at http://127.0.0.1:1"),
+        *(({}, f"--url {url}", "--url must have the form")
+          for url in ("ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:99999", "http://")),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_sentence(
     changes: dict[str, Any], options: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,16 +211,7 @@ def test_bad_input_is_one_sentence(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not server.taken
-
-
-def test_inputs_that_are_refused_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = LITE0 | {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}]}
-    with serving(FakeServer(described=shown)) as server:
-        assert load(server) == 2
-    error = capsys.readouterr().err
-    assert error == "error: lite0 refuses inputs of 3 x 4 x 4 uint8: shape must be [3, 8, 8]\n"
-    assert len(server.taken) == 1
+    assert len(server.taken) == ("described" in changes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -255,7 +224,7 @@ def test_an_interrupt_prints_what_there_is(number: signal.Signals) -> None:
             command, env=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert running.stdout is not None
-        assert running.stdout.readline().startswith("12000 requests to lite0 at http://")
+        running.stdout.readline()
         while len(server.taken) < 5:
             assert running.poll() is None
             time.sleep(0.01)
@@ -263,7 +232,6 @@ def test_an_interrupt_prints_what_there_is(number: signal.Signals) -> None:
         out, _ = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "sponge-ip*" in out
-    assert "* interrupted: what was measured until then" in out
 
 
 # Without a server ---------------------------------------------------------------------------
@@ -287,24 +255,19 @@ def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Lo
 
 
 def test_a_clients_clock_decides_what_was_late() -> None:
-    load_seen = seen([ANSWERED] * 2 + [EXPIRED, SILENT], [1.0, 2.2, 3.0, 8.0])
-    found = summarise_load(load_seen, 0, None)
-    assert (found.on_time, found.late, found.dropped, found.failed) == (1, 1, 1, 1)
+    found = summarise_load(seen([ANSWERED] * 2 + [EXPIRED, SILENT], [1.0, 2.2, 3.0, 8.0]), 0, None)
+    assert (found.offered, found.on_time, found.late, found.dropped, found.failed) == (
+        4,
+        1,
+        1,
+        1,
+        1,
+    )
     assert found.latency_mean_s == pytest.approx(1.1)
     assert found.latency_p50_s == math.inf
-    assert found.offered == 4
     assert math.isnan(found.mean_cores)
-    assert (
-        "1 on time, 1 late, 0 refused, 1 expired, 0 failed, 1 unanswered"
-        in report_lines(load_seen)[0]
-    )
-
-
-def test_what_is_in_transfer_at_the_end_counts() -> None:
-    load_seen = seen([ANSWERED, IN_TRANSFER], [0.5, math.nan])
-    found = summarise_load(load_seen, 0, None)
-    assert (found.offered, found.on_time, found.dropped) == (2, 1, 1)
-    assert "1 still in transfer at the end" in report_lines(load_seen)[0]
+    in_transfer = summarise_load(seen([ANSWERED, IN_TRANSFER], [0.5, math.nan]), 0, None)
+    assert (in_transfer.offered, in_transfer.on_time, in_transfer.dropped) == (2, 1, 1)
 
 
 def test_an_interrupted_load_says_what_still_ran() -> None:
@@ -317,18 +280,14 @@ def test_an_interrupted_load_says_what_still_ran() -> None:
     assert (found.partial, found.latency_p50_s) == (True, 0.5)
 
 
-def test_a_profile_tells_who_was_hopeless() -> None:
-    load_seen = seen([EXPIRED, ANSWERED], [1.0, 1.5])
-    load_seen.record.workload.arrival_s[0] = 0.999
-    found = summarise_load(load_seen, 0, load_profile("yolov5s"))
-    assert found.hopeless == 1
-    assert found.avoidable_violation_rate == 0
-
-
-def test_a_warm_up_does_not_count() -> None:
-    load_seen = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])
-    load_seen.scenario = dataclasses.replace(load_seen.scenario, start="warm", warmup_s=2.0)
-    found = summarise_load(load_seen, 0, None)
+def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count() -> None:
+    result = seen([EXPIRED, ANSWERED], [1.0, 1.5])
+    result.record.workload.arrival_s[0] = 0.999
+    found = summarise_load(result, 0, load_profile("yolov5s"))
+    assert (found.hopeless, found.avoidable_violation_rate) == (1, 0)
+    result = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])
+    result.scenario = dataclasses.replace(result.scenario, start="warm", warmup_s=2.0)
+    found = summarise_load(result, 0, None)
     assert (found.offered, found.violations, found.duration_s) == (3, 0, 8.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -51,79 +53,84 @@ sys.exit(cli.run_script(main, None))
 
 
 @contextmanager
-def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def process(
+    *ports: str, host: str = "127.0.0.1", drain_s: str = "5"
+) -> Iterator[subprocess.Popen[str]]:
     path = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=path, **pipes) as found:  # type: ignore[call-overload]
+    command = [sys.executable, "-c", PROGRAM, *(ports or ("0", "0")), host, drain_s]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=path, stdout=pipe, stderr=pipe, text=True) as started:
         try:
-            yield found
+            yield started
         finally:
-            found.kill()
+            started.kill()
 
 
-def http_port(line: str) -> int:
-    return int(line.split("http://127.0.0.1:")[1].split()[0])
+def http_port(server: subprocess.Popen[str]) -> int:
+    assert server.stdout
+    addresses = re.match(
+        r"serving at http://[\d.]+:(\d+) and grpc://[\d.]+:\d+\n", server.stdout.readline()
+    )
+    assert addresses
+    return int(addresses[1])
+
+
+def send(port: int, data: bytes) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), 10)
+    client.sendall(data)
+    return client
+
+
+def answer(port: int, data: bytes) -> bytes:
+    with send(port, data) as client:
+        return client.recv(1000)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it(number: int) -> None:
-    with process("0", "0", "127.0.0.1", "5") as server:
-        assert server.stdout
-        line = server.stdout.readline()
-        assert line.startswith("serving at http://127.0.0.1:")
-        assert " and grpc://127.0.0.1:" in line
-        with socket.create_connection(("127.0.0.1", http_port(line)), 10) as client:
-            client.sendall(infer())
+    with process() as server:
+        with send(http_port(server), infer()) as client:
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
-        server.send_signal(number)
-        assert server.communicate(timeout=20) == ("ended 1", "")
+            server.send_signal(number)
+            assert server.communicate(timeout=20) == ("ended 1", "")
         assert server.returncode == 0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    with process("0", "0", "127.0.0.1", "600") as server:
-        assert server.stdout
-        port = http_port(server.stdout.readline())
-        with socket.create_connection(("127.0.0.1", port), 10) as client:
-            client.sendall(infer([[7, 0, 0, 0]]))
-            with socket.create_connection(("127.0.0.1", port), 10) as other:
-                other.sendall(infer())  # the first is in the engine by now
-                other.recv(1000)
+    with process(drain_s="600") as server:
+        port = http_port(server)
+        with send(port, infer([[7, 0, 0, 0]])) as client:
+            answer(port, infer())  # the first is in the engine by now
             server.send_signal(signal.SIGTERM)
-            while b"200 OK" in _ready(port):
+            while b"200 OK" in answer(port, request(method="GET", path="/v2/health/ready")):
                 pass
             server.send_signal(signal.SIGTERM)
             assert client.recv(1000).startswith(b"HTTP/1.1 503")
             assert server.wait(20) == 0
 
 
-def _ready(port: int) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), 10) as client:
-        client.sendall(request(method="GET", path="/v2/health/ready"))
-        return client.recv(1000)
-
-
 def test_a_port_in_use_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for ports in ((port, "0"), ("0", port)):
-            with process(*ports, "127.0.0.1", "5") as server:
-                said, error = server.communicate(timeout=20)
-            assert said == ""
+            with process(*ports) as server:
+                output, error = server.communicate(timeout=20)
+            assert output == ""
             assert error.startswith(f"error: cannot listen on port {port} of 127.0.0.1: ")
             assert error.count("\n") == 1
             assert server.returncode == 2
 
 
-def test_an_open_host_is_warned_about() -> None:
-    with process("0", "0", "0.0.0.0", "5") as server:
-        assert server.stdout
+def test_an_open_host_is_warned_about_and_a_hanging_agent_does_not_hold_up_the_end() -> None:
+    local = {"content_type": "application/json", "host": "127.0.0.1"}
+    with process(host="0.0.0.0") as server:
+        port = http_port(server)
         assert server.stderr
-        server.stdout.readline()
         assert server.stderr.readline().startswith("warning: all who reach 0.0.0.0")
-        server.terminate()
-        server.wait(20)
+        with send(port, request(b'{"agent": "hangs"}', path="/agent", **local)):
+            assert server.stderr.readline() == "hangs\n"
+            server.terminate()
+            assert server.wait(20) == 0
 
 
 def test_calls_are_answered_while_it_ends() -> None:
@@ -156,54 +163,26 @@ def test_what_is_not_answered_in_time_is_told_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"port": 65536}, "port must be between 0 and 65535"),
-        ({"grpc_port": -1}, "grpc_port must be between 0 and 65535"),
-        ({"max_rows": 0}, "max_rows must be above 0"),
-        ({"body_timeout_s": float("nan")}, "body_timeout_s must be"),
-        ({"drain_s": -1.0}, "drain_s must be a number of at least 0"),
-        ({"token": ""}, "printable ASCII"),
-        ({"token": "a\nb"}, "printable ASCII"),
-    ],
-)
-def test_options_are_checked(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        ServeOptions(**changes)  # type: ignore[arg-type]
+    ("option", "value"),
+    [("port", 65536), ("grpc_port", -1), ("max_rows", 0), ("body_timeout_s", float("nan")),
+     ("drain_s", -1.0), ("token", ""), ("token", "a\nb")],
+)  # fmt: skip
+def test_options_are_checked(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=option):
+        ServeOptions(**{option: value})
 
 
-def test_an_engine_that_stops_ends_the_server() -> None:
+def test_a_server_whose_engine_has_stopped_is_not_alive_and_ends() -> None:
     engine = FakeEngine()
     health = request(method="GET", path="/v2/health/live")
     with running(engine) as server, Wire(server) as wire:
-        found = wire.send(health).answer()
-        assert (found.status, found.json) == (200, {"live": True})
+        for alive, status in ((True, 200), (False, 400)):
+            engine.alive = alive
+            answer = wire.send(health).answer()
+            assert (answer.status, answer.json) == (status, {"live": alive})
+            with grpc.insecure_channel(server.grpc) as channel:
+                data = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=20)
+            assert MESSAGES["ServerLiveResponse"].FromString(data).live is alive
         engine.end()
         server.thread.join(20)
         assert not server.thread.is_alive()
-
-
-def test_a_server_whose_engine_has_stopped_is_not_alive() -> None:
-    engine = FakeEngine()
-    with running(engine) as server, Wire(server) as wire:
-        wire.send(infer()).answer()  # it has looked once
-        engine.alive = False
-        found = wire.send(request(method="GET", path="/v2/health/live")).answer()
-        assert (found.status, found.json) == (400, {"live": False})
-        with grpc.insecure_channel(server.grpc) as channel:
-            said = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"", timeout=20)
-        assert MESSAGES["ServerLiveResponse"].FromString(said).live is False
-
-
-def test_an_agent_that_never_begins_does_not_hold_up_the_end() -> None:
-    with process("0", "0", "127.0.0.1", "5") as server:
-        assert server.stdout
-        port = http_port(server.stdout.readline())
-        local = {"content_type": "application/json", "host": "127.0.0.1"}
-        asked = request(b'{"agent": "hangs"}', path="/agent", **local)
-        with socket.create_connection(("127.0.0.1", port), 10) as client:
-            client.sendall(asked)
-            assert server.stderr
-            assert server.stderr.readline() == "hangs\n"
-            server.terminate()
-            assert server.wait(20) == 0

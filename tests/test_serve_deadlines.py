@@ -34,6 +34,7 @@ def when(
 
 GRPC = dataclasses.replace(AT, grpc_remaining_s=0.7)
 DUE = {"deadline_ms": NOW_MS + 500}
+ODD = (0, -5, math.nan, math.inf, -math.inf, 1e300)
 SENT = {"sent_at_ms": NOW_MS - 250}
 
 
@@ -60,43 +61,35 @@ SENT = {"sent_at_ms": NOW_MS - 250}
         ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + MAX_SLO_S)),
         ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + MAX_SLO_S)),
         ({}, {}, dataclasses.replace(AT, grpc_remaining_s=1e9), (999.9, 1000.0 + MAX_SLO_S)),
+        # neither a wrong clock nor an impossible deadline counts
+        *(({"slo_ms": 300, "sent_at_ms": sent}, {}, AT, (999.9, 1000.2, True))
+          for sent in (NOW_MS + 1000, NOW_MS - (MAX_AGE_S + 1) * 1000, *ODD)),
+        *(({}, {"deadline_ms": due}, AT, (999.9, 1001.9, True))
+          for due in (NOW_MS - 61_000, NOW_MS + 3.7e6, *ODD)),
     ],
 )  # fmt: skip
 def test_the_deadline(
     parameters: dict[str, Any],
     headers: dict[str, Any],
     arrival: Arrival,
-    deadline: tuple[float, float],
+    deadline: tuple[Any, ...],
 ) -> None:
     assert when(parameters, arrival, **headers) == Deadline(*deadline)
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [NOW_MS + 1000, NOW_MS - (MAX_AGE_S + 1) * 1000, 0, -5, math.nan, math.inf, -math.inf, 1e300],
-)
-def test_a_wrong_clock_does_not_count(sent: float) -> None:
-    assert when({"slo_ms": 300, "sent_at_ms": sent}) == Deadline(999.9, 1000.2, True)
-
-
-@pytest.mark.parametrize("due", [0, -5, NOW_MS - 61_000, NOW_MS + 3.7e6, math.nan, math.inf, 1e300])
-def test_an_impossible_deadline_does_not_count(due: float) -> None:
-    assert when(deadline_ms=due) == Deadline(999.9, 1001.9, True)
 
 
 @pytest.mark.parametrize("name", ["slo_ms", "sent_at_ms", "timeout"])
 @pytest.mark.parametrize("value", ["soon", "", True, [], {}, "1,5"])
 def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(WireError, match="must be a number"):
+    with pytest.raises(WireError):
         when({"slo_ms": 1, name: value} if name != "timeout" else {name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "nan", "-3"])
 def test_an_slo_is_positive(value: Any) -> None:
-    with pytest.raises(WireError, match="positive"):
+    with pytest.raises(WireError):
         when({"slo_ms": value})
     if value != 0:
-        with pytest.raises(WireError, match="positive"):
+        with pytest.raises(WireError):
             when({"timeout": value})
 
 

@@ -1,4 +1,4 @@
-"""The serving thread: controllers that fail or are exchanged, and every way to end."""
+"""The serving thread: controllers that fail, are exchanged or late, and every way to end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_replicas import FakeLauncher, FakeReplica
 from scenarios import short
+from views import make_spec, make_view
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
@@ -21,7 +22,7 @@ from sponge_env.live.worker import LiveWorker
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Limits
-from sponge_env.serve.engine import ServingEngine
+from sponge_env.serve.engine import Decider, Decision, ServingEngine
 from sponge_env.serve.interface import Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.system import ServedSystem
 
@@ -48,7 +49,7 @@ class Fixed:
         return Allocation(self.cores, 2)
 
 
-class Told:
+class Intervals:
     """A sink that keeps intervals, or that cannot."""
 
     def __init__(self, fails: bool = False) -> None:
@@ -76,7 +77,7 @@ class Rig:
         self.engine = ServingEngine(
             system, SERVED, next(iter(agents)), self.agents.__getitem__, sinks
         )
-        self.told: list[list[Reply]] = []
+        self.replies: list[list[Reply]] = []
 
     def start(self, spec: SystemSpec) -> LiveWorker:
         config = LiveConfig(
@@ -85,22 +86,15 @@ class Rig:
         self.worker = LiveWorker(config, launchers=[self.launcher], keeps_answers=True)
         return self.worker
 
-    def submit(self, x: float = 0.0, budget_s: float = 5.0) -> tuple[int, Callable[[], Reply]]:
-        """Send a call; return its ticket, and what waits for its end."""
-        told: list[Reply] = []
-        ended = threading.Event()
-
-        def done(reply: Reply) -> None:
-            told.append(reply)
-            ended.set()
-
-        def reply() -> Reply:
-            assert ended.wait(SOON_S)
-            return told[0]
-
+    def submit(
+        self, x: float = 0.0, budget_s: float = 5.0, payload: Any = 8
+    ) -> Callable[[], Reply]:
+        """Send a call; return what waits for its end."""
+        replies: list[Reply] = []
+        self.replies.append(replies)
         now_s = time.monotonic()
-        self.told.append(told)
-        return self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, 8), done), reply
+        self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, payload), replies.append)
+        return lambda: until(lambda: replies and replies[0])
 
     def started(self, batches: int = 1) -> FakeReplica:
         """Wait until the first replica has a batch."""
@@ -121,7 +115,7 @@ def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) 
     made = Rig(launcher or FakeLauncher(), sinks, **(agents or {"fixed": Fixed()}))
     with closing(made.engine):
         yield made
-    assert [len(told) for told in made.told] == [1] * len(made.told)
+    assert {len(replies) for replies in made.replies} <= {1}
     assert made.launcher.closed
     ours = ("sponge-serving", "sponge-deciding")
     until(lambda: not [t for t in threading.enumerate() if t.name in ours])
@@ -129,7 +123,7 @@ def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) 
 
 def test_a_call_is_answered_with_its_own_output() -> None:
     with rig() as r:
-        replies = [r.submit(float(x))[1] for x in range(20)]
+        replies = [r.submit(float(x)) for x in range(20)]
         for x, reply in enumerate(replies):
             assert reply().status is Status.ANSWERED
             assert reply().output == np.array([x])
@@ -139,15 +133,15 @@ def test_a_call_is_answered_with_its_own_output() -> None:
 
 
 def test_the_snapshot_follows_the_intervals() -> None:
-    sink = Told()
+    sink = Intervals()
     followed: list[Snapshot] = []
-    with rig(sinks=[sink, Told(fails=True)]) as r:
+    with rig(sinks=[sink, Intervals(fails=True)]) as r:
         r.engine.follow(followed.append)
-        r.submit()[1]()
+        r.submit()()
         until(lambda: sum(m.on_time for m in sink.intervals) == 1)
         snapshot = until(lambda: r.engine.snapshot() if r.engine.snapshot().last else None)
         assert (snapshot.agent, snapshot.ready, snapshot.cores) == ("fixed", True, (2,))
-        assert (snapshot.queued, snapshot.budgets_s, snapshot.variant) == ((0,), (), ("yolov5s",))
+        assert (snapshot.queued, snapshot.budgets_s) == ((0,), ())
         assert sink.intervals[0].decision_s > 0
     assert sink.closed
     assert not r.engine.snapshot().ready
@@ -162,7 +156,7 @@ def test_another_controller_takes_over_without_losing_a_call() -> None:
         for k in range(40):
             if k == 20:
                 r.engine.use("second")
-            replies.append(r.submit()[1])
+            replies.append(r.submit())
             time.sleep(0.002)
         assert {reply().status for reply in replies} == {Status.ANSWERED}
         until(lambda: r.engine.snapshot().cores == (3,))
@@ -184,19 +178,18 @@ def test_a_controller_that_fails_keeps_the_last_allocation(
         for _ in range(4):
             r.agents["bad"].decided.acquire(timeout=SOON_S)
         assert r.engine.snapshot().cores == (3,)
-        assert r.submit()[1]().status is Status.ANSWERED
+        assert r.submit()().status is Status.ANSWERED
         until(lambda: r.engine.snapshot().last.feasible == 0)
         r.agents["greedy"].cores = 100
         r.agents["greedy"].reset = lambda spec, seed: None  # type: ignore[method-assign]
         r.engine.use("greedy")
         r.agents["greedy"].decided.acquire(timeout=SOON_S)
         r.agents["greedy"].decided.acquire(timeout=SOON_S)
-        assert r.submit()[1]().status is Status.ANSWERED
+        assert r.submit()().status is Status.ANSWERED
         assert r.engine.error is None
-    said = [record.message for record in caplog.records]
-    assert len(said) == 2
-    assert "no idea" in said[0]
-    assert "must be a whole number" in said[1]
+    first, second = (record.message for record in caplog.records)
+    assert "no idea" in first
+    assert "must be a whole number" in second
 
 
 class Hanging(Fixed):
@@ -214,16 +207,14 @@ class Hanging(Fixed):
 
 
 def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCaptureFixture) -> None:
-    hanging, sink = Hanging(3), Told()
+    hanging, sink = Hanging(3), Intervals()
     with rig(sinks=[sink], hanging=hanging, good=Fixed(1)) as r:
         until(lambda: r.engine.snapshot().cores == (3,))
         hanging.goes_on.clear()
         until(lambda: sink.intervals[-1].decision_s > 3 * SCENARIO.interval_s)
         assert sink.intervals[-1].feasible == 0
-        assert r.submit()[1]().cores == 3
-        assert [record.message for record in caplog.records] == [
-            "the last allocation stays in force: hanging takes long to decide"
-        ]
+        assert r.submit()().cores == 3
+        assert len(caplog.records) == 1
         r.engine.use("good")
         until(lambda: r.engine.snapshot().cores == (1,))
         assert r.engine.snapshot().agent == "good"
@@ -236,7 +227,7 @@ def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
     with rig(Lazy(), hanging=hanging) as r:
         hanging.goes_on.clear()
         until(lambda: (last := r.engine.snapshot().last) and not last.feasible)
-        replies = [r.submit()[1] for _ in range(3)]
+        replies = [r.submit() for _ in range(3)]
         r.started()
         began_s = time.monotonic()
         r.engine.drain(0.1)
@@ -252,7 +243,7 @@ def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> 
     with rig() as r:
         now_s = time.monotonic()
         r.engine.submit(Call(np.zeros(1), now_s, now_s + 1, 8), done)
-        assert r.submit()[1]().status is Status.ANSWERED
+        assert r.submit()().status is Status.ANSWERED
     assert "could not be sent" in caplog.text
 
 
@@ -260,20 +251,23 @@ class Lazy(FakeLauncher):
     """Replicas are ready at once, and answer when a test says so."""
 
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
-        self.willing = True
+        self.willing = self.is_ready()
         replica = super().launch(id, cores, full_speed=full_speed)
         self.willing = False
         return replica
 
+    def is_ready(self) -> bool:
+        return True
+
 
 def test_to_drain_is_to_answer_what_is_there() -> None:
     with rig(Lazy(), slow=Fixed()) as r:
-        replies = [r.submit(float(x))[1] for x in range(3)]
+        replies = [r.submit(float(x)) for x in range(3)]
         draining = threading.Thread(target=r.engine.drain, args=(SOON_S,))
         replica = r.started()
         draining.start()
         until(lambda: not r.engine.ready)
-        assert r.submit()[1]().status is Status.STOPPED
+        assert r.submit()().status is Status.STOPPED
         for _ in range(3):
             if until(lambda: replica.batch_id or not draining.is_alive()) is not True:
                 replica.answer()
@@ -282,13 +276,14 @@ def test_to_drain_is_to_answer_what_is_there() -> None:
         assert {reply().status for reply in replies} == {Status.ANSWERED}
 
 
-class Doomed(FakeLauncher):
+class Doomed(Lazy):
     """Only the first replica becomes ready."""
 
+    def is_ready(self) -> bool:
+        return not self.launched
+
     def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
-        self.willing = not self.launched
         replica = super().launch(id, cores, full_speed=full_speed)
-        self.willing = False
         if len(self.launched) > 1:
             replica.die("no memory")
         return replica
@@ -296,7 +291,7 @@ class Doomed(FakeLauncher):
 
 def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
     with rig(Doomed(), slow=Fixed()) as r:
-        replies = [r.submit()[1] for _ in range(3)]
+        replies = [r.submit() for _ in range(3)]
         r.started().die()
         assert {reply().status for reply in replies} == {Status.FAILED}
         until(lambda: not r.engine.ready)
@@ -304,21 +299,92 @@ def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptur
         assert not r.engine.alive
         assert isinstance(r.engine.error, WorkerError)
         assert "no memory" in str(r.engine.error)
-        assert r.submit()[1]().status is Status.STOPPED
+        assert r.submit()().status is Status.STOPPED
     assert "cannot go on" in caplog.text
 
 
 def test_a_call_that_breaks_the_engine_is_told_like_the_others() -> None:
     """The fault is in the engine's own hands when it happens, and again as it gives up."""
     with rig(Lazy(), slow=Fixed()) as r:
-        replies = [r.submit()[1]]
+        replies = [r.submit()]
         r.started()
-        now_s = time.monotonic()
         for size in ("no number", "nor this"):
-            broken = Call(np.zeros(1), now_s, now_s + 5, size)  # type: ignore[arg-type]
-            r.told.append([])
-            r.engine.submit(broken, r.told[-1].append)
-            replies.append(r.submit()[1])
+            r.submit(payload=size)
+            replies.append(r.submit())
         assert {reply().status for reply in replies} <= {Status.FAILED, Status.STOPPED}
         r.engine._thread.join(SOON_S)
         assert isinstance(r.engine.error, WorkerError)
+
+
+class ByTime:
+    """Wants as many cores as the view's time says, when a test lets it."""
+
+    def __init__(self) -> None:
+        self.may = threading.Semaphore(0)
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """There is nothing to forget."""
+
+    def decide(self, view: SystemView) -> Allocation:
+        assert self.may.acquire(timeout=SOON_S)
+        return Allocation(int(view.now_s), 1)
+
+
+class Patient(Decider):
+    """Waits for as long as it takes, unless it is not to wait at all."""
+
+    def __init__(self, controller: ByTime) -> None:
+        super().__init__("asked", controller, make_spec(interval_s=60.0))
+        self._max_wait_s = SOON_S
+
+
+@pytest.fixture
+def asked() -> ByTime:
+    return ByTime()
+
+
+@pytest.fixture
+def decider(asked: ByTime) -> Iterator[Decider]:
+    with closing(Patient(asked)) as decider:
+        yield decider
+    asked.may.release(2)
+
+
+def cores(decided: Decision | None) -> int:
+    assert decided is not None
+    return decided.allocation().cores
+
+
+def is_late(decider: Decider, asked: ByTime, now_s: float) -> None:
+    """Ask it while nobody has patience, and let it decide then."""
+    decider._max_wait_s = 0.0
+    assert decider.decide(make_view(now_s=now_s)) is None
+    assert decider.waited_s > 0
+    assert decider.decide(make_view(now_s=now_s + 1)) is None, "it is asked one thing at a time"
+    asked.may.release()
+    while decider._answers.empty():
+        assert decider.waited_s < SOON_S
+
+
+def test_one_that_is_quick_decides_on_what_is_there_now(decider: Decider, asked: ByTime) -> None:
+    asked.may.release(3)
+    assert [cores(decider.decide(make_view(now_s=k))) for k in (1, 2, 3)] == [1, 2, 3]
+    assert decider.waited_s == 0
+
+
+def test_one_that_takes_long_is_an_interval_late(decider: Decider, asked: ByTime) -> None:
+    is_late(decider, asked, 1)
+    for k, decided in ((3, 1), (4, 3), (5, 4)):
+        assert cores(decider.decide(make_view(now_s=k))) == decided
+        asked.may.release()
+        while decider._answers.empty():
+            assert decider.waited_s < SOON_S
+
+
+def test_what_it_said_late_stands_if_the_next_is_late_as_well(
+    decider: Decider, asked: ByTime
+) -> None:
+    is_late(decider, asked, 1)
+    decided = decider._answers.get()
+    decider._answers.put(decided._replace(took_s=-1.0))  # quick, for all that
+    assert cores(decider.decide(make_view(now_s=3))) == 1

@@ -17,7 +17,7 @@ import pytest
 from fake_engine import FakeEngine, answered, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_http import Wire, binary, chunked, in_json, infer, request
+from raw_http import Answer, Wire, binary, chunked, in_json, infer, request
 from served import Running, running
 
 from sponge_env.models.model import TensorSpec
@@ -26,7 +26,6 @@ from sponge_env.serve.http import routes
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 
-UPGRADE = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
 LIMITS: dict[str, Any] = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
 
@@ -46,31 +45,39 @@ def outputs(body: bytes) -> Any:
     return json.loads(body)["outputs"][0]["data"]
 
 
-PIPELINE = b"".join(
-    [
-        infer([[1, 2, 3, 4]]),
-        request(method="GET", path="/v2"),
-        infer([[n, n, n, n] for n in range(16)]),
-        request(chunked(in_json(), 7), content_length=None, transfer_encoding="chunked"),
-        request(in_json()),
-        request(b"x" * 200, path="/v2/models/other/infer"),
-        infer([[9, 9, 9, 9]]),
-    ]
-)
-STATUSES = [200, 200, 200, 200, 200, 404, 200]
+CHUNKED = {"content_length": None, "transfer_encoding": "chunked"}
+BODY, LENGTH = binary()
+UPGRADE = {
+    "connection": "Upgrade, HTTP2-Settings",
+    "upgrade": "h2c",  # as Java's client does with every request
+    "inference_header_content_length": LENGTH,
+}
+PIPELINE: list[tuple[bytes, int]] = [
+    (infer([[1, 2, 3, 4]]), 200),
+    (request(method="GET", path="/v2"), 200),
+    (infer([[n, n, n, n] for n in range(16)]), 200),
+    (request(chunked(in_json(), 7), **CHUNKED), 200),
+    (request(BODY, **UPGRADE), 200),
+    (request(chunked(BODY, 11), **CHUNKED, **UPGRADE), 200),
+    (request(request(method="GET", path="/v2"), **UPGRADE), 400),
+    (request(b"x" * 200, path="/v2/models/other/infer"), 404),
+    (request(b"x" * 6000), 413),
+    (infer([[9, 9, 9, 9]]), 200),
+]
+WHOLE = b"".join(data for data, _ in PIPELINE)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cuts=st.lists(st.integers(0, len(PIPELINE)), max_size=8))
+@given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=8))
 def test_requests_may_be_cut_anywhere(cuts: list[int], server: Running) -> None:
-    places = [0, *sorted(cuts), len(PIPELINE)]
+    places = [0, *sorted(cuts), len(WHOLE)]
     with Wire(server) as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start, end in itertools.pairwise(places):
-            wire.send(PIPELINE[start:end])
-        found = [wire.answer() for _ in STATUSES]
-    assert [answer.status for answer in found] == STATUSES
-    assert outputs(found[-1].body) == [36, 9]
+            wire.send(WHOLE[start:end])
+        answers = [wire.answer() for _ in PIPELINE]
+    assert [answer.status for answer in answers] == [status for _, status in PIPELINE]
+    assert [outputs(answers[k].body) for k in (4, 5, -1)] == [[10, 4], [10, 4], [36, 9]]
 
 
 def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,36 +133,6 @@ def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
     assert wire.closed()
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 7])
-@pytest.mark.parametrize("in_chunks", [False, True])
-def test_who_wants_to_upgrade_is_answered_all_the_same(
-    in_chunks: bool, pieces: int, server: Running
-) -> None:
-    """Java's client asks for it with every request."""
-    body, length = binary()
-    said = {"inference_header_content_length": length, **UPGRADE}
-    if in_chunks:
-        asked = request(chunked(body, 11), content_length=None, transfer_encoding="chunked", **said)
-    else:
-        asked = request(body, **said)
-    size = -(-len(asked) // pieces)
-    server.engine.calls.clear()
-    with Wire(server) as wire:
-        wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for start in range(0, len(asked), size):
-            wire.send(asked[start : start + size])
-        assert outputs(wire.answer().body) == [10, 4]
-        wire.send(asked + asked + infer([[1, 1, 1, 1]]))
-        assert [outputs(wire.answer().body) for _ in range(3)] == [[10, 4], [10, 4], [4, 1]]
-    assert len(server.engine.calls) == 4
-
-
-def test_a_request_inside_the_body_of_another_is_none(wire: Wire) -> None:
-    inner = request(method="GET", path="/v2")
-    wire.send(request(inner, **UPGRADE) + infer())
-    assert [wire.answer().status for _ in range(2)] == [400, 200]
-
-
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
 def test_a_client_may_close_its_half(version: bytes) -> None:
     engine = FakeEngine(answer=lambda call: None)
@@ -173,21 +150,6 @@ def test_a_client_may_close_its_half(version: bytes) -> None:
         assert wire.closed()
 
 
-@pytest.mark.parametrize("more", [b"x", b"x-a: b\r\n", b"x-long: " + b"y" * 100])
-def test_headers_without_an_end_are_refused(more: bytes, server: Running) -> None:
-    with Wire(server) as wire:
-        wire.send(b"GET /v2 HTTP/1.1\r\n" if more != b"x" else b"GET /")
-        wire.send(more * (200_000 // len(more)))
-        assert wire.answer().status in (400, 431)
-        assert wire.closed()
-
-
-def test_a_large_body_is_refused_and_the_connection_lives(wire: Wire) -> None:
-    found = wire.send(request(b"x" * 50_000)).answer()
-    assert (found.status, list(found.json)) == (413, ["error"])
-    assert wire.send(infer()).answer().status == 200
-
-
 def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
     asked = infer(expect="100-continue")
     head, _, body = asked.partition(b"\r\n\r\n")
@@ -195,17 +157,13 @@ def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
     assert wire.send(body).answer().status == 200
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "x-gzip", "identity"])
-def test_bodies_may_be_compressed(encoding: str, wire: Wire) -> None:
-    pack = {"deflate": zlib.compress, "identity": bytes}.get(encoding, gzip.compress)
-    body, length = binary()
-    more = {"inference_header_content_length": length, "content_encoding": encoding}
-    assert outputs(wire.send(request(pack(body), **more)).answer().body) == [10, 4]
-
-
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
+        (gzip.compress(in_json(), mtime=0), "gzip", 200),
+        (gzip.compress(in_json(), mtime=0), "x-gzip", 200),
+        (zlib.compress(in_json()), "deflate", 200),
+        (in_json(), "identity", 200),
         (gzip.compress(b" " * 10**6, mtime=0), "gzip", 413),
         (zlib.compress(b" " * 10**6), "deflate", 413),
         (gzip.compress(in_json(), mtime=0)[:-9], "gzip", 400),
@@ -215,7 +173,7 @@ def test_bodies_may_be_compressed(encoding: str, wire: Wire) -> None:
         (in_json(), "br", 415),
     ],
 )
-def test_damaged_compression(body: bytes, encoding: str, status: int, wire: Wire) -> None:
+def test_compressed_bodies(body: bytes, encoding: str, status: int, wire: Wire) -> None:
     assert wire.send(request(body, content_encoding=encoding)).answer().status == status
 
 
@@ -230,9 +188,8 @@ def test_answers_are_compressed_where_it_pays() -> None:
         body = gzip.decompress(found.body)
         assert json.loads(body[:length])["outputs"][0]["shape"] == [1, 5000]
         assert len(body) == length + 20_000
-        for refused in ("identity", "gzip;q=0", "br"):
-            found = wire.send(infer(parameters=asked, accept_encoding=refused)).answer()
-            assert "content-encoding" not in found.headers
+        plain = wire.send(infer(parameters=asked)).answer()
+        assert "content-encoding" not in plain.headers
 
 
 def test_slow_clients_are_let_go() -> None:
@@ -246,12 +203,6 @@ def test_slow_clients_are_let_go() -> None:
         with Wire(server) as wire:
             assert wire.send(infer()).answer().status == 200
         assert not server.engine.held
-
-
-def test_idle_connections_are_closed() -> None:
-    with running(idle_timeout_s=0.2) as server, Wire(server) as wire:
-        assert wire.send(infer()).answer().status == 200
-        assert wire.closed()
 
 
 def test_too_many_connections() -> None:
@@ -313,19 +264,6 @@ def test_more_rows_than_there_is_room_for_are_a_mistake() -> None:
         assert wire.send(infer(np.zeros((2, 4)))).answer().status == 200
         found = wire.send(infer(np.zeros((3, 4)))).answer()
         assert (found.status, len(engine.calls)) == (400, 2)
-        assert found.json["error"] == "a request has at most 2 rows here, not 3"
-
-
-def test_what_was_shed_is_not_said_to_have_expired() -> None:
-    said = []
-    for in_time in (False, True):
-        engine = FakeEngine(answer=lambda _, it=in_time: Reply(Status.EXPIRED, in_time=it))
-        with running(engine) as server, Wire(server) as wire:
-            found = wire.send(infer()).answer()
-            assert found.status == 504
-            said.append(found.json["error"])
-    assert "passed" in said[0]
-    assert "dropped" in said[1]
 
 
 def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
@@ -341,35 +279,23 @@ def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
     assert switch(b'{"agent": "static-1"}', "text/plain").status == 415
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [({"host": "localhost"}, 200), ({"host": "[::1]:8000"}, 200), ({"host": "evil.org:8000"}, 403),
-     ({"host": None}, 403), ({"host": "127.0.0.1", "x_forwarded_for": "10.0.0.1"}, 403)],
-)  # fmt: skip
-def test_who_comes_from_elsewhere_by_way_of_this_machine(
-    headers: dict[str, Any], status: int, wire: Wire
-) -> None:
-    said = {"content_type": "application/json", **headers}
-    asked = request(b'{"agent": "static-1"}', path="/agent", **said)
-    assert wire.send(asked).answer().status == status
-
-
-def test_what_is_shown_beside_the_protocol(wire: Wire) -> None:
-    found = wire.send(request(method="GET", path="/metrics?since=3")).answer()
-    assert (found.body, found.headers["content-type"]) == (b"asked since=3", "text/plain")
-    assert wire.send(request(method="GET", path="/")).answer().status == 404
-
-
 def test_a_token_guards_all_but_health() -> None:
+    def get(path: str, **headers: str) -> Answer:
+        return wire.send(request(method="GET", path=path, **headers)).answer()
+
     with running(token="secret") as server, Wire(server) as wire:
         for path in ("/v2", "/metrics", "/v2/models/tiny/ready"):
-            found = wire.send(request(method="GET", path=path)).answer()
-            assert (found.status, found.headers["www-authenticate"]) == (401, "Bearer")
-        right = {"authorization": "Bearer secret"}
-        assert wire.send(request(method="GET", path="/metrics", **right)).answer().status == 200
+            answer = get(path)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         for path in ("/v2/health/live", "/v2/health/ready"):
-            assert wire.send(request(method="GET", path=path)).answer().status == 200
+            assert get(path).status == 200
         assert wire.send(infer()).answer().status == 401
+        for right in ("Bearer secret", "bearer secret", "BEARER  secret"):
+            assert get("/v2", authorization=right).status == 200
+        for wrong in ("secret", "Basic secret", "Bearer", "Bearer secret2"):
+            assert get("/v2", authorization=wrong).status == 401
+        shown = get("/metrics?since=3", authorization="Bearer secret")
+        assert (shown.body, shown.headers["content-type"]) == (b"asked since=3", "text/plain")
 
 
 def test_what_never_comes_to_the_engine_is_counted() -> None:
@@ -388,33 +314,28 @@ def test_what_never_comes_to_the_engine_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
-    [("Bearer secret", 200), ("bearer secret", 200), ("BEARER  secret", 200), ("secret", 401),
-     ("Basic secret", 401), ("Bearer", 401), ("Bearer secret2", 401)],
-)  # fmt: skip
-def test_the_scheme_of_a_token_has_no_case(said: str, status: int) -> None:
-    with running(token="secret") as server, Wire(server) as wire:
-        asked = request(method="GET", path="/v2", authorization=said)
-        assert wire.send(asked).answer().status == status
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [({"host": "localhost:8000"}, 200), ({"host": "127.0.0.1"}, 200), ({"host": "[::1]:1"}, 200),
-     ({"host": None}, 200), ({"host": "evil.org:8000"}, 403), ({"host": "127.0.0.1.evil.org"}, 403),
-     ({"origin": "http://localhost:3000"}, 200), ({"origin": "https://evil.org"}, 403),
-     ({"origin": "null"}, 403)],
+    ("headers", "status", "agent_status"),
+    [({"host": "localhost:8000"}, 200, 200), ({"host": "127.0.0.1"}, 200, 200),
+     ({"host": "[::1]:1"}, 200, 200), ({"host": None}, 200, 403),
+     ({"host": "evil.org:8000"}, 403, 403), ({"host": "127.0.0.1.evil.org"}, 403, 403),
+     ({"origin": "http://localhost:3000"}, 200, 200), ({"origin": "https://evil.org"}, 403, 403),
+     ({"origin": "null"}, 403, 403), ({"x_forwarded_for": "10.0.0.1"}, 200, 403)],
 )  # fmt: skip
 def test_pages_of_other_sites_reach_nothing(
-    headers: dict[str, Any], status: int, wire: Wire
+    headers: dict[str, Any], status: int, agent_status: int, wire: Wire
 ) -> None:
     """A name that leads here is not this machine's: its site's pages would read the answers."""
-    assert wire.send(infer(**headers)).answer().status == status
-    for path in ("/v2", "/metrics"):
-        asked = request(method="GET", path=path, **headers)
-        assert wire.send(asked).answer().status == status
-    asked = request(method="GET", path="/v2/health/ready", **headers)
-    assert wire.send(asked).answer().status == 200
+    switch = request(
+        b'{"agent": "static-1"}', path="/agent", content_type="application/json", **headers
+    )
+    for asked, right in (
+        (infer(**headers), status),
+        (request(method="GET", path="/v2", **headers), status),
+        (request(method="GET", path="/metrics", **headers), status),
+        (request(method="GET", path="/v2/health/ready", **headers), 200),
+        (switch, agent_status),
+    ):
+        assert wire.send(asked).answer().status == right
 
 
 def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
@@ -476,6 +397,3 @@ def test_what_is_unpacked_counts() -> None:
     with running(max_held_bytes=5000) as server, Wire(server) as wire:
         for _ in range(3):  # it is given back
             assert wire.send(packed).answer().status == 200
-        assert (
-            wire.send(request(gzip.compress(b""), content_encoding="gzip")).answer().status == 400
-        )

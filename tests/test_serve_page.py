@@ -34,14 +34,6 @@ OCR = dataclasses.replace(
 )
 
 
-def told(story: Story, since_s: float = 0.0) -> dict[str, Any]:
-    return json.loads(state(story.engine, story.history, since_s))
-
-
-def interval(time_s: float, **values: Any) -> IntervalMetrics:
-    return IntervalMetrics(time_s=time_s, **values)
-
-
 @pytest.fixture
 def history() -> History:
     return History(ServerMetrics(SERVED))
@@ -54,7 +46,9 @@ def points(history: History, since_s: float = 0.0) -> list[dict[str, Any]]:
 def test_a_point_says_what_an_interval_was_like(history: History) -> None:
     history.metrics.observe(call(), ANSWER)
     history.metrics.observe(call(), Reply(Status.EXPIRED))
-    last = interval(7.0, latency_p50_s=0.4, latency_p99_s=math.inf, cores=8.0, utilisation=0.25)
+    last = IntervalMetrics(
+        time_s=7.0, latency_p50_s=0.4, latency_p99_s=math.inf, cores=8.0, utilisation=0.25
+    )
     history.take(snapshot(7.2, last=last))
     (point,) = points(history)
     assert point["t"] == 7.2
@@ -62,7 +56,7 @@ def test_a_point_says_what_an_interval_was_like(history: History) -> None:
     assert (point["p50"], point["p99"]) == (0.4, NEVER)
     assert (point["held"], point["used"], point["cores"]) == (8, 2, [8])
     assert point["batch"] is None
-    history.take(snapshot(8.2, last=interval(8.0)))
+    history.take(snapshot(8.2, last=IntervalMetrics(time_s=8.0)))
     assert points(history)[1]["ended"] == [0] * len(OUTCOMES)
 
 
@@ -70,7 +64,9 @@ def test_short_intervals_share_a_point(history: History) -> None:
     tails = {1.0: 0.2, 1.25: math.inf, 1.5: 0.3, 2.0: math.nan, 2.5: 0.7}
     for time_s, tail_s in tails.items():
         history.metrics.observe(call(), ANSWER)
-        history.take(snapshot(time_s, last=interval(time_s, latency_p99_s=tail_s, restarts=1)))
+        history.take(
+            snapshot(time_s, last=IntervalMetrics(time_s=time_s, latency_p99_s=tail_s, restarts=1))
+        )
     first, second = points(history)
     assert (first["t"], first["ended"][0], first["p99"], first["restarts"]) == (1.5, 3, NEVER, 3)
     assert (second["t"], second["ended"][0], second["p99"]) == (2.5, 2, 0.7)
@@ -78,7 +74,7 @@ def test_short_intervals_share_a_point(history: History) -> None:
 
 def test_the_history_is_bounded(history: History) -> None:
     for second in range(1, 2000):
-        history.take(snapshot(float(second), last=interval(float(second))))
+        history.take(snapshot(float(second), last=IntervalMetrics(time_s=float(second))))
     kept = points(history)
     assert (kept[0]["t"], kept[-1]["t"]) == (1999 - KEPT_S, 1999)
     assert [point["t"] for point in points(history, 1998.0)] == [1998, 1999]
@@ -87,8 +83,10 @@ def test_the_history_is_bounded(history: History) -> None:
 
 def test_the_state_of_a_pipeline() -> None:
     story = Story(OCR, rate_rps=6.0)
+    first = json.loads(state(story.engine, History(ServerMetrics(OCR))))
+    assert first["history"] == []
     story.play(30)
-    now = told(story)
+    now = json.loads(state(story.engine, story.history))
     assert [stage["name"] for stage in now["stages"]] == ["detection", "recognition"]
     assert now["server"]["slo_s"] == 2.5
     assert now["server"]["violations"] == list(VIOLATIONS)
@@ -97,14 +95,8 @@ def test_the_state_of_a_pipeline() -> None:
     assert sum(now["totals"].values()) == sum(sum(p["ended"]) for p in now["history"])
     assert sum(now["answers"].values()) == now["totals"]["on_time"] + now["totals"]["late"]
     assert now["budgets_s"] == sorted(now["budgets_s"])
-    assert [point["t"] for point in told(story, 29.0)["history"]] == [29, 30]
-
-
-def test_the_state_before_the_first_interval() -> None:
-    engine = FakeEngine()
-    engine.now, engine.ready = snapshot(0.0, last=None, budgets_s=()), False
-    now = json.loads(state(engine, History(ServerMetrics(SERVED))))
-    assert (now["history"], now["ready"], now["budgets_s"]) == ([], False, [])
+    later = json.loads(state(story.engine, story.history, 29.0))
+    assert [point["t"] for point in later["history"]] == [29, 30]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +113,7 @@ def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> N
     engine.now = snapshot(0.0, last=None)
     with closing(HistoryThread(engine, history)) as watch:
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
-            last = interval(counted_s, cores=8.0, core_seconds=8.0)
+            last = IntervalMetrics(time_s=counted_s, cores=8.0, core_seconds=8.0)
             engine.publish(snapshot(time_s, last=last))
     watch.close()
     assert [point["t"] for point in points(history)] == [1.0, 4.5, 4.6, 5.5]

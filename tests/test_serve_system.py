@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from test_pipeline import pipeline, stage
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.calls import Inbox
+from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.system import TICK_S
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
@@ -151,6 +154,17 @@ def test_what_cannot_be_met_is_refused_at_once() -> None:
     metrics = system.step(Allocation(16, 1))
     assert client.statuses == [Status.REFUSED, Status.REFUSED, Status.ANSWERED]
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
+
+
+def test_controllers_see_all_requests_that_arrived_those_refused_too() -> None:
+    system = served_system(ONE)
+    client = Client(system)
+    for k in range(30):
+        client.at(0.1 + 0.01 * k, client.submit, 0.5 if k % 3 == 0 else -1.0)
+    metrics = system.step(asked(ONE, 4, 4, 1))
+    view = system.view()
+    assert metrics.offered == view.delays_s.size == 30
+    assert view.first.arrivals.tolist() == [30]
 
 
 def test_what_runs_counts_as_long_as_it_holds_its_replica() -> None:
@@ -311,3 +325,54 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
     assert client.statuses == [Status.ANSWERED]
     assert system._slowdowns[0].factor == 1.0
     assert not system._steady_cores
+
+
+CALL = Call(np.zeros(1), 0.0, 1.0, 8)
+
+
+class Interrupted(deque[Any]):
+    """After something is put in, another thread does this before the first one goes on."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self.meanwhile()
+
+
+def test_no_call_is_left_without_waking_the_engine() -> None:
+    """Not even after one that the engine took while it was awake for another reason."""
+    system = served_system(short())
+    wakes: list[int] = []
+    inbox = system.inbox = Inbox(lambda: wakes.append(1))
+    client = Client(system)
+    inbox._waiting = Interrupted(lambda: system._take_in(0.0, 0.0))
+    client.submit(30.0)
+    assert (len(inbox), len(wakes)) == (0, 1)
+    system._take_in(0.0, 0.0)  # woken, it finds nothing
+    inbox._waiting = deque()
+    client.submit(30.0)
+    assert (len(inbox), len(wakes)) == (1, 2)
+
+
+def test_the_engine_is_woken_once_for_many() -> None:
+    wakes: list[int] = []
+    inbox = Inbox(lambda: wakes.append(1))
+    tickets = [inbox.submit(CALL, lambda _: None) for _ in range(5)]
+    assert len(wakes) == 1
+    assert [submitted.ticket for submitted in inbox.take(3)] == tickets[:3]
+    inbox.cancel(tickets[4])
+    assert len(wakes) == 2
+    left = [(submitted.ticket, submitted.call) for submitted in inbox.take(9)]
+    assert left == [(tickets[3], CALL), (tickets[4], CALL), (tickets[4], None)]
+
+
+def test_two_may_take_at_the_same_time() -> None:
+    inbox = Inbox(lambda: None)
+    tickets = [inbox.submit(CALL, lambda _: None) for _ in range(3)]
+    first = inbox.take(3)
+    taken = [next(first).ticket, *(each.ticket for each in inbox.take(3))]
+    assert taken == tickets
+    assert list(first) == []

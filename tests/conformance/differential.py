@@ -18,15 +18,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 from served import running  # noqa: E402
-from test_serve_conformance import asked, matches, parts  # noqa: E402
+from test_serve_conformance import asked, check  # noqa: E402
 
-from benchmarks.servers import Server  # noqa: E402
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, triton  # noqa: E402
 from sponge_env.models.model import TensorSpec  # noqa: E402
 
@@ -35,42 +35,26 @@ SHOWN = 110
 
 
 @dataclass(frozen=True)
-class Address:
-    """Where a server is, as the tests ask for it."""
-
-    http: str
-
-
-@dataclass(frozen=True)
 class Answer:
     """What came back, and whether it is what the corpus says."""
 
-    said: str
+    text: str
     right: bool
 
 
-def case_answer(address: Address, case: dict[str, Any]) -> Answer:
+def case_answer(address: Any, case: dict[str, Any]) -> Answer:
     """Send the request of a case."""
-    wanted = case["answer"]
     try:
         status, headers, body = asked(address, case["request"])
     except (OSError, http.client.HTTPException) as error:
         return Answer(f"no answer: {type(error).__name__}", False)
-    said = f"{status} {body.decode('latin-1')}".strip().replace("\n", " ")
-    return Answer(said[:SHOWN], status == wanted["status"] and _fits(wanted, headers, body))
-
-
-def _fits(wanted: dict[str, Any], headers: dict[str, str], body: bytes) -> bool:
-    """Return whether the body is right; of an error that it is one."""
-    if wanted.get("empty"):
-        return not body
+    text = f"{status} {body.decode('latin-1')}".strip().replace("\n", " ")[:SHOWN]
+    expected = {key: value for key, value in case["answer"].items() if key != "headers"}
     try:
-        text, binary = parts(headers, body)
-        error = {"error": "..."} if wanted["status"] != 200 else {}
-        matches(json.loads(text or b"{}"), wanted.get("json", error))
-        return binary == bytes.fromhex(wanted.get("binary", ""))
+        check(expected, status, headers, body)
     except (AssertionError, ValueError):
-        return False
+        return Answer(text, False)
+    return Answer(text, True)
 
 
 def tiny() -> TritonModel:
@@ -92,7 +76,7 @@ def compare(python: Path) -> dict[str, tuple[Answer, Answer]]:
     """Return the answers of both, ours first, where only one is right."""
     found = {}
     with running() as ours, triton(python, tiny()) as theirs:
-        addresses = Address(ours.http), Address(_address(theirs))
+        addresses = ours, SimpleNamespace(http=f"127.0.0.1:{theirs.port}")
         for name, case in corpus().items():
             one, other = (case_answer(each, case) for each in addresses)
             if one.right != other.right:
@@ -100,16 +84,12 @@ def compare(python: Path) -> dict[str, tuple[Answer, Answer]]:
     return found
 
 
-def _address(server: Server) -> str:
-    return f"127.0.0.1:{server.port}"
-
-
 def report(differences: Mapping[str, tuple[Answer, Answer]]) -> tuple[list[str], bool]:
     """Return lines about the differences, and whether each has its reason."""
     reasons = tomllib.loads((HERE / "differences.toml").read_text())
     lines = []
     for name, (one, other) in differences.items():
-        lines += [name, f"  ours    {one.said}", f"  Triton  {other.said}"]
+        lines += [name, f"  ours    {one.text}", f"  Triton  {other.text}"]
         lines += [f"  why     {reasons.get(name, '?')}", ""]
     unexplained, idle = differences.keys() - reasons.keys(), reasons.keys() - differences.keys()
     said = f"{len(corpus())} cases, {len(differences)} differ, {len(unexplained)} unexplained"
