@@ -94,16 +94,6 @@ class MadeUpLive(SimulatedWorker):
         return ended
 
 
-class Dying(MadeUpLive):
-    """Cannot go on after a while."""
-
-    def wait(self, until_s: float) -> Sequence[Completion]:
-        """Let time pass for five seconds."""
-        if self.now() > 5.0:
-            raise WorkerError("replicas die one after another")
-        return super().wait(until_s)
-
-
 def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
     return Subject.of(agent, Static(cores=8), scenario, PROFILE, seed=0)
 
@@ -279,28 +269,33 @@ def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFix
     assert load_profile(here / "out" / "profile.json") == PROFILE
 
 
-def test_an_interrupted_command_keeps_what_it_has(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), cli.INTERRUPTED), (WorkerError("replicas died"), cli.BAD_INPUT)],
+)
+def test_a_command_that_ends_early_keeps_what_it_has(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
 ) -> None:
     starts: list[RecordingWorker] = []
 
+    class Dying(MadeUpLive):
+        def wait(self, until_s: float) -> Sequence[Completion]:
+            if len(starts) == 2 and self.now() > 2.0:
+                raise error
+            return super().wait(until_s)
+
     def start(spec: SystemSpec) -> RecordingWorker:
-        if starts:
-            raise KeyboardInterrupt
-        starts.append(MadeUpLive(spec, 0))
-        return starts[0]
+        starts.append(Dying(spec, 0))
+        return starts[-1]
 
     monkeypatch.setattr(command, "real_worker", lambda *_: start)
-    assert run_command(here, "--repetitions", "2") == cli.INTERRUPTED
+    assert run_command(here, "--repetitions", "2") == code
+    assert ("error: replicas died" in capsys.readouterr().err) == (code == cli.BAD_INPUT)
     assert len(json.loads((here / "out" / "fidelity.json").read_text())["trials"]) == 3
-
-
-def test_a_worker_that_dies_ends_the_command_with_a_sentence(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: Dying(spec, 0))
-    assert run_command(here, "--duration", "10") == cli.BAD_INPUT
-    assert "error: replicas die one after another" in capsys.readouterr().err
 
 
 def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:

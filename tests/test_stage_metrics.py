@@ -59,12 +59,6 @@ def test_shares_and_switches_of_variants_follow_what_is_asked_for() -> None:
         assert row.accuracy == pytest.approx(np.dot(shares, (0.751, 0.768, 0.776)))
 
 
-def test_one_model_is_no_pipeline() -> None:
-    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
-    assert system.step(Allocation(8, 4)).stages == {}
-    assert "stages" not in summary(EpisodeMetrics())
-
-
 def test_means_over_an_episode_have_weights_of_their_own() -> None:
     blank = dict.fromkeys(names(StageMetrics), 0.0)
     busy = blank | {"taken": 6, "waited_s": 3.0, "answered": 6, "batches": 3, "batch_mean": 2.0}
@@ -86,7 +80,10 @@ def test_means_over_an_episode_have_weights_of_their_own() -> None:
     assert set(AVERAGED.values()) - {""} < set(names(StageMetrics))
 
 
-def test_a_summary_of_stages_reads_back() -> None:
+def test_a_summary_of_stages_reads_back_and_one_model_has_none() -> None:
+    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
+    assert system.step(Allocation(8, 4)).stages == {}
+    assert "stages" not in summary(EpisodeMetrics())
     episode = EpisodeMetrics(stages={"a": {"queued": 1.5, "waiting_mean_s": math.nan}})
     kept = json.loads(json.dumps(summary(episode)))
     assert kept["stages"] == {"a": {"queued": 1.5, "waiting_mean_s": None}}
