@@ -27,7 +27,9 @@ Called = tuple[float, list[int], list[str]]
 
 KERNEL = """\
 from sponge_env.core.compiled import compiled, entry_point
-from tiny.parts import grown
+from tiny.parts import (  # (in brackets)
+    grown,
+)
 
 
 @entry_point
@@ -116,14 +118,19 @@ def test_a_second_process_compiles_nothing(tiny: Tiny) -> None:
     assert tiny.run() == (23.0, [1, 1], [])
 
 
-@pytest.mark.parametrize(("suffix", "damage"), [("nbi", "empty"), ("nbc", "cut")])
+@pytest.mark.parametrize(
+    ("suffix", "damage"), [("nbi", "empty"), ("nbc", "cut"), ("nbc", "flipped")]
+)
 def test_a_damaged_file_is_made_anew_with_a_line_of_notice(
     tiny: Tiny, suffix: str, damage: str
 ) -> None:
     tiny.run()
     file = tiny.kept(suffix)
     content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    half = len(content) // 2
+    flipped = content[:half] + bytes(255 - byte for byte in content[half : half + 64])
+    damaged = {"empty": b"", "cut": content[:half], "flipped": flipped + content[half + 64 :]}
+    file.write_bytes(damaged[damage])
     answer, hits, notice = tiny.run()
     assert (answer, hits) == (23.0, [0, 1])
     assert len(notice) == 1

@@ -26,7 +26,7 @@ from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop, target
 from sponge_env.serve.load.__main__ import TOKEN
-from sponge_env.serve.load.client import infer_head, infer_path
+from sponge_env.serve.load.client import AnswerParser, infer_head, infer_path
 from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, IN_TRANSFER, PENDING, SILENT, Record
 from sponge_env.serve.load.result import LoadResult, ServerState, summarise_load
 from sponge_env.serve.load.target import Target, sample_inputs
@@ -200,7 +200,8 @@ def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]
         ({}, "--json .", "cannot"),
         ({}, "--url http://127.0.0.1:1", "no server at http://127.0.0.1:1"),
         *(({}, f"--url {url}", "--url must have the form")
-          for url in ("ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:99999", "http://")),
+          for url in ("ftp://127.0.0.1", "127.0.0.1:8000", "http://127.0.0.1:99999", "http://",
+                      "http://127.0.0.1/\N{EURO SIGN}", "http://user:word@127.0.0.1")),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(
@@ -315,3 +316,15 @@ def test_a_body_is_what_the_protocol_says() -> None:
     assert head["inputs"][0]["datatype"] == "FP32"
     assert head["parameters"] == {"binary_data_output": True, "timeout": 5}
     assert HEAD == "Inference-Header-Content-Length"
+
+
+def test_an_answer_may_end_with_its_connection() -> None:
+    parser = AnswerParser()
+    assert parser.feed(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nab") == []
+    parser.feed(b"c")
+    answer = parser.last_answer()
+    assert answer is not None
+    assert (answer.status, answer.body) == (200, b"abc")
+    cut = AnswerParser()
+    cut.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
+    assert cut.last_answer() is None

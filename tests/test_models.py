@@ -180,6 +180,12 @@ class Repeated(Model):
         return [np.tile(task, (task[0], 1, 1)) for task in batch]
 
 
+class Scalar(Repeated):
+    """Answers with single numbers."""
+
+    outputs, max_tasks = TensorSpec(()), 0
+
+
 class Outdated(Repeated):
     """Of a version that had another name for it."""
 
@@ -234,6 +240,7 @@ def test_a_name_that_is_of_no_model_says_why(
 
 
 def test_variants_must_take_and_answer_the_same(tmp_path: Path) -> None:
+    assert resolve_model("test_models:Scalar").outputs.shape == ()
     assert len(resolve_variants(["test_models:Doubled", "test_models:Halved"])) == 2
     with pytest.raises(ConfigError, match=r"it takes inputs of 2 float32, not of 2 uint8"):
         resolve_variants(["test_models:Repeated", "test_models:Doubled"])

@@ -29,7 +29,7 @@ import numpy as np
 from numba.core import event, ir
 from numpy.typing import NDArray
 
-from sponge_env.utils.kernel_cache import code_folder
+from sponge_env.utils.kernel_cache import KeptCode, code_folder
 
 _CONFIG: Any = numba.config
 
@@ -112,9 +112,11 @@ def entry_point(function: Function) -> Function:
     # numba itself compares the file of the function only; the folder stands for what it imports
     _CONFIG.CACHE_DIR = str(folder)
     try:
-        return cast(Function, numba.njit(nogil=True, cache=True, **_OPTIONS)(function))
+        dispatcher = numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
     finally:
         _CONFIG.CACHE_DIR = chosen
+    dispatcher._cache = KeptCode(dispatcher._cache, folder)
+    return cast(Function, dispatcher)
 
 
 class _Compiling(event.Listener):

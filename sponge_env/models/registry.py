@@ -104,7 +104,9 @@ def _is_fixed(tensor: Any) -> bool:
     """Return whether it is a tensor of a fixed shape, and of numbers."""
     try:
         kind = np.dtype(tensor.dtype).kind
-        return isinstance(tensor, TensorSpec) and kind in NUMBERS and min(tensor.shape) >= 1
+        return (
+            isinstance(tensor, TensorSpec) and kind in NUMBERS and min(tensor.shape, default=1) >= 1
+        )
     except (AttributeError, TypeError, ValueError):
         return False
 

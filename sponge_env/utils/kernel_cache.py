@@ -16,13 +16,21 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sponge_env.utils.files import cache_dir
 
 LOG = logging.getLogger("sponge_env")
 
-_IMPORT = re.compile(r"^(?:from (\S+) )?import (\([^)]*\)|.*)$", re.MULTILINE)
-"""An import at the top level of a module."""
+_IMPORT = re.compile(
+    r"^(?:from (\S+) )?import (\((?:[^)#]|#[^\n]*)*\)|(?:[^\n\\]|\\\n)*)", re.MULTILINE
+)
+"""An import at the top level of a module; in brackets it may have comments."""
+_COMMENT = re.compile(r"#[^\n]*")
+_OWN_PACKAGES = {"sponge_env", "agents", "baselines"}
+"""Packages of this project, all of which kernels may import."""
+_SUM = ".blake2b"
+"""Ending of the file that holds the checksum of another."""
 
 
 @functools.cache
@@ -54,13 +62,54 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
     return None
 
 
+class KeptCode:
+    """numba's cache of an entry point; neither damage nor a full disk is an error."""
+
+    def __init__(self, cache: Any, folder: Path) -> None:
+        """Wrap the cache of a dispatcher that keeps its files in this folder."""
+        self._cache, self._folder = cache, folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """Return compiled code, or None where there is none that can be read."""
+        try:
+            return self._cache.load_overload(signature, context)
+        except Exception as error:  # whatever a damaged pickle raises
+            LOG.warning("code in %s cannot be read and is made anew: %s", self._folder, error)
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep compiled code, with a checksum."""
+        try:
+            self._cache.save_overload(signature, data)
+            _write_sums(self._folder)
+        except OSError as error:
+            _warn_once(str(error))
+
+
+def _write_sums(folder: Path) -> None:
+    """Write the checksums of files that are new."""
+    for file in folder.rglob("*.nb[ic]"):
+        kept = file.with_name(file.name + _SUM)
+        if not kept.exists() or kept.stat().st_mtime_ns < file.stat().st_mtime_ns:
+            kept.write_text(hashlib.blake2b(file.read_bytes()).hexdigest())
+
+
 def _remove_damaged(folder: Path) -> None:
-    """Remove files that were not written to their end, as when the power fails."""
+    """Remove files that are not what was written, or were not written to their end."""
     for file in folder.rglob("*.nb[ic]"):
         with suppress(FileNotFoundError):  # another process may remove what is older
-            if not file.read_bytes().endswith(b"."):  # as every pickle does
+            content, kept = file.read_bytes(), file.with_name(file.name + _SUM)
+            # Another process may be about to write the checksum; a pickle ends with a full stop.
+            whole = content.endswith(b".")
+            if kept.exists():
+                whole = hashlib.blake2b(content).hexdigest() == kept.read_text()
+            if not whole:
                 LOG.warning("%s is damaged and is made anew", file)
                 file.unlink()
+                kept.unlink(missing_ok=True)
 
 
 @functools.cache
@@ -79,7 +128,7 @@ def source_mark(module: str) -> str:
 
 def sources(module: str) -> dict[str, Path]:
     """Return the files of a module and of all that it imports from its project, by name."""
-    roots = {module.partition(".")[0], __name__.partition(".")[0]}
+    roots = {module.partition(".")[0], *_OWN_PACKAGES}
     files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -112,7 +161,8 @@ def _imports(module: str, file: Path) -> tuple[str, ...]:
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
     for source, imported in _IMPORT.findall(file.read_text()):
-        words = [each.split()[0] for each in imported.strip("()").split(",") if each.strip()]
+        plain = _COMMENT.sub("", imported).replace("\\\n", " ").strip("() \n")
+        words = [each.split()[0] for each in plain.split(",") if each.strip()]
         if source:
             source = importlib.util.resolve_name(source, package)
             words = [source, *(f"{source}.{word}" for word in words)]

@@ -206,8 +206,9 @@ class Connection(asyncio.BufferedProtocol):
         self._current.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header."""
-        self._current.pairs.append((name.lower(), value))
+        """Add a header; what follows a body in chunks is of no use."""
+        if self._in_headers:
+            self._current.pairs.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Queue the request, and allocate its body where the size is known."""

@@ -47,6 +47,7 @@ class AnswerParser:
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
+        self._in_body = False
         self.answers: list[Answer] = []
         """Those that are complete; "100 Continue" is none."""
         self.keep_alive = True
@@ -66,6 +67,10 @@ class AnswerParser:
         """Add a header."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
+    def on_headers_complete(self) -> None:
+        """Begin the body."""
+        self._in_body = self._parser.get_status_code() >= 200
+
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
         self._body += body
@@ -76,7 +81,13 @@ class AnswerParser:
         if status >= 200:
             self.answers.append(Answer(status, self._headers, bytes(self._body)))
             self.keep_alive = self._parser.should_keep_alive()
-        self._headers, self._body = {}, bytearray()
+        self._headers, self._body, self._in_body = {}, bytearray(), False
+
+    def last_answer(self) -> Answer | None:
+        """Return the answer that the end of the connection completes, if there is one."""
+        if not self._in_body or self._headers.keys() & {"content-length", "transfer-encoding"}:
+            return None
+        return Answer(self._parser.get_status_code(), self._headers, bytes(self._body))
 
 
 class HttpConnection(asyncio.Protocol):
@@ -133,6 +144,9 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the request that is not answered."""
         self.closed = True
+        answer = self._parser.last_answer() if exc is None else None
+        if answer and self._pending is not None and not self._pending.done():
+            self._pending.set_result(answer)
         self._fail(exc or ConnectionResetError("the server closed the connection"))
 
     def _fail(self, error: Exception) -> None:
@@ -144,19 +158,22 @@ class HttpClient:
     """Requests to one server, over as many connections as are needed at a time."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        """Prepare for a server; an impossible URL is a ``ConfigError``."""
+        """Prepare for a server; an impossible URL or token is a ``ConfigError``."""
         self.url = url.rstrip("/")
         try:
             parts = urlsplit(self.url)
             valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            valid = valid and self.url.isascii() and "@" not in parts.netloc
         except ValueError:
             valid = False
+        if token and not (token.isascii() and token.isprintable()):
+            raise ConfigError("the token must be of printable ASCII characters")
         if not valid:
             raise ConfigError(f"--url must have the form http://HOST[:PORT], not {url!r}")
         secure = parts.scheme == "https"
         self._address = parts.hostname or "", parts.port or (443 if secure else 80)
         self._tls = ssl.create_default_context() if secure else None
-        self._prefix, self._host = parts.path, parts.netloc.rpartition("@")[2]
+        self._prefix, self._host = parts.path, parts.netloc
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._idle: list[HttpConnection] = []
         self.connections: list[HttpConnection] = []
