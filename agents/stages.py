@@ -53,7 +53,7 @@ from .lateness import (
     write_late,
 )
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
-from .rates import ROUNDING, Forecast
+from .rates import ROUNDING, Forecast, forecast_arrivals_s
 from .solvers import make_backend, pairs_program, solve, solve_chain
 
 _BUSIEST = 0.95
@@ -176,6 +176,7 @@ class StageProgram:
 
     def _compile(self) -> None:
         """Compile the kernels, or load them from disk, so that no decision waits for it."""
+        forecast_arrivals_s(Forecast(1.0, 0.0, 0.0, 0.0), 1.0)
         states = [idle_state(tables) for tables in self.model.tables]
         if self.pair_order is None:
             for count_late in (False, True):

@@ -33,6 +33,9 @@ DROP_NOTICE = (
 """Says why recorded traces have a drop policy of their own."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command."""
+ALARM = signal.SIGALRM
+RAISE_AGAIN_S = 0.05
+"""Time until an interrupt that C code dropped is raised again."""
 
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -64,25 +67,37 @@ def tool_command(tool: str) -> str:
 def terminate_like_interrupt() -> Iterator[None]:
     """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once.
 
-    Then workers are cleaned up and what was measured is kept; whoever asks again is told so, and
-    that takes no longer. What is ignored when this begins (``nohup``) stays so.
+    Then workers are cleaned up and what was measured is kept; a second signal only says so. What
+    is ignored when this begins (``nohup``) stays so.
     """
-    asked = False
+    stopping = False
 
     def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stopping
+        if stopping:
             with suppress(OSError, RuntimeError):  # no terminal any more, or in the midst of this
                 sys.stderr.write("stopping: what was measured is being kept\n")
             return
-        asked = True
+        stopping = True
         raise KeyboardInterrupt
 
-    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, raise_interrupt) for number in heeded}
+    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+        """Interrupt once more, where C code dropped the interrupt (the compiler calls Python)."""
+        nonlocal stopping
+        if unraisable.exc_type is not KeyboardInterrupt:
+            previous_hook(unraisable)
+            return
+        stopping = False
+        signal.setitimer(signal.ITIMER_REAL, RAISE_AGAIN_S)
+
+    handled = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, raise_interrupt) for number in (*handled, ALARM)}
+    previous_hook, sys.unraisablehook = sys.unraisablehook, raise_again
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = previous_hook
         for number, handler in previous.items():
             signal.signal(number, handler)
 

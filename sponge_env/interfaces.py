@@ -34,7 +34,7 @@ agent
     A controller under its registered name.
 
 Time is in seconds (float64) since the start of the episode, on the worker's clock.
-Cores are counted in core units (see :attr:`SystemSpec.core_unit`).
+Cores are counted in core units (see :attr:`StageSpec.core_unit`).
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ its most urgent request allows (SlackFit, of SuperServe: Khare et al., NSDI 2025
 
 
 GiveUp = Literal["replicas, then cores", "cores", "starting replicas"]
-"""What allocations give up, in this order, that do not fit on the machine."""
+"""What is taken from allocations that do not fit on the machine, in this order."""
 
 
 class StageAllocation(NamedTuple):
@@ -192,7 +192,7 @@ class Allocation:
         return self.with_stages((self.stages[0]._replace(**changes), *self.stages[1:]))
 
     def with_stages(self, stages: tuple[StageAllocation, ...]) -> Allocation:
-        """Return others for the stages, with all else that is said of this one."""
+        """Return the same allocation with other stages."""
         return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
 
     @property
@@ -312,7 +312,7 @@ class SystemSpec:
     """Hash of what gives observations and actions their meaning: model, core unit, interval
     and limits."""
     scenario: str = ""
-    """Name of the scenario, for who was made for some; empty where there is none."""
+    """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
 
     @property
     def first(self) -> StageSpec:
@@ -372,7 +372,8 @@ class StageView:
     replicas_ready: int
     """Replicas that can run a batch now."""
     arrivals: FloatArray
-    """(<= 30,) what joined the queue in each past interval, newest last."""
+    """(<= 30,) what joined the queue in each past interval, newest last; in the first stage all
+    requests that arrived, those too that a server refused."""
     cores_in_force: int
     """Core units that each replica has now."""
     starting_s: tuple[float, ...] = ()

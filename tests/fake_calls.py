@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from fake_stages import FakeStages
+from fake_worker import FakeStages
 from numpy.typing import NDArray
 from reference.worker import ProfileService, SimulatedWorker
 

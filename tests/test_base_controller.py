@@ -11,8 +11,10 @@ import pytest
 from views import make_spec, make_view
 
 from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.split import stage_view
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.metrics import IntervalMetrics, StageMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +64,9 @@ def test_no_more_cores_are_asked_for_than_the_machine_has() -> None:
     for total, replicas in ((64, 8), (15, 3), (4, 1)):
         controller.reset(dataclasses.replace(make_spec(replicas_max=8), total_cores=total), 0)
         assert controller.decide(make_view()) == Allocation(4, 1, replicas)
+
+
+def test_the_part_of_a_single_stage_sees_the_late_answers_of_the_system() -> None:
+    last = IntervalMetrics(on_time=5, late=3)
+    view = make_view(last=last).with_first(last=StageMetrics(answered=8))
+    assert stage_view(view, make_spec(), 0, 1.0, 0.0).last == last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -53,18 +52,14 @@ class Machine(Bench):
         }
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Machine]:
+@pytest.fixture(autouse=True)
+def _without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "LiveWorker", lambda config: SimpleNamespace())
-    return Machine
-
-
-MakeMachine = Callable[[float], Machine]
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])
-def test_batches_run_again_until_the_machine_is_calm(machine: MakeMachine, slow_s: float) -> None:
-    measured, calm = machine(slow_s), machine(0.0)
+def test_batches_run_again_until_the_machine_is_calm(slow_s: float) -> None:
+    measured, calm = Machine(slow_s), Machine(0.0)
     assert not any(measured.slow_cells().values())
     assert not any(calm.slow_cells().values())
     assert {k: len(runs) for k, runs in measured.grid.items()} == {
@@ -73,8 +68,8 @@ def test_batches_run_again_until_the_machine_is_calm(machine: MakeMachine, slow_
     assert (measured.runs > calm.runs) == (slow_s > 0)
 
 
-def test_a_machine_that_stays_slow_is_measured_as_it_is(machine: MakeMachine) -> None:
-    slow, calm = machine(float("inf")), machine(0.0)
+def test_a_machine_that_stays_slow_is_measured_as_it_is() -> None:
+    slow, calm = Machine(float("inf")), Machine(0.0)
     cells = slow.slow_cells()
     assert cells == {cell: len(runs) for cell, runs in slow.grid.items()}
     assert not any(calm.slow_cells().values())
@@ -83,14 +78,14 @@ def test_a_machine_that_stays_slow_is_measured_as_it_is(machine: MakeMachine) ->
     assert slow.took_s - 4 * calm.took_s == pytest.approx(DISTURBED_S, abs=0.2)
 
 
-def test_one_cell_does_not_use_up_the_time_of_all(machine: MakeMachine) -> None:
-    first, *others = machine(DISTURBED_CELL_S + 0.5).slow_cells().values()
+def test_one_cell_does_not_use_up_the_time_of_all() -> None:
+    first, *others = Machine(DISTURBED_CELL_S + 0.5).slow_cells().values()
     assert first > 0
     assert not any(others)
 
 
-def test_what_is_compared_is_measured_on_the_same_images(machine: MakeMachine) -> None:
-    calm = machine(0.0)
+def test_what_is_compared_is_measured_on_the_same_images() -> None:
+    calm = Machine(0.0)
     calm.measure_work(3, again=True)
     assert {size: {run.cpu_s for run in runs} for size, runs in calm.work.items()} == {
         1: {WORK_S[0]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -176,6 +177,18 @@ def test_a_second_signal_interrupts_nothing(
             os.kill(os.getpid(), again)
     assert capsys.readouterr().err.count("what was measured is being kept\n") == 3
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_within_c_code_is_not_lost() -> None:
+    """As while numba compiles, which calls Python from C."""
+    called_from_c = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+    def interrupted() -> None:
+        called_from_c()
+        signal.pause()
+
+    with cli.terminate_like_interrupt(), pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_a_signal_that_was_ignored_stays_so() -> None:

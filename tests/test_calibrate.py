@@ -21,19 +21,10 @@ from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.live import calibration
 from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, Runs
-from sponge_env.live.calibration import (
-    build_profile,
-    build_quota,
-)
+from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
-from sponge_env.scenario.profile import (
-    Accuracy,
-    Facts,
-    Profile,
-    load_profile,
-    save_profile,
-)
+from sponge_env.scenario.profile import Accuracy, Facts, Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)

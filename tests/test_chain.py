@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agents.solvers import make_backend, solve_chain
 from sponge_env.control.chain import BIG_M, Chain
+from sponge_env.interfaces import GiveUp, StageAllocation, fit_to_machine
 
 
 @st.composite
@@ -97,3 +98,22 @@ def test_the_machine_is_one_for_all(total_cores: int) -> None:
     chain.choices.cost[:] = [9, 0, 9, 0]
     chain.choices.room[:] = 4
     assert chain.cheapest() == (18 if total_cores == 3 else 9)
+
+
+@pytest.mark.parametrize(
+    ("total_cores", "give_up", "cores", "replicas"),
+    [
+        (16, "replicas, then cores", [4, 2], [2, 4]),
+        (5, "replicas, then cores", [3, 2], [1, 1]),
+        (14, "cores", [1, 2], [3, 5]),
+        (18, "starting replicas", [4, 2], [3, 3]),
+        (22, "cores", [4, 2], [3, 5]),
+    ],
+)
+def test_what_allocations_give_up_to_fit(
+    total_cores: int, give_up: GiveUp, cores: list[int], replicas: list[int]
+) -> None:
+    stages = StageAllocation(4, 1, 3), StageAllocation(2, 1, 5)
+    fitted = fit_to_machine(stages, total_cores, give_up, ready=(3, 1))
+    assert [each.cores for each in fitted] == cores
+    assert [each.replicas for each in fitted] == replicas

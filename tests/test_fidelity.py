@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from core_doors import measured_works
-from fake_stages import FakeStages
+from fake_worker import FakeStages
 from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
@@ -94,16 +94,6 @@ class MadeUpLive(SimulatedWorker):
         return ended
 
 
-class Dying(MadeUpLive):
-    """Cannot go on after a while."""
-
-    def wait(self, until_s: float) -> Sequence[Completion]:
-        """Let time pass for five seconds."""
-        if self.now() > 5.0:
-            raise WorkerError("replicas die one after another")
-        return super().wait(until_s)
-
-
 def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
     return Subject.of(agent, Static(cores=8), scenario, PROFILE, seed=0)
 
@@ -136,15 +126,14 @@ def test_a_warm_start_is_the_same_in_all_three() -> None:
     assert {trial.summary.duration_s for trial in trials} == {15.0}
 
 
-def batch(size: int) -> Batch:
-    return Batch(0, tuple(range(size)))
+def completion(cpu_s: float, size: int, variant: int = 0, ok: bool = True) -> Completion:
+    batch = Batch(0, tuple(range(size)), variant=variant)
+    return Completion(batch, 0, 0.0, 1.0, ok, cpu_s)
 
 
 def test_measured_work_comes_back_by_size_in_its_order() -> None:
-    ended = [(1, 0.011), (2, 0.03), (1, 0.012)]
-    completions = [Completion(batch(b), 0, 0.0, 1.0, True, cpu_s) for b, cpu_s in ended]
-    failed = Completion(batch(1), 0, 0.0, 1.0, False, 0.0)
-    work = MeasuredWork([*completions, failed], WORK_S)
+    ended = [completion(0.011, 1), completion(0.03, 2), completion(0.012, 1)]
+    work = MeasuredWork([*ended, completion(0.0, 1, ok=False)], WORK_S)
     assert work.ratio == pytest.approx(0.053 / 0.04)
     taken = measured_works(work.table(), [1, 2, 1, 1, 4])
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
@@ -152,13 +141,9 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
 
 
 def test_each_variant_has_measured_work_of_its_own() -> None:
-    sizes, variants, cpu_s = (1, 2, 1, 1), (0, 1, 1, 0), (0.011, 0.06, 0.05, 0.012)
-    completions = [
-        Completion(dataclasses.replace(batch(b), variant=v), 0, 0.0, 1.0, True, s)
-        for b, v, s in zip(sizes, variants, cpu_s, strict=True)
-    ]
+    ended = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
     usual_s = np.array([[0.01, 0.02], [0.04, 0.05]])
-    table = MeasuredWork(completions, usual_s).table()
+    table = MeasuredWork([completion(*each) for each in ended], usual_s).table()
     taken = measured_works(table, (1, 1, 2, 1), (1, 0, 1, 0), batch_max=2)
     assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2])
 
@@ -284,28 +269,33 @@ def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFix
     assert load_profile(here / "out" / "profile.json") == PROFILE
 
 
-def test_an_interrupted_command_keeps_what_it_has(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), cli.INTERRUPTED), (WorkerError("replicas died"), cli.BAD_INPUT)],
+)
+def test_a_command_that_ends_early_keeps_what_it_has(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
 ) -> None:
     starts: list[RecordingWorker] = []
 
+    class Dying(MadeUpLive):
+        def wait(self, until_s: float) -> Sequence[Completion]:
+            if len(starts) == 2 and self.now() > 2.0:
+                raise error
+            return super().wait(until_s)
+
     def start(spec: SystemSpec) -> RecordingWorker:
-        if starts:
-            raise KeyboardInterrupt
-        starts.append(MadeUpLive(spec, 0))
-        return starts[0]
+        starts.append(Dying(spec, 0))
+        return starts[-1]
 
     monkeypatch.setattr(command, "real_worker", lambda *_: start)
-    assert run_command(here, "--repetitions", "2") == cli.INTERRUPTED
+    assert run_command(here, "--repetitions", "2") == code
+    assert ("error: replicas died" in capsys.readouterr().err) == (code == cli.BAD_INPUT)
     assert len(json.loads((here / "out" / "fidelity.json").read_text())["trials"]) == 3
-
-
-def test_a_worker_that_dies_ends_the_command_with_a_sentence(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: Dying(spec, 0))
-    assert run_command(here, "--duration", "10") == cli.BAD_INPUT
-    assert "error: replicas die one after another" in capsys.readouterr().err
 
 
 def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:

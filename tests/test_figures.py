@@ -54,13 +54,10 @@ def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
         assert picture.format == "PNG"
 
 
-@pytest.mark.parametrize("intervals", [{}, {"a": []}], ids=["no agent", "no intervals"])
-def test_without_any_interval_there_is_no_picture(tmp_path, intervals):
-    plot_comparison(intervals, tmp_path / "comparison.png", "empty")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_without_any_interval_there_is_no_picture_and_without_a_place_one_sentence(tmp_path):
+    for intervals in ({}, {"a": []}):
+        plot_comparison(intervals, tmp_path / "comparison.png", "empty")
+        assert not list(tmp_path.iterdir())
     with pytest.raises(RunDirectoryError, match="cannot write"):
         plot_comparison({"a": run(2)}, tmp_path, "a folder")
 

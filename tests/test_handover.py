@@ -40,16 +40,12 @@ def read(handover: Handover, request: int, number: int) -> None:
 def test_a_request_is_whole_with_its_last_task(handover: Handover) -> None:
     assert handover.take_whole(1) is None
     find(handover, 1, lines=2)
-    assert handover.take_whole(1) is None
-    read(handover, 1, 5)
-    assert handover.take_whole(1) is None
-    read(handover, 1, 6)
+    for number in (5, 6):
+        assert handover.take_whole(1) is None
+        read(handover, 1, number)
     assert handover.take_whole(1) == [5, 6]
-
-
-def test_a_request_without_tasks_is_whole_at_once(handover: Handover) -> None:
-    find(handover, 1, lines=0)
-    assert handover.take_whole(1) == []
+    find(handover, 2, lines=0)
+    assert handover.take_whole(2) == []
 
 
 def test_a_task_that_lost_its_replica_is_answered_by_another(handover: Handover) -> None:

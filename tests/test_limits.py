@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,17 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import needs_cgroup
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
 from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
-from sponge_env.live.janitor import kill, start_ticks
-from sponge_env.live.limits import (
-    DutyCycleLimiter,
-    enforcement_period_s,
-    open_limits,
-)
+from sponge_env.live.janitor import Janitor, kill, start_ticks
+from sponge_env.live.limits import DutyCycleLimiter, enforcement_period_s, open_limits
 from sponge_env.scenario.config import Limiter
 
 
@@ -32,13 +28,9 @@ def _unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_WARNED", [])
 
 
-@pytest.mark.parametrize(
-    ("core_unit", "period_s"), [(1, 0.01), (0.1, 0.01), (1 / 16, 0.02), (0.01, 0.1), (0.001, 1.0)]
-)
-def test_the_period_is_as_short_as_a_quota_of_one_unit_allows(
-    core_unit: float, period_s: float
-) -> None:
-    assert enforcement_period_s(core_unit) == pytest.approx(period_s)
+def test_the_period_is_as_short_as_a_quota_of_one_unit_allows() -> None:
+    periods_s = {1: 0.01, 0.1: 0.01, 1 / 16: 0.02, 0.01: 0.1, 0.001: 1.0}
+    assert {c: enforcement_period_s(c) for c in periods_s} == pytest.approx(periods_s)
     with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
         enforcement_period_s(0.0005)
 
@@ -167,6 +159,10 @@ def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
     assert limiter.throttled_s() == 1.5
     limiter.attach(4711)
     assert (leaf / "cgroup.procs").read_text() == "4711"
+    for _ in range(2):
+        limiter.close()
+    assert limiter.granted_cores() == 1.0
+    assert not leaf.exists()
 
 
 class RefusingGroup(FakeKernelGroup):
@@ -206,24 +202,6 @@ def test_without_rights_there_are_other_limiters(
     assert [kind("auto"), kind("duty-cycle"), kind("none")] == ["duty-cycle", "duty-cycle", "none"]
 
 
-@pytest.mark.cgroup
-@needs_cgroup
-def test_a_real_group_grants_what_is_asked_and_goes_away() -> None:
-    announced: list[Path] = []
-    opened = open_limits("cgroup", 1 / 16, 1, announced.append)
-    tried = announced.pop()
-    assert not tried.exists()
-    limiter = opened.limiter()
-    for units in (1, 5, 16, 2):
-        limiter.apply(units / 16)
-        assert limiter.granted_cores() == pytest.approx(units / 16)
-    assert all(path.is_dir() for path in announced)
-    for close in (limiter.close, limiter.close, opened.close, opened.close):
-        close()
-    assert limiter.granted_cores() == 1.0
-    assert not any(path.exists() for path in announced)
-
-
 class SlowMachine:
     """A process that uses a whole CPU while it is not stopped, on a clock that waits move on."""
 
@@ -258,14 +236,8 @@ def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
     assert machine.now_s == pytest.approx(50 * 0.01, abs=50 * overshoot_s + 1e-9)
     assert machine.cpu_s <= 50 * 0.004 + 2 * overshoot_s + 1e-9
     assert machine.limiter.throttled_s() == pytest.approx(machine.now_s - machine.cpu_s)
-
-
-def test_the_duty_cycle_grants_nothing_for_time_that_was_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    machine = SlowMachine(monkeypatch)
     machine.stopped = True
-    assert machine.limiter._run_period(1, 0.004) == 0.004
+    assert machine.limiter._run_period(1, 0.004) == 0.004, "what was not used is not saved"
 
 
 @pytest.fixture
@@ -296,3 +268,21 @@ def test_a_recycled_process_id_is_not_hit(
     kill(idle_process.pid, start_ticks(idle_process.pid))
     assert idle_process.wait(30) < 0
     assert start_ticks(idle_process.pid) == ""
+
+
+def test_a_janitor_that_is_closed_cleans_up() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as left:
+        janitor = Janitor()
+        janitor.send("process", left.pid, start_ticks(left.pid))
+        janitor.close()
+        janitor.close()
+        assert left.wait() == -signal.SIGKILL
+
+
+def test_a_janitor_that_was_stopped_holds_nobody_up() -> None:
+    janitor = Janitor()
+    os.kill(janitor._process.pid, signal.SIGSTOP)
+    for pid in range(10_000):  # more than a pipe holds
+        janitor.send("forget", pid)
+    janitor.close()
+    assert janitor._process.returncode == -signal.SIGKILL

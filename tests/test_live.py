@@ -23,7 +23,6 @@ from agents.sponge_ip import SpongeIP
 from sponge_env.env.single import SpongeEnv
 from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
 from sponge_env.live.system import LiveSystem
-from sponge_env.run.read import load_intervals
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.profile import Profile, save_profile
@@ -101,10 +100,6 @@ def children(pid: int) -> list[int]:
 def replica_of(pid: int) -> int:
     (replica,) = [c for c in children(pid) if "child.py" in Path(f"/proc/{c}/cmdline").read_text()]
     return replica
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
 
 
 def test_simulator_and_real_worker_agree(machine_profile: Profile, scenario_file: Path) -> None:
@@ -190,16 +185,6 @@ def serves_again(intervals_csv: Path) -> bool:
     intervals = pd.read_csv(intervals_csv)
     after = intervals["restarts"].cumsum().shift(fill_value=0) > 0
     return bool(intervals["on_time"][after].sum() > 0)
-
-
-def test_a_killed_harness_leaves_nothing_but_its_intervals(scenario_file: Path) -> None:
-    process, run = start_evaluation(scenario_file)
-    replica = replica_of(process.pid)
-    process.kill()
-    process.wait(PATIENCE_S)
-    assert len(load_intervals(run)) >= 3, "its intervals are there all the same"
-    wait_for(lambda: gone(replica), "the replica's end")
-    wait_for(lambda: not groups_of(process.pid), "the removal of its control groups")
 
 
 def test_learning_live_pauses_the_world(machine_profile: Profile, scenario_file: Path) -> None:

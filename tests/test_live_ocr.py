@@ -15,12 +15,9 @@ from machine import needs_two_cpus
 
 from sponge_env.env.factory import check_live, make_system
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, Batch, StageAllocation
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.models.images import draw_evenly
-from sponge_env.models.ocr import SAMPLES_EACH
-from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
 from sponge_env.scenario.profile import Sample, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
@@ -88,33 +85,6 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
     system.close()
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert not groups_of(os.getpid())
-
-
-def test_the_text_that_is_read_is_what_was_drawn() -> None:
-    """A crop that detection cut out goes to recognition as it is, by shared memory."""
-    configs = [
-        LiveConfig(model=model, batch_max=4, total_cores=32, initial=Allocation(16, 4))
-        for model in MODELS
-    ]
-    reader = resolve_model("ocr-rec-v5")
-    with LiveWorker(*configs) as worker:
-        texts_of, drawn = {}, {i.pixels.tobytes(): i.lines for i in draw_evenly(SAMPLES_EACH)}
-        for request in range(10):
-            shown = worker.launcher.sample(request).tobytes()
-            lines = [line.text for line in drawn[shown]]
-            worker.start(Batch(2 * request, (request,), 0))
-            (detected,) = worker.wait(np.inf)
-            (count,) = detected.tasks
-            texts = []
-            for first in range(0, count, 4):
-                size = min(4, count - first)
-                worker.start(Batch(2 * request + 1, (request,) * size, 1))
-                worker.wait(np.inf)
-                _, recognition = worker.replicas
-                texts += [reader.text(answer) for answer in recognition.answers(size)]
-            texts_of[request] = (sorted(texts), sorted(lines))
-    right = sum(len(set(texts) & set(lines)) for texts, lines in texts_of.values())
-    assert right > 0.8 * sum(len(lines) for _, lines in texts_of.values())
 
 
 @pytest.mark.parametrize(

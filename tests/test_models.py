@@ -21,11 +21,7 @@ from sponge_env.live.local import make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
 from sponge_env.models.model import Array, Model, OnnxModel, TensorSpec, onnx_session
-from sponge_env.models.registry import (
-    inspect_onnx,
-    resolve_model,
-    resolve_variants,
-)
+from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
@@ -184,6 +180,12 @@ class Repeated(Model):
         return [np.tile(task, (task[0], 1, 1)) for task in batch]
 
 
+class Outdated(Repeated):
+    """Of a version that had another name for it."""
+
+    most_tasks = 3
+
+
 def test_an_answer_leads_to_some_tasks_or_none() -> None:
     with served([Repeated()]) as (server, job):
         tensors = job.map_tensors()
@@ -209,19 +211,23 @@ class Unfinished(Model):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        (
-            "test_models:Shapeless",
-            r"inputs must be a TensorSpec such .*, not TensorSpec\(shape=",
-        ),
+        ("test_models:Shapeless", r"inputs must be a TensorSpec such .*, not TensorSpec\(shape="),
         ("test_models:Unfinished", "cannot be made: TypeError: .*'?run'?"),
+        ("test_models:Outdated", "most_tasks is called max_tasks now"),
         ("test_models:Path", "does not derive from sponge_env.models.model.Model"),
         ("test_models:Missing", "cannot be made: AttributeError: .*'Missing'"),
         ("no_such_module:Model", "cannot be made: ModuleNotFoundError: .*'no_such_module'"),
         ("test_models:", "unknown model 'test_models:'; .* or name an .onnx file or module:Class"),
         ("eficientnet-lite1", "did you mean 'efficientnet-lite1'"),
+        ("brief.onnx", "is not an ONNX model"),
+        ("none.onnx", "there is no ONNX file"),
     ],
 )
-def test_a_class_that_is_no_model_says_why(name: str, reason: str) -> None:
+def test_a_name_that_is_of_no_model_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("brief.onnx").write_text("not a model")
     with pytest.raises(ConfigError, match=reason) as said:
         resolve_model(name)
     assert "\n" not in str(said.value)
@@ -263,10 +269,3 @@ def test_a_model_that_cannot_be_served_says_why(
     path = write_model(tmp_path / "bad.onnx", **graph)  # type: ignore[arg-type] # of mixed types
     with pytest.raises(ConfigError, match=reason):
         inspect_onnx(path)
-
-
-def test_a_file_that_is_no_model_says_so(tmp_path: Path) -> None:
-    (tmp_path / "text.onnx").write_text("not a model")
-    for name, reason in (("text", "is not an ONNX model"), ("none", "there is no ONNX file")):
-        with pytest.raises(ConfigError, match=reason):
-            resolve_model(str(tmp_path / f"{name}.onnx"))

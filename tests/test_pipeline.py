@@ -280,11 +280,17 @@ def test_stages_share_the_machine() -> None:
     with pytest.raises(ConfigError, match="more than the 6 cores of the machine"):
         system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(3, 1))))
     # A replica that has to finish its batch keeps its cores until then.
-    two = StageAllocation(1, 4, replicas=2)
-    system.step(Allocation(stages=(two, StageAllocation(4, 1))))
-    for _ in range(2):
-        metrics = system.step(Allocation(stages=(StageAllocation(1, 4), StageAllocation(4, 1))))
-        assert metrics.cores <= 6
+    arrivals, network = Arrivals("constant", 200.0), Network("none")
+    at_once = Simulation(noise=0.0, cold_start_s=0.0)
+    busy = dataclasses.replace(
+        scenario, interval_s=0.1, arrivals=arrivals, network=network, simulation=at_once
+    )
+    system = SimulatedSystem(busy, seed=1)
+    second, held = StageAllocation(4, 1), []
+    for k in range(20):
+        first = StageAllocation(1, 4, replicas=2) if k % 2 else StageAllocation(2, 4)
+        held.append(system.step(Allocation(stages=(first, second))).cores)
+    assert max(held) == pytest.approx(6.0)
 
 
 def with_service(folder: Path, name: str, service_s: float) -> str:

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import busy_model
-import onnx
 import pytest
 from control_groups import groups_of
 from machine import needs_cgroup, needs_two_cpus
-from onnx import TensorProto, helper
+from test_models import write_model
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion
@@ -38,8 +37,8 @@ FULL = Allocation(cores=16, batch=16)
 FAST = busy_model.config(initial=FULL)
 
 
-def batch(size: int, id: int = 1) -> Batch:
-    return Batch(id, tuple(range(size)))
+def batch(size: int) -> Batch:
+    return Batch(1, tuple(range(size)))
 
 
 def next_completion(worker: LiveWorker) -> Completion:
@@ -154,31 +153,9 @@ def test_threads_follow_the_cores() -> None:
             assert run(worker, 2).ok
 
 
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"core_unit": 0.0}, "core_unit must be a number above 0"),
-        ({"cores_max": 4096, "core_unit": 1.0}, "4096 cores, more than the"),
-    ],
-)
-def test_bad_settings_are_refused(values: dict[str, object], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        LiveWorker(LiveConfig(**values))  # type: ignore[arg-type] # of mixed types
-
-
-def test_a_batch_survives_the_death_of_its_replica_as_a_failure(own_worker: LiveWorker) -> None:
-    own_worker.resize(Allocation(cores=4, batch=16))
-    own_worker.start(batch(16, id=7))
-    before_s = own_worker.now()
-    os.kill(own_worker.replicas[0].pid, signal.SIGKILL)
-    failed = next_completion(own_worker)
-    assert (failed.batch.id, failed.ok) == (7, False)
-    assert before_s <= failed.finished_s <= own_worker.now()
-    status = own_worker.status()
-    assert (status.restarts, status.ready, status.held_cores) == (1, 0, 4.0)
-    own_worker.resize(FULL)
-    serve_until(own_worker, lambda: own_worker.idle() == 1)
-    assert run(own_worker, 2).ok
+def test_more_cores_than_there_are_cpus_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4096 cores, more than the"):
+        LiveWorker(LiveConfig(cores_max=4096, core_unit=1.0))
 
 
 def test_a_hung_batch_is_given_up() -> None:
@@ -190,15 +167,10 @@ def test_a_hung_batch_is_given_up() -> None:
 
 
 def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> None:
-    images = helper.make_tensor_value_info("in", TensorProto.FLOAT, ("batch", 3, 8, 8))
-    result = helper.make_tensor_value_info("out", TensorProto.FLOAT, ("batch", 3, 8, 8))
-    graph = helper.make_graph(
-        [helper.make_node("NoSuchOp", ["in"], ["out"])], "g", [images], [result]
-    )
-    onnx.save(helper.make_model(graph), tmp_path / "bad.onnx")
+    path = write_model(tmp_path / "bad.onnx", op="NoSuchOp")
     affinity = os.sched_getaffinity(0)
     with pytest.raises(WorkerError, match="NoSuchOp"):
-        LiveWorker(LiveConfig(model=str(tmp_path / "bad.onnx")))
+        LiveWorker(LiveConfig(model=str(path)))
     assert os.sched_getaffinity(0) == affinity
 
 

@@ -78,15 +78,12 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run: Path, 
         assert picture.width > 500
 
 
-def test_the_page_has_every_table(page: str) -> None:
+def test_the_page_has_every_table_and_marks_what_is_not_significant(page: str) -> None:
     assert "<td>paper-300kb, yolov5s, cold</td><td>ValueError: 1 &lt; 2</td>" in page
     assert row(page, "fa2", "2") == ">4.03 % · 5.00"
     assert len(re.findall(r"<tr><td>oracle-joint</td>.*<td>2.94 .. 3.00</td>", page)) == 2
     assert "<td>mean [ms]</td><td>100.0</td><td>90.0 .. 110.0</td><td>104.0</td>" in page
     assert SLOW[0] not in page
-
-
-def test_what_is_not_significant_is_marked(page: str) -> None:
     assert row(page, "static-8", "avoidable [%]") == ' class="muted">0.013 [0.000, 0.042] n.s.'
     assert re.fullmatch(r">4.025 \[3.9\d\d, 4.0\d\d\]", row(page, "fa2", "avoidable [%]"))
     assert row(page, "fa2", "cores over attained bound") == ">1.67 [1.67, 1.67]"
@@ -105,6 +102,8 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
     assert fa2["avoidable_violation_rate"] == pytest.approx(0.04025)
     assert fa2["cores_over_common_bound"] == pytest.approx(5 / 3, abs=1e-5)
     assert (fa2["mean_cores"], fa2["n"]) == (5.0, 8)
+    (joint, _) = cells[cells["agent"] == "oracle-joint"].to_dict("records")
+    assert (joint["avoidable_violation_rate"], joint["mean_cores"]) == (0.0, 3.0)
 
 
 def test_agents_and_bounds_are_drawn_relative_to_the_common_bound(run: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_best_policy_is_kept_not_the_last(
         seen.append(policy)
         return Evaluation(np.array([next(cores)]), np.zeros(1), np.zeros((1, 1)))
 
-    monkeypatch.setattr("agents.learn.sb3_ppo.PolicyEvaluator", lambda *_: evaluate)
+    monkeypatch.setattr("agents.learn.sb3_ppo.PolicyEvaluator", lambda *_, **__: evaluate)
     kept = load_policy(train(sb3(tmp_path), SB3_CONFIG))
     alike = [np.array_equal(kept.layers[0][0], each.layers[0][0]) for each in seen]
     assert alike == [True, False]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reference.program import per_request_program
 from views import NOTHING, busy_view, make_spec, make_view, views
 
+from agents import rates
 from agents.enumeration import solve_pairs
 from agents.program import Program
 from agents.rates import Forecast, forecast_arrivals
@@ -358,11 +359,12 @@ def test_the_view_may_be_read_only() -> None:
 
 
 def test_no_decision_waits_for_the_compiler() -> None:
-    controller = SpongeIP()
-    compiled = list(solve_pairs.signatures)  # type: ignore[attr-defined]
+    controller, kernels = SpongeIP(), (solve_pairs, rates._write_arrivals)
     controller.reset(make_spec(), seed=0)
+    compiled = [list(kernel.signatures) for kernel in kernels]  # type: ignore[attr-defined]
+    assert all(compiled)
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
-    assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
+    assert [kernel.signatures for kernel in kernels] == compiled  # type: ignore[attr-defined]
 
 
 def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:

@@ -59,12 +59,6 @@ def test_shares_and_switches_of_variants_follow_what_is_asked_for() -> None:
         assert row.accuracy == pytest.approx(np.dot(shares, (0.751, 0.768, 0.776)))
 
 
-def test_one_model_is_no_pipeline() -> None:
-    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
-    assert system.step(Allocation(8, 4)).stages == {}
-    assert "stages" not in summary(EpisodeMetrics())
-
-
 def test_means_over_an_episode_have_weights_of_their_own() -> None:
     blank = dict.fromkeys(names(StageMetrics), 0.0)
     busy = blank | {"taken": 6, "waited_s": 3.0, "answered": 6, "batches": 3, "batch_mean": 2.0}
@@ -86,7 +80,10 @@ def test_means_over_an_episode_have_weights_of_their_own() -> None:
     assert set(AVERAGED.values()) - {""} < set(names(StageMetrics))
 
 
-def test_a_summary_of_stages_reads_back() -> None:
+def test_a_summary_of_stages_reads_back_and_one_model_has_none() -> None:
+    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
+    assert system.step(Allocation(8, 4)).stages == {}
+    assert "stages" not in summary(EpisodeMetrics())
     episode = EpisodeMetrics(stages={"a": {"queued": 1.5, "waiting_mean_s": math.nan}})
     kept = json.loads(json.dumps(summary(episode)))
     assert kept["stages"] == {"a": {"queued": 1.5, "waiting_mean_s": None}}
@@ -171,25 +168,18 @@ def with_stages(path: Path) -> Path:
     return path
 
 
-def test_reports_have_a_table_of_stages_and_accuracy_where_there_are_some() -> None:
-    run, plain = with_stages(Path("staged")), Path("plain")
-    write_suite(plain, {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
+def test_stages_and_accuracy_are_reported_where_there_are_some() -> None:
     pages = []
-    for path in (run, plain):
-        assert report([str(path)]) == 0
-        pages.append((path / "report/report.html").read_text())
-    for text in ("<h4>Stage by stage</h4>", "small 25 %, large 75 %", "effective accuracy [%]"):
-        assert [text in page for page in pages] == [True, False]
-
-
-def test_a_suite_compares_accuracy_in_tensorboard_where_there_is_some() -> None:
+    write_suite(Path("plain"), {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
     for run, tags in ((with_stages(Path("staged")), 1), (Path("plain"), 0)):
-        if not tags:
-            write_suite(run, {"fa2": ([0] * 3, 8.0)}, [COLD])
+        assert report([str(run)]) == 0
+        pages.append((run / "report/report.html").read_text())
         write_runs(Path("events") / run.name, load_results(run))
         events = EventAccumulator(f"events/{run.name}/fa2").Reload()
         found = [tag for tag in events.Tags()["tensors"] if "effective_accuracy/" in tag]
         assert len(found) == tags
+    for text in ("<h4>Stage by stage</h4>", "small 25 %, large 75 %", "effective accuracy [%]"):
+        assert [text in page for page in pages] == [True, False]
 
 
 def test_damaged_stages_of_a_result_are_noticed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,29 +248,25 @@ def test_what_is_no_pipeline_is_refused_in_one_sentence(
 ) -> None:
     assert old in STAGES
     Path("mine.toml").write_text(STAGES.replace(old, new))
-    assert evaluate.main(["--scenario", "mine.toml", "--agent", "static-8"]) == 2
+    check_refused("--scenario mine.toml", sentence, capsys)
+
+
+def check_refused(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [*Path().iterdir()]
+    assert evaluate.main([*line.split(), "--agent", "static-8"]) == 2
     error = capsys.readouterr().err
     assert re.search(sentence, error), error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert [path.name for path in Path().iterdir()] == ["mine.toml"]
+    assert [*Path().iterdir()] == before
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
+def test_options_that_do_not_fit_a_pipeline_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for line, sentence in (
         ("--scenario pipeline-video --profile lite0", "lists stages.*leave out the profile"),
         ("--scenario variants --backend live", "whose model does not come with it"),
-    ],
-)
-def test_options_that_do_not_fit_a_pipeline_are_refused(
-    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate.main([*line.split(), "--agent", "static-8"]) == 2
-    error = capsys.readouterr().err
-    assert re.search(sentence, error), error
-    assert error.count("\n") == 1
-    assert not list(Path().iterdir())
+    ):
+        check_refused(line, sentence, capsys)
 
 
 def test_an_slo_that_is_never_met_is_a_warning_before_anything_runs(

@@ -223,28 +223,14 @@ def test_without_bounds_means_show_cores() -> None:
     assert [*cell_rows(one)["agent"]] == ["ip"]
 
 
-def test_cells_as_data_have_what_the_common_bound_attains() -> None:
-    frame = cell_rows(comparison(*PAIR)).set_index("agent")
-    assert [*frame.index] == ["ip", "fa2", "oracle"]
-    assert frame.loc["oracle", "avoidable_violation_rate"] == pytest.approx(0.001)
-    assert frame.loc["oracle", "mean_cores"] == 4.0
-    assert frame.loc["fa2", "cores_over_common_bound"] == pytest.approx(1.25)
-
-
-def test_tensorboard_has_one_run_per_agent_and_nothing_stale(tmp_path: Path) -> None:
+def test_tensorboard_compares_the_agents_of_a_suite_and_has_nothing_stale(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    write_runs(
-        tmp_path, pd.concat([rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.0, 5.0)])
-    )
+    frames = rows("ip", COLD, 0.001, 8 + NOISE), rows("ip", OTHER, 0.0, 6.0)
+    write_runs(tmp_path, pd.concat([*frames, rows("fa2", COLD, 0.0, 5.0)]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fa2", "ip"]
     events = EventAccumulator(str(tmp_path / "ip")).Reload()
     (event,) = events.Tensors("cold mean_cores/paper yolov5s")
     assert event.tensor_proto.float_val[0] == pytest.approx(8.0)
-
-
-def test_tensorboard_compares_the_agents_of_a_suite(tmp_path: Path) -> None:
-    write_runs(tmp_path, pd.concat([rows("ip", COLD, 0.001, 8.0), rows("ip", OTHER, 0.0, 6.0)]))
-    events = EventAccumulator(str(tmp_path / "ip")).Reload()
     (event,) = events.Tensors("whole_suite/cold mean_cores")
     assert event.tensor_proto.float_val[0] == pytest.approx(7.0)
     content = events.PluginTagToContent("hparams")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -97,7 +98,11 @@ class PhasedConfig(LearnConfig):
     """Passes over all demonstrations so far, after each round."""
     every: int = option(20, at_least=1)
     """Intervals after which the number of replicas may change again, where it may at all."""
-    durations_s: tuple[float, ...] = (200.0, 420.0)
+    durations_s: tuple[float, ...] = option(
+        (200.0, 420.0),
+        check=lambda value: math.isfinite(value) and value > 0,
+        rule="numbers above 0",
+    )
     """Minimum and maximum length of a training episode."""
 
 
@@ -113,6 +118,8 @@ def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = No
     try:
         before = read_json(path)
         hidden = from_mapping(kind, before).hidden
+    except ConfigError as error:
+        raise PolicyError(f"{path} is of another version, train anew: {error}") from error
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
     config = from_mapping(kind, {**before, **changes})

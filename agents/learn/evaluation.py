@@ -68,10 +68,15 @@ Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
 
 
-def simulator(scenarios: Sequence[Scenario], assigned: IntArray) -> BatchSimulator:
-    """Return one of a pool of scenarios that shows what policies see."""
+def simulator(
+    scenarios: Sequence[Scenario], assigned: IntArray, replicas_max: int | None = MAX_REPLICAS
+) -> BatchSimulator:
+    """Return one of a pool of scenarios that shows what policies see.
+
+    Policies that were learned in phases ask for few replicas; None allows as many as the scenarios.
+    """
     fields = layout_of(spec_of(scenarios[0])).fields
-    return BatchSimulator(scenarios, assigned, replicas_max=MAX_REPLICAS, obs_dim=len(fields))
+    return BatchSimulator(scenarios, assigned, replicas_max=replicas_max, obs_dim=len(fields))
 
 
 class AccuracyCost:
@@ -135,12 +140,17 @@ class PolicyEvaluator:
     """Plays policies on so many episodes of each scenario, always the same."""
 
     def __init__(
-        self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
+        self,
+        scenarios: Sequence[Scenario],
+        episodes: int,
+        first_seed: int = SEED_LIMIT,
+        replicas_max: int | None = MAX_REPLICAS,
     ) -> None:
+        """Prepare the episodes; ``replicas_max`` is that of :func:`simulator`."""
         self._count = len(scenarios)
         self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
         assigned = np.tile(np.arange(self._count), episodes)
-        self._simulator = simulator(scenarios, assigned)
+        self._simulator = simulator(scenarios, assigned, replicas_max)
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
     def __call__(self, policy: Policy) -> Evaluation:

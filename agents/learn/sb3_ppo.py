@@ -135,7 +135,9 @@ class _Keeper(BaseCallback):
         super().__init__()
         self.policy_path = plan.folder / POLICY_FILE
         self._plan, self._progress = plan, progress
-        self._evaluate = PolicyEvaluator(plan.scenarios, config.evaluation_episodes)
+        self._evaluate = PolicyEvaluator(
+            plan.scenarios, config.evaluation_episodes, replicas_max=None
+        )
         self._every = max(1, plan.steps // config.evaluations)
         first = plan.scenarios[0]
         self._total_cores = first.limits.machine_cores

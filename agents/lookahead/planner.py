@@ -47,8 +47,7 @@ class MPCConfig(Options):
     """Options of the look-ahead program.
 
     Prices are in core-seconds of the system's core units. The defaults were chosen on training
-    seeds over all scenarios and profiles at once; ``python -m benchmarks.ablations`` shows what
-    each ingredient contributes.
+    seeds over all scenarios and profiles at once.
     """
 
     forecast: bool = True

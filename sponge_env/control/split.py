@@ -101,7 +101,7 @@ def stage_view(
         delays_s=delays_s,
         budgets_s=budgets_s,
         mean_delays_s=mean_delays_s,
-        last=_last(view.last, stage),
+        last=_last(view.last, stage) if len(view.stages) > 1 else view.last,
         stages=(own,),
     )
 

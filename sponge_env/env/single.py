@@ -64,7 +64,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     that one of them had waited.
 
     ## Arguments
-    - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.scenario.Scenario`.
+    - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.Scenario`.
     - ``backend``: ``"sim"`` or ``"live"``. The live system's clock, and with it the
       arrivals, stands still between two steps, so that a learner may take its time;
       how long it stood is ``paused_s`` in ``info``.

@@ -21,8 +21,15 @@ from sponge_env.errors import ConfigError, WorkerError
 
 LOG = logging.getLogger("sponge_env")
 
-LOCK_FOLDER = Path("/tmp")
-"""The same for all users and sessions, as a CPU is."""
+LOCK_FOLDER = next(
+    (
+        path
+        for path in map(Path, ("/run/lock", "/tmp"))
+        if path.is_dir() and path.stat().st_mode & 2
+    ),
+    Path("/tmp"),
+)
+"""The first one that every user may write to: the same for all users and sessions, as a CPU is."""
 
 
 def choose_cpus(cores: float) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """The parts of a scenario: frozen dataclasses, one docstring per field, checked when made.
 
-:mod:`sponge_env.scenario` puts them together and reads them from TOML.
+:mod:`sponge_env.scenario.scenario` puts them together and reads them from TOML.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Stage:
 
 
 OLD_STAGE_KEYS = {"chooses": "controller", "switch_s": 0.0}
-"""Keys that stages had until version 0.2, with what holds now: part of fingerprints, so that
+"""Keys that stages had until version 0.3, with what holds now: part of fingerprints, so that
 those of shipped policies, bounds and options stay valid."""
 
 

@@ -22,6 +22,8 @@ REMOVED = {
     "serving.defer_margin_s": "a batch starts as soon as a replica is idle",
     "stages.switch_s": "all variants are in memory",
     "stages.chooses": "with initial.variant = -1 each batch chooses",
+    "best_of": "every agent has a row of its own",
+    "also_shown": "every agent has a row of its own",
 }
 """Keys that earlier versions had, and what holds instead."""
 

@@ -195,7 +195,11 @@ class System(ABC):
         positions = np.arange(stage["head"], stage["tail"]) & stage["ring"]
         waiting = self._queue_row[k][positions]
         pending = self._arrays.pending[0, k][: stage["pending"]]
-        past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
+        if k == 0:  # those too that were refused as they arrived
+            arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
+        else:
+            past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
+            arrivals = stage["arrivals"][past]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
             queued_deadlines_s=self._deadline_s[waiting],
@@ -203,7 +207,7 @@ class System(ABC):
             allocation=self._allocation.stages[k],
             replicas_ready=ready,
             starting_s=starting_s,
-            arrivals=stage["arrivals"][past],
+            arrivals=arrivals,
             cores_in_force=int(stage["planned_cores"]),
             pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
             last=self._stage_metrics(k),
@@ -235,9 +239,9 @@ class System(ABC):
             self._wanted[0, k] = asked
         only_worker = self._serve(allocation)
         self._allocation = allocation
-        told = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
-        told["guarded"] = int(allocation.guarded)
-        self._last = last = self._read(ended, told)
+        extra = only_worker | {"feasible": int(allocation.feasible), "decision_s": decision_s}
+        extra["guarded"] = int(allocation.guarded)
+        self._last = last = self._read(ended, extra)
         past = last.offered, last.delay_mean_s, last.bandwidth_bytes_per_s
         self._history[:, :-1] = self._history[:, 1:]
         self._history[:, -1] = past
@@ -266,7 +270,7 @@ class System(ABC):
         rows: list[tuple[Any, ...]] = self._replicas[k, :held].tolist()
         return rows
 
-    def _read(self, ended: int, told: Mapping[str, float]) -> IntervalMetrics:
+    def _read(self, ended: int, extra: Mapping[str, float]) -> IntervalMetrics:
         """Return the interval's metrics, with those that the core does not measure.
 
         The ledger's rows from ``ended`` on belong to it.
@@ -282,7 +286,7 @@ class System(ABC):
             self.waited_s = float((rows["finished_s"] - rows["sent_s"])[~answered].max())
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
-        measured |= told
+        measured |= extra
         return IntervalMetrics(**measured, stages=self._measured_stages())
 
     def _ended_since(self, ended: int) -> NDArray[Any]:
@@ -334,8 +338,8 @@ class SimulatedSystem(System):
 
         The others' are drawn.
         """
-        told = [tasks.get(request, -1) for request in self._workload.id.tolist()]
-        self._arrays.requests["tasks"][0, : len(told)] = told
+        counts = [tasks.get(request, -1) for request in self._workload.id.tolist()]
+        self._arrays.requests["tasks"][0, : len(counts)] = counts
 
     def drain(self) -> None:
         """End the episode: serve what is left under the allocation in force."""

@@ -43,7 +43,7 @@ MOST_REQUESTS = 10_000_000
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
     """Write arrivals and network into a scenario's settings, which have its tables already.
 
-    The scenario is as long as its traces, one of which may raise a :class:`TraceError`.
+    A trace that cannot be used raises a :class:`TraceError`.
     """
     _add_network(plan, row, scenario)
     _add_arrivals(plan, row, scenario, rate_rps(scenario, profile))
