@@ -98,7 +98,7 @@ class Client:
     """What a script does to a system, and what it was told."""
 
     def __init__(self, system: ServedSystem) -> None:
-        self.system = system
+        self.system, self.step = system, system.step
         self.worker: CallStages = system.worker  # type: ignore[assignment]
         self.replies: dict[int, list[Reply]] = {}
         self.inputs: dict[int, float] = {}
@@ -114,6 +114,11 @@ class Client:
         self._tickets.append(ticket)
         self.replies[ticket], self.inputs[ticket] = told, x
         return ticket
+
+    def submit_at(self, time_s: float, budget_s: float, count: int = 1) -> None:
+        """Send calls then, after what was to be done then already."""
+        for _ in range(count):
+            self.at(time_s, self.submit, budget_s)
 
     def submit_for(self, budget_s: float) -> None:
         """Send a call, and take it back when its deadline has passed, as clients do."""

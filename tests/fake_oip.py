@@ -76,10 +76,10 @@ class FakeServer:
             return status, {"error": "no"}
         logits = np.zeros(10, np.float32)
         about = {"deadline_met": True, "queue_ms": 10.0, "service_ms": 20.0, "batch": 2}
-        output = {"name": "logits", "datatype": "FP32", "shape": [1, 10]}
-        output["parameters"] = {"binary_data_size": logits.nbytes}
-        parameters = about | {"cores": 4, "variant": "lite0"}
-        return 200, (json.dumps({"parameters": parameters, "outputs": [output]}), logits.tobytes())
+        about |= {"cores": 4, "variant": "lite0"}
+        size = {"binary_data_size": logits.nbytes}
+        output = {"name": "logits", "datatype": "FP32", "shape": [1, 10], "parameters": size}
+        return 200, (json.dumps({"parameters": about, "outputs": [output]}), logits.tobytes())
 
 
 @contextmanager
@@ -93,17 +93,15 @@ def serving(fake: FakeServer) -> Iterator[FakeServer]:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, values = fake.answer(self.path, self.headers, body)
             self.send_response(status)
-            data = b"" if isinstance(values, tuple) else json.dumps(values).encode()
-            if isinstance(values, tuple):
-                head, binary = values
-                data = head.encode() + binary
+            head, binary = values if isinstance(values, tuple) else (json.dumps(values), b"")
+            data = head.encode() + binary
+            if binary:
                 self.send_header(HEAD, str(len(head)))
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
-        def do_POST(self) -> None:
-            self.do_GET()
+        do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             """Be quiet."""

@@ -21,7 +21,6 @@ from raw_http import Wire, infer, request
 from served import running
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.interface import Status
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 
@@ -148,18 +147,6 @@ def test_calls_are_answered_while_it_ends() -> None:
         assert wire.answer().status == 200
         server.thread.join(20)
         assert not server.thread.is_alive()
-
-
-def test_what_is_not_answered_in_time_is_told_so() -> None:
-    engine = FakeEngine(answer=lambda call: None)
-    with running(engine, drain_s=0.2) as server, Wire(server) as wire:
-        wire.send(infer())
-        engine.wait_until(lambda engine: len(engine.held) == 1)
-        server.stop()
-        found = wire.answer()
-        assert (found.status, found.headers["retry-after"]) == (503, "1")
-        server.thread.join(20)
-    assert [reply.status for _, reply, _ in server.recorder.ended] == [Status.STOPPED]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,6 @@ def plain(client: Client, found: Any) -> Any:
 def test_health(client: Client) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("tiny")
     assert client.is_model_ready("tiny", "1")
 
 

@@ -195,11 +195,10 @@ def test_answers_are_compressed_where_it_pays() -> None:
 
 def test_too_many_connections() -> None:
     with running(max_connections=2) as server, Wire(server) as one, Wire(server) as two:
-        assert one.send(infer()).answer().status == 200
-        assert two.send(infer()).answer().status == 200
+        assert one.send(infer()).answer().status == two.send(infer()).answer().status == 200
         with Wire(server) as three:
-            found = three.answer()
-            assert (found.status, found.headers["retry-after"]) == (503, "1")
+            refused = three.answer()
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
             assert three.closed()
         assert one.send(infer()).answer().status == 200
 

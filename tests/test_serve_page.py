@@ -99,12 +99,9 @@ def test_the_state_of_a_pipeline() -> None:
     assert [point["t"] for point in later["history"]] == [29, 30]
 
 
-@pytest.mark.parametrize(
-    ("query", "since_s"),
-    [("", 0), ("since=3.5", 3.5), ("since=inf", math.inf), ("since=nan", 0), ("since=x&a=b", 0)],
-)
-def test_a_query_says_from_when_on(query: str, since_s: float) -> None:
-    assert since(query) == since_s
+def test_a_query_says_from_when_on() -> None:
+    queries = {"": 0, "since=3.5": 3.5, "since=inf": math.inf, "since=nan": 0, "since=x&a=b": 0}
+    assert {query: since(query) for query in queries} == queries
 
 
 def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:

@@ -236,19 +236,21 @@ def test_a_request_has_few_fields(channel: grpc.Channel) -> None:
     assert code(channel, "ModelInfer", known) is grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("most_bytes", [4_000_000, 8_000_000])
-def test_what_numbers_become_counts(most_bytes: int) -> None:
-    request = infer(np.ones((1, 40_000)))
-    data = request.SerializeToString()
-    del request.raw_input_contents[:]
-    request.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
-    engine = FakeEngine(served(TensorSpec((40_000,))))
-    limits = {"max_held_bytes": most_bytes, "max_body_bytes": 200_000}
-    with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
-        found = code(channel, "ModelInfer", request.SerializeToString())
-        enough = most_bytes > (COPIES + PARSED_COPIES) * 160_100
-        assert (found is grpc.StatusCode.OK) == enough
-        assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
+def test_what_numbers_become_counts() -> None:
+    raw = infer(np.ones((1, 40_000)))
+    numbers = infer(np.ones((1, 40_000)))
+    del numbers.raw_input_contents[:]
+    numbers.inputs[0].contents.fp32_contents.extend([1.0] * 40_000)
+    enough_bytes = (COPIES + PARSED_COPIES) * 160_100
+    for held_bytes, status in (
+        (0.7 * enough_bytes, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (1.4 * enough_bytes, grpc.StatusCode.OK),
+    ):
+        engine = FakeEngine(served(TensorSpec((40_000,))))
+        limits = {"max_held_bytes": int(held_bytes), "max_body_bytes": 200_000}
+        with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
+            assert code(channel, "ModelInfer", numbers.SerializeToString()) is status
+            assert code(channel, "ModelInfer", raw.SerializeToString()) is grpc.StatusCode.OK
 
 
 def test_few_messages_are_read_at_a_time() -> None:

@@ -147,7 +147,7 @@ def test_what_cannot_be_met_is_refused_at_once() -> None:
     system = client.system
     fastest_s = float(system._arrays.settings["hopeless_below_s"][0])
     for at_s, budget_s in ((0.1, -1.0), (0.2, 0.9 * fastest_s), (0.3, 1.1 * fastest_s)):
-        client.at(at_s, client.submit, budget_s)
+        client.submit_at(at_s, budget_s)
     metrics = system.step(Allocation(16, 1))
     assert client.statuses == [Status.REFUSED, Status.REFUSED, Status.ANSWERED]
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
@@ -167,19 +167,16 @@ def test_controllers_see_all_requests_that_arrived_those_refused_too() -> None:
 def test_what_runs_counts_as_long_as_it_holds_its_replica() -> None:
     """Thirteen run until 0.56 s on 16 cores, which is far from the cheapest way to use them."""
     client = client_of(ONE)
-    system = client.system
-    for _ in range(13):
-        client.at(0.1, client.submit, 5.0)
+    client.submit_at(0.1, 5.0, 13)
     for at_s, due_s in ((0.11, 0.50), (0.12, 0.71), (0.13, 0.91)):
-        client.at(at_s, client.submit, due_s - at_s)
-    system.step(Allocation(16, 16))
+        client.submit_at(at_s, due_s - at_s)
+    client.step(Allocation(16, 16))
     assert client.statuses[13:] == [Status.REFUSED, Status.ANSWERED, Status.ANSWERED]
 
 
 def test_more_than_there_is_room_for_is_refused() -> None:
     client = client_of(ONE, queue_max=3)
-    for _ in range(5):
-        client.at(0.1, client.submit, 30.0)
+    client.submit_at(0.1, 30.0, 5)
     client.system.step(Allocation(1, 1))
     refused = replies_of(client, Status.REFUSED)
     assert client.statuses[-2:] == [Status.REFUSED] * len(refused)
@@ -191,7 +188,7 @@ def test_what_waits_longer_than_it_may_has_expired_then() -> None:
     """Not only at the end of the interval, or when a replica is idle: here there is none."""
     client = client_of(ONE, crashes=[(0.1, 0)])
     system = client.system
-    client.at(0.15, client.submit, 0.2)
+    client.submit_at(0.15, 0.2)
     client.at(0.38, lambda: told.extend(client.statuses))
     told: list[Status] = []
     system.step(Allocation(16, 1))
@@ -207,8 +204,7 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
     system = client.system
     for _ in range(16):
         client.at(0.1, client.submit_for, 0.2)
-    for _ in range(16):
-        client.at(0.1 + 0.2 + TICK_S, client.submit, 30.0)
+    client.submit_at(0.1 + 0.2 + TICK_S, 30.0, 16)
     ended = [system.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
     assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
     assert sum(m.offered for m in ended) == 32
@@ -219,13 +215,12 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
 
 def test_the_place_of_what_has_just_expired_is_free() -> None:
     client = client_of(ONE, queue_max=1, crashes=[(0.85, 0)])
-    system = client.system
-    client.at(0.9, client.submit, 0.5)
-    system.step(Allocation(16, 1))
+    client.submit_at(0.9, 0.5)
+    client.step(Allocation(16, 1))
     while client.worker.now() < 2.0:
         client.worker.wait(2.0)  # nobody serves
     client.submit(30.0)
-    system.step(Allocation(16, 1))
+    client.step(Allocation(16, 1))
     assert client.statuses == [Status.EXPIRED, Status.ANSWERED]
 
 
@@ -236,7 +231,7 @@ def test_goodput_holds_under_overload() -> None:
     capacity_rps, seconds = system.spec.first.capacity_rps, 10
     times_s = np.arange(0, seconds, 1 / (3 * capacity_rps))
     for at_s in times_s.tolist():
-        client.at(at_s, client.submit, 0.5)
+        client.submit_at(at_s, 0.5)
     metrics = [system.step(Allocation(16, 16)) for _ in range(seconds)]
     on_time_rps = sum(m.on_time for m in metrics) / seconds
     assert on_time_rps > 0.9 * capacity_rps
@@ -255,7 +250,7 @@ def test_memory_does_not_grow_with_time() -> None:
     sizes = set()
     for interval in range(60):
         for k in range(8):
-            client.at(interval + 0.1 * k, client.submit, 0.5)
+            client.submit_at(interval + 0.1 * k, 0.5)
         system.step(asked(TWO, 2, 2, 2))
         handover = client.worker.handover
         kept = handover._requests, handover._running, system._table._batches
@@ -268,9 +263,8 @@ def test_memory_does_not_grow_with_time() -> None:
 def test_waiting_and_service_add_up_over_stages() -> None:
     client = client_of(TWO, tasks=tasks_of)
     system = client.system
-    client.at(0.1, client.submit, 5.0)
-    for _ in range(3):
-        client.at(0.2, client.submit, 5.0)
+    client.submit_at(0.1, 5.0)
+    client.submit_at(0.2, 5.0, 3)
     for _ in range(4):
         system.step(asked(TWO, 2, 1, 1))
     for ticket, (reply,) in client.replies.items():
@@ -285,12 +279,10 @@ def test_waiting_and_service_add_up_over_stages() -> None:
 def test_a_batch_leaves_out_what_it_would_make_late() -> None:
     """A batch of ten takes 100 ms; what comes meanwhile has 15 ms left then, enough for itself."""
     client = client_of(ONE_CPU, QUOTA_PROFILE)
-    system = client.system
-    for _ in range(10):
-        client.at(0.01, client.submit, 5.0)
+    client.submit_at(0.01, 5.0, 10)
     for budget_s in (0.075, 1.0, 1.0, 1.0):
-        client.at(0.05, client.submit, budget_s)
-    metrics = system.step(Allocation(16, 16))
+        client.submit_at(0.05, budget_s)
+    metrics = client.step(Allocation(16, 16))
     assert (metrics.on_time, metrics.late, metrics.dropped) == (14, 0, 0)
     sizes = [reply.batch for (reply,) in client.replies.values()]
     assert sizes == [10] * 10 + [1, 3, 3, 3]
@@ -306,7 +298,7 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
     for _ in range(100):
         pace.add(0, 1, 16, 3 * usual_s)
     for second in range(12):
-        client.at(second + 0.5, client.submit, 1.7 * usual_s)
+        client.submit_at(second + 0.5, 1.7 * usual_s)
     for _ in range(12):
         system.step(Allocation(16, 1))
     assert client.statuses[0] is Status.REFUSED
@@ -316,7 +308,7 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
 def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
     client = client_of(ONE)
     system = client.system
-    client.at(0.9, client.submit, 5.0)
+    client.submit_at(0.9, 5.0)
     system.step(Allocation(1, 1))
     system.step(Allocation(16, 1))
     assert client.statuses == [Status.ANSWERED]

@@ -43,7 +43,7 @@ def test_tritonclient(kind: str) -> None:
     assert "answer of shape (1, 2)" in out
     assert re.search(r"deadline_met +True", out)
     (call,) = server.engine.calls
-    assert 15 < call.deadline_s - call.sent_s < 20.001
+    assert 15 < call.deadline_s - call.sent_s < 21
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
