@@ -60,7 +60,7 @@ def test_what_is_kept_says_of_how_many_it_is_the_median(
     monkeypatch.setattr("benchmarks.judged.play_program", lambda *_: sums)
     monkeypatch.setattr("benchmarks.judged.best_rules", lambda *_: (sums, []))
     result = reached([1.0] * 9, [[0] * 9])
-    monkeypatch.setattr("benchmarks.judged.PolicyEvaluator", lambda *_: lambda policy: result)
+    monkeypatch.setattr("benchmarks.judged.PolicyEvaluator", lambda *_, **__: lambda policy: result)
     policy, paths = load_policy(JOINT), [tmp_path / name for name in "abc"]
     for path, seed, score in zip(paths, (0, 1, 2), (0.9, 0.7, 0.8), strict=True):
         command = f"train.py --seed {seed} --randomised --run-dir runs/{seed}"

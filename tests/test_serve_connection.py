@@ -183,3 +183,13 @@ async def test_no_body_is_handed_on_before_it_is_whole() -> None:
     client.send(infer()[:-1])
     with pytest.raises(RefusedError):
         client.connection.on_message_complete()
+
+
+@in_a_loop
+async def test_an_answer_before_an_announced_body_ends_the_connection() -> None:
+    """The client may leave the body out, so that what follows would be taken for it."""
+    client = Client(FakeEngine(LARGE))
+    head = b"POST /v2/repository/index HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+    client.send(head + b"Content-Length: 30\r\n\r\n")
+    await client.transport.until(lambda to: to.closing)
+    assert client.transport.statuses == [200]

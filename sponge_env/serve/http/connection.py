@@ -333,6 +333,8 @@ class Connection(asyncio.BufferedProtocol):
             LOG.exception("a request could not be answered")
             response = Response(b'{"error":"the server failed"}', 500, JSON, (CLOSE,))
         request.keep_alive &= CLOSE not in response.headers
+        if b"expect" in request.headers and request is self._arriving:
+            request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
         # Head and body in one packet, or the client would be woken twice.
         body = response.body if request.method != "HEAD" else b""
