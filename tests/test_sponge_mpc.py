@@ -341,8 +341,12 @@ def full_batches_view(now_s: float, started_s: float, cores: int = 4, **last: An
 def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
     times = FullBatchTimes(SERVICE_S.copy())
     assert not times.observe(full_batches_view(1.0, 0.95))
+    off_s = [SERVICE_S[3, 1] - 0.125]
     for second in range(2, 100):
         assert times.observe(full_batches_view(second, second - 0.05))
+        off_s.append(times.table_s[3, 1] - 0.125)
+    # Each counts as one of all so far, and the fit as two more.
+    assert off_s[1:3] == pytest.approx([off_s[0] * 2 / 3, off_s[0] * 2 / 4])
     assert times.table_s[3, 1] == pytest.approx(0.125, rel=1e-3)
     others = np.ones_like(SERVICE_S, dtype=bool)
     others[3, 1] = False
