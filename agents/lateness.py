@@ -104,7 +104,7 @@ def option_of(
 def done_s(service: Service, before: int, queued: int) -> float:
     """Return when a batch of the queue is done that has so many before it.
 
-    Batches go to the replicas in turn, which take as long for each.
+    Batches go to the replicas round robin, and each takes the same time.
     """
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]

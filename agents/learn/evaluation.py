@@ -73,7 +73,7 @@ def simulator(
 ) -> BatchSimulator:
     """Return one of a pool of scenarios that shows what policies see.
 
-    Policies that were learned in phases ask for few replicas; None allows as many as the scenarios.
+    ``replicas_max`` limits each stage; None leaves the limits of the scenarios.
     """
     fields = layout_of(spec_of(scenarios[0])).fields
     return BatchSimulator(scenarios, assigned, replicas_max=replicas_max, obs_dim=len(fields))
@@ -109,7 +109,7 @@ class AccuracyCost:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Means over the episodes of each scenario, (scenarios,) where nothing else is said."""
+    """Means over the episodes of each scenario; arrays are (scenarios,) unless noted."""
 
     cores: FloatArray
     """Mean over all intervals, with the cost of lost accuracy, see :class:`AccuracyCost`."""

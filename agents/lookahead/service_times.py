@@ -253,7 +253,7 @@ class CostCurve:
     def price(self, rate_rps: float) -> float:
         """Return the core-seconds that one more request costs at a rate.
 
-        It is 0 where a single core serves more than the rate, for there is no less than one,
+        It is 0 where a single core serves more than the rate, since no fewer can be held,
         and stays at its last value beyond what all cores serve.
         """
         piece = bisect.bisect_left(self.rates_rps, rate_rps)

@@ -124,7 +124,7 @@ class _Helper:
 
 
 def _serve(connection: Connection, work: Work) -> None:
-    """Do tasks until there are no more, or nobody is left to want them."""
+    """Run tasks until there are no more, or the parent process has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     try:
