@@ -15,11 +15,11 @@ from served import Recorded
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.http.connection import Connection, Connections
-from sponge_env.serve.http.messages import RefusedError
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.front import Front
+from sponge_env.serve.wire.outcomes import WireError
 
 SECOND = request(method="GET", path="/v2/health/live")
 LARGE = served(inputs=TensorSpec((150_000,)))
@@ -181,7 +181,7 @@ async def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
 async def test_no_body_is_handed_on_before_it_is_whole() -> None:
     client = Client(FakeEngine())
     client.send(infer()[:-1])
-    with pytest.raises(RefusedError):
+    with pytest.raises(WireError):
         client.connection.on_message_complete()
 
 

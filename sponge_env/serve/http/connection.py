@@ -23,12 +23,13 @@ from sponge_env.serve.http.messages import (
     CLOSE,
     CONTINUE,
     JSON,
-    RefusedError,
     Request,
     Response,
+    error_response,
     too_large,
 )
 from sponge_env.serve.options import ServeOptions
+from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import FULL, Memory
 
 LOG = logging.getLogger("sponge_env")
@@ -103,8 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self._raised: RefusedError | None = None
-        self._refusal: RefusedError | None = None
+        self._raised: WireError | None = None
+        self._refusal: WireError | None = None
 
     # Callbacks of the event loop.
 
@@ -115,7 +116,7 @@ class Connection(asyncio.BufferedProtocol):
         self.server.add(self)
         self._start_timer(self.server.options.body_timeout_s)
         if len(self.server.open) > self.server.options.max_connections:
-            self._refuse(RefusedError(503, "too many connections"))
+            self._refuse(WireError("too many connections", 503))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -158,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
         """
         if self._arriving is not None and not self._arriving.answered:
-            self._refuse(RefusedError(400, "the request ended before it was complete"))
+            self._refuse(WireError("the request ended before it was complete", 400))
         if not self._busy or self._transport.is_closing():
             return False
         if self._refusal is None:
@@ -215,7 +216,7 @@ class Connection(asyncio.BufferedProtocol):
         self._in_headers = False
         if self._parser.should_upgrade():  # it is parsed again, see _feed
             if self._parser.get_method() == b"CONNECT":
-                self._raise(RefusedError(405, "the method CONNECT is not supported"))
+                self._raise(WireError("the method CONNECT is not supported", 405))
             return
         request, max_bytes = self._current, self.server.options.max_body_bytes
         request.end_head(self._parser, self._transport.write)
@@ -223,7 +224,7 @@ class Connection(asyncio.BufferedProtocol):
         if size > max_bytes:
             request.fail(too_large(max_bytes))
         elif size and not request.allocate(size, self.server.memory):
-            self._raise(RefusedError(503, FULL))
+            self._raise(WireError(FULL, 503))
         self._waiting.append(request)
         if self._running is not None:  # what is sent ahead waits in the client's machine
             self._pause()
@@ -232,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
         if not self._current.add(body, self.server.memory, self.server.options.max_body_bytes):
-            self._raise(RefusedError(503, FULL))
+            self._raise(WireError(FULL, 503))
 
     def on_message_complete(self) -> None:
         """Hand the body over."""
@@ -240,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         request = self._current
         if request.missing:  # its buffer would show old contents of the memory
-            self._raise(RefusedError(400, "the body is not complete"))
+            self._raise(WireError("the body is not complete", 400))
         self._arriving = None
         request.complete()
         self._wait_if_idle()
@@ -269,14 +270,14 @@ class Connection(asyncio.BufferedProtocol):
             while data:
                 data = self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(self._raised or RefusedError(400, "this is not an HTTP request"))
+            self._refuse(self._raised or WireError("this is not an HTTP request", 400))
             return
         options = self.server.options
         # The parser keeps a header until it is complete, so bytes are counted here.
         if self._in_headers and self._parsed_bytes > options.max_header_bytes:
-            self._refuse(RefusedError(431, "the headers are too large"))
+            self._refuse(WireError("the headers are too large", 431))
         elif self._parsed_bytes > 2 * (options.max_body_bytes + SCRATCH_BYTES):
-            self._refuse(RefusedError(413, "the request is too large"))
+            self._refuse(WireError("the request is too large", 413))
 
     def _feed(self, data: memoryview) -> memoryview:
         """Parse data; return what is left of it.
@@ -306,7 +307,7 @@ class Connection(asyncio.BufferedProtocol):
         self._new_parser()
         self.on_message_complete()
 
-    def _raise(self, refusal: RefusedError) -> None:
+    def _raise(self, refusal: WireError) -> None:
         """Refuse from within the parser, which wraps what is raised."""
         self._raised = refusal
         raise refusal
@@ -355,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
             self._send_refusal(self._refusal)
         self._wait_if_idle()
 
-    def _refuse(self, refusal: RefusedError) -> None:
+    def _refuse(self, refusal: WireError) -> None:
         """Read no more; answer and close once earlier requests are answered."""
         if self._refusal is not None:
             return
@@ -375,12 +376,13 @@ class Connection(asyncio.BufferedProtocol):
             self._waiting.remove(request)
         self._arriving = None
 
-    def _send_refusal(self, refusal: RefusedError) -> None:
+    def _send_refusal(self, refusal: WireError) -> None:
         """Answer and close; where the request has been answered already, only close."""
         if self._transport.is_closing():
             return
         if self._arriving is None:
-            self._transport.write(refusal.response)
+            response = error_response(refusal, {})
+            self._transport.write(response.head(close=True) + response.body)
         self._transport.write_eof()
         self._stop_timer()
         self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
@@ -421,7 +423,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self._paused:  # the server itself does not read
             self._start_timer(self.server.options.body_timeout_s)
         elif self._arriving is not None:
-            self._refuse(RefusedError(408, "the request did not arrive in time"))
+            self._refuse(WireError("the request did not arrive in time", 408))
         elif self._transport.get_write_buffer_size():  # it does not even read its answers
             self._transport.abort()
         else:

@@ -159,21 +159,6 @@ class Response:
         return b"HTTP/1.1 %d %s\r\n%s\r\n" % (self.status, phrase, lines)
 
 
-class RefusedError(Exception):
-    """Ends a connection with a status and a sentence; raised within the parser's callbacks, too."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
-
-    @property
-    def response(self) -> bytes:
-        """What is sent before the connection is closed."""
-        retry = ((b"retry-after", b"1"),) if self.status == 503 else ()
-        body = orjson.dumps({"error": self.sentence})
-        return Response(body, self.status, JSON, retry).head(close=True) + body
-
-
 @lru_cache(maxsize=1)
 def _date(unix_s: int) -> bytes:
     return formatdate(unix_s, usegmt=True).encode()

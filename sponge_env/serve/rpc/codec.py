@@ -8,7 +8,7 @@ end it with "duplicate symbol".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import VERSION, ServedModel
-from sponge_env.serve.wire.deadlines import deadline_parameters
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import (
-    INPUT,
-    InferRequest,
-    RequestedOutput,
-    check_distinct,
-    check_extensions,
-    check_id,
-    check_input_names,
-    check_output_name,
-    output_names,
-)
-from sponge_env.serve.wire.tensors import (
-    check_length,
-    check_rows,
-    datatype,
-    from_bytes,
-    from_numbers,
-)
+from sponge_env.serve.wire.protocol import INPUT, InferRequest, make_request
+from sponge_env.serve.wire.tensors import datatype
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -72,6 +55,11 @@ _CONTENTS = {
     "FP64": "fp64_contents",
 }
 """Field that holds values of a datatype; FP16 has none and is sent as bytes."""
+
+_KINDS = {
+    bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param",
+}  # fmt: skip
+"""Field of an answer's parameter of each type."""
 
 VARINT, LENGTH_DELIMITED = 0, 2
 """Types on the wire of integers, and of texts, bytes and messages."""
@@ -134,30 +122,33 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def read_message(request: Any, served: ServedModel, max_rows: int) -> InferRequest:
     """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
-    parameters = deadline_parameters(_plain(request.parameters))
-    rows, names = _rows(request, served, max_rows), output_names(served)
-    for tensor in request.outputs:
-        check_extensions(tensor.parameters)
-    named = [check_output_name(tensor.name, names) for tensor in request.outputs]
-    outputs = tuple(RequestedOutput(name, binary=True) for name in named or names)
-    check_distinct(outputs)
-    return InferRequest(rows, outputs, check_id(request.id), parameters)
-
-
-def _rows(request: Any, served: ServedModel, max_rows: int) -> NDArray[Any]:
-    check_input_names([tensor.name for tensor in request.inputs])
-    (tensor,) = request.inputs
-    check_extensions(tensor.parameters)
-    rows = check_rows(INPUT, list(tensor.shape), tensor.datatype, served.inputs, max_rows)
     raw = request.raw_input_contents
-    if not raw:
-        field = _CONTENTS.get(tensor.datatype)
-        numbers = getattr(tensor.contents, field) if field else []
-        check_length(INPUT, len(numbers), rows, served.inputs)
-        return from_numbers(INPUT, list(numbers), rows, served.inputs)
-    if len(raw) != 1 or tensor.HasField("contents"):
+    if raw and (len(raw) != 1 or any(tensor.HasField("contents") for tensor in request.inputs)):
         raise WireError(f"{INPUT!r} needs either contents or one item of raw_input_contents")
-    return from_bytes(INPUT, raw[0], rows, served.inputs)
+    values = {
+        "id": request.id,
+        "parameters": {**_plain(request.parameters), "binary_data_output": True},
+        "inputs": [_described(tensor, raw) for tensor in request.inputs],
+        "outputs": [
+            {"name": tensor.name, "parameters": dict.fromkeys(tensor.parameters, True)}
+            for tensor in request.outputs
+        ],
+    }
+    return make_request(values, raw[0] if raw else b"", served, max_rows)
+
+
+def _described(tensor: Any, raw: Sequence[bytes]) -> dict[str, Any]:
+    """Return a tensor as JSON describes it."""
+    field = _CONTENTS.get(tensor.datatype)
+    data = {} if raw else {"data": list(getattr(tensor.contents, field)) if field else []}
+    size = len(raw[0]) if raw else None
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(tensor.shape),
+        "parameters": {**dict.fromkeys(tensor.parameters, True), "binary_data_size": size},
+        **data,
+    }
 
 
 def _plain(parameters: Any) -> dict[str, Any]:
@@ -179,14 +170,9 @@ def write_message(
         model_name=model, model_version=VERSION, id=request.id
     )
     for name, value in parameters.items():
-        setattr(response.parameters[name], _choice(value), value)
+        setattr(response.parameters[name], _KINDS[type(value)], value)
     for name, _ in request.outputs:
         array = tensors[name]
         response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
         response.raw_output_contents.append(array.tobytes())
     return response
-
-
-def _choice(value: Any) -> str:
-    kinds = {bool: "bool_param", int: "int64_param", float: "double_param"}
-    return kinds.get(type(value), "string_param")

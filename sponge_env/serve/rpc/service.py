@@ -25,7 +25,7 @@ from sponge_env.serve.rpc.codec import (
 )
 from sponge_env.serve.wire import describe
 from sponge_env.serve.wire.front import Front, Headers
-from sponge_env.serve.wire.outcomes import UnansweredError, WireError, grpc_code
+from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.resources import LARGE_BYTES, run_in_reader, run_in_thread
 
@@ -228,7 +228,7 @@ class RpcFront:
     async def _abort(self, context: Context, error: WireError) -> Any:
         self._front.count_rejected(error)
         metadata: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, UnansweredError) and error.retry_after_s > 0:
+        if error.retry_after_s > 0:
             metadata = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
         await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
 

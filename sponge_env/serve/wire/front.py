@@ -19,12 +19,7 @@ from sponge_env.serve.interface import VERSION, Call, Engine, Reply, ServedModel
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
-from sponge_env.serve.wire.outcomes import (
-    UnansweredError,
-    WireError,
-    deciding_row,
-    raise_unanswered,
-)
+from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief
@@ -93,7 +88,7 @@ class Front:
 
     def count_rejected(self, error: WireError) -> None:
         """Count a request that never reached the engine; the engine's own are counted by then."""
-        if not isinstance(error, UnansweredError):
+        if error.ended is None:
             self.metrics.rejected(error.status)
 
     def _record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
@@ -175,7 +170,7 @@ class _PendingRows:
 def combine_outputs(served: ServedModel, replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
     """Return the answer's tensors by name, with the rows' outputs along the first axis.
 
-    Raises an ``UnansweredError`` unless each row is answered. A pipeline answers a row with as many
+    Raises a ``WireError`` unless each row is answered. A pipeline answers a row with as many
     rows as it led to, and ``tasks`` tells how many belong to each.
     """
     raise_unanswered(replies)

@@ -11,10 +11,22 @@ from sponge_env.serve.interface import Reply, Status
 class WireError(Exception):
     """Ends a request with one sentence and a status; :data:`GRPC_CODES` has gRPC's for it."""
 
-    def __init__(self, sentence: str, status: int = 400, retry_after_s: float = 0.0) -> None:
-        """Take the sentence, an HTTP status, and when to try again, if that is known."""
+    def __init__(
+        self,
+        sentence: str,
+        status: int = 400,
+        ended: Status | None = None,
+        retry_after_s: float = 0.0,
+    ) -> None:
+        """Take the sentence and an HTTP status.
+
+        ``ended`` says how the engine ended the request, None for one that never came there, and
+        ``retry_after_s``, of a refusal, when there should be room again.
+        """
         super().__init__(sentence)
-        self.sentence, self.status, self.retry_after_s = sentence, status, retry_after_s
+        self.sentence, self.status, self.ended = sentence, status, ended
+        wait_s = retry_after_s if math.isfinite(retry_after_s) else MAX_RETRY_S
+        self.retry_after_s = min(max(wait_s, 0.0), MAX_RETRY_S)
 
 
 GRPC_CODES = {
@@ -32,8 +44,6 @@ GRPC_CODES = {
 """Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though."""
 
 MAX_RETRY_S = 3600.0
-
-
 _REASONS = {
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.EXPIRED: (504, "its deadline passed while it waited"),
@@ -51,26 +61,14 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
 
     An unanswered row decides for all; rows that were cancelled because of another count last.
     """
-    ended = {reply.status for reply in replies}
-    for status in _WORST_FIRST:
-        if status in ended:
-            rows = [reply for reply in replies if reply.status is status]
-            shed = status is Status.EXPIRED and all(row.in_time for row in rows)
-            raise UnansweredError(status, max(row.retry_after_s for row in rows), shed=shed)
-
-
-class UnansweredError(WireError):
-    """A request that the engine ended without an answer."""
-
-    def __init__(self, ended: Status, retry_after_s: float = 0.0, *, shed: bool = False) -> None:
-        """Take how it ended, and when there should be room again after a refusal.
-
-        A request that was ``shed`` ended before its deadline.
-        """
-        status, sentence = _SHED if shed else _REASONS[ended]
-        wait_s = retry_after_s if math.isfinite(retry_after_s) else MAX_RETRY_S
-        super().__init__(sentence, status, min(max(wait_s, 0.0), MAX_RETRY_S))
-        self.ended = ended
+    statuses = {reply.status for reply in replies}
+    if statuses == {Status.ANSWERED}:
+        return
+    ended = next(status for status in _WORST_FIRST if status in statuses)
+    rows = [reply for reply in replies if reply.status is ended]
+    shed = ended is Status.EXPIRED and all(row.in_time for row in rows)
+    status, sentence = _SHED if shed else _REASONS[ended]
+    raise WireError(sentence, status, ended, max(row.retry_after_s for row in rows))
 
 
 def deciding_row(replies: Sequence[Reply]) -> int:
@@ -86,14 +84,14 @@ def deciding_row(replies: Sequence[Reply]) -> int:
 
 def grpc_code(error: WireError) -> str:
     """Return the name of the gRPC status."""
-    if isinstance(error, UnansweredError) and error.ended is Status.REFUSED:
+    if error.ended is Status.REFUSED:
         return "RESOURCE_EXHAUSTED"
     return GRPC_CODES.get(error.status, "INVALID_ARGUMENT")
 
 
 def error_body(error: WireError) -> dict[str, object]:
     """Return an HTTP answer's JSON; of a refusal with the exact time after which to try again."""
-    if isinstance(error, UnansweredError) and error.ended is Status.REFUSED:
+    if error.ended is Status.REFUSED:
         return {"error": error.sentence, "retry_after_ms": round(error.retry_after_s * 1000, 3)}
     return {"error": error.sentence}
 

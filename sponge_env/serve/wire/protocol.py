@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,14 +87,24 @@ def read_request(
     """
     size = header_size(header_length, len(body))
     view = memoryview(body)
-    request = read_json(view[:size])
-    parameters = _mapping(request.get("parameters"), "parameters")
-    rows = _rows(request.get("inputs"), view[size:], served, max_rows)
-    if max(rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON in memory
-        rows = rows.copy()
-    outputs = _requested_outputs(request.get("outputs"), parameters, served)
-    identity = check_id(request.get("id", ""))
-    return InferRequest(rows, outputs, identity, deadline_parameters(parameters))
+    request = make_request(read_json(view[:size]), view[size:], served, max_rows)
+    if max(request.rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON
+        return replace(request, rows=request.rows.copy())
+    return request
+
+
+def make_request(
+    values: Mapping[str, Any], binary: Buffer, served: ServedModel, max_rows: int
+) -> InferRequest:
+    """Check a request that has the form of the JSON; ``binary`` holds its tensor's bytes."""
+    parameters = _mapping(values.get("parameters"), "parameters")
+    rows = _rows(values.get("inputs"), binary, served, max_rows)
+    outputs = _requested_outputs(values.get("outputs"), parameters, served)
+    name = values.get("id", "")
+    if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
+        text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
+        raise WireError(text)
+    return InferRequest(rows, outputs, name, deadline_parameters(parameters))
 
 
 def write_answer(
@@ -128,13 +138,6 @@ def write_answer(
     return AnswerBody([header, *blobs], len(header) if blobs else 0)
 
 
-def check_id(value: object) -> str:
-    """Return the id that a client gives its request, if it is a text and not too long."""
-    if isinstance(value, str) and len(value) <= MAX_ID_LENGTH:
-        return value
-    raise WireError(f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(value)}")
-
-
 def header_size(header_length: bytes | None, body_size: int) -> int:
     """Return the size of a body's JSON, by ``Inference-Header-Content-Length`` if it is given."""
     if header_length is None:
@@ -160,10 +163,14 @@ def _objects(value: Any, name: str) -> list[dict[str, Any]]:
     return [_mapping(item, f"each of {name}") for item in value]
 
 
-def _rows(value: Any, binary: memoryview, served: ServedModel, max_rows: int) -> NDArray[Any]:
+def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDArray[Any]:
     """Return the (rows, *inputs.shape) tensor of the only input."""
     tensors = _objects(value, "inputs")
-    check_input_names([tensor.get("name") for tensor in tensors])
+    for tensor in tensors:
+        if (name := tensor.get("name")) != INPUT:
+            raise WireError(f"there is no input {brief(name)}; its name is {INPUT!r}")
+    if len(tensors) != 1:
+        raise WireError(f"a request has one tensor {INPUT!r}, not {len(tensors)}")
     (tensor,) = tensors
     rows = check_rows(INPUT, tensor.get("shape"), tensor.get("datatype"), served.inputs, max_rows)
     size = _tensor_parameters(tensor, INPUT).get("binary_data_size")
@@ -178,26 +185,12 @@ def _rows(value: Any, binary: memoryview, served: ServedModel, max_rows: int) ->
     return from_bytes(INPUT, binary, rows, served.inputs)
 
 
-def check_input_names(names: Sequence[object]) -> None:
-    """Raise a WireError unless there is one input and it has the right name."""
-    for name in names:
-        if name != INPUT:
-            raise WireError(f"there is no input {brief(name)}; its name is {INPUT!r}")
-    if len(names) != 1:
-        raise WireError(f"a request has one tensor {INPUT!r}, not {len(names)}")
-
-
 def _tensor_parameters(tensor: Mapping[str, Any], name: str) -> dict[str, Any]:
     parameters = _mapping(tensor.get("parameters"), f"parameters of {name!r}")
-    check_extensions(parameters)
-    return parameters
-
-
-def check_extensions(parameters: Mapping[str, Any]) -> None:
-    """Raise a WireError if a tensor's parameters need an extension that is not supported."""
     for extension in ("shared_memory_region", "classification"):
         if extension in parameters:
             raise WireError(f"the extension {extension!r} is not supported")
+    return parameters
 
 
 def _requested_outputs(
@@ -211,22 +204,12 @@ def _requested_outputs(
     for tensor in _objects(value, "outputs"):
         name = tensor.get("name")
         own = _tensor_parameters(tensor, str(name)).get("binary_data", binary)
-        outputs.append(RequestedOutput(check_output_name(name, names), _flag(own, "binary_data")))
-    check_distinct(outputs)
-    return tuple(outputs)
-
-
-def check_distinct(outputs: Sequence[RequestedOutput]) -> None:
-    """Raise a WireError if an output is requested twice."""
+        if not (isinstance(name, str) and name in names):
+            raise WireError(f"there is no output {brief(name)}; choose from {', '.join(names)}")
+        outputs.append(RequestedOutput(name, _flag(own, "binary_data")))
     if len({output.name for output in outputs}) < len(outputs):
         raise WireError("an output is requested twice")
-
-
-def check_output_name(name: object, names: Sequence[str]) -> str:
-    """Return the name of an output if there is such an output, else raise a WireError."""
-    if isinstance(name, str) and name in names:
-        return name
-    raise WireError(f"there is no output {brief(name)}; choose from {', '.join(names)}")
+    return tuple(outputs)
 
 
 def _flag(value: object, name: str) -> bool:
