@@ -13,7 +13,7 @@ from typing import Any
 import uvloop
 from fake_engine import FakeEngine, served
 
-from sponge_env.serve.app import Listening, Stop, run_servers
+from sponge_env.serve.app import Stop, run_servers
 from sponge_env.serve.interface import Call, Reply, Resource
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
@@ -71,8 +71,8 @@ def running(engine: FakeEngine | None = None, **changes: Any) -> Iterator[Runnin
     started: Future[tuple[ServeOptions, Stop]] = Future()
     ended: Future[None] = Future()
 
-    def listening(at: Listening, stop: Stop) -> None:
-        started.set_result((at.options, stop))
+    def listening(at: ServeOptions, stop: Stop) -> None:
+        started.set_result((at, stop))
 
     def run() -> None:
         try:

@@ -12,8 +12,8 @@ from fake_engine import FakeEngine
 from sponge_env.metrics import IntervalMetrics, StageMetrics, blank
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
-from sponge_env.serve.monitor.history import History
 from sponge_env.serve.monitor.metrics import ServerMetrics
+from sponge_env.serve.monitor.page import History
 
 SERVED = ServedModel(
     name="lite0",
@@ -99,8 +99,7 @@ class Story:
             queued=(waiting, *[0] * (count - 1)),
             budgets_s=tuple(np.sort(rng.uniform(-0.05, 0.95, waiting)).tolist()),
         )
-        if self.metrics.take(self.engine.now):
-            self.history.take(self.engine.now)
+        self.history.take(self.engine.now)
 
     def _end(self, t: int, latency_s: float, status: Status, variant: str) -> None:
         slo_s = self.engine.served.default_slo_s

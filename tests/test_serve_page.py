@@ -10,7 +10,6 @@ import math
 import re
 import shutil
 import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,17 @@ from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, ServedModel, Status
-from sponge_env.serve.monitor.history import KEPT_S, NEVER, History, HistoryThread
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
-from sponge_env.serve.monitor.page import page, page_headers, since, state
+from sponge_env.serve.monitor.page import (
+    KEPT_S,
+    NEVER,
+    History,
+    page,
+    page_headers,
+    since,
+    state,
+    watched,
+)
 
 OCR = dataclasses.replace(
     SERVED,
@@ -108,11 +115,10 @@ def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> N
     """Those that follow each other closely are not lost, and the time is the clock's."""
     engine = FakeEngine(SERVED)
     engine.now = snapshot(0.0, last=None)
-    with closing(HistoryThread(engine, history)) as watch:
+    with watched(engine, history):
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
             last = IntervalMetrics(time_s=counted_s, cores=8.0, core_seconds=8.0)
             engine.publish(snapshot(time_s, last=last))
-    watch.close()
     assert [point["t"] for point in points(history)] == [1.0, 4.5, 4.6, 5.5]
     assert [point["t"] for point in points(history, 4.6)] == [4.6, 5.5]
     assert history.metrics.core_s == 32

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import uvloop
 
@@ -24,22 +24,6 @@ from sponge_env.serve.wire.front import Front
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0
 """How long connections may take to close once everything is answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a server listens."""
-
-    options: ServeOptions
-    """With the ports that it uses."""
-
-    def __str__(self) -> str:
-        """Return the addresses in one line."""
-        options = self.options
-        text = f"serving at http://{authority(options.host, options.port)}"
-        if options.grpc_port is None:
-            return text
-        return f"{text} and grpc://{authority(options.host, options.grpc_port)}"
 
 
 class Stop:
@@ -79,11 +63,12 @@ async def run_servers(
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],
-    listening: Callable[[Listening, Stop], None] | None = None,
+    listening: Callable[[ServeOptions, Stop], None] | None = None,
 ) -> None:
     """Serve an engine until it stops, at SIGINT or SIGTERM, or when ``Stop`` is called.
 
-    ``listening`` is called once clients are served; without it, a line on stdout says where. To
+    ``listening`` is called once clients are served, with the ports in use; without it, a line on
+    stdout says where. To
     end, the engine is drained (it is not ready from then on), all answers go out, and the servers
     stop. At a second signal they stop at once. A port in use is a ``ConfigError``.
     """
@@ -97,25 +82,25 @@ async def run_servers(
         loop = asyncio.get_running_loop()
         http = await loop.create_server(lambda: Connection(connections), sock=listener)
         ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
-        (listening or _announce)(Listening(replace(options, **ports)), stop)
+        (listening or _announce)(replace(options, **ports), stop)
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
         await stop.requested.wait()
         await _drain(engine, options.drain_s, stop)
         grace_s = 0.0 if stop.at_once.is_set() else CLOSING_S
         http.close()
-        connections.finish()
-        if rpc is not None:
-            await rpc.stop(grace_s)
-        await connections.close(grace_s)
+        ends = [connections.close(grace_s), *([rpc.stop(grace_s)] if rpc else [])]
+        await asyncio.gather(*ends)
 
 
-def _announce(listening: Listening, stop: Stop) -> None:
-    options = listening.options
+def _announce(options: ServeOptions, stop: Stop) -> None:
     if not options.local:
         how = "with the token" if options.token else "without a token"
         sys.stderr.write(f"warning: all who reach {options.host} may use this server, {how}\n")
-    sys.stdout.write(f"{listening}\n")
+    text = f"serving at http://{authority(options.host, options.port)}"
+    if options.grpc_port is not None:
+        text += f" and grpc://{authority(options.host, options.grpc_port)}"
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 

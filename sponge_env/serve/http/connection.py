@@ -38,6 +38,8 @@ SCRATCH_BYTES = 2**16
 """Read at once where nothing is known of what comes."""
 LINGER_S = 1.0
 """How long a refused client is still read."""
+CLOSE_CHECK_S = 0.01
+"""Interval of checks whether all connections are closed, at the end of the server."""
 PEER_CHECK_S = 0.1
 """Interval of checks whether a client that has closed its half is still there."""
 
@@ -57,32 +59,17 @@ class Connections:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Read buffer of all connections: each parses what it has read before the next reads."""
         self.open: set[Connection] = set()
-        self._all_closed = asyncio.Event()
-        self._all_closed.set()
-
-    def add(self, connection: Connection) -> None:
-        """Add one that has been opened."""
-        self.open.add(connection)
-        self._all_closed.clear()
-
-    def remove(self, connection: Connection) -> None:
-        """Remove one that has been closed."""
-        self.open.discard(connection)
-        if not self.open:
-            self._all_closed.set()
-
-    def finish(self) -> None:
-        """Close each connection once what is in progress on it has been answered."""
-        for connection in list(self.open):
-            connection.finish()
 
     async def close(self, grace_s: float) -> None:
-        """Close all that are still open after a grace period."""
+        """Close each connection once it has been answered, all after a grace period."""
+        for connection in list(self.open):
+            connection.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._all_closed.wait()
+                while self.open:
+                    await asyncio.sleep(CLOSE_CHECK_S)
         for connection in list(self.open):
-            connection.abort()
+            connection.transport.abort()
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -90,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, server: Connections) -> None:
         self.server, self._loop = server, asyncio.get_running_loop()
-        self._transport: Any = None
+        self.transport: Any = None
         self._parser: Any = None
         self._arriving: Request | None = None
         """The request whose last byte is still to come."""
@@ -104,24 +91,23 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self._raised: WireError | None = None
         self._refusal: WireError | None = None
 
     # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request, unless there are too many connections."""
-        self._transport = transport
+        self.transport = transport
         self._new_parser()
-        self.server.add(self)
+        self.server.open.add(self)
         self._start_timer(self.server.options.body_timeout_s)
         if len(self.server.open) > self.server.options.max_connections:
             self._refuse(WireError("too many connections", 503))
-            self._transport.close()
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the client's requests."""
-        self.server.remove(self)
+        self.server.open.discard(self)
         for timer in filter(None, (self._timer, self._write_timer)):
             timer.cancel()
         if self._task is not None:
@@ -159,20 +145,20 @@ class Connection(asyncio.BufferedProtocol):
         it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
         """
         if self._arriving is not None and not self._arriving.answered:
-            self._refuse(WireError("the request ended before it was complete", 400))
-        if not self._busy or self._transport.is_closing():
+            self._refuse(WireError("the request ended before it was complete"))
+        if not self._busy or self.transport.is_closing():
             return False
         if self._refusal is None:
             self._latest.keep_alive = False
         if self._running is not None and self._running.version == "1.1":
-            self._transport.write(CONTINUE)
+            self.transport.write(CONTINUE)
         self._loop.call_later(PEER_CHECK_S, self._check_peer)
         return True
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read, for a limited time."""
         wait_s = self.server.options.idle_timeout_s
-        self._write_timer = self._loop.call_later(wait_s, self._transport.abort)
+        self._write_timer = self._loop.call_later(wait_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Go on."""
@@ -186,17 +172,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._busy:
             self._latest.keep_alive = False
         else:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
+            self.transport.close()
 
     # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         """Begin a request, which has to arrive in time."""
-        peer = self._transport.get_extra_info("peername")
+        peer = self.transport.get_extra_info("peername")
         client = tuple(peer[:2]) if isinstance(peer, tuple) else None
         self._arriving = Request(time.monotonic(), client)
         self._parsed_bytes, self._in_headers = 0, True
@@ -216,15 +198,15 @@ class Connection(asyncio.BufferedProtocol):
         self._in_headers = False
         if self._parser.should_upgrade():  # it is parsed again, see _feed
             if self._parser.get_method() == b"CONNECT":
-                self._raise(WireError("the method CONNECT is not supported", 405))
+                raise WireError("the method CONNECT is not supported", 405)
             return
         request, max_bytes = self._current, self.server.options.max_body_bytes
-        request.end_head(self._parser, self._transport.write)
+        request.end_head(self._parser, self.transport.write)
         size = int(request.headers.get(b"content-length", b"0"))
         if size > max_bytes:
             request.fail(too_large(max_bytes))
         elif size and not request.allocate(size, self.server.memory):
-            self._raise(WireError(FULL, 503))
+            raise WireError(FULL, 503)
         self._waiting.append(request)
         if self._running is not None:  # what is sent ahead waits in the client's machine
             self._pause()
@@ -233,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
         if not self._current.add(body, self.server.memory, self.server.options.max_body_bytes):
-            self._raise(WireError(FULL, 503))
+            raise WireError(FULL, 503)
 
     def on_message_complete(self) -> None:
         """Hand the body over."""
@@ -241,7 +223,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         request = self._current
         if request.missing:  # its buffer would show old contents of the memory
-            self._raise(WireError("the body is not complete", 400))
+            raise WireError("the body is not complete")
         self._arriving = None
         request.complete()
         self._wait_if_idle()
@@ -269,8 +251,11 @@ class Connection(asyncio.BufferedProtocol):
         try:
             while data:
                 data = self._feed(data)
-        except httptools.HttpParserError:
-            self._refuse(self._raised or WireError("this is not an HTTP request", 400))
+        except httptools.HttpParserError as error:
+            refusal = error.__context__  # raised by a callback
+            if not isinstance(refusal, WireError):
+                refusal = WireError("this is not an HTTP request")
+            self._refuse(refusal)
             return
         options = self.server.options
         # The parser keeps a header until it is complete, so bytes are counted here.
@@ -307,15 +292,10 @@ class Connection(asyncio.BufferedProtocol):
         self._new_parser()
         self.on_message_complete()
 
-    def _raise(self, refusal: WireError) -> None:
-        """Refuse from within the parser, which wraps what is raised."""
-        self._raised = refusal
-        raise refusal
-
     def _pause(self) -> None:
         if not self._paused:
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     # Answering.
 
@@ -325,7 +305,7 @@ class Connection(asyncio.BufferedProtocol):
             self._task = self._loop.create_task(self._answer(self._running))
         if self._paused and not self._waiting:
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -339,7 +319,7 @@ class Connection(asyncio.BufferedProtocol):
         head = response.head(close=not request.keep_alive)
         # Head and body in one packet, or the client would be woken twice.
         body = response.body if request.method != "HEAD" else b""
-        self._transport.writelines((head, body))
+        self.transport.writelines((head, body))
         self._end(request)
 
     def _end(self, request: Request) -> None:
@@ -349,7 +329,7 @@ class Connection(asyncio.BufferedProtocol):
         self._running = self._task = None
         if not request.keep_alive:
             self._waiting.clear()
-            self._transport.close()
+            self.transport.close()
             self._start_timer(self.server.options.body_timeout_s)
         self._begin_next()
         if self._refusal is not None and not self._busy:
@@ -363,36 +343,34 @@ class Connection(asyncio.BufferedProtocol):
         self.server.rejected(refusal.status)
         self._refusal = refusal
         self._stop_timer()
-        if self._arriving is not None and not self._arriving.answered:
-            self._abandon(self._arriving)
+        request = self._arriving
+        if request is not None and not request.answered:
+            if request is self._running and self._task is not None:
+                self._task.cancel()
+                self._running = self._task = None
+            elif request in self._waiting:
+                self._waiting.remove(request)
+            self._arriving = None
         if not self._busy:
             self._send_refusal(refusal)
 
-    def _abandon(self, request: Request) -> None:
-        if request is self._running and self._task is not None:
-            self._task.cancel()
-            self._running = self._task = None
-        elif request in self._waiting:
-            self._waiting.remove(request)
-        self._arriving = None
-
     def _send_refusal(self, refusal: WireError) -> None:
         """Answer and close; where the request has been answered already, only close."""
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
         if self._arriving is None:
             response = error_response(refusal, {})
-            self._transport.write(response.head(close=True) + response.body)
-        self._transport.write_eof()
+            self.transport.write(response.head(close=True) + response.body)
+        self.transport.write_eof()
         self._stop_timer()
-        self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        self._timer = self._loop.call_later(LINGER_S, self.transport.abort)
 
     def _check_peer(self) -> None:
         """Cancel the requests of a client that is gone: after its EOF, no read reports that."""
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
-        if self._transport.get_extra_info("socket").getsockopt(SOL_SOCKET, SO_ERROR):
-            self._transport.abort()
+        if self.transport.get_extra_info("socket").getsockopt(SOL_SOCKET, SO_ERROR):
+            self.transport.abort()
         else:
             self._loop.call_later(PEER_CHECK_S, self._check_peer)
 
@@ -400,7 +378,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _wait_if_idle(self) -> None:
         """Start the idle timeout while nothing is in progress."""
-        if self._refusal is not None or self._transport.is_closing():
+        if self._refusal is not None or self.transport.is_closing():
             return
         if self._arriving is None:
             self._stop_timer()
@@ -418,13 +396,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_timeout(self) -> None:
         """End a connection whose client takes too long."""
-        if self._transport.is_closing():
-            self._transport.abort()
+        if self.transport.is_closing():
+            self.transport.abort()
         elif self._paused:  # the server itself does not read
             self._start_timer(self.server.options.body_timeout_s)
         elif self._arriving is not None:
             self._refuse(WireError("the request did not arrive in time", 408))
-        elif self._transport.get_write_buffer_size():  # it does not even read its answers
-            self._transport.abort()
+        elif self.transport.get_write_buffer_size():  # it does not even read its answers
+            self.transport.abort()
         else:
-            self._transport.close()
+            self.transport.close()

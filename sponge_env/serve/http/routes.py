@@ -34,12 +34,7 @@ from sponge_env.serve.wire.protocol import (
     read_request,
     write_answer,
 )
-from sponge_env.serve.wire.resources import (
-    LARGE_BYTES,
-    run_detached,
-    run_in_reader,
-    run_in_thread,
-)
+from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, run_in_thread
 from sponge_env.serve.wire.tensors import Buffer, brief
 
 MAX_SETTING_BYTES = 2**16
@@ -161,7 +156,7 @@ class HttpFront:
             needed = await run_in_thread(size, parsed_bytes, memoryview(body)[:size])
         with front.memory.holding(needed):
             arguments = (body, header_length, front.served, max_rows)
-            return await run_in_reader(size, read_request, *arguments)
+            return await run_in_thread(size, read_request, *arguments, threads=READER)
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:
         """Return a body, unpacked, and its size as it was sent."""

@@ -6,10 +6,10 @@ suffix ``_total``, durations in microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -22,38 +22,37 @@ from prometheus_client.registry import Collector
 
 from sponge_env import __version__
 from sponge_env.serve.interface import VERSION, Snapshot
-from sponge_env.serve.monitor.metrics import Histogram, ServerMetrics
+from sponge_env.serve.monitor.metrics import FAILURES, Histogram, ServerMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 
 def exposition(metrics: ServerMetrics) -> bytes:
     """Return all metrics of a server as text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(metrics))
-    ProcessCollector(registry=registry)
     with metrics.lock:
-        return generate_latest(registry) + _triton_text(metrics).encode()
+        own = generate_latest(_Families(_families(metrics)))
+        triton = _triton_text(metrics).encode()
+    return own + generate_latest(ProcessCollector(registry=None)) + triton
 
 
 class _Families(Collector):
-    """The metrics under names of our own."""
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
-    def __init__(self, metrics: ServerMetrics) -> None:
-        self._metrics = metrics
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield every family with its samples."""
-        metrics, now = self._metrics, self._metrics.snapshot
-        yield from _call_families(metrics)
-        yield from _interval_families(metrics)
-        info = {"version": __version__, "model": metrics.served.name}
-        yield InfoMetricFamily("sponge_server", "What serves which model.", value=info)
-        slo_s = metrics.served.default_slo_s
-        yield _gauge("slo_seconds", "SLO of calls that state none.", slo_s)
-        if now is not None:
-            yield from _current_families(now)
-            yield from _stage_families(metrics.served.stages, now)
+
+def _families(m: ServerMetrics) -> Iterator[Metric]:
+    """Yield the metrics under names of our own."""
+    yield from _call_families(m)
+    yield from _interval_families(m)
+    info = {"version": __version__, "model": m.served.name}
+    yield InfoMetricFamily("sponge_server", "What serves which model.", value=info)
+    yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
+    if m.snapshot is not None:
+        yield from _current_families(m.snapshot)
+        yield from _stage_families(m.served.stages, m.snapshot)
 
 
 def _call_families(m: ServerMetrics) -> Iterator[Metric]:
@@ -154,42 +153,25 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 def _triton_text(m: ServerMetrics) -> str:
     """Return what Triton's dashboards read; the library would append ``_total`` to counters."""
-    model = f'model="{_escaped(m.served.name)}",version="{VERSION}"'
+    name = m.served.name.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    model = f'model="{name}",version="{VERSION}"'
+    failures = {f'{model},reason="{name}"': m.requests[name] for name in FAILURES}
     # Triton counts tasks that have not begun; of a pipeline, those in the first stage.
     pending = m.snapshot.queued[0] if m.snapshot and m.snapshot.queued else 0
-    failures = "".join(
-        _sample("request_failure", f'{model},reason="{reason}"', count)
-        for reason, count in m.requests.items()
-        if reason != "success"
-    )
-    counters = {
-        "request_success": ("Number of successful requests", m.requests["success"]),
-        "count": ("Number of inferences performed", m.queue.count),
-        "exec_count": ("Number of model executions performed", m.executions),
-        "request_duration_us": ("Cumulative request handling time", m.handling_ns // 1000),
-        "queue_duration_us": ("Cumulative queuing time", m.queue.ns // 1000),
-        "compute_input_duration_us": ("Cumulative input time", m.input.ns // 1000),
-        "compute_infer_duration_us": ("Cumulative inference time", m.infer.ns // 1000),
-        "compute_output_duration_us": ("Cumulative output time", m.output.ns // 1000),
-    }
-    texts = [
-        _header(name, text, "counter") + _sample(name, model, value)
-        for name, (text, value) in counters.items()
-    ]
-    texts.append(_header("request_failure", "Number of failed requests", "counter") + failures)
-    name = "pending_request_count"
-    waiting = _header(name, "Requests awaiting execution", "gauge")
-    texts.append(waiting + _sample(name, model, pending))
-    return "".join(texts)
-
-
-def _header(name: str, text: str, kind: str) -> str:
-    return f"# HELP nv_inference_{name} {text}\n# TYPE nv_inference_{name} {kind}\n"
-
-
-def _sample(name: str, labels: str, value: int) -> str:
-    return f"nv_inference_{name}{{{labels}}} {value}\n"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    lines = []
+    for name, text, values in (
+        ("request_success", "Number of successful requests", {model: m.requests["success"]}),
+        ("count", "Number of inferences performed", {model: m.queue.count}),
+        ("exec_count", "Number of model executions performed", {model: m.executions}),
+        ("request_duration_us", "Cumulative request handling time", {model: m.handling_ns // 1000}),
+        ("queue_duration_us", "Cumulative queuing time", {model: m.queue.ns // 1000}),
+        ("compute_input_duration_us", "Cumulative input time", {model: m.input.ns // 1000}),
+        ("compute_infer_duration_us", "Cumulative inference time", {model: m.infer.ns // 1000}),
+        ("compute_output_duration_us", "Cumulative output time", {model: m.output.ns // 1000}),
+        ("request_failure", "Number of failed requests", failures),
+        ("pending_request_count", "Requests awaiting execution", {model: pending}),
+    ):
+        kind = "gauge" if name == "pending_request_count" else "counter"
+        lines += [f"# HELP nv_inference_{name} {text}", f"# TYPE nv_inference_{name} {kind}"]
+        lines += [f"nv_inference_{name}{{{labels}}} {value}" for labels, value in values.items()]
+    return "".join(f"{line}\n" for line in lines)

@@ -15,16 +15,7 @@ from itertools import chain
 from threading import Lock
 from typing import Any
 
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import (
-    VERSION,
-    Batches,
-    Call,
-    Reply,
-    ServedModel,
-    Snapshot,
-    Status,
-)
+from sponge_env.serve.interface import VERSION, Batches, Call, Reply, ServedModel, Snapshot, Status
 
 OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
 """How calls end; an answer is the first or the second."""
@@ -33,6 +24,8 @@ VIOLATIONS = ("late", "refused", "expired", "failed")
 UNANSWERED = {status: status.name.lower() for status in Status if status is not Status.ANSWERED}
 """Outcome of each status without an answer."""
 
+FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+"""Triton's reasons why a request was not answered."""
 REASONS = {
     Status.REFUSED: "REJECTED",
     Status.EXPIRED: "REJECTED",
@@ -40,7 +33,7 @@ REASONS = {
     Status.CANCELLED: "CANCELED",
     Status.STOPPED: "OTHER",
 }
-"""Triton's name for each status without an answer."""
+"""Triton's reason for each status without an answer."""
 
 SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
@@ -76,9 +69,9 @@ class Duration:
     def __init__(self) -> None:
         self.count = self.ns = 0
 
-    def add(self, seconds: float) -> None:
-        """Count one more; below 0, which clocks may say, is 0."""
-        self.count += 1
+    def add(self, seconds: float, times: int = 1) -> None:
+        """Count more, of this time in all; below 0, which clocks may say, is 0."""
+        self.count += times
         self.ns += max(0, round(seconds * 1e9))
 
     def as_json(self) -> dict[str, int]:
@@ -107,7 +100,7 @@ class ServerMetrics:
         """End-to-end, of answers."""
         self.slo_used = Histogram(SLO_SHARES)
         """The same relative to each call's own SLO."""
-        self.requests = {"success": 0, "REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+        self.requests = dict.fromkeys(("success", *FAILURES), 0)
         """Clients' requests that were answered, and others by Triton's reasons."""
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
@@ -129,31 +122,23 @@ class ServerMetrics:
 
         ``counted`` says that it is a further row of a request that was counted with another.
         """
-        status, now_ms = reply.status, int(self._wall() * 1000)
+        answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
+        answer = "on_time" if reply.in_time else "late"
+        outcome = answer if answered else UNANSWERED[reply.status]
         with self.lock:
-            if status is Status.ANSWERED:
-                return self._answered(call, reply, counted, now_ms)
-            outcome = UNANSWERED[status]
             self.outcomes[outcome] += 1
             if not counted:
-                self.requests[REASONS[status]] += 1
-                self.fail.add(reply.queue_s + reply.service_s)
-            return outcome
-
-    def _answered(self, call: Call, reply: Reply, counted: bool, now_ms: int) -> str:
-        outcome = "on_time" if reply.in_time else "late"
-        self.outcomes[outcome] += 1
-        latency_s = reply.finished_s - call.sent_s
-        self.latency.add(latency_s)
-        slo_s = call.deadline_s - call.sent_s
-        self.slo_used.add(latency_s / slo_s if slo_s > 0 else math.inf)
-        self.queue.add(reply.queue_s)
-        self.infer.add(reply.service_s)
-        self.answers[reply.variant] += 1
-        self.last_inference_ms = now_ms
-        if not counted:
-            self.requests["success"] += 1
-            self.success.add(reply.queue_s + reply.service_s)
+                self.requests[REASONS.get(reply.status, "success")] += 1
+                handled = self.success if answered else self.fail
+                handled.add(reply.queue_s + reply.service_s)
+            if answered:
+                latency_s, slo_s = reply.finished_s - call.sent_s, call.deadline_s - call.sent_s
+                self.latency.add(latency_s)
+                self.slo_used.add(latency_s / slo_s if slo_s > 0 else math.inf)
+                self.queue.add(reply.queue_s)
+                self.infer.add(reply.service_s)
+                self.answers[reply.variant] += 1
+                self.last_inference_ms = now_ms
         return outcome
 
     def rejected(self, status: int) -> None:
@@ -184,17 +169,14 @@ class ServerMetrics:
             last = snapshot.last
             if last is None or (known and known.last and known.last.time_s >= last.time_s):
                 return False
-            self._interval(last)
+            self.decisions.add(last.decision_s)
+            self.restarts += last.restarts
+            self.infeasible += not last.feasible
+            self.cpu_s += last.cpu_s
+            self.core_s += last.core_seconds
+            self.used_core_s += last.utilisation * last.core_seconds
+            self.throttled_core_s += last.throttled_share * last.core_seconds
             return True
-
-    def _interval(self, last: IntervalMetrics) -> None:
-        self.decisions.add(last.decision_s)
-        self.restarts += last.restarts
-        self.infeasible += not last.feasible
-        self.cpu_s += last.cpu_s
-        self.core_s += last.core_seconds
-        self.used_core_s += last.utilisation * last.core_seconds
-        self.throttled_core_s += last.throttled_share * last.core_seconds
 
     @property
     def handling_ns(self) -> int:
@@ -214,11 +196,6 @@ class ServerMetrics:
         with self.lock:
             return dict(self.outcomes)
 
-    def answered_by(self) -> dict[str, int]:
-        """Return how many answers each variant gave."""
-        with self.lock:
-            return dict(self.answers)
-
     def statistics(self) -> dict[str, Any]:
         """Return an element of ``model_stats`` of Triton's extension of statistics.
 
@@ -229,8 +206,7 @@ class ServerMetrics:
         none = {"count": 0, "ns": 0}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)
         for each in chain.from_iterable(self.batches()):
-            by_size[each.size].count += each.ended
-            by_size[each.size].ns += round(each.service_s * 1e9)
+            by_size[each.size].add(each.service_s, each.ended)
         with self.lock:
             return {
                 "name": self.served.name,

@@ -1,4 +1,4 @@
-"""The live page of a server, the state that it polls once a second, and the metrics.
+"""The live page of a server, the state that it polls once a second, and its last minutes.
 
 The page is one static file; its data comes as JSON and is set as text, never as HTML.
 """
@@ -9,19 +9,116 @@ import base64
 import hashlib
 import math
 import re
+import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
 
 from sponge_env import __version__
-from sponge_env.serve.interface import Engine, Resource
-from sponge_env.serve.monitor.history import KEPT_S, History, HistoryThread
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.serve.interface import Engine, Resource, Snapshot
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
+
+KEPT_S = 600.0
+"""How far back it goes."""
+POINT_S = 1.0
+"""Shorter intervals than this share a point."""
+PLACES = 4
+"""Of decimals, in JSON: a chart cannot show more."""
+NEVER = -1.0
+"""Infinite latency, of requests that were never answered, in JSON."""
+
+Point = dict[str, Any]
+
+
+class History:
+    """Keeps a point for each second or interval, whichever is longer; bounded.
+
+    Each is kept as the JSON that it is sent as.
+    """
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        """Keep what these metrics count in each interval."""
+        self.metrics = metrics
+        self._counted = metrics.counts()
+        self._points: deque[tuple[float, orjson.Fragment]] = deque()
+        self._open: Point = {}
+        self._second = -1.0
+        """Of the open point, as intervals count."""
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Count and add the interval of a snapshot, unless it has been added already."""
+        if not self.metrics.take(snapshot):
+            return
+        counts = self.metrics.counts()
+        point = _point(snapshot, {name: counts[name] - self._counted[name] for name in OUTCOMES})
+        self._counted = counts
+        before, self._second = self._second, (snapshot.last or IntervalMetrics()).time_s // POINT_S
+        if self._second == before:
+            point = _merged(self._open, point)
+            self._points.pop()
+        self._open = point
+        self._points.append((point["t"], orjson.Fragment(orjson.dumps(_rounded(point)))))
+        while self._points[0][0] < point["t"] - KEPT_S:
+            self._points.popleft()
+
+    def since(self, since_s: float = 0.0) -> list[orjson.Fragment]:
+        """Return the points from a time on, oldest first."""
+        return [text for at_s, text in list(self._points) if at_s >= since_s]
+
+
+def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
+    """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
+    last = now.last or IntervalMetrics()
+    return {
+        "t": round(now.now_s, PLACES),
+        "ended": [ended[name] for name in OUTCOMES],
+        "p50": _known_s(last.latency_p50_s),
+        "p99": _known_s(last.latency_p99_s),
+        "held": last.cores,
+        "used": last.cores * last.utilisation,
+        "cores": _stage_cores(now, last),
+        "replicas": now.replicas,
+        "queued": now.queued,
+        "running": last.running,
+        "batch": last.batch_mean,
+        "restarts": last.restarts,
+        "agent": now.agent,
+        "variant": now.variant,
+    }
+
+
+def _rounded(point: Point) -> Point:
+    return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
+
+
+def _stage_cores(now: Snapshot, last: IntervalMetrics) -> list[float]:
+    """Return the cores of each stage; the metrics of a single stage are the system's."""
+    values = [stage["cores"] for stage in last.stages.values()]
+    return values if len(values) == len(now.cores) else [last.cores]
+
+
+def _known_s(latency_s: float) -> float:
+    return NEVER if latency_s == math.inf else latency_s
+
+
+def _merged(one: Point, other: Point) -> Point:
+    """Return two points as one: counts add up, the worst tail stays, the rest is the later's."""
+    tails = (one["p99"], other["p99"])
+    known = [value for value in tails if not math.isnan(value)]
+    return other | {
+        "ended": [a + b for a, b in zip(one["ended"], other["ended"], strict=True)],
+        "p99": NEVER if NEVER in known else max(known, default=math.nan),
+        "p50": one["p50"] if math.isnan(other["p50"]) else other["p50"],
+        "restarts": one["restarts"] + other["restarts"],
+    }
 
 
 @contextmanager
@@ -31,19 +128,34 @@ def monitored(engine: Engine) -> Iterator[tuple[ServerMetrics, Mapping[str, Reso
 
     metrics = ServerMetrics(engine.served, batches=engine.batches)
     history = History(metrics)
-    with closing(HistoryThread(engine, history)):
-        yield (
-            metrics,
-            {
-                "/metrics": Resource(
-                    exposition.CONTENT_TYPE, lambda _: exposition.exposition(metrics)
-                ),
-                "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
-                "/": Resource(
-                    "text/html; charset=utf-8", lambda _: page(), page_headers(), open=True
-                ),
-            },
-        )
+    html = "text/html; charset=utf-8"
+    resources = {
+        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: exposition.exposition(metrics)),
+        "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
+        "/": Resource(html, lambda _: page(), page_headers(), open=True),
+    }
+    with watched(engine, history):
+        yield metrics, resources
+
+
+@contextmanager
+def watched(engine: Engine, history: History) -> Iterator[None]:
+    """Give a history all snapshots of an engine from the present one on, in a thread of its own."""
+    snapshots: SimpleQueue[Snapshot | None] = SimpleQueue()
+    snapshots.put(engine.snapshot())
+    engine.follow(snapshots.put)
+
+    def take_all() -> None:
+        while (snapshot := snapshots.get()) is not None:
+            history.take(snapshot)
+
+    thread = threading.Thread(target=take_all, name="sponge-history", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        snapshots.put(None)
+        thread.join()
 
 
 @cache
@@ -112,7 +224,7 @@ def state(engine: Engine, history: History, since_s: float = 0.0) -> bytes:
         "stages": [dict(zip(names, stage, strict=True)) for stage in stages],
         "budgets_s": now.budgets_s,
         "totals": history.metrics.counts(),
-        "answers": history.metrics.answered_by(),
+        "answers": history.metrics.answers,
         "history": history.since(since_s),
     }
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)

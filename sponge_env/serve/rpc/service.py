@@ -27,7 +27,7 @@ from sponge_env.serve.wire import describe
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
-from sponge_env.serve.wire.resources import LARGE_BYTES, run_in_reader, run_in_thread
+from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -186,7 +186,7 @@ class RpcFront:
         arrival = front.arrival(rpc.began_s, rpc.remaining_s)
         size = parsed_bytes(rpc.data)
         with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
-            request = await run_in_reader(size, self._parse_request, rpc.data)
+            request = await run_in_thread(size, self._parse_request, rpc.data, threads=READER)
         read_s = time.monotonic() - arrival.arrived_s
         result = await front.infer(request, rpc.headers, arrival, len(rpc.data))
         began_s = time.monotonic()

@@ -21,7 +21,9 @@ FULL = "too many bodies at a time"
 LARGE_BYTES = 2**16
 """From this size on, what is parsed, written or unpacked number by number goes to a thread: JSON of
 this size takes about 2 ms, the way to a thread and back 0.1 ms."""
-_READER = ThreadPoolExecutor(1, "sponge-reader")
+READER = ThreadPoolExecutor(1, "sponge-reader")
+"""Parses large data, one after the other: parsing blocks all other Python threads for milliseconds
+at a time, so two at once are worse."""
 
 
 class Memory:
@@ -92,21 +94,13 @@ class HeldBytes:
         self._memory.released.append(self._size)
 
 
-async def run_in_thread(size: int, work: Callable[..., T], *arguments: Any) -> T:
+async def run_in_thread(
+    size: int, work: Callable[..., T], *arguments: Any, threads: ThreadPoolExecutor | None = None
+) -> T:
     """Run something, in another thread if the size of its data is large."""
     if size < LARGE_BYTES:
         return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
-
-
-async def run_in_reader(size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run something that parses; large data one after the other, in one thread.
-
-    Parsing blocks all other Python threads for milliseconds at a time, so two at once are worse.
-    """
-    if size < LARGE_BYTES:
-        return work(*arguments)
-    return await asyncio.get_running_loop().run_in_executor(_READER, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
 
 async def run_detached(work: Callable[..., T], *arguments: Any) -> T:
