@@ -27,9 +27,16 @@ from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop, target
 from sponge_env.serve.load.__main__ import TOKEN
 from sponge_env.serve.load.client import AnswerParser, infer_path
-from sponge_env.serve.load.open_loop import ANSWERED, EXPIRED, IN_TRANSFER, PENDING, SILENT, Record
-from sponge_env.serve.load.result import LoadResult, ServerState, summarise_load
-from sponge_env.serve.load.target import Target, sample_inputs
+from sponge_env.serve.load.result import (
+    ANSWERED,
+    EXPIRED,
+    IN_TRANSFER,
+    PENDING,
+    SILENT,
+    LoadResult,
+    summarise_load,
+)
+from sponge_env.serve.load.target import ServerState, Target, sample_inputs
 from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,15 +251,15 @@ def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Lo
     workload = Workload(
         np.arange(len(ended)), sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ended), 1e3)
     )
-    record = Record(workload)
-    record.ended[:] = ended
-    record.finished_s[:] = finished_s
-    sent = [kind != IN_TRANSFER for kind in ended]
-    record.put_s[sent] = workload.arrival_s[sent] + 0.002
     where = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
-    held: Any = ServerState(None)  # type: ignore[arg-type]
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
-    return LoadResult(scenario, where, record, held, partial)
+    held: Any = ServerState(None)  # type: ignore[arg-type]
+    result = LoadResult(scenario, where, workload, held, partial)
+    result.ended[:] = ended
+    result.finished_s[:] = finished_s
+    sent = [kind != IN_TRANSFER for kind in ended]
+    result.put_s[sent] = workload.arrival_s[sent] + 0.002
+    return result
 
 
 def test_a_clients_clock_decides_what_was_late() -> None:
@@ -273,7 +280,7 @@ def test_a_clients_clock_decides_what_was_late() -> None:
 
 def test_an_interrupted_load_says_what_still_ran() -> None:
     load_seen = seen([ANSWERED, PENDING, PENDING], [0.5, math.nan, math.nan], partial=True)
-    load_seen.record.put_s[2] = math.nan
+    load_seen.put_s[2] = math.nan
     found = summarise_load(load_seen, 0, None)
     assert (found.offered, found.on_time, found.running) == (2, 1, 1)
     assert found.violations == 0
@@ -283,7 +290,7 @@ def test_an_interrupted_load_says_what_still_ran() -> None:
 
 def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count() -> None:
     result = seen([EXPIRED, ANSWERED], [1.0, 1.5])
-    result.record.workload.arrival_s[0] = 0.999
+    result.workload.arrival_s[0] = 0.999
     found = summarise_load(result, 0, load_profile("yolov5s"))
     assert (found.hopeless, found.avoidable_violation_rate) == (1, 0)
     result = seen([EXPIRED] + [ANSWERED] * 4, [1.0, 1.5, 2.5, 3.5, 4.5])

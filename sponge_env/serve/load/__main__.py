@@ -8,7 +8,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -139,35 +138,30 @@ async def _measure(
     client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
 ) -> LoadResult:
     """Ask the server what it serves, send everything, and return the result."""
-    from sponge_env.serve.load.open_loop import OpenLoop, Record
-    from sponge_env.serve.load.result import LoadResult, ServerState
-    from sponge_env.serve.load.target import find_target, sample_inputs, try_out
+    from sponge_env.serve.load.open_loop import OpenLoop
+    from sponge_env.serve.load.result import LoadResult
+    from sponge_env.serve.load.target import ServerState, find_target, sample_inputs, try_out
 
     with closing(client):
         target = await find_target(client, arguments.model)
         inputs = target.inputs._replace(dtype="uint8") if arguments.uint8 else target.inputs
         tensors = sample_inputs(target.model, inputs)
         await try_out(client, target, tensors[0])
-        ends_s = scenario.duration_s + max(scenario.slo_s, *(c.slo_s for c in scenario.classes), 0)
-        record = Record(workload)
-        sender = OpenLoop(client, target, tensors, record, ends_s, arguments.deadlines)
-        result = LoadResult(scenario, target, record, ServerState(client))
+        result = LoadResult(scenario, target, workload, ServerState(client))
         count = len(workload.id)
         _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
-        await _send(sender, result)
+        await _send(OpenLoop(client, tensors, result, arguments.deadlines))
     return result
 
 
-async def _send(sender: OpenLoop, result: LoadResult) -> None:
+async def _send(sender: OpenLoop) -> None:
     """Send until all have ended, or until an interrupt."""
-    duration_s = round(result.scenario.duration_s)
+    result, duration_s = sender.result, round(sender.result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
-
-        def show(now_s: float) -> None:
-            progress.show(min(duration_s, int(now_s)), result.record.status)
-
         await result.state.begin()
-        sending = asyncio.create_task(sender.run(show))
+        sending = asyncio.create_task(
+            sender.run(lambda now_s: progress.show(min(duration_s, int(now_s)), result.status))
+        )
         watching = asyncio.create_task(result.state.watch())
         with _interrupting(sending.cancel):
             try:
@@ -183,8 +177,6 @@ def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
     """Call this at an interrupt, a termination or the loss of the terminal."""
     loop = asyncio.get_running_loop()
     handled = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    if threading.current_thread() is not threading.main_thread():
-        handled = []  # only that one gets signals
     for number in handled:
         loop.add_signal_handler(number, stop)
     try:
@@ -210,7 +202,7 @@ def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Nam
         write_table(arguments.requests, request_columns(result))
         lines.append(f"requests     {arguments.requests}")
     _print(lines)
-    if (late_s := result.record.lateness_s(0.99)) > LATE_S:
+    if (late_s := result.lateness_s(0.99)) > LATE_S:
         sys.stderr.write(
             f"warning: this client sent 1 % of the requests {late_s * 1000:.0f} ms late or more: "
             "its machine is too slow or too busy for this load\n"

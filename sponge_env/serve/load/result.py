@@ -1,122 +1,123 @@
-"""The result of a load: the metrics of an episode, and what only a client can measure."""
+"""The result of a load: how requests ended, as a client measures it, and the summary of that."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.results.layout import percent
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.serve.load.client import HttpClient
-from sponge_env.serve.load.open_loop import (
-    ANSWERED,
-    IN_TRANSFER,
-    KINDS,
-    PENDING,
-    SILENT,
-    Record,
-)
-from sponge_env.serve.load.target import Target
+from sponge_env.scenario.spec import stage_profiles
+from sponge_env.serve.load.client import Answer
+from sponge_env.serve.load.target import ServerState, Target
+from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.summary import summarise_requests
+from sponge_env.simulation.workload import Workload
 
 BACKEND = "served"
 """Beside ``sim`` and ``live`` in summaries."""
-POLL_S = 1.0
+
+PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, IN_TRANSFER = range(7)
+"""How a request ended: not yet; with outputs; refused at once; dropped while it waited; with
+another error; not within :data:`GRACE_S`; still in transfer when the load ended."""
+KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
 
 
-class ServerState:
-    """Who is in charge of a server, and the cores it holds, by polls of its ``GET /state``."""
-
-    def __init__(self, client: HttpClient) -> None:
-        self._client = client
-        self._began_s = math.nan
-        """On the server's clock; NaN for a server without this state."""
-        self._cores: dict[float, float] = {}
-        """Core units held in the interval that ends at a time of that clock."""
-        self.agents: dict[str, None] = {}
-        """Controllers that were in charge, in order."""
-
-    async def begin(self) -> None:
-        """Poll for the first time: earlier intervals do not count."""
-        state = await self._get(math.inf)
-        with suppress(KeyError, TypeError, ValueError):
-            self._began_s = float(state["now_s"])
-
-    async def watch(self) -> None:
-        """Poll once a second, until cancelled."""
-        while not math.isnan(self._began_s):
-            await asyncio.sleep(POLL_S)
-            await self.poll()
-
-    async def poll(self) -> None:
-        """Add the intervals since the last poll."""
-        if math.isnan(self._began_s):
-            return
-        state = await self._get(max(self._cores, default=self._began_s))
-        with suppress(KeyError, TypeError, ValueError):
-            self.agents[str(state["agent"])] = None
-            for point in state["history"]:
-                if point["t"] > self._began_s and point["held"] is not None:
-                    self._cores[float(point["t"])] = float(point["held"])
-
-    @property
-    def mean_cores(self) -> float:
-        """Mean core units held since :meth:`begin`; NaN if unknown."""
-        if not self._cores:
-            return math.nan
-        times_s = np.array(sorted(self._cores))
-        spans_s = np.diff(times_s, prepend=self._began_s)
-        return float(np.average([self._cores[t] for t in times_s], weights=spans_s))
-
-    async def _get(self, since_s: float) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(POLL_S):
-                state = (await self._client.request("GET", f"/state?since={since_s}")).json
-        except (OSError, TimeoutError):
-            return {}
-        return state if isinstance(state, dict) else {}
-
-
-@dataclass
+@dataclass(eq=False)
 class LoadResult:
-    """A load that was sent to a server."""
+    """How the n requests of a workload ended, in its order; times since its start."""
 
     scenario: Scenario
     target: Target
-    record: Record
+    workload: Workload
     state: ServerState
     partial: bool = False
     """Whether it was interrupted."""
+    error: str = ""
+    """The last error that was neither a refusal nor an expiry."""
+    ended: NDArray[np.int8] = field(init=False)
+    """(n,) of :data:`KINDS`."""
+    put_s: FloatArray = field(init=False)
+    """(n,) when each was put on the wire; NaN before."""
+    finished_s: FloatArray = field(init=False)
+    """(n,) when each was answered or given up; NaN before."""
+    queue_s: FloatArray = field(init=False)
+    service_s: FloatArray = field(init=False)
+    batch: FloatArray = field(init=False)
+    """(n,) what the answers tell about themselves; NaN where they tell nothing."""
+    variant: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = self.workload.id.size
+        self.ended = np.full(count, PENDING, np.int8)
+        self.variant = [""] * count
+        for name in ("put_s", "finished_s", "queue_s", "service_s", "batch"):
+            setattr(self, name, np.full(count, math.nan))
+
+    @property
+    def on_time(self) -> NDArray[np.bool_]:
+        """(n,) whether the answer was here by the deadline."""
+        in_time: NDArray[np.bool_] = self.ended == ANSWERED
+        return np.logical_and(in_time, self.finished_s <= self.workload.deadline_s)
+
+    @property
+    def latency_s(self) -> FloatArray:
+        """(n,) time from sending to the end."""
+        return self.finished_s - self.workload.sent_s
+
+    @property
+    def status(self) -> str:
+        """Progress so far, in a few words."""
+        ended = self.ended != PENDING
+        running, violated = np.sum(~ended & ~np.isnan(self.put_s)), np.sum(ended & ~self.on_time)
+        return f"{np.sum(ended)} ended, {running} running, {violated} violations"
+
+    def lateness_s(self, quantile: float) -> float:
+        """Return a quantile of how late this client itself was; 0 if it has sent nothing."""
+        late_s = self.put_s - self.workload.arrival_s
+        sent_s = late_s[~np.isnan(late_s)]
+        return float(np.quantile(sent_s, quantile)) if sent_s.size else 0.0
+
+    def read_parameters(self, at: int, answer: Answer) -> None:
+        """Keep what an answer tells about itself, where it tells anything."""
+        values = answer.json
+        parameters = values.get("parameters") if isinstance(values, dict) else None
+        if not isinstance(parameters, dict):
+            return
+        fields = (("queue_s", "queue_ms", 1e-3), ("service_s", "service_ms", 1e-3),
+                  ("batch", "batch", 1.0))  # fmt: skip
+        for name, key, unit in fields:
+            with suppress(KeyError, TypeError, ValueError):
+                getattr(self, name)[at] = float(parameters[key]) * unit
+        self.variant[at] = str(parameters.get("variant", ""))
 
     @property
     def counted(self) -> NDArray[np.bool_]:
         """(n,) which requests count: not the warm-up, nor what an interrupt left unsent."""
-        record = self.record
-        counted: NDArray[np.bool_] = record.workload.arrival_s >= self.scenario.count_from_s
-        counted &= ~np.isnan(record.put_s) | (record.ended == IN_TRANSFER)
+        counted: NDArray[np.bool_] = self.workload.arrival_s >= self.scenario.count_from_s
+        counted &= ~np.isnan(self.put_s) | (self.ended == IN_TRANSFER)
         return counted
 
     @property
     def outcome(self) -> NDArray[np.str_]:
         """(n,) of the summary's outcomes: refused and expired requests were dropped."""
-        ended = self.record.ended
         names = np.array(["running", "late", "dropped", "dropped", "failed", "failed", "dropped"])
-        return np.where(self.record.on_time, "on_time", names[ended])
+        return np.where(self.on_time, "on_time", names[self.ended])
 
     @property
     def duration_s(self) -> float:
         """Time in which requests were sent that count."""
         whole_s = self.scenario.duration_s
-        until_s = float(np.nanmax(self.record.put_s, initial=0.0)) if self.partial else whole_s
+        until_s = float(np.nanmax(self.put_s, initial=0.0)) if self.partial else whole_s
         return max(0.0, min(whole_s, until_s) - self.scenario.count_from_s)
 
 
@@ -140,7 +141,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         core_seconds=cores * result.duration_s,
         **summarise_requests(
             result.outcome[counted],
-            result.record.latency_s[counted],
+            result.latency_s[counted],
             _hopeless(result, profile)[counted],
         ),
         **UNKNOWN,
@@ -160,10 +161,7 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
 
 def _hopeless(result: LoadResult, profile: Profile | None) -> NDArray[np.bool_]:
     """Return (n,) which requests arrive with less time than the fastest service takes."""
-    from sponge_env.scenario.spec import stage_profiles
-    from sponge_env.simulation.configuration import shortest_s
-
-    workload = result.record.workload
+    workload = result.workload
     if profile is None:
         return np.zeros(workload.id.size, np.bool_)
     fastest_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
@@ -172,36 +170,37 @@ def _hopeless(result: LoadResult, profile: Profile | None) -> NDArray[np.bool_]:
 
 def report_lines(result: LoadResult) -> list[str]:
     """Return lines for people, with what the summary does not say."""
-    record, counted = result.record, result.counted
-    ended, on_time = record.ended[counted], record.on_time & counted
-    count = dict.fromkeys(KINDS, 0) | Counter(KINDS[kind] for kind in ended.tolist())
+    counted, on_time = result.counted, result.on_time & result.counted
+    count = dict.fromkeys(KINDS, 0) | Counter(
+        KINDS[kind] for kind in result.ended[counted].tolist()
+    )
     late = count["answered"] - int(on_time.sum())
     parts = [f"{on_time.sum()} on time", f"{late} late"]
     parts += [f"{count[kind]} {kind}" for kind in ("refused", "expired", "failed")]
     rare = {SILENT: "unanswered", IN_TRANSFER: "still in transfer at the end", PENDING: "running"}
     parts += [f"{count[KINDS[kind]]} {text}" for kind, text in rare.items() if count[KINDS[kind]]]
     lines = [f"requests     {', '.join(parts)}"]
-    answers_s = record.latency_s[counted & (record.ended == ANSWERED)]
+    answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
     if answers_s.size:
         values = (answers_s.mean(), *np.quantile(answers_s, (0.5, 0.99)))
         texts = [f"{name} {_ms(v)}" for name, v in zip(("mean", "p50", "p99"), values, strict=True)]
         lines.append(f"latency      of answers: {', '.join(texts)}")
     lines += _server_lines(result)
-    p50_s, p99_s = record.lateness_s(0.5), record.lateness_s(0.99)
+    p50_s, p99_s = result.lateness_s(0.5), result.lateness_s(0.99)
     lines.append(f"client       sent {_ms(p50_s)} late in the median, {_ms(p99_s)} at p99")
-    return lines + ([f"last error   {record.error}"] if record.error else [])
+    return lines + ([f"last error   {result.error}"] if result.error else [])
 
 
 def _server_lines(result: LoadResult) -> list[str]:
-    record, known = result.record, result.counted & ~np.isnan(result.record.service_s)
+    known = result.counted & ~np.isnan(result.service_s)
     if not known.any():
         return []
-    variants = Counter(record.variant[at] for at in np.flatnonzero(known))
+    variants = Counter(result.variant[at] for at in np.flatnonzero(known))
     shares = [f"{name} {percent(n / known.sum())}" for name, n in variants.most_common() if name]
     parts = [
-        f"waiting {_ms(np.nanmean(record.queue_s[known]))}",
-        f"service {_ms(record.service_s[known].mean())}",
-        f"batch {np.nanmean(record.batch[known]):.2f}",
+        f"waiting {_ms(np.nanmean(result.queue_s[known]))}",
+        f"service {_ms(result.service_s[known].mean())}",
+        f"batch {np.nanmean(result.batch[known]):.2f}",
     ]
     return [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
 
@@ -212,15 +211,15 @@ def _ms(seconds: float | np.floating[Any]) -> str:
 
 def request_columns(result: LoadResult) -> dict[str, NDArray[Any]]:
     """Return (n,) columns of every request, in the order of their arrivals."""
-    record, workload = result.record, result.record.workload
+    workload = result.workload
     return {
         **workload.first(workload.id.size),
-        "put_s": record.put_s,
-        "finished_s": record.finished_s,
-        "ended": np.array(KINDS)[record.ended],
-        "on_time": record.on_time,
-        "queue_s": record.queue_s,
-        "service_s": record.service_s,
-        "batch": record.batch,
-        "variant": np.array(record.variant),
+        "put_s": result.put_s,
+        "finished_s": result.finished_s,
+        "ended": np.array(KINDS)[result.ended],
+        "on_time": result.on_time,
+        "queue_s": result.queue_s,
+        "service_s": result.service_s,
+        "batch": result.batch,
+        "variant": np.array(result.variant),
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -27,6 +29,7 @@ from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
 """Of requests before the load begins."""
+POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +177,56 @@ def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
     if len(sizes) < 2 or min(sizes[1:]) < 1 or sizes[0] not in (-1, 1):
         refuse(f"of its inputs' shape {sizes}, all axes except the first (the batch) must be fixed")
     return str(name), TensorSpec(tuple(sizes[1:]), DTYPES[kind])
+
+
+class ServerState:
+    """Who is in charge of a server, and the cores it holds, by polls of its ``GET /state``."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._began_s = math.nan
+        """On the server's clock; NaN for a server without this state."""
+        self._cores: dict[float, float] = {}
+        """Core units held in the interval that ends at a time of that clock."""
+        self.agents: dict[str, None] = {}
+        """Controllers that were in charge, in order."""
+
+    async def begin(self) -> None:
+        """Poll for the first time: earlier intervals do not count."""
+        state = await self._get(math.inf)
+        with suppress(KeyError, TypeError, ValueError):
+            self._began_s = float(state["now_s"])
+
+    async def watch(self) -> None:
+        """Poll once a second, until cancelled."""
+        while not math.isnan(self._began_s):
+            await asyncio.sleep(POLL_S)
+            await self.poll()
+
+    async def poll(self) -> None:
+        """Add the intervals since the last poll."""
+        if math.isnan(self._began_s):
+            return
+        state = await self._get(max(self._cores, default=self._began_s))
+        with suppress(KeyError, TypeError, ValueError):
+            self.agents[str(state["agent"])] = None
+            for point in state["history"]:
+                if point["t"] > self._began_s and point["held"] is not None:
+                    self._cores[float(point["t"])] = float(point["held"])
+
+    @property
+    def mean_cores(self) -> float:
+        """Mean core units held since :meth:`begin`; NaN if unknown."""
+        if not self._cores:
+            return math.nan
+        times_s = np.array(sorted(self._cores))
+        spans_s = np.diff(times_s, prepend=self._began_s)
+        return float(np.average([self._cores[t] for t in times_s], weights=spans_s))
+
+    async def _get(self, since_s: float) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(POLL_S):
+                state = (await self._client.request("GET", f"/state?since={since_s}")).json
+        except (OSError, TimeoutError):
+            return {}
+        return state if isinstance(state, dict) else {}
