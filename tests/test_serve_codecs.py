@@ -85,9 +85,9 @@ def test_every_datatype_there_and_back(dtype: str) -> None:
         assert np.array_equal(each.rows, rows)
     as_bytes, as_json = RequestedOutput("output", True), RequestedOutput("output")
     answer = write_answer(InferRequest(rows, (as_bytes,)), "m", {"output": rows}, {})
-    assert bytes(answer.parts[1]) == rows.tobytes()
+    assert bytes(answer[1]) == rows.tobytes()
     answer = write_answer(InferRequest(rows, (as_json,)), "m", {"output": rows}, {})
-    (tensor,) = orjson.loads(answer.parts[0])["outputs"]
+    (tensor,) = orjson.loads(answer[0])["outputs"]
     assert tensor["shape"] == [3, 2, 2]
     assert np.array_equal(np.array(tensor["data"], dtype).reshape(rows.shape), rows)
     response = write_message(requests[3], "m", {"output": rows}, {"batch": 3})
@@ -134,10 +134,10 @@ def test_encodings_that_are_accepted(accept: str, encoding: str) -> None:
 
 @given(body=st.binary(), encoding=st.sampled_from(["gzip", "deflate"]))
 def test_compression_there_and_back(body: bytes, encoding: str) -> None:
-    assert decompress(compress([body], encoding), encoding, len(body)) == body
+    assert decompress(compress(body, encoding), encoding, len(body)) == body
     if body:
         with pytest.raises(WireError, match="unpacked"):
-            decompress(compress([body], encoding), encoding, len(body) - 1)
+            decompress(compress(body, encoding), encoding, len(body) - 1)
 
 
 def one_sentence(read_it: Callable[[], Any]) -> None:

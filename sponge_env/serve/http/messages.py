@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -219,9 +219,8 @@ def accepted_encoding(accept: str) -> str:
     return ""
 
 
-def compress(parts: Sequence[bytes], encoding: str) -> bytes:
+def compress(body: bytes, encoding: str) -> bytes:
     """Return a body in an encoding."""
-    body = b"".join(parts)
     if encoding == "gzip":
         return gzip.compress(body, COMPRESSION_LEVEL, mtime=0)
     return zlib.compress(body, COMPRESSION_LEVEL)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import SpongeError
 from sponge_env.serve.http.messages import (
@@ -23,7 +25,7 @@ from sponge_env.serve.http.messages import (
 from sponge_env.serve.interface import Resource
 from sponge_env.serve.options import is_local
 from sponge_env.serve.wire import describe
-from sponge_env.serve.wire.front import Front, Headers, InferResult
+from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
     InferRequest,
@@ -139,10 +141,10 @@ class HttpFront:
         arrival, headers = self._front.arrival(request.began_s), request.headers
         inference = await self._read(body, headers.get(b"inference-header-content-length"))
         read_s = time.monotonic() - arrival.arrived_s
-        result = await self._front.infer(inference, headers, arrival, payload_bytes)
+        tensors, about = await self._front.infer(inference, headers, arrival, payload_bytes)
         began_s = time.monotonic()
-        size = sum(tensor.nbytes for tensor in result.tensors.values())
-        response = await run_in_thread(size, self._write, inference, result, headers)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        response = await run_in_thread(size, self._write, inference, tensors, about, headers)
         self._front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
@@ -171,21 +173,26 @@ class HttpFront:
         self._front.memory.keep(array)
         return memoryview(array), len(body)  # type: ignore[arg-type]
 
-    def _write(self, request: InferRequest, result: InferResult, headers: Headers) -> Response:
+    def _write(
+        self,
+        request: InferRequest,
+        tensors: Mapping[str, NDArray[Any]],
+        about: Mapping[str, Any],
+        headers: Headers,
+    ) -> Response:
         """Return an answer, compressed where the client accepts that and it is large enough."""
-        model, extra = self._front.served.name, []
-        answer = write_answer(request, model, result.tensors, result.parameters)
-        if answer.header_length:
-            extra.append((b"inference-header-content-length", b"%d" % answer.header_length))
-        content_type = BINARY if answer.header_length else JSON
-        size = sum(map(len, answer.parts))
-        encoding = ""
-        if size >= self._front.options.compress_from_bytes:
-            encoding = accepted_encoding(headers.get(b"accept-encoding", b"").decode("latin-1"))
-        if encoding:
-            extra.append((b"content-encoding", encoding.encode()))
-            return Response(compress(answer.parts, encoding), 200, content_type, tuple(extra))
-        return Response(b"".join(answer.parts), 200, content_type, tuple(extra))
+        parts = write_answer(request, self._front.served.name, tensors, about)
+        content_type, extra = JSON, []
+        if len(parts) > 1:
+            content_type = BINARY
+            extra.append((b"inference-header-content-length", b"%d" % len(parts[0])))
+        body = b"".join(parts)
+        if len(body) >= self._front.options.compress_from_bytes:
+            accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
+            if encoding := accepted_encoding(accepted):
+                extra.append((b"content-encoding", encoding.encode()))
+                body = compress(body, encoding)
+        return Response(body, 200, content_type, tuple(extra))
 
     async def _use_agent(self, request: Request) -> Response:
         """Put another agent in charge; clients without the right to are refused."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,6 +29,9 @@ from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
+"""Makes the message that answers one: from its bytes, the headers, the beginning of its call on
+the monotonic clock, and the time left until the call's deadline, None if it has none."""
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """Metadata from which gRPC's clients learn when to try again."""
@@ -80,18 +82,6 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class RpcRequest:
-    """A message that has arrived."""
-
-    data: bytes
-    headers: Headers
-    began_s: float
-    """Beginning of its call, on the monotonic clock."""
-    remaining_s: float | None = None
-    """Time left until the call's deadline, if it has one that is this message's."""
-
-
 class RpcFront:
     """Answers calls; messages are parsed here, so that a damaged one is the client's error."""
 
@@ -103,14 +93,15 @@ class RpcFront:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server passes calls to."""
+        front, engine = self._front, self._front.engine
         described: dict[str, Callable[[Any], Any]] = {
-            "ServerLive": lambda _: {"live": self._front.engine.alive},
-            "ServerReady": lambda _: {"ready": self._front.engine.ready},
-            "ModelReady": self._model_ready,
+            "ServerLive": lambda _: {"live": engine.alive},
+            "ServerReady": lambda _: {"ready": engine.ready},
+            "ModelReady": lambda _: {"ready": engine.ready},
             "ServerMetadata": lambda _: describe.server_metadata(),
-            "ModelMetadata": self._model_metadata,
-            "ModelConfig": self._model_config,
-            "ModelStatistics": self._statistics,
+            "ModelMetadata": lambda _: describe.model_metadata(front.served),
+            "ModelConfig": lambda _: {"config": describe.model_config(front.served)},
+            "ModelStatistics": lambda _: {"model_stats": [front.metrics.statistics()]},
             "RepositoryIndex": self._index,
         }
         handlers: dict[str, Any] = {
@@ -121,7 +112,7 @@ class RpcFront:
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _unary(self, work: Callable[[RpcRequest], Awaitable[Any]], guarded: bool = True) -> Any:
+    def _unary(self, work: Work, guarded: bool = True) -> Any:
         """Return a handler around what returns the message that answers one.
 
         It reads the message itself: to know when it began, to end the call of a client that is too
@@ -138,59 +129,43 @@ class RpcFront:
                 if data is None:
                     raise WireError("the call has no message")
                 with self._front.memory.holding(COPIES * len(data)):
-                    request = RpcRequest(data, headers, began_s, context.time_remaining())
-                    response = await work(request)
+                    response = await work(data, headers, began_s, context.time_remaining())
             except WireError as error:
                 await self._abort(context, error)
             return _serialized(response)
 
         return grpc.stream_unary_rpc_method_handler(handle)
 
-    def _describing(
-        self, name: str, make: Callable[[Any], Any]
-    ) -> Callable[[RpcRequest], Awaitable[Any]]:
+    def _describing(self, name: str, make: Callable[[Any], Any]) -> Work:
         """Return what answers with a message made of plain values."""
 
-        async def work(request: RpcRequest) -> Any:
-            size, data = len(request.data), request.data
-            values = make(await run_in_thread(size, parse, f"{name}Request", data))
-            return ParseDict(values, MESSAGES[f"{name}Response"]())
+        async def work(data: bytes, *_: object) -> Any:
+            request = await run_in_thread(len(data), parse, f"{name}Request", data)
+            # for statistics no name is all models
+            if name.startswith("Model") and (request.name or name != "ModelStatistics"):
+                self._front.check_model(request.name, request.version)
+            return ParseDict(make(request), MESSAGES[f"{name}Response"]())
 
         return work
-
-    def _model_ready(self, request: Any) -> Any:
-        self._front.check_model(request.name, request.version)
-        return {"ready": self._front.engine.ready}
-
-    def _model_metadata(self, request: Any) -> Any:
-        self._front.check_model(request.name, request.version)
-        return describe.model_metadata(self._front.served)
-
-    def _model_config(self, request: Any) -> Any:
-        self._front.check_model(request.name, request.version)
-        return {"config": describe.model_config(self._front.served)}
-
-    def _statistics(self, request: Any) -> Any:
-        if request.name:  # no name is all models
-            self._front.check_model(request.name, request.version)
-        return {"model_stats": [self._front.metrics.statistics()]}
 
     def _index(self, request: Any) -> Any:
         ready = self._front.engine.ready
         listed = ready or not request.ready
         return {"models": describe.index(self._front.served, ready) if listed else []}
 
-    async def _infer(self, rpc: RpcRequest) -> Any:
+    async def _infer(
+        self, data: bytes, headers: Headers, began_s: float, remaining_s: float | None = None
+    ) -> Any:
         """Return the message that answers a request; a WireError says why there is none."""
         front = self._front
-        arrival = front.arrival(rpc.began_s, rpc.remaining_s)
-        size = parsed_bytes(rpc.data)
+        arrival = front.arrival(began_s, remaining_s)
+        size = parsed_bytes(data)
         with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
-            request = await run_in_thread(size, self._parse_request, rpc.data, threads=READER)
+            request = await run_in_thread(size, self._parse_request, data, threads=READER)
         read_s = time.monotonic() - arrival.arrived_s
-        result = await front.infer(request, rpc.headers, arrival, len(rpc.data))
+        tensors, parameters = await front.infer(request, headers, arrival, len(data))
         began_s = time.monotonic()
-        response = write_message(request, front.served.name, result.tensors, result.parameters)
+        response = write_message(request, front.served.name, tensors, parameters)
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
@@ -201,25 +176,56 @@ class RpcFront:
         return read_message(message, front.served, front.options.max_rows)
 
     async def _stream(self, _: object, context: Context) -> None:
-        """Answer the requests of a stream in their order, several of them at a time.
-
-        The deadline of the stream is not that of a request.
-        """
+        """Answer a stream, whose deadline is not that of a request."""
         try:
             self._front.check_token(headers_of(context))
             if self._streams.locked():
                 raise WireError("too many streams at a time", 503)
             async with self._streams:
-                timeout_s = self._front.options.idle_timeout_s
-                await Stream(context, timeout_s, self._answer_in_stream).serve()
+                await self._answer_stream(context)
         except WireError as error:
             await self._abort(context, error)
 
-    async def _answer_in_stream(self, data: bytes, headers: Headers) -> bytes:
+    async def _answer_stream(self, context: Context) -> None:
+        """Answer the requests of a stream in their order, several of them at a time.
+
+        A WireError if the client neither sends nor reads for long.
+        """
+        headers, timeout_s = headers_of(context), self._front.options.idle_timeout_s
+        places = asyncio.Semaphore(STREAM_REQUESTS)
+        answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+
+        async def read() -> None:
+            try:
+                while True:
+                    await places.acquire()
+                    if (data := await receive(context, timeout_s)) is None:
+                        return
+                    answers.put_nowait(asyncio.create_task(self._stream_answer(data, headers)))
+            finally:
+                answers.put_nowait(None)
+
+        reading = asyncio.create_task(read())
+        try:
+            while (answer := await answers.get()) is not None:
+                message = await answer
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await context.write(message)
+                except TimeoutError:
+                    raise WireError("the answers are not read", 408) from None
+                places.release()
+            await reading
+        finally:
+            reading.cancel()
+            while not answers.empty():
+                if (answer := answers.get_nowait()) is not None:
+                    answer.cancel()
+
+    async def _stream_answer(self, data: bytes, headers: Headers) -> bytes:
         try:
             with self._front.memory.holding(COPIES * len(data)):
-                request = RpcRequest(data, headers, time.monotonic())
-                values = {"infer_response": await self._infer(request)}
+                values = {"infer_response": await self._infer(data, headers, time.monotonic())}
         except WireError as error:
             self._front.count_rejected(error)
             values = {"error_message": error.sentence}
@@ -231,56 +237,6 @@ class RpcFront:
         if error.retry_after_s > 0:
             metadata = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
         await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
-
-
-class Stream:
-    """One ``ModelStreamInfer``, whose client may neither send nor read nothing for long."""
-
-    def __init__(
-        self,
-        context: Context,
-        timeout_s: float,
-        answer: Callable[[bytes, Headers], Coroutine[Any, Any, bytes]],
-    ) -> None:
-        self._context, self._timeout_s, self._answer = context, timeout_s, answer
-        self._places = asyncio.Semaphore(STREAM_REQUESTS)
-        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[bytes]] = set()
-
-    async def serve(self) -> None:
-        """Answer until the client ends the stream; a WireError if it takes too long."""
-        reading = asyncio.create_task(self._read())
-        try:
-            while (answer := await self._answers.get()) is not None:
-                await self._write(await answer)
-                self._places.release()
-            await reading
-        finally:
-            reading.cancel()
-            for task in self._tasks:
-                task.cancel()
-
-    async def _read(self) -> None:
-        headers = headers_of(self._context)
-        try:
-            while True:
-                await self._places.acquire()
-                data = await receive(self._context, self._timeout_s)
-                if data is None:
-                    return
-                task = asyncio.create_task(self._answer(data, headers))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                self._answers.put_nowait(task)
-        finally:
-            self._answers.put_nowait(None)
-
-    async def _write(self, answer: bytes) -> None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._context.write(answer)
-        except TimeoutError:
-            raise WireError("the answers are not read", 408) from None
 
 
 async def receive(

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,14 +27,6 @@ Headers = Mapping[bytes, bytes]
 """By lower-case name."""
 MISSING = Reply(Status.STOPPED)
 """Stands in for a reply that is not there yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferResult:
-    """Outputs of a request, and what its answer tells about them."""
-
-    tensors: Mapping[str, NDArray[Any]]
-    parameters: Mapping[str, Any]
 
 
 class Front:
@@ -71,10 +62,10 @@ class Front:
 
     async def infer(
         self, request: InferRequest, headers: Headers, arrival: Arrival, payload_bytes: int
-    ) -> InferResult:
-        """Have a request answered; a WireError says why it was not.
+    ) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]:
+        """Return the outputs of a request, and what its answer tells about them.
 
-        Cancelling this cancels the request in the engine.
+        A WireError says why there is none. Cancelling this cancels the request in the engine.
         """
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped:
@@ -83,8 +74,25 @@ class Front:
             self.memory.keep(request.rows)
         share = payload_bytes // len(request.rows)
         calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
-        replies = await submit_rows(self.engine, calls, self._record)
-        return InferResult(combine_outputs(self.served, replies), combine_parameters(replies))
+        replies = await self._submit(calls)
+        return combine_outputs(self.served, replies), combine_parameters(replies)
+
+    async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
+        """Submit the calls of a request and wait for all replies, in their order.
+
+        Once one is not answered, the others are cancelled, for they are of no use; so are all when
+        this is cancelled. They are counted either way. More calls than the engine can ever hold
+        are a WireError, and are not submitted.
+        """
+        if len(calls) > (limit := self.served.queue_max):
+            raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
+        pending = _PendingRows(self.engine, calls, self._record)
+        try:
+            pending.submit()
+            return await pending.all
+        except BaseException:
+            pending.cancel()
+            raise
 
     def count_rejected(self, error: WireError) -> None:
         """Count a request that never reached the engine; the engine's own are counted by then."""
@@ -98,33 +106,16 @@ class Front:
             self.metrics.observe(call, reply, row != deciding)
 
 
-Record = Callable[[Sequence[Call], Sequence[Reply]], None]
-"""Takes the calls of a request once all of them have ended."""
-
-
-async def submit_rows(engine: Engine, calls: Sequence[Call], record: Record) -> list[Reply]:
-    """Submit the calls of a request and wait for all replies, in their order.
-
-    Once one is not answered, the others are cancelled, for they are of no use; so are all when
-    this is cancelled. They are recorded either way. More calls than the engine can ever hold are a
-    WireError, and are not submitted.
-    """
-    if len(calls) > engine.served.queue_max:
-        limit = engine.served.queue_max
-        raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
-    pending = _PendingRows(engine, calls, record)
-    try:
-        pending.submit()
-        return await pending.all
-    except BaseException:
-        pending.cancel()
-        raise
-
-
 class _PendingRows:
     """Collects replies in the engine's thread and wakes the loop once, with the last of them."""
 
-    def __init__(self, engine: Engine, calls: Sequence[Call], record: Record) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        calls: Sequence[Call],
+        record: Callable[[Sequence[Call], Sequence[Reply]], None],
+    ) -> None:
+        """Take the calls of a request, and what counts them once all of them have ended."""
         self._engine, self._calls, self._record = engine, calls, record
         self._loop = asyncio.get_running_loop()
         self._replies: list[Reply] = [MISSING] * len(calls)

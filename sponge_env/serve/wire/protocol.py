@@ -63,15 +63,6 @@ class InferRequest:
     """Those that state the deadline."""
 
 
-class AnswerBody(NamedTuple):
-    """Body of an HTTP answer to an inference request."""
-
-    parts: list[bytes]
-    """The JSON, and the bytes of each binary tensor."""
-    header_length: int
-    """Size of the JSON, or 0 where nothing follows it."""
-
-
 def output_names(served: ServedModel) -> tuple[str, ...]:
     """Return the names of the tensors of an answer."""
     return (OUTPUT, TASKS) if len(served.stages) > 1 else (OUTPUT,)
@@ -112,8 +103,8 @@ def write_answer(
     model: str,
     tensors: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, Any],
-) -> AnswerBody:
-    """Return the body that answers a request, with the tensors that it requests."""
+) -> list[bytes]:
+    """Return the JSON that answers a request, and the bytes of each tensor requested as bytes."""
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, binary in request.outputs:
@@ -134,8 +125,7 @@ def write_answer(
         **{"model_name": model, "model_version": VERSION, **identity},
         **{"parameters": parameters, "outputs": outputs},
     }
-    header = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    return AnswerBody([header, *blobs], len(header) if blobs else 0)
+    return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
 
 def header_size(header_length: bytes | None, body_size: int) -> int:
