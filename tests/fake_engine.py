@@ -28,7 +28,7 @@ def served(inputs: TensorSpec = FOUR, outputs: TensorSpec = TWO) -> ServedModel:
 def sums(call: Call) -> Reply:
     """Answer with the sum and the largest of the input, at once."""
     row = call.tensor
-    output = np.array([row.sum(), row.max()], np.float32)
+    output = np.array([[row.sum(), row.max()]], np.float32)
     return answered(output, in_time=time.monotonic() <= call.deadline_s)
 
 

@@ -26,7 +26,7 @@ SERVED = ServedModel(
 )
 
 ANSWER = Reply(
-    Status.ANSWERED, np.zeros(10, np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
+    Status.ANSWERED, np.zeros((1, 10), np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
 )
 
 

@@ -95,13 +95,13 @@ def test_answers_are_those_of_the_bare_runtime(tmp_path: Path, name: str) -> Non
             sent.submit(image)
             (reply,) = sent.replies()
             assert (reply.status, reply.batch, reply.cores) == (Status.ANSWERED, 1, 16)
-            np.testing.assert_array_equal(reply.output, wanted)
+            np.testing.assert_array_equal(reply.output, [wanted])
         sent = Sent(engine)
         for image in [*images] * 4:
             sent.submit(image)
         replies = sent.replies()
         for reply, wanted in zip(replies, expected * 4, strict=True):
-            np.testing.assert_allclose(reply.output, wanted, atol=1e-3)
+            np.testing.assert_allclose(reply.output, [wanted], atol=1e-3)
         assert max(reply.batch for reply in replies) > 1
 
 

@@ -143,7 +143,7 @@ def test_calls_are_answered_while_it_ends() -> None:
         assert (ready.status, ready.json) == (400, {"ready": False})
         index = other.send(request(path="/v2/repository/index")).answer()
         assert index.json[0]["state"] == "UNAVAILABLE"
-        engine.finish(answered(np.zeros(2, np.float32)))
+        engine.finish(answered(np.zeros((1, 2), np.float32)))
         assert wire.answer().status == 200
         server.thread.join(20)
         assert not server.thread.is_alive()

@@ -130,7 +130,7 @@ async def test_empty_lines_do_not_hold_a_connection(before: bytes) -> None:
 
 def held_by(first: float) -> Callable[[Call], Reply | None]:
     """Answer all but those that begin with a number."""
-    return lambda call: None if call.tensor[0] == first else answered(np.zeros(2, np.float32))
+    return lambda call: None if call.tensor[0] == first else answered(np.zeros((1, 2), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status:
     await asyncio.sleep(0.1)  # longer than its patience; nothing tells that nothing happens
     assert client.transport.sent == b""
     assert not client.transport.closing
-    engine.finish(answered(np.zeros(2, np.float32)))
+    engine.finish(answered(np.zeros((1, 2), np.float32)))
     await client.transport.until(lambda to: to.closing)
     assert client.transport.statuses == [200, 200, 200, status]
     client.send(infer())  # nobody reads it any more
@@ -170,10 +170,10 @@ async def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
     assert memory.held_bytes == len(body)  # put together
     client.send(asked)  # the next one
     assert memory.held_bytes == 2 * len(body)
-    engine.finish(answered(np.zeros(2, np.float32)))
+    engine.finish(answered(np.zeros((1, 2), np.float32)))
     while not engine.held:
         await asyncio.sleep(0)
-    engine.finish(answered(np.zeros(2, np.float32)))
+    engine.finish(answered(np.zeros((1, 2), np.float32)))
     await client.transport.until(lambda to: to.statuses == [200, 200])
 
 

@@ -145,7 +145,7 @@ def test_a_client_may_close_its_half(version: bytes) -> None:
         engine.wait_until(lambda engine: len(engine.held) == 1)
         with engine.changed:
             assert not engine.changed.wait_for(lambda: engine.cancelled, 3 * PEER_CHECK_S)
-        engine.finish(answered(np.zeros(2, np.float32)))
+        engine.finish(answered(np.zeros((1, 2), np.float32)))
         found = wire.answer()
         assert (found.status, found.headers["connection"]) == (200, "close")
         assert wire.closed()
@@ -180,7 +180,7 @@ def test_compressed_bodies(body: bytes, encoding: str, status: int, wire: Wire) 
 
 def test_answers_are_compressed_where_it_pays() -> None:
     large = served(outputs=TensorSpec((5000,)))
-    engine = FakeEngine(large, lambda call: answered(np.zeros(5000, np.float32)))
+    engine = FakeEngine(large, lambda call: answered(np.zeros((1, 5000), np.float32)))
     with running(engine) as server, Wire(server) as wire:
         asked = {"binary_data_output": True}
         found = wire.send(infer(parameters=asked, accept_encoding="gzip, deflate")).answer()
@@ -235,7 +235,7 @@ def test_a_request_counts_as_what_was_answered(rows: list[int], status: int, dec
         first = float(call.tensor[0])
         if first >= 8:
             return Reply(Status.EXPIRED if first == 9 else Status.REFUSED)
-        return answered(np.zeros(2, np.float32), service_s=first)
+        return answered(np.zeros((1, 2), np.float32), service_s=first)
 
     with running(FakeEngine(answer=answer)) as server, Wire(server) as wire:
         asked = infer([[row, 0, 0, 0] for row in rows])
@@ -342,7 +342,7 @@ def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
 def test_a_client_that_does_not_read_is_let_go(connection: str) -> None:
     large = served(outputs=TensorSpec((8 * 2**20,)))
-    engine = FakeEngine(large, lambda call: answered(np.zeros(8 * 2**20, np.float32)))
+    engine = FakeEngine(large, lambda call: answered(np.zeros((1, 8 * 2**20), np.float32)))
     with running(engine, idle_timeout_s=0.2, body_timeout_s=0.2) as server, Wire(server) as wire:
         wire.send(infer(parameters={"binary_data_output": True}, connection=connection))
         server.thread.join(1.0)  # it does not end, and its patience does
@@ -361,7 +361,9 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.Monk
     for name in ("read_request", "write_answer"):
         monkeypatch.setattr(routes, name, partial(noted, getattr(routes, name)))
     wide = TensorSpec((40_000,))
-    engine = FakeEngine(served(wide, wide), lambda call: answered(np.zeros(40_000, np.float32)))
+    engine = FakeEngine(
+        served(wide, wide), lambda call: answered(np.zeros((1, 40_000), np.float32))
+    )
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
     body = json.dumps({"inputs": [tensor]}).encode()
     with running(engine) as server, Wire(server) as wire:

@@ -102,7 +102,7 @@ def check_told(client: Client, name: str) -> None:
         if reply.output is None:
             continue
         expected = [[x + 0.5, k + 0.5] for k in range(tasks_of(x))]
-        expected = expected if name == "two stages" else [x + 0.5]
+        expected = expected if name == "two stages" else [[x + 0.5]]
         assert reply.output.tolist() == expected
         assert reply.queue_s >= 0 < min(reply.service_s, reply.batch)
         assert reply.variant

@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from sponge_env.serve.http.connection import Connection, Connections
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.interface import Engine, Resource, Snapshot
+from sponge_env.serve.interface import Resource, Snapshot
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions, authority, listening_socket
 from sponge_env.serve.rpc.service import start_rpc
 from sponge_env.serve.wire.front import Front
+
+if TYPE_CHECKING:
+    from sponge_env.serve.engine import ServingEngine
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CLOSING_S = 2.0
@@ -49,7 +53,7 @@ class Stop:
 
 
 def serve(
-    engine: Engine,
+    engine: ServingEngine,
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],
@@ -59,7 +63,7 @@ def serve(
 
 
 async def run_servers(
-    engine: Engine,
+    engine: ServingEngine,
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],
@@ -120,7 +124,7 @@ def _signals(stop: Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _drain(engine: Engine, drain_s: float, stop: Stop) -> None:
+async def _drain(engine: ServingEngine, drain_s: float, stop: Stop) -> None:
     """Have the engine answer what it has, until it is to stop at once.
 
     In threads of its own: the loop's may all be busy with large requests.

@@ -32,7 +32,7 @@ MakeController = Callable[[str], Controller]
 
 
 class ServingEngine:
-    """Serves calls in a thread of its own. Implements :class:`.interface.Engine`.
+    """Serves calls in a thread of its own; every method may be called from any thread.
 
     The system is closed when it has drained. A controller that fails keeps the last allocation.
     """
@@ -66,11 +66,16 @@ class ServingEngine:
 
     @property
     def alive(self) -> bool:
-        """False once it has ended; :attr:`error` says whether by itself."""
+        """False once it has ended for good; :attr:`error` says whether by itself."""
         return self._thread.is_alive()
 
     def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
-        """Take a call; see :meth:`.interface.Engine.submit`."""
+        """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
+
+        The ticket that is returned is for :meth:`cancel`. It does not block: a call that cannot
+        be met or for which there is no room is refused through ``done``, which may be called
+        before this returns.
+        """
         if not self._ready:
             send(done, Reply(Status.STOPPED, finished_s=time.monotonic()))
             return 0
@@ -83,7 +88,7 @@ class ServingEngine:
         return ticket
 
     def cancel(self, ticket: int) -> None:
-        """Cancel a call."""
+        """Cancel a call; if it has not ended, it ends as CANCELLED and frees its place."""
         self._system.inbox.cancel(ticket)
 
     def snapshot(self) -> Snapshot:
@@ -91,19 +96,28 @@ class ServingEngine:
         return self._snapshot
 
     def batches(self) -> tuple[tuple[Batches, ...], ...]:
-        """Return the batches of each stage that have ended."""
+        """Return the batches of each stage that have ended up to now, by size, smallest first."""
         return self._system.batches.totals()
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something with each snapshot from now on."""
+        """Call something, quickly, with each snapshot from now on, from the engine's thread.
+
+        When the engine ends, however it comes to that, the last one says that it is not ready.
+        """
         self._followers.append(follower)
 
     def use(self, agent: str) -> None:
-        """Put another controller in charge, from the next interval on."""
+        """Put another controller in charge, from the next interval on; no call is lost.
+
+        SpongeError if there is none of that name, or it cannot control this system.
+        """
         self._next.append(self._started(agent))
 
     def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer those that there are, at most for so long; then stop."""
+        """Take no more calls, answer those that there are, at most for so long; then stop.
+
+        What is left then ends as STOPPED. Safe to call twice.
+        """
         self._ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
@@ -185,22 +199,17 @@ class ServingEngine:
             following = self._next.popleft()
             self._decider.close()
             self._decider, self._warned = following, False
-        decider = self._decider
-        decided = decider.decide(view)
-        if decided is None:
-            self._warn(f"{decider.agent} takes long to decide")
-            return Allocation(stages=view.allocation.stages, feasible=False), decider.waited_s
+        decided = self._decider.decide(view)
+        took_s = self._decider.waited_s if decided is None else decided.took_s
         try:
-            return decided.allocation(), decided.took_s
+            if decided is None:
+                raise WorkerError(f"{self._decider.agent} takes long to decide")
+            return decided.allocation(), took_s
         except SpongeError as error:
-            self._warn(str(error))
-            return Allocation(stages=view.allocation.stages, feasible=False), decided.took_s
-
-    def _warn(self, reason: str) -> None:
-        """Log what is wrong with a controller, once."""
-        if not self._warned:
-            LOG.warning("the last allocation stays in force: %s", reason)
-        self._warned = True
+            if not self._warned:
+                LOG.warning("the last allocation stays in force: %s", error)
+            self._warned = True
+            return Allocation(stages=view.allocation.stages, feasible=False), took_s
 
     def _make_snapshot(self, view: SystemView) -> Snapshot:
         stages = view.allocation.stages

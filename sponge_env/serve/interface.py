@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -60,7 +60,7 @@ class Reply:
 
     status: Status
     output: NDArray[Any] | None = None
-    """Answer; of a pipeline the last stage's, one row for each task."""
+    """(tasks, *outputs.shape) answers of the last stage."""
     finished_s: float = 0.0
     queue_s: float = 0.0
     """Time that it waited, in all stages."""
@@ -123,55 +123,6 @@ class Snapshot:
     budgets_s: tuple[float, ...]
     """(queued,) time left to those that wait in the first stage, ascending; at most 256."""
     ready: bool
-
-
-class Engine(Protocol):
-    """Serves calls; every method may be called from any thread."""
-
-    served: ServedModel
-
-    @property
-    def ready(self) -> bool:
-        """Whether calls are taken."""
-
-    @property
-    def alive(self) -> bool:
-        """False once it has ended for good: it was drained, or could not go on."""
-
-    def submit(self, call: Call, done: Callable[[Reply], None]) -> int:
-        """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
-
-        The ticket that is returned is for :meth:`cancel`. It does not block: a call that cannot
-        be met or for which there is no room is refused through ``done``, which may be called
-        before this returns.
-        """
-
-    def cancel(self, ticket: int) -> None:
-        """Cancel a call; if it has not ended, it ends as CANCELLED and frees its place."""
-
-    def snapshot(self) -> Snapshot:
-        """Return the latest snapshot."""
-
-    def batches(self) -> tuple[tuple[Batches, ...], ...]:
-        """Return the batches of each stage that have ended up to now, by size, smallest first."""
-
-    def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something, quickly, with each snapshot from now on, from the engine's thread.
-
-        When the engine ends, however it comes to that, the last one says that it is not ready.
-        """
-
-    def use(self, agent: str) -> None:
-        """Put another controller in charge, from the next interval on; no call is lost.
-
-        SpongeError if there is none of that name, or it cannot control this system.
-        """
-
-    def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer those that there are, at most for so long; then stop.
-
-        What is left then ends as STOPPED. Safe to call twice.
-        """
 
 
 @dataclass(frozen=True, slots=True)

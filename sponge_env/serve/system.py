@@ -107,7 +107,7 @@ class ServedSystem(LiveSystem):
         are never more than ``queue_max`` requests in the system; the others are refused. The last
         stage's ``outputs`` are needed where a request may have no task there.
         """
-        self._outputs, self._queue_max = outputs, queue_max
+        self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
         self._table = RowTable(queue_max)
         """Rows of ``requests``."""
         self._steady_cores: dict[int, int] = {}
@@ -282,17 +282,15 @@ class ServedSystem(LiveSystem):
         )
         if late_by_s != 0.0:
             self._look()  # before the row is another's
-            self._refuse(own, now_s, late_by_s)
+            retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
+            finished_s = self.stamp(now_s)
+            refusal = Reply(Status.REFUSED, finished_s=finished_s, retry_after_s=retry_s)
+            self._end_call(own, refusal)
             return math.inf
         self._table.hold(own)
         self.worker.bring(ticket, call.tensor)
         self._waiting = True
         return deadline_s
-
-    def _refuse(self, call: OpenCall, now_s: float, late_by_s: float) -> None:
-        retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s
-        reply = Reply(Status.REFUSED, finished_s=self.stamp(now_s), retry_after_s=retry_s)
-        self._end_call(call, reply)
 
     def _cancel(self, ticket: int, now_s: float) -> None:
         self._look()  # it may just have ended: clients cancel when a deadline passes
@@ -369,15 +367,12 @@ class ServedSystem(LiveSystem):
             in_time=in_time,
         )
 
-    def _output(self, ticket: int) -> NDArray[Any] | None:
-        """Return the output: of several stages, one row for each task of the last."""
+    def _output(self, ticket: int) -> NDArray[Any]:
+        """Return the output, one row for each task of the last stage."""
         answers = self.worker.take_answers(ticket)
-        if len(self.spec.stages) == 1:
-            return answers[0] if answers else None
         if not answers:
-            outputs = self._outputs or TensorSpec(())
-            return np.zeros((0, *outputs.shape), outputs.dtype)
-        return np.stack(answers)
+            return np.zeros((0, *self._outputs.shape), self._outputs.dtype)
+        return answers[0][np.newaxis] if len(answers) == 1 else np.stack(answers)
 
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
         del self._by_ticket[call.ticket]

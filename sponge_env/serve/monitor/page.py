@@ -16,15 +16,18 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import orjson
 
 from sponge_env import __version__
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import Engine, Resource, Snapshot
+from sponge_env.serve.interface import Resource, Snapshot
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
+
+if TYPE_CHECKING:
+    from sponge_env.serve.engine import ServingEngine
 
 KEPT_S = 600.0
 """How far back it goes."""
@@ -122,7 +125,7 @@ def _merged(one: Point, other: Point) -> Point:
 
 
 @contextmanager
-def monitored(engine: Engine) -> Iterator[tuple[ServerMetrics, Mapping[str, Resource]]]:
+def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[str, Resource]]]:
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
@@ -139,7 +142,7 @@ def monitored(engine: Engine) -> Iterator[tuple[ServerMetrics, Mapping[str, Reso
 
 
 @contextmanager
-def watched(engine: Engine, history: History) -> Iterator[None]:
+def watched(engine: ServingEngine, history: History) -> Iterator[None]:
     """Give a history all snapshots of an engine from the present one on, in a thread of its own."""
     snapshots: SimpleQueue[Snapshot | None] = SimpleQueue()
     snapshots.put(engine.snapshot())
@@ -197,7 +200,7 @@ def since(query: str) -> float:
     return 0.0 if math.isnan(since_s) else since_s
 
 
-def state(engine: Engine, history: History, since_s: float = 0.0) -> bytes:
+def state(engine: ServingEngine, history: History, since_s: float = 0.0) -> bytes:
     """Return as JSON the state of the server, and its history from a time on.
 
     Times are seconds since the server began, budgets and latencies seconds as well; an unknown

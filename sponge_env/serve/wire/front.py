@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.serve.interface import VERSION, Call, Engine, Reply, ServedModel, Status
+from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
@@ -22,6 +22,9 @@ from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unansw
 from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief
+
+if TYPE_CHECKING:
+    from sponge_env.serve.engine import ServingEngine
 
 Headers = Mapping[bytes, bytes]
 """By lower-case name."""
@@ -32,9 +35,11 @@ MISSING = Reply(Status.STOPPED)
 class Front:
     """The engine, as front ends use it."""
 
-    def __init__(self, engine: Engine, options: ServeOptions, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, engine: ServingEngine, options: ServeOptions, metrics: ServerMetrics
+    ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
-        self.served: ServedModel = engine.served
+        self.served = engine.served
         self.memory = Memory(options.max_held_bytes)
         self._token = options.token.encode() if options.token else None
 
@@ -75,7 +80,7 @@ class Front:
         share = payload_bytes // len(request.rows)
         calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
         replies = await self._submit(calls)
-        return combine_outputs(self.served, replies), combine_parameters(replies)
+        return combine_outputs(replies), combine_parameters(replies)
 
     async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
         """Submit the calls of a request and wait for all replies, in their order.
@@ -111,7 +116,7 @@ class _PendingRows:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ServingEngine,
         calls: Sequence[Call],
         record: Callable[[Sequence[Call], Sequence[Reply]], None],
     ) -> None:
@@ -158,18 +163,16 @@ class _PendingRows:
         self._loop.call_soon(self._loop.call_soon, self._record, self._calls, self._replies)
 
 
-def combine_outputs(served: ServedModel, replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
+def combine_outputs(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
     """Return the answer's tensors by name, with the rows' outputs along the first axis.
 
-    Raises a ``WireError`` unless each row is answered. A pipeline answers a row with as many
-    rows as it led to, and ``tasks`` tells how many belong to each.
+    Raises a ``WireError`` unless each row is answered. A row is answered with as many rows as it
+    led to tasks, and ``tasks`` tells how many belong to each.
     """
     raise_unanswered(replies)
-    parts = [np.asarray(reply.output) for reply in replies]
-    if len(served.stages) == 1:
-        return {OUTPUT: parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts)}
-    counts = np.array([len(part) for part in parts], np.int64)
-    return {OUTPUT: np.concatenate(parts), TASKS: counts}
+    outputs = [reply.output for reply in replies if reply.output is not None]
+    output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+    return {OUTPUT: output, TASKS: np.array([len(rows) for rows in outputs], np.int64)}
 
 
 def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
