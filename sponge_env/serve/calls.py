@@ -158,18 +158,14 @@ class BatchCounts:
 
     def __init__(self, batch_max: Sequence[int]) -> None:
         """Begin at 0; ``batch_max`` is the largest batch of each stage."""
-        self._counts = [[0] * (size + 1) for size in batch_max]
-        self._service_s = [[0.0] * (size + 1) for size in batch_max]
+        self._sizes = [[Batches(size, 0, 0.0) for size in range(most + 1)] for most in batch_max]
 
     def add(self, completion: Completion) -> None:
         """Count a batch that has ended."""
-        stage, size = completion.batch.stage, completion.batch.size
-        self._service_s[stage][size] += completion.finished_s - completion.started_s
-        self._counts[stage][size] += 1
+        sizes, size = self._sizes[completion.batch.stage], completion.batch.size
+        service_s = sizes[size].service_s + (completion.finished_s - completion.started_s)
+        sizes[size] = Batches(size, sizes[size].ended + 1, service_s)
 
     def totals(self) -> tuple[tuple[Batches, ...], ...]:
         """Return the counts of each stage, smallest size first, without sizes that never ran."""
-        return tuple(
-            tuple(Batches(size, *pair) for size, pair in enumerate(pairs) if pair[0])
-            for pairs in map(zip, self._counts, self._service_s)
-        )
+        return tuple(tuple(each for each in sizes if each.ended) for sizes in self._sizes)

@@ -10,7 +10,6 @@ from typing import Any
 from sponge_env.env.factory import check_live, ensure_profile, real_configs
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Controller, Sink, SystemSpec
-from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
@@ -144,17 +143,12 @@ def _starter(
     """Return what starts the worker, with timeouts by the profiles."""
 
     def start(spec: SystemSpec) -> LiveWorker:
-        configs = real_configs(spec, profiles, limiter)
-        timed = [
-            replace(config, batch_timeout_s=_timeout_s(config, own))
-            for config, own in zip(configs, profiles, strict=True)
-        ]
+        timed = []
+        for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):
+            shape = config.batch_max, config.cores_max
+            slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
+            timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
+            timed.append(replace(config, batch_timeout_s=timeout_s))
         return LiveWorker(*timed, keeps_answers=True)
 
     return start
-
-
-def _timeout_s(config: LiveConfig, profiles: Sequence[Profile]) -> float:
-    shape = config.batch_max, config.cores_max
-    slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in profiles)
-    return max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 TOKEN = "SPONGE_TOKEN"
 """Environment variable for the token, because all users of a machine see its command lines."""
 DEADLINES = ("headers", "timeout")
-"""As :data:`sponge_env.serve.load.open_loop.Deadlines`, which takes a while to import."""
+"""How a request states its deadline: ``x-slo-ms`` and ``x-sent-at-ms``, or Triton's parameter
+``timeout``, in microseconds from its arrival on."""
 LATE_S = 0.02
 """99th percentile of the client's own lateness from which the measurement is spoiled."""
 
@@ -55,7 +56,9 @@ def load(argv: Sequence[str]) -> int:
 
     _print(announce([scenario]))
     workload = _draw(scenario, profile, arguments.seed)
-    with asyncio.Runner(loop_factory=_loop) as runner:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(_measure(client, scenario, workload, arguments))
     return _report(result, profile, arguments)
 
@@ -128,12 +131,6 @@ def _draw(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
     return draw_workload(scenario, profile, seed)
 
 
-def _loop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
 async def _measure(
     client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
 ) -> LoadResult:
@@ -158,11 +155,16 @@ async def _send(sender: OpenLoop) -> None:
     """Send until all have ended, or until an interrupt."""
     result, duration_s = sender.result, round(sender.result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
+
+        async def watch() -> None:
+            while True:
+                progress.show(int(min(duration_s, max(0.0, sender.now_s))), result.status)
+                await asyncio.sleep(1.0)
+                await result.state.poll()
+
         await result.state.begin()
-        sending = asyncio.create_task(
-            sender.run(lambda now_s: progress.show(min(duration_s, int(now_s)), result.status))
-        )
-        watching = asyncio.create_task(result.state.watch())
+        sending = asyncio.create_task(sender.run())
+        watching = asyncio.create_task(watch())
         with _interrupting(sending.cancel):
             try:
                 await sending

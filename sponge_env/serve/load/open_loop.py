@@ -8,11 +8,12 @@ says that it arrives, and states itself when it was sent.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -26,10 +27,6 @@ from sponge_env.serve.load.result import (
     SILENT,
     LoadResult,
 )
-
-Deadlines = Literal["headers", "timeout"]
-"""How a request states its deadline: ``x-slo-ms`` and ``x-sent-at-ms``, or Triton's parameter
-``timeout``, in microseconds from its arrival on."""
 
 GRACE_S = 3.0
 """How long after its deadline an answer is still waited for."""
@@ -52,48 +49,39 @@ class OpenLoop:
     tensors: Sequence[NDArray[Any]]
     """Sent in turn."""
     result: LoadResult
-    deadlines: Deadlines = "headers"
-    _begin_s: float = 0.0
+    deadlines: str = "headers"
+    """How requests state them; see ``DEADLINES`` of the command."""
+    _begin_s: float = math.inf
     """On the monotonic clock, for that of the event loop has milliseconds only."""
     _begin_unix_s: float = 0.0
 
-    async def run(self, progress: Callable[[float], None]) -> None:
-        """Send all; return when all have ended. ``progress`` gets the time each second."""
+    async def run(self) -> None:
+        """Send all; return when all have ended."""
         self._begin_s, self._begin_unix_s = time.monotonic() + LEAD_S, time.time() + LEAD_S
         bodies = [tensor.tobytes() for tensor in self.tensors]
-        reporting = asyncio.create_task(self._report(progress))
-        try:
-            async with asyncio.TaskGroup() as group:
-                await self._send_all(group, bodies)
-        finally:
-            reporting.cancel()
-
-    def _now_s(self) -> float:
-        return time.monotonic() - self._begin_s
-
-    async def _report(self, progress: Callable[[float], None]) -> None:
-        while True:
-            progress(max(0.0, self._now_s()))
-            await asyncio.sleep(1.0)
-
-    async def _send_all(self, group: asyncio.TaskGroup, bodies: Sequence[bytes]) -> None:
         scenario, result = self.result.scenario, self.result
         longest_s = max(scenario.slo_s, *(one.slo_s for one in scenario.classes), 0.0)
-        for at, arrival_s in enumerate(result.workload.arrival_s.tolist()):
-            if arrival_s > scenario.duration_s + longest_s:
-                result.ended[at:] = IN_TRANSFER
-                return
-            await asyncio.sleep(0)  # also where it is late, so that answers are read
-            while (wait_s := arrival_s - self._now_s()) > 0:  # timers may fire a little early
-                await asyncio.sleep(wait_s)
-            group.create_task(self._send(at, bodies[at % len(bodies)]))
+        async with asyncio.TaskGroup() as group:
+            for at, arrival_s in enumerate(result.workload.arrival_s.tolist()):
+                if arrival_s > scenario.duration_s + longest_s:
+                    result.ended[at:] = IN_TRANSFER
+                    return
+                await asyncio.sleep(0)  # also where it is late, so that answers are read
+                while (wait_s := arrival_s - self.now_s) > 0:  # timers may fire a little early
+                    await asyncio.sleep(wait_s)
+                group.create_task(self._send(at, bodies[at % len(bodies)]))
+
+    @property
+    def now_s(self) -> float:
+        """Time since the beginning of the workload."""
+        return time.monotonic() - self._begin_s
 
     async def _send(self, at: int, body: bytes) -> None:
         result, target = self.result, self.result.target
         parameters, headers = self._deadline(at)
         head = infer_head(target.input_name, self.tensors[at % len(self.tensors)], parameters)
         headers[HEADER_LENGTH] = str(len(head))
-        result.put_s[at] = now_s = self._now_s()
+        result.put_s[at] = now_s = self.now_s
         wait_s = max(0.0, float(result.workload.deadline_s[at]) - now_s) + GRACE_S
         ended = SILENT
         try:
@@ -109,7 +97,7 @@ class OpenLoop:
             if ended == FAILED:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"
-        result.finished_s[at], result.ended[at] = self._now_s(), ended
+        result.finished_s[at], result.ended[at] = self.now_s, ended
         if ended == ANSWERED:
             result.read_parameters(at, answer)
 
@@ -118,7 +106,7 @@ class OpenLoop:
         workload = self.result.workload
         sent_s, deadline_s = float(workload.sent_s[at]), float(workload.deadline_s[at])
         if self.deadlines == "timeout":
-            return {"timeout": max(1, int((deadline_s - self._now_s()) * 1e6))}, {}
+            return {"timeout": max(1, int((deadline_s - self.now_s) * 1e6))}, {}
         return {}, {
             "x-slo-ms": f"{(deadline_s - sent_s) * 1000:.3f}",
             "x-sent-at-ms": f"{(self._begin_unix_s + sent_s) * 1000:.3f}",

@@ -30,6 +30,7 @@ from sponge_env.serve.wire.tensors import DTYPES
 TIMEOUT_S = 10.0
 """Of requests before the load begins."""
 POLL_S = 1.0
+"""How long a poll may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,22 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
 
     A ``ConfigError`` if it is no such server, has no such model, or none that needs one tensor.
     """
-    about = await _get(client, "/v2")
+    about = await _ask(client, "GET", "/v2")
     server = about.json if about.status == HTTPStatus.OK else None
     if not isinstance(server, dict) or "name" not in server:
         raise ConfigError(
             f"{client.url} is no server of the Open Inference Protocol: it answered GET /v2 with "
             f"{_status(about)}"
         )
-    name = model or await _only_model(client)
-    metadata = await _get(client, f"/v2/models/{quote(name, safe='')}")
+    index = (await _ask(client, "POST", "/v2/repository/index")).json
+    entries = [entry for entry in index if isinstance(entry, dict)] if type(index) is list else []
+    models = [str(entry["name"]) for entry in entries if "name" in entry]
+    if not model and len(models) != 1:
+        what = f"serves {', '.join(models)}" if models else "does not list its models"
+        raise ConfigError(f"{client.url} {what}; name a model with --model")
+    name = model or models[0]
+    metadata = await _ask(client, "GET", f"/v2/models/{quote(name, safe='')}")
     if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
-        models = await _models(client)
         why = unknown("model", name, models) if models else _error(metadata)
         raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
     input_name, inputs = _input(name, metadata.json)
@@ -108,36 +114,18 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
     return [rng.integers(0, high, shape).astype(dtype) for _ in range(4)]
 
 
-async def _only_model(client: HttpClient) -> str:
-    models = await _models(client)
-    if len(models) == 1:
-        return models[0]
-    what = f"serves {', '.join(models)}" if models else "does not list its models"
-    raise ConfigError(f"{client.url} {what}; name a model with --model")
-
-
-async def _models(client: HttpClient) -> list[str]:
-    index = (await _ask(client, "POST", "/v2/repository/index")).json
-    entries = index if isinstance(index, list) else []
-    return [str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry]
-
-
-async def _get(client: HttpClient, path: str) -> Answer:
-    answer = await _ask(client, "GET", path)
-    _check_token(client.url, answer)
-    return answer
-
-
 async def _ask(client: HttpClient, method: str, path: str) -> Answer:
-    """Return an answer; no answer is a ``ConfigError``."""
+    """Return an answer; no answer is a ``ConfigError``, as is a wrong token."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return await client.request(method, path)
+            answer = await client.request(method, path)
     except TimeoutError:
         raise ConfigError(f"{client.url} did not answer within {TIMEOUT_S:g} s") from None
     except OSError as error:
         why = f"there is no server at {client.url} ({reason(error)})"
         raise ConfigError(f"{why}; start one with: sponge serve") from None
+    _check_token(client.url, answer)
+    return answer
 
 
 def _check_token(url: str, answer: Answer) -> None:
@@ -196,12 +184,6 @@ class ServerState:
         state = await self._get(math.inf)
         with suppress(KeyError, TypeError, ValueError):
             self._began_s = float(state["now_s"])
-
-    async def watch(self) -> None:
-        """Poll once a second, until cancelled."""
-        while not math.isnan(self._began_s):
-            await asyncio.sleep(POLL_S)
-            await self.poll()
 
     async def poll(self) -> None:
         """Add the intervals since the last poll."""

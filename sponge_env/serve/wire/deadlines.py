@@ -76,18 +76,15 @@ def request_deadline(
         return Deadline(sent_s, sent_s + slo_s, sent_clamped)
     due_s, due_clamped = _due_s(value("deadline_ms", b"x-deadline-ms"), arrival)
     if due_s is None:
-        due_s = _relative_s(parameters.get("timeout"), sent_s, arrival)
+        timeout, remaining_s = parameters.get("timeout"), arrival.grpc_remaining_s
+        timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # 0 is none
+        if timeout_s is not None:
+            due_s = arrival.arrived_s + timeout_s
+        elif remaining_s is not None:
+            due_s = arrival.arrived_s + min(remaining_s, MAX_SLO_S)
+        else:
+            due_s = sent_s + arrival.default_slo_s
     return Deadline(sent_s, due_s, sent_clamped or due_clamped)
-
-
-def _relative_s(timeout: Any, sent_s: float, arrival: Arrival) -> float:
-    """Return the deadline of a request that states neither an SLO nor an absolute one."""
-    timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # Triton: 0 is none
-    if timeout_s is not None:
-        return arrival.arrived_s + timeout_s
-    if arrival.grpc_remaining_s is not None:
-        return arrival.arrived_s + min(arrival.grpc_remaining_s, MAX_SLO_S)
-    return sent_s + arrival.default_slo_s
 
 
 def _number(name: str, value: Any) -> float | None:

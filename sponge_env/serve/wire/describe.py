@@ -18,7 +18,6 @@ PLATFORM = "onnxruntime_onnx"
 """Triton's name for what runs ONNX files."""
 BACKEND = "onnxruntime"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
-_TASKS = TensorSpec((), "int64")
 
 
 def server_metadata() -> dict[str, Any]:
@@ -28,26 +27,35 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(served: ServedModel) -> dict[str, Any]:
     """Return the tensors of the model; the batch axis is -1."""
-    outputs = [_with_batch(name, _output(served, name)) for name in output_names(served)]
+
+    def described(name: str, tensor: TensorSpec) -> dict[str, Any]:
+        return {"name": name, "datatype": datatype(tensor.dtype), "shape": [-1, *tensor.shape]}
+
     return {
         "name": served.name,
         "versions": [VERSION],
         "platform": PLATFORM,
-        "inputs": [_with_batch(INPUT, served.inputs)],
-        "outputs": outputs,
+        "inputs": [described(INPUT, served.inputs)],
+        "outputs": [described(name, _output(served, name)) for name in output_names(served)],
     }
 
 
 def model_config(served: ServedModel) -> dict[str, Any]:
     """Return the model's configuration as Triton writes it; shapes have no batch axis."""
+
+    def described(name: str, tensor: TensorSpec) -> dict[str, Any]:
+        # Triton wants a shape here even where nothing but the batch axis is left
+        dims = list(tensor.shape or (1,))
+        return {"name": name, "data_type": f"TYPE_{datatype(tensor.dtype)}", "dims": dims}
+
     return {
         "name": served.name,
         "platform": PLATFORM,
         "backend": BACKEND,
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": served.batch_max,
-        "input": [_without_batch(INPUT, served.inputs)],
-        "output": [_without_batch(name, _output(served, name)) for name in output_names(served)],
+        "input": [described(INPUT, served.inputs)],
+        "output": [described(name, _output(served, name)) for name in output_names(served)],
         "instance_group": [{"name": served.name, "kind": "KIND_CPU", "count": 1}],
         "dynamic_batching": {},
         "parameters": {
@@ -66,14 +74,4 @@ def index(served: ServedModel, ready: bool) -> list[dict[str, Any]]:
 
 
 def _output(served: ServedModel, name: str) -> TensorSpec:
-    return {OUTPUT: served.outputs, TASKS: _TASKS}[name]
-
-
-def _with_batch(name: str, tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype(tensor.dtype), "shape": [-1, *tensor.shape]}
-
-
-def _without_batch(name: str, tensor: TensorSpec) -> dict[str, Any]:
-    # Triton wants a shape here even where nothing but the batch axis is left
-    dims = list(tensor.shape or (1,))
-    return {"name": name, "data_type": f"TYPE_{datatype(tensor.dtype)}", "dims": dims}
+    return {OUTPUT: served.outputs, TASKS: TensorSpec((), "int64")}[name]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
+from sponge_env.serve.interface import VERSION, Call, Reply, Status
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
