@@ -30,7 +30,7 @@ from sponge_env.serve.http.messages import (
 )
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.resources import FULL, Memory
+from sponge_env.serve.wire.resources import Memory
 
 LOG = logging.getLogger("sponge_env")
 
@@ -146,10 +146,10 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._arriving is not None and not self._arriving.answered:
             self._refuse(WireError("the request ended before it was complete"))
-        if not self._busy or self.transport.is_closing():
+        if (latest := self._latest) is None or self.transport.is_closing():
             return False
         if self._refusal is None:
-            self._latest.keep_alive = False
+            latest.keep_alive = False
         if self._running is not None and self._running.version == "1.1":
             self.transport.write(CONTINUE)
         self._loop.call_later(PEER_CHECK_S, self._check_peer)
@@ -169,10 +169,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """Close once everything in progress is answered."""
-        if self._busy:
-            self._latest.keep_alive = False
-        else:
+        if (latest := self._latest) is None:
             self.transport.close()
+        else:
+            latest.keep_alive = False
 
     # Callbacks of the parser.
 
@@ -205,8 +205,8 @@ class Connection(asyncio.BufferedProtocol):
         size = int(request.headers.get(b"content-length", b"0"))
         if size > max_bytes:
             request.fail(too_large(max_bytes))
-        elif size and not request.allocate(size, self.server.memory):
-            raise WireError(FULL, 503)
+        elif size:
+            request.allocate(size, self.server.memory)
         self._waiting.append(request)
         if self._running is not None:  # what is sent ahead waits in the client's machine
             self._pause()
@@ -214,8 +214,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
-        if not self._current.add(body, self.server.memory, self.server.options.max_body_bytes):
-            raise WireError(FULL, 503)
+        self._current.add(body, self.server.memory, self.server.options.max_body_bytes)
 
     def on_message_complete(self) -> None:
         """Hand the body over."""
@@ -236,15 +235,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._arriving
 
     @property
-    def _latest(self) -> Request:
-        request = self._waiting[-1] if self._waiting else self._running
-        assert request is not None
-        return request
-
-    @property
-    def _busy(self) -> bool:
-        """Whether any request is unanswered."""
-        return bool(self._waiting) or self._running is not None
+    def _latest(self) -> Request | None:
+        """The last request that is unanswered."""
+        return self._waiting[-1] if self._waiting else self._running
 
     def _parse(self, data: memoryview) -> None:
         self._parsed_bytes += len(data)
@@ -332,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.close()
             self._start_timer(self.server.options.body_timeout_s)
         self._begin_next()
-        if self._refusal is not None and not self._busy:
+        if self._refusal is not None and self._latest is None:
             self._send_refusal(self._refusal)
         self._wait_if_idle()
 
@@ -351,7 +344,7 @@ class Connection(asyncio.BufferedProtocol):
             elif request in self._waiting:
                 self._waiting.remove(request)
             self._arriving = None
-        if not self._busy:
+        if self._latest is None:
             self._send_refusal(refusal)
 
     def _send_refusal(self, refusal: WireError) -> None:
@@ -382,7 +375,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._arriving is None:
             self._stop_timer()
-            if not self._busy:
+            if self._latest is None:
                 self._start_timer(self.server.options.idle_timeout_s)
 
     def _start_timer(self, wait_s: float) -> None:

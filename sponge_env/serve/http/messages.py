@@ -76,30 +76,26 @@ class Request:
         if expects and self.version != "1.0":
             self._send_continue = send
 
-    def allocate(self, size: int, memory: Memory) -> bool:
-        """Make the buffer of a body of known size; return False without memory for it."""
-        if not memory.hold(size):
-            return False
+    def allocate(self, size: int, memory: Memory) -> None:
+        """Make the buffer of a body of known size; a WireError without memory for it."""
+        memory.hold(size)
         array = np.empty(size, np.uint8)  # bytearray would write zeros first
         memory.release_with(array, size)
         self.buffer = memoryview(array)  # type: ignore[arg-type]
-        return True
 
-    def add(self, part: bytes, memory: Memory, max_bytes: int) -> bool:
-        """Add a part of the body that the parser has seen; return False without memory for it."""
+    def add(self, part: bytes, memory: Memory, max_bytes: int) -> None:
+        """Add a part of the body that the parser has seen; a WireError without memory for it."""
         if self.answered or self._error is not None:
-            return True
+            return
         if self.buffer is not None:
             self.buffer[self.filled : self.filled + len(part)] = part
             self.filled += len(part)
-            return True
+            return
         self._held = self._held or HeldBytes(memory)
-        if not self._held.add(len(part)):
-            return False
+        self._held.add(len(part))
         self._chunks += part
         if len(self._chunks) > max_bytes:
             self.fail(too_large(max_bytes))
-        return True
 
     @property
     def missing(self) -> int:

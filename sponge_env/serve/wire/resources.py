@@ -17,7 +17,6 @@ from sponge_env.serve.wire.outcomes import WireError
 
 T = TypeVar("T")
 
-FULL = "too many bodies at a time"
 LARGE_BYTES = 2**16
 """From this size on, what is parsed, written or unpacked number by number goes to a thread: JSON of
 this size takes about 2 ms, the way to a thread and back 0.1 ms."""
@@ -42,12 +41,11 @@ class Memory:
             self._held_bytes -= self.released.popleft()
         return self._held_bytes
 
-    def hold(self, size: int) -> bool:
-        """Count bytes if there is room for them; the caller gives them back."""
+    def hold(self, size: int) -> None:
+        """Count bytes that the caller gives back; a WireError if there is no room for them."""
         if self.held_bytes + size > self.max_bytes:
-            return False
+            raise WireError("too many bodies at a time", 503)
         self._held_bytes += size
-        return True
 
     def release_with(self, array: NDArray[Any], size: int) -> None:
         """Give bytes back once neither an array nor a view on it is used any more."""
@@ -55,8 +53,7 @@ class Memory:
 
     def keep(self, array: NDArray[Any]) -> None:
         """Count an array as long as it is used; a WireError if there is no room for it."""
-        if not self.hold(array.nbytes):
-            raise WireError(FULL, 503)
+        self.hold(array.nbytes)
         self.release_with(array, array.nbytes)
 
     @contextmanager
@@ -64,8 +61,7 @@ class Memory:
         """Count bytes within the context; a WireError if there is no room for them."""
         if size > self.max_bytes:  # a second attempt would not help
             raise WireError("reading this request takes more memory than the server has", 413)
-        if not self.hold(size):
-            raise WireError(FULL, 503)
+        self.hold(size)
         try:
             yield
         finally:
@@ -78,11 +74,10 @@ class HeldBytes:
     def __init__(self, memory: Memory) -> None:
         self._memory, self._size = memory, 0
 
-    def add(self, size: int) -> bool:
-        """Count more bytes if there is room for them."""
-        held = self._memory.hold(size)
-        self._size += size * held
-        return held
+    def add(self, size: int) -> None:
+        """Count more bytes; a WireError if there is no room for them."""
+        self._memory.hold(size)
+        self._size += size
 
     def release_with(self, array: NDArray[Any]) -> None:
         """Give all of it back with an array instead."""
