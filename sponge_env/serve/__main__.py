@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
+from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Sink
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
-from sponge_env.serve.engine import ServingEngine
 from sponge_env.utils.installation import require_extra
 
 FAILED = 1
@@ -50,27 +50,32 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.wait:
         wait_for_machine()
     sys.setswitchinterval(SWITCH_S)
-    scenario = scenario_of(arguments.model, arguments.scenario)
+    sinks: list[Sink] = []
+    if arguments.tensorboard is not None:
+        require_extra("report", "--tensorboard")
+        from sponge_env.run.tensorboard import TensorBoardSink
+
+        sinks.append(TensorBoardSink(arguments.tensorboard))
     engine = make_engine(
-        scenario,
+        scenario_of(arguments.model, arguments.scenario),
         arguments.agent,
         name=served_name(arguments.model, arguments.scenario),
         slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
         options=_agent_options(arguments),
         queue_max=arguments.queue,
         limiter=arguments.limiter,
-        sinks=_sinks(arguments),
+        sinks=sinks,
     )
     with closing(engine), monitored(engine) as (metrics, resources):
         serve(engine, options, metrics, resources)
-    return outcome(engine)
+    return outcome(engine.error)
 
 
-def outcome(engine: ServingEngine) -> int:
-    """Return the exit code of a server that has ended, and print why if it stopped by itself."""
-    if engine.error is None:
+def outcome(error: SpongeError | None) -> int:
+    """Return the exit code of a server that has ended; print why, if it stopped by itself."""
+    if error is None:
         return 0
-    sys.stderr.write(f"error: {engine.error}\n")
+    sys.stderr.write(f"error: {error}\n")
     return FAILED
 
 
@@ -90,28 +95,12 @@ def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]
     return cli.parse_options(options, [arguments.agent])
 
 
-def _sinks(arguments: argparse.Namespace) -> list[Sink]:
-    if arguments.tensorboard is None:
-        return []
-    require_extra("report", "--tensorboard")
-    from sponge_env.run.tensorboard import TensorBoardSink
-
-    return [TensorBoardSink(arguments.tensorboard)]
-
-
 def _parser() -> cli.Parser:
     parser = cli.Parser(
         prog=cli.program("serve"),
         description="Serve a model over HTTP and gRPC (Open Inference Protocol v2), by deadline.",
         epilog=f"clients send the token in ${TOKEN}, if there is one, as Authorization: Bearer",
     )
-    _add_what(parser)
-    _add_how(parser)
-    return parser
-
-
-def _add_what(parser: cli.Parser) -> None:
-    """Add the options that say what is served, and which agent is in charge."""
     add = parser.add_argument
     models = ", ".join(("ocr", *KNOWN))
     add("--model", default="", metavar="M",
@@ -126,11 +115,6 @@ def _add_what(parser: cli.Parser) -> None:
         help="setting of the agent, e.g. static.cores=5; may be repeated")  # fmt: skip
     add("--slo-ms", type=positive, metavar="MS",
         help="SLO of requests that state no deadline (default: the scenario's)")  # fmt: skip
-
-
-def _add_how(parser: cli.Parser) -> None:
-    """Add the options that say how it is served."""
-    add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=port, default=8000, help="port of HTTP, 0 for a free one (default: 8000)")
     add("--grpc-port", type=lambda text: None if text == "none" else port(text), default=8001,
@@ -143,6 +127,7 @@ def _add_how(parser: cli.Parser) -> None:
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_wait(parser)
     add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
+    return parser
 
 
 def positive(text: str) -> float:

@@ -151,7 +151,6 @@ class ServingEngine:
             self._stop(status)
 
     def _stop(self, status: Status) -> None:
-        """Reply to what is left, and release everything."""
         self._ready = False
         self._publish(replace(self._snapshot, ready=False))
         try:

@@ -140,8 +140,6 @@ def check_stage_inputs(scenario: Scenario, max_tasks: Sequence[int]) -> None:
 def _starter(
     profiles: Sequence[Sequence[Profile]], limiter: Limiter
 ) -> Callable[[SystemSpec], LiveWorker]:
-    """Return what starts the worker, with timeouts by the profiles."""
-
     def start(spec: SystemSpec) -> LiveWorker:
         timed = []
         for config, own in zip(real_configs(spec, profiles, limiter), profiles, strict=True):

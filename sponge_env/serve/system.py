@@ -326,7 +326,6 @@ class ServedSystem(LiveSystem):
             call.variant = self.variants[batch.stage][batch.variant]
 
     def _is_settled(self) -> bool:
-        """Return whether nothing waits, so that replies may be sent first."""
         if self.inbox or self._closing_s < math.inf:
             return False
         stages = self._arrays.stages[0]

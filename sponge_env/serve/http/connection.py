@@ -370,7 +370,6 @@ class Connection(asyncio.BufferedProtocol):
     # Timeouts.
 
     def _wait_if_idle(self) -> None:
-        """Start the idle timeout while nothing is in progress."""
         if self._refusal is not None or self.transport.is_closing():
             return
         if self._arriving is None:
@@ -388,7 +387,6 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = None
 
     def _on_timeout(self) -> None:
-        """End a connection whose client takes too long."""
         if self.transport.is_closing():
             self.transport.abort()
         elif self._paused:  # the server itself does not read

@@ -85,7 +85,6 @@ class HttpFront:
         return Response(body, 200, resource.content_type.encode(), tuple(headers))
 
     def _health(self, parts: list[str]) -> Response:
-        """Return the health as the protocol's status: 200, or 4xx if it is not well."""
         if parts == ["live"]:
             return _flag("live", self._engine.alive)
         if parts == ["ready"]:

@@ -134,7 +134,6 @@ def _draw(scenario: Scenario, profile: Profile | None, seed: int) -> Workload:
 async def _measure(
     client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
 ) -> LoadResult:
-    """Ask the server what it serves, send everything, and return the result."""
     from sponge_env.serve.load.open_loop import OpenLoop
     from sponge_env.serve.load.result import LoadResult
     from sponge_env.serve.load.target import ServerState, find_target, sample_inputs, try_out
@@ -152,7 +151,6 @@ async def _measure(
 
 
 async def _send(sender: OpenLoop) -> None:
-    """Send until all have ended, or until an interrupt."""
     result, duration_s = sender.result, round(sender.result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
 
@@ -189,7 +187,6 @@ def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
 
 
 def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> int:
-    """Print the result, write the files that were requested, and return the exit code."""
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.serve.load.result import report_lines, request_columns, summarise_load
 

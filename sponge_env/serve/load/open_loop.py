@@ -102,7 +102,6 @@ class OpenLoop:
             result.read_parameters(at, answer)
 
     def _deadline(self, at: int) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return the parameters and the headers that state a request's deadline."""
         workload = self.result.workload
         sent_s, deadline_s = float(workload.sent_s[at]), float(workload.deadline_s[at])
         if self.deadlines == "timeout":

@@ -134,7 +134,6 @@ def _check_token(url: str, answer: Answer) -> None:
 
 
 def _error(answer: Answer) -> str:
-    """Return the server's own sentence about an error, or the status."""
     values = answer.json
     return (str(values.get("error", "")) if isinstance(values, dict) else "") or _status(answer)
 

@@ -44,7 +44,6 @@ class _Families(Collector):
 
 
 def _families(m: ServerMetrics) -> Iterator[Metric]:
-    """Yield the metrics under names of our own."""
     yield from _call_families(m)
     yield from _interval_families(m)
     info = {"version": __version__, "model": m.served.name}
@@ -72,7 +71,6 @@ def _call_families(m: ServerMetrics) -> Iterator[Metric]:
 
 
 def _batch_sizes(m: ServerMetrics) -> Metric:
-    """Return the histograms of the batches' sizes, one for each stage."""
     largest = m.served.batch_max
     edges = sorted({largest, *(2**power for power in range(largest.bit_length()))})
     text = "Size of the batches that ended with answers."

@@ -25,7 +25,6 @@ SERVICE = "inference.GRPCInferenceService"
 
 
 def _classes() -> dict[str, Any]:
-    """Return the class of each message of the protocol by its name."""
     files = descriptor_pb2.FileDescriptorSet()
     files.ParseFromString(Path(__file__).with_name("inference.binpb").read_bytes())
     pool = descriptor_pool.DescriptorPool()
@@ -138,7 +137,6 @@ def read_message(request: Any, served: ServedModel, max_rows: int) -> InferReque
 
 
 def _described(tensor: Any, raw: Sequence[bytes]) -> dict[str, Any]:
-    """Return a tensor as JSON describes it."""
     field = _CONTENTS.get(tensor.datatype)
     data = {} if raw else {"data": list(getattr(tensor.contents, field)) if field else []}
     size = len(raw[0]) if raw else None

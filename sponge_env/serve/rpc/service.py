@@ -137,8 +137,6 @@ class RpcFront:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def _describing(self, name: str, make: Callable[[Any], Any]) -> Work:
-        """Return what answers with a message made of plain values."""
-
         async def work(data: bytes, *_: object) -> Any:
             request = await run_in_thread(len(data), parse, f"{name}Request", data)
             # for statistics no name is all models
