@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import uvloop
@@ -19,30 +18,16 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 
 
-@dataclass
-class Recorded:
-    """Metrics that keep everything."""
+class Recorded(ServerMetrics):
+    """Metrics that keep each call that has ended."""
 
-    ended: list[tuple[Call, Reply, bool]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    rejections: Counter[int] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        super().__init__(served())
+        self.ended: list[tuple[Call, Reply, bool]] = []
 
-    def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
+    def observe(self, call: Call, reply: Reply, counted: bool = False) -> str:
         self.ended.append((call, reply, counted))
-
-    def rejected(self, status: int) -> None:
-        self.rejections[status] += 1
-
-    def converted(self, input_s: float, output_s: float) -> None:
-        assert input_s >= 0
-        assert output_s >= 0
-        self.counts["converted"] += 1
-
-    def clamped(self) -> None:
-        self.counts["clamped"] += 1
-
-    def statistics(self) -> Mapping[str, Any]:
-        return ServerMetrics(served()).statistics()
+        return super().observe(call, reply, counted)
 
 
 @dataclass

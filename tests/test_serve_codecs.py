@@ -28,6 +28,7 @@ from sponge_env.serve.wire.protocol import (
     NUMBER_BYTES,
     InferRequest,
     RequestedOutput,
+    json_size,
     parsed_bytes,
     read_json,
     read_request,
@@ -42,7 +43,7 @@ FIELDS = {"float32": "fp32_contents", "float64": "fp64_contents", "bool": "bool_
 
 
 def read(body: Any, length: bytes | None = None, serves: ServedModel = TINY) -> InferRequest:
-    return read_request(body, length, serves, ROWS)
+    return read_request(body, json_size(length, len(body), serves, ROWS), serves, ROWS)
 
 
 def values(dtype: str) -> Any:

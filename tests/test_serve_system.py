@@ -85,7 +85,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     # the metrics of the last interval went on while the system drained
     totals = {key: totals[key] + int(system._metrics[key][0]) for key in totals}
     pending = check_accounts(client, totals)
-    assert not system.open
+    assert not system._by_ticket
     assert not system.inbox
     system._table.check()
     check_batches(client)

@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sponge_env.interfaces import Completion
@@ -62,22 +63,21 @@ class Inbox:
                 yield self._waiting.popleft()
 
 
+@dataclass(slots=True, eq=False)
 class OpenCall:
     """A call that has not ended."""
 
-    __slots__ = ("arrived_s", "batch", "cores", "done", "row", "service_s", "ticket", "until_s",
-                 "variant")  # fmt: skip
-
-    def __init__(
-        self, ticket: int, row: int, arrived_s: float, done: Callable[[Reply], None]
-    ) -> None:
-        self.ticket, self.row, self.done = ticket, row, done
-        self.arrived_s = self.until_s = arrived_s
-        """``until_s`` is the end of the batches that it was part of."""
-        self.service_s = 0.0
-        self.batch = self.cores = 0
-        """Of its last batch, as is ``variant``."""
-        self.variant = ""
+    ticket: int
+    row: int
+    arrived_s: float
+    done: Callable[[Reply], None]
+    until_s: float
+    """End of the batches that it was part of; at first when it arrived."""
+    service_s: float = 0.0
+    batch: int = 0
+    """Of its last batch, as are ``cores`` and ``variant``."""
+    cores: int = 0
+    variant: str = ""
 
     def add_batch(self, completion: Completion) -> None:
         """Count the time of a batch that it was part of; that of two at once counts once."""

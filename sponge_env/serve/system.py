@@ -168,11 +168,6 @@ class ServedSystem(LiveSystem):
             return False
         return self.worker.now() >= self._closing_s or not (self._by_ticket or self.inbox)
 
-    @property
-    def open(self) -> int:
-        """Calls that have not ended, those in the inbox not included."""
-        return len(self._by_ticket)
-
     def at(self, monotonic_s: float) -> float:
         """Return the time of a stamp of the machine's monotonic clock."""
         return monotonic_s - self._offset_s
@@ -200,10 +195,6 @@ class ServedSystem(LiveSystem):
         """Serve what is left under the allocation in force, as :meth:`close_by` says."""
         while not self.is_closed:
             self._drive(self._closing_s)
-
-    def columns(self) -> dict[str, NDArray[np.generic]]:
-        """Raise: the ledger is not kept."""
-        raise RuntimeError("a served system keeps no ledger of its requests")
 
     def _last_arrivals(self) -> tuple[FloatArray, FloatArray]:
         delays_s, budgets_s = self._arrivals
@@ -269,7 +260,7 @@ class ServedSystem(LiveSystem):
         self._arriving.append((now_s - sent_s, deadline_s - now_s))
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
-        own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done)
+        own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
         late_by_s = entry.offer(
             self._arrays,
             self._metrics,

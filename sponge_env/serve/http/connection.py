@@ -208,8 +208,9 @@ class Connection(asyncio.BufferedProtocol):
         elif size:
             request.allocate(size, self.server.memory)
         self._waiting.append(request)
-        if self._running is not None:  # what is sent ahead waits in the client's machine
-            self._pause()
+        if self._running is not None and not self._paused:
+            self._paused = True  # what is sent ahead waits in the client's machine
+            self.transport.pause_reading()
         self._begin_next()
 
     def on_body(self, body: bytes) -> None:
@@ -284,11 +285,6 @@ class Connection(asyncio.BufferedProtocol):
         """End a request whose body the parser has not seen; a new one parses what follows."""
         self._new_parser()
         self.on_message_complete()
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
 
     # Answering.
 

@@ -29,8 +29,7 @@ from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
     InferRequest,
-    check_json_size,
-    header_size,
+    json_size,
     parsed_bytes,
     read_json,
     read_request,
@@ -149,14 +148,12 @@ class HttpFront:
 
     async def _read(self, body: Buffer, header_length: bytes | None) -> InferRequest:
         """Parse a body; the Python objects that large JSON becomes count as memory meanwhile."""
-        front, size = self._front, header_size(header_length, len(body))
-        max_rows = front.options.max_rows
-        check_json_size(size, len(body), front.served, max_rows)
-        needed = 0
+        served, max_rows = self._front.served, self._front.options.max_rows
+        size, needed = json_size(header_length, len(body), served, max_rows), 0
         if size >= LARGE_BYTES:
             needed = await run_in_thread(size, parsed_bytes, memoryview(body)[:size])
-        with front.memory.holding(needed):
-            arguments = (body, header_length, front.served, max_rows)
+        with self._front.memory.holding(needed):
+            arguments = (body, size, served, max_rows)
             return await run_in_thread(size, read_request, *arguments, threads=READER)
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:

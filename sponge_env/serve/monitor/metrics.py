@@ -21,12 +21,9 @@ OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "sto
 """How calls end; an answer is the first or the second."""
 VIOLATIONS = ("late", "refused", "expired", "failed")
 """Outcomes that violate the SLO; cancelled calls and those of a stopped server do not."""
-UNANSWERED = {status: status.name.lower() for status in Status if status is not Status.ANSWERED}
-"""Outcome of each status without an answer."""
-
 FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 """Triton's reasons why a request was not answered."""
-REASONS = {
+REASONS: dict[Status, str] = {
     Status.REFUSED: "REJECTED",
     Status.EXPIRED: "REJECTED",
     Status.FAILED: "BACKEND",
@@ -34,6 +31,8 @@ REASONS = {
     Status.STOPPED: "OTHER",
 }
 """Triton's reason for each status without an answer."""
+UNANSWERED = {status: status.name.lower() for status in REASONS}
+"""Outcome of each status without an answer."""
 
 SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),

@@ -170,7 +170,11 @@ def page() -> bytes:
 @cache
 def page_headers() -> dict[str, str]:
     """Return the page's headers: only its own script runs, and no other page frames it."""
-    sources = [f"{tag}-src {' '.join(map(_source, _blocks(tag)))}" for tag in ("script", "style")]
+    sources = []
+    for tag in ("script", "style"):
+        blocks = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page(), re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(block).digest()).decode() for block in blocks]
+        sources.append(" ".join([f"{tag}-src", *(f"'sha256-{digest}'" for digest in digests)]))
     rules = [
         *("default-src 'none'", *sources, "connect-src 'self'", "img-src data:"),
         *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
@@ -181,14 +185,6 @@ def page_headers() -> dict[str, str]:
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
     }
-
-
-def _blocks(tag: str) -> list[bytes]:
-    return re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page(), re.DOTALL)
-
-
-def _source(block: bytes) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'"
 
 
 def since(query: str) -> float:

@@ -45,15 +45,15 @@ GRPC_CODES = {
 
 MAX_RETRY_S = 3600.0
 _REASONS = {
-    Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
-    Status.EXPIRED: (504, "its deadline passed while it waited"),
-    Status.FAILED: (503, "every replica that tried it died, and no time is left"),
-    Status.CANCELLED: (499, "it was cancelled"),
     Status.STOPPED: (503, "the server shuts down"),
+    Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
+    Status.FAILED: (503, "every replica that tried it died, and no time is left"),
+    Status.EXPIRED: (504, "its deadline passed while it waited"),
+    Status.CANCELLED: (499, "it was cancelled"),
 }
-"""HTTP status and sentence."""
+"""HTTP status and sentence; the worst first."""
 _SHED = (504, "it was dropped: its deadline could not be met, or only at the cost of others")
-_WORST_FIRST = (Status.STOPPED, Status.REFUSED, Status.FAILED, Status.EXPIRED, Status.CANCELLED)
+_WORST_FIRST = (*_REASONS, Status.ANSWERED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:
@@ -73,11 +73,10 @@ def raise_unanswered(replies: Sequence[Reply]) -> None:
 
 def deciding_row(replies: Sequence[Reply]) -> int:
     """Return the row that decides how a request ended: the worst one, the slowest of them."""
-    order = (*_WORST_FIRST, Status.ANSWERED)
 
     def badness(row: int) -> tuple[int, float]:
         reply = replies[row]
-        return -order.index(reply.status), reply.queue_s + reply.service_s
+        return -_WORST_FIRST.index(reply.status), reply.queue_s + reply.service_s
 
     return max(range(len(replies)), key=badness)
 

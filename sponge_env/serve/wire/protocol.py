@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -68,15 +67,11 @@ def output_names(served: ServedModel) -> tuple[str, ...]:
     return (OUTPUT, TASKS) if len(served.stages) > 1 else (OUTPUT,)
 
 
-def read_request(
-    body: Buffer, header_length: bytes | None, served: ServedModel, max_rows: int
-) -> InferRequest:
-    """Parse an uncompressed HTTP body; what violates the protocol is a WireError.
+def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
+    """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON.
 
-    ``header_length`` is the header ``Inference-Header-Content-Length``, if there is one: the size
-    of the JSON, after which bytes of tensors follow.
+    What violates the protocol is a WireError.
     """
-    size = header_size(header_length, len(body))
     view = memoryview(body)
     request = make_request(read_json(view[:size]), view[size:], served, max_rows)
     if max(request.rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON
@@ -128,15 +123,27 @@ def write_answer(
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
 
-def header_size(header_length: bytes | None, body_size: int) -> int:
-    """Return the size of a body's JSON, by ``Inference-Header-Content-Length`` if it is given."""
-    if header_length is None:
-        return body_size
-    valid = header_length.isdigit() and len(header_length) < 16
-    if not (valid and int(header_length) <= body_size):
-        text = brief(header_length.decode("latin-1"))
-        raise WireError(f"Inference-Header-Content-Length must be 0 to {body_size}, not {text}")
-    return int(header_length) or body_size
+def json_size(
+    header_length: bytes | None, body_size: int, served: ServedModel, max_rows: int
+) -> int:
+    """Return the size of a body's JSON, by ``Inference-Header-Content-Length`` if it is given.
+
+    A WireError if it is larger than a request to this model can need.
+    """
+    size = body_size
+    if header_length is not None:
+        valid = header_length.isdigit() and len(header_length) < 16
+        if not (valid and int(header_length) <= body_size):
+            text = brief(header_length.decode("latin-1"))
+            raise WireError(f"Inference-Header-Content-Length must be 0 to {body_size}, not {text}")
+        size = int(header_length) or body_size
+    limit, what = HEAD_BYTES, "before binary tensors"
+    if size == body_size:
+        limit += NUMBER_BYTES * max_rows * math.prod(served.inputs.shape)
+        what = "of a request"
+    if size > limit:
+        raise WireError(f"the JSON {what} has at most {limit} bytes", 413)
+    return size
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
@@ -208,31 +215,15 @@ def _flag(value: object, name: str) -> bool:
     raise WireError(f"{name} must be true or false, not {brief(value)}")
 
 
-def check_json_size(size: int, body_size: int, served: ServedModel, max_rows: int) -> None:
-    """Raise a WireError if the JSON of a body is larger than a request to this model can need."""
-    limit, what = HEAD_BYTES, "before binary tensors"
-    if size == body_size:
-        limit += NUMBER_BYTES * max_rows * math.prod(served.inputs.shape)
-        what = "of a request"
-    if size > limit:
-        raise WireError(f"the JSON {what} has at most {limit} bytes", 413)
+_BYTES_BY_SIGN = np.full(256, 6, np.uint8)
+"""(256,) memory that each byte of JSON stands for once it is parsed, in bytes.
 
-
-def _bytes_by_sign() -> NDArray[np.uint8]:
-    """Return the memory that each byte of JSON stands for once it is parsed, in bytes: (256,).
-
-    A value comes after a comma or a bracket: 16 bytes while it is parsed, up to 32 as a number, and
-    two pointers. An empty list takes 72 bytes more, a dictionary with one key 200, each other key
-    100, a text 49 (in two quotation marks). The parser copies all, and a character of a text takes
-    4 bytes if another one in it is beyond the Basic Multilingual Plane.
-    """
-    table = np.full(256, 6, np.uint8)
-    for sign, size in {",": 64, "[": 160, "{": 255, ":": 100, '"': 32}.items():
-        table[ord(sign)] = size
-    return table
-
-
-_BYTES_BY_SIGN = _bytes_by_sign()
+A value comes after a comma or a bracket: 16 bytes while it is parsed, up to 32 as a number, and
+two pointers. An empty list takes 72 bytes more, a dictionary with one key 200, each other key
+100, a text 49 (in two quotation marks). The parser copies all, and a character of a text takes
+4 bytes if another one in it is beyond the Basic Multilingual Plane.
+"""
+_BYTES_BY_SIGN[list(b',[{:"')] = 64, 160, 255, 100, 32
 
 
 def parsed_bytes(text: Buffer) -> int:
@@ -248,26 +239,17 @@ def parsed_bytes(text: Buffer) -> int:
 
 def read_json(text: Buffer) -> dict[str, Any]:
     """Parse a JSON object; anything else is a WireError."""
-    try:
-        with _no_garbage_collection():
-            value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise WireError(f"this is not JSON: {brief(str(error))}") from None
-    if not isinstance(value, dict):
-        raise WireError(f"the request must be a JSON object, not {brief(value)}")
-    return value
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Pause the garbage collector, which would look through many new lists again and again.
-
-    That takes five times as long as parsing them, and blocks all other threads.
-    """
+    # The garbage collector would look through many new lists again and again: that takes five
+    # times as long as parsing them, and blocks all other threads.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise WireError(f"this is not JSON: {brief(str(error))}") from None
     finally:
         if enabled:
             gc.enable()
+    if not isinstance(value, dict):
+        raise WireError(f"the request must be a JSON object, not {brief(value)}")
+    return value
