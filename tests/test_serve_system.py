@@ -17,7 +17,7 @@ from test_pipeline import pipeline, stage
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.serve.calls import Inbox
+from sponge_env.serve.calls import Inbox, RowTable
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.system import TICK_S
 
@@ -76,7 +76,7 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
         metrics = system.step(asked(scenario, *sizes))
         if interval + 1 < intervals:
             totals = {key: totals[key] + getattr(metrics, key) for key in totals}
-        system._table.check()
+        check_rows(system._table)
     system.close_by(system.stamp(system.worker.now() + data.draw(st.floats(0.0, 3.0))))
     system.drain()
     system.abandon(Status.STOPPED)
@@ -87,10 +87,16 @@ def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
     pending = check_accounts(client, totals)
     assert not system._by_ticket
     assert not system.inbox
-    system._table.check()
+    check_rows(system._table)
     check_batches(client)
     if name == "two stages":
         assert system._env["opened"] == pending
+
+
+def check_rows(table: RowTable) -> None:
+    """Check that each row is free or used, and none is both."""
+    held = [row for row, call in enumerate(table._calls) if call or table._tasks[row]]
+    assert sorted([*table._free, *held]) == list(range(table.spare))
 
 
 def check_told(client: Client, name: str) -> None:

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions, authority, listening_socket
 from sponge_env.serve.rpc.service import start_rpc
 from sponge_env.serve.wire.front import Front
+from sponge_env.serve.wire.resources import run_detached
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
@@ -125,16 +125,12 @@ def _signals(stop: Stop) -> Iterator[None]:
 
 
 async def _drain(engine: ServingEngine, drain_s: float, stop: Stop) -> None:
-    """Have the engine answer what it has, until it is to stop at once.
-
-    In threads of its own: the loop's may all be busy with large requests.
-    """
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(2, "sponge-drain") as threads:
-        drained = loop.run_in_executor(threads, engine.drain, drain_s)
-        at_once = asyncio.create_task(stop.at_once.wait())
-        await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
-        at_once.cancel()
-        if not drained.done():
-            await loop.run_in_executor(threads, engine.drain, 0.0)
-            await drained
+    """Have the engine answer what it has, until it is to stop at once."""
+    # not in the loop's threads, which may all be busy with large requests
+    drained = asyncio.create_task(run_detached(engine.drain, drain_s))
+    at_once = asyncio.create_task(stop.at_once.wait())
+    await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
+    at_once.cancel()
+    if not drained.done():
+        await run_detached(engine.drain, 0.0)
+    await drained

@@ -146,12 +146,6 @@ class RowTable:
                 self._free.append(row)
         return call
 
-    def check(self) -> None:
-        """Raise a RuntimeError unless each row is free or used, and none is both."""
-        held = [row for row, call in enumerate(self._calls) if call or self._tasks[row]]
-        if sorted([*self._free, *held]) != list(range(self.spare)):
-            raise RuntimeError(f"rows are lost or taken twice: {self._free} free, {held} held")
-
 
 class BatchCounts:
     """Batches that ended with answers, by stage and size; one thread counts, any may read."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.core.records import Arrays
 from sponge_env.interfaces import FloatArray
@@ -27,7 +27,13 @@ class Slowdown:
     def __init__(self, model: Any, arrays: Arrays) -> None:
         """Read the tables of a stage."""
         self._limited = bool(model["limited"])
-        self._table_s = batch_table_s(model, arrays)
+        # Under a quota it is the CPU time, on however few cores: there is one column then.
+        cores = 1 if self._limited else int(model["limits"]["cores"])
+        shape = int(model["variants"]), int(model["limits"]["batch"]), cores
+        begin = int(model["work_at" if self._limited else "served_at"])
+        numbers = arrays.numbers[begin : begin + math.prod(shape)]
+        self._table_s: FloatArray = numbers.reshape(shape).copy()
+        """(variants, batch, cores) time of a batch."""
         self._whole_cores = round(1 / float(model["core_unit"]))
         self._mean, self._deviation = 1.0, 0.0
         self._measured = False
@@ -63,16 +69,3 @@ class Slowdown:
         ratio = min(MAX_RATIO, max(MIN_RATIO, took_s / float(profile_s)))
         self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)
         self._mean += MEMORY * (ratio - self._mean)
-
-
-def batch_table_s(model: Any, arrays: Arrays) -> FloatArray:
-    """Return (variants, batch, cores) the time of a batch of a stage.
-
-    Under a quota that is their CPU time, on however few cores: there is one column then.
-    """
-    variants, limits = int(model["variants"]), model["limits"]
-    cores = 1 if model["limited"] else int(limits["cores"])
-    shape = variants, int(limits["batch"]), cores
-    begin = int(model["work_at" if model["limited"] else "served_at"])
-    numbers: NDArray[np.float64] = arrays.numbers[begin : begin + int(np.prod(shape))]
-    return numbers.reshape(shape).copy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ import httptools
 import numpy as np
 import orjson
 
-from sponge_env.serve.wire.outcomes import WireError, error_body, retry_after_header
+from sponge_env.serve.interface import Status
+from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import HeldBytes, Memory
 from sponge_env.serve.wire.tensors import Buffer, brief
 
@@ -167,12 +169,17 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 def error_response(error: WireError, headers: Mapping[bytes, bytes]) -> Response:
     """Return the response that tells a client what is wrong with a request of these headers."""
-    extra = retry_after_header(error)
+    values: dict[str, object] = {"error": error.sentence}
+    if error.ended is Status.REFUSED:
+        values["retry_after_ms"] = round(error.retry_after_s * 1000, 3)
+    extra = []
+    if error.status == 503:
+        extra.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if error.status == 401:
-        extra = (*extra, (b"www-authenticate", b"Bearer"))
+        extra.append((b"www-authenticate", b"Bearer"))
     if b"expect" in headers:  # it may never send the body that it announced
-        extra = (*extra, CLOSE)
-    return Response(orjson.dumps(error_body(error)), error.status, JSON, extra)
+        extra.append(CLOSE)
+    return Response(orjson.dumps(values), error.status, JSON, tuple(extra))
 
 
 def too_large(max_bytes: int) -> WireError:

@@ -41,17 +41,10 @@ MESSAGES: dict[str, Any] = _classes()
 """Class of each message; untyped, because its fields are known only now."""
 
 _CONTENTS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
+    **{"BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    **{"INT64": "int64_contents", "UINT64": "uint64_contents"},
 }
 """Field that holds values of a datatype; FP16 has none and is sent as bytes."""
 

@@ -86,17 +86,3 @@ def grpc_code(error: WireError) -> str:
     if error.ended is Status.REFUSED:
         return "RESOURCE_EXHAUSTED"
     return GRPC_CODES.get(error.status, "INVALID_ARGUMENT")
-
-
-def error_body(error: WireError) -> dict[str, object]:
-    """Return an HTTP answer's JSON; of a refusal with the exact time after which to try again."""
-    if error.ended is Status.REFUSED:
-        return {"error": error.sentence, "retry_after_ms": round(error.retry_after_s * 1000, 3)}
-    return {"error": error.sentence}
-
-
-def retry_after_header(error: WireError) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the header of an answer with 503, in whole seconds, at least 1."""
-    if error.status != 503:
-        return ()
-    return ((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))),)

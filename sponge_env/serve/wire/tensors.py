@@ -17,18 +17,11 @@ from sponge_env.serve.wire.outcomes import WireError
 Buffer = bytes | bytearray | memoryview
 
 DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
+    dtype: dtype.upper().replace("FLOAT", "FP")
+    for dtype in (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64"),
+    )
 }
 """The protocol's name of each NumPy type."""
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
@@ -41,11 +34,6 @@ _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int)}
 def datatype(dtype: str | np.dtype[Any]) -> str:
     """Return the protocol's name of a NumPy type."""
     return DATATYPES[np.dtype(dtype).name]
-
-
-def row_bytes(spec: TensorSpec) -> int:
-    """Return the size of one row of a batch."""
-    return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
 def check_rows(name: str, shape: object, kind: object, spec: TensorSpec, max_rows: int) -> int:
@@ -67,7 +55,7 @@ def check_rows(name: str, shape: object, kind: object, spec: TensorSpec, max_row
 
 def from_bytes(name: str, data: Buffer, rows: int, spec: TensorSpec) -> NDArray[Any]:
     """Return a (rows, *spec.shape) view on the bytes; other sizes and NaN are a WireError."""
-    needed = rows * row_bytes(spec)
+    needed = rows * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
     if len(data) != needed:
         raise WireError(f"{name!r} needs {needed} bytes, not {len(data)}")
     # the protocol is little-endian, and so is every machine that this runs on
