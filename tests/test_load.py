@@ -249,7 +249,8 @@ def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Lo
     where = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
     held: Any = ServerState(None)  # type: ignore[arg-type]
-    result = LoadResult(scenario, where, workload, held, partial)
+    result = LoadResult(scenario, where, workload, held)
+    result.partial = partial
     result.ended[:] = ended
     result.finished_s[:] = finished_s
     sent = [kind != IN_TRANSFER for kind in ended]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,36 +31,25 @@ another error; not within :data:`GRACE_S`; still in transfer when the load ended
 KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
 
 
-@dataclass(eq=False)
 class LoadResult:
     """How the n requests of a workload ended, in its order; times since its start."""
 
-    scenario: Scenario
-    target: Target
-    workload: Workload
-    state: ServerState
-    partial: bool = False
-    """Whether it was interrupted."""
-    error: str = ""
-    """The last error that was neither a refusal nor an expiry."""
-    ended: NDArray[np.int8] = field(init=False)
-    """(n,) of :data:`KINDS`."""
-    put_s: FloatArray = field(init=False)
-    """(n,) when each was put on the wire; NaN before."""
-    finished_s: FloatArray = field(init=False)
-    """(n,) when each was answered or given up; NaN before."""
-    queue_s: FloatArray = field(init=False)
-    service_s: FloatArray = field(init=False)
-    batch: FloatArray = field(init=False)
-    """(n,) what the answers tell about themselves; NaN where they tell nothing."""
-    variant: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        count = self.workload.id.size
+    def __init__(
+        self, scenario: Scenario, target: Target, workload: Workload, state: ServerState
+    ) -> None:
+        self.scenario, self.target, self.workload, self.state = scenario, target, workload, state
+        self.partial = False
+        """Whether it was interrupted."""
+        self.error = ""
+        """The last error that was neither a refusal nor an expiry."""
+        count = workload.id.size
         self.ended = np.full(count, PENDING, np.int8)
+        """(n,) of :data:`KINDS`."""
+        self.put_s, self.finished_s = np.full((2, count), math.nan)
+        """(n,) when each was put on the wire, and answered or given up; NaN before."""
+        self.queue_s, self.service_s, self.batch = np.full((3, count), math.nan)
+        """(n,) what the answers tell about themselves, as does ``variant``; NaN if nothing."""
         self.variant = [""] * count
-        for name in ("put_s", "finished_s", "queue_s", "service_s", "batch"):
-            setattr(self, name, np.full(count, math.nan))
 
     @property
     def on_time(self) -> NDArray[np.bool_]:

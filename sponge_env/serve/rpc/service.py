@@ -255,11 +255,8 @@ async def receive(
 def headers_of(context: Context) -> dict[bytes, bytes]:
     """Return a call's metadata in the form of HTTP's headers."""
     pairs = context.invocation_metadata() or ()
-    return {_bytes(key).lower(): _bytes(value) for key, value in pairs}
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text.encode() if isinstance(text, str) else text
+    texts = ((key, value.encode() if isinstance(value, str) else value) for key, value in pairs)
+    return {key.lower().encode(): value for key, value in texts}
 
 
 def _serialized(message: Any) -> bytes:
