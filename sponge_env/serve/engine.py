@@ -52,17 +52,13 @@ class ServingEngine:
         self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
         self._warned = self._stopped = False
-        self._ready = True
+        self.ready = True
+        """Whether calls are taken."""
         self._view = system.view()
         self._decider = self._started(agent)
         self._snapshot = self._make_snapshot(self._view)
         self._thread = threading.Thread(target=self._serve, name="sponge-serving", daemon=True)
         self._thread.start()
-
-    @property
-    def ready(self) -> bool:
-        """Whether calls are taken."""
-        return self._ready
 
     @property
     def alive(self) -> bool:
@@ -76,7 +72,7 @@ class ServingEngine:
         be met or for which there is no room is refused through ``done``, which may be called
         before this returns.
         """
-        if not self._ready:
+        if not self.ready:
             send(done, Reply(Status.STOPPED, finished_s=time.monotonic()))
             return 0
         if len(self._system.inbox) >= MAX_UNREAD:
@@ -118,7 +114,7 @@ class ServingEngine:
 
         What is left then ends as STOPPED. Safe to call twice.
         """
-        self._ready = False
+        self.ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
         self._thread.join()
@@ -151,7 +147,7 @@ class ServingEngine:
             self._stop(status)
 
     def _stop(self, status: Status) -> None:
-        self._ready = False
+        self.ready = False
         self._publish(replace(self._snapshot, ready=False))
         try:
             self._system.abandon(status)
@@ -226,7 +222,7 @@ class ServingEngine:
             ),
             queued=tuple(len(stage.queued_deadlines_s) for stage in view.stages),
             budgets_s=tuple(budgets_s.tolist()),
-            ready=self._ready,
+            ready=self.ready,
         )
 
 

@@ -95,7 +95,6 @@ class ServedSystem(LiveSystem):
         self,
         scenario: Scenario,
         make_worker: Callable[[SystemSpec], CallWorker],
-        make_inbox: Callable[[Callable[[], None]], Inbox] = Inbox,
         profile: Profile | None = None,
         *,
         outputs: TensorSpec | None = None,
@@ -129,7 +128,7 @@ class ServedSystem(LiveSystem):
         self.variants = [tuple(map(variant_name, stage.variants)) for stage in self.plan.pipeline]
         """What the variants of each stage are called."""
         self.batches = BatchCounts([stage.batch_max for stage in self.spec.stages])
-        self.inbox = make_inbox(self.worker.wake)
+        self.inbox = Inbox(self.worker.wake)
 
     def _make_memory(
         self, configuration: Configuration, seed: int, workload: Workload | None

@@ -69,11 +69,9 @@ class HttpFront:
         if get and path in self._resources:
             return self._resource(request)
         self._front.check_token(headers)
-        if get:
-            return self._description(parts)
-        if request.method == "POST":
-            return await self._post(parts, request)
-        raise WireError(f"the method {brief(request.method)} is not supported", 405)
+        if not get and request.method != "POST":
+            raise WireError(f"the method {brief(request.method)} is not supported", 405)
+        return await self._answer(get, parts, request)
 
     def _resource(self, request: Request) -> Response:
         resource = self._resources[request.path]
@@ -90,49 +88,38 @@ class HttpFront:
             return _flag("ready", self._engine.ready)
         raise WireError("health is at v2/health/live and v2/health/ready", 404)
 
-    def _description(self, parts: list[str]) -> Response:
-        """Return what there is to read at a path below ``v2``."""
-        served = self._front.served
+    async def _answer(self, get: bool, parts: list[str], request: Request) -> Response:
+        front, where = self._front, "/".join(parts)  # parts have no slash, so "v2/model" is no path
         match parts:
-            case ["v2"]:
-                return json_response(describe.server_metadata())
-            case ["v2", "models", "stats"]:
-                return self._statistics()
             case ["v2", "models", name, "versions", version, *rest]:
-                self._front.check_model(name, version)
+                front.check_model(name, version)
+                parts = ["v2/model", *rest]
+            case ["v2", "models", "stats"]:  # of all models
+                parts = ["v2/model", "stats"]
             case ["v2", "models", name, *rest]:
-                self._front.check_model(name)
-            case _:
-                raise WireError(f"there is nothing at {brief('/'.join(parts))}", 404)
-        match rest:
-            case []:
-                return json_response(describe.model_metadata(served))
-            case ["ready"]:
-                return _flag("ready", self._engine.ready, {"name": served.name})
-            case ["config"]:
-                return json_response(describe.model_config(served))
-            case ["stats"]:
-                return self._statistics()
-            case ["infer"]:
+                front.check_model(name)
+                parts = ["v2/model", *rest]
+        match get, parts:
+            case False, ["v2/model", "infer"]:
+                return await self._infer(request)
+            case True, ["v2/model", "infer"]:
                 raise WireError("infer needs POST", 405)
-        raise WireError(f"there is nothing at {brief('/'.join(parts))}", 404)
-
-    def _statistics(self) -> Response:
-        return json_response({"model_stats": [self._front.metrics.statistics()]})
-
-    async def _post(self, parts: list[str], request: Request) -> Response:
-        match parts:
-            case ["v2", "models", name, "versions", version, "infer"]:
-                self._front.check_model(name, version)
-                return await self._infer(request)
-            case ["v2", "models", name, "infer"]:
-                self._front.check_model(name)
-                return await self._infer(request)
-            case ["v2", "repository", "index"]:
-                return json_response(describe.index(self._front.served, self._engine.ready))
-            case ["agent"]:
+            case True, ["v2"]:
+                return json_response(describe.server_metadata())
+            case True, ["v2/model"]:
+                return json_response(describe.model_metadata(front.served))
+            case True, ["v2/model", "ready"]:
+                return _flag("ready", self._engine.ready, {"name": front.served.name})
+            case True, ["v2/model", "config"]:
+                return json_response(describe.model_config(front.served))
+            case True, ["v2/model", "stats"]:
+                return json_response({"model_stats": [front.metrics.statistics()]})
+            case False, ["v2", "repository", "index"]:
+                return json_response(describe.index(front.served, self._engine.ready))
+            case False, ["agent"]:
                 return await self._use_agent(request)
-        raise WireError(f"nothing accepts POST at {brief('/'.join(parts))}", 404)
+        what = "there is nothing at" if get else "nothing accepts POST at"
+        raise WireError(f"{what} {brief(where)}", 404)
 
     async def _infer(self, request: Request) -> Response:
         body, payload_bytes = await self._body(request)
