@@ -72,9 +72,9 @@ async def run_servers(
     """Serve an engine until it stops, at SIGINT or SIGTERM, or when ``Stop`` is called.
 
     ``listening`` is called once clients are served, with the ports in use; without it, a line on
-    stdout says where. To
-    end, the engine is drained (it is not ready from then on), all answers go out, and the servers
-    stop. At a second signal they stop at once. A port in use is a ``ConfigError``.
+    stdout says where. To end, the engine is drained (it is not ready from then on), all answers go
+    out, and the servers stop. At a second signal they stop at once. A port in use is a
+    ``ConfigError``.
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import math
 import time
 import zlib
@@ -224,6 +223,4 @@ def accepted_encoding(accept: str) -> str:
 
 def compress(body: bytes, encoding: str) -> bytes:
     """Return a body in an encoding."""
-    if encoding == "gzip":
-        return gzip.compress(body, COMPRESSION_LEVEL, mtime=0)
-    return zlib.compress(body, COMPRESSION_LEVEL)
+    return zlib.compress(body, COMPRESSION_LEVEL, _WINDOW_BITS[encoding])

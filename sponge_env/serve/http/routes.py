@@ -89,8 +89,8 @@ class HttpFront:
         raise WireError("health is at v2/health/live and v2/health/ready", 404)
 
     async def _answer(self, get: bool, parts: list[str], request: Request) -> Response:
-        front, where = self._front, "/".join(parts)  # parts have no slash, so "v2/model" is no path
-        match parts:
+        front = self._front
+        match parts:  # which have no slash, so that "v2/model" is no client's
             case ["v2", "models", name, "versions", version, *rest]:
                 front.check_model(name, version)
                 parts = ["v2/model", *rest]
@@ -119,7 +119,7 @@ class HttpFront:
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"
-        raise WireError(f"{what} {brief(where)}", 404)
+        raise WireError(f"{what} {brief(request.path.strip('/'))}", 404)
 
     async def _infer(self, request: Request) -> Response:
         body, payload_bytes = await self._body(request)

@@ -68,7 +68,7 @@ class History:
             point = _merged(self._open, point)
             self._points.pop()
         self._open = point
-        self._points.append((point["t"], orjson.Fragment(orjson.dumps(_rounded(point)))))
+        self._points.append((point["t"], orjson.Fragment(orjson.dumps(point))))
         while self._points[0][0] < point["t"] - KEPT_S:
             self._points.popleft()
 
@@ -80,14 +80,15 @@ class History:
 def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
     """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
     last = now.last or IntervalMetrics()
-    return {
-        "t": round(now.now_s, PLACES),
+    stages_cores = [stage["cores"] for stage in last.stages.values()]
+    point = {
+        "t": now.now_s,
         "ended": [ended[name] for name in OUTCOMES],
         "p50": _known_s(last.latency_p50_s),
         "p99": _known_s(last.latency_p99_s),
         "held": last.cores,
         "used": last.cores * last.utilisation,
-        "cores": _stage_cores(now, last),
+        "cores": stages_cores or [last.cores],
         "replicas": now.replicas,
         "queued": now.queued,
         "running": last.running,
@@ -96,16 +97,7 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
         "agent": now.agent,
         "variant": now.variant,
     }
-
-
-def _rounded(point: Point) -> Point:
     return {name: round(v, PLACES) if isinstance(v, float) else v for name, v in point.items()}
-
-
-def _stage_cores(now: Snapshot, last: IntervalMetrics) -> list[float]:
-    """Return the cores of each stage; the metrics of a single stage are the system's."""
-    values = [stage["cores"] for stage in last.stages.values()]
-    return values if len(values) == len(now.cores) else [last.cores]
 
 
 def _known_s(latency_s: float) -> float:
