@@ -91,7 +91,7 @@ class Front:
         """
         if len(calls) > (limit := self.served.queue_max):
             raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
-        pending = _PendingRows(self.engine, calls, self._record)
+        pending = _PendingRows(self, calls)
         try:
             pending.submit()
             return await pending.all
@@ -104,7 +104,7 @@ class Front:
         if error.ended is None:
             self.metrics.rejected(error.status)
 
-    def _record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+    def record(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
         """Count each row, and the request by the row that decided about its answer."""
         deciding = deciding_row(replies)
         for row, (call, reply) in enumerate(zip(calls, replies, strict=True)):
@@ -114,14 +114,8 @@ class Front:
 class _PendingRows:
     """Collects replies in the engine's thread and wakes the loop once, with the last of them."""
 
-    def __init__(
-        self,
-        engine: ServingEngine,
-        calls: Sequence[Call],
-        record: Callable[[Sequence[Call], Sequence[Reply]], None],
-    ) -> None:
-        """Take the calls of a request, and what counts them once all of them have ended."""
-        self._engine, self._calls, self._record = engine, calls, record
+    def __init__(self, front: Front, calls: Sequence[Call]) -> None:
+        self._engine, self._calls, self._record = front.engine, calls, front.record
         self._loop = asyncio.get_running_loop()
         self._replies: list[Reply] = [MISSING] * len(calls)
         self._tickets: list[int] = []
