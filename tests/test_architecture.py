@@ -71,7 +71,7 @@ DOORS = {
     "prometheus_client": {"sponge_env/serve/monitor/exposition.py"},
     "onnxruntime": {"sponge_env/models/model.py"},
     "httptools": {"sponge_env/serve/http/*", "sponge_env/serve/load/client.py"},
-    "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/__main__.py"},
+    "uvloop": {"sponge_env/serve/app.py", "sponge_env/serve/load/open_loop.py"},
     "grpc": {"sponge_env/serve/rpc/*"},
     "google": {"sponge_env/serve/rpc/*"},
     "matplotlib": {

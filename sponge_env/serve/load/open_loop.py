@@ -1,4 +1,4 @@
-"""Sends a workload to a server: each request when it is due, whatever happens to the others.
+"""Sends a scenario's requests to a server: each when it is due, whatever happens to the others.
 
 A closed loop, which waits for an answer before it sends on, would measure a slow server as one
 with little load. The transfer is emulated here: a request is put on the wire when the workload
@@ -7,16 +7,30 @@ says that it arrives, and states itself when it was sent.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import dataclasses
 import math
+import signal
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from typing import Any
 
+import uvloop
 from numpy.typing import NDArray
 
+from sponge_env import cli
+from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.results.tables import comparison_table, write_summaries
+from sponge_env.run.notices import announce
+from sponge_env.run.record import write_table
+from sponge_env.run.suite import changed
+from sponge_env.scenario.profile import Profile, load_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.serve.load.client import HEADER_LENGTH, HttpClient, infer_head, infer_path, reason
 from sponge_env.serve.load.result import (
     ANSWERED,
@@ -26,8 +40,17 @@ from sponge_env.serve.load.result import (
     REFUSED,
     SILENT,
     LoadResult,
+    report_lines,
+    request_columns,
+    summarise_load,
 )
+from sponge_env.serve.load.target import ServerState, find_target, sample_inputs, try_out
+from sponge_env.simulation.workload import Workload, draw_workload
+from sponge_env.utils.console import Progress
+from sponge_env.utils.files import check_writable
 
+LATE_S = 0.02
+"""99th percentile of the client's own lateness from which the measurement is spoiled."""
 GRACE_S = 3.0
 """How long after its deadline an answer is still waited for."""
 LEAD_S = 0.3
@@ -41,7 +64,118 @@ BY_STATUS: dict[int, int] = {
 }
 
 
-@dataclass
+def load(arguments: argparse.Namespace) -> int:
+    """Send, wait and print; return the exit code."""
+    client = HttpClient(arguments.url, arguments.token)
+    for file in filter(None, (arguments.json, arguments.requests)):
+        check_writable(file)
+    scenario, profile = _scenario(arguments)
+    _print(announce([scenario]))
+    if profile is None:  # any profile will do: the rate does not depend on it
+        stand_in = dataclasses.replace(scenario, profile="lite0", stages=())
+        workload = draw_workload(stand_in, load_profile("lite0"), arguments.seed)
+    else:
+        workload = draw_workload(scenario, profile, arguments.seed)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        result = runner.run(_measure(client, scenario, workload, arguments))
+    return _report(result, profile, arguments)
+
+
+def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
+    """Return the scenario that the arguments name, and its profile if one is there.
+
+    Without one, requests can be sent that do not depend on it.
+    """
+    arguments.drop = None  # the server's business
+    changes = cli.scenario_changes(arguments)
+    changes.pop("serving.drop", None)
+    for key, value in (("duration_s", arguments.duration), ("profile", arguments.profile)):
+        if value is not None:
+            changes[key] = value
+    scenario = changed(load_scenario(arguments.scenario), changes)
+    try:
+        return scenario, scenario_profile(scenario)
+    except ProfileError as error:
+        if arguments.profile or scenario.arrivals.load is not None:
+            raise ConfigError(f"{error}; or say --rate") from None
+    return scenario, None
+
+
+async def _measure(
+    client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
+) -> LoadResult:
+    with closing(client):
+        target = await find_target(client, arguments.model)
+        inputs = target.inputs._replace(dtype="uint8") if arguments.uint8 else target.inputs
+        tensors = sample_inputs(target.model, inputs)
+        await try_out(client, target, tensors[0])
+        result = LoadResult(scenario, target, workload, ServerState(client))
+        count = len(workload.id)
+        _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
+        await _send(OpenLoop(client, tensors, result, arguments.deadlines))
+    return result
+
+
+async def _send(sender: OpenLoop) -> None:
+    result, duration_s = sender.result, round(sender.result.scenario.duration_s)
+    with closing(Progress("load", duration_s, "second")) as progress:
+
+        async def watch() -> None:
+            while True:
+                progress.show(int(min(duration_s, max(0.0, sender.now_s))), result.status)
+                await asyncio.sleep(1.0)
+                await result.state.poll()
+
+        await result.state.begin()
+        sending = asyncio.create_task(sender.run())
+        watching = asyncio.create_task(watch())
+        with _interrupting(sending.cancel):
+            try:
+                await sending
+            except asyncio.CancelledError:
+                result.partial = True
+        watching.cancel()
+        await result.state.poll()
+
+
+@contextmanager
+def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
+    """Call this at an interrupt, a termination or the loss of the terminal."""
+    loop = asyncio.get_running_loop()
+    handled = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in handled:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> int:
+    summary = summarise_load(result, arguments.seed, profile)
+    lines = [comparison_table([summary]), "", *report_lines(result)]
+    if arguments.json:
+        write_summaries(arguments.json, [summary])
+        lines.append(f"summary      {arguments.json}")
+    if arguments.requests:
+        write_table(arguments.requests, request_columns(result))
+        lines.append(f"requests     {arguments.requests}")
+    _print(lines)
+    if (late_s := result.lateness_s(0.99)) > LATE_S:
+        sys.stderr.write(
+            f"warning: this client sent 1 % of the requests {late_s * 1000:.0f} ms late or more: "
+            "its machine is too slow or too busy for this load\n"
+        )
+    return cli.INTERRUPTED if result.partial else 0
+
+
+def _print(lines: Sequence[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+@dataclasses.dataclass
 class OpenLoop:
     """Sends a workload, and notes in its result how each request ended."""
 
