@@ -70,11 +70,14 @@ def request_deadline(
         parameter = parameters.get(name)
         return headers.get(header) if parameter is None else parameter
 
-    sent_s, sent_clamped = _sent_s(value("sent_at_ms", b"x-sent-at-ms"), arrival)
+    began_s, sent_ms = arrival.began_s, value("sent_at_ms", b"x-sent-at-ms")
+    stated_s, sent_clamped = _clock_s("sent_at_ms", sent_ms, arrival, began_s + CLOCK_SLACK_S)
+    sent_s = began_s if stated_s is None else min(stated_s, began_s)
     slo_s = _span_s("slo_ms", value("slo_ms", b"x-slo-ms"), 1e-3)
     if slo_s is not None:
         return Deadline(sent_s, sent_s + slo_s, sent_clamped)
-    due_s, due_clamped = _due_s(value("deadline_ms", b"x-deadline-ms"), arrival)
+    due_ms, latest_s = value("deadline_ms", b"x-deadline-ms"), arrival.arrived_s + MAX_SLO_S
+    due_s, due_clamped = _clock_s("x-deadline-ms", due_ms, arrival, latest_s)
     if due_s is None:
         timeout, remaining_s = parameters.get("timeout"), arrival.grpc_remaining_s
         timeout_s = None if timeout == 0 else _span_s("timeout", timeout, 1e-6)  # 0 is none
@@ -109,25 +112,14 @@ def _span_s(name: str, value: Any, unit_s: float) -> float | None:
     return min(number * unit_s, MAX_SLO_S)
 
 
-def _sent_s(value: Any, arrival: Arrival) -> tuple[float, bool]:
-    """Return when a request was sent, and whether the arrival stands in for a wrong clock."""
-    number = _number("sent_at_ms", value)
-    if number is None:
-        return arrival.began_s, False
-    sent_s = arrival.monotonic_s(number * 1e-3)
-    wrong = not arrival.began_s - MAX_AGE_S <= sent_s <= arrival.began_s + CLOCK_SLACK_S
-    return (arrival.began_s, True) if wrong else (min(sent_s, arrival.began_s), False)
+def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[float | None, bool]:
+    """Return a time of the client's clock, None without one or if it is wrong, and whether it is.
 
-
-def _due_s(value: Any, arrival: Arrival) -> tuple[float | None, bool]:
-    """Return an absolute deadline, if there is one, and whether its clock is wrong.
-
-    A wrong clock's deadline is None. One that has just passed counts: the request has expired.
+    A deadline that has just passed counts: the request has expired.
     """
-    number = _number("x-deadline-ms", value)
+    number = _number(name, value)
     if number is None:
         return None, False
-    due_s = arrival.monotonic_s(number * 1e-3)
-    if not arrival.began_s - MAX_AGE_S <= due_s <= arrival.arrived_s + MAX_SLO_S:
-        return None, True
-    return due_s, False
+    time_s = arrival.monotonic_s(number * 1e-3)
+    wrong = not arrival.began_s - MAX_AGE_S <= time_s <= latest_s
+    return None if wrong else time_s, wrong
