@@ -208,14 +208,10 @@ class ServedSystem(LiveSystem):
         return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
-        """Return when the interval ends that begins; missed intervals are skipped."""
-        self._end_interval()
-        interval_s = self.spec.interval_s
-        self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
-        return self._ended_s
+        """Return when the interval ends that begins; missed intervals are skipped.
 
-    def _end_interval(self) -> None:
-        """Forget which batches had steady cores where they changed, and age the slowdowns."""
+        Batches whose cores have changed are not steady any more, and the slowdowns age.
+        """
         cores = self._arrays.stages["planned_cores"][0]
         for batch in list(self._steady_cores):
             k, _ = self._slots[batch]
@@ -224,6 +220,9 @@ class ServedSystem(LiveSystem):
         for each in self._slowdowns:
             each.pass_interval()
         self._arrays.stages["pace"][0] = [each.factor for each in self._slowdowns]
+        interval_s = self.spec.interval_s
+        self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
+        return self._ended_s
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
         return now_s >= until_s or self.is_closed
@@ -260,16 +259,8 @@ class ServedSystem(LiveSystem):
         ticket = submitted.ticket
         # From here on it gets a reply, even if something below goes wrong.
         own = self._by_ticket[ticket] = OpenCall(ticket, row, now_s, submitted.done, now_s)
-        late_by_s = entry.offer(
-            self._arrays,
-            self._metrics,
-            row,
-            ticket,
-            times_s,
-            float(call.payload_bytes),
-            self._ended_s,
-            has_row,
-        )
+        moves, payload_bytes = (self._arrays, self._metrics), float(call.payload_bytes)
+        late_by_s = entry.offer(*moves, row, ticket, times_s, payload_bytes, self._ended_s, has_row)
         if late_by_s != 0.0:
             self._look()  # before the row is another's
             retry_s = self.spec.interval_s if math.isnan(late_by_s) else late_by_s

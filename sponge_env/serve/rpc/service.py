@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.options import ServeOptions, authority, listening_socket
+from sponge_env.serve.options import authority, listening_socket
 from sponge_env.serve.rpc.codec import (
     MESSAGES,
     SERVICE,
@@ -55,9 +55,16 @@ async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
     options = front.options
     if options.grpc_port is None:
         return None
-    server = grpc.aio.server(
-        options=_channel_options(options), maximum_concurrent_rpcs=options.max_connections
-    )
+    channel = [
+        ("grpc.so_reuseport", 0),  # or another server could take half of the requests
+        ("grpc.max_allowed_incoming_connections", options.max_connections),
+        ("grpc.max_receive_message_length", options.max_body_bytes + HEAD_BYTES),
+        ("grpc.http2.bdp_probe", 0),  # or it buffers more than 64 KB of unread messages
+        ("grpc.max_send_message_length", -1),
+        ("grpc.absolute_max_metadata_size", options.max_header_bytes),
+        ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1000)),
+    ]
+    server = grpc.aio.server(options=channel, maximum_concurrent_rpcs=options.max_connections)
     server.add_generic_rpc_handlers((RpcFront(front).handler(),))
     # tried before, because gRPC writes lines of its own about a port in use
     listening_socket(options.host, options.grpc_port).close()
@@ -68,18 +75,6 @@ async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
         raise ConfigError(f"cannot listen on {address}: {error}") from None
     await server.start()
     return server, port
-
-
-def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),  # or another server could take half of the requests
-        ("grpc.max_allowed_incoming_connections", options.max_connections),
-        ("grpc.max_receive_message_length", options.max_body_bytes + HEAD_BYTES),
-        ("grpc.http2.bdp_probe", 0),  # or it buffers more than 64 KB of unread messages
-        ("grpc.max_send_message_length", -1),
-        ("grpc.absolute_max_metadata_size", options.max_header_bytes),
-        ("grpc.max_connection_idle_ms", round(options.idle_timeout_s * 1000)),
-    ]
 
 
 class RpcFront:
