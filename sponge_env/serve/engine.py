@@ -28,8 +28,6 @@ MAX_UNREAD = 4096
 MAX_WAIT_S = 0.1
 """For a decision; at most half an interval."""
 
-MakeController = Callable[[str], Controller]
-
 
 class ServingEngine:
     """Serves calls in a thread of its own; every method may be called from any thread.
@@ -42,7 +40,7 @@ class ServingEngine:
         system: ServedSystem,
         served: ServedModel,
         agent: str,
-        make_controller: MakeController,
+        make_controller: Callable[[str], Controller],
         sinks: Sequence[Sink] = (),
     ) -> None:
         self.served = served

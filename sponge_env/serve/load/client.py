@@ -94,17 +94,12 @@ class HttpConnection(asyncio.Protocol):
     """A connection with one request at a time."""
 
     def __init__(self) -> None:
-        self._parser = AnswerParser()
+        self.parser = AnswerParser()
         self._pending: asyncio.Future[Answer] | None = None
         self.transport: Any = None
         self.closed = False
         self.unrequested = 0
         """Times that something arrived for which there was no request."""
-
-    @property
-    def reusable(self) -> bool:
-        """Whether another request may be sent."""
-        return not self.closed and self._parser.keep_alive
 
     async def request(self, parts: Sequence[bytes]) -> Answer:
         """Send a request and return its answer; cancelling this closes the connection.
@@ -130,7 +125,7 @@ class HttpConnection(asyncio.Protocol):
             self.transport.abort()
             return
         try:
-            answers = self._parser.feed(data)
+            answers = self.parser.feed(data)
         except ConnectionError as error:
             self._fail(error)
             return
@@ -144,7 +139,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the request that is not answered."""
         self.closed = True
-        answer = self._parser.last_answer() if exc is None else None
+        answer = self.parser.last_answer() if exc is None else None
         if answer and self._pending is not None and not self._pending.done():
             self._pending.set_result(answer)
         self._fail(exc or ConnectionResetError("the server closed the connection"))
@@ -190,7 +185,7 @@ class HttpClient:
         connection = await self._connection()
         head = self.head(method, path, sum(map(len, body)), headers or {})
         answer = await connection.request([head, *body])
-        if connection.reusable:
+        if not connection.closed and connection.parser.keep_alive:
             self._idle.append(connection)
         else:
             connection.transport.close()

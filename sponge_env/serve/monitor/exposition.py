@@ -44,17 +44,15 @@ class _Families(Collector):
 
 
 def _families(m: ServerMetrics) -> Iterator[Metric]:
-    yield from _call_families(m)
-    yield from _interval_families(m)
+    yield from _counted_families(m)
     info = {"version": __version__, "model": m.served.name}
     yield InfoMetricFamily("sponge_server", "What serves which model.", value=info)
     yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
     if m.snapshot is not None:
-        yield from _current_families(m.snapshot)
-        yield from _stage_families(m.served.stages, m.snapshot)
+        yield from _snapshot_families(m.served.stages, m.snapshot)
 
 
-def _call_families(m: ServerMetrics) -> Iterator[Metric]:
+def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
     yield _counters("requests", "Calls that have ended, by outcome.", "outcome", m.outcomes)
     latency = "End-to-end latency of answers, from when the client sent the request."
     yield _histogram("latency_seconds", latency, m.latency)
@@ -68,6 +66,17 @@ def _call_families(m: ServerMetrics) -> Iterator[Metric]:
     yield _counters("rejected_requests", rejected, "status", rejections)
     clamped = "Clocks of clients that cannot be right and were clamped."
     yield CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
+    yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
+    for name, text, value in (
+        ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
+        ("restarts", "Replicas restarted after a crash.", m.restarts),
+        ("core_seconds", "Core units held, over time.", m.core_s),
+        ("used_core_seconds", "Core units in use, over time.", m.used_core_s),
+        ("throttled_core_seconds", "Core units stopped by the limit, over time.",
+         m.throttled_core_s),
+        ("cpu_seconds", "CPU time of the batches.", m.cpu_s),
+    ):  # fmt: skip
+        yield CounterMetricFamily(f"sponge_{name}", text, value)
 
 
 def _batch_sizes(m: ServerMetrics) -> Metric:
@@ -83,21 +92,7 @@ def _batch_sizes(m: ServerMetrics) -> Metric:
     return family
 
 
-def _interval_families(m: ServerMetrics) -> Iterator[Metric]:
-    yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
-    for name, text, value in (
-        ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
-        ("restarts", "Replicas restarted after a crash.", m.restarts),
-        ("core_seconds", "Core units held, over time.", m.core_s),
-        ("used_core_seconds", "Core units in use, over time.", m.used_core_s),
-        ("throttled_core_seconds", "Core units stopped by the limit, over time.",
-         m.throttled_core_s),
-        ("cpu_seconds", "CPU time of the batches.", m.cpu_s),
-    ):  # fmt: skip
-        yield CounterMetricFamily(f"sponge_{name}", text, value)
-
-
-def _current_families(now: Snapshot) -> Iterator[Metric]:
+def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[Metric]:
     agent = InfoMetricFamily("sponge_agent", "The controller in charge.")
     agent.add_metric([], {"agent": now.agent})
     yield agent
@@ -109,9 +104,6 @@ def _current_families(now: Snapshot) -> Iterator[Metric]:
         used = last.cores * last.utilisation
         yield _gauge("cores_used", "Core units in use in the last interval.", used)
         yield _gauge("replicas_ready", "Replicas that serve.", last.replicas_ready)
-
-
-def _stage_families(names: tuple[str, ...], now: Snapshot) -> Iterator[Metric]:
     for name, text, values in (
         ("queue_length", "Tasks that wait.", now.queued),
         ("cores", "Core units of each replica.", now.cores),
@@ -154,13 +146,14 @@ def _triton_text(m: ServerMetrics) -> str:
     name = m.served.name.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     model = f'model="{name}",version="{VERSION}"'
     failures = {f'{model},reason="{name}"': m.requests[name] for name in FAILURES}
+    executions = sum(each.ended for batches in m.batches() for each in batches)
     # Triton counts tasks that have not begun; of a pipeline, those in the first stage.
     pending = m.snapshot.queued[0] if m.snapshot and m.snapshot.queued else 0
     lines = []
     for name, text, values in (
         ("request_success", "Number of successful requests", {model: m.requests["success"]}),
         ("count", "Number of inferences performed", {model: m.queue.count}),
-        ("exec_count", "Number of model executions performed", {model: m.executions}),
+        ("exec_count", "Number of model executions performed", {model: executions}),
         ("request_duration_us", "Cumulative request handling time", {model: m.handling_ns // 1000}),
         ("queue_duration_us", "Cumulative queuing time", {model: m.queue.ns // 1000}),
         ("compute_input_duration_us", "Cumulative input time", {model: m.input.ns // 1000}),

@@ -185,11 +185,6 @@ class ServerMetrics:
         """
         return self.success.ns + self.input.ns + self.output.ns
 
-    @property
-    def executions(self) -> int:
-        """Batches that ended with answers, in all stages."""
-        return sum(each.ended for stage in self.batches() for each in stage)
-
     def counts(self) -> dict[str, int]:
         """Return how many calls have ended in each way."""
         with self.lock:
