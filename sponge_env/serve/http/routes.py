@@ -24,7 +24,6 @@ from sponge_env.serve.http.messages import (
 )
 from sponge_env.serve.interface import Resource
 from sponge_env.serve.options import is_local
-from sponge_env.serve.wire import describe
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
@@ -105,17 +104,17 @@ class HttpFront:
             case True, ["v2/model", "infer"]:
                 raise WireError("infer needs POST", 405)
             case True, ["v2"]:
-                return json_response(describe.server_metadata())
+                return json_response(front.server_metadata())
             case True, ["v2/model"]:
-                return json_response(describe.model_metadata(front.served))
+                return json_response(front.model_metadata())
             case True, ["v2/model", "ready"]:
                 return _flag("ready", self._engine.ready, {"name": front.served.name})
             case True, ["v2/model", "config"]:
-                return json_response(describe.model_config(front.served))
+                return json_response(front.model_config())
             case True, ["v2/model", "stats"]:
                 return json_response({"model_stats": [front.metrics.statistics()]})
             case False, ["v2", "repository", "index"]:
-                return json_response(describe.index(front.served, self._engine.ready))
+                return json_response(front.index())
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"

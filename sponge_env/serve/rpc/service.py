@@ -22,7 +22,6 @@ from sponge_env.serve.rpc.codec import (
     read_message,
     write_message,
 )
-from sponge_env.serve.wire import describe
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
@@ -93,11 +92,13 @@ class RpcFront:
             "ServerLive": lambda _: {"live": engine.alive},
             "ServerReady": lambda _: {"ready": engine.ready},
             "ModelReady": lambda _: {"ready": engine.ready},
-            "ServerMetadata": lambda _: describe.server_metadata(),
-            "ModelMetadata": lambda _: describe.model_metadata(front.served),
-            "ModelConfig": lambda _: {"config": describe.model_config(front.served)},
+            "ServerMetadata": lambda _: front.server_metadata(),
+            "ModelMetadata": lambda _: front.model_metadata(),
+            "ModelConfig": lambda _: {"config": front.model_config()},
             "ModelStatistics": lambda _: {"model_stats": [front.metrics.statistics()]},
-            "RepositoryIndex": self._index,
+            "RepositoryIndex": lambda request: {
+                "models": front.index() if engine.ready or not request.ready else []
+            },
         }
         handlers: dict[str, Any] = {
             name: self._unary(self._describing(name, make), name not in OPEN_METHODS)
@@ -140,11 +141,6 @@ class RpcFront:
             return ParseDict(make(request), MESSAGES[f"{name}Response"]())
 
         return work
-
-    def _index(self, request: Any) -> Any:
-        ready = self._front.engine.ready
-        listed = ready or not request.ready
-        return {"models": describe.index(self._front.served, ready) if listed else []}
 
     async def _infer(
         self, data: bytes, headers: Headers, began_s: float, remaining_s: float | None = None

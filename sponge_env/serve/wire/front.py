@@ -1,4 +1,4 @@
-"""What HTTP and gRPC have in common: access, the model's name, deadlines, the way to the engine."""
+"""What HTTP and gRPC have in common: access, descriptions, deadlines, the way to the engine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env import __version__
+from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, Status
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
-from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest
+from sponge_env.serve.wire.protocol import INPUT, OUTPUT, TASKS, InferRequest, output_names
 from sponge_env.serve.wire.resources import Memory
-from sponge_env.serve.wire.tensors import brief
+from sponge_env.serve.wire.tensors import brief, datatype
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+"""Triton's names for what runs ONNX files."""
 Headers = Mapping[bytes, bytes]
 """By lower-case name."""
 MISSING = Reply(Status.STOPPED)
@@ -59,6 +64,61 @@ class Front:
             raise WireError(f"there is no model {brief(name)}; it is {self.served.name!r}", 404)
         if version not in ("", VERSION):
             raise WireError(f"there is no version {brief(version)}; it is {VERSION!r}", 404)
+
+    def server_metadata(self) -> dict[str, Any]:
+        """Return name, version and extensions of the server, as plain JSON values."""
+        return {"name": "sponge", "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def model_metadata(self) -> dict[str, Any]:
+        """Return the tensors of the model; the batch axis is -1."""
+
+        def described(name: str, tensor: TensorSpec) -> dict[str, Any]:
+            return {"name": name, "datatype": datatype(tensor.dtype), "shape": [-1, *tensor.shape]}
+
+        return {
+            "name": self.served.name,
+            "versions": [VERSION],
+            "platform": PLATFORM,
+            "inputs": [described(INPUT, self.served.inputs)],
+            "outputs": [described(name, self._output(name)) for name in output_names(self.served)],
+        }
+
+    def model_config(self) -> dict[str, Any]:
+        """Return the model's configuration as Triton writes it; shapes have no batch axis."""
+        served = self.served
+
+        def described(name: str, tensor: TensorSpec) -> dict[str, Any]:
+            # Triton wants a shape here even where nothing but the batch axis is left
+            dims = list(tensor.shape or (1,))
+            return {"name": name, "data_type": f"TYPE_{datatype(tensor.dtype)}", "dims": dims}
+
+        return {
+            "name": served.name,
+            "platform": PLATFORM,
+            "backend": BACKEND,
+            "version_policy": {"latest": {"num_versions": 1}},
+            "max_batch_size": served.batch_max,
+            "input": [described(INPUT, served.inputs)],
+            "output": [described(name, self._output(name)) for name in output_names(served)],
+            "instance_group": [{"name": served.name, "kind": "KIND_CPU", "count": 1}],
+            "dynamic_batching": {},
+            "parameters": {
+                "stages": {"string_value": ", ".join(served.stages)},
+                "variants": {"string_value": ", ".join(served.variants)},
+                "default_slo_ms": {"string_value": f"{served.default_slo_s * 1000:g}"},
+            },
+            "model_transaction_policy": {"decoupled": False},
+        }
+
+    def _output(self, name: str) -> TensorSpec:
+        return {OUTPUT: self.served.outputs, TASKS: TensorSpec((), "int64")}[name]
+
+    def index(self) -> list[dict[str, Any]]:
+        """Return the list of models, which is one."""
+        state = {"state": "READY"}
+        if not self.engine.ready:
+            state = {"state": "UNAVAILABLE", "reason": "the server drains"}
+        return [{"name": self.served.name, "version": VERSION, **state}]
 
     def arrival(self, began_s: float, grpc_remaining_s: float | None = None) -> Arrival:
         """Return the arrival, now, of a request that began at a monotonic time."""
