@@ -380,6 +380,7 @@ def test_what_is_unpacked_counts() -> None:
         found = wire.send(packed).answer()
         assert (found.status, found.headers["retry-after"]) == (503, "1")
         assert wire.send(infer()).answer().status == 200
+        assert wire.send(request(b"x" * 4001, **UPGRADE)).answer().status == 503
     with running(max_held_bytes=5000) as server, Wire(server) as wire:
         for _ in range(3):  # it is given back
             assert wire.send(packed).answer().status == 200

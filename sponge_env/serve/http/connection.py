@@ -266,16 +266,17 @@ class Connection(asyncio.BufferedProtocol):
         """
         try:
             self._parser.feed_data(data)
+            return data[:0]
         except httptools.HttpParserUpgrade as upgrade:
-            before, version = self._current, self._parser.get_http_version().encode()
-            lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), before.url, version)]
-            lines += [b"%s: %s" % pair for pair in before.pairs if pair[0] != b"upgrade"]
-            self._new_parser()
-            self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
-            if self._arriving is not None:
-                self._arriving.began_s = before.began_s
-            return data[upgrade.args[0] :]
-        return data[:0]
+            rest = data[upgrade.args[0] :]
+        before, version = self._current, self._parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self._parser.get_method(), before.url, version)]
+        lines += [b"%s: %s" % pair for pair in before.pairs if pair[0] != b"upgrade"]
+        self._new_parser()
+        self._parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+        if self._arriving is not None:
+            self._arriving.began_s = before.began_s
+        return rest
 
     def _new_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
