@@ -100,7 +100,7 @@ def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.Monkey
     monkeypatch.setattr(np, "array", lambda *_: pytest.fail("an array was made of it"))
     for data in ([0] * 1000, [], [[0] * 4] * 3):
         with pytest.raises(WireError, match="needs 8 numbers"):
-            from_numbers("input", data, 2, TensorSpec((4,)))
+            from_numbers(data, 2, TensorSpec((4,)))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.Monkey
 )  # fmt: skip
 def test_numbers_that_do_not_fit(dtype: str, numbers: Any) -> None:
     with pytest.raises(WireError):
-        from_numbers("input", numbers, 1, TensorSpec((), dtype))
+        from_numbers(numbers, 1, TensorSpec((), dtype))
 
 
 @pytest.mark.parametrize("depth", [10, 100, 1000, 100_000])

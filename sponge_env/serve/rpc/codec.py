@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import INPUT, InferRequest, make_request
-from sponge_env.serve.wire.tensors import datatype
+from sponge_env.serve.wire.protocol import InferRequest, make_request
+from sponge_env.serve.wire.tensors import INPUT, datatype
 
 SERVICE = "inference.GRPCInferenceService"
 

@@ -21,9 +21,9 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
-from sponge_env.serve.wire.protocol import INPUT, OUTPUT, TASKS, InferRequest, output_names
+from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest, output_names
 from sponge_env.serve.wire.resources import Memory
-from sponge_env.serve.wire.tensors import brief, datatype
+from sponge_env.serve.wire.tensors import INPUT, brief, datatype
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine

@@ -21,6 +21,7 @@ from sponge_env.serve.wire.deadlines import deadline_parameters
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import (
+    INPUT,
     Buffer,
     brief,
     check_rows,
@@ -29,8 +30,8 @@ from sponge_env.serve.wire.tensors import (
     from_numbers,
 )
 
-INPUT, OUTPUT, TASKS = "input", "output", "tasks"
-"""Names of the tensors; ``tasks`` says how many rows of a pipeline's ``output`` each row led to."""
+OUTPUT, TASKS = "output", "tasks"
+"""Names of the answer's tensors; ``tasks``: how many rows of ``output`` each row led to."""
 MAX_ID_LENGTH = 1000
 """Of a request, in characters: the answer repeats it."""
 
@@ -169,17 +170,17 @@ def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDA
     if len(tensors) != 1:
         raise WireError(f"a request has one tensor {INPUT!r}, not {len(tensors)}")
     (tensor,) = tensors
-    rows = check_rows(INPUT, tensor.get("shape"), tensor.get("datatype"), served.inputs, max_rows)
+    rows = check_rows(tensor.get("shape"), tensor.get("datatype"), served.inputs, max_rows)
     size = _tensor_parameters(tensor, INPUT).get("binary_data_size")
     if size is None:
         if len(binary):
             raise WireError(f"{len(binary)} bytes follow the JSON that belong to no tensor")
-        return from_numbers(INPUT, tensor.get("data"), rows, served.inputs)
+        return from_numbers(tensor.get("data"), rows, served.inputs)
     if "data" in tensor:
         raise WireError(f"{INPUT!r} has both data and binary_data_size")
     if type(size) is not int or size != len(binary):
         raise WireError(f"binary_data_size of {INPUT!r} is {brief(size)}, not {len(binary)}")
-    return from_bytes(INPUT, binary, rows, served.inputs)
+    return from_bytes(binary, rows, served.inputs)
 
 
 def _tensor_parameters(tensor: Mapping[str, Any], name: str) -> dict[str, Any]:
