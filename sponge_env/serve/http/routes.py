@@ -61,8 +61,13 @@ class HttpFront:
     async def _response(self, request: Request) -> Response:
         headers, path = request.headers, request.path
         get, parts = request.method in ("GET", "HEAD"), path.strip("/").split("/")
-        if parts[:2] == ["v2", "health"] and get:
-            return self._health(parts[2:])
+        match get, parts:
+            case True, ["v2", "health", "live"]:
+                return _flag("live", self._engine.alive)
+            case True, ["v2", "health", "ready"]:
+                return _flag("ready", self._engine.ready)
+            case True, ["v2", "health", *_]:
+                raise WireError("health is at v2/health/live and v2/health/ready", 404)
         if self._local_only:
             check_local_names(headers)
         if get and path in self._resources:
@@ -79,13 +84,6 @@ class HttpFront:
         headers = [(name.encode(), value.encode()) for name, value in resource.headers.items()]
         body = resource.make(request.query)
         return Response(body, 200, resource.content_type.encode(), tuple(headers))
-
-    def _health(self, parts: list[str]) -> Response:
-        if parts == ["live"]:
-            return _flag("live", self._engine.alive)
-        if parts == ["ready"]:
-            return _flag("ready", self._engine.ready)
-        raise WireError("health is at v2/health/live and v2/health/ready", 404)
 
     async def _answer(self, get: bool, parts: list[str], request: Request) -> Response:
         front = self._front

@@ -116,6 +116,10 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
     """
     counted, cores = result.counted, result.state.mean_cores
     scenario, served, start = result.scenario.cell
+    budget_s = result.workload.deadline_s - result.workload.arrival_s
+    fastest_s = -math.inf
+    if profile is not None:
+        fastest_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
     return EpisodeMetrics(
         agent=" then ".join(result.state.agents) or result.target.server,
         scenario=scenario,
@@ -130,7 +134,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         **summarise_requests(
             result.outcome[counted],
             result.latency_s[counted],
-            _hopeless(result, profile)[counted],
+            budget_s[counted] < fastest_s,
         ),
         **UNKNOWN,
     )
@@ -145,15 +149,6 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
     NAN,
 )
 """Metrics that no client can know."""
-
-
-def _hopeless(result: LoadResult, profile: Profile | None) -> NDArray[np.bool_]:
-    """Return (n,) which requests arrive with less time than the fastest service takes."""
-    workload = result.workload
-    if profile is None:
-        return np.zeros(workload.id.size, np.bool_)
-    fastest_s = shortest_s(result.scenario, stage_profiles(result.scenario, profile))
-    return workload.deadline_s - workload.arrival_s < fastest_s
 
 
 def report_lines(result: LoadResult) -> list[str]:
