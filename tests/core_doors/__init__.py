@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sponge_env.core import entry, quota, rng, service
 from sponge_env.core.compiled import entry_point, rows
 from sponge_env.core.entry import _world
-from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
+from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.rng import seed_stream, uniform
-from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, STAGE_SETTINGS, write_table
+from sponge_env.core.settings import CONSTANT, FIXED, write_table
 from sponge_env.formats import BandwidthTrace
 from sponge_env.latency import QuotaService
-from sponge_env.simulation.memory import Room, allocate, blank_metrics
+from sponge_env.simulation.memory import MemoryPlan, blank_metrics
+from sponge_env.simulation.traffic import add_trace
 
 METRICS = blank_metrics(1)
 
@@ -87,10 +88,9 @@ def measured_works(
     batch_max: int = 0,
 ) -> list[float]:
     """Return the relative works that batches of these sizes get of a table of measured ones."""
-    models = np.zeros((1, 1), STAGE_SETTINGS)
-    models["replay_at"], models["limits"]["batch"] = 1, batch_max
-    numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
-    arrays = allocate(1, Room(), np.zeros(1, SETTINGS), models, nothing, numbers)
+    plan = MemoryPlan(1)
+    plan.models["replay_at"], plan.models["limits"]["batch"] = plan.numbers.add(table), batch_max
+    arrays = plan.allocate(1)
     kinds = zip(variants or [0] * len(sizes), sizes, strict=True)
     return [_replayed(arrays, METRICS, variant, size) for variant, size in kinds]
 
@@ -109,16 +109,17 @@ class CoreService:
         phase: float = 0.0,
     ) -> None:
         """Start idle: on whole cores with (batch_max, cores_max) latencies, or under a quota."""
-        models, table_s = np.zeros((1, 1), STAGE_SETTINGS), np.asarray(latency_s, np.float64)
-        row, sizes = models[0, 0], max(len(work_s), len(table_s))
+        plan, table_s = MemoryPlan(1), np.asarray(latency_s, np.float64)
+        row, sizes = plan.models[0, 0], max(len(work_s), len(table_s))
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
-        parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
+        parts = [np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
         overheads_s = np.zeros(service.OVERHEADS)
         if limit is not None:
             overheads_s[:2] = limit.dispatch_s, limit.dispatch_request_s
             overheads_s[2:] = limit.idle_s, limit.wake_cost_s, limit.resume_s
         parts.append(overheads_s)
-        row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
+        row["replay_at"] = plan.numbers.add(np.concatenate(parts))
+        row["work_at"] = 2 + 2 * sizes
         row["served_at"] = row["work_at"] + len(work_s)
         row["overheads_at"] = row["served_at"] + table_s.size
         row["limits"]["cores"] = table_s.shape[-1]
@@ -126,9 +127,7 @@ class CoreService:
         if limit is not None:
             row["limited"] = True
             write_table(row["quota"], limit)
-        settings, nothing = np.zeros(1, SETTINGS), np.zeros(0, SAMPLE)
-        numbers = np.concatenate(parts)
-        self._arrays = allocate(1, Room(), settings, models, nothing, numbers)
+        self._arrays = plan.allocate(1)
         _begin(self._arrays, METRICS, cores, phase)
 
     @property
@@ -137,11 +136,11 @@ class CoreService:
 
     @property
     def used_core_s(self) -> float:
-        return float(self._arrays.replicas["used_core_s"][0, 0, 0])
+        return float(self._arrays.replicas["account"]["used_core_s"][0, 0, 0])
 
     @property
     def throttled_s(self) -> float:
-        return float(self._arrays.replicas["throttled_s"][0, 0, 0])
+        return float(self._arrays.replicas["account"]["throttled_s"][0, 0, 0])
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         self._arrays.models["cold_start_s"] = cold_start_s
@@ -163,15 +162,11 @@ class CoreService:
 
 def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) -> Any:
     """Return when the core says that transfers end which begin at ascending times."""
-    settings = np.zeros(1, SETTINGS)
-    row, samples = settings[0], np.zeros(trace.start_s.size + 1, SAMPLE)
-    samples["start_s"] = np.append(trace.start_s, trace.duration_s)
-    samples["bandwidth"] = np.append(trace.bandwidth_bytes_per_s, 0.0)
-    samples["cumulative"] = trace.cumulative_bytes
+    plan = MemoryPlan(1)
+    row = plan.settings[0]
+    add_trace(plan, row, trace)
     row["network_kind"], row["arrival_kind"] = FIXED, CONSTANT
-    row["samples"], row["trace_s"] = trace.start_s.size, trace.duration_s
-    models = np.zeros((1, 1), STAGE_SETTINGS)
-    arrays = allocate(1, Room(), settings, models, samples, np.zeros(1))
+    arrays = plan.allocate(1)
     sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
     requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
     requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes

@@ -21,7 +21,6 @@ Tables = dict[str, Columns]
 
 
 def episode(key: str, names: Names) -> Entry:
-    """Play an episode of an agent."""
     what = cells.Episode.of(key)
     return _entry(play.play(what), names, cells.LEARNED.get(what.agent))
 
@@ -38,7 +37,6 @@ def _entry(played: play.Played, names: Names, control: str | None) -> Entry:
 
 
 def sequence(key: str, names: Names) -> Entry:
-    """Play random actions through an environment."""
     what = cells.Sequence(int(key.split("/")[0]))
     env = play.make_env(what)
     run = _vector if what.vector else _single
@@ -91,7 +89,6 @@ def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
 
 
 def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
-    """Step some environments at once."""
     observations, info = env.reset(seed=what.number)
     seen, seeds, rewards, over = [observations], [info["episode_seed"]], [], []
     measured, last_seen, last_measured, playing = [], [], [], info["episode_seed"]
@@ -152,7 +149,6 @@ def _plain(value: Any) -> Any:
 
 
 def clairvoyant(key: str, names: Names) -> Entry:
-    """Find a clairvoyant bound."""
     sides, schedule = play.clairvoyant(*cells.BOUNDS[key])
     return {**sides, "schedule": digest(schedule, sorted(schedule))}
 
@@ -167,7 +163,6 @@ MAKERS: dict[str, Callable[[str, Names], Entry]] = {
 
 
 def keys() -> dict[str, list[str]]:
-    """Return what each file holds."""
     return {
         "episodes": [one.key for one in cells.episodes(play.registered())],
         "sequences": [cells.Sequence(number).key for number in range(cells.SEQUENCES)],

@@ -24,7 +24,6 @@ COLUMNS = HERE / "columns.json"
 
 
 def read(name: str) -> dict[str, Entry]:
-    """Read a golden file."""
     entries: dict[str, Entry] = json.loads((HERE / f"{name}.json").read_text())
     return entries
 
@@ -56,12 +55,7 @@ def _lines(entries: Mapping[str, Entry]) -> str:
 
 
 def record(only: str, columns: bool) -> None:
-    """Write files anew.
-
-    Args:
-        only: What must be in an entry's file and key; the others stay as they are.
-        columns: Whether all columns of today are hashed from now on, which changes every hash.
-    """
+    """Write files anew."""
     if columns or not COLUMNS.exists():
         about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
         COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
@@ -97,7 +91,6 @@ def check(only: str) -> int:
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", action="store_true")
