@@ -97,6 +97,31 @@ def run_range(
 
 
 @entry_point
+def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
+    """Fit allocations onto a machine; return False if one lies outside the limits.
+
+    They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
+    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.fit_to_machine`.
+    """
+    for i in range(len(asked)):
+        held = 0
+        for k in range(len(most)):
+            for part in range(4):
+                if not (part < 3) <= asked[i, k, part] <= most[k, part]:
+                    return False
+            held += asked[i, k, 0] * asked[i, k, 2]
+        while held > total_cores:
+            largest = 0
+            for k in range(1, len(most)):
+                if asked[i, k, 0] * asked[i, k, 2] > asked[i, largest, 0] * asked[i, largest, 2]:
+                    largest = k
+            held -= asked[i, largest, 0] * asked[i, largest, 2]
+            asked[i, largest, 2 if asked[i, largest, 2] > 1 else 0] -= 1
+            held += asked[i, largest, 0] * asked[i, largest, 2]
+    return True
+
+
+@entry_point
 def begin_traffic_range(
     arrays: Arrays, first: int, last: int, seeds: NDArray[np.int64], metrics: NDArray[Any]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, run_range
+from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.fields import OBS_DIM
 from sponge_env.core.records import METRICS
 from sponge_env.core.settings import LISTED
@@ -18,7 +18,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, fit
+from sponge_env.simulation.memory import allocations, blank_metrics
 from sponge_env.simulation.workload import list_requests
 
 Observations = NDArray[np.float32]

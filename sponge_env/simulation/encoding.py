@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.entry import fit as fit
 from sponge_env.core.entry import observe_one
 from sponge_env.core.fields import CLIP as CLIP
 from sponge_env.core.fields import FIELDS as FIELDS
@@ -31,7 +32,6 @@ from sponge_env.interfaces import (
 )
 from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.memory import allocations
-from sponge_env.simulation.memory import fit as fit
 from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"

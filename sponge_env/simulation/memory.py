@@ -117,24 +117,6 @@ def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray
     return numbers, rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
-def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
-    """Fit allocations onto a machine; return False if one lies outside the limits.
-
-    They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
-    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.fit_to_machine`.
-    """
-    if ((asked < (1, 1, 1, 0)) | (asked > most)).any():
-        return False
-    left = np.arange(len(asked))
-    while left.size:
-        held = asked[left, :, 0] * asked[left, :, 2]
-        over = held.sum(axis=1) > total_cores
-        left, largest = left[over], held[over].argmax(axis=1)
-        part = np.where(asked[left, largest, 2] > 1, 2, 0)
-        asked[left, largest, part] -= 1
-    return True
-
-
 def blank_metrics(count: int) -> NDArray[Any]:
     """Return (count,) metrics of intervals in which nothing was measured."""
     return rows(np.repeat(records.BLANK, count))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import rows
-from sponge_env.core.records import METRICS, RECENT, Arrays
+from sponge_env.core.records import ENV, LISTED_REQUEST, METRICS, RECENT, REPLICA, STAGE, Arrays
 from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.interfaces import StageView, SystemSpec, SystemView
 from sponge_env.metrics import StageMetrics
@@ -17,9 +19,24 @@ from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _NOTHING = blank_metrics(1)
 _UNMEASURED = StageMetrics()
+_OBSERVED = ("answered", "dropped", "utilisation", "throttled_share")
 
 _measured = attrgetter(*(METRICS.names or ())[:-1])
 """Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
+
+
+class _Memory(NamedTuple):
+    """Memory of one environment, and its fields: to look one up takes longer than to write it."""
+
+    arrays: Arrays
+    metrics: NDArray[np.void]
+    env: dict[str, NDArray[Any]]
+    stages: dict[str, NDArray[Any]]
+    """(stages,) each."""
+    replicas: dict[str, NDArray[Any]]
+    """(stages, slots) each."""
+    deadlines_s: FloatArray
+    """(stages, capacity)"""
 
 
 def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:
@@ -30,19 +47,19 @@ def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.voi
     # Lists, not generators: this is done at every decision of a policy.
     queue = max([len(stage.queued_deadlines_s) for stage in view.stages])
     replicas = max([_held(stage) for stage in view.stages])
-    arrays, metrics = _memory(spec, _power_of_two(queue), _power_of_two(replicas))
-    env, past = arrays.envs[0], len(view.first.arrivals)
+    memory = _memory(spec, _power_of_two(queue), _power_of_two(replicas))
+    env, past = memory.env, len(view.first.arrivals)
     ring = _ring(past)
-    env["interval"] = past
-    env["mean_delays_s"][ring] = view.mean_delays_s[-RECENT:]
-    env["bandwidths"][ring] = view.bandwidths_bytes_per_s[-RECENT:]
-    env["delay_max_s"] = view.delays_s.max() if len(view.delays_s) else 0.0
+    env["interval"][0] = past
+    env["mean_delays_s"][0, ring] = view.mean_delays_s[-RECENT:]
+    env["bandwidths"][0, ring] = view.bandwidths_bytes_per_s[-RECENT:]
+    env["delay_max_s"][0] = view.delays_s.max() if len(view.delays_s) else 0.0
     for k, stage in enumerate(view.stages):
-        _write_stage(arrays, k, stage, view.now_s)
+        _write_stage(memory, k, stage, view.now_s)
     if view.last is None:
-        return arrays, _NOTHING
-    metrics[0] = (*_measured(view.last), 0)
-    return arrays, metrics
+        return memory.arrays, _NOTHING
+    memory.metrics[0] = (*_measured(view.last), 0)
+    return memory.arrays, memory.metrics
 
 
 def _held(stage: StageView) -> int:
@@ -51,29 +68,31 @@ def _held(stage: StageView) -> int:
 
 
 @lru_cache
-def _ring(past: int) -> NDArray[np.int64]:
+def _ring(past: int) -> IntArray:
     """Return where the latest of so many intervals are remembered."""
     return np.arange(max(0, past - RECENT), past) & (RECENT - 1)
 
 
-def _write_stage(arrays: Arrays, k: int, stage: StageView, now_s: float) -> None:
+def _write_stage(memory: _Memory, k: int, stage: StageView, now_s: float) -> None:
     """Write a stage's queue, and a row for each running batch and ready or starting replica."""
-    row, replicas, running = arrays.stages[0, k], arrays.replicas[0, k], stage.running
-    queued, first = len(stage.queued_deadlines_s), k * arrays.queue.shape[2]
-    deadlines_s = arrays.requests["deadline_s"][0, first : first + queued]
-    np.subtract(stage.queued_deadlines_s, now_s, out=deadlines_s)
-    row["tail"], row["wanted"] = queued, stage.allocation
-    row["arrivals"][: len(stage.arrivals)] = stage.arrivals
-    busy, held = len(running), _held(stage)
-    row["replicas"], row["running"] = held, sum([batch.size for batch in running])
-    replicas["batch_size"][:held] = [batch.size for batch in running] + [0] * (held - busy)
-    replicas["draining"][:held] = False
-    replicas["draining"][:busy] = True  # so that none counts twice
-    replicas["ready_s"][:held] = [0.0] * (held - len(stage.starting_s)) + [*stage.starting_s]
-    replicas["planned_end_s"][:busy] = [batch.expected_end_s - now_s for batch in running]
-    last, measured = stage.last or _UNMEASURED, row["measured"]
-    for name in ("answered", "dropped", "utilisation", "throttled_share"):
-        measured[name] = getattr(last, name)
+    row, replicas, running = memory.stages, memory.replicas, stage.running
+    held, queued = _held(stage), len(stage.queued_deadlines_s)
+    np.subtract(stage.queued_deadlines_s, now_s, out=memory.deadlines_s[k, :queued])
+    row["tail"][k], row["wanted"][k] = queued, stage.allocation
+    row["arrivals"][k, : len(stage.arrivals)] = stage.arrivals
+    row["replicas"][k], row["running"][k] = held, sum([batch.size for batch in running])
+    replicas["batch_size"][k, :held] = 0
+    replicas["draining"][k, :held] = False
+    replicas["ready_s"][k, :held] = 0.0
+    if stage.starting_s:
+        replicas["ready_s"][k, held - len(stage.starting_s) : held] = stage.starting_s
+    for place, batch in enumerate(running):
+        replicas["batch_size"][k, place] = batch.size
+        replicas["draining"][k, place] = True  # so that none counts twice
+        replicas["planned_end_s"][k, place] = batch.expected_end_s - now_s
+    last = stage.last or _UNMEASURED
+    for name in _OBSERVED:
+        row[name][k] = getattr(last, name)
 
 
 def _power_of_two(least: int) -> int:
@@ -81,7 +100,7 @@ def _power_of_two(least: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _memory(spec: SystemSpec, queue: int, replicas: int) -> tuple[Arrays, NDArray[np.void]]:
+def _memory(spec: SystemSpec, queue: int, replicas: int) -> _Memory:
     """Return memory in which a view finds room. The queue of each stage has requests in a row."""
     stages = spec.stages
     plan = MemoryPlan(1, len(stages))
@@ -92,8 +111,16 @@ def _memory(spec: SystemSpec, queue: int, replicas: int) -> tuple[Arrays, NDArra
             model["limits"][name] = getattr(stage, f"{name}_max")
     plan.settings["arrival_kind"] = LISTED
     plan.room.at_least(queue=queue, replicas=replicas)
-    arrays = plan.allocate(1)
-    places = np.arange(len(stages) * queue)
-    arrays.queue["row"][0] = places.reshape(len(stages), queue)
-    requests = rows(np.zeros((1, places.size), arrays.requests.dtype))
-    return arrays._replace(requests=requests), blank_metrics(1)
+    requests = rows(np.zeros((1, len(stages) * queue), LISTED_REQUEST))
+    arrays = plan.allocate(1)._replace(requests=requests)
+    arrays.queue["row"][0] = np.arange(requests.size).reshape(len(stages), queue)
+    measured = arrays.stages["measured"][0]
+    return _Memory(
+        arrays,
+        blank_metrics(1),
+        {name: arrays.envs[name] for name in ENV.names or ()},
+        {name: arrays.stages[name][0] for name in STAGE.names or ()}
+        | {name: measured[name] for name in _OBSERVED},
+        {name: arrays.replicas[name][0] for name in REPLICA.names or ()},
+        requests["deadline_s"].reshape(len(stages), queue),
+    )

@@ -36,44 +36,32 @@ def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
     return rng.mixed_uniform(key, row, stage, task)
 
 
-@entry_point
-def _begin(arrays: Arrays, metrics: NDArray[Any], cores: int, phase: float) -> None:
-    w = _world(arrays, 0, metrics)
-    service.new_service(w, w.replicas[0], cores)
-    if w.model.limited:
-        quota.new_bucket(w.model, w.replicas[0], phase)
+BEGIN, LOAD, START, ADVANCE, RESIZE, SHARE = range(6)
 
 
 @entry_point
-def _load(arrays: Arrays, metrics: NDArray[Any], now_s: float, loading: int) -> None:
+def _serve(
+    arrays: Arrays, metrics: NDArray[Any], move: int, now_s: float, value: int, part: float
+) -> None:
+    """Make one of the moves above, compiled at once; ``value`` are cores, replicas or requests."""
     w = _world(arrays, 0, metrics)
-    w.replicas[0].batch_size = 0
-    service.load_service(w, w.replicas[0], now_s, loading)
-
-
-@entry_point
-def _start(arrays: Arrays, metrics: NDArray[Any], now_s: float, size: int) -> None:
-    w = _world(arrays, 0, metrics)
-    w.replicas[0].batch_size = size
-    service.start_service(w, w.replicas[0], now_s)
-
-
-@entry_point
-def _advance(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
-    w = _world(arrays, 0, metrics)
-    service.advance(w, w.replicas[0], now_s)
-
-
-@entry_point
-def _resize(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: int) -> None:
-    w = _world(arrays, 0, metrics)
-    service.resize_service(w, w.replicas[0], now_s, cores)
-
-
-@entry_point
-def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) -> None:
-    w = _world(arrays, 0, metrics)
-    quota.share(w.model, w.replicas[0], now_s, cores)
+    replica = w.replicas[0]
+    if move == BEGIN:
+        service.new_service(w, replica, value)
+        if w.model.limited:
+            quota.new_bucket(w.model, replica, part)
+    elif move == LOAD:
+        replica.batch_size = 0
+        service.load_service(w, replica, now_s, value)
+    elif move == START:
+        replica.batch_size = value
+        service.start_service(w, replica, now_s)
+    elif move == ADVANCE:
+        service.advance(w, replica, now_s)
+    elif move == RESIZE:
+        service.resize_service(w, replica, now_s, value)
+    else:
+        quota.share(w.model, replica, now_s, part)
 
 
 @entry_point
@@ -128,7 +116,10 @@ class CoreService:
             row["limited"] = True
             write_table(row["quota"], limit)
         self._arrays = plan.allocate(1)
-        _begin(self._arrays, METRICS, cores, phase)
+        self._serve(BEGIN, 0.0, cores, phase)
+
+    def _serve(self, move: int, now_s: float, value: int = 0, part: float = 0.0) -> None:
+        _serve(self._arrays, METRICS, move, now_s, value, part)
 
     @property
     def finish_s(self) -> float:
@@ -144,20 +135,20 @@ class CoreService:
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         self._arrays.models["cold_start_s"] = cold_start_s
-        _load(self._arrays, METRICS, now_s, loading)
+        self._serve(LOAD, now_s, loading)
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         self._arrays.numbers[1] = noise
-        _start(self._arrays, METRICS, now_s, size)
+        self._serve(START, now_s, size)
 
     def advance(self, now_s: float) -> None:
-        _advance(self._arrays, METRICS, now_s)
+        self._serve(ADVANCE, now_s)
 
     def resize(self, now_s: float, cores: int) -> None:
-        _resize(self._arrays, METRICS, now_s, cores)
+        self._serve(RESIZE, now_s, cores)
 
     def share(self, now_s: float, cores: float) -> None:
-        _share(self._arrays, METRICS, now_s, cores)
+        self._serve(SHARE, now_s, 0, cores)
 
 
 def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) -> Any:
