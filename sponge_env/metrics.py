@@ -98,13 +98,15 @@ class IntervalMetrics:
     cores: float = metric("resources", "Mean core units held.", "less")
     core_seconds: float = metric("resources", "Core units held over time.", "less")
     physical_core_seconds: float = metric("resources", "The same in physical core-seconds.", "less")
-    requested_cores: int = metric("resources", "Requested cores, per replica; of a first stage.")
-    effective_cores: float = metric("resources", "Granted to each replica at its end.")
+    requested_cores: int = metric("resources", "Cores requested per replica; of the first stage.")
+    effective_cores: float = metric(
+        "resources", "Cores the limiter grants each replica at the end."
+    )
     batch: int = metric("resources", "Largest batch allowed; of a pipeline's first stage.")
     replicas: int = metric("resources", "Replicas requested; of a pipeline's first stage.")
     replicas_ready: int = metric("resources", "Replicas serving at the interval's end.")
     utilisation: float = metric("resources", "Share of the held cores in use, without overdraft.")
-    throttled_share: float = metric("resources", "Share of held time stopped by the limit.", "less")
+    throttled_share: float = metric("resources", "Share of core time stopped by the limit.", "less")
     cpu_s: float = metric("worker", "CPU time of the batches, where it is measured.")
     actuation_s: float = metric("worker", "Wall time of the resize call.", "less")
     restarts: int = metric("worker", "Replicas restarted after a crash.", "less")
@@ -112,13 +114,15 @@ class IntervalMetrics:
     delay_max_s: float = metric("network", "Largest communication delay.", default=NAN)
     bandwidth_bytes_per_s: float = metric("network", "Bandwidth that arrivals saw.", default=NAN)
     accuracy: float = metric(
-        "accuracy", "Mean of the answers; a pipeline's is the product over stages.", "more", NAN
+        "accuracy", "Mean accuracy of answers; of a pipeline, the product over stages.", "more", NAN
     )
     effective_accuracy: float = metric(
         "accuracy", "The same of all that ended, late and unanswered ones counting 0.", "more", NAN
     )
     feasible: int = metric("controller", "1 if the allocation met every budget on paper.")
-    guarded: int = metric("controller", "Decisions that a guard took from a policy.", "less")
+    guarded: int = metric(
+        "controller", "Decisions that a guard took from a learned policy.", "less"
+    )
     decision_s: float = metric("controller", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "Time the live system stood still before it.")
     reward: float = metric("controller", "Reward of the interval.", "more")
@@ -152,7 +156,7 @@ class StageMetrics:
     variant: int = metric("stage", "Model variant requested, 0 for the first.")
     switches: int = metric("stage", "Batches of another variant than the one before.")
     utilisation: float = metric("stage", "Share of the held cores in use.")
-    throttled_share: float = metric("stage", "Share of held time stopped by the limit.", "less")
+    throttled_share: float = metric("stage", "Share of core time stopped by the limit.", "less")
 
 
 AVERAGED = {
@@ -181,7 +185,7 @@ class EpisodeMetrics:
     backend: str = metric("run", "Simulated (sim) or real (live) worker.", default="")
     seed: int = metric("run", "Seed of arrivals, bandwidth and noise.")
     start: str = metric(
-        "run", "The scenario's allocation first (cold), or the controller's (warm).", default="cold"
+        "run", "From the scenario's allocation (cold) or after a warm-up (warm).", default="cold"
     )
     partial: bool = metric("run", "Whether the run was interrupted.", default=False)
     limiter: str = metric("run", "What limits the worker's CPU.", default="")
@@ -295,17 +299,17 @@ EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
 SUITE: tuple[Place, ...] = ("cell", "tensorboard")
 POOLED: tuple[Place, ...] = ("pooled",)
 ALL = (*EVERYWHERE, *POOLED)
-_both = partial(Column, places=ALL, interval=True, compared=True)
+_compared = partial(Column, places=ALL, interval=True, compared=True)
 _bound = partial(Column, bound="needed")
 
 COLUMNS = (
     Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=True),
-    _both("avoidable_violation_rate", "avoidable", "%", 3),
+    _compared("avoidable_violation_rate", "avoidable", "%", 3),
     Column("more_cores_rate", "only more cores", "%", 3, ("page", "pooled")),
     _bound("beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=True),
     _bound("beyond_common_bound_rate", "beyond attained bound", "%", 3, POOLED),
-    _both("mean_cores", "mean cores", "", 2, bound="instead"),
-    _both("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
+    _compared("mean_cores", "mean cores", "", 2, bound="instead"),
+    _compared("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
     _bound("cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=True),
     _bound("cores_over_common_bound", "cores over attained bound", "", 2, POOLED),

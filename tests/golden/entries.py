@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import cells, play
-from .hashing import Columns, digest
+from .play import Columns
 
 Names = Mapping[str, list[str]]
 """Columns that are hashed, by table."""
 Entry = dict[str, Any]
 Tables = dict[str, Columns]
 """Everything behind an entry, by table."""
+
+
+def canonical(values: ArrayLike) -> bytes:
+    """Return values as float64, int64 or text; all NaNs are one."""
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        return np.where(np.isnan(array), math.nan, array).astype(np.float64).tobytes()
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64).tobytes()
+    return "\n".join(map(str, array.ravel().tolist())).encode()
+
+
+def digest(columns: Columns, names: Iterable[str]) -> str:
+    """Hash the named columns; whatever else there is does not count."""
+    sha = hashlib.sha256()
+    for name in names:
+        data = canonical(columns[name])
+        sha.update(f"{name}:{len(data)}:".encode() + data)
+    return sha.hexdigest()[:16]
 
 
 def episode(key: str, names: Names) -> Entry:

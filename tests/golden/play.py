@@ -27,7 +27,9 @@ from sponge_env.simulation.system import SimulatedSystem
 
 from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
 from .cells import Sequence as ActionSequence
-from .hashing import Columns
+
+Columns = Mapping[str, NDArray[Any]]
+"""Values by name."""
 
 _CONTROLS = {"vertical": VERTICAL, "joint": JOINT}
 
