@@ -133,22 +133,16 @@ def fit_latency(
     residuals = to_quantiles(measured / predicted - 1, points=21)
     gamma_s, delta_s, epsilon_s, eta_s = solution.tolist()
     model = LatencyModel(gamma_s, delta_s, epsilon_s, eta_s, residuals)
-    return model, _fit_error(b, c, measured, predicted)
-
-
-def _fit_error(
-    b: FloatArray, c: FloatArray, measured: FloatArray, predicted: FloatArray
-) -> FitError:
-    relative = predicted / measured - 1
-    worst = int(np.argmax(np.abs(relative)))
+    off = predicted / measured - 1
+    worst = int(np.argmax(np.abs(off)))
     spread = float(np.sum((measured - measured.mean()) ** 2))
     unexplained = float(np.sum((measured - predicted) ** 2))
-    return FitError(
+    return model, FitError(
         r2=1 - unexplained / spread if spread > 0 else float(unexplained == 0),
-        mape=float(np.mean(np.abs(relative))),
+        mape=float(np.mean(np.abs(off))),
         worst_batch=int(b[worst]),
         worst_cores=int(c[worst]),
-        worst_error=float(relative[worst]),
+        worst_error=float(off[worst]),
     )
 
 
@@ -180,8 +174,8 @@ def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability
 
 
 IDLE_S = 0.008
-"""Time without work, dispatch included, after which a batch pays for the rest in full, and before
-nothing: measured it comes gradually, half of it after 4 to 8 ms, all after 15."""
+"""Time without work, dispatch included, after which a batch pays for the rest in full. Measured, it
+comes gradually: half of it after 4 to 8 ms, all after 15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +195,13 @@ class QuotaService:
     dispatch_request_s: float = 0.0
     """The same per request (tensors that are copied)."""
     tick_s: float = 0.004
-    """Time between two looks of the limiter at what was used; until then the quota can be
-    overdrawn. The default is a kernel's with 250 ticks per second."""
+    """Time between two looks of the limiter at what was used: a kernel's at 250 Hz."""
     wake_s: float | None = None
-    """CPU time more of a batch, whatever its size, that begins after a rest: caches have gone cold.
-    If it was not measured, :attr:`resume_s`."""
+    """CPU time more of a batch after a rest, with cold caches; else :attr:`resume_s`."""
     resume_s: float = 0.0
     """CPU time lost whenever work goes on after the quota was used up."""
     loading_contention: float = 1.0
-    """CPU time to load the model when :data:`CONTENDING` replicas do so at once, relative to one
-    that does so alone: memory that no process used lately is slow to come by."""
+    """CPU time to load the model when :data:`CONTENDING` replicas do so, relative to one alone."""
 
     def __post_init__(self) -> None:
         values = (self.period_s, self.tick_s, self.loading_contention, *self.work_s)

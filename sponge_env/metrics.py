@@ -1,9 +1,9 @@
 """The one schema of metrics, and the one list of columns.
 
-Each quantity is declared here once, as a dataclass field with its group, unit, help and
-direction. That declaration is the CSV column, the JSON key, the TensorBoard tag, the axis
-label, the row in ``docs/metrics.md`` and the field of the compiled code's records. How people
-read it in tables is one :class:`Column` beside it.
+Each quantity is declared here once, as a dataclass field with its group, help and direction. That
+declaration is the CSV column, the JSON key, the TensorBoard tag, the axis label, the row in
+``docs/metrics.md`` and the field of the compiled code's records. How people read it in tables is
+one :class:`Column` beside it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,34 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 Better = Literal["less", "more", ""]
 
 
-def metric(group: str, unit: str, help: str, better: Better = "", default: Any = 0) -> Any:
+UNITS = {
+    "_bytes_per_s": "B/s",
+    "_s": "s",
+    "physical_core_seconds": "s",
+    "core_seconds": "core unit s",
+    "cores": "core units",
+}
+"""By how a metric's name ends; counts and shares have none."""
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a metric, which its name says."""
+    return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
+
+
+def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
     """Declare a metric; ``default`` is its value where nothing was measured.
 
-    The group is TensorBoard's and the docs', the unit empty for a count or a share, the help one
-    sentence, and ``better`` the direction that is good, if one is.
+    The group is TensorBoard's and the docs', the help one sentence, and ``better`` the direction
+    that is good, if one is.
     """
-    metadata = {"group": group, "unit": unit, "help": help, "better": better}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"group": group, "help": help, "better": better})
 
 
 NAN = float("nan")
@@ -62,77 +77,55 @@ def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:
 class IntervalMetrics:
     """One adaptation interval."""
 
-    time_s: float = metric("time", "s", "End of the interval since the start of the episode.")
-    offered: int = metric("slo", "", "Requests that arrived.")
-    on_time: int = metric("slo", "", "Requests answered by their deadline.", "more")
-    late: int = metric("slo", "", "Requests answered after their deadline.", "less")
-    dropped: int = metric("slo", "", "Requests given up before they ran.", "less")
-    failed: int = metric(
-        "slo", "", "Requests whose replica died and whose budget then ran out.", "less"
-    )
-    cancelled: int = metric("slo", "", "Requests that their clients cancelled.")
-    violations: int = metric("slo", "", "Late, dropped and failed requests.", "less")
-    avoidable_violations: int = metric("slo", "", "Violations without hopeless requests.", "less")
-    hopeless: int = metric("slo", "", "Arrivals whose budget was shorter than the fastest service.")
-    violation_rate: float = metric(
-        "slo", "", "Violations per request that ended in the interval.", "less"
-    )
-    queued: int = metric("queue", "", "Requests waiting at the end of the interval.", "less")
-    running: int = metric("queue", "", "Requests in flight at the end of the interval.")
-    batch_mean: float = metric("queue", "", "Mean size of the batches that ended.", default=NAN)
-    service_mean_s: float = metric(
-        "latency", "s", "Mean time that the batches that ended took to run.", "less", NAN
-    )
-    latency_mean_s: float = metric(
-        "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
-    )
-    latency_p50_s: float = metric(
-        "latency", "s", "Median latency of what ended; infinite if given up.", "less", NAN
-    )
-    latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
-    cores: float = metric("resources", "core units", "Mean core units held.", "less")
-    core_seconds: float = metric("resources", "core unit s", "Core units held over time.", "less")
-    physical_core_seconds: float = metric(
-        "resources", "s", "The same in physical core-seconds.", "less"
-    )
-    requested_cores: int = metric(
-        "resources", "core units", "Cores requested, per replica; of a pipeline's first stage."
-    )
+    time_s: float = metric("time", "End of the interval since the start of the episode.")
+    offered: int = metric("slo", "Requests that arrived.")
+    on_time: int = metric("slo", "Requests answered by their deadline.", "more")
+    late: int = metric("slo", "Requests answered after their deadline.", "less")
+    dropped: int = metric("slo", "Requests given up before they ran.", "less")
+    failed: int = metric("slo", "Requests whose replica died and whose budget ran out.", "less")
+    cancelled: int = metric("slo", "Requests that their clients cancelled.")
+    violations: int = metric("slo", "Late, dropped and failed requests.", "less")
+    avoidable_violations: int = metric("slo", "Violations without hopeless requests.", "less")
+    hopeless: int = metric("slo", "Arrivals whose budget was shorter than the fastest service.")
+    violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
+    queued: int = metric("queue", "Requests waiting at the end of the interval.", "less")
+    running: int = metric("queue", "Requests in flight at the end of the interval.")
+    batch_mean: float = metric("queue", "Mean size of the batches that ended.", default=NAN)
+    service_mean_s: float = metric("latency", "Mean time that batches took to run.", "less", NAN)
+    latency_mean_s: float = metric("latency", "Mean end-to-end latency of answers.", "less", NAN)
+    latency_p50_s: float = metric("latency", "Median latency; infinite if given up.", "less", NAN)
+    latency_p99_s: float = metric("latency", "99th percentile of it.", "less", NAN)
+    cores: float = metric("resources", "Mean core units held.", "less")
+    core_seconds: float = metric("resources", "Core units held over time.", "less")
+    physical_core_seconds: float = metric("resources", "The same in physical core-seconds.", "less")
+    requested_cores: int = metric("resources", "Cores requested per replica; of the first stage.")
     effective_cores: float = metric(
-        "resources", "core units", "Cores the limiter grants each replica at the interval's end."
+        "resources", "Cores the limiter grants each replica at the end."
     )
-    batch: int = metric("resources", "", "Largest batch allowed; of a pipeline's first stage.")
-    replicas: int = metric("resources", "", "Replicas requested; of a pipeline's first stage.")
-    replicas_ready: int = metric("resources", "", "Replicas serving at the interval's end.")
-    utilisation: float = metric(
-        "resources", "", "Share of the held cores in use; a quota's overdraft does not count."
-    )
-    throttled_share: float = metric(
-        "resources", "", "Share of the cores' time in which the limit stopped them.", "less"
-    )
-    cpu_s: float = metric("worker", "s", "CPU time of the batches, where it is measured.")
-    actuation_s: float = metric("worker", "s", "Wall time of the resize call.", "less")
-    restarts: int = metric("worker", "", "Replicas restarted after a crash.", "less")
-    delay_mean_s: float = metric("network", "s", "Mean communication delay.", default=NAN)
-    delay_max_s: float = metric("network", "s", "Largest communication delay.", default=NAN)
-    bandwidth_bytes_per_s: float = metric(
-        "network", "B/s", "Bandwidth that the arrivals saw.", default=NAN
-    )
+    batch: int = metric("resources", "Largest batch allowed; of a pipeline's first stage.")
+    replicas: int = metric("resources", "Replicas requested; of a pipeline's first stage.")
+    replicas_ready: int = metric("resources", "Replicas serving at the interval's end.")
+    utilisation: float = metric("resources", "Share of the held cores in use, without overdraft.")
+    throttled_share: float = metric("resources", "Share of core time stopped by the limit.", "less")
+    cpu_s: float = metric("worker", "CPU time of the batches, where it is measured.")
+    actuation_s: float = metric("worker", "Wall time of the resize call.", "less")
+    restarts: int = metric("worker", "Replicas restarted after a crash.", "less")
+    delay_mean_s: float = metric("network", "Mean communication delay.", default=NAN)
+    delay_max_s: float = metric("network", "Largest communication delay.", default=NAN)
+    bandwidth_bytes_per_s: float = metric("network", "Bandwidth that arrivals saw.", default=NAN)
     accuracy: float = metric(
-        "accuracy", "", "Mean accuracy of the answers; of a pipeline's, the product over stages.",
-        "more", NAN,
-    )  # fmt: skip
-    effective_accuracy: float = metric(
-        "accuracy", "", "The same of all that ended, late and unanswered ones counting 0.",
-        "more", NAN,
-    )  # fmt: skip
-    feasible: int = metric("controller", "", "1 if the allocation met every budget on paper.")
-    guarded: int = metric(
-        "controller", "", "Decisions that a guard took over from a learned policy.", "less"
+        "accuracy", "Mean accuracy of answers; of a pipeline, the product over stages.", "more", NAN
     )
-    decision_s: float = metric("controller", "s", "Wall time of the decision.", "less")
-    paused_s: float = metric("controller", "s", "Time the live system stood still before it.")
-    reward: float = metric("controller", "", "Reward of the interval.", "more")
+    effective_accuracy: float = metric(
+        "accuracy", "The same of all that ended, late and unanswered ones counting 0.", "more", NAN
+    )
+    feasible: int = metric("controller", "1 if the allocation met every budget on paper.")
+    guarded: int = metric(
+        "controller", "Decisions that a guard took from a learned policy.", "less"
+    )
+    decision_s: float = metric("controller", "Wall time of the decision.", "less")
+    paused_s: float = metric("controller", "Time the live system stood still before it.")
+    reward: float = metric("controller", "Reward of the interval.", "more")
     stages: ByStage = field(default_factory=dict)
 
 
@@ -143,29 +136,27 @@ class StageMetrics:
     Over an episode, counts are sums and the others means.
     """
 
-    queued: int = metric("stage", "", "Tasks waiting at the end of the interval.", "less")
-    running: int = metric("stage", "", "Tasks in batches then.")
-    joined: int = metric("stage", "", "Tasks that joined the queue.")
-    answered: int = metric("stage", "", "Tasks done.")
-    dropped: int = metric("stage", "", "Requests given up here.", "less")
-    taken: int = metric("stage", "", "Tasks taken from the queue into batches.")
-    waited_s: float = metric("stage", "s", "Time that tasks waited, summed over them.", "less")
-    waiting_mean_s: float = metric("stage", "s", "The same per task taken.", "less", NAN)
-    batches: int = metric("stage", "", "Batches that ended.")
-    batch_mean: float = metric("stage", "", "Mean size of the batches that ended.", default=NAN)
-    service_mean_s: float = metric("stage", "s", "Mean time that they took.", "less", NAN)
-    cores: float = metric("stage", "core units", "Mean core units held.", "less")
-    core_seconds: float = metric("stage", "core unit s", "Core units held over time.", "less")
-    requested_cores: int = metric("stage", "core units", "Cores requested, per replica.")
-    batch: int = metric("stage", "", "Largest batch allowed.")
-    replicas: int = metric("stage", "", "Replicas requested.")
-    replicas_ready: int = metric("stage", "", "Replicas serving at the interval's end.")
-    variant: int = metric("stage", "", "Model variant requested, 0 for the first.")
-    switches: int = metric("stage", "", "Batches of another variant than the one before.")
-    utilisation: float = metric("stage", "", "Share of the held cores in use.")
-    throttled_share: float = metric(
-        "stage", "", "Share of the cores' time in which the limit stopped them.", "less"
-    )
+    queued: int = metric("stage", "Tasks waiting at the end of the interval.", "less")
+    running: int = metric("stage", "Tasks in batches then.")
+    joined: int = metric("stage", "Tasks that joined the queue.")
+    answered: int = metric("stage", "Tasks done.")
+    dropped: int = metric("stage", "Requests given up here.", "less")
+    taken: int = metric("stage", "Tasks taken from the queue into batches.")
+    waited_s: float = metric("stage", "Time that tasks waited, summed over them.", "less")
+    waiting_mean_s: float = metric("stage", "The same per task taken.", "less", NAN)
+    batches: int = metric("stage", "Batches that ended.")
+    batch_mean: float = metric("stage", "Mean size of the batches that ended.", default=NAN)
+    service_mean_s: float = metric("stage", "Mean time that they took.", "less", NAN)
+    cores: float = metric("stage", "Mean core units held.", "less")
+    core_seconds: float = metric("stage", "Core units held over time.", "less")
+    requested_cores: int = metric("stage", "Cores requested, per replica.")
+    batch: int = metric("stage", "Largest batch allowed.")
+    replicas: int = metric("stage", "Replicas requested.")
+    replicas_ready: int = metric("stage", "Replicas serving at the interval's end.")
+    variant: int = metric("stage", "Model variant requested, 0 for the first.")
+    switches: int = metric("stage", "Batches of another variant than the one before.")
+    utilisation: float = metric("stage", "Share of the held cores in use.")
+    throttled_share: float = metric("stage", "Share of core time stopped by the limit.", "less")
 
 
 AVERAGED = {
@@ -188,66 +179,58 @@ def _same(name: str) -> Any:
 class EpisodeMetrics:
     """One episode of one controller."""
 
-    agent: str = metric("run", "", "Controller.", default="")
-    scenario: str = metric("run", "", "Scenario.", default="")
-    profile: str = metric("run", "", "Latency profile of the model served.", default="")
-    backend: str = metric("run", "", "Simulated (sim) or real (live) worker.", default="")
-    seed: int = metric("run", "", "Seed of arrivals, bandwidth and noise.")
+    agent: str = metric("run", "Controller.", default="")
+    scenario: str = metric("run", "Scenario.", default="")
+    profile: str = metric("run", "Latency profile of the model served.", default="")
+    backend: str = metric("run", "Simulated (sim) or real (live) worker.", default="")
+    seed: int = metric("run", "Seed of arrivals, bandwidth and noise.")
     start: str = metric(
-        "run", "", "Begins with the scenario's allocation (cold), or with the controller's own for "
-        "a steady load and counts only after a warm-up (warm).", default="cold",
-    )  # fmt: skip
-    partial: bool = metric("run", "", "Whether the run was interrupted.", default=False)
-    limiter: str = metric("run", "", "What limits the worker's CPU.", default="")
-    duration_s: float = metric("run", "s", "Length of the part of the episode that counts.")
+        "run", "From the scenario's allocation (cold) or after a warm-up (warm).", default="cold"
+    )
+    partial: bool = metric("run", "Whether the run was interrupted.", default=False)
+    limiter: str = metric("run", "What limits the worker's CPU.", default="")
+    duration_s: float = metric("run", "Length of the part of the episode that counts.")
     offered: int = _same("offered")
     on_time: int = _same("on_time")
     late: int = _same("late")
     dropped: int = _same("dropped")
     failed: int = _same("failed")
-    queued: int = metric("queue", "", "Requests that still waited; 0 unless interrupted.", "less")
-    running: int = metric("queue", "", "Requests that still ran; 0 unless interrupted.")
-    hopeless: int = metric(
-        "slo", "", "Requests whose budget on arrival was shorter than the fastest service."
-    )
+    queued: int = metric("queue", "Requests that still waited; 0 unless interrupted.", "less")
+    running: int = metric("queue", "Requests that still ran; 0 unless interrupted.")
+    hopeless: int = metric("slo", "Requests whose budget was shorter than the fastest service.")
     violations: int = _same("violations")
-    violation_rate: float = metric("slo", "", "Violations per request that has ended.", "less")
+    violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
     avoidable_violation_rate: float = metric(
-        "slo", "", "Violations among the requests that are not hopeless, per request that has "
-        "ended.", "less",
-    )  # fmt: skip
-    more_cores_rate: float = metric(
-        "slo", "", "Avoidable violations of requests that one core is too slow for, per request: "
-        "only replicas of more cores could save them.", "less",
-    )  # fmt: skip
-    hopeless_rate: float = metric("slo", "", "Hopeless requests per request that has ended.")
-    mean_cores: float = metric("resources", "core units", "Mean core units held.", "less")
+        "slo", "Avoidable violations per ended request.", "less"
+    )
+    more_cores_rate: float = metric("slo", "Those that only larger replicas could prevent.", "less")
+    hopeless_rate: float = metric("slo", "Hopeless requests per request that has ended.")
+    mean_cores: float = metric("resources", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")
     physical_core_seconds: float = _same("physical_core_seconds")
     utilisation: float = _same("utilisation")
     throttled_share: float = _same("throttled_share")
     restarts: int = _same("restarts")
-    latency_mean_s: float = metric(
-        "latency", "s", "Mean end-to-end latency of the requests answered.", "less", NAN
-    )
-    latency_p50_s: float = metric(
-        "latency", "s", "Median latency of all requests; infinite if never answered.", "less", NAN
-    )
-    latency_p99_s: float = metric("latency", "s", "99th percentile of it.", "less", NAN)
+    latency_mean_s: float = metric("latency", "Mean end-to-end latency of answers.", "less", NAN)
+    latency_p50_s: float = metric("latency", "Median latency; infinite if given up.", "less", NAN)
+    latency_p99_s: float = metric("latency", "99th percentile of it.", "less", NAN)
     infeasible_decisions: int = metric(
-        "controller", "", "Decisions for which no allocation met every budget.", "less"
+        "controller", "Decisions that left some budget unmet.", "less"
     )
     guarded: int = _same("guarded")
     accuracy: float = _same("accuracy")
     effective_accuracy: float = _same("effective_accuracy")
     measured_accuracy: float = metric(
-        "accuracy", "", "Share of the lines of text in all answered images of a live run that were "
-        "read without a mistake.", "more", NAN,
-    )  # fmt: skip
-    decision_p50_s: float = metric("controller", "s", "Median wall time of a decision.", "less")
-    decision_p99_s: float = metric("controller", "s", "99th percentile of it.", "less")
-    reward: float = metric("controller", "", "Sum of the rewards.", "more")
+        "accuracy", "Share of text lines that a live run read without a mistake.", "more", NAN
+    )
+    decision_p50_s: float = metric("controller", "Median wall time of a decision.", "less")
+    decision_p99_s: float = metric("controller", "99th percentile of it.", "less")
+    reward: float = metric("controller", "Sum of the rewards.", "more")
     stages: ByStage = field(default_factory=dict)
+
+
+def _beside(help: str) -> Any:
+    return metric("bound", help, "less", NAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,29 +242,19 @@ class AgainstBound:
     where the suite has no bound of the cell.
     """
 
-    bound: str = metric("bound", "", "Bound of the agent's own kind of scaling.", default="")
-    beyond_bound_rate: float = metric(
-        "bound", "", "Violations beyond its own attained bound, per request.", "less", NAN
+    bound: str = metric("bound", "Bound of the agent's own kind of scaling.", default="")
+    beyond_bound_rate: float = _beside("Violations beyond its own attained bound, per request.")
+    cores_over_bound: float = _beside("Core-seconds over those of its own attained bound.")
+    beyond_common_bound_rate: float = _beside("Violations beyond all agents' bound, per request.")
+    cores_over_common_bound: float = _beside("Core-seconds over those of all agents' bound.")
+    cores_over_relaxation: float = _beside(
+        "Core-seconds over the fewest proven for its violations."
     )
-    cores_over_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of its own attained bound.", "less", NAN
-    )
-    beyond_common_bound_rate: float = metric(
-        "bound", "", "Violations beyond all agents' attained bound, per request.", "less", NAN
-    )
-    cores_over_common_bound: float = metric(
-        "bound", "", "Core-seconds relative to those of all agents' attained bound.", "less", NAN
-    )
-    cores_over_relaxation: float = metric(
-        "bound", "",
-        "Core-seconds relative to the fewest that a relaxation of the stages proves for as many "
-        "violations; no schedule need attain these.", "less", NAN,
-    )  # fmt: skip
 
 
-Place = Literal["evaluation", "cell", "page", "tensorboard"]
+Place = Literal["evaluation", "cell", "page", "tensorboard", "pooled"]
 """Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
-comparison of runs in TensorBoard."""
+comparison of runs in TensorBoard; table of means over all cells."""
 
 SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
 """From a metric's own unit to the one that people read."""
@@ -302,8 +275,6 @@ class Column:
     """Whether the 95 % interval stands beside the mean; of one evaluation, the range."""
     compared: bool = False
     """Whether it is marked where an agent does not differ from the reference."""
-    pooled: bool = False
-    """Whether it stands in the table of means over all cells."""
     bound: Literal["", "needed", "instead", "relaxed"] = ""
     """Left out without a bound of all agents, over all cells with one, or without a relaxation."""
     of_accuracy: bool = False
@@ -326,37 +297,22 @@ class Column:
 
 EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
 SUITE: tuple[Place, ...] = ("cell", "tensorboard")
+POOLED: tuple[Place, ...] = ("pooled",)
+ALL = (*EVERYWHERE, *POOLED)
+_compared = partial(Column, places=ALL, interval=True, compared=True)
+_bound = partial(Column, bound="needed")
 
 COLUMNS = (
     Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=True),
-    Column(
-        "avoidable_violation_rate", "avoidable", "%", 3, EVERYWHERE, interval=True, compared=True,
-        pooled=True,
-    ),
-    Column("more_cores_rate", "only more cores", "%", 3, ("page",), pooled=True),
-    Column(
-        "beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=True, bound="needed"
-    ),
-    Column(
-        "beyond_common_bound_rate", "beyond attained bound", "%", 3, pooled=True, bound="needed"
-    ),
-    Column(
-        "mean_cores", "mean cores", "", 2, EVERYWHERE, interval=True, compared=True, pooled=True,
-        bound="instead",
-    ),
-    Column(
-        "effective_accuracy", "effective accuracy", "%", 2, EVERYWHERE, interval=True,
-        compared=True, pooled=True, of_accuracy=True,
-    ),
+    _compared("avoidable_violation_rate", "avoidable", "%", 3),
+    Column("more_cores_rate", "only more cores", "%", 3, ("page", "pooled")),
+    _bound("beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=True),
+    _bound("beyond_common_bound_rate", "beyond attained bound", "%", 3, POOLED),
+    _compared("mean_cores", "mean cores", "", 2, bound="instead"),
+    _compared("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
-    Column(
-        "cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=True,
-        bound="needed",
-    ),
-    Column(
-        "cores_over_common_bound", "cores over attained bound", "", 2, pooled=True,
-        bound="needed",
-    ),
+    _bound("cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=True),
+    _bound("cores_over_common_bound", "cores over attained bound", "", 2, POOLED),
     Column(
         "cores_over_relaxation", "cores over the relaxation", "", 2, ("cell",), interval=True,
         bound="relaxed",
@@ -391,17 +347,8 @@ def column(metric: str) -> Column:
 
 def columns(*places: Place, accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
     """Return the columns of some places, those of accuracy only where some answers are wrong."""
-    shown = [c for c in COLUMNS if {*places} & {*c.places}]
-    return _needed(shown, accuracies)
-
-
-def pooled_columns(accuracies: Iterable[float] = ()) -> tuple[Column, ...]:
-    """Return the columns of the table of means over all cells, see :func:`columns`."""
-    return _needed([c for c in COLUMNS if c.pooled], accuracies)
-
-
-def _needed(shown: Iterable[Column], accuracies: Iterable[float]) -> tuple[Column, ...]:
     wrong = any(accuracy < 1.0 for accuracy in accuracies)
+    shown = [c for c in COLUMNS if {*places} & {*c.places}]
     return tuple(c for c in shown if wrong or not c.of_accuracy)
 
 
@@ -445,7 +392,7 @@ def tag(cls: type[Any], name: str) -> str:
 
 def axis_label(cls: type[Any], name: str, unit: str | None = None) -> str:
     """Return a label such as ``latency p99 [s]``, in another unit than its own if one is named."""
-    unit = _field(cls, name).metadata["unit"] if unit is None else unit
+    unit = unit_of(_field(cls, name).name) if unit is None else unit
     words = name.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", " ")
     return f"{words} [{unit}]" if unit else words
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from differential import allocations, simulator
+from differential import allocations, ledger_of, simulator
 from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import QUOTA_PROFILE, short
@@ -102,7 +102,7 @@ def _play_batch(scenario: Scenario) -> dict[str, Any]:
     metrics = np.array([metrics for _, metrics in steps])
     return {
         **{name: metrics[name] for name in METRICS.names or ()},
-        **{f"ledger-{i}-{n}": c for i in range(2) for n, c in batch.ledger(i).items()},
+        **{f"ledger-{i}-{n}": c for i in range(2) for n, c in ledger_of(batch, i).items()},
         "observations": np.array([observations, *(seen for seen, _ in steps)]),
     }
 

@@ -15,7 +15,6 @@ from scenarios import CHAIN, CONTROLLED, SHORT, STEADY_PROFILE, VARIANTS, reques
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
-from sponge_env.core.entry import fit
 from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, STARTING_SLOTS, staged_names
 from sponge_env.env.factory import make_system
 from sponge_env.env.single import SpongeEnv
@@ -34,6 +33,7 @@ from sponge_env.simulation.encoding import (
     control_named,
     decode,
     encode,
+    fit,
 )
 from sponge_env.simulation.system import SimulatedSystem
 

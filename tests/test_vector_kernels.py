@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT
 
-from sponge_env.core.rng import ARRIVALS, CLASSES, FADES, NETWORK, NOISE
+from sponge_env.core.rng import ARRIVALS, FADES, NETWORK, NOISE
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.scenario.config import Arrivals, Network, RequestClass
 from sponge_env.scenario.scenario import load_scenario
@@ -25,7 +25,6 @@ PURPOSES = {
     "network": NETWORK,
     "fades": FADES,
     "noise": NOISE,
-    "classes": CLASSES,
 }
 
 
@@ -41,7 +40,8 @@ def test_memory_per_environment_is_small() -> None:
     batch = BatchSimulator(
         [load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1, queue_capacity=1024
     )
-    assert batch.bytes_per_env < 40_000
+    own = [a for a in batch._arrays if len(a) == 100] + [batch._metrics]
+    assert sum(a.nbytes for a in own) / 100 + batch._arrays.traces.nbytes / 100 < 40_000
 
 
 def test_an_environment_can_change_its_scenario() -> None:
@@ -66,12 +66,12 @@ def test_requests_given_to_one_environment_leave_the_others_alone() -> None:
     allocations = np.full((2, 3), 8)
     batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
     alone = [batch.step(allocations)[1][0] for _ in range(10)]
-    small = batch.bytes_per_env
+    small = batch._arrays.requests.nbytes
     batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
     batch.step(allocations)
     batch.assignment[1] = 1
     batch.reset(np.array([False, True]), np.array([0, 3]), observations)
-    assert batch.bytes_per_env > small
+    assert batch._arrays.requests.nbytes > small
     assert [batch.step(allocations)[1][0] for _ in range(9)] == alone[1:]
 
 

@@ -86,18 +86,12 @@ def _next_in_pieces(w: World) -> None:
         expected -= rates_rps[env.state] * (env.state_ends_s - env.clock_s)
         env.clock_s = env.state_ends_s
         if settings.arrival_kind == BURSTY:
-            _enter_burst(w)
+            others = settings.states - 1
+            env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
+            env.state_ends_s += settings.arrivals.burst_dwell_s * _exponential(w)
         else:
             _enter_part_of_stretch(w)
     env.clock_s += expected / rates_rps[env.state]
-
-
-@inlined
-def _enter_burst(w: World) -> None:
-    env, settings = w.env, w.settings
-    others = settings.states - 1
-    env.state = (env.state + 1 + int(uniform(env.arrivals_rng) * others)) % settings.states
-    env.state_ends_s += settings.arrivals.burst_dwell_s * _exponential(w)
 
 
 @inlined

@@ -106,23 +106,20 @@ def cancel(w: World, row: int, sent_s: float) -> None:
 @compiled
 def _close_cancelled(w: World, row: int, sent_s: float, attempts: int) -> None:
     w.metrics.cancelled += 1
-    if w.env.ended < len(w.ledger):
-        entry = _entry(w, row, sent_s, CANCELLED)
-        entry.started_s, entry.finished_s = math.nan, w.env.now_s
-        entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
+    _enter_unanswered(w, row, sent_s, CANCELLED, attempts, False)
 
 
 @inlined
 def _is_cancelled(w: World, row: int) -> bool:
-    """Return whether a request was taken back while it ran."""
     return w.settings.arrival_kind == LISTED and w.requests[row].cancelled
 
 
 @inlined
 def abandon(w: World) -> None:
-    """Drop all that still waits: the episode is over."""
-    while w.stage.head < w.stage.tail:
-        _drop_first(w)
+    """Drop all that still waits in any stage: the episode is over."""
+    for k in range(len(w.stages)):
+        while w.stages[k].head < w.stages[k].tail:
+            _drop_first(pipeline.at(w, k))
 
 
 @inlined
@@ -141,21 +138,26 @@ def _drop_first(w: World) -> None:
 def _drop(
     w: World, row: int, sent_s: float, hopeless: bool, attempts: int, overflowed: bool
 ) -> None:
-    """Close a request that is given up, as it waits or because there is no room."""
     w.stage.dropped += 1
     w.metrics.dropped += 1
     w.metrics.overflowed += overflowed
     w.metrics.avoidable_violations += not hopeless
+    _enter_unanswered(w, row, sent_s, DROPPED, attempts, overflowed)
+
+
+@compiled
+def _enter_unanswered(
+    w: World, row: int, sent_s: float, outcome: int, attempts: int, overflowed: bool
+) -> None:
+    """Enter into the ledger how a request ended now that no batch has answered."""
     if w.env.ended < len(w.ledger):
-        entry = _entry(w, row, sent_s, DROPPED)
-        entry.started_s, entry.finished_s = math.nan, w.env.now_s
+        entry = _entry(w, row, sent_s, outcome)
+        entry.started_s, entry.finished_s, entry.overflowed = math.nan, w.env.now_s, overflowed
         entry.batch_size, entry.replica, entry.attempts = 0, -1, attempts
-        entry.overflowed = overflowed
 
 
 @inlined
 def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
-    """Begin the next entry of the ledger."""
     entry = w.ledger[w.env.ended]
     w.env.ended += 1
     entry.row, entry.sent_s, entry.outcome = row, sent_s, outcome
@@ -246,7 +248,7 @@ def _end_task(
         return  # its request was given up meanwhile
     if not pipeline.lead_on(w, request, accuracy, finished_s):
         _drop(w, row, sent_s, hopeless, pipeline.leave(w, row, sent_s), True)
-    elif pipeline.is_answered(w, row):
+    elif pipeline.opened(w, row).left == 0:
         accuracy = pipeline.accuracy_of(w, row)
         batches = pipeline.leave(w, row, sent_s)
         _answer(w, request, replica, accuracy, finished_s, batches)
@@ -261,7 +263,6 @@ def _answer(
     finished_s: float,
     attempts: int,
 ) -> None:
-    """Close a request: on time or late."""
     env, metrics = w.env, w.metrics
     if _is_cancelled(w, request.row):
         _close_cancelled(w, request.row, request.sent_s, attempts)
@@ -294,7 +295,6 @@ def give_back(w: World, replica: ReplicaState, finished_s: float) -> None:
 
 @compiled
 def _retry(w: World, request: Waiting, replica: ReplicaState, finished_s: float) -> None:
-    """Let a request wait again, or close it."""
     row, sent_s, hopeless = request.row, request.sent_s, request.hopeless
     attempts = request.retries + 1
     if _is_cancelled(w, row):
@@ -321,7 +321,6 @@ def _enter(
     accuracy: float,
     attempts: int,
 ) -> None:
-    """Enter how a request ended into the ledger."""
     if w.env.ended < len(w.ledger):
         entry = _entry(w, request.row, request.sent_s, outcome)
         entry.started_s, entry.finished_s = replica.started_s, finished_s

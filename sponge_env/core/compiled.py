@@ -154,7 +154,6 @@ event.register("numba:compile", _COMPILING)
 
 @functools.cache
 def _say_compiling(part: str) -> None:
-    """Say it once per process for each part."""
     sys.stderr.write(f"compiling {part}, once on this machine ...\n")
 
 

@@ -24,18 +24,14 @@ from sponge_env.core.measure import measure
 from sponge_env.core.network import start_over, transferred_s
 from sponge_env.core.observe import encode
 from sponge_env.core.overload import earliest_end_s
-from sponge_env.core.pipeline import at
-from sponge_env.core.queue import deadline_s, last_deadline_s
+from sponge_env.core.pipeline import at, last_deadline_s
+from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import Arrays, World
-from sponge_env.core.rng import CLASSES, seed_stream, uniform
 from sponge_env.core.settings import LISTED
 from sponge_env.core.step import begin_interval, begin_traffic, reset, step
 
 STEP, DRAIN, RESET = range(3)
 """The moves of :func:`run_range`."""
-
-_VARIANT = 3
-"""Part of an allocation that begins at 0."""
 
 
 @inlined
@@ -80,10 +76,9 @@ def run_range(
 ) -> None:
     """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
 
-    A reset starts those that have a seed and needs no allocations, which are (n, stages) of
-    ``ALLOCATION``; a step leaves out those whose episode is over; to drain is to serve what is
-    left, after which metrics have lost their meaning. It is one function, so that what its
-    moves share is compiled once.
+    A reset starts those that have a seed; a step leaves out those whose episode is over; to drain
+    is to serve what is left, after which metrics have lost their meaning. The allocations are
+    (n, stages) of ``ALLOCATION``. What the moves share is compiled once.
     """
     for i in range(first, last):
         w = _world(arrays, i, metrics)
@@ -102,35 +97,28 @@ def run_range(
 
 
 @entry_point
-def fit(allocations: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
+def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> bool:
     """Fit allocations onto a machine; return False if one lies outside the limits.
 
     They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
     variants begin at 0. It is the rule of :func:`sponge_env.interfaces.fit_to_machine`.
     """
-    for i in range(len(allocations)):
+    for i in range(len(asked)):
+        held = 0
         for k in range(len(most)):
             for part in range(4):
-                if not (part < _VARIANT) <= allocations[i, k, part] <= most[k, part]:
+                if not (part < 3) <= asked[i, k, part] <= most[k, part]:
                     return False
-        _give_up(allocations[i], total_cores)
+            held += asked[i, k, 0] * asked[i, k, 2]
+        while held > total_cores:
+            largest = 0
+            for k in range(1, len(most)):
+                if asked[i, k, 0] * asked[i, k, 2] > asked[i, largest, 0] * asked[i, largest, 2]:
+                    largest = k
+            held -= asked[i, largest, 0] * asked[i, largest, 2]
+            asked[i, largest, 2 if asked[i, largest, 2] > 1 else 0] -= 1
+            held += asked[i, largest, 0] * asked[i, largest, 2]
     return True
-
-
-@inlined
-def _give_up(asked: NDArray[np.int64], total_cores: int) -> None:
-    """Take replicas, then cores, from the (stages, 4) that hold most, until all have room."""
-    held = 0
-    for k in range(len(asked)):
-        held += asked[k, 0] * asked[k, 2]
-    while held > total_cores:
-        largest = 0
-        for k in range(1, len(asked)):
-            if asked[k, 0] * asked[k, 2] > asked[largest, 0] * asked[largest, 2]:
-                largest = k
-        held -= asked[largest, 0] * asked[largest, 2]
-        asked[largest, 2 if asked[largest, 2] > 1 else 0] -= 1
-        held += asked[largest, 0] * asked[largest, 2]
 
 
 @entry_point
@@ -154,41 +142,12 @@ def draw_requests(arrays: Arrays, metrics: NDArray[Any], requests: NDArray[Any])
     for k in range(len(requests)):
         if w.env.sent_s == np.inf:
             return k
-        request = requests[k]
-        request.id, request.sent_s, request.arrival_s = (
-            w.env.sent - 1,
-            w.env.sent_s,
-            w.env.arrival_s,
-        )
+        request, env = requests[k], w.env
+        request.id, request.sent_s, request.arrival_s = env.sent - 1, env.sent_s, env.arrival_s
         request.deadline_s = w.env.sent_s + w.settings.slo_s
         request.payload_bytes = w.settings.network.payload_bytes
         next_request(w)
     return len(requests)
-
-
-@entry_point
-def choose_classes(
-    arrays: Arrays,
-    requests: NDArray[Any],
-    ends: NDArray[np.float64],
-    slo_s: NDArray[np.float64],
-    payload_bytes: NDArray[np.float64],
-    seed: int,
-) -> None:
-    """Choose the class of each request, with one uniform each in the order of sending.
-
-    ``ends``, ``slo_s`` and ``payload_bytes`` are (classes,): the cumulated shares, objectives
-    and sizes. Deadline and payload are written. The environment's ``noise_rng`` is used.
-    """
-    rng, last = arrays.envs[0].noise_rng, len(ends) - 1
-    seed_stream(rng, seed, CLASSES)
-    for k in range(len(requests)):
-        drawn, kind = uniform(rng) * ends[last], 0
-        # Rounding may lift the largest product onto the last end.
-        while kind < last and ends[kind] <= drawn:
-            kind += 1
-        requests[k].deadline_s = requests[k].sent_s + slo_s[kind]
-        requests[k].payload_bytes = payload_bytes[kind]
 
 
 @entry_point
@@ -271,14 +230,6 @@ def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> Non
 
 
 @entry_point
-def drop_expired(arrays: Arrays, metrics: NDArray[Any]) -> None:
-    """Drop what a live system gives up at the moment up to which requests were taken in."""
-    w = _world(arrays, 0, metrics)
-    for k in range(len(w.stages)):
-        batching.drop_expired(at(w, k))
-
-
-@entry_point
 def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
     """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
     w = at(_world(arrays, 0, metrics), k)
@@ -331,10 +282,7 @@ def end_live_interval(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> No
 @entry_point
 def last_deadline(arrays: Arrays, metrics: NDArray[Any]) -> float:
     """Return the latest deadline of what waits or runs."""
-    w, last_s = _world(arrays, 0, metrics), 0.0
-    for k in range(len(w.stages)):
-        last_s = max(last_s, last_deadline_s(at(w, k)))
-    return last_s
+    return last_deadline_s(_world(arrays, 0, metrics))
 
 
 @entry_point
@@ -342,8 +290,7 @@ def abandon(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
     """Drop all that waits."""
     w = _world(arrays, 0, metrics)
     w.env.now_s = now_s
-    for k in range(len(w.stages)):
-        batching.abandon(at(w, k))
+    batching.abandon(w)
 
 
 @entry_point

@@ -42,19 +42,18 @@ _INTERVAL = "requests that all cores of a replica serve in an interval"
 _QUEUE_FIELDS = (
     Field("queue_length", "requests waiting", _CAPACITY),
     *(Field(f"budget_q{int(100 * q)}", f"{q:.0%} {_BUDGET}", "SLO") for q in BUDGET_QUANTILES),
+    Field(
+        "due_1_of_8", "waiting requests due in part 1 of 8 of the SLO; overdue ones, too", _CAPACITY
+    ),
     *(
-        Field(
-            f"due_{i + 1}_of_{DUE_BINS}",
-            f"waiting requests due in part {i + 1} of {DUE_BINS} of the SLO"
-            + ("; overdue ones, too" if i == 0 else ""),
-            _CAPACITY,
-        )
-        for i in range(DUE_BINS)
+        Field(f"due_{i}_of_8", f"waiting requests due in part {i} of 8 of the SLO", _CAPACITY)
+        for i in range(2, DUE_BINS + 1)
     ),
     Field("arrivals_last", "arrival rate of the last interval", _RATE),
-    Field("arrivals_1s", "mean arrival rate over 1 s, at most 30 intervals", _RATE),
-    Field("arrivals_5s", "mean arrival rate over 5 s, at most 30 intervals", _RATE),
-    Field("arrivals_30s", "mean arrival rate over 30 s, at most 30 intervals", _RATE),
+    *(
+        Field(f"arrivals_{s}s", f"mean arrival rate over {s} s, at most 30 intervals", _RATE)
+        for s in (1, 5, 30)
+    ),
 )
 _NETWORK_FIELDS = (
     Field("delay_mean", "mean communication delay of the last interval's arrivals", "SLO"),
@@ -147,9 +146,6 @@ def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
     return (*REQUEST_NAMES, *own)
 
 
-def staged_dim(stages: int) -> int:
-    """Return the number of these entries."""
-    return len(REQUEST_FIELDS) + stages * len(STAGE_FIELDS)
-
-
-assert staged_dim(1) > JOINT_OBS_DIM, "observations are told apart by their lengths"
+assert len(REQUEST_FIELDS) + len(STAGE_FIELDS) > JOINT_OBS_DIM, (
+    "observations are told apart by their lengths"
+)

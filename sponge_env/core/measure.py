@@ -32,17 +32,23 @@ def clear_sums(w: World) -> None:
 @compiled
 def measure(w: World) -> None:
     """Write the metrics of the interval that is over; the worker's meters are read."""
+    env, metrics, wanted = w.env, w.metrics, w.stage.wanted
     _remember_arrivals(w)
+    metrics.delay_mean_s = env.mean_delays_s[(env.interval - 1) & (RECENT - 1)]
+    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.interval - 1) & (RECENT - 1)]
+    if metrics.offered:
+        metrics.delay_max_s = env.delay_max_s
     _measure_requests(w)
     _measure_stages(w)
-    _measure_rest(w)
-    w.metrics.reward = _reward(w)
-    w.env.episode_return += w.metrics.reward
+    metrics.time_s = env.interval * w.settings.interval_s
+    metrics.requested_cores, metrics.batch = wanted.cores, wanted.batch
+    metrics.replicas, metrics.feasible = wanted.replicas, 1
+    metrics.reward = _reward(w)
+    env.episode_return += metrics.reward
 
 
 @inlined
 def _remember_arrivals(w: World) -> None:
-    """Add the interval's arrivals to the history."""
     env, offered = w.env, w.metrics.offered
     mean_s = bandwidth = math.nan
     if env.interval > 1:
@@ -80,7 +86,6 @@ def _measure_requests(w: World) -> None:
 
 @inlined
 def _measure_stages(w: World) -> None:
-    """Measure each stage, and all together as one."""
     metrics, batches, batched, finished, service_sum_s = w.metrics, 0, 0, 0, 0.0
     used_core_s, stopped_core_s = 0.0, 0.0
     for k in range(len(w.stages)):
@@ -106,7 +111,6 @@ def _measure_stages(w: World) -> None:
 
 @inlined
 def _measure_queue(stage: Stage, now_s: float) -> None:
-    """Measure queue and batches of a stage."""
     m: Any = stage.measured
     m.queued, m.running = stage.tail - stage.head, stage.running
     m.joined, m.answered, m.dropped = stage.joined, stage.answered, stage.dropped
@@ -154,19 +158,6 @@ def remember_meters(now: Meters, before: Meters) -> None:
     before.core_seconds, before.used_core_seconds = now.core_seconds, now.used_core_seconds
     before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s
     before.restarts = now.restarts
-
-
-@inlined
-def _measure_rest(w: World) -> None:
-    env, metrics, wanted = w.env, w.metrics, w.stage.wanted
-    metrics.time_s = env.interval * w.settings.interval_s
-    metrics.requested_cores, metrics.batch = wanted.cores, wanted.batch
-    metrics.replicas = wanted.replicas
-    metrics.delay_mean_s = env.mean_delays_s[(env.interval - 1) & (RECENT - 1)]
-    if metrics.offered:
-        metrics.delay_max_s = env.delay_max_s
-    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.interval - 1) & (RECENT - 1)]
-    metrics.feasible = 1
 
 
 @inlined

@@ -190,7 +190,6 @@ def _faded(
 
 @inlined
 def _lapped_start_s(trace: Records[TraceSample], sample: int) -> float:
-    """Return when a sample begins, counted over all laps."""
     samples = len(trace) - 1
     return (sample // samples) * trace[samples].start_s + trace[sample % samples].start_s
 

@@ -1,4 +1,7 @@
-"""The observation, field by field as :mod:`sponge_env.core.fields` declares it."""
+"""The observation, in the order in which :mod:`sponge_env.core.fields` declares its entries.
+
+Each part is written from a place on, and the place after it returned.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,8 @@ from sponge_env.core.fields import (
     BUDGET_QUANTILES,
     CLIP,
     DUE_BINS,
-    FIELDS,
-    JOINT_NAMES,
     JOINT_OBS_DIM,
     OBS_DIM,
-    REQUEST_NAMES,
-    STAGE_NAMES,
     STARTING_SLOTS,
     TREND_INTERVALS,
 )
@@ -34,29 +33,6 @@ _QUANTILES = np.array(BUDGET_QUANTILES)
 _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
-_QUEUE = FIELDS.index("queue_length")
-_NETWORK = FIELDS.index("delay_mean")
-_ALLOCATION = FIELDS.index("cores")
-_LAST = FIELDS.index("on_time")
-_STARTING = JOINT_NAMES.index("replicas_starting")
-
-_BUDGETS = STAGE_NAMES.index("budget_q0") - STAGE_NAMES.index("queue_length")
-"""Place from that of ``queue_length`` on, as are the next two."""
-_DUE = STAGE_NAMES.index("due_1_of_8") - STAGE_NAMES.index("queue_length")
-_ARRIVALS = STAGE_NAMES.index("arrivals_last") - STAGE_NAMES.index("queue_length")
-
-_REQUEST_NETWORK = REQUEST_NAMES.index("delay_mean")
-"""Place in the observation of all stages, as are the next two."""
-_REQUEST_LAST = REQUEST_NAMES.index("on_time")
-_ACCURACY = REQUEST_NAMES.index("effective_accuracy")
-_STAGE_QUEUE = STAGE_NAMES.index("queue_length")
-"""Place among the entries of a stage, as are the rest."""
-_STAGE_ALLOCATION = STAGE_NAMES.index("cores")
-_STAGE_VARIANT = STAGE_NAMES.index("variant")
-_STAGE_LAST = STAGE_NAMES.index("done")
-_STAGE_STARTING = STAGE_NAMES.index("replicas_starting")
-_STAGES_FROM, _STAGE_LENGTH = len(REQUEST_NAMES), len(STAGE_NAMES)
-
 
 @compiled
 def encode(w: World, observation: NDArray[np.float32]) -> None:
@@ -66,26 +42,28 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     all stages (:func:`sponge_env.core.fields.staged_names`).
     """
     observation[:] = 0.0
-    several = len(observation) > JOINT_OBS_DIM
-    queue, allocation, starting = _QUEUE, _ALLOCATION, _STARTING
+    several, field = len(observation) > JOINT_OBS_DIM, 0
+    if several:
+        field = _put_outcome(w, observation, _put_network(w, observation, field))
+        if w.env.interval:
+            _put(observation, field, w.metrics.effective_accuracy)
+        field += 1
     for k in range(len(w.stages) if several else 1):
         stage = at(w, k)
+        field = _put_queue(stage, observation, field)
+        if not several:
+            field = _put_network(w, observation, field)
+        field = _put_allocation(stage, observation, field)
         if several:
-            first = _STAGES_FROM + k * _STAGE_LENGTH
-            queue, allocation = first + _STAGE_QUEUE, first + _STAGE_ALLOCATION
-            starting = first + _STAGE_STARTING
-            _put_stage(stage, observation, first)
-        _put_queue(stage, observation, queue)
-        _put_allocation(stage, observation, allocation)
-        if len(observation) > OBS_DIM:
-            _put_starting(stage, observation, starting)
-    if w.env.interval:
-        _put_network(w, observation, _REQUEST_NETWORK if several else _NETWORK)
-        _put_outcome(w, observation, _REQUEST_LAST if several else _LAST)
-        if several:
-            _put(observation, _ACCURACY, w.metrics.effective_accuracy)
+            field = _put_stage(stage, observation, field)
         else:
-            _put_last_interval(w, observation)
+            field = _put_outcome(w, observation, field)
+            if w.env.interval:
+                _put(observation, field, w.metrics.utilisation)
+                _put(observation, field + 1, w.metrics.throttled_share)
+            field += 2
+        if len(observation) > OBS_DIM:
+            field = _put_starting(stage, observation, field)
 
 
 @compiled
@@ -99,46 +77,35 @@ def _put(observation: NDArray[np.float32], field: int, value: float) -> None:
 
 @inlined
 def _budget(w: World, index: int) -> float:
-    """Return the budget of the request at a place in the queue, in SLOs."""
     return (deadline_s(w, w.stage.head + index) - w.env.now_s) / w.settings.slo_s
 
 
 @inlined
-def _put_queue(w: World, observation: NDArray[np.float32], first: int) -> None:
-    """Write what waits and what has joined lately."""
-    queued = w.stage.tail - w.stage.head
-    _put(observation, first, queued / (w.model.rate_scale * w.settings.slo_s))
-    _put_budgets(w, observation, first + _BUDGETS, queued)
-    _put_due_counts(w, observation, first + _DUE, queued)
-    if w.env.interval:
-        _put_rate(w, observation, first + _ARRIVALS, 1)
-        _put_rate(w, observation, first + _ARRIVALS + 1, w.settings.span_1s)
-        _put_rate(w, observation, first + _ARRIVALS + 2, w.settings.span_5s)
-        _put_rate(w, observation, first + _ARRIVALS + 3, w.settings.span_30s)
-
-
-@inlined
-def _put_budgets(w: World, observation: NDArray[np.float32], first: int, queued: int) -> None:
-    if not queued:
-        observation[first : first + len(_QUANTILES)] = 1.0
-        return
-    for k in range(len(_QUANTILES)):
-        position = _QUANTILES[k] * (queued - 1)
-        below = int(position)
-        low, high = _budget(w, below), _budget(w, min(below + 1, queued - 1))
-        _put(observation, first + k, low + (position - below) * (high - low))
-
-
-@inlined
-def _put_due_counts(w: World, observation: NDArray[np.float32], first: int, queued: int) -> None:
-    """Count the requests in each bin; budgets ascend, so the bins are runs of the queue."""
+def _put_queue(w: World, observation: NDArray[np.float32], first: int) -> int:
+    queued, quantiles = w.stage.tail - w.stage.head, len(_QUANTILES)
     scale = w.model.rate_scale * w.settings.slo_s
-    begin = 0
-    for due in range(DUE_BINS - 1):
-        end = _first_due_after(w, due, begin, queued)
+    _put(observation, first, queued / scale)
+    for k in range(quantiles):
+        budget = 1.0
+        if queued:
+            position = _QUANTILES[k] * (queued - 1)
+            below = int(position)
+            low, high = _budget(w, below), _budget(w, min(below + 1, queued - 1))
+            budget = low + (position - below) * (high - low)
+        _put(observation, first + 1 + k, budget)
+    # Budgets ascend, so what is due in each part of the SLO is a run of the queue.
+    first, begin = first + 1 + quantiles, 0
+    for due in range(DUE_BINS):
+        end = _first_due_after(w, due, begin, queued) if due < DUE_BINS - 1 else queued
         _put(observation, first + due, (end - begin) / scale)
         begin = end
-    _put(observation, first + DUE_BINS - 1, (queued - begin) / scale)
+    first += DUE_BINS
+    if w.env.interval:
+        _put_rate(w, observation, first, 1)
+        _put_rate(w, observation, first + 1, w.settings.span_1s)
+        _put_rate(w, observation, first + 2, w.settings.span_5s)
+        _put_rate(w, observation, first + 3, w.settings.span_30s)
+    return first + 4
 
 
 @inlined
@@ -166,17 +133,19 @@ def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int)
     _put(observation, field, rate / w.model.rate_scale)
 
 
-@inlined
-def _put_network(w: World, observation: NDArray[np.float32], first: int) -> None:
+@compiled
+def _put_network(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, slo_s = w.env, w.settings.slo_s
-    last = (env.interval - 1) & (RECENT - 1)
-    bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
-    bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
-    _put(observation, first, env.mean_delays_s[last] / slo_s)
-    _put(observation, first + 1, env.delay_max_s / slo_s)
-    _put(observation, first + 2, _trend(w, env.mean_delays_s) / slo_s)
-    _put(observation, first + 3, bandwidth)
-    _put(observation, first + 4, bandwidth_trend)
+    if env.interval:
+        last = (env.interval - 1) & (RECENT - 1)
+        bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
+        bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
+        _put(observation, first, env.mean_delays_s[last] / slo_s)
+        _put(observation, first + 1, env.delay_max_s / slo_s)
+        _put(observation, first + 2, _trend(w, env.mean_delays_s) / slo_s)
+        _put(observation, first + 3, bandwidth)
+        _put(observation, first + 4, bandwidth_trend)
+    return first + 5
 
 
 @compiled
@@ -192,7 +161,7 @@ def _trend(w: World, history: Records[float]) -> float:
 
 
 @inlined
-def _put_allocation(w: World, observation: NDArray[np.float32], first: int) -> None:
+def _put_allocation(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, stage, limits = w.env, w.stage, w.model.limits
     ready, left_s = 0, 0.0
     for k in range(stage.replicas):
@@ -206,40 +175,36 @@ def _put_allocation(w: World, observation: NDArray[np.float32], first: int) -> N
     _put(observation, first + 3, ready / limits.replicas)
     _put(observation, first + 4, stage.running / limits.batch)
     _put(observation, first + 5, left_s / w.settings.slo_s)
+    return first + 6
 
 
-@inlined
-def _put_outcome(w: World, observation: NDArray[np.float32], first: int) -> None:
+@compiled
+def _put_outcome(w: World, observation: NDArray[np.float32], first: int) -> int:
     metrics = w.metrics
     scale = w.model.rate_scale * w.settings.interval_s
-    _put(observation, first, metrics.on_time / scale)
-    _put(observation, first + 1, metrics.late / scale)
-    _put(observation, first + 2, metrics.dropped / scale)
+    if w.env.interval:
+        _put(observation, first, metrics.on_time / scale)
+        _put(observation, first + 1, metrics.late / scale)
+        _put(observation, first + 2, metrics.dropped / scale)
+    return first + 3
 
 
 @inlined
-def _put_last_interval(w: World, observation: NDArray[np.float32]) -> None:
-    metrics = w.metrics
-    _put(observation, _LAST + 3, metrics.utilisation)
-    _put(observation, _LAST + 4, metrics.throttled_share)
-
-
-@inlined
-def _put_stage(w: World, observation: NDArray[np.float32], first: int) -> None:
+def _put_stage(w: World, observation: NDArray[np.float32], first: int) -> int:
     """Write what only the observation of all stages has of one."""
-    variant = w.stage.wanted.variant / max(1, w.model.variants - 1)
-    _put(observation, first + _STAGE_VARIANT, variant)
+    _put(observation, first, w.stage.wanted.variant / max(1, w.model.variants - 1))
     if w.env.interval:
         measured: Any = w.stage.measured
         scale = w.model.rate_scale * w.settings.interval_s
-        _put(observation, first + _STAGE_LAST, measured.answered / scale)
-        _put(observation, first + _STAGE_LAST + 1, measured.dropped / scale)
-        _put(observation, first + _STAGE_LAST + 2, measured.utilisation)
-        _put(observation, first + _STAGE_LAST + 3, measured.throttled_share)
+        _put(observation, first + 1, measured.answered / scale)
+        _put(observation, first + 2, measured.dropped / scale)
+        _put(observation, first + 3, measured.utilisation)
+        _put(observation, first + 4, measured.throttled_share)
+    return first + 5
 
 
 @inlined
-def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> None:
+def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, model = w.env, w.model
     scale_s = model.cold_start_s if model.cold_start_s > 0 else 1.0
     starting, slots = 0, first + 1
@@ -249,6 +214,7 @@ def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> Non
             _put_in_order(observation[slots : slots + STARTING_SLOTS], starting, left_s / scale_s)
             starting += 1
     _put(observation, first, starting / model.limits.replicas)
+    return slots + STARTING_SLOTS
 
 
 @inlined

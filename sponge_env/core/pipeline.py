@@ -9,7 +9,7 @@ there is one stage, a request is its own task, and nothing of this is needed.
 from __future__ import annotations
 
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.queue import push, remove
+from sponge_env.core.queue import deadline_s, push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
 from sponge_env.core.settings import LISTED
@@ -46,6 +46,21 @@ def at(w: World, place: int) -> World:
         w.all_pending,
         w.all_queues,
     )
+
+
+@inlined
+def last_deadline_s(w: World) -> float:
+    """Return the latest deadline of what waits or runs in any stage; 0 if there is none."""
+    last_s = 0.0
+    for k in range(len(w.stages)):
+        stage, ends = at(w, k), w.stages[k]
+        if ends.head < ends.tail:
+            last_s = max(last_s, deadline_s(stage, ends.tail - 1))
+        for row in range(ends.replicas):
+            first = stage.replicas[row].first
+            for position in range(first, first + stage.replicas[row].batch_size):
+                last_s = max(last_s, deadline_s(stage, position))
+    return last_s
 
 
 @inlined
@@ -89,7 +104,6 @@ def enter(w: World, row: int) -> bool:
 
 @inlined
 def _double(w: World) -> None:
-    """Make twice as many places, so that memory is used as it is needed."""
     places = w.env.places + 1
     for k in range(places):
         row = w.opened[k].request - 1
@@ -180,12 +194,6 @@ def _all_done(w: World, place: OpenRequest, stage: int) -> bool:
         if w.models[stage].after >> k & 1:
             done += place.done[k]
     return tasks == 0 and done > 0
-
-
-@inlined
-def is_answered(w: World, row: int) -> bool:
-    """Return whether no task of a request is left."""
-    return opened(w, row).left == 0
 
 
 @inlined

@@ -29,19 +29,6 @@ def due_s(w: World, row: int, sent_s: float) -> float:
 
 
 @compiled
-def last_deadline_s(w: World) -> float:
-    """Return the latest deadline of the requests that wait or run; 0 if there is none."""
-    stage, last_s = w.stage, 0.0
-    if stage.head < stage.tail:
-        last_s = max(last_s, deadline_s(w, stage.tail - 1))
-    for k in range(stage.replicas):
-        first = w.replicas[k].first
-        for position in range(first, first + w.replicas[k].batch_size):
-            last_s = max(last_s, deadline_s(w, position))
-    return last_s
-
-
-@compiled
 def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined_s: float) -> bool:
     """Put a request, or a task of it, into the queue; return False if there is no room.
 
@@ -55,8 +42,12 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
             return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
     # Later stages get their tasks in the order of the batches that end.
-    sorts = w.place > 0 or w.settings.arrival_kind == LISTED
-    position = _place(w, row, sent_s) if sorts else stage.tail
+    position = stage.tail
+    if w.place > 0 or w.settings.arrival_kind == LISTED:
+        # From the end: whoever comes last is mostly due last, too, or nearly so.
+        while position > stage.head and _precedes(w, row, sent_s, position - 1):
+            w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
+            position -= 1
     waiting = w.queue[position & stage.ring]
     waiting.row, waiting.sent_s, waiting.hopeless = row, sent_s, hopeless
     waiting.retries = retries
@@ -85,7 +76,6 @@ def _close_holes(w: World) -> None:
 
 @compiled
 def _last_run(w: World, end: int) -> int:
-    """Return the row of the replica whose batch lies last before ``end``; -1 if none does."""
     last = -1
     for k in range(w.stage.replicas):
         replica = w.replicas[k]
@@ -96,19 +86,7 @@ def _last_run(w: World, end: int) -> int:
 
 
 @inlined
-def _place(w: World, row: int, sent_s: float) -> int:
-    """Make way for a request; return its position."""
-    stage, position = w.stage, w.stage.tail
-    # From the end: whoever comes last is mostly due last, too, or nearly so.
-    while position > stage.head and _precedes(w, row, sent_s, position - 1):
-        w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
-        position -= 1
-    return position
-
-
-@inlined
 def _precedes(w: World, row: int, sent_s: float, position: int) -> bool:
-    """Return whether a request goes before the one at a position."""
     one_s, other_s = due_s(w, row, sent_s), deadline_s(w, position)
     if one_s != other_s:
         return one_s < other_s
@@ -141,16 +119,19 @@ def remove(w: World, row: int, sent_s: float) -> None:
 @inlined
 def bring_forward(w: World, count: int) -> None:
     """Bring the ``count`` requests that have waited longest to the queue's head."""
-    stage = w.stage
+    stage, ring = w.stage, w.stage.ring
     # A selection instead of a sort, for a batch takes few of many.
     for front in range(stage.head, stage.head + count):
         oldest = front
         for position in range(front + 1, stage.tail):
-            if _came_before(
-                w, w.queue[position & stage.ring].row, w.queue[oldest & stage.ring].row
-            ):
+            if _came_before(w, w.queue[position & ring].row, w.queue[oldest & ring].row):
                 oldest = position
-        _rotate(w, front, oldest)
+        moved = w.queue[oldest & ring]
+        row, sent_s, hopeless, retries = moved.row, moved.sent_s, moved.hopeless, moved.retries
+        for k in range(oldest, front, -1):
+            w.queue[k & ring] = w.queue[(k - 1) & ring]
+        moved = w.queue[front & ring]
+        moved.row, moved.sent_s, moved.hopeless, moved.retries = row, sent_s, hopeless, retries
 
 
 @inlined
@@ -162,15 +143,3 @@ def _came_before(w: World, row: int, other: int) -> bool:
     if one.arrival_s != two.arrival_s:
         return one.arrival_s < two.arrival_s
     return one.id < two.id
-
-
-@inlined
-def _rotate(w: World, front: int, position: int) -> None:
-    """Move a request forward to ``front``; those that it passes move back by one."""
-    ring = w.stage.ring
-    moved = w.queue[position & ring]
-    row, sent_s, hopeless, retries = moved.row, moved.sent_s, moved.hopeless, moved.retries
-    for k in range(position, front, -1):
-        w.queue[k & ring] = w.queue[(k - 1) & ring]
-    moved = w.queue[front & ring]
-    moved.row, moved.sent_s, moved.hopeless, moved.retries = row, sent_s, hopeless, retries

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 
 from sponge_env.core.compiled import compiled, inlined
-from sponge_env.core.records import ReplicaState
+from sponge_env.core.records import Account, ReplicaState
 from sponge_env.core.settings import StageSettings
 
 SLICE_S = 0.005
@@ -38,23 +38,20 @@ NANOSECOND_S = 1e-9
 def new_bucket(model: StageSettings, replica: ReplicaState, phase: float) -> None:
     """Start idle, with a full pool."""
     _grant(model, replica, float(replica.cores))
-    replica.refill_s = phase * model.quota.period_s
-    replica.pool_s = replica.granted_s
-    replica.slice_s = replica.left_s = 0.0
-    replica.stopped = False
+    replica.account.refill_s = phase * model.quota.period_s
+    replica.account.pool_s = replica.granted_s
+    replica.account.slice_s = replica.account.left_s = 0.0
+    replica.account.stopped = False
 
 
 @compiled
 def advance_bucket(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Let work and counters progress to ``now_s``."""
-    if replica.left_s > 0 and now_s >= replica.finish_s:
-        replica.since_s, replica.left_s = replica.finish_s, 0.0
-        replica.refill_s, replica.pool_s = replica.end_refill_s, replica.end_pool_s
-        replica.slice_s, replica.stopped = replica.end_slice_s, replica.end_stopped
-        replica.used_core_s = replica.end_used_core_s
-        replica.throttled_s = replica.end_throttled_s
-    elif replica.left_s > 0:
-        _run(model, replica, now_s)
+    if replica.account.left_s > 0:
+        if now_s >= replica.finish_s:
+            _copy(replica.at_end, replica.account)
+        else:
+            _run(model, replica, replica.account, now_s)
 
 
 @inlined
@@ -63,9 +60,12 @@ def write_quota(model: StageSettings, replica: ReplicaState, now_s: float) -> No
     advance_bucket(model, replica, now_s)
     _pass_refills(model, replica, now_s)
     _grant(model, replica, float(replica.cores))
-    replica.pool_s, replica.slice_s, replica.stopped = replica.granted_s, 0.0, False
-    if replica.left_s > 0:
-        _predict(model, replica)
+    replica.account.pool_s, replica.account.slice_s, replica.account.stopped = (
+        replica.granted_s,
+        0.0,
+        False,
+    )
+    _predict(model, replica)
 
 
 @inlined
@@ -76,9 +76,8 @@ def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: floa
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     _grant(model, replica, cores)
-    replica.pool_s = min(replica.pool_s, replica.granted_s)
-    if replica.left_s > 0:
-        _predict(model, replica)
+    replica.account.pool_s = min(replica.account.pool_s, replica.granted_s)
+    _predict(model, replica)
 
 
 @compiled
@@ -98,8 +97,8 @@ def wake(
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
     replica.resume_s = resume_s
-    rested = now_s - replica.since_s >= idle_s
-    replica.since_s, replica.left_s = now_s, work_s + rested * wake_s
+    rested = now_s - replica.account.since_s >= idle_s
+    replica.account.since_s, replica.account.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)
 
 
@@ -112,113 +111,99 @@ def _grant(model: StageSettings, replica: ReplicaState, cores: float) -> None:
 @compiled
 def _catch_up(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Bring the account of a group that sleeps up to ``now_s``."""
-    while replica.stopped and replica.refill_s <= now_s:
-        _refill(model, replica)
+    while replica.account.stopped and replica.account.refill_s <= now_s:
+        _refill(model, replica, replica.account)
     _pass_refills(model, replica, now_s)
 
 
 @compiled
 def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> None:
     """Pass over the refills until ``now_s`` of a group that has no debt."""
-    if replica.refill_s <= now_s:
-        periods = math.floor((now_s - replica.refill_s) / model.quota.period_s) + 1
-        replica.refill_s += periods * model.quota.period_s
-        replica.pool_s = replica.granted_s
+    if replica.account.refill_s <= now_s:
+        periods = math.floor((now_s - replica.account.refill_s) / model.quota.period_s) + 1
+        replica.account.refill_s += periods * model.quota.period_s
+        replica.account.pool_s = replica.granted_s
 
 
 @compiled
 def _predict(model: StageSettings, replica: ReplicaState) -> None:
-    """Find the end by going there and back."""
-    since_s, left_s, pool_s = replica.since_s, replica.left_s, replica.pool_s
-    slice_s, stopped, refill_s = replica.slice_s, replica.stopped, replica.refill_s
-    used_core_s, throttled_s = replica.used_core_s, replica.throttled_s
-    _run(model, replica, math.inf)
-    # Until then a resize or another's batch may change it, so the account goes back to now;
+    # Until the end a resize or another's batch may change it, so the account stays as it is now;
     # undisturbed, the end's account is taken as it was found.
-    replica.finish_s = replica.since_s
-    replica.end_refill_s, replica.end_pool_s = replica.refill_s, replica.pool_s
-    replica.end_slice_s, replica.end_stopped = replica.slice_s, replica.stopped
-    replica.end_used_core_s, replica.end_throttled_s = replica.used_core_s, replica.throttled_s
-    replica.since_s, replica.left_s, replica.pool_s = since_s, left_s, pool_s
-    replica.slice_s, replica.stopped, replica.refill_s = slice_s, stopped, refill_s
-    replica.used_core_s, replica.throttled_s = used_core_s, throttled_s
+    if replica.account.left_s > 0:
+        _copy(replica.account, replica.at_end)
+        _run(model, replica, replica.at_end, math.inf)
+        replica.finish_s = replica.at_end.since_s
 
 
 @compiled
-def _run(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
-    """Go on until ``until_s`` or the end of the work."""
-    while replica.left_s > 0 and replica.since_s < until_s:
-        if replica.stopped:
-            to_s = min(replica.refill_s, until_s)
-            replica.throttled_s += to_s - replica.since_s
-            replica.since_s = to_s
-            if to_s == replica.refill_s:
-                _refill(model, replica)
+def _copy(source: Account, target: Account) -> None:
+    target.since_s, target.left_s, target.stopped = source.since_s, source.left_s, source.stopped
+    target.used_core_s, target.throttled_s = source.used_core_s, source.throttled_s
+    target.refill_s, target.pool_s, target.slice_s = source.refill_s, source.pool_s, source.slice_s
+
+
+@compiled
+def _run(model: StageSettings, replica: ReplicaState, account: Account, until_s: float) -> None:
+    """Go on until a moment or the end of the work."""
+    while account.left_s > 0 and account.since_s < until_s:
+        if account.stopped:
+            to_s = min(account.refill_s, until_s)
+            account.throttled_s += to_s - account.since_s
+            account.since_s = to_s
+            if to_s == account.refill_s:
+                _refill(model, replica, account)
         else:
-            _spend(model, replica, until_s)
+            _spend(model, replica, account, until_s)
 
 
 @inlined
-def _spend(model: StageSettings, replica: ReplicaState, until_s: float) -> None:
+def _spend(model: StageSettings, replica: ReplicaState, account: Account, until_s: float) -> None:
     """Run until the next event: end, refill, or a tick at which the slice is used up."""
     # A whole CPU is no limit: the kernel has no account of such a group.
     limited = replica.granted_s < model.quota.period_s
-    end_s = replica.since_s + replica.left_s
     refill_s = empty_s = math.inf
     if limited:
-        refill_s = replica.refill_s
-        empty_s = _tick_after(model, replica, replica.since_s + replica.slice_s)
-    to_s = min(end_s, refill_s, empty_s, until_s)
-    done_s = to_s - replica.since_s
-    replica.since_s = to_s
-    replica.left_s -= done_s
+        refill_s = account.refill_s
+        ticks = math.ceil((account.since_s + account.slice_s - NANOSECOND_S) / model.quota.tick_s)
+        empty_s = max(account.since_s, ticks * model.quota.tick_s)
+    to_s = min(account.since_s + account.left_s, refill_s, empty_s, until_s)
+    done_s = to_s - account.since_s
+    account.since_s = to_s
+    account.left_s -= done_s
     if limited:
-        replica.slice_s -= done_s
-    replica.used_core_s += done_s / model.core_unit
+        account.slice_s -= done_s
+    account.used_core_s += done_s / model.core_unit
     if to_s == refill_s:
-        _refill(model, replica)
-    if replica.left_s < NANOSECOND_S:
-        _sleep(replica)
+        _refill(model, replica, account)
+    if account.left_s < NANOSECOND_S:
+        account.left_s = 0.0
+        if account.slice_s < NANOSECOND_S:
+            _draw(account)
+        elif account.slice_s > KEPT_S:  # most of the slice goes back into the pool
+            account.pool_s += account.slice_s - KEPT_S
+            account.slice_s = KEPT_S
     elif to_s == empty_s:
-        _draw(replica)
-
-
-@inlined
-def _tick_after(model: StageSettings, replica: ReplicaState, time_s: float) -> float:
-    """Return the first tick at ``time_s`` or later, but not one that has passed."""
-    ticks = math.ceil((time_s - NANOSECOND_S) / model.quota.tick_s)
-    return max(replica.since_s, ticks * model.quota.tick_s)
+        _draw(account)
 
 
 @compiled
-def _refill(model: StageSettings, replica: ReplicaState) -> None:
+def _refill(model: StageSettings, replica: ReplicaState, account: Account) -> None:
     """Begin a period; the debt of a group that stands still is paid first."""
-    replica.refill_s += model.quota.period_s
-    replica.pool_s = replica.granted_s
-    if replica.stopped:
-        paid_s = min(replica.pool_s, -replica.slice_s)
-        replica.pool_s -= paid_s
-        replica.slice_s += paid_s
-        replica.stopped = replica.slice_s <= -NANOSECOND_S
-        if replica.left_s > 0 and not replica.stopped:
-            replica.left_s += replica.resume_s
+    account.refill_s += model.quota.period_s
+    account.pool_s = replica.granted_s
+    if account.stopped:
+        paid_s = min(account.pool_s, -account.slice_s)
+        account.pool_s -= paid_s
+        account.slice_s += paid_s
+        account.stopped = account.slice_s <= -NANOSECOND_S
+        if account.left_s > 0 and not account.stopped:
+            account.left_s += replica.resume_s
 
 
 @compiled
-def _draw(replica: ReplicaState) -> None:
+def _draw(account: Account) -> None:
     """Draw a slice on the pool; without anything in it, stop."""
-    drawn_s = min(replica.pool_s, SLICE_S - replica.slice_s)
-    replica.pool_s -= drawn_s
-    replica.slice_s += drawn_s
-    replica.stopped = replica.slice_s < NANOSECOND_S
-
-
-@inlined
-def _sleep(replica: ReplicaState) -> None:
-    """End the work: most of the slice goes back into the pool, or a debt stays."""
-    replica.left_s = 0.0
-    if replica.slice_s < NANOSECOND_S:
-        _draw(replica)
-    elif replica.slice_s > KEPT_S:
-        replica.pool_s += replica.slice_s - KEPT_S
-        replica.slice_s = KEPT_S
+    drawn_s = min(account.pool_s, SLICE_S - account.slice_s)
+    account.pool_s -= drawn_s
+    account.slice_s += drawn_s
+    account.stopped = account.slice_s < NANOSECOND_S

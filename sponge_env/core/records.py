@@ -39,10 +39,8 @@ class Env:
     scenario: int
     """Row of its scenario in ``settings``."""
     interval: int
-    """Intervals that are over."""
     now_s: float
     measured_s: float
-    """Time of the last measurement."""
 
     arrivals_rng: Words
     rounding_rng: Words
@@ -53,47 +51,35 @@ class Env:
     """What fan-outs are drawn from, beside the request."""
 
     sent_s: float
-    """The next request; infinite after the last."""
     arrival_s: float
     sent: int
-    """Requests drawn so far."""
     clock_s: float
-    """Time up to which arrivals are drawn."""
     state: int
-    """State of ``BURSTY`` arrivals; before, within or after the flash crowd of a stretch of
-    ``FLASH_CROWD`` ones: 0, 1, 2."""
+    """State of ``BURSTY`` arrivals; before, within or after a ``FLASH_CROWD``: 0, 1, 2."""
     state_ends_s: float
     stretch: int
-    """Stretch of ``FLASH_CROWD`` arrivals."""
     day_begins: float
     """Part of the day at which ``DIURNAL`` arrivals begin."""
     group: int
-    """Next group of ``RECORDED`` arrivals."""
     group_requests: int
-    """Requests of the group at hand."""
     group_next: int
 
     private_at: Position
     """First row of this environment's own part of ``traces``."""
     trace_at: Position
-    """First row of the bandwidth trace in ``traces``."""
     trace_end: Position
-    """The row that marks its end."""
     lap: float
-    """Lap of the trace in which the last transfer began."""
     begins_at: Position
-    """Row of the sample in which it began."""
+    """Rows of the samples in which the last transfer began and ended."""
     ends_at: Position
-    """Row of the sample in which it ended."""
 
     ended: int
     """Rows of the ledger in use."""
     opened: int
-    """Requests in the system and, of these, those with a task that runs; where there are several
-    stages."""
+    """Requests in the system and those with a task that runs, where there are several stages."""
     opened_running: int
     places: Position
-    """Places in use of ``opened``, a power of two, minus 1: these bits of a row are its place."""
+    """Places in use of ``opened``, a power of two, minus 1; a row's place is in these bits."""
 
     delay_sum_s: float
     """Sums over this interval, as are the rest but the last three."""
@@ -107,7 +93,6 @@ class Env:
     bandwidths: Recent
 
     episode_return: float
-    """Sum of the rewards."""
 
 
 class AllocationRow:
@@ -138,13 +123,11 @@ class Stage:
     ring: Position
     """Capacity of the queue minus 1; position k is row ``k & ring``."""
     head: int
-    """Position of the earliest waiting request; positions only grow, until all is empty."""
+    """Positions of the earliest waiting request and after the latest; they grow until empty."""
     tail: int
-    """Position after the latest waiting request."""
     oldest: int
     """No running request lies before this position."""
     running: int
-    """Requests, or tasks of such, in batches."""
     next_s: float
     """When a batch ends, a replica becomes ready or a resize takes effect, unless ``stale``."""
     stale: bool
@@ -154,12 +137,10 @@ class Stage:
     arrivals: Past
     """Those that joined the queue in past intervals."""
     joined: int
-    """Sums over this interval, as are the rest down to ``switches``: those that joined the
-    queue."""
+    """From here to ``switches`` sums over this interval: those that joined the queue."""
     waited_s: float
-    """Time that they waited, each from its joining or the interval's beginning on."""
+    """Their waiting, each from its joining or the interval's beginning on."""
     taken: int
-    """Those that left the queue for a batch."""
     service_sum_s: float
     batches: int
     batched: int
@@ -169,36 +150,28 @@ class Stage:
     answered: int
     """Those in them."""
     answered_by: PerVariant
-    """The same for each variant."""
     dropped: int
-    """Requests that were given up here."""
     switches: int
-    """Batches of another variant than the one before."""
 
     wanted: AllocationRow
     """The allocation last asked for."""
     room_cores: int
-    """What the machine has for this stage: its cores without those that other stages hold."""
+    """Cores of the machine that other stages do not hold."""
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
-    """Cores and replicas that the worker was told last and comes to as soon as those that drain
-    leave room for them on the machine."""
+    """What the worker comes to as soon as those that drain leave room on the machine."""
     target_replicas: int
     variant: int
     """Model that batches are formed for; negative where each chooses its own."""
     last_variant: int
-    """Model of the batch that was formed last."""
     pace: float
-    """Time that batches take of late, relative to what was measured when nothing disturbed; only
-    for what cannot be met any more, where :attr:`Settings.sheds`."""
+    """Time that batches take of late, relative to the undisturbed; where :attr:`Settings.sheds`."""
     cores: int
-    """Core units in force on the worker."""
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""
     next_replica: int
     pending: int
-    """Rows of ``pending`` in use, earliest first."""
     held_cores: float
     held_since_s: float
     held_core_s: float
@@ -207,11 +180,24 @@ class Stage:
     """What replicas that are gone have used, as is the next."""
     retired_throttled_s: float
     meters: Meters
-    """As they stand now."""
     before: Meters
-    """As they stood at the last measurement."""
     measured: StageMetrics
     """The interval's metrics."""
+
+
+class Account:
+    """What a replica has used, and how far its work is."""
+
+    since_s: float
+    """Time up to which it says so."""
+    used_core_s: float
+    throttled_s: float
+    left_s: float
+    """CPU time the batch still needs, or 0; this and the rest are for the quota model only."""
+    refill_s: float
+    pool_s: float
+    slice_s: float
+    stopped: bool
 
 
 class ReplicaState:
@@ -221,36 +207,23 @@ class ReplicaState:
     ready_s: float
     draining: bool
     batch_size: int
-    """Requests in its batch; 0 when it has none."""
     first: int
     """Position of the batch's first request in the queue; the others follow."""
     started_s: float
     planned_end_s: float
     """When the batch was expected to end at the last resize; NaN if it began later."""
     variant: int
-    """Model that runs its batch."""
 
     cores: int
-    since_s: float
     finish_s: float
-    used_core_s: float
-    throttled_s: float
-    left_s: float
-    """CPU time the batch still needs; this and the rest are for the quota model only."""
+    account: Account
+    at_end: Account
+    """As it will be when the work is done, under a quota; the rest is for that only, too."""
     resume_s: float
+    """CPU time that each pause in the work costs."""
     share: float
+    """Part of the CPU in force, in core units, and what it grants in a period."""
     granted_s: float
-    refill_s: float
-    pool_s: float
-    slice_s: float
-    stopped: bool
-    end_refill_s: float
-    """The account when the work is done, as are the rest."""
-    end_pool_s: float
-    end_slice_s: float
-    end_stopped: bool
-    end_used_core_s: float
-    end_throttled_s: float
 
 
 class TraceSample:
@@ -258,9 +231,7 @@ class TraceSample:
 
     start_s: float
     bandwidth: float
-    """Bytes per second."""
     cumulative: float
-    """Bytes that the trace has delivered before."""
 
 
 class Listed:
@@ -277,7 +248,7 @@ class Listed:
     tasks: int
     """Tasks that the first stage's answer leads to in each that follows; below 0 if drawn."""
     cancelled: bool
-    """Whether it was taken back while it ran, so that nobody waits for its answer."""
+    """Whether it was taken back while it ran."""
 
 
 class Waiting:
@@ -288,26 +259,20 @@ class Waiting:
     """Its place in the order of arrival."""
     hopeless: bool
     retries: Annotated[int, np.uint8]
-    """Batches that died under it."""
 
 
 class OpenRequest:
     """A request on its way through several stages."""
 
     request: int
-    """Its place in the order of arrival, from 1 on; 0 where there is none."""
+    """Its place in the order of arrival, from 1 on; 0 for none."""
     running: int
-    """Tasks in batches."""
     batches: int
-    """Batches that it was part of."""
     joined: int
     """Bit for each stage in which several meet, once its task is there."""
     left: int
-    """Open tasks of all stages."""
     tasks: TasksPerStage
-    """Open tasks of each stage."""
     done: TasksPerStage
-    """Tasks that are done."""
     accuracy: PerStage
     """Of these the sum of the accuracies of the models that did them."""
 
@@ -334,24 +299,20 @@ class LedgerRow:
     replica: int
     attempts: int
     stage: int
-    """Where it ended."""
     accuracy: float
     """Of its answer; NaN without."""
     overflowed: bool
-    """Whether the queue was full when it arrived."""
 
 
 class World(NamedTuple):
     """Everything that belongs to one stage of one environment, and the way to the others."""
 
     place: int
-    """Which stage it is."""
     env: Env
     stage: Stage
     settings: Settings
     model: StageSettings
     replicas: Records[ReplicaState]
-    """(slots,)"""
     pending: Records[PendingResize]
     requests: Records[Listed]
     """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""

@@ -81,23 +81,17 @@ def share_cpu(w: World) -> None:
     env, stage, model = w.env, w.stage, w.model
     if not model.limited or model.limits.replicas == 1:
         return
+    busy = 0
+    for k in range(stage.replicas):
+        busy += not is_idle(env, w.replicas[k])
     whole = float(stage.cores)
-    part = min(whole, model.cpu_cores / max(1, busy_replicas(w)))
+    part = min(whole, model.cpu_cores / max(1, busy))
     for k in range(stage.replicas):
         replica = w.replicas[k]
         # Whoever is idle takes nothing from the others, so its part need not be smaller.
         share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
-
-
-@inlined
-def busy_replicas(w: World) -> int:
-    """Return how many replicas serve or load."""
-    busy = 0
-    for k in range(w.stage.replicas):
-        busy += not is_idle(w.env, w.replicas[k])
-    return busy
 
 
 @compiled
@@ -200,8 +194,8 @@ def read_meters(w: World) -> None:
     for k in range(stage.replicas):
         replica = w.replicas[k]
         advance(w, replica, now_s)
-        used_core_s += replica.used_core_s
-        throttled_s += replica.throttled_s
+        used_core_s += replica.account.used_core_s
+        throttled_s += replica.account.throttled_s
         ready += not replica.draining and replica.ready_s <= now_s
     meters.used_core_seconds = used_core_s + stage.retired_core_s
     meters.throttled_s = throttled_s + stage.retired_throttled_s
@@ -211,12 +205,15 @@ def read_meters(w: World) -> None:
 
 @compiled
 def _apply(w: World, cores: int, replicas: int) -> None:
-    """Put an allocation in force, as far as the machine has room for it."""
     stage = w.stage
     stage.target_cores, stage.target_replicas = cores, replicas
     # What goes at once makes room for what comes.
     for _ in range(_staying(w) - replicas):
-        _drain(w, _next_to_go(w))
+        row = _next_to_go(w)
+        if w.replicas[row].batch_size == 0:
+            _retire(w, row)
+        else:
+            w.replicas[row].draining = True
     _fit(w)
 
 
@@ -238,15 +235,24 @@ _fit_inlined = inlined(fit)
 
 @compiled
 def _fit(w: World) -> None:
-    """Put as much of the allocation in force as there is room for."""
     stage, held = w.stage, w.stage.replicas
     places, total = len(w.replicas), stage.room_cores
     wanted, staying = stage.target_replicas, _staying(w)
     cores, added = _fit_inlined(stage.target_cores, wanted, staying, held, places, total)
-    _set_cores(w, cores)
-    for _ in range(added):
+    now_s, loading = w.env.now_s, added
+    if cores != stage.cores:
+        stage.cores = cores
+        for k in range(held):
+            replica = w.replicas[k]
+            resize_service(w, replica, now_s, cores)
+            if replica.ready_s > now_s:
+                replica.ready_s = replica.finish_s
+    for k in range(held):
+        loading += w.replicas[k].ready_s > now_s
+    for k in range(held, held + added):
         _add_replica(w)
-    _load(w, held)
+        load_service(w, w.replicas[k], now_s, loading)
+        w.replicas[k].ready_s = w.replicas[k].finish_s
     update_held(w)
 
 
@@ -256,18 +262,6 @@ def _staying(w: World) -> int:
     for k in range(w.stage.replicas):
         staying += not w.replicas[k].draining
     return staying
-
-
-@inlined
-def _set_cores(w: World, cores: int) -> None:
-    now_s, stage = w.env.now_s, w.stage
-    if cores != stage.cores:
-        stage.cores = cores
-        for k in range(stage.replicas):
-            replica = w.replicas[k]
-            resize_service(w, replica, now_s, cores)
-            if replica.ready_s > now_s:
-                replica.ready_s = replica.finish_s
 
 
 @inlined
@@ -284,17 +278,8 @@ def _next_to_go(w: World) -> int:
     return chosen
 
 
-@inlined
-def _drain(w: World, row: int) -> None:
-    if w.replicas[row].batch_size == 0:
-        _retire(w, row)
-    else:
-        w.replicas[row].draining = True
-
-
 @compiled
 def _add_replica(w: World) -> None:
-    """Add a replica that is ready."""
     stage = w.stage
     replica = w.replicas[stage.replicas]
     replica.id, replica.ready_s = stage.next_replica, w.env.now_s
@@ -304,25 +289,12 @@ def _add_replica(w: World) -> None:
     stage.replicas += 1
 
 
-@inlined
-def _load(w: World, first: int) -> None:
-    """Let the new replicas, from the row ``first`` on, load their model."""
-    now_s, stage = w.env.now_s, w.stage
-    loading = stage.replicas - first
-    for k in range(first):
-        loading += w.replicas[k].ready_s > now_s
-    for k in range(first, stage.replicas):
-        replica = w.replicas[k]
-        load_service(w, replica, now_s, loading)
-        replica.ready_s = replica.finish_s
-
-
 @compiled
 def _retire(w: World, row: int) -> None:
     stage, replica = w.stage, w.replicas[row]
     advance(w, replica, w.env.now_s)
-    stage.retired_core_s += replica.used_core_s
-    stage.retired_throttled_s += replica.throttled_s
+    stage.retired_core_s += replica.account.used_core_s
+    stage.retired_throttled_s += replica.account.throttled_s
     stage.replicas -= 1
     # Rows are in the order of age, which tells who goes next.
     for k in range(row, stage.replicas):

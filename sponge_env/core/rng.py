@@ -27,7 +27,6 @@ ARRIVALS = _U64(zlib.crc32(b"arrivals"))
 NETWORK = _U64(zlib.crc32(b"network"))
 FADES = _U64(zlib.crc32(b"fades"))
 NOISE = _U64(zlib.crc32(b"noise"))
-CLASSES = _U64(zlib.crc32(b"classes"))
 FAN_OUT = _U64(zlib.crc32(b"fan-out"))
 """Purposes."""
 
@@ -111,7 +110,6 @@ def _mix_pool(pool: Records[np.uint64], seed: np.uint64, purpose: np.uint64) -> 
 def _generated(
     low: np.uint64, high: np.uint64, hash_const: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
-    """Return 64 bits for the generator from two words of the pool."""
     low, hash_const = _hashed(low, hash_const, _MULT_B)
     high, hash_const = _hashed(high, hash_const, _MULT_B)
     return low | (high << _U64(32)), hash_const
@@ -121,7 +119,6 @@ def _generated(
 def _hashed(
     value: np.uint64, hash_const: np.uint64, factor: np.uint64
 ) -> tuple[np.uint64, np.uint64]:
-    """Return the hash of a 32-bit word, and the constant for the next."""
     value = value ^ hash_const
     hash_const = (hash_const * factor) & _MASK
     value = (value * hash_const) & _MASK

@@ -24,8 +24,8 @@ same for each request, how long a rest is one, what it costs, and what a pause d
 def new_service(w: World, replica: ReplicaState, cores: int) -> None:
     """Start idle; under a quota, with refills at a moment of its own."""
     replica.cores = cores
-    replica.since_s = replica.finish_s = 0.0
-    replica.used_core_s = replica.throttled_s = 0.0
+    replica.account.since_s = replica.finish_s = 0.0
+    replica.account.used_core_s = replica.account.throttled_s = 0.0
     if w.model.limited:
         new_bucket(w.model, replica, uniform(w.env.noise_rng))
 
@@ -58,7 +58,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         idle_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
         wake(model, replica, begin_s, work_s, idle_s, wake_s, resume_s)
     else:
-        replica.since_s = now_s
+        replica.account.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise
 
 
@@ -76,9 +76,9 @@ def advance(w: World, replica: ReplicaState, now_s: float) -> None:
         advance_bucket(w.model, replica, now_s)
         return
     to_s = min(now_s, replica.finish_s)
-    if replica.batch_size and to_s > replica.since_s:
-        replica.used_core_s += (to_s - replica.since_s) * replica.cores
-        replica.since_s = to_s
+    if replica.batch_size and to_s > replica.account.since_s:
+        replica.account.used_core_s += (to_s - replica.account.since_s) * replica.cores
+        replica.account.since_s = to_s
 
 
 @inlined
@@ -165,6 +165,5 @@ def planned_s(w: World, variant: int, count: int, cores: int) -> float:
 
 @inlined
 def _cell(w: World, variant: int, count: int, cores: int) -> int:
-    """Return the place of a batch in a (variants, batch_max, cores_max) table."""
     limits = w.model.limits
     return (variant * limits.batch + count - 1) * limits.cores + cores - 1

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from sponge_env.core.compiled import Position, dtype_of
-from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.interfaces import SystemSpec
 from sponge_env.latency import QuotaService
 from sponge_env.scenario.config import (
     Arrivals,
@@ -45,16 +45,13 @@ class Settings:
     slo_s: float
 
     arrival_kind: int
-    """One of the kinds above."""
     rate_rps: float
     requests: int
-    """Requests of ``CONSTANT`` arrivals."""
     sent_before_s: float
     """No request is sent at this time or later."""
     states: int
-    """States of ``BURSTY`` arrivals; their rates are next."""
     rates_at: Position
-    """Of ``FLASH_CROWD`` arrivals, the rates before, within and after a flash crowd."""
+    """Of ``BURSTY`` states; of ``FLASH_CROWD`` arrivals before, within and after one."""
     groups: int
     """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
     group_start_at: Position
@@ -62,21 +59,17 @@ class Settings:
     group_count_at: Position
     """Expected number of requests in each group."""
     rounded: bool
-    """Whether the numbers of requests are rounded up or down at random."""
+    """Whether groups are rounded up or down at random."""
     keeps_first: bool
     """Whether the first request of a group is sent at the group's start."""
 
     network_kind: int
-    """``INSTANT``, ``GENERATED``, ``FIXED`` or ``SHIFTED``."""
     trace_at: Position
-    """First row of a ``FIXED`` trace in ``traces``, or of one to be ``SHIFTED``."""
     samples: int
     trace_s: float
-    """Length of the trace, after which it repeats; with its fades, where there are any."""
+    """Length of the trace, after which it repeats, with its fades."""
     faded: bool
-    """Whether there are fades."""
     fade_every_s: float
-    """There is one in each such stretch of time."""
     faded_at: Position
     """Row of the environment's own part of ``traces`` from which the faded trace lies."""
 
@@ -89,12 +82,10 @@ class Settings:
     hopeless_below_s: float
     """Budget on arrival below which a request counts as hopeless."""
     one_core_below_s: float
-    """The same if all replicas had one core."""
 
     total_cores: int
-    """Core units of the machine."""
     cpu_cores: float
-    """Core units of the CPU that all replicas of all stages share, where a quota limits it."""
+    """Core units of the CPU that all stages share, where a quota limits it."""
 
     span_1s: int
     """Intervals in one second, as in the next two."""
@@ -119,19 +110,16 @@ class StageSettings:
     fan_outs: int
     variants: int
     accuracy_at: Position
-    """(variants,) ascending."""
 
     planned_at: Position
     """(variants, batch_max, cores_max) latency by the fit."""
     served_at: Position
     """(variants, batch_max, cores_max) latency of the service model ``profile``."""
     limited: bool
-    """Whether the service model is ``quota``."""
     work_at: Position
     """(variants, batch_max) CPU seconds under a quota."""
     overheads_at: Position
-    """(variants, :data:`.service.OVERHEADS`) what batches take beside their work under a quota;
-    those in ``quota`` are the first variant's, and NaN where they were not measured."""
+    """(variants, :data:`.service.OVERHEADS`) what batches take beside their work under a quota."""
     core_unit: float
     cpu_cores: float
     """Core units of the CPU that all replicas share."""
@@ -141,8 +129,7 @@ class StageSettings:
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
     cheapest_core_s: float
-    """Least work of a task in any batch, in core units over time, or CPU time under a quota; only
-    where :attr:`Settings.sheds`."""
+    """Least work of a task in any batch, in core units over time or CPU time; where it sheds."""
     cold_start_s: float
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""
@@ -152,18 +139,14 @@ SETTINGS = dtype_of(Settings)
 STAGE_SETTINGS = dtype_of(StageSettings)
 
 
-def write_spec(row: Any, stage: Any, spec: SystemSpec) -> None:
-    """Write what controllers may know of a system and its stage, but for the limits."""
+def write_spec(row: Any, models: Any, spec: SystemSpec) -> None:
+    """Write what controllers may know of a system and its stages, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
     row["total_cores"] = spec.total_cores
     for span_s in (1, 5, 30):
         row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
-    stage["cold_start_s"], stage["rate_scale"] = spec.first.cold_start_s, spec.first.capacity_rps
-
-
-def write_stage(row: Any, stage: StageSpec) -> None:
-    """Write what controllers may know of a stage, but for its limits."""
-    row["cold_start_s"], row["rate_scale"] = stage.cold_start_s, stage.capacity_rps
+    for model, stage in zip(models, spec.stages, strict=True):
+        model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
 
 
 def write_table(row: Any, table: Any) -> None:

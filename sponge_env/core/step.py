@@ -14,8 +14,7 @@ from sponge_env.core.arrivals import next_listed, reset_arrivals
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.network import reset_network
-from sponge_env.core.pipeline import at, clear, staged
-from sponge_env.core.queue import last_deadline_s
+from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.records import AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
@@ -36,20 +35,14 @@ def reset(w: World, seed: int) -> None:
     clear(w)
     worker.begin_clock(env, seed)
     for k in range(len(w.stages)):
-        _reset_stage(at(w, k))
-
-
-@inlined
-def _reset_stage(w: World) -> None:
-    stage, initial = w.stage, w.model.initial
-    stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
-    wanted = stage.wanted
-    wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
-    wanted.variant = stage.last_variant = initial.variant
-    stage.planned_cores = initial.cores
-    worker.reset_worker(w)
-    worker.read_meters(w)
-    remember_meters(stage.meters, stage.before)
+        stage, initial, wanted = w.stages[k], w.models[k].initial, w.stages[k].wanted
+        stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
+        wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
+        wanted.variant = stage.last_variant = initial.variant
+        stage.planned_cores = initial.cores
+        worker.reset_worker(at(w, k))
+        worker.read_meters(at(w, k))
+        remember_meters(stage.meters, stage.before)
 
 
 @inlined
@@ -64,18 +57,13 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
     """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
     clear_sums(w)
     for k in range(len(w.stages)):
-        _note_wanted(at(w, k), wanted[k])
+        stage, asked, before = w.stages[k], wanted[k], w.stages[k].wanted
+        if w.settings.simulation.actuation_delay_s == 0.0:
+            replan(at(w, k), asked.cores)
+        stage.variant = asked.variant
+        before.cores, before.batch = asked.cores, asked.batch
+        before.replicas, before.variant = asked.replicas, asked.variant
     w.env.interval += 1
-
-
-@inlined
-def _note_wanted(w: World, asked: AllocationRow) -> None:
-    stage, before = w.stage, w.stage.wanted
-    if w.settings.simulation.actuation_delay_s == 0.0:
-        replan(w, asked.cores)
-    stage.variant = asked.variant
-    before.cores, before.batch = asked.cores, asked.batch
-    before.replicas, before.variant = asked.replicas, asked.variant
 
 
 @inlined
@@ -108,15 +96,12 @@ def _serve(w: World, draining: bool) -> None:
     env, interval_s = w.env, w.settings.interval_s
     last_s = env.interval * interval_s
     if draining:
-        last_s = 0.0
-        for k in range(len(w.stages)):
-            last_s = max(last_s, last_deadline_s(at(w, k)))
+        last_s = last_deadline_s(w)
     going = not draining or batching.any_pending(w)
     while going:
         until_s = last_s
         if draining and env.now_s >= last_s:
-            for k in range(len(w.stages)):
-                batching.abandon(at(w, k))
+            batching.abandon(w)
             until_s = env.now_s + interval_s
         elif draining:
             until_s = min(last_s, env.now_s + interval_s)
@@ -229,7 +214,11 @@ def _settle(w: World) -> bool:
         # Looked for anew each time: a replica that goes moves the rows of others.
         left, place, row = _first_ended(w)
         if left > 0:
-            gone |= _settle_batch(at(w, place), row)
+            stage = at(w, place)
+            batching.answer(stage, stage.replicas[row], stage.replicas[row].finish_s)
+            gone |= worker.release(stage, row)
+            worker.update_held(stage)
+            batching.rewind(stage)
             left -= 1
     return gone
 
@@ -247,12 +236,3 @@ def _first_ended(w: World) -> tuple[int, int, int]:
                     if replica.finish_s < first_s:
                         first, first_row, first_s = k, row, replica.finish_s
     return ended, first, first_row
-
-
-@inlined
-def _settle_batch(w: World, row: int) -> bool:
-    batching.answer(w, w.replicas[row], w.replicas[row].finish_s)
-    gone = worker.release(w, row)
-    worker.update_held(w)
-    batching.rewind(w)
-    return gone

@@ -134,7 +134,7 @@ class LiveSystem(System):
         moves = self._arrays, self._metrics
         entry.begin_live_interval(*moves, self._wanted)
         entry.take_in(*moves, 0.0, -1.0)
-        entry.drop_expired(*moves)
+        entry.look_after(*moves, 0.0)
         entry.form_batch(*moves, 0, 0, 1)
         entry.end_batch(*moves, 0, 0, 0, (0.0, 0.0), True)
         entry.end_live_interval(*moves, 1.0)
@@ -193,7 +193,7 @@ class LiveSystem(System):
             now_s = self.worker.now()
             next_s = self._take_in(now_s, min(now_s, until_s))
             if self._is_over(now_s, until_s):
-                entry.drop_expired(self._arrays, self._metrics)
+                entry.look_after(self._arrays, self._metrics, now_s)
                 self._look()
                 return
             for k in stages:

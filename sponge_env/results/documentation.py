@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics, declared
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics, declared, unit_of
 from sponge_env.results.layout import with_block
 
 METRICS = """# Metrics
@@ -67,7 +67,7 @@ def metrics_page() -> str:
     text = METRICS
     for cls, title in SECTIONS.items():
         described = [(f.name, f.metadata) for f in declared(cls)]
-        rows = [(m["group"], f"`{n}`", m["unit"], m["better"], m["help"]) for n, m in described]
+        rows = [(m["group"], f"`{n}`", unit_of(n), m["better"], m["help"]) for n, m in described]
         text += f"\n## {title}: `{cls.__name__}`\n\n"
         text += text_table(("group", "name", "unit", "better", "meaning"), rows)
         text += STAGES * (cls is StageMetrics)

@@ -19,10 +19,10 @@ CELL_METRICS = (
     "latency_p99_s", "effective_accuracy",
 )  # fmt: skip
 
-MEANS = tuple(c.metric for c in COLUMNS if c.pooled)
+MEANS = tuple(c.metric for c in COLUMNS if "pooled" in c.places)
 """Metrics of the means, each with the ends of its 95 % interval."""
 
-COMPARED = tuple(c.metric for c in COLUMNS if c.pooled and c.compared)
+COMPARED = tuple(c.metric for c in COLUMNS if c.compared and "pooled" in c.places)
 """Metrics with a corrected p value of "as much as the reference"."""
 
 ALL = "all"

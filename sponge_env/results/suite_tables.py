@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.metrics import CELL, Column, Place, column, columns, pooled_columns
+from sponge_env.metrics import CELL, Column, Place, column, columns
 from sponge_env.results.comparison import Cell, Comparison, Span
 from sponge_env.results.export import means
 from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
@@ -155,7 +155,7 @@ def means_table(comparison: Comparison, start: str) -> Table:
         ("cells", lambda agent: f"{rows[agent]['cells']}/{len(cells)}"),
     ]
     left_out = "instead" if comparison.common_bound else "needed"
-    for c in pooled_columns(comparison.accuracies(cells)):
+    for c in columns("pooled", accuracies=comparison.accuracies(cells)):
         if c.bound != left_out:
             p_values = {agent: row.get(f"{c.metric}_p") for agent, row in rows.items()}
             known = {agent: p for agent, p in p_values.items() if p is not None}

@@ -145,7 +145,6 @@ class ServedSystem(LiveSystem):
     def _rehearse(self) -> None:
         moves = self._arrays, self._metrics
         entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True)
-        entry.look_after(*moves, 0.0)
         entry.cancel(*moves, 0, 0.0)
         super()._rehearse()
         self._arrays.settings["sheds"] = True

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sponge_env.core.compiled import CPUS, rows
 from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.fields import OBS_DIM
-from sponge_env.core.records import LEDGER_ROW, METRICS
+from sponge_env.core.records import METRICS
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import StageSpec, SystemSpec
+from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics, outcome_names
+from sponge_env.simulation.memory import allocations, blank_metrics
 from sponge_env.simulation.workload import list_requests
 
 Observations = NDArray[np.float32]
@@ -41,7 +41,6 @@ class BatchSimulator:
         *,
         replicas_max: int | None = None,
         queue_capacity: int | None = None,
-        ledger_capacity: int = 0,
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
         intervals_max: int | None = None,
@@ -49,17 +48,14 @@ class BatchSimulator:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
         Args:
-            scenarios: A pool of scenarios with the same limits and interval, for these
-                define the actions and the step.
+            scenarios: A pool of scenarios with the same limits and interval.
             assignment: (n,) scenario of each environment. Changes to this array take
                 effect at an environment's next reset.
-            replicas_max: Most replicas that an allocation asks for; what the scenarios
-                allow if left out. Few need less memory.
-            queue_capacity: Requests that can wait and run in one environment, rounded up
-                to a power of two. Further ones are dropped and counted as ``overflowed``.
-                If left out, an episode's expected requests and a quarter more, between 1024
-                and 65536; memory that is never used costs nothing.
-            ledger_capacity: Requests of an episode whose end :meth:`ledger` shows.
+            replicas_max: Most replicas that an allocation asks for, if not the limit; few need
+                less memory.
+            queue_capacity: Requests that can wait and run in one environment, rounded up to a
+                power of two. Further ones are dropped and counted as ``overflowed``. If left out,
+                an episode's expected requests and a quarter more, between 1024 and 65536.
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
@@ -73,7 +69,6 @@ class BatchSimulator:
             ("the number of environments", count, 1),
             ("the number of scenarios", len(scenarios), 1),
             ("queue_capacity", queue_capacity, 1),
-            ("ledger_capacity", ledger_capacity, 0),
             ("threads", threads, 1),
             ("the number of steps", intervals_max, 1),
         ):
@@ -85,12 +80,18 @@ class BatchSimulator:
         """(n,) whether each environment's episode is over."""
         self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
         self._configuration = Configuration(self.scenarios, replicas_max)
-        self._most = np.array([_limits(stage, replicas_max) for stage in self.specs[0].stages])
+        self._most = np.array(
+            [
+                (s.cores_max, s.batch_max, replicas_max or s.replicas_max, len(s.latencies) - 1)
+                for s in self.specs[0].stages
+            ]
+        )
+        """(stages, 4) most cores, batch, replicas and variant of an allocation."""
         if intervals_max is not None:
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
-        room.queue, room.ledger = queue_capacity or room.queue, ledger_capacity
+        room.queue = queue_capacity or room.queue
         self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count, len(self._most))
         self._seeds = np.full(count, -1)
@@ -106,12 +107,6 @@ class BatchSimulator:
     def specs(self) -> Sequence[SystemSpec]:
         """(scenarios,) what a controller may know about each system."""
         return self._configuration.specs
-
-    @property
-    def bytes_per_env(self) -> int:
-        """Memory allocated for one environment; what is never used costs nothing."""
-        own = self._configuration.bytes_per_env(self._arrays)
-        return own + self._metrics.nbytes // self.num_envs
 
     @property
     def episode_returns(self) -> NDArray[np.float64]:
@@ -143,7 +138,11 @@ class BatchSimulator:
         _at_least("every episode seed", int(seeds.min()), 0)
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
-        self._list_requests(chosen, scenarios, seeds)
+        # What the kernels do not draw one at a time.
+        listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
+        for i in np.flatnonzero(chosen & listed).tolist():
+            workload = self._configuration.workload(int(scenarios[i]), int(seeds[i]))
+            self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
         self._run(begin_traffic_range, self._seeds, self._metrics)
@@ -189,30 +188,11 @@ class BatchSimulator:
         self._move(DRAIN, np.zeros((self.num_envs, self._obs_dim), np.float32))
         return self._metrics
 
-    def ledger(self, index: int) -> dict[str, NDArray[Any]]:
-        """Return the requests of an environment's episode that have ended, in that order.
-
-        The columns, at most ``ledger_capacity`` long, are the fields of
-        :class:`~sponge_env.core.records.LedgerRow`.
-        """
-        rows = self._arrays.ledger[index, : self._arrays.envs[index]["ended"]]
-        columns = {name: rows[name].copy() for name in LEDGER_ROW.names or ()}
-        return {**columns, "outcome": outcome_names(columns["outcome"])}
-
     def close(self) -> None:
         """Stop the threads; safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-
-    def _list_requests(
-        self, chosen: NDArray[np.bool_], scenarios: NDArray[np.int64], seeds: NDArray[np.int64]
-    ) -> None:
-        """Draw the requests that the kernels do not draw one at a time."""
-        listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
-        for i in np.flatnonzero(chosen & listed).tolist():
-            workload = self._configuration.workload(int(scenarios[i]), int(seeds[i]))
-            self._arrays = list_requests(self._arrays, i, workload)
 
     def _move(self, move: int, observations: Observations) -> None:
         out = observations, self._metrics, self.over
@@ -231,12 +211,6 @@ class BatchSimulator:
         kernel(self._arrays, *edges[:2], *arguments)
         for other in others:
             other.result()
-
-
-def _limits(stage: StageSpec, replicas_max: int | None) -> tuple[int, ...]:
-    """Return the most that a stage's allocation can have: cores, batch, replicas, variant."""
-    replicas = replicas_max or stage.replicas_max
-    return stage.cores_max, stage.batch_max, replicas, len(stage.latencies) - 1
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

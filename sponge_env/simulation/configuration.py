@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.core.records import SAMPLE, Arrays
 from sponge_env.core.settings import (
     INSTANT,
     LISTED,
     write_spec,
-    write_stage,
     write_table,
     write_tables,
 )
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageSpec, SystemSpec
-from sponge_env.latency import QuotaService
 from sponge_env.scenario.config import Initial, Stage
 from sponge_env.scenario.graph import always_passed, ancestors, predecessors
 from sponge_env.scenario.profile import Profile
@@ -82,19 +79,13 @@ class Configuration(MemoryPlan):
         """Return the requests of an episode of one of the scenarios."""
         return draw_workload(self.scenarios[row], self._profiles[row], seed)
 
-    def bytes_per_env(self, arrays: Arrays) -> int:
-        """Return the memory that one environment takes of :meth:`allocate`."""
-        own = (a for name, a in arrays._asdict().items() if name not in _SHARED)
-        trace: int = self.room.private * SAMPLE.itemsize
-        return trace + sum(int(array.nbytes) // len(arrays.envs) for array in own)
-
     def _add(self, at: int, scenario: Scenario, profile: Profile) -> None:
         spec, row, profiles = make_spec(scenario, profile), self.settings[at], self._profiles
         self.specs.append(spec)
         self.scenarios.append(scenario)
         profiles.append(profile)
         write_tables(row, scenario)
-        write_spec(row, self.models[at, 0], spec)
+        write_spec(row, self.models[at], spec)
         row["intervals"] = scenario.intervals
         several = len(spec.stages) > 1
         # Requests of one class arrive in the order of their deadlines.
@@ -107,7 +98,6 @@ class Configuration(MemoryPlan):
         for k, stage in enumerate(scenario.pipeline):
             tasks = spec.stages[k].mean_tasks
             self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected * tasks)))
-            write_stage(self.models[at, k], spec.stages[k])
             self._add_flow(self.models[at, k], stage, scenario, k)
             self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
             if self._measured_work:
@@ -145,8 +135,12 @@ class Configuration(MemoryPlan):
         row["core_unit"] = profile.core_unit
         points = max(len(each.noise_quantiles) for each in profiles)
         row["noise_points"] = points
+        known = [np.linspace(0, 1, len(each.noise_quantiles)) for each in profiles]
         row["noise_at"] = self.numbers.add(
-            [_stretched(p.noise_quantiles, points) for p in profiles]
+            [
+                np.interp(np.linspace(0, 1, points), at, each.noise_quantiles)
+                for at, each in zip(known, profiles, strict=True)
+            ]
         )
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["limited"], row["cpu_cores"] = True, spec.cpu_cores
@@ -154,9 +148,15 @@ class Configuration(MemoryPlan):
             work_s = np.array([each.work_table_s(limits.batch) for each in profiles])
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
-            row["overheads_at"] = self.numbers.add(
-                [_overheads_s(each, bool(self._measured_work)) for each in quotas]
+            overheads_s = np.array(
+                [
+                    (q.dispatch_s, q.dispatch_request_s, q.idle_s, q.wake_cost_s, q.resume_s)
+                    for q in quotas
+                ]
             )
+            if self._measured_work:  # it includes what rests and pauses cost
+                overheads_s[:, 3:] = 0.0
+            row["overheads_at"] = self.numbers.add(overheads_s)
             most_s, unit = float(work_s.max()), profile.core_unit
             slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
             if 2 * self._most_replicas(stage) > spec.cpu_cores:
@@ -200,26 +200,8 @@ def shortest_s(
     return max(ends_s)
 
 
-def _overheads_s(quota: QuotaService, replayed: bool) -> tuple[float, ...]:
-    """Return what batches of a variant take beside their work, see :data:`.service.OVERHEADS`.
-
-    Work that was measured in a live run and is replayed includes what rests and pauses cost.
-    """
-    costs_s = (0.0, 0.0) if replayed else (quota.wake_cost_s, quota.resume_s)
-    return quota.dispatch_s, quota.dispatch_request_s, quota.idle_s, *costs_s
-
-
 def _bits(places: Iterable[int]) -> int:
     return sum(1 << place for place in places)
-
-
-def _stretched(quantiles: Sequence[float], points: int) -> FloatArray:
-    """Return quantiles at so many points, in a straight line between those that there are."""
-    known = np.linspace(0, 1, len(quantiles))
-    return np.interp(np.linspace(0, 1, points), known, quantiles)
-
-
-_SHARED = ("settings", "models", "traces", "numbers", "blank")
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:

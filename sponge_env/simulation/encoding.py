@@ -1,11 +1,10 @@
 """Between the physical view and the vectors of a learner, in both directions.
 
-The environments and the learned controllers use the same functions, so training and
-evaluation cannot differ. Four kinds of control share them: *vertical*, which chooses cores and
-batch size of one replica; *joint*, which chooses the number of replicas, too; *variants*, which
-chooses the model variant instead; and *pipeline*, which chooses what there is to choose in every
-stage. The vertical observation is the first part of the joint one; the other two see all stages.
-Actions that make no sense at all can be masked.
+Training and evaluation use the same functions. Four kinds of control share them: *vertical*, which
+chooses cores and batch size of one replica; *joint*, which chooses the number of replicas, too;
+*variants*, which chooses the model variant instead; and *pipeline*, which chooses what there is to
+choose in every stage. The vertical observation is the first part of the joint one; the other two
+see all stages. Actions that make no sense at all can be masked.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import (
     Allocation,
     StageAllocation,
-    StageSpec,
     SystemSpec,
     SystemView,
 )
@@ -112,7 +110,12 @@ def control_named(name: ControlName, spec: SystemSpec) -> Control:
         )
     if name in ("vertical", "joint"):
         return VERTICAL if name == "vertical" else JOINT
-    choices = tuple(_chosen(stage, replicas=name == "pipeline") for stage in spec.stages)
+    choices = tuple(
+        ("cores", "batch")
+        + ("replicas",) * (name == "pipeline" and stage.replicas_max > 1)
+        + ("variant",) * (len(stage.latencies) > 1)
+        for stage in spec.stages
+    )
     return Control(staged_names([stage.name for stage in spec.stages]), choices)
 
 
@@ -123,14 +126,6 @@ def reaching(name: ControlName, spec: SystemSpec) -> ControlName:
     if len(spec.first.latencies) > 1 and name in ("vertical", "joint"):
         return "variants" if name == "vertical" else "pipeline"
     return name
-
-
-def _chosen(stage: StageSpec, replicas: bool) -> tuple[str, ...]:
-    """Return what there is to choose of a stage."""
-    names = ["cores", "batch"]
-    names += ["replicas"] * (replicas and stage.replicas_max > 1)
-    names += ["variant"] * (len(stage.latencies) > 1)
-    return tuple(names)
 
 
 def _count(spec: SystemSpec, k: int, name: str) -> int:
@@ -147,7 +142,7 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
     It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
     """
     observation = np.zeros((1, control.obs_dim), np.float32)
-    observe_one(*recalled(view, spec, control.sees_stages), observation)
+    observe_one(*recalled(view, spec), observation)
     first: NDArray[np.float32] = observation[0]
     return first
 
@@ -184,7 +179,8 @@ class ActionMasks:
 
     def __init__(self, spec: SystemSpec, control: Control = VERTICAL) -> None:
         up_to = [_sensible(spec, control, k, name) for k, name in control.parts]
-        rates = [_rate_field(spec, control, k) for k, _ in control.parts]
+        own = [f"{spec.stages[k].name}." if control.sees_stages else "" for k, _ in control.parts]
+        rates = [control.fields.index(name + _RATE) for name in own]
         self._up_to = np.concatenate(up_to)
         self._rates = np.repeat(rates, [len(each) for each in up_to])
 
@@ -212,8 +208,3 @@ def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArr
     fits = shortest_s <= spec.slo_s
     fits[0 if name == "batch" else shortest_s.argmin()] = True
     return np.where(fits, np.inf, -np.inf)
-
-
-def _rate_field(spec: SystemSpec, control: Control, k: int) -> int:
-    """Return the place of a stage's arrival rate in an observation."""
-    return control.fields.index(f"{spec.stages[k].name}.{_RATE}" if control.sees_stages else _RATE)

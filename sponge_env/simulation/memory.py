@@ -56,7 +56,6 @@ class Room:
     pending: int = 1
     """Resizes that wait for their time at once, and one."""
     group: int = 1
-    """Requests in a group of recorded arrivals."""
     private: int = 0
     """Rows of bandwidth that belong to one environment."""
 
@@ -75,52 +74,37 @@ class MemoryPlan:
         self.models = np.zeros((scenarios, stages), STAGE_SETTINGS)
         """(scenarios, stages) of :class:`~sponge_env.core.settings.StageSettings`."""
         self.numbers = Pool(np.float64)
-        """Tables."""
         self.traces = Pool(records.SAMPLE)
-        """Recorded bandwidth."""
         self.room = Room()
 
     def allocate(self, count: int) -> Arrays:
-        """Allocate the memory of ``count`` environments."""
-        tables = self.settings, self.models, self.traces.array, self.numbers.array
-        return allocate(count, self.room, *tables)
-
-
-def allocate(
-    count: int,
-    room: Room,
-    settings: NDArray[Any],
-    models: NDArray[Any],
-    traces: NDArray[Any],
-    numbers: NDArray[Any],
-) -> Arrays:
-    """Allocate ``count`` environments that share (scenarios,) settings, bandwidth and tables."""
-    shared = len(traces)
-    all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
-    all_traces[:shared] = traces
-    capacity = 1 << (room.queue - 1).bit_length()
-    several, envs = models.shape[1], np.zeros(count, records.ENV)
-    stages = np.zeros((count, several), records.STAGE)
-    envs["private_at"] = shared + np.arange(count) * room.private
-    envs["interval"] = np.iinfo(np.int64).max
-    stages["ring"] = capacity - 1
-    arrays = Arrays(
-        envs=envs,
-        stages=stages,
-        replicas=np.zeros((count, several, room.replicas), records.REPLICA),
-        pending=np.zeros((count, several, room.pending), records.PENDING),
-        requests=np.zeros((count, 1), records.LISTED_REQUEST),
-        queue=np.zeros((count, several, capacity), records.WAITING),
-        opened=np.zeros((count, capacity if several > 1 else 1), records.OPEN_REQUEST),
-        group=np.zeros((count, room.group)),
-        ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
-        settings=settings,
-        models=models,
-        traces=all_traces,
-        numbers=numbers,
-        blank=records.BLANK,
-    )
-    return Arrays(*map(rows, arrays))
+        """Allocate ``count`` environments that share settings, bandwidth and tables."""
+        room, traces = self.room, self.traces.array
+        shared, (_, several) = len(traces), self.models.shape
+        all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
+        all_traces[:shared] = traces
+        capacity = 1 << (room.queue - 1).bit_length()
+        envs, stages = np.zeros(count, records.ENV), np.zeros((count, several), records.STAGE)
+        envs["private_at"] = shared + np.arange(count) * room.private
+        envs["interval"] = np.iinfo(np.int64).max
+        stages["ring"] = capacity - 1
+        arrays = Arrays(
+            envs=envs,
+            stages=stages,
+            replicas=np.zeros((count, several, room.replicas), records.REPLICA),
+            pending=np.zeros((count, several, room.pending), records.PENDING),
+            requests=np.zeros((count, 1), records.LISTED_REQUEST),
+            queue=np.zeros((count, several, capacity), records.WAITING),
+            opened=np.zeros((count, capacity if several > 1 else 1), records.OPEN_REQUEST),
+            group=np.zeros((count, room.group)),
+            ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
+            settings=self.settings,
+            models=self.models,
+            traces=all_traces,
+            numbers=self.numbers.array,
+            blank=records.BLANK,
+        )
+        return Arrays(*map(rows, arrays))
 
 
 def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -136,11 +120,6 @@ def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray
 def blank_metrics(count: int) -> NDArray[Any]:
     """Return (count,) metrics of intervals in which nothing was measured."""
     return rows(np.repeat(records.BLANK, count))
-
-
-def outcome_names(outcomes: NDArray[np.int64]) -> NDArray[np.str_]:
-    """Return outcomes as the words that stand in tables."""
-    return _NAMES[outcomes]
 
 
 def ledger_columns(
@@ -173,7 +152,7 @@ def ledger_columns(
         **requests,
         "started_s": spread("started_s", np.nan),
         "finished_s": spread("finished_s", np.nan),
-        "outcome": outcome_names(outcome),
+        "outcome": _NAMES[outcome],
         "hopeless": hopeless,
         "needs_cores": ~hopeless & (budget_s < settings["one_core_below_s"]),
         "batch_size": spread("batch_size", 0),

@@ -68,8 +68,8 @@ class System(ABC):
             seed: Seed of arrivals, bandwidth and noise.
             profile: Latency profile; the scenario's if left out.
             workload: Requests; those of scenario and seed if left out.
-            measured_work: Table of the work that simulated batches of each stage take instead of
-                that of the profile, see :mod:`sponge_env.core.service`.
+            measured_work: Table of the work of each stage's simulated batches, see
+                :mod:`sponge_env.core.service`; the profile's if left out.
 
         Raises:
             SpongeError: The scenario or profile cannot be used.
@@ -210,13 +210,8 @@ class System(ABC):
             arrivals=arrivals,
             cores_in_force=int(stage["planned_cores"]),
             pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
-            last=self._stage_metrics(k),
+            last=StageMetrics(*stage["measured"].item()) if self._interval else None,
         )
-
-    def _stage_metrics(self, k: int) -> StageMetrics | None:
-        if not self._interval:
-            return None
-        return StageMetrics(*self._arrays.stages["measured"][0, k].item())
 
     def observe(self, control: Control) -> NDArray[np.float32]:
         """Return what a learner sees now, (control.obs_dim,)."""

@@ -26,15 +26,8 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
 from sponge_env.simulation.memory import MemoryPlan
 
-_KINDS = {
-    "poisson": kinds.POISSON,
-    "constant": kinds.CONSTANT,
-    "bursty": kinds.BURSTY,
-    "flash-crowd": kinds.FLASH_CROWD,
-    "diurnal": kinds.DIURNAL,
-    "trace": kinds.RECORDED,
-}
-
+_KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
+"""In the order of the kinds' numbers."""
 
 MOST_REQUESTS = 10_000_000
 """Requests of one episode; each takes a few hundred bytes."""
@@ -58,7 +51,7 @@ def _add_network(plan: MemoryPlan, row: Any, scenario: Scenario) -> None:
     elif network.trace != "none":
         trace = read_bandwidth(network.trace)
         if math.isfinite(trace.mean_bytes_per_s):
-            _add_trace(plan, row, trace)
+            add_trace(plan, row, trace)
             row["network_kind"] = kinds.FIXED if network.start == "beginning" else kinds.SHIFTED
     if scenario.mean_payload_bytes == 0:
         row["network_kind"] = kinds.INSTANT
@@ -76,7 +69,8 @@ def _add_network(plan: MemoryPlan, row: Any, scenario: Scenario) -> None:
     plan.room.at_least(private=int(private))
 
 
-def _add_trace(plan: MemoryPlan, row: Any, trace: BandwidthTrace) -> None:
+def add_trace(plan: MemoryPlan, row: Any, trace: BandwidthTrace) -> None:
+    """Write a bandwidth trace into a scenario's settings."""
     samples = np.zeros(trace.start_s.size + 1, SAMPLE)
     samples["start_s"] = np.append(trace.start_s, trace.duration_s)
     samples["bandwidth"] = np.append(trace.bandwidth_bytes_per_s, 0.0)
@@ -87,7 +81,7 @@ def _add_trace(plan: MemoryPlan, row: Any, trace: BandwidthTrace) -> None:
 
 def _add_arrivals(plan: MemoryPlan, row: Any, scenario: Scenario, rate: float) -> None:
     arrivals, duration_s = scenario.arrivals, scenario.duration_s
-    row["arrival_kind"] = _KINDS[arrivals.kind]
+    row["arrival_kind"] = _KINDS.index(arrivals.kind)
     row["rate_rps"], row["sent_before_s"] = rate, duration_s
     rates_rps: list[float] = []
     if arrivals.kind == "constant":
@@ -116,10 +110,9 @@ def _add_recorded(
 ) -> None:
     """Add arrivals as groups of requests that lie anywhere in a stretch of time.
 
-    That is one group for each second of counted requests, and one for each request of a
-    trace with exact times. With a rate, each group's size is rounded up or down at random
-    so that this is the mean rate; the first copy of a request with an exact time keeps
-    its time, further ones lie anywhere before the next request.
+    That is one group for each second of counted requests, or for each request of a trace with
+    exact times. With a rate, sizes are rounded up or down at random so that this is the mean rate;
+    of a request with an exact time only copies move, to anywhere before the next request.
     """
     start_s: NDArray[Any]
     if isinstance(trace, EventTrace):
@@ -187,7 +180,6 @@ def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
 
 
 def _replica_rps(limits: Limits, variants: Sequence[Profile], cores: int) -> float:
-    """Return the throughput of a replica with the fastest variant."""
     return max(variant.capacity_rps(limits.batch, cores) for variant in variants)
 
 

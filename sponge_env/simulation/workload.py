@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import rows
-from sponge_env.core.entry import arrive, begin_traffic_range, choose_classes, draw_requests
+from sponge_env.core.entry import arrive, begin_traffic_range, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import INSTANT, write_tables
 from sponge_env.formats import BandwidthTrace
 from sponge_env.scenario.config import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 from sponge_env.simulation.traffic import add_traffic, nothing_sent, rate_rps
 
@@ -104,7 +105,11 @@ def _mixed(scenario: Scenario, arrays: Arrays, requests: NDArray[Any], seed: int
     kinds = scenario.classes
     table = np.array([(k.share, k.slo_s, k.payload_bytes) for k in kinds], dtype=np.float64)
     ends = np.cumsum(table[:, 0])
-    choose_classes(arrays, requests, ends, table[:, 1], table[:, 2], seed)
+    drawn = stream(seed, "classes").random(len(requests)) * ends[-1]
+    # Rounding may lift the largest product onto the last end.
+    kind = np.minimum(np.searchsorted(ends, drawn, side="right"), len(kinds) - 1)
+    requests["deadline_s"] = requests["sent_s"] + table[kind, 1]
+    requests["payload_bytes"] = table[kind, 2]
     # Transfers of one size, whatever their SLO, keep their order.
     for payload_bytes in np.unique(requests["payload_bytes"]).tolist():
         arrive(arrays, blank_metrics(1), requests, payload_bytes)

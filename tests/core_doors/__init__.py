@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from sponge_env.core import entry, quota, rng, service
 from sponge_env.core.compiled import entry_point, rows
 from sponge_env.core.entry import _world
-from sponge_env.core.records import LISTED_REQUEST, SAMPLE, Arrays
+from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.rng import seed_stream, uniform
-from sponge_env.core.settings import CONSTANT, FIXED, SETTINGS, STAGE_SETTINGS, write_table
+from sponge_env.core.settings import CONSTANT, FIXED, write_table
 from sponge_env.formats import BandwidthTrace
 from sponge_env.latency import QuotaService
-from sponge_env.simulation.memory import Room, allocate, blank_metrics
+from sponge_env.simulation.memory import MemoryPlan, blank_metrics
+from sponge_env.simulation.traffic import add_trace
 
 METRICS = blank_metrics(1)
 
@@ -35,44 +36,32 @@ def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
     return rng.mixed_uniform(key, row, stage, task)
 
 
-@entry_point
-def _begin(arrays: Arrays, metrics: NDArray[Any], cores: int, phase: float) -> None:
-    w = _world(arrays, 0, metrics)
-    service.new_service(w, w.replicas[0], cores)
-    if w.model.limited:
-        quota.new_bucket(w.model, w.replicas[0], phase)
+BEGIN, LOAD, START, ADVANCE, RESIZE, SHARE = range(6)
 
 
 @entry_point
-def _load(arrays: Arrays, metrics: NDArray[Any], now_s: float, loading: int) -> None:
+def _serve(
+    arrays: Arrays, metrics: NDArray[Any], move: int, now_s: float, value: int, part: float
+) -> None:
+    """Make one of the moves above, compiled at once; ``value`` are cores, replicas or requests."""
     w = _world(arrays, 0, metrics)
-    w.replicas[0].batch_size = 0
-    service.load_service(w, w.replicas[0], now_s, loading)
-
-
-@entry_point
-def _start(arrays: Arrays, metrics: NDArray[Any], now_s: float, size: int) -> None:
-    w = _world(arrays, 0, metrics)
-    w.replicas[0].batch_size = size
-    service.start_service(w, w.replicas[0], now_s)
-
-
-@entry_point
-def _advance(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> None:
-    w = _world(arrays, 0, metrics)
-    service.advance(w, w.replicas[0], now_s)
-
-
-@entry_point
-def _resize(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: int) -> None:
-    w = _world(arrays, 0, metrics)
-    service.resize_service(w, w.replicas[0], now_s, cores)
-
-
-@entry_point
-def _share(arrays: Arrays, metrics: NDArray[Any], now_s: float, cores: float) -> None:
-    w = _world(arrays, 0, metrics)
-    quota.share(w.model, w.replicas[0], now_s, cores)
+    replica = w.replicas[0]
+    if move == BEGIN:
+        service.new_service(w, replica, value)
+        if w.model.limited:
+            quota.new_bucket(w.model, replica, part)
+    elif move == LOAD:
+        replica.batch_size = 0
+        service.load_service(w, replica, now_s, value)
+    elif move == START:
+        replica.batch_size = value
+        service.start_service(w, replica, now_s)
+    elif move == ADVANCE:
+        service.advance(w, replica, now_s)
+    elif move == RESIZE:
+        service.resize_service(w, replica, now_s, value)
+    else:
+        quota.share(w.model, replica, now_s, part)
 
 
 @entry_point
@@ -87,10 +76,9 @@ def measured_works(
     batch_max: int = 0,
 ) -> list[float]:
     """Return the relative works that batches of these sizes get of a table of measured ones."""
-    models = np.zeros((1, 1), STAGE_SETTINGS)
-    models["replay_at"], models["limits"]["batch"] = 1, batch_max
-    numbers, nothing = np.concatenate([np.zeros(1), table]), np.zeros(0, SAMPLE)
-    arrays = allocate(1, Room(), np.zeros(1, SETTINGS), models, nothing, numbers)
+    plan = MemoryPlan(1)
+    plan.models["replay_at"], plan.models["limits"]["batch"] = plan.numbers.add(table), batch_max
+    arrays = plan.allocate(1)
     kinds = zip(variants or [0] * len(sizes), sizes, strict=True)
     return [_replayed(arrays, METRICS, variant, size) for variant, size in kinds]
 
@@ -109,16 +97,17 @@ class CoreService:
         phase: float = 0.0,
     ) -> None:
         """Start idle: on whole cores with (batch_max, cores_max) latencies, or under a quota."""
-        models, table_s = np.zeros((1, 1), STAGE_SETTINGS), np.asarray(latency_s, np.float64)
-        row, sizes = models[0, 0], max(len(work_s), len(table_s))
+        plan, table_s = MemoryPlan(1), np.asarray(latency_s, np.float64)
+        row, sizes = plan.models[0, 0], max(len(work_s), len(table_s))
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
-        parts = [np.zeros(1), np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
+        parts = [np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
         overheads_s = np.zeros(service.OVERHEADS)
         if limit is not None:
             overheads_s[:2] = limit.dispatch_s, limit.dispatch_request_s
             overheads_s[2:] = limit.idle_s, limit.wake_cost_s, limit.resume_s
         parts.append(overheads_s)
-        row["replay_at"], row["work_at"] = 1, 2 + 2 * sizes
+        row["replay_at"] = plan.numbers.add(np.concatenate(parts))
+        row["work_at"] = 2 + 2 * sizes
         row["served_at"] = row["work_at"] + len(work_s)
         row["overheads_at"] = row["served_at"] + table_s.size
         row["limits"]["cores"] = table_s.shape[-1]
@@ -126,10 +115,11 @@ class CoreService:
         if limit is not None:
             row["limited"] = True
             write_table(row["quota"], limit)
-        settings, nothing = np.zeros(1, SETTINGS), np.zeros(0, SAMPLE)
-        numbers = np.concatenate(parts)
-        self._arrays = allocate(1, Room(), settings, models, nothing, numbers)
-        _begin(self._arrays, METRICS, cores, phase)
+        self._arrays = plan.allocate(1)
+        self._serve(BEGIN, 0.0, cores, phase)
+
+    def _serve(self, move: int, now_s: float, value: int = 0, part: float = 0.0) -> None:
+        _serve(self._arrays, METRICS, move, now_s, value, part)
 
     @property
     def finish_s(self) -> float:
@@ -137,41 +127,37 @@ class CoreService:
 
     @property
     def used_core_s(self) -> float:
-        return float(self._arrays.replicas["used_core_s"][0, 0, 0])
+        return float(self._arrays.replicas["account"]["used_core_s"][0, 0, 0])
 
     @property
     def throttled_s(self) -> float:
-        return float(self._arrays.replicas["throttled_s"][0, 0, 0])
+        return float(self._arrays.replicas["account"]["throttled_s"][0, 0, 0])
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
         self._arrays.models["cold_start_s"] = cold_start_s
-        _load(self._arrays, METRICS, now_s, loading)
+        self._serve(LOAD, now_s, loading)
 
     def start(self, now_s: float, size: int, noise: float) -> None:
         self._arrays.numbers[1] = noise
-        _start(self._arrays, METRICS, now_s, size)
+        self._serve(START, now_s, size)
 
     def advance(self, now_s: float) -> None:
-        _advance(self._arrays, METRICS, now_s)
+        self._serve(ADVANCE, now_s)
 
     def resize(self, now_s: float, cores: int) -> None:
-        _resize(self._arrays, METRICS, now_s, cores)
+        self._serve(RESIZE, now_s, cores)
 
     def share(self, now_s: float, cores: float) -> None:
-        _share(self._arrays, METRICS, now_s, cores)
+        self._serve(SHARE, now_s, 0, cores)
 
 
 def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) -> Any:
     """Return when the core says that transfers end which begin at ascending times."""
-    settings = np.zeros(1, SETTINGS)
-    row, samples = settings[0], np.zeros(trace.start_s.size + 1, SAMPLE)
-    samples["start_s"] = np.append(trace.start_s, trace.duration_s)
-    samples["bandwidth"] = np.append(trace.bandwidth_bytes_per_s, 0.0)
-    samples["cumulative"] = trace.cumulative_bytes
+    plan = MemoryPlan(1)
+    row = plan.settings[0]
+    add_trace(plan, row, trace)
     row["network_kind"], row["arrival_kind"] = FIXED, CONSTANT
-    row["samples"], row["trace_s"] = trace.start_s.size, trace.duration_s
-    models = np.zeros((1, 1), STAGE_SETTINGS)
-    arrays = allocate(1, Room(), settings, models, samples, np.zeros(1))
+    arrays = plan.allocate(1)
     sent_s = np.atleast_1d(np.asarray(sent_s, np.float64))
     requests = rows(np.zeros(sent_s.size, LISTED_REQUEST))
     requests["sent_s"], requests["payload_bytes"] = sent_s, payload_bytes

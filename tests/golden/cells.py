@@ -166,8 +166,6 @@ LEARNED = {"ppo": "vertical", "ppo-joint": "joint"}
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of one agent."""
-
     cell: str
     start: str
     agent: str
@@ -175,13 +173,11 @@ class Episode:
 
     @classmethod
     def of(cls, key: str) -> Episode:
-        """Read what :attr:`key` says."""
         cell, start, agent, seed = key.split("/")
         return cls(cell, start, agent, int(seed))
 
     @property
     def key(self) -> str:
-        """Name in the files."""
         return f"{self.cell}/{self.start}/{self.agent}/{self.seed}"
 
     @property
@@ -192,12 +188,7 @@ class Episode:
 
 
 def agents_of(cell: Cell, known: list[str]) -> list[str]:
-    """Return the agents that are played in a cell.
-
-    Args:
-        cell: Where.
-        known: All registered agents.
-    """
+    """Return the agents that are played in a cell."""
     able = [agent for agent in known if agent not in UNTRAINED]
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]
@@ -231,12 +222,10 @@ class Sequence:
 
     @property
     def control(self) -> str:
-        """What is chosen."""
         return "joint" if self.number % 2 else "vertical"
 
     @property
     def vector(self) -> bool:
-        """Whether it is for a vector environment."""
         return self.number % 10 >= 6
 
     @property
@@ -256,7 +245,6 @@ class Sequence:
 
     @property
     def key(self) -> str:
-        """Name in the files."""
         kind = f"vector-{self.autoreset}" if self.vector else "single"
         return f"{self.number:02d}/{kind}/{self.control}/{'+'.join(self.cells)}"
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import cells, play
-from .hashing import Columns, digest
+from .play import Columns
 
 Names = Mapping[str, list[str]]
 """Columns that are hashed, by table."""
@@ -20,8 +21,26 @@ Tables = dict[str, Columns]
 """Everything behind an entry, by table."""
 
 
+def canonical(values: ArrayLike) -> bytes:
+    """Return values as float64, int64 or text; all NaNs are one."""
+    array = np.asarray(values)
+    if array.dtype.kind == "f":
+        return np.where(np.isnan(array), math.nan, array).astype(np.float64).tobytes()
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64).tobytes()
+    return "\n".join(map(str, array.ravel().tolist())).encode()
+
+
+def digest(columns: Columns, names: Iterable[str]) -> str:
+    """Hash the named columns; whatever else there is does not count."""
+    sha = hashlib.sha256()
+    for name in names:
+        data = canonical(columns[name])
+        sha.update(f"{name}:{len(data)}:".encode() + data)
+    return sha.hexdigest()[:16]
+
+
 def episode(key: str, names: Names) -> Entry:
-    """Play an episode of an agent."""
     what = cells.Episode.of(key)
     return _entry(play.play(what), names, cells.LEARNED.get(what.agent))
 
@@ -38,7 +57,6 @@ def _entry(played: play.Played, names: Names, control: str | None) -> Entry:
 
 
 def sequence(key: str, names: Names) -> Entry:
-    """Play random actions through an environment."""
     what = cells.Sequence(int(key.split("/")[0]))
     env = play.make_env(what)
     run = _vector if what.vector else _single
@@ -91,7 +109,6 @@ def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
 
 
 def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
-    """Step some environments at once."""
     observations, info = env.reset(seed=what.number)
     seen, seeds, rewards, over = [observations], [info["episode_seed"]], [], []
     measured, last_seen, last_measured, playing = [], [], [], info["episode_seed"]
@@ -152,7 +169,6 @@ def _plain(value: Any) -> Any:
 
 
 def clairvoyant(key: str, names: Names) -> Entry:
-    """Find a clairvoyant bound."""
     sides, schedule = play.clairvoyant(*cells.BOUNDS[key])
     return {**sides, "schedule": digest(schedule, sorted(schedule))}
 
@@ -167,7 +183,6 @@ MAKERS: dict[str, Callable[[str, Names], Entry]] = {
 
 
 def keys() -> dict[str, list[str]]:
-    """Return what each file holds."""
     return {
         "episodes": [one.key for one in cells.episodes(play.registered())],
         "sequences": [cells.Sequence(number).key for number in range(cells.SEQUENCES)],

@@ -27,7 +27,9 @@ from sponge_env.simulation.system import SimulatedSystem
 
 from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
 from .cells import Sequence as ActionSequence
-from .hashing import Columns
+
+Columns = Mapping[str, NDArray[Any]]
+"""Values by name."""
 
 _CONTROLS = {"vertical": VERTICAL, "joint": JOINT}
 
@@ -36,7 +38,6 @@ WALL_CLOCK = {"decision_s", "actuation_s", "paused_s", "decision_p50_s", "decisi
 
 
 def registered() -> list[str]:
-    """Return the names of all agents."""
     return sorted(known_controllers())
 
 
@@ -54,7 +55,6 @@ def column_names() -> dict[str, list[str]]:
 
 
 def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario:
-    """Return a cell's scenario."""
     made = load_scenario(CELLS[cell].scenario)
     for key, value in CELLS[cell].changes.items():
         if isinstance(value, Mapping):
@@ -137,7 +137,6 @@ def by_field(observations: NDArray[np.float32], control: str) -> Columns:
 
 
 def make_env(sequence: ActionSequence) -> Any:
-    """Make the environment of an action sequence."""
     places = [scenario(cell, "cold", SEQUENCE_S) for cell in sequence.cells]
     name = {"vertical": "Sponge-v0", "joint": "SpongeJoint-v0"}[sequence.control]
     if not sequence.vector:
@@ -152,12 +151,7 @@ def make_env(sequence: ActionSequence) -> Any:
 
 
 def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Played]:
-    """Play the simulated counterparts of a live run, as a fidelity run does.
-
-    Args:
-        key: Of :data:`FIDELITY`.
-        measured: Size of each live batch, and its CPU time relative to the profile's.
-    """
+    """Play the simulated counterparts of a live run, as a fidelity run does."""
     cell, start, agent, repetition = FIDELITY[key]
     place = scenario(cell, start, 60.0)
     profile = scenario_profile(place)

@@ -1,9 +1,9 @@
 """Records the golden files, or checks that everything is still computed as they say.
 
-python -m tests.golden.record            write them anew, with the columns that they have
+python -m tests.golden.record            write them anew, with the columns of ``columns.json``,
+                                         or of today where that is not there
 python -m tests.golden.record --check    play everything and say what differs
     --only PATTERN                       only entries whose file/key contains it
-    --columns                            write them anew with all columns of today
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ COLUMNS = HERE / "columns.json"
 
 
 def read(name: str) -> dict[str, Entry]:
-    """Read a golden file."""
     entries: dict[str, Entry] = json.loads((HERE / f"{name}.json").read_text())
     return entries
 
@@ -55,14 +54,9 @@ def _lines(entries: Mapping[str, Entry]) -> str:
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
-def record(only: str, columns: bool) -> None:
-    """Write files anew.
-
-    Args:
-        only: What must be in an entry's file and key; the others stay as they are.
-        columns: Whether all columns of today are hashed from now on, which changes every hash.
-    """
-    if columns or not COLUMNS.exists():
+def record(only: str) -> None:
+    """Write files anew."""
+    if not COLUMNS.exists():
         about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
         COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
     names = read_names()
@@ -97,15 +91,13 @@ def check(only: str) -> int:
 
 
 def main() -> int:
-    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--columns", action="store_true")
     arguments = parser.parse_args()
     if not arguments.check:
-        record(arguments.only, arguments.columns)
+        record(arguments.only)
         return 0
     return min(1, check(arguments.only))
 

@@ -16,8 +16,6 @@ from sponge_env.interfaces import StageAllocation
 
 @dataclass(frozen=True)
 class StageModel:
-    """What a stage is."""
-
     latency_s: Sequence[Sequence[Sequence[float]]]
     """[variant][batch - 1][cores - 1]"""
     accuracies: Sequence[float]
@@ -43,8 +41,6 @@ class Ticket:
 
 @dataclass
 class Running:
-    """A batch on a replica."""
-
     tickets: list[Ticket]
     variant: int
     finish_s: float
@@ -192,12 +188,10 @@ class Pipeline:
             self._close(ticket, "on_time" if in_time else "late", k, running.finish_s)
 
     def _before(self, k: int) -> set[int]:
-        """Return all stages that lead to one."""
         after = self.stages[k].after
         return set(after).union(*map(self._before, after))
 
     @staticmethod
     def accuracy(ticket: Ticket) -> float:
-        """Return the accuracy of an answer."""
         means = [a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d]
         return math.prod(means)

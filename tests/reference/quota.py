@@ -57,15 +57,7 @@ class QuotaBucket:
         cores: int,
         phase: float = 0.0,
     ) -> None:
-        """Start idle, with a full pool.
-
-        Args:
-            quota: Period, tick and overheads.
-            work_s: (batch_max,) CPU seconds of a batch at full speed.
-            core_unit: Physical cores in a core unit.
-            cores: Core units at first.
-            phase: Moment of the refills within a period of the clock, in periods.
-        """
+        """Start idle, with a full pool."""
         self._quota, self._work_s, self._core_unit = quota, work_s, core_unit
         self._grant(float(cores))
         self._now = Account(phase * quota.period_s, self._granted_s)
@@ -75,19 +67,14 @@ class QuotaBucket:
 
     @property
     def used_core_s(self) -> float:
-        """Core-seconds used so far."""
         return self._now.used_core_s
 
     @property
     def throttled_s(self) -> float:
-        """Time stopped so far."""
         return self._now.throttled_s
 
     def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
-        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit.
-
-        That time was measured with its pauses, so these cost nothing more.
-        """
+        """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
         self._wake_s = self._resume_s = 0.0
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (self._quota.loading_contention - 1.0) * contention
@@ -100,7 +87,6 @@ class QuotaBucket:
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
     def advance(self, now_s: float) -> None:
-        """Progress to ``now_s``."""
         if self._now.left_s > 0:
             if now_s >= self.finish_s:
                 self._now = replace(self._end)
@@ -108,7 +94,6 @@ class QuotaBucket:
                 self._run(self._now, now_s)
 
     def resize(self, now_s: float, cores: int) -> None:
-        """Write the quota."""
         self.advance(now_s)
         self._catch_up(now_s, paying=False)
         self._grant(float(cores))
@@ -129,7 +114,6 @@ class QuotaBucket:
         self._granted_s = cores * self._core_unit * self._quota.period_s
 
     def _wake(self, now_s: float, work_s: float) -> None:
-        """Begin work at ``now_s``."""
         self.advance(now_s)
         self._catch_up(now_s)
         rested = now_s - self._now.now_s >= self._quota.idle_s
@@ -147,14 +131,12 @@ class QuotaBucket:
             account.pool_s = self._granted_s
 
     def _predict(self) -> None:
-        """Find the end of the work at hand."""
         if self._now.left_s > 0:
             self._end = replace(self._now)
             self._run(self._end, math.inf)
             self.finish_s = self._end.now_s
 
     def _run(self, account: Account, until_s: float) -> None:
-        """Go on until ``until_s`` or the end of the work."""
         while account.left_s > 0 and account.now_s < until_s:
             if account.stopped:
                 to_s = min(account.refill_s, until_s)

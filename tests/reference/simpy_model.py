@@ -31,8 +31,6 @@ Process = Generator[simpy.Event, object, None]
 
 @dataclass
 class Interval:
-    """What happened in one interval."""
-
     arrived: list[Request] = field(default_factory=list)
     on_time: int = 0
     late: int = 0
@@ -49,14 +47,7 @@ class Server:
         latency_s: FloatArray,
         noise: Callable[[], float],
     ) -> None:
-        """Set up an episode.
-
-        Args:
-            spec: The system.
-            requests: Ascending by arrival.
-            latency_s: (batch_max, cores_max) seconds that batches take.
-            noise: Draws the work of a batch relative to the usual.
-        """
+        """Set up an episode."""
         self._env = simpy.Environment()
         self._queue = simpy.PriorityStore(self._env)
         self._spec = spec
@@ -72,7 +63,6 @@ class Server:
         self._worker = self._env.process(self._serve())
 
     def step(self, cores: int, batch: int) -> tuple[np.ndarray, Interval]:
-        """Serve one interval; return the observation and what happened."""
         before, self._allocation = self._allocation, Allocation(cores, batch)
         if self._running is not None and before.cores != cores:
             self._worker.interrupt(before.cores)

@@ -31,8 +31,6 @@ ROUNDING_S = 1e-9
 
 @dataclass(eq=False)
 class Request:
-    """One inference request, and what became of it."""
-
     id: int
     sent_s: float
     arrival_s: float
@@ -61,7 +59,6 @@ RESULTS = ("outcome", "started_s", "finished_s", "batch_size", "replica", "attem
 
 
 def requests_of(workload: Any) -> list[Request]:
-    """Return the requests of a workload, by arrival."""
     columns = (getattr(workload, name).tolist() for name in GIVEN)
     return [Request(*row) for row in zip(*columns, strict=True)]
 
@@ -78,16 +75,7 @@ class System:
         fastest_s: float,
         one_core_s: float,
     ) -> None:
-        """Start at time 0.
-
-        Args:
-            scenario: The experiment.
-            spec: What controllers know, too.
-            requests: Ascending by arrival.
-            worker: At time 0, with ``spec.initial`` in force.
-            fastest_s: Budget on arrival below which a request counts as hopeless.
-            one_core_s: The same for one core, where that is a limit.
-        """
+        """Start at time 0."""
         self.spec, self.intervals, self._scenario = spec, scenario.intervals, scenario
         self.worker: Worker | Any = worker
         self._fastest_s, self._one_core_s = fastest_s, one_core_s
@@ -109,7 +97,6 @@ class System:
         return self._interval >= self.intervals
 
     def step(self, allocation: Allocation) -> dict[str, float]:
-        """Put an allocation in force, serve until the interval ends, return its metrics."""
         self._new, self._ended, self._completions = [], [], []
         self.worker.resize(allocation)
         self._allocation = allocation
@@ -133,7 +120,6 @@ class System:
                 self._settle(completion)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return what became of the requests that have arrived, in that order."""
         rows = self._coming[: self._arrived]
         columns = {n: np.array([getattr(r, n) for r in rows]) for n in (*GIVEN, *RESULTS[1:])}
         outcome = np.array([request.outcome for request in rows], str)
@@ -151,7 +137,6 @@ class System:
         }
 
     def view(self) -> SimpleNamespace:
-        """Return what a controller sees now: of the system, and as ``stage`` of its stage."""
         now_s, in_force, pending = self.worker.now(), self.worker.in_force, self.worker.pending
         return SimpleNamespace(
             now_s=now_s,
@@ -194,7 +179,6 @@ class System:
                 self._settle(completion)
 
     def _take_in(self, until_s: float) -> float:
-        """Take in what has arrived; return when the next request arrives."""
         while self._arrived < len(self._coming):
             request = self._coming[self._arrived]
             if request.arrival_s > until_s:
@@ -352,7 +336,6 @@ def quantile(values: Sequence[float], probability: float) -> float:
 
 
 def batches_measured(completions: Sequence[Completion]) -> dict[str, float]:
-    """Return mean size and service time of batches that ended."""
     sizes = [completion.batch.size for completion in completions]
     service_s = [c.finished_s - c.started_s for c in completions if c.ok]
     return {

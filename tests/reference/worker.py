@@ -97,18 +97,7 @@ class SimulatedWorker:
         cpu_cores: float = math.inf,
         noise: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        """Start at time 0 with the initial replicas warm.
-
-        Args:
-            make_service: Makes the service of a replica with the given core units.
-            initial: Allocation in force at first.
-            cold_start_s: Time until a new replica serves; what that means on how many cores is
-                the service's business.
-            actuation_delay_s: Time from :meth:`resize` until it takes effect.
-            total_cores: Core units of the machine, which is all that replicas can hold together.
-            cpu_cores: Core units that all replicas together can get.
-            noise: Draws the work of a batch relative to the usual.
-        """
+        """Start at time 0 with the initial replicas warm."""
         self._make_service, self._noise = make_service, noise
         self._cold_start_s, self._actuation_delay_s = cold_start_s, actuation_delay_s
         self._total_cores, self.cpu_cores = total_cores, cpu_cores
@@ -129,11 +118,9 @@ class SimulatedWorker:
         self._update_held()
 
     def now(self) -> float:
-        """Return the virtual time."""
         return self._now_s
 
     def idle(self, stage: int = 0) -> int:
-        """Return how many replicas could start a batch now."""
         return sum(replica.is_idle(self._now_s) for replica in self._replicas)
 
     def start(self, batch: Batch) -> None:
@@ -145,7 +132,6 @@ class SimulatedWorker:
         replica.service.start(self._now_s, batch.size, self._noise())
 
     def wait(self, until_s: float) -> Sequence[Completion]:
-        """Jump to the next event, at the latest to ``until_s``."""
         if self._crashed:
             crashed, self._crashed = self._crashed, []
             return crashed
@@ -171,11 +157,9 @@ class SimulatedWorker:
         """Do nothing: the virtual clock stands still by itself."""
 
     def release(self) -> float:
-        """Return 0: no wall time was held."""
         return 0.0
 
     def status(self, stage: int = 0) -> WorkerStatus:
-        """Return the replicas' state and the counters up to now."""
         for replica in self._replicas:
             replica.service.advance(self._now_s)
         starting_s = sorted(r.ready_s - self._now_s for r in self._staying if self._is_cold(r))
@@ -197,10 +181,7 @@ class SimulatedWorker:
         """Do nothing: nothing is held."""
 
     def crash(self, spared: int = -1) -> None:
-        """Kill the first replica that serves, a busy one if there is one; restart it cold.
-
-        The replica ``spared`` lives on. Where none serves, that is a RuntimeError.
-        """
+        """Kill the first replica that serves, a busy one if there is one; restart it cold."""
         serving = [r for r in self._replicas if not self._is_cold(r) and r.id != spared]
         if not serving:
             raise RuntimeError("no replica serves that could crash")
@@ -212,7 +193,6 @@ class SimulatedWorker:
         self._fit()
 
     def events_s(self) -> list[float]:
-        """Return when something will happen of itself."""
         self._share_cpu()
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
         ready = [r.ready_s for r in self._replicas if self._is_cold(r)]
@@ -235,7 +215,6 @@ class SimulatedWorker:
             self._follow_loading(replica)
 
     def _follow_loading(self, replica: Replica) -> None:
-        """Let a cold replica be ready when its model is loaded, which may have changed."""
         if self._is_cold(replica):
             replica.ready_s = replica.service.finish_s
 
@@ -288,7 +267,6 @@ class SimulatedWorker:
                 self._follow_loading(replica)
 
     def _add_replica(self) -> Replica:
-        """Add a replica that is ready."""
         replica = Replica(self._next_id, self._now_s, self._make_service(self._cores))
         self._replicas.append(replica)
         self._next_id += 1
@@ -309,14 +287,5 @@ class SimulatedWorker:
 def noise_source(
     quantiles: Sequence[float], scale: float, rng: np.random.Generator
 ) -> Callable[[], float]:
-    """Make a source of multiplicative noise from a profile's scatter.
-
-    Args:
-        quantiles: Relative deviations at evenly spaced probabilities.
-        scale: Factor on the deviations; 0 gives 1.0 always.
-        rng: One uniform number is drawn from it for each batch.
-
-    Returns:
-        A function that returns one factor, at least 0.05, at each call.
-    """
+    """Make a source of multiplicative noise from a profile's scatter."""
     return lambda: max(0.05, 1.0 + scale * quantile(quantiles, rng.random()))
