@@ -32,10 +32,9 @@ from sponge_env.fidelity.report import (
     load_fidelity,
     padded,
     side_by_side,
-    tables,
     write_results,
 )
-from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
+from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics
@@ -71,7 +70,6 @@ class MadeUpLive(SimulatedWorker):
     ) -> None:
         self._scatter = stream(repetition, "arrivals")
         self._factors: deque[float] = deque()
-        self.completions: list[Completion] = []
         phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),
@@ -86,12 +84,10 @@ class MadeUpLive(SimulatedWorker):
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Let time pass, and measure the batches as the real worker does."""
-        ended = [
+        return [
             dataclasses.replace(c, cpu_s=float(WORK_S[c.batch.size - 1]) * self._factors.popleft())
             for c in super().wait(until_s)
         ]
-        self.completions += ended
-        return ended
 
 
 def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
@@ -159,13 +155,6 @@ class MadeUpStages(FakeStages):
             )
             workers.append(MadeUpLive(own, repetition + k, phases))
         super().__init__(workers, tasks=lambda request: request % 4)
-        self.completions: list[Completion] = []
-
-    def wait(self, until_s: float) -> Sequence[Completion]:
-        """Let time pass, and keep the batches that ended."""
-        ended = super().wait(until_s)
-        self.completions += ended
-        return ended
 
 
 def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> None:
@@ -195,7 +184,8 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> No
 
 
 def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
-    return Trial(kind, repetition, EpisodeMetrics(agent="a", scenario="s", **values), 1.0)
+    metrics = EpisodeMetrics(agent="a", scenario="s", offered=1, **values)
+    return Trial(kind, repetition, metrics, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +221,14 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
         made_up("replayed", 0),
     ]
     write_results(tmp_path, runs, PROFILE, ["python"])
-    loaded = load_fidelity(tmp_path / "fidelity.json").rows
-    for rows in ({row.quantity.metric: row for row in each} for each in (compare(runs), loaded)):
+    loaded = load_fidelity(tmp_path / "fidelity.json")
+    for each in (compare(runs), loaded.rows):
+        rows = {row.quantity.metric: row for row in each}
         assert rows["violation_rate"].difference == pytest.approx(0.004)
         assert rows["violation_rate"].verdict == "met"
         assert math.isnan(rows["latency_mean_s"].difference)
         assert rows["latency_mean_s"].verdict == ""
-    table = padded(tables(loaded)["s"]).splitlines()
+    table = padded(loaded.tables["s"]).splitlines()
     assert len(table) == 2 + len(QUANTITIES)
     assert len({len(line) for line in table}) == 1, "aligned for a terminal"
 
@@ -280,7 +271,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(
     error: BaseException,
     code: int,
 ) -> None:
-    starts: list[RecordingWorker] = []
+    starts: list[MadeUpLive] = []
 
     class Dying(MadeUpLive):
         def wait(self, until_s: float) -> Sequence[Completion]:
@@ -288,7 +279,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(
                 raise error
             return super().wait(until_s)
 
-    def start(spec: SystemSpec) -> RecordingWorker:
+    def start(spec: SystemSpec) -> MadeUpLive:
         starts.append(Dying(spec, 0))
         return starts[-1]
 
@@ -303,10 +294,10 @@ def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> N
     model = Variant("local:ocr-det-v5")
     stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
     relative = Scenario("relative", slo_services=8.0, stages=stages)
-    place = command.MeasuredScenario.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
-    assert [stage.name for stage in place.scenario.stages] == ["one", "two"]
-    assert place.scenario.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
-    assert place.profile == PROFILE
+    place, profile = command.with_files(relative, {"ocr-det-v5": tmp_path / "slow.json"})
+    assert [stage.name for stage in place.stages] == ["one", "two"]
+    assert place.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
+    assert profile == PROFILE
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,7 @@ from machine import needs_two_cpus
 
 from agents.sponge_ip import SpongeIP
 from sponge_env.env.single import SpongeEnv
-from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
-from sponge_env.live.system import LiveSystem
+from sponge_env.fidelity.trial import MeasuredWork, RecordedSystem, real_worker
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.profile import Profile, save_profile
@@ -113,10 +112,9 @@ def test_simulator_and_real_worker_agree(machine_profile: Profile, scenario_file
     scenario = dataclasses.replace(load_scenario(scenario_file), duration_s=10.0)
     differences = []
     for _ in range(3):
-        system = LiveSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
+        system = RecordedSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
         live = play(system, "live")
-        worker = cast(RecordingWorker, system.worker)
-        work = MeasuredWork(worker.completions, profile.work_table_s(scenario.limits.batch))
+        work = MeasuredWork(system.completions, profile.work_table_s(scenario.limits.batch))
         workload = draw_workload(scenario, profile, 3)
         sim = play(SimulatedSystem(scenario, 3, profile, workload, [work.table()]), "sim")
         differences.append(compare(sim, live))
