@@ -17,7 +17,7 @@ from test_models import served
 from sponge_env.app import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import images as image_module
-from sponge_env.models.accuracy import FoundLine, accuracy_of, edits, lines_read, measure, overlap
+from sponge_env.models.accuracy import accuracy_of, edits, lines_read, measure, overlap
 from sponge_env.models.efficientnet import TOP_1, TOP_1_OF, TOP_1_SOURCE
 from sponge_env.models.images import TextImage, TextLine, draw, draw_evenly
 from sponge_env.models.ocr import (
@@ -170,13 +170,13 @@ def test_edits_are_those_of_levenshtein_and_overlap_is_intersection_over_union()
 def test_accuracy_counts_what_was_found_and_what_was_read() -> None:
     here, there, elsewhere = Box(0, 0, 40, 10), Box(0, 20, 40, 30), Box(100, 100, 140, 110)
     lines = [TextLine("abcd", here), TextLine("efgh", there)]
-    assert measure([lines], [[FoundLine(there, "efgh"), FoundLine(here, "abcd")]]) == (1, 1, 1)
-    wrong, away = FoundLine(here, "abxd"), FoundLine(elsewhere, "efgh")
-    assert measure([lines], [[wrong, FoundLine(there, "efgh")]]) == (1, 0.5, 7 / 8)
-    assert measure([lines], [[FoundLine(here, "abcd"), away]]) == (0.5, 0.5, 0.5)
-    assert measure([lines], [[FoundLine(here, "much too long a text")]]) == (0.5, 0, 0)
+    assert measure([lines], [[TextLine("efgh", there), TextLine("abcd", here)]]) == (1, 1, 1)
+    wrong, away = TextLine("abxd", here), TextLine("efgh", elsewhere)
+    assert measure([lines], [[wrong, TextLine("efgh", there)]]) == (1, 0.5, 7 / 8)
+    assert measure([lines], [[TextLine("abcd", here), away]]) == (0.5, 0.5, 0.5)
+    assert measure([lines], [[TextLine("much too long a text", here)]]) == (0.5, 0, 0)
     # a box finds one line only
-    assert measure([[lines[0], TextLine("x", here)]], [[FoundLine(here, "abcd")]])[0] == 0.5
+    assert measure([[lines[0], TextLine("x", here)]], [[TextLine("abcd", here)]])[0] == 0.5
     with pytest.raises(ConfigError, match="no text"):
         measure([[]], [[]])
 

@@ -128,11 +128,11 @@ def _measure_accuracy(images: int, command: str) -> int:
     """Measure how often models are right, print it, and keep it in this machine's profiles."""
     for extra in ("live", "ocr"):
         require_extra(extra, "the measurement of accuracy")
-    from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
+    from sponge_env.models.accuracy import measure_accuracy
 
-    measured = measure_accuracy(images, shown=True)
-    sys.stdout.write(accuracy_table(measured, command) + "\n")
-    for model, accuracy in known_accuracies(measured, command).items():
+    known, table = measure_accuracy(images, command, shown=True)
+    sys.stdout.write(table + "\n")
+    for model, accuracy in known.items():
         path = local_profile_path(model)
         if path.exists():
             profile = load_profile(path)
