@@ -80,24 +80,14 @@ def kill(pid: int, ticks: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def kill_members(path: str) -> None:
-    """Kill what is left in a group, such as a process not announced in time."""
-    with contextlib.suppress(OSError), open(f"{path}/cgroup.procs") as file:
-        for line in file:
-            kill(int(line), start_ticks(int(line)))
-
-
-def remove_group(path: str, patience_s: float = PATIENCE_S) -> bool:
-    """Remove a control group, waiting for the processes in it to end; tell whether it is gone."""
-    end_s = time.monotonic() + patience_s
-    while True:
-        with contextlib.suppress(OSError):
+def remove_group(path: str) -> None:
+    """Remove a control group, waiting for the processes in it to end."""
+    end_s = time.monotonic() + PATIENCE_S
+    while os.path.exists(path) and time.monotonic() < end_s:
+        try:
             os.rmdir(path)
-        if not os.path.exists(path):
-            return True
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.005)
+        except OSError:
+            time.sleep(0.005)
 
 
 def watch() -> None:
@@ -119,8 +109,10 @@ def watch() -> None:
             break
     for pid, ticks in processes.items():
         kill(pid, ticks)
-    for path in groups:
-        kill_members(path)
+    for path in groups:  # such as a process that was not announced in time
+        with contextlib.suppress(OSError), open(f"{path}/cgroup.procs") as members:
+            for line in members:
+                kill(int(line), start_ticks(int(line)))
     # a leaf is announced after the group it is in
     for path in reversed(groups):
         remove_group(path)
