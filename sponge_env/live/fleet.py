@@ -62,8 +62,8 @@ class Member:
 
     replica: Replica
     launched_s: float
-    timeout_from_s: float
-    """From when its timeout counts; moved on by times in which there was no poll."""
+    hangs_from_s: float
+    """From when on it is taken for hung; moved on by times in which there was no poll."""
     state: Phase = Phase.STARTING
     draining: bool = False
     """Whether it is stopped after its batch."""
@@ -143,8 +143,8 @@ class Fleet:
         self.config = config
         self.members: list[Member] = []
         """Oldest first."""
-        self.target = config.initial
-        """Allocation that was asked for."""
+        self.target = config.initial.stages[0]
+        """What was asked for."""
         self.cores = self.target.cores
         """Core units of each replica now."""
         self.core_seconds = self.held_cores = 0.0
@@ -158,11 +158,6 @@ class Fleet:
         """Why replicas died before they were ready."""
         self._launcher = launcher
         self._keeps_answers = keeps_answers or launcher.max_tasks > 0
-        self._timeouts_s = {
-            Phase.STARTING: START_TIMEOUT_S,
-            Phase.IDLE: math.inf,
-            Phase.BUSY: config.batch_timeout_s,
-        }
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
@@ -230,7 +225,8 @@ class Fleet:
         """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
         member = self.idle[0]
         member.state, member.batch = Phase.BUSY, batch
-        member.sent_s = member.timeout_from_s = time.monotonic()
+        member.sent_s = time.monotonic()
+        member.hangs_from_s = member.sent_s + self.config.batch_timeout_s
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
@@ -274,7 +270,7 @@ class Fleet:
                 return
             self._refused_at_s = -math.inf
             self._next_id += 1
-            self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
+            self.members.append(Member(replica, launched_s, launched_s + START_TIMEOUT_S))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:
@@ -284,13 +280,13 @@ class Fleet:
         """
         now_s = time.monotonic()
         for member in self.members:
-            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
+            if now_s > member.hangs_from_s:
                 member.replica.kill()
 
     def extend_timeouts(self, seconds: float) -> None:
         """Give all replicas more time, for so long there was no poll."""
         for member in self.members:
-            member.timeout_from_s += seconds
+            member.hangs_from_s += seconds
 
     def stop(self, members: Sequence[Member]) -> None:
         """Stop replicas now, and keep their counters."""
@@ -306,10 +302,8 @@ class Fleet:
     def take_event(self, member: Member) -> list[EndedBatch]:
         """Take in a replica's event; return its batch if that ended."""
         event = member.replica.poll()
-        if event is None:
-            return []
         ended = []
-        if (batch := member.batch) is not None:
+        if event is not None and (batch := member.batch) is not None:
             answer = event if isinstance(event, Answer) else None
             keeps = answer is not None and self._keeps_answers
             tensors = member.replica.answers(batch.size) if keeps else []
@@ -317,13 +311,13 @@ class Fleet:
             member.batch = None
         if isinstance(event, Death):
             self._replace(member, event)
-            return ended
-        member.state = Phase.IDLE
-        if isinstance(event, Ready):
-            self._failed_starts = 0
-            self.cold_start_s = event.at_s - member.launched_s
-        elif member.draining:
-            self.stop([member])
+        elif event is not None:
+            member.state, member.hangs_from_s = Phase.IDLE, math.inf
+            if isinstance(event, Ready):
+                self._failed_starts = 0
+                self.cold_start_s = event.at_s - member.launched_s
+            elif member.draining:
+                self.stop([member])
         return ended
 
     def _replace(self, dead: Member, death: Death) -> None:
@@ -331,22 +325,17 @@ class Fleet:
         self.stop([dead])
         if dead.state is Phase.STARTING:
             self._failed_starts += 1
-            self._note_failure(death.reason)
+            self.failure = (
+                f"{self._failed_starts} replicas died one after another before they were ready; "
+                f"the last error: {death.reason}"
+            )
+            if self._failed_starts >= START_ATTEMPTS and self.serving:
+                if self._failed_starts == START_ATTEMPTS:  # once
+                    LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
+                self._refused_at_s = time.monotonic()  # wait with the next attempt
         if not dead.draining and not self.gives_up:
             self.restarts += 1
             try:
                 self.grow()
             except WorkerError as error:  # raised when what has ended was handed over
                 self._failed_starts, self.failure = START_ATTEMPTS, str(error)
-
-    def _note_failure(self, reason: str) -> None:
-        """Wait with the next attempt after too many failed ones, and say so once."""
-        self.failure = (
-            f"{self._failed_starts} replicas died one after another before they were ready; "
-            f"the last error: {reason}"
-        )
-        if self._failed_starts < START_ATTEMPTS or not self.serving:
-            return
-        if self._failed_starts == START_ATTEMPTS:
-            LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
-        self._refused_at_s = time.monotonic()

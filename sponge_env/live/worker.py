@@ -35,10 +35,6 @@ class EpisodeClock:
         """Whether the clock stands still."""
         return not self._changes[-1][2]
 
-    def now_s(self) -> float:
-        """Return the episode time now."""
-        return self.at(time.monotonic())
-
     def at(self, monotonic_s: float) -> float:
         """Return the episode time of a monotonic stamp that is not in the future.
 
@@ -62,11 +58,6 @@ class EpisodeClock:
         since_s, at_s, _ = self._changes[-1]
         self._changes.append((time.monotonic(), at_s, True))
         return self._changes[-1][0] - since_s
-
-
-def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
-    if os.getpid() == pid:  # what a fork drops is still its parent's
-        cleanup.close()
 
 
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
@@ -104,20 +95,16 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 Fleet(*each, self._watch, keeps_answers and k == len(configs) - 1)
                 for k, each in enumerate(zip(configs, launchers, strict=True))
             ]
-            self._warm_up()
+            for fleet in self._fleets:
+                fleet.grow(fleet.target.replicas, full_speed=True)
+            while any(fleet.starting_s for fleet in self._fleets):
+                self._watch.poll(HEARTBEAT_S)
+            for fleet in self._fleets:
+                fleet.warmed_up()
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
-
-    def _warm_up(self) -> None:
-        """Start the first replicas of all stages, and wait until they are ready."""
-        for fleet in self._fleets:
-            fleet.grow(fleet.target.replicas, full_speed=True)
-        while any(fleet.starting_s for fleet in self._fleets):
-            self._watch.poll(HEARTBEAT_S)
-        for fleet in self._fleets:
-            fleet.warmed_up()
 
     @property
     def limiter(self) -> str:
@@ -131,7 +118,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def now(self) -> float:
         """Return the time since the start of the episode, without the times held."""
-        return self._clock.now_s()
+        return self._clock.at(time.monotonic())
 
     def hold(self) -> None:
         """Stop the clock; what runs goes on, and batches that end do so at the hold's instant."""
@@ -165,10 +152,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""
-        for request in requests if self._checks else ():
-            answers = self._handover.take_whole(request)
-            if self._checks and answers is not None:
-                self._checks(self.launcher.sample(request), answers)
+        if self._checks:
+            for request in requests:
+                if (answers := self._handover.take_whole(request)) is not None:
+                    self._checks(self.launcher.sample(request), answers)
         self._handover.forget(requests)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
@@ -180,9 +167,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
-            left_s, held = until_s - self.now(), self._held()
+            left_s, held = until_s - self.now(), [fleet.held for fleet in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if self._held() != held:  # else there is nothing to fit
+            if [fleet.held for fleet in self._fleets] != held:  # else there is nothing to fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -200,28 +187,23 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         """
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
-            target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
-            check_stage_allocation(target.stages[0], fleet.config)
-            check_total_cores(target.stages, fleet.config.total_cores)
+            target = own._replace(variant=0)  # a batch says its own
+            check_stage_allocation(target, fleet.config)
+            check_total_cores([target], fleet.config.total_cores)
             fleet.target = target
         for fleet in self._fleets:
             fleet.shrink(fleet.target.replicas)
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
 
-    def _held(self) -> list[int]:
-        """Return the core units that each stage holds."""
-        return [fleet.held for fleet in self._fleets]
-
     def _fit(self) -> None:
         """Come as close to the allocations as those that still drain allow, stage by stage.
 
         First those that get less, so that there is room for those that get more, as in the core.
         """
-        fleets = sorted(self._fleets, key=lambda fleet: fleet.target.total_cores > fleet.held)
-        for fleet in fleets:
+        for fleet in sorted(self._fleets, key=_grows):
             if not fleet.gives_up:
-                others = sum(other.held for other in fleets if other is not fleet)
+                others = sum(other.held for other in self._fleets if other is not fleet)
                 fleet.fit(self.config.total_cores - others)
         self._charge()
 
@@ -276,3 +258,12 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return Completion(
             end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
         )
+
+
+def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
+    if os.getpid() == pid:  # what a fork drops is still its parent's
+        cleanup.close()
+
+
+def _grows(fleet: Fleet) -> bool:
+    return fleet.target.cores * fleet.target.replicas > fleet.held
