@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -53,64 +54,50 @@ class LocalReplica:
         cores: float,
         full_speed: bool,
     ) -> None:
-        self.id = id
-        self._limiter = limiter
+        self.id, self._limiter, self._janitor = id, limiter, machine.janitor
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s
-        self._janitor = machine.janitor
-        self._max_tasks = job.max_tasks
-        self._cores = cores
+        self._max_tasks, self._cores = job.max_tasks, cores
         self._cpu_s = self._reported_cpu_s = 0.0
         self._closed = False
         # memory files vanish with their last user, however it ends
-        with contextlib.ExitStack() as undo:
-            self._stderr = os.memfd_create("sponge-stderr")
-            undo.callback(os.close, self._stderr)
+        with contextlib.ExitStack() as opened:
+            self._stderr = opened.enter_context(_memory("sponge-stderr"))
             self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(self._channel.close)
+            opened.enter_context(self._channel)
             self._channel.setblocking(False)
-            with far_end:
-                self._process = self._spawn(job, far_end.fileno())
-            undo.pop_all()
-        self.pid: int | None = self._process.pid
-        self._janitor.send("process", self.pid, start_ticks(self._process.pid))
-        self._confine(machine.cpus, math.inf if full_speed else cores)
-
-    def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
-        """Start the child with its end of the channel and the tensors that it shares."""
-        memory = os.memfd_create("sponge-tensors")
-        try:
-            job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=memory)
-            os.ftruncate(memory, job.tensors_dtype.itemsize)
-            self._tensors = job.map_tensors()
-            return subprocess.Popen(
-                [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), job.to_json()],
-                pass_fds=(channel, memory),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                start_new_session=True,
-            )
-        finally:
-            os.close(memory)
-
-    @property
-    def threads(self) -> int:
-        """Threads of the next batch: more than the quota can run make it collapse."""
-        return math.ceil(self._cores)
-
-    def _confine(self, cpus: frozenset[int], cores: float) -> None:
-        """Pin and limit the child, which has only just begun."""
+            with far_end, _memory("sponge-tensors") as memory:
+                channel, tensors = shared = far_end.fileno(), memory.fileno()
+                job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
+                memory.truncate(job.tensors_dtype.itemsize)
+                self._tensors = job.map_tensors()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), job.to_json()],
+                    pass_fds=shared,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._stderr,
+                    start_new_session=True,
+                )
+            self._opened = opened.pop_all()
+        pid = self._process.pid
+        self.pid: int | None = pid
+        self._janitor.send("process", pid, start_ticks(pid))
         try:
             with refusal_as_sentence():
-                os.sched_setaffinity(self._process.pid, cpus)
-                self._limiter.apply(cores)
-                self._limiter.attach(self._process.pid)
+                os.sched_setaffinity(pid, machine.cpus)
+                limiter.apply(math.inf if full_speed else cores)
+                limiter.attach(pid)
         except ProcessLookupError:
             pass  # an early death shows at the next poll
         except BaseException:
             self.close()
             raise
+
+    @property
+    def threads(self) -> int:
+        """Threads of the next batch: more than the quota can run make it collapse."""
+        return math.ceil(self._cores)
 
     def fileno(self) -> int:
         """Return the descriptor of the channel to the child."""
@@ -151,17 +138,13 @@ class LocalReplica:
         except ConnectionResetError:
             message = b""
         if len(message) < REPORT.size:
-            return Death(self._last_line())
+            said = os.pread(self._stderr.fileno(), 65536, 0).decode(errors="replace").split("\n")
+            return Death(next((line for line in reversed(said) if line.strip()), "(nothing)"))
         batch_id, started_s, finished_s = REPORT.unpack(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
         if batch_id == READY:
             return Ready(finished_s)
         return Answer(batch_id, started_s, finished_s, self._reported_cpu_s - before_s)
-
-    def _last_line(self) -> str:
-        """Return the last line on the child's standard error."""
-        lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "(nothing)")
 
     def cpu_s(self) -> float:
         """Read the child's CPU clock; after its end, return what was read last."""
@@ -187,40 +170,31 @@ class LocalReplica:
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
         self._janitor.send("forget", self.pid)
-        self._channel.close()
-        os.close(self._stderr)
+        self._opened.close()
         del self._tensors  # and with them the shared memory
 
 
 class LocalMachine:
     """What the replicas of all stages share: CPUs, a control group with its quota, a janitor.
 
-    While it is open, this process keeps off these CPUs. Settings that cannot be are a
+    Until it is closed, this process keeps off these CPUs. Settings that cannot be are a
     ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
-        largest = _largest(configs)
-        self.cpus = _cpus(largest)
-        total = largest.physical_cores(min(largest.total_cores, MAX_TOTAL_CORES))
+        self.cpus, first = _cpus(configs), configs[0]
+        total = first.physical_cores(min(first.total_cores, MAX_TOTAL_CORES))
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
             with too_many_as_sentence():
                 self.janitor = Janitor()
             cleanup.callback(self.janitor.close)
-            self.limits = open_limits(
-                largest.limiter,
-                largest.core_unit,
-                len(self.cpus),
-                partial(self.janitor.send, "group"),
-                total,
-            )
+            announce = partial(self.janitor.send, "group")
+            cpus = len(self.cpus)
+            self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
             cleanup.callback(self.limits.close)
-            self._cleanup = cleanup.pop_all()
-
-    def close(self) -> None:
-        """Remove the control groups, end the janitor, take back the CPUs. Safe to call twice."""
-        self._cleanup.close()
+            self.close = cleanup.pop_all().close
+            """Removes the control groups, ends the janitor, takes back the CPUs; also twice."""
 
 
 class LocalLauncher:
@@ -234,6 +208,7 @@ class LocalLauncher:
     def __init__(self, config: LiveConfig, machine: LocalMachine) -> None:
         models = resolve_variants(config.variants or [config.model])
         self._job, self._machine = make_job(models, config.batch_max), machine
+        self.close = machine.close
         self._samples: NDArray[Any] = models[0].samples()
         count = len(self._samples)
         drawn = np.random.default_rng(0).integers(count, size=_DRAWS)
@@ -257,10 +232,6 @@ class LocalLauncher:
             except OSError:
                 limiter.close()
                 raise
-
-    def close(self) -> None:
-        """Close the machine."""
-        self._machine.close()
 
 
 def open_launchers(configs: Sequence[LiveConfig]) -> list[LocalLauncher]:
@@ -299,32 +270,29 @@ def check_machine(configs: Sequence[LiveConfig]) -> str:
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
     """Keep the CPUs of workers that are set up like this, also while none is open."""
-    return RESERVATIONS.keep_off(_cpus(_largest(configs)))
+    return RESERVATIONS.keep_off(_cpus(configs))
 
 
-def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
-    """Return the stage whose replicas can have the most cores: they all share its CPUs."""
-    return max(configs, key=lambda config: config.physical_cores(config.cores_max))
-
-
-def _cpus(config: LiveConfig) -> frozenset[int]:
-    return choose_cpus(config.physical_cores(config.cores_max))
+def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
+    """Choose the CPUs of stages: as many as the replicas with the most cores can use."""
+    return choose_cpus(max(config.physical_cores(config.cores_max) for config in configs))
 
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
-    first = models[0]
-    makers: list[tuple[str, dict[str, Any]]] = [
-        (
-            f"{type(model).__module__}:{type(model).__qualname__}",
-            dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {},
-        )
-        for model in models
-    ]
-    tensors = first.inputs, first.outputs
-    return Job(makers, batch_max, *tensors, max_tasks=first.max_tasks, path=sys.path)
+    makers: list[tuple[str, dict[str, Any]]] = []
+    for model in models:
+        fields = dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
+        makers.append((f"{type(model).__module__}:{type(model).__qualname__}", fields))
+    tensors = models[0].inputs, models[0].outputs
+    return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)
 
 
 def too_many_as_sentence() -> AbstractContextManager[None]:
     """Turn the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
     return refusal_as_sentence("another replica", "allow more (ulimit, pids.max) or ask for fewer")
+
+
+def _memory(name: str) -> FileIO:
+    """Open memory as a file."""
+    return open(os.memfd_create(name), "r+b", buffering=0)
