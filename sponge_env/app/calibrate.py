@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,9 +24,7 @@ from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.profile import (
     LOCAL_MODEL,
     Profile,
-    load_profile,
     local_profile_path,
-    save_profile,
 )
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import require_extra
@@ -64,9 +61,6 @@ def summary(profile: Profile) -> str:
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
-    if known := facts.accuracy:
-        count = f", measured on {known.count}" * (known.count > 0)
-        lines.append(f"accuracy    {known.share:.1%} of {known.of}{count}")
     return "\n".join(lines)
 
 
@@ -75,7 +69,13 @@ def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.accuracy:
-        return _measure_accuracy(args.accuracy, f"{parser.prog} --accuracy {args.accuracy}")
+        for extra in ("live", "ocr"):
+            require_extra(extra, "the measurement of accuracy")
+        from sponge_env.models.accuracy import accuracy_table
+
+        command = f"{parser.prog} --accuracy {args.accuracy}"
+        sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
+        return 0
     files = _of_scenario(args) if args.scenario else _of_model(args)
     if args.wait:
         wait_for_machine()
@@ -122,24 +122,6 @@ def _parser() -> cli.Parser:
         f"of others (default: {IMAGES})",
     )
     return parser
-
-
-def _measure_accuracy(images: int, command: str) -> int:
-    """Measure how often models are right, print it, and keep it in this machine's profiles."""
-    for extra in ("live", "ocr"):
-        require_extra(extra, "the measurement of accuracy")
-    from sponge_env.models.accuracy import measure_accuracy
-
-    known, table = measure_accuracy(images, command, shown=True)
-    sys.stdout.write(table + "\n")
-    for model, accuracy in known.items():
-        path = local_profile_path(model)
-        if path.exists():
-            profile = load_profile(path)
-            facts = dataclasses.replace(profile.facts, accuracy=accuracy)
-            save_profile(dataclasses.replace(profile, facts=facts), path)
-            sys.stdout.write(f"noted in    {path}\n")
-    return 0
 
 
 def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:

@@ -91,7 +91,6 @@ class CgroupLimiter(CpuLimiter):
         self.group = group
         self._version = version
         self._period_us = period_us
-        self._throttled_s = 0.0
         self._closed = False
 
     def attach(self, pid: int) -> None:

@@ -103,7 +103,8 @@ class CpuLimiter:
     """
 
     def __init__(self, cpus: int) -> None:
-        self._cpus = cpus
+        self._cpus, self._cores = cpus, float(cpus)
+        self._throttled_s = 0.0
 
     def attach(self, pid: int) -> None:
         """Begin to limit a child process not yet waited for; it may be gone already."""
@@ -113,11 +114,11 @@ class CpuLimiter:
 
     def granted_cores(self) -> float:
         """Return the physical cores granted, as the limiter itself reports them."""
-        return float(self._cpus)
+        return self._cores
 
     def throttled_s(self) -> float:
         """Return how long the process stood stopped by the limit; also after the end."""
-        return 0.0
+        return self._throttled_s
 
     def close(self) -> None:
         """Stop limiting; the process must have ended. Safe to call twice."""

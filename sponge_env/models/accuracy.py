@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sponge_env.errors import ConfigError
-from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
+from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
 from sponge_env.models.images import Box, TextImage, TextLine, draw, draw_evenly
 from sponge_env.models.model import Array
 from sponge_env.models.ocr import (
@@ -22,14 +22,10 @@ from sponge_env.models.ocr import (
     find_lines,
 )
 from sponge_env.models.registry import resolve_model
-from sponge_env.scenario.profile import Accuracy
 from sponge_env.utils.console import Progress
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
-FOUND = "lines that are found"
-"""What the accuracy of a detection is of."""
-PUBLISHED = {name: Accuracy(share, TOP_1_OF, 0, TOP_1_SOURCE) for name, share in TOP_1.items()}
 
 
 class TextAccuracy(NamedTuple):
@@ -145,67 +141,31 @@ def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
     return LinesRead(reads, draw_evenly(SAMPLES_EACH))
 
 
-def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:
-    """Return how often a model is right on images 0 to ``count`` - 1, or as published.
-
-    Of other models it is None.
-    """
-    if (known := name.removesuffix(PIXELS)) in TOP_1:
-        return PUBLISHED[known]
-    if name not in OCR_MODELS:
-        return None
-    model, images = resolve_model(name), [draw(seed) for seed in range(count)]
-    lines = [image.lines for image in images]
-    if isinstance(model, Detection):
-        found = [[TextLine("", box) for box in own] for own in find(model, images)]
-        share, of = measure(lines, found).recall, FOUND
-    else:
-        assert isinstance(model, Recognition)
-        boxes = [[line.box for line in own] for own in lines]
-        share, of = measure(lines, read(model, images, boxes)).lines, "lines that are read right"
-    return Accuracy(share, of, sum(map(len, lines)), command, _today())
-
-
-def _today() -> str:
-    return str(datetime.now(UTC).date())
-
-
-def measure_accuracy(
-    count: int, command: str, shown: bool = False
-) -> tuple[dict[str, Accuracy], str]:
+def accuracy_table(count: int, command: str, shown: bool = False) -> str:
     """Measure each detection with each recognition on images 0 to ``count`` - 1.
 
-    Returned is how often each model is right, by its name, and a table of it. A detection is right
-    about the lines it finds; a recognition about those it reads right of what the best detection
-    found for it; the others are as published. Without the extra ``ocr`` that is a
-    ``MissingExtraError``.
+    Returned is a table, with what is published of other models. Without the extra ``ocr`` that is
+    a ``MissingExtraError``.
     """
     models = {name: resolve_model(name) for name in OCR_MODELS}
     readers = {name: m for name, m in models.items() if isinstance(m, Recognition)}
     finders = {name: m for name, m in models.items() if isinstance(m, Detection)}
     images = [draw(seed) for seed in range(count)]
     drawn = [image.lines for image in images]
-    lines, today = sum(map(len, drawn)), _today()
-    results: dict[tuple[str, str], TextAccuracy] = {}
+    table = [
+        f"{command}, {datetime.now(UTC).date()}: {sum(map(len, drawn))} lines of text in {count} "
+        "drawn images",
+        "",
+        f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
+    ]
     with closing(Progress("reading", len(finders) * len(readers), "pair", shown=shown)) as bar:
         for finder, detection in finders.items():
             boxes = find(detection, images)
             for reader, recognition in readers.items():
-                results[finder, reader] = measure(drawn, read(recognition, images, boxes))
-                bar.show(len(results))
-    table = [
-        f"{command}, {today}: {lines} lines of text in {count} drawn images",
-        "",
-        f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
-    ]
-    for (finder, reader), result in results.items():
-        table.append(f"{finder:12}{reader:12}" + "".join(f"{share:12.1%}" for share in result))
+                shares = measure(drawn, read(recognition, images, boxes))
+                cells = (f"{share:12.1%}" for share in shares)
+                table.append(f"{finder:12}{reader:12}{''.join(cells)}")
+                bar.show(len(table) - 3)
     table += ["", f"top-1 on ImageNet as published ({TOP_1_SOURCE})"]
     table += [f"{name:24}{share:12.1%}" for name, share in TOP_1.items()]
-    known = dict(PUBLISHED)
-    # ascending, so that the best detection has the last word about a recognition
-    for (finder, reader), result in sorted(results.items(), key=lambda item: item[1].recall):
-        known[finder] = Accuracy(result.recall, FOUND, lines, command, today)
-        found, share = round(result.recall * lines), result.lines / result.recall
-        known[reader] = Accuracy(share, "found lines that are read right", found, command, today)
-    return known, "\n".join(table)
+    return "\n".join(table)

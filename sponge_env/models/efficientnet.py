@@ -34,7 +34,6 @@ PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientne
 
 TOP_1 = {"efficientnet-lite0": 0.751, "efficientnet-lite1": 0.767, "efficientnet-lite2": 0.776}
 """Share of ImageNet's validation images whose first answer is right, as published."""
-TOP_1_OF = "images of ImageNet's validation set whose first answer is right"
 TOP_1_SOURCE = "github.com/tensorflow/tpu, models/official/efficientnet/lite (FP32)"
 
 CLASSES = 1000
