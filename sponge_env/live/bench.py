@@ -6,7 +6,8 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from statistics import fmean, median
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +19,6 @@ from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.models.registry import canonical_name
 from sponge_env.utils.console import Progress
 
 WORK_RUNS = 8
@@ -84,9 +84,10 @@ class Bench(AbstractContextManager["Bench"]):
 
     def __init__(self, config: LiveConfig, shown: bool = False) -> None:
         """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
+        own_file = config.model.endswith(".onnx")
         self.config = dataclasses.replace(
             config,
-            model=canonical_name(config.model),
+            model=str(Path(config.model).resolve()) if own_file else config.model,
             initial=Allocation(config.cores_max, config.batch_max),
             replicas_max=max(1 + CONTENDING, config.replicas_max),
         )
@@ -103,10 +104,8 @@ class Bench(AbstractContextManager["Bench"]):
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""
         self._shown = shown
-        self._bar = Progress("calibrating", 0, "step", shown=False)
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
         self.worker.close()
 
     def measure_cold_starts(self) -> None:
@@ -167,9 +166,13 @@ class Bench(AbstractContextManager["Bench"]):
             self._resize(c)
             # spends the tokens that came with the new quota, makes ready for the threads
             self._run(b if cell_s < CELL_S else 1)
-            runs = range(min(MAX_RUNS, max(1, round(CELL_S / cell_s))))
             until_s = min(DISTURBED_S, self._disturbed_s + DISTURBED_CELL_S)
-            self.grid[b, c] += [self._run_when_calm(b, work_s[b - 1], until_s) for _ in runs]
+            for _ in range(min(MAX_RUNS, max(1, round(CELL_S / cell_s)))):
+                run = self._run(b)
+                while run.cpu_s > DISTURBED * work_s[b - 1] and self._disturbed_s < until_s:
+                    self._disturbed_s += run.latency_s
+                    run = self._run(b)
+                self.grid[b, c].append(run)
 
     def work_s(self) -> FloatArray:
         """Return the (batch_max,) CPU seconds of each batch size, interpolated.
@@ -179,26 +182,14 @@ class Bench(AbstractContextManager["Bench"]):
         work_s = [median(run.cpu_s for run in runs) for runs in self.work.values()]
         return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 
-    def _run_when_calm(self, size: int, work_s: float, until_s: float) -> BatchRun:
-        """Run a batch, again while what else the machine does makes it much more work.
-
-        Once that has taken until ``until_s`` in all, the last run counts as it is.
-        """
-        run = self._run(size)
-        while run.cpu_s > DISTURBED * work_s and self._disturbed_s < until_s:
-            self._disturbed_s += run.latency_s
-            run = self._run(size)
-        return run
-
     def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
         """Go through the steps of a stage, and show how far it is."""
-        self._bar.close()
-        self._bar = Progress("calibrating", len(steps), "step", shown=self._shown)
-        if self._shown:
-            self._bar.say(stage)
-        for done, step in enumerate(steps, start=1):
-            yield step
-            self._bar.show(done)
+        with closing(Progress("calibrating", len(steps), "step", shown=self._shown)) as bar:
+            if self._shown:
+                bar.say(stage)
+            for done, step in enumerate(steps, start=1):
+                yield step
+                bar.show(done)
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self.worker.resize(Allocation(cores, self.config.batch_max, replicas))

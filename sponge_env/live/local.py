@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import os
 import socket
@@ -71,8 +72,9 @@ class LocalReplica:
                 job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
                 memory.truncate(job.tensors_dtype.itemsize)
                 self._tensors = job.map_tensors()
+                told = json.dumps(dataclasses.asdict(job))
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), job.to_json()],
+                    [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), told],
                     pass_fds=shared,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
