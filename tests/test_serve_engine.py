@@ -83,7 +83,7 @@ class Rig:
         config = LiveConfig(
             batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, total_cores=8, cold_start_s=0.1
         )
-        self.worker = LiveWorker(config, launchers=[self.launcher], keeps_answers=True)
+        self.worker = LiveWorker(config, launchers=[self.launcher])
         return self.worker
 
     def submit(

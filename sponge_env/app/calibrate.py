@@ -76,7 +76,7 @@ def _run(argv: Sequence[str]) -> int:
         command = f"{parser.prog} --accuracy {args.accuracy}"
         sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
         return 0
-    files = _of_scenario(args) if args.scenario else _of_model(args)
+    files = _files(args)
     if args.wait:
         wait_for_machine()
     for config in files.values():
@@ -92,7 +92,6 @@ def _run(argv: Sequence[str]) -> int:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
-    limiters = [name for name in get_args(Limiter) if name != "none"]
     times = f"{SECONDS:g}, of several models {SEVERAL_SECONDS:g}"
     models = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
     for option, metavar, kind, text in (
@@ -105,50 +104,39 @@ def _parser() -> cli.Parser:
         ("--seconds", None, float, f"about how long to measure (default: {times})"),
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=text)
-    parser.add_argument(
-        "--limiter",
-        type=cli.one_of("limiter", limiters),
-        default="auto",
-        help=f"means to limit CPU: {', '.join(limiters)}",
-    )
+    limiters = [name for name in get_args(Limiter) if name != "none"]
+    kind, text = cli.one_of("limiter", limiters), f"means to limit CPU: {', '.join(limiters)}"
+    parser.add_argument("--limiter", type=kind, default="auto", help=text)
     cli.add_wait(parser)
-    parser.add_argument(
-        "--accuracy",
-        type=cli.at_least(1),
-        nargs="?",
-        const=IMAGES,
-        metavar="N",
-        help="instead, measure how well OCR reads so many drawn images, and print what is known "
-        f"of others (default: {IMAGES})",
-    )
+    text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
+    text += f"others (default: {IMAGES})"
+    count = {"type": cli.at_least(1), "nargs": "?", "const": IMAGES, "metavar": "N"}
+    parser.add_argument("--accuracy", **count, help=text)
     return parser
 
 
-def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return what is to be measured of one model, by the file that it goes into."""
-    cores = args.cores or 16
-    config = LiveConfig(
-        model=args.model or LOCAL_MODEL,
-        batch_max=args.batch or 16,
-        cores_max=cores,
-        core_unit=1 / cores if args.core_unit is None else args.core_unit,
-        limiter=args.limiter,
-    )
-    return {args.out or local_profile_path(config.model): config}
-
-
-def _of_scenario(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return the same for a scenario, which says itself how; a ConfigError if that is nothing."""
+def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
+    """Return what is to be measured, by the file that it goes into."""
+    if not args.scenario:
+        cores = args.cores or 16
+        config = LiveConfig(
+            model=args.model or LOCAL_MODEL,
+            batch_max=args.batch or 16,
+            cores_max=cores,
+            core_unit=1 / cores if args.core_unit is None else args.core_unit,
+            limiter=args.limiter,
+        )
+        return {args.out or local_profile_path(config.model): config}
     for name in ("model", "cores", "core_unit", "batch", "out"):
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
     configs = calibrations([load_scenario(args.scenario)], args.limiter)
-    if configs:
-        return {local_profile_path(config.model): config for config in configs}
-    raise ConfigError(
-        f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
-    )
+    if not configs:
+        raise ConfigError(
+            f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
+        )
+    return {local_profile_path(config.model): config for config in configs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

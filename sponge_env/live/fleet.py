@@ -82,8 +82,7 @@ class EndedBatch(NamedTuple):
     answer: Answer | None
     """None when the replica died under it."""
     tensors: list[NDArray[Any]]
-    """The answers to its tasks, if they are kept: stacks of the next stage's inputs, where they
-    lead to any."""
+    """The answers to its tasks in the last stage, and where they lead to tasks of the next."""
 
 
 class Watch:
@@ -92,10 +91,10 @@ class Watch:
     def __init__(self) -> None:
         self.fleets: list[Fleet] = []
         self.selector = PreciseSelector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self.selector.register(self._wake_receiver, selectors.EVENT_READ)
+        self._wakes = socket.socketpair()
+        for end in self._wakes:
+            end.setblocking(False)
+        self.selector.register(self._wakes[0], selectors.EVENT_READ)
 
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Return whether anything happened, waiting for it if need be, and what batches ended.
@@ -108,7 +107,7 @@ class Watch:
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
-                    self._wake_receiver.recv(4096)
+                    self._wakes[0].recv(4096)
             else:
                 fleet, member = key.data
                 ended += fleet.take_event(member)
@@ -123,22 +122,22 @@ class Watch:
         """Make a :meth:`poll` in another thread return; safe from any thread."""
         # full: it returns anyway; closed: there is no poll
         with contextlib.suppress(OSError):
-            self._wake_sender.send(b"!")
+            self._wakes[1].send(b"!")
 
     def close(self) -> None:
         """Stop all replicas."""
         for fleet in self.fleets:
             fleet.stop(list(fleet.members))
         self.selector.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        for end in self._wakes:
+            end.close()
 
 
 class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
     def __init__(
-        self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, last: bool = True
     ) -> None:
         self.config = config
         self.members: list[Member] = []
@@ -157,7 +156,7 @@ class Fleet:
         self.failure = ""
         """Why replicas died before they were ready."""
         self._launcher = launcher
-        self._keeps_answers = keeps_answers or launcher.max_tasks > 0
+        self._keeps_answers = last or launcher.max_tasks > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
@@ -214,8 +213,8 @@ class Fleet:
 
     def fit(self, room_cores: int) -> None:
         """Come as close to the allocation as the room and those that still drain allow."""
-        target, staying, held = self.target, len(self.staying), len(self.members)
-        cores, added = fit(target.cores, target.replicas, staying, held, room_cores, room_cores)
+        counts = self.target.replicas, len(self.staying), len(self.members)
+        cores, added = fit(self.target.cores, *counts, room_cores, room_cores)
         # a quota write refills the kernel's tokens: none without need
         if cores != self.cores:
             self.limit(cores)
@@ -236,10 +235,9 @@ class Fleet:
             member.replica.limit(self.config.physical_cores(cores))
 
     def shrink(self, replicas: int) -> None:
-        """Stop replicas beyond a number of them.
+        """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
 
-        Cold ones go first, then idle ones, then busy ones, which finish their batch; of
-        each kind the youngest first.
+        These finish their batch. Of each kind the youngest goes first.
         """
         staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - replicas)]

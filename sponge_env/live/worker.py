@@ -40,9 +40,8 @@ class EpisodeClock:
 
         What happened during a hold happened at the hold's instant.
         """
-        recent = reversed(self._changes)  # stamps are: the last ones decide
-        change = next((change for change in recent if change[0] <= monotonic_s), self._changes[0])
-        since_s, at_s, ran = change
+        recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
+        since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:
@@ -69,19 +68,17 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
     time.
 
-    Answers are thrown away, unless they lead to tasks or this worker ``keeps_answers``, or
-    ``checks`` them: that is called with the sample that a request brought and all answers to it.
+    Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
+    that a request brought and all answers to it.
     """
 
     def __init__(
         self,
         *configs: LiveConfig,
         launchers: Sequence[Launcher] = (),
-        keeps_answers: bool = False,
         checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
     ) -> None:
         self.config, self._checks = configs[0], checks
-        keeps_answers = keeps_answers or checks is not None
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
             launchers = launchers or open_launchers(configs)
@@ -92,8 +89,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
             self._fleets = [
-                Fleet(*each, self._watch, keeps_answers and k == len(configs) - 1)
-                for k, each in enumerate(zip(configs, launchers, strict=True))
+                Fleet(config, launcher, self._watch, launcher is launchers[-1])
+                for config, launcher in zip(configs, launchers, strict=True)
             ]
             for fleet in self._fleets:
                 fleet.grow(fleet.target.replicas, full_speed=True)

@@ -149,7 +149,7 @@ def _starter(
             replace(config, batch_timeout_s=_timeout_s(config, own))
             for config, own in zip(configs, profiles, strict=True)
         ]
-        return LiveWorker(*timed, keeps_answers=True)
+        return LiveWorker(*timed)
 
     return start
 
