@@ -129,7 +129,7 @@ class FakeLauncher:
 
     limiter = "fake"
     period_s = 0.1
-    max_tasks = 0
+    max_tasks = (0,)
     tick_s = 0.0
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:
@@ -140,10 +140,12 @@ class FakeLauncher:
         self.refused = 0
         self.closed = False
 
-    def sample(self, request_id: int) -> NDArray[Any]:
+    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         return np.array([request_id])
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> FakeReplica:
         if self.refuses:
             self.refused += 1
             raise WorkerError("no replica is to be had")

@@ -331,7 +331,7 @@ def launcher() -> FakeLauncher:
 
 
 def make_worker(launcher: FakeLauncher) -> LiveWorker:
-    return LiveWorker(CONFIG, launchers=[launcher])
+    return LiveWorker(CONFIG, launcher=launcher)
 
 
 @pytest.fixture

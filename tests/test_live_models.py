@@ -12,7 +12,7 @@ import pytest
 from test_models import served
 from test_replica_contract import next_event
 
-from sponge_env.live.local import open_launchers
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Answer, LiveConfig, Ready
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 @pytest.mark.live
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
     variants = ("ocr-det-v5", "ocr-det-v6")
-    (launcher,) = open_launchers([LiveConfig(batch_max=2, variants=variants)])
+    launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
     replica = launcher.launch(0, 1.0, full_speed=True)
     try:
         assert isinstance(next_event(replica), Ready)

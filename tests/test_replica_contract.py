@@ -15,7 +15,7 @@ from fake_replicas import FakeLauncher
 from numpy.typing import NDArray
 
 from sponge_env.live.janitor import start_ticks
-from sponge_env.live.local import open_launchers
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
 
 BATCH = 8
@@ -71,7 +71,7 @@ class Rig:
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "fake": FakeLauncher,
     "fake-with-delay": lambda: FakeLauncher(limit_delay_s=0.05),
-    "local": lambda: open_launchers([busy_model.config(batch_max=BATCH)])[0],
+    "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
 }
 
 

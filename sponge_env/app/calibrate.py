@@ -105,13 +105,14 @@ def _parser() -> cli.Parser:
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=text)
     limiters = [name for name in get_args(Limiter) if name != "none"]
-    kind, text = cli.one_of("limiter", limiters), f"means to limit CPU: {', '.join(limiters)}"
-    parser.add_argument("--limiter", type=kind, default="auto", help=text)
+    text = f"means to limit CPU: {', '.join(limiters)}"
+    limiter = cli.one_of("limiter", limiters)
+    parser.add_argument("--limiter", type=limiter, default="auto", help=text)
     cli.add_wait(parser)
     text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
     text += f"others (default: {IMAGES})"
-    count = {"type": cli.at_least(1), "nargs": "?", "const": IMAGES, "metavar": "N"}
-    parser.add_argument("--accuracy", **count, help=text)
+    count = cli.at_least(1)
+    parser.add_argument("--accuracy", type=count, nargs="?", const=IMAGES, metavar="N", help=text)
     return parser
 
 

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -137,7 +138,12 @@ class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
     def __init__(
-        self, config: LiveConfig, launcher: Launcher, watch: Watch, last: bool = True
+        self,
+        config: LiveConfig,
+        launcher: Launcher,
+        watch: Watch,
+        stage: int = 0,
+        last: bool = True,
     ) -> None:
         self.config = config
         self.members: list[Member] = []
@@ -155,8 +161,8 @@ class Fleet:
         self.restarts = 0
         self.failure = ""
         """Why replicas died before they were ready."""
-        self._launcher = launcher
-        self._keeps_answers = last or launcher.max_tasks > 0
+        self._launch = partial(launcher.launch, stage=stage)
+        self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
@@ -257,7 +263,7 @@ class Fleet:
             if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
                 return
             try:
-                replica = self._launcher.launch(self._next_id, cores, full_speed=full_speed)
+                replica = self._launch(self._next_id, cores, full_speed=full_speed)
             except WorkerError as error:
                 if not self.members:
                     raise

@@ -40,9 +40,9 @@ class Handover:
     first, and answers are known by their place.
     """
 
-    def __init__(self, launchers: Sequence[Launcher]) -> None:
-        self._launchers = launchers
-        self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in launchers]))
+    def __init__(self, launcher: Launcher, stages: int) -> None:
+        self._launcher, self._last = launcher, stages - 1
+        self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
@@ -56,8 +56,9 @@ class Handover:
         for request in batch.requests:
             kept = self._requests[request]
             waiting = kept.waiting[batch.stage]
-            sample = self._launchers[batch.stage].sample
-            running.append((kept, waiting.pop(0) if waiting else (0, sample(request))))
+            if not waiting:
+                waiting.append((0, self._launcher.sample(request, batch.stage)))
+            running.append((kept, waiting.pop(0)))
         return [tensor for _, (_, tensor) in running]
 
     def give_back(self, batch: Batch) -> None:
@@ -71,7 +72,7 @@ class Handover:
         They are stacks of inputs; there are none where answers lead to nothing that is known. The
         last stage's are kept until they are taken.
         """
-        last = batch.stage + 1 == len(self._launchers)
+        last = batch.stage == self._last
         # without answers there is nothing to keep
         for (kept, (place, _)), answer in zip(self._running.pop(batch.id), answers, strict=False):
             if last:

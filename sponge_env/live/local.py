@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
-from sponge_env.models.model import Model, described
+from sponge_env.models.model import Model, TensorSpec, described
 from sponge_env.models.registry import resolve_variants
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 
@@ -50,12 +49,12 @@ class LocalReplica:
         self,
         id: int,
         job: Job,
-        machine: LocalMachine,
+        launcher: LocalLauncher,
         limiter: CpuLimiter,
         cores: float,
         full_speed: bool,
     ) -> None:
-        self.id, self._limiter, self._janitor = id, limiter, machine.janitor
+        self.id, self._limiter, self._janitor = id, limiter, launcher.janitor
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s
         self._max_tasks, self._cores = job.max_tasks, cores
@@ -87,7 +86,7 @@ class LocalReplica:
         self._janitor.send("process", pid, start_ticks(pid))
         try:
             with refusal_as_sentence():
-                os.sched_setaffinity(pid, machine.cpus)
+                os.sched_setaffinity(pid, launcher.cpus)
                 limiter.apply(math.inf if full_speed else cores)
                 limiter.attach(pid)
         except ProcessLookupError:
@@ -176,11 +175,14 @@ class LocalReplica:
         del self._tensors  # and with them the shared memory
 
 
-class LocalMachine:
-    """What the replicas of all stages share: CPUs, a control group with its quota, a janitor.
+class LocalLauncher:
+    """Starts the replicas of all stages of a chain as child processes. Implements ``Launcher``.
 
-    Until it is closed, this process keeps off these CPUs. Settings that cannot be are a
-    ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
+    They share CPUs, a control group with its quota, and a janitor. Until it is closed, this process
+    keeps off these CPUs. Each replica holds all variants of its stage. What answers of the first
+    stage lead to has to be what the second takes, and later stages lead to nothing but one task.
+    Settings and models that cannot be used are a ``ConfigError``, a CPU that cannot be limited as
+    asked is a ``WorkerError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
@@ -191,82 +193,59 @@ class LocalMachine:
             with too_many_as_sentence():
                 self.janitor = Janitor()
             cleanup.callback(self.janitor.close)
-            announce = partial(self.janitor.send, "group")
-            cpus = len(self.cpus)
-            self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
-            cleanup.callback(self.limits.close)
+            announce, cpus = partial(self.janitor.send, "group"), len(self.cpus)
+            self._limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
+            cleanup.callback(self._limits.close)
+            self._jobs: list[Job] = []
+            self._samples: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
+            for config in configs:
+                self._add_stage(config)
             self.close = cleanup.pop_all().close
-            """Removes the control groups, ends the janitor, takes back the CPUs; also twice."""
+        self.limiter: str = self._limits.kind
+        self.period_s, self.tick_s = self._limits.period_s, self._limits.tick_s
+        self.max_tasks = [job.max_tasks for job in self._jobs]
 
-
-class LocalLauncher:
-    """Starts replicas as child processes. Implements ``Launcher``.
-
-    Each replica holds all variants of the configuration. A model that cannot be used is a
-    ``ConfigError``. The machine is shared with the launchers of other stages, which are closed
-    together.
-    """
-
-    def __init__(self, config: LiveConfig, machine: LocalMachine) -> None:
+    def _add_stage(self, config: LiveConfig) -> None:
         models = resolve_variants(config.variants or [config.model])
-        self._job, self._machine = make_job(models, config.batch_max), machine
-        self.close = machine.close
-        self._samples: NDArray[Any] = models[0].samples()
-        count = len(self._samples)
-        drawn = np.random.default_rng(0).integers(count, size=_DRAWS)
-        self._order = np.concatenate([np.arange(count), drawn])
-        self.limiter: str = machine.limits.kind
-        self.period_s, self.tick_s = machine.limits.period_s, machine.limits.tick_s
-        self.max_tasks = models[0].max_tasks
-        self.inputs, self.outputs = models[0].inputs, models[0].outputs
+        if self._jobs and models[0].max_tasks:
+            raise ConfigError(
+                f"{config.model} says how many tasks follow, which only the first stage may"
+            )
+        if self._jobs and (lead := self._jobs[-1]).max_tasks and lead.outputs != models[0].inputs:
+            raise ConfigError(
+                f"the first stage leads to tasks of {described(TensorSpec(*lead.outputs))}, but "
+                f"{config.model} takes {described(models[0].inputs)}"
+            )
+        self._jobs.append(make_job(models, config.batch_max))
+        samples = models[0].samples()
+        drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
+        self._samples.append((samples, np.concatenate([np.arange(len(samples)), drawn])))
 
-    def sample(self, request_id: int) -> NDArray[Any]:
+    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return one of the model's samples, the same for an id: each once, then at random."""
-        sample: NDArray[Any] = self._samples[self._order[request_id % len(self._order)]]
+        samples, order = self._samples[stage]
+        sample: NDArray[Any] = samples[order[request_id % len(order)]]
         return sample
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> LocalReplica:
         """Start a child process under a limit of its own."""
         with too_many_as_sentence():
-            limiter = self._machine.limits.limiter()
+            limiter = self._limits.limiter()
             try:
-                return LocalReplica(id, self._job, self._machine, limiter, cores, full_speed)
+                return LocalReplica(id, self._jobs[stage], self, limiter, cores, full_speed)
             except OSError:
                 limiter.close()
                 raise
 
 
-def open_launchers(configs: Sequence[LiveConfig]) -> list[LocalLauncher]:
-    """Return a launcher for each stage of a chain on this machine.
-
-    What answers of the first stage lead to has to be what the second takes, and later stages lead
-    to nothing but one task; else that is a ``ConfigError``.
-    """
-    machine = LocalMachine(configs)
-    try:
-        launchers = [LocalLauncher(config, machine) for config in configs]
-        for k, (lead, after) in enumerate(itertools.pairwise(launchers)):
-            if k and lead.max_tasks:
-                raise ConfigError(
-                    f"{configs[k].model} says how many tasks follow, which only the first stage may"
-                )
-            if lead.max_tasks and lead.outputs != after.inputs:
-                raise ConfigError(
-                    f"{configs[k].model} leads to tasks of {described(lead.outputs)}, but "
-                    f"{configs[k + 1].model} takes {described(after.inputs)}"
-                )
-    except BaseException:
-        machine.close()
-        raise
-    return launchers
-
-
 def check_machine(configs: Sequence[LiveConfig]) -> str:
-    """Raise now what would keep a worker from starting here, see :func:`open_launchers`.
+    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`.
 
     Returned is what would limit its CPU.
     """
-    with contextlib.closing(open_launchers(configs)[0]) as launcher:
+    with contextlib.closing(LocalLauncher(configs)) as launcher:
         return launcher.limiter
 
 
@@ -284,7 +263,9 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
     makers: list[tuple[str, dict[str, Any]]] = []
     for model in models:
-        fields = dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {}
+        fields: dict[str, Any] = {}
+        if dataclasses.is_dataclass(model):
+            fields = dataclasses.asdict(model)
         makers.append((f"{type(model).__module__}:{type(model).__qualname__}", fields))
     tensors = models[0].inputs, models[0].outputs
     return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
 from sponge_env.live.handover import Handover
-from sponge_env.live.local import open_launchers, too_many_as_sentence
+from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
@@ -64,9 +64,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     There are settings for each stage. The constructor returns when the initial replicas are ready;
     they start at full speed, then their limits are put in force and the clock starts. If none
-    starts, that is a ``WorkerError``. The launchers, by default those of child processes on this
-    machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
-    time.
+    starts, that is a ``WorkerError``. The launcher, by default that of child processes on this
+    machine, is closed with the worker. All methods but :meth:`wake` belong to one thread at a time.
 
     Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
     that a request brought and all answers to it.
@@ -75,22 +74,21 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def __init__(
         self,
         *configs: LiveConfig,
-        launchers: Sequence[Launcher] = (),
+        launcher: Launcher | None = None,
         checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
     ) -> None:
         self.config, self._checks = configs[0], checks
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            launchers = launchers or open_launchers(configs)
-            for launcher in launchers:
-                cleanup.callback(launcher.close)
-            self.launcher, self._handover = launchers[0], Handover(launchers)
+            self.launcher = launcher or LocalLauncher(configs)
+            cleanup.callback(self.launcher.close)
+            self._handover = Handover(self.launcher, len(configs))
             with too_many_as_sentence():
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
             self._fleets = [
-                Fleet(config, launcher, self._watch, launcher is launchers[-1])
-                for config, launcher in zip(configs, launchers, strict=True)
+                Fleet(config, self.launcher, self._watch, k, last=k + 1 == len(configs))
+                for k, config in enumerate(configs)
             ]
             for fleet in self._fleets:
                 fleet.grow(fleet.target.replicas, full_speed=True)

@@ -62,12 +62,16 @@ def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> ND
     channels, height, width = image_shape
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
         photo = opened.convert("L" if channels == 1 else "RGB")
-    crops = []
+    crops: list[NDArray[np.uint8]] = []
     for side_share, left, top in _CROPS:
         side = min(photo.size) * side_share
         x, y = (photo.width - side) * left, (photo.height - side) * top
         crops.append(photo.resize((width, height), resample=3, box=(x, y, x + side, y + side)))
-    images = np.stack(crops).reshape(len(crops), height, width, channels).transpose(0, 3, 1, 2)
+    images = (
+        np.stack(list(map(np.asarray, crops)))
+        .reshape(len(crops), height, width, channels)
+        .transpose(0, 3, 1, 2)
+    )
     if dtype == "uint8":
         return np.ascontiguousarray(images)
     return np.ascontiguousarray((images.astype(dtype) - 127) / 128)
