@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from core_doors import measured_works
 from fake_worker import FakeStages
-from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
 from scenarios import QUOTA_PROFILE
@@ -39,7 +38,7 @@ from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
-from sponge_env.scenario.profile import LOCAL_MODEL, Profile, load_profile, save_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 
@@ -349,31 +348,6 @@ def test_an_old_profile_is_measured_again(
     monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
     (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
     assert load_profile(file) == (new if measured else old)
-
-
-@pytest.mark.live
-@pytest.mark.cgroup
-@needs_cgroup
-@needs_two_cpus
-def test_the_real_worker_is_compared(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    machine_profile: Profile,
-) -> None:
-    """Whole, not close: others on the machine decide how close it can be."""
-    save_profile(machine_profile, tmp_path / "here.json")
-    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "here.json")
-    arguments = ["--agent", "static-8", "--scenario", "local", "--duration", "3"]
-    arguments += ["--repetitions", "1", "--no-calibrate", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
-    data = json.loads((tmp_path / "fidelity.json").read_text())
-    live, _, replayed = data["trials"]
-    assert live["backend"] == "live"
-    assert live["limiter"].startswith("cgroup")
-    assert live["cpu_ratio"] > 0
-    assert replayed["offered"] == live["offered"]
-    assert "local" in capsys.readouterr().out
 
 
 def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:

@@ -138,12 +138,7 @@ class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
     def __init__(
-        self,
-        config: LiveConfig,
-        launcher: Launcher,
-        watch: Watch,
-        stage: int = 0,
-        last: bool = True,
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
     ) -> None:
         self.config = config
         self.members: list[Member] = []
@@ -162,6 +157,7 @@ class Fleet:
         self.failure = ""
         """Why replicas died before they were ready."""
         self._launch = partial(launcher.launch, stage=stage)
+        last = stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0

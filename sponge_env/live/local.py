@@ -26,7 +26,7 @@ from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
-from sponge_env.models.model import Model, TensorSpec, described
+from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 
@@ -197,13 +197,14 @@ class LocalLauncher:
             self._limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
             cleanup.callback(self._limits.close)
             self._jobs: list[Job] = []
+            self._models: list[Model] = []
             self._samples: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
             for config in configs:
                 self._add_stage(config)
             self.close = cleanup.pop_all().close
         self.limiter: str = self._limits.kind
         self.period_s, self.tick_s = self._limits.period_s, self._limits.tick_s
-        self.max_tasks = [job.max_tasks for job in self._jobs]
+        self.max_tasks: Sequence[int] = [job.max_tasks for job in self._jobs]
 
     def _add_stage(self, config: LiveConfig) -> None:
         models = resolve_variants(config.variants or [config.model])
@@ -211,11 +212,13 @@ class LocalLauncher:
             raise ConfigError(
                 f"{config.model} says how many tasks follow, which only the first stage may"
             )
-        if self._jobs and (lead := self._jobs[-1]).max_tasks and lead.outputs != models[0].inputs:
+        lead = self._models[-1] if self._jobs else None
+        if lead and lead.max_tasks and lead.outputs != models[0].inputs:
             raise ConfigError(
-                f"the first stage leads to tasks of {described(TensorSpec(*lead.outputs))}, but "
+                f"the first stage leads to tasks of {described(lead.outputs)}, but "
                 f"{config.model} takes {described(models[0].inputs)}"
             )
+        self._models.append(models[0])
         self._jobs.append(make_job(models, config.batch_max))
         samples = models[0].samples()
         drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
@@ -261,12 +264,13 @@ def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
-    makers: list[tuple[str, dict[str, Any]]] = []
-    for model in models:
-        fields: dict[str, Any] = {}
-        if dataclasses.is_dataclass(model):
-            fields = dataclasses.asdict(model)
-        makers.append((f"{type(model).__module__}:{type(model).__qualname__}", fields))
+    makers: list[tuple[str, dict[str, Any]]] = [
+        (
+            f"{type(model).__module__}:{type(model).__qualname__}",
+            dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {},
+        )
+        for model in models
+    ]
     tensors = models[0].inputs, models[0].outputs
     return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)
 

@@ -87,8 +87,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
             self._fleets = [
-                Fleet(config, self.launcher, self._watch, k, last=k + 1 == len(configs))
-                for k, config in enumerate(configs)
+                Fleet(config, self.launcher, self._watch, k) for k, config in enumerate(configs)
             ]
             for fleet in self._fleets:
                 fleet.grow(fleet.target.replicas, full_speed=True)
