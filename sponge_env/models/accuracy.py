@@ -23,6 +23,7 @@ from sponge_env.models.ocr import (
 )
 from sponge_env.models.registry import resolve_model
 from sponge_env.utils.console import Progress
+from sponge_env.utils.installation import require_extra
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
@@ -135,6 +136,7 @@ def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
     names = {name for stage in stages for name in stage}
     if len(stages) != 2 or len(stages[1]) > 1 or not names <= OCR_MODELS.keys():
         return None
+    require_extra("ocr", "reading text")
     finds, reads = (resolve_model(stage[0]) for stage in stages)
     if not isinstance(finds, Detection) or not isinstance(reads, Recognition):
         return None
