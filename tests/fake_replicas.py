@@ -120,12 +120,7 @@ class FakeReplica:
 
 
 class FakeLauncher:
-    """Starts fakes. Implements ``Launcher``.
-
-    Args:
-        willing: Whether replicas do by themselves what they are asked to.
-        limit_delay_s: Time until a limit comes into force.
-    """
+    """Starts fakes, willing or not, whose limits come late. Implements ``Launcher``."""
 
     limiter = "fake"
     period_s = 0.1

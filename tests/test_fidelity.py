@@ -89,20 +89,12 @@ class MadeUpLive(SimulatedWorker):
         ]
 
 
-def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
-    return Subject.of(agent, Static(cores=8), scenario, PROFILE, seed=0)
-
-
-def trials(repetitions: int = 2) -> list[Trial]:
-    return [
-        trial
-        for repetition in range(repetitions)
-        for trial in subject().repeat(repetition, partial(MadeUpLive, repetition=repetition))
-    ]
+def subject(scenario: Scenario = SCENARIO) -> Subject:
+    return Subject.of("static-8", Static(cores=8), scenario, PROFILE, seed=0)
 
 
 def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
-    live, simulated, replayed = trials(1)
+    live, simulated, replayed = subject().repeat(0, partial(MadeUpLive, repetition=0))
     assert len({trial.summary.offered for trial in (live, simulated, replayed)}) == 1
     assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
@@ -133,14 +125,11 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
     taken = measured_works(work.table(), [1, 2, 1, 1, 4])
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
     assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
-
-
-def test_each_variant_has_measured_work_of_its_own() -> None:
-    ended = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
+    variants = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
     usual_s = np.array([[0.01, 0.02], [0.04, 0.05]])
-    table = MeasuredWork([completion(*each) for each in ended], usual_s).table()
+    table = MeasuredWork([completion(*each) for each in variants], usual_s).table()
     taken = measured_works(table, (1, 1, 2, 1), (1, 0, 1, 0), batch_max=2)
-    assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2])
+    assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2]), "each variant has its own"
 
 
 class MadeUpStages(FakeStages):

@@ -40,8 +40,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
             crops.append(found)
         assert not np.array_equal(*crops), "another model cuts another way"
         expected = resolve_model("ocr-det-v6")
-        with served([expected], 2) as (server, job):
-            tensors = job.map_tensors()
+        with served([expected], 2) as (server, tensors):
             tensors.inputs[:] = images[3], images[0]
             server.run(2, threads=1)
             assert np.array_equal(tensors.answers[0, :3], crops[1])

@@ -63,15 +63,13 @@ def _heights(image: TextImage) -> list[int]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page: TextImage, version: str) -> None:
     nothing = next(image for image in map(draw, range(100)) if not image.lines)
-    with served([detection(version)], 2) as (server, job):
-        tensors = job.map_tensors()
+    with served([detection(version)], 2) as (server, tensors):
         tensors.inputs[:] = page.pixels, nothing.pixels
         server.run(2, threads=1)
         assert tensors.counts.tolist() == [4, 0]
         crops = tensors.answers[0, :4].copy()
     reader = recognition(version)
-    with served([reader], 4) as (server, job):
-        tensors = job.map_tensors()
+    with served([reader], 4) as (server, tensors):
         tensors.inputs[:] = crops
         server.run(4, threads=1)
         texts = [reader.text(answer) for answer in tensors.answers]

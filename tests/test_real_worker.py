@@ -53,20 +53,15 @@ def run(worker: LiveWorker, size: int) -> Completion:
     return next_completion(worker)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll a condition on other processes."""
+def wait_until(condition: Callable[[], bool], worker: LiveWorker | None = None) -> None:
+    """Poll a condition on other processes; a worker goes on meanwhile."""
     end_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end_s, "it never came true"
-        time.sleep(0.01)
-
-
-def serve_until(worker: LiveWorker, condition: Callable[[], bool]) -> None:
-    """Let the worker go on until a condition holds."""
-    end_s = worker.now() + PATIENCE_S
-    while not condition():
-        assert worker.now() < end_s, "it never came true"
-        worker.wait(end_s)
+        if worker is None:
+            time.sleep(0.01)
+        else:
+            worker.wait(worker.now() + 1.0)
 
 
 def cpu_group(pid: int) -> Path:
@@ -162,7 +157,7 @@ def test_a_hung_batch_is_given_up() -> None:
     with LiveWorker(busy_model.config(initial=FULL, batch_timeout_s=0.5)) as worker:
         os.kill(worker.replicas[0].pid, signal.SIGSTOP)
         assert not run(worker, 1).ok
-        serve_until(worker, lambda: worker.idle() == 1)
+        wait_until(lambda: worker.idle() == 1, worker)
         assert run(worker, 1).ok
 
 
