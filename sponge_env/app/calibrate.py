@@ -17,7 +17,6 @@ from sponge_env import cli
 from sponge_env.env.factory import calibrations, wait_for_machine
 from sponge_env.errors import ConfigError
 from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
-from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
@@ -53,7 +52,7 @@ def summary(profile: Profile) -> str:
         f"batch {error.worst_batch} on {error.worst_cores} units",
         f"cold start  {profile.cold_start_s:.1f} s on one unit of {profile.core_unit:g} cores",
         f"loading     {facts.load_cpu_s:.2f} s of CPU, then {facts.memory_bytes / 1e6:.0f} MB",
-        f"limiter     {DESCRIPTIONS[profile.limiter]}"
+        f"limiter     {profile.limiter}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
     if error.mape > POOR_FIT:

@@ -2,9 +2,9 @@
 
 :class:`Janitor` is the harness's end. It runs this file as a process of its own, in its own
 session, so that neither Ctrl-C nor the death of the harness ends it. That process learns
-what to watch from lines on its standard input: ``process PID START_TICKS``, ``group PATH``
-and ``forget PID``. When that pipe ends, because the harness closed it, crashed or was killed,
-it cleans up and exits. So this file imports nothing but the standard library.
+what to watch from lines on its standard input: ``process PID START_TICKS`` and ``group PATH``.
+After the line ``end``, or when that pipe ends because the harness crashed or was killed, it cleans
+up and exits. So this file imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -101,8 +101,6 @@ def watch() -> None:
         if word == "process":
             pid, _, ticks = rest.partition(" ")
             processes[int(pid)] = ticks
-        elif word == "forget":
-            processes.pop(int(rest), None)
         elif word == "group":
             groups.append(rest)
         elif word == "end":

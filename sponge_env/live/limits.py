@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import RunGroup, find_hierarchy
@@ -27,15 +27,6 @@ from sponge_env.live.replica import CpuLimiter
 from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")
-
-Kind = Literal["cgroup-v1", "cgroup-v2", "duty-cycle", "none"]
-
-DESCRIPTIONS = {
-    "cgroup-v1": "control group (version 1) with cpu.cfs_quota_us",
-    "cgroup-v2": "control group (version 2) with cpu.max",
-    "duty-cycle": "duty cycle: stop and continue signals, coarser than a kernel quota",
-    "none": "no CPU limit: cores are not enforced",
-}
 
 _WARNED: list[str] = []
 """Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
@@ -140,7 +131,8 @@ class DutyCycleLimiter(CpuLimiter):
 class CpuLimits(NamedTuple):
     """The CPU limits of one run."""
 
-    kind: Kind
+    kind: str
+    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle`` or ``none``."""
     period_s: float
     """Enforcement period."""
     tick_s: float
@@ -229,8 +221,8 @@ def open_limits(
             except OSError:
                 group.close()
                 raise
-            kind: Kind = "cgroup-v1" if hierarchy.version == 1 else "cgroup-v2"
-            return CpuLimits(kind, period_s, tick_s, partial(group.limiter, cpus), group.close)
+            kind, make = f"cgroup-v{hierarchy.version}", partial(group.limiter, cpus)
+            return CpuLimits(kind, period_s, tick_s, make, group.close)
         except OSError as error:
             if limiter == "cgroup":
                 raise WorkerError(

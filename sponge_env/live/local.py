@@ -54,7 +54,7 @@ class LocalReplica:
         cores: float,
         full_speed: bool,
     ) -> None:
-        self.id, self._limiter, self._janitor = id, limiter, launcher.janitor
+        self.id, self._limiter = id, limiter
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s
         self._max_tasks, self._cores = job.max_tasks, cores
@@ -83,7 +83,7 @@ class LocalReplica:
             self._opened = opened.pop_all()
         pid = self._process.pid
         self.pid: int | None = pid
-        self._janitor.send("process", pid, start_ticks(pid))
+        launcher.janitor.send("process", pid, start_ticks(pid))
         try:
             with refusal_as_sentence():
                 os.sched_setaffinity(pid, launcher.cpus)
@@ -170,7 +170,6 @@ class LocalReplica:
         self._limiter.close()
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
-        self._janitor.send("forget", self.pid)
         self._opened.close()
         del self._tensors  # and with them the shared memory
 
