@@ -123,9 +123,7 @@ class FakeLauncher:
     """Starts fakes, willing or not, whose limits come late. Implements ``Launcher``."""
 
     limiter = "fake"
-    period_s = 0.1
     max_tasks = (0,)
-    tick_s = 0.0
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:
         self.willing = willing

@@ -76,13 +76,12 @@ def measured(
     work: Runs, idle_penalty_s: Sequence[float] = (0.0,), pauses_s: Sequence[float] = (0.0,)
 ) -> Any:
     """Return a bench that has measured this."""
-    launcher = SimpleNamespace(period_s=0.01, tick_s=0.004)
     made = SimpleNamespace(
         config=SMALL,
         work=work,
         idle_penalty_s=idle_penalty_s,
         pauses_s=pauses_s,
-        worker=SimpleNamespace(launcher=launcher),
+        limits=SimpleNamespace(period_s=0.01, tick_s=0.004),
         alone=ColdStart(1.0, 0.5, 0),
         contending=ColdStart(1.0, 0.7, 0),
     )

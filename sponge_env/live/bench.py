@@ -17,6 +17,7 @@ from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.utils.console import Progress
@@ -99,7 +100,9 @@ class Bench(AbstractContextManager["Bench"]):
         """CPU seconds that batches took longer at a share of full speed."""
         self.grid: Grid = defaultdict(list)
         """Saturated batches on a grid of sizes and cores."""
-        self.worker = LiveWorker(self.config)
+        launcher = LocalLauncher([self.config])
+        self.limits = launcher.limits
+        self.worker = LiveWorker(self.config, launcher=launcher)
         self._batches = self._requests = 0
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""

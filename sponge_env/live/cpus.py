@@ -50,14 +50,13 @@ class Reservations:
         self._locks: dict[int, IO[str] | None] = {}
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
-        self._process: set[int] = set()
-        self._threads: dict[int, set[int]] = {}
-        """What the process and its threads could use before any CPU was reserved."""
+        self._before: set[int] = set()
+        """What this process could use before any CPU was reserved."""
 
     def available(self) -> set[int]:
         """Return the CPUs this process may use when it keeps off none."""
         with self._lock:
-            return self._process if self._reserved else os.sched_getaffinity(0)
+            return self._before if self._reserved else os.sched_getaffinity(0)
 
     @contextmanager
     def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
@@ -67,7 +66,7 @@ class Reservations:
         """
         with self._lock:
             if not self._reserved:
-                self._process, self._threads = os.sched_getaffinity(0), _affinities()
+                self._before = os.sched_getaffinity(0)
             self._reserved.append(cpus)
             try:
                 for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
@@ -90,25 +89,14 @@ class Reservations:
                 lock.close()
 
     def _move_threads(self) -> None:
-        reserved = frozenset[int]().union(*self._reserved)
-        for thread in _affinities():
-            # a younger thread has its affinity from one that was moved already
-            before = self._threads.get(thread, self._process)
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, before - reserved or before)
+        cpus = self._before.difference(*self._reserved) or self._before
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+                os.sched_setaffinity(int(thread), cpus)
 
 
 RESERVATIONS = Reservations()
 """One for the process, as affinity is the process's."""
-
-
-def _affinities() -> dict[int, set[int]]:
-    """Return the CPUs that each thread of this process may use."""
-    affinities = {}
-    for name in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # a thread may end meanwhile
-            affinities[int(name)] = os.sched_getaffinity(int(name))
-    return affinities
 
 
 def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:

@@ -193,16 +193,15 @@ class LocalLauncher:
                 self.janitor = Janitor()
             cleanup.callback(self.janitor.close)
             announce, cpus = partial(self.janitor.send, "group"), len(self.cpus)
-            self._limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
-            cleanup.callback(self._limits.close)
+            self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
+            cleanup.callback(self.limits.close)
             self._jobs: list[Job] = []
             self._models: list[Model] = []
             self._samples: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
             for config in configs:
                 self._add_stage(config)
             self.close = cleanup.pop_all().close
-        self.limiter: str = self._limits.kind
-        self.period_s, self.tick_s = self._limits.period_s, self._limits.tick_s
+        self.limiter = self.limits.kind
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self._jobs]
 
     def _add_stage(self, config: LiveConfig) -> None:
@@ -234,7 +233,7 @@ class LocalLauncher:
     ) -> LocalReplica:
         """Start a child process under a limit of its own."""
         with too_many_as_sentence():
-            limiter = self._limits.limiter()
+            limiter = self.limits.limiter()
             try:
                 return LocalReplica(id, self._jobs[stage], self, limiter, cores, full_speed)
             except OSError:

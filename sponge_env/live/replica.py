@@ -129,10 +129,6 @@ class Launcher(Protocol):
 
     limiter: str
     """What limits the CPU, e.g. ``cgroup-v1``."""
-    period_s: float
-    """Period in which the limit grants CPU time."""
-    tick_s: float
-    """Time between two looks at what was used; until then a limit can be overdrawn."""
 
     max_tasks: Sequence[int]
     """For each stage, how many tasks of the next an answer leads to at most; 0 if to none."""
