@@ -6,7 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env.control.chain import is_chain
@@ -106,7 +106,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.live.local import check_machine
+    from sponge_env.live.local import LocalLauncher
 
     stages = stage_profiles(scenario, profile)
     for each in (model for models in stages for model in models):
@@ -126,7 +126,8 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    _warn_of_other_limiters(stages, check_machine(configs))
+    with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
+        _warn_of_other_limiters(stages, launcher.limiter)
     _check_room(spec, configs)
 
 

@@ -241,15 +241,6 @@ class LocalLauncher:
                 raise
 
 
-def check_machine(configs: Sequence[LiveConfig]) -> str:
-    """Raise now what would keep a worker from starting here, see :class:`LocalLauncher`.
-
-    Returned is what would limit its CPU.
-    """
-    with contextlib.closing(LocalLauncher(configs)) as launcher:
-        return launcher.limiter
-
-
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
     """Keep the CPUs of workers that are set up like this, also while none is open."""
     return RESERVATIONS.keep_off(_cpus(configs))
