@@ -119,10 +119,7 @@ def granted_share(worker: LiveWorker, cores: int) -> float:
 
 @pytest.mark.parametrize(
     ("limiter", "tolerance"),
-    [
-        pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]),
-        ("duty-cycle", 0.5),
-    ],
+    [pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]), ("duty-cycle", 0.5)],
 )
 def test_the_limiter_grants_the_share_and_no_more(limiter: str, tolerance: float) -> None:
     with LiveWorker(busy_model.config(initial=FULL, limiter=limiter)) as worker:

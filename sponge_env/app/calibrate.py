@@ -20,11 +20,7 @@ from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_file
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
-from sponge_env.scenario.profile import (
-    LOCAL_MODEL,
-    Profile,
-    local_profile_path,
-)
+from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import require_extra
 

@@ -22,13 +22,7 @@ import numpy as np
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import MOST_LOST, QuotaService, fit_latency, to_quantiles
-from sponge_env.live.bench import (
-    PAUSED_SHARE,
-    PAUSED_SIZE,
-    WORK_RUNS,
-    Bench,
-    Grid,
-)
+from sponge_env.live.bench import PAUSED_SHARE, PAUSED_SIZE, WORK_RUNS, Bench, Grid
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.model import shares_of_tasks
@@ -39,9 +33,9 @@ from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import describe_host, describe_versions
 
 SECONDS = 45.0
-"""About how long a calibration takes."""
+"""About how long a calibration takes, beside the loading."""
 SEVERAL_SECONDS = 75.0
-"""The same of several models, beside their loading."""
+"""The same of several models."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 

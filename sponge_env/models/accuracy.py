@@ -13,14 +13,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
 from sponge_env.models.images import Box, TextImage, TextLine, draw, draw_evenly
 from sponge_env.models.model import Array
-from sponge_env.models.ocr import (
-    OCR_MODELS,
-    SAMPLES_EACH,
-    Detection,
-    Recognition,
-    cut,
-    find_lines,
-)
+from sponge_env.models.ocr import OCR_MODELS, SAMPLES_EACH, Detection, Recognition, cut, find_lines
 from sponge_env.models.registry import resolve_model
 from sponge_env.utils.console import Progress
 from sponge_env.utils.installation import require_extra
