@@ -125,13 +125,11 @@ class Bench(AbstractContextManager["Bench"]):
         full = self.config.cores_max
         size = min(PAUSED_SIZE, self.config.batch_max)
         for _ in self._steps("pauses", range(PAUSED_RUNS)):
-            cpu_s = []
-            for cores in (full, max(1, full // PAUSED_SHARE)):
-                self._resize(cores)
-                cpu_s.append(self._run(size, rested=True).cpu_s)
-                self._requests -= size
-            self._requests += size
-            self.pauses_s.append(cpu_s[1] - cpu_s[0])
+            self._resize(full)
+            unpaused = self._run(size, rested=True)
+            self._resize(max(1, full // PAUSED_SHARE))
+            paused = self._run(size, rested=True, same=True)
+            self.pauses_s.append(paused.cpu_s - unpaused.cpu_s)
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:
@@ -147,8 +145,7 @@ class Bench(AbstractContextManager["Bench"]):
         for _ in range(runs) if again else self._steps("work", range(runs)):
             for size in sizes:
                 rested = self._run(size, rested=True)
-                self._requests -= size
-                run = self._run(size)
+                run = self._run(size, same=True)
                 self.work[size].append(run)
                 if size <= PAUSED_SIZE:
                     self.idle_penalty_s.append(rested.cpu_s - run.cpu_s)
@@ -197,13 +194,13 @@ class Bench(AbstractContextManager["Bench"]):
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self.worker.resize(Allocation(cores, self.config.batch_max, replicas))
 
-    def _run(self, size: int, rested: bool = False) -> BatchRun:
-        """Run a batch of the next requests, after a rest or at once."""
+    def _run(self, size: int, rested: bool = False, same: bool = False) -> BatchRun:
+        """Run a batch of the next requests or the same again, after a rest or at once."""
         if rested:
             self.worker.wait(self.worker.now() + REST_S)
-        requests = tuple(range(self._requests, self._requests + size))
         self._batches += 1
-        self._requests += size
+        self._requests += 0 if same else size
+        requests = tuple(range(self._requests - size, self._requests))
         until_s, begin_s = self.worker.now() + PATIENCE_S, time.monotonic()
         self.worker.start(Batch(self._batches, requests))
         ended = self.worker.wait(until_s)

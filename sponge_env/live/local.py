@@ -36,6 +36,11 @@ _DRAWS = 1 << 16
 END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
+too_many_as_sentence = partial(
+    refusal_as_sentence, "another replica", "allow more (ulimit, pids.max) or ask for fewer"
+)
+"""Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
+
 
 class LocalReplica:
     """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
@@ -262,11 +267,6 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
     ]
     tensors = models[0].inputs, models[0].outputs
     return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)
-
-
-def too_many_as_sentence() -> AbstractContextManager[None]:
-    """Turn the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
-    return refusal_as_sentence("another replica", "allow more (ulimit, pids.max) or ask for fewer")
 
 
 def _memory(name: str) -> FileIO:

@@ -54,9 +54,9 @@ class EpisodeClock:
         """Let the clock run on; return how long it was held, 0 if it was not."""
         if not self.held:
             return 0.0
-        since_s, at_s, _ = self._changes[-1]
-        self._changes.append((time.monotonic(), at_s, True))
-        return self._changes[-1][0] - since_s
+        (since_s, at_s, _), now_s = self._changes[-1], time.monotonic()
+        self._changes.append((now_s, at_s, True))
+        return now_s - since_s
 
 
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
