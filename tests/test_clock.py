@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from fake_replicas import Monotonic
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sponge_env.live import worker as worker_module
 from sponge_env.live.worker import EpisodeClock
-
-
-class Monotonic:
-    """Stands in for the module ``time``."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @example([(True, 3), (True, 2), (False, 1), (False, 1)])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica
+from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica, Monotonic
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
@@ -21,15 +21,6 @@ from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]
 CONFIG = LiveConfig(batch_timeout_s=10.0, cold_start_s=8.0, initial=Allocation(8, 1))
-
-
-class Monotonic:
-    """Stands in for the module ``time`` in the fleet."""
-
-    now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -195,9 +195,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
         First those that get less, so that there is room for those that get more, as in the core.
         """
-        for fleet in sorted(self._fleets, key=_grows):
+        fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
+        for fleet in fleets:
             if not fleet.gives_up:
-                others = sum(other.held for other in self._fleets if other is not fleet)
+                others = sum(other.held for other in fleets if other is not fleet)
                 fleet.fit(self.config.total_cores - others)
         self._charge()
 
@@ -257,7 +258,3 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
     if os.getpid() == pid:  # what a fork drops is still its parent's
         cleanup.close()
-
-
-def _grows(fleet: Fleet) -> bool:
-    return fleet.target.cores * fleet.target.replicas > fleet.held
