@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -200,32 +201,13 @@ class LocalLauncher:
             announce, cpus = partial(self.janitor.send, "group"), len(self.cpus)
             self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
             cleanup.callback(self.limits.close)
-            self._jobs: list[Job] = []
-            self._models: list[Model] = []
-            self._samples: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
-            for config in configs:
-                self._add_stage(config)
+            models = [resolve_variants(config.variants or [config.model]) for config in configs]
+            _check_chain([config.model for config in configs], [each[0] for each in models])
+            self._jobs = list(map(make_job, models, [config.batch_max for config in configs]))
+            self._samples = [_in_order(variants[0].samples()) for variants in models]
             self.close = cleanup.pop_all().close
         self.limiter = self.limits.kind
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self._jobs]
-
-    def _add_stage(self, config: LiveConfig) -> None:
-        models = resolve_variants(config.variants or [config.model])
-        if self._jobs and models[0].max_tasks:
-            raise ConfigError(
-                f"{config.model} says how many tasks follow, which only the first stage may"
-            )
-        lead = self._models[-1] if self._jobs else None
-        if lead and lead.max_tasks and lead.outputs != models[0].inputs:
-            raise ConfigError(
-                f"the first stage leads to tasks of {described(lead.outputs)}, but "
-                f"{config.model} takes {described(models[0].inputs)}"
-            )
-        self._models.append(models[0])
-        self._jobs.append(make_job(models, config.batch_max))
-        samples = models[0].samples()
-        drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
-        self._samples.append((samples, np.concatenate([np.arange(len(samples)), drawn])))
 
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return one of the model's samples, the same for an id: each once, then at random."""
@@ -244,6 +226,26 @@ class LocalLauncher:
             except OSError:
                 limiter.close()
                 raise
+
+
+def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
+    """Refuse stages whose answers are not what the next takes."""
+    for k, (lead, after) in enumerate(itertools.pairwise(models)):
+        if k and lead.max_tasks:
+            raise ConfigError(
+                f"{names[k]} says how many tasks follow, which only the first stage may"
+            )
+        if lead.max_tasks and lead.outputs != after.inputs:
+            raise ConfigError(
+                f"{names[k]} leads to tasks of {described(lead.outputs)}, but {names[k + 1]} takes "
+                f"{described(after.inputs)}"
+            )
+
+
+def _in_order(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return samples, and the order in which they are shown: each once, then at random."""
+    drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
+    return samples, np.concatenate([np.arange(len(samples)), drawn])
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
