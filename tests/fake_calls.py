@@ -32,9 +32,7 @@ OUTPUTS = TensorSpec((2,), "float64")
 class NoSamples:
     """A launcher of whose models no sample may be shown: calls bring their own."""
 
-    max_tasks = 0
-
-    def sample(self, request_id: int) -> NDArray[Any]:
+    def sample(self, request_id: int, stage: int) -> NDArray[Any]:
         raise AssertionError(f"request {request_id} was given a sample")
 
 
@@ -49,7 +47,7 @@ class CallStages(FakeStages):
     ) -> None:
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
         super().__init__(workers, crashes=crashes)
-        self.handover = Handover([NoSamples() for _ in workers])  # type: ignore[misc]
+        self.handover = Handover(NoSamples(), len(workers))  # type: ignore[arg-type]
         self.script: list[Action] = []
         self.closed = False
         self.ended: list[Completion] = []

@@ -26,6 +26,15 @@ def crash(worker: LiveWorker, stage: int = 0) -> None:
     max(serving, key=lambda member: (member.state, -member.replica.id)).replica.kill()
 
 
+class Monotonic:
+    """Stands in for the module ``time``."""
+
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
 CPU_S = 0.001
 """CPU time that a batch takes."""
 LOAD_S = 0.01
@@ -120,17 +129,10 @@ class FakeReplica:
 
 
 class FakeLauncher:
-    """Starts fakes. Implements ``Launcher``.
-
-    Args:
-        willing: Whether replicas do by themselves what they are asked to.
-        limit_delay_s: Time until a limit comes into force.
-    """
+    """Starts fakes, willing or not, whose limits come late. Implements ``Launcher``."""
 
     limiter = "fake"
-    period_s = 0.1
-    max_tasks = 0
-    tick_s = 0.0
+    max_tasks = (0,)
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:
         self.willing = willing
@@ -140,10 +142,12 @@ class FakeLauncher:
         self.refused = 0
         self.closed = False
 
-    def sample(self, request_id: int) -> NDArray[Any]:
+    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         return np.array([request_id])
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> FakeReplica:
         if self.refuses:
             self.refused += 1
             raise WorkerError("no replica is to be had")

@@ -27,12 +27,8 @@ class FakeWorker(SimulatedWorker):
     ) -> None:
         """Start at time 0.
 
-        Args:
-            args: Those of the reference's worker, as are further ``settings``.
-            crashes_s: When a replica dies, if one serves then; ascending.
-            spared: The replica that never dies.
-            held_s: What :meth:`release` says.
-            watch: Called before every batch and every wait.
+        At each of ``crashes_s`` a replica dies, if one serves then, but never the one ``spared``;
+        :meth:`release` says ``held_s``, and ``watch`` is called before every batch and every wait.
         """
         super().__init__(*args, **settings)
         self._crashes_s = list(crashes_s)
@@ -89,11 +85,8 @@ class FakeStages(SimulatedWorker):
     ) -> None:
         """Start at time 0.
 
-        Args:
-            workers: Those of the stages.
-            tasks: How many tasks the answer to a request in the first stage leads to; drawn by
-                the system if left out.
-            crashes: When a replica of which stage dies, if one serves then; ascending.
+        ``tasks`` says how many the answer to a request in the first stage leads to, which the
+        system draws without; ``crashes`` when a replica of which stage dies, if one serves then.
         """
         self.workers, self._tasks, self._crashes = list(workers), tasks, list(crashes)
         self.batches: list[Batch] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -26,3 +28,14 @@ needs_cgroup = pytest.mark.skipif(bool(CGROUP_REFUSAL), reason=CGROUP_REFUSAL or
 needs_two_cpus = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one for the harness"
 )
+
+PATIENCE_S = 60.0
+"""Time after which a test gives up on other processes."""
+
+
+def wait_until(condition: Callable[[], bool], what: str = "it") -> None:
+    """Poll a condition on other processes."""
+    end_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end_s, f"never happened: {what}"
+        time.sleep(0.01)  # the pause between two looks, not the wait itself

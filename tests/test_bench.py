@@ -32,10 +32,10 @@ class Machine(Bench):
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self._share = cores / 2
 
-    def _run(self, size: int, rested: bool = False) -> BatchRun:
+    def _run(self, size: int, rested: bool = False, same: bool = False) -> BatchRun:
         self.runs += 1
-        self.images.append(range(self._requests, self._requests + size))
-        self._requests += size
+        self._requests += 0 if same else size
+        self.images.append(range(self._requests - size, self._requests))
         slow = self._slow_s > 0
         cpu_s = WORK_S[size - 1] * (2.0 if slow else 1.0)
         self._slow_s -= slow * cpu_s / self._share
@@ -54,7 +54,8 @@ class Machine(Bench):
 
 @pytest.fixture(autouse=True)
 def _without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "LiveWorker", lambda config: SimpleNamespace())
+    monkeypatch.setattr(bench, "LocalLauncher", lambda configs: SimpleNamespace(limits=None))
+    monkeypatch.setattr(bench, "LiveWorker", lambda config, launcher: None)
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, R
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
-from sponge_env.scenario.profile import Accuracy, Facts, Profile, load_profile, save_profile
+from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
@@ -77,13 +76,12 @@ def measured(
     work: Runs, idle_penalty_s: Sequence[float] = (0.0,), pauses_s: Sequence[float] = (0.0,)
 ) -> Any:
     """Return a bench that has measured this."""
-    launcher = SimpleNamespace(period_s=0.01, tick_s=0.004)
     made = SimpleNamespace(
         config=SMALL,
         work=work,
         idle_penalty_s=idle_penalty_s,
         pauses_s=pauses_s,
-        worker=SimpleNamespace(launcher=launcher),
+        limits=SimpleNamespace(period_s=0.01, tick_s=0.004),
         alone=ColdStart(1.0, 0.5, 0),
         contending=ColdStart(1.0, 0.7, 0),
     )
@@ -225,23 +223,6 @@ def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) 
         *work, "a grid", *work, "b grid", *work, "b closed", "a closed",
     ]  # fmt: skip
     assert done.count("a work") >= WORK_RUNS
-
-
-def test_an_accuracy_of_more_images_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def with_accuracy(count: int) -> Profile:
-        accuracy = Accuracy(0.9, "lines", count, "somebody")
-        return dataclasses.replace(load_profile("lite0"), facts=Facts(accuracy=accuracy))
-
-    path = tmp_path / "here.json"
-    for measured, kept in ((10, 10), (5, 10), (20, 20)):
-        profiles = [with_accuracy(measured)]
-        monkeypatch.setattr(calibration, "calibrate_all", lambda *_, p=profiles, **__: p)
-        calibration.calibrate_files({path: LiveConfig()})
-        accuracy = load_profile(path).facts.accuracy
-        assert accuracy is not None
-        assert accuracy.count == kept
 
 
 def test_two_files_of_one_name_do_not_share_a_profile() -> None:

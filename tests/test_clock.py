@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from fake_replicas import Monotonic
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sponge_env.live import worker as worker_module
 from sponge_env.live.worker import EpisodeClock
-
-
-class Monotonic:
-    """Stands in for the module ``time``."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @example([(True, 3), (True, 2), (False, 1), (False, 1)])
@@ -37,8 +28,8 @@ def test_time_stands_still_while_held_and_stamps_agree(steps: list[tuple[bool, i
             held = hold
             machine.now_s += seconds
             expected_s += 0 if held else seconds
-            readings.append((machine.now_s, clock.now_s()))
-            assert clock.now_s() == expected_s
+            readings.append((machine.now_s, clock.at(machine.now_s)))
+            assert clock.at(machine.now_s) == expected_s
         assert [clock.at(stamp_s) for stamp_s, _ in readings] == [now_s for _, now_s in readings]
         paused_s += clock.release()
         assert expected_s + paused_s == machine.now_s - 1000

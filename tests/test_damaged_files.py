@@ -138,7 +138,7 @@ def shortened(path: Path, folder: Path) -> Path:
     def cut(data: Any) -> Any:
         if isinstance(data, dict):
             return {key: cut(value) for key, value in list(data.items())[:20]}
-        return [cut(value) for value in data[:16]] if isinstance(data, list) else data
+        return [cut(value) for value in data[:15]] if isinstance(data, list) else data
 
     (folder / path.name).write_text(json.dumps(cut(json.loads(path.read_text()))))
     return folder / path.name

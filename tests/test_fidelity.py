@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from core_doors import measured_works
 from fake_worker import FakeStages
-from machine import needs_cgroup, needs_two_cpus
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
 from scenarios import QUOTA_PROFILE
@@ -32,15 +31,14 @@ from sponge_env.fidelity.report import (
     load_fidelity,
     padded,
     side_by_side,
-    tables,
     write_results,
 )
-from sponge_env.fidelity.trial import Kind, MeasuredWork, RecordingWorker, Subject, Trial
+from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
-from sponge_env.scenario.profile import LOCAL_MODEL, Profile, load_profile, save_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 
@@ -71,7 +69,6 @@ class MadeUpLive(SimulatedWorker):
     ) -> None:
         self._scatter = stream(repetition, "arrivals")
         self._factors: deque[float] = deque()
-        self.completions: list[Completion] = []
         phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),
@@ -86,28 +83,18 @@ class MadeUpLive(SimulatedWorker):
 
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Let time pass, and measure the batches as the real worker does."""
-        ended = [
+        return [
             dataclasses.replace(c, cpu_s=float(WORK_S[c.batch.size - 1]) * self._factors.popleft())
             for c in super().wait(until_s)
         ]
-        self.completions += ended
-        return ended
 
 
-def subject(agent: str = "static-8", scenario: Scenario = SCENARIO) -> Subject:
-    return Subject.of(agent, Static(cores=8), scenario, PROFILE, seed=0)
-
-
-def trials(repetitions: int = 2) -> list[Trial]:
-    return [
-        trial
-        for repetition in range(repetitions)
-        for trial in subject().repeat(repetition, partial(MadeUpLive, repetition=repetition))
-    ]
+def subject(scenario: Scenario = SCENARIO) -> Subject:
+    return Subject.of("static-8", Static(cores=8), scenario, PROFILE, seed=0)
 
 
 def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
-    live, simulated, replayed = trials(1)
+    live, simulated, replayed = subject().repeat(0, partial(MadeUpLive, repetition=0))
     assert len({trial.summary.offered for trial in (live, simulated, replayed)}) == 1
     assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
@@ -138,14 +125,11 @@ def test_measured_work_comes_back_by_size_in_its_order() -> None:
     taken = measured_works(work.table(), [1, 2, 1, 1, 4])
     assert taken == pytest.approx([1.1, 1.5, 1.2, work.ratio, work.ratio])
     assert measured_works(MeasuredWork([], WORK_S).table(), [3]) == [1.0]
-
-
-def test_each_variant_has_measured_work_of_its_own() -> None:
-    ended = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
+    variants = [(0.011, 1, 0), (0.06, 2, 1), (0.05, 1, 1), (0.012, 1, 0)]
     usual_s = np.array([[0.01, 0.02], [0.04, 0.05]])
-    table = MeasuredWork([completion(*each) for each in ended], usual_s).table()
+    table = MeasuredWork([completion(*each) for each in variants], usual_s).table()
     taken = measured_works(table, (1, 1, 2, 1), (1, 0, 1, 0), batch_max=2)
-    assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2])
+    assert taken == pytest.approx([1.25, 1.1, 1.2, 1.2]), "each variant has its own"
 
 
 class MadeUpStages(FakeStages):
@@ -159,13 +143,6 @@ class MadeUpStages(FakeStages):
             )
             workers.append(MadeUpLive(own, repetition + k, phases))
         super().__init__(workers, tasks=lambda request: request % 4)
-        self.completions: list[Completion] = []
-
-    def wait(self, until_s: float) -> Sequence[Completion]:
-        """Let time pass, and keep the batches that ended."""
-        ended = super().wait(until_s)
-        self.completions += ended
-        return ended
 
 
 def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> None:
@@ -195,7 +172,8 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> No
 
 
 def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
-    return Trial(kind, repetition, EpisodeMetrics(agent="a", scenario="s", **values), 1.0)
+    metrics = EpisodeMetrics(agent="a", scenario="s", offered=1, **values)
+    return Trial(kind, repetition, metrics, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -231,13 +209,14 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
         made_up("replayed", 0),
     ]
     write_results(tmp_path, runs, PROFILE, ["python"])
-    loaded = load_fidelity(tmp_path / "fidelity.json").rows
-    for rows in ({row.quantity.metric: row for row in each} for each in (compare(runs), loaded)):
+    loaded = load_fidelity(tmp_path / "fidelity.json")
+    for each in (compare(runs), loaded.rows):
+        rows = {row.quantity.metric: row for row in each}
         assert rows["violation_rate"].difference == pytest.approx(0.004)
         assert rows["violation_rate"].verdict == "met"
         assert math.isnan(rows["latency_mean_s"].difference)
         assert rows["latency_mean_s"].verdict == ""
-    table = padded(tables(loaded)["s"]).splitlines()
+    table = padded(loaded.tables["s"]).splitlines()
     assert len(table) == 2 + len(QUANTITIES)
     assert len({len(line) for line in table}) == 1, "aligned for a terminal"
 
@@ -280,7 +259,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(
     error: BaseException,
     code: int,
 ) -> None:
-    starts: list[RecordingWorker] = []
+    starts: list[MadeUpLive] = []
 
     class Dying(MadeUpLive):
         def wait(self, until_s: float) -> Sequence[Completion]:
@@ -288,7 +267,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(
                 raise error
             return super().wait(until_s)
 
-    def start(spec: SystemSpec) -> RecordingWorker:
+    def start(spec: SystemSpec) -> MadeUpLive:
         starts.append(Dying(spec, 0))
         return starts[-1]
 
@@ -303,10 +282,10 @@ def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> N
     model = Variant("local:ocr-det-v5")
     stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
     relative = Scenario("relative", slo_services=8.0, stages=stages)
-    place = command.MeasuredScenario.of(relative, {"ocr-det-v5": tmp_path / "slow.json"})
-    assert [stage.name for stage in place.scenario.stages] == ["one", "two"]
-    assert place.scenario.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
-    assert place.profile == PROFILE
+    place, profile = command.with_files(relative, {"ocr-det-v5": tmp_path / "slow.json"})
+    assert [stage.name for stage in place.stages] == ["one", "two"]
+    assert place.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
+    assert profile == PROFILE
 
 
 @pytest.mark.parametrize(
@@ -358,31 +337,6 @@ def test_an_old_profile_is_measured_again(
     monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
     (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
     assert load_profile(file) == (new if measured else old)
-
-
-@pytest.mark.live
-@pytest.mark.cgroup
-@needs_cgroup
-@needs_two_cpus
-def test_the_real_worker_is_compared(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    machine_profile: Profile,
-) -> None:
-    """Whole, not close: others on the machine decide how close it can be."""
-    save_profile(machine_profile, tmp_path / "here.json")
-    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "here.json")
-    arguments = ["--agent", "static-8", "--scenario", "local", "--duration", "3"]
-    arguments += ["--repetitions", "1", "--no-calibrate", "--out", str(tmp_path)]
-    assert command.main(arguments) == 0
-    data = json.loads((tmp_path / "fidelity.json").read_text())
-    live, _, replayed = data["trials"]
-    assert live["backend"] == "live"
-    assert live["limiter"].startswith("cgroup")
-    assert live["cpu_ratio"] > 0
-    assert replayed["offered"] == live["offered"]
-    assert "local" in capsys.readouterr().out
 
 
 def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:

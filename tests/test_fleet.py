@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica
+from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica, Monotonic
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
@@ -21,15 +21,6 @@ from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]
 CONFIG = LiveConfig(batch_timeout_s=10.0, cold_start_s=8.0, initial=Allocation(8, 1))
-
-
-class Monotonic:
-    """Stands in for the module ``time`` in the fleet."""
-
-    now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -76,6 +67,11 @@ class Rig:
     def poll_ids(self) -> list[int]:
         """Return the batches that ended with an answer."""
         return [ended.batch.id for ended in self.poll() if ended.answer is not None]
+
+    def answer(self, replica: int) -> list[int]:
+        """Let a replica answer its batch; return what ended with an answer."""
+        self.replicas[replica].answer()
+        return self.poll_ids()
 
     def fail_to_start(self, times: int = START_ATTEMPTS) -> None:
         """Let the youngest replica die before it is ready, over and over."""
@@ -197,8 +193,7 @@ def test_while_another_serves_replicas_that_never_start_do_not_end_it(
     rig.fail_to_start(1)
     assert len(caplog.records) == 1
     rig.start(1)
-    rig.replicas[0].answer()
-    assert rig.poll_ids() == [1]
+    assert rig.answer(0) == [1]
     rig.replicas[0].die()
     with pytest.raises(WorkerError, match="4 replicas died"):
         rig.poll()
@@ -276,8 +271,7 @@ def test_a_refused_replica_leaves_the_others_running(
         clock.now_s += fleet_module.HEARTBEAT_S / 4
     assert rig.launcher.refused == len(caplog.records) == 1, "it is not asked all the time"
     rig.start(1)
-    rig.replicas[0].answer()
-    assert rig.poll_ids() == [1]
+    assert rig.answer(0) == [1]
     rig.launcher.refuses = False
     clock.now_s += fleet_module.HEARTBEAT_S
     rig.scale(2)
@@ -306,8 +300,7 @@ def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
         rig = Rig(2)
         assert rig.replicas[0].fileno() > 1024
         rig.start(1)
-        rig.replicas[0].answer()
-        assert rig.poll_ids() == [1]
+        assert rig.answer(0) == [1]
         assert rig.watch.poll(0.001) == (False, [])
         rig.watch.close()
     finally:
@@ -331,7 +324,7 @@ def launcher() -> FakeLauncher:
 
 
 def make_worker(launcher: FakeLauncher) -> LiveWorker:
-    return LiveWorker(CONFIG, launchers=[launcher])
+    return LiveWorker(CONFIG, launcher=launcher)
 
 
 @pytest.fixture
@@ -355,16 +348,6 @@ def test_a_worker_that_is_dropped_is_closed_but_not_by_a_fork(
     gc.collect()
     assert launcher.closed
     assert all(replica.closed for replica in launcher.launched)
-
-
-def test_the_worker_serves_on_any_replicas(worker: LiveWorker) -> None:
-    assert worker.limiter == "fake"
-    worker.start(batch(5))
-    assert np.array_equal(worker.replicas[0].answers(2), [[0], [1]]), "a sample for each request"
-    (completion,) = worker.wait(60.0)
-    assert (completion.batch.id, completion.ok, completion.cpu_s) == (5, True, CPU_S)
-    assert 0 <= completion.started_s <= completion.finished_s <= worker.now()
-    assert worker.status().cpu_s == CPU_S
 
 
 def test_cores_are_charged_as_they_are_held(

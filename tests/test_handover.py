@@ -14,13 +14,13 @@ LINE = np.zeros(2)
 class Samples:
     """A launcher whose samples are numbers."""
 
-    def sample(self, request: int) -> Any:
+    def sample(self, request: int, stage: int) -> Any:
         return np.array(request)
 
 
 @pytest.fixture
 def handover() -> Handover:
-    return Handover([Samples(), Samples()])  # type: ignore[list-item]
+    return Handover(Samples(), 2)  # type: ignore[arg-type]
 
 
 def find(handover: Handover, request: int, lines: int) -> None:

@@ -283,6 +283,6 @@ def test_a_janitor_that_was_stopped_holds_nobody_up() -> None:
     janitor = Janitor()
     os.kill(janitor._process.pid, signal.SIGSTOP)
     for pid in range(10_000):  # more than a pipe holds
-        janitor.send("forget", pid)
+        janitor.send("process", pid, 0)
     janitor.close()
     assert janitor._process.returncode == -signal.SIGKILL

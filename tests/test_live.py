@@ -9,20 +9,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from control_groups import groups_of
-from machine import needs_two_cpus
+from machine import PATIENCE_S, needs_two_cpus, wait_until
 
 from agents.sponge_ip import SpongeIP
 from sponge_env.env.single import SpongeEnv
-from sponge_env.fidelity.trial import MeasuredWork, RecordingWorker, real_worker
-from sponge_env.live.system import LiveSystem
+from sponge_env.fidelity.trial import MeasuredWork, RecordedSystem, real_worker
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.profile import Profile, save_profile
@@ -31,7 +29,6 @@ from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_S = 60.0
 AGENT = "static-16"
 JOURNAL = Path("intervals") / AGENT / "here+here+cold-seed0.csv"
 
@@ -49,13 +46,6 @@ def scenario_file(tmp_path: Path, machine_profile: Profile) -> Path:
     return path
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    limit_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < limit_s, f"never happened: {what}"
-        time.sleep(0.02)  # the pause between two looks, not the wait itself
-
-
 def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a live evaluation in a process of its own; return it in mid-run, and its folder.
 
@@ -71,7 +61,7 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
     intervals = run / JOURNAL
     try:
-        wait_for(
+        wait_until(
             lambda: (
                 process.poll() is not None
                 or (intervals.exists() and intervals.read_text().count("\n") > 3)
@@ -113,10 +103,9 @@ def test_simulator_and_real_worker_agree(machine_profile: Profile, scenario_file
     scenario = dataclasses.replace(load_scenario(scenario_file), duration_s=10.0)
     differences = []
     for _ in range(3):
-        system = LiveSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
+        system = RecordedSystem(scenario, 3, real_worker(scenario, profile, "auto"), profile)
         live = play(system, "live")
-        worker = cast(RecordingWorker, system.worker)
-        work = MeasuredWork(worker.completions, profile.work_table_s(scenario.limits.batch))
+        work = MeasuredWork(system.completions, profile.work_table_s(scenario.limits.batch))
         workload = draw_workload(scenario, profile, 3)
         sim = play(SimulatedSystem(scenario, 3, profile, workload, [work.table()]), "sim")
         differences.append(compare(sim, live))
@@ -165,7 +154,7 @@ def compare(sim: Episode, live: Episode) -> dict[str, float]:
 def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
     process, run = start_evaluation(scenario_file)
     os.kill(replica_of(process.pid), signal.SIGKILL)
-    wait_for(lambda: serves_again(run / JOURNAL), "serving after the restart")
+    wait_until(lambda: serves_again(run / JOURNAL), "serving after the restart")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 130
     assert not groups_of(process.pid)

@@ -12,7 +12,7 @@ import pytest
 from test_models import served
 from test_replica_contract import next_event
 
-from sponge_env.live.local import open_launchers
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Answer, LiveConfig, Ready
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model
@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 @pytest.mark.live
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
     variants = ("ocr-det-v5", "ocr-det-v6")
-    (launcher,) = open_launchers([LiveConfig(batch_max=2, variants=variants)])
+    launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
     replica = launcher.launch(0, 1.0, full_speed=True)
     try:
         assert isinstance(next_event(replica), Ready)
@@ -40,8 +40,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
             crops.append(found)
         assert not np.array_equal(*crops), "another model cuts another way"
         expected = resolve_model("ocr-det-v6")
-        with served([expected], 2) as (server, job):
-            tensors = job.map_tensors()
+        with served([expected], 2) as (server, tensors):
             tensors.inputs[:] = images[3], images[0]
             server.run(2, threads=1)
             assert np.array_equal(tensors.answers[0, :3], crops[1])

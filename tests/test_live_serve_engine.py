@@ -138,7 +138,8 @@ def test_a_hung_replica_is_replaced(tmp_path: Path) -> None:
     scenario = one_stage(tmp_path, "efficientnet-lite0")
     with engine_of(scenario, "static-16") as engine:
         worker = engine._system.worker
-        worker._fleets[0]._timeouts_s[2] = 1.0  # type: ignore[attr-defined]
+        (fleet,) = worker._fleets  # type: ignore[attr-defined]
+        fleet.config = dataclasses.replace(fleet.config, batch_timeout_s=1.0)
         (replica,) = worker.replicas  # type: ignore[attr-defined]
         os.kill(replica.pid, signal.SIGSTOP)
         sent = Sent(engine)

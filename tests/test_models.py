@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, MissingExtraError
-from sponge_env.live.child import Job, ModelServer
+from sponge_env.live.child import ModelServer, Tensors
 from sponge_env.live.local import make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
@@ -51,13 +51,13 @@ def write_model(
 
 
 @contextlib.contextmanager
-def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[ModelServer, Job]]:
+def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[ModelServer, Tensors]]:
     """Serve models as a replica's process does, in this one."""
     memory = os.memfd_create("tensors")
     try:
         job = dataclasses.replace(make_job(models, batch_max), memory=memory)
         os.ftruncate(memory, job.tensors_dtype.itemsize)
-        yield ModelServer(job), job
+        yield ModelServer(job), job.map_tensors()
     finally:
         os.close(memory)
 
@@ -117,8 +117,7 @@ def test_any_onnx_file_will_do(tmp_path: Path, shape: Shape, dtype: int, name: s
     assert (model.inputs, model.outputs) == ((shape, name), (shape, "float32"))
     shown = model.samples()
     assert (shown.shape[1:], shown.dtype) == (shape, name)
-    with served([model]) as (server, job):
-        tensors = job.map_tensors()
+    with served([model]) as (server, tensors):
         tensors.inputs[:2] = shown[:2]
         server.run(2, threads=1)
         assert np.array_equal(tensors.answers[:2], shown[:2].astype(np.float32))
@@ -135,8 +134,7 @@ def test_a_replica_is_ready_only_for_threads_that_are_asked_for(
 
     monkeypatch.setattr(model_module, "onnx_session", make)
     model = resolve_model(str(write_model(tmp_path / "own.onnx")))
-    with served([model]) as (server, job):
-        tensors = job.map_tensors()
+    with served([model]) as (server, tensors):
         tensors.inputs[:2] = np.arange(192).reshape(3, 8, 8)
         for threads in (3, 1, 3, 1):
             server.run(2, threads)
@@ -160,8 +158,7 @@ class Halved(Doubled):
 
 
 def test_an_order_names_the_variant() -> None:
-    with served([Doubled(), Halved()]) as (server, job):
-        tensors = job.map_tensors()
+    with served([Doubled(), Halved()]) as (server, tensors):
         tensors.inputs[:] = [[1, 2], [3, 4], [5, 6], [7, 8]]
         server.run(2, threads=1, variant=1)
         assert tensors.answers.tolist() == [[0.5, 1], [1.5, 2], [0, 0], [0, 0]]
@@ -193,8 +190,7 @@ class Outdated(Repeated):
 
 
 def test_an_answer_leads_to_some_tasks_or_none() -> None:
-    with served([Repeated()]) as (server, job):
-        tensors = job.map_tensors()
+    with served([Repeated()]) as (server, tensors):
         assert (tensors.counts.shape, tensors.answers.shape) == ((4,), (4, 3, 1, 2))
         tensors.inputs[:3] = [[2, 9], [0, 9], [3, 7]]
         server.run(3, threads=1)

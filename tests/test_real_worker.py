@@ -12,14 +12,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import busy_model
 import pytest
 from control_groups import groups_of
-from machine import needs_cgroup, needs_two_cpus
+from machine import PATIENCE_S, needs_cgroup, needs_two_cpus, wait_until
 from test_models import write_model
 
 from sponge_env.errors import ConfigError, WorkerError
@@ -32,7 +31,6 @@ from sponge_env.live.worker import LiveWorker
 
 pytestmark = pytest.mark.live
 
-PATIENCE_S = 60.0
 FULL = Allocation(cores=16, batch=16)
 FAST = busy_model.config(initial=FULL)
 
@@ -51,22 +49,6 @@ def next_completion(worker: LiveWorker) -> Completion:
 def run(worker: LiveWorker, size: int) -> Completion:
     worker.start(batch(size))
     return next_completion(worker)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll a condition on other processes."""
-    end_s = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end_s, "it never came true"
-        time.sleep(0.01)
-
-
-def serve_until(worker: LiveWorker, condition: Callable[[], bool]) -> None:
-    """Let the worker go on until a condition holds."""
-    end_s = worker.now() + PATIENCE_S
-    while not condition():
-        assert worker.now() < end_s, "it never came true"
-        worker.wait(end_s)
 
 
 def cpu_group(pid: int) -> Path:
@@ -124,10 +106,7 @@ def granted_share(worker: LiveWorker, cores: int) -> float:
 
 @pytest.mark.parametrize(
     ("limiter", "tolerance"),
-    [
-        pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]),
-        ("duty-cycle", 0.5),
-    ],
+    [pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]), ("duty-cycle", 0.5)],
 )
 def test_the_limiter_grants_the_share_and_no_more(limiter: str, tolerance: float) -> None:
     with LiveWorker(busy_model.config(initial=FULL, limiter=limiter)) as worker:
@@ -162,7 +141,9 @@ def test_a_hung_batch_is_given_up() -> None:
     with LiveWorker(busy_model.config(initial=FULL, batch_timeout_s=0.5)) as worker:
         os.kill(worker.replicas[0].pid, signal.SIGSTOP)
         assert not run(worker, 1).ok
-        serve_until(worker, lambda: worker.idle() == 1)
+        while not worker.idle():
+            assert worker.now() < PATIENCE_S
+            worker.wait(worker.now() + 1.0)
         assert run(worker, 1).ok
 
 

@@ -12,14 +12,14 @@ import busy_model
 import numpy as np
 import pytest
 from fake_replicas import FakeLauncher
+from machine import PATIENCE_S, wait_until
 from numpy.typing import NDArray
 
 from sponge_env.live.janitor import start_ticks
-from sponge_env.live.local import open_launchers
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
 
 BATCH = 8
-PATIENCE_S = 60.0
 
 
 def readable(replica: Replica, timeout_s: float = 0.0) -> bool:
@@ -71,7 +71,7 @@ class Rig:
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "fake": FakeLauncher,
     "fake-with-delay": lambda: FakeLauncher(limit_delay_s=0.05),
-    "local": lambda: open_launchers([busy_model.config(batch_max=BATCH)])[0],
+    "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
 }
 
 
@@ -116,13 +116,6 @@ def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
         assert not np.allclose(answers[1][place], answers[0][task - 1], atol=1e-3)
 
 
-def wait_for_limit(replica: Replica, cores: float) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while replica.granted_cores() != pytest.approx(cores):
-        assert time.monotonic() < end_s, "the limit never came into force"
-        time.sleep(0.001)
-
-
 def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
     replica = rig.launch(0.5, full_speed=True)
     assert replica.granted_cores() == 1.0
@@ -130,7 +123,8 @@ def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
     rig.start_long_batch(replica)
     for cores in (0.25, 0.5):
         replica.limit(cores)
-        wait_for_limit(replica, cores)
+        granted = pytest.approx(cores)
+        wait_until(lambda granted=granted: replica.granted_cores() == granted)
     assert rig.launch(0.5).granted_cores() == pytest.approx(0.5), "limited from its start"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import busy_model
 import pytest
 
-from sponge_env.live.local import SANDBOX, open_launchers
+from sponge_env.live.local import SANDBOX, LocalLauncher
 from sponge_env.live.worker import LiveWorker
 
 PROBE = """
@@ -98,9 +98,9 @@ def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
 
 @pytest.mark.live
 def test_no_thread_of_a_replica_has_privileges_nor_its_janitor() -> None:
-    (launcher,) = launchers = open_launchers([busy_model.config()])
-    with LiveWorker(busy_model.config(), launchers=launchers) as worker:
-        pids = worker.replicas[0].pid, launcher._machine.janitor._process.pid
+    launcher = LocalLauncher([busy_model.config()])
+    with LiveWorker(busy_model.config(), launcher=launcher) as worker:
+        pids = worker.replicas[0].pid, launcher.janitor._process.pid
         threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
         assert len(threads) >= 2
         for thread in threads:

@@ -83,7 +83,7 @@ class Rig:
         config = LiveConfig(
             batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, total_cores=8, cold_start_s=0.1
         )
-        self.worker = LiveWorker(config, launchers=[self.launcher], keeps_answers=True)
+        self.worker = LiveWorker(config, launcher=self.launcher)
         return self.worker
 
     def submit(
@@ -248,9 +248,9 @@ def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> 
 class Lazy(FakeLauncher):
     """Replicas are ready at once, and answer when a test says so."""
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
+    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
         self.willing = self.is_ready()
-        replica = super().launch(id, cores, full_speed=full_speed)
+        replica = super().launch(id, cores, **more)
         self.willing = False
         return replica
 
@@ -280,8 +280,8 @@ class Doomed(Lazy):
     def is_ready(self) -> bool:
         return not self.launched
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
-        replica = super().launch(id, cores, full_speed=full_speed)
+    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
+        replica = super().launch(id, cores, **more)
         if len(self.launched) > 1:
             replica.die("no memory")
         return replica

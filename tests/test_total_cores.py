@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ class Machine(FakeLauncher):
     def busy(self) -> list[FakeReplica]:
         return [replica for replica in self.open if replica.batch_id is not None]
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> FakeReplica:
-        replica = super().launch(id, cores, full_speed=full_speed)
+    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
+        replica = super().launch(id, cores, **more)
         ask = replica.limit
 
         def limit(cores: float) -> None:
@@ -66,7 +67,7 @@ class Rig:
         self.machine = Machine()
         initial = Allocation(cores, 1, replicas)
         config = LiveConfig(initial=initial, total_cores=TOTAL)
-        self.worker = LiveWorker(config, launchers=[self.machine])
+        self.worker = LiveWorker(config, launcher=self.machine)
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0
 

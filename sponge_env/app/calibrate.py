@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +17,10 @@ from sponge_env import cli
 from sponge_env.env.factory import calibrations, wait_for_machine
 from sponge_env.errors import ConfigError
 from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
-from sponge_env.live.limits import DESCRIPTIONS
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
-from sponge_env.scenario.profile import (
-    LOCAL_MODEL,
-    Profile,
-    load_profile,
-    local_profile_path,
-    save_profile,
-)
+from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import require_extra
 
@@ -56,7 +48,7 @@ def summary(profile: Profile) -> str:
         f"batch {error.worst_batch} on {error.worst_cores} units",
         f"cold start  {profile.cold_start_s:.1f} s on one unit of {profile.core_unit:g} cores",
         f"loading     {facts.load_cpu_s:.2f} s of CPU, then {facts.memory_bytes / 1e6:.0f} MB",
-        f"limiter     {DESCRIPTIONS[profile.limiter]}"
+        f"limiter     {profile.limiter}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
     if error.mape > POOR_FIT:
@@ -64,9 +56,6 @@ def summary(profile: Profile) -> str:
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
-    if known := facts.accuracy:
-        count = f", measured on {known.count}" * (known.count > 0)
-        lines.append(f"accuracy    {known.share:.1%} of {known.of}{count}")
     return "\n".join(lines)
 
 
@@ -75,8 +64,14 @@ def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.accuracy:
-        return _measure_accuracy(args.accuracy, f"{parser.prog} --accuracy {args.accuracy}")
-    files = _of_scenario(args) if args.scenario else _of_model(args)
+        for extra in ("live", "ocr"):
+            require_extra(extra, "the measurement of accuracy")
+        from sponge_env.models.accuracy import accuracy_table
+
+        command = f"{parser.prog} --accuracy {args.accuracy}"
+        sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
+        return 0
+    files = _files(args)
     if args.wait:
         wait_for_machine()
     for config in files.values():
@@ -92,7 +87,6 @@ def _run(argv: Sequence[str]) -> int:
 
 def _parser() -> cli.Parser:
     parser = cli.Parser(prog="sponge calibrate", description="Measure the real worker.")
-    limiters = [name for name in get_args(Limiter) if name != "none"]
     times = f"{SECONDS:g}, of several models {SEVERAL_SECONDS:g}"
     models = f"{', '.join(KNOWN)}, an .onnx file, or module:Class"
     for option, metavar, kind, text in (
@@ -105,68 +99,40 @@ def _parser() -> cli.Parser:
         ("--seconds", None, float, f"about how long to measure (default: {times})"),
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=text)
-    parser.add_argument(
-        "--limiter",
-        type=cli.one_of("limiter", limiters),
-        default="auto",
-        help=f"means to limit CPU: {', '.join(limiters)}",
-    )
+    limiters = [name for name in get_args(Limiter) if name != "none"]
+    text = f"means to limit CPU: {', '.join(limiters)}"
+    limiter = cli.one_of("limiter", limiters)
+    parser.add_argument("--limiter", type=limiter, default="auto", help=text)
     cli.add_wait(parser)
-    parser.add_argument(
-        "--accuracy",
-        type=cli.at_least(1),
-        nargs="?",
-        const=IMAGES,
-        metavar="N",
-        help="instead, measure how well OCR reads so many drawn images, and print what is known "
-        f"of others (default: {IMAGES})",
-    )
+    text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
+    text += f"others (default: {IMAGES})"
+    count = cli.at_least(1)
+    parser.add_argument("--accuracy", type=count, nargs="?", const=IMAGES, metavar="N", help=text)
     return parser
 
 
-def _measure_accuracy(images: int, command: str) -> int:
-    """Measure how often models are right, print it, and keep it in this machine's profiles."""
-    for extra in ("live", "ocr"):
-        require_extra(extra, "the measurement of accuracy")
-    from sponge_env.models.accuracy import accuracy_table, known_accuracies, measure_accuracy
-
-    measured = measure_accuracy(images, shown=True)
-    sys.stdout.write(accuracy_table(measured, command) + "\n")
-    for model, accuracy in known_accuracies(measured, command).items():
-        path = local_profile_path(model)
-        if path.exists():
-            profile = load_profile(path)
-            facts = dataclasses.replace(profile.facts, accuracy=accuracy)
-            save_profile(dataclasses.replace(profile, facts=facts), path)
-            sys.stdout.write(f"noted in    {path}\n")
-    return 0
-
-
-def _of_model(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return what is to be measured of one model, by the file that it goes into."""
-    cores = args.cores or 16
-    config = LiveConfig(
-        model=args.model or LOCAL_MODEL,
-        batch_max=args.batch or 16,
-        cores_max=cores,
-        core_unit=1 / cores if args.core_unit is None else args.core_unit,
-        limiter=args.limiter,
-    )
-    return {args.out or local_profile_path(config.model): config}
-
-
-def _of_scenario(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return the same for a scenario, which says itself how; a ConfigError if that is nothing."""
+def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
+    """Return what is to be measured, by the file that it goes into."""
+    if not args.scenario:
+        cores = args.cores or 16
+        config = LiveConfig(
+            model=args.model or LOCAL_MODEL,
+            batch_max=args.batch or 16,
+            cores_max=cores,
+            core_unit=1 / cores if args.core_unit is None else args.core_unit,
+            limiter=args.limiter,
+        )
+        return {args.out or local_profile_path(config.model): config}
     for name in ("model", "cores", "core_unit", "batch", "out"):
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--scenario says itself what is measured; leave out {option}")
     configs = calibrations([load_scenario(args.scenario)], args.limiter)
-    if configs:
-        return {local_profile_path(config.model): config for config in configs}
-    raise ConfigError(
-        f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
-    )
+    if not configs:
+        raise ConfigError(
+            f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
+        )
+    return {local_profile_path(config.model): config for config in configs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

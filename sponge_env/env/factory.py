@@ -6,7 +6,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env.control.chain import is_chain
@@ -18,11 +18,10 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import Workload
-from sponge_env.utils.installation import describe_host, require_extra
+from sponge_env.utils.installation import describe_host
 
 if TYPE_CHECKING:
     from sponge_env.live.replica import LiveConfig
-    from sponge_env.models.accuracy import LinesRead
 
 LOG = logging.getLogger("sponge_env")
 
@@ -85,9 +84,10 @@ def make_system(
     # A simulated episode does without the modules of the real worker.
     from sponge_env.live.system import LiveSystem
     from sponge_env.live.worker import LiveWorker
+    from sponge_env.models.accuracy import lines_read
 
     stages = stage_profiles(scenario, profile)
-    read = _lines_read(stages)
+    read = lines_read([[variant.model for variant in variants] for variants in stages])
 
     def start(spec: SystemSpec) -> Worker:
         configs = real_configs(spec, stages, limiter)
@@ -104,22 +104,9 @@ def make_system(
     )
 
 
-def _lines_read(stages: Sequence[Sequence[Profile]]) -> LinesRead | None:
-    """Return what counts the lines of text that the stages read right, if they read any."""
-    from sponge_env.models.ocr import OCR_MODELS
-
-    names = [[model.model for model in models] for models in stages]
-    if names[-1][0] not in OCR_MODELS:
-        return None
-    require_extra("ocr", "reading text")
-    from sponge_env.models.accuracy import lines_read  # draws, for which not everyone has PIL
-
-    return lines_read(names)
-
-
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.live.local import check_machine
+    from sponge_env.live.local import LocalLauncher
 
     stages = stage_profiles(scenario, profile)
     for each in (model for models in stages for model in models):
@@ -139,7 +126,8 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    _warn_of_other_limiters(stages, check_machine(configs))
+    with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
+        _warn_of_other_limiters(stages, launcher.limiter)
     _check_room(spec, configs)
 
 

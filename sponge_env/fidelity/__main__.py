@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from sponge_env import cli
 from sponge_env.env.factory import calibrations, check_live, here, live_machine, wait_for_machine
 from sponge_env.errors import ConfigError
-from sponge_env.fidelity.report import section, write_results
+from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.live.calibration import calibrate_files
 from sponge_env.run.registry import known_controllers, make_controller
@@ -33,6 +33,7 @@ from sponge_env.scenario.profile import (
 )
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
+COMMAND = ("python", "-m", "sponge_env.fidelity")
 FRESH = timedelta(hours=1)
 """A profile that is older is measured again: a machine's speed drifts."""
 
@@ -74,29 +75,21 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
-class MeasuredScenario(NamedTuple):
-    """A scenario and the profiles of this comparison."""
+def with_files(scenario: Scenario, files: Mapping[str, Path]) -> tuple[Scenario, Profile]:
+    """Have the stages of a scenario name the files of profiles, which are given by model.
 
-    scenario: Scenario
-    """Its stages name their files."""
-    profile: Profile
-    """Of the first stage's first model."""
+    Returned as well is the profile of the first stage's first model.
+    """
 
-    @classmethod
-    def of(cls, scenario: Scenario, files: Mapping[str, Path]) -> MeasuredScenario:
-        """Take the profiles' files by model."""
+    def measured(variant: Variant) -> Variant:
+        return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
 
-        def measured(variant: Variant) -> Variant:
-            return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
-
-        first_file = measured(scenario.pipeline[0].variants[0]).profile
-        first = load_profile(first_file)
-        stages = tuple(
-            replace(stage, variants=tuple(map(measured, stage.variants)))
-            for stage in scenario.stages
-        )
-        slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
-        return cls(replace(scenario, stages=stages, slo_s=slo_s), first)
+    first_file = measured(scenario.pipeline[0].variants[0]).profile
+    stages = tuple(
+        replace(stage, variants=tuple(map(measured, stage.variants))) for stage in scenario.stages
+    )
+    slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
+    return replace(scenario, stages=stages, slo_s=slo_s), load_profile(first_file)
 
 
 def profile_files(
@@ -108,17 +101,18 @@ def profile_files(
     None, when one is not fresh. All are then: what is compared is measured at the same time.
     """
     configs = {config.model: config for config in calibrations(scenarios, limiter)}
-    paths = {model: local_profile_path(model) for model in configs}
-    files = {
-        model: folder / path.name.replace(LOCAL, "profile", 1) for model, path in paths.items()
-    }
-    known = {model: load_profile(path) for model, path in paths.items() if path.exists()}
-    usable = [profile for model, profile in known.items() if is_of(profile, model)]
-    if again or len(usable) < len(paths) or (again is None and not all(map(_is_fresh, usable))):
+    files, usable = {}, {}
+    for model in configs:
+        path = local_profile_path(model)
+        files[model] = folder / path.name.replace(LOCAL, "profile", 1)
+        if path.exists() and is_of(profile := load_profile(path), model):
+            usable[files[model]] = profile
+    all_fresh = again is False or all(map(_is_fresh, usable.values()))
+    if again or len(usable) < len(files) or not all_fresh:
         calibrate_files({files[model]: config for model, config in configs.items()})
     else:
-        for profile, copy in zip(usable, files.values(), strict=True):
-            save_profile(profile, copy)
+        for file, profile in usable.items():
+            save_profile(profile, file)
     return files
 
 
@@ -142,27 +136,27 @@ def run(argv: Sequence[str]) -> int:
         wait_for_machine()
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
-        measured = [MeasuredScenario.of(scenario, files) for scenario in scenarios]
-        for each in measured:
-            check_live(*each, limiter)
+        measured = [with_files(scenario, files) for scenario in scenarios]
+        for scenario, profile in measured:
+            check_live(scenario, profile, limiter)
             # also between live runs, or a repetition might find the CPUs taken
-            opened.enter_context(live_machine(each.scenario, limiter, each.profile))
+            opened.enter_context(live_machine(scenario, limiter, profile))
         subjects = [
             Subject.of(agent, controller, *each, arguments.seed)
             for each in measured
             for agent, controller in controllers.items()
         ]
-        profile = min((each.profile for each in measured), key=lambda profile: profile.date)
-        code = 0
+        oldest = min((profile for _, profile in measured), key=lambda profile: profile.date)
+        code, text = 0, ""
         try:
             for repetition, subject in product(range(arguments.repetitions), subjects):
                 start = real_worker(subject.scenario, subject.profile, limiter)
                 trials += subject.repeat(repetition, start)
-                write_results(out, trials, profile, ["python", "-m", "sponge_env.fidelity", *argv])
+                text = write_results(out, trials, oldest, [*COMMAND, *argv])
         except KeyboardInterrupt:
             code = cli.INTERRUPTED
-    if trials:
-        sys.stdout.write(f"{section(trials, profile)}\n\nresults  {out}\n")
+    if text:
+        sys.stdout.write(f"{text}\n\nresults  {out}\n")
     return code
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
-from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, summary
+from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, from_summary, summary
 from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
@@ -36,8 +34,6 @@ class Quantity:
     """Largest difference allowed, in the metric's unit or relative to live."""
     relative: bool = True
     """Whether differences are relative to live."""
-    endless: bool = False
-    """Whether it is infinite where too many requests were never answered, as quantiles are."""
 
     def text(self, value: float) -> str:
         """Write a value in the unit of the column's heading."""
@@ -64,8 +60,8 @@ class Quantity:
 QUANTITIES = (
     Quantity("violation_rate", 2, target=0.005, relative=False),
     Quantity("latency_mean_s", 1, target=0.05),
-    Quantity("latency_p50_s", 1, endless=True),
-    Quantity("latency_p99_s", 1, target=0.10, endless=True),
+    Quantity("latency_p50_s", 1),
+    Quantity("latency_p99_s", 1, target=0.10),
     Quantity("mean_cores", 2),
     Quantity("utilisation", 1, relative=False),
 )
@@ -120,14 +116,9 @@ class Row:
 
     def data(self) -> dict[str, Any]:
         """Return the row as data; None where nothing was measured."""
-        derived = {
-            "quantity": self.quantity.metric,
-            "difference": self.difference,
-            "replayed_difference": self.replayed_difference,
-            "target": self.quantity.target,
-            "verdict": self.verdict,
-        }
-        return finite(asdict(self) | derived)
+        derived = {n: getattr(self, n) for n in ("difference", "replayed_difference", "verdict")}
+        quantity = {"quantity": self.quantity.metric, "target": self.quantity.target}
+        return finite(asdict(self) | quantity | derived)
 
 
 COLUMNS: Columns[Row] = (
@@ -149,30 +140,25 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
     for trial in trials:
         groups.setdefault((trial.summary.agent, trial.summary.scenario), []).append(trial)
     return [
-        _row(*key, group, quantity)
-        for key, group in groups.items()
-        for quantity in _with_accuracy(QUANTITIES, (trial.summary for trial in group))
+        _row(group, quantity)
+        for group in groups.values()
+        for quantity in (*QUANTITIES, *_accuracy(group))
     ]
 
 
-def _with_accuracy(
-    quantities: Sequence[Quantity], episodes: Iterable[EpisodeMetrics]
-) -> Sequence[Quantity]:
-    """Return quantities, and effective accuracy if answers of the episodes are not all right."""
-    some_wrong = any(episode.accuracy < 1.0 for episode in episodes)
-    return (*quantities, ACCURACY) if some_wrong else quantities
+def _accuracy(trials: Iterable[Trial]) -> tuple[Quantity, ...]:
+    """Return effective accuracy if some answers were not right."""
+    return (ACCURACY,) if any(trial.summary.accuracy < 1.0 for trial in trials) else ()
 
 
-def _row(agent: str, scenario: str, trials: Sequence[Trial], quantity: Quantity) -> Row:
+def _row(trials: Sequence[Trial], quantity: Quantity) -> Row:
     def values(kind: Kind) -> list[float]:
         return [float(getattr(t.summary, quantity.metric)) for t in trials if t.kind == kind]
 
-    live, others = values("live"), (fmean(values("simulated")), fmean(values("replayed")))
-    return Row(agent, scenario, quantity, fmean(live), min(live), max(live), *others)
-
-
-Pair = tuple[EpisodeMetrics, EpisodeMetrics]
-"""An episode simulated and live."""
+    live, simulated, replayed = values("live"), values("simulated"), values("replayed")
+    first, lowest, highest = trials[0].summary, min(live), max(live)
+    means = fmean(simulated), fmean(replayed) if replayed else NAN
+    return Row(first.agent, first.scenario, quantity, fmean(live), lowest, highest, *means)
 
 
 def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) -> str:
@@ -181,38 +167,27 @@ def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetr
     Means are over the seeds that both have.
     """
     whole = {(e.agent, e.seed): e for e in live if not e.partial}
-    pairs: dict[str, list[Pair]] = {}
+    pairs: dict[str, list[Trial]] = {}
     for episode in simulated:
         if other := whole.get((episode.agent, episode.seed)):
-            pairs.setdefault(episode.agent, []).append((episode, other))
+            own = pairs.setdefault(episode.agent, [])
+            own.append(Trial("simulated", episode.seed, episode, NAN))
+            own.append(Trial("live", episode.seed, other, NAN))
 
-    def entry(
-        quantity: Quantity, write: Callable[[Quantity, float, float], str], agent: str
-    ) -> str:
-        ours, theirs = (
-            fmean(float(getattr(pair[side], quantity.metric)) for pair in pairs[agent])
-            for side in (0, 1)
-        )
-        return write(quantity, ours, theirs)
-
-    columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
-    shown = [_BY_METRIC[name] for name in SINGLE_RUN]
-    for q in _with_accuracy(shown, chain.from_iterable(chain.from_iterable(pairs.values()))):
-        simulated_heading = f"{column(q.metric).label}, simulated"
-        columns += [
-            (simulated_heading, partial(entry, q, lambda q, ours, _: q.text(ours))),
-            (", live", partial(entry, q, lambda q, _, theirs: q.text(theirs))),
-            (
-                ", off by",
-                partial(entry, q, lambda q, a, b: q.difference_text(q.difference(a, b))),
-            ),
-        ]
-    return terminal(Table.of(columns, pairs), notes=_notes(list(pairs.values())))
+    headings, lines = ["agent"], {agent: [Entry(agent)] for agent in pairs}
+    wrong = _accuracy(trial for own in pairs.values() for trial in own)
+    for quantity in (*(_BY_METRIC[name] for name in SINGLE_RUN), *wrong):
+        headings += [f"{column(quantity.metric).label}, simulated", ", live", ", off by"]
+        for agent, own in pairs.items():
+            row = _row(own, quantity)
+            values = map(quantity.text, (row.simulated, row.live))
+            lines[agent] += map(Entry, (*values, quantity.difference_text(row.difference)))
+    live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
+    return terminal(Table(headings, [*lines.values()]), notes=_notes(live_runs))
 
 
-def _notes(pairs: Sequence[Sequence[Pair]]) -> list[str]:
+def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
     """Return how far single live runs are off, and how much a single request is."""
-    live = [[theirs for _, theirs in own] for own in pairs]
     requests = min(sum(episode.offered for episode in own) for own in live)
     off = [
         f"{column(name).heading} {_BY_METRIC[name].difference_text(usual)[1:]}, at most "
@@ -227,89 +202,81 @@ def _notes(pairs: Sequence[Sequence[Pair]]) -> list[str]:
     ]
 
 
-def tables(rows: Sequence[Row]) -> dict[str, Table]:
-    """Return a table for each scenario, in order of appearance."""
-    scenarios = dict.fromkeys(row.scenario for row in rows)
-    return {s: Table.of(COLUMNS, [row for row in rows if row.scenario == s]) for s in scenarios}
-
-
-@dataclass(frozen=True, slots=True)
 class Fidelity:
-    """What an earlier run left behind."""
+    """A comparison, by what ``fidelity.json`` holds.
 
-    introduction: str
-    """What was measured where."""
-    rows: tuple[Row, ...]
+    LookupError, TypeError, ValueError or AttributeError if that is not all there.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self.introduction = f"Command {' '.join(data['command'])}. {introduction(data)}"
+        self.rows = compare(map(_read_trial, data["trials"]))
 
     @property
     def tables(self) -> dict[str, Table]:
-        """See :func:`tables`."""
-        return tables(self.rows)
+        """A table for each scenario, in order of appearance."""
+        of_scenario: dict[str, list[Row]] = {}
+        for row in self.rows:
+            of_scenario.setdefault(row.scenario, []).append(row)
+        return {scenario: Table.of(COLUMNS, rows) for scenario, rows in of_scenario.items()}
+
+
+def _read_trial(data: Mapping[str, Any]) -> Trial:
+    values = dict(data)
+    own = [values.pop(name) for name in ("kind", "repetition", "cpu_ratio")]
+    return Trial(own[0], own[1], from_summary(values), own[2])
 
 
 def load_fidelity(path: Path) -> Fidelity:
     """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
-        text = f"Command {' '.join(data['command'])}. {introduction(data)}"
-        return Fidelity(text, tuple(_read_row(row) for row in data["comparison"]))
+        return Fidelity(data)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(path)!r} is no result of this version's sponge fidelity; run it again"
         ) from error
 
 
-def _read_row(data: Mapping[str, Any]) -> Row:
-    quantity = _BY_METRIC[data["quantity"]]
-    measured = [data[k] for k in ("live", "live_min", "live_max", "simulated", "replayed")]
-    missing = math.inf if quantity.endless else NAN
-    values = [missing if value is None else float(value) for value in measured]
-    return Row(data["agent"], data["scenario"], quantity, *values)
-
-
 def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
-) -> None:
-    """Write ``fidelity.md`` and ``fidelity.json``; RunDirectoryError if one cannot be."""
-    with replacing(folder / "fidelity.md") as partial_file:
-        partial_file.write_text(section(trials, profile) + "\n")
-    head = {"command": list(command), "versions": describe_versions()}
-    rows = [row.data() for row in compare(trials)]
-    data = {**head, **_measured(trials, profile), "comparison": rows}
-    write_json(folder / "fidelity.json", data)
+) -> str:
+    """Write ``fidelity.md``, whose text is returned, and ``fidelity.json``.
 
-
-def section(trials: Sequence[Trial], profile: Profile) -> str:
-    """Return the text of ``fidelity.md``: a table for each scenario."""
-    parts = ["## Simulator against the real worker", introduction(_measured(trials, profile))]
-    for scenario, table in tables(compare(trials)).items():
+    RunDirectoryError if one cannot be.
+    """
+    data = {
+        "command": list(command),
+        "versions": describe_versions(),
+        "host": describe_host(),
+        "profile_date": profile.date,
+        "trials": [
+            {"kind": t.kind, "repetition": t.repetition, "cpu_ratio": t.cpu_ratio}
+            | summary(t.summary)
+            for t in trials
+        ],
+        "comparison": [row.data() for row in compare(trials)],
+    }
+    parts = ["## Simulator against the real worker", introduction(data)]
+    for scenario, table in Fidelity(data).tables.items():
         parts += [f"### {scenario}", padded(table)]
-    return "\n\n".join(parts)
+    text = "\n\n".join(parts)
+    with replacing(folder / "fidelity.md") as partial_file:
+        partial_file.write_text(text + "\n")
+    write_json(folder / "fidelity.json", data)
+    return text
 
 
 def padded(table: Table) -> str:
     """Return a Markdown table that is aligned on a terminal as well."""
     lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
-    form = "| " + " | ".join(f"{{:{width}}}" for width in widths) + " |"
-    rule = ["-" * width for width in widths]
-    return "\n".join(form.format(*line) for line in [lines[0], rule, *lines[1:]])
-
-
-def _measured(trials: Sequence[Trial], profile: Profile) -> dict[str, Any]:
-    own = ("kind", "repetition", "cpu_ratio")
-    return {
-        "host": describe_host(),
-        "profile_date": profile.date,
-        "trials": [{k: getattr(t, k) for k in own} | summary(t.summary) for t in trials],
-    }
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
 def introduction(measured: Mapping[str, Any]) -> str:
-    """Return what was measured where, of ``host``, ``profile_date`` and ``trials``.
-
-    They are as ``fidelity.json`` has them; KeyError, IndexError, TypeError or ValueError if not.
-    """
+    """Return what was measured where, by what ``fidelity.json`` holds."""
     host, live = measured["host"], [t for t in measured["trials"] if t["kind"] == "live"]
     repetitions = 1 + max(trial["repetition"] for trial in live)
     ratio = fmean(trial["cpu_ratio"] for trial in live)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from sponge_env.env.factory import real_configs
 from sponge_env.interfaces import Completion, Controller, FloatArray, SystemSpec, Worker
-from sponge_env.live.replica import LiveConfig
 from sponge_env.live.system import LiveSystem
 from sponge_env.live.worker import LiveWorker
 from sponge_env.metrics import EpisodeMetrics
@@ -28,25 +27,17 @@ from sponge_env.utils.console import ConsoleSink, Progress
 Kind = Literal["live", "simulated", "replayed"]
 
 
-class RecordingWorker(Worker, Protocol):
-    """A worker that keeps what its batches took."""
+class RecordedSystem(LiveSystem):
+    """The live system, keeping what its batches took."""
 
-    completions: list[Completion]
-    """Batches that ended, in the order of their end."""
-
-
-class RecordingPool(LiveWorker):
-    """The real worker, keeping what its batches took."""
-
-    def __init__(self, *configs: LiveConfig) -> None:
-        super().__init__(*configs)
+    def __init__(self, *episode: Any) -> None:
         self.completions: list[Completion] = []
+        """Batches that ended, in the order of their end."""
+        super().__init__(*episode)
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
-        """Block until something changes, and keep the batches that ended."""
-        ended = super().wait(until_s)
-        self.completions.extend(ended)
-        return ended
+    def _end(self, completion: Completion) -> None:
+        self.completions.append(completion)
+        super()._end(completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,36 +92,6 @@ class MeasuredWork:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveRun:
-    """Work and tasks of a live run, for its simulated counterparts."""
-
-    works: tuple[MeasuredWork, ...]
-    """Of each stage."""
-    tasks: Mapping[int, int]
-    """How many tasks the first stage's answer led to, by request, where answers say so: as much
-    a part of the request as its size."""
-
-    @classmethod
-    def of(cls, completions: Sequence[Completion], usual_s: Sequence[FloatArray]) -> LiveRun:
-        """Take all batches in the order of their end, and the stages' usual CPU seconds."""
-        by_stage: list[list[Completion]] = [[] for _ in usual_s]
-        for completion in completions:
-            by_stage[completion.batch.stage].append(completion)
-        tasks = {
-            request: count
-            for completion in completions
-            for request, count in zip(completion.batch.requests, completion.tasks, strict=False)
-        }
-        return cls(tuple(map(MeasuredWork, by_stage, usual_s)), tasks)
-
-    @property
-    def cpu_ratio(self) -> float:
-        """CPU time of all batches, relative to the profiles'."""
-        expected_s = sum(work.expected_s for work in self.works)
-        return sum(work.measured_s for work in self.works) / expected_s if expected_s else 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Subject:
     """A controller and a scenario, run in all three ways."""
 
@@ -158,26 +119,30 @@ class Subject:
         start(controller, subject.simulated(0).spec, seed)
         return subject
 
-    def repeat(
-        self, repetition: int, start_live: Callable[[SystemSpec], RecordingWorker]
-    ) -> list[Trial]:
+    def repeat(self, repetition: int, start_live: Callable[[SystemSpec], Worker]) -> list[Trial]:
         """Run one live episode and its two counterparts, whose noise the repetition seeds.
 
         SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
         """
-        system = LiveSystem(self.scenario, self.seed, start_live, self.profile)
-        live = self._play("live", repetition, system)
-        completions = cast(RecordingWorker, system.worker).completions
-        run = LiveRun.of(completions, _usual_s(self.scenario, self.profile))
-        tables = [work.table() for work in run.works]
-        episodes: dict[Kind, EpisodeMetrics] = {
-            "live": live,
-            "simulated": self._play("sim", repetition, self.simulated(repetition, run.tasks)),
-            "replayed": self._play(
-                "sim", repetition, self.simulated(repetition, run.tasks, tables)
-            ),
+        system = RecordedSystem(self.scenario, self.seed, start_live, self.profile)
+        episodes: dict[Kind, EpisodeMetrics] = {"live": self._play("live", repetition, system)}
+        by_stage: list[list[Completion]] = [[] for _ in system.spec.stages]
+        # as much a part of a request as its size
+        tasks: dict[int, int] = {}
+        for completion in system.completions:
+            by_stage[completion.batch.stage].append(completion)
+            tasks.update(zip(completion.batch.requests, completion.tasks, strict=False))
+        works = list(map(MeasuredWork, by_stage, _usual_s(self.scenario, self.profile)))
+        kinds: dict[Kind, list[FloatArray]] = {
+            "simulated": [],
+            "replayed": [work.table() for work in works],
         }
-        return [Trial(kind, repetition, e, run.cpu_ratio) for kind, e in episodes.items()]
+        for kind, tables in kinds.items():
+            simulated = self.simulated(repetition, tasks, tables)
+            episodes[kind] = self._play("sim", repetition, simulated)
+        expected_s = sum(work.expected_s for work in works)
+        ratio = sum(work.measured_s for work in works) / expected_s if expected_s else 1.0
+        return [Trial(kind, repetition, episode, ratio) for kind, episode in episodes.items()]
 
     def simulated(
         self,
@@ -185,7 +150,10 @@ class Subject:
         tasks: Mapping[int, int] | None = None,
         works: Sequence[FloatArray] = (),
     ) -> SimulatedSystem:
-        """Build the simulated counterpart of a live run, with its batches' CPU times if given."""
+        """Build the simulated counterpart of a live run, with its batches' CPU times if given.
+
+        ``tasks`` says how many the first stage's answer led to, by request.
+        """
         workload = draw_workload(self.scenario, self.profile, self.seed)
         system = SimulatedSystem(self.scenario, repetition, self.profile, workload, works)
         system.tell(tasks or {})
@@ -217,7 +185,7 @@ def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
 
 def real_worker(
     scenario: Scenario, profile: Profile, limiter: Limiter
-) -> Callable[[SystemSpec], RecordingPool]:
+) -> Callable[[SystemSpec], LiveWorker]:
     """Return what starts the real worker of a scenario's systems."""
     profiles = stage_profiles(scenario, profile)
-    return lambda spec: RecordingPool(*real_configs(spec, profiles, limiter))
+    return lambda spec: LiveWorker(*real_configs(spec, profiles, limiter))

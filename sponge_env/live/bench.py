@@ -6,7 +6,8 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from statistics import fmean, median
 from typing import NamedTuple, TypeVar
 
@@ -16,9 +17,9 @@ from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
+from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.models.registry import canonical_name
 from sponge_env.utils.console import Progress
 
 WORK_RUNS = 8
@@ -84,9 +85,10 @@ class Bench(AbstractContextManager["Bench"]):
 
     def __init__(self, config: LiveConfig, shown: bool = False) -> None:
         """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
+        own_file = config.model.endswith(".onnx")
         self.config = dataclasses.replace(
             config,
-            model=canonical_name(config.model),
+            model=str(Path(config.model).resolve()) if own_file else config.model,
             initial=Allocation(config.cores_max, config.batch_max),
             replicas_max=max(1 + CONTENDING, config.replicas_max),
         )
@@ -98,15 +100,15 @@ class Bench(AbstractContextManager["Bench"]):
         """CPU seconds that batches took longer at a share of full speed."""
         self.grid: Grid = defaultdict(list)
         """Saturated batches on a grid of sizes and cores."""
-        self.worker = LiveWorker(self.config)
+        launcher = LocalLauncher([self.config])
+        self.limits = launcher.limits
+        self.worker = LiveWorker(self.config, launcher=launcher)
         self._batches = self._requests = 0
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""
         self._shown = shown
-        self._bar = Progress("calibrating", 0, "step", shown=False)
 
     def __exit__(self, *error: object) -> None:
-        self._bar.close()
         self.worker.close()
 
     def measure_cold_starts(self) -> None:
@@ -123,13 +125,11 @@ class Bench(AbstractContextManager["Bench"]):
         full = self.config.cores_max
         size = min(PAUSED_SIZE, self.config.batch_max)
         for _ in self._steps("pauses", range(PAUSED_RUNS)):
-            cpu_s = []
-            for cores in (full, max(1, full // PAUSED_SHARE)):
-                self._resize(cores)
-                cpu_s.append(self._run(size, rested=True).cpu_s)
-                self._requests -= size
-            self._requests += size
-            self.pauses_s.append(cpu_s[1] - cpu_s[0])
+            self._resize(full)
+            unpaused = self._run(size, rested=True)
+            self._resize(max(1, full // PAUSED_SHARE))
+            paused = self._run(size, rested=True, same=True)
+            self.pauses_s.append(paused.cpu_s - unpaused.cpu_s)
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:
@@ -145,8 +145,7 @@ class Bench(AbstractContextManager["Bench"]):
         for _ in range(runs) if again else self._steps("work", range(runs)):
             for size in sizes:
                 rested = self._run(size, rested=True)
-                self._requests -= size
-                run = self._run(size)
+                run = self._run(size, same=True)
                 self.work[size].append(run)
                 if size <= PAUSED_SIZE:
                     self.idle_penalty_s.append(rested.cpu_s - run.cpu_s)
@@ -167,9 +166,13 @@ class Bench(AbstractContextManager["Bench"]):
             self._resize(c)
             # spends the tokens that came with the new quota, makes ready for the threads
             self._run(b if cell_s < CELL_S else 1)
-            runs = range(min(MAX_RUNS, max(1, round(CELL_S / cell_s))))
             until_s = min(DISTURBED_S, self._disturbed_s + DISTURBED_CELL_S)
-            self.grid[b, c] += [self._run_when_calm(b, work_s[b - 1], until_s) for _ in runs]
+            for _ in range(min(MAX_RUNS, max(1, round(CELL_S / cell_s)))):
+                run = self._run(b)
+                while run.cpu_s > DISTURBED * work_s[b - 1] and self._disturbed_s < until_s:
+                    self._disturbed_s += run.latency_s
+                    run = self._run(b)
+                self.grid[b, c].append(run)
 
     def work_s(self) -> FloatArray:
         """Return the (batch_max,) CPU seconds of each batch size, interpolated.
@@ -179,37 +182,25 @@ class Bench(AbstractContextManager["Bench"]):
         work_s = [median(run.cpu_s for run in runs) for runs in self.work.values()]
         return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 
-    def _run_when_calm(self, size: int, work_s: float, until_s: float) -> BatchRun:
-        """Run a batch, again while what else the machine does makes it much more work.
-
-        Once that has taken until ``until_s`` in all, the last run counts as it is.
-        """
-        run = self._run(size)
-        while run.cpu_s > DISTURBED * work_s and self._disturbed_s < until_s:
-            self._disturbed_s += run.latency_s
-            run = self._run(size)
-        return run
-
     def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
         """Go through the steps of a stage, and show how far it is."""
-        self._bar.close()
-        self._bar = Progress("calibrating", len(steps), "step", shown=self._shown)
-        if self._shown:
-            self._bar.say(stage)
-        for done, step in enumerate(steps, start=1):
-            yield step
-            self._bar.show(done)
+        with closing(Progress("calibrating", len(steps), "step", shown=self._shown)) as bar:
+            if self._shown:
+                bar.say(stage)
+            for done, step in enumerate(steps, start=1):
+                yield step
+                bar.show(done)
 
     def _resize(self, cores: int, replicas: int = 1) -> None:
         self.worker.resize(Allocation(cores, self.config.batch_max, replicas))
 
-    def _run(self, size: int, rested: bool = False) -> BatchRun:
-        """Run a batch of the next requests, after a rest or at once."""
+    def _run(self, size: int, rested: bool = False, same: bool = False) -> BatchRun:
+        """Run a batch of the next requests or the same again, after a rest or at once."""
         if rested:
             self.worker.wait(self.worker.now() + REST_S)
-        requests = tuple(range(self._requests, self._requests + size))
         self._batches += 1
-        self._requests += size
+        self._requests += 0 if same else size
+        requests = tuple(range(self._requests - size, self._requests))
         until_s, begin_s = self.worker.now() + PATIENCE_S, time.monotonic()
         self.worker.start(Batch(self._batches, requests))
         ended = self.worker.wait(until_s)

@@ -22,29 +22,20 @@ import numpy as np
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import MOST_LOST, QuotaService, fit_latency, to_quantiles
-from sponge_env.live.bench import (
-    PAUSED_SHARE,
-    PAUSED_SIZE,
-    WORK_RUNS,
-    Bench,
-    ColdStart,
-    Grid,
-)
+from sponge_env.live.bench import PAUSED_SHARE, PAUSED_SIZE, WORK_RUNS, Bench, Grid
 from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.config import positive
-from sponge_env.scenario.profile import Facts, Profile, Sample, load_profile, save_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, Facts, Profile, Sample, save_profile
 from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import describe_host, describe_versions
 
 SECONDS = 45.0
-"""About how long a calibration takes."""
+"""About how long a calibration takes, beside the loading."""
 SEVERAL_SECONDS = 75.0
-"""The same of several models, beside their loading."""
-FEW_IMAGES = 20
-"""Drawn images on which accuracy is measured by the way."""
+"""The same of several models."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
@@ -64,17 +55,22 @@ def calibrate_all(
         WorkerError: A worker does not start or does not stay alive.
         ProfileError: The measurements cannot be described by l(b, c).
     """
+    positive("the seconds to measure", seconds)
     for config in configs:
-        _check(config, seconds)
-    end_s = time.monotonic() + seconds
+        if config.limiter == "none":
+            raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
+        if min(config.cores_max, config.batch_max) < 2:
+            raise ConfigError(
+                "a calibration needs at least 2 core units and batches of 2, not "
+                f"{config.cores_max} and {config.batch_max}"
+            )
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
         benches = [opened.enter_context(Bench(config, shown)) for config in configs]
         for bench in benches:
             bench.measure_cold_starts()
             bench.measure_pauses()
-        if len(benches) > 1:
-            end_s = time.monotonic() + seconds
+        end_s = time.monotonic() + seconds
         for bench in benches:
             bench.measure_work(runs)
         for left, bench in zip(range(len(benches), 0, -1), benches, strict=True):
@@ -85,18 +81,6 @@ def calibrate_all(
         return [_profile_of(bench) for bench in benches]
 
 
-def _check(config: LiveConfig, seconds: float) -> None:
-    """Raise what keeps a configuration from being measured."""
-    positive("the seconds to measure", seconds)
-    if config.limiter == "none":
-        raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
-    if min(config.cores_max, config.batch_max) < 2:
-        raise ConfigError(
-            "a calibration needs at least 2 core units and batches of 2, not "
-            f"{config.cores_max} and {config.batch_max}"
-        )
-
-
 def _profile_of(bench: Bench) -> Profile:
     """Put the profile of a model together from all that was measured."""
     config, alone, worker = bench.config, bench.alone, bench.worker
@@ -104,24 +88,16 @@ def _profile_of(bench: Bench) -> Profile:
         profile = build_profile(config, bench.grid, alone.latency_s, worker.limiter)
     except ProfileError as error:
         raise ProfileError(f"{config.model}: {error}") from None
-    profile = dataclasses.replace(profile, facts=_facts(config.model, alone))
-    if config.physical_cores(config.cores_max) > 1:
-        return profile  # the token bucket of the simulator is one CPU's
-    return dataclasses.replace(profile, quota=build_quota(bench))
-
-
-def _facts(model: str, alone: ColdStart) -> Facts:
-    """Return what is known of a model beside how long it takes; most of it is looked up here."""
-    from sponge_env.models.accuracy import accuracy_of  # imports Pillow
-
-    accuracy = accuracy_of(model, FEW_IMAGES, f"sponge calibrate --model {model}")
-    return Facts(alone.cpu_s, alone.memory_bytes, shares_of_tasks(resolve_model(model)), accuracy)
+    tasks = shares_of_tasks(resolve_model(config.model))
+    # the token bucket of the simulator is one CPU's
+    quota = build_quota(bench) if config.physical_cores(config.cores_max) <= 1 else None
+    facts = Facts(alone.cpu_s, alone.memory_bytes, tasks)
+    return dataclasses.replace(profile, facts=facts, quota=quota)
 
 
 def build_quota(bench: Bench) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota."""
-    config, launcher = bench.config, bench.worker.launcher
-    period_s, tick_s = launcher.period_s, launcher.tick_s
+    config, period_s, tick_s = bench.config, bench.limits.period_s, bench.limits.tick_s
     dispatch_s = [median(run.dispatch_s for run in runs) for runs in bench.work.values()]
     per_request_s, per_batch_s = np.polyfit(list(bench.work), dispatch_s, 1)
     work_s = bench.work_s()
@@ -144,6 +120,8 @@ def build_quota(bench: Bench) -> QuotaService:
 
 def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: str) -> Profile:
     """Fit l(b, c) to the grid and put the profile together, without quota data."""
+    hierarchy, versions = find_hierarchy(), describe_versions()
+    host = describe_host() | {"cgroup": hierarchy.version if hierarchy else 0}
     batches, cores = sorted({b for b, _ in grid}), sorted({c for _, c in grid})
     latency_s = {cell: np.array([run.latency_s for run in runs]) for cell, runs in grid.items()}
     cpu_s = {cell: np.array([run.cpu_s for run in runs]) for cell, runs in grid.items()}
@@ -168,7 +146,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
         cold_start_s=cold_start_s,
         core_unit=config.core_unit,
         limiter=limiter,
-        host=_host_facts(),
+        host=host | {name: versions[name] for name in ("python", "onnxruntime")},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         samples=tuple(
             Sample(*cell, tuple(latency_s[cell].tolist()), tuple(cpu_s[cell].tolist()))
@@ -189,13 +167,6 @@ def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
     return to_quantiles(np.concatenate(cells or [(0.0,)]), QUANTILES)
 
 
-def _host_facts() -> dict[str, str | int | None]:
-    """Describe this machine as far as it matters for a latency."""
-    hierarchy, versions = find_hierarchy(), describe_versions()
-    facts = {"cgroup": hierarchy.version if hierarchy else 0}
-    return describe_host() | facts | {name: versions[name] for name in ("python", "onnxruntime")}
-
-
 def calibrate_files(
     files: Mapping[Path, LiveConfig], seconds: float | None = None
 ) -> list[Profile]:
@@ -207,26 +178,11 @@ def calibrate_files(
         check_writable(path)
     if seconds is None:
         seconds = SECONDS if len(files) == 1 else SEVERAL_SECONDS
-    profiles = []
     measured = calibrate_all([*files.values()], seconds, shown=True)
-    for path, profile in zip(files, measured, strict=True):
-        if profile.model != LiveConfig().model:
-            profile = dataclasses.replace(profile, name=path.stem)
-        profile = _with_better_accuracy(profile, path)
+    profiles = [
+        p if p.model == LOCAL_MODEL else dataclasses.replace(p, name=path.stem)
+        for path, p in zip(files, measured, strict=True)
+    ]
+    for path, profile in zip(files, profiles, strict=True):
         save_profile(profile, path)
-        profiles.append(profile)
     return profiles
-
-
-def _with_better_accuracy(profile: Profile, path: Path) -> Profile:
-    """Keep the accuracy in the file that is replaced, if it was measured on more images."""
-    try:
-        replaced = load_profile(path)
-    except ProfileError:
-        return profile
-    known, measured = replaced.facts.accuracy, profile.facts.accuracy
-    if known is None or replaced.model != profile.model:
-        return profile
-    if measured is not None and measured.count >= known.count:
-        return profile
-    return dataclasses.replace(profile, facts=dataclasses.replace(profile.facts, accuracy=known))

@@ -30,6 +30,7 @@ THROTTLED: dict[Version, tuple[str, float]] = {
 }
 """Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
 
+CONTROLLERS = "cgroup.controllers"
 PROC = Path("/proc/self")
 """Where the kernel says which hierarchies are mounted and which groups we are in."""
 
@@ -49,23 +50,18 @@ def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
     proc = proc or PROC
     mounts = [line.split() for line in _read(proc / "mounts").splitlines()]
     member = [line.split(":", 2) for line in _read(proc / "cgroup").splitlines()]
-    for _, point, kind, options, *_ in mounts:
-        if kind == "cgroup" and "cpu" in options.split(","):
-            own = next((path for _, names, path in member if "cpu" in names.split(",")), "/")
-            return Hierarchy(1, Path(point), _below(Path(point), own))
-    for _, point, kind, *_ in mounts:
-        if kind == "cgroup2":
-            own = next((path for number, _, path in member if number == "0"), "/")
-            hierarchy = Hierarchy(2, Path(point), _below(Path(point), own))
-            if "cpu" in _read(hierarchy.mount / "cgroup.controllers").split():
-                return hierarchy
+    versions: tuple[tuple[Version, str, str], ...] = ((1, "cgroup", "cpu"), (2, "cgroup2", ""))
+    for version, kind, controller in versions:
+        for _, point, mounted, options, *_ in mounts:
+            mount = Path(point)
+            within = options.split(",") if version == 1 else _read(mount / CONTROLLERS).split()
+            if mounted == kind and "cpu" in within:
+                # of version 2 there is one line, which names no controllers
+                own = next((at for _, names, at in member if controller in names.split(",")), "/")
+                # in a container the kernel may name a path outside of what is mounted
+                path = mount / own.lstrip("/")
+                return Hierarchy(version, mount, path if path.is_dir() else mount)
     return None
-
-
-def _below(mount: Path, own: str) -> Path:
-    # in a container the kernel may name a path outside of what is mounted
-    path = mount / own.lstrip("/")
-    return path if path.is_dir() else mount
 
 
 def _read(path: Path) -> str:
@@ -95,7 +91,6 @@ class CgroupLimiter(CpuLimiter):
         self.group = group
         self._version = version
         self._period_us = period_us
-        self._throttled_s = 0.0
         self._closed = False
 
     def attach(self, pid: int) -> None:
@@ -104,15 +99,15 @@ class CgroupLimiter(CpuLimiter):
 
     def apply(self, cores: float) -> None:
         """Write the quota and, where it is not in force yet, the period."""
-        quota_us = None if cores >= self._cpus else round(cores * self._period_us)
+        unlimited = "max" if self._version == 2 else "-1"
+        quota = unlimited if cores >= self._cpus else str(round(cores * self._period_us))
         if self._version == 2:
-            quota = "max" if quota_us is None else quota_us
             _write(self.group / "cpu.max", f"{quota} {self._period_us}")
             return
         period = self.group / "cpu.cfs_period_us"
         if int(period.read_text()) != self._period_us:
             _write(period, str(self._period_us))
-        _write(self.group / "cpu.cfs_quota_us", str(-1 if quota_us is None else quota_us))
+        _write(self.group / "cpu.cfs_quota_us", quota)
 
     def granted_cores(self) -> float:
         """Read the quota back."""
@@ -168,11 +163,13 @@ class RunGroup:
     def limit(self, cores: float, cpus: int) -> None:
         """Give all replicas together no more than so many physical cores of these CPUs."""
         if cores < cpus:
-            CgroupLimiter(self._hierarchy.version, self._path, self._period_us, cpus).apply(cores)
+            self._limiter(self._path, cpus).apply(cores)
 
     def limiter(self, cpus: int) -> CgroupLimiter:
         """Make the group of one replica that can use so many CPUs, without limit so far."""
-        path = self._make(self._path / f"replica-{next(self._replicas)}")
+        return self._limiter(self._make(self._path / f"replica-{next(self._replicas)}"), cpus)
+
+    def _limiter(self, path: Path, cpus: int) -> CgroupLimiter:
         return CgroupLimiter(self._hierarchy.version, path, self._period_us, cpus)
 
     def close(self) -> None:
@@ -192,8 +189,7 @@ class RunGroup:
             if above.is_relative_to(mount) and _hands_out_cpu(above):
                 return above
         if not _hands_out_cpu(own):
-            is_root_group = not (own / "cgroup.type").exists()
-            if not is_root_group:
+            if (own / "cgroup.type").exists():  # the root group has none
                 shelter = self._make(own / f"{name}-harness")
                 self._cleanup.callback(remove_group, str(shelter))
                 self._cleanup.callback(_leave, own)

@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,10 +73,6 @@ class Job:
     memory: int = -1
     """File descriptor of the memory that holds the tensors."""
 
-    def to_json(self) -> str:
-        """Return it as text."""
-        return json.dumps(asdict(self))
-
     @property
     def tensors_dtype(self) -> np.dtype[Any]:
         """Layout of the shared memory."""
@@ -103,7 +99,10 @@ class ModelServer:
 
     def __init__(self, job: Job) -> None:
         self._tensors = job.map_tensors()
-        self._models = [_make(place, arguments) for place, arguments in job.models]
+        self._models = []
+        for place, arguments in job.models:
+            module, _, name = place.partition(":")
+            self._models.append(getattr(importlib.import_module(module), name)(**arguments))
         self._sessions = [functools.lru_cache(SESSIONS_KEPT)(m.load) for m in self._models]
         # the first large batch allocates: that belongs to the cold start
         for variant in range(len(self._models)):
@@ -121,12 +120,6 @@ class ModelServer:
                 slots[task, : len(answer)] = answer
             else:
                 slots[task] = answer
-
-
-def _make(place: str, arguments: dict[str, Any]) -> Any:
-    """Make a model by ``module:Class`` with its arguments."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)(**arguments)
 
 
 def import_light(path: Sequence[str]) -> None:

@@ -21,15 +21,9 @@ from sponge_env.errors import ConfigError, WorkerError
 
 LOG = logging.getLogger("sponge_env")
 
-LOCK_FOLDER = next(
-    (
-        path
-        for path in map(Path, ("/run/lock", "/tmp"))
-        if path.is_dir() and path.stat().st_mode & 2
-    ),
-    Path("/tmp"),
-)
-"""The first one that every user may write to: the same for all users and sessions, as a CPU is."""
+_SHARED = Path("/run/lock")
+LOCK_FOLDER = _SHARED if _SHARED.is_dir() and _SHARED.stat().st_mode & 2 else Path("/tmp")
+"""One that every user may write to: the same for all users and sessions, as a CPU is."""
 
 
 def choose_cpus(cores: float) -> frozenset[int]:
@@ -56,14 +50,13 @@ class Reservations:
         self._locks: dict[int, IO[str] | None] = {}
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
-        self._process: set[int] = set()
-        self._threads: dict[int, set[int]] = {}
-        """What the process and its threads could use before any CPU was reserved."""
+        self._before: set[int] = set()
+        """What this process could use before any CPU was reserved."""
 
     def available(self) -> set[int]:
         """Return the CPUs this process may use when it keeps off none."""
         with self._lock:
-            return self._process if self._reserved else os.sched_getaffinity(0)
+            return self._before if self._reserved else os.sched_getaffinity(0)
 
     @contextmanager
     def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
@@ -72,52 +65,38 @@ class Reservations:
         A CPU that another process has is a :class:`WorkerError`, unless this one is patient.
         """
         with self._lock:
-            self._lock_cpus(cpus)
             if not self._reserved:
-                self._process, self._threads = os.sched_getaffinity(0), _affinities()
+                self._before = os.sched_getaffinity(0)
             self._reserved.append(cpus)
+            try:
+                for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
+                    self._locks[cpu] = lock_cpu(cpu, self.patient)
+            except BaseException:
+                self._let_go(cpus)
+                raise
             self._move_threads()
         try:
             yield
         finally:
             with self._lock:
-                self._reserved.remove(cpus)
+                self._let_go(cpus)
                 self._move_threads()
-                self._unlock_cpus()
 
-    def _lock_cpus(self, cpus: frozenset[int]) -> None:
-        try:
-            for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
-                self._locks[cpu] = lock_cpu(cpu, self.patient)
-        except BaseException:
-            self._unlock_cpus()
-            raise
-
-    def _unlock_cpus(self) -> None:
+    def _let_go(self, cpus: frozenset[int]) -> None:
+        self._reserved.remove(cpus)
         for cpu in self._locks.keys() - frozenset[int]().union(*self._reserved):
             if (lock := self._locks.pop(cpu)) is not None:
                 lock.close()
 
     def _move_threads(self) -> None:
-        reserved = frozenset[int]().union(*self._reserved)
-        for thread in _affinities():
-            # a younger thread has its affinity from one that was moved already
-            before = self._threads.get(thread, self._process)
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread, before - reserved or before)
+        cpus = self._before.difference(*self._reserved) or self._before
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+                os.sched_setaffinity(int(thread), cpus)
 
 
 RESERVATIONS = Reservations()
 """One for the process, as affinity is the process's."""
-
-
-def _affinities() -> dict[int, set[int]]:
-    """Return the CPUs that each thread of this process may use."""
-    affinities = {}
-    for name in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):  # a thread may end meanwhile
-            affinities[int(name)] = os.sched_getaffinity(int(name))
-    return affinities
 
 
 def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
@@ -126,44 +105,35 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
     A CPU that another process has is waited for, with a warning, or a :class:`WorkerError`. Where
     no file can be made there is no lock, which is a warning.
     """
+    path, flags = LOCK_FOLDER / f"sponge-env-cpu-{cpu}", os.O_RDWR | os.O_NOFOLLOW
     try:
-        lock = open(_shared_file(LOCK_FOLDER / f"sponge-env-cpu-{cpu}"), "r+")  # noqa: SIM115
+        if not path.exists():
+            # in such a folder the kernel lets users create, but not "create or open" others' files
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(descriptor, 0o666)
+                os.close(descriptor)
+        lock = open(os.open(path, flags), "r+")  # noqa: SIM115
     except OSError as error:
         LOG.warning("another live run on CPU %d would go unnoticed: %s", cpu, error)
         return None
-    try:
-        _take(lock, cpu, wait)
-    except BaseException:
-        lock.close()
-        raise
-    lock.truncate(0)
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()
+    with contextlib.ExitStack() as undo:
+        undo.callback(lock.close)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = lock.read().strip() or "(?)"
+            message = f"CPU {cpu} is in use by the live run of process {holder}"
+            if not wait:
+                raise WorkerError(
+                    f"{message}; run this when that has ended, or with --wait, which does so by "
+                    "itself"
+                ) from None
+            LOG.warning("%s; waiting until it has ended", message)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        undo.pop_all()
     return lock
-
-
-def _shared_file(path: Path) -> int:
-    """Open a file that every user may lock, no matter which of them made it."""
-    flags = os.O_RDWR | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        # in such a folder the kernel lets users create, but not "create or open" others' files
-        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
-        os.fchmod(descriptor, 0o666)
-        return descriptor
-
-
-def _take(lock: IO[str], cpu: int, wait: bool) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = lock.read().strip() or "(?)"
-        message = f"CPU {cpu} is in use by the live run of process {holder}"
-        if not wait:
-            raise WorkerError(
-                f"{message}; run this when that has ended, or with --wait, which does so by itself"
-            ) from None
-        LOG.warning("%s; waiting until it has ended", message)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    lock.seek(0)

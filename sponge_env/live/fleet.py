@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -62,8 +63,8 @@ class Member:
 
     replica: Replica
     launched_s: float
-    timeout_from_s: float
-    """From when its timeout counts; moved on by times in which there was no poll."""
+    hangs_from_s: float
+    """From when on it is taken for hung; moved on by times in which there was no poll."""
     state: Phase = Phase.STARTING
     draining: bool = False
     """Whether it is stopped after its batch."""
@@ -82,8 +83,7 @@ class EndedBatch(NamedTuple):
     answer: Answer | None
     """None when the replica died under it."""
     tensors: list[NDArray[Any]]
-    """The answers to its tasks, if they are kept: stacks of the next stage's inputs, where they
-    lead to any."""
+    """The answers to its tasks in the last stage, and where they lead to tasks of the next."""
 
 
 class Watch:
@@ -92,10 +92,10 @@ class Watch:
     def __init__(self) -> None:
         self.fleets: list[Fleet] = []
         self.selector = PreciseSelector()
-        self._wake_receiver, self._wake_sender = socket.socketpair()
-        self._wake_receiver.setblocking(False)
-        self._wake_sender.setblocking(False)
-        self.selector.register(self._wake_receiver, selectors.EVENT_READ)
+        self._wakes = socket.socketpair()
+        for end in self._wakes:
+            end.setblocking(False)
+        self.selector.register(self._wakes[0], selectors.EVENT_READ)
 
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Return whether anything happened, waiting for it if need be, and what batches ended.
@@ -108,7 +108,7 @@ class Watch:
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
-                    self._wake_receiver.recv(4096)
+                    self._wakes[0].recv(4096)
             else:
                 fleet, member = key.data
                 ended += fleet.take_event(member)
@@ -123,28 +123,28 @@ class Watch:
         """Make a :meth:`poll` in another thread return; safe from any thread."""
         # full: it returns anyway; closed: there is no poll
         with contextlib.suppress(OSError):
-            self._wake_sender.send(b"!")
+            self._wakes[1].send(b"!")
 
     def close(self) -> None:
         """Stop all replicas."""
         for fleet in self.fleets:
             fleet.stop(list(fleet.members))
         self.selector.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
+        for end in self._wakes:
+            end.close()
 
 
 class Fleet:
     """All replicas of a stage, each under the same CPU limit, and the account of their cores."""
 
     def __init__(
-        self, config: LiveConfig, launcher: Launcher, watch: Watch, keeps_answers: bool = False
+        self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
     ) -> None:
         self.config = config
         self.members: list[Member] = []
         """Oldest first."""
-        self.target = config.initial
-        """Allocation that was asked for."""
+        self.target = config.initial.stages[0]
+        """What was asked for."""
         self.cores = self.target.cores
         """Core units of each replica now."""
         self.core_seconds = self.held_cores = 0.0
@@ -156,13 +156,9 @@ class Fleet:
         self.restarts = 0
         self.failure = ""
         """Why replicas died before they were ready."""
-        self._launcher = launcher
-        self._keeps_answers = keeps_answers or launcher.max_tasks > 0
-        self._timeouts_s = {
-            Phase.STARTING: START_TIMEOUT_S,
-            Phase.IDLE: math.inf,
-            Phase.BUSY: config.batch_timeout_s,
-        }
+        self._launch = partial(launcher.launch, stage=stage)
+        last = stage + 1 == len(launcher.max_tasks)
+        self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._refused_at_s = -math.inf
@@ -219,8 +215,8 @@ class Fleet:
 
     def fit(self, room_cores: int) -> None:
         """Come as close to the allocation as the room and those that still drain allow."""
-        target, staying, held = self.target, len(self.staying), len(self.members)
-        cores, added = fit(target.cores, target.replicas, staying, held, room_cores, room_cores)
+        counts = self.target.replicas, len(self.staying), len(self.members)
+        cores, added = fit(self.target.cores, *counts, room_cores, room_cores)
         # a quota write refills the kernel's tokens: none without need
         if cores != self.cores:
             self.limit(cores)
@@ -230,7 +226,8 @@ class Fleet:
         """Give a batch to the oldest idle replica, or raise ``RuntimeError`` if none is idle."""
         member = self.idle[0]
         member.state, member.batch = Phase.BUSY, batch
-        member.sent_s = member.timeout_from_s = time.monotonic()
+        member.sent_s = time.monotonic()
+        member.hangs_from_s = member.sent_s + self.config.batch_timeout_s
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
@@ -240,10 +237,9 @@ class Fleet:
             member.replica.limit(self.config.physical_cores(cores))
 
     def shrink(self, replicas: int) -> None:
-        """Stop replicas beyond a number of them.
+        """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
 
-        Cold ones go first, then idle ones, then busy ones, which finish their batch; of
-        each kind the youngest first.
+        These finish their batch. Of each kind the youngest goes first.
         """
         staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - replicas)]
@@ -263,7 +259,7 @@ class Fleet:
             if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
                 return
             try:
-                replica = self._launcher.launch(self._next_id, cores, full_speed=full_speed)
+                replica = self._launch(self._next_id, cores, full_speed=full_speed)
             except WorkerError as error:
                 if not self.members:
                     raise
@@ -274,7 +270,7 @@ class Fleet:
                 return
             self._refused_at_s = -math.inf
             self._next_id += 1
-            self.members.append(Member(replica, launched_s, timeout_from_s=launched_s))
+            self.members.append(Member(replica, launched_s, launched_s + START_TIMEOUT_S))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:
@@ -284,13 +280,13 @@ class Fleet:
         """
         now_s = time.monotonic()
         for member in self.members:
-            if now_s > member.timeout_from_s + self._timeouts_s[member.state]:
+            if now_s > member.hangs_from_s:
                 member.replica.kill()
 
     def extend_timeouts(self, seconds: float) -> None:
         """Give all replicas more time, for so long there was no poll."""
         for member in self.members:
-            member.timeout_from_s += seconds
+            member.hangs_from_s += seconds
 
     def stop(self, members: Sequence[Member]) -> None:
         """Stop replicas now, and keep their counters."""
@@ -306,10 +302,8 @@ class Fleet:
     def take_event(self, member: Member) -> list[EndedBatch]:
         """Take in a replica's event; return its batch if that ended."""
         event = member.replica.poll()
-        if event is None:
-            return []
         ended = []
-        if (batch := member.batch) is not None:
+        if event is not None and (batch := member.batch) is not None:
             answer = event if isinstance(event, Answer) else None
             keeps = answer is not None and self._keeps_answers
             tensors = member.replica.answers(batch.size) if keeps else []
@@ -317,13 +311,13 @@ class Fleet:
             member.batch = None
         if isinstance(event, Death):
             self._replace(member, event)
-            return ended
-        member.state = Phase.IDLE
-        if isinstance(event, Ready):
-            self._failed_starts = 0
-            self.cold_start_s = event.at_s - member.launched_s
-        elif member.draining:
-            self.stop([member])
+        elif event is not None:
+            member.state, member.hangs_from_s = Phase.IDLE, math.inf
+            if isinstance(event, Ready):
+                self._failed_starts = 0
+                self.cold_start_s = event.at_s - member.launched_s
+            elif member.draining:
+                self.stop([member])
         return ended
 
     def _replace(self, dead: Member, death: Death) -> None:
@@ -331,22 +325,17 @@ class Fleet:
         self.stop([dead])
         if dead.state is Phase.STARTING:
             self._failed_starts += 1
-            self._note_failure(death.reason)
+            self.failure = (
+                f"{self._failed_starts} replicas died one after another before they were ready; "
+                f"the last error: {death.reason}"
+            )
+            if self._failed_starts >= START_ATTEMPTS and self.serving:
+                if self._failed_starts == START_ATTEMPTS:  # once
+                    LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
+                self._refused_at_s = time.monotonic()  # wait with the next attempt
         if not dead.draining and not self.gives_up:
             self.restarts += 1
             try:
                 self.grow()
             except WorkerError as error:  # raised when what has ended was handed over
                 self._failed_starts, self.failure = START_ATTEMPTS, str(error)
-
-    def _note_failure(self, reason: str) -> None:
-        """Wait with the next attempt after too many failed ones, and say so once."""
-        self.failure = (
-            f"{self._failed_starts} replicas died one after another before they were ready; "
-            f"the last error: {reason}"
-        )
-        if self._failed_starts < START_ATTEMPTS or not self.serving:
-            return
-        if self._failed_starts == START_ATTEMPTS:
-            LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
-        self._refused_at_s = time.monotonic()

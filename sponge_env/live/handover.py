@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -14,12 +16,8 @@ from sponge_env.live.replica import Launcher
 Tensor = NDArray[Any]
 
 
-class Task(NamedTuple):
-    """The input of a task, or the answer to it."""
-
-    place: int
-    """Among those of its request in this stage."""
-    tensor: Tensor
+Task = tuple[int, Tensor]
+"""A place among the tasks of a request in a stage, and the task's input or the answer to it."""
 
 
 @dataclass(slots=True)
@@ -42,27 +40,26 @@ class Handover:
     first, and answers are known by their place.
     """
 
-    def __init__(self, launchers: Sequence[Launcher]) -> None:
-        self._launchers = launchers
-        self._requests: dict[int, Kept] = {}
+    def __init__(self, launcher: Launcher, stages: int) -> None:
+        self._launcher, self._last = launcher, stages - 1
+        self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
     def bring(self, request: int, tensor: Tensor) -> None:
         """Keep the input that a request brings until it ends."""
-        self._kept(request).waiting[0] = [Task(0, tensor)]
+        self._requests[request].waiting[0] = [(0, tensor)]
 
     def take(self, batch: Batch) -> list[Tensor]:
         """Return the inputs of a batch that begins."""
         running = self._running[batch.id] = []
         for request in batch.requests:
-            kept = self._kept(request)
-            if waiting := kept.waiting[batch.stage]:
-                task = waiting.pop(0)
-            else:
-                task = Task(0, self._launchers[batch.stage].sample(request))
-            running.append((kept, task))
-        return [task.tensor for _, task in running]
+            kept = self._requests[request]
+            waiting = kept.waiting[batch.stage]
+            if not waiting:
+                waiting.append((0, self._launcher.sample(request, batch.stage)))
+            running.append((kept, waiting.pop(0)))
+        return [tensor for _, (_, tensor) in running]
 
     def give_back(self, batch: Batch) -> None:
         """Keep the inputs of a batch whose replica died for another."""
@@ -75,15 +72,14 @@ class Handover:
         They are stacks of inputs; there are none where answers lead to nothing that is known. The
         last stage's are kept until they are taken.
         """
-        last = batch.stage + 1 == len(self._launchers)
+        last = batch.stage == self._last
         # without answers there is nothing to keep
-        for (kept, task), answer in zip(self._running.pop(batch.id), answers, strict=False):
+        for (kept, (place, _)), answer in zip(self._running.pop(batch.id), answers, strict=False):
             if last:
-                kept.answers.append(Task(task.place, answer))
+                kept.answers.append((place, answer))
             else:
-                tasks = [Task(place, tensor) for place, tensor in enumerate(answer)]
-                kept.waiting[batch.stage + 1] = tasks
-                kept.last_tasks = len(tasks)
+                kept.waiting[batch.stage + 1] = list(enumerate(answer))
+                kept.last_tasks = len(answer)
         return () if last else tuple(map(len, answers))
 
     def take_answers(self, request: int) -> list[Tensor]:
@@ -92,7 +88,7 @@ class Handover:
         if kept is None:
             return []
         answers, kept.answers = kept.answers, []
-        return [task.tensor for task in sorted(answers, key=lambda task: task.place)]
+        return [tensor for _, tensor in sorted(answers, key=itemgetter(0))]
 
     def take_whole(self, request: int) -> list[Tensor] | None:
         """Return the same if all tasks of the request are answered, else None."""
@@ -104,8 +100,3 @@ class Handover:
         """Let go of what is kept for requests that have ended."""
         for request in requests:
             self._requests.pop(request, None)
-
-    def _kept(self, request: int) -> Kept:
-        if request not in self._requests:
-            self._requests[request] = Kept([[] for _ in self._launchers])
-        return self._requests[request]

@@ -2,9 +2,9 @@
 
 :class:`Janitor` is the harness's end. It runs this file as a process of its own, in its own
 session, so that neither Ctrl-C nor the death of the harness ends it. That process learns
-what to watch from lines on its standard input: ``process PID START_TICKS``, ``group PATH``
-and ``forget PID``. When that pipe ends, because the harness closed it, crashed or was killed,
-it cleans up and exits. So this file imports nothing but the standard library.
+what to watch from lines on its standard input: ``process PID START_TICKS`` and ``group PATH``.
+After the line ``end``, or when that pipe ends because the harness crashed or was killed, it cleans
+up and exits. So this file imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -80,24 +80,14 @@ def kill(pid: int, ticks: str) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def kill_members(path: str) -> None:
-    """Kill what is left in a group, such as a process not announced in time."""
-    with contextlib.suppress(OSError), open(f"{path}/cgroup.procs") as file:
-        for line in file:
-            kill(int(line), start_ticks(int(line)))
-
-
-def remove_group(path: str, patience_s: float = PATIENCE_S) -> bool:
-    """Remove a control group, waiting for the processes in it to end; tell whether it is gone."""
-    end_s = time.monotonic() + patience_s
-    while True:
-        with contextlib.suppress(OSError):
+def remove_group(path: str) -> None:
+    """Remove a control group, waiting for the processes in it to end."""
+    end_s = time.monotonic() + PATIENCE_S
+    while os.path.exists(path) and time.monotonic() < end_s:
+        try:
             os.rmdir(path)
-        if not os.path.exists(path):
-            return True
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(0.005)
+        except OSError:
+            time.sleep(0.005)
 
 
 def watch() -> None:
@@ -111,16 +101,16 @@ def watch() -> None:
         if word == "process":
             pid, _, ticks = rest.partition(" ")
             processes[int(pid)] = ticks
-        elif word == "forget":
-            processes.pop(int(rest), None)
         elif word == "group":
             groups.append(rest)
         elif word == "end":
             break
     for pid, ticks in processes.items():
         kill(pid, ticks)
-    for path in groups:
-        kill_members(path)
+    for path in groups:  # such as a process that was not announced in time
+        with contextlib.suppress(OSError), open(f"{path}/cgroup.procs") as members:
+            for line in members:
+                kill(int(line), start_ticks(int(line)))
     # a leaf is announced after the group it is in
     for path in reversed(groups):
         remove_group(path)

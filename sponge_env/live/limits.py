@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.cgroups import RunGroup, find_hierarchy
@@ -27,15 +27,6 @@ from sponge_env.live.replica import CpuLimiter
 from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")
-
-Kind = Literal["cgroup-v1", "cgroup-v2", "duty-cycle", "none"]
-
-DESCRIPTIONS = {
-    "cgroup-v1": "control group (version 1) with cpu.cfs_quota_us",
-    "cgroup-v2": "control group (version 2) with cpu.max",
-    "duty-cycle": "duty cycle: stop and continue signals, coarser than a kernel quota",
-    "none": "no CPU limit: cores are not enforced",
-}
 
 _WARNED: list[str] = []
 """Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
@@ -75,8 +66,6 @@ class DutyCycleLimiter(CpuLimiter):
     def __init__(self, period_s: float, cpus: int) -> None:
         super().__init__(cpus)
         self._period_s = period_s
-        self._cores = float(cpus)
-        self._throttled_s = 0.0
         self._changed = threading.Event()
         """Something was applied, or it is closed."""
         self._closed = False
@@ -93,14 +82,6 @@ class DutyCycleLimiter(CpuLimiter):
         """Grant cores; a new period begins."""
         self._cores = min(cores, float(self._cpus))
         self._changed.set()
-
-    def granted_cores(self) -> float:
-        """Return what was applied."""
-        return self._cores
-
-    def throttled_s(self) -> float:
-        """Return the sum of all pauses."""
-        return self._throttled_s
 
     def close(self) -> None:
         """End the thread."""
@@ -150,7 +131,8 @@ class DutyCycleLimiter(CpuLimiter):
 class CpuLimits(NamedTuple):
     """The CPU limits of one run."""
 
-    kind: Kind
+    kind: str
+    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle`` or ``none``."""
     period_s: float
     """Enforcement period."""
     tick_s: float
@@ -216,14 +198,31 @@ def open_limits(
     :class:`WorkerError`. Each control group is announced before it is made.
     """
     period_s = enforcement_period_s(core_unit)
-    kernel_tick_s = time.clock_getres(COARSE_CLOCK)
+    tick_s = time.clock_getres(COARSE_CLOCK)
     if limiter == "none":
-        return CpuLimits("none", period_s, kernel_tick_s, partial(CpuLimiter, cpus))
+        return CpuLimits("none", period_s, tick_s, partial(CpuLimiter, cpus))
     if limiter != "duty-cycle":
         try:
-            kind, group = _open_group(core_unit, cpus, period_s, announce, total_cores)
-            make = partial(group.limiter, cpus)
-            return CpuLimits(kind, period_s, kernel_tick_s, make, group.close)
+            hierarchy = find_hierarchy()
+            if hierarchy is None:
+                raise OSError(
+                    errno.ENODEV, "no cgroup hierarchy with the cpu controller is mounted"
+                )
+            group = RunGroup(hierarchy, round(period_s * 1e6), announce)
+            try:
+                # The kernel refuses, for instance, a version 1 quota above that of a group further
+                # up, as a container may have one. So the smallest quota is tried, and one just
+                # below no limit.
+                group.limit(total_cores, cpus)
+                with closing(group.limiter(cpus)) as tried:
+                    for cores in {core_unit, min(cpus, total_cores) - core_unit}:
+                        if 0 < cores < cpus:
+                            tried.apply(cores)
+            except OSError:
+                group.close()
+                raise
+            kind, make = f"cgroup-v{hierarchy.version}", partial(group.limiter, cpus)
+            return CpuLimits(kind, period_s, tick_s, make, group.close)
         except OSError as error:
             if limiter == "cgroup":
                 raise WorkerError(
@@ -236,31 +235,3 @@ def open_limits(
                 )
             _WARNED.append(str(error))
     return CpuLimits("duty-cycle", period_s, POLL_MIN_S, partial(DutyCycleLimiter, period_s, cpus))
-
-
-def _open_group(
-    core_unit: float,
-    cpus: int,
-    period_s: float,
-    announce: Callable[[Path], None],
-    total_cores: float,
-) -> tuple[Kind, RunGroup]:
-    """Make the control group of a run, and try the smallest quota and one just below no limit.
-
-    The kernel refuses, for instance, a version 1 quota above that of a group further up, as
-    a container may have one.
-    """
-    hierarchy = find_hierarchy()
-    if hierarchy is None:
-        raise OSError(errno.ENODEV, "no cgroup hierarchy with the cpu controller is mounted")
-    group = RunGroup(hierarchy, round(period_s * 1e6), announce)
-    try:
-        group.limit(total_cores, cpus)
-        with closing(group.limiter(cpus)) as limiter:
-            for cores in {core_unit, min(cpus, total_cores) - core_unit}:
-                if 0 < cores < cpus:
-                    limiter.apply(cores)
-    except OSError:
-        group.close()
-        raise
-    return "cgroup-v1" if hierarchy.version == 1 else "cgroup-v2", group

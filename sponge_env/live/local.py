@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import os
 import socket
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ _DRAWS = 1 << 16
 END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
+too_many_as_sentence = partial(
+    refusal_as_sentence, "another replica", "allow more (ulimit, pids.max) or ask for fewer"
+)
+"""Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
+
 
 class LocalReplica:
     """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
@@ -48,69 +55,56 @@ class LocalReplica:
         self,
         id: int,
         job: Job,
-        machine: LocalMachine,
+        launcher: LocalLauncher,
         limiter: CpuLimiter,
         cores: float,
         full_speed: bool,
     ) -> None:
-        self.id = id
-        self._limiter = limiter
+        self.id, self._limiter = id, limiter
         # the limiter's own account; after the end, what it read last
         self.throttled_s = limiter.throttled_s
-        self._janitor = machine.janitor
-        self._max_tasks = job.max_tasks
-        self._cores = cores
+        self._max_tasks, self._cores = job.max_tasks, cores
         self._cpu_s = self._reported_cpu_s = 0.0
         self._closed = False
         # memory files vanish with their last user, however it ends
-        with contextlib.ExitStack() as undo:
-            self._stderr = os.memfd_create("sponge-stderr")
-            undo.callback(os.close, self._stderr)
+        with contextlib.ExitStack() as opened:
+            self._stderr = opened.enter_context(_memory("sponge-stderr"))
             self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.callback(self._channel.close)
+            opened.enter_context(self._channel)
             self._channel.setblocking(False)
-            with far_end:
-                self._process = self._spawn(job, far_end.fileno())
-            undo.pop_all()
-        self.pid: int | None = self._process.pid
-        self._janitor.send("process", self.pid, start_ticks(self._process.pid))
-        self._confine(machine.cpus, math.inf if full_speed else cores)
-
-    def _spawn(self, job: Job, channel: int) -> subprocess.Popen[bytes]:
-        """Start the child with its end of the channel and the tensors that it shares."""
-        memory = os.memfd_create("sponge-tensors")
-        try:
-            job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=memory)
-            os.ftruncate(memory, job.tensors_dtype.itemsize)
-            self._tensors = job.map_tensors()
-            return subprocess.Popen(
-                [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), job.to_json()],
-                pass_fds=(channel, memory),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                start_new_session=True,
-            )
-        finally:
-            os.close(memory)
-
-    @property
-    def threads(self) -> int:
-        """Threads of the next batch: more than the quota can run make it collapse."""
-        return math.ceil(self._cores)
-
-    def _confine(self, cpus: frozenset[int], cores: float) -> None:
-        """Pin and limit the child, which has only just begun."""
+            with far_end, _memory("sponge-tensors") as memory:
+                channel, tensors = shared = far_end.fileno(), memory.fileno()
+                job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
+                memory.truncate(job.tensors_dtype.itemsize)
+                self._tensors = job.map_tensors()
+                told = json.dumps(dataclasses.asdict(job))
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), told],
+                    pass_fds=shared,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._stderr,
+                    start_new_session=True,
+                )
+            self._opened = opened.pop_all()
+        pid = self._process.pid
+        self.pid: int | None = pid
+        launcher.janitor.send("process", pid, start_ticks(pid))
         try:
             with refusal_as_sentence():
-                os.sched_setaffinity(self._process.pid, cpus)
-                self._limiter.apply(cores)
-                self._limiter.attach(self._process.pid)
+                os.sched_setaffinity(pid, launcher.cpus)
+                limiter.apply(math.inf if full_speed else cores)
+                limiter.attach(pid)
         except ProcessLookupError:
             pass  # an early death shows at the next poll
         except BaseException:
             self.close()
             raise
+
+    @property
+    def threads(self) -> int:
+        """Threads of the next batch: more than the quota can run make it collapse."""
+        return math.ceil(self._cores)
 
     def fileno(self) -> int:
         """Return the descriptor of the channel to the child."""
@@ -151,17 +145,13 @@ class LocalReplica:
         except ConnectionResetError:
             message = b""
         if len(message) < REPORT.size:
-            return Death(self._last_line())
+            said = os.pread(self._stderr.fileno(), 65536, 0).decode(errors="replace").split("\n")
+            return Death(next((line for line in reversed(said) if line.strip()), "(nothing)"))
         batch_id, started_s, finished_s = REPORT.unpack(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
         if batch_id == READY:
             return Ready(finished_s)
         return Answer(batch_id, started_s, finished_s, self._reported_cpu_s - before_s)
-
-    def _last_line(self) -> str:
-        """Return the last line on the child's standard error."""
-        lines = os.pread(self._stderr, 65536, 0).decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "(nothing)")
 
     def cpu_s(self) -> float:
         """Read the child's CPU clock; after its end, return what was read last."""
@@ -186,134 +176,90 @@ class LocalReplica:
         self._limiter.close()
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
-        self._janitor.send("forget", self.pid)
-        self._channel.close()
-        os.close(self._stderr)
+        self._opened.close()
         del self._tensors  # and with them the shared memory
 
 
-class LocalMachine:
-    """What the replicas of all stages share: CPUs, a control group with its quota, a janitor.
+class LocalLauncher:
+    """Starts the replicas of all stages of a chain as child processes. Implements ``Launcher``.
 
-    While it is open, this process keeps off these CPUs. Settings that cannot be are a
-    ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
+    They share CPUs, a control group with its quota, and a janitor. Until it is closed, this process
+    keeps off these CPUs. Each replica holds all variants of its stage. What answers of the first
+    stage lead to has to be what the second takes, and later stages lead to nothing but one task.
+    Settings and models that cannot be used are a ``ConfigError``, a CPU that cannot be limited as
+    asked is a ``WorkerError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
-        largest = _largest(configs)
-        self.cpus = _cpus(largest)
-        total = largest.physical_cores(min(largest.total_cores, MAX_TOTAL_CORES))
+        self.cpus, first = _cpus(configs), configs[0]
+        total = first.physical_cores(min(first.total_cores, MAX_TOTAL_CORES))
         with contextlib.ExitStack() as cleanup:
             cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
             with too_many_as_sentence():
                 self.janitor = Janitor()
             cleanup.callback(self.janitor.close)
-            self.limits = open_limits(
-                largest.limiter,
-                largest.core_unit,
-                len(self.cpus),
-                partial(self.janitor.send, "group"),
-                total,
-            )
+            announce, cpus = partial(self.janitor.send, "group"), len(self.cpus)
+            self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
             cleanup.callback(self.limits.close)
-            self._cleanup = cleanup.pop_all()
+            models = [resolve_variants(config.variants or [config.model]) for config in configs]
+            _check_chain([config.model for config in configs], [each[0] for each in models])
+            self._jobs = list(map(make_job, models, [config.batch_max for config in configs]))
+            self._samples = [_in_order(variants[0].samples()) for variants in models]
+            self.close = cleanup.pop_all().close
+        self.limiter = self.limits.kind
+        self.max_tasks: Sequence[int] = [job.max_tasks for job in self._jobs]
 
-    def close(self) -> None:
-        """Remove the control groups, end the janitor, take back the CPUs. Safe to call twice."""
-        self._cleanup.close()
-
-
-class LocalLauncher:
-    """Starts replicas as child processes. Implements ``Launcher``.
-
-    Each replica holds all variants of the configuration. A model that cannot be used is a
-    ``ConfigError``. The machine is shared with the launchers of other stages, which are closed
-    together.
-    """
-
-    def __init__(self, config: LiveConfig, machine: LocalMachine) -> None:
-        models = resolve_variants(config.variants or [config.model])
-        self._job, self._machine = make_job(models, config.batch_max), machine
-        self._samples: NDArray[Any] = models[0].samples()
-        count = len(self._samples)
-        drawn = np.random.default_rng(0).integers(count, size=_DRAWS)
-        self._order = np.concatenate([np.arange(count), drawn])
-        self.limiter: str = machine.limits.kind
-        self.period_s, self.tick_s = machine.limits.period_s, machine.limits.tick_s
-        self.max_tasks = models[0].max_tasks
-        self.inputs, self.outputs = models[0].inputs, models[0].outputs
-
-    def sample(self, request_id: int) -> NDArray[Any]:
+    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return one of the model's samples, the same for an id: each once, then at random."""
-        sample: NDArray[Any] = self._samples[self._order[request_id % len(self._order)]]
+        samples, order = self._samples[stage]
+        sample: NDArray[Any] = samples[order[request_id % len(order)]]
         return sample
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> LocalReplica:
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> LocalReplica:
         """Start a child process under a limit of its own."""
         with too_many_as_sentence():
-            limiter = self._machine.limits.limiter()
+            limiter = self.limits.limiter()
             try:
-                return LocalReplica(id, self._job, self._machine, limiter, cores, full_speed)
+                return LocalReplica(id, self._jobs[stage], self, limiter, cores, full_speed)
             except OSError:
                 limiter.close()
                 raise
 
-    def close(self) -> None:
-        """Close the machine."""
-        self._machine.close()
+
+def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
+    """Refuse stages whose answers are not what the next takes."""
+    for k, (lead, after) in enumerate(itertools.pairwise(models)):
+        if k and lead.max_tasks:
+            raise ConfigError(
+                f"{names[k]} says how many tasks follow, which only the first stage may"
+            )
+        if lead.max_tasks and lead.outputs != after.inputs:
+            raise ConfigError(
+                f"{names[k]} leads to tasks of {described(lead.outputs)}, but {names[k + 1]} takes "
+                f"{described(after.inputs)}"
+            )
 
 
-def open_launchers(configs: Sequence[LiveConfig]) -> list[LocalLauncher]:
-    """Return a launcher for each stage of a chain on this machine.
-
-    What answers of the first stage lead to has to be what the second takes, and later stages lead
-    to nothing but one task; else that is a ``ConfigError``.
-    """
-    machine = LocalMachine(configs)
-    try:
-        launchers = [LocalLauncher(config, machine) for config in configs]
-        for k, (lead, after) in enumerate(itertools.pairwise(launchers)):
-            if k and lead.max_tasks:
-                raise ConfigError(
-                    f"{configs[k].model} says how many tasks follow, which only the first stage may"
-                )
-            if lead.max_tasks and lead.outputs != after.inputs:
-                raise ConfigError(
-                    f"{configs[k].model} leads to tasks of {described(lead.outputs)}, but "
-                    f"{configs[k + 1].model} takes {described(after.inputs)}"
-                )
-    except BaseException:
-        machine.close()
-        raise
-    return launchers
-
-
-def check_machine(configs: Sequence[LiveConfig]) -> str:
-    """Raise now what would keep a worker from starting here, see :func:`open_launchers`.
-
-    Returned is what would limit its CPU.
-    """
-    with contextlib.closing(open_launchers(configs)[0]) as launcher:
-        return launcher.limiter
+def _in_order(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return samples, and the order in which they are shown: each once, then at random."""
+    drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
+    return samples, np.concatenate([np.arange(len(samples)), drawn])
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
     """Keep the CPUs of workers that are set up like this, also while none is open."""
-    return RESERVATIONS.keep_off(_cpus(_largest(configs)))
+    return RESERVATIONS.keep_off(_cpus(configs))
 
 
-def _largest(configs: Sequence[LiveConfig]) -> LiveConfig:
-    """Return the stage whose replicas can have the most cores: they all share its CPUs."""
-    return max(configs, key=lambda config: config.physical_cores(config.cores_max))
-
-
-def _cpus(config: LiveConfig) -> frozenset[int]:
-    return choose_cpus(config.physical_cores(config.cores_max))
+def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
+    """Choose the CPUs of stages: as many as the replicas with the most cores can use."""
+    return choose_cpus(max(config.physical_cores(config.cores_max) for config in configs))
 
 
 def make_job(models: Sequence[Model], batch_max: int) -> Job:
     """Describe to a child what to run: models of the same inputs and outputs."""
-    first = models[0]
     makers: list[tuple[str, dict[str, Any]]] = [
         (
             f"{type(model).__module__}:{type(model).__qualname__}",
@@ -321,10 +267,10 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
         )
         for model in models
     ]
-    tensors = first.inputs, first.outputs
-    return Job(makers, batch_max, *tensors, max_tasks=first.max_tasks, path=sys.path)
+    tensors = models[0].inputs, models[0].outputs
+    return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)
 
 
-def too_many_as_sentence() -> AbstractContextManager[None]:
-    """Turn the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
-    return refusal_as_sentence("another replica", "allow more (ulimit, pids.max) or ask for fewer")
+def _memory(name: str) -> FileIO:
+    """Open memory as a file."""
+    return open(os.memfd_create(name), "r+b", buffering=0)

@@ -103,7 +103,8 @@ class CpuLimiter:
     """
 
     def __init__(self, cpus: int) -> None:
-        self._cpus = cpus
+        self._cpus, self._cores = cpus, float(cpus)
+        self._throttled_s = 0.0
 
     def attach(self, pid: int) -> None:
         """Begin to limit a child process not yet waited for; it may be gone already."""
@@ -113,33 +114,29 @@ class CpuLimiter:
 
     def granted_cores(self) -> float:
         """Return the physical cores granted, as the limiter itself reports them."""
-        return float(self._cpus)
+        return self._cores
 
     def throttled_s(self) -> float:
         """Return how long the process stood stopped by the limit; also after the end."""
-        return 0.0
+        return self._throttled_s
 
     def close(self) -> None:
         """Stop limiting; the process must have ended. Safe to call twice."""
 
 
 class Launcher(Protocol):
-    """Starts replicas somewhere, and owns what they share."""
+    """Starts the replicas of all stages somewhere, and owns what they share."""
 
     limiter: str
     """What limits the CPU, e.g. ``cgroup-v1``."""
-    period_s: float
-    """Period in which the limit grants CPU time."""
-    tick_s: float
-    """Time between two looks at what was used; until then a limit can be overdrawn."""
 
-    def sample(self, request_id: int) -> NDArray[Any]:
-        """Return an input of the model, for a request that brings none."""
+    max_tasks: Sequence[int]
+    """For each stage, how many tasks of the next an answer leads to at most; 0 if to none."""
 
-    max_tasks: int
-    """How many tasks of the next stage an answer leads to at most, 0 where it leads to none."""
+    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
+        """Return an input of a stage's model, for a request that brings none."""
 
-    def launch(self, id: int, cores: float, *, full_speed: bool = False) -> Replica:
+    def launch(self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False) -> Replica:
         """Start a replica, which loads its model under its limit of physical cores.
 
         At full speed it loads without one, until :meth:`Replica.limit` is called. If it cannot be

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from sponge_env.core import entry
 from sponge_env.core.settings import write_table
-from sponge_env.interfaces import (
-    Allocation,
-    Batch,
-    Completion,
-    SystemSpec,
-    Worker,
-)
+from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec, Worker
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.system import SimulatedSystem, System
@@ -103,7 +97,10 @@ class LiveSystem(System):
         self._env["arrival_s"] = math.inf
         interval_s = self.spec.interval_s
         last_s = entry.last_deadline(self._arrays, self._metrics)
-        while self._pending and (now_s := self.worker.now()) < last_s:
+        stages = self._arrays.stages[0]
+        while self._slots or np.any(stages["head"] < stages["tail"]):
+            if (now_s := self.worker.now()) >= last_s:
+                break
             self._drive(min(last_s, now_s + interval_s))
         entry.abandon(self._arrays, self._metrics, self.worker.now())
         while self._slots:
@@ -111,16 +108,11 @@ class LiveSystem(System):
                 self._end(completion)
             # What these led to is too late as well.
             entry.abandon(self._arrays, self._metrics, self.worker.now())
-        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
+        self._forget_since(ended)
 
     def close(self) -> None:
         """Release the worker."""
         self.worker.close()
-
-    @property
-    def _pending(self) -> bool:
-        stages = self._arrays.stages[0]
-        return bool(self._slots or np.any(stages["head"] < stages["tail"]))
 
     def _read_meters(self) -> None:
         """Take in what the worker says of each stage."""
@@ -152,7 +144,7 @@ class LiveSystem(System):
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
         ended = int(self._env["ended"])
         self._drive(self._ends_s())
-        self._forget(self._arrays.ledger["row"][0, ended : int(self._env["ended"])])
+        self._forget_since(ended)
         now_s = self.worker.now()
         self._read_meters()
         entry.end_live_interval(self._arrays, self._metrics, now_s)
@@ -175,8 +167,9 @@ class LiveSystem(System):
     def _look(self) -> None:
         """Take note of what the last moves led to, before anything is waited for."""
 
-    def _forget(self, rows: NDArray[Any]) -> None:
-        """Let the worker know of requests that have ended."""
+    def _forget_since(self, ended: int) -> None:
+        """Let the worker know of requests that have ended, but for the first so many."""
+        rows = self._arrays.ledger["row"][0, ended : int(self._env["ended"])]
         self.worker.forget(self._arrays.requests["id"][0][rows].tolist())
 
     def _take_in(self, now_s: float, until_s: float) -> float:
@@ -223,10 +216,10 @@ class LiveSystem(System):
         if count:
             self._batches += 1
             self._slots[self._batches] = k, row
-            rows_of = self._rows_of(k, row)
-            requests = arrays.requests["id"][0][rows_of]
+            of_batch = self._rows_of(k, row)
+            requests = tuple(arrays.requests["id"][0][of_batch].tolist())
             variant = int(arrays.replicas["variant"][0, k, row])
-            self._begin(Batch(self._batches, tuple(requests.tolist()), k, variant), rows_of)
+            self._begin(Batch(self._batches, requests, k, variant), of_batch)
         return bool(count)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
@@ -235,21 +228,17 @@ class LiveSystem(System):
 
     def _rows_of(self, k: int, row: int) -> NDArray[Any]:
         """Return the rows of the requests whose tasks are in a batch."""
-        batch = self._arrays.replicas[0, k, row]
-        positions = np.arange(batch["first"], batch["first"] + batch["batch_size"])
-        rows: NDArray[Any] = self._arrays.queue["row"][0, k][
-            positions & self._arrays.stages["ring"][0, k]
-        ]
+        batch, ring = self._arrays.replicas[0, k, row], self._arrays.stages["ring"][0, k]
+        positions = np.arange(batch["first"], batch["first"] + batch["batch_size"]) & ring
+        rows: NDArray[Any] = self._arrays.queue["row"][0, k][positions]
         return rows
 
     def _end(self, completion: Completion) -> None:
         k, row = self._slots.pop(completion.batch.id)
         if completion.tasks:  # only the first stage's answers say so, of a request each
             self._arrays.requests["tasks"][0, self._rows_of(k, row)] = completion.tasks
-        times_s = completion.started_s, completion.finished_s
-        entry.end_batch(
-            self._arrays, self._metrics, k, row, completion.replica, times_s, completion.ok
-        )
+        end = completion.replica, (completion.started_s, completion.finished_s), completion.ok
+        entry.end_batch(self._arrays, self._metrics, k, row, *end)
 
     def _now_s(self) -> float:
         return self.worker.now()

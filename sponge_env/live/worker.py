@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
 from sponge_env.live.handover import Handover
-from sponge_env.live.local import open_launchers, too_many_as_sentence
+from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
@@ -35,18 +35,13 @@ class EpisodeClock:
         """Whether the clock stands still."""
         return not self._changes[-1][2]
 
-    def now_s(self) -> float:
-        """Return the episode time now."""
-        return self.at(time.monotonic())
-
     def at(self, monotonic_s: float) -> float:
         """Return the episode time of a monotonic stamp that is not in the future.
 
         What happened during a hold happened at the hold's instant.
         """
-        recent = reversed(self._changes)  # stamps are: the last ones decide
-        change = next((change for change in recent if change[0] <= monotonic_s), self._changes[0])
-        since_s, at_s, ran = change
+        recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
+        since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
 
     def hold(self) -> None:
@@ -59,14 +54,9 @@ class EpisodeClock:
         """Let the clock run on; return how long it was held, 0 if it was not."""
         if not self.held:
             return 0.0
-        since_s, at_s, _ = self._changes[-1]
-        self._changes.append((time.monotonic(), at_s, True))
-        return self._changes[-1][0] - since_s
-
-
-def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
-    if os.getpid() == pid:  # what a fork drops is still its parent's
-        cleanup.close()
+        (since_s, at_s, _), now_s = self._changes[-1], time.monotonic()
+        self._changes.append((now_s, at_s, True))
+        return now_s - since_s
 
 
 class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
@@ -74,50 +64,41 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     There are settings for each stage. The constructor returns when the initial replicas are ready;
     they start at full speed, then their limits are put in force and the clock starts. If none
-    starts, that is a ``WorkerError``. The launchers, by default those of child processes on this
-    machine, are closed with the worker. All methods but :meth:`wake` belong to one thread at a
-    time.
+    starts, that is a ``WorkerError``. The launcher, by default that of child processes on this
+    machine, is closed with the worker. All methods but :meth:`wake` belong to one thread at a time.
 
-    Answers are thrown away, unless they lead to tasks or this worker ``keeps_answers``, or
-    ``checks`` them: that is called with the sample that a request brought and all answers to it.
+    Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
+    that a request brought and all answers to it.
     """
 
     def __init__(
         self,
         *configs: LiveConfig,
-        launchers: Sequence[Launcher] = (),
-        keeps_answers: bool = False,
+        launcher: Launcher | None = None,
         checks: Callable[[NDArray[Any], Sequence[NDArray[Any]]], None] | None = None,
     ) -> None:
         self.config, self._checks = configs[0], checks
-        keeps_answers = keeps_answers or checks is not None
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            launchers = launchers or open_launchers(configs)
-            for launcher in launchers:
-                cleanup.callback(launcher.close)
-            self.launcher, self._handover = launchers[0], Handover(launchers)
+            self.launcher = launcher or LocalLauncher(configs)
+            cleanup.callback(self.launcher.close)
+            self._handover = Handover(self.launcher, len(configs))
             with too_many_as_sentence():
                 self._watch = Watch()
             cleanup.callback(self._watch.close)
             self._fleets = [
-                Fleet(*each, self._watch, keeps_answers and k == len(configs) - 1)
-                for k, each in enumerate(zip(configs, launchers, strict=True))
+                Fleet(config, self.launcher, self._watch, k) for k, config in enumerate(configs)
             ]
-            self._warm_up()
+            for fleet in self._fleets:
+                fleet.grow(fleet.target.replicas, full_speed=True)
+            while any(fleet.starting_s for fleet in self._fleets):
+                self._watch.poll(HEARTBEAT_S)
+            for fleet in self._fleets:
+                fleet.warmed_up()
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
-
-    def _warm_up(self) -> None:
-        """Start the first replicas of all stages, and wait until they are ready."""
-        for fleet in self._fleets:
-            fleet.grow(fleet.target.replicas, full_speed=True)
-        while any(fleet.starting_s for fleet in self._fleets):
-            self._watch.poll(HEARTBEAT_S)
-        for fleet in self._fleets:
-            fleet.warmed_up()
 
     @property
     def limiter(self) -> str:
@@ -131,7 +112,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def now(self) -> float:
         """Return the time since the start of the episode, without the times held."""
-        return self._clock.now_s()
+        return self._clock.at(time.monotonic())
 
     def hold(self) -> None:
         """Stop the clock; what runs goes on, and batches that end do so at the hold's instant."""
@@ -165,10 +146,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""
-        for request in requests if self._checks else ():
-            answers = self._handover.take_whole(request)
-            if self._checks and answers is not None:
-                self._checks(self.launcher.sample(request), answers)
+        if self._checks:
+            for request in requests:
+                if (answers := self._handover.take_whole(request)) is not None:
+                    self._checks(self.launcher.sample(request), answers)
         self._handover.forget(requests)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
@@ -180,9 +161,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         if self._clock.held:
             raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
-            left_s, held = until_s - self.now(), self._held()
+            left_s, held = until_s - self.now(), [fleet.held for fleet in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if self._held() != held:  # else there is nothing to fit
+            if [fleet.held for fleet in self._fleets] != held:  # else there is nothing to fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -200,25 +181,21 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         """
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
-            target = Allocation(stages=(own._replace(variant=0),))  # a batch says its own
-            check_stage_allocation(target.stages[0], fleet.config)
-            check_total_cores(target.stages, fleet.config.total_cores)
+            target = own._replace(variant=0)  # a batch says its own
+            check_stage_allocation(target, fleet.config)
+            check_total_cores([target], fleet.config.total_cores)
             fleet.target = target
         for fleet in self._fleets:
             fleet.shrink(fleet.target.replicas)
         self._fit()
         self._actuation_s = time.monotonic() - begin_s
 
-    def _held(self) -> list[int]:
-        """Return the core units that each stage holds."""
-        return [fleet.held for fleet in self._fleets]
-
     def _fit(self) -> None:
         """Come as close to the allocations as those that still drain allow, stage by stage.
 
         First those that get less, so that there is room for those that get more, as in the core.
         """
-        fleets = sorted(self._fleets, key=lambda fleet: fleet.target.total_cores > fleet.held)
+        fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
         for fleet in fleets:
             if not fleet.gives_up:
                 others = sum(other.held for other in fleets if other is not fleet)
@@ -276,3 +253,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return Completion(
             end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
         )
+
+
+def _release(cleanup: contextlib.ExitStack, pid: int) -> None:
+    if os.getpid() == pid:  # what a fork drops is still its parent's
+        cleanup.close()

@@ -10,25 +10,16 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sponge_env.errors import ConfigError
-from sponge_env.models.efficientnet import PIXELS, TOP_1, TOP_1_OF, TOP_1_SOURCE
+from sponge_env.models.efficientnet import TOP_1, TOP_1_SOURCE
 from sponge_env.models.images import Box, TextImage, TextLine, draw, draw_evenly
 from sponge_env.models.model import Array
-from sponge_env.models.ocr import (
-    OCR_MODELS,
-    SAMPLES_EACH,
-    Detection,
-    Recognition,
-    cut,
-    find_lines,
-)
+from sponge_env.models.ocr import OCR_MODELS, SAMPLES_EACH, Detection, Recognition, cut, find_lines
 from sponge_env.models.registry import resolve_model
-from sponge_env.scenario.profile import Accuracy
 from sponge_env.utils.console import Progress
+from sponge_env.utils.installation import require_extra
 
 OVERLAP = 0.5
 """Intersection over union from which a box has found a line."""
-FOUND = "lines that are found"
-"""What the accuracy of a detection is of."""
 
 
 class TextAccuracy(NamedTuple):
@@ -40,13 +31,6 @@ class TextAccuracy(NamedTuple):
     """Lines that were found and read without a mistake."""
     characters: float
     """Characters, less the edits that make what was read what was drawn; not found is not read."""
-
-
-class FoundLine(NamedTuple):
-    """A box that detection found, and what recognition read in it."""
-
-    box: Box
-    text: str
 
 
 def overlap(first: Box, second: Box) -> float:
@@ -67,7 +51,7 @@ def edits(read: str, drawn: str) -> int:
 
 
 def measure(
-    drawn: Sequence[Sequence[TextLine]], found: Sequence[Sequence[FoundLine]]
+    drawn: Sequence[Sequence[TextLine]], found: Sequence[Sequence[TextLine]]
 ) -> TextAccuracy:
     """Compare the lines of images with what was found in each."""
     count = recalled = exact = characters = wrong = 0
@@ -96,14 +80,14 @@ def find(detection: Detection, images: Iterable[TextImage]) -> list[list[Box]]:
 
 def read(
     recognition: Recognition, images: Iterable[TextImage], boxes: Sequence[Sequence[Box]]
-) -> list[list[FoundLine]]:
+) -> list[list[TextLine]]:
     """Read what is within the boxes of each image, in this process on one thread."""
     session, found = recognition.load(threads=1), []
     for image, own in zip(images, boxes, strict=True):
         crops = cut(image.pixels, own)
         answers = recognition.finish(crops, recognition.run(session, crops)) if own else ()
         texts = map(recognition.text, answers)
-        found.append([FoundLine(box, text) for box, text in zip(own, texts, strict=True)])
+        found.append([TextLine(text, box) for box, text in zip(own, texts, strict=True)])
     return found
 
 
@@ -114,7 +98,7 @@ class LinesRead:
     """
 
     def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
-        self._recognition = recognition
+        self._text = recognition.text
         self._drawn = {
             image.pixels.tobytes(): Counter(line.text for line in image.lines) for image in images
         }
@@ -130,8 +114,7 @@ class LinesRead:
         """Lines read right; NaN as long as there was none to read."""
         for image, answers in self._kept:
             drawn = self._drawn[image.tobytes()]
-            read = Counter(map(self._recognition.text, answers))
-            self._right += (read & drawn).total()
+            self._right += (Counter(map(self._text, answers)) & drawn).total()
             self._lines += drawn.total()
         self._kept.clear()
         return self._right / self._lines if self._lines else math.nan
@@ -146,96 +129,38 @@ def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
     names = {name for stage in stages for name in stage}
     if len(stages) != 2 or len(stages[1]) > 1 or not names <= OCR_MODELS.keys():
         return None
+    require_extra("ocr", "reading text")
     finds, reads = (resolve_model(stage[0]) for stage in stages)
     if not isinstance(finds, Detection) or not isinstance(reads, Recognition):
         return None
     return LinesRead(reads, draw_evenly(SAMPLES_EACH))
 
 
-def accuracy_of(name: str, count: int, command: str) -> Accuracy | None:
-    """Return how often a model is right on images 0 to ``count`` - 1, or as published.
-
-    Of other models it is None.
-    """
-    if (known := name.removesuffix(PIXELS)) in TOP_1:
-        return _published(known)
-    if name not in OCR_MODELS:
-        return None
-    model, images = resolve_model(name), [draw(seed) for seed in range(count)]
-    lines = [image.lines for image in images]
-    if isinstance(model, Detection):
-        found = [[FoundLine(box, "") for box in own] for own in find(model, images)]
-        share, of = measure(lines, found).recall, FOUND
-    else:
-        assert isinstance(model, Recognition)
-        boxes = [[line.box for line in own] for own in lines]
-        share, of = measure(lines, read(model, images, boxes)).lines, "lines that are read right"
-    return Accuracy(share, of, sum(map(len, lines)), command, _today())
-
-
-def _published(name: str) -> Accuracy:
-    return Accuracy(TOP_1[name], TOP_1_OF, 0, TOP_1_SOURCE)
-
-
-def _today() -> str:
-    return str(datetime.now(UTC).date())
-
-
-class PairAccuracies(NamedTuple):
-    """How well each detection and each recognition do together on the same images."""
-
-    images: int
-    lines: int
-    """That were drawn in them."""
-    by_models: dict[tuple[str, str], TextAccuracy]
-
-
-def measure_accuracy(count: int, shown: bool = False) -> PairAccuracies:
+def accuracy_table(count: int, command: str, shown: bool = False) -> str:
     """Measure each detection with each recognition on images 0 to ``count`` - 1.
 
-    Without the extra ``ocr`` that is a ``MissingExtraError``.
+    Returned is a table, with what is published of other models. Without the extra ``ocr`` that is
+    a ``MissingExtraError``.
     """
     models = {name: resolve_model(name) for name in OCR_MODELS}
     readers = {name: m for name, m in models.items() if isinstance(m, Recognition)}
     finders = {name: m for name, m in models.items() if isinstance(m, Detection)}
     images = [draw(seed) for seed in range(count)]
     drawn = [image.lines for image in images]
-    results: dict[tuple[str, str], TextAccuracy] = {}
+    table = [
+        f"{command}, {datetime.now(UTC).date()}: {sum(map(len, drawn))} lines of text in {count} "
+        "drawn images",
+        "",
+        f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
+    ]
     with closing(Progress("reading", len(finders) * len(readers), "pair", shown=shown)) as bar:
         for finder, detection in finders.items():
             boxes = find(detection, images)
             for reader, recognition in readers.items():
-                results[finder, reader] = measure(drawn, read(recognition, images, boxes))
-                bar.show(len(results))
-    return PairAccuracies(count, sum(map(len, drawn)), results)
-
-
-def known_accuracies(measured: PairAccuracies, command: str) -> dict[str, Accuracy]:
-    """Return how often each model is right, by its name.
-
-    A detection by the lines it finds; a recognition by those it reads right of what the best
-    detection found for it; the others as published.
-    """
-    known = {name: _published(name) for name in TOP_1}
-    # ascending, so that the best detection has the last word about a recognition
-    for (finder, reader), result in sorted(
-        measured.by_models.items(), key=lambda item: item[1].recall
-    ):
-        known[finder] = Accuracy(result.recall, FOUND, measured.lines, command, _today())
-        count, share = round(result.recall * measured.lines), result.lines / result.recall
-        known[reader] = Accuracy(share, "found lines that are read right", count, command, _today())
-    return known
-
-
-def accuracy_table(measured: PairAccuracies, command: str) -> str:
-    """Return the results as a table, with what is known of other models."""
-    lines = [
-        f"{command}, {_today()}: {measured.lines} lines of text in {measured.images} drawn images",
-        "",
-        f"{'detection':12}{'recognition':12}{'found':>12}{'read right':>12}{'characters':>12}",
-    ]
-    for (finder, reader), result in measured.by_models.items():
-        lines.append(f"{finder:12}{reader:12}" + "".join(f"{share:12.1%}" for share in result))
-    lines += ["", f"top-1 on ImageNet as published ({TOP_1_SOURCE})"]
-    lines += [f"{name:24}{share:12.1%}" for name, share in TOP_1.items()]
-    return "\n".join(lines)
+                shares = measure(drawn, read(recognition, images, boxes))
+                cells = (f"{share:12.1%}" for share in shares)
+                table.append(f"{finder:12}{reader:12}{''.join(cells)}")
+                bar.show(len(table) - 3)
+    table += ["", f"top-1 on ImageNet as published ({TOP_1_SOURCE})"]
+    table += [f"{name:24}{share:12.1%}" for name, share in TOP_1.items()]
+    return "\n".join(table)

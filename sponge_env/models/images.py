@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
@@ -63,20 +62,19 @@ def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> ND
     channels, height, width = image_shape
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as opened:
         photo = opened.convert("L" if channels == 1 else "RGB")
-    crops = [_crop(photo, side, left, top, height, width) for side, left, top in _CROPS]
-    images = np.stack(crops).reshape(len(crops), height, width, channels).transpose(0, 3, 1, 2)
+    crops: list[Any] = []
+    for side_share, left, top in _CROPS:
+        side = min(photo.size) * side_share
+        x, y = (photo.width - side) * left, (photo.height - side) * top
+        crops.append(photo.resize((width, height), resample=3, box=(x, y, x + side, y + side)))
+    images = (
+        np.stack(list(map(np.asarray, crops)))
+        .reshape(len(crops), height, width, channels)
+        .transpose(0, 3, 1, 2)
+    )
     if dtype == "uint8":
         return np.ascontiguousarray(images)
     return np.ascontiguousarray((images.astype(dtype) - 127) / 128)
-
-
-def _crop(
-    photo: Image, side_share: float, left: float, top: float, height: int, width: int
-) -> NDArray[np.uint8]:
-    side = min(photo.size) * side_share
-    x, y = (photo.width - side) * left, (photo.height - side) * top
-    resized = photo.resize((width, height), resample=3, box=(x, y, x + side, y + side))
-    return np.asarray(resized)
 
 
 class Box(NamedTuple):
@@ -122,8 +120,9 @@ def draw(seed: int) -> TextImage:
     count = int(rng.integers(MAX_LINES + 1))
     columns = int(rng.integers(1, 3))
     rows = -(-count // columns)
-    paper, ink = _colours(rng)
-    image = Image.new("RGB", (width, height), paper)
+    light, dark = rng.integers(170, 256, 3).tolist(), rng.integers(0, 110, 3).tolist()
+    paper, ink = (light, dark) if rng.random() < 0.75 else (dark, light)
+    image = Image.new("RGB", (width, height), tuple(paper))
     pen = ImageDraw.Draw(image)
     lines = []
     for number in range(count):
@@ -132,17 +131,10 @@ def draw(seed: int) -> TextImage:
             column * width // columns, row * height // rows,
             (column + 1) * width // columns, (row + 1) * height // rows,
         )  # fmt: skip
-        lines.append(_write(pen, cell, ink, rng))
+        lines.append(_write(pen, cell, tuple(ink), rng))
     noisy = np.asarray(image) + rng.normal(0.0, NOISE, (height, width, 3))
     pixels = np.rint(noisy).clip(0, 255).astype(np.uint8).transpose(2, 0, 1)
     return TextImage(np.ascontiguousarray(pixels), tuple(lines))
-
-
-def _colours(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return a light and a dark colour, in either order."""
-    light, dark = rng.integers(170, 256, 3).tolist(), rng.integers(0, 110, 3).tolist()
-    pair = (tuple(light), tuple(dark))
-    return pair if rng.random() < 0.75 else pair[::-1]
 
 
 @cache

@@ -70,11 +70,6 @@ def _answers(model: Model) -> str:
     return up_to + described(model.outputs)
 
 
-def canonical_name(name: str) -> str:
-    """Return a model's name as it is from any folder: a file's with its absolute path."""
-    return str(Path(name).resolve()) if name.endswith(".onnx") else name
-
-
 def _own(name: str) -> Model:
     """Make a model by ``module:Class``, also of a module in the working folder."""
     look_here()

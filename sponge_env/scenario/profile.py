@@ -41,20 +41,6 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How often a model is right."""
-
-    share: float
-    of: str
-    """What it is a share of."""
-    count: int
-    """How many of these were looked at; 0 where somebody else did."""
-    source: str
-    """Command, or publication."""
-    date: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of a model beside how long it takes; no result depends on it."""
 
@@ -64,7 +50,6 @@ class Facts:
     """What the process then holds for itself."""
     tasks: tuple[float, ...] = ()
     """Shares of the model's samples whose answer leads to 0, 1, 2, ... tasks."""
-    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,4 +241,5 @@ def _from_json(data: dict[str, Any]) -> Profile:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
     if "crowd_loading" in (quota := data.get("quota") or {}):  # its name until version 0.2
         quota["loading_contention"] = quota.pop("crowd_loading")
+    (data.get("facts") or {}).pop("accuracy", None)  # which nothing read, until version 0.2
     return from_mapping(Profile, data)

@@ -147,6 +147,6 @@ def _starter(
             slowest_s = max(float(profile.service_table_s(*shape).max()) for profile in own)
             timeout_s = max(MIN_TIMEOUT_S, TIMEOUT_BATCHES * slowest_s)
             timed.append(replace(config, batch_timeout_s=timeout_s))
-        return LiveWorker(*timed, keeps_answers=True)
+        return LiveWorker(*timed)
 
     return start
