@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sponge_env.oracle.fluid import NOWHERE, Fluid, least_fluid_cost, mixed, working_space
+from sponge_env.oracle.fluid import (
+    NOWHERE,
+    Fluid,
+    cheapest_replicas,
+    least_fluid_cost,
+    mixed,
+    working_space,
+)
 
 
 def episode(
@@ -46,9 +53,7 @@ def episode(
 
 
 def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
-    replicas = np.zeros(f.cores_count.size, np.int64)
-    cost = least_fluid_cost(f._replace(violation=violation), replicas)
-    return int(cost), replicas.tolist()
+    return int(least_fluid_cost(f._replace(violation=violation))), cheapest_replicas(f).tolist()
 
 
 def test_cores_are_taken_when_all_that_has_arrived_is_due() -> None:
@@ -137,5 +142,6 @@ def test_the_last_batch_of_a_replica_costs_what_it_holds() -> None:
 def test_a_quota_that_stays_fills_no_pool() -> None:
     f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
     f.ahead[1:] = f.ahead_awake[1:] = 1.0
-    assert solve(f)[0] == 1 + 2
-    assert solve(f._replace(due=np.array([[0.0], [5.0]])))[0] == 1 + 1
+    f = f._replace(violation=10.0)
+    assert least_fluid_cost(f) == 1 + 2
+    assert least_fluid_cost(f._replace(due=np.array([[0.0], [5.0]]))) == 1 + 1

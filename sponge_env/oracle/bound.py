@@ -12,7 +12,13 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
-from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
+from sponge_env.oracle.fluid import (
+    Fluid,
+    cheapest_replicas,
+    fluid,
+    in_whole_intervals,
+    least_fluid_cost,
+)
 from sponge_env.oracle.relaxed_server import OVERFLOW, VIOLATION, least_cost, relaxed_memory
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -79,8 +85,9 @@ def bound(
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
-    profile = scenario_profile(scenario) if profile is None else profile
-    e = known_episode(scenario, profile, seed)
+    if scenario.stages:
+        raise ConfigError(f"scenario {scenario.name!r} lists stages, which only have a relaxation")
+    e = known_episode(scenario, [profile or scenario_profile(scenario)], seed)
     violations, core_intervals, found = _joint(e) if joint else _vertical(e)
     return Bound(
         offered=int(e.counts.sum()),
@@ -175,9 +182,8 @@ def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.
     f = f._replace(violation=PLAN_VIOLATION_COST, mixed=f.mixed[:, :, :0])
-    ready = np.zeros(e.intervals, np.int64)
-    least_fluid_cost(f, ready)
-    later = np.concatenate([ready, np.zeros(ahead, np.int64)])
+    least_fluid_cost(f)
+    later = np.concatenate([cheapest_replicas(f), np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
 
@@ -207,10 +213,9 @@ def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     """
     f = _fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
-    path = np.zeros(e.intervals, np.int64)
     # Where there must be none, the largest cost says most.
     costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]
-    return max(least_fluid_cost(f._replace(violation=cost), path) - cost * others for cost in costs)
+    return max(least_fluid_cost(f._replace(violation=cost)) - cost * others for cost in costs)
 
 
 def _speedup(e: KnownEpisode) -> float:

@@ -29,7 +29,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
 from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario, one_stage
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -123,17 +123,17 @@ class KnownEpisode(NamedTuple):
 
 
 def known_episode(
-    scenario: Scenario, profile: Profile, seed: int, workload: Workload | None = None
+    scenario: Scenario, variants: Sequence[Profile], seed: int, workload: Workload | None = None
 ) -> KnownEpisode:
-    """Collect what is known of an episode of a scenario that is as long as its traces.
+    """Collect what is known of an episode that any of several variants of one model serve.
 
     The requests are those of scenario and seed, or others.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
-    one_stage(scenario, "the oracle")
     check_known(scenario)
+    profile = variants[0]
     workload = workload or draw_workload(scenario, profile, seed)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
@@ -153,7 +153,7 @@ def known_episode(
         cold_start_s=spec.first.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
-        **_service(scenario, profile),
+        **fastest_service(scenario, variants),
         seed=seed,
         settings=rows(worker.settings),
         models=rows(worker.models[0]),
@@ -172,38 +172,36 @@ def in_one_line(e: KnownEpisode, speedup: float = 1.0) -> KnownEpisode:
     of those behind it has arrived; see ``docs/oracle.md``. As many replicas as ``speedup`` share
     the work of what is late in any case.
     """
-    line = (e if e.classes == 1 else _merged(e))._replace(late=np.zeros_like(e.late))
+    line = e._replace(late=np.zeros_like(e.late))
+    if e.classes > 1:
+        order = np.argsort(e.deadline_s, kind="stable")
+        release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
+        first = np.array([0, order.size])
+        line = line._replace(
+            classes=1,
+            release_s=release_s,
+            deadline_s=e.deadline_s[order],
+            urgency=np.arange(order.size, dtype=np.float64),
+            counts=e.counts[order],
+            first=first,
+            arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
+            may_skip=True,
+        )
     _count_late(line, speedup)
     return line
 
 
-def _merged(e: KnownEpisode) -> KnownEpisode:
-    order = np.argsort(e.deadline_s, kind="stable")
-    release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
-    first = np.array([0, order.size])
-    return e._replace(
-        classes=1,
-        release_s=release_s,
-        deadline_s=e.deadline_s[order],
-        urgency=np.arange(order.size, dtype=np.float64),
-        counts=e.counts[order],
-        first=first,
-        arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
-        may_skip=True,
-    )
-
-
 def check_known(scenario: Scenario) -> None:
     """Refuse what no bound has a model of."""
-    if scenario.simulation.actuation_delay_s > 0:
+    delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
+    if delay_s > 0:
         raise ConfigError(
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
-            f"{scenario.simulation.actuation_delay_s:g} out"
+            f"{delay_s:g} out"
         )
-    if len(set(scenario.classes)) > MAX_CLASSES:
+    if classes > MAX_CLASSES:
         raise ConfigError(
-            f"the oracle has room for {MAX_CLASSES} classes of requests, not "
-            f"{len(set(scenario.classes))}"
+            f"the oracle has room for {MAX_CLASSES} classes of requests, not {classes}"
         )
 
 
@@ -241,18 +239,24 @@ def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Return what is known about service, with or without a quota."""
+def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
+    """Return what is known about service by whichever of several variants is the fastest.
+
+    The first says what limits the CPU, as in the core.
+    """
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
-    profile = profile.scaled(scenario.simulation.service_scale)
+    variants = [each.scaled(scenario.simulation.service_scale) for each in variants]
+    profile = variants[0]
     quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
-        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
+        tables_s = [each.work_table_s(limits.batch) for each in variants]
+        work_s = np.repeat(np.min(tables_s, axis=0)[:, None], limits.cores, axis=1)
         dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
         contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
         quota, nothing = None, np.zeros(limits.cores)
-        work_s = profile.service_table_s(limits.batch, limits.cores)
+        tables_s = [each.service_table_s(limits.batch, limits.cores) for each in variants]
+        work_s = np.min(tables_s, axis=0)
         dispatch_s, contention = np.zeros(limits.batch), 1.0
         grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1
@@ -268,25 +272,6 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
     }
-
-
-def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
-    """Return what is known about service by whichever of several variants is the fastest.
-
-    The first replica says what limits the CPU, as in the core.
-    """
-    simulation = replace(
-        scenario.simulation, service=variants[0].resolve_service(scenario.simulation.service)
-    )
-    scenario = replace(scenario, simulation=simulation)
-    services = [_service(scenario, profile) for profile in variants]
-    least = {
-        name: np.min([service[name] for service in services], axis=0)
-        for name in ("work_s", "padded_s", "shortest_s")
-    }
-    fastest_s = float(least["padded_s"][0].min() + services[0]["dispatch_s"][0])
-    rate_rps = max(service["rate_rps"] for service in services)
-    return {**services[0], **least, "fastest_s": fastest_s, "rate_rps": rate_rps}
 
 
 def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:

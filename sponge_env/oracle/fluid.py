@@ -256,11 +256,8 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 
 @entry_point
-def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
-    """Return the least cost of serving an episode like water.
-
-    Write its (intervals,) replicas, but not under a quota.
-    """
+def least_fluid_cost(f: Fluid) -> int:
+    """Return the least cost of serving an episode like water."""
     f.now[:] = NOWHERE
     f.now[f.replicas - 1, 0, 0] = 0.0
     least = 0
@@ -270,20 +267,17 @@ def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
         least += extra
         f.now[:] = NOWHERE
         _rebase(f, k, extra)
-    if f.source.shape[0]:
-        _trace_back(f, replicas)
     return least
 
 
-@compiled
-def _trace_back(f: Fluid, replicas: IntArray) -> None:
-    state = 0
-    for n in range(f.replicas_max):
-        if f.now[n, 0, 0] > NOWHERE:
-            state = n * LEVELS
-    for k in range(f.cores_count.size - 1, -1, -1):
-        replicas[k] = state // LEVELS + 1
-        state = f.source[k, state // LEVELS, state % LEVELS]
+def cheapest_replicas(f: Fluid) -> IntArray:
+    """Return the (intervals,) replicas that :func:`least_fluid_cost` found, without a quota."""
+    n, level = int(np.flatnonzero(f.now[:, 0, 0] > NOWHERE).max(initial=0)), 0
+    replicas = np.zeros(f.cores_count.size, np.int64)
+    for k in reversed(range(replicas.size)):
+        replicas[k] = n + 1
+        n, level = divmod(int(f.source[k, n, level]), LEVELS)
+    return replicas
 
 
 @compiled

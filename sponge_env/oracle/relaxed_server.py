@@ -67,7 +67,7 @@ def make_fronts(lists: int, length: int) -> Fronts:
     return Fronts(cost, time, credit_s, worst, size)
 
 
-@entry_point
+@compiled
 def put(
     fronts: Fronts, row: int, cost: int, time: float, credit_s: float, tolerance: float
 ) -> None:
