@@ -7,31 +7,18 @@ real one waits. *Sinks* receive the metrics.
 
 Words, one for each thing:
 
-request, deadline, budget
-    What a client sends; when it must be answered; the time left until then. A deadline is the
-    send time plus the SLO, so what the network takes is gone from the budget on arrival.
-hopeless, avoidable
-    A request whose budget on arrival is shorter than the fastest service, and violations of
-    the others.
-batch, replica, worker
-    Requests that run together; what runs one batch at a time under a CPU limit; all replicas
-    of one model and their clock.
-stage, variant
-    One model of a pipeline, with its queue and replicas; one of several models that answer the
-    same question. Most systems have one of each.
-interval
-    The time between two decisions.
-cold start
-    From asking for a replica until it serves.
-allocation
-    Cores, batch size, replicas and variant of each stage.
-scenario, profile, workload, bandwidth trace
-    All that defines an experiment but controller and seed; measured latency of a model; the
-    requests of an episode; bytes per second over time.
-cell, suite, unit
-    Scenario, profile and start; cells and agents with their options; one agent on one cell.
-agent
-    A controller under its registered name.
+- deadline, budget: when a request must be answered; the time left until then. A deadline is the
+  send time plus the SLO, so what the network takes is gone from the budget on arrival.
+- hopeless, avoidable: a request whose budget on arrival is shorter than the fastest service, and
+  violations of the others.
+- batch, replica: requests that run together; what runs one batch at a time under a CPU limit.
+- stage, variant: one model of a pipeline, with its queue and replicas; one of several models that
+  answer the same question. Most systems have one of each.
+- interval, cold start: the time between two decisions; from asking for a replica until it serves.
+- scenario, profile, workload: all that defines an experiment but controller and seed; measured
+  latency of a model; the requests of an episode.
+- cell, suite, unit: scenario, profile and start; cells and agents with their options; one agent
+  on one cell. An agent is a controller under its registered name.
 
 Time is in seconds (float64) since the start of the episode, on the worker's clock.
 Cores are counted in core units (see :attr:`StageSpec.core_unit`).
@@ -54,10 +41,8 @@ if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
     from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics
 
-
 HISTORY = 30
 """Past intervals that a view shows."""
-
 
 ACCURACY_PRICE = 2.0
 """Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
@@ -145,8 +130,7 @@ class Allocation:
 
     stages: tuple[StageAllocation, ...]
     feasible: bool = field(compare=False)
-    """False when the controller found nothing that meets every budget and took the
-    least bad allocation."""
+    """False when nothing meets every budget, and this is the least bad."""
     guarded: bool = field(compare=False)
     """True when a guard took the decision over from a learned policy."""
 
@@ -189,11 +173,8 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        return self.with_stages((self.stages[0]._replace(**changes), *self.stages[1:]))
-
-    def with_stages(self, stages: tuple[StageAllocation, ...]) -> Allocation:
-        """Return the same allocation with other stages."""
-        return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
+        first = self.stages[0]._replace(**changes)
+        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
 
     @property
     def total_cores(self) -> int:
@@ -225,10 +206,8 @@ def fit_to_machine(
     while sum(each.cores * each.replicas for each in fitted) > total_cores:
         k = max(range(len(fitted)), key=size)
         last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
-        if give_up == "cores" or last_one:
-            fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
-        else:
-            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
+        part = "cores" if give_up == "cores" or last_one else "replicas"
+        fitted[k] = fitted[k]._replace(**{part: getattr(fitted[k], part) - 1})
     return tuple(fitted)
 
 
@@ -333,7 +312,8 @@ class SystemSpec:
         """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`."""
         if allocation.total_cores <= self.total_cores:
             return allocation
-        return allocation.with_stages(fit_to_machine(allocation.stages, self.total_cores))
+        stages = fit_to_machine(allocation.stages, self.total_cores)
+        return dataclasses.replace(allocation, stages=stages)
 
     def with_first(self, **changes: Any) -> SystemSpec:
         """Return the system with changes of its first stage."""
@@ -342,13 +322,10 @@ class SystemSpec:
 
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than the fit's by a share."""
-        stages = [
-            dataclasses.replace(
-                stage, latencies=tuple(fit.scaled(1 + headroom) for fit in stage.latencies)
-            )
-            for stage in self.stages
-        ]
-        return dataclasses.replace(self, stages=tuple(stages))
+        scaled = [tuple(fit.scaled(1 + headroom) for fit in s.latencies) for s in self.stages]
+        pairs = zip(self.stages, scaled, strict=True)
+        stages = tuple(dataclasses.replace(stage, latencies=fits) for stage, fits in pairs)
+        return dataclasses.replace(self, stages=stages)
 
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""

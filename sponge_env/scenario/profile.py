@@ -115,12 +115,10 @@ class Profile:
             values = getattr(self, name)
             if not values or values[0] < 1 or sorted({*values}) != list(values):
                 raise self._error(f"needs {name} from 1 on, ascending")
-        if any(len(row) != len(self.cores) for row in self.latency_s):
-            raise self._error("has a latency grid whose rows differ in length")
-        grid = np.asarray(self.latency_s, dtype=np.float64)
         shape = len(self.batches), len(self.cores)
-        if grid.shape != shape:
-            raise self._error(f"has a latency grid of shape {grid.shape}, not {shape}")
+        if [len(row) for row in self.latency_s] != [shape[1]] * shape[0]:
+            raise self._error(f"has a latency grid that is not of shape {shape}")
+        grid = np.array(self.latency_s)
         if not np.all(np.isfinite(grid) & (grid > 0)):
             raise self._error("has a measured latency that is not positive")
 
