@@ -34,51 +34,37 @@ NEVER = -1
 class Choices(NamedTuple):
     """The options of all stages, one stage after the other."""
 
-    first: IntArray
-    """(stages + 1,) where each stage's options begin, and their number."""
-    ticks: IntArray
-    """(options,) latency of a request that comes later, at most the horizon."""
+    first: IntArray  # (stages + 1,) where each stage's options begin, and their number
+    ticks: IntArray  # (options,) latency of a request that comes later, at most the horizon
+    # (options,) longest latency of the stages after it with which nothing here is late, or
+    # :data:`NEVER`
     room: IntArray
-    """(options,) longest latency of the stages after it with which nothing here is late, or
-    :data:`NEVER`."""
-    cores: IntArray
-    """(options,) cores held."""
-    cost: IntArray
-    """(options,) at least 0; of all stages together below :data:`BIG_M`."""
+    cores: IntArray  # (options,) cores held
+    cost: IntArray  # (options,) at least 0; of all stages together below :data:`BIG_M`
 
 
 class CostTables(NamedTuple):
     """What dynamic programming fills in."""
 
+    # (stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
+    # many cores and take at most so many ticks; with one level any number of cores
     costs: IntArray
-    """(stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
-    many cores and take at most so many ticks; with one level any number of cores."""
-    option_at: IntArray
-    """(stages, levels, horizon + 1) their first option."""
-    after: IntArray
-    """(horizon + 1,) what comes after an option, late requests included."""
-    soonest: IntArray
-    """(levels,) fewest ticks of the stages after the current one."""
+    option_at: IntArray  # (stages, levels, horizon + 1) their first option
+    after: IntArray  # (horizon + 1,) what comes after an option, late requests included
+    soonest: IntArray  # (levels,) fewest ticks of the stages after the current one
 
 
 class StageTable(NamedTuple):
     """One row of the tables, which the options of a stage relax."""
 
     choices: Choices
-    late: IntArray
-    """(options, horizon + 1) as :func:`relax_all` takes it."""
-    k: int
-    """The stage."""
-    costs: IntArray
-    """(horizon + 1,) least cost so far; it never rises with the ticks."""
-    option_at: IntArray
-    """(horizon + 1,) the option of that cost."""
-    after: IntArray
-    """(horizon + 1,) least cost of the stages after it."""
-    soonest: int
-    """Fewest ticks of those."""
-    scratch: IntArray
-    """(horizon + 1,) overwritten."""
+    late: IntArray  # (options, horizon + 1) as :func:`relax_all` takes it
+    k: int  # The stage
+    costs: IntArray  # (horizon + 1,) least cost so far; it never rises with the ticks
+    option_at: IntArray  # (horizon + 1,) the option of that cost
+    after: IntArray  # (horizon + 1,) least cost of the stages after it
+    soonest: int  # Fewest ticks of those
+    scratch: IntArray  # (horizon + 1,) overwritten
 
 
 class Chain:

@@ -140,7 +140,13 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         )
     configs = real_configs(spec, stages, limiter)
     _warn_of_other_limiters(stages, check_machine(configs))
-    _check_room(spec, configs)
+    cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
+    most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
+    if len(configs) > 1 and spec.total_cores > most:
+        raise ConfigError(
+            f"the stages may hold {spec.total_cores} core units together, but share "
+            f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
+        )
 
 
 def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
@@ -156,22 +162,10 @@ def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -
             )
 
 
-def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:
-    """Refuse stages that together may hold more cores than the CPUs that they share have."""
-    cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
-    most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
-    if len(configs) > 1 and spec.total_cores > most:
-        raise ConfigError(
-            f"the stages may hold {spec.total_cores} core units together, but share "
-            f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
-        )
-
-
 def here(scenario: Scenario) -> str:
     """Return the shipped scenario of this machine's worker that is most like one."""
-    if len(scenario.stages) > 1:
-        return "ocr"
-    return "variants-local" if scenario.stages else "local"
+    first, *others = scenario.pipeline
+    return "ocr" if others else "variants-local" if len(first.variants) > 1 else "local"
 
 
 def live_machine(

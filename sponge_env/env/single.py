@@ -37,11 +37,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     batches, and the reward charges cores held and deadlines missed.
 
     ## Action Space
-    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Under joint control
-    ``MultiDiscrete([cores_max, batch_max, replicas_max])``: cores of each replica - 1,
-    batch - 1 and replicas - 1. Under the control of variants or of a pipeline, stage by stage,
-    cores - 1, batch - 1, for a pipeline replicas - 1 where there may be several, and the
-    variant where there are several.
+    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Joint control adds
+    replicas - 1. Under the control of variants or of a pipeline, stage by stage, cores - 1,
+    batch - 1, for a pipeline replicas - 1, and the variant, where there may be several.
 
     ## Observation Space
     ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.core.fields.FIELDS`, or

@@ -16,7 +16,6 @@ from sponge_env.cli import Parser, at_least, one_of, run_script
 from sponge_env.oracle.bound import Bound, bound
 from sponge_env.oracle.relaxation import Relaxation, relaxation
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.scenario.spec import scenario_profile
 
 SHOWN = (0.0, 0.001, 0.01, 0.05, 0.1)
 """Violations per request beyond the fewest."""
@@ -46,23 +45,24 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--start", type=one_of("start", ("cold", "warm")), help="instead of the scenario's"
     )
-    parser.add_argument("--duration", type=at_least(1), help="seconds of an episode")
+    parser.add_argument("--duration", type=at_least(1), dest="duration_s", help="of an episode")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="episodes (default: 1)")
     parser.add_argument(
         "--joint", action="store_true", help="replicas may be added, too, as always with stages"
     )
     arguments = parser.parse_args(argv)
-    asked = {"profile": arguments.profile, "start": arguments.start}
-    asked |= {"duration_s": arguments.duration}
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("profile", "start", "duration_s")
+        if (value := getattr(arguments, name)) is not None
+    }
     scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
-    profile = scenario_profile(scenario)
     sys.stdout.write(RELAXED_HEAD if scenario.stages else HEAD)
     for seed in range(arguments.seeds):
         if scenario.stages:
-            row = _relaxed(relaxation(scenario, seed, profile))
+            row = _relaxed(relaxation(scenario, seed))
         else:
-            row = _both(bound(scenario, seed, arguments.joint, profile))
+            row = _both(bound(scenario, seed, arguments.joint))
         sys.stdout.write(f"{seed:5d} {row}\n")
         sys.stdout.flush()
     return 0

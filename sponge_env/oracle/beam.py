@@ -43,10 +43,8 @@ class Candidate:
     """A schedule that an interval was tried with."""
 
     cost: int
-    progress: float
-    """Requests served, the part of a batch that is done included."""
-    parent: int
-    """Position of the schedule it goes on from."""
+    progress: float  # Requests served, the part of a batch that is done included
+    parent: int  # Position of the schedule it goes on from
     cores: int
     batch: int
 
@@ -57,22 +55,14 @@ CANDIDATE = dtype_of(Candidate)
 class Beam(NamedTuple):
     """Working space."""
 
-    branches: Branches
-    """Schedules in two halves that take turns, and one more to try things with."""
-    beam: int
-    """Schedules that are followed."""
-    candidates: NDArray[Any]
-    """(candidates,) those of an interval."""
-    tried: IntArray
-    """(1,) how many there are."""
-    least: IntArray
-    """(1,) least cost among them."""
-    kept: IntArray
-    """(LEVELS, width) candidates by cost, furthest first."""
-    kept_count: IntArray
-    """(LEVELS,)."""
-    followed: NDArray[Any]
-    """(intervals, beam) candidates of every interval that were followed."""
+    branches: Branches  # Schedules in two halves that take turns, and one more to try things with
+    beam: int  # Schedules that are followed
+    candidates: NDArray[Any]  # (candidates,) those of an interval
+    tried: IntArray  # (1,) how many there are
+    least: IntArray  # (1,) least cost among them
+    kept: IntArray  # (LEVELS, width) candidates by cost, furthest first
+    kept_count: IntArray  # (LEVELS,)
+    followed: NDArray[Any]  # (intervals, beam) candidates of every interval that were followed
 
 
 def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:

@@ -51,75 +51,54 @@ class KnownEpisode(NamedTuple):
     intervals: int
     interval_s: float
     classes: int
+    # (n,) when each request arrives; class by class, ascending within a class
     release_s: FloatArray
-    """(n,) when each request arrives; class by class, ascending within a class."""
-    deadline_s: FloatArray
-    """(n,) ascending within a class."""
+    deadline_s: FloatArray  # (n,) ascending within a class
+    # (n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
+    # when it arrives
     late: IntArray
-    """(n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
-    when it arrives."""
-    urgency: FloatArray
-    """(n,) rank in which requests that wait are served; no two are equal."""
-    counts: IntArray
-    """(n,) 1 where a violation counts, 0 before the counting starts."""
-    first: IntArray
-    """(classes + 1,) position of each class's first request, and n."""
+    urgency: FloatArray  # (n,) rank in which requests that wait are served; no two are equal
+    counts: IntArray  # (n,) 1 where a violation counts, 0 before the counting starts
+    first: IntArray  # (classes + 1,) position of each class's first request, and n
+    # (intervals + 1, classes) position after the last request that has arrived at each boundary of
+    # the intervals
     arrived: IntArray
-    """(intervals + 1, classes) position after the last request that has arrived at each
-    boundary of the intervals."""
-    cores_count: IntArray
-    """(intervals,) 1 where cores count, 0 before the counting starts."""
-    counted_after: IntArray
-    """(intervals + 1,) intervals from each boundary on in which cores count."""
+    cores_count: IntArray  # (intervals,) 1 where cores count, 0 before the counting starts
+    counted_after: IntArray  # (intervals + 1,) intervals from each boundary on in which cores count
     cores_max: int
     batch_max: int
     replicas_max: int
-    total_cores: int
-    """Core units of the machine."""
+    total_cores: int  # Core units of the machine
+    # Time until a replica serves: whatever its cores or, under a quota, on one core unit
     cold_start_s: float
-    """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
-    quota: bool
-    """Whether a quota limits the CPU."""
+    quota: bool  # Whether a quota limits the CPU
+    # By how much longer a cold start takes when many replicas start at once
     loading_contention: float
-    """By how much longer a cold start takes when many replicas start at once."""
-    drop_grace_s: float
-    """Lateness at which a waiting request is dropped; infinite where none is."""
+    drop_grace_s: float  # Lateness at which a waiting request is dropped; infinite where none is
+    # Whether a request may be left out at once, as a violation. The core never does that
     may_skip: bool
-    """Whether a request may be left out at once, as a violation. The core never does that."""
-    work_s: FloatArray
-    """(batch_max, cores_max) work of a batch."""
+    work_s: FloatArray  # (batch_max, cores_max) work of a batch
+    # (batch_max, cores_max) least work of a batch of this size or a larger one
     padded_s: FloatArray
-    """(batch_max, cores_max) least work of a batch of this size or a larger one."""
-    shortest_s: FloatArray
-    """(batch_max,) the same under the cores that suit it best."""
-    dispatch_s: FloatArray
-    """(batch_max,) time before the work of a batch begins."""
-    share: FloatArray
-    """(cores_max,) work done per second in the long run."""
+    shortest_s: FloatArray  # (batch_max,) the same under the cores that suit it best
+    dispatch_s: FloatArray  # (batch_max,) time before the work of a batch begins
+    share: FloatArray  # (cores_max,) work done per second in the long run
+    # (cores_max,) by how much time the CPU granted in an interval can be ahead of the long run at
+    # its end
     ahead_s: FloatArray
-    """(cores_max,) by how much time the CPU granted in an interval can be ahead of the long run
-    at its end."""
+    # (cores_max,) the same of all intervals since the quota was written
     ahead_written_s: FloatArray
-    """(cores_max,) the same of all intervals since the quota was written."""
-    ahead_awake_s: FloatArray
-    """(cores_max,) the same of the CPU granted after an idle moment."""
+    ahead_awake_s: FloatArray  # (cores_max,) the same of the CPU granted after an idle moment
+    # (cores_max,) by how much more than that it can be ahead before the interval's end
     refill_s: FloatArray
-    """(cores_max,) by how much more than that it can be ahead before the interval's end."""
-    fastest_s: float
-    """Shortest service of one request."""
-    rate_rps: float
-    """Largest throughput of a replica."""
+    fastest_s: float  # Shortest service of one request
+    rate_rps: float  # Largest throughput of a replica
     seed: int
-    settings: Any
-    """(1,) the scenario as the worker's kernels know it."""
-    models: Any
-    """(1,) the simulated worker itself."""
-    numbers: FloatArray
-    """Tables that belong to the settings."""
-    pending: NDArray[Any]
-    """(1,) no resize ever waits."""
-    replica_slots: int
-    """Most replicas at one time, draining ones included."""
+    settings: Any  # (1,) the scenario as the worker's kernels know it
+    models: Any  # (1,) the simulated worker itself
+    numbers: FloatArray  # Tables that belong to the settings
+    pending: NDArray[Any]  # (1,) no resize ever waits
+    replica_slots: int  # Most replicas at one time, draining ones included
 
 
 def known_episode(

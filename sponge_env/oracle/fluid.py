@@ -31,60 +31,46 @@ NOWHERE = -1.0
 class Fluid(NamedTuple):
     """An episode in requests per interval, and working space."""
 
-    arrived: FloatArray
-    """(intervals, steps) requests that have arrived by the end of each step."""
-    due: FloatArray
-    """(intervals, steps) those of them whose deadline has passed then."""
+    arrived: FloatArray  # (intervals, steps) requests that have arrived by the end of each step
+    due: FloatArray  # (intervals, steps) those of them whose deadline has passed then
+    # (intervals, steps, cores_max) how much of them can be done then, were there a replica for each
+    # of those of the same interval
     startable: FloatArray
-    """(intervals, steps, cores_max) how much of them can be done then, were there a replica for
-    each of those of the same interval."""
+    # (intervals, steps, cores_max) those that come and are due within the interval and have too
+    # little time for these cores, by the step in which they are due
     hopeless: FloatArray
-    """(intervals, steps, cores_max) those that come and are due within the interval and have too
-    little time for these cores, by the step in which they are due."""
+    # (cores_max,) requests that a replica can serve in an interval in the long run
     served: FloatArray
-    """(cores_max,) requests that a replica can serve in an interval in the long run."""
+    # (cores_max + 1,) how many more it can have served at the end of an interval, by its new cores,
+    # since a quota was written; 0 at first
     ahead: FloatArray
-    """(cores_max + 1,) how many more it can have served at the end of an interval, by its new
-    cores, since a quota was written; 0 at first."""
-    ahead_awake: FloatArray
-    """(cores_max + 1,) the same since any moment."""
-    refill: FloatArray
-    """(cores_max + 1,) how many more than that before an interval's end."""
+    ahead_awake: FloatArray  # (cores_max + 1,) the same since any moment
+    refill: FloatArray  # (cores_max + 1,) how many more than that before an interval's end
+    # (replicas_max,) most cores that each of so many replicas can have on the machine
     cores: IntArray
-    """(replicas_max,) most cores that each of so many replicas can have on the machine."""
+    # (replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
+    # and leave their cores to the others; see :func:`mixed`
     mixed: FloatArray
-    """(replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
-    and leave their cores to the others; see :func:`mixed`."""
+    # (costs,) requests at most that a replica still answers after it was taken away, by what that
+    # costs, rounded down
     last_batch: FloatArray
-    """(costs,) requests at most that a replica still answers after it was taken away, by what
-    that costs, rounded down."""
-    cores_count: IntArray
-    """(intervals,) 1 where cores count."""
-    cost_max: int
-    """What the ready replicas of an interval cost at most, whatever they hold."""
-    start: IntArray
-    """(intervals,) cores that a replica has cost by the time it is ready, at least."""
-    ready_from: int
-    """First interval in which a replica that was not there at the start can serve."""
-    replicas: int
-    """Replicas at the start."""
+    cores_count: IntArray  # (intervals,) 1 where cores count
+    cost_max: int  # What the ready replicas of an interval cost at most, whatever they hold
+    start: IntArray  # (intervals,) cores that a replica has cost by the time it is ready, at least
+    ready_from: int  # First interval in which a replica that was not there at the start can serve
+    replicas: int  # Replicas at the start
     replicas_max: int
-    answerable: int
-    """Requests that count and can be answered."""
-    violation: float
-    """What it costs to leave a request out, in cores held for an interval."""
+    answerable: int  # Requests that count and can be answered
+    violation: float  # What it costs to leave a request out, in cores held for an interval
+    # (replicas_max, 1 or cores_max + 1, LEVELS) requests served at most, what replicas can be ahead
+    # of their quota included; by ready replicas less one and the cores that a quota was written
+    # for, 0 where that does not matter or is not known
     now: FloatArray
-    """(replicas_max, 1 or cores_max + 1, LEVELS) requests served at most, what replicas can be
-    ahead of their quota included; by ready replicas less one and the cores that a quota was
-    written for, 0 where that does not matter or is not known."""
-    then: FloatArray
-    """(replicas_max, 1 or cores_max + 1, LEVELS) the same an interval later."""
-    most: FloatArray
-    """(cores_max + 1,) requests served at most by what is cheaper, by cores."""
-    origin: IntArray
-    """(replicas_max, LEVELS) state in the interval before, as a flat index."""
+    then: FloatArray  # (replicas_max, 1 or cores_max + 1, LEVELS) the same an interval later
+    most: FloatArray  # (cores_max + 1,) requests served at most by what is cheaper, by cores
+    origin: IntArray  # (replicas_max, LEVELS) state in the interval before, as a flat index
+    # (intervals, replicas_max, LEVELS) such states, for every interval; none under a quota
     source: IntArray
-    """(intervals, replicas_max, LEVELS) such states, for every interval; none under a quota."""
 
 
 def fluid(e: KnownEpisode, replicas: int) -> Fluid:

@@ -212,14 +212,11 @@ def _fluids(f: Fluid, batch_max: int, full_cost: int) -> Iterator[Fluid]:
 class StageTasks(NamedTuple):
     """The tasks of all requests in one stage."""
 
-    tasks: IntArray
-    """(requests,) how many each has."""
-    release_s: FloatArray
-    """(requests,) no task of the request comes sooner."""
+    tasks: IntArray  # (requests,) how many each has
+    release_s: FloatArray  # (requests,) no task of the request comes sooner
+    # (requests,) when all of them must be done if the request is to be answered in time
     due_s: FloatArray
-    """(requests,) when all of them must be done if the request is to be answered in time."""
-    fastest_s: float
-    """Shortest service of a task."""
+    fastest_s: float  # Shortest service of a task
 
     def in_time(self, service_s: float) -> NDArray[np.bool_]:
         """Return (requests,) whether a task that takes so long can be done, if there is one."""

@@ -48,16 +48,13 @@ class Fronts(NamedTuple):
     keeps a lower bound a lower bound.
     """
 
-    cost: IntArray
-    """(lists, length)."""
-    time: FloatArray
-    """(lists, length) seconds, or the share of a batch that is left."""
+    cost: IntArray  # (lists, length)
+    time: FloatArray  # (lists, length) seconds, or the share of a batch that is left
+    # (lists, length) since when the CPU's long-run share has been there for the replica
     credit_s: FloatArray
-    """(lists, length) since when the CPU's long-run share has been there for the replica."""
+    # (lists, length) the time that an entry had before others were merged into it
     worst: FloatArray
-    """(lists, length) the time that an entry had before others were merged into it."""
-    size: IntArray
-    """(lists,)."""
+    size: IntArray  # (lists,)
 
 
 def make_fronts(lists: int, length: int) -> Fronts:
@@ -132,26 +129,20 @@ def _move(fronts: Fronts, row: int, start: int, end: int, by: int) -> None:
 class Labels(NamedTuple):
     """States at a boundary, with what they cost; those with most served come first."""
 
-    served: IntArray
-    """(labels,) position after the last request that is in a batch."""
-    size: IntArray
-    """(labels,) requests in the batch that runs; 0 where none does."""
-    left: FloatArray
-    """(labels,) share of its work that is left."""
-    cost: IntArray
-    """(labels,)."""
+    served: IntArray  # (labels,) position after the last request that is in a batch
+    size: IntArray  # (labels,) requests in the batch that runs; 0 where none does
+    left: FloatArray  # (labels,) share of its work that is left
+    cost: IntArray  # (labels,)
 
 
 class RelaxedMemory(NamedTuple):
     """Working space. Rows count the requests served since those of the first label."""
 
     labels: Labels
-    free: Fronts
-    """(span,) when the replica is free."""
-    idle: IntArray
-    """(span,) least cost with the replica free at the interval's end."""
+    free: Fronts  # (span,) when the replica is free
+    idle: IntArray  # (span,) least cost with the replica free at the interval's end
+    # (span * batch_max,) what is left of a batch at the interval's end, by its size
     running: Fronts
-    """(span * batch_max,) what is left of a batch at the interval's end, by its size."""
 
 
 class CoresInterval(NamedTuple):
@@ -160,19 +151,13 @@ class CoresInterval(NamedTuple):
     e: KnownEpisode
     m: RelaxedMemory
     start_s: float
-    end_s: float
-    """Infinite for the last one: what is left is served under its cores."""
+    end_s: float  # Infinite for the last one: what is left is served under its cores
     cores: int
-    core_cost: int
-    """What its cores cost."""
-    violation: int
-    """What a violation costs, in cores held for an interval."""
-    base: int
-    """Position of row 0."""
-    arrived: int
-    """Position after the last request that arrives in it."""
-    at_most: int
-    """Cost at its end above which nothing is followed."""
+    core_cost: int  # What its cores cost
+    violation: int  # What a violation costs, in cores held for an interval
+    base: int  # Position of row 0
+    arrived: int  # Position after the last request that arrives in it
+    at_most: int  # Cost at its end above which nothing is followed
 
 
 def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemory:
