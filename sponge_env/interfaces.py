@@ -68,8 +68,7 @@ class Batch:
 
     id: int
     requests: tuple[int, ...]
-    """Ids of its requests, in the order in which the workload sends them; in a later stage one for
-    each task, so that some may be there several times."""
+    """Ids of its requests, as the workload numbers them; in a later stage one for each task."""
     stage: int = 0
     """Place of the stage that it belongs to."""
     variant: int = 0
@@ -93,7 +92,7 @@ class Completion:
     ok: bool = True
     """False when the replica died under the batch; its requests were not answered."""
     cpu_s: float = 0.0
-    """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
+    """CPU time of the batch, in physical core-seconds (0 where it is unknown)."""
     tasks: tuple[int, ...] = ()
     """How many tasks of the next stage each answer leads to; empty where that is drawn."""
 
@@ -218,8 +217,7 @@ class RunningBatch:
     size: int
     started_s: float
     expected_end_s: float
-    """When the latency model expects it to end under the cores in force; may lie in the
-    past when it runs late."""
+    """By the latency model, under the cores in force; in the past when it runs late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +240,7 @@ class StageSpec:
     core_unit: float = 1.0
     """Physical cores in one core unit."""
     cpu_cores: float = math.inf
-    """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
-    at once does not get more."""
+    """Core units of the CPU that replicas under a quota share; what runs at once has no more."""
     after: tuple[int, ...] = ()
     """Places of the stages whose answers lead here; none in the first."""
     tasks: tuple[float, ...] = (0.0, 1.0)
@@ -283,13 +280,11 @@ class SystemSpec:
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
     total_cores: int = 1 << 30
-    """Core units of the machine: what all replicas together can hold, those that start or drain
-    included."""
+    """Core units of the machine, for all replicas, those that start or drain included."""
     resize_delay_s: float = 0.0
     """Time from a decision until its cores and replicas are in force."""
     fingerprint: str = ""
-    """Hash of what gives observations and actions their meaning: model, core unit, interval
-    and limits."""
+    """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
 
@@ -349,8 +344,7 @@ class StageView:
     replicas_ready: int
     """Replicas that can run a batch now."""
     arrivals: FloatArray
-    """(<= 30,) what joined the queue in each past interval, newest last; in the first stage all
-    requests that arrived, those too that a server refused."""
+    """(<= 30,) what joined the queue in each past interval, newest last, or was refused."""
     cores_in_force: int
     """Core units that each replica has now."""
     starting_s: tuple[float, ...] = ()
@@ -375,11 +369,10 @@ class SystemView:
     budgets_s: FloatArray
     """(arrived,) budgets the last interval's arrivals had when they arrived."""
     mean_delays_s: FloatArray
-    """(<= 30,) mean communication delay of each past interval, newest last; an interval
-    without arrivals repeats the one before it."""
+    """(<= 30,) mean communication delay of each past interval, newest last; without arrivals the
+    one before it, as below."""
     bandwidths_bytes_per_s: FloatArray
-    """(<= 30,) bandwidth the arrivals of each past interval saw (bytes over transfer
-    time), newest last; an interval without arrivals repeats the one before it."""
+    """(<= 30,) what the arrivals of each past interval saw (bytes over transfer time)."""
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
 

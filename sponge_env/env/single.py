@@ -48,8 +48,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     ## Rewards
     ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
-    + accuracy_weight * effective_accuracy``, see ``docs/environment.md``. The cores are those of
-    all replicas of all stages, and those of the machine.
+    + accuracy_weight * effective_accuracy``, over all replicas of all stages.
 
     ## Episode
     It begins with the scenario's initial allocation and an empty queue; arrivals, bandwidth and
@@ -57,9 +56,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     ## Info
     The interval's metrics under the names of ``docs/metrics.md``, without the reward, and the
-    episode's seed as ``episode_seed``. All are finite: after ``reset``, and where nothing was
-    measured, a metric is 0; a latency quantile that falls on requests given up is the longest time
-    that one of them had waited.
+    episode's seed as ``episode_seed``. All are finite, see ``docs/environment.md``.
 
     ## Arguments
     - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.Scenario`.
