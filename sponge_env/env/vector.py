@@ -207,10 +207,8 @@ def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int
     if isinstance(scenario, str | Scenario):
         return [load_scenario(scenario)] * num_envs
     if len(scenario) != num_envs:
-        raise ConfigError(
-            f"scenario must be one scenario or one for each of the {num_envs} environments, "
-            f"not {len(scenario)}"
-        )
+        many = f"one for each of the {num_envs} environments, not {len(scenario)}"
+        raise ConfigError(f"scenario must be one scenario or {many}")
     return [load_scenario(each) for each in scenario]
 
 

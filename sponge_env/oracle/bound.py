@@ -142,7 +142,7 @@ def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
         found = min(found, search(e, one, WIDE), key=lambda schedule: schedule.cost)
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(in_one_line(e, _speedup(e)).late[0])
-    violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
+    violations = max(late, int(e.counts.sum()) - fluid(e).answerable)
     return violations, _fluid_core_intervals(e, found.violations), found
 
 
@@ -157,7 +157,7 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
-        fine = _fluid(e)
+        fine = fluid(e)
         plans += [
             _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
         ]
@@ -202,16 +202,12 @@ def _cold_intervals(e: KnownEpisode) -> int:
     return math.ceil(e.cold_start_s * e.loading_contention / e.interval_s - 1e-9)
 
 
-def _fluid(e: KnownEpisode) -> Fluid:
-    return fluid(e, min(e.replicas_max, int(e.models["initial"]["replicas"][0])))
-
-
 def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     """Return how many core-intervals it takes to have no more than so many violations.
 
     See ``docs/oracle.md`` for why a cost of violations gives a bound.
     """
-    f = _fluid(e)
+    f = fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
     # Where there must be none, the largest cost says most.
     costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]

@@ -64,7 +64,6 @@ class KnownEpisode(NamedTuple):
     # the intervals
     arrived: IntArray
     cores_count: IntArray  # (intervals,) 1 where cores count, 0 before the counting starts
-    counted_after: IntArray  # (intervals + 1,) intervals from each boundary on in which cores count
     cores_max: int
     batch_max: int
     replicas_max: int
@@ -124,7 +123,6 @@ def known_episode(
         interval_s=scenario.interval_s,
         **_requests(scenario, workload, boundaries_s),
         cores_count=cores_count,
-        counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.first.cores_max,
         batch_max=spec.first.batch_max,
         replicas_max=min(spec.first.replicas_max, spec.total_cores),

@@ -73,11 +73,8 @@ class Fluid(NamedTuple):
     source: IntArray
 
 
-def fluid(e: KnownEpisode, replicas: int) -> Fluid:
-    """Count an episode's requests by interval; those that nobody can answer are left out.
-
-    ``replicas`` are those at the start.
-    """
+def fluid(e: KnownEpisode) -> Fluid:
+    """Count an episode's requests by interval; those that nobody can answer are left out."""
     cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
     sizes = np.arange(1, e.batch_max + 1)[:, None]
     per_work = (sizes / e.padded_s).max(axis=0)
@@ -86,6 +83,9 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         np.append(0.0, e.share * time_s * per_work)
         for time_s in (e.ahead_written_s, e.ahead_awake_s, e.refill_s)
     )
+    # What a replica still answers while it holds less than a core, or than two, three, ... cores.
+    best = float((served / np.arange(1, served.size + 1)).max())
+    costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
     return Fluid(
         **_requests(e),
         **_starts(e),
@@ -95,10 +95,10 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         refill=refill,
         cores=cores,
         mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
-        last_batch=_last_batch(served, awake[1:], e.batch_max),
+        last_batch=np.minimum(e.batch_max, costs * best + awake.max()),
         cores_count=e.cores_count,
         cost_max=LEVELS,
-        replicas=replicas,
+        replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
         replicas_max=e.replicas_max,
         violation=0.0,
         **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
@@ -153,14 +153,6 @@ def _starts(e: KnownEpisode) -> dict[str, Any]:
     if e.total_cores < 2 * e.replicas_max:
         least = max(0, least - 1)  # one may have to wait until others have gone
     return {"start": charged * least, "ready_from": 0 if e.quota else int(cold + 1e-9)}
-
-
-def _last_batch(served: FloatArray, awake: FloatArray, batch_max: int) -> FloatArray:
-    """Return the most requests that a replica answers while it holds less than a core more."""
-    best = float((served / np.arange(1, served.size + 1)).max())
-    costs = np.arange(max(1, math.ceil(batch_max / best)))
-    most: FloatArray = np.minimum(batch_max, (costs + 1) * best + awake.max())
-    return most
 
 
 def working_space(

@@ -189,9 +189,8 @@ def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:
 
 def _relaxed(e: KnownEpisode, tasks: IntArray, full_cost: int) -> RelaxedStage:
     """Bound one stage whose requests have so many tasks each."""
-    replicas = min(e.replicas_max, int(e.models["initial"]["replicas"][0]))
     priced = [(0.0, float(e.cores_count.sum()))]  # a stage holds a core all the time
-    for f, price in product(_fluids(fluid(e, replicas), e.batch_max, full_cost), PRICES):
+    for f, price in product(_fluids(fluid(e), e.batch_max, full_cost), PRICES):
         priced.append((price, float(least_fluid_cost(f._replace(violation=price)))))
     return RelaxedStage(tuple(priced), np.append(0, np.cumsum(np.sort(tasks)[::-1])))
 

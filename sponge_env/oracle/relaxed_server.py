@@ -190,7 +190,7 @@ def least_cost(e: KnownEpisode, violation: int, at_most: int, m: RelaxedMemory) 
         m.running.size[:] = 0
         start_s, end_s = k * e.interval_s, (k + 1) * e.interval_s
         until_s = end_s if k < e.intervals - 1 else math.inf
-        most = at_most - e.counted_after[k + 1]
+        most = at_most - e.cores_count[k + 1 :].sum()  # a core in each of the later intervals
         for cores in range(1, e.cores_max + 1):
             core_cost = cores * e.cores_count[k]
             c = CoresInterval(

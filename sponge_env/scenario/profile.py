@@ -129,12 +129,12 @@ class Profile:
         """Return the same model where all batches take ``scale`` times as long."""
         if scale == 1:
             return self
-        quota, work_s = self.quota, self.quota.work_s if self.quota else ()
+        quota = self.quota
         return replace(
             self,
             latency=self.latency.scaled(scale),
             latency_s=tuple(tuple(cell * scale for cell in row) for row in self.latency_s),
-            quota=quota and replace(quota, work_s=tuple(each * scale for each in work_s)),
+            quota=quota and replace(quota, work_s=tuple(each * scale for each in quota.work_s)),
         )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
