@@ -77,5 +77,5 @@ gymnasium.register("SpongeLive-v0", _SINGLE, nondeterministic=True, kwargs=_LIVE
 gymnasium.register(
     "SpongeJointLive-v0", _SINGLE, nondeterministic=True, kwargs={**_LIVE, "control": "joint"}
 )
-gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:discrete")
-gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:continuous")
+gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:DiscreteActions")
+gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:ContinuousActions")

@@ -222,10 +222,14 @@ MOST_COMBINATIONS = 1 << 20
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
-    It counts all combinations of choices, the last choice varying fastest.
+    It counts all combinations of choices, the last choice varying fastest; the options are those
+    of :class:`SpongeEnv`.
     """
 
-    def __init__(self, env: SpongeEnv) -> None:
+    metadata = SpongeEnv.metadata
+
+    def __init__(self, **options: Any) -> None:
+        env = SpongeEnv(**options)
         super().__init__(env)
         self._choices = env._choices
         self._combinations = math.prod(self._choices.tolist())
@@ -254,10 +258,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
 class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):
     """``Box(-1, 1, (parts,))``, for learners of real numbers (SAC).
 
-    Each choice goes from the least to the most in equal steps.
+    Each choice goes from the least to the most in equal steps; the options are those of
+    :class:`SpongeEnv`.
     """
 
-    def __init__(self, env: SpongeEnv) -> None:
+    metadata = SpongeEnv.metadata
+
+    def __init__(self, **options: Any) -> None:
+        env = SpongeEnv(**options)
         super().__init__(env)
         self._choices = env._choices
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
@@ -272,17 +280,3 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
                 f"an action must be {self._choices.size} real numbers, not {action!r}"
             )
         return stepped(action, self._choices)
-
-
-def discrete(**options: Any) -> DiscreteActions:
-    """Make ``SpongeDiscrete-v0``; the options are those of :class:`SpongeEnv`."""
-    return DiscreteActions(SpongeEnv(**options))
-
-
-def continuous(**options: Any) -> ContinuousActions:
-    """Make ``SpongeContinuous-v0``; the options are those of :class:`SpongeEnv`."""
-    return ContinuousActions(SpongeEnv(**options))
-
-
-# Gymnasium looks here for the ways of rendering before it makes anything.
-vars(discrete)["metadata"] = vars(continuous)["metadata"] = SpongeEnv.metadata
