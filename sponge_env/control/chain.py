@@ -21,14 +21,10 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import StageSpec
 
-BIG_M = 2**40
-"""Cost above that of any plan; late requests count as multiples of it."""
-CORE_COST = 2**20
-"""Cost of a core where costs are cores and parts of them."""
-INFEASIBLE = 2**61
-"""Least cost of what is not possible."""
-NEVER = -1
-"""Room of an option that makes a request late whatever comes after."""
+BIG_M = 2**40  # cost above that of any plan; late requests count as multiples of it
+CORE_COST = 2**20  # cost of a core where costs are cores and parts of them
+INFEASIBLE = 2**61  # least cost of what is not possible
+NEVER = -1  # room of an option that makes a request late whatever comes after
 
 
 class Choices(NamedTuple):

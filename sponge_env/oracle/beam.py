@@ -21,8 +21,7 @@ from sponge_env.oracle.episode import KnownEpisode, unavoidable
 from sponge_env.oracle.relaxed_server import NEVER, VIOLATION
 from sponge_env.oracle.serving import REPLICA, STATE, Branches, begin, branch, late_in_batch, serve
 
-LEVELS = 12
-"""Costs that are followed, in cores of each replica above the least one."""
+LEVELS = 12  # costs that are followed, in cores of each replica above the least one
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,27 +24,16 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 
+# Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan.
 NARROW, WIDE, WIDE_JOINT = 1, 6, 8
-"""Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
-
-GOOD_GAP = 0.01
-"""Gap in cores that no wider search is made for."""
-
+GOOD_GAP = 0.01  # in cores, for which no wider search is made
+# What a violation costs in cores where the fewest violations are not known. Any number gives a
+# bound; smaller ones a better one, after more work.
 VIOLATION_COST = 2
-"""What a violation costs in cores where the fewest violations are not known. Any number gives a
-bound; smaller ones a better one, after more work."""
-
-VIOLATION_COSTS = (1.0, 4.0, 16.0)
-"""The same of the fluid; the one that gives the best bound is kept."""
-
-PLAN_VIOLATION_COST = 1000.0
-"""The same when replicas are planned."""
-
-MARGINS = (1.0, 0.94, 0.88)
-"""Parts of the replicas' throughput that plans count on; the best plan is kept."""
-
-ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384
-"""Working space of the lower side; the span grows if it has to."""
+VIOLATION_COSTS = (1.0, 4.0, 16.0)  # of the fluid; the one that gives the best bound is kept
+PLAN_VIOLATION_COST = 1000.0  # when replicas are planned
+MARGINS = (1.0, 0.94, 0.88)  # of the replicas' throughput that plans count on; the best is kept
+ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384  # working space; the span grows if it has to
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,8 @@ from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
 
-MAX_CLASSES = 4
-"""Classes of requests in one stream that the kernels have room for."""
-
-SLACK_S = 1e-9
-"""A request this late may be so by rounding only; the lower side lets it pass."""
+MAX_CLASSES = 4  # of requests in one stream, which the kernels have room for
+SLACK_S = 1e-9  # a request this late may be so by rounding only; the lower side lets it pass
 
 
 class KnownEpisode(NamedTuple):

@@ -18,14 +18,9 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.episode import SLACK_S, KnownEpisode
 
-LEVELS = 512
-"""Costs that are told apart, in cores above the least; what costs more counts as the last."""
-
-STEPS = 8
-"""Parts of an interval at whose ends arrivals and deadlines are compared with what was served."""
-
-NOWHERE = -1.0
-"""Served by a state that cannot be reached."""
+LEVELS = 512  # of cost, in cores above the least; what costs more counts as the last
+STEPS = 8  # in an interval, at whose ends arrivals and deadlines are compared with what was served
+NOWHERE = -1.0  # served by a state that cannot be reached
 
 
 class Fluid(NamedTuple):

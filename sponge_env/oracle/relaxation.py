@@ -41,11 +41,9 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.workload import Workload, draw_workload
 
+# What a task left out costs, in cores held for an interval; any price gives a bound.
 PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
-"""What a task left out costs, in cores held for an interval; any price gives a bound."""
-
-START_SHARES = (1.0, 0.5, 0.0)
-"""Parts of the cores of a cold start that are charged; any part gives a bound."""
+START_SHARES = (1.0, 0.5, 0.0)  # of the cores of a cold start that are charged; each gives a bound
 
 
 @dataclass(frozen=True, slots=True)

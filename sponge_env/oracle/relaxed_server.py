@@ -22,20 +22,11 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.oracle.episode import SLACK_S, KnownEpisode, unavoidable
 
-VIOLATION = 2**32
-"""A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""
-
-TIME_TOLERANCE_S = 1e-3
-"""Moments that are closer are taken for the earlier one."""
-
-SHARE_TOLERANCE = 1e-4
-"""Rests of a batch that are closer are taken for the smaller one."""
-
-OVERFLOW = -1
-"""Answer when the working space was too small."""
-
-NEVER = 2**62
-"""More than any cost."""
+VIOLATION = 2**32  # cost of a violation that outweighs all cores; a core for an interval costs 1
+TIME_TOLERANCE_S = 1e-3  # moments that are closer are taken for the earlier one
+SHARE_TOLERANCE = 1e-4  # rests of a batch that are closer are taken for the smaller one
+OVERFLOW = -1  # the answer when the working space was too small
+NEVER = 2**62  # more than any cost
 
 
 class Entry:
