@@ -4,10 +4,8 @@ Requests are kept by class. Those of one class have one SLO and one size, so the
 the order of their deadlines and are served in that order; what has been served is therefore
 one position per class. All the oracle's kernels read the same :class:`KnownEpisode`.
 
-Also the violations that no schedule can avoid any more, from a state on. Each class is served as
-if it had the replicas to itself: one request after the other at the largest throughput there is,
-none in less than the shortest service. Whatever the schedule, the m-th request from here on ends
-no earlier than that, so what is late even so is late always, and the classes' violations add up.
+Also the violations that no schedule can avoid any more: those of each class if it had the replicas
+to itself, at the largest throughput there is, and no request took less than the shortest service.
 """
 
 from __future__ import annotations

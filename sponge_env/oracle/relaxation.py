@@ -3,11 +3,8 @@
 Each stage is taken by itself, as an episode of one stage: a task comes when the stages before it
 have taken their shortest time, it is due when those after it need theirs, each batch runs with
 whichever variant is the fastest, and the lower side of joint scaling (``fluid.py``) says what
-that costs. ``docs/oracle.md`` has the proof.
-
-How many tasks a request has is known in advance, for a fan-out does not depend on how a
-controller serves. When they come is not; but none comes before the stages that lead to it have
-taken their shortest time, and where others must follow, these need theirs before the deadline.
+that costs. How many tasks a request has is known in advance, for a fan-out does not depend on how
+a controller serves. ``docs/oracle.md`` has the proof.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.core.rng import FAN_OUT, mixed_uniform, next_uint64, seed_stream
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import FloatArray, SystemSpec
+from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.episode import (
     SLACK_S,
     KnownEpisode,
@@ -122,10 +119,11 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
 class LoneStage:
     """One stage by itself, on what the others leave of the machine, with nothing sent."""
 
-    def __init__(self, scenario: Scenario, k: int, spec: SystemSpec, variants: Sequence[Profile]):
-        stage = scenario.pipeline[k]
+    def __init__(
+        self, scenario: Scenario, stage: Stage, variants: Sequence[Profile], cold_start_s: float
+    ) -> None:
         machine = scenario.limits.machine_cores - (len(scenario.pipeline) - 1)
-        cores, cold_start_s = min(stage.limits.cores, machine), spec.stages[k].cold_start_s
+        cores = min(stage.limits.cores, machine)
         self.scenario = replace(
             scenario,
             profile=stage.variants[0].profile,
@@ -160,8 +158,10 @@ class LoneStage:
 
 def models_of(scenario: Scenario, profile: Profile) -> list[LoneStage]:
     """Return the stages of a scenario one by one."""
-    spec, profiles = make_spec(scenario, profile), stage_profiles(scenario, profile)
-    return [LoneStage(scenario, k, spec, own) for k, own in enumerate(profiles)]
+    profiles, spec = stage_profiles(scenario, profile), make_spec(scenario, profile)
+    cold_starts_s = [each.cold_start_s for each in spec.stages]
+    each = zip(scenario.pipeline, profiles, cold_starts_s, strict=True)
+    return [LoneStage(scenario, *own) for own in each]
 
 
 def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:

@@ -1,10 +1,8 @@
 """The lower side: the best schedule of a server that is free in what the real one is not.
 
-This server chooses the size of each batch on its own and may wait for a fuller one; what it
-cannot choose is the order of the requests. Then it never helps to have less done, so that of
-all ways to a state only those need be kept of which none is better in both cost and time.
-Nothing is rounded but in the server's favour: its best schedule costs no more than any of
-the real one. ``docs/oracle.md`` has the proof.
+This server chooses the size of each batch on its own and may wait for a fuller one, but not the
+order of the requests. So it never helps to have less done: of all ways to a state only those are
+kept of which none is better in both cost and time. ``docs/oracle.md`` has the proof.
 
 A state at the boundary of two intervals is how many requests are served, the batch that runs,
 how much of it is left, and the cost so far.
