@@ -153,13 +153,9 @@ def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -
     """Say that the simulator knows another limiter than that of a live run."""
     for each in (model for models in stages for model in models):
         if each.limiter != limiter:
-            LOG.warning(
-                "profile %r was measured under %s, this run is under %s: simulated and live "
-                "differ by that, too",
-                each.name,
-                each.limiter,
-                limiter,
-            )
+            measured = f"profile {each.name!r} was measured under {each.limiter}"
+            differ = "simulated and live differ by that, too"
+            LOG.warning("%s, this run is under %s: %s", measured, limiter, differ)
 
 
 def here(scenario: Scenario) -> str:
