@@ -76,7 +76,7 @@ class Task:
     @property
     def search(self) -> Search:
         """Where to look for its options."""
-        several = len(self.scenario.stages) > 1
+        several = len(self.scenario.pipeline) > 1
         return (several and IN_PIPELINES.get(self.agent)) or SEARCHES[self.agent]
 
     @property
@@ -117,7 +117,7 @@ class Task:
 
     def _best_accuracy(self) -> float:
         """Return the accuracy of answers from the best variant of every stage."""
-        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.stages)
+        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.pipeline)
         return math.prod(best) or 1.0
 
 
@@ -298,7 +298,7 @@ def run(argv: Sequence[str]) -> int:
     scenarios = cells(suite)
     seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    several = any(len(scenario.stages) > 1 for scenario in scenarios)
+    several = any(len(scenario.pipeline) > 1 for scenario in scenarios)
     about = describe(arguments, suite.starts, seeds, several)
 
     def keep(best: Mapping[str, Mapping[str, Candidate]]) -> None:

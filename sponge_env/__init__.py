@@ -16,63 +16,38 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from sponge_env.control.base import BaseController
-    from sponge_env.env.factory import make_system
-    from sponge_env.errors import SpongeError
-    from sponge_env.interfaces import (
-        Allocation,
-        Controller,
-        StageAllocation,
-        StageSpec,
-        StageView,
-        SystemSpec,
-        SystemView,
-    )
-    from sponge_env.models.model import Model
-    from sponge_env.scenario.option import Options, option
-    from sponge_env.scenario.profile import Profile
-    from sponge_env.scenario.scenario import Scenario, load_scenario
+    from sponge_env.control.base import BaseController as BaseController
+    from sponge_env.env.factory import make_system as make_system
+    from sponge_env.errors import SpongeError as SpongeError
+    from sponge_env.interfaces import Allocation as Allocation
+    from sponge_env.interfaces import Controller as Controller
+    from sponge_env.interfaces import StageAllocation as StageAllocation
+    from sponge_env.interfaces import StageSpec as StageSpec
+    from sponge_env.interfaces import StageView as StageView
+    from sponge_env.interfaces import SystemSpec as SystemSpec
+    from sponge_env.interfaces import SystemView as SystemView
+    from sponge_env.models.model import Model as Model
+    from sponge_env.scenario.option import Options as Options
+    from sponge_env.scenario.option import option as option
+    from sponge_env.scenario.profile import Profile as Profile
+    from sponge_env.scenario.scenario import Scenario as Scenario
+    from sponge_env.scenario.scenario import load_scenario as load_scenario
 
 __version__ = "0.3.0"
 
-__all__ = [
-    "Allocation",
-    "BaseController",
-    "Controller",
-    "Model",
-    "Options",
-    "Profile",
-    "Scenario",
-    "SpongeError",
-    "StageAllocation",
-    "StageSpec",
-    "StageView",
-    "SystemSpec",
-    "SystemView",
-    "load_scenario",
-    "make_system",
-    "option",
-]
-
 _HOMES = {
-    "control.base": ["BaseController"],
-    "env.factory": ["make_system"],
-    "errors": ["SpongeError"],
-    "interfaces": [
-        "Allocation",
-        "Controller",
-        "StageAllocation",
-        "StageSpec",
-        "StageView",
-        "SystemSpec",
-        "SystemView",
-    ],
-    "models.model": ["Model"],
-    "scenario.option": ["Options", "option"],
-    "scenario.profile": ["Profile"],
-    "scenario.scenario": ["Scenario", "load_scenario"],
+    "control.base": "BaseController",
+    "env.factory": "make_system",
+    "errors": "SpongeError",
+    "interfaces": "Allocation Controller StageAllocation StageSpec StageView SystemSpec SystemView",
+    "models.model": "Model",
+    "scenario.option": "Options option",
+    "scenario.profile": "Profile",
+    "scenario.scenario": "Scenario load_scenario",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)  # the same names, once
 
 
 def __getattr__(name: str) -> Any:
@@ -102,5 +77,5 @@ gymnasium.register("SpongeLive-v0", _SINGLE, nondeterministic=True, kwargs=_LIVE
 gymnasium.register(
     "SpongeJointLive-v0", _SINGLE, nondeterministic=True, kwargs={**_LIVE, "control": "joint"}
 )
-gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:discrete")
-gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:continuous")
+gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:DiscreteActions")
+gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:ContinuousActions")

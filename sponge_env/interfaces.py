@@ -7,31 +7,18 @@ real one waits. *Sinks* receive the metrics.
 
 Words, one for each thing:
 
-request, deadline, budget
-    What a client sends; when it must be answered; the time left until then. A deadline is the
-    send time plus the SLO, so what the network takes is gone from the budget on arrival.
-hopeless, avoidable
-    A request whose budget on arrival is shorter than the fastest service, and violations of
-    the others.
-batch, replica, worker
-    Requests that run together; what runs one batch at a time under a CPU limit; all replicas
-    of one model and their clock.
-stage, variant
-    One model of a pipeline, with its queue and replicas; one of several models that answer the
-    same question. Most systems have one of each.
-interval
-    The time between two decisions.
-cold start
-    From asking for a replica until it serves.
-allocation
-    Cores, batch size, replicas and variant of each stage.
-scenario, profile, workload, bandwidth trace
-    All that defines an experiment but controller and seed; measured latency of a model; the
-    requests of an episode; bytes per second over time.
-cell, suite, unit
-    Scenario, profile and start; cells and agents with their options; one agent on one cell.
-agent
-    A controller under its registered name.
+- deadline, budget: when a request must be answered; the time left until then. A deadline is the
+  send time plus the SLO, so what the network takes is gone from the budget on arrival.
+- hopeless, avoidable: a request whose budget on arrival is shorter than the fastest service, and
+  violations of the others.
+- batch, replica: requests that run together; what runs one batch at a time under a CPU limit.
+- stage, variant: one model of a pipeline, with its queue and replicas; one of several models that
+  answer the same question. Most systems have one of each.
+- interval, cold start: the time between two decisions; from asking for a replica until it serves.
+- scenario, profile, workload: all that defines an experiment but controller and seed; measured
+  latency of a model; the requests of an episode.
+- cell, suite, unit: scenario, profile and start; cells and agents with their options; one agent
+  on one cell. An agent is a controller under its registered name.
 
 Time is in seconds (float64) since the start of the episode, on the worker's clock.
 Cores are counted in core units (see :attr:`StageSpec.core_unit`).
@@ -54,10 +41,8 @@ if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
     from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics
 
-
 HISTORY = 30
 """Past intervals that a view shows."""
-
 
 ACCURACY_PRICE = 2.0
 """Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
@@ -83,8 +68,7 @@ class Batch:
 
     id: int
     requests: tuple[int, ...]
-    """Ids of its requests, in the order in which the workload sends them; in a later stage one for
-    each task, so that some may be there several times."""
+    """Ids of its requests, as the workload numbers them; in a later stage one for each task."""
     stage: int = 0
     """Place of the stage that it belongs to."""
     variant: int = 0
@@ -108,7 +92,7 @@ class Completion:
     ok: bool = True
     """False when the replica died under the batch; its requests were not answered."""
     cpu_s: float = 0.0
-    """CPU time the batch took, in physical core-seconds (0 where it is unknown)."""
+    """CPU time of the batch, in physical core-seconds (0 where it is unknown)."""
     tasks: tuple[int, ...] = ()
     """How many tasks of the next stage each answer leads to; empty where that is drawn."""
 
@@ -145,8 +129,7 @@ class Allocation:
 
     stages: tuple[StageAllocation, ...]
     feasible: bool = field(compare=False)
-    """False when the controller found nothing that meets every budget and took the
-    least bad allocation."""
+    """False when nothing meets every budget, and this is the least bad."""
     guarded: bool = field(compare=False)
     """True when a guard took the decision over from a learned policy."""
 
@@ -189,11 +172,8 @@ class Allocation:
 
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
-        return self.with_stages((self.stages[0]._replace(**changes), *self.stages[1:]))
-
-    def with_stages(self, stages: tuple[StageAllocation, ...]) -> Allocation:
-        """Return the same allocation with other stages."""
-        return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
+        first = self.stages[0]._replace(**changes)
+        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
 
     @property
     def total_cores(self) -> int:
@@ -225,10 +205,8 @@ def fit_to_machine(
     while sum(each.cores * each.replicas for each in fitted) > total_cores:
         k = max(range(len(fitted)), key=size)
         last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
-        if give_up == "cores" or last_one:
-            fitted[k] = fitted[k]._replace(cores=fitted[k].cores - 1)
-        else:
-            fitted[k] = fitted[k]._replace(replicas=fitted[k].replicas - 1)
+        part = "cores" if give_up == "cores" or last_one else "replicas"
+        fitted[k] = fitted[k]._replace(**{part: getattr(fitted[k], part) - 1})
     return tuple(fitted)
 
 
@@ -239,8 +217,7 @@ class RunningBatch:
     size: int
     started_s: float
     expected_end_s: float
-    """When the latency model expects it to end under the cores in force; may lie in the
-    past when it runs late."""
+    """By the latency model, under the cores in force; in the past when it runs late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +240,7 @@ class StageSpec:
     core_unit: float = 1.0
     """Physical cores in one core unit."""
     cpu_cores: float = math.inf
-    """Core units of the CPU that all replicas share: quotas may add up to more, but what runs
-    at once does not get more."""
+    """Core units of the CPU that replicas under a quota share; what runs at once has no more."""
     after: tuple[int, ...] = ()
     """Places of the stages whose answers lead here; none in the first."""
     tasks: tuple[float, ...] = (0.0, 1.0)
@@ -304,13 +280,11 @@ class SystemSpec:
     initial: Allocation = Allocation(cores=1, batch=1)
     """Allocation in force before the first decision."""
     total_cores: int = 1 << 30
-    """Core units of the machine: what all replicas together can hold, those that start or drain
-    included."""
+    """Core units of the machine, for all replicas, those that start or drain included."""
     resize_delay_s: float = 0.0
     """Time from a decision until its cores and replicas are in force."""
     fingerprint: str = ""
-    """Hash of what gives observations and actions their meaning: model, core unit, interval
-    and limits."""
+    """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
 
@@ -333,7 +307,8 @@ class SystemSpec:
         """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`."""
         if allocation.total_cores <= self.total_cores:
             return allocation
-        return allocation.with_stages(fit_to_machine(allocation.stages, self.total_cores))
+        stages = fit_to_machine(allocation.stages, self.total_cores)
+        return dataclasses.replace(allocation, stages=stages)
 
     def with_first(self, **changes: Any) -> SystemSpec:
         """Return the system with changes of its first stage."""
@@ -342,13 +317,10 @@ class SystemSpec:
 
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than the fit's by a share."""
-        stages = [
-            dataclasses.replace(
-                stage, latencies=tuple(fit.scaled(1 + headroom) for fit in stage.latencies)
-            )
-            for stage in self.stages
-        ]
-        return dataclasses.replace(self, stages=tuple(stages))
+        scaled = [tuple(fit.scaled(1 + headroom) for fit in s.latencies) for s in self.stages]
+        pairs = zip(self.stages, scaled, strict=True)
+        stages = tuple(dataclasses.replace(stage, latencies=fits) for stage, fits in pairs)
+        return dataclasses.replace(self, stages=stages)
 
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""
@@ -372,8 +344,7 @@ class StageView:
     replicas_ready: int
     """Replicas that can run a batch now."""
     arrivals: FloatArray
-    """(<= 30,) what joined the queue in each past interval, newest last; in the first stage all
-    requests that arrived, those too that a server refused."""
+    """(<= 30,) what joined the queue in each past interval, newest last, or was refused."""
     cores_in_force: int
     """Core units that each replica has now."""
     starting_s: tuple[float, ...] = ()
@@ -398,11 +369,10 @@ class SystemView:
     budgets_s: FloatArray
     """(arrived,) budgets the last interval's arrivals had when they arrived."""
     mean_delays_s: FloatArray
-    """(<= 30,) mean communication delay of each past interval, newest last; an interval
-    without arrivals repeats the one before it."""
+    """(<= 30,) mean communication delay of each past interval, newest last; without arrivals the
+    one before it, as below."""
     bandwidths_bytes_per_s: FloatArray
-    """(<= 30,) bandwidth the arrivals of each past interval saw (bytes over transfer
-    time), newest last; an interval without arrivals repeats the one before it."""
+    """(<= 30,) what the arrivals of each past interval saw (bytes over transfer time)."""
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
 

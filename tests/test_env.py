@@ -46,6 +46,13 @@ def make(name: str, **options: Any) -> Any:
     return gymnasium.make(name, scenario=CONTROLLED[name][0], **options)
 
 
+def started(scenario: Scenario, control: ControlName = "vertical", **options: Any) -> SpongeEnv:
+    """Return an environment at the start of an episode."""
+    env = SpongeEnv(scenario, control=control, **options)
+    env.reset(seed=0)
+    return env
+
+
 def spec_of(scenario: Scenario) -> Any:
     return make_spec(scenario, scenario_profile(scenario))
 
@@ -134,8 +141,7 @@ def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps: flo
 
 def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
     scenario = short(serving=Serving("expired"), network=Network("none"), duration_s=3.0)
-    env = SpongeEnv(dataclasses.replace(scenario, arrivals=Arrivals("constant", 200.0)))
-    env.reset(seed=0)
+    env = started(dataclasses.replace(scenario, arrivals=Arrivals("constant", 200.0)))
     infos = [env.step(np.array([0, 0]))[4] for _ in range(3)]
     dropped = [info for info in infos if info["dropped"] > info["on_time"] + info["late"]]
     assert dropped
@@ -144,8 +150,7 @@ def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
 
 
 def test_rendering() -> None:
-    env = SpongeEnv(SHORT, render_mode="ansi")
-    env.reset(seed=0)
+    env = started(SHORT, render_mode="ansi")
     before = env.render()
     env.step(np.array([7, 3]))
     assert env.render() != before
@@ -188,9 +193,7 @@ def test_bad_resets_are_named() -> None:
 
 @pytest.mark.parametrize("action", [[3, 2], (3, 2), np.array([3.0, 2.0]), np.array([3, 2], "u1")])
 def test_any_whole_numbers_are_an_action(action: Any) -> None:
-    env = SpongeEnv(SHORT)
-    env.reset(seed=0)
-    info = env.step(action)[4]
+    info = started(SHORT).step(action)[4]
     assert (info["requested_cores"], info["batch"]) == (4, 3)
 
 
@@ -199,10 +202,8 @@ def test_any_whole_numbers_are_an_action(action: Any) -> None:
     [5, [5], [1, 2, 3], [16, 0], [-1, 0], [0.5, 1], [np.nan, 1], "ab", None, [[1, 2]], [2**70, 1]],
 )
 def test_an_action_outside_the_space_is_named(action: Any) -> None:
-    env = SpongeEnv(SHORT)
-    env.reset(seed=0)
     with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):
-        env.step(action)
+        started(SHORT).step(action)
 
 
 @pytest.mark.parametrize(
@@ -225,37 +226,29 @@ def test_reward_charges_cores_and_misses(deadlines_s: list[float], expected: flo
 
 
 def test_reward_charges_all_replicas_and_credits_accuracy() -> None:
-    env = make("SpongeJoint-v0")
-    env.reset(seed=0)
-    _, reward, _, _, info = env.step(np.array([7, 0, 11]))
+    _, reward, _, _, info = started(JOINTLY, "joint").step(np.array([7, 0, 11]))
     missed = info["violations"] / max(1, info["on_time"] + info["violations"])
     assert info["cores"] == pytest.approx(96)
     assert reward == pytest.approx(-96 / 96 - JOINTLY.reward.violation_weight * missed)
     rewards = {}
     for weight in (0.0, 2.0):
         weights = dataclasses.replace(VARIANTS.reward, accuracy_weight=weight)
-        env = SpongeEnv(dataclasses.replace(VARIANTS, reward=weights), control="variants")
-        env.reset(seed=1)
+        env = started(dataclasses.replace(VARIANTS, reward=weights), "variants")
         _, rewards[weight], _, _, info = env.step(np.array([3, 3, 1]))
     assert 0 < info["effective_accuracy"] <= 0.7
     assert rewards[2.0] - rewards[0.0] == pytest.approx(2.0 * info["effective_accuracy"])
     quiet = dataclasses.replace(VARIANTS, arrivals=Arrivals(rate_rps=1e-6))
-    env = SpongeEnv(quiet, control="variants")
-    env.reset(seed=1)
-    assert env.step(np.array([2, 0, 0]))[1] == pytest.approx(-3 / 12)
+    assert started(quiet, "variants").step(np.array([2, 0, 0]))[1] == pytest.approx(-3 / 12)
 
 
 def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
     one_machine = dataclasses.replace(JOINTLY, limits=Limits(cores=8, batch=8, replicas=12))
-    env = gymnasium.make("SpongeJoint-v0", scenario=one_machine)
-    env.reset(seed=0)
+    env = started(one_machine, "joint")
     for cores, replicas in ((8, 1), (4, 2), (3, 2), (1, 8)):
         info = env.step(np.array([cores - 1, 0, 11]))[4]
         assert (info["requested_cores"], info["replicas"]) == (cores, replicas)
         assert info["cores"] <= 8
-    env = make("SpongePipeline-v0")
-    env.reset(seed=0)
-    info = env.step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2, 0]))[4]
+    info = started(CHAIN, "pipeline").step(np.array([3, 3, 2, 3, 3, 0, 1, 1, 2, 0]))[4]
     assert (info["requested_cores"], info["replicas"]) == (4, 1)
     assert info["cores"] <= 14 + 1e-9
 
@@ -279,8 +272,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) 
 
 
 def test_more_replicas_start_than_there_are_slots() -> None:
-    env = make("SpongeJoint-v0")
-    env.reset(seed=0)
+    env = started(JOINTLY, "joint")
     seen = env.step(np.array([0, 0, 1]))[0][len(FIELDS) :]
     assert seen == pytest.approx([1 / 12, 1.5 / 2.5, *[0.0] * (STARTING_SLOTS - 1)])
     seen = env.step(np.array([0, 0, 11]))[0][len(FIELDS) :]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import pytest
-from schedules import replay
+from schedules import replay, replay_all
 
 from sponge_env.env.factory import scenario_profile
 from sponge_env.errors import ConfigError
@@ -75,27 +74,11 @@ TEAMS = {
 }
 
 
-def every_schedule(scenario: Scenario, seed: int, replicas: int) -> list[tuple[int, float]]:
-    """Return violations and core-seconds of all schedules."""
-    profile, limits = scenario_profile(scenario), scenario.limits
-    most = limits.cores, limits.batch, replicas
-    choices = itertools.product(*(range(1, most_of_one + 1) for most_of_one in most))
-    allocations = [
-        allocation
-        for allocation in itertools.starmap(Allocation, choices)
-        if allocation.total_cores <= limits.machine_cores
-    ]
-    runs = (
-        replay(scenario, profile, seed, schedule)
-        for schedule in itertools.product(allocations, repeat=scenario.intervals)
-    )
-    return [(run.violations, run.core_seconds) for run in runs]
-
-
 def check(scenario: Scenario, seed: int, joint: bool) -> None:
     """Compare a bound with what all schedules cost."""
     found = bound(scenario, seed, joint)
-    tried = every_schedule(scenario, seed, scenario.limits.replicas if joint else 1)
+    runs = replay_all(scenario, seed, scenario.limits.replicas if joint else 1, every_batch=True)
+    tried = [(run.violations, run.core_seconds) for run in runs]
     best = min(tried)
     assert found.violations_lower <= best[0] <= found.violations_upper
     assert best <= (found.violations_upper, found.core_seconds_upper + 1e-6)
@@ -188,29 +171,28 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
     check(scenario, 0, joint=True)
 
 
-def test_nothing_to_do_needs_the_least() -> None:
+def test_nothing_to_do_costs_a_core() -> None:
     quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
     found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
     assert (found.violations_upper, found.core_seconds_upper, found.gap) == (0, 3.0, 0.0)
-
-
-def test_an_episode_without_requests_costs_a_core() -> None:
     nobody = dataclasses.replace(TINY, network=Network(payload_bytes=5e7))
     for joint in (False, True):
         found = bound(nobody, 1, joint)
         assert (found.offered, found.violations_upper, found.core_seconds_upper) == (0, 0, 3.0)
 
 
-def test_a_delayed_resize_is_refused() -> None:
+def test_what_has_no_bound_is_refused() -> None:
     late = dataclasses.replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
-    with pytest.raises(ConfigError, match="resize to act at once"):
-        bound(late, 1)
-
-
-def test_too_many_classes_are_refused() -> None:
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
-    with pytest.raises(ConfigError, match="room for 4 classes"):
-        bound(dataclasses.replace(TINY, slo_s=1.0, classes=classes), 1)
+    mixed = dataclasses.replace(TINY, slo_s=1.0, classes=classes)
+    staged = dataclasses.replace(TINY, stages=TINY.pipeline)
+    for scenario, message in (
+        (late, "resize to act at once"),
+        (mixed, "room for 4 classes"),
+        (staged, "only have a relaxation"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            bound(scenario, 1)
 
 
 def test_the_command_prints_a_row_for_each_seed(

@@ -168,15 +168,12 @@ def perturbed(
     shorter = float(random.uniform(*TIGHTENED))
     shortest_s, longest_s = durations_s[0], durations_s[-1]
     intervals = round(float(random.uniform(shortest_s, longest_s)) / scenario.interval_s)
-    stages = zip(scenario.stages, starts, strict=False)
     return replace(
-        scenario,
+        scenario.starting_with(starts),
         name=f"{scenario.name}-{number}",
         slo_s=scenario.slo_s * shorter,
         classes=tuple(replace(each, slo_s=each.slo_s * shorter) for each in scenario.classes),
         duration_s=intervals * scenario.interval_s,
-        initial=scenario.initial if scenario.stages else starts[0],
-        stages=tuple(replace(stage, initial=start) for stage, start in stages),
     )
 
 

@@ -10,6 +10,7 @@ lead.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -145,7 +146,7 @@ class Disturbance:
         cores = np.minimum(self._cores, most).tolist()
         changed = zip(decided.stages, cores, strict=True)
         stages = tuple(stage._replace(cores=each) for stage, each in changed)
-        return self._spec.fitting(decided.with_stages(stages))
+        return self._spec.fitting(replace(decided, stages=stages))
 
 
 def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:

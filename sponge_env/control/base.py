@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from sponge_env.control.split import Rule, shares, stage_spec, stage_view
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView, fit_to_machine
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import Options as Options
 from sponge_env.scenario.option import option as option
 from sponge_env.scenario.toml import from_mapping
@@ -63,19 +63,17 @@ class BaseController(ABC):
 
     def decide(self, view: SystemView) -> Allocation:
         """Return the allocation for the next interval, of no more cores than the machine has."""
-        if self._parts:
-            return self._decide_each(view)
-        return self.spec.fitting(self.allocate(self.spec, view))
-
-    def _decide_each(self, view: SystemView) -> Allocation:
+        spec = self.spec
+        if not self._parts:
+            return spec.fitting(self.allocate(spec, view))
         answers = [
-            part.decide(stage_view(view, self.spec, k, *self._shares[k]))
+            part.decide(stage_view(view, spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)
         ]
-        variants = (stage.variant for stage in self.spec.initial.stages)
-        held = [a.stages[0]._replace(variant=v) for a, v in zip(answers, variants, strict=True)]
-        stages = fit_to_machine(held, self.spec.total_cores)
-        return Allocation(stages=stages, feasible=all(each.feasible for each in answers))
+        pairs = zip(answers, spec.initial.stages, strict=True)
+        stages = tuple(each.stages[0]._replace(variant=held.variant) for each, held in pairs)
+        feasible = all(each.feasible for each in answers)
+        return spec.fitting(Allocation(stages=stages, feasible=feasible))
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether :meth:`allocate` answers for all stages and variants of a system."""

@@ -21,64 +21,46 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import StageSpec
 
-BIG_M = 2**40
-"""Cost above that of any plan; late requests count as multiples of it."""
-CORE_COST = 2**20
-"""Cost of a core where costs are cores and parts of them."""
-INFEASIBLE = 2**61
-"""Least cost of what is not possible."""
-NEVER = -1
-"""Room of an option that makes a request late whatever comes after."""
+BIG_M = 2**40  # cost above that of any plan; late requests count as multiples of it
+CORE_COST = 2**20  # cost of a core where costs are cores and parts of them
+INFEASIBLE = 2**61  # least cost of what is not possible
+NEVER = -1  # room of an option that makes a request late whatever comes after
 
 
 class Choices(NamedTuple):
     """The options of all stages, one stage after the other."""
 
-    first: IntArray
-    """(stages + 1,) where each stage's options begin, and their number."""
-    ticks: IntArray
-    """(options,) latency of a request that comes later, at most the horizon."""
+    first: IntArray  # (stages + 1,) where each stage's options begin, and their number
+    ticks: IntArray  # (options,) latency of a request that comes later, at most the horizon
+    # (options,) longest latency of the stages after it with which nothing here is late, or
+    # :data:`NEVER`
     room: IntArray
-    """(options,) longest latency of the stages after it with which nothing here is late, or
-    :data:`NEVER`."""
-    cores: IntArray
-    """(options,) cores held."""
-    cost: IntArray
-    """(options,) at least 0; of all stages together below :data:`BIG_M`."""
+    cores: IntArray  # (options,) cores held
+    cost: IntArray  # (options,) at least 0; of all stages together below :data:`BIG_M`
 
 
 class CostTables(NamedTuple):
     """What dynamic programming fills in."""
 
+    # (stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
+    # many cores and take at most so many ticks; with one level any number of cores
     costs: IntArray
-    """(stages + 1, levels, horizon + 1) least cost of the stages from one on that hold at most so
-    many cores and take at most so many ticks; with one level any number of cores."""
-    option_at: IntArray
-    """(stages, levels, horizon + 1) their first option."""
-    after: IntArray
-    """(horizon + 1,) what comes after an option, late requests included."""
-    soonest: IntArray
-    """(levels,) fewest ticks of the stages after the current one."""
+    option_at: IntArray  # (stages, levels, horizon + 1) their first option
+    after: IntArray  # (horizon + 1,) what comes after an option, late requests included
+    soonest: IntArray  # (levels,) fewest ticks of the stages after the current one
 
 
 class StageTable(NamedTuple):
     """One row of the tables, which the options of a stage relax."""
 
     choices: Choices
-    late: IntArray
-    """(options, horizon + 1) as :func:`cheapest` takes it."""
-    k: int
-    """The stage."""
-    costs: IntArray
-    """(horizon + 1,) least cost so far; it never rises with the ticks."""
-    option_at: IntArray
-    """(horizon + 1,) the option of that cost."""
-    after: IntArray
-    """(horizon + 1,) least cost of the stages after it."""
-    soonest: int
-    """Fewest ticks of those."""
-    scratch: IntArray
-    """(horizon + 1,) overwritten."""
+    late: IntArray  # (options, horizon + 1) as :func:`relax_all` takes it
+    k: int  # The stage
+    costs: IntArray  # (horizon + 1,) least cost so far; it never rises with the ticks
+    option_at: IntArray  # (horizon + 1,) the option of that cost
+    after: IntArray  # (horizon + 1,) least cost of the stages after it
+    soonest: int  # Fewest ticks of those
+    scratch: IntArray  # (horizon + 1,) overwritten
 
 
 class Chain:
@@ -120,12 +102,14 @@ class Chain:
         :data:`BIG_M`.
         """
         late = self.late_rows(count_late)
-        cost = cheapest(self.choices, late, self.any_cores, self.chosen)
+        relax_all(self.choices, late, self.any_cores)
+        cost = self.read_back(count_late)
         if cost < INFEASIBLE and not self.fits():
             # Cores become a dimension only where the machine is too small for the cheapest.
             if self._by_cores is None:
                 self._by_cores = _tables(self.chosen.size, self.horizon, self.total_cores + 1)
-            cost = cheapest(self.choices, late, self._by_cores, self.chosen)
+            relax_all(self.choices, late, self._by_cores)
+            cost = read_back(self.choices, late, self._by_cores, self.chosen)
         return cost
 
     def read_back(self, count_late: bool) -> int:
@@ -153,14 +137,14 @@ def is_chain(stages: Sequence[StageSpec]) -> bool:
 
 
 @entry_point
-def cheapest(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
-    """Choose the options of least cost, overwriting (stages,) ``chosen``; return that.
+def relax_all(choices: Choices, late: IntArray, tables: CostTables) -> None:
+    """Relax the tables with all options.
 
     If ``late`` has rows, (options, horizon + 1) say how many requests each option makes late before
     latencies of 0, 1, ... ticks, the last of which stands for all beyond.
     """
-    levels = tables.costs.shape[1]
-    for k in range(chosen.size - 1, -1, -1):
+    stages, levels = tables.option_at.shape[:2]
+    for k in range(stages - 1, -1, -1):
         begin_stage(tables, k)
         for option in range(choices.first[k], choices.first[k + 1]):
             held = choices.cores[option] if levels > 1 else 0
@@ -169,13 +153,6 @@ def cheapest(choices: Choices, late: IntArray, tables: CostTables, chosen: IntAr
                 least = late[option, table.soonest] * BIG_M if late.shape[0] else 0
                 if winning_margin(table, option) >= least:
                     relax(table, option)
-    return _read_back(choices, late, tables, chosen)
-
-
-@entry_point
-def read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
-    """Do the same after all options have relaxed the tables."""
-    return _read_back(choices, late, tables, chosen)
 
 
 @compiled
@@ -278,9 +255,9 @@ def _with_late(late: IntArray, after: IntArray, out: IntArray) -> int:
     return best_at
 
 
-@compiled
-def _read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
-    """Follow the cheapest options, if any, from the first stage on; return their cost."""
+@entry_point
+def read_back(choices: Choices, late: IntArray, tables: CostTables, chosen: IntArray) -> int:
+    """Write the cheapest options, if any, to (stages,) ``chosen``; return their cost."""
     horizon, level = tables.costs.shape[2] - 1, tables.costs.shape[1] - 1
     cost: int = tables.costs[0, level, horizon]
     if cost >= INFEASIBLE:

@@ -13,13 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.interfaces import (
-    Allocation,
-    StageSpec,
-    StageView,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 
 Rule = Literal["proportional", "equal"]
@@ -35,10 +29,13 @@ def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
     """Return for each stage its share of the SLO, and the share of what comes after it."""
     stages = spec.stages
     held = [each.variant for each in spec.initial.stages]
+    # The latency of a single task on all cores, with the variant in force at first.
     weights = [
-        _weight(stage, variant) if rule == "proportional" else 1.0
+        float(stage.latencies[variant].table_s(1, stage.cores_max)[0, -1])
         for stage, variant in zip(stages, held, strict=True)
     ]
+    if rule == "equal":
+        weights = [1.0] * len(stages)
     after = [0.0] * len(stages)
     for k in reversed(range(len(stages))):
         for lead in stages[k].after:
@@ -50,29 +47,18 @@ def shares(spec: SystemSpec, rule: Rule) -> list[tuple[float, float]]:
     ]
 
 
-def _weight(stage: StageSpec, variant: int) -> float:
-    """Return the latency of a single task on all cores, with the variant in force at first."""
-    return float(stage.latencies[variant].table_s(1, stage.cores_max)[0, -1])
-
-
 def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
     """Return a stage as a system of its own, with its share of the SLO and one variant."""
     stage, initial = spec.stages[k], spec.initial.stages[k]
-    model = stage.latencies[initial.variant]
-    return dataclasses.replace(
-        spec,
-        slo_s=spec.slo_s * share,
-        initial=Allocation(stages=(initial._replace(variant=0),)),
-        stages=(
-            dataclasses.replace(
-                stage,
-                after=(),
-                mean_tasks=1.0,
-                latencies=(model,),
-                accuracies=(stage.accuracies[initial.variant],),
-            ),
-        ),
+    own = dataclasses.replace(
+        stage,
+        after=(),
+        mean_tasks=1.0,
+        latencies=(stage.latencies[initial.variant],),
+        accuracies=(stage.accuracies[initial.variant],),
     )
+    alone = Allocation(stages=(initial._replace(variant=0),))
+    return dataclasses.replace(spec, slo_s=spec.slo_s * share, initial=alone, stages=(own,))
 
 
 def stage_view(
@@ -83,13 +69,18 @@ def stage_view(
     What joined a later stage is taken to have spent its share on the way exactly.
     """
     stage, later_s = view.stages[k], spec.slo_s * after
-    joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
-    delays_s = np.full(joined, _HANDED_ON_S)
-    budgets_s = spec.slo_s * share - delays_s
-    mean_delays_s = np.full_like(view.mean_delays_s, _HANDED_ON_S)
-    if k == 0:
-        delays_s, budgets_s = view.delays_s, view.budgets_s - later_s
-        mean_delays_s = view.mean_delays_s
+    delays_s, budgets_s, mean_delays_s = view.delays_s, view.budgets_s - later_s, view.mean_delays_s
+    if k:
+        joined = int(stage.arrivals[-1]) if stage.arrivals.size else 0
+        delays_s = np.full(joined, _HANDED_ON_S)
+        budgets_s = spec.slo_s * share - delays_s
+        mean_delays_s = np.full_like(mean_delays_s, _HANDED_ON_S)
+    last = view.last
+    if last is not None and stage.last is not None and len(view.stages) > 1:
+        # What the stage has done counts as on time.
+        measured = {name: getattr(stage.last, name) for name in _SHARED}
+        measured |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
+        last = dataclasses.replace(last, **measured)
     own = dataclasses.replace(
         stage,
         queued_deadlines_s=stage.queued_deadlines_s - later_s,
@@ -101,7 +92,7 @@ def stage_view(
         delays_s=delays_s,
         budgets_s=budgets_s,
         mean_delays_s=mean_delays_s,
-        last=_last(view.last, stage) if len(view.stages) > 1 else view.last,
+        last=last,
         stages=(own,),
     )
 
@@ -113,12 +104,3 @@ def stage_views(
     if len(view.stages) == 1:
         return [view]
     return [stage_view(view, spec, k, *part) for k, part in enumerate(parts)]
-
-
-def _last(last: IntervalMetrics | None, stage: StageView) -> IntervalMetrics | None:
-    """Return an interval's metrics as a stage's own: what it has done counts as on time."""
-    if last is None or stage.last is None:
-        return last
-    own = {name: getattr(stage.last, name) for name in _SHARED}
-    own |= {"offered": stage.last.joined, "on_time": stage.last.answered, "late": 0}
-    return dataclasses.replace(last, **own)

@@ -128,24 +128,6 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     configs = real_configs(spec, stages, limiter)
     with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
         _warn_of_other_limiters(stages, launcher.limiter)
-    _check_room(spec, configs)
-
-
-def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
-    """Say that the simulator knows another limiter than that of a live run."""
-    for each in (model for models in stages for model in models):
-        if each.limiter != limiter:
-            LOG.warning(
-                "profile %r was measured under %s, this run is under %s: simulated and live "
-                "differ by that, too",
-                each.name,
-                each.limiter,
-                limiter,
-            )
-
-
-def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:
-    """Refuse stages that together may hold more cores than the CPUs that they share have."""
     cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
     most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
     if len(configs) > 1 and spec.total_cores > most:
@@ -155,11 +137,19 @@ def _check_room(spec: SystemSpec, configs: Sequence[LiveConfig]) -> None:
         )
 
 
+def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
+    """Say that the simulator knows another limiter than that of a live run."""
+    for each in (model for models in stages for model in models):
+        if each.limiter != limiter:
+            measured = f"profile {each.name!r} was measured under {each.limiter}"
+            differ = "simulated and live differ by that, too"
+            LOG.warning("%s, this run is under %s: %s", measured, limiter, differ)
+
+
 def here(scenario: Scenario) -> str:
     """Return the shipped scenario of this machine's worker that is most like one."""
-    if len(scenario.stages) > 1:
-        return "ocr"
-    return "variants-local" if scenario.stages else "local"
+    first, *others = scenario.pipeline
+    return "ocr" if others else "variants-local" if len(first.variants) > 1 else "local"
 
 
 def live_machine(

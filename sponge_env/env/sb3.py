@@ -71,11 +71,19 @@ class SpongeVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Serve one interval; environments whose episode ended start the next."""
         observations, self.metrics = self._envs.serve(self._actions)
-        ended = self._envs.simulator.over.copy()
+        simulator = self._envs.simulator
+        ended = simulator.over.copy()
         infos = [_NOTHING] * self.num_envs
         if ended.any():
             for i in np.flatnonzero(ended):
-                infos[i] = self._end_info(int(i), observations[i].copy())
+                ends = {"terminal_observation": observations[i].copy(), "TimeLimit.truncated": True}
+                infos[i] = ends | {
+                    "episode": {
+                        "r": float(simulator.episode_returns[i]),
+                        "l": int(simulator.episode_intervals[i]),
+                        "t": float(self.metrics["time_s"][i]),
+                    }
+                }
             self._envs.begin(ended, observations)
         self._observations = observations
         return observations, self.metrics["reward"].astype(np.float32), ended, infos
@@ -123,13 +131,3 @@ class SpongeVecEnv(VecEnv):
     ) -> list[bool]:
         """Return whether the environments do what a wrapper does: only ``Monitor``."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
-
-    def _end_info(self, index: int, observation: NDArray[np.float32]) -> dict[str, Any]:
-        simulator = self._envs.simulator
-        episode = {
-            "r": float(simulator.episode_returns[index]),
-            "l": int(simulator.episode_intervals[index]),
-            "t": float(self.metrics["time_s"][index]),
-        }
-        ends = {"terminal_observation": observation, "TimeLimit.truncated": True}
-        return {**ends, "episode": episode}

@@ -37,11 +37,9 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     batches, and the reward charges cores held and deadlines missed.
 
     ## Action Space
-    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Under joint control
-    ``MultiDiscrete([cores_max, batch_max, replicas_max])``: cores of each replica - 1,
-    batch - 1 and replicas - 1. Under the control of variants or of a pipeline, stage by stage,
-    cores - 1, batch - 1, for a pipeline replicas - 1 where there may be several, and the
-    variant where there are several.
+    ``MultiDiscrete([cores_max, batch_max])``: cores - 1 and batch - 1. Joint control adds
+    replicas - 1. Under the control of variants or of a pipeline, stage by stage, cores - 1,
+    batch - 1, for a pipeline replicas - 1, and the variant, where there may be several.
 
     ## Observation Space
     ``Box(-5, 5, (n,), float32)`` with the entries :data:`sponge_env.core.fields.FIELDS`, or
@@ -50,8 +48,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     ## Rewards
     ``-(cores / total_cores) - violation_weight * violations / max(1, ended)
-    + accuracy_weight * effective_accuracy``, see ``docs/environment.md``. The cores are those of
-    all replicas of all stages, and those of the machine.
+    + accuracy_weight * effective_accuracy``, over all replicas of all stages.
 
     ## Episode
     It begins with the scenario's initial allocation and an empty queue; arrivals, bandwidth and
@@ -59,9 +56,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     ## Info
     The interval's metrics under the names of ``docs/metrics.md``, without the reward, and the
-    episode's seed as ``episode_seed``. All are finite: after ``reset``, and where nothing was
-    measured, a metric is 0; a latency quantile that falls on requests given up is the longest time
-    that one of them had waited.
+    episode's seed as ``episode_seed``. All are finite, see ``docs/environment.md``.
 
     ## Arguments
     - ``scenario``: shipped name, TOML path, or a :class:`~sponge_env.Scenario`.
@@ -227,10 +222,14 @@ MOST_COMBINATIONS = 1 << 20
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
-    It counts all combinations of choices, the last choice varying fastest.
+    It counts all combinations of choices, the last choice varying fastest; the options are those
+    of :class:`SpongeEnv`.
     """
 
-    def __init__(self, env: SpongeEnv) -> None:
+    metadata = SpongeEnv.metadata
+
+    def __init__(self, **options: Any) -> None:
+        env = SpongeEnv(**options)
         super().__init__(env)
         self._choices = env._choices
         self._combinations = math.prod(self._choices.tolist())
@@ -259,10 +258,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
 class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):
     """``Box(-1, 1, (parts,))``, for learners of real numbers (SAC).
 
-    Each choice goes from the least to the most in equal steps.
+    Each choice goes from the least to the most in equal steps; the options are those of
+    :class:`SpongeEnv`.
     """
 
-    def __init__(self, env: SpongeEnv) -> None:
+    metadata = SpongeEnv.metadata
+
+    def __init__(self, **options: Any) -> None:
+        env = SpongeEnv(**options)
         super().__init__(env)
         self._choices = env._choices
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
@@ -277,17 +280,3 @@ class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Acti
                 f"an action must be {self._choices.size} real numbers, not {action!r}"
             )
         return stepped(action, self._choices)
-
-
-def discrete(**options: Any) -> DiscreteActions:
-    """Make ``SpongeDiscrete-v0``; the options are those of :class:`SpongeEnv`."""
-    return DiscreteActions(SpongeEnv(**options))
-
-
-def continuous(**options: Any) -> ContinuousActions:
-    """Make ``SpongeContinuous-v0``; the options are those of :class:`SpongeEnv`."""
-    return ContinuousActions(SpongeEnv(**options))
-
-
-# Gymnasium looks here for the ways of rendering before it makes anything.
-vars(discrete)["metadata"] = vars(continuous)["metadata"] = SpongeEnv.metadata

@@ -151,7 +151,10 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         restarts = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else before
         self._ended, final = ended, Infos()
         if self.autoreset_mode == AutoresetMode.SAME_STEP and ended.any():
-            final["final_obs"], final["_final_obs"] = _rows(observations, ended), ended
+            final["final_obs"] = np.full(self.num_envs, None, dtype=object)  # an array of arrays
+            for i in np.flatnonzero(ended):
+                final["final_obs"][i] = observations[i].copy()
+            final["_final_obs"] = ended
             infos = _batched(metrics, self._seeds, ended)
             final["final_info"], final["_final_info"] = infos, ended
         reward = np.array(metrics["reward"])
@@ -204,10 +207,8 @@ def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int
     if isinstance(scenario, str | Scenario):
         return [load_scenario(scenario)] * num_envs
     if len(scenario) != num_envs:
-        raise ConfigError(
-            f"scenario must be one scenario or one for each of the {num_envs} environments, "
-            f"not {len(scenario)}"
-        )
+        many = f"one for each of the {num_envs} environments, not {len(scenario)}"
+        raise ConfigError(f"scenario must be one scenario or {many}")
     return [load_scenario(each) for each in scenario]
 
 
@@ -228,11 +229,3 @@ def _batched(metrics: NDArray[Any], seeds: NDArray[np.int64], there: NDArray[np.
 _NAMES = [name for name in METRICS.names or () if name != "reward"]
 _MAY_LACK = {name for name in _NAMES if BLANK[name].dtype.kind == "f" and np.isnan(BLANK[name][0])}
 """Those that are NaN where nothing was measured."""
-
-
-def _rows(observations: Observations, chosen: NDArray[np.bool_]) -> NDArray[np.object_]:
-    """Return the chosen rows as Gymnasium wants final observations: an array of arrays."""
-    rows = np.full(len(chosen), None, dtype=object)
-    for i in np.flatnonzero(chosen):
-        rows[i] = observations[i].copy()
-    return rows

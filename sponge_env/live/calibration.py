@@ -27,7 +27,7 @@ from sponge_env.live.cgroups import find_hierarchy
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.model import shares_of_tasks
 from sponge_env.models.registry import resolve_model
-from sponge_env.scenario.config import positive
+from sponge_env.scenario.option import positive
 from sponge_env.scenario.profile import LOCAL_MODEL, Facts, Profile, Sample, save_profile
 from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import describe_host, describe_versions

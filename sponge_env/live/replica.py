@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from sponge_env.interfaces import Allocation
-from sponge_env.scenario.config import Limiter, positive, require
+from sponge_env.scenario.config import Limiter
+from sponge_env.scenario.option import positive, require
 from sponge_env.scenario.profile import LOCAL_MODEL
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sponge_env.cli import Parser, at_least, one_of, run_script
-from sponge_env.oracle.bound import Bound, bound
-from sponge_env.oracle.relaxation import Relaxation, relaxation
+from sponge_env.oracle.bound import bound
+from sponge_env.oracle.relaxation import relaxation
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.scenario.spec import scenario_profile
 
 SHOWN = (0.0, 0.001, 0.01, 0.05, 0.1)
 """Violations per request beyond the fewest."""
@@ -46,39 +45,32 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--start", type=one_of("start", ("cold", "warm")), help="instead of the scenario's"
     )
-    parser.add_argument("--duration", type=at_least(1), help="seconds of an episode")
+    parser.add_argument("--duration", type=at_least(1), dest="duration_s", help="in seconds")
     parser.add_argument("--seeds", type=at_least(1), default=1, help="episodes (default: 1)")
     parser.add_argument(
         "--joint", action="store_true", help="replicas may be added, too, as always with stages"
     )
     arguments = parser.parse_args(argv)
-    asked = {"profile": arguments.profile, "start": arguments.start}
-    asked |= {"duration_s": arguments.duration}
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("profile", "start", "duration_s")
+        if (value := getattr(arguments, name)) is not None
+    }
     scenario = dataclasses.replace(load_scenario(arguments.scenario), **changes)
-    profile = scenario_profile(scenario)
     sys.stdout.write(RELAXED_HEAD if scenario.stages else HEAD)
     for seed in range(arguments.seeds):
         if scenario.stages:
-            row = _relaxed(relaxation(scenario, seed, profile))
+            least = relaxation(scenario, seed)
+            row = f"{least.violations_lower:10d} {least.accuracy_upper:9.4f}"
+            row += "".join(f"{least.core_seconds(least.beyond(share)):9.1f}" for share in SHOWN)
         else:
-            row = _both(bound(scenario, seed, arguments.joint, profile))
+            found = bound(scenario, seed, arguments.joint)
+            row = f"{found.violations_lower:8d} {found.violations_upper:6d} "
+            row += f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} "
+            row += f"{found.gap:6.2%}"
         sys.stdout.write(f"{seed:5d} {row}\n")
         sys.stdout.flush()
     return 0
-
-
-def _both(found: Bound) -> str:
-    return (
-        f"{found.violations_lower:8d} {found.violations_upper:6d} "
-        f"{found.core_seconds_lower:11.1f} {found.core_seconds_upper:10.1f} {found.gap:6.2%}"
-    )
-
-
-def _relaxed(found: Relaxation) -> str:
-    least = (found.core_seconds(found.beyond(share)) for share in SHOWN)
-    core_seconds = "".join(f"{each:9.1f}" for each in least)
-    return f"{found.violations_lower:10d} {found.accuracy_upper:9.4f}{core_seconds}"
 
 
 if __name__ == "__main__":

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.interfaces import Allocation
-from sponge_env.oracle import serving
 from sponge_env.oracle.episode import KnownEpisode, unavoidable
 from sponge_env.oracle.relaxed_server import NEVER, VIOLATION
-from sponge_env.oracle.serving import Branches
+from sponge_env.oracle.serving import REPLICA, STATE, Branches, begin, branch, late_in_batch, serve
 
-LEVELS = 12
-"""Costs that are followed, in cores of each replica above the least one."""
+LEVELS = 12  # costs that are followed, in cores of each replica above the least one
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +42,8 @@ class Candidate:
     """A schedule that an interval was tried with."""
 
     cost: int
-    progress: float
-    """Requests served, the part of a batch that is done included."""
-    parent: int
-    """Position of the schedule it goes on from."""
+    progress: float  # Requests served, the part of a batch that is done included
+    parent: int  # Position of the schedule it goes on from
     cores: int
     batch: int
 
@@ -58,56 +54,51 @@ CANDIDATE = dtype_of(Candidate)
 class Beam(NamedTuple):
     """Working space."""
 
-    branches: Branches
-    """Schedules in two halves that take turns, and one more to try things with."""
-    beam: int
-    """Schedules that are followed."""
-    candidates: NDArray[Any]
-    """(candidates,) those of an interval."""
-    tried: IntArray
-    """(1,) how many there are."""
-    least: IntArray
-    """(1,) least cost among them."""
-    kept: IntArray
-    """(LEVELS, width) candidates by cost, furthest first."""
-    kept_count: IntArray
-    """(LEVELS,)."""
-    followed: NDArray[Any]
-    """(intervals, beam) candidates of every interval that were followed."""
+    branches: Branches  # Schedules in two halves that take turns, and one more to try things with
+    beam: int  # Schedules that are followed
+    candidates: NDArray[Any]  # (candidates,) those of an interval
+    tried: IntArray  # (1,) how many there are
+    least: IntArray  # (1,) least cost among them
+    kept: IntArray  # (LEVELS, width) candidates by cost, furthest first
+    kept_count: IntArray  # (LEVELS,)
+    followed: NDArray[Any]  # (intervals, beam) candidates of every interval that were followed
 
 
-def make_beam(e: KnownEpisode, width: int) -> Beam:
-    """Allocate working space that follows ``width`` schedules of each of ``LEVELS`` costs."""
+def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:
+    """Search for cores and batch sizes with (intervals,) replicas.
+
+    ``width`` schedules of each of ``LEVELS`` costs are followed.
+    """
     beam = LEVELS * width
-    states = rows(np.zeros(2 * beam + 1, serving.STATE))
-    replicas = rows(np.zeros((len(states), e.replica_slots), serving.REPLICA))
-    return Beam(
-        branches=Branches(states, replicas),
+    states = np.zeros(2 * beam + 1, STATE)
+    replica_states = rows(np.zeros((states.size, e.replica_slots), REPLICA))
+    followed = np.zeros((e.intervals, beam), CANDIDATE)
+    s = Beam(
+        branches=Branches(rows(states), replica_states),
         beam=beam,
         candidates=rows(np.zeros(beam * e.cores_max * e.batch_max, CANDIDATE)),
         tried=np.zeros(1, np.int64),
         least=np.zeros(1, np.int64),
         kept=np.zeros((LEVELS, width), np.int64),
         kept_count=np.zeros(LEVELS, np.int64),
-        followed=rows(np.zeros((e.intervals, beam), CANDIDATE)),
+        followed=rows(followed),
     )
-
-
-def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:
-    """Search for cores and batch sizes with (intervals,) replicas and a beam of some width."""
-    found = np.zeros((e.intervals, 2), np.int64)
-    violations, core_intervals = find_schedule(e, replicas, make_beam(e, width), found)
-    pairs = zip(found.tolist(), replicas.tolist(), strict=True)
-    schedule = tuple(Allocation(cores, batch, count) for (cores, batch), count in pairs)
-    return FoundSchedule(int(violations), float(core_intervals), schedule)
+    first, count = find_schedules(e, replicas, s)
+    found = states[first : first + count]
+    best = n = int(np.lexsort((found["counted_core_s"], found["violations"]))[0])
+    schedule = []
+    for interval in reversed(range(e.intervals)):
+        step = followed[interval, n]
+        cores, batch, n = (int(step[name]) for name in ("cores", "batch", "parent"))
+        schedule.append(Allocation(cores, batch, int(replicas[interval])))
+    violations, core_s = int(found["violations"][best]), float(found["counted_core_s"][best])
+    return FoundSchedule(violations, core_s / e.interval_s, tuple(reversed(schedule)))
 
 
 @entry_point
-def find_schedule(
-    e: KnownEpisode, replicas: IntArray, s: Beam, schedule: IntArray
-) -> tuple[int, float]:
-    """Write (intervals, 2) cores and batch; return their violations and core-intervals."""
-    serving.begin(e, serving.branch(e, s.branches, 0))
+def find_schedules(e: KnownEpisode, replicas: IntArray, s: Beam) -> tuple[int, int]:
+    """Fill ``s.followed``; return where the schedules of the last interval are, and how many."""
+    begin(e, branch(e, s.branches, 0))
     here, there, followed = 0, s.beam, 1
     for interval in range(e.intervals):
         s.tried[0], s.least[0] = 0, NEVER
@@ -117,28 +108,10 @@ def find_schedule(
         for n in range(followed):
             step = s.followed[interval, n]
             _copy(s.branches, here + step.parent, there + n)
-            w = serving.branch(e, s.branches, there + n)
-            serving.serve(e, w, interval, step.cores, step.batch, replicas[interval])
+            w = branch(e, s.branches, there + n)
+            serve(e, w, interval, step.cores, step.batch, replicas[interval])
         here, there = there, here
-    n = _cheapest(s, here, followed)
-    state = s.branches.states[here + n]
-    for interval in range(e.intervals - 1, -1, -1):
-        step = s.followed[interval, n]
-        schedule[interval, 0], schedule[interval, 1] = step.cores, step.batch
-        n = step.parent
-    return state.violations, state.counted_core_s / e.interval_s
-
-
-@compiled
-def _cheapest(s: Beam, here: int, followed: int) -> int:
-    best = 0
-    for n in range(followed):
-        state, least = s.branches.states[here + n], s.branches.states[here + best]
-        if state.violations < least.violations or (
-            state.violations == least.violations and state.counted_core_s < least.counted_core_s
-        ):
-            best = n
-    return best
+    return here, followed
 
 
 @compiled
@@ -160,8 +133,8 @@ def _try_all(e: KnownEpisode, s: Beam, k: int, interval: int, replicas: int) -> 
         batch = e.batch_max
         while batch > 0:
             _copy(s.branches, k, scratch)
-            w = serving.branch(e, s.branches, scratch)
-            largest = serving.serve(e, w, interval, cores, batch, replicas)
+            w = branch(e, s.branches, scratch)
+            largest = serve(e, w, interval, cores, batch, replicas)
             _note(e, s, k, interval, cores, batch)
             batch = min(batch, largest) - 1
 
@@ -180,7 +153,7 @@ def _note(e: KnownEpisode, s: Beam, k: int, interval: int, cores: int, batch: in
             left = min(1.0, (replica.finish_s - end_s) / work_s)
             done_s = end_s + left * e.shortest_s[replica.batch_size - 1]
             progress -= left * replica.batch_size
-            violations += serving.late_in_batch(e, replica, done_s)
+            violations += late_in_batch(e, replica, done_s)
             if state.replicas == 1:
                 free_s = done_s
     for kind in range(e.classes):
@@ -203,7 +176,16 @@ def _choose(s: Beam, interval: int, replicas: int) -> int:
         level = (s.candidates[n].cost - s.least[0]) // replicas
         if level < LEVELS:
             _keep(s, n, level)
-    return _furthest(s, interval)
+    followed, ahead = 0, -math.inf  # only those that are ahead of all that cost less
+    for level in range(LEVELS):
+        cheaper = ahead
+        for k in range(s.kept_count[level]):
+            candidate = s.candidates[s.kept[level, k]]
+            if candidate.progress > cheaper:
+                s.followed[interval, followed] = candidate
+                ahead = max(ahead, candidate.progress)
+                followed += 1
+    return followed
 
 
 @compiled
@@ -221,18 +203,3 @@ def _keep(s: Beam, n: int, level: int) -> None:
     for k in range(count - 1, at, -1):
         kept[k] = kept[k - 1]
     kept[at], s.kept_count[level] = n, count
-
-
-@compiled
-def _furthest(s: Beam, interval: int) -> int:
-    """Follow the candidates that are ahead of all that cost less; return how many they are."""
-    followed, ahead = 0, -math.inf
-    for level in range(LEVELS):
-        cheaper = ahead
-        for k in range(s.kept_count[level]):
-            candidate = s.candidates[s.kept[level, k]]
-            if candidate.progress > cheaper:
-                s.followed[interval, followed] = candidate
-                ahead = max(ahead, candidate.progress)
-                followed += 1
-    return followed

@@ -12,33 +12,28 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, in_one_line, known_episode
-from sponge_env.oracle.fluid import Fluid, fluid, in_whole_intervals, least_fluid_cost
+from sponge_env.oracle.fluid import (
+    Fluid,
+    cheapest_replicas,
+    fluid,
+    in_whole_intervals,
+    least_fluid_cost,
+)
 from sponge_env.oracle.relaxed_server import OVERFLOW, VIOLATION, least_cost, relaxed_memory
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 
+# Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan.
 NARROW, WIDE, WIDE_JOINT = 1, 6, 8
-"""Widths of the search: a wide one where a narrow one leaves a gap, or for the best plan."""
-
-GOOD_GAP = 0.01
-"""Gap in cores that no wider search is made for."""
-
+GOOD_GAP = 0.01  # in cores, for which no wider search is made
+# What a violation costs in cores where the fewest violations are not known. Any number gives a
+# bound; smaller ones a better one, after more work.
 VIOLATION_COST = 2
-"""What a violation costs in cores where the fewest violations are not known. Any number gives a
-bound; smaller ones a better one, after more work."""
-
-VIOLATION_COSTS = (1.0, 4.0, 16.0)
-"""The same of the fluid; the one that gives the best bound is kept."""
-
-PLAN_VIOLATION_COST = 1000.0
-"""The same when replicas are planned."""
-
-MARGINS = (1.0, 0.94, 0.88)
-"""Parts of the replicas' throughput that plans count on; the best plan is kept."""
-
-ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384
-"""Working space of the lower side; the span grows if it has to."""
+VIOLATION_COSTS = (1.0, 4.0, 16.0)  # of the fluid; the one that gives the best bound is kept
+PLAN_VIOLATION_COST = 1000.0  # when replicas are planned
+MARGINS = (1.0, 0.94, 0.88)  # of the replicas' throughput that plans count on; the best is kept
+ALTERNATIVES, SPAN, SPAN_MAX = 16, 1024, 16384  # working space; the span grows if it has to
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +74,9 @@ def bound(
     Raises:
         SpongeError: The scenario or profile cannot be used.
     """
-    profile = scenario_profile(scenario) if profile is None else profile
-    e = known_episode(scenario, profile, seed)
+    if scenario.stages:
+        raise ConfigError(f"scenario {scenario.name!r} lists stages, which only have a relaxation")
+    e = known_episode(scenario, [profile or scenario_profile(scenario)], seed)
     violations, core_intervals, found = _joint(e) if joint else _vertical(e)
     return Bound(
         offered=int(e.counts.sum()),
@@ -135,7 +131,7 @@ def _joint(e: KnownEpisode) -> tuple[int, float, FoundSchedule]:
         found = min(found, search(e, one, WIDE), key=lambda schedule: schedule.cost)
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(in_one_line(e, _speedup(e)).late[0])
-    violations = max(late, int(e.counts.sum()) - _fluid(e).answerable)
+    violations = max(late, int(e.counts.sum()) - fluid(e).answerable)
     return violations, _fluid_core_intervals(e, found.violations), found
 
 
@@ -150,7 +146,7 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches under several plans of replicas; the best is kept."""
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
-        fine = _fluid(e)
+        fine = fluid(e)
         plans += [
             _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
         ]
@@ -175,9 +171,8 @@ def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.
     f = f._replace(violation=PLAN_VIOLATION_COST, mixed=f.mixed[:, :, :0])
-    ready = np.zeros(e.intervals, np.int64)
-    least_fluid_cost(f, ready)
-    later = np.concatenate([ready, np.zeros(ahead, np.int64)])
+    least_fluid_cost(f)
+    later = np.concatenate([cheapest_replicas(f), np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
 
@@ -196,21 +191,16 @@ def _cold_intervals(e: KnownEpisode) -> int:
     return math.ceil(e.cold_start_s * e.loading_contention / e.interval_s - 1e-9)
 
 
-def _fluid(e: KnownEpisode) -> Fluid:
-    return fluid(e, min(e.replicas_max, int(e.models["initial"]["replicas"][0])))
-
-
 def _fluid_core_intervals(e: KnownEpisode, violations_upper: int) -> float:
     """Return how many core-intervals it takes to have no more than so many violations.
 
     See ``docs/oracle.md`` for why a cost of violations gives a bound.
     """
-    f = _fluid(e)
+    f = fluid(e)
     others = violations_upper - (int(e.counts.sum()) - f.answerable)
-    path = np.zeros(e.intervals, np.int64)
     # Where there must be none, the largest cost says most.
     costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]
-    return max(least_fluid_cost(f._replace(violation=cost), path) - cost * others for cost in costs)
+    return max(least_fluid_cost(f._replace(violation=cost)) - cost * others for cost in costs)
 
 
 def _speedup(e: KnownEpisode) -> float:

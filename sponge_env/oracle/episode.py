@@ -4,10 +4,8 @@ Requests are kept by class. Those of one class have one SLO and one size, so the
 the order of their deadlines and are served in that order; what has been served is therefore
 one position per class. All the oracle's kernels read the same :class:`KnownEpisode`.
 
-Also the violations that no schedule can avoid any more, from a state on. Each class is served as
-if it had the replicas to itself: one request after the other at the largest throughput there is,
-none in less than the shortest service. Whatever the schedule, the m-th request from here on ends
-no earlier than that, so what is late even so is late always, and the classes' violations add up.
+Also the violations that no schedule can avoid any more: those of each class if it had the replicas
+to itself, at the largest throughput there is, and no request took less than the shortest service.
 """
 
 from __future__ import annotations
@@ -29,16 +27,13 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
 from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario, one_stage
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.workload import Workload, draw_workload
 
-MAX_CLASSES = 4
-"""Classes of requests in one stream that the kernels have room for."""
-
-SLACK_S = 1e-9
-"""A request this late may be so by rounding only; the lower side lets it pass."""
+MAX_CLASSES = 4  # of requests in one stream, which the kernels have room for
+SLACK_S = 1e-9  # a request this late may be so by rounding only; the lower side lets it pass
 
 
 class KnownEpisode(NamedTuple):
@@ -51,89 +46,67 @@ class KnownEpisode(NamedTuple):
     intervals: int
     interval_s: float
     classes: int
+    # (n,) when each request arrives; class by class, ascending within a class
     release_s: FloatArray
-    """(n,) when each request arrives; class by class, ascending within a class."""
-    deadline_s: FloatArray
-    """(n,) ascending within a class."""
+    deadline_s: FloatArray  # (n,) ascending within a class
+    # (n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
+    # when it arrives
     late: IntArray
-    """(n + 1,) violations from each request of a class on that nothing can avoid if nothing waits
-    when it arrives."""
-    urgency: FloatArray
-    """(n,) rank in which requests that wait are served; no two are equal."""
-    counts: IntArray
-    """(n,) 1 where a violation counts, 0 before the counting starts."""
-    first: IntArray
-    """(classes + 1,) position of each class's first request, and n."""
+    urgency: FloatArray  # (n,) rank in which requests that wait are served; no two are equal
+    counts: IntArray  # (n,) 1 where a violation counts, 0 before the counting starts
+    first: IntArray  # (classes + 1,) position of each class's first request, and n
+    # (intervals + 1, classes) position after the last request that has arrived at each boundary of
+    # the intervals
     arrived: IntArray
-    """(intervals + 1, classes) position after the last request that has arrived at each
-    boundary of the intervals."""
-    cores_count: IntArray
-    """(intervals,) 1 where cores count, 0 before the counting starts."""
-    counted_after: IntArray
-    """(intervals + 1,) intervals from each boundary on in which cores count."""
+    cores_count: IntArray  # (intervals,) 1 where cores count, 0 before the counting starts
     cores_max: int
     batch_max: int
     replicas_max: int
-    total_cores: int
-    """Core units of the machine."""
+    total_cores: int  # Core units of the machine
+    # Time until a replica serves: whatever its cores or, under a quota, on one core unit
     cold_start_s: float
-    """Time until a replica serves: whatever its cores or, under a quota, on one core unit."""
-    quota: bool
-    """Whether a quota limits the CPU."""
+    quota: bool  # Whether a quota limits the CPU
+    # By how much longer a cold start takes when many replicas start at once
     loading_contention: float
-    """By how much longer a cold start takes when many replicas start at once."""
-    drop_grace_s: float
-    """Lateness at which a waiting request is dropped; infinite where none is."""
+    drop_grace_s: float  # Lateness at which a waiting request is dropped; infinite where none is
+    # Whether a request may be left out at once, as a violation. The core never does that
     may_skip: bool
-    """Whether a request may be left out at once, as a violation. The core never does that."""
-    work_s: FloatArray
-    """(batch_max, cores_max) work of a batch."""
+    work_s: FloatArray  # (batch_max, cores_max) work of a batch
+    # (batch_max, cores_max) least work of a batch of this size or a larger one
     padded_s: FloatArray
-    """(batch_max, cores_max) least work of a batch of this size or a larger one."""
-    shortest_s: FloatArray
-    """(batch_max,) the same under the cores that suit it best."""
-    dispatch_s: FloatArray
-    """(batch_max,) time before the work of a batch begins."""
-    share: FloatArray
-    """(cores_max,) work done per second in the long run."""
+    shortest_s: FloatArray  # (batch_max,) the same under the cores that suit it best
+    dispatch_s: FloatArray  # (batch_max,) time before the work of a batch begins
+    share: FloatArray  # (cores_max,) work done per second in the long run
+    # (cores_max,) by how much time the CPU granted in an interval can be ahead of the long run at
+    # its end
     ahead_s: FloatArray
-    """(cores_max,) by how much time the CPU granted in an interval can be ahead of the long run
-    at its end."""
+    # (cores_max,) the same of all intervals since the quota was written
     ahead_written_s: FloatArray
-    """(cores_max,) the same of all intervals since the quota was written."""
-    ahead_awake_s: FloatArray
-    """(cores_max,) the same of the CPU granted after an idle moment."""
+    ahead_awake_s: FloatArray  # (cores_max,) the same of the CPU granted after an idle moment
+    # (cores_max,) by how much more than that it can be ahead before the interval's end
     refill_s: FloatArray
-    """(cores_max,) by how much more than that it can be ahead before the interval's end."""
-    fastest_s: float
-    """Shortest service of one request."""
-    rate_rps: float
-    """Largest throughput of a replica."""
+    fastest_s: float  # Shortest service of one request
+    rate_rps: float  # Largest throughput of a replica
     seed: int
-    settings: Any
-    """(1,) the scenario as the worker's kernels know it."""
-    models: Any
-    """(1,) the simulated worker itself."""
-    numbers: FloatArray
-    """Tables that belong to the settings."""
-    pending: NDArray[Any]
-    """(1,) no resize ever waits."""
-    replica_slots: int
-    """Most replicas at one time, draining ones included."""
+    settings: Any  # (1,) the scenario as the worker's kernels know it
+    models: Any  # (1,) the simulated worker itself
+    numbers: FloatArray  # Tables that belong to the settings
+    pending: NDArray[Any]  # (1,) no resize ever waits
+    replica_slots: int  # Most replicas at one time, draining ones included
 
 
 def known_episode(
-    scenario: Scenario, profile: Profile, seed: int, workload: Workload | None = None
+    scenario: Scenario, variants: Sequence[Profile], seed: int, workload: Workload | None = None
 ) -> KnownEpisode:
-    """Collect what is known of an episode of a scenario that is as long as its traces.
+    """Collect what is known of an episode that any of several variants of one model serve.
 
     The requests are those of scenario and seed, or others.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
-    one_stage(scenario, "the oracle")
     check_known(scenario)
+    profile = variants[0]
     workload = workload or draw_workload(scenario, profile, seed)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
@@ -145,7 +118,6 @@ def known_episode(
         interval_s=scenario.interval_s,
         **_requests(scenario, workload, boundaries_s),
         cores_count=cores_count,
-        counted_after=np.append(np.cumsum(cores_count[::-1])[::-1], 0),
         cores_max=spec.first.cores_max,
         batch_max=spec.first.batch_max,
         replicas_max=min(spec.first.replicas_max, spec.total_cores),
@@ -153,7 +125,7 @@ def known_episode(
         cold_start_s=spec.first.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
         may_skip=False,
-        **_service(scenario, profile),
+        **fastest_service(scenario, variants),
         seed=seed,
         settings=rows(worker.settings),
         models=rows(worker.models[0]),
@@ -172,38 +144,36 @@ def in_one_line(e: KnownEpisode, speedup: float = 1.0) -> KnownEpisode:
     of those behind it has arrived; see ``docs/oracle.md``. As many replicas as ``speedup`` share
     the work of what is late in any case.
     """
-    line = (e if e.classes == 1 else _merged(e))._replace(late=np.zeros_like(e.late))
+    line = e._replace(late=np.zeros_like(e.late))
+    if e.classes > 1:
+        order = np.argsort(e.deadline_s, kind="stable")
+        release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
+        first = np.array([0, order.size])
+        line = line._replace(
+            classes=1,
+            release_s=release_s,
+            deadline_s=e.deadline_s[order],
+            urgency=np.arange(order.size, dtype=np.float64),
+            counts=e.counts[order],
+            first=first,
+            arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
+            may_skip=True,
+        )
     _count_late(line, speedup)
     return line
 
 
-def _merged(e: KnownEpisode) -> KnownEpisode:
-    order = np.argsort(e.deadline_s, kind="stable")
-    release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
-    first = np.array([0, order.size])
-    return e._replace(
-        classes=1,
-        release_s=release_s,
-        deadline_s=e.deadline_s[order],
-        urgency=np.arange(order.size, dtype=np.float64),
-        counts=e.counts[order],
-        first=first,
-        arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
-        may_skip=True,
-    )
-
-
 def check_known(scenario: Scenario) -> None:
     """Refuse what no bound has a model of."""
-    if scenario.simulation.actuation_delay_s > 0:
+    delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
+    if delay_s > 0:
         raise ConfigError(
             "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
-            f"{scenario.simulation.actuation_delay_s:g} out"
+            f"{delay_s:g} out"
         )
-    if len(set(scenario.classes)) > MAX_CLASSES:
+    if classes > MAX_CLASSES:
         raise ConfigError(
-            f"the oracle has room for {MAX_CLASSES} classes of requests, not "
-            f"{len(set(scenario.classes))}"
+            f"the oracle has room for {MAX_CLASSES} classes of requests, not {classes}"
         )
 
 
@@ -241,18 +211,24 @@ def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Return what is known about service, with or without a quota."""
+def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
+    """Return what is known about service by whichever of several variants is the fastest.
+
+    The first says what limits the CPU, as in the core.
+    """
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
-    profile = profile.scaled(scenario.simulation.service_scale)
+    variants = [each.scaled(scenario.simulation.service_scale) for each in variants]
+    profile = variants[0]
     quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
-        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
+        tables_s = [each.work_table_s(limits.batch) for each in variants]
+        work_s = np.repeat(np.min(tables_s, axis=0)[:, None], limits.cores, axis=1)
         dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
         contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
         quota, nothing = None, np.zeros(limits.cores)
-        work_s = profile.service_table_s(limits.batch, limits.cores)
+        tables_s = [each.service_table_s(limits.batch, limits.cores) for each in variants]
+        work_s = np.min(tables_s, axis=0)
         dispatch_s, contention = np.zeros(limits.batch), 1.0
         grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1
@@ -268,25 +244,6 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
     }
-
-
-def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
-    """Return what is known about service by whichever of several variants is the fastest.
-
-    The first replica says what limits the CPU, as in the core.
-    """
-    simulation = replace(
-        scenario.simulation, service=variants[0].resolve_service(scenario.simulation.service)
-    )
-    scenario = replace(scenario, simulation=simulation)
-    services = [_service(scenario, profile) for profile in variants]
-    least = {
-        name: np.min([service[name] for service in services], axis=0)
-        for name in ("work_s", "padded_s", "shortest_s")
-    }
-    fastest_s = float(least["padded_s"][0].min() + services[0]["dispatch_s"][0])
-    rate_rps = max(service["rate_rps"] for service in services)
-    return {**services[0], **least, "fastest_s": fastest_s, "rate_rps": rate_rps}
 
 
 def _grants(scenario: Scenario, profile: Profile, quota: QuotaService) -> dict[str, FloatArray]:

@@ -18,80 +18,58 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.episode import SLACK_S, KnownEpisode
 
-LEVELS = 512
-"""Costs that are told apart, in cores above the least; what costs more counts as the last."""
-
-STEPS = 8
-"""Parts of an interval at whose ends arrivals and deadlines are compared with what was served."""
-
-NOWHERE = -1.0
-"""Served by a state that cannot be reached."""
+LEVELS = 512  # of cost, in cores above the least; what costs more counts as the last
+STEPS = 8  # in an interval, at whose ends arrivals and deadlines are compared with what was served
+NOWHERE = -1.0  # served by a state that cannot be reached
 
 
 class Fluid(NamedTuple):
     """An episode in requests per interval, and working space."""
 
-    arrived: FloatArray
-    """(intervals, steps) requests that have arrived by the end of each step."""
-    due: FloatArray
-    """(intervals, steps) those of them whose deadline has passed then."""
+    arrived: FloatArray  # (intervals, steps) requests that have arrived by the end of each step
+    due: FloatArray  # (intervals, steps) those of them whose deadline has passed then
+    # (intervals, steps, cores_max) how much of them can be done then, were there a replica for each
+    # of those of the same interval
     startable: FloatArray
-    """(intervals, steps, cores_max) how much of them can be done then, were there a replica for
-    each of those of the same interval."""
+    # (intervals, steps, cores_max) those that come and are due within the interval and have too
+    # little time for these cores, by the step in which they are due
     hopeless: FloatArray
-    """(intervals, steps, cores_max) those that come and are due within the interval and have too
-    little time for these cores, by the step in which they are due."""
+    # (cores_max,) requests that a replica can serve in an interval in the long run
     served: FloatArray
-    """(cores_max,) requests that a replica can serve in an interval in the long run."""
+    # (cores_max + 1,) how many more it can have served at the end of an interval, by its new cores,
+    # since a quota was written; 0 at first
     ahead: FloatArray
-    """(cores_max + 1,) how many more it can have served at the end of an interval, by its new
-    cores, since a quota was written; 0 at first."""
-    ahead_awake: FloatArray
-    """(cores_max + 1,) the same since any moment."""
-    refill: FloatArray
-    """(cores_max + 1,) how many more than that before an interval's end."""
+    ahead_awake: FloatArray  # (cores_max + 1,) the same since any moment
+    refill: FloatArray  # (cores_max + 1,) how many more than that before an interval's end
+    # (replicas_max,) most cores that each of so many replicas can have on the machine
     cores: IntArray
-    """(replicas_max,) most cores that each of so many replicas can have on the machine."""
+    # (replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
+    # and leave their cores to the others; see :func:`mixed`
     mixed: FloatArray
-    """(replicas_max, replicas_max - 1, costs) requests served in an interval in which replicas go
-    and leave their cores to the others; see :func:`mixed`."""
+    # (costs,) requests at most that a replica still answers after it was taken away, by what that
+    # costs, rounded down
     last_batch: FloatArray
-    """(costs,) requests at most that a replica still answers after it was taken away, by what
-    that costs, rounded down."""
-    cores_count: IntArray
-    """(intervals,) 1 where cores count."""
-    cost_max: int
-    """What the ready replicas of an interval cost at most, whatever they hold."""
-    start: IntArray
-    """(intervals,) cores that a replica has cost by the time it is ready, at least."""
-    ready_from: int
-    """First interval in which a replica that was not there at the start can serve."""
-    replicas: int
-    """Replicas at the start."""
+    cores_count: IntArray  # (intervals,) 1 where cores count
+    cost_max: int  # What the ready replicas of an interval cost at most, whatever they hold
+    start: IntArray  # (intervals,) cores that a replica has cost by the time it is ready, at least
+    ready_from: int  # First interval in which a replica that was not there at the start can serve
+    replicas: int  # Replicas at the start
     replicas_max: int
-    answerable: int
-    """Requests that count and can be answered."""
-    violation: float
-    """What it costs to leave a request out, in cores held for an interval."""
+    answerable: int  # Requests that count and can be answered
+    violation: float  # What it costs to leave a request out, in cores held for an interval
+    # (replicas_max, 1 or cores_max + 1, LEVELS) requests served at most, what replicas can be ahead
+    # of their quota included; by ready replicas less one and the cores that a quota was written
+    # for, 0 where that does not matter or is not known
     now: FloatArray
-    """(replicas_max, 1 or cores_max + 1, LEVELS) requests served at most, what replicas can be
-    ahead of their quota included; by ready replicas less one and the cores that a quota was
-    written for, 0 where that does not matter or is not known."""
-    then: FloatArray
-    """(replicas_max, 1 or cores_max + 1, LEVELS) the same an interval later."""
-    most: FloatArray
-    """(cores_max + 1,) requests served at most by what is cheaper, by cores."""
-    origin: IntArray
-    """(replicas_max, LEVELS) state in the interval before, as a flat index."""
+    then: FloatArray  # (replicas_max, 1 or cores_max + 1, LEVELS) the same an interval later
+    most: FloatArray  # (cores_max + 1,) requests served at most by what is cheaper, by cores
+    origin: IntArray  # (replicas_max, LEVELS) state in the interval before, as a flat index
+    # (intervals, replicas_max, LEVELS) such states, for every interval; none under a quota
     source: IntArray
-    """(intervals, replicas_max, LEVELS) such states, for every interval; none under a quota."""
 
 
-def fluid(e: KnownEpisode, replicas: int) -> Fluid:
-    """Count an episode's requests by interval; those that nobody can answer are left out.
-
-    ``replicas`` are those at the start.
-    """
+def fluid(e: KnownEpisode) -> Fluid:
+    """Count an episode's requests by interval; those that nobody can answer are left out."""
     cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
     sizes = np.arange(1, e.batch_max + 1)[:, None]
     per_work = (sizes / e.padded_s).max(axis=0)
@@ -100,6 +78,9 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         np.append(0.0, e.share * time_s * per_work)
         for time_s in (e.ahead_written_s, e.ahead_awake_s, e.refill_s)
     )
+    # What a replica still answers while it holds less than a core, or than two, three, ... cores.
+    best = float((served / np.arange(1, served.size + 1)).max())
+    costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
     return Fluid(
         **_requests(e),
         **_starts(e),
@@ -109,10 +90,10 @@ def fluid(e: KnownEpisode, replicas: int) -> Fluid:
         refill=refill,
         cores=cores,
         mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
-        last_batch=_last_batch(served, awake[1:], e.batch_max),
+        last_batch=np.minimum(e.batch_max, costs * best + awake.max()),
         cores_count=e.cores_count,
         cost_max=LEVELS,
-        replicas=replicas,
+        replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
         replicas_max=e.replicas_max,
         violation=0.0,
         **working_space(e.intervals, e.replicas_max, e.cores_max, e.quota),
@@ -167,14 +148,6 @@ def _starts(e: KnownEpisode) -> dict[str, Any]:
     if e.total_cores < 2 * e.replicas_max:
         least = max(0, least - 1)  # one may have to wait until others have gone
     return {"start": charged * least, "ready_from": 0 if e.quota else int(cold + 1e-9)}
-
-
-def _last_batch(served: FloatArray, awake: FloatArray, batch_max: int) -> FloatArray:
-    """Return the most requests that a replica answers while it holds less than a core more."""
-    best = float((served / np.arange(1, served.size + 1)).max())
-    costs = np.arange(max(1, math.ceil(batch_max / best)))
-    most: FloatArray = np.minimum(batch_max, (costs + 1) * best + awake.max())
-    return most
 
 
 def working_space(
@@ -256,11 +229,8 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 
 @entry_point
-def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
-    """Return the least cost of serving an episode like water.
-
-    Write its (intervals,) replicas, but not under a quota.
-    """
+def least_fluid_cost(f: Fluid) -> int:
+    """Return the least cost of serving an episode like water."""
     f.now[:] = NOWHERE
     f.now[f.replicas - 1, 0, 0] = 0.0
     least = 0
@@ -270,20 +240,17 @@ def least_fluid_cost(f: Fluid, replicas: IntArray) -> int:
         least += extra
         f.now[:] = NOWHERE
         _rebase(f, k, extra)
-    if f.source.shape[0]:
-        _trace_back(f, replicas)
     return least
 
 
-@compiled
-def _trace_back(f: Fluid, replicas: IntArray) -> None:
-    state = 0
-    for n in range(f.replicas_max):
-        if f.now[n, 0, 0] > NOWHERE:
-            state = n * LEVELS
-    for k in range(f.cores_count.size - 1, -1, -1):
-        replicas[k] = state // LEVELS + 1
-        state = f.source[k, state // LEVELS, state % LEVELS]
+def cheapest_replicas(f: Fluid) -> IntArray:
+    """Return the (intervals,) replicas that :func:`least_fluid_cost` found, without a quota."""
+    n, level = int(np.flatnonzero(f.now[:, 0, 0] > NOWHERE).max(initial=0)), 0
+    replicas = np.zeros(f.cores_count.size, np.int64)
+    for k in reversed(range(replicas.size)):
+        replicas[k] = n + 1
+        n, level = divmod(int(f.source[k, n, level]), LEVELS)
+    return replicas
 
 
 @compiled

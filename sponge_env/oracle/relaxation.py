@@ -3,11 +3,8 @@
 Each stage is taken by itself, as an episode of one stage: a task comes when the stages before it
 have taken their shortest time, it is due when those after it need theirs, each batch runs with
 whichever variant is the fastest, and the lower side of joint scaling (``fluid.py``) says what
-that costs. ``docs/oracle.md`` has the proof.
-
-How many tasks a request has is known in advance, for a fan-out does not depend on how a
-controller serves. When they come is not; but none comes before the stages that lead to it have
-taken their shortest time, and where others must follow, these need theirs before the deadline.
+that costs. How many tasks a request has is known in advance, for a fan-out does not depend on how
+a controller serves. ``docs/oracle.md`` has the proof.
 """
 
 from __future__ import annotations
@@ -15,9 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +22,7 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.core.rng import FAN_OUT, mixed_uniform, next_uint64, seed_stream
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import FloatArray, SystemSpec
+from sponge_env.interfaces import FloatArray
 from sponge_env.oracle.episode import (
     SLACK_S,
     KnownEpisode,
@@ -42,11 +38,9 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.workload import Workload, draw_workload
 
+# What a task left out costs, in cores held for an interval; any price gives a bound.
 PRICES = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
-"""What a task left out costs, in cores held for an interval; any price gives a bound."""
-
-START_SHARES = (1.0, 0.5, 0.0)
-"""Parts of the cores of a cold start that are charged; any part gives a bound."""
+START_SHARES = (1.0, 0.5, 0.0)  # of the cores of a cold start that are charged; each gives a bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +88,9 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
         SpongeError: The scenario or profile cannot be used.
     """
     check_known(scenario)
-    profile = scenario_profile(scenario) if profile is None else profile
+    profile = profile or scenario_profile(scenario)
     workload, models = draw_workload(scenario, profile, seed), models_of(scenario, profile)
-    fastest_s = [model.service["fastest_s"] for model in models]
+    fastest_s = [model.fastest_s for model in models]
     tasks = draw_tasks(scenario.pipeline, workload, fastest_s, seed)
     end_s = scenario.intervals * scenario.interval_s
     counted = (workload.arrival_s >= scenario.count_from_s) & (workload.arrival_s <= end_s)
@@ -104,10 +98,16 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
     episodes = [
         model.episode(own, answerable, seed) for model, own in zip(models, tasks, strict=True)
     ]
+    # In each stage the most accurate variant that is in time.
+    accuracies = answerable.astype(np.float64)
+    for stage, model, own in zip(scenario.pipeline, models, tasks, strict=True):
+        fits = [own.in_time(service["fastest_s"]) for service in model.services]
+        best = np.max([each * v.accuracy for each, v in zip(fits, stage.variants, strict=True)], 0)
+        accuracies *= np.where(own.tasks > 0, best, 1.0)
     return Relaxation(
         offered=int(counted.sum()),
         violations_lower=int(counted.sum() - answerable.sum()),
-        accuracy_upper=_accuracy(scenario, models, tasks, answerable) / max(1, int(counted.sum())),
+        accuracy_upper=float(accuracies.sum()) / max(1, int(counted.sum())),
         stages=tuple(
             _relaxed(e, own.tasks[answerable], share)
             for e, own, share in zip(episodes, tasks, full_costs(scenario, models), strict=True)
@@ -116,24 +116,31 @@ def relaxation(scenario: Scenario, seed: int, profile: Profile | None = None) ->
     )
 
 
-@dataclass(frozen=True)
 class LoneStage:
-    """One stage by itself."""
+    """One stage by itself, on what the others leave of the machine, with nothing sent."""
 
-    scenario: Scenario
-    """Of this stage only, with nothing sent."""
-    variants: tuple[Profile, ...]
-
-    @cached_property
-    def service(self) -> dict[str, Any]:
-        """What is known about the service of whichever variant is the fastest."""
-        return fastest_service(self.scenario, self.variants)
-
-    @property
-    def longest_s(self) -> float:
+    def __init__(
+        self, scenario: Scenario, stage: Stage, variants: Sequence[Profile], cold_start_s: float
+    ) -> None:
+        machine = scenario.limits.machine_cores - (len(scenario.pipeline) - 1)
+        cores = min(stage.limits.cores, machine)
+        self.scenario = replace(
+            scenario,
+            profile=stage.variants[0].profile,
+            slo_services=None,
+            classes=(),
+            stages=(),
+            limits=replace(stage.limits, cores=cores, total_cores=machine),
+            initial=Initial(replicas=min(stage.initial.replicas, machine)),
+            arrivals=Arrivals(rate_rps=1.0),
+            simulation=replace(scenario.simulation, cold_start_s=cold_start_s),
+        )
+        self.variants = variants
+        self.services = [fastest_service(self.scenario, [each]) for each in variants]
+        """What is known about the service of each variant."""
+        self.fastest_s: float = min(service["fastest_s"] for service in self.services)
+        self.longest_s = max(float(service["work_s"].max()) for service in self.services)
         """Longest time that a batch takes."""
-        each = (fastest_service(self.scenario, [variant]) for variant in self.variants)
-        return max(float(service["work_s"].max()) for service in each)
 
     def episode(self, tasks: StageTasks, answerable: NDArray[np.bool_], seed: int) -> KnownEpisode:
         """Return an episode that offers the tasks of the answerable requests."""
@@ -142,8 +149,7 @@ class LoneStage:
         release_s = np.repeat(tasks.release_s, count)
         number = np.arange(due_s.size)
         workload = Workload(number, due_s - slo_s, release_s, due_s, np.zeros(due_s.size))
-        e = known_episode(self.scenario, self.variants[0], seed, workload)
-        e = e._replace(**self.service)
+        e = known_episode(self.scenario, self.variants, seed, workload)
         # A batch that takes longer than the longest window answers nothing in time.
         fits = e.shortest_s <= (due_s - release_s).max(initial=0.0) + SLACK_S
         most = max(1, int(fits.sum()))
@@ -152,46 +158,10 @@ class LoneStage:
 
 def models_of(scenario: Scenario, profile: Profile) -> list[LoneStage]:
     """Return the stages of a scenario one by one."""
-    spec, profiles = make_spec(scenario, profile), stage_profiles(scenario, profile)
-    return [LoneStage(_alone(scenario, k, spec), own) for k, own in enumerate(profiles)]
-
-
-def _alone(scenario: Scenario, k: int, spec: SystemSpec) -> Scenario:
-    """Return the scenario of a stage by itself, on what the others leave of the machine."""
-    stage, cold_start_s = scenario.pipeline[k], spec.stages[k].cold_start_s
-    machine = scenario.limits.machine_cores - (len(scenario.pipeline) - 1)
-    cores = min(stage.limits.cores, machine)
-    return Scenario(
-        name=scenario.name,
-        profile=stage.variants[0].profile,
-        slo_s=scenario.slo_s,
-        interval_s=scenario.interval_s,
-        duration_s=scenario.duration_s,
-        start=scenario.start,
-        warmup_s=scenario.warmup_s,
-        limits=replace(stage.limits, cores=cores, total_cores=machine),
-        initial=Initial(replicas=min(stage.initial.replicas, machine)),
-        arrivals=Arrivals(rate_rps=1.0),
-        serving=scenario.serving,
-        simulation=replace(scenario.simulation, cold_start_s=cold_start_s),
-    )
-
-
-def _accuracy(
-    scenario: Scenario,
-    models: Sequence[LoneStage],
-    tasks: Sequence[StageTasks],
-    answerable: NDArray[np.bool_],
-) -> float:
-    """Return the largest sum of accuracies: in each stage the best variant that is in time."""
-    product = answerable.astype(np.float64)
-    for stage, model, own in zip(scenario.pipeline, models, tasks, strict=True):
-        best = np.zeros(product.size)
-        for variant, profile in zip(stage.variants, model.variants, strict=True):
-            alone_s = fastest_service(model.scenario, [profile])["fastest_s"]
-            best = np.where(own.in_time(alone_s), np.maximum(best, variant.accuracy), best)
-        product *= np.where(own.tasks > 0, best, 1.0)
-    return float(product.sum())
+    profiles, spec = stage_profiles(scenario, profile), make_spec(scenario, profile)
+    cold_starts_s = [each.cold_start_s for each in spec.stages]
+    each = zip(scenario.pipeline, profiles, cold_starts_s, strict=True)
+    return [LoneStage(scenario, *own) for own in each]
 
 
 def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:
@@ -204,7 +174,7 @@ def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:
     count, machine = len(models), scenario.limits.machine_cores
     if count == 1:
         return [LEVELS]
-    if any(model.service["quota"] for model in models):
+    if any(model.services[0]["quota"] for model in models):
         raise ConfigError(
             "no bound is known of several stages under CPU quotas; set simulation.service = "
             "'profile'"
@@ -217,11 +187,9 @@ def full_costs(scenario: Scenario, models: Sequence[LoneStage]) -> list[int]:
 
 def _relaxed(e: KnownEpisode, tasks: IntArray, full_cost: int) -> RelaxedStage:
     """Bound one stage whose requests have so many tasks each."""
-    replicas = min(e.replicas_max, int(e.models["initial"]["replicas"][0]))
     priced = [(0.0, float(e.cores_count.sum()))]  # a stage holds a core all the time
-    path = np.zeros(e.intervals, np.int64)
-    for f, price in product(_fluids(fluid(e, replicas), e.batch_max, full_cost), PRICES):
-        priced.append((price, float(least_fluid_cost(f._replace(violation=price), path))))
+    for f, price in product(_fluids(fluid(e), e.batch_max, full_cost), PRICES):
+        priced.append((price, float(least_fluid_cost(f._replace(violation=price)))))
     return RelaxedStage(tuple(priced), np.append(0, np.cumsum(np.sort(tasks)[::-1])))
 
 
@@ -241,14 +209,11 @@ def _fluids(f: Fluid, batch_max: int, full_cost: int) -> Iterator[Fluid]:
 class StageTasks(NamedTuple):
     """The tasks of all requests in one stage."""
 
-    tasks: IntArray
-    """(requests,) how many each has."""
-    release_s: FloatArray
-    """(requests,) no task of the request comes sooner."""
+    tasks: IntArray  # (requests,) how many each has
+    release_s: FloatArray  # (requests,) no task of the request comes sooner
+    # (requests,) when all of them must be done if the request is to be answered in time
     due_s: FloatArray
-    """(requests,) when all of them must be done if the request is to be answered in time."""
-    fastest_s: float
-    """Shortest service of a task."""
+    fastest_s: float  # Shortest service of a task
 
     def in_time(self, service_s: float) -> NDArray[np.bool_]:
         """Return (requests,) whether a task that takes so long can be done, if there is one."""
@@ -261,59 +226,27 @@ def draw_tasks(
     stages: Sequence[Stage], workload: Workload, fastest_s: Sequence[float], seed: int
 ) -> list[StageTasks]:
     """Return the tasks in each stage, whose shortest services are ``fastest_s``."""
-    leads, requests = predecessors(stages), workload.arrival_s.size
-    count, release_s = [np.ones(requests, np.int64)], [workload.arrival_s]
-    led: list[IntArray] = []
-    least: list[IntArray] = []
+    requests, leads = workload.arrival_s.size, predecessors(stages)
+    count, led, least = np.zeros((3, len(stages), requests), np.int64)
+    release_s, rest_s = np.zeros((2, len(stages), requests))
+    count[0], release_s[0] = 1, workload.arrival_s
     for k, stage in enumerate(stages):
-        if k:
-            here, from_s = _joined(leads[k], count, led, release_s, fastest_s)
-            count.append(here)
-            release_s.append(from_s)
-        total, fewest = np.zeros((2, requests), np.int64)
+        if own := list(leads[k]):
+            there = count[own] > 0
+            ends_s = release_s[own] + np.array(fastest_s)[own, None]
+            release_s[k] = np.where(there, ends_s, 0.0).max(axis=0)
+            count[k] = there.any(axis=0) if len(own) > 1 else led[own[0]]
         words = np.zeros(4, np.uint64)
-        _fan_out(seed, k, count[k], np.cumsum(stage.tasks)[:-1], words, total, fewest)
-        led.append(total)
-        least.append(fewest)
-    rest_s = _rest_s(leads, count, least, fastest_s)
-    return [
-        StageTasks(count[k], release_s[k], workload.deadline_s - rest_s[k], fastest_s[k])
-        for k in range(len(stages))
-    ]
-
-
-def _joined(
-    leads: Sequence[int],
-    count: Sequence[IntArray],
-    led: Sequence[IntArray],
-    release_s: Sequence[FloatArray],
-    fastest_s: Sequence[float],
-) -> tuple[IntArray, FloatArray]:
-    """Return the tasks in a stage that follows others, and when they can come."""
-    there = np.stack([count[i] > 0 for i in leads])
-    ends_s = np.stack([release_s[i] + fastest_s[i] for i in leads])
-    from_s: FloatArray = np.where(there, ends_s, 0.0).max(axis=0)
-    if len(leads) > 1:
-        return np.asarray(there.any(axis=0), np.int64), from_s
-    return led[leads[0]], from_s
-
-
-def _rest_s(
-    leads: Sequence[tuple[int, ...]],
-    count: Sequence[IntArray],
-    least: Sequence[IntArray],
-    fastest_s: Sequence[float],
-) -> list[FloatArray]:
-    """Return how long it takes at least from the end of any task in a stage to the answer."""
-    rest_s = [np.zeros(count[0].size) for _ in leads]
-    for k in range(len(leads) - 1, 0, -1):
+        _fan_out(seed, k, count[k], np.cumsum(stage.tasks)[:-1], words, led[k], least[k])
+    # How long it takes at least from the end of any task in a stage to the answer.
+    for k in reversed(range(len(stages))):
         for i in leads[k]:
             # Where several lead, all of each must be done; else each task must lead to some.
             certain = (count[k] > 0) & (count[i] > 0) & ((len(leads[k]) > 1) | (least[i] > 0))
-            rest_s[i] = np.where(
-                certain, np.maximum(rest_s[i], rest_s[k] + fastest_s[k]), rest_s[i]
-            )
-    return rest_s
+            longer_s = np.maximum(rest_s[i], rest_s[k] + fastest_s[k])
+            rest_s[i] = np.where(certain, longer_s, rest_s[i])
+    due_s = workload.deadline_s - rest_s
+    return [StageTasks(*own) for own in zip(count, release_s, due_s, fastest_s, strict=True)]
 
 
 @entry_point

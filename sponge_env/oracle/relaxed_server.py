@@ -1,10 +1,8 @@
 """The lower side: the best schedule of a server that is free in what the real one is not.
 
-This server chooses the size of each batch on its own and may wait for a fuller one; what it
-cannot choose is the order of the requests. Then it never helps to have less done, so that of
-all ways to a state only those need be kept of which none is better in both cost and time.
-Nothing is rounded but in the server's favour: its best schedule costs no more than any of
-the real one. ``docs/oracle.md`` has the proof.
+This server chooses the size of each batch on its own and may wait for a fuller one, but not the
+order of the requests. So it never helps to have less done: of all ways to a state only those are
+kept of which none is better in both cost and time. ``docs/oracle.md`` has the proof.
 
 A state at the boundary of two intervals is how many requests are served, the batch that runs,
 how much of it is left, and the cost so far.
@@ -13,61 +11,59 @@ how much of it is left, and the cost so far.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import FloatArray
+from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.oracle.episode import SLACK_S, KnownEpisode, unavoidable
 
-VIOLATION = 2**32
-"""A violation's cost if it is to outweigh all cores; a core for an interval costs 1."""
+VIOLATION = 2**32  # cost of a violation that outweighs all cores; a core for an interval costs 1
+TIME_TOLERANCE_S = 1e-3  # moments that are closer are taken for the earlier one
+SHARE_TOLERANCE = 1e-4  # rests of a batch that are closer are taken for the smaller one
+OVERFLOW = -1  # the answer when the working space was too small
+NEVER = 2**62  # more than any cost
 
-TIME_TOLERANCE_S = 1e-3
-"""Moments that are closer are taken for the earlier one."""
 
-SHARE_TOLERANCE = 1e-4
-"""Rests of a batch that are closer are taken for the smaller one."""
+class Entry:
+    """One of several alternatives."""
 
-OVERFLOW = -1
-"""Answer when the working space was too small."""
+    cost: int
+    time: float  # Seconds, or the share of a batch that is left
+    credit_s: float  # Since when the CPU's long-run share has been there for the replica
+    worst: float  # Time that it had before others were merged into it
 
-NEVER = 2**62
-"""More than any cost."""
+
+class Label:
+    """A state at a boundary, with what it costs."""
+
+    served: int  # Position after the last request that is in a batch
+    batch: int  # Requests that run; 0 where none do
+    left: float  # Share of its work that is left
+    cost: int
 
 
 class Fronts(NamedTuple):
     """Lists of alternatives of which none is better than another in both cost and time.
 
-    Each list is a row of two-dimensional arrays, ascending by cost and descending by time;
-    ``size[k]`` entries of row ``k`` are in use. It has a fixed length: where that is not enough,
-    two neighbours that are close to each other become one with the cost of the cheaper and the
-    time of the faster. Merging therefore only ever makes an alternative better than it is, which
-    keeps a lower bound a lower bound.
+    Each list is ascending by cost and descending by time. It has a fixed length: where that is not
+    enough, two neighbours that are close to each other become one with the cost of the cheaper and
+    the time of the faster. Merging therefore only ever makes an alternative better than it is,
+    which keeps a lower bound a lower bound.
     """
 
-    cost: IntArray
-    """(lists, length)."""
-    time: FloatArray
-    """(lists, length) seconds, or the share of a batch that is left."""
-    credit_s: FloatArray
-    """(lists, length) since when the CPU's long-run share has been there for the replica."""
-    worst: FloatArray
-    """(lists, length) the time that an entry had before others were merged into it."""
-    size: IntArray
-    """(lists,)."""
+    entries: NDArray[Any]  # (lists, length) of :class:`Entry`
+    size: IntArray  # (lists,) entries in use
 
 
 def make_fronts(lists: int, length: int) -> Fronts:
     """Allocate empty lists."""
-    cost, size = np.zeros((lists, length), np.int64), np.zeros(lists, np.int64)
-    time, credit_s, worst = np.zeros((3, lists, length))
-    return Fronts(cost, time, credit_s, worst, size)
+    return Fronts(rows(np.zeros((lists, length), dtype_of(Entry))), np.zeros(lists, np.int64))
 
 
-@entry_point
+@compiled
 def put(
     fronts: Fronts, row: int, cost: int, time: float, credit_s: float, tolerance: float
 ) -> None:
@@ -77,81 +73,64 @@ def put(
     second goes to the one that is kept. An entry that is slower than a costlier one by no more
     than ``tolerance`` takes over its time.
     """
-    costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
-    worst, own = fronts.worst[row], time
-    size = fronts.size[row]
+    entries, own, size = fronts.entries[row], time, fronts.size[row]
     at = size
-    while at > 0 and costs[at - 1] > cost:
+    while at > 0 and entries[at - 1].cost > cost:
         at -= 1
-    if at > 0 and (times[at - 1] <= time or worst[at - 1] <= time + tolerance):
-        times[at - 1] = min(times[at - 1], time)
-        credits_s[at - 1] = min(credits_s[at - 1], credit_s)
-        return
-    if at > 0 and costs[at - 1] == cost:
-        at -= 1
+    if at > 0:
+        before = entries[at - 1]
+        if before.time <= time or before.worst <= time + tolerance:
+            before.time = min(before.time, time)
+            before.credit_s = min(before.credit_s, credit_s)
+            return
+        at -= before.cost == cost
     end = at
-    while end < size and times[end] >= own - tolerance:
-        credit_s, time = min(credit_s, credits_s[end]), min(time, times[end])
+    while end < size and entries[end].time >= own - tolerance:
+        credit_s, time = min(credit_s, entries[end].credit_s), min(time, entries[end].time)
         end += 1
-    if end == at and size == costs.size:
-        gone = _merge_closest(fronts, row)
+    if end == at and size == entries.size:
+        gone = _merge_closest(entries)
         size -= 1
         at -= at > gone
         end = at
-    _move(fronts, row, end, size, at + 1 - end)
-    costs[at], times[at], credits_s[at], worst[at] = cost, time, credit_s, own
+    _move(entries, end, size, at + 1 - end)
+    entry = entries[at]
+    entry.cost, entry.time, entry.credit_s, entry.worst = cost, time, credit_s, own
     fronts.size[row] = size + at + 1 - end
 
 
 @compiled
-def _merge_closest(fronts: Fronts, row: int) -> int:
-    """Make one of the neighbours that lose the least by it; return which one went."""
-    costs, times, credits_s = fronts.cost[row], fronts.time[row], fronts.credit_s[row]
+def _merge_closest(entries: NDArray[Any]) -> int:
+    """Make one of the neighbours in a full list that lose the least by it; return which went."""
     closest, least = 0, math.inf
-    for k in range(fronts.size[row] - 1):
-        loss = (costs[k + 1] - costs[k]) * (times[k] - times[k + 1])
+    for k in range(entries.size - 1):
+        one, other = entries[k], entries[k + 1]
+        loss = (other.cost - one.cost) * (one.time - other.time)
         if loss < least:
             closest, least = k, loss
-    times[closest] = min(times[closest], times[closest + 1])
-    credits_s[closest] = min(credits_s[closest], credits_s[closest + 1])
-    _move(fronts, row, closest + 2, fronts.size[row], -1)
+    one, other = entries[closest], entries[closest + 1]
+    one.time = min(one.time, other.time)
+    one.credit_s = min(one.credit_s, other.credit_s)
+    _move(entries, closest + 2, entries.size, -1)
     return closest + 1
 
 
 @compiled
-def _move(fronts: Fronts, row: int, start: int, end: int, by: int) -> None:
+def _move(entries: NDArray[Any], start: int, end: int, by: int) -> None:
     """Move the entries [start, end) of a list."""
     for n in range(end - start):
         k = start + n if by < 0 else end - 1 - n
-        fronts.cost[row, k + by] = fronts.cost[row, k]
-        fronts.time[row, k + by] = fronts.time[row, k]
-        fronts.credit_s[row, k + by] = fronts.credit_s[row, k]
-        fronts.worst[row, k + by] = fronts.worst[row, k]
-
-
-class Labels(NamedTuple):
-    """States at a boundary, with what they cost; those with most served come first."""
-
-    served: IntArray
-    """(labels,) position after the last request that is in a batch."""
-    size: IntArray
-    """(labels,) requests in the batch that runs; 0 where none does."""
-    left: FloatArray
-    """(labels,) share of its work that is left."""
-    cost: IntArray
-    """(labels,)."""
+        entries[k + by] = entries[k]
 
 
 class RelaxedMemory(NamedTuple):
     """Working space. Rows count the requests served since those of the first label."""
 
-    labels: Labels
-    free: Fronts
-    """(span,) when the replica is free."""
-    idle: IntArray
-    """(span,) least cost with the replica free at the interval's end."""
+    labels: NDArray[Any]  # (labels,) of :class:`Label`, those with most served come first
+    free: Fronts  # (span,) when the replica is free
+    idle: IntArray  # (span,) least cost with the replica free at the interval's end
+    # (span * batch_max,) what is left of a batch at the interval's end, by its size
     running: Fronts
-    """(span * batch_max,) what is left of a batch at the interval's end, by its size."""
 
 
 class CoresInterval(NamedTuple):
@@ -160,19 +139,13 @@ class CoresInterval(NamedTuple):
     e: KnownEpisode
     m: RelaxedMemory
     start_s: float
-    end_s: float
-    """Infinite for the last one: what is left is served under its cores."""
+    end_s: float  # Infinite for the last one: what is left is served under its cores
     cores: int
-    core_cost: int
-    """What its cores cost."""
-    violation: int
-    """What a violation costs, in cores held for an interval."""
-    base: int
-    """Position of row 0."""
-    arrived: int
-    """Position after the last request that arrives in it."""
-    at_most: int
-    """Cost at its end above which nothing is followed."""
+    core_cost: int  # What its cores cost
+    violation: int  # What a violation costs, in cores held for an interval
+    base: int  # Position of row 0
+    arrived: int  # Position after the last request that arrives in it
+    at_most: int  # Cost at its end above which nothing is followed
 
 
 def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemory:
@@ -180,10 +153,8 @@ def relaxed_memory(e: KnownEpisode, alternatives: int, span: int) -> RelaxedMemo
 
     ``span`` is the number of requests between the most and the least that one interval looks at.
     """
-    most = span * alternatives
-    integers = [np.zeros(most, np.int64) for _ in range(3)]
     return RelaxedMemory(
-        Labels(integers[0], integers[1], np.zeros(most), integers[2]),
+        rows(np.zeros(span * alternatives, dtype_of(Label))),
         make_fronts(span, alternatives),
         np.zeros(span, np.int64),
         make_fronts(span * e.batch_max, alternatives),
@@ -199,16 +170,16 @@ def least_cost(e: KnownEpisode, violation: int, at_most: int, m: RelaxedMemory) 
     working space is too small.
     """
     best, labels = at_most, 1
-    m.labels.served[0] = m.labels.size[0] = m.labels.cost[0] = 0
+    m.labels[0].served = m.labels[0].batch = m.labels[0].cost = 0
     for k in range(e.intervals):
-        base, arrived = m.labels.served[labels - 1], e.arrived[k + 1, 0]
+        base, arrived = m.labels[labels - 1].served, e.arrived[k + 1, 0]
         if arrived - base >= m.idle.size:
             return OVERFLOW
         m.idle[:] = NEVER
         m.running.size[:] = 0
         start_s, end_s = k * e.interval_s, (k + 1) * e.interval_s
         until_s = end_s if k < e.intervals - 1 else math.inf
-        most = at_most - e.counted_after[k + 1]
+        most = at_most - e.cores_count[k + 1 :].sum()  # a core in each of the later intervals
         for cores in range(1, e.cores_max + 1):
             core_cost = cores * e.cores_count[k]
             c = CoresInterval(
@@ -232,21 +203,20 @@ def _serve(c: CoresInterval, labels: int) -> int:
     for row in range(last + 1):
         _continue(c, row)
     if c.end_s == math.inf and c.m.free.size[last]:
-        return int(c.m.free.cost[last, 0])
+        return int(c.m.free.entries[last, 0].cost)
     return NEVER
 
 
 @compiled
 def _resume(c: CoresInterval, n: int) -> None:
     """Carry a label into an interval: its batch goes on under the interval's cores."""
-    served, size = c.m.labels.served[n], c.m.labels.size[n]
-    cost, row = c.m.labels.cost[n] + c.core_cost, served - c.base
-    credit_s = c.start_s - c.e.ahead_s[c.cores - 1]
-    if size == 0:
-        _put_free(c, row, cost, c.start_s, credit_s)
+    label = c.m.labels[n]
+    cost, credit_s = label.cost + c.core_cost, c.start_s - c.e.ahead_s[c.cores - 1]
+    if label.batch == 0:
+        _put_free(c, label.served - c.base, cost, c.start_s, credit_s)
         return
-    work_s = c.e.padded_s[size - 1, c.cores - 1] * c.m.labels.left[n]
-    _run(c, served, size, work_s, cost, c.start_s, credit_s)
+    work_s = c.e.padded_s[label.batch - 1, c.cores - 1] * label.left
+    _run(c, label.served, label.batch, work_s, cost, c.start_s, credit_s)
 
 
 @compiled
@@ -257,8 +227,8 @@ def _continue(c: CoresInterval, row: int) -> None:
     """
     served = c.base + row
     for x in range(c.m.free.size[row]):
-        cost, free_s = c.m.free.cost[row, x], c.m.free.time[row, x]
-        credit_s = c.m.free.credit_s[row, x]
+        entry = c.m.free.entries[row, x]
+        cost, free_s, credit_s = entry.cost, entry.time, entry.credit_s
         c.m.idle[row] = min(c.m.idle[row], cost)
         if served < c.arrived and (c.e.may_skip or c.e.drop_grace_s < math.inf):
             _leave_out(c, served, cost, free_s, credit_s)
@@ -346,7 +316,7 @@ def _collect(c: CoresInterval) -> int:
     """
     count, least = 0, NEVER
     for row in range(c.arrived - c.base, -1, -1):
-        if count + c.e.batch_max * c.m.running.cost.shape[1] >= c.m.labels.cost.size:
+        if count + c.e.batch_max * c.m.running.entries.shape[1] >= c.m.labels.size:
             return OVERFLOW
         if c.m.idle[row] < least:
             least = c.m.idle[row]
@@ -354,10 +324,9 @@ def _collect(c: CoresInterval) -> int:
         for size in range(1, c.e.batch_max + 1):
             at = row * c.e.batch_max + size - 1
             for x in range(c.m.running.size[at]):
-                cost = c.m.running.cost[at, x]
-                if cost < least:
-                    left = c.m.running.time[at, x]
-                    count += _add(c, row, size, left, cost, count)
+                entry = c.m.running.entries[at, x]
+                if entry.cost < least:
+                    count += _add(c, row, size, entry.time, entry.cost, count)
     return count
 
 
@@ -371,6 +340,6 @@ def _add(c: CoresInterval, row: int, size: int, left: float, cost: int, n: int) 
     violations += unavoidable(c.e, 0, served, free_s, 1.0)
     if cost + c.violation * violations > c.at_most:
         return False
-    c.m.labels.served[n], c.m.labels.size[n] = served, size
-    c.m.labels.left[n], c.m.labels.cost[n] = left, cost
+    label = c.m.labels[n]
+    label.served, label.batch, label.left, label.cost = served, size, left, cost
     return True

@@ -28,10 +28,8 @@ PerClass = Annotated[Records[int], np.int64, MAX_CLASSES]
 class _Members:
     """Which requests are in a batch."""
 
-    begin: PerClass
-    """First request of each class in the batch."""
-    end: PerClass
-    """Request of each class after the last in the batch."""
+    begin: PerClass  # First request of each class in the batch
+    end: PerClass  # Request of each class after the last in the batch
 
 
 class PlannedReplica(records.ReplicaState, _Members):
@@ -62,10 +60,9 @@ class ScheduleState:
     held_since_s: float
     held_core_s: float
 
+    # Position after the last request of each class that was put into a batch or dropped
     served: PerClass
-    """Position after the last request of each class that was put into a batch or dropped."""
-    counted_core_s: float
-    """Core-seconds that count."""
+    counted_core_s: float  # Core-seconds that count
     violations: int
 
 
@@ -87,10 +84,8 @@ class Branch(NamedTuple):
 class Branches(NamedTuple):
     """Many schedules."""
 
-    states: NDArray[Any]
-    """(schedules,) of :class:`ScheduleState`."""
-    replicas: NDArray[Any]
-    """(schedules, slots) of :class:`PlannedReplica`."""
+    states: NDArray[Any]  # (schedules,) of :class:`ScheduleState`
+    replicas: NDArray[Any]  # (schedules, slots) of :class:`PlannedReplica`
 
 
 @inlined

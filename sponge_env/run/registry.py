@@ -121,7 +121,7 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
     except ValueError as error:
         raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
     stages = (StageAllocation(*map(int, each)) for each in answer.stages)
-    return answer.with_stages(tuple(stages))
+    return dataclasses.replace(answer, stages=tuple(stages))
 
 
 @contextmanager

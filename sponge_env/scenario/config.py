@@ -12,9 +12,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.option import check_options, option
-from sponge_env.scenario.option import positive as positive
-from sponge_env.scenario.option import require as require
+from sponge_env.scenario.option import check_options, option, positive, require
 
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
@@ -29,7 +27,6 @@ Start = Literal["cold", "warm"]
 Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
 
-
 FILE_NAME_RULE = "letters, digits, '.', '_' and '-', with no '.' in front (it names files)"
 
 
@@ -43,23 +40,12 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
-MAX_LIMIT = 4096
-"""Largest limit of cores, batch and replicas, for which tables are made."""
-
-MAX_CELLS = 1 << 20
-"""Largest product of the limits of cores and batch: a table has a cell for each pair."""
-
+MAX_LIMIT = 4096  # of cores, batch and replicas each, for which tables are made
+MAX_CELLS = 1 << 20  # of such a table: a cell for each pair of cores and batch
 MAX_STAGES = 8
-"""Stages of a pipeline."""
-
-MAX_TASKS = 256
-"""Largest fan-out of an answer."""
-
-MAX_VARIANTS = 16
-"""Model variants of a stage."""
-
+MAX_TASKS = 256  # that an answer leads to
+MAX_VARIANTS = 16  # of a stage
 MAX_TOTAL_CORES = 1 << 30
-"""Largest machine, in core units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +138,17 @@ class Stage:
         require(len(self.variants) > 0, f"{where}.variants", [], "not empty")
         names = [variant.called for variant in self.variants]
         require(len(set(names)) == len(names), f"{where}.variants", names, "of different names")
+        fits = len(names) <= MAX_VARIANTS
+        require(fits, f"{where}.variants", names, f"at most {MAX_VARIANTS}")
         accuracies = [variant.accuracy for variant in self.variants]
         rule = "in ascending order of their accuracies"
         require(accuracies == sorted(accuracies), f"{where}.variants", accuracies, rule)
         rule = "above 0 for one number of tasks at least"
         fits = not self.fan_out_shares or sum(self.fan_out_shares) > 0
         require(fits, f"{where}.fan_out_shares", self.fan_out_shares, rule)
-        for key in ("fan_out", "fan_out_shares"):
-            value = getattr(self, key)
-            tasks = value if key == "fan_out" else len(value) - 1
-            require(tasks <= MAX_TASKS, f"{where}.{key}", value, f"of at most {MAX_TASKS} tasks")
+        shares, rule = self.fan_out_shares, f"of at most {MAX_TASKS} tasks"
+        require(self.fan_out <= MAX_TASKS, f"{where}.fan_out", self.fan_out, rule)
+        require(len(shares) <= MAX_TASKS + 1, f"{where}.fan_out_shares", shares, rule)
         if self.fan_out != 1 and self.fan_out_shares:
             raise ConfigError(f"{where} takes either fan_out or fan_out_shares")
         check_initial(self.initial, self.limits, f"{where}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS, Stage, require
+from sponge_env.scenario.config import MAX_STAGES, Stage
+from sponge_env.scenario.option import require
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
@@ -18,33 +19,23 @@ def check_stages(stages: Sequence[Stage]) -> None:
     require(len(set(names)) == len(names), "stages", names, "of different names")
     require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")
     for at, stage in enumerate(stages):
-        variants = [variant.called for variant in stage.variants]
-        fits = len(variants) <= MAX_VARIANTS
-        require(fits, f"stages.{stage.name}.variants", variants, f"at most {MAX_VARIANTS}")
-        _check_after(stage, names[:at], names)
-
-
-def _check_after(stage: Stage, before: Sequence[str], names: Sequence[str]) -> None:
-    key = f"stages.{stage.name}.after"
-    for name in stage.after or ():
-        if name not in names:
-            raise ConfigError(unknown(f"stage in {key}", name, names))
-        rule = f"the name of a stage listed before {stage.name!r}, so that none follows itself"
-        require(name in before, key, name, rule)
-    if not before:
-        require(not stage.after, key, stage.after, "left out: requests enter at the first stage")
-    else:
-        require(stage.after != (), key, (), "not empty: only the first stage follows nothing")
+        key, after = f"stages.{stage.name}.after", stage.after
+        for name in after or ():
+            if name not in names:
+                raise ConfigError(unknown(f"stage in {key}", name, names))
+            rule = f"the name of a stage listed before {stage.name!r}, so that none follows itself"
+            require(name in names[:at], key, name, rule)
+        require(at > 0 or not after, key, after, "left out: requests enter at the first stage")
+        require(at == 0 or after != (), key, (), "not empty: only the first stage follows nothing")
 
 
 def predecessors(stages: Sequence[Stage]) -> list[tuple[int, ...]]:
     """Return which stages lead to each, by their places in the list."""
     names = [stage.name for stage in stages]
-    leads = []
-    for at, stage in enumerate(stages):
-        chain = (at - 1,) if at else ()
-        leads.append(chain if stage.after is None else tuple(map(names.index, stage.after)))
-    return leads
+    return [
+        tuple(range(at)[-1:] if stage.after is None else map(names.index, stage.after))
+        for at, stage in enumerate(stages)
+    ]
 
 
 def ancestors(stages: Sequence[Stage]) -> list[frozenset[int]]:
@@ -55,19 +46,20 @@ def ancestors(stages: Sequence[Stage]) -> list[frozenset[int]]:
     return found
 
 
-def mean_tasks(stages: Sequence[Stage]) -> list[float]:
-    """Return how many tasks a request has in each stage, on average.
+def longest_path(stages: Sequence[Stage], lengths: Sequence[float]) -> float:
+    """Return the length of the longest path, of what the stages add to those through them."""
+    ends: list[float] = []
+    for leads, own in zip(predecessors(stages), lengths, strict=True):
+        ends.append(max((ends[k] for k in leads), default=0.0) + own)
+    return max(ends)
 
-    In a stage where several meet it is at most one.
-    """
+
+def mean_tasks(stages: Sequence[Stage]) -> list[float]:
+    """Return how many tasks a request has in each stage on average; where several meet, one."""
     tasks: list[float] = []
     for leads in predecessors(stages):
-        if not leads:
-            tasks.append(1.0)
-        elif len(leads) == 1:
-            tasks.append(tasks[leads[0]] * stages[leads[0]].mean_tasks)
-        else:
-            tasks.append(1.0)
+        one = len(leads) == 1
+        tasks.append(tasks[leads[0]] * stages[leads[0]].mean_tasks if one else 1.0)
     return tasks
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -46,7 +46,6 @@ def option(
     default: Any = MISSING,
     help: str = "",
     *,
-    factory: Any = MISSING,
     check: Callable[[Any], bool] | None = None,
     rule: str = "",
     **limits: float,
@@ -56,40 +55,31 @@ def option(
     Args:
         default: Value where nothing is set.
         help: One sentence for people.
-        factory: Makes the default, where that is no plain value.
         check: Whether a value may be used, where limits don't say it all; needs a ``rule``.
         rule: What follows "must be" in the error; if left out it is made of the limits.
         limits: Some of ``at_least``, ``above``, ``at_most`` and ``below``. A value with limits must
             be finite. None, a choice that is left open, has no limits, and of a list each item has.
     """
     bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
-    assert bounds.keys() <= _HOLDS.keys()
-    assert rule or not check
     metadata = {"help": help, "bounds": bounds, "check": check, "rule": rule}
-    return field(default=default, default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def check_options(settings: Any, prefix: str = "") -> None:
     """Raise a :class:`ConfigError` for the first setting whose value is out of its range."""
     for each in fields(settings):
         value = getattr(settings, each.name)
+        bounds, check = each.metadata.get("bounds", {}), each.metadata.get("check")
         for item in value if isinstance(value, tuple) else (value,):
-            require(_allowed(each, item), prefix + each.name, item, range_text(each))
+            if item is not None:
+                in_range = not bounds or math.isfinite(item)
+                in_range = in_range and all(_HOLDS[word](item, bounds[word]) for word in bounds)
+                fits = in_range and (check is None or check(item))
+                require(fits, prefix + each.name, item, _rule_of(each))
 
 
-def _allowed(declared: dataclasses.Field[Any], value: Any) -> bool:
-    bounds, check = declared.metadata.get("bounds"), declared.metadata.get("check")
-    if value is None:
-        return True
-    if bounds and not math.isfinite(value):
-        return False
-    in_range = all(_HOLDS[word](value, limit) for word, limit in (bounds or {}).items())
-    return in_range and (check is None or check(value))
-
-
-def range_text(declared: dataclasses.Field[Any]) -> str:
-    """Return the range of a setting as people read it; empty without one."""
-    bounds: Mapping[str, float] = declared.metadata.get("bounds", {})
+def _rule_of(declared: dataclasses.Field[Any]) -> str:
+    bounds = declared.metadata.get("bounds", {})
     if rule := declared.metadata.get("rule", ""):
         return str(rule)
     if bounds.keys() == {"at least", "at most"}:

@@ -100,12 +100,10 @@ class Profile:
             values = getattr(self, name)
             if not values or values[0] < 1 or sorted({*values}) != list(values):
                 raise self._error(f"needs {name} from 1 on, ascending")
-        if any(len(row) != len(self.cores) for row in self.latency_s):
-            raise self._error("has a latency grid whose rows differ in length")
-        grid = np.asarray(self.latency_s, dtype=np.float64)
         shape = len(self.batches), len(self.cores)
-        if grid.shape != shape:
-            raise self._error(f"has a latency grid of shape {grid.shape}, not {shape}")
+        if [len(row) for row in self.latency_s] != [shape[1]] * shape[0]:
+            raise self._error(f"has a latency grid that is not of shape {shape}")
+        grid = np.array(self.latency_s)
         if not np.all(np.isfinite(grid) & (grid > 0)):
             raise self._error("has a measured latency that is not positive")
 
@@ -116,12 +114,12 @@ class Profile:
         """Return the same model where all batches take ``scale`` times as long."""
         if scale == 1:
             return self
-        quota, work_s = self.quota, self.quota.work_s if self.quota else ()
+        quota = self.quota
         return replace(
             self,
             latency=self.latency.scaled(scale),
             latency_s=tuple(tuple(cell * scale for cell in row) for row in self.latency_s),
-            quota=quota and replace(quota, work_s=tuple(each * scale for each in work_s)),
+            quota=quota and replace(quota, work_s=tuple(each * scale for each in quota.work_s)),
         )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:

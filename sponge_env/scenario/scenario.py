@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.errors import ProfileError
 from sponge_env.scenario.config import (
     FILE_NAME_RULE,
     Arrivals,
@@ -28,7 +28,7 @@ from sponge_env.scenario.config import (
     check_initial,
     is_file_name,
 )
-from sponge_env.scenario.graph import check_stages, mean_tasks, predecessors
+from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.toml import load_toml, read_toml, relative_to
@@ -37,12 +37,10 @@ from sponge_env.utils.installation import data_folder
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
 
-
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
 
 MIN_INTERVAL_S = 1e-3
-"""Shortest time between two decisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,14 @@ class Scenario:
         rule = f"at least one interval ({self.interval_s:g} s) and at most {longest_s:g} s"
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
-        self._check_stretches()
+        shortest_s = self.duration_s / MAX_INTERVALS
+        for name, value in {
+            "arrivals.burst_dwell_s": self.arrivals.burst_dwell_s,
+            "arrivals.flash_every_s": self.arrivals.flash_every_s,
+            "network.fade_every_s": self.network.fade_every_s,
+        }.items():
+            fits = value is None or value >= shortest_s
+            require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":
             rule = f"shorter than the episode ({self.duration_s:g} s)"
             require(self.warmup_s < self.duration_s, "warmup_s", self.warmup_s, rule)
@@ -116,18 +121,6 @@ class Scenario:
         rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
         require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
 
-    def _check_stretches(self) -> None:
-        """Refuse stretches of time of which an episode has more than it may have intervals."""
-        stretches = {
-            "arrivals.burst_dwell_s": self.arrivals.burst_dwell_s,
-            "arrivals.flash_every_s": self.arrivals.flash_every_s,
-            "network.fade_every_s": self.network.fade_every_s,
-        }
-        shortest_s = self.duration_s / MAX_INTERVALS
-        for name, value in stretches.items():
-            fits = value is None or value >= shortest_s
-            require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
-
     @property
     def pipeline(self) -> tuple[Stage, ...]:
         """The stages, one where none are listed."""
@@ -141,8 +134,8 @@ class Scenario:
         if not self.stages:
             return dataclasses.replace(self, initial=initial[0])
         pairs = zip(self.stages, initial, strict=True)
-        stages = (dataclasses.replace(stage, initial=own) for stage, own in pairs)
-        return dataclasses.replace(self, stages=tuple(stages))
+        stages = tuple(dataclasses.replace(stage, initial=own) for stage, own in pairs)
+        return dataclasses.replace(self, stages=stages)
 
     @property
     def cell(self) -> tuple[str, str, str]:
@@ -199,40 +192,22 @@ def with_own_slo(scenario: Scenario) -> Scenario:
     """
     if scenario.slo_services is None:
         return scenario
+    stages = scenario.pipeline
     try:
-        slo_s = scenario.slo_services * mean_service_s(scenario)
+        own_s = [
+            tasks * load_profile(stage.variants[-1].profile).fastest_s(stage.limits.cores)
+            for stage, tasks in zip(stages, mean_tasks(stages), strict=True)
+        ]
     except ProfileError:
         return scenario  # not measured here yet; whoever needs a profile says so
+    slo_s = scenario.slo_services * longest_path(stages, own_s)
     return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
-
-
-def mean_service_s(scenario: Scenario) -> float:
-    """Return what an average request takes alone, with the most accurate models at full speed.
-
-    Of stages beside each other the slower way counts. A profile that cannot be loaded is a
-    ``ProfileError``.
-    """
-    ends_s: list[float] = []
-    stages, tasks = scenario.pipeline, mean_tasks(scenario.pipeline)
-    for stage, leads, each in zip(stages, predecessors(stages), tasks, strict=True):
-        own_s = each * load_profile(stage.variants[-1].profile).fastest_s(stage.limits.cores)
-        ends_s.append(max((ends_s[k] for k in leads), default=0.0) + own_s)
-    return max(ends_s)
 
 
 def _with_files(folder: Path, stage: Stage) -> Stage:
     """Return a stage whose profiles' files are found from anywhere."""
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))
-
-
-def one_stage(scenario: Scenario, who: str) -> None:
-    """Refuse a scenario that lists stages, for somebody who knows one model only."""
-    if scenario.stages:
-        raise ConfigError(
-            f"scenario {scenario.name!r} lists stages, which {who} cannot serve; evaluate it "
-            "simulated (docs/pipelines.md)"
-        )
 
 
 def sets_key(name_or_path: str | Path, table: str, key: str) -> bool:

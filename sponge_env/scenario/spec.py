@@ -7,13 +7,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
-from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits, Stage
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -36,6 +36,7 @@ def stage_profiles(scenario: Scenario, profile: Profile) -> tuple[tuple[Profile,
 def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
     """Describe the system that a scenario and a profile, that of its first stage, define."""
     profiles = stage_profiles(scenario, profile)
+    _check_units(scenario, profiles)
     allocations = (stage.initial for stage in scenario.pipeline)
     return SystemSpec(
         slo_s=scenario.slo_s,
@@ -45,43 +46,32 @@ def make_spec(scenario: Scenario, profile: Profile) -> SystemSpec:
         resize_delay_s=scenario.simulation.actuation_delay_s,
         fingerprint=_fingerprint(scenario, profiles),
         scenario=scenario.name,
-        stages=_stage_specs(scenario, profiles),
+        stages=tuple(_stage_spec(scenario, k, models) for k, models in enumerate(profiles)),
     )
 
 
-def _stage_specs(
-    scenario: Scenario, profiles: Sequence[Sequence[Profile]]
-) -> tuple[StageSpec, ...]:
-    stages, after = scenario.pipeline, predecessors(scenario.pipeline)
-    tasks, wanted_s = mean_tasks(stages), scenario.simulation.cold_start_s
-    _check_units(scenario, profiles)
-    specs = []
-    for at, (stage, models) in enumerate(zip(stages, profiles, strict=True)):
-        limits = stage.limits
-        for model in models:
-            check_profile(model, limits)
-        one = models[0]
-        limited = one.quota is not None
-        specs.append(
-            StageSpec(
-                name=stage.name,
-                cores_max=limits.cores,
-                batch_max=limits.batch,
-                replicas_max=limits.replicas,
-                latencies=tuple(model.latency for model in models),
-                accuracies=tuple(variant.accuracy for variant in stage.variants),
-                # Somewhat too much: the start of the process is in each, but happens once.
-                cold_start_s=(
-                    sum(model.cold_start_s for model in models) if wanted_s is None else wanted_s
-                ),
-                core_unit=one.core_unit,
-                cpu_cores=max(limits.cores, 1 / one.core_unit) if limited else math.inf,
-                after=after[at],
-                tasks=stage.tasks,
-                mean_tasks=tasks[at],
-            )
-        )
-    return tuple(specs)
+def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageSpec:
+    stage, one, cold_start_s = scenario.pipeline[k], models[0], scenario.simulation.cold_start_s
+    limits = stage.limits
+    for model in models:
+        _check_profile(model, limits)
+    if cold_start_s is None:
+        # Somewhat too much: the start of the process is in each, but happens once.
+        cold_start_s = sum(model.cold_start_s for model in models)
+    return StageSpec(
+        name=stage.name,
+        cores_max=limits.cores,
+        batch_max=limits.batch,
+        replicas_max=limits.replicas,
+        latencies=tuple(model.latency for model in models),
+        accuracies=tuple(variant.accuracy for variant in stage.variants),
+        cold_start_s=cold_start_s,
+        core_unit=one.core_unit,
+        cpu_cores=math.inf if one.quota is None else max(limits.cores, 1 / one.core_unit),
+        after=predecessors(scenario.pipeline)[k],
+        tasks=stage.tasks,
+        mean_tasks=mean_tasks(scenario.pipeline)[k],
+    )
 
 
 def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> None:
@@ -101,7 +91,7 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
             )
 
 
-def check_profile(profile: Profile, limits: Limits) -> None:
+def _check_profile(profile: Profile, limits: Limits) -> None:
     """Refuse a profile that cannot be used within limits."""
     profile.latency.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
     if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
@@ -119,50 +109,28 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
     other: not the workload, the network, the SLO and the drop policy, which a policy sees in its
     observation, and not the profile's numbers, so that a policy outlives a new calibration.
     """
-    first = profiles[0][0]
-    meaning = {
-        "model": first.model,
-        "core_unit": first.core_unit,
-        "interval_s": scenario.interval_s,
-        "limits": {name: getattr(scenario.limits, name) for name in _LIMITS},
-    }
+    stages = []
+    for stage, models in zip(scenario.pipeline, profiles, strict=True):
+        known = asdict(stage) | OLD_STAGE_KEYS
+        known["limits"] = {name: known["limits"][name] for name in _LIMITS}
+        known["variants"] = [
+            {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
+            for variant, model in zip(stage.variants, models, strict=True)
+        ]
+        del known["initial"]
+        stages.append(known)
+    meaning: dict[str, Any] = {"interval_s": scenario.interval_s}
     if scenario.stages:
-        meaning = {
-            "interval_s": scenario.interval_s,
-            "total_cores": scenario.limits.machine_cores,
-            "stages": [
-                _meaning(stage, models)
-                for stage, models in zip(scenario.stages, profiles, strict=True)
-            ],
-        }
+        meaning |= {"total_cores": scenario.limits.machine_cores, "stages": stages}
+    else:  # as of old, when there was one model only
+        first = profiles[0][0]
+        meaning |= {"model": first.model, "core_unit": first.core_unit}
+        meaning["limits"] = stages[0]["limits"]
     text = json.dumps(meaning, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _meaning(stage: Stage, models: Sequence[Profile]) -> dict[str, Any]:
-    """Return what of a stage gives observations and actions their meaning."""
-    known = asdict(stage) | {"limits": {name: getattr(stage.limits, name) for name in _LIMITS}}
-    known |= OLD_STAGE_KEYS
-    known["variants"] = [
-        {"model": model.model, "core_unit": model.core_unit, "accuracy": variant.accuracy}
-        for variant, model in zip(stage.variants, models, strict=True)
-    ]
-    del known["initial"]
-    return known
-
-
 _LIMITS = ("cores", "batch", "replicas")
-
-
-class StageLimits(Protocol):
-    """The largest allocation of a stage: of a :class:`StageSpec` or a live worker."""
-
-    @property
-    def cores_max(self) -> int: ...  # noqa: D102
-    @property
-    def batch_max(self) -> int: ...  # noqa: D102
-    @property
-    def replicas_max(self) -> int: ...  # noqa: D102
 
 
 def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
@@ -177,9 +145,12 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
 
 
 def check_stage_allocation(
-    allocation: StageAllocation, limits: StageLimits, where: str = "allocation", variants: int = 1
+    allocation: StageAllocation, limits: Any, where: str = "allocation", variants: int = 1
 ) -> None:
-    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits."""
+    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits.
+
+    These are ``cores_max``, ``batch_max`` and ``replicas_max`` of a specification or a live worker.
+    """
     for name in _LIMITS:
         value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
         if not isinstance(value, int | np.integer) or not 1 <= value <= limit:

@@ -76,15 +76,11 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
         if key not in hints:
             raise ConfigError(unknown("key", prefix + key, (prefix + name for name in hints)))
         values[key] = _convert(hints[key], value, prefix + key)
-    try:
-        return cls(**values)
-    except TypeError:
-        fields = dataclasses.fields(cast(Any, cls))  # a TypeVar cannot be bound to dataclasses
-        required = (f.name for f in fields if f.default is f.default_factory is MISSING)
-        missing = [name for name in required if name not in values]
-        raise ConfigError(
-            f"{prefix or 'the ' + cls.__name__.lower()} needs {', '.join(missing)}"
-        ) from None
+    fields = dataclasses.fields(cast(Any, cls))  # a TypeVar cannot be bound to dataclasses
+    required = [f.name for f in fields if f.default is f.default_factory is MISSING]
+    if missing := ", ".join(name for name in required if name not in values):
+        raise ConfigError(f"{prefix or 'the ' + cls.__name__.lower()} needs {missing}")
+    return cls(**values)
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:

@@ -21,7 +21,7 @@ from sponge_env.core.settings import (
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.scenario.config import Initial, Stage
-from sponge_env.scenario.graph import always_passed, ancestors, predecessors
+from sponge_env.scenario.graph import always_passed, ancestors, longest_path, predecessors
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
@@ -189,15 +189,15 @@ def shortest_s(
     """
     stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
     service, scale = scenario.simulation.service, scenario.simulation.service_scale
-    ends_s: list[float] = []
-    for k, leads in enumerate(predecessors(stages)):
+    own_s = []
+    for k in range(len(stages)):
         models, cores = [each.scaled(scale) for each in profiles[k]], stages[k].limits.cores
         fastest_s = min(model.fastest_s(cores) for model in models)
         # Under a quota a single request runs at full speed on one core as well.
         if one_core and models[0].resolve_service(service) == "profile":
             fastest_s = min(float(model.service_table_s(1, 1)[0, 0]) for model in models)
-        ends_s.append(max((ends_s[i] for i in leads), default=0.0) + fastest_s * passed[k])
-    return max(ends_s)
+        own_s.append(fastest_s * passed[k])
+    return longest_path(stages, own_s)
 
 
 def _bits(places: Iterable[int]) -> int:

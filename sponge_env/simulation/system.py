@@ -32,7 +32,7 @@ from sponge_env.interfaces import (
 )
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
-from sponge_env.scenario.config import require
+from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import check_allocation

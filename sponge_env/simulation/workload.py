@@ -16,7 +16,7 @@ from sponge_env.core.entry import arrive, begin_traffic_range, draw_requests
 from sponge_env.core.records import LISTED_REQUEST, Arrays
 from sponge_env.core.settings import INSTANT, write_tables
 from sponge_env.formats import BandwidthTrace
-from sponge_env.scenario.config import require
+from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
