@@ -10,10 +10,8 @@ pages are then made from the CSV files, those of earlier runs included.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +29,7 @@ from sponge_env.results.export import (
     sweep_rows,
     write_files,
 )
-from sponge_env.results.layout import MISSING, Columns, Table, markdown, with_block
+from sponge_env.results.layout import MISSING, Entry, Table, markdown, with_block
 from sponge_env.results.page import Section, featured, series_name
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
@@ -55,8 +53,6 @@ OVER_BOUND: Measures = {
     "cores_over_common_bound": (".2f", 1),
 }
 CORES: Measures = {"avoidable_violation_rate": (".2f", 100), "mean_cores": (".2f", 1)}
-
-CONTROLLER: tuple[str, Callable[[str], str]] = ("controller", str)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,56 +156,48 @@ def _overall(means: pd.DataFrame) -> pd.DataFrame:
     return means[means["scenario"] == ALL]
 
 
-def _text(value: float, form: str, scale: float = 1.0) -> str:
-    return MISSING if pd.isna(value) else format(value * scale, form)
+def _texts(values: pd.Series[float], form: str, scale: float) -> pd.Series[str]:
+    return values.map(lambda value: MISSING if pd.isna(value) else format(value * scale, form))
 
 
 def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
     """Return agents with some metrics of each start."""
-    values = rows.set_index(["start", "agent"])
-    shown = [
-        (f"{column(name).label}, {start} start", partial(_entry, values[name], measure, start))
-        for start in STARTS
+    shown = {
+        f"{column(name).label}, {start} start": _texts(own[name], *measure)
+        for start, own in rows.set_index("agent").groupby("start")
         for name, measure in measures.items()
-    ]
-    return Table.of([CONTROLLER, *shown], rows["agent"].unique())
+    }
+    return _table("controller", pd.DataFrame(shown, index=rows["agent"].unique()))
 
 
 def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Table:
     """Return agents with some metrics at each value of a column."""
     rows = rows[rows["start"] == start]
-    values = rows.set_index([across, "agent"])
-
-    def entry(place: str, agent: str) -> str:
-        return " · ".join(_entry(values[name], m, place, agent) for name, m in measures.items())
-
-    shown = [(place, partial(entry, place)) for place in rows[across].unique()]
-    return Table.of([CONTROLLER, *shown], rows["agent"].unique())
-
-
-def _entry(values: pd.Series[float], measure: Measure, *key: str) -> str:
-    return _text(values.get(key, math.nan), *measure)
+    pairs = zip(*(_texts(rows[name], *m) for name, m in measures.items()), strict=True)
+    entries = rows.assign(entry=[" · ".join(pair) for pair in pairs])
+    wide = entries.pivot(index="agent", columns=across, values="entry")
+    return _table("controller", wide.loc[rows["agent"].unique(), rows[across].unique()])
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
     """Return violations live and simulated, and differences of latency and cores."""
-    by_quantity = rows.set_index(["quantity", "run", "scenario", "agent"])
-    shown = [("violations live", "violation_rate", "live", ".2f")]
-    shown += [("simulated", "violation_rate", "simulated", ".2f")]
+    rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
+    by_quantity = dict(iter(rows.set_index(["run", "key"]).groupby("quantity")))
+    violations = by_quantity["violation_rate"]
+    shown = {
+        "violations live": _texts(violations["live"], ".2f", 100),
+        "simulated": _texts(violations["simulated"], ".2f", 100),
+    }
     for name in ("latency_mean_s", "latency_p99_s", "mean_cores"):
-        shown.append((f"{column(name).heading} off by", name, "difference", "+.1f"))
-    columns: Columns[tuple[str, ...]] = [
-        ("scenario, controller", lambda key: f"{key[1]}, {key[2]}"),
-        *(
-            (heading, partial(_at, by_quantity.loc[quantity][field], form))
-            for heading, quantity, field, form in shown
-        ),
-    ]
-    return Table.of(columns, dict.fromkeys(key[1:] for key in by_quantity.index))
+        differences = by_quantity[name]["difference"]
+        shown[f"{column(name).heading} off by"] = _texts(differences, "+.1f", 100)
+    return _table("scenario, controller", pd.DataFrame(shown, index=violations.index).droplevel(0))
 
 
-def _at(values: pd.Series[float], form: str, key: tuple[str, ...]) -> str:
-    return _text(values[key], form, 100)
+def _table(name: str, texts: pd.DataFrame) -> Table:
+    """Return texts as a table whose first column, of that name, is the index."""
+    rows = texts.fillna(MISSING).itertuples()
+    return Table([name, *texts.columns], [[Entry(text) for text in row] for row in rows])
 
 
 if __name__ == "__main__":
