@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from importlib import import_module
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +27,20 @@ LONG_MS = 60_000
 """SLO of requests that are not to be refused, whatever there is to do."""
 
 
-def infer_request(
-    server: Server, row: Array, parameters: Mapping[str, Any], identity: str = ""
-) -> list[bytes]:
-    """Return a whole HTTP request for one row, in parts."""
-    (tensor,) = server.metadata["inputs"]
-    head = infer_head(tensor["name"], row, parameters, identity)
-    client = HttpClient(f"http://127.0.0.1:{server.port}")
-    size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
-    return [client.head("POST", infer_path(server.model), size, headers), head, row.tobytes()]
-
-
 class LeanClient:
     """One connection that is kept; requests are made beforehand, and answers are read."""
 
     def __init__(self, server: Server, rows: Array, slo_ms: float | None = None) -> None:
         """Make requests for rows; without an SLO they have the server's default."""
+        (tensor,) = server.metadata["inputs"]
         parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
-        self._requests = [b"".join(infer_request(server, row, parameters)) for row in rows]
+        client, path = HttpClient(f"http://127.0.0.1:{server.port}"), infer_path(server.model)
+        self._requests = []
+        for row in rows:
+            head = infer_head(tensor["name"], row, parameters, "")
+            size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
+            parts = client.head("POST", path, size, headers), head, row.tobytes()
+            self._requests.append(b"".join(parts))
         self._socket = socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = AnswerParser()
@@ -74,18 +71,14 @@ class LeanClient:
 class TritonClient:
     """``tritonclient`` over HTTP or gRPC, with a tensor made for each request, as its users do."""
 
-    def __init__(self, server: Server, rows: Array, grpc: bool) -> None:
+    def __init__(self, server: Server, rows: Array, protocol: Literal["http", "grpc"]) -> None:
         """Connect."""
-        if grpc:
-            import tritonclient.grpc as library  # type: ignore[import-untyped]
-        else:
-            import tritonclient.http as library  # type: ignore[import-untyped]
-        port = server.grpc_port if grpc else server.port
-        metadata = server.metadata
-        self._library, self._model = library, server.model
+        self._library = import_module(f"tritonclient.{protocol}")
+        port = server.grpc_port if protocol == "grpc" else server.port
+        metadata, self._model = server.metadata, server.model
         self._input, self._output = metadata["inputs"][0], metadata["outputs"][0]["name"]
         self._rows = [row[np.newaxis] for row in rows]
-        self._client = library.InferenceServerClient(f"127.0.0.1:{port}")
+        self._client = self._library.InferenceServerClient(f"127.0.0.1:{port}")
 
     def __enter__(self) -> Self:
         return self

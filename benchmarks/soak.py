@@ -16,9 +16,9 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.hammer import Hammer, Tally
-from benchmarks.report import Report
 from benchmarks.servers import OTHERS, Server, children, sponge
 from benchmarks.serving import saturate
-from benchmarks.vitals import VitalsWatch
+from benchmarks.vitals import VitalsWatch, grown
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.results.layout import aligned
@@ -41,13 +40,41 @@ FULL = "static-16"
 SLO_S = 1.0
 GOODPUT = 0.9
 """Of capacity, under overload."""
-
-
 SECONDS = {"capacity": 10.0, "overload": 60.0, "kills": 60.0, "soak": 600.0}
 """Duration of each part, and of a measurement of the capacity, at a share of 1."""
 OVERLOAD = 3.0
 """Load of that part, relative to the capacity."""
 KILL_EVERY_S = 6.0
+
+
+@dataclass
+class Report:
+    """Checks of one part of the test, one row each, and whether one of them failed."""
+
+    part: str
+    rows: list[list[str]] = field(default_factory=list)
+    failed: bool = False
+
+    def add(self, what: str, expected: str, measured: object, passed: bool) -> None:
+        """Add a check."""
+        name, mark = f"{self.part}: {what}", "" if passed else "FAILED"
+        self.rows.append([name, expected, str(measured), mark])
+        self.failed |= not passed
+        print(f"{name} {measured} (expected: {expected})", file=sys.stderr)
+
+    def tally(self, tally: Tally) -> None:
+        """Add how requests ended."""
+        counts = ", ".join(f"{n} x {status}" for status, n in sorted(tally.statuses.items()))
+        self.add("statuses", "200, 503, 504", counts, not tally.errors)
+        self.add("unanswered", f"0 of {tally.sent}", tally.unanswered, not tally.unanswered)
+        self.add("wrong answers", "0", tally.wrong, not tally.wrong)
+
+    def growth(self, watch: VitalsWatch, tally: Tally) -> None:
+        """Add by how much the server grew while it served requests."""
+        growth = watch.growth()
+        more = ", ".join(f"{name} {value:+.1f}" for name, value in growth.items())
+        # from the middle of the second quarter to that of the last
+        self.add("growth", "none", more, not grown(growth, tally.sent // 2))
 
 
 @dataclass(frozen=True)
@@ -59,9 +86,6 @@ class Bench:
     agent: str
     share: float
     """Of the time."""
-    report: Report
-    log: Path
-    """The server's stderr."""
 
     def seconds(self, part: str) -> float:
         """Return the duration of a part."""
@@ -80,27 +104,26 @@ class Bench:
         self.use(self.agent)
         return sum(each_s <= seconds for each_s in came_s) / seconds
 
-    def counted(self, name: str) -> float:
+    def counted(self, name: str) -> int:
         """Return the sum of a counter in the server's metrics."""
         lines = self.server.fetch("/metrics").decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+        return round(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
 
     def hammer(self) -> Hammer:
         """Return what sends one of the images."""
         return Hammer(self.server, self.rows[0], SLO_S)
 
 
-def overload(bench: Bench) -> None:
+def overload(bench: Bench, report: Report) -> None:
     """Send three times what it can serve."""
-    report = bench.report
     capacity_rps = bench.capacity_rps()
     with VitalsWatch(bench.server.process.pid) as watch:
         tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, bench.seconds("overload")))
-    report.tally("overload", tally)
+    report.tally(tally)
     share = tally.goodput_rps / capacity_rps
     text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
-    report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
-    report.growth("overload", watch, tally)
+    report.add("goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
+    report.growth(watch, tally)
 
 
 def replicas(server: Server) -> list[int]:
@@ -113,11 +136,11 @@ def replicas(server: Server) -> list[int]:
     return found
 
 
-def kills(bench: Bench) -> None:
+def kills(bench: Bench, report: Report) -> None:
     """Kill replicas while requests come."""
-    report, rng = bench.report, random.Random(0)
-    rate_rps = 0.4 * bench.capacity_rps()
-    before = bench.counted("sponge_requests_total"), bench.counted("sponge_restarts_total")
+    rng, rate_rps = random.Random(0), 0.4 * bench.capacity_rps()
+    names = "sponge_requests_total", "sponge_restarts_total"
+    before = list(map(bench.counted, names))
     killed: list[int] = []
 
     async def kill() -> None:
@@ -127,17 +150,18 @@ def kills(bench: Bench) -> None:
                 killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, bench.seconds("kills")), [kill]))
-    report.tally("kills", tally)
-    counted = round(bench.counted("sponge_requests_total") - before[0])
-    report.add("kills", "requests counted", str(tally.sent), counted, counted == tally.sent)
-    restarts = round(bench.counted("sponge_restarts_total") - before[1])
-    report.add("kills", "restarts", str(len(killed)), restarts, restarts == len(killed))
+    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, bench.seconds("kills")), kill))
+    report.tally(tally)
+    counted, restarts = (
+        bench.counted(name) - earlier for name, earlier in zip(names, before, strict=True)
+    )
+    report.add("requests counted", str(tally.sent), counted, counted == tally.sent)
+    report.add("restarts", str(len(killed)), restarts, restarts == len(killed))
     share = tally.on_time / tally.sent
-    report.add("kills", "on time", "> 50%", f"{share:.1%}", share > 0.5)
+    report.add("on time", "> 50%", f"{share:.1%}", share > 0.5)
 
 
-async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitable[None]]]) -> Tally:
+async def _beside(work: Awaitable[Tally], *others: Callable[[], Awaitable[None]]) -> Tally:
     """Do some work, and other things until it is done."""
     tasks = [asyncio.ensure_future(each()) for each in others]
     try:
@@ -150,10 +174,9 @@ async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitabl
                 raise ended or RuntimeError("it ended early")
 
 
-def soak(bench: Bench) -> None:
+def soak(bench: Bench, report: Report) -> None:
     """Serve for long, while clients leave, agents change and the metrics are read."""
-    report, server = bench.report, bench.server
-    rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
+    server, rate_rps, hammer = bench.server, 0.5 * bench.capacity_rps(), bench.hammer()
     client, statuses = HttpClient(f"http://127.0.0.1:{server.port}"), Counter[int]()
 
     async def look() -> None:
@@ -173,25 +196,15 @@ def soak(bench: Bench) -> None:
             await asyncio.sleep(20.0)
 
     with VitalsWatch(server.process.pid) as watch:
-        others = [look, go_away, switch]
-        tally = asyncio.run(_beside(hammer.run(rate_rps, bench.seconds("soak")), others))
+        work = hammer.run(rate_rps, bench.seconds("soak"))
+        tally = asyncio.run(_beside(work, look, go_away, switch))
     bench.use(bench.agent)
-    report.tally("soak", tally)
-    report.add("soak", "other requests", "200", dict(statuses), set(statuses) == {200})
-    report.growth("soak", watch, tally)
+    report.tally(tally)
+    report.add("other requests", "200", dict(statuses), set(statuses) == {200})
+    report.growth(watch, tally)
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"overload": overload, "kills": kills, "soak": soak}
-
-
-@contextmanager
-def bench(agent: str, share: float) -> Iterator[Bench]:
-    """Start the server."""
-    rows = np.ascontiguousarray(efficientnet(MODEL).samples())
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "stderr"
-        with log.open("w") as file, sponge(MODEL, "--agent", agent, stderr=file) as server:
-            yield Bench(server, rows, agent, share, Report(), log)
+PARTS = {"overload": overload, "kills": kills, "soak": soak}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,14 +221,23 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
-    with cli.terminate_like_interrupt(), bench(arguments.agent, arguments.share) as found:
-        for name in arguments.part or PARTS:
-            PARTS[name](found)
-        text = found.log.read_text(errors="replace")[-2000:]
-    print("\n".join(aligned([["", "expected", "measured", ""], *found.report.rows])))
-    if found.report.failed and text:
+    reports = [Report(part) for part in arguments.part or PARTS]
+    rows, started = (
+        np.ascontiguousarray(efficientnet(MODEL).samples()),
+        ("--agent", arguments.agent),
+    )
+    with cli.terminate_like_interrupt(), tempfile.TemporaryFile("w+") as log:
+        with sponge(MODEL, *started, stderr=log) as server:
+            for report in reports:
+                PARTS[report.part](Bench(server, rows, arguments.agent, arguments.share), report)
+        log.seek(0)
+        text = log.read()[-2000:]
+    checks = [row for report in reports for row in report.rows]
+    print("\n".join(aligned([["", "expected", "measured", ""], *checks])))
+    failed = any(report.failed for report in reports)
+    if failed and text:
         print(f"\nlast lines of the server:\n{text}")
-    return int(found.report.failed)
+    return int(failed)
 
 
 if __name__ == "__main__":
