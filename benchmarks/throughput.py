@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
+import math
 import sys
-import tempfile
 import timeit
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -28,8 +29,8 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Serving, Stage, Variant
-from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -47,20 +48,14 @@ PAPER_RPS = 20
 CHAIN_RPS = 10.0
 
 
-def make_scenario(folder: Path, rate_rps: int) -> Scenario:
+def make_scenario(rate_rps: int) -> Scenario:
     """Return the paper's system, made for another load."""
-    profile, slower = load_profile("yolov5s"), PAPER_RPS / rate_rps
-    fit = {
-        name: getattr(profile.latency, name) * slower
-        for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+    changes = {
+        "arrivals": Arrivals("constant", float(rate_rps)),
+        "duration_s": float(INTERVALS),
+        "simulation.service_scale": PAPER_RPS / rate_rps,
     }
-    latency = dataclasses.replace(profile.latency, **fit)
-    latency_s = tuple(tuple(cell * slower for cell in row) for row in profile.latency_s)
-    path = folder / f"yolov5s-{rate_rps}.json"
-    save_profile(dataclasses.replace(profile, latency=latency, latency_s=latency_s), path)
-    arrivals = Arrivals("constant", float(rate_rps))
-    changes = {"profile": str(path), "duration_s": float(INTERVALS), "arrivals": arrivals}
-    return dataclasses.replace(load_scenario("paper"), **changes)
+    return changed(load_scenario("paper"), changes)
 
 
 def make_chain() -> Scenario:
@@ -130,24 +125,18 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         return envs * steps_per_s(begin, actions, repeats)
 
 
-def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
-    """Measure one ``Sponge-v0``."""
-    env = SpongeEnv(scenario)
+def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...], repeats: int) -> float:
+    """Measure what takes actions of a shape, and close it."""
+    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, *shape))
+    envs.reset()
 
     def begin() -> Callable[[Any], object]:
-        env.reset(seed=0)
-        return env.step
+        if isinstance(envs, SpongeEnv):  # others begin episodes by themselves
+            envs.reset()
+        return envs.step
 
-    return steps_per_s(begin, np.random.default_rng(0).integers(0, 16, (INTERVALS, 2)), repeats)
-
-
-def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
-    """Measure a vectorized environment of Stable-Baselines3, and close it."""
-    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, envs.num_envs, 2))
-    envs.seed(0)
-    envs.reset()
     with closing(envs):
-        return envs.num_envs * steps_per_s(lambda: envs.step, actions, repeats)
+        return math.prod(shape[:-1]) * steps_per_s(begin, actions, repeats)
 
 
 def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
@@ -170,77 +159,73 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
     return steps_per_s(begin, plan, repeats)
 
 
-def episode_s(scenario: Scenario, agent: str, repeats: int) -> float:
-    """Return the shortest wall time of an episode of an agent, its making included."""
-    controllers, seed = known_controllers(), EVALUATION_SEEDS
-    run = Run.of(agent, scenario, "sim", seed)
-
-    def episode() -> None:
-        system = SimulatedSystem(scenario, seed)
-        run_episode(system, make_controller(agent, controllers), run)
-
-    return best_s(episode, repeats)
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a title, an aligned table and a blank line."""
+    print("\n".join([f"{title}:\n", *aligned([header, *rows]), ""]))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print an aligned table and a blank line."""
-    print("\n".join([*aligned([header, *rows]), ""]))
-
-
-def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: int) -> float:
+def print_speeds(loads: Sequence[int], sizes: Sequence[int], repeats: int) -> float:
     """Print environment steps per second; return the largest under the paper's load."""
     rows, best = [], 0.0
-    for envs in sizes:
-        for threads in THREADS:
-            speeds = {
-                # A large batch under a high load takes long and shows nothing new.
-                rate: batch_steps_per_s(scenario, envs, threads, repeats)
-                for rate, scenario in scenarios.items()
-                if envs * rate <= max(sizes) * 100 or len(scenarios) == 1
-            }
-            best = max(best, speeds[PAPER_RPS])
-            cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in scenarios)
-            rows.append([str(envs), str(threads), *cells])
-    print("Environment steps per second of the batch simulator:\n")
-    print_table(["envs", "threads", *(f"{rate} rps" for rate in scenarios)], rows)
+    for envs, threads in itertools.product(sizes, THREADS):
+        speeds = {
+            # A large batch under a high load takes long and shows nothing new.
+            rate: batch_steps_per_s(make_scenario(rate), envs, threads, repeats)
+            for rate in loads
+            if envs * rate <= max(sizes) * 100 or len(loads) == 1
+        }
+        best = max(best, speeds[PAPER_RPS])
+        cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in loads)
+        rows.append([str(envs), str(threads), *cells])
+    title = "Environment steps per second of the batch simulator"
+    print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in loads)], rows)
     return best
 
 
 def print_chain(envs: int, repeats: int) -> None:
     """Print environment steps per second of a pipeline."""
-    scenario = make_chain()
-    speeds = [batch_steps_per_s(scenario, envs, threads, repeats) for threads in THREADS]
-    rows = [[str(envs), str(n), f"{speed:,.0f}"] for n, speed in zip(THREADS, speeds, strict=True)]
-    print("Environment steps per second of the batch simulator on a chain of three stages, whose")
-    print(f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second:\n")
-    print_table(["envs", "threads", "steps/s"], rows)
+    rows = [
+        [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n, repeats):,.0f}"]
+        for n in THREADS
+    ]
+    title = (
+        "Environment steps per second of the batch simulator on a chain of three stages, whose\n"
+        f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second"
+    )
+    print_table(title, ["envs", "threads", "steps/s"], rows)
 
 
-def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -> None:
+def print_comparison(best: float, envs: int, repeats: int) -> None:
     """Print the batch simulator against the alternatives."""
+    scenario = make_scenario(PAPER_RPS)
     makers = [lambda: SpongeEnv(scenario)] * envs
     speeds = {
-        f"SubprocVecEnv, {envs} envs": vec_env_steps_per_s(SubprocVecEnv(makers), repeats),
-        f"DummyVecEnv, {envs} envs": vec_env_steps_per_s(DummyVecEnv(makers), repeats),
-        "Sponge-v0, single": single_steps_per_s(scenario, repeats),
+        f"SubprocVecEnv, {envs} envs": envs_steps_per_s(SubprocVecEnv(makers), (envs, 2), repeats),
+        f"DummyVecEnv, {envs} envs": envs_steps_per_s(DummyVecEnv(makers), (envs, 2), repeats),
+        "Sponge-v0, single": envs_steps_per_s(SpongeEnv(scenario), (2,), repeats),
         "SimPy model, single": simpy_steps_per_s(scenario, repeats),
     }
     rows = [[name, f"{speed:,.0f}", f"{best / speed:,.0f}"] for name, speed in speeds.items()]
-    print(f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps:\n")
-    print_table(["simulator", "steps/s", "batch is faster by"], rows)
+    title = f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps"
+    print_table(title, ["simulator", "steps/s", "batch is faster by"], rows)
 
 
-def print_episodes(quick: bool) -> None:
-    """Print what whole episodes take, as suites and evaluations run them."""
-    rows = []
-    for name in ("paper", "bursty", "mixed")[: 1 if quick else 3]:
+def print_episodes(scenarios: Sequence[str], agents: Sequence[str], repeats: int) -> None:
+    """Print the shortest wall time of whole episodes, as suites and evaluations run them."""
+    rows, controllers, seed = [], known_controllers(), EVALUATION_SEEDS
+    for name, agent in itertools.product(scenarios, agents):
         scenario = load_scenario(name)
-        for agent in ("static-16", "sponge-ip", "fa2")[: 1 if quick else 3]:
-            taken_s = episode_s(scenario, agent, 1 if quick else 5)
-            per_interval_us = 1e6 * taken_s / scenario.intervals
-            rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
-    print("Episodes of 600 intervals, as suites and evaluations run them:\n")
-    print_table(["scenario", "agent", "ms", "microseconds per interval"], rows)
+        run = Run.of(agent, scenario, "sim", seed)
+
+        def episode(scenario: Scenario = scenario, run: Run = run) -> None:
+            system = SimulatedSystem(scenario, seed)
+            run_episode(system, make_controller(run.agent, controllers), run)
+
+        taken_s = best_s(episode, repeats)
+        per_interval_us = 1e6 * taken_s / scenario.intervals
+        rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
+    title = "Episodes of 600 intervals, as suites and evaluations run them"
+    print_table(title, ["scenario", "agent", "ms", "microseconds per interval"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -248,13 +233,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time the batch simulator.")
     parser.add_argument("--quick", action="store_true", help="fewer cells, a few seconds")
     quick = parser.parse_args(argv).quick
-    loads, sizes, repeats = ((PAPER_RPS,), (256,), 2) if quick else (LOADS_RPS, ENVS, 3)
-    with tempfile.TemporaryDirectory() as folder:
-        scenarios = {rate: make_scenario(Path(folder), rate) for rate in loads}
-        best = print_speeds(scenarios, sizes, repeats)
-        print_chain(256 if quick else 1024, repeats)
-        print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
-    print_episodes(quick)
+    repeats = 2 if quick else 3
+    best = print_speeds(*(((PAPER_RPS,), (256,)) if quick else (LOADS_RPS, ENVS)), repeats)
+    print_chain(256 if quick else 1024, repeats)
+    print_comparison(best, 2 if quick else 8, repeats)
+    if quick:
+        print_episodes(["paper"], ["static-16"], 1)
+    else:
+        print_episodes(["paper", "bursty", "mixed"], ["static-16", "sponge-ip", "fa2"], 5)
 
 
 if __name__ == "__main__":
