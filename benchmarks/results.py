@@ -30,7 +30,7 @@ from sponge_env.results.export import (
     write_files,
 )
 from sponge_env.results.layout import MISSING, Entry, Table, markdown, with_block
-from sponge_env.results.page import Section, featured, series_name
+from sponge_env.results.page import draw_all, featured, series_name
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
 """Scenarios and starts whose first episode is drawn, with the first profile."""
@@ -113,7 +113,7 @@ def _standard(run: RunFolder) -> dict[str, pd.DataFrame]:
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
     """Return the pictures of both pages by file name."""
-    drawn = Section(run, featured(run)).pictures()
+    drawn = draw_all(run.comparison, featured(run))
     groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     shown = ["pareto", *(series_name(cells[0]) for cells in groups if cells)]
     pictures = {f"results-{name}.png": drawn[name].content for name in shown}

@@ -91,7 +91,7 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
 
 def _marks(comparison: Comparison, p_values: Mapping[str, float]) -> dict[str, str]:
     """Return the marks of agents that do not differ from the reference."""
-    mark = NOT_SIGNIFICANT if comparison.enough_seeds(len(p_values)) else TOO_FEW
+    mark = NOT_SIGNIFICANT if comparison.seeds >= min_seeds(len(p_values)) else TOO_FEW
     return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
@@ -101,7 +101,7 @@ def mark_note(comparison: Comparison) -> str:
     if not tests:
         return ""
     note = f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
-    if comparison.enough_seeds(tests):
+    if comparison.seeds >= min_seeds(tests):
         return note
     return f"{note}; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
 
