@@ -29,7 +29,7 @@ from sponge_env.results.export import (
     sweep_rows,
     write_files,
 )
-from sponge_env.results.layout import MISSING, Entry, Table, markdown, with_block
+from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, featured, series_name
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
@@ -197,7 +197,7 @@ def _fidelity(rows: pd.DataFrame) -> Table:
 def _table(name: str, texts: pd.DataFrame) -> Table:
     """Return texts as a table whose first column, of that name, is the index."""
     rows = texts.fillna(MISSING).itertuples()
-    return Table([name, *texts.columns], [[Entry(text) for text in row] for row in rows])
+    return Table([name, *texts.columns], list(rows))
 
 
 if __name__ == "__main__":

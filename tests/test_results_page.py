@@ -14,7 +14,7 @@ from report_runs import COLD, WARM, keep, write, write_suite
 from sponge_env.app.report import main
 from sponge_env.results.comparison import load_run
 from sponge_env.results.figures import points
-from sponge_env.results.layout import Entry, Table, markdown, with_block
+from sponge_env.results.layout import Table, markdown, with_block
 from sponge_env.results.page import featured
 
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
@@ -170,7 +170,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 def test_text_from_files_is_no_markup() -> None:
     text = "<script>1 & 2</script> | [click](javascript:x)\nend"
     escaped = r"&lt;script>1 &amp; 2&lt;/script> \| [click]\(javascript:x) end"
-    assert markdown(Table([text], [[Entry(text)]])).splitlines()[::2] == [f"| {escaped} |"] * 2
+    assert markdown(Table([text], [[text]])).splitlines()[::2] == [f"| {escaped} |"] * 2
 
 
 def test_only_the_lines_between_the_marks_change() -> None:

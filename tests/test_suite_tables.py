@@ -87,8 +87,8 @@ def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) ->
 
 def entries(table: Table, agent: str) -> list[str]:
     """Return what stands in an agent's row, without its name."""
-    (row,) = [row for row in table.rows if row[0].text == agent]
-    return [entry.text for entry in row[1:]]
+    (row,) = [row for row in table.rows if row[0] == agent]
+    return [*row[1:]]
 
 
 PAIR = rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)

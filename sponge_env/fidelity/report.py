@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, summary
-from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
+from sponge_env.results.layout import MISSING, Columns, Table, terminal
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
 from sponge_env.utils.files import read_json, replacing, write_json
@@ -195,7 +195,7 @@ def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetr
         )
         return write(quantity, ours, theirs)
 
-    columns: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
+    columns: list[tuple[str, Callable[[str], str]]] = [("agent", str)]
     shown = [_BY_METRIC[name] for name in SINGLE_RUN]
     for q in _with_accuracy(shown, chain.from_iterable(chain.from_iterable(pairs.values()))):
         simulated_heading = f"{column(q.metric).label}, simulated"
@@ -289,7 +289,7 @@ def section(trials: Sequence[Trial], profile: Profile) -> str:
 
 def padded(table: Table) -> str:
     """Return a Markdown table that is aligned on a terminal as well."""
-    lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
+    lines = [table.headings, *table.rows]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     form = "| " + " | ".join(f"{{:{width}}}" for width in widths) + " |"
     rule = ["-" * width for width in widths]
