@@ -108,14 +108,15 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
 
 def test_agents_and_bounds_are_drawn_relative_to_the_common_bound(run: Path) -> None:
     comparison = load_run(run).comparison
-    drawn = {point.agent: point for point in points(comparison, [COLD, WARM], comparison.agents)}
+    drawn = points(comparison, [COLD, WARM], comparison.agents)
     assert drawn.keys() == {*AGENTS, "oracle", "oracle-joint"}
-    places = {agent: point.cores.value for agent, point in drawn.items()}
+    places = {agent: cores.value for agent, (cores, _) in drawn.items()}
     assert (places["fa2"], places["oracle"], places["oracle-joint"]) == pytest.approx(
         (5 / 3, 4 / 3, 1.0)
     )
-    assert drawn["fa2"].violations.value == pytest.approx(4.025)
-    assert drawn["fa2"].violations.low < 4.025 < drawn["fa2"].violations.high
+    _, violations = drawn["fa2"]
+    assert violations.value == pytest.approx(4.025)
+    assert violations.low < 4.025 < violations.high
 
 
 def test_the_same_run_gives_the_same_page(run: Path, page: str, tmp_path: Path) -> None:
