@@ -40,13 +40,8 @@ SWEEPS = ("resize delay [s]", "service time [times the profile's]")
 
 SUMMARY = ["agent", "start", "cells", "n", "avoidable_violation_rate", "cores_over_common_bound"]
 
-STARTS = ("cold", "warm")
-
-Measure = tuple[str, float]
-"""Format of a number, and its scale."""
-
-Measures = Mapping[str, Measure]
-"""By metric."""
+Measures = Mapping[str, tuple[str, float]]
+"""By metric, the format of its numbers and their scale."""
 
 OVER_BOUND: Measures = {
     "avoidable_violation_rate": (".3f", 100),
@@ -71,44 +66,33 @@ def write_results(argv: Sequence[str]) -> int:
     parser.add_argument("--fidelity", nargs="+", type=Path, default=[], metavar="FILE", help=live)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     arguments = parser.parse_args(argv)
-    folder, files = arguments.docs / "results", dict[Path, str | bytes]()
+    folder, frames, pictures = arguments.docs / "results", dict[str, pd.DataFrame](), {}
     if arguments.standard:
         run = load_run(arguments.standard)
-        files |= {folder / name: csv_text(frame) for name, frame in _standard(run).items()}
-        files |= {arguments.docs / name: content for name, content in _pictures(run).items()}
+        means = mean_rows(run.comparison)
+        overall = _overall(means).set_index("agent", drop=False)
+        shown = [agent for agent in run.featured if agent in overall.index]
+        frames["standard-cells"], frames["standard-means"] = cell_rows(run.comparison), means
+        frames["summary"] = overall.loc[shown][SUMMARY]
+        pictures = _pictures(run)
     if arguments.stages:
         comparison = load_run(arguments.stages).comparison
-        files[folder / "stages-cells.csv"] = csv_text(cell_rows(comparison))
-        files[folder / "stages-means.csv"] = csv_text(mean_rows(comparison))
+        frames["stages-cells"] = cell_rows(comparison)
+        frames["stages-means"] = mean_rows(comparison)
     if arguments.sensitivity:
-        swept = sweep_rows(load_run(arguments.sensitivity).comparison)
-        if swept.empty:
+        frames["sensitivity"] = sweep_rows(load_run(arguments.sensitivity).comparison)
+        if frames["sensitivity"].empty:
             raise ConfigError(f"{str(arguments.sensitivity)!r} has no sweeps")
-        files[folder / "sensitivity.csv"] = csv_text(swept)
     if arguments.fidelity:
-        files[folder / "fidelity.csv"] = csv_text(fidelity_rows(arguments.fidelity))
-    write_files(files)
+        frames["fidelity"] = fidelity_rows(arguments.fidelity)
+    write_files({folder / f"{name}.csv": csv_text(frame) for name, frame in frames.items()})
+    write_files({arguments.docs / name: content for name, content in pictures.items()})
     readme, results = arguments.docs.parent / "README.md", arguments.docs / "results.md"
-    write_files(
-        {
-            readme: with_block(readme.read_text(), "results", markdown(summary_table(folder))),
-            results: with_block(results.read_text(), "tables", tables(folder)),
-        }
-    )
+    summary = markdown(_by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND))
+    write_files({readme: with_block(readme.read_text(), "results", summary)})
+    write_files({results: with_block(results.read_text(), "tables", tables(folder))})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
-
-
-def _standard(run: RunFolder) -> dict[str, pd.DataFrame]:
-    """Return the CSV files of the standard suite."""
-    means = mean_rows(run.comparison)
-    overall = means[means["scenario"] == ALL].set_index("agent", drop=False)
-    shown = [agent for agent in run.featured if agent in overall.index]
-    return {
-        "standard-cells.csv": cell_rows(run.comparison),
-        "standard-means.csv": means,
-        "summary.csv": overall.loc[shown][SUMMARY],
-    }
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
@@ -128,11 +112,6 @@ def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def summary_table(folder: Path) -> Table:
-    """Return the README's table: violations and cores of a few agents."""
-    return _by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND)
-
-
 def tables(folder: Path) -> str:
     """Return the tables of docs/results.md in Markdown."""
     standard, stages, swept, live, few = (
@@ -141,7 +120,7 @@ def tables(folder: Path) -> str:
     )
     of_scenarios = standard[standard["agent"].isin(few["agent"]) & (standard["scenario"] != ALL)]
     titled = {"All scenarios and models": _by_start(_overall(standard), OVER_BOUND)}
-    for start in STARTS:
+    for start in ("cold", "warm"):
         title = f"By scenario, {start} start: avoidable violations [%] · cores over bound"
         titled[title] = _grid(of_scenarios, start, "scenario", OVER_BOUND)
     for what in SWEEPS:

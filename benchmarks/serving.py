@@ -170,11 +170,6 @@ def measure(name: str, python: Path | None, quick: bool) -> None:
         print_throughput(servers, session, rows, *((2, 2.0) if quick else (6, 6.0)))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; what goes wrong is one sentence."""
-    return cli.run_script(run, argv)
-
-
 def run(argv: Sequence[str]) -> int:
     """Measure, and print the tables."""
     parser = cli.Parser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
@@ -191,4 +186,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_script(run, None))

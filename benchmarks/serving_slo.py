@@ -135,11 +135,6 @@ def in_turn(compared: dict[str, Contender], seeds: int) -> dict[str, list[Summar
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; what goes wrong is one sentence."""
-    return cli.run_script(compare, argv)
-
-
 def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
@@ -161,4 +156,4 @@ def compare(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    sys.exit(main())
+    sys.exit(cli.run_script(compare, None))

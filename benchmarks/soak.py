@@ -207,11 +207,6 @@ def soak(bench: Bench, report: Report) -> None:
 PARTS = {"overload": overload, "kills": kills, "soak": soak}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; what goes wrong is one sentence."""
-    return cli.run_script(run, argv)
-
-
 def run(argv: Sequence[str]) -> int:
     """Run the parts that were chosen."""
     parser = cli.Parser(prog="python -m benchmarks.soak", description="Try to break the server.")
@@ -241,4 +236,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_script(run, None))
