@@ -113,15 +113,15 @@ def test_a_difference_within_the_noise_is_marked() -> None:
     assert "n.s." not in " ".join(entries(table, "ip"))
 
 
-def test_the_more_agents_the_more_has_to_be_shown() -> None:
+@pytest.mark.parametrize(("agents", "different"), [("ip a", {"a"}), ("ip a b c d e", set())])
+def test_the_more_agents_the_more_has_to_be_shown(agents: str, different: set[str]) -> None:
     # Eight seeds of ten the one way: p = 0.022 with a single agent, twice as much with two.
     slight = 8 + np.array([0.1] * 8 + [-0.05] * 2) * (1 + np.arange(10) / 100)
-    frames = [rows("ip", COLD, 0.0, 8.0), *(rows(n, COLD, 0.0, slight) for n in "abcde")]
-    for agents, different in (("ip a", {"a"}), ("ip a b c d e", set())):
-        names = agents.split()
-        one = comparison(*frames[: len(names)], agents=agents)
-        p_values = one.p_values("mean_cores", {name: [COLD] for name in names})
-        assert {agent for agent, p in p_values.items() if p < 0.05} == different
+    names = agents.split()
+    frames = [rows(name, COLD, 0.0, slight if name != "ip" else 8.0) for name in names]
+    found = comparison(*frames, agents=agents)
+    p_values = found.p_values("mean_cores", {name: [COLD] for name in names})
+    assert {agent for agent, p in p_values.items() if p < 0.05} == different
 
 
 def test_too_few_seeds_are_marked_as_such() -> None:
