@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.clients import LONG_MS, LeanClient, TritonClient
+from benchmarks.clients import LONG_MS, Call, lean_client, triton_client
 from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
@@ -44,9 +44,6 @@ CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
 TURN = 10
 """Requests in a row."""
-
-Call = Callable[[int], NDArray[Any]]
-"""Has the model answer one of the inputs."""
 
 
 def check(calls: Mapping[str, Call], count: int) -> None:
@@ -90,11 +87,11 @@ def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
     begin_s, came_s = time.perf_counter(), list[float]()
 
     def send(first: int) -> None:
-        with LeanClient(server, rows, LONG_MS) as client:
+        with lean_client(server, rows, LONG_MS) as call:
             for at in itertools.count(first):
                 if time.perf_counter() - begin_s >= seconds:
                     return
-                client.answer(at)
+                call(at)
                 came_s.append(time.perf_counter() - begin_s)
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -160,11 +157,11 @@ def measure(name: str, python: Path | None, quick: bool) -> None:
         calls: dict[str, Call] = {BARE: bare, RELAY: stack.enter_context(relay(name, rows))}
         for server in servers:
             for kind, client in (
-                ("lean client", LeanClient(server, rows)),
-                ("tritonclient HTTP", TritonClient(server, rows, "http")),
-                ("tritonclient gRPC", TritonClient(server, rows, "grpc")),
+                ("lean client", lean_client(server, rows)),
+                ("tritonclient HTTP", triton_client(server, rows, "http")),
+                ("tritonclient gRPC", triton_client(server, rows, "grpc")),
             ):
-                calls[f"{server.name}, {kind}"] = stack.enter_context(client).answer
+                calls[f"{server.name}, {kind}"] = stack.enter_context(client)
         check(calls, len(rows))
         print_latencies(calls, 5 if quick else 60)
         print_throughput(servers, session, rows, *((2, 2.0) if quick else (6, 6.0)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from typing import Any, cast
 
 import numpy as np
@@ -57,23 +57,18 @@ MISDEEDS: dict[str, Misdeed] = {
 def rough_server(misdeed: Misdeed) -> Iterator[Server]:
     """Answer each request for an inference, with what a misdeed makes of it."""
 
-    class Connection(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            while head := self._head():
-                length = re.search(rb"(?i)content-length: *(\d+)", head)
-                body = self.rfile.read(int(length[1]) if length else 0)
-                if head.startswith(b"GET"):
-                    self.wfile.write(as_http({"inputs": [TENSOR]}))
-                    continue
-                named = re.search(rb'"id": ?"(\w+)"', body)
-                answer = misdeed(as_http({"id": named[1].decode() if named else ""}))
-                if answer is None:
-                    return
-                self.wfile.write(answer)
+    class Connection(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-        def _head(self) -> bytes:
-            lines = iter(self.rfile.readline, b"")
-            return b"".join(itertools.takewhile(lambda line: line != b"\r\n", lines))
+        def do_GET(self) -> None:
+            self.wfile.write(as_http({"inputs": [TENSOR]}))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            named = re.search(rb'"id": ?"(\w+)"', body)
+            answer = misdeed(as_http({"id": named[1].decode() if named else ""}))
+            self.close_connection = answer is None
+            self.wfile.write(answer or b"")
 
     class Threads(socketserver.ThreadingTCPServer):
         daemon_threads = True

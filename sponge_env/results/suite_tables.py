@@ -154,22 +154,16 @@ def means_table(comparison: Comparison, start: str) -> Table:
 
 def means_note(comparison: Comparison) -> str:
     """Return what one has to know to read the table over all cells."""
-    parts = [
-        f"mean over cells and seeds [95 % interval], from {MIN_SEEDS} seeds on",
-        *family_notes(comparison),
-    ]
+    parts = [f"mean over cells and seeds [95 % interval], from {MIN_SEEDS} seeds on"]
+    families: dict[str, list[str]] = {}
+    for scenario in comparison.scenarios:
+        families.setdefault(comparison.family(scenario), []).append(scenario)
+    large = [own for own in families.values() if len(own) > 1]
+    parts += [f"{', '.join(own)} count as one scenario" for own in large]
     if bound := comparison.common_bound:
         some, total = len(comparison.bounded(comparison.cells)), len(comparison.cells)
         parts.append(f"bound: what {bound} attains, for every agent, on {some} of {total} cells")
     return "; ".join(parts)
-
-
-def family_notes(comparison: Comparison) -> list[str]:
-    """Return which scenarios count as one in means over all cells."""
-    families: dict[str, list[str]] = {}
-    for scenario in comparison.scenarios:
-        families.setdefault(comparison.family(scenario), []).append(scenario)
-    return [f"{', '.join(own)} count as one scenario" for own in families.values() if len(own) > 1]
 
 
 def sweep_notes(comparison: Comparison, what: str) -> list[str]:
