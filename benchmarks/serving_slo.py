@@ -21,15 +21,15 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
+
+import pandas as pd
 
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
 from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, make_system, wait_for_machine
 from sponge_env.metrics import summary
-from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
@@ -43,31 +43,10 @@ TRITON = {
     "13 cores, batches of 16": {"cores": 13},
 }
 """The best static settings that were found for each number of core units."""
-HEADINGS = [
-    *("violated", "min to max", "avoidable", "mean cores of 16", "min to max"),
-    "p99 of answers, ms",
-]
-
 Summary = dict[str, Any]
 """Metrics of an episode, under the schema's names."""
 Contender = Callable[[int], Summary]
 """Serves the requests of a seed."""
-
-
-def row(name: str, summaries: Sequence[Summary]) -> list[str]:
-    """Return the means over seeds, and their ranges."""
-
-    def values(key: str) -> list[float]:
-        return [math.inf if each[key] is None else float(each[key]) for each in summaries]
-
-    def mean_and_range(key: str, form: str) -> list[str]:
-        numbers = values(key)
-        return [format(fmean(numbers), form), f"{min(numbers):{form}} to {max(numbers):{form}}"]
-
-    avoidable = f"{fmean(values('avoidable_violation_rate')):.2%}"
-    violated = mean_and_range("violation_rate", ".2%")
-    cores, p99_s = mean_and_range("mean_cores", ".2f"), fmean(values("latency_p99_s"))
-    return [name, *violated, avoidable, *cores, f"{1000 * p99_s:.0f}"]
 
 
 def load(server: Server, seed: int, seconds: float) -> Summary:
@@ -125,14 +104,27 @@ def contenders(python: Path | None, seconds: float) -> dict[str, Contender]:
     return found
 
 
-def in_turn(compared: dict[str, Contender], seeds: int) -> dict[str, list[Summary]]:
-    """Let everybody serve one seed, then the next."""
-    found: dict[str, list[Summary]] = {name: [] for name in compared}
+def in_turn(compared: dict[str, Contender], seeds: int) -> pd.DataFrame:
+    """Let everybody serve one seed, then the next; return a row of metrics for each run."""
+    rows = []
     for seed in range(seeds):
         for name, contender in compared.items():
-            found[name].append(contender(seed))
-            print(f"seed {seed}:", *row(name, found[name][-1:]), file=sys.stderr)
-    return found
+            print(f"seed {seed}: {name}", file=sys.stderr)
+            rows.append({"name": name} | contender(seed))
+    return pd.DataFrame(rows)
+
+
+def table(found: pd.DataFrame) -> str:
+    """Return the means over seeds, and their ranges; a p99 of too few answers is infinite."""
+    p99_s = found["latency_p99_s"].astype(float).fillna(math.inf)
+    shown = {
+        "violated [%]": 100 * found["violation_rate"],
+        "avoidable [%]": 100 * found["avoidable_violation_rate"],
+        "cores of 16": found["mean_cores"],
+        "p99 of answers [ms]": 1000 * p99_s,
+    }
+    by_name = pd.DataFrame(shown).groupby(found["name"], sort=False)
+    return by_name.agg(["mean", "min", "max"]).to_string(float_format="%.2f")
 
 
 def compare(argv: Sequence[str]) -> int:
@@ -147,8 +139,7 @@ def compare(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt():
         wait_for_machine()
         found = in_turn(contenders(arguments.triton, seconds), seeds)
-    rows = [row(name, each) for name, each in found.items()]
-    print("\n".join(aligned([[f"{seeds} x {seconds:g} s over 4G", *HEADINGS], *rows])))
+    print(f"{seeds} x {seconds:g} s over 4G:\n\n{table(found)}")
     if arguments.triton is None:
         print(f"\nWithout Triton; {HOW_TO_MAKE}.")
     return 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import CELL, NAN, Column, Place, column, columns, pooled_columns
 from sponge_env.results.comparison import Cell, Comparison, Span
-from sponge_env.results.export import means
+from sponge_env.results.export import SWEPT, means, sweep_rows
 from sponge_env.results.layout import MISSING, Muted, Table, terminal
 from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
 from sponge_env.results.tables import dropped_text
@@ -35,8 +35,6 @@ SWEEP_NOTE = (
     "avoidable violations · mean cores (core units), mean over scenarios, profiles and seeds; all "
     "else is as in the scenarios"
 )
-
-SWEPT = column("avoidable_violation_rate"), column("mean_cores")
 
 
 def all_tables(comparison: Comparison) -> str:
@@ -172,24 +170,19 @@ def sweep_notes(comparison: Comparison, what: str) -> list[str]:
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
-    """Return the agents at each value of what is swept, mean over the cells of one start."""
-    at_values = {
-        value: [cell for cell in cells if cell[2] == start]
-        for value, cells in comparison.sweeps[what].items()
+    """Return the agents at each value of what is swept, mean over the cells of one start.
+
+    A dash stands where an agent lacks one of them, or there are none.
+    """
+    rows = sweep_rows(comparison)
+    rows = rows[(rows["sweep"] == what) & (rows["start"] == start)].set_index(["agent", "value"])
+    texts = {
+        key: f"{rate * 100:z.2f} % · {column('mean_cores').text(cores)}"
+        for key, rate, cores in rows[[*SWEPT]].itertuples()
     }
-    rows = [
-        [agent, *(_swept(comparison, cells, agent) for cells in at_values.values())]
-        for agent in comparison.agents
-    ]
-    return Table(["agent", *at_values], rows)
-
-
-def _swept(comparison: Comparison, cells: Sequence[Cell], agent: str) -> str:
-    """Write an agent's means over cells; a dash where it lacks one, or there are none."""
-    if not (cells and comparison.has(agent, *cells)):
-        return MISSING
-    rate, cores = (comparison.mean(agent, c.metric, cells) for c in SWEPT)
-    return f"{rate * 100:z.2f} % · {SWEPT[1].text(cores)}"
+    values = list(comparison.sweeps[what])
+    entries = [[a, *(texts.get((a, v), MISSING) for v in values)] for a in comparison.agents]
+    return Table(["agent", *values], entries)
 
 
 def failure_table(comparison: Comparison) -> Table:
