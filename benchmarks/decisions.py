@@ -1,6 +1,6 @@
 """How long a decision takes: exact, PuLP with CBC and HiGHS, and the published search.
 
-    python benchmarks/decisions.py [--quick]
+    python -m benchmarks.decisions
 
 Every row is the median over random states with that many requests queued, under an SLO that
 leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
@@ -12,14 +12,13 @@ for its lambda, as one second's requests.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import itertools
 import math
 import statistics
 import timeit
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -191,20 +190,11 @@ def measure_stages(queued: int, states: int) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Time decisions of Sponge's program.")
-    parser.add_argument("--quick", action="store_true", help="two rows, a few seconds")
-    quick = parser.parse_args(argv).quick
-    cells = [(16, 20), (16, 100)] if quick else itertools.product(GRIDS, QUEUED)
-    rows = [measure(grid, queued, states=5 if quick else 15) for grid, queued in cells]
+if __name__ == "__main__":
+    rows = [measure(grid, queued, states=15) for grid, queued in itertools.product(GRIDS, QUEUED)]
     headings = ["grid", "queued", "feasible", *COLUMNS, "CBC/kernel", "CBC/decide"]
     print("\n".join(["Microseconds, and ratios:\n", *aligned([headings, *rows])]))
     print("\nThree stages with three variants each, microseconds of the program:\n")
-    staged = [measure_stages(queued, states=5 if quick else 40) for queued in QUEUED[:2]]
+    staged = [measure_stages(queued, states=40) for queued in QUEUED[:2]]
     headings = ["queued in each", "feasible", "if feasible", "if not"]
     print("\n".join(aligned([headings, *staged])))
-
-
-if __name__ == "__main__":
-    main()

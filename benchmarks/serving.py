@@ -1,6 +1,6 @@
 """What the server costs beside bare ONNX Runtime, and beside Triton with the same model.
 
-    python -m benchmarks.serving [--quick] [--triton PYTHON]
+    python -m benchmarks.serving [--triton PYTHON]
 
 EfficientNet-Lite0, one core for the model, another for server and client. Latency is measured one
 request at a time on connections that are kept, throughput with as many as fill the batches. Bare
@@ -42,8 +42,10 @@ BARE = "ONNX Runtime, bare"
 RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
-TURN = 10
-"""Requests in a row."""
+ROUNDS, TURN = 60, 10
+"""Turns of each way to ask, and requests of a turn."""
+BURSTS, BURST_S = 6, 6.0
+"""Measurements of the throughput."""
 
 
 def check(calls: Mapping[str, Call], count: int) -> None:
@@ -55,14 +57,14 @@ def check(calls: Mapping[str, Call], count: int) -> None:
                 raise SystemExit(f"{name} and {BARE} give different answers")
 
 
-def print_latencies(calls: Mapping[str, Call], rounds: int) -> None:
+def print_latencies(calls: Mapping[str, Call]) -> None:
     """Measure all in turn; print quantiles, and how far they lie above those of the bare model.
 
     The first request of a turn warms up and does not count.
     """
     times_s: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for name, call in calls.items():
             with keeping_to({MODEL_CPU} if name == BARE else OTHERS):
                 call(0)
@@ -119,16 +121,14 @@ def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
         return sum(size * n for size, n in sizes.items()) / (time.perf_counter() - begin_s)
 
 
-def print_throughput(
-    servers: Sequence[Server], session: Any, rows: NDArray[Any], bursts: int, seconds: float
-) -> None:
+def print_throughput(servers: Sequence[Server], session: Any, rows: NDArray[Any]) -> None:
     """Print throughput at saturation; each server's beside that of its batches run bare."""
     lines = [["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]]
     for server in servers:
-        burst(server, rows, min(1.0, seconds))
+        burst(server, rows, 1.0)
         pairs, all_sizes = [], Counter[int]()
-        for _ in range(bursts):
-            rps, sizes = burst(server, rows, seconds)
+        for _ in range(BURSTS):
+            rps, sizes = burst(server, rows, BURST_S)
             pairs.append((rps, bare_rps(session, rows, sizes)))
             all_sizes += sizes
         # The two of a pair were measured one after the other: their ratio has no drift.
@@ -139,7 +139,7 @@ def print_throughput(
     print("\n".join(aligned(lines)), end="\n\n")
 
 
-def measure(name: str, python: Path | None, quick: bool) -> None:
+def measure(name: str, python: Path | None) -> None:
     """Measure one model and print its tables."""
     model = efficientnet(name)
     rows = np.ascontiguousarray(model.samples())
@@ -163,20 +163,19 @@ def measure(name: str, python: Path | None, quick: bool) -> None:
             ):
                 calls[f"{server.name}, {kind}"] = stack.enter_context(client)
         check(calls, len(rows))
-        print_latencies(calls, 5 if quick else 60)
-        print_throughput(servers, session, rows, *((2, 2.0) if quick else (6, 6.0)))
+        print_latencies(calls)
+        print_throughput(servers, session, rows)
 
 
 def run(argv: Sequence[str]) -> int:
     """Measure, and print the tables."""
     parser = cli.Parser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer requests, half a minute")
     add_triton(parser)
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
     with cli.terminate_like_interrupt():
         for name in MODELS:
-            measure(name, arguments.triton, arguments.quick)
+            measure(name, arguments.triton)
     if arguments.triton is None:
         print(f"Without Triton; {HOW_TO_MAKE}.")
     return 0

@@ -1,6 +1,6 @@
 """Violations and cores of deadlines over a 4G trace: ours, and Triton at static settings.
 
-    python -m benchmarks.serving_slo [--quick] [--triton PYTHON] [--seconds 30] [--seeds 3]
+    python -m benchmarks.serving_slo [--triton PYTHON] [--seeds 3]
 
 ``sponge load`` sends the scenario ``local`` at 80 % of this machine's capacity, open loop. Triton
 has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
@@ -37,6 +37,8 @@ from sponge_env.scenario.scenario import load_scenario
 
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")
+SECONDS = 30.0
+"""Of each run."""
 TRITON = {
     "all cores, batches of 16, 10 ms delay": {"delay_s": 0.01},
     "15 cores, batches of 32, two instances": {"cores": 15, "batch_max": 32, "instances": 2},
@@ -49,11 +51,11 @@ Contender = Callable[[int], Summary]
 """Serves the requests of a seed."""
 
 
-def load(server: Server, seed: int, seconds: float) -> Summary:
+def load(server: Server, seed: int) -> Summary:
     """Send the scenario to a server; return what the client measured."""
     command = [sys.executable, "-m", "sponge_env", "load"]
     command += ["--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
-    command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(seconds)]
+    command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(SECONDS)]
     command += ["--seed", str(seed)]
     if server.name == "triton":
         command += ["--deadlines", "timeout"]
@@ -67,15 +69,15 @@ def load(server: Server, seed: int, seconds: float) -> Summary:
         return dict(found)
 
 
-def ours(agent: str, seconds: float, seed: int) -> Summary:
+def ours(agent: str, seed: int) -> Summary:
     """Measure our server."""
     with sponge(MODEL, "--agent", agent, "--scenario", SCENARIO) as server:
-        return load(server, seed, seconds)
+        return load(server, seed)
 
 
-def environment(agent: str, seconds: float, seed: int) -> Summary:
+def environment(agent: str, seed: int) -> Summary:
     """Measure the environment's live run of the same requests."""
-    changes = {"arrivals.load": LOAD, "duration_s": seconds, "serving.drop": "expired"}
+    changes = {"arrivals.load": LOAD, "duration_s": SECONDS, "serving.drop": "expired"}
     scenario = changed(load_scenario(SCENARIO), changes)
     profile = ensure_profile(scenario, "live", "auto")
     controller = make_controller(agent, known_controllers())
@@ -84,23 +86,23 @@ def environment(agent: str, seconds: float, seed: int) -> Summary:
         return summary(run_episode(system, controller, run).summary)
 
 
-def theirs(python: Path, settings: dict[str, Any], seconds: float, seed: int) -> Summary:
+def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
     """Measure Triton, which holds its cores all the time."""
     model = onnx_model(MODEL, **settings)
     with cpu_locked(), triton(python, model) as server:
-        return load(server, seed, seconds) | {"mean_cores": model.cores}
+        return load(server, seed) | {"mean_cores": model.cores}
 
 
-def contenders(python: Path | None, seconds: float) -> dict[str, Contender]:
+def contenders(python: Path | None) -> dict[str, Contender]:
     """Return who is compared."""
     found: dict[str, Contender] = {
-        f"{kind}, {agent}": partial(measure, agent, seconds)
+        f"{kind}, {agent}": partial(measure, agent)
         for kind, measure in (("environment", environment), ("sponge serve", ours))
         for agent in AGENTS
     }
     if python is not None:
         for name, settings in TRITON.items():
-            found[f"Triton (Python backend), {name}"] = partial(theirs, python, settings, seconds)
+            found[f"Triton (Python backend), {name}"] = partial(theirs, python, settings)
     return found
 
 
@@ -130,16 +132,13 @@ def table(found: pd.DataFrame) -> str:
 def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
-    parser.add_argument("--quick", action="store_true", help="1 seed of 10 s")
     add_triton(parser)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each run (default: 30)")
     parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
     arguments = parser.parse_args(argv)
-    seconds, seeds = (10.0, 1) if arguments.quick else (arguments.seconds, arguments.seeds)
     with cli.terminate_like_interrupt():
         wait_for_machine()
-        found = in_turn(contenders(arguments.triton, seconds), seeds)
-    print(f"{seeds} x {seconds:g} s over 4G:\n\n{table(found)}")
+        found = in_turn(contenders(arguments.triton), arguments.seeds)
+    print(f"{arguments.seeds} x {SECONDS:g} s over 4G:\n\n{table(found)}")
     if arguments.triton is None:
         print(f"\nWithout Triton; {HOW_TO_MAKE}.")
     return 0

@@ -1,8 +1,8 @@
 """Overload, killed replicas and many minutes of service: what a server must withstand.
 
-    python -m benchmarks.soak [--part NAME ...] [--share 0.1] [--agent sponge-ip]
+    python -m benchmarks.soak [--part NAME ...]
 
-Prints a table of checks; the exit code is 1 if one failed. ``--share`` shortens all parts alike.
+Prints a table of checks; the exit code is 1 if one failed.
 (Broken requests are in ``tests/test_serve_fuzz.py``: ``make fuzz``.)
 """
 
@@ -35,13 +35,13 @@ from sponge_env.results.layout import aligned
 from sponge_env.serve.load.client import HttpClient
 
 MODEL = "efficientnet-lite0-uint8"
-FULL = "static-16"
-"""Agent that has all cores, under which capacity is measured."""
+AGENT, FULL = "sponge-ip", "static-16"
+"""Agent in charge, and the one that has all cores, under which capacity is measured."""
 SLO_S = 1.0
 GOODPUT = 0.9
 """Of capacity, under overload."""
 SECONDS = {"capacity": 10.0, "overload": 60.0, "kills": 60.0, "soak": 600.0}
-"""Duration of each part, and of a measurement of the capacity, at a share of 1."""
+"""Duration of each part, and of a measurement of the capacity."""
 OVERLOAD = 3.0
 """Load of that part, relative to the capacity."""
 KILL_EVERY_S = 6.0
@@ -83,13 +83,6 @@ class Bench:
 
     server: Server
     rows: NDArray[Any]
-    agent: str
-    share: float
-    """Of the time."""
-
-    def seconds(self, part: str) -> float:
-        """Return the duration of a part."""
-        return max(2 * KILL_EVERY_S + 1, SECONDS[part] * self.share)
 
     def use(self, agent: str) -> None:
         """Put an agent in charge."""
@@ -99,9 +92,9 @@ class Bench:
         """Return the throughput of a server that is never idle, with all cores."""
         self.use(FULL)
         saturate(self.server, self.rows, 2.0)
-        seconds = self.seconds("capacity")
+        seconds = SECONDS["capacity"]
         came_s = saturate(self.server, self.rows, seconds)
-        self.use(self.agent)
+        self.use(AGENT)
         return sum(each_s <= seconds for each_s in came_s) / seconds
 
     def counted(self, name: str) -> int:
@@ -118,7 +111,7 @@ def overload(bench: Bench, report: Report) -> None:
     """Send three times what it can serve."""
     capacity_rps = bench.capacity_rps()
     with VitalsWatch(bench.server.process.pid) as watch:
-        tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, bench.seconds("overload")))
+        tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, SECONDS["overload"]))
     report.tally(tally)
     share = tally.goodput_rps / capacity_rps
     text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
@@ -150,7 +143,7 @@ def kills(bench: Bench, report: Report) -> None:
                 killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, bench.seconds("kills")), kill))
+    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, SECONDS["kills"]), kill))
     report.tally(tally)
     counted, restarts = (
         bench.counted(name) - earlier for name, earlier in zip(names, before, strict=True)
@@ -191,14 +184,14 @@ def soak(bench: Bench, report: Report) -> None:
             await asyncio.sleep(0.5)
 
     async def switch() -> None:
-        for agent in itertools.cycle((bench.agent, FULL)):
+        for agent in itertools.cycle((AGENT, FULL)):
             await asyncio.to_thread(bench.use, agent)
             await asyncio.sleep(20.0)
 
     with VitalsWatch(server.process.pid) as watch:
-        work = hammer.run(rate_rps, bench.seconds("soak"))
+        work = hammer.run(rate_rps, SECONDS["soak"])
         tally = asyncio.run(_beside(work, look, go_away, switch))
-    bench.use(bench.agent)
+    bench.use(AGENT)
     report.tally(tally)
     report.add("other requests", "200", dict(statuses), set(statuses) == {200})
     report.growth(watch, tally)
@@ -212,19 +205,14 @@ def run(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m benchmarks.soak", description="Try to break the server.")
     parts = cli.one_of("part", tuple(PARTS))
     parser.add_argument("--part", action="append", type=parts, help="only this; may be repeated")
-    parser.add_argument("--share", type=float, default=1.0, help="of the time (default: 1)")
-    parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
     reports = [Report(part) for part in arguments.part or PARTS]
-    rows, started = (
-        np.ascontiguousarray(efficientnet(MODEL).samples()),
-        ("--agent", arguments.agent),
-    )
+    rows = np.ascontiguousarray(efficientnet(MODEL).samples())
     with cli.terminate_like_interrupt(), tempfile.TemporaryFile("w+") as log:
-        with sponge(MODEL, *started, stderr=log) as server:
+        with sponge(MODEL, "--agent", AGENT, stderr=log) as server:
             for report in reports:
-                PARTS[report.part](Bench(server, rows, arguments.agent, arguments.share), report)
+                PARTS[report.part](Bench(server, rows), report)
         log.seek(0)
         text = log.read()[-2000:]
     checks = [row for report in reports for row in report.rows]

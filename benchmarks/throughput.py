@@ -1,6 +1,6 @@
 """How fast the simulators are: batch, chain, single environment, whole episodes.
 
-    python benchmarks/throughput.py [--quick]
+    python -m benchmarks.throughput
 
 The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
 episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
@@ -11,7 +11,6 @@ and each number is the best of several runs.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import math
@@ -86,9 +85,7 @@ def best_s(run: Callable[[], object], repeats: int) -> float:
     return min(timeit.repeat(run, "import gc; gc.enable()", repeat=repeats + 1, number=1)[1:])
 
 
-def steps_per_s(
-    begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any], repeats: int
-) -> float:
+def steps_per_s(begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any]) -> float:
     """Measure episodes, which begin with a call that returns what makes a step."""
 
     def episode() -> None:
@@ -96,10 +93,10 @@ def steps_per_s(
         for action in actions:
             step(action)
 
-    return INTERVALS / best_s(episode, repeats)
+    return INTERVALS / best_s(episode, 3)
 
 
-def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
+def batch_steps_per_s(scenario: Scenario, envs: int, threads: int) -> float:
     """Measure the batch simulator in environment steps per second, under random actions."""
     spec = make_spec(scenario, scenario_profile(scenario))
     control = control_named("pipeline" if scenario.stages else "vertical", spec)
@@ -122,10 +119,10 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         return step
 
     with closing(simulator):
-        return envs * steps_per_s(begin, actions, repeats)
+        return envs * steps_per_s(begin, actions)
 
 
-def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...], repeats: int) -> float:
+def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...]) -> float:
     """Measure what takes actions of a shape, and close it."""
     actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, *shape))
     envs.reset()
@@ -136,10 +133,10 @@ def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...], repeats: 
         return envs.step
 
     with closing(envs):
-        return math.prod(shape[:-1]) * steps_per_s(begin, actions, repeats)
+        return math.prod(shape[:-1]) * steps_per_s(begin, actions)
 
 
-def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
+def simpy_steps_per_s(scenario: Scenario) -> float:
     """Measure the model in SimPy, which is a reference of the tests."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     from reference.simpy_model import Server
@@ -156,7 +153,7 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
         return lambda chosen: server.step(*chosen)
 
     plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
-    return steps_per_s(begin, plan, repeats)
+    return steps_per_s(begin, plan)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -164,29 +161,28 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     print("\n".join([f"{title}:\n", *aligned([header, *rows]), ""]))
 
 
-def print_speeds(loads: Sequence[int], sizes: Sequence[int], repeats: int) -> float:
+def print_speeds() -> float:
     """Print environment steps per second; return the largest under the paper's load."""
     rows, best = [], 0.0
-    for envs, threads in itertools.product(sizes, THREADS):
+    for envs, threads in itertools.product(ENVS, THREADS):
         speeds = {
             # A large batch under a high load takes long and shows nothing new.
-            rate: batch_steps_per_s(make_scenario(rate), envs, threads, repeats)
-            for rate in loads
-            if envs * rate <= max(sizes) * 100 or len(loads) == 1
+            rate: batch_steps_per_s(make_scenario(rate), envs, threads)
+            for rate in LOADS_RPS
+            if envs * rate <= max(ENVS) * 100
         }
         best = max(best, speeds[PAPER_RPS])
-        cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in loads)
+        cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in LOADS_RPS)
         rows.append([str(envs), str(threads), *cells])
     title = "Environment steps per second of the batch simulator"
-    print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in loads)], rows)
+    print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in LOADS_RPS)], rows)
     return best
 
 
-def print_chain(envs: int, repeats: int) -> None:
+def print_chain(envs: int) -> None:
     """Print environment steps per second of a pipeline."""
     rows = [
-        [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n, repeats):,.0f}"]
-        for n in THREADS
+        [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n):,.0f}"] for n in THREADS
     ]
     title = (
         "Environment steps per second of the batch simulator on a chain of three stages, whose\n"
@@ -195,22 +191,22 @@ def print_chain(envs: int, repeats: int) -> None:
     print_table(title, ["envs", "threads", "steps/s"], rows)
 
 
-def print_comparison(best: float, envs: int, repeats: int) -> None:
+def print_comparison(best: float, envs: int) -> None:
     """Print the batch simulator against the alternatives."""
     scenario = make_scenario(PAPER_RPS)
     makers = [lambda: SpongeEnv(scenario)] * envs
     speeds = {
-        f"SubprocVecEnv, {envs} envs": envs_steps_per_s(SubprocVecEnv(makers), (envs, 2), repeats),
-        f"DummyVecEnv, {envs} envs": envs_steps_per_s(DummyVecEnv(makers), (envs, 2), repeats),
-        "Sponge-v0, single": envs_steps_per_s(SpongeEnv(scenario), (2,), repeats),
-        "SimPy model, single": simpy_steps_per_s(scenario, repeats),
+        f"SubprocVecEnv, {envs} envs": envs_steps_per_s(SubprocVecEnv(makers), (envs, 2)),
+        f"DummyVecEnv, {envs} envs": envs_steps_per_s(DummyVecEnv(makers), (envs, 2)),
+        "Sponge-v0, single": envs_steps_per_s(SpongeEnv(scenario), (2,)),
+        "SimPy model, single": simpy_steps_per_s(scenario),
     }
     rows = [[name, f"{speed:,.0f}", f"{best / speed:,.0f}"] for name, speed in speeds.items()]
     title = f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps"
     print_table(title, ["simulator", "steps/s", "batch is faster by"], rows)
 
 
-def print_episodes(scenarios: Sequence[str], agents: Sequence[str], repeats: int) -> None:
+def print_episodes(scenarios: Sequence[str], agents: Sequence[str]) -> None:
     """Print the shortest wall time of whole episodes, as suites and evaluations run them."""
     rows, controllers, seed = [], known_controllers(), EVALUATION_SEEDS
     for name, agent in itertools.product(scenarios, agents):
@@ -221,27 +217,15 @@ def print_episodes(scenarios: Sequence[str], agents: Sequence[str], repeats: int
             system = SimulatedSystem(scenario, seed)
             run_episode(system, make_controller(run.agent, controllers), run)
 
-        taken_s = best_s(episode, repeats)
+        taken_s = best_s(episode, 5)
         per_interval_us = 1e6 * taken_s / scenario.intervals
         rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
     title = "Episodes of 600 intervals, as suites and evaluations run them"
     print_table(title, ["scenario", "agent", "ms", "microseconds per interval"], rows)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Time the batch simulator.")
-    parser.add_argument("--quick", action="store_true", help="fewer cells, a few seconds")
-    quick = parser.parse_args(argv).quick
-    repeats = 2 if quick else 3
-    best = print_speeds(*(((PAPER_RPS,), (256,)) if quick else (LOADS_RPS, ENVS)), repeats)
-    print_chain(256 if quick else 1024, repeats)
-    print_comparison(best, 2 if quick else 8, repeats)
-    if quick:
-        print_episodes(["paper"], ["static-16"], 1)
-    else:
-        print_episodes(["paper", "bursty", "mixed"], ["static-16", "sponge-ip", "fa2"], 5)
-
-
 if __name__ == "__main__":
-    main()
+    fastest = print_speeds()
+    print_chain(1024)
+    print_comparison(fastest, 8)
+    print_episodes(["paper", "bursty", "mixed"], ["static-16", "sponge-ip", "fa2"])
