@@ -145,20 +145,20 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     ]
 
 
-def make_stages(stages: int, grid: int, variants: int) -> SystemSpec:
-    """Describe a chain of equal stages, each variant a fifth slower than the one before."""
-    one = make_spec(grid, 0)
+def make_stages() -> SystemSpec:
+    """Describe a chain of three equal stages, each variant a fifth slower than the one before."""
+    one = make_spec(16, 0)
     variant = dataclasses.replace(
         one.first,
-        latencies=tuple(one.first.latency.scaled(1.2**k) for k in range(variants)),
-        accuracies=tuple(0.7 + 0.02 * k for k in range(variants)),
+        latencies=tuple(one.first.latency.scaled(1.2**k) for k in range(3)),
+        accuracies=(0.7, 0.72, 0.74),
     )
     chain = tuple(
         dataclasses.replace(variant, name=f"stage-{k}", after=(k - 1,) if k else ())
-        for k in range(stages)
+        for k in range(3)
     )
-    initial = Allocation(stages=(StageAllocation(4, 4),) * stages)
-    return dataclasses.replace(one, stages=chain, initial=initial, total_cores=stages * grid)
+    initial = Allocation(stages=(StageAllocation(4, 4),) * 3)
+    return dataclasses.replace(one, stages=chain, initial=initial, total_cores=3 * 16)
 
 
 def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
@@ -175,7 +175,7 @@ def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) ->
 
 def measure_stages(queued: int, states: int) -> list[str]:
     """Return one row: the program for three stages, 16 cores, batches of 16 and three variants."""
-    spec, rng = make_stages(3, 16, 3), np.random.default_rng(queued)
+    spec, rng = make_stages(), np.random.default_rng(queued)
     program = StageProgram(controller("exact", spec).config, spec)
     replicas, times = [1] * len(spec.stages), dict[bool, list[float]]()
     for _ in range(states):

@@ -45,6 +45,7 @@ THREADS = (1, 2)
 INTERVALS = 60
 PAPER_RPS = 20
 CHAIN_RPS = 10.0
+EPISODES = ("paper", "bursty", "mixed"), ("static-16", "sponge-ip", "fa2")
 
 
 def make_scenario(rate_rps: int) -> Scenario:
@@ -179,7 +180,7 @@ def print_speeds() -> float:
     return best
 
 
-def print_chain(envs: int) -> None:
+def print_chain(envs: int = 1024) -> None:
     """Print environment steps per second of a pipeline."""
     rows = [
         [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n):,.0f}"] for n in THREADS
@@ -191,7 +192,7 @@ def print_chain(envs: int) -> None:
     print_table(title, ["envs", "threads", "steps/s"], rows)
 
 
-def print_comparison(best: float, envs: int) -> None:
+def print_comparison(best: float, envs: int = 8) -> None:
     """Print the batch simulator against the alternatives."""
     scenario = make_scenario(PAPER_RPS)
     makers = [lambda: SpongeEnv(scenario)] * envs
@@ -206,10 +207,10 @@ def print_comparison(best: float, envs: int) -> None:
     print_table(title, ["simulator", "steps/s", "batch is faster by"], rows)
 
 
-def print_episodes(scenarios: Sequence[str], agents: Sequence[str]) -> None:
+def print_episodes() -> None:
     """Print the shortest wall time of whole episodes, as suites and evaluations run them."""
     rows, controllers, seed = [], known_controllers(), EVALUATION_SEEDS
-    for name, agent in itertools.product(scenarios, agents):
+    for name, agent in itertools.product(*EPISODES):
         scenario = load_scenario(name)
         run = Run.of(agent, scenario, "sim", seed)
 
@@ -226,6 +227,6 @@ def print_episodes(scenarios: Sequence[str], agents: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     fastest = print_speeds()
-    print_chain(1024)
-    print_comparison(fastest, 8)
-    print_episodes(["paper", "bursty", "mixed"], ["static-16", "sponge-ip", "fa2"])
+    print_chain()
+    print_comparison(fastest)
+    print_episodes()

@@ -60,7 +60,7 @@ def mean(values: FloatArray) -> Estimate:
     from scipy import stats
 
     drawn = by_seed[np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))]
-    middles, errors = drawn.mean(axis=-1), stats.sem(drawn, axis=-1)
+    middles, errors = drawn.mean(axis=-1), np.asarray(stats.sem(drawn, axis=-1))
     # A resample without scatter does not say how far off it is.
     scattered = errors > 1e-9 * np.abs(middles)
     if not scattered.any():
