@@ -36,33 +36,18 @@ DURATION_S = 60.0
 
 
 def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object) -> pd.DataFrame:
-    scenario, profile, start = cell
-    return pd.DataFrame(
-        {
-            "agent": agent,
-            "scenario": scenario,
-            "profile": profile,
-            "start": start,
-            "seed": SEEDS,
-            "violation_rate": violated,
-            "avoidable_violation_rate": violated,
-            "more_cores_rate": 0.0,
-            "accuracy": 1.0,
-            "effective_accuracy": 1.0,
-            "bound": "oracle",
-            "beyond_bound_rate": violated,
-            "beyond_common_bound_rate": violated,
-            "mean_cores": cores,
-            "core_seconds": np.asarray(cores) * DURATION_S,
-            "cores_over_bound": np.asarray(cores) / 4.0,
-            "cores_over_common_bound": np.asarray(cores) / 4.0,
-            "cores_over_relaxation": np.nan,
-            "latency_p99_s": 0.5,
-            "offered": 1000,
-            "hopeless": 2,
-            "duration_s": DURATION_S,
-        }
-    )
+    rates = "violation_rate", "avoidable_violation_rate", "beyond_bound_rate"
+    relative = "cores_over_bound", "cores_over_common_bound"
+    values = {
+        **dict.fromkeys((*rates, "beyond_common_bound_rate"), violated),
+        **dict.fromkeys(relative, np.asarray(cores) / 4.0),
+        "accuracy": 1.0, "effective_accuracy": 1.0, "more_cores_rate": 0.0, "bound": "oracle",
+        "mean_cores": cores, "core_seconds": np.asarray(cores) * DURATION_S,
+        "cores_over_relaxation": np.nan, "latency_p99_s": 0.5,
+        "offered": 1000, "hopeless": 2, "duration_s": DURATION_S,
+    }  # fmt: skip
+    named = dict(zip(("agent", "scenario", "profile", "start"), (agent, *cell), strict=True))
+    return pd.DataFrame({**named, "seed": SEEDS, **values})
 
 
 def bounds(*cells: tuple[str, str, str]) -> pd.DataFrame:
