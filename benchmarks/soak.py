@@ -77,44 +77,24 @@ class Report:
         self.add("growth", "none", more, not grown(growth, tally.sent // 2))
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A server that runs, and how it is tested."""
-
-    server: Server
-    rows: NDArray[Any]
-
-    def use(self, agent: str) -> None:
-        """Put an agent in charge."""
-        self.server.fetch("/agent", {"agent": agent})
-
-    def capacity_rps(self) -> float:
-        """Return the throughput of a server that is never idle, with all cores."""
-        self.use(FULL)
-        saturate(self.server, self.rows, 2.0)
-        seconds = SECONDS["capacity"]
-        came_s = saturate(self.server, self.rows, seconds)
-        self.use(AGENT)
-        return sum(each_s <= seconds for each_s in came_s) / seconds
-
-    def counted(self, name: str) -> int:
-        """Return the sum of a counter in the server's metrics."""
-        lines = self.server.fetch("/metrics").decode().splitlines()
-        return round(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
-
-    def hammer(self) -> Hammer:
-        """Return what sends one of the images."""
-        return Hammer(self.server, self.rows[0], SLO_S)
+def capacity_rps(server: Server, rows: NDArray[Any]) -> float:
+    """Return the throughput of a server that is never idle, with all cores."""
+    server.fetch("/agent", {"agent": FULL})
+    saturate(server, rows, 2.0)
+    seconds = SECONDS["capacity"]
+    came_s = saturate(server, rows, seconds)
+    server.fetch("/agent", {"agent": AGENT})
+    return sum(each_s <= seconds for each_s in came_s) / seconds
 
 
-def overload(bench: Bench, report: Report) -> None:
+def overload(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Send three times what it can serve."""
-    capacity_rps = bench.capacity_rps()
-    with VitalsWatch(bench.server.process.pid) as watch:
-        tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, SECONDS["overload"]))
+    capacity, hammer = capacity_rps(server, rows), Hammer(server, rows[0], SLO_S)
+    with VitalsWatch(server.process.pid) as watch:
+        tally = asyncio.run(hammer.run(OVERLOAD * capacity, SECONDS["overload"]))
     report.tally(tally)
-    share = tally.goodput_rps / capacity_rps
-    text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
+    share = tally.goodput_rps / capacity
+    text = f"{tally.goodput_rps:.1f} of {capacity:.1f} rps, {share:.0%}"
     report.add("goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
     report.growth(watch, tally)
 
@@ -129,26 +109,32 @@ def replicas(server: Server) -> list[int]:
     return found
 
 
-def kills(bench: Bench, report: Report) -> None:
+def counted(server: Server, name: str) -> int:
+    """Return the sum of a counter in a server's metrics."""
+    lines = server.fetch("/metrics").decode().splitlines()
+    return round(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
+
+
+def kills(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Kill replicas while requests come."""
-    rng, rate_rps = random.Random(0), 0.4 * bench.capacity_rps()
+    rng, rate_rps = random.Random(0), 0.4 * capacity_rps(server, rows)
+    hammer, killed = Hammer(server, rows[0], SLO_S), list[int]()
     names = "sponge_requests_total", "sponge_restarts_total"
-    before = list(map(bench.counted, names))
-    killed: list[int] = []
+    before = [counted(server, name) for name in names]
 
     async def kill() -> None:
         while True:
             await asyncio.sleep(KILL_EVERY_S)
-            if pids := replicas(bench.server):
+            if pids := replicas(server):
                 killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, SECONDS["kills"]), kill))
+    tally = asyncio.run(_beside(hammer.run(rate_rps, SECONDS["kills"]), kill))
     report.tally(tally)
-    counted, restarts = (
-        bench.counted(name) - earlier for name, earlier in zip(names, before, strict=True)
+    requests, restarts = (
+        counted(server, name) - earlier for name, earlier in zip(names, before, strict=True)
     )
-    report.add("requests counted", str(tally.sent), counted, counted == tally.sent)
+    report.add("requests counted", str(tally.sent), requests, requests == tally.sent)
     report.add("restarts", str(len(killed)), restarts, restarts == len(killed))
     share = tally.on_time / tally.sent
     report.add("on time", "> 50%", f"{share:.1%}", share > 0.5)
@@ -167,9 +153,9 @@ async def _beside(work: Awaitable[Tally], *others: Callable[[], Awaitable[None]]
                 raise ended or RuntimeError("it ended early")
 
 
-def soak(bench: Bench, report: Report) -> None:
+def soak(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Serve for long, while clients leave, agents change and the metrics are read."""
-    server, rate_rps, hammer = bench.server, 0.5 * bench.capacity_rps(), bench.hammer()
+    rate_rps, hammer = 0.5 * capacity_rps(server, rows), Hammer(server, rows[0], SLO_S)
     client, statuses = HttpClient(f"http://127.0.0.1:{server.port}"), Counter[int]()
 
     async def look() -> None:
@@ -185,13 +171,13 @@ def soak(bench: Bench, report: Report) -> None:
 
     async def switch() -> None:
         for agent in itertools.cycle((AGENT, FULL)):
-            await asyncio.to_thread(bench.use, agent)
+            await asyncio.to_thread(server.fetch, "/agent", {"agent": agent})
             await asyncio.sleep(20.0)
 
     with VitalsWatch(server.process.pid) as watch:
         work = hammer.run(rate_rps, SECONDS["soak"])
         tally = asyncio.run(_beside(work, look, go_away, switch))
-    bench.use(AGENT)
+    server.fetch("/agent", {"agent": AGENT})
     report.tally(tally)
     report.add("other requests", "200", dict(statuses), set(statuses) == {200})
     report.growth(watch, tally)
@@ -212,7 +198,7 @@ def run(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt(), tempfile.TemporaryFile("w+") as log:
         with sponge(MODEL, "--agent", AGENT, stderr=log) as server:
             for report in reports:
-                PARTS[report.part](Bench(server, rows), report)
+                PARTS[report.part](server, rows, report)
         log.seek(0)
         text = log.read()[-2000:]
     checks = [row for report in reports for row in report.rows]

@@ -7,7 +7,7 @@ from the p values of a paired test, corrected for the number of agents in one co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -211,7 +211,7 @@ class Comparison:
 
     def bound_sides(self, cell: Cell) -> dict[str, dict[str, Span]]:
         """Return a cell's bounds, each with its sides by metric; none without any results."""
-        names = [] if self.bounds.empty else self.bounds["agent"].unique()
+        names: list[str] = [] if self.bounds.empty else [*self.bounds["agent"].unique()]
         return {
             name: {
                 metric: (
@@ -252,7 +252,9 @@ def load_run(path: Path) -> RunFolder:
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
-    agents = _ordered(episodes["agent"], standard.agents)
+    played = set(episodes["agent"])
+    agents = [agent for agent in standard.agents if agent in played]
+    agents += sorted(played - set(agents))
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
@@ -270,13 +272,6 @@ def load_run(path: Path) -> RunFolder:
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
     return RunFolder(path, comparison, featured, _command(path), host, versions)
-
-
-def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
-    """Return names without repetition: known ones in their order, then the others by name."""
-    distinct = set(names)
-    known = [name for name in dict.fromkeys(first) if name in distinct]
-    return known + sorted(distinct - set(known))
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

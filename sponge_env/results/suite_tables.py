@@ -188,7 +188,7 @@ def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
 def failure_table(comparison: Comparison) -> Table:
     """Return every agent and cell without a result, and why."""
     rows = [
-        [f.agent, f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
+        [f"{f.agent}", f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
         for f in comparison.failures.itertuples()
     ]
     return Table(["agent", "cell", "failed with"], rows)
