@@ -11,7 +11,6 @@ and each number is the best of several runs.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import sys
@@ -69,16 +68,18 @@ def make_chain() -> Scenario:
             ("text", "sentiment-text", {}),
         )
     ]
-    changes = {
-        "name": "chain",
-        "slo_s": 0.5,
-        "duration_s": float(INTERVALS),
-        "stages": tuple(stages),
-        "limits": Limits(cores=4, total_cores=32),
-        "arrivals": Arrivals("poisson", CHAIN_RPS),
-        "serving": Serving("expired"),
-    }
-    return dataclasses.replace(load_scenario("paper"), **changes)
+    paper = load_scenario("paper")
+    return Scenario(
+        "chain",
+        slo_s=0.5,
+        duration_s=float(INTERVALS),
+        stages=tuple(stages),
+        limits=Limits(cores=4, total_cores=32),
+        arrivals=Arrivals("poisson", CHAIN_RPS),
+        network=paper.network,
+        simulation=paper.simulation,
+        serving=Serving("expired"),
+    )
 
 
 def best_s(run: Callable[[], object], repeats: int) -> float:
