@@ -58,13 +58,9 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     ``width`` is at least 1 and at most ``len(values)``, whatever is passed. What is NaN does
     not count; the average of nothing is NaN.
     """
-    kernel = np.ones(min(max(width, 1), len(values)))
-    known = ~np.isnan(values)
-    counts = np.convolve(known.astype(np.float64), kernel, mode="same")
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    means = np.full(len(values), np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return means
+    width = min(max(width, 1), len(values))
+    around = pd.Series(values).rolling(width, center=True, min_periods=1)
+    return around.mean().to_numpy(np.float64)
 
 
 def plot_comparison(
