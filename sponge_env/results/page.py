@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -23,19 +23,13 @@ Titled = tuple[str, Mapping[str, Table]]
 """Further tables by their titles, below a note about all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture, ready to be shown."""
 
     text: str
     """What is on it, for those who cannot see it."""
     content: bytes
     """PNG."""
-
-    @property
-    def uri(self) -> str:
-        """The picture itself as an address, so that a page needs no other file."""
-        return "data:image/png;base64," + base64.b64encode(self.content).decode()
 
 
 def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Picture]:
@@ -116,6 +110,8 @@ def page(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    # A picture stands in the page itself, which so needs no other file.
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     paths = [run.path.absolute() for run in runs]
     # Beside others a run has the name of the folder around it as well.
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
