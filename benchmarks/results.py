@@ -21,14 +21,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.metrics import column
 from sponge_env.results.comparison import RunFolder, load_run
-from sponge_env.results.export import (
-    ALL,
-    cell_rows,
-    csv_text,
-    mean_rows,
-    sweep_rows,
-    write_files,
-)
+from sponge_env.results.export import ALL, cell_rows, csv_text, mean_rows, sweep_rows, write_files
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, featured, series_name
 
@@ -59,14 +52,14 @@ def write_results(argv: Sequence[str]) -> int:
     """Write CSV files, pictures and the tables of both pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     for suite in ("standard", "sensitivity", "stages"):
-        parser.add_argument(
-            f"--{suite}", type=Path, metavar="RUN", help=f"run of the suite {suite}"
-        )
+        text = f"run of the suite {suite}"
+        parser.add_argument(f"--{suite}", type=Path, metavar="RUN", help=text)
     live = "fidelity.json of sponge fidelity"
     parser.add_argument("--fidelity", nargs="+", type=Path, default=[], metavar="FILE", help=live)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     arguments = parser.parse_args(argv)
-    folder, frames, pictures = arguments.docs / "results", dict[str, pd.DataFrame](), {}
+    folder, frames = arguments.docs / "results", dict[str, pd.DataFrame]()
+    pictures: dict[str, bytes] = {}
     if arguments.standard:
         run = load_run(arguments.standard)
         means = mean_rows(run.comparison)
