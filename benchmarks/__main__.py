@@ -28,11 +28,6 @@ def run(script: str, *arguments: str) -> str:
     return "\n".join(["```text", *lines, "```", ""])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run all; an interrupt is one word."""
-    return cli.run_script(write_page, argv)
-
-
 def write_page(argv: Sequence[str]) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -58,4 +53,4 @@ def write_page(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_script(write_page, None))

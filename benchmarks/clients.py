@@ -1,11 +1,15 @@
-"""Clients of the Open Inference Protocol: lean ones, and tritonclient as it comes."""
+"""Clients of the Open Inference Protocol: lean ones, and tritonclient as it comes.
+
+Each is a context whose value sends one of the rows and returns what the model answered.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from importlib import import_module
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,84 +25,62 @@ from sponge_env.serve.load.client import (
 )
 
 Array = NDArray[Any]
+Call = Callable[[int], Array]
+"""Has the model answer one of the rows."""
 TIMEOUT_S = 60.0
 LONG_MS = 60_000
 """SLO of requests that are not to be refused, whatever there is to do."""
 
 
-def infer_request(
-    server: Server, row: Array, parameters: Mapping[str, Any], identity: str = ""
-) -> list[bytes]:
-    """Return a whole HTTP request for one row, in parts."""
+@contextmanager
+def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Call]:
+    """Use one connection that is kept, with requests that are made beforehand.
+
+    Without an SLO they have the server's default.
+    """
     (tensor,) = server.metadata["inputs"]
-    head = infer_head(tensor["name"], row, parameters, identity)
-    client = HttpClient(f"http://127.0.0.1:{server.port}")
-    size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
-    return [client.head("POST", infer_path(server.model), size, headers), head, row.tobytes()]
+    parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
+    client, path = HttpClient(f"http://127.0.0.1:{server.port}"), infer_path(server.model)
+    requests, parser = [], AnswerParser()
+    for row in rows:
+        head = infer_head(tensor["name"], row, parameters, "")
+        size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
+        requests.append(client.head("POST", path, size, headers) + head + row.tobytes())
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def call(at: int) -> Array:
+            connection.sendall(requests[at % len(requests)])
+            answers: Sequence[Answer] = ()
+            while not answers:
+                data = connection.recv(1 << 20)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                answers = parser.feed(data)
+            answer = parser.answers.pop()
+            if answer.status != 200:
+                raise ConnectionError(f"status {answer.status}: {answer.json}")
+            start = int(answer.headers[HEADER_LENGTH.lower()])
+            return np.frombuffer(answer.body[start:], np.float32)
+
+        yield call
 
 
-class LeanClient:
-    """One connection that is kept; requests are made beforehand, and answers are read."""
+@contextmanager
+def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]) -> Iterator[Call]:
+    """Use ``tritonclient``, with a tensor made for each request, as its users do."""
+    library = import_module(f"tritonclient.{protocol}")
+    port = server.grpc_port if protocol == "grpc" else server.port
+    (inputs,), (outputs,) = server.metadata["inputs"], server.metadata["outputs"]
+    with closing(library.InferenceServerClient(f"127.0.0.1:{port}")) as client:
 
-    def __init__(self, server: Server, rows: Array, slo_ms: float | None = None) -> None:
-        """Make requests for rows; without an SLO they have the server's default."""
-        parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
-        self._requests = [b"".join(infer_request(server, row, parameters)) for row in rows]
-        self._socket = socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._parser = AnswerParser()
+        def call(at: int) -> Array:
+            row = rows[at % len(rows)][np.newaxis]
+            tensor = library.InferInput(inputs["name"], row.shape, inputs["datatype"])
+            tensor.set_data_from_numpy(row)
+            output = library.InferRequestedOutput(outputs["name"])
+            answer = client.infer(server.model, [tensor], outputs=[output])
+            array: Array = answer.as_numpy(outputs["name"])[0]
+            return array
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._socket.close()
-
-    def answer(self, at: int) -> Array:
-        """Send a request; return what the model answered."""
-        self._socket.sendall(self._requests[at % len(self._requests)])
-        answers: Sequence[Answer] = ()
-        while not answers:
-            data = self._socket.recv(1 << 20)
-            if not data:
-                raise ConnectionError("the server closed the connection")
-            answers = self._parser.feed(data)
-        answer = self._parser.answers.pop()
-        if answer.status != 200:
-            raise ConnectionError(f"status {answer.status}: {answer.json}")
-        start = int(answer.headers[HEADER_LENGTH.lower()])
-        return np.frombuffer(answer.body[start:], np.float32)
-
-
-class TritonClient:
-    """``tritonclient`` over HTTP or gRPC, with a tensor made for each request, as its users do."""
-
-    def __init__(self, server: Server, rows: Array, grpc: bool) -> None:
-        """Connect."""
-        if grpc:
-            import tritonclient.grpc as library  # type: ignore[import-untyped]
-        else:
-            import tritonclient.http as library  # type: ignore[import-untyped]
-        port = server.grpc_port if grpc else server.port
-        metadata = server.metadata
-        self._library, self._model = library, server.model
-        self._input, self._output = metadata["inputs"][0], metadata["outputs"][0]["name"]
-        self._rows = [row[np.newaxis] for row in rows]
-        self._client = library.InferenceServerClient(f"127.0.0.1:{port}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def answer(self, at: int) -> Array:
-        """Send a request; return what the model answered."""
-        row = self._rows[at % len(self._rows)]
-        tensor = self._library.InferInput(self._input["name"], row.shape, self._input["datatype"])
-        tensor.set_data_from_numpy(row)
-        output = self._library.InferRequestedOutput(self._output)
-        result = self._client.infer(self._model, [tensor], outputs=[output])
-        array: Array = result.as_numpy(self._output)[0]
-        return array
+        yield call

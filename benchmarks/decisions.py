@@ -1,6 +1,6 @@
 """How long a decision takes: exact, PuLP with CBC and HiGHS, and the published search.
 
-    python benchmarks/decisions.py [--quick]
+    python -m benchmarks.decisions
 
 Every row is the median over random states with that many requests queued, under an SLO that
 leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
@@ -12,14 +12,13 @@ for its lambda, as one second's requests.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
+import itertools
 import math
 import statistics
 import timeit
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 
 import numpy as np
 
@@ -29,7 +28,6 @@ from agents.rates import forecast_arrivals
 from agents.solvers import make_backend, pairs_program, solve
 from agents.sponge_ip import SpongeIP
 from agents.stages import StageProgram
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import (
     Allocation,
     RunningBatch,
@@ -98,19 +96,18 @@ def published_search(spec: SystemSpec, requests: int, delay_s: float) -> tuple[i
     return None
 
 
-def median_s(function: Callable[[], object], repeats: int) -> float:
-    """Time a function; the first call warms up and does not count unless it is the only one."""
-    times_s = timeit.repeat(function, "import gc; gc.enable()", repeat=repeats, number=1)
+def median_s(repeats: int, function: Callable[..., object], *arguments: object) -> float:
+    """Time calls; the first warms up and does not count unless it is the only one."""
+    call = functools.partial(function, *arguments)
+    times_s = timeit.repeat(call, "import gc; gc.enable()", repeat=repeats, number=1)
     return statistics.median(times_s[repeats > 1 :])
 
 
-def controller(solver: str, spec: SystemSpec) -> SpongeIP | None:
-    """Return the controller, or None where the solver is not installed."""
-    with suppress(ConfigError):
-        made = SpongeIP(solver=solver)
-        made.reset(spec, seed=0)
-        return made
-    return None
+def controller(solver: str, spec: SystemSpec) -> SpongeIP:
+    """Return Sponge's controller with a solver."""
+    made = SpongeIP(solver=solver)
+    made.reset(spec, seed=0)
+    return made
 
 
 def measure(grid: int, queued: int, states: int) -> list[str]:
@@ -118,87 +115,74 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     spec = make_spec(grid, queued)
     rng = np.random.default_rng(queued)
     views = [make_view(rng, spec, queued) for _ in range(states)]
-    exact, mpc = controller("exact", spec), SpongeMPC()
-    assert exact is not None
+    exact, cbc, highs = (controller(solver, spec) for solver in ("exact", "pulp", "highs"))
+    mpc, backend = SpongeMPC(), make_backend("pulp")
     mpc.reset(spec, seed=0)
-    cbc = make_backend("pulp")
     stages = StageProgram(exact.config, spec)
     tables, order = stages.model.tables[0], stages.pair_order
     assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for number, view in enumerate(views):
-        forecast = forecast_arrivals(spec, view)
-        (state,) = stages.model.states(view, forecast, [1])
-        calls: dict[str, tuple[int, Callable[[], object]]] = {
-            "kernel": (100, functools.partial(solve_pairs, tables, state, order)),
-            "decide": (100, functools.partial(exact.decide, view)),
-            "MPC decide": (20, functools.partial(mpc.decide, view)),
-            "published": (1, functools.partial(published_search, spec, queued, 0.2)),
-        }
-        # These take thousands of times longer: two states of each row are enough.
-        if number < 2:
+        (state,) = stages.model.states(view, forecast_arrivals(spec, view), [1])
+        times["kernel"].append(median_s(100, solve_pairs, tables, state, order))
+        times["decide"].append(median_s(100, exact.decide, view))
+        times["MPC decide"].append(median_s(20, mpc.decide, view))
+        times["published"].append(median_s(1, published_search, spec, queued, 0.2))
+        if number < 2:  # these take thousands of times longer
             program = pairs_program(spec, tables, state)
-            calls["CBC solve"] = (2, functools.partial(solve, program, cbc))
-            for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
-                if (reference := controller(option, spec)) is not None:
-                    calls[name] = (2, functools.partial(reference.decide, view))
-        for name, (repeats, call) in calls.items():
-            times[name].append(median_s(call, repeats))
+            times["CBC solve"].append(median_s(2, solve, program, backend))
+            times["CBC decide"].append(median_s(2, cbc.decide, view))
+            times["HiGHS decide"].append(median_s(2, highs.decide, view))
     feasible = float(np.mean([exact.decide(view).feasible for view in views]))
-    medians = {name: 1e6 * float(np.median(values)) for name, values in times.items() if values}
+    medians = {name: 1e6 * float(np.median(values)) for name, values in times.items()}
     return [
         f"{grid}x{grid}",
         str(queued),
         f"{feasible:.0%}",
-        *(f"{medians[name]:.1f}" if name in medians else "-" for name in COLUMNS),
+        *(f"{median:.1f}" for median in medians.values()),
         f"{medians['CBC solve'] / medians['kernel']:.0f}",
         f"{medians['CBC decide'] / medians['decide']:.0f}",
     ]
 
 
-def make_stages(stages: int, grid: int, variants: int) -> SystemSpec:
-    """Describe a chain of equal stages, each variant a fifth slower than the one before."""
-    one = make_spec(grid, 0)
-    (stage,) = one.stages
-    latencies = tuple(one.first.latency.scaled(1.2**k) for k in range(variants))
-    accuracies = tuple(0.7 + 0.02 * k for k in range(variants))
+def make_stages() -> SystemSpec:
+    """Describe a chain of three equal stages, each variant a fifth slower than the one before."""
+    one = make_spec(16, 0)
+    variant = dataclasses.replace(
+        one.first,
+        latencies=tuple(one.first.latency.scaled(1.2**k) for k in range(3)),
+        accuracies=(0.7, 0.72, 0.74),
+    )
     chain = tuple(
-        dataclasses.replace(
-            stage, name=f"stage-{k}", latencies=latencies, accuracies=accuracies,
-            after=(k - 1,) if k else (),
-        )
-        for k in range(stages)
-    )  # fmt: skip
-    initial = Allocation(stages=(StageAllocation(4, 4),) * stages)
-    return dataclasses.replace(one, stages=chain, initial=initial, total_cores=stages * grid)
+        dataclasses.replace(variant, name=f"stage-{k}", after=(k - 1,) if k else ())
+        for k in range(3)
+    )
+    initial = Allocation(stages=(StageAllocation(4, 4),) * 3)
+    return dataclasses.replace(one, stages=chain, initial=initial, total_cores=3 * 16)
 
 
 def make_staged_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> SystemView:
     """Return a state in which so many tasks wait in each stage."""
     view = make_view(rng, spec, queued)
-    (stage,) = view.stages
     stages = []
     for k in range(len(spec.stages)):
         left = rng.uniform(0.3, 1.0, queued) * spec.slo_s * rng.uniform(1.0, 4.0)
         due_s = view.now_s + np.sort(left) * (1 - k / len(spec.stages) / 2)
-        stages.append(dataclasses.replace(stage, queued_deadlines_s=due_s))
+        stages.append(dataclasses.replace(view.first, queued_deadlines_s=due_s))
     allocation = Allocation(stages=(StageAllocation(8, 8),) * len(stages))
     return dataclasses.replace(view, stages=tuple(stages), allocation=allocation)
 
 
 def measure_stages(queued: int, states: int) -> list[str]:
     """Return one row: the program for three stages, 16 cores, batches of 16 and three variants."""
-    spec, rng = make_stages(3, 16, 3), np.random.default_rng(queued)
-    exact = controller("exact", spec)
-    assert exact is not None
-    program = StageProgram(exact.config, spec)
+    spec, rng = make_stages(), np.random.default_rng(queued)
+    program = StageProgram(controller("exact", spec).config, spec)
     replicas, times = [1] * len(spec.stages), dict[bool, list[float]]()
     for _ in range(states):
         view = make_staged_view(rng, spec, queued)
-        forecast = forecast_arrivals(spec, view)
-        answer = program.choose(view, forecast, replicas)
-        took_s = median_s(functools.partial(program.choose, view, forecast, replicas), 50)
-        times.setdefault(answer.feasible, []).append(took_s)
+        asked = view, forecast_arrivals(spec, view), replicas
+        feasible = program.choose(*asked).feasible
+        times.setdefault(feasible, []).append(median_s(50, program.choose, *asked))
     return [
         str(queued),
         f"{len(times.get(True, [])) / states:.0%}",
@@ -206,21 +190,11 @@ def measure_stages(queued: int, states: int) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Time decisions of Sponge's program.")
-    parser.add_argument("--quick", action="store_true", help="two rows, a few seconds")
-    quick = parser.parse_args(argv).quick
-    cells = [(16, 20), (16, 100)] if quick else [(g, q) for g in GRIDS for q in QUEUED]
-    rows = [measure(grid, queued, states=5 if quick else 15) for grid, queued in cells]
+if __name__ == "__main__":
+    rows = [measure(grid, queued, states=15) for grid, queued in itertools.product(GRIDS, QUEUED)]
     headings = ["grid", "queued", "feasible", *COLUMNS, "CBC/kernel", "CBC/decide"]
-    print("Microseconds, and ratios:\n")
-    print("\n".join(aligned([headings, *rows])))
+    print("\n".join(["Microseconds, and ratios:\n", *aligned([headings, *rows])]))
     print("\nThree stages with three variants each, microseconds of the program:\n")
-    staged = [measure_stages(queued, states=5 if quick else 40) for queued in QUEUED[:2]]
+    staged = [measure_stages(queued, states=40) for queued in QUEUED[:2]]
     headings = ["queued in each", "feasible", "if feasible", "if not"]
     print("\n".join(aligned([headings, *staged])))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,41 +25,26 @@ from sponge_env.models.model import onnx_session, run_onnx
 Array = NDArray[Any]
 
 
-class RelayClient:
-    """The only client of a relay."""
-
-    def __init__(self, port: int, rows: Array, output: Array) -> None:
-        """Connect; answers come as ``output`` is."""
-        self._rows, self._output = rows, output
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def answer(self, at: int) -> Array:
-        """Send a row; return what the model answered."""
-        self._socket.sendall(self._rows[at % len(self._rows)])
-        if not read_into(self._socket, self._output):
-            raise ConnectionError("the relay closed the connection")
-        return self._output
-
-    def close(self) -> None:
-        """Disconnect, which ends the relay."""
-        self._socket.close()
-
-
 @contextmanager
-def relay(name: str, rows: Array) -> Iterator[RelayClient]:
-    """Serve an EfficientNet by a relay within the context."""
+def relay(name: str, rows: Array) -> Iterator[Callable[[int], Array]]:
+    """Serve an EfficientNet by a relay; return what sends one of the rows and has its answer."""
+    output = np.empty(efficientnet(name).outputs.shape, np.float32)
     command = [sys.executable, "-m", "benchmarks.relay", name]
     with keeping_to(CPUS):
         started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with ended(started) as process:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        client = RelayClient(port, rows, np.empty(efficientnet(name).outputs.shape, np.float32))
-        try:
-            yield client
-        finally:
-            client.close()
+        address = "127.0.0.1", int(process.stdout.readline())
+        with socket.create_connection(address) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+            def answer(at: int) -> Array:
+                connection.sendall(rows[at % len(rows)])
+                if not read_into(connection, output):
+                    raise ConnectionError("the relay closed the connection")
+                return output
+
+            yield answer
 
 
 def read_into(connection: socket.socket, array: Array) -> bool:

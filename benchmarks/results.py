@@ -10,10 +10,8 @@ pages are then made from the CSV files, those of earlier runs included.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -23,16 +21,9 @@ from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.metrics import column
 from sponge_env.results.comparison import RunFolder, load_run
-from sponge_env.results.export import (
-    ALL,
-    cell_rows,
-    csv_text,
-    mean_rows,
-    sweep_rows,
-    write_files,
-)
-from sponge_env.results.layout import MISSING, Columns, Table, markdown, with_block
-from sponge_env.results.page import Section, featured, series_name
+from sponge_env.results.export import ALL, cell_rows, csv_text, mean_rows, sweep_rows, write_files
+from sponge_env.results.layout import MISSING, Table, markdown, with_block
+from sponge_env.results.page import draw_all, featured, series_name
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
 """Scenarios and starts whose first episode is drawn, with the first profile."""
@@ -42,21 +33,14 @@ SWEEPS = ("resize delay [s]", "service time [times the profile's]")
 
 SUMMARY = ["agent", "start", "cells", "n", "avoidable_violation_rate", "cores_over_common_bound"]
 
-STARTS = ("cold", "warm")
-
-Measure = tuple[str, float]
-"""Format of a number, and its scale."""
-
-Measures = Mapping[str, Measure]
-"""By metric."""
+Measures = Mapping[str, tuple[str, float]]
+"""By metric, the format of its numbers and their scale."""
 
 OVER_BOUND: Measures = {
     "avoidable_violation_rate": (".3f", 100),
     "cores_over_common_bound": (".2f", 1),
 }
 CORES: Measures = {"avoidable_violation_rate": (".2f", 100), "mean_cores": (".2f", 1)}
-
-CONTROLLER: tuple[str, Callable[[str], str]] = ("controller", str)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,56 +52,45 @@ def write_results(argv: Sequence[str]) -> int:
     """Write CSV files, pictures and the tables of both pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     for suite in ("standard", "sensitivity", "stages"):
-        parser.add_argument(
-            f"--{suite}", type=Path, metavar="RUN", help=f"run of the suite {suite}"
-        )
+        text = f"run of the suite {suite}"
+        parser.add_argument(f"--{suite}", type=Path, metavar="RUN", help=text)
     live = "fidelity.json of sponge fidelity"
     parser.add_argument("--fidelity", nargs="+", type=Path, default=[], metavar="FILE", help=live)
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     arguments = parser.parse_args(argv)
-    folder, files = arguments.docs / "results", dict[Path, str | bytes]()
+    folder, frames = arguments.docs / "results", dict[str, pd.DataFrame]()
+    pictures: dict[str, bytes] = {}
     if arguments.standard:
         run = load_run(arguments.standard)
-        files |= {folder / name: csv_text(frame) for name, frame in _standard(run).items()}
-        files |= {arguments.docs / name: content for name, content in _pictures(run).items()}
+        means = mean_rows(run.comparison)
+        overall = _overall(means).set_index("agent", drop=False)
+        shown = [agent for agent in run.featured if agent in overall.index]
+        frames["standard-cells"], frames["standard-means"] = cell_rows(run.comparison), means
+        frames["summary"] = overall.loc[shown][SUMMARY]
+        pictures = _pictures(run)
     if arguments.stages:
         comparison = load_run(arguments.stages).comparison
-        files[folder / "stages-cells.csv"] = csv_text(cell_rows(comparison))
-        files[folder / "stages-means.csv"] = csv_text(mean_rows(comparison))
+        frames["stages-cells"] = cell_rows(comparison)
+        frames["stages-means"] = mean_rows(comparison)
     if arguments.sensitivity:
-        swept = sweep_rows(load_run(arguments.sensitivity).comparison)
-        if swept.empty:
+        frames["sensitivity"] = sweep_rows(load_run(arguments.sensitivity).comparison)
+        if frames["sensitivity"].empty:
             raise ConfigError(f"{str(arguments.sensitivity)!r} has no sweeps")
-        files[folder / "sensitivity.csv"] = csv_text(swept)
     if arguments.fidelity:
-        files[folder / "fidelity.csv"] = csv_text(fidelity_rows(arguments.fidelity))
-    write_files(files)
+        frames["fidelity"] = fidelity_rows(arguments.fidelity)
+    write_files({folder / f"{name}.csv": csv_text(frame) for name, frame in frames.items()})
+    write_files({arguments.docs / name: content for name, content in pictures.items()})
     readme, results = arguments.docs.parent / "README.md", arguments.docs / "results.md"
-    write_files(
-        {
-            readme: with_block(readme.read_text(), "results", markdown(summary_table(folder))),
-            results: with_block(results.read_text(), "tables", tables(folder)),
-        }
-    )
+    summary = markdown(_by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND))
+    write_files({readme: with_block(readme.read_text(), "results", summary)})
+    write_files({results: with_block(results.read_text(), "tables", tables(folder))})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
 
 
-def _standard(run: RunFolder) -> dict[str, pd.DataFrame]:
-    """Return the CSV files of the standard suite."""
-    means = mean_rows(run.comparison)
-    overall = means[means["scenario"] == ALL].set_index("agent", drop=False)
-    shown = [agent for agent in run.featured if agent in overall.index]
-    return {
-        "standard-cells.csv": cell_rows(run.comparison),
-        "standard-means.csv": means,
-        "summary.csv": overall.loc[shown][SUMMARY],
-    }
-
-
 def _pictures(run: RunFolder) -> dict[str, bytes]:
     """Return the pictures of both pages by file name."""
-    drawn = Section(run, featured(run)).pictures()
+    drawn = draw_all(run.comparison, featured(run))
     groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     shown = ["pareto", *(series_name(cells[0]) for cells in groups if cells)]
     pictures = {f"results-{name}.png": drawn[name].content for name in shown}
@@ -132,11 +105,6 @@ def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def summary_table(folder: Path) -> Table:
-    """Return the README's table: violations and cores of a few agents."""
-    return _by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND)
-
-
 def tables(folder: Path) -> str:
     """Return the tables of docs/results.md in Markdown."""
     standard, stages, swept, live, few = (
@@ -145,7 +113,7 @@ def tables(folder: Path) -> str:
     )
     of_scenarios = standard[standard["agent"].isin(few["agent"]) & (standard["scenario"] != ALL)]
     titled = {"All scenarios and models": _by_start(_overall(standard), OVER_BOUND)}
-    for start in STARTS:
+    for start in ("cold", "warm"):
         title = f"By scenario, {start} start: avoidable violations [%] · cores over bound"
         titled[title] = _grid(of_scenarios, start, "scenario", OVER_BOUND)
     for what in SWEEPS:
@@ -160,56 +128,48 @@ def _overall(means: pd.DataFrame) -> pd.DataFrame:
     return means[means["scenario"] == ALL]
 
 
-def _text(value: float, form: str, scale: float = 1.0) -> str:
-    return MISSING if pd.isna(value) else format(value * scale, form)
+def _texts(values: pd.Series[float], form: str, scale: float) -> pd.Series[str]:
+    return values.map(lambda value: MISSING if pd.isna(value) else format(value * scale, form))
 
 
 def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
     """Return agents with some metrics of each start."""
-    values = rows.set_index(["start", "agent"])
-    shown = [
-        (f"{column(name).label}, {start} start", partial(_entry, values[name], measure, start))
-        for start in STARTS
+    shown = {
+        f"{column(name).label}, {start} start": _texts(own[name], *measure)
+        for start, own in rows.set_index("agent").groupby("start")
         for name, measure in measures.items()
-    ]
-    return Table.of([CONTROLLER, *shown], rows["agent"].unique())
+    }
+    return _table("controller", pd.DataFrame(shown, index=rows["agent"].unique()))
 
 
 def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Table:
     """Return agents with some metrics at each value of a column."""
     rows = rows[rows["start"] == start]
-    values = rows.set_index([across, "agent"])
-
-    def entry(place: str, agent: str) -> str:
-        return " · ".join(_entry(values[name], m, place, agent) for name, m in measures.items())
-
-    shown = [(place, partial(entry, place)) for place in rows[across].unique()]
-    return Table.of([CONTROLLER, *shown], rows["agent"].unique())
-
-
-def _entry(values: pd.Series[float], measure: Measure, *key: str) -> str:
-    return _text(values.get(key, math.nan), *measure)
+    pairs = zip(*(_texts(rows[name], *m) for name, m in measures.items()), strict=True)
+    entries = rows.assign(entry=[" · ".join(pair) for pair in pairs])
+    wide = entries.pivot(index="agent", columns=across, values="entry")
+    return _table("controller", wide.loc[rows["agent"].unique(), rows[across].unique()])
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
     """Return violations live and simulated, and differences of latency and cores."""
-    by_quantity = rows.set_index(["quantity", "run", "scenario", "agent"])
-    shown = [("violations live", "violation_rate", "live", ".2f")]
-    shown += [("simulated", "violation_rate", "simulated", ".2f")]
+    rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
+    by_quantity = dict(iter(rows.set_index(["run", "key"]).groupby("quantity")))
+    violations = by_quantity["violation_rate"]
+    shown = {
+        "violations live": _texts(violations["live"], ".2f", 100),
+        "simulated": _texts(violations["simulated"], ".2f", 100),
+    }
     for name in ("latency_mean_s", "latency_p99_s", "mean_cores"):
-        shown.append((f"{column(name).heading} off by", name, "difference", "+.1f"))
-    columns: Columns[tuple[str, ...]] = [
-        ("scenario, controller", lambda key: f"{key[1]}, {key[2]}"),
-        *(
-            (heading, partial(_at, by_quantity.loc[quantity][field], form))
-            for heading, quantity, field, form in shown
-        ),
-    ]
-    return Table.of(columns, dict.fromkeys(key[1:] for key in by_quantity.index))
+        differences = by_quantity[name]["difference"]
+        shown[f"{column(name).heading} off by"] = _texts(differences, "+.1f", 100)
+    return _table("scenario, controller", pd.DataFrame(shown, index=violations.index).droplevel(0))
 
 
-def _at(values: pd.Series[float], form: str, key: tuple[str, ...]) -> str:
-    return _text(values[key], form, 100)
+def _table(name: str, texts: pd.DataFrame) -> Table:
+    """Return texts as a table whose first column, of that name, is the index."""
+    rows = texts.fillna(MISSING).itertuples()
+    return Table([name, *texts.columns], list(rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,12 @@ class Server:
 
     def fetch(self, path: str, values: object = None) -> bytes:
         """Return the answer to GET, or to POST with these values; a bad status is an OSError."""
-        return fetch(self.port, path, values)
+        data = None if values is None else json.dumps(values).encode()
+        url, headers = f"http://127.0.0.1:{self.port}{path}", {"content-type": "application/json"}
+        request = urllib.request.Request(url, data, headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            body: bytes = answer.read()
+        return body
 
     @property
     def metadata(self) -> Any:
@@ -88,18 +93,9 @@ def sponge(name: str, *arguments: str, stderr: IO[str] | None = None) -> Iterato
         else:
             ended_with = process.wait(END_S)
             raise ConfigError(f"sponge serve --model {name} ended with exit code {ended_with}")
-        (model,) = json.loads(fetch(port, "/v2/repository/index", {}))
-        yield Server("sponge", str(model["name"]), port, grpc_port, process)
-
-
-def fetch(port: int, path: str, values: object = None) -> bytes:
-    """Return the answer of a server on this machine; see :meth:`Server.fetch`."""
-    data = None if values is None else json.dumps(values).encode()
-    url, headers = f"http://127.0.0.1:{port}{path}", {"content-type": "application/json"}
-    request = urllib.request.Request(url, data, headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        body: bytes = answer.read()
-    return body
+        server = Server("sponge", "", port, grpc_port, process)
+        (model,) = json.loads(server.fetch("/v2/repository/index", {}))
+        yield replace(server, model=str(model["name"]))
 
 
 @contextmanager

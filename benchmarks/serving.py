@@ -1,6 +1,6 @@
 """What the server costs beside bare ONNX Runtime, and beside Triton with the same model.
 
-    python -m benchmarks.serving [--quick] [--triton PYTHON]
+    python -m benchmarks.serving [--triton PYTHON]
 
 EfficientNet-Lite0, one core for the model, another for server and client. Latency is measured one
 request at a time on connections that are kept, throughput with as many as fill the batches. Bare
@@ -17,23 +17,22 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.clients import LONG_MS, LeanClient, TritonClient
+from benchmarks.clients import LONG_MS, Call, lean_client, triton_client
 from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
+from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
-from sponge_env.models.model import OnnxModel, onnx_session, run_onnx
+from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.results.layout import aligned
 
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
@@ -43,57 +42,10 @@ BARE = "ONNX Runtime, bare"
 RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long it is measured."""
-
-    rounds: int = 60
-    """In each, all take one turn."""
-    turn: int = 10
-    """Requests in a row."""
-    bursts: int = 6
-    burst_s: float = 6.0
-
-
-QUICK = Effort(rounds=5, bursts=2, burst_s=2.0)
-
-Call = Callable[[int], NDArray[Any]]
-"""Has the model answer one of the inputs."""
-
-
-def bare_call(model: OnnxModel, rows: NDArray[Any]) -> tuple[Any, Call]:
-    """Return a session in this process, and what runs it on one input."""
-    session = onnx_session(model.path, threads=1)
-
-    def call(at: int) -> NDArray[Any]:
-        answer: NDArray[Any] = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
-        return answer
-
-    return session, call
-
-
-@contextmanager
-def servers(name: str, model: OnnxModel, python: Path | None) -> Iterator[list[Server]]:
-    """Serve a model with all servers that there are."""
-    with ExitStack() as stack:
-        started = [stack.enter_context(sponge(name, *AGENT))]
-        if python is not None:
-            tensors = ("images", model.inputs), ("logits", model.outputs)
-            served = TritonModel("lite0", *tensors, onnx_path=model.path)
-            started.append(stack.enter_context(triton(python, served)))
-        yield started
-
-
-def clients(server: Server, rows: NDArray[Any], stack: ExitStack) -> dict[str, Call]:
-    """Connect to a server in all ways."""
-    made = {
-        "lean client": LeanClient(server, rows),
-        "tritonclient HTTP": TritonClient(server, rows, grpc=False),
-        "tritonclient gRPC": TritonClient(server, rows, grpc=True),
-    }
-    return {f"{server.name}, {kind}": stack.enter_context(c).answer for kind, c in made.items()}
+ROUNDS, TURN = 60, 10
+"""Turns of each way to ask, and requests of a turn."""
+BURSTS, BURST_S = 6, 6.0
+"""Measurements of the throughput."""
 
 
 def check(calls: Mapping[str, Call], count: int) -> None:
@@ -105,25 +57,23 @@ def check(calls: Mapping[str, Call], count: int) -> None:
                 raise SystemExit(f"{name} and {BARE} give different answers")
 
 
-def latencies_s(calls: Mapping[str, Call], effort: Effort) -> dict[str, NDArray[np.float64]]:
-    """Measure all in turn; the first request of a turn warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def print_latencies(calls: Mapping[str, Call]) -> None:
+    """Measure all in turn; print quantiles, and how far they lie above those of the bare model.
+
+    The first request of a turn warms up and does not count.
+    """
+    times_s: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
-    for _ in range(effort.rounds):
+    for _ in range(ROUNDS):
         for name, call in calls.items():
             with keeping_to({MODEL_CPU} if name == BARE else OTHERS):
                 call(0)
-                for at in range(effort.turn):
+                for at in range(TURN):
                     begin_s = time.perf_counter()
                     call(at)
-                    times[name].append(time.perf_counter() - begin_s)
+                    times_s[name].append(time.perf_counter() - begin_s)
     gc.enable()
-    return {name: np.array(each) for name, each in times.items()}
-
-
-def print_latencies(times: Mapping[str, NDArray[np.float64]]) -> None:
-    """Print quantiles, and how far they lie above those of bare ONNX Runtime."""
-    quantiles = {name: 1000 * np.quantile(each, (0.5, 0.99)) for name, each in times.items()}
+    quantiles = {name: 1000 * np.quantile(each, (0.5, 0.99)) for name, each in times_s.items()}
     lines = [["ms", "p50", "p99", "p50 over bare", "p99 over bare"]]
     for name, values in quantiles.items():
         over = ["", ""] if name == BARE else [f"{v:.2f}" for v in values - quantiles[BARE]]
@@ -139,11 +89,11 @@ def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
     begin_s, came_s = time.perf_counter(), list[float]()
 
     def send(first: int) -> None:
-        with LeanClient(server, rows, LONG_MS) as client:
+        with lean_client(server, rows, LONG_MS) as call:
             for at in itertools.count(first):
                 if time.perf_counter() - begin_s >= seconds:
                     return
-                client.answer(at)
+                call(at)
                 came_s.append(time.perf_counter() - begin_s)
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -171,16 +121,14 @@ def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
         return sum(size * n for size, n in sizes.items()) / (time.perf_counter() - begin_s)
 
 
-def print_throughput(
-    started: Sequence[Server], session: Any, rows: NDArray[Any], effort: Effort
-) -> None:
+def print_throughput(servers: Sequence[Server], session: Any, rows: NDArray[Any]) -> None:
     """Print throughput at saturation; each server's beside that of its batches run bare."""
     lines = [["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]]
-    for server in started:
-        burst(server, rows, min(1.0, effort.burst_s))
+    for server in servers:
+        burst(server, rows, 1.0)
         pairs, all_sizes = [], Counter[int]()
-        for _ in range(effort.bursts):
-            rps, sizes = burst(server, rows, effort.burst_s)
+        for _ in range(BURSTS):
+            rps, sizes = burst(server, rows, BURST_S)
             pairs.append((rps, bare_rps(session, rows, sizes)))
             all_sizes += sizes
         # The two of a pair were measured one after the other: their ratio has no drift.
@@ -191,40 +139,47 @@ def print_throughput(
     print("\n".join(aligned(lines)), end="\n\n")
 
 
-def measure(name: str, python: Path | None, effort: Effort) -> None:
+def measure(name: str, python: Path | None) -> None:
     """Measure one model and print its tables."""
     model = efficientnet(name)
     rows = np.ascontiguousarray(model.samples())
-    session, call = bare_call(model, rows)
+    session = onnx_session(model.path, threads=1)
+
+    def bare(at: int) -> NDArray[Any]:
+        answer: NDArray[Any] = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
+        return answer
+
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
-    with servers(name, model, python) as started, ExitStack() as stack:
-        calls = {BARE: call, RELAY: stack.enter_context(relay(name, rows)).answer}
-        for server in started:
-            calls |= clients(server, rows, stack)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(sponge(name, *AGENT))]
+        if python is not None:
+            servers.append(stack.enter_context(triton(python, onnx_model(name))))
+        calls: dict[str, Call] = {BARE: bare, RELAY: stack.enter_context(relay(name, rows))}
+        for server in servers:
+            for kind, client in (
+                ("lean client", lean_client(server, rows)),
+                ("tritonclient HTTP", triton_client(server, rows, "http")),
+                ("tritonclient gRPC", triton_client(server, rows, "grpc")),
+            ):
+                calls[f"{server.name}, {kind}"] = stack.enter_context(client)
         check(calls, len(rows))
-        print_latencies(latencies_s(calls, effort))
-        print_throughput(started, session, rows, effort)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; what goes wrong is one sentence."""
-    return cli.run_script(run, argv)
+        print_latencies(calls)
+        print_throughput(servers, session, rows)
 
 
 def run(argv: Sequence[str]) -> int:
     """Measure, and print the tables."""
     parser = cli.Parser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer requests, half a minute")
     add_triton(parser)
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
     with cli.terminate_like_interrupt():
         for name in MODELS:
-            measure(name, arguments.triton, QUICK if arguments.quick else Effort())
+            measure(name, arguments.triton)
     if arguments.triton is None:
         print(f"Without Triton; {HOW_TO_MAKE}.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_script(run, None))

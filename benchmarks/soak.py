@@ -1,8 +1,8 @@
 """Overload, killed replicas and many minutes of service: what a server must withstand.
 
-    python -m benchmarks.soak [--part NAME ...] [--share 0.1] [--agent sponge-ip]
+    python -m benchmarks.soak [--part NAME ...]
 
-Prints a table of checks; the exit code is 1 if one failed. ``--share`` shortens all parts alike.
+Prints a table of checks; the exit code is 1 if one failed.
 (Broken requests are in ``tests/test_serve_fuzz.py``: ``make fuzz``.)
 """
 
@@ -16,9 +16,9 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,81 +26,77 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.hammer import Hammer, Tally
-from benchmarks.report import Report
 from benchmarks.servers import OTHERS, Server, children, sponge
 from benchmarks.serving import saturate
-from benchmarks.vitals import VitalsWatch
+from benchmarks.vitals import VitalsWatch, grown
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.results.layout import aligned
 from sponge_env.serve.load.client import HttpClient
 
 MODEL = "efficientnet-lite0-uint8"
-FULL = "static-16"
-"""Agent that has all cores, under which capacity is measured."""
+AGENT, FULL = "sponge-ip", "static-16"
+"""Agent in charge, and the one that has all cores, under which capacity is measured."""
 SLO_S = 1.0
 GOODPUT = 0.9
 """Of capacity, under overload."""
-
-
 SECONDS = {"capacity": 10.0, "overload": 60.0, "kills": 60.0, "soak": 600.0}
-"""Duration of each part, and of a measurement of the capacity, at a share of 1."""
+"""Duration of each part, and of a measurement of the capacity."""
 OVERLOAD = 3.0
 """Load of that part, relative to the capacity."""
 KILL_EVERY_S = 6.0
 
 
-@dataclass(frozen=True)
-class Bench:
-    """A server that runs, and how it is tested."""
+@dataclass
+class Report:
+    """Checks of one part of the test, one row each, and whether one of them failed."""
 
-    server: Server
-    rows: NDArray[Any]
-    agent: str
-    share: float
-    """Of the time."""
-    report: Report
-    log: Path
-    """The server's stderr."""
+    part: str
+    rows: list[list[str]] = field(default_factory=list)
+    failed: bool = False
 
-    def seconds(self, part: str) -> float:
-        """Return the duration of a part."""
-        return max(2 * KILL_EVERY_S + 1, SECONDS[part] * self.share)
+    def add(self, what: str, expected: str, measured: object, passed: bool) -> None:
+        """Add a check."""
+        name, mark = f"{self.part}: {what}", "" if passed else "FAILED"
+        self.rows.append([name, expected, str(measured), mark])
+        self.failed |= not passed
+        print(f"{name} {measured} (expected: {expected})", file=sys.stderr)
 
-    def use(self, agent: str) -> None:
-        """Put an agent in charge."""
-        self.server.fetch("/agent", {"agent": agent})
+    def tally(self, tally: Tally) -> None:
+        """Add how requests ended."""
+        counts = ", ".join(f"{n} x {status}" for status, n in sorted(tally.statuses.items()))
+        self.add("statuses", "200, 503, 504", counts, not tally.errors)
+        self.add("unanswered", f"0 of {tally.sent}", tally.unanswered, not tally.unanswered)
+        self.add("wrong answers", "0", tally.wrong, not tally.wrong)
 
-    def capacity_rps(self) -> float:
-        """Return the throughput of a server that is never idle, with all cores."""
-        self.use(FULL)
-        saturate(self.server, self.rows, 2.0)
-        seconds = self.seconds("capacity")
-        came_s = saturate(self.server, self.rows, seconds)
-        self.use(self.agent)
-        return sum(each_s <= seconds for each_s in came_s) / seconds
-
-    def counted(self, name: str) -> float:
-        """Return the sum of a counter in the server's metrics."""
-        lines = self.server.fetch("/metrics").decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-    def hammer(self) -> Hammer:
-        """Return what sends one of the images."""
-        return Hammer(self.server, self.rows[0], SLO_S)
+    def growth(self, watch: VitalsWatch, tally: Tally) -> None:
+        """Add by how much the server grew while it served requests."""
+        growth = watch.growth()
+        more = ", ".join(f"{name} {value:+.1f}" for name, value in growth.items())
+        # from the middle of the second quarter to that of the last
+        self.add("growth", "none", more, not grown(growth, tally.sent // 2))
 
 
-def overload(bench: Bench) -> None:
+def capacity_rps(server: Server, rows: NDArray[Any]) -> float:
+    """Return the throughput of a server that is never idle, with all cores."""
+    server.fetch("/agent", {"agent": FULL})
+    saturate(server, rows, 2.0)
+    seconds = SECONDS["capacity"]
+    came_s = saturate(server, rows, seconds)
+    server.fetch("/agent", {"agent": AGENT})
+    return sum(each_s <= seconds for each_s in came_s) / seconds
+
+
+def overload(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Send three times what it can serve."""
-    report = bench.report
-    capacity_rps = bench.capacity_rps()
-    with VitalsWatch(bench.server.process.pid) as watch:
-        tally = asyncio.run(bench.hammer().run(OVERLOAD * capacity_rps, bench.seconds("overload")))
-    report.tally("overload", tally)
-    share = tally.goodput_rps / capacity_rps
-    text = f"{tally.goodput_rps:.1f} of {capacity_rps:.1f} rps, {share:.0%}"
-    report.add("overload", "goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
-    report.growth("overload", watch, tally)
+    capacity, hammer = capacity_rps(server, rows), Hammer(server, rows[0], SLO_S)
+    with VitalsWatch(server.process.pid) as watch:
+        tally = asyncio.run(hammer.run(OVERLOAD * capacity, SECONDS["overload"]))
+    report.tally(tally)
+    share = tally.goodput_rps / capacity
+    text = f"{tally.goodput_rps:.1f} of {capacity:.1f} rps, {share:.0%}"
+    report.add("goodput", f">= {GOODPUT:.0%} of capacity", text, share >= GOODPUT)
+    report.growth(watch, tally)
 
 
 def replicas(server: Server) -> list[int]:
@@ -113,31 +109,38 @@ def replicas(server: Server) -> list[int]:
     return found
 
 
-def kills(bench: Bench) -> None:
+def counted(server: Server, name: str) -> int:
+    """Return the sum of a counter in a server's metrics."""
+    lines = server.fetch("/metrics").decode().splitlines()
+    return round(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
+
+
+def kills(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Kill replicas while requests come."""
-    report, rng = bench.report, random.Random(0)
-    rate_rps = 0.4 * bench.capacity_rps()
-    before = bench.counted("sponge_requests_total"), bench.counted("sponge_restarts_total")
-    killed: list[int] = []
+    rng, rate_rps = random.Random(0), 0.4 * capacity_rps(server, rows)
+    hammer, killed = Hammer(server, rows[0], SLO_S), list[int]()
+    names = "sponge_requests_total", "sponge_restarts_total"
+    before = [counted(server, name) for name in names]
 
     async def kill() -> None:
         while True:
             await asyncio.sleep(KILL_EVERY_S)
-            if pids := replicas(bench.server):
+            if pids := replicas(server):
                 killed.append(rng.choice(pids))
                 os.kill(killed[-1], signal.SIGKILL)
 
-    tally = asyncio.run(_beside(bench.hammer().run(rate_rps, bench.seconds("kills")), [kill]))
-    report.tally("kills", tally)
-    counted = round(bench.counted("sponge_requests_total") - before[0])
-    report.add("kills", "requests counted", str(tally.sent), counted, counted == tally.sent)
-    restarts = round(bench.counted("sponge_restarts_total") - before[1])
-    report.add("kills", "restarts", str(len(killed)), restarts, restarts == len(killed))
+    tally = asyncio.run(_beside(hammer.run(rate_rps, SECONDS["kills"]), kill))
+    report.tally(tally)
+    requests, restarts = (
+        counted(server, name) - earlier for name, earlier in zip(names, before, strict=True)
+    )
+    report.add("requests counted", str(tally.sent), requests, requests == tally.sent)
+    report.add("restarts", str(len(killed)), restarts, restarts == len(killed))
     share = tally.on_time / tally.sent
-    report.add("kills", "on time", "> 50%", f"{share:.1%}", share > 0.5)
+    report.add("on time", "> 50%", f"{share:.1%}", share > 0.5)
 
 
-async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitable[None]]]) -> Tally:
+async def _beside(work: Awaitable[Tally], *others: Callable[[], Awaitable[None]]) -> Tally:
     """Do some work, and other things until it is done."""
     tasks = [asyncio.ensure_future(each()) for each in others]
     try:
@@ -150,10 +153,9 @@ async def _beside(work: Awaitable[Tally], others: Sequence[Callable[[], Awaitabl
                 raise ended or RuntimeError("it ended early")
 
 
-def soak(bench: Bench) -> None:
+def soak(server: Server, rows: NDArray[Any], report: Report) -> None:
     """Serve for long, while clients leave, agents change and the metrics are read."""
-    report, server = bench.report, bench.server
-    rate_rps, hammer = 0.5 * bench.capacity_rps(), bench.hammer()
+    rate_rps, hammer = 0.5 * capacity_rps(server, rows), Hammer(server, rows[0], SLO_S)
     client, statuses = HttpClient(f"http://127.0.0.1:{server.port}"), Counter[int]()
 
     async def look() -> None:
@@ -168,35 +170,20 @@ def soak(bench: Bench) -> None:
             await asyncio.sleep(0.5)
 
     async def switch() -> None:
-        for agent in itertools.cycle((bench.agent, FULL)):
-            await asyncio.to_thread(bench.use, agent)
+        for agent in itertools.cycle((AGENT, FULL)):
+            await asyncio.to_thread(server.fetch, "/agent", {"agent": agent})
             await asyncio.sleep(20.0)
 
     with VitalsWatch(server.process.pid) as watch:
-        others = [look, go_away, switch]
-        tally = asyncio.run(_beside(hammer.run(rate_rps, bench.seconds("soak")), others))
-    bench.use(bench.agent)
-    report.tally("soak", tally)
-    report.add("soak", "other requests", "200", dict(statuses), set(statuses) == {200})
-    report.growth("soak", watch, tally)
+        work = hammer.run(rate_rps, SECONDS["soak"])
+        tally = asyncio.run(_beside(work, look, go_away, switch))
+    server.fetch("/agent", {"agent": AGENT})
+    report.tally(tally)
+    report.add("other requests", "200", dict(statuses), set(statuses) == {200})
+    report.growth(watch, tally)
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"overload": overload, "kills": kills, "soak": soak}
-
-
-@contextmanager
-def bench(agent: str, share: float) -> Iterator[Bench]:
-    """Start the server."""
-    rows = np.ascontiguousarray(efficientnet(MODEL).samples())
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "stderr"
-        with log.open("w") as file, sponge(MODEL, "--agent", agent, stderr=file) as server:
-            yield Bench(server, rows, agent, share, Report(), log)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run it; what goes wrong is one sentence."""
-    return cli.run_script(run, argv)
+PARTS = {"overload": overload, "kills": kills, "soak": soak}
 
 
 def run(argv: Sequence[str]) -> int:
@@ -204,19 +191,23 @@ def run(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m benchmarks.soak", description="Try to break the server.")
     parts = cli.one_of("part", tuple(PARTS))
     parser.add_argument("--part", action="append", type=parts, help="only this; may be repeated")
-    parser.add_argument("--share", type=float, default=1.0, help="of the time (default: 1)")
-    parser.add_argument("--agent", default="sponge-ip", help="in charge (default: sponge-ip)")
     arguments = parser.parse_args(argv)
     os.sched_setaffinity(0, OTHERS)
-    with cli.terminate_like_interrupt(), bench(arguments.agent, arguments.share) as found:
-        for name in arguments.part or PARTS:
-            PARTS[name](found)
-        text = found.log.read_text(errors="replace")[-2000:]
-    print("\n".join(aligned([["", "expected", "measured", ""], *found.report.rows])))
-    if found.report.failed and text:
+    reports = [Report(part) for part in arguments.part or PARTS]
+    rows = np.ascontiguousarray(efficientnet(MODEL).samples())
+    with cli.terminate_like_interrupt(), tempfile.TemporaryFile("w+") as log:
+        with sponge(MODEL, "--agent", AGENT, stderr=log) as server:
+            for report in reports:
+                PARTS[report.part](server, rows, report)
+        log.seek(0)
+        text = log.read()[-2000:]
+    checks = [row for report in reports for row in report.rows]
+    print("\n".join(aligned([["", "expected", "measured", ""], *checks])))
+    failed = any(report.failed for report in reports)
+    if failed and text:
         print(f"\nlast lines of the server:\n{text}")
-    return int(found.report.failed)
+    return int(failed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run_script(run, None))

@@ -1,6 +1,6 @@
 """How fast the simulators are: batch, chain, single environment, whole episodes.
 
-    python benchmarks/throughput.py [--quick]
+    python -m benchmarks.throughput
 
 The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
 episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
@@ -11,10 +11,9 @@ and each number is the best of several runs.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import itertools
+import math
 import sys
-import tempfile
 import timeit
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -28,8 +27,8 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Serving, Stage, Variant
-from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -45,22 +44,17 @@ THREADS = (1, 2)
 INTERVALS = 60
 PAPER_RPS = 20
 CHAIN_RPS = 10.0
+EPISODES = ("paper", "bursty", "mixed"), ("static-16", "sponge-ip", "fa2")
 
 
-def make_scenario(folder: Path, rate_rps: int) -> Scenario:
+def make_scenario(rate_rps: int) -> Scenario:
     """Return the paper's system, made for another load."""
-    profile, slower = load_profile("yolov5s"), PAPER_RPS / rate_rps
-    fit = {
-        name: getattr(profile.latency, name) * slower
-        for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+    changes = {
+        "arrivals": Arrivals("constant", float(rate_rps)),
+        "duration_s": float(INTERVALS),
+        "simulation.service_scale": PAPER_RPS / rate_rps,
     }
-    latency = dataclasses.replace(profile.latency, **fit)
-    latency_s = tuple(tuple(cell * slower for cell in row) for row in profile.latency_s)
-    path = folder / f"yolov5s-{rate_rps}.json"
-    save_profile(dataclasses.replace(profile, latency=latency, latency_s=latency_s), path)
-    arrivals = Arrivals("constant", float(rate_rps))
-    changes = {"profile": str(path), "duration_s": float(INTERVALS), "arrivals": arrivals}
-    return dataclasses.replace(load_scenario("paper"), **changes)
+    return changed(load_scenario("paper"), changes)
 
 
 def make_chain() -> Scenario:
@@ -74,16 +68,18 @@ def make_chain() -> Scenario:
             ("text", "sentiment-text", {}),
         )
     ]
-    changes = {
-        "name": "chain",
-        "slo_s": 0.5,
-        "duration_s": float(INTERVALS),
-        "stages": tuple(stages),
-        "limits": Limits(cores=4, total_cores=32),
-        "arrivals": Arrivals("poisson", CHAIN_RPS),
-        "serving": Serving("expired"),
-    }
-    return dataclasses.replace(load_scenario("paper"), **changes)
+    paper = load_scenario("paper")
+    return Scenario(
+        "chain",
+        slo_s=0.5,
+        duration_s=float(INTERVALS),
+        stages=tuple(stages),
+        limits=Limits(cores=4, total_cores=32),
+        arrivals=Arrivals("poisson", CHAIN_RPS),
+        network=paper.network,
+        simulation=paper.simulation,
+        serving=Serving("expired"),
+    )
 
 
 def best_s(run: Callable[[], object], repeats: int) -> float:
@@ -91,9 +87,7 @@ def best_s(run: Callable[[], object], repeats: int) -> float:
     return min(timeit.repeat(run, "import gc; gc.enable()", repeat=repeats + 1, number=1)[1:])
 
 
-def steps_per_s(
-    begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any], repeats: int
-) -> float:
+def steps_per_s(begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any]) -> float:
     """Measure episodes, which begin with a call that returns what makes a step."""
 
     def episode() -> None:
@@ -101,10 +95,10 @@ def steps_per_s(
         for action in actions:
             step(action)
 
-    return INTERVALS / best_s(episode, repeats)
+    return INTERVALS / best_s(episode, 3)
 
 
-def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int) -> float:
+def batch_steps_per_s(scenario: Scenario, envs: int, threads: int) -> float:
     """Measure the batch simulator in environment steps per second, under random actions."""
     spec = make_spec(scenario, scenario_profile(scenario))
     control = control_named("pipeline" if scenario.stages else "vertical", spec)
@@ -127,30 +121,24 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int, repeats: int)
         return step
 
     with closing(simulator):
-        return envs * steps_per_s(begin, actions, repeats)
+        return envs * steps_per_s(begin, actions)
 
 
-def single_steps_per_s(scenario: Scenario, repeats: int) -> float:
-    """Measure one ``Sponge-v0``."""
-    env = SpongeEnv(scenario)
+def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...]) -> float:
+    """Measure what takes actions of a shape, and close it."""
+    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, *shape))
+    envs.reset()
 
     def begin() -> Callable[[Any], object]:
-        env.reset(seed=0)
-        return env.step
+        if isinstance(envs, SpongeEnv):  # others begin episodes by themselves
+            envs.reset()
+        return envs.step
 
-    return steps_per_s(begin, np.random.default_rng(0).integers(0, 16, (INTERVALS, 2)), repeats)
-
-
-def vec_env_steps_per_s(envs: VecEnv, repeats: int) -> float:
-    """Measure a vectorized environment of Stable-Baselines3, and close it."""
-    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, envs.num_envs, 2))
-    envs.seed(0)
-    envs.reset()
     with closing(envs):
-        return envs.num_envs * steps_per_s(lambda: envs.step, actions, repeats)
+        return math.prod(shape[:-1]) * steps_per_s(begin, actions)
 
 
-def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
+def simpy_steps_per_s(scenario: Scenario) -> float:
     """Measure the model in SimPy, which is a reference of the tests."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
     from reference.simpy_model import Server
@@ -167,95 +155,79 @@ def simpy_steps_per_s(scenario: Scenario, repeats: int) -> float:
         return lambda chosen: server.step(*chosen)
 
     plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
-    return steps_per_s(begin, plan, repeats)
+    return steps_per_s(begin, plan)
 
 
-def episode_s(scenario: Scenario, agent: str, repeats: int) -> float:
-    """Return the shortest wall time of an episode of an agent, its making included."""
-    controllers, seed = known_controllers(), EVALUATION_SEEDS
-    run = Run.of(agent, scenario, "sim", seed)
-
-    def episode() -> None:
-        system = SimulatedSystem(scenario, seed)
-        run_episode(system, make_controller(agent, controllers), run)
-
-    return best_s(episode, repeats)
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a title, an aligned table and a blank line."""
+    print("\n".join([f"{title}:\n", *aligned([header, *rows]), ""]))
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print an aligned table and a blank line."""
-    print("\n".join([*aligned([header, *rows]), ""]))
-
-
-def print_speeds(scenarios: dict[int, Scenario], sizes: Sequence[int], repeats: int) -> float:
+def print_speeds() -> float:
     """Print environment steps per second; return the largest under the paper's load."""
     rows, best = [], 0.0
-    for envs in sizes:
-        for threads in THREADS:
-            speeds = {
-                # A large batch under a high load takes long and shows nothing new.
-                rate: batch_steps_per_s(scenario, envs, threads, repeats)
-                for rate, scenario in scenarios.items()
-                if envs * rate <= max(sizes) * 100 or len(scenarios) == 1
-            }
-            best = max(best, speeds[PAPER_RPS])
-            cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in scenarios)
-            rows.append([str(envs), str(threads), *cells])
-    print("Environment steps per second of the batch simulator:\n")
-    print_table(["envs", "threads", *(f"{rate} rps" for rate in scenarios)], rows)
+    for envs, threads in itertools.product(ENVS, THREADS):
+        speeds = {
+            # A large batch under a high load takes long and shows nothing new.
+            rate: batch_steps_per_s(make_scenario(rate), envs, threads)
+            for rate in LOADS_RPS
+            if envs * rate <= max(ENVS) * 100
+        }
+        best = max(best, speeds[PAPER_RPS])
+        cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in LOADS_RPS)
+        rows.append([str(envs), str(threads), *cells])
+    title = "Environment steps per second of the batch simulator"
+    print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in LOADS_RPS)], rows)
     return best
 
 
-def print_chain(envs: int, repeats: int) -> None:
+def print_chain(envs: int = 1024) -> None:
     """Print environment steps per second of a pipeline."""
-    scenario = make_chain()
-    speeds = [batch_steps_per_s(scenario, envs, threads, repeats) for threads in THREADS]
-    rows = [[str(envs), str(n), f"{speed:,.0f}"] for n, speed in zip(THREADS, speeds, strict=True)]
-    print("Environment steps per second of the batch simulator on a chain of three stages, whose")
-    print(f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second:\n")
-    print_table(["envs", "threads", "steps/s"], rows)
+    rows = [
+        [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n):,.0f}"] for n in THREADS
+    ]
+    title = (
+        "Environment steps per second of the batch simulator on a chain of three stages, whose\n"
+        f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second"
+    )
+    print_table(title, ["envs", "threads", "steps/s"], rows)
 
 
-def print_comparison(scenario: Scenario, best: float, envs: int, repeats: int) -> None:
+def print_comparison(best: float, envs: int = 8) -> None:
     """Print the batch simulator against the alternatives."""
+    scenario = make_scenario(PAPER_RPS)
     makers = [lambda: SpongeEnv(scenario)] * envs
     speeds = {
-        f"SubprocVecEnv, {envs} envs": vec_env_steps_per_s(SubprocVecEnv(makers), repeats),
-        f"DummyVecEnv, {envs} envs": vec_env_steps_per_s(DummyVecEnv(makers), repeats),
-        "Sponge-v0, single": single_steps_per_s(scenario, repeats),
-        "SimPy model, single": simpy_steps_per_s(scenario, repeats),
+        f"SubprocVecEnv, {envs} envs": envs_steps_per_s(SubprocVecEnv(makers), (envs, 2)),
+        f"DummyVecEnv, {envs} envs": envs_steps_per_s(DummyVecEnv(makers), (envs, 2)),
+        "Sponge-v0, single": envs_steps_per_s(SpongeEnv(scenario), (2,)),
+        "SimPy model, single": simpy_steps_per_s(scenario),
     }
     rows = [[name, f"{speed:,.0f}", f"{best / speed:,.0f}"] for name, speed in speeds.items()]
-    print(f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps:\n")
-    print_table(["simulator", "steps/s", "batch is faster by"], rows)
+    title = f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps"
+    print_table(title, ["simulator", "steps/s", "batch is faster by"], rows)
 
 
-def print_episodes(quick: bool) -> None:
-    """Print what whole episodes take, as suites and evaluations run them."""
-    rows = []
-    for name in ("paper", "bursty", "mixed")[: 1 if quick else 3]:
+def print_episodes() -> None:
+    """Print the shortest wall time of whole episodes, as suites and evaluations run them."""
+    rows, controllers, seed = [], known_controllers(), EVALUATION_SEEDS
+    for name, agent in itertools.product(*EPISODES):
         scenario = load_scenario(name)
-        for agent in ("static-16", "sponge-ip", "fa2")[: 1 if quick else 3]:
-            taken_s = episode_s(scenario, agent, 1 if quick else 5)
-            per_interval_us = 1e6 * taken_s / scenario.intervals
-            rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
-    print("Episodes of 600 intervals, as suites and evaluations run them:\n")
-    print_table(["scenario", "agent", "ms", "microseconds per interval"], rows)
+        run = Run.of(agent, scenario, "sim", seed)
 
+        def episode(scenario: Scenario = scenario, run: Run = run) -> None:
+            system = SimulatedSystem(scenario, seed)
+            run_episode(system, make_controller(run.agent, controllers), run)
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="Time the batch simulator.")
-    parser.add_argument("--quick", action="store_true", help="fewer cells, a few seconds")
-    quick = parser.parse_args(argv).quick
-    loads, sizes, repeats = ((PAPER_RPS,), (256,), 2) if quick else (LOADS_RPS, ENVS, 3)
-    with tempfile.TemporaryDirectory() as folder:
-        scenarios = {rate: make_scenario(Path(folder), rate) for rate in loads}
-        best = print_speeds(scenarios, sizes, repeats)
-        print_chain(256 if quick else 1024, repeats)
-        print_comparison(scenarios[PAPER_RPS], best, 2 if quick else 8, repeats)
-    print_episodes(quick)
+        taken_s = best_s(episode, 5)
+        per_interval_us = 1e6 * taken_s / scenario.intervals
+        rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
+    title = "Episodes of 600 intervals, as suites and evaluations run them"
+    print_table(title, ["scenario", "agent", "ms", "microseconds per interval"], rows)
 
 
 if __name__ == "__main__":
-    main()
+    fastest = print_speeds()
+    print_chain()
+    print_comparison(fastest)
+    print_episodes()

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, children, ended, keeping_to
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.live.limits import open_limits
+from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.wire.tensors import datatype
 
@@ -54,19 +56,10 @@ class TritonModel:
     batch_max: int = 16
     delay_s: float = 0.0
     """How long a batch that is not full waits for more."""
-    queue_max: int = 0
-    """Requests that may wait, beyond which others are refused at once; 0 is any number."""
     instances: int = 1
     """Processes that run the model, under one CPU limit."""
     cores: int = 16
     """Core units, of all instances together."""
-
-    @property
-    def settings(self) -> str:
-        """The settings that may be chosen, for a table."""
-        waiting = f", at most {self.queue_max} wait" if self.queue_max else ""
-        instances = f", {self.instances} instances" if self.instances > 1 else ""
-        return f"batch {self.batch_max}, {1000 * self.delay_s:.0f} ms delay{waiting}{instances}"
 
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""
@@ -89,11 +82,17 @@ dynamic_batching {{
   default_queue_policy {{
     timeout_action: REJECT
     allow_timeout_override: true
-    max_queue_size: {self.queue_max}
   }}
 }}
 {parameters}
 """
+
+
+def onnx_model(name: str, **settings: Any) -> TritonModel:
+    """Return one of our EfficientNets for Triton."""
+    model = efficientnet(name)
+    tensors = ("images", model.inputs), ("logits", model.outputs)
+    return TritonModel(name, *tensors, onnx_path=model.path, **settings)
 
 
 @contextmanager
@@ -103,7 +102,7 @@ def triton(python: Path, model: TritonModel) -> Iterator[Server]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         home = _triton_home(python)
         _lay_out(folder, home, model)
-        port, grpc_port = _free_ports(2)
+        port, grpc_port = _free_ports()
         with keeping_to(OTHERS):
             started = _start_triton(folder, home, python, port, grpc_port)
         process = stack.enter_context(ended(started))
@@ -161,12 +160,10 @@ def _start_triton(
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
 
 
-def _free_ports(count: int) -> Sequence[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def _free_ports() -> tuple[int, int]:
+    here = ("127.0.0.1", 0)
+    with socket.create_server(here) as one, socket.create_server(here) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _wait_until_ready(server: Server, log: Path) -> None:

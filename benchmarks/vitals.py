@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
+import pandas as pd
+
 from benchmarks.servers import children
 
-
-@dataclass(frozen=True)
-class Vitals:
-    """What a server holds."""
-
-    memory_mb: float
-    """Of its own process, not backed by files."""
-    replicas_mb: float
-    """Of those that it has started."""
-    descriptors: int
-    """Without connections that both sides keep open: as many as the clients have."""
-    threads: int
-
-
-ALLOWED = Vitals(memory_mb=2.0, replicas_mb=8.0, descriptors=8, threads=2)
+ALLOWED = {"memory_mb": 2.0, "replicas_mb": 8.0, "descriptors": 8, "threads": 2}
 """Growth that is none: what quiet seconds differ in."""
 ESTABLISHED = "01"
 """State of a connection in ``/proc/PID/net/tcp``."""
@@ -43,32 +30,31 @@ def resident_mb(pid: int) -> float:
 
 
 def descriptors(pid: int) -> int:
-    """Return how many files a process holds, without established TCP connections."""
-    established, held = _established(pid), 0
-    for each in Path(f"/proc/{pid}/fd").iterdir():
+    """Return how many files a process holds.
+
+    Without TCP connections that both sides keep open: they are as many as the clients have.
+    """
+    rows = []
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):  # of a machine without IPv6
+            rows += Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+    connections = [row.split() for row in rows]
+    established = {f"socket:[{each[9]}]" for each in connections if each[3] == ESTABLISHED}
+    held = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            held += str(each.readlink()) not in established
+            held += str(file.readlink()) not in established
     return held
 
 
-def _established(pid: int) -> set[str]:
-    """Return such connections, as they stand in ``/proc/PID/fd``."""
-    lines = []
-    for table in ("tcp", "tcp6"):
-        with suppress(FileNotFoundError):  # of a machine without IPv6
-            rows = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
-            lines += [row.split() for row in rows]
-    return {f"socket:[{fields[9]}]" for fields in lines if fields[3] == ESTABLISHED}
-
-
-def vitals(pid: int) -> Vitals:
-    """Return the vitals of a server; ``OSError`` if it has ended."""
-    return Vitals(
-        memory_mb=resident_mb(pid),
-        replicas_mb=sum(map(resident_mb, children(pid))),
-        descriptors=descriptors(pid),
-        threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
-    )
+def vitals(pid: int) -> dict[str, float]:
+    """Return what a server holds, under the names of :data:`ALLOWED`; OSError if it has ended."""
+    return {
+        "memory_mb": resident_mb(pid),
+        "replicas_mb": sum(map(resident_mb, children(pid))),
+        "descriptors": descriptors(pid),
+        "threads": len(list(Path(f"/proc/{pid}/task").iterdir())),
+    }
 
 
 class VitalsWatch:
@@ -77,7 +63,7 @@ class VitalsWatch:
     def __init__(self, pid: int, every_s: float = 1.0) -> None:
         """Sample this server."""
         self._pid, self._every_s = pid, every_s
-        self.samples: list[Vitals] = []
+        self.samples: list[dict[str, float]] = []
         """In order of time."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -91,11 +77,9 @@ class VitalsWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            try:
+        with suppress(OSError):
+            while not self._stop.wait(self._every_s):
                 self.samples.append(vitals(self._pid))
-            except OSError:
-                return
 
     def growth(self) -> dict[str, float]:
         """Return how much more there was of everything in the last quarter than in the second.
@@ -103,15 +87,10 @@ class VitalsWatch:
         That is in the quietest second of each, which has the fewest requests running. The first
         quarter is left out: a new server has yet to fill its queues.
         """
-        if not self.samples:
-            raise RuntimeError("the server ended before it was sampled")
-        quarter = max(1, len(self.samples) // 4)
-        before, after = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
-        return {
-            each.name: min(getattr(v, each.name) for v in after)
-            - min(getattr(v, each.name) for v in before or after)
-            for each in fields(Vitals)
-        }
+        samples = pd.DataFrame(self.samples, columns=[*ALLOWED])
+        quarter = max(1, len(samples) // 4)
+        before, after = samples[quarter : 2 * quarter], samples[-quarter:]
+        return {str(name): float(more) for name, more in (after.min() - before.min()).items()}
 
 
 def grown(growth: dict[str, float], requests: int) -> list[str]:
@@ -120,5 +99,5 @@ def grown(growth: dict[str, float], requests: int) -> list[str]:
     return [
         name
         for name, more in growth.items()
-        if more > getattr(ALLOWED, name) + more_mb * name.endswith("_mb")
+        if not more <= ALLOWED[name] + more_mb * name.endswith("_mb")
     ]

@@ -31,20 +31,6 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    return parser.parse_args(argv)
-
-
-def make_env(args: argparse.Namespace) -> gym.Env:
-    """Make one environment that counts its rewards."""
-    options = json.loads(args.env_options)
-    return gym.wrappers.RecordEpisodeStatistics(gym.make(args.env_id, **options))
-
-
 def linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
     """Make a layer with orthogonal weights."""
     layer = nn.Linear(inputs, outputs)
@@ -90,13 +76,17 @@ def advantages(rewards, dones, values, last_value, last_done, args):
 
 def main(argv: Sequence[str] | None = None) -> list[float]:
     """Train; return the sums of rewards of the episodes that ended."""
-    args = parse(argv)
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # networks this small get slower with more
     envs = gym.vector.SyncVectorEnv(
-        [lambda: make_env(args)] * args.num_envs,
+        [lambda: gym.make(args.env_id, **json.loads(args.env_options))] * args.num_envs,
         autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
     )
+    envs = gym.wrappers.vector.RecordEpisodeStatistics(envs)
     agent = Agent(envs)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     shape = (args.num_steps, args.num_envs)
@@ -117,9 +107,8 @@ def main(argv: Sequence[str] | None = None) -> list[float]:
             rewards[t] = torch.as_tensor(reward, dtype=torch.float32)
             next_obs = torch.as_tensor(obs, dtype=torch.float32)
             next_done = torch.as_tensor(terminations | truncations, dtype=torch.float32)
-            if "final_info" in infos and "episode" in infos["final_info"]:
-                ended = infos["final_info"]["_episode"]
-                returns += infos["final_info"]["episode"]["r"][ended].tolist()
+            if "episode" in infos:
+                returns += infos["episode"]["r"][infos["_episode"]].tolist()
         with torch.no_grad():
             gae = advantages(rewards, dones, values, agent.act(next_obs)[3], next_done, args)
         update(agent, optimizer, args, observations, actions, log_probs, gae, gae + values)

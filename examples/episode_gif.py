@@ -43,16 +43,10 @@ def save(frames: Sequence[Image.Image], path: Path) -> None:
     small[0].save(path, save_all=True, append_images=small[1:], duration=125, loop=0)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draw an episode."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenario", default="bursty")
-    parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--out", type=Path, default=Path("episode.gif"))
-    args = parser.parse_args(argv)
-    save(episode(args.seconds, scenario=args.scenario), args.out)
+    args = parser.parse_args()
+    save(episode(120, scenario=args.scenario), args.out)
     print(f"written to {args.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ python examples/sb3_algorithms.py --steps 5000 --algorithms TRPO QRDQN
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 import gymnasium as gym
 import sb3_contrib
@@ -37,17 +36,12 @@ def train(name: str, steps: int, **options: object) -> float:
     return float(mean)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train the chosen algorithms one after the other."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--algorithms", nargs="+", choices=ENVIRONMENTS, default=list(ENVIRONMENTS))
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     torch.set_num_threads(1)  # networks this small get slower with more
     for name in args.algorithms:
         print(f"{name:13} {ENVIRONMENTS[name]:20}", end=" ", flush=True)
         print(f"{train(name, args.steps):8.1f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

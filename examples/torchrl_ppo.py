@@ -7,7 +7,6 @@ python examples/torchrl_ppo.py --steps 100000
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 import gymnasium as gym
 import torch
@@ -75,16 +74,9 @@ def train(steps: int, envs: int = 64, rollout: int = 32, **options: object) -> f
     return float(data["next", "reward"].mean())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train and say how well it went."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--scenario", default="paper")
-    args = parser.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # networks this small get slower with more
-    print(f"mean reward of a step {train(args.steps, scenario=args.scenario):.3f}")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"mean reward of a step {train(parser.parse_args().steps):.3f}")

@@ -33,13 +33,8 @@ def write_suite(
 ) -> Path:
     """Write a suite's folder.
 
-    Args:
-        path: The folder.
-        agents: Violations of each seed, and mean cores.
-        cells: Those that every agent has.
-        bounds: Mean cores of bounds without violations, by name.
-        joint: Agents that scale horizontally as well.
-        arrangement: How the cells are shown.
+    Agents have violations of each seed and mean cores, bounds mean cores without violations. All
+    agents have the ``cells``; those named in ``joint`` have the joint bound.
     """
     shown = {"cells": cells, **(arrangement or {})}
     write(path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": shown})
@@ -83,19 +78,16 @@ def bound(seed: int, cores: float) -> dict[str, float]:
 
 def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float) -> dict[str, Any]:
     scenario, profile, start = cell
+    head = {"agent": agent, "scenario": scenario, "profile": profile, "start": start}
     episodes = [
         EpisodeMetrics(
-            agent=agent,
-            scenario=scenario,
-            profile=profile,
+            **head,
             backend="sim",
             seed=seed,
-            start=start,
             duration_s=DURATION_S,
             offered=OFFERED,
             violations=count,
-            violation_rate=count / OFFERED,
-            avoidable_violation_rate=count / OFFERED,
+            **dict.fromkeys(("violation_rate", "avoidable_violation_rate"), count / OFFERED),
             mean_cores=cores,
             core_seconds=cores * DURATION_S,
             latency_p99_s=0.5 + seed / 100,

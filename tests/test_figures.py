@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,12 @@ from PIL import Image
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.results.drawing import COLOURS, log_axis, style_of
-from sponge_env.results.time_series import draw_violations, moving_mean, plot_comparison
+from sponge_env.results.time_series import (
+    draw_violations,
+    moving_mean,
+    plot_comparison,
+    time_series,
+)
 
 
 def run(intervals, violations=0, cores=4.0):
@@ -41,12 +47,11 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
 @pytest.mark.parametrize(
     "intervals",
     [
-        {"a": run(1)},
+        {"one interval": run(1)},
         {"a": run(5), "interrupted at once": [], "interrupted": run(2)},
-        {"a": [IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)]},
+        {"no arrivals": [IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)]},
         {str(index): run(3) for index in range(9)},
     ],
-    ids=["one interval", "fewer", "no arrivals", "many agents"],
 )
 def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
     plot_comparison(intervals, tmp_path / "comparison.png", "odd")
@@ -63,15 +68,9 @@ def test_without_any_interval_there_is_no_picture_and_without_a_place_one_senten
 
 
 @pytest.mark.parametrize(("accuracy", "shown"), [(math.nan, False), (1.0, False), (0.8, True)])
-def test_accuracy_has_a_panel_where_some_answers_are_wrong(tmp_path, monkeypatch, accuracy, shown):
-    drawn = []
-    savefig = Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda f, *a, **k: (drawn.append(f), savefig(f, *a, **k))[1]
-    )
-    intervals = [replace(i, accuracy=accuracy, effective_accuracy=0.7) for i in run(9)]
-    plot_comparison({"a": intervals}, tmp_path / "comparison.png", "accuracy")
-    (figure,) = drawn
+def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
+    one = pd.DataFrame(replace(i, accuracy=accuracy, effective_accuracy=0.7) for i in run(9))
+    figure = time_series({"a": one}, style_of(["a"]))
     assert any("accuracy" in ax.get_ylabel() for ax in figure.axes) == shown
 
 

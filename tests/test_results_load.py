@@ -47,16 +47,14 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
     assert (run.comparison.seeds, run.comparison.starts) == (2, ["cold", "warm"])
 
 
-def test_the_first_agent_is_the_reference_where_the_usual_one_is_missing(tmp_path: Path) -> None:
-    run = load_run(write_suite(tmp_path / "run", {"mine": ([0], 8.0), "fa2": ([0], 8.0)}))
+def test_the_warm_up_is_left_out_and_without_the_usual_reference_the_first_agent_is_it(
+    tmp_path: Path,
+) -> None:
+    run = load_run(write_suite(tmp_path / "run", {"mine": ([0], 8.0), "fa2": ([5], 8.0)}))
     assert run.comparison.reference == "fa2"
-
-
-def test_intervals_of_the_warm_up_are_left_out(tmp_path: Path) -> None:
-    run = load_run(write_suite(tmp_path / "run", {"sponge-ip": ([5], 8.0)}))
-    warm = run.comparison.intervals_of("sponge-ip", WARM)["time_s"]
+    warm = run.comparison.intervals_of("fa2", WARM)["time_s"]
     assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
-    assert run.comparison.intervals_of("sponge-ip", COLD)["time_s"].min() == 1
+    assert run.comparison.intervals_of("fa2", COLD)["time_s"].min() == 1
 
 
 def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
@@ -107,29 +105,25 @@ def change_summary(run: Path, agent: str, seed: int, **changes: object) -> None:
     write(file, data | {"complete": False})
 
 
-def test_agents_are_compared_on_the_seeds_that_all_of_them_finished(copy: Path) -> None:
-    change_summary(copy, "static-8", 1, partial=True)
-    run = load_run(copy)
-    assert run.comparison.seeds == 1
-    assert len(run.comparison.episodes) == 2
-
-
-def test_an_agent_without_a_whole_episode_has_failed(copy: Path) -> None:
-    for seed in (0, 1):
+@pytest.mark.parametrize(
+    ("partial", "agents", "seeds"), [([1], ["fa2", "static-8"], 1), ([0, 1], ["fa2"], 2)]
+)
+def test_agents_are_compared_on_the_seeds_that_all_finished_of_those_that_finished_one(
+    copy: Path, partial: list[int], agents: list[str], seeds: int
+) -> None:
+    for seed in partial:
         change_summary(copy, "static-8", seed, partial=True)
     run = load_run(copy)
-    assert run.comparison.agents == ["fa2"]
-    assert run.comparison.seeds == 2
-    assert run.comparison.failures["agent"].tolist() == ["static-8"]
+    assert run.comparison.agents == agents
+    assert run.comparison.seeds == seeds
+    assert len(run.comparison.episodes) == 2
+    assert len(run.comparison.failures) == 2 - len(agents)
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunDirectoryError, match=r"is no run .* choose a folder"):
             load_run(path)
-
-
-def test_a_run_without_a_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "results")
     for path in (copy, write_suite(tmp_path / "run", {}, [])):
         with pytest.raises(RunDirectoryError, match="no finished episode"):

@@ -14,7 +14,7 @@ from report_runs import COLD, WARM, keep, write, write_suite
 from sponge_env.app.report import main
 from sponge_env.results.comparison import load_run
 from sponge_env.results.figures import points
-from sponge_env.results.layout import Entry, Table, markdown, with_block
+from sponge_env.results.layout import Table, markdown, with_block
 from sponge_env.results.page import featured
 
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
@@ -108,14 +108,15 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
 
 def test_agents_and_bounds_are_drawn_relative_to_the_common_bound(run: Path) -> None:
     comparison = load_run(run).comparison
-    drawn = {point.agent: point for point in points(comparison, [COLD, WARM], comparison.agents)}
+    drawn = points(comparison, [COLD, WARM], comparison.agents)
     assert drawn.keys() == {*AGENTS, "oracle", "oracle-joint"}
-    places = {agent: point.cores.value for agent, point in drawn.items()}
+    places = {agent: cores.value for agent, (cores, _) in drawn.items()}
     assert (places["fa2"], places["oracle"], places["oracle-joint"]) == pytest.approx(
         (5 / 3, 4 / 3, 1.0)
     )
-    assert drawn["fa2"].violations.value == pytest.approx(4.025)
-    assert drawn["fa2"].violations.low < 4.025 < drawn["fa2"].violations.high
+    _, violations = drawn["fa2"]
+    assert violations.value == pytest.approx(4.025)
+    assert violations.low < 4.025 < violations.high
 
 
 def test_the_same_run_gives_the_same_page(run: Path, page: str, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 def test_text_from_files_is_no_markup() -> None:
     text = "<script>1 & 2</script> | [click](javascript:x)\nend"
     escaped = r"&lt;script>1 &amp; 2&lt;/script> \| [click]\(javascript:x) end"
-    assert markdown(Table([text], [[Entry(text)]])).splitlines()[::2] == [f"| {escaped} |"] * 2
+    assert markdown(Table([text], [[text]])).splitlines()[::2] == [f"| {escaped} |"] * 2
 
 
 def test_only_the_lines_between_the_marks_change() -> None:

@@ -30,7 +30,7 @@ def report(argv: Sequence[str]) -> int:
     from sponge_env.fidelity.report import load_fidelity
     from sponge_env.results.comparison import load_run
     from sponge_env.results.export import csv_files, write_files
-    from sponge_env.results.page import Section, featured, page
+    from sponge_env.results.page import draw_all, featured, page
 
     runs = [load_run(path) for path in arguments.runs]
     known = {agent for run in runs for agent in run.comparison.agents}
@@ -40,10 +40,9 @@ def report(argv: Sequence[str]) -> int:
     fidelity = [load_fidelity(path) for path in arguments.fidelity]
     out = arguments.out or _folder_around(arguments.runs) / "report"
     check_writable(out / PAGE)
-    sections = [Section(run, featured(run, arguments.agent)) for run in runs]
-    pictures = [section.pictures() for section in sections]
+    pictures = [draw_all(run.comparison, featured(run, arguments.agent)) for run in runs]
     more = [(each.introduction, each.tables) for each in fidelity]
-    files: dict[Path, str | bytes] = {out / PAGE: page(sections, pictures, more)}
+    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, more)}
     for n, (run, drawn) in enumerate(zip(runs, pictures, strict=True), start=1):
         prefix = f"{n}-" if len(runs) > 1 else ""
         files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}

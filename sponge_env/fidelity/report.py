@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, from_summary, summary
-from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
+from sponge_env.results.layout import MISSING, Columns, Table, terminal
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
 from sponge_env.utils.files import read_json, replacing, write_json
@@ -174,14 +174,14 @@ def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetr
             own.append(Trial("simulated", episode.seed, episode, NAN))
             own.append(Trial("live", episode.seed, other, NAN))
 
-    headings, lines = ["agent"], {agent: [Entry(agent)] for agent in pairs}
+    headings, lines = ["agent"], {agent: [agent] for agent in pairs}
     wrong = _accuracy(trial for own in pairs.values() for trial in own)
     for quantity in (*(_BY_METRIC[name] for name in SINGLE_RUN), *wrong):
         headings += [f"{column(quantity.metric).label}, simulated", ", live", ", off by"]
         for agent, own in pairs.items():
             row = _row(own, quantity)
             values = map(quantity.text, (row.simulated, row.live))
-            lines[agent] += map(Entry, (*values, quantity.difference_text(row.difference)))
+            lines[agent] += (*values, quantity.difference_text(row.difference))
     live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
     return terminal(Table(headings, [*lines.values()]), notes=_notes(live_runs))
 
@@ -269,7 +269,7 @@ def write_results(
 
 def padded(table: Table) -> str:
     """Return a Markdown table that is aligned on a terminal as well."""
-    lines = [table.headings, *([entry.text for entry in row] for row in table.rows)]
+    lines = [table.headings, *table.rows]
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)

@@ -7,7 +7,7 @@ from the p values of a paired test, corrected for the number of agents in one co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
-from sponge_env.results.statistics import Estimate, holm, min_seeds, paired_p
+from sponge_env.results.statistics import Estimate, holm, paired_p
+from sponge_env.results.time_series import DRAWN
 from sponge_env.run import read
 from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
@@ -32,17 +33,8 @@ Cell = tuple[str, str, str]
 Span = tuple[float, float]
 """What is proven of a bound, and what is attained; mean over the seeds."""
 
-BOUND_METRICS = ("violation_rate", "avoidable_violation_rate", "mean_cores")
-"""Metrics of which both sides of a bound are known."""
-
 STANDARD = "standard"
 """Suite whose order of agents all reports keep to."""
-
-DRAWN = (
-    "time_s", "offered", "violations", "cores", "batch", "replicas_ready", "delay_mean_s",
-    "bandwidth_bytes_per_s", "accuracy", "effective_accuracy",
-)  # fmt: skip
-"""Interval metrics that pictures show."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +143,12 @@ class Comparison:
         return np.array(rows, dtype=np.float64)
 
     def pooled(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
-        """Return a metric of an agent, (families, seeds): see :meth:`by_family`."""
-        return self.by_family(cells, self.values(agent, name, cells))
+        """Return a metric of an agent, (families, seeds).
 
-    def by_family(self, cells: Sequence[Cell], values: FloatArray) -> FloatArray:
-        """Average (cells, ...) values over the scenarios of a family, for profile and start each.
-
-        Nearly equal scenarios would otherwise make up most of a mean over all cells.
+        It is averaged over the scenarios of a family, for profile and start each: nearly equal
+        scenarios would otherwise make up most of a mean over all cells.
         """
+        values = self.values(agent, name, cells)
         keys = [(self.family(scenario), *rest) for scenario, *rest in cells]
         rows = [[n for n, key in enumerate(keys) if key == one] for one in dict.fromkeys(keys)]
         return np.array([values[n].mean(axis=0) for n in rows], dtype=np.float64)
@@ -200,24 +190,19 @@ class Comparison:
         corrected = holm([paired_p(ours, theirs) for ours, theirs in both.values()])
         return dict(zip(both, corrected, strict=True))
 
-    def enough_seeds(self, tests: int) -> bool:
-        """Whether there are seeds enough for one of so many tests to show a difference."""
-        return self.seeds >= min_seeds(tests)
-
     @cached_property
     def common_bound(self) -> str:
         """The bound that all agents can be compared with, empty if there is none."""
         return read.common_bound(self.bounds["agent"]) if not self.bounds.empty else ""
 
     @cached_property
-    def _bounded(self) -> set[Cell]:
-        missing = self.episodes["cores_over_common_bound"].isna()
-        without = set(self.episodes[missing][list(CELL)].itertuples(index=False, name=None))
-        return {cell for cell in self.cells if cell not in without} if self.common_bound else set()
+    def _without_bound(self) -> set[Cell]:
+        missing = self.episodes[self.episodes["cores_over_common_bound"].isna()]
+        return set(missing[list(CELL)].itertuples(index=False, name=None))
 
     def bounded(self, cells: Sequence[Cell]) -> list[Cell]:
         """Return those of some cells that have the bound of all agents."""
-        return [cell for cell in cells if cell in self._bounded]
+        return [c for c in cells if self.common_bound and c not in self._without_bound]
 
     def relaxed(self, cell: Cell) -> bool:
         """Return whether a relaxation of a cell is known."""
@@ -233,7 +218,7 @@ class Comparison:
                     float(self._rows["proven", name, *cell][metric].mean()),
                     self.mean(name, metric, [cell]),
                 )
-                for metric in BOUND_METRICS
+                for metric in ("violation_rate", "avoidable_violation_rate", "mean_cores")
             }
             for name in names
             if self.has(name, cell)
@@ -267,7 +252,9 @@ def load_run(path: Path) -> RunFolder:
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
-    agents = _ordered(episodes["agent"], standard.agents)
+    played = set(episodes["agent"])
+    agents = [agent for agent in standard.agents if agent in played]
+    agents += sorted(played - set(agents))
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
@@ -285,13 +272,6 @@ def load_run(path: Path) -> RunFolder:
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
     return RunFolder(path, comparison, featured, _command(path), host, versions)
-
-
-def _ordered(names: Iterable[str], first: Iterable[str]) -> list[str]:
-    """Return names without repetition: known ones in their order, then the others by name."""
-    distinct = set(names)
-    known = [name for name in dict.fromkeys(first) if name in distinct]
-    return known + sorted(distinct - set(known))
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

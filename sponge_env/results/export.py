@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,9 +113,7 @@ def sweep_rows(comparison: Comparison) -> pd.DataFrame:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """Return a data frame as CSV."""
-    text = io.StringIO()
-    frame.to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
-    return text.getvalue()
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 def write_files(files: Mapping[Path, str | bytes]) -> None:

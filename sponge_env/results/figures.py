@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
+from sponge_env.arrays import FloatArray
 from sponge_env.metrics import AgainstBound, EpisodeMetrics, axis_label
+from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.drawing import (
     NETWORK_COLOUR,
     NO_FRAME,
@@ -26,10 +27,10 @@ from sponge_env.results.drawing import (
 from sponge_env.results.statistics import Estimate, mean
 from sponge_env.run.suite import BOUND_AGENTS
 
-if TYPE_CHECKING:
-    from sponge_env.results.comparison import Cell, Comparison
+Points = dict[str, tuple[Estimate, Estimate]]
+"""By agent or bound: cores, and violations in per cent."""
 
-Panels = Sequence[Sequence[tuple[str, Sequence["Cell"]]]]
+Panels = Sequence[Sequence[tuple[str, Sequence[Cell]]]]
 """Rows of (title, cells)."""
 
 CORE_TICKS = ([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32], range(1, 33))
@@ -99,17 +100,7 @@ def decision_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """An agent, or a bound, on some cells."""
-
-    agent: str
-    cores: Estimate
-    violations: Estimate
-    """In per cent."""
-
-
-def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str]) -> list[Point]:
+def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str]) -> Points:
     """Return agents and bounds, as means over cells and seeds.
 
     Cores and violations are relative to the bound of all agents, on the cells that have it, or
@@ -121,13 +112,13 @@ def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str])
         cells = comparison.bounded(cells)
         names = ("cores_over_common_bound", "beyond_common_bound_rate")
     if not cells:
-        return []
+        return {}
     pooled = {
         agent: [comparison.pooled(agent, name, cells) for name in names]
         for agent in (*agents, *BOUND_STYLES)
         if comparison.has(agent, *cells)
     }
-    return [Point(name, mean(cores), mean(rates * 100)) for name, (cores, rates) in pooled.items()]
+    return {name: (mean(cores), mean(rates * 100)) for name, (cores, rates) in pooled.items()}
 
 
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
@@ -142,46 +133,38 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
         violations = axis_label(AgainstBound, "beyond_common_bound_rate", "%")
     figure, grid = _grid(panels, size, 110, (cores, violations), "y")
     shown = [(ax, points(comparison, cells, list(styles))) for ax, cells in grid]
-    drawn = [point for _, own in shown for point in own]
-    lowest = min([0.0, *(point.violations.value for point in drawn)])
+    lowest = min([0.0, *(violations.value for _, own in shown for _, violations in own.values())])
     for ax, own in shown:
         _draw_points(ax, own, all_styles)
-        # Below 0 where a bound is beaten.
-        _violation_axis(ax, 1.2 * lowest - 0.02, 100)
+        ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
+        ax.set_ylim(1.2 * lowest - 0.02, 100)  # below 0 where a bound is beaten
+        ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
+        ax.yaxis.set_major_formatter(PLAIN)
         log_axis(ax, *CORE_TICKS)
     handles = [
         Line2D([], [], linestyle="none", label=agent, **style.of_marker)
         for agent, style in all_styles.items()
-        if agent in {point.agent for point in drawn}
+        if any(agent in own for _, own in shown)
     ]
     figure.legend(handles=handles, loc="outside right upper", **NO_FRAME)
     return figure
 
 
-def _violation_axis(ax: Axes, lowest: float, highest: float) -> None:
-    """Make the vertical axis logarithmic, but around 0."""
-    ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
-    ax.set_ylim(lowest, highest)
-    ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
-    ax.yaxis.set_major_formatter(PLAIN)
-
-
-def _draw_points(ax: Axes, shown: Sequence[Point], styles: Styles) -> None:
+def _draw_points(ax: Axes, shown: Points, styles: Styles) -> None:
     """Draw every point with its intervals, and a line along those with none better in both."""
-    agents = [(p.cores.value, p.violations.value) for p in shown if p.agent not in BOUND_STYLES]
     front: list[tuple[float, float]] = []
-    for place in sorted(agents):
+    for place in sorted((c.value, v.value) for a, (c, v) in shown.items() if a not in BOUND_STYLES):
         if not front or place[1] < front[-1][1]:
             front.append(place)
     ax.step(*np.reshape(front, (-1, 2)).T, where="post", color=NETWORK_COLOUR, linewidth=0.8)
-    for height, point in enumerate(reversed(shown)):
-        cores, violations = point.cores, point.violations
-        look = {"elinewidth": 0.8, "clip_on": False, **styles[point.agent].of_marker}
+    for height, (agent, (cores, violations)) in enumerate(reversed(shown.items())):
+        look = {"elinewidth": 0.8, "clip_on": False, **styles[agent].of_marker}
         errors = _errors(violations), _errors(cores)
         ax.errorbar(cores.value, violations.value, *errors, zorder=3 + height, **look)
 
 
-def _errors(interval: Estimate) -> list[list[float]]:
-    """Return how far an interval reaches below and above its estimate; 0 where unknown."""
-    below, above = interval.value - interval.low, interval.high - interval.value
-    return [[max(0.0, float(np.nan_to_num(below)))], [max(0.0, float(np.nan_to_num(above)))]]
+def _errors(interval: Estimate) -> FloatArray:
+    """Return (2, 1) how far an interval reaches below and above; 0 where unknown."""
+    sides = interval.value - interval.low, interval.high - interval.value
+    errors: FloatArray = np.nan_to_num(sides).clip(min=0.0)[:, None]
+    return errors

@@ -15,16 +15,13 @@ MISSING = "-"
 """Stands where nothing was measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of a table."""
+class Muted(str):
+    """An entry that is not significant, and shown so."""
 
-    text: str
-    muted: bool = False
-    """Whether it is not significant, and shown so."""
+    muted = True
 
 
-Columns = Sequence[tuple[str, Callable[[T], Entry | str]]]
+Columns = Sequence[tuple[str, Callable[[T], str]]]
 """Headings, a unit in brackets at the end, and what writes the entry of a row's subject."""
 
 
@@ -33,13 +30,12 @@ class Table:
     """Headings and rows; the first column names things, the others hold numbers."""
 
     headings: Sequence[str]
-    rows: Sequence[Sequence[Entry]]
+    rows: Sequence[Sequence[str]]
 
     @classmethod
     def of(cls, columns: Columns[T], subjects: Iterable[T]) -> Table:
         """Write a row for each subject."""
-        entries = [[write(subject) for _, write in columns] for subject in subjects]
-        rows = [[Entry(e) if isinstance(e, str) else e for e in row] for row in entries]
+        rows = [[write(subject) for _, write in columns] for subject in subjects]
         return cls([heading for heading, _ in columns], rows)
 
 
@@ -54,7 +50,7 @@ def terminal(table: Table, title: str = "", notes: Sequence[str] = ()) -> str:
     """Return a table for the terminal, its headings in two lines, with notes below."""
     first, *others = table.headings
     above, below = zip(("", first), *map(_two_lines, others), strict=True)
-    lines = aligned([above, below, *([entry.text for entry in row] for row in table.rows)])
+    lines = aligned([above, below, *table.rows])
     rule = "-" * max(map(len, lines))
     head = [title, rule] if title else []
     return "\n".join([*head, *lines[:2], rule, *lines[2:], *notes])
@@ -77,9 +73,8 @@ def _two_lines(heading: str) -> tuple[str, str]:
 def markdown(table: Table) -> str:
     """Return a table in Markdown."""
     align = [":--", *["--:"] * (len(table.headings) - 1)]
-    rows = [[plain(entry.text) for entry in row] for row in table.rows]
-    lines = [[plain(heading) for heading in table.headings], align, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    head, *rows = [[plain(text) for text in line] for line in (table.headings, *table.rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, align, *rows))
 
 
 def plain(text: str) -> str:

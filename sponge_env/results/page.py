@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -23,80 +23,63 @@ Titled = tuple[str, Mapping[str, Table]]
 """Further tables by their titles, below a note about all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture, ready to be shown."""
 
-    name: str
-    """File name without ending."""
     text: str
     """What is on it, for those who cannot see it."""
     content: bytes
     """PNG."""
 
-    @property
-    def uri(self) -> str:
-        """The picture itself as an address, so that a page needs no other file."""
-        return "data:image/png;base64," + base64.b64encode(self.content).decode()
+
+def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Picture]:
+    """Draw everything, with progress; return the pictures by file name without ending.
+
+    The agents ``featured`` are shown where there is no room for all.
+    """
+    draw = list(_pictures(comparison, featured))
+    drawn: dict[str, Picture] = {}
+    with closing(Progress("report", len(draw), "picture")) as progress:
+        for name, text, figure in draw:
+            drawn[name] = Picture(text, png(figure()))
+            progress.show(len(drawn))
+    return drawn
 
 
-@dataclass(frozen=True)
-class Section:
-    """One run in a report."""
+def _pictures(
+    c: Comparison, featured: Sequence[str]
+) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    """Yield name, text and what draws each picture."""
+    others = [agent for agent in c.agents if agent not in featured]
+    styles = style_of([*featured, *others])  # those featured have their own colours
+    few = {agent: styles[agent] for agent in featured}
+    overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
+    text = "Violations against cores"
+    for name, shown in (("pareto", styles), ("summary", few)):
+        draw = partial(pareto_figure, c, overall, shown)
+        yield name, f"{text} of {', '.join(shown)}, mean over all cells", draw
+    yield "decisions", "Decision times", partial(decision_figure, c)
+    for scenario in c.scenarios:
+        panels = _panels(c, scenario)
+        draw = partial(pareto_figure, c, panels, styles)
+        yield f"pareto-{scenario}", f"{text}, {scenario}", draw
+        draw = partial(latency_figure, c, panels, few)
+        yield f"latency-{scenario}", f"Distribution of latency, {scenario}", draw
+    for cell in c.cells:
+        frames = {agent: c.intervals_of(agent, cell) for agent in few}
+        runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
+        text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
+        yield series_name(cell), text, partial(time_series, runs, few)
 
-    run: RunFolder
-    featured: Sequence[str]
-    """Agents that are shown where there is no room for all."""
 
-    @property
-    def comparison(self) -> Comparison:
-        """The run's results."""
-        return self.run.comparison
-
-    def title(self, beside_others: bool) -> str:
-        """Return the name of the run's folder; beside others with that of the one around it."""
-        path = self.run.path.absolute()
-        return f"{path.parent.name}/{path.name}" if beside_others else path.name
-
-    def pictures(self) -> dict[str, Picture]:
-        """Draw everything, with progress; return the pictures by name."""
-        draw = list(self._pictures())
-        drawn: dict[str, Picture] = {}
-        with closing(Progress("report", len(draw), "picture")) as progress:
-            for name, text, figure in draw:
-                drawn[name] = Picture(name, text, png(figure()))
-                progress.show(len(drawn))
-        return drawn
-
-    def _pictures(self) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-        """Yield name, text and what draws each picture."""
-        c = self.comparison
-        others = [agent for agent in c.agents if agent not in self.featured]
-        styles = style_of([*self.featured, *others])  # those featured have their own colours
-        few = {agent: styles[agent] for agent in self.featured}
-        overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
-        text = "Violations against cores"
-        for name, shown in (("pareto", styles), ("summary", few)):
-            draw = partial(pareto_figure, c, overall, shown)
-            yield name, f"{text} of {', '.join(shown)}, mean over all cells", draw
-        yield "decisions", "Decision times", partial(decision_figure, c)
-        for name in c.scenarios:
-            panels = self._panels(name)
-            yield f"pareto-{name}", f"{text}, {name}", partial(pareto_figure, c, panels, styles)
-            draw = partial(latency_figure, c, panels, few)
-            yield f"latency-{name}", f"Distribution of latency, {name}", draw
-        for cell in c.cells:
-            text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
-            yield series_name(cell), text, partial(time_series, c, cell, few)
-
-    def _panels(self, scenario: str) -> Panels:
-        """Return a scenario's cells: a row of panels for each start, a column for each profile."""
-        cells = self.comparison.cells_of(scenario)
-        profiles = dict.fromkeys(profile for _, profile, _ in cells)
-        return [
-            [(f"{p}, {start}", [c for c in cells if c[1:] == (p, start)]) for p in profiles]
-            for start in self.comparison.starts
-        ]
+def _panels(comparison: Comparison, scenario: str) -> Panels:
+    """Return a scenario's cells: a row of panels for each start, a column for each profile."""
+    cells = comparison.cells_of(scenario)
+    profiles = dict.fromkeys(profile for _, profile, _ in cells)
+    return [
+        [(f"{p}, {start}", [c for c in cells if c[1:] == (p, start)]) for p in profiles]
+        for start in comparison.starts
+    ]
 
 
 def series_name(cell: Cell) -> str:
@@ -118,15 +101,20 @@ def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
 
 
 def page(
-    sections: Sequence[Section],
+    runs: Sequence[RunFolder],
     pictures: Sequence[Mapping[str, Picture]],
     more: Sequence[Titled] = (),
 ) -> str:
-    """Return sections, each with its pictures, and further tables as HTML."""
+    """Return runs, each with its pictures, and further tables as HTML."""
     environment = Environment(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    parts = list(zip(sections, pictures, strict=True))
+    # A picture stands in the page itself, which so needs no other file.
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    paths = [run.path.absolute() for run in runs]
+    # Beside others a run has the name of the folder around it as well.
+    titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
+    parts = list(zip(titles, runs, pictures, strict=True))
     shown = {"parts": parts, "more": more, "suites": suite_tables, "tables": tables}
     return environment.get_template("page.html.j2").render(**shown)

@@ -57,20 +57,20 @@ def mean(values: FloatArray) -> Estimate:
     middle = float(by_seed.mean())
     if seeds < MIN_SEEDS or math.isnan(middle):
         return Estimate(middle, math.nan, math.nan)
+    from scipy import stats
+
     drawn = by_seed[np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))]
-    middles, errors = drawn.mean(axis=-1), _standard_error(drawn)
+    middles, errors = drawn.mean(axis=-1), np.asarray(stats.sem(drawn, axis=-1))
     # A resample without scatter does not say how far off it is.
     scattered = errors > 1e-9 * np.abs(middles)
     if not scattered.any():
         return Estimate(middle, middle, middle)
-    from scipy import stats
-
     # Where one seed alone violates, all that are left have it, and more than once at that: then
     # Student's quantiles are the wider ones.
     tails = np.array([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
     drawn_t = np.quantile((middles[scattered] - middle) / errors[scattered], tails)
     student_t = stats.t.ppf(tails, seeds - 1)
-    error = float(_standard_error(by_seed))
+    error = float(stats.sem(by_seed))
     above, below = error * max(drawn_t[0], student_t[0]), error * min(drawn_t[1], student_t[1])
     lowest = 0.0 if np.min(values) >= 0 else -math.inf
     return Estimate(middle, max(lowest, middle - float(above)), middle - float(below))
@@ -83,13 +83,6 @@ def _by_seed(values: FloatArray) -> FloatArray:
         raise ValueError("nothing to average")
     by_seed: FloatArray = table.mean(axis=0)
     return by_seed
-
-
-def _standard_error(values: FloatArray) -> FloatArray:
-    """Return the standard error of the mean over the last axis; 0 for a single value."""
-    count = values.shape[-1]
-    error: FloatArray = values.std(axis=-1, ddof=min(1, count - 1)) / math.sqrt(count)
-    return error
 
 
 def paired_p(ours: FloatArray, theirs: FloatArray) -> float:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from sponge_env.metrics import CELL, Column, Place, column, columns
+from sponge_env.arrays import FloatArray
+from sponge_env.metrics import CELL, NAN, Column, Place, column, columns
 from sponge_env.results.comparison import Cell, Comparison, Span
-from sponge_env.results.export import means
-from sponge_env.results.layout import MISSING, Columns, Entry, Table, terminal
+from sponge_env.results.export import SWEPT, means, sweep_rows
+from sponge_env.results.layout import MISSING, Muted, Table, terminal
 from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
 from sponge_env.results.tables import dropped_text
 
@@ -37,27 +36,19 @@ SWEEP_NOTE = (
     "else is as in the scenarios"
 )
 
-SWEPT = column("avoidable_violation_rate"), column("mean_cores")
-
 
 def all_tables(comparison: Comparison) -> str:
     """Return a suite for the terminal: a table for each cell, start and sweep."""
-    c, notes = comparison, mark_note(comparison)
+    c = comparison
     parts = [_cell_text(c, cell) for cell in c.cells]
-    parts.append("; ".join(filter(None, [CELL_NOTE, notes])))
-    parts += [
-        terminal(
-            means_table(c, start),
-            f"all scenarios and profiles, {start} start",
-            [means_note(c)],
-        )
-        for start in c.starts
-    ]
-    parts += [
-        terminal(sweep_table(c, what, start), f"{what}, {start} start", sweep_notes(c, what))
-        for what in c.sweeps
-        for start in c.starts
-    ]
+    parts.append("; ".join(filter(None, [CELL_NOTE, mark_note(c)])))
+    for start in c.starts:
+        title = f"all scenarios and profiles, {start} start"
+        parts.append(terminal(means_table(c, start), title, [means_note(c)]))
+    for what in c.sweeps:
+        for start in c.starts:
+            table, notes = sweep_table(c, what, start), sweep_notes(c, what)
+            parts.append(terminal(table, f"{what}, {start} start", notes))
     return "\n\n".join(parts)
 
 
@@ -76,22 +67,26 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     differ from the reference's.
     """
     agents, sides = comparison.agents_on(cell), comparison.bound_sides(cell)
-    shown: list[tuple[str, Callable[[str], Entry | str]]] = [("agent", Entry)]
+    headings, rows = ["agent"], {agent: [agent] for agent in (*agents, *sides)}
     for c in columns("cell", *more, accuracies=comparison.accuracies([cell])):
         if (c.bound == "needed" and not sides) or (
             c.bound == "relaxed" and not comparison.relaxed(cell)
         ):
             continue
+        headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}
         marks = _marks(comparison, comparison.p_values(c.metric, cells_of))
-        spans = {bound: _span_text(c, own.get(c.metric)) for bound, own in sides.items()}
-        shown.append((c.label, partial(_value, comparison, cell, c, marks, spans)))
-    return Table.of(shown, [*agents, *sides])
+        for agent in agents:
+            (values,) = comparison.values(agent, c.metric, [cell])
+            rows[agent].append(_over_seeds(c, values, marks.get(agent, "")))
+        for bound, own in sides.items():
+            rows[bound].append(_span_text(c, own.get(c.metric)))
+    return Table(headings, list(rows.values()))
 
 
 def _marks(comparison: Comparison, p_values: Mapping[str, float]) -> dict[str, str]:
     """Return the marks of agents that do not differ from the reference."""
-    mark = NOT_SIGNIFICANT if comparison.enough_seeds(len(p_values)) else TOO_FEW
+    mark = NOT_SIGNIFICANT if comparison.seeds >= min_seeds(len(p_values)) else TOO_FEW
     return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
@@ -101,41 +96,30 @@ def mark_note(comparison: Comparison) -> str:
     if not tests:
         return ""
     note = f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
-    if comparison.enough_seeds(tests):
+    if comparison.seeds >= min_seeds(tests):
         return note
     return f"{note}; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
 
 
-def _value(
-    comparison: Comparison,
-    cell: Cell,
-    c: Column,
-    marks: Mapping[str, str],
-    spans: Mapping[str, str],
-    agent: str,
-) -> Entry:
-    """Write a mean over seeds, or a bound's span; of infinite latencies, in how many seeds."""
-    if agent in spans:
-        return Entry(spans[agent])
-    values = comparison.values(agent, c.metric, [cell])[0]
+def _over_seeds(c: Column, values: FloatArray, mark: str) -> str:
+    """Write the mean of (seeds,) values; of infinite latencies, in how many seeds."""
     measured = values[~np.isnan(values)]
     if not measured.size:
-        return Entry(MISSING)
+        return MISSING
     if infinite := int(np.isinf(values).sum()):
-        return Entry(dropped_text(infinite, values.size))
-    text = _estimate_text(c, mean(measured)) if c.interval else c.text(float(measured.mean()))
-    return _marked(text, marks.get(agent, ""))
+        return dropped_text(infinite, values.size)
+    middle = float(measured.mean())
+    return _entry(c, mean(measured) if c.interval else Estimate(middle, NAN, NAN), mark)
 
 
-def _estimate_text(c: Column, estimate: Estimate) -> str:
+def _entry(c: Column, estimate: Estimate, mark: str) -> str:
+    """Write an estimate, with its interval and mark if it has them; a dash if it is NaN."""
+    if math.isnan(estimate.value):
+        return MISSING
     text = c.text(estimate.value)
-    if math.isnan(estimate.low):
-        return text
-    return f"{text} [{c.text(estimate.low)}, {c.text(estimate.high)}]"
-
-
-def _marked(text: str, mark: str) -> Entry:
-    return Entry(f"{text} {mark}", muted=True) if mark else Entry(text)
+    if not math.isnan(estimate.low):
+        text += f" [{c.text(estimate.low)}, {c.text(estimate.high)}]"
+    return Muted(f"{text} {mark}") if mark else text
 
 
 def _span_text(c: Column, span: Span | None) -> str:
@@ -149,48 +133,35 @@ def _span_text(c: Column, span: Span | None) -> str:
 def means_table(comparison: Comparison, start: str) -> Table:
     """Return the agents' means over all cells of one start."""
     cells = comparison.cells_of(start=start)
-    rows = {row["agent"]: row for row in means(comparison, cells)}
-    shown: list[tuple[str, Callable[[str], Entry | str]]] = [
-        ("agent", Entry),
-        ("cells", lambda agent: f"{rows[agent]['cells']}/{len(cells)}"),
-    ]
+    found = means(comparison, cells)
+    headings = ["agent", "cells"]
+    rows = [[row["agent"], f"{row['cells']}/{len(cells)}"] for row in found]
     left_out = "instead" if comparison.common_bound else "needed"
     for c in columns("pooled", accuracies=comparison.accuracies(cells)):
-        if c.bound != left_out:
-            p_values = {agent: row.get(f"{c.metric}_p") for agent, row in rows.items()}
-            known = {agent: p for agent, p in p_values.items() if p is not None}
-            shown.append((c.label, partial(_mean, rows, c, _marks(comparison, known))))
-    return Table.of(shown, rows)
-
-
-def _mean(
-    rows: Mapping[str, Mapping[str, float]], c: Column, marks: Mapping[str, str], agent: str
-) -> Entry:
-    """Write a mean with its interval; a dash where nothing was measured."""
-    value, low, high = (rows[agent][f"{c.metric}{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(value):
-        return Entry(MISSING)
-    return _marked(_estimate_text(c, Estimate(value, low, high)), marks.get(agent, ""))
+        if c.bound == left_out:
+            continue
+        headings.append(c.label)
+        p_values = {row["agent"]: row.get(f"{c.metric}_p") for row in found}
+        known = {agent: p for agent, p in p_values.items() if p is not None}
+        marks = _marks(comparison, known)
+        for texts, row in zip(rows, found, strict=True):
+            estimate = Estimate(*(row[f"{c.metric}{end}"] for end in ("", "_low", "_high")))
+            texts.append(_entry(c, estimate, marks.get(row["agent"], "")))
+    return Table(headings, rows)
 
 
 def means_note(comparison: Comparison) -> str:
     """Return what one has to know to read the table over all cells."""
-    parts = [
-        f"mean over cells and seeds [95 % interval], from {MIN_SEEDS} seeds on",
-        *family_notes(comparison),
-    ]
+    parts = [f"mean over cells and seeds [95 % interval], from {MIN_SEEDS} seeds on"]
+    families: dict[str, list[str]] = {}
+    for scenario in comparison.scenarios:
+        families.setdefault(comparison.family(scenario), []).append(scenario)
+    large = [own for own in families.values() if len(own) > 1]
+    parts += [f"{', '.join(own)} count as one scenario" for own in large]
     if bound := comparison.common_bound:
         some, total = len(comparison.bounded(comparison.cells)), len(comparison.cells)
         parts.append(f"bound: what {bound} attains, for every agent, on {some} of {total} cells")
     return "; ".join(parts)
-
-
-def family_notes(comparison: Comparison) -> list[str]:
-    """Return which scenarios count as one in means over all cells."""
-    families: dict[str, list[str]] = {}
-    for scenario in comparison.scenarios:
-        families.setdefault(comparison.family(scenario), []).append(scenario)
-    return [f"{', '.join(own)} count as one scenario" for own in families.values() if len(own) > 1]
 
 
 def sweep_notes(comparison: Comparison, what: str) -> list[str]:
@@ -199,27 +170,25 @@ def sweep_notes(comparison: Comparison, what: str) -> list[str]:
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
-    """Return the agents at each value of what is swept, mean over the cells of one start."""
-    at_values = [
-        (value, partial(_swept, comparison, [cell for cell in cells if cell[2] == start]))
-        for value, cells in comparison.sweeps[what].items()
-    ]
-    return Table.of([("agent", str), *at_values], comparison.agents)
+    """Return the agents at each value of what is swept, mean over the cells of one start.
 
-
-def _swept(comparison: Comparison, cells: Sequence[Cell], agent: str) -> str:
-    """Write an agent's means over cells; a dash where it lacks one, or there are none."""
-    if not (cells and comparison.has(agent, *cells)):
-        return MISSING
-    rate, cores = (comparison.mean(agent, c.metric, cells) for c in SWEPT)
-    return f"{rate * 100:z.2f} % · {SWEPT[1].text(cores)}"
+    A dash stands where an agent lacks one of them, or there are none.
+    """
+    rows = sweep_rows(comparison)
+    rows = rows[(rows["sweep"] == what) & (rows["start"] == start)].set_index(["agent", "value"])
+    texts = {
+        key: f"{rate * 100:z.2f} % · {column('mean_cores').text(cores)}"
+        for key, rate, cores in rows[[*SWEPT]].itertuples()
+    }
+    values = list(comparison.sweeps[what])
+    entries = [[a, *(texts.get((a, v), MISSING) for v in values)] for a in comparison.agents]
+    return Table(["agent", *values], entries)
 
 
 def failure_table(comparison: Comparison) -> Table:
     """Return every agent and cell without a result, and why."""
-    shown: Columns[Any] = [
-        ("agent", lambda f: f.agent),
-        ("cell", lambda f: f"{f.scenario}, {f.profile}, {f.start}"),
-        ("failed with", lambda f: f"{f.type}: {f.message}"),
+    rows = [
+        [f"{f.agent}", f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
+        for f in comparison.failures.itertuples()
     ]
-    return Table.of(shown, comparison.failures.itertuples())
+    return Table(["agent", "cell", "failed with"], rows)

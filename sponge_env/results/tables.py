@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -18,11 +16,8 @@ from sponge_env.metrics import (
     columns,
     summary,
 )
-from sponge_env.results.layout import MISSING, Entry, Table, percent, terminal
+from sponge_env.results.layout import MISSING, Table, percent, terminal
 from sponge_env.utils.files import write_json
-
-StageRow = tuple[str, str, Sequence[Mapping[str, float]]]
-"""Agent, stage, and what was measured of it in each episode."""
 
 SWITCHES = Column("switches", "switches", "", 1)
 
@@ -34,12 +29,15 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     was measured, a star after an agent that was interrupted in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
-    groups = [[e for e in episodes if e.agent == agent] for agent in agents]
-    named = ("agent", lambda group: group[0].agent + "*" * any(e.partial for e in group))
+    groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
     shown = columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
-    measured = [(c.label, partial(_with_range, c)) for c in shown]
-    text = terminal(Table.of([named, *measured], groups), notes=_caption(groups, shown))
-    stages = stage_table({e[0].agent: [episode.stages for episode in e] for e in groups})
+    rows = [
+        [agent + "*" * any(e.partial for e in group), *(_with_range(c, group) for c in shown)]
+        for agent, group in groups.items()
+    ]
+    table = Table(["agent", *(c.label for c in shown)], rows)
+    text = terminal(table, notes=_caption(list(groups.values()), shown))
+    stages = stage_table({agent: [e.stages for e in group] for agent, group in groups.items()})
     return "\n\n".join([text, *([terminal(stages, "stage by stage")] if stages.rows else [])])
 
 
@@ -102,27 +100,27 @@ def measured_accuracy_note(groups: Sequence[Sequence[EpisodeMetrics]]) -> list[s
 
 def stage_table(by_agent: Mapping[str, Sequence[ByStage]]) -> Table:
     """Return each agent's stages, mean over its episodes; no row without stages."""
-    rows: list[StageRow] = [
-        (agent, stage, [episode[stage] for episode in episodes if episode])
+    found = {
+        (agent, stage): [episode[stage] for episode in episodes if episode]
         for agent, episodes in by_agent.items()
         for stage in next((episode for episode in episodes if episode), ())
-    ]
-    shown: list[tuple[str, Callable[[StageRow], Entry | str]]]
-    shown = [("agent", itemgetter(0)), ("stage", itemgetter(1))]
-    shown += [(c.label, partial(_mean_of_stage, c)) for c in STAGE_COLUMNS]
-    if any(name.startswith(SHARE) for *_, episodes in rows for name in episodes[0]):
-        shown += [("variants", _variants_text), ("switches", partial(_mean_of_stage, SWITCHES))]
-    return Table.of(shown, rows)
+    }
+    headings = ["agent", "stage", *(c.label for c in STAGE_COLUMNS)]
+    rows = [[*key, *(_mean_text(c, own) for c in STAGE_COLUMNS)] for key, own in found.items()]
+    if any(name.startswith(SHARE) for own in found.values() for name in own[0]):
+        headings += ["variants", SWITCHES.label]
+        for row, own in zip(rows, found.values(), strict=True):
+            row += [_variants_text(own), _mean_text(SWITCHES, own)]
+    return Table(headings, rows)
 
 
-def _mean_of_stage(c: Column, row: StageRow) -> str:
-    measured = [episode[c.metric] for episode in row[2] if not math.isnan(episode[c.metric])]
+def _mean_text(c: Column, episodes: Sequence[Mapping[str, float]]) -> str:
+    measured = [episode[c.metric] for episode in episodes if not math.isnan(episode[c.metric])]
     return c.text(fmean(measured)) if measured else MISSING
 
 
-def _variants_text(row: StageRow) -> str:
+def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
     """Write the variants' shares of the tasks, without those that did none."""
-    *_, episodes = row
     measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
     shares = {
         name.removeprefix(SHARE): fmean(episode[name] for episode in measured)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,7 +16,6 @@ from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
 from sponge_env.results.drawing import (
     MIN_TICKS,
     NETWORK_COLOUR,
-    NO_FRAME,
     PLAIN,
     FewTicks,
     Styles,
@@ -23,9 +23,6 @@ from sponge_env.results.drawing import (
     style_of,
 )
 from sponge_env.utils.files import replacing
-
-if TYPE_CHECKING:
-    from sponge_env.results.comparison import Cell, Comparison
 
 Runs = Mapping[str, Any]
 """By agent, its interval metrics: name to (intervals,) values."""
@@ -46,7 +43,13 @@ INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered",
 """What happens to every agent: metric, and unit if not its own."""
 
 CHOICES = ("cores", "batch", "replicas_ready")
-"""What an agent chooses. The batch size is that of the first stage, and left out of several."""
+"""What an agent chooses. The batch size is that of the first stage."""
+
+ACCURACY = "effective_accuracy"
+"""Shown where some answers are wrong."""
+
+DRAWN = ("time_s", *(name for name, _ in INPUTS), "violations", *CHOICES, "accuracy", ACCURACY)
+"""Interval metrics that are shown, or decide what is."""
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
@@ -55,110 +58,60 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     ``width`` is at least 1 and at most ``len(values)``, whatever is passed. What is NaN does
     not count; the average of nothing is NaN.
     """
-    kernel = np.ones(min(max(width, 1), len(values)))
-    known = ~np.isnan(values)
-    counts = np.convolve(known.astype(np.float64), kernel, mode="same")
-    sums = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    means = np.full(len(values), np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return means
+    width = min(max(width, 1), len(values))
+    around = pd.Series(values).rolling(width, center=True, min_periods=1)
+    return around.mean().to_numpy(np.float64)
 
 
 def plot_comparison(
     intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str
 ) -> None:
-    """Draw network, violations so far and cores held of all agents on one time axis.
+    """Draw agents over time as :func:`time_series` does, below a title.
 
-    Where some answers are wrong, effective accuracy, too.
-
-    All are of the same seed and so under the same network and arrivals. Agents without
-    intervals are left out; without any, no PNG is written. RunDirectoryError if it cannot be.
+    Agents without intervals are left out; without any, no PNG is written. RunDirectoryError if it
+    cannot be.
     """
-    shown = ("time_s", "delay_mean_s", "violations", "cores", "accuracy", "effective_accuracy")
-    runs = {
-        agent: {name: series(run, name) for name in shown}
-        for agent, run in intervals.items()
-        if run
-    }
-    if not runs:
-        return
-    styles = style_of(list(runs))
-    choices = ["cores", *["effective_accuracy"] * _some_wrong(runs)]
-    figure, panels = _over_time((10, 7.5), 150, (2, 3, 4, *[2] * (len(choices) - 1)))
-    network, violations, *others = panels
-    # The delay is what the network takes from the budgets.
-    _draw_input(network, max(runs.values(), key=lambda run: len(run["time_s"])), "delay_mean_s")
-    network.set_ylabel("communication\n" + axis_label(IntervalMetrics, "delay_mean_s"))
-    draw_violations(violations, runs, styles)
-    violations.set_ylabel(f"{violations.get_ylabel()}\n(log above {LINEAR_UP_TO})")
-    for ax, name in zip(others, choices, strict=True):
-        _draw_choice(ax, runs, name, styles)
-    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.05)}
-    beside |= {"alignment": "left", "title_fontsize": "small", **NO_FRAME}
-    for ax, legend in ((violations, "Violations in all"), (others[0], "Mean cores")):
-        ax.legend(title=legend, **beside)
-    network.set_title(title, loc="left", fontweight="bold")
-    network.set_xlim(left=0)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+    runs = {agent: pd.DataFrame(run)[list(DRAWN)] for agent, run in intervals.items() if run}
+    if runs:
+        figure = time_series(runs, style_of(list(runs)))
+        figure.axes[0].set_title(title, loc="left", fontweight="bold")
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png")
 
 
-def series(run: Sequence[IntervalMetrics], name: str) -> FloatArray:
-    """Return a metric of every interval, shape (intervals,)."""
-    return np.array([getattr(interval, name) for interval in run], dtype=np.float64)
-
-
-def time_series(comparison: Comparison, cell: Cell, styles: Styles) -> Figure:
-    """Draw the first seed's episodes: what came in, what agents chose, what went wrong."""
-    frames = {agent: comparison.intervals_of(agent, cell) for agent in styles}
-    runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
-    several = any(len(stages) > 1 for own in comparison.stages(cell).values() for stages in own)
-    choices = [name for name in CHOICES if name != "batch" or not several]
-    choices += ["effective_accuracy"] * _some_wrong(runs)
+def time_series(runs: Runs, styles: Styles) -> Figure:
+    """Draw :data:`DRAWN` of agents under the same network and arrivals, and violations so far."""
+    choices = list(CHOICES)
+    if any((np.asarray(run["accuracy"]) < 1).any() for run in runs.values()):
+        choices.append(ACCURACY)
     heights = (1.1, 1.1, 1.1, 1.6, 2, *([1.2] * (len(choices) - 1)))
-    figure, panels = _over_time((9, 0.2 + sum(heights)), 90, heights)
-    for ax, (name, unit) in zip(panels, INPUTS, strict=False):
-        for run in list(runs.values())[:1]:
-            _draw_input(ax, run, name, SCALES.get(unit or "", 1.0))
-        ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
-    draw_violations(panels[3], runs, styles)
-    panels[3].set_ylabel(panels[3].get_ylabel().replace(" so", "\nso"))
-    for ax, name in zip(panels[4:], choices, strict=True):
-        _draw_choice(ax, runs, name, styles)
-    panels[0].set_xlim(left=0)
-    legend, title = panels[3].get_legend_handles_labels(), "Violations in all"
-    figure.legend(*legend, title=title, loc="outside upper left", ncols=6, frameon=False)
-    return figure
-
-
-def _over_time(
-    size: tuple[float, float], dpi: int, heights: Sequence[float]
-) -> tuple[Figure, Sequence[Axes]]:
-    """Lay out panels over the same time."""
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    figure = Figure(figsize=(9, 0.2 + sum(heights)), dpi=90, layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for ax in panels:
         open_frame(ax)
         ax.margins(x=0.005)
+    longest = max(runs.values(), key=lambda run: len(run["time_s"]), default=None)
+    for ax, (name, unit) in zip(panels, INPUTS, strict=False):
+        if longest is not None:
+            shown = longest[name] * SCALES.get(unit or "", 1.0)
+            ax.fill_between(longest["time_s"], shown, color=NETWORK_COLOUR, linewidth=0)
+            ax.set_ylim(bottom=0)
+        ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
+    violations = panels[len(INPUTS)]
+    draw_violations(violations, runs, styles)
+    for ax, name in zip(panels[len(INPUTS) + 1 :], choices, strict=True):
+        _draw_choice(ax, runs, name, styles)
+    panels[0].set_xlim(left=0)
     panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
-    return figure, panels
-
-
-def _some_wrong(runs: Runs) -> bool:
-    """Return whether some answers are less than sure to be right."""
-    return any((np.asarray(run["accuracy"]) < 1).any() for run in runs.values())
+    legend, title = violations.get_legend_handles_labels(), "Violations in all"
+    figure.legend(*legend, title=title, loc="outside upper left", ncols=6, frameon=False)
+    return figure
 
 
 def _stacked(label: str) -> str:
     """Break a label in two lines, at its unit if it has one: panels are low."""
     return label.replace(" [", "\n[") if "[" in label else label.replace(" ", "\n", 1)
-
-
-def _draw_input(ax: Axes, run: Any, name: str, scale: float = 1.0) -> None:
-    """Fill the area below what happened to every agent."""
-    ax.fill_between(run["time_s"], run[name] * scale, color=NETWORK_COLOUR, linewidth=0)
-    ax.set_ylim(bottom=0)
 
 
 def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
@@ -172,17 +125,16 @@ def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
     ax.yaxis.set_major_formatter(PLAIN)
     # Keeps an agent without violations off the axis.
     ax.set_ylim(-0.5, max(MIN_TICKS, ax.get_ylim()[1]))
-    ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')} so far")
+    ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')}\nso far")
 
 
 def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
-    """Draw each interval faintly and a moving mean over it; the legend has the mean."""
+    """Draw each interval faintly and a moving mean over it."""
     for agent, run in runs.items():
         values = np.asarray(run[name], dtype=np.float64)
         smooth = moving_mean(values, round(len(values) * SMOOTHING))
         colour = styles[agent].colour
         ax.plot(run["time_s"], values, color=colour, linewidth=0.6, alpha=0.3)
-        label = f"{agent}: {values.mean():.2f}"
-        ax.plot(run["time_s"], smooth, color=colour, linewidth=1.6, label=label)
+        ax.plot(run["time_s"], smooth, color=colour, linewidth=1.6)
     ax.set_ylim(bottom=0)
     ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
