@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.control.base import Options, option
-from sponge_env.control.split import shares, stage_spec
+from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
@@ -238,25 +238,25 @@ class Fleets:
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
-        self._spec = spec
+        self._spec, self._shares = spec, shares(spec, "proportional")
         self._planners = [
             FleetPlanner(config, stage_spec(spec, k, share), in_pipeline)
-            for k, (share, _) in enumerate(shares(spec, "proportional"))
+            for k, (share, _) in enumerate(self._shares)
         ]
 
-    def observe(self, parts: Sequence[SystemView]) -> None:
-        """Take in the interval that has passed, as :func:`.stage_views` shows it: once."""
-        for planner, part in zip(self._planners, parts, strict=True):
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
+        self._parts = stage_views(view, self._spec, self._shares)
+        for planner, part in zip(self._planners, self._parts, strict=True):
             planner.observe(part)
 
-    def replicas(self, parts: Sequence[SystemView], services_s: Sequence[FloatArray]) -> list[int]:
-        """Return how many replicas to hold now, starting ones included; all find room.
+    def replicas(self, services_s: Sequence[FloatArray]) -> list[int]:
+        """Return how many replicas to hold after that, starting ones included; all find room.
 
-        Every interval has been observed; (cores_max, batch_max) are the seconds of a batch in each
-        stage.
+        (cores_max, batch_max) are the seconds of a batch in each stage.
         """
         stages = []
-        for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
+        for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             held = part.allocation.stages[0]
             stages.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
         return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]

@@ -35,7 +35,6 @@ from sponge_env.control.chain import (
     stage_table,
     winning_margin,
 )
-from sponge_env.control.split import shares, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
@@ -256,7 +255,6 @@ class StagePlanner:
     def __init__(self, config: Any, spec: SystemSpec, scaled_out: bool) -> None:
         """Lay the system out; only if it is ``scaled_out`` do the numbers of replicas change."""
         self._spec, self.program = spec, StageProgram(config, spec)
-        self._shares = shares(spec, "proportional")
         self._fleets = Fleets(config, spec, in_pipeline=True) if scaled_out else None
 
     def everything(self) -> Allocation:
@@ -268,8 +266,7 @@ class StagePlanner:
         """Return the cheapest allocation that makes the fewest requests late."""
         if self._fleets is None:
             return self.program.choose(view, forecast, [1] * len(view.stages))
-        model, parts = self.program.model, stage_views(view, self._spec, self._shares)
-        self._fleets.observe(parts)
-        services_s = [model.service_s(k, view) for k in range(len(view.stages))]
-        replicas = self._fleets.replicas(parts, services_s)
+        self._fleets.observe(view)
+        services_s = [self.program.model.service_s(k, view) for k in range(len(view.stages))]
+        replicas = self._fleets.replicas(services_s)
         return self.program.choose(view, forecast, replicas)

@@ -64,11 +64,10 @@ class FlowForecast(NamedTuple):
 class Flow:
     """Follows the requests of one episode, interval by interval."""
 
-    def __init__(self, spec: SystemSpec, naive: bool = False) -> None:
-        """Start without knowledge; a naive one expects each interval to be like the last one."""
+    def __init__(self, spec: SystemSpec) -> None:
+        """Start without knowledge."""
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
-        self._naive = naive
         self._counts: deque[float] = deque(maxlen=_INTERVALS)
         self._spans_s: deque[float] = deque(maxlen=_INTERVALS)
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
@@ -91,11 +90,7 @@ class Flow:
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
             self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
-        if not self._naive:
-            return self._forecast()
-        delay_s = _known_s(float(view.mean_delays_s[-1]))
-        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return FlowForecast(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0, 1.0)
+        return self._forecast()
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s

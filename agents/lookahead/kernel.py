@@ -63,9 +63,6 @@ class Rules(NamedTuple):
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
     late_price: float
-    release_price: float
-    batching: bool
-    """Whether other batches than the largest are tried."""
 
 
 class Scratch(NamedTuple):
@@ -101,8 +98,6 @@ class Decision(NamedTuple):
     """Its ``start`` is read, the rest is overwritten."""
     backlog_price: FloatArray
     """(stages, variants) core-seconds that a task costs which is left at the end."""
-    last_cores: IntArray
-    """(stages,) cores of the last decision."""
     cores_in_force: IntArray
     """(stages,)"""
     pending: FloatArray
@@ -192,8 +187,6 @@ def _move(rules: Rules, k: int, move: int, stage: IntArray) -> None:
         # As fast as before on other cores, or faster or slower on these.
         enough = _switch(rules, k, 1 - 2 * (move % 2), stage)
         cores = enough if move < 8 else cores
-    elif not rules.batching:
-        return
     elif move == 3:
         # Far at once: a queue that is served in full batches changes little in between.
         batch = batch // 2 if batch == batch_max else batch_max
@@ -270,9 +263,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
     for k in range(tried.shape[0]):
-        released = max(0, decision.last_cores[k] - tried[k, CORES])
-        held_s = tried[k, CORES] * rules.interval_s + rules.release_price * released
-        cost += rules.replicas[k] * held_s
+        cost += rules.replicas[k] * (tried[k, CORES] * rules.interval_s)
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
     _set(scratch.then, tried)
     for path in range(draws.weight.size):

@@ -46,16 +46,14 @@ class PathDraws(NamedTuple):
 
 
 @functools.cache
-def draw_paths(risk: bool) -> PathDraws:
-    """Return weighted paths for all strata, or a single path for the expected future."""
-    nodes = [(1.0, 0.0, 0.0)]
-    if risk:
-        nodes = [
-            (rate_share * share, rate, -badness)
-            for rate, rate_share in reversed(_strata(_RATE_SHARES))
-            for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
-            if rate_share * share > _LEAST_SHARE
-        ]
+def draw_paths() -> PathDraws:
+    """Return weighted paths for all strata."""
+    nodes = [
+        (rate_share * share, rate, -badness)
+        for rate, rate_share in reversed(_strata(_RATE_SHARES))
+        for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
+        if rate_share * share > _LEAST_SHARE
+    ]
     weight, rate, bandwidth = (np.array(column) for column in zip(*nodes, strict=True))
     rng = np.random.default_rng(0)
     shape = (len(nodes), _DRAWS)
@@ -143,7 +141,7 @@ def _rate_rps(
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance
     rate_rps = forecast.rate_rps * math.exp(log_rate)
-    if path == 0 and draws.weight.size > 1:
+    if path == 0:
         rate_rps = max(rate_rps, forecast.rate_rps * forecast.surge)
     known = draws.gaps.shape[1]
     count = min(int(rate_rps * (until_s + forecast.transfer_s)) + 1, known - 1)

@@ -7,16 +7,15 @@ shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1`
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.control.split import shares, stage_spec
-from sponge_env.interfaces import SystemSpec, SystemView
+from sponge_env.control.split import shares, stage_spec, stage_views
+from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics
 
 RATIO_RANGE = (0.5, 2.0)
@@ -183,71 +182,75 @@ class QuotaTimes:
 
 
 class StageTimes:
-    """Learns the service times of every stage and variant, in the program's own tables."""
+    """Learns the service times of every stage and variant, in one table for all."""
 
     def __init__(
         self,
         spec: SystemSpec,
-        service_s: FloatArray,
         margin_probability: float = 0.0,
         safety: float = 0.0,
         full_batches: bool = False,
     ) -> None:
-        """Start from (stages, variants, cores, batches) seconds by the fits, which are overwritten.
+        """Start from the fits.
 
         The learners are :class:`FullBatchTimes`, or :class:`QuotaTimes` with the quantile of the
         fit's residuals as margin.
         """
-        self._stages, self._service_s = spec.stages, service_s
+        self._spec, self._shares = spec, shares(spec, "proportional")
+        self.service_s = fitted_s(spec)
+        """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
+        variant, cores or batch."""
         self._before = [-1] * len(spec.stages)
         self._times: list[list[FullBatchTimes | QuotaTimes]] = []
-        for k, (share, _) in enumerate(shares(spec, "proportional")):
+        for k, (share, _) in enumerate(self._shares):
             own = stage_spec(spec, k, share)
             self._times.append([])
             for variant, fit in enumerate(spec.stages[k].latencies):
                 margin = max(0.0, fit.residual_quantile(margin_probability))
-                self._times[k].append(
+                learner = (
                     FullBatchTimes(self.table_s(k, variant).copy())
                     if full_batches
                     else QuotaTimes(own.with_first(latencies=(fit,)), margin, safety)
                 )
-                self._write(k, variant)
+                self._times[k].append(learner)
+                self.table_s(k, variant)[:] = learner.table_s
 
-    def observe(self, parts: Sequence[SystemView], variants: Sequence[int]) -> list[int]:
-        """Take in the interval that has passed; return the stages whose tables changed.
+    def observe(self, view: SystemView) -> list[tuple[int, int]]:
+        """Take in the interval that has passed; return the stages and variants that changed.
 
-        It tells something of those in which one variant served throughout. ``parts`` are the stages
-        as :func:`.stage_views` shows them, ``variants`` were asked for in each.
+        It tells something of those stages in which one variant served throughout.
         """
         changed = []
-        for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
+        for k, part in enumerate(stage_views(view, self._spec, self._shares)):
+            variant = in_force(view.stages[k].allocation)
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
             if (alone or variant == before) and self._times[k][variant].observe(part):
-                self._write(k, variant)
-                changed.append(k)
+                self.table_s(k, variant)[:] = self._times[k][variant].table_s
+                changed.append((k, variant))
         return changed
 
     def table_s(self, k: int, variant: int) -> FloatArray:
-        """Return the part of the program's tables that a stage's variant has."""
-        stage = self._stages[k]
-        return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
-
-    def _write(self, k: int, variant: int) -> None:
-        self.table_s(k, variant)[:] = self._times[k][variant].table_s
+        """Return the part of the table that a stage's variant has: (cores_max, batch_max)."""
+        stage = self._spec.stages[k]
+        return self.service_s[k, variant, : stage.cores_max, : stage.batch_max]
 
 
-@dataclass(frozen=True, slots=True)
-class CostCurve:
+def in_force(allocation: StageAllocation) -> int:
+    """Return the variant to plan with where one is asked for, or batches choose."""
+    return max(allocation.variant, 0)
+
+
+class CostCurve(NamedTuple):
     """Cores against rate: the lower convex hull of what each number of cores can serve.
 
     Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
     what the best mix costs.
     """
 
-    rates_rps: tuple[float, ...]
+    rates_rps: list[float]
     """(n,) where each straight piece ends, ascending."""
-    slopes: tuple[float, ...]
+    slopes: list[float]
     """(n,) core-seconds per request on each piece, ascending."""
 
     def price(self, rate_rps: float) -> float:
@@ -263,18 +266,13 @@ class CostCurve:
 def cost_curve(service_s: FloatArray) -> CostCurve:
     """Build the curve from (cores_max, batch_max) seconds of a batch."""
     batches = np.arange(1, service_s.shape[1] + 1)
-    capacity_rps = (batches / service_s).max(axis=1).tolist()
-    hull = [(0.0, 1.0)]
-    for cores, rate_rps in enumerate(capacity_rps, start=1):
-        corner = (rate_rps, float(cores))
-        if rate_rps <= hull[-1][0]:
+    rates_rps, held, slopes = [0.0], [1.0], list[float]()
+    for cores, rate_rps in enumerate((batches / service_s).max(axis=1).tolist(), start=1):
+        if rate_rps <= rates_rps[-1]:
             continue  # more cores that serve no more never pay
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
-            hull.pop()
-        hull.append(corner)
-    slopes = tuple(itertools.starmap(_slope, itertools.pairwise(hull)))
-    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
-
-
-def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
-    return (right[1] - left[1]) / (right[0] - left[0])
+        while slopes and slopes[-1] >= (cores - held[-1]) / (rate_rps - rates_rps[-1]):
+            del rates_rps[-1], held[-1], slopes[-1]
+        slopes.append((cores - held[-1]) / (rate_rps - rates_rps[-1]))
+        rates_rps.append(rate_rps)
+        held.append(float(cores))
+    return CostCurve(rates_rps[1:], slopes)
