@@ -16,7 +16,7 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 
 from .lateness import count_hopeless, count_late, option_of, scale_running, settled_size
-from .program import StageState, StageTables, recovery_table
+from .program import StageState, StageTables
 
 _MANY = 2**62
 """More tasks than there can be."""
@@ -37,11 +37,13 @@ class PairOrder(NamedTuple):
 def pair_order(spec: SystemSpec) -> PairOrder:
     """Return the order for a system of one stage and variant."""
     cores_max, batch_max = spec.first.cores_max, spec.first.batch_max
-    latency_s = spec.first.latency.table_s(batch_max, cores_max)
+    latency_s = spec.first.latency.table_s(batch_max, cores_max).T
     # A fit may have it otherwise; then more cores may make a task late.
-    orderly = np.all(np.diff(latency_s, axis=0) >= 0) and np.all(np.diff(latency_s, axis=1) <= 0)
-    ranks = recovery_table(spec).T
-    by_recovery = np.argsort(ranks, axis=None)
+    orderly = np.all(np.diff(latency_s, axis=0) <= 0) and np.all(np.diff(latency_s, axis=1) >= 0)
+    throughput = np.arange(1, batch_max + 1) / latency_s
+    # Of equal ones the fewest cores, then the smallest batch.
+    by_recovery = np.argsort(-throughput, axis=None, kind="stable")
+    ranks = by_recovery.argsort().reshape(throughput.shape)
     # In an orderly system all the cores are enough: no pair makes fewer late, and it comes behind
     # them by throughput unless that is the same.
     if orderly and np.all(ranks[-1] <= ranks):
@@ -67,19 +69,6 @@ def solve_pairs(tables: StageTables, state: StageState, order: PairOrder) -> Ans
         if late == 0:
             return _cheapest(tables, state, order.orderly, hopeless, settled_before)
     return best // sizes + 1, best % sizes + 1, fewest
-
-
-@entry_point
-def count_pairs(tables: StageTables, state: StageState, late: IntArray) -> None:
-    """Count the late tasks of every pair: (batch_max, cores_max), overwritten."""
-    hopeless = count_hopeless(tables, state)
-    settled_before = settled_size(tables, state, state.before_s[0])
-    for cores in range(1, tables.service_s.shape[1] + 1):
-        settled = _begin_cores(tables, state, cores)
-        for batch in range(1, tables.service_s.shape[2] + 1):
-            option = option_of(tables, state, 0, cores, batch, settled, settled_before)
-            count = count_late(tables, state, option, hopeless, 0, _MANY)
-            late[batch - 1, cores - 1] = count
 
 
 @compiled

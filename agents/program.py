@@ -20,14 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
 from .rates import Forecast, forecast_arrivals_s
 
-ROUNDING_MS = 1e-6
-"""Milliseconds that a published budget may be off by rounding."""
 TICKS = 128
 """Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
 _TASKS_SHARE = 0.9
@@ -246,58 +244,3 @@ def _spread(tasks: FloatArray) -> float:
     counts = np.arange(tasks.size)
     mean = float(tasks @ counts)
     return math.sqrt(float(tasks @ counts**2) / mean) if mean > 0 else 1.0
-
-
-class Program(NamedTuple):
-    """Minimise ``sum(cost * x)`` over one-hot ``x`` subject to ``sum(late * x) <= 0``.
-
-    The published program has one row per request r: ``sum(misses[r] * x) <= 0``, with the 0/1
-    table of the pairs under which r is late. The rows are not negative, so together they say the
-    same as their sum, which is ``late``.
-    """
-
-    cost: FloatArray
-    """(batch_max, cores_max) what is minimised; all different."""
-    late: IntArray
-    """(batch_max, cores_max) requests that would miss their deadline."""
-
-
-def cost_table(spec: SystemSpec) -> FloatArray:
-    """Return ``c + b / (batch_max + 1)``: fewest cores, then the smallest batch.
-
-    It is the published objective, its tie-break made exact: no two pairs cost the same.
-    """
-    batches, cores = np.ogrid[1 : spec.first.batch_max + 1, 1 : spec.first.cores_max + 1]
-    cost: FloatArray = cores + batches / (spec.first.batch_max + 1)
-    return cost
-
-
-def recovery_table(spec: SystemSpec) -> FloatArray:
-    """Return (batch_max, cores_max) ranks by throughput: 0 is the highest.
-
-    Ranks, so that no two pairs are closer than a solver's tolerance; of equal ones by cost.
-    """
-    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-    throughput = np.arange(1, spec.first.batch_max + 1)[:, None] / latency_s
-    best_first = np.lexsort((cost_table(spec).ravel(), -throughput.ravel()))
-    return best_first.argsort().astype(np.float64).reshape(throughput.shape)
-
-
-def published_table_ms(spec: SystemSpec) -> FloatArray:
-    """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
-    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-    return np.maximum(np.floor(latency_s * 1e3), 1)
-
-
-def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) -> IntArray:
-    """Count the misses of every pair in the published form.
-
-    As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
-    as queued at once and are served in batches of ``b`` one after another; each must end within
-    ``slo_fraction * SLO - cl_max``, with ``cl_max`` the largest communication delay, and the
-    throughput must reach their rate. The rate is the published lambda, the limit that time.
-    """
-    batches = np.arange(1, len(latency_ms) + 1)[:, None]
-    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
-    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
-    return (np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved).astype(np.int64)

@@ -19,10 +19,10 @@ from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
 
-from .fleet import FleetOptions
+from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
 from .solvers import PublishedProgram, SolverName, make_backend
-from .stages import StagePlanner
+from .stages import StageProgram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +82,35 @@ class SpongeIP(BaseController):
         self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
         self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
+        self._fleets = None
         if config.formulation == "paper":
             self._published = PublishedProgram(spec, config.solver)
-        else:
-            self._planner = StagePlanner(config, spec, scaled_out=in_pipeline)
+            return
+        self._program = StageProgram(config, spec)
+        if in_pipeline:
+            self._fleets = Fleets(config, spec, in_pipeline)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
         config, paper = self.config, self.config.formulation == "paper"
+        replicas = [1] * len(spec.stages)
         if not view.first.arrivals.size:
-            held = dataclasses.replace(view.allocation, feasible=True)
-            return held if paper else self._planner.everything()
+            if paper:
+                return dataclasses.replace(view.allocation, feasible=True)
+            if self._fleets:
+                replicas = [stage.replicas for stage in spec.initial.stages]
+            return everything(spec, replicas)
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
             answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
         else:
-            answer = self._planner.choose(view, self._forecast(spec, view))
+            if self._fleets:
+                model = self._program.model
+                self._fleets.observe(view)
+                services_s = [model.service_s(k, view) for k in range(len(replicas))]
+                replicas = self._fleets.replicas(services_s)
+            answer = self._program.choose(view, self._forecast(spec, view), replicas)
         if not answer.feasible and config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer

@@ -26,7 +26,7 @@ import numpy as np
 from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
 from agents.rates import forecast_arrivals
-from agents.solvers import make_backend, pairs_program, solve
+from agents.solvers import make_backend, solve_chain
 from agents.sponge_ip import SpongeIP
 from agents.stages import StageProgram
 from sponge_env.errors import ConfigError
@@ -137,8 +137,8 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
         }
         # These take thousands of times longer: two states of each row are enough.
         if number < 2:
-            program = pairs_program(spec, tables, state)
-            calls["CBC solve"] = (2, functools.partial(solve, program, cbc))
+            stages.lay_out_stage(0, state, stages.chain.late_rows(False))
+            calls["CBC solve"] = (2, functools.partial(solve_chain, stages.chain, False, cbc))
             for name, option in (("CBC decide", "pulp"), ("HiGHS decide", "highs")):
                 if (reference := controller(option, spec)) is not None:
                     calls[name] = (2, functools.partial(reference.decide, view))
