@@ -15,7 +15,14 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
 
-from .lateness import count_hopeless, count_late, option_of, scale_running, settled_size
+from .lateness import (
+    count_hopeless,
+    count_late,
+    option_of,
+    scale_running,
+    settled_size,
+    write_arrivals,
+)
 from .program import StageState, StageTables
 
 _MANY = 2**62
@@ -54,6 +61,7 @@ def pair_order(spec: SystemSpec) -> PairOrder:
 @entry_point
 def solve_pairs(tables: StageTables, state: StageState, order: PairOrder) -> Answer:
     """Return the cheapest pair that makes nothing late, or the fastest of those with fewest."""
+    write_arrivals(state)
     sizes, hopeless = tables.service_s.shape[2], count_hopeless(tables, state)
     settled_before = settled_size(tables, state, state.before_s[0])
     best, fewest, cores, settled = order.by_recovery[0], _MANY, 0, 0

@@ -41,6 +41,22 @@ class Option(NamedTuple):
 
 
 @compiled
+def write_arrivals(state: StageState) -> None:
+    """Write when each forecast arrival comes, and when it is due.
+
+    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
+    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
+    queue, get the lowest.
+    """
+    count, noise, low_s = len(state.arrivals_s), state.noise, state.budget_low_s
+    step_s = (state.budget_high_s - low_s) / max(count - 1, 1)
+    for n in range(count):
+        root = (math.sqrt(noise * noise + 4 * n) - noise) / 2
+        state.arrivals_s[n, 0] = root * root / state.rate_rps
+        state.arrivals_s[n, 1] = state.arrivals_s[n, 0] + (low_s + step_s * n)
+
+
+@compiled
 def count_hopeless(tables: StageTables, state: StageState) -> int:
     """Return how many tasks at the head of the queue do not count."""
     hopeless = 0
@@ -219,21 +235,16 @@ def count_late(
 
 
 @compiled
-def _write_left(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
-    """Write how much time each task that counts has left when it is done; return their number."""
-    batch, queued, count, end_s, start_s = option.new.batch, state.due_s.size, 0, 0.0, 0.0
-    for place in range(hopeless, queued):
-        if place == hopeless or place % batch == 0:
-            end_s = _queued_done_s(tables, state, option, place // batch)
-        state.left_s[count] = state.due_s[place] - end_s
-        count += 1
-    for order in range(state.arrivals_s.shape[0]):
-        if order % batch == 0:
-            start_s = _arrivals_start_s(tables, state, option, order // batch)
-        end_s = _arrival_done_s(tables, state, option, start_s, state.arrivals_s[order, 0])
-        state.left_s[count] = state.arrivals_s[order, 1] - end_s
-        count += 1
-    return count
+def _left_s(tables: StageTables, state: StageState, option: Option, task: int) -> float:
+    """Return how much time a task of the queue, or behind it an arrival, has left when done."""
+    order, batch = task - state.due_s.size, option.new.batch
+    if order < 0:
+        waiting_left_s: float = state.due_s[task]
+        return waiting_left_s - _queued_done_s(tables, state, option, task // batch)
+    start_s = _arrivals_start_s(tables, state, option, order // batch)
+    arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
+    left_s: float = due_s - _arrival_done_s(tables, state, option, start_s, arrival_s)
+    return left_s
 
 
 @compiled
@@ -251,8 +262,8 @@ def room_of(tables: StageTables, state: StageState, option: Option, hopeless: in
     if count_short(tables, state, option) > 0:
         return NEVER
     least_s = TICKS * tables.tick_s
-    for task in range(_write_left(tables, state, option, hopeless)):
-        least_s = min(least_s, state.left_s[task])
+    for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
+        least_s = min(least_s, _left_s(tables, state, option, task))
     return _ticks_left(tables, least_s)
 
 
@@ -263,8 +274,8 @@ def write_late(
     """Count the late tasks for each latency of the later stages: (horizon + 1,), overwritten."""
     late[:] = 0
     late[0] = count_short(tables, state, option)
-    for task in range(_write_left(tables, state, option, hopeless)):
-        ticks = _ticks_left(tables, state.left_s[task])
+    for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
+        ticks = _ticks_left(tables, _left_s(tables, state, option, task))
         if ticks + 1 < late.size:
             late[ticks + 1] += 1
     for ticks in range(1, late.size):

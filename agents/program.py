@@ -24,7 +24,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
-from .rates import Forecast, forecast_arrivals_s
+from .rates import ROUNDING, Forecast
 
 TICKS = 128
 """Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
@@ -34,7 +34,6 @@ _MAX_TASKS = 256
 _MARGIN_PROBABILITY = 0.9
 """Probability with which a latency should stay below prediction plus margin, by the residuals of
 the profile's fit."""
-_NO_ARRIVALS = np.empty((0, 2))
 
 
 class StageTables(NamedTuple):
@@ -65,15 +64,13 @@ class StageState(NamedTuple):
     due_s: FloatArray
     """(queued,) when each waiting task is due, ascending."""
     arrivals_s: FloatArray
-    """(arrivals, 2) when more will come, and when they are due."""
+    """(arrivals, 2) when more will come, and when they are due, overwritten."""
     ready_s: float
     """Seconds until there is a replica."""
     running: FloatArray
     """(replicas, 2) seconds until each replica is free, ascending, and the size of its batch."""
     free_s: FloatArray
     """(replicas,) the same seconds under an option's cores, overwritten."""
-    left_s: FloatArray
-    """(queued + arrivals,) time that each task has left when it is done here, overwritten."""
     variant: int
     """Variant and cores in force."""
     cores: int
@@ -85,15 +82,15 @@ class StageState(NamedTuple):
     """Tasks per second to be ready for."""
     noise: float
     """Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected."""
+    budget_low_s: float
+    """Lowest and highest budget of those that arrive."""
+    budget_high_s: float
 
 
 def idle_state(tables: StageTables) -> StageState:
     """Return the state of a stage with one replica and no load."""
-    nothing, idle, before_s = np.empty(0), np.zeros((1, 2)), tables.service_s[:, 0].copy()
-    times = nothing, _NO_ARRIVALS, 0.0, idle, np.zeros(1), nothing
-    return StageState(
-        *times, variant=0, cores=1, before_s=before_s, replicas=1, rate_rps=0.0, noise=0.0
-    )
+    times = np.empty(0), np.empty((0, 2)), 0.0, np.zeros((1, 2)), np.zeros(1)
+    return StageState(*times, 0, 1, tables.service_s[:, 0].copy(), 1, 0.0, 0.0, 0.0, 0.0)
 
 
 class SystemModel:
@@ -111,6 +108,7 @@ class SystemModel:
         self._margins = [[_margin(fit) for fit in fits] for fits in self._fits]
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
+        self._mean_tasks = [stage.mean_tasks for stage in spec.stages]
         sizes = [(stage.batch_max, stage.cores_max) for stage in spec.stages]
         fastest_s = [
             min(float(fit.table_s(*size)[0, -1]) for fit in fits)
@@ -153,38 +151,43 @@ class SystemModel:
     ) -> list[StageState]:
         """Lay a decision out, for so many replicas of each stage."""
         spec, states = self._spec, []
-        arrivals_s = forecast_arrivals_s(forecast, spec.interval_s + spec.resize_delay_s)
+        rate_rps, noise, low_s, high_s = forecast
+        until_s = spec.interval_s + spec.resize_delay_s
+        arrivals = max(0, math.ceil(rate_rps * until_s - ROUNDING))
         for k, stage in enumerate(view.stages):
-            running = self._running(k, stage, replicas[k], view.now_s)
+            row, cores = self._row(k, stage), stage.cores_in_force
+            running = self._running(k, row, stage, replicas[k], view.now_s)
             state = StageState(
-                due_s=stage.queued_deadlines_s - view.now_s,
-                arrivals_s=arrivals_s,
-                ready_s=0.0 if stage.replicas_ready else float(running[0, 0]),
-                running=running,
-                free_s=np.empty(len(running)),
-                left_s=np.empty(stage.queued_deadlines_s.size + len(arrivals_s)),
-                variant=self._row(k, stage),
-                cores=stage.cores_in_force,
-                before_s=self._before_s(k, stage),
-                replicas=replicas[k],
-                rate_rps=forecast.rate_rps * spec.stages[k].mean_tasks,
-                noise=forecast.noise * self._spread[k],
+                stage.queued_deadlines_s - view.now_s,
+                np.empty((arrivals, 2)),
+                0.0 if stage.replicas_ready else float(running[0, 0]),
+                running,
+                np.empty(len(running)),
+                row,
+                cores,
+                self._before_s(k, stage),
+                replicas[k],
+                rate_rps * self._mean_tasks[k],
+                noise * self._spread[k],
+                low_s,
+                high_s,
             )
             states.append(state)
-            arrivals_s = _NO_ARRIVALS  # what comes later to the next stages is not forecast
+            arrivals = 0  # what comes later to the next stages is not forecast
         return states
 
-    def _running(self, k: int, stage: StageView, replicas: int, now_s: float) -> FloatArray:
+    def _running(
+        self, k: int, row: int, stage: StageView, replicas: int, now_s: float
+    ) -> FloatArray:
         """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
 
         A running batch has the margin, too. If there are more than replicas, those that end last
         are taken to stay. Where no replica is ready, those that start serve as soon as they are.
         """
-        ready = min(stage.replicas_ready, replicas)
+        ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
             return np.array(starting or [(0.0, 0)], np.float64)
-        row, cores, batches = self._row(k, stage), stage.cores_in_force, []
         fit, margin = self._fits[k][row], self._margins[k][row]
         for batch in stage.running:
             # Plain numbers, for NumPy takes long for a single one.
@@ -192,8 +195,10 @@ class SystemModel:
             whole_s = whole_s + fit.delta_s * batch.size + fit.eta_s
             left_s = batch.expected_end_s + margin * whole_s - now_s
             batches.append((max(0.0, left_s), batch.size))
-        batches = sorted(batches)[-ready:]
-        return np.array([(0.0, 0)] * (ready - len(batches)) + batches, np.float64)
+        running = np.zeros((ready, 2))
+        for at, (left_s, size) in enumerate(sorted(batches, reverse=True)[:ready], 1):
+            running[-at, 0], running[-at, 1] = left_s, size
+        return running
 
     def _before_s(self, k: int, stage: StageView) -> FloatArray:
         """Return (variants, batch_max) seconds of a batch until this decision is in force."""

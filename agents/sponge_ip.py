@@ -117,6 +117,8 @@ class SpongeIP(BaseController):
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
         forecast = forecast_arrivals(spec, view, self._sigmas)
+        if not spec.resize_delay_s:
+            return forecast
         self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
         swing = math.exp(SIGMAS * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)

@@ -48,10 +48,11 @@ from .lateness import (
     room_of,
     scale_running,
     settled_size,
+    write_arrivals,
     write_late,
 )
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
-from .rates import ROUNDING, Forecast, forecast_arrivals_s
+from .rates import ROUNDING, Forecast
 from .solvers import make_backend, solve_chain
 
 _BUSIEST = 0.95
@@ -89,6 +90,7 @@ def lay_out(
     stages; then the room or late requests of what cannot win are not written.
     """
     variants, cores_max, batch_max = tables.service_s.shape
+    write_arrivals(state)
     hopeless, rows = count_hopeless(tables, state), variants * cores_max
     begin_stage(costs, k)
     table = stage_table(choices, late, costs, k, 0, 0)
@@ -170,8 +172,9 @@ class StageProgram:
         one = self._backend is None and len(spec.stages) == len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
+        self._any_cores = spec.total_cores // spec.first.cores_max
+        """So many replicas have room with any cores."""
         # Compile the kernels, or load them from disk, so that no decision waits for it.
-        forecast_arrivals_s(Forecast(1.0, 0.0, 0.0, 0.0), 1.0)
         states = [idle_state(tables) for tables in self.model.tables]
         if self.pair_order:
             solve_pairs(self.model.tables[0], states[0], self.pair_order)
@@ -189,11 +192,9 @@ class StageProgram:
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
-        order = self.pair_order
-        if order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
-            cores, batch, late = solve_pairs(self.model.tables[0], states[0], order)
-            (variant,) = self.model.variants[0]
-            return Allocation(cores, batch, replicas[0], variant, feasible=late == 0)
+        if self.pair_order and replicas[0] <= self._any_cores:
+            cores, batch, late = solve_pairs(self.model.tables[0], states[0], self.pair_order)
+            return Allocation(cores, batch, replicas[0], self.model.variants[0][0], late == 0)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
