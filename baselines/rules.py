@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from sponge_env.control.base import BaseController, Options, option
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 _CALM_SHARE = 0.25
 """An interval counts as calm if less waits than this share of ``up_queue``."""
@@ -36,7 +36,12 @@ def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     if config.batch is not None:
         return min(config.batch, spec.first.batch_max)
     latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
-    fits = np.flatnonzero(latency_s <= config.batch_slo_share * spec.slo_s)
+    return largest_batch(latency_s, config.batch_slo_share * spec.slo_s)
+
+
+def largest_batch(latency_s: FloatArray, limit_s: float) -> int:
+    """Return the largest batch, by (batch_max,) seconds, that takes no longer; 1 if none does."""
+    fits = np.flatnonzero(latency_s <= limit_s)
     return int(fits[-1]) + 1 if fits.size else 1
 
 
