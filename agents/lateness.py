@@ -189,7 +189,7 @@ def _arrival_done_s(
 
 
 @compiled
-def count_short(tables: StageTables, state: StageState, option: Option) -> int:
+def _count_short(tables: StageTables, state: StageState, option: Option) -> int:
     """Return how many tasks more arrive in an interval than are served."""
     batch = option.new.batch
     served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
@@ -209,7 +209,7 @@ def count_late(
 ) -> int:
     """Count the late tasks if the later stages take so many ticks; above a limit, not all."""
     later_s = (later_ticks - ROUNDING) * tables.tick_s if later_ticks else 0.0
-    late = count_short(tables, state, option)
+    late = _count_short(tables, state, option)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     number = stop = 0
     while late <= limit and stop < state.arrivals_s.shape[0]:
@@ -259,7 +259,7 @@ def _ticks_left(tables: StageTables, left_s: float) -> int:
 @compiled
 def room_of(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
     """Return the longest latency of the later stages with which nothing here is late, in ticks."""
-    if count_short(tables, state, option) > 0:
+    if _count_short(tables, state, option) > 0:
         return NEVER
     least_s = TICKS * tables.tick_s
     for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
@@ -273,7 +273,7 @@ def write_late(
 ) -> None:
     """Count the late tasks for each latency of the later stages: (horizon + 1,), overwritten."""
     late[:] = 0
-    late[0] = count_short(tables, state, option)
+    late[0] = _count_short(tables, state, option)
     for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
         ticks = _ticks_left(tables, _left_s(tables, state, option, task))
         if ticks + 1 < late.size:

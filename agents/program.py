@@ -22,7 +22,6 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
-from sponge_env.latency import LatencyModel
 
 from .rates import ROUNDING, Forecast
 
@@ -105,29 +104,29 @@ class SystemModel:
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)
         ]
-        self._margins = [[_margin(fit) for fit in fits] for fits in self._fits]
+        # The relative allowance on all latencies, which most stay within.
+        self._margins = [
+            [max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY)) for fit in fits]
+            for fits in self._fits
+        ]
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
         self._mean_tasks = [stage.mean_tasks for stage in spec.stages]
-        sizes = [(stage.batch_max, stage.cores_max) for stage in spec.stages]
-        fastest_s = [
-            min(float(fit.table_s(*size)[0, -1]) for fit in fits)
-            for fits, size in zip(self._fits, sizes, strict=True)
+        tables_s = [
+            [fit.table_s(stage.batch_max, stage.cores_max).T for fit in fits]
+            for stage, fits in zip(spec.stages, self._fits, strict=True)
         ]
+        fastest_s = [min(float(table_s[-1, 0]) for table_s in each) for each in tables_s]
         self.tables = []
-        for k, fits in enumerate(self._fits):
-            margins = self._margins[k]
-            tables_s = [
-                (1 + margin) * fit.table_s(*sizes[k]).T
-                for fit, margin in zip(fits, margins, strict=True)
-            ]
-            fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in fits]
-            loss = accuracy_price * spec.stages[k].percent_lost[list(self.variants[k])]
+        for k, stage in enumerate(spec.stages):
+            fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in self._fits[k]]
+            margins = 1 + np.array(self._margins[k])
             tables = StageTables(
-                service_s=np.ascontiguousarray(tables_s),
+                service_s=np.ascontiguousarray(margins[:, None, None] * tables_s[k]),
                 coefficients_s=np.array(fitted),
-                loss=loss,
-                group=_group(tasks[k]),
+                loss=accuracy_price * stage.percent_lost[list(self.variants[k])],
+                # How many tasks a request has at most, with a few exceptions.
+                group=max(1, int(np.searchsorted(np.cumsum(tasks[k]), _TASKS_SHARE))),
                 before_s=sum(fastest_s[:k], 0.0),
                 left_s=sum(fastest_s[k:]),
                 tick_s=spec.slo_s / TICKS,
@@ -215,11 +214,6 @@ class SystemModel:
         return mean_s
 
 
-def _margin(fit: LatencyModel) -> float:
-    """Return the relative allowance on all latencies, which most stay within."""
-    return max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY))
-
-
 def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
     """Return the variants to choose from, the most accurate first: where they cost the same."""
     every = tuple(reversed(range(len(stage.latencies))))
@@ -237,11 +231,6 @@ def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:
         sums[-1] += 1 - sums.sum()  # requests with more tasks
         tasks.append(sums)
     return tasks
-
-
-def _group(tasks: FloatArray) -> int:
-    """Return how many tasks a request has at most, with a few exceptions."""
-    return max(1, int(np.searchsorted(np.cumsum(tasks), _TASKS_SHARE)))
 
 
 def _spread(tasks: FloatArray) -> float:

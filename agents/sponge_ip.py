@@ -162,15 +162,11 @@ class Ablated(SpongeIP):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the smaller program."""
         fixed, smaller = self.config.cores_fixed, self._smaller
-        batch = min(view.allocation.batch, smaller.first.batch_max)
-        cores = view.allocation.cores if fixed is None else 1
-        seen = dataclasses.replace(
-            view, allocation=view.allocation.changed(cores=cores, batch=batch)
-        )
         if fixed is not None:
-            seen = seen.with_first(cores_in_force=1, pending=())
-        answer = super().allocate(smaller, seen)
-        return answer if fixed is None else answer.changed(cores=min(fixed, spec.first.cores_max))
+            view = view.with_first(cores_in_force=1, pending=())
+        answer = super().allocate(smaller, view)
+        cores = answer.cores if fixed is None else min(fixed, spec.first.cores_max)
+        return answer.changed(cores=cores, batch=min(answer.batch, smaller.first.batch_max))
 
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:

@@ -111,19 +111,15 @@ class QueueRule(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Compare the queue with the thresholds."""
-        cores = max(1, min(self._scaled(view), spec.first.cores_max))
-        return Allocation(cores, batch_size(self.config, spec, cores))
-
-    def _scaled(self, view: SystemView) -> int:
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued_deadlines_s.size / cores
         # The first moment of an episode is no sign of calm.
         calm = waiting < _CALM_SHARE * config.up_queue and view.first.arrivals.size > 0
         self._calm = self._calm + 1 if calm else 0
         if waiting > config.up_queue:
-            return max(cores + 1, math.ceil(cores * _UP_FACTOR))
+            cores = max(cores + 1, math.ceil(cores * _UP_FACTOR))
         # Release slowly: a core too few costs deadlines, one too many only itself.
-        if self._calm >= config.down_after:
-            self._calm = 0
-            return cores - 1
-        return cores
+        elif self._calm >= config.down_after:
+            self._calm, cores = 0, cores - 1
+        cores = max(1, min(cores, spec.first.cores_max))
+        return Allocation(cores, batch_size(config, spec, cores))

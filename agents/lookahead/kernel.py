@@ -166,7 +166,7 @@ def plan(
 
 @compiled
 def _set(target: IntArray, source: IntArray) -> None:
-    """Copy an allocation; a slice would want memory that kernels do not have."""
+    # A slice would want memory that kernels do not have.
     for k in range(source.shape[0]):
         for part in range(3):
             target[k, part] = source[k, part]
@@ -233,7 +233,6 @@ def _switch(rules: Rules, k: int, step: int, stage: IntArray) -> int:
 
 @compiled
 def _is_known(tried: IntArray, known: int) -> bool:
-    """Return whether the allocation after the known ones is one of them."""
     for row in range(known + 1):
         same = True
         for k in range(tried.shape[1]):
@@ -289,8 +288,7 @@ def _serve(
     until_s: float,
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
-    rules, late = decision.rules, 0.0
-    scratch = decision.scratch
+    rules, scratch, late = decision.rules, decision.scratch, 0.0
     future = SamplePath(
         scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
     )
@@ -333,7 +331,6 @@ def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
 def _resize(
     rules: Rules, queues: Queues, k: int, now_s: float, stage: IntArray, cores: int
 ) -> None:
-    """Give a stage other cores, with which what runs goes on."""
     service_s = rules.service_s[k, stage[VARIANT]]
     resize(queues, k, now_s, service_s[stage[CORES] - 1], service_s[cores - 1])
 

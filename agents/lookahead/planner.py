@@ -134,7 +134,15 @@ class LookAhead:
         requests = self._identify()
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
-        best = self._first(last, rules, ready, group)
+        # The search begins with what is in force, as far as it fits.
+        first = []
+        for each, (_, cores_max, batch_max), n in zip(
+            last, rules.limits.tolist(), ready, strict=True
+        ):
+            batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
+            first.append(StageAllocation(cores, batch, n, in_force(each)))
+        fitted = fit_to_machine(first, spec.total_cores, "cores")
+        best = np.array([(each.variant, each.cores, each.batch) for each in fitted])
         late, _ = plan(
             Decision(
                 rules,
@@ -153,27 +161,13 @@ class LookAhead:
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
         expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
+        chosen = zip(best.tolist(), replicas, self._batch_max, strict=True)
         stages = [
             StageAllocation(cores, min(group * batch, most), count, variant)
-            for (variant, cores, batch), count, most in zip(
-                best.tolist(), replicas, self._batch_max, strict=True
-            )
+            for (variant, cores, batch), count, most in chosen
         ]
         fitted = fit_to_machine(stages, spec.total_cores, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)
-
-    def _first(
-        self, last: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
-    ) -> IntArray:
-        """Return (stages, 3) what the search begins with: what is in force, as far as it fits."""
-        first = []
-        for each, (_, cores_max, batch_max), count in zip(
-            last, rules.limits.tolist(), ready, strict=True
-        ):
-            batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
-            first.append(StageAllocation(cores, batch, count, in_force(each)))
-        fitted = fit_to_machine(first, self._spec.total_cores, "cores")
-        return np.array([(each.variant, each.cores, each.batch) for each in fitted])
 
     def _group(self, view: SystemView, expected: float) -> int:
         """Return how many tasks are played as one, if so many requests are expected."""

@@ -16,7 +16,6 @@ import numpy as np
 from sponge_env.arrays import FloatArray
 from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics
 
 RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the fit."""
@@ -85,12 +84,22 @@ class FullBatchTimes:
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
         before, self._before = self._before, view
-        if before is None or not _all_full(before, view):
+        last, batch, cores = view.last, view.allocation.batch, view.first.cores_in_force
+        if (
+            before is None
+            or last is None
+            or not len(before.first.running) == len(view.first.running) == 1
+            or before.first.cores_in_force != cores
+            # A lone request is a full batch of one: it says nothing about gaps before it.
+            or not last.batch_mean == batch > 1
+            or last.restarts  # a batch that died is no service time
+            or last.on_time + last.late < batch
+        ):
             return False
-        last, cores, batch = view.last, view.first.cores_in_force, view.allocation.batch
-        assert last is not None
-        ended = round((last.on_time + last.late) / batch)
-        mean_s = (view.first.running[0].started_s - before.first.running[0].started_s) / ended
+        whole_s = view.first.running[0].started_s - before.first.running[0].started_s
+        if whole_s <= 0:
+            return False
+        mean_s = whole_s / round((last.on_time + last.late) / batch)
         cell = cores - 1, batch - 1
         count = self._count[cell] = min(self._count.get(cell, 0) + 1, _REMEMBERED)
         step_s = believable_s(np.array(mean_s), self._fit_s[cell]) - self.table_s[cell]
@@ -101,21 +110,6 @@ class FullBatchTimes:
 def believable_s(seconds: FloatArray, fit_s: FloatArray) -> FloatArray:
     """Return measured times, but none outside :data:`RATIO_RANGE` times the fit's."""
     return np.clip(seconds, RATIO_RANGE[0] * fit_s, RATIO_RANGE[1] * fit_s)
-
-
-def _all_full(before: SystemView, view: SystemView) -> bool:
-    """Return whether all batches that ended were full and ran on the same cores throughout."""
-    last = view.last
-    return (
-        last is not None
-        and len(before.first.running) == len(view.first.running) == 1
-        and before.first.cores_in_force == view.first.cores_in_force
-        and before.first.running[0].started_s < view.first.running[0].started_s
-        # A lone request is a full batch of one: it says nothing about gaps before it.
-        and last.batch_mean == view.allocation.batch > 1
-        and last.restarts == 0  # a batch that died is no service time
-        and last.on_time + last.late >= view.allocation.batch
-    )
 
 
 class QuotaTimes:
@@ -134,11 +128,8 @@ class QuotaTimes:
 
         ``safety`` is the allowance on what is learned, for single batches scatter.
         """
-        self._sizes, self._cpu_cores = spec.first.batch_max, spec.first.cpu_cores
-        self._delayed = spec.resize_delay_s > 0
-        self._fit_s = np.ascontiguousarray(
-            spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
-        )
+        self._cpu_cores, self._delayed = spec.first.cpu_cores, spec.resize_delay_s > 0
+        self._fit_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
         self._guess_s = self._fit_s * (1 + margin)
         self._sums = np.zeros((3, *self._fit_s.shape))
         """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
@@ -146,30 +137,24 @@ class QuotaTimes:
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
-        stage = view.first
-        starting = bool(stage.starting_s)
+        last, cores, starting = view.last, view.first.cores_in_force, bool(view.first.starting_s)
         loading, self._loading = self._loading or starting, starting
-        resized = self._cores not in (0, stage.cores_in_force)
-        self._cores = stage.cores_in_force
-        last = view.last
+        resized, self._cores = self._cores not in (0, cores), cores
         if self._delayed and resized:
             return False  # in the middle of the interval
         if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
             return False  # replicas that wait for each other's CPU say nothing of their own
         size = round(last.batch_mean)
-        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._sizes:
+        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._fit_s.shape[1]:
             return False
-        self._add((stage.cores_in_force - 1, size - 1), last, loading)
-        return True
-
-    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
         self._sums *= _FORGET
         batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
-        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
         # A replica that loads its model uses its cores, too.
+        used_s = last.utilisation * last.core_seconds / cores
         granted_s = ran_s if loading or last.restarts else used_s
-        self._sums[:, *cell] += ran_s, granted_s, batches
+        self._sums[:, cores - 1, size - 1] += ran_s, granted_s, batches
+        return True
 
     @property
     def table_s(self) -> FloatArray:
