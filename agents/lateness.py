@@ -56,6 +56,17 @@ def write_arrivals(state: StageState) -> None:
         state.arrivals_s[n, 1] = state.arrivals_s[n, 0] + (low_s + step_s * n)
 
 
+class Cores(NamedTuple):
+    """What all options share of a variant on some cores."""
+
+    service_s: FloatArray
+    """(batch_max,) seconds of a batch then, and until the decision is in force."""
+    before_s: FloatArray
+    settled: int
+    """Size at which batches settle then, and until the decision is in force."""
+    settled_before: int
+
+
 @compiled
 def count_hopeless(tables: StageTables, state: StageState) -> int:
     """Return how many tasks at the head of the queue do not count."""
@@ -74,17 +85,6 @@ def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> 
 
 
 @compiled
-def scale_running(tables: StageTables, state: StageState, cores: int) -> None:
-    """Write when replicas are free on so many cores: a resize acts on running batches at once."""
-    for replica in range(state.free_s.size):
-        left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
-        if size > 0:
-            whole_s = latency_s(tables, state.variant, size, state.cores)
-            faster = latency_s(tables, state.variant, size, cores) / whole_s
-        state.free_s[replica] = left_s * faster
-
-
-@compiled
 def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) -> int:
     """Return the smallest batch that holds what arrives during it, at most the largest."""
     replicas = state.free_s.size
@@ -97,22 +97,27 @@ def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) 
 
 
 @compiled
-def option_of(
-    tables: StageTables,
-    state: StageState,
-    variant: int,
-    cores: int,
-    batch: int,
-    settled: int,
-    settled_before: int,
-) -> Option:
-    """Return an option, after :func:`scale_running`; its batches settle at such sizes."""
+def begin_cores(tables: StageTables, state: StageState, variant: int, cores: int) -> Cores:
+    """Get ready for options on so many cores: a resize acts on running batches at once."""
+    for replica in range(state.free_s.size):
+        left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
+        if size > 0:
+            whole_s = latency_s(tables, state.variant, size, state.cores)
+            faster = latency_s(tables, state.variant, size, cores) / whole_s
+        state.free_s[replica] = left_s * faster
     service_s, before_s = tables.service_s[variant, cores - 1], state.before_s[variant]
-    own_s = service_s[min(settled, batch) - 1]
-    own_before_s = before_s[min(settled_before, batch) - 1]
+    settled = settled_size(tables, state, service_s), settled_size(tables, state, before_s)
+    return Cores(service_s, before_s, settled[0], settled[1])
+
+
+@compiled
+def option_of(state: StageState, on: Cores, batch: int) -> Option:
+    """Return an option."""
+    own_s = on.service_s[min(on.settled, batch) - 1]
+    own_before_s = on.before_s[min(on.settled_before, batch) - 1]
     return Option(
-        Service(service_s, state.free_s, batch, own_s),
-        Service(before_s, state.running[:, 0], batch, own_before_s),
+        Service(on.service_s, state.free_s, batch, own_s),
+        Service(on.before_s, state.running[:, 0], batch, own_before_s),
     )
 
 

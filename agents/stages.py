@@ -41,13 +41,12 @@ from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, Syste
 from .enumeration import pair_order, solve_pairs
 from .lateness import (
     Service,
+    begin_cores,
     count_hopeless,
     count_late,
     done_s,
     option_of,
     room_of,
-    scale_running,
-    settled_size,
     write_arrivals,
     write_late,
 )
@@ -101,18 +100,15 @@ def lay_out(
         # late requests count.
         row = rows - 1 - each if late.shape[0] else each
         variant, cores = row // cores_max, row % cores_max + 1
-        service_s = tables.service_s[variant, cores - 1]
-        scale_running(tables, state, cores)
-        settled, held = settled_size(tables, state, service_s), cores * state.replicas
-        settled_before = settled_size(tables, state, state.before_s[variant])
-        steady = _steady(tables, state, service_s, settled)
+        on, held = begin_cores(tables, state, variant, cores), cores * state.replicas
+        service_s, steady = on.service_s, _steady(tables, state, on.service_s, on.settled)
         for other in range(batch_max):
             batch = batch_max - other if late.shape[0] else other + 1
             at = choices.first[k] + row * batch_max + batch - 1
-            option = option_of(tables, state, variant, cores, batch, settled, settled_before)
+            option = option_of(state, on, batch)
             if k:  # the first has no stage before it that would need its latency
-                if min(batch, settled) != steady.size:
-                    steady = _steady(tables, state, service_s, min(batch, settled))
+                if min(batch, on.settled) != steady.size:
+                    steady = _steady(tables, state, service_s, min(batch, on.settled))
                 choices.ticks[at] = _later_ticks(tables, state, option.new, steady)
             choices.cores[at] = held
             if late.shape[0]:
