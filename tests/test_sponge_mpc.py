@@ -89,12 +89,12 @@ def path_of(
     forecast: FlowForecast,
     draws: Any,
     path: int,
-    kinds: FloatArray,
-    speed: FloatArray,
+    kinds: FloatArray = KINDS,
+    speed: FloatArray | None = None,
     interval_s: float = 1.0,
 ) -> FloatArray:
-    """Return one path's arrivals and deadlines."""
-    arrivals_s = np.empty((500, 2))
+    """Return one path's arrivals and deadlines, of two intervals."""
+    arrivals_s, speed = np.empty((500, 2)), np.empty(2) if speed is None else speed
     count = play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)
     return arrivals_s[:count]
 
@@ -188,7 +188,7 @@ def test_drawn_fan_outs_have_the_mean_of_their_distribution() -> None:
 
 
 def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
-    arrivals_s = path_of(CALM, EXPECTED, 0, KINDS, np.empty(2))
+    arrivals_s = path_of(CALM, EXPECTED, 0)
     assert arrivals_s.shape[0] == pytest.approx(40, abs=1)
     np.testing.assert_allclose(np.diff(arrivals_s[:, 0]), 0.05, rtol=1e-6)
     np.testing.assert_allclose(arrivals_s[:, 1] - arrivals_s[:, 0], 0.9, rtol=1e-6)
@@ -196,7 +196,7 @@ def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
 
 def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() -> None:
     stalled = CALM._replace(transfer_s=2.0, swing=1.0)
-    arrivals_s = path_of(stalled, EXPECTED, 0, KINDS, np.empty(2))
+    arrivals_s = path_of(stalled, EXPECTED, 0)
     on_the_way = arrivals_s[:, 1] < 1.0
     assert on_the_way.sum() > 15
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
@@ -204,7 +204,7 @@ def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() ->
 
 def test_kinds_of_requests_overtake_each_other() -> None:
     kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
-    arrivals_s = path_of(CALM, EXPECTED, 0, kinds, np.empty(2))
+    arrivals_s = path_of(CALM, EXPECTED, 0, kinds)
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
 
@@ -219,10 +219,7 @@ def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is
 
 def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
     random = CALM._replace(scatter=1.0, spread=0.05)
-    counts = [
-        np.sum(path_of(random, DRAWS, path, KINDS, np.empty(2))[:, 0] < 1.0)
-        for path in range(DRAWS.weight.size)
-    ]
+    counts = [np.sum(path_of(random, DRAWS, path)[:, 0] < 1.0) for path in range(DRAWS.weight.size)]
     assert DRAWS.weight.sum() == pytest.approx(1.0)
     assert float(DRAWS.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
     assert max(counts) > 27
@@ -232,8 +229,7 @@ def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
 def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
     surging = CALM._replace(surge=3.0)
     more = [
-        path_of(surging, DRAWS, path, KINDS, np.empty(2), 1.0).shape[0]
-        - path_of(CALM, DRAWS, path, KINDS, np.empty(2), 1.0).shape[0]
+        path_of(surging, DRAWS, path).shape[0] - path_of(CALM, DRAWS, path).shape[0]
         for path in range(DRAWS.weight.size)
     ]
     assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
