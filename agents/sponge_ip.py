@@ -124,11 +124,6 @@ class SpongeIP(BaseController):
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
 
 
-def sponge_exact(**options: object) -> SpongeIP:
-    """Make the controller with the compiled solver, whatever the default is."""
-    return SpongeIP(solver="exact", **options)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblatedConfig(SpongeIPConfig):
     """Options of :class:`Ablated`."""
@@ -177,6 +172,7 @@ def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
     return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
 
 
+sponge_exact = partial(SpongeIP, solver="exact")
 no_batching = partial(Ablated, batch_limit=1)
 no_scaling = partial(Ablated, cores_fixed=16)
 equal_split = partial(SpongeIP, budget="equal")
