@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.chain import Chain
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec
@@ -32,36 +31,30 @@ class PublishedProgram:
 
     def __init__(self, spec: SystemSpec, solver: SolverName = "exact") -> None:
         latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-        self._latency_ms = np.maximum(np.floor(latency_s * 1e3), 1)
+        self._latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
         self._slo_s = spec.slo_s
         self._backend = None if solver == "exact" else make_backend(solver)
 
     def choose(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve it for an arrival rate and the largest delay; see :func:`count_published`."""
+        """Solve it for an arrival rate, the published lambda, and the largest delay ``cl_max``.
+
+        As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
+        as queued at once and are served in batches of ``b`` one after another; each must end within
+        ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate.
+        """
         limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
-        late = count_published(self._latency_ms, rate_rps, limit_ms).T
+        batches = np.arange(1, self._latency_ms.shape[1] + 1)
+        in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / self._latency_ms), 0)
+        unserved = np.maximum(np.ceil(rate_rps - batches / self._latency_ms * 1e3), 0)
+        late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
         # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
         pair = int(late.argmin())
         if self._backend is not None:
             chain = Chain([late.size], 1, total_cores=0)
             chain.choices.cost[:], chain.late[:, 0] = range(late.size), late.ravel()
             (pair,) = solve_chain(chain, True, self._backend)
-        cores, batch = divmod(pair, late.shape[1])
+        cores, batch = divmod(pair, batches.size)
         return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
-
-
-def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) -> IntArray:
-    """Count the misses of every pair in the published form.
-
-    As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
-    as queued at once and are served in batches of ``b`` one after another; each must end within
-    ``slo_fraction * SLO - cl_max``, with ``cl_max`` the largest communication delay, and the
-    throughput must reach their rate. The rate is the published lambda, the limit that time.
-    """
-    batches = np.arange(1, len(latency_ms) + 1)[:, None]
-    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
-    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
-    return (np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved).astype(np.int64)
 
 
 def solve_chain(chain: Chain, count_late: bool, backend: pulp.LpSolver) -> tuple[int, ...]:
