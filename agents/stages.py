@@ -175,10 +175,10 @@ class StageProgram:
         if self.pair_order:
             solve_pairs(self.model.tables[0], states[0], self.pair_order)
             return
-        for counts in (False, True):
+        for late_too in (False, True):
             for k, state in reversed(list(enumerate(states))):
-                self.lay_out_stage(k, state, self.chain.late_rows(counts), compete=True)
-            self.chain.read_back(counts)
+                self.lay_out_stage(k, state, self.chain.late_rows(late_too), compete=True)
+            self.chain.read_back(late_too)
 
     def _of_variant(self) -> SystemSpec:
         """Return the system as if the only variant to choose were the only one it has."""

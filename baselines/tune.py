@@ -246,18 +246,18 @@ def run(argv: Sequence[str]) -> int:
     suite = load_suite(arguments.suite)
     scenarios = {cell_key(*scenario.cell): scenario for scenario in cells(suite)}
     seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds))
-    date, name = datetime.now(UTC).isoformat(timespec="seconds"), Path(arguments.suite).name
-    words = ["python", "-m", "baselines.tune", "--suite", name, "--seeds", str(len(seeds))]
+    date, tuned_for = datetime.now(UTC).isoformat(timespec="seconds"), Path(arguments.suite).name
+    words = ["python", "-m", "baselines.tune", "--suite", tuned_for, "--seeds", str(len(seeds))]
     searched = sorted({YARDSTICK, *arguments.agents})
     # What is to be known of a run, without anything that belongs to the machine.
     about = {
         "command": shlex.join([*words, "--agents", *arguments.agents]),
-        "suite": name,
+        "suite": tuned_for,
         "starts": list(suite.starts),
         "seeds": seeds,
         "objective": OBJECTIVE,
         "tolerance": TOLERANCE,
-        "searches": {name: SEARCHES[name] for name in searched},
+        "searches": {n: SEARCHES[n] for n in searched},
         "searches_in_pipelines": {n: IN_PIPELINES[n] for n in searched if n in IN_PIPELINES},
         "versions": describe_versions(),
     }
