@@ -1,4 +1,4 @@
-"""Sponge's integer program: what stays the same, what a decision looks at, and what is minimised.
+"""Sponge's integer program: what is minimised, what stays the same, what a decision looks at.
 
 Minimise the cost of variant, cores and batch size of each stage so that no request misses its
 deadline. Two formulations say which do: the published one, of one stage, gives every request the
@@ -6,10 +6,7 @@ worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where
 some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
 already makes the next ones late until it is gone. One stage is solved by enumeration
 (:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and both with PuLP on
-request (:mod:`.solvers`).
-
-Arrays over the pairs of one stage have shape (batch_max, cores_max), row ``b - 1``, column
-``c - 1``; service times have cores before batches.
+request (:mod:`.solvers`, where the published program is, too).
 """
 
 from __future__ import annotations
