@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sponge_env.control.base import Options, option
-from sponge_env.control.split import shares, stage_spec
+from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
@@ -38,10 +38,9 @@ _SOON = 1.5
 """How late a backlog may end, relative to the soonest, that fewer replicas may do: the more there
 start, the less the ready ones serve for so long."""
 
-_ALONE = {"utilisation": 0.9, "reluctance": 0.03}
-_IN_PIPELINE = {"utilisation": 0.45, "reluctance": 0.1}
-"""Options that are left out. Stages of a pipeline have to be quick rather than busy: what one of
-them holds up is late in all, and few cores cannot come to the rescue."""
+_ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
+"""Utilisation and reluctance where they are left out. Stages of a pipeline have to be quick rather
+than busy: what one of them holds up is late in all, and few cores cannot come to the rescue."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,9 @@ class FleetPlanner:
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
         usual = _IN_PIPELINE if in_pipeline else _ALONE
+        chosen = config.utilisation, config.reluctance
         self._utilisation, self._reluctance = (
-            usual[name] if (chosen := getattr(config, name)) is None else chosen for name in usual
+            each if own is None else own for own, each in zip(chosen, usual, strict=True)
         )
         self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
@@ -109,33 +109,31 @@ class FleetPlanner:
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
-        throughput_rps = self._throughput_rps(service_s)
-        desired = self._desired(view, throughput_rps)
-        return max(desired, self._fewest) if self._is_busy(throughput_rps[0]) else desired
+        # The most that a replica serves, never less with more cores: (cores_max,).
+        batches = np.arange(1, self._spec.first.batch_max + 1)
+        longest_s = max(_BATCH_SHARE * self._spec.slo_s, service_s[:, 0].max())
+        throughput_rps = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
+        throughput_rps = np.maximum.accumulate(throughput_rps)
+        rates_rps = np.array(self._rates_rps)
+        desired = self._desired(view, rates_rps, throughput_rps)
+        busy = smoothed(rates_rps[-_KEPT:]).max() > _BUSY * throughput_rps[0]
+        return max(desired, self._fewest) if busy else desired
 
-    def _is_busy(self, core_rps: float) -> bool:
-        """Return whether one core, which serves so much, was half busy in the last ten minutes."""
-        recent = np.array(self._rates_rps)[-_KEPT:]
-        return bool(smoothed(recent).max() > _BUSY * core_rps)
-
-    def _desired(self, view: SystemView, throughput_rps: FloatArray) -> int:
+    def _desired(self, view: SystemView, rates: FloatArray, throughput_rps: FloatArray) -> int:
         serves_rps = throughput_rps * self._utilisation
-        rates = np.array(self._rates_rps)
         now = self._cost(rates[-SMOOTHED:].mean(keepdims=True), serves_rps)
         coming = rate_samples(rates, 2 * self._cold_start)
         windows = self._config.overload_windows
-        if not windows:
-            return self._cheapest(view, now, self._cost(coming, serves_rps))
-        if not self._in_pipeline:
-            usual = self._cheapest(view, now, self._cost(coming, serves_rps))
-            # What an outage of the network held back comes within an interval or two.
-            lasting_rps = float(rates[-windows:].min())
-            return self._following(usual, view, lasting_rps, throughput_rps)
-        rate_rps = float(rates[-windows:].mean())
-        # What others on the machine need is not known here, so the rate has to do.
-        if rate_rps > max(1, view.first.replicas_ready) * serves_rps[-1]:
-            coming = np.maximum(coming, rate_rps)
-        return self._cheapest(view, now, self._cost(coming, serves_rps))
+        if windows and self._in_pipeline:
+            rate_rps = float(rates[-windows:].mean())
+            # What others on the machine need is not known here, so the rate has to do.
+            if rate_rps > max(1, view.first.replicas_ready) * serves_rps[-1]:
+                coming = np.maximum(coming, rate_rps)
+        usual = self._cheapest(view, now, self._cost(coming, serves_rps))
+        if not windows or self._in_pipeline:
+            return usual
+        # What an outage of the network held back comes within an interval or two.
+        return self._following(usual, view, float(rates[-windows:].min()), throughput_rps)
 
     def _following(
         self, usual: int, view: SystemView, rate_rps: float, throughput_rps: FloatArray
@@ -148,15 +146,10 @@ class FleetPlanner:
         end what gathers until they serve; none of these is given up before the ready ones serve
         the rate and no request must be late any more.
         """
-        current = view.allocation.replicas
-        ready, waiting = (
-            min(max(view.first.replicas_ready, 1), current),
-            view.first.queued_deadlines_s.size,
-        )
-        each_rps = throughput_rps[self._most_cores - 1]
-        each_rps *= np.minimum(
-            1.0, self._spec.first.cpu_cores / (self._replicas * self._most_cores)
-        )
+        current, waiting = view.allocation.replicas, view.first.queued_deadlines_s.size
+        ready = min(max(view.first.replicas_ready, 1), current)
+        cpu_share = self._spec.first.cpu_cores / (self._replicas * self._most_cores)
+        each_rps = throughput_rps[self._most_cores - 1] * np.minimum(1.0, cpu_share)
         all_rps = self._replicas * each_rps
         cold_start_s = self._cold_start * self._spec.interval_s
         # Those that start are of no use before all are warm, which is the worse for a larger fleet.
@@ -174,14 +167,6 @@ class FleetPlanner:
         enough = int(good.argmax()) + 1
         self.overloaded = late and (self.overloaded or enough > ready)
         return max(enough, current) if self.overloaded else max(usual, min(enough, ready))
-
-    def _throughput_rps(self, service_s: FloatArray) -> FloatArray:
-        """Return (cores_max,) the most that a replica serves, never less with more cores."""
-        batches = np.arange(1, self._spec.first.batch_max + 1)
-        longest_s = max(_BATCH_SHARE * self._spec.slo_s, service_s[:, 0].max())
-        throughput = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        most_rps: FloatArray = np.maximum.accumulate(throughput)
-        return most_rps
 
     def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
         """Return (serving, allocated) mean cost of so many replicas of which so many serve.
@@ -224,9 +209,8 @@ class FleetPlanner:
         """Return (replicas_max,) cold starts until a fleet of each size is warm."""
         wait = np.ones(len(self._replicas))
         wait[:ready] = 0.0
-        left = np.array(view.first.starting_s[: len(wait) - ready]) / max(
-            self._spec.first.cold_start_s, 1e-9
-        )
+        left = np.array(view.first.starting_s[: len(wait) - ready])
+        left /= max(self._spec.first.cold_start_s, 1e-9)
         wait[ready : ready + len(left)] = np.minimum(left, 1.0)
         return wait
 
@@ -238,25 +222,25 @@ class Fleets:
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool) -> None:
-        self._spec = spec
+        self._spec, self._shares = spec, shares(spec, "proportional")
         self._planners = [
             FleetPlanner(config, stage_spec(spec, k, share), in_pipeline)
-            for k, (share, _) in enumerate(shares(spec, "proportional"))
+            for k, (share, _) in enumerate(self._shares)
         ]
 
-    def observe(self, parts: Sequence[SystemView]) -> None:
-        """Take in the interval that has passed, as :func:`.stage_views` shows it: once."""
-        for planner, part in zip(self._planners, parts, strict=True):
+    def observe(self, view: SystemView) -> None:
+        """Take in the interval that has passed."""
+        self._parts = stage_views(view, self._spec, self._shares)
+        for planner, part in zip(self._planners, self._parts, strict=True):
             planner.observe(part)
 
-    def replicas(self, parts: Sequence[SystemView], services_s: Sequence[FloatArray]) -> list[int]:
-        """Return how many replicas to hold now, starting ones included; all find room.
+    def replicas(self, services_s: Sequence[FloatArray]) -> list[int]:
+        """Return how many replicas to hold after that, starting ones included; all find room.
 
-        Every interval has been observed; (cores_max, batch_max) are the seconds of a batch in each
-        stage.
+        (cores_max, batch_max) are the seconds of a batch in each stage.
         """
         stages = []
-        for planner, part, service_s in zip(self._planners, parts, services_s, strict=True):
+        for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             held = part.allocation.stages[0]
             stages.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
         return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]

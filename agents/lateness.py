@@ -41,6 +41,33 @@ class Option(NamedTuple):
 
 
 @compiled
+def write_arrivals(state: StageState) -> None:
+    """Write when each forecast arrival comes, and when it is due.
+
+    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
+    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
+    queue, get the lowest.
+    """
+    count, noise, low_s = len(state.arrivals_s), state.noise, state.budget_low_s
+    step_s = (state.budget_high_s - low_s) / max(count - 1, 1)
+    for n in range(count):
+        root = (math.sqrt(noise * noise + 4 * n) - noise) / 2
+        state.arrivals_s[n, 0] = root * root / state.rate_rps
+        state.arrivals_s[n, 1] = state.arrivals_s[n, 0] + (low_s + step_s * n)
+
+
+class Cores(NamedTuple):
+    """What all options share of a variant on some cores."""
+
+    service_s: FloatArray
+    """(batch_max,) seconds of a batch then, and until the decision is in force."""
+    before_s: FloatArray
+    settled: int
+    """Size at which batches settle then, and until the decision is in force."""
+    settled_before: int
+
+
+@compiled
 def count_hopeless(tables: StageTables, state: StageState) -> int:
     """Return how many tasks at the head of the queue do not count."""
     hopeless = 0
@@ -58,17 +85,6 @@ def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> 
 
 
 @compiled
-def scale_running(tables: StageTables, state: StageState, cores: int) -> None:
-    """Write when replicas are free on so many cores: a resize acts on running batches at once."""
-    for replica in range(state.free_s.size):
-        left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
-        if size > 0:
-            whole_s = latency_s(tables, state.variant, size, state.cores)
-            faster = latency_s(tables, state.variant, size, cores) / whole_s
-        state.free_s[replica] = left_s * faster
-
-
-@compiled
 def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) -> int:
     """Return the smallest batch that holds what arrives during it, at most the largest."""
     replicas = state.free_s.size
@@ -81,22 +97,27 @@ def settled_size(tables: StageTables, state: StageState, service_s: FloatArray) 
 
 
 @compiled
-def option_of(
-    tables: StageTables,
-    state: StageState,
-    variant: int,
-    cores: int,
-    batch: int,
-    settled: int,
-    settled_before: int,
-) -> Option:
-    """Return an option, after :func:`scale_running`; its batches settle at such sizes."""
+def begin_cores(tables: StageTables, state: StageState, variant: int, cores: int) -> Cores:
+    """Get ready for options on so many cores: a resize acts on running batches at once."""
+    for replica in range(state.free_s.size):
+        left_s, size, faster = state.running[replica, 0], state.running[replica, 1], 1.0
+        if size > 0:
+            whole_s = latency_s(tables, state.variant, size, state.cores)
+            faster = latency_s(tables, state.variant, size, cores) / whole_s
+        state.free_s[replica] = left_s * faster
     service_s, before_s = tables.service_s[variant, cores - 1], state.before_s[variant]
-    own_s = service_s[min(settled, batch) - 1]
-    own_before_s = before_s[min(settled_before, batch) - 1]
+    settled = settled_size(tables, state, service_s), settled_size(tables, state, before_s)
+    return Cores(service_s, before_s, settled[0], settled[1])
+
+
+@compiled
+def option_of(state: StageState, on: Cores, batch: int) -> Option:
+    """Return an option."""
+    own_s = on.service_s[min(on.settled, batch) - 1]
+    own_before_s = on.before_s[min(on.settled_before, batch) - 1]
     return Option(
-        Service(service_s, state.free_s, batch, own_s),
-        Service(before_s, state.running[:, 0], batch, own_before_s),
+        Service(on.service_s, state.free_s, batch, own_s),
+        Service(on.before_s, state.running[:, 0], batch, own_before_s),
     )
 
 
@@ -173,7 +194,7 @@ def _arrival_done_s(
 
 
 @compiled
-def count_short(tables: StageTables, state: StageState, option: Option) -> int:
+def _count_short(tables: StageTables, state: StageState, option: Option) -> int:
     """Return how many tasks more arrive in an interval than are served."""
     batch = option.new.batch
     served_rps = state.free_s.size * batch / option.new.service_s[batch - 1]
@@ -193,7 +214,7 @@ def count_late(
 ) -> int:
     """Count the late tasks if the later stages take so many ticks; above a limit, not all."""
     later_s = (later_ticks - ROUNDING) * tables.tick_s if later_ticks else 0.0
-    late = count_short(tables, state, option)
+    late = _count_short(tables, state, option)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     number = stop = 0
     while late <= limit and stop < state.arrivals_s.shape[0]:
@@ -219,21 +240,16 @@ def count_late(
 
 
 @compiled
-def _write_left(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
-    """Write how much time each task that counts has left when it is done; return their number."""
-    batch, queued, count, end_s, start_s = option.new.batch, state.due_s.size, 0, 0.0, 0.0
-    for place in range(hopeless, queued):
-        if place == hopeless or place % batch == 0:
-            end_s = _queued_done_s(tables, state, option, place // batch)
-        state.left_s[count] = state.due_s[place] - end_s
-        count += 1
-    for order in range(state.arrivals_s.shape[0]):
-        if order % batch == 0:
-            start_s = _arrivals_start_s(tables, state, option, order // batch)
-        end_s = _arrival_done_s(tables, state, option, start_s, state.arrivals_s[order, 0])
-        state.left_s[count] = state.arrivals_s[order, 1] - end_s
-        count += 1
-    return count
+def _left_s(tables: StageTables, state: StageState, option: Option, task: int) -> float:
+    """Return how much time a task of the queue, or behind it an arrival, has left when done."""
+    order, batch = task - state.due_s.size, option.new.batch
+    if order < 0:
+        waiting_left_s: float = state.due_s[task]
+        return waiting_left_s - _queued_done_s(tables, state, option, task // batch)
+    start_s = _arrivals_start_s(tables, state, option, order // batch)
+    arrival_s, due_s = state.arrivals_s[order, 0], state.arrivals_s[order, 1]
+    left_s: float = due_s - _arrival_done_s(tables, state, option, start_s, arrival_s)
+    return left_s
 
 
 @compiled
@@ -248,11 +264,11 @@ def _ticks_left(tables: StageTables, left_s: float) -> int:
 @compiled
 def room_of(tables: StageTables, state: StageState, option: Option, hopeless: int) -> int:
     """Return the longest latency of the later stages with which nothing here is late, in ticks."""
-    if count_short(tables, state, option) > 0:
+    if _count_short(tables, state, option) > 0:
         return NEVER
     least_s = TICKS * tables.tick_s
-    for task in range(_write_left(tables, state, option, hopeless)):
-        least_s = min(least_s, state.left_s[task])
+    for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
+        least_s = min(least_s, _left_s(tables, state, option, task))
     return _ticks_left(tables, least_s)
 
 
@@ -262,9 +278,9 @@ def write_late(
 ) -> None:
     """Count the late tasks for each latency of the later stages: (horizon + 1,), overwritten."""
     late[:] = 0
-    late[0] = count_short(tables, state, option)
-    for task in range(_write_left(tables, state, option, hopeless)):
-        ticks = _ticks_left(tables, state.left_s[task])
+    late[0] = _count_short(tables, state, option)
+    for task in range(hopeless, state.due_s.size + len(state.arrivals_s)):
+        ticks = _ticks_left(tables, _left_s(tables, state, option, task))
         if ticks + 1 < late.size:
             late[ticks + 1] += 1
     for ticks in range(1, late.size):

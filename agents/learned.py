@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from sponge_env.control.base import BaseController
+from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import Control, control_named, decode, encode, reaching
@@ -14,7 +15,6 @@ from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard
-from .lookahead import plays
 from .policy import POLICY_FILE, FloatMatrix, Policy, load_policy
 from .stepwise import PolicyState, allocation
 
@@ -62,7 +62,7 @@ class PolicyController(BaseController):
         self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
         if self._state is not None and info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
-        guards = self._guarded and plays(spec)
+        guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:

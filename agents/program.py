@@ -1,4 +1,4 @@
-"""Sponge's integer program: what stays the same, what a decision looks at, and what is minimised.
+"""Sponge's integer program: what is minimised, what stays the same, what a decision looks at.
 
 Minimise the cost of variant, cores and batch size of each stage so that no request misses its
 deadline. Two formulations say which do: the published one, of one stage, gives every request the
@@ -6,10 +6,7 @@ worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where
 some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
 already makes the next ones late until it is gone. One stage is solved by enumeration
 (:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and both with PuLP on
-request (:mod:`.solvers`).
-
-Arrays over the pairs of one stage have shape (batch_max, cores_max), row ``b - 1``, column
-``c - 1``; service times have cores before batches.
+request (:mod:`.solvers`, where the published program is, too).
 """
 
 from __future__ import annotations
@@ -20,14 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
-from sponge_env.latency import LatencyModel
 
-from .rates import Forecast, forecast_arrivals_s
+from .rates import ROUNDING, Forecast
 
-ROUNDING_MS = 1e-6
-"""Milliseconds that a published budget may be off by rounding."""
 TICKS = 128
 """Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
 _TASKS_SHARE = 0.9
@@ -36,7 +30,6 @@ _MAX_TASKS = 256
 _MARGIN_PROBABILITY = 0.9
 """Probability with which a latency should stay below prediction plus margin, by the residuals of
 the profile's fit."""
-_NO_ARRIVALS = np.empty((0, 2))
 
 
 class StageTables(NamedTuple):
@@ -67,15 +60,13 @@ class StageState(NamedTuple):
     due_s: FloatArray
     """(queued,) when each waiting task is due, ascending."""
     arrivals_s: FloatArray
-    """(arrivals, 2) when more will come, and when they are due."""
+    """(arrivals, 2) when more will come, and when they are due, overwritten."""
     ready_s: float
     """Seconds until there is a replica."""
     running: FloatArray
     """(replicas, 2) seconds until each replica is free, ascending, and the size of its batch."""
     free_s: FloatArray
     """(replicas,) the same seconds under an option's cores, overwritten."""
-    left_s: FloatArray
-    """(queued + arrivals,) time that each task has left when it is done here, overwritten."""
     variant: int
     """Variant and cores in force."""
     cores: int
@@ -87,15 +78,15 @@ class StageState(NamedTuple):
     """Tasks per second to be ready for."""
     noise: float
     """Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected."""
+    budget_low_s: float
+    """Lowest and highest budget of those that arrive."""
+    budget_high_s: float
 
 
 def idle_state(tables: StageTables) -> StageState:
     """Return the state of a stage with one replica and no load."""
-    nothing, idle, before_s = np.empty(0), np.zeros((1, 2)), tables.service_s[:, 0].copy()
-    times = nothing, _NO_ARRIVALS, 0.0, idle, np.zeros(1), nothing
-    return StageState(
-        *times, variant=0, cores=1, before_s=before_s, replicas=1, rate_rps=0.0, noise=0.0
-    )
+    times = np.empty(0), np.empty((0, 2)), 0.0, np.zeros((1, 2)), np.zeros(1)
+    return StageState(*times, 0, 1, tables.service_s[:, 0].copy(), 1, 0.0, 0.0, 0.0, 0.0)
 
 
 class SystemModel:
@@ -110,28 +101,29 @@ class SystemModel:
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)
         ]
-        self._margins = [[_margin(fit) for fit in fits] for fits in self._fits]
+        # The relative allowance on all latencies, which most stay within.
+        self._margins = [
+            [max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY)) for fit in fits]
+            for fits in self._fits
+        ]
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
-        sizes = [(stage.batch_max, stage.cores_max) for stage in spec.stages]
-        fastest_s = [
-            min(float(fit.table_s(*size)[0, -1]) for fit in fits)
-            for fits, size in zip(self._fits, sizes, strict=True)
+        self._mean_tasks = [stage.mean_tasks for stage in spec.stages]
+        tables_s = [
+            [fit.table_s(stage.batch_max, stage.cores_max).T for fit in fits]
+            for stage, fits in zip(spec.stages, self._fits, strict=True)
         ]
+        fastest_s = [min(float(table_s[-1, 0]) for table_s in each) for each in tables_s]
         self.tables = []
-        for k, fits in enumerate(self._fits):
-            margins = self._margins[k]
-            tables_s = [
-                (1 + margin) * fit.table_s(*sizes[k]).T
-                for fit, margin in zip(fits, margins, strict=True)
-            ]
-            fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in fits]
-            loss = accuracy_price * spec.stages[k].percent_lost[list(self.variants[k])]
+        for k, stage in enumerate(spec.stages):
+            fitted = [(fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s) for fit in self._fits[k]]
+            margins = 1 + np.array(self._margins[k])
             tables = StageTables(
-                service_s=np.ascontiguousarray(tables_s),
+                service_s=np.ascontiguousarray(margins[:, None, None] * tables_s[k]),
                 coefficients_s=np.array(fitted),
-                loss=loss,
-                group=_group(tasks[k]),
+                loss=accuracy_price * stage.percent_lost[list(self.variants[k])],
+                # How many tasks a request has at most, with a few exceptions.
+                group=max(1, int(np.searchsorted(np.cumsum(tasks[k]), _TASKS_SHARE))),
                 before_s=sum(fastest_s[:k], 0.0),
                 left_s=sum(fastest_s[k:]),
                 tick_s=spec.slo_s / TICKS,
@@ -155,38 +147,43 @@ class SystemModel:
     ) -> list[StageState]:
         """Lay a decision out, for so many replicas of each stage."""
         spec, states = self._spec, []
-        arrivals_s = forecast_arrivals_s(forecast, spec.interval_s + spec.resize_delay_s)
+        rate_rps, noise, low_s, high_s = forecast
+        until_s = spec.interval_s + spec.resize_delay_s
+        arrivals = max(0, math.ceil(rate_rps * until_s - ROUNDING))
         for k, stage in enumerate(view.stages):
-            running = self._running(k, stage, replicas[k], view.now_s)
+            row, cores = self._row(k, stage), stage.cores_in_force
+            running = self._running(k, row, stage, replicas[k], view.now_s)
             state = StageState(
-                due_s=stage.queued_deadlines_s - view.now_s,
-                arrivals_s=arrivals_s,
-                ready_s=0.0 if stage.replicas_ready else float(running[0, 0]),
-                running=running,
-                free_s=np.empty(len(running)),
-                left_s=np.empty(stage.queued_deadlines_s.size + len(arrivals_s)),
-                variant=self._row(k, stage),
-                cores=stage.cores_in_force,
-                before_s=self._before_s(k, stage),
-                replicas=replicas[k],
-                rate_rps=forecast.rate_rps * spec.stages[k].mean_tasks,
-                noise=forecast.noise * self._spread[k],
+                stage.queued_deadlines_s - view.now_s,
+                np.empty((arrivals, 2)),
+                0.0 if stage.replicas_ready else float(running[0, 0]),
+                running,
+                np.empty(len(running)),
+                row,
+                cores,
+                self._before_s(k, stage),
+                replicas[k],
+                rate_rps * self._mean_tasks[k],
+                noise * self._spread[k],
+                low_s,
+                high_s,
             )
             states.append(state)
-            arrivals_s = _NO_ARRIVALS  # what comes later to the next stages is not forecast
+            arrivals = 0  # what comes later to the next stages is not forecast
         return states
 
-    def _running(self, k: int, stage: StageView, replicas: int, now_s: float) -> FloatArray:
+    def _running(
+        self, k: int, row: int, stage: StageView, replicas: int, now_s: float
+    ) -> FloatArray:
         """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
 
         A running batch has the margin, too. If there are more than replicas, those that end last
         are taken to stay. Where no replica is ready, those that start serve as soon as they are.
         """
-        ready = min(stage.replicas_ready, replicas)
+        ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]
             return np.array(starting or [(0.0, 0)], np.float64)
-        row, cores, batches = self._row(k, stage), stage.cores_in_force, []
         fit, margin = self._fits[k][row], self._margins[k][row]
         for batch in stage.running:
             # Plain numbers, for NumPy takes long for a single one.
@@ -194,8 +191,10 @@ class SystemModel:
             whole_s = whole_s + fit.delta_s * batch.size + fit.eta_s
             left_s = batch.expected_end_s + margin * whole_s - now_s
             batches.append((max(0.0, left_s), batch.size))
-        batches = sorted(batches)[-ready:]
-        return np.array([(0.0, 0)] * (ready - len(batches)) + batches, np.float64)
+        running = np.zeros((ready, 2))
+        for at, (left_s, size) in enumerate(sorted(batches, reverse=True)[:ready], 1):
+            running[-at, 0], running[-at, 1] = left_s, size
+        return running
 
     def _before_s(self, k: int, stage: StageView) -> FloatArray:
         """Return (variants, batch_max) seconds of a batch until this decision is in force."""
@@ -210,11 +209,6 @@ class SystemModel:
             cores, from_s = next_cores, until_s
         mean_s: FloatArray = delay_s / speed
         return mean_s
-
-
-def _margin(fit: LatencyModel) -> float:
-    """Return the relative allowance on all latencies, which most stay within."""
-    return max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY))
 
 
 def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
@@ -236,68 +230,8 @@ def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:
     return tasks
 
 
-def _group(tasks: FloatArray) -> int:
-    """Return how many tasks a request has at most, with a few exceptions."""
-    return max(1, int(np.searchsorted(np.cumsum(tasks), _TASKS_SHARE)))
-
-
 def _spread(tasks: FloatArray) -> float:
     """Return how much more tasks scatter than requests, whose number scatters as Poisson's."""
     counts = np.arange(tasks.size)
     mean = float(tasks @ counts)
     return math.sqrt(float(tasks @ counts**2) / mean) if mean > 0 else 1.0
-
-
-class Program(NamedTuple):
-    """Minimise ``sum(cost * x)`` over one-hot ``x`` subject to ``sum(late * x) <= 0``.
-
-    The published program has one row per request r: ``sum(misses[r] * x) <= 0``, with the 0/1
-    table of the pairs under which r is late. The rows are not negative, so together they say the
-    same as their sum, which is ``late``.
-    """
-
-    cost: FloatArray
-    """(batch_max, cores_max) what is minimised; all different."""
-    late: IntArray
-    """(batch_max, cores_max) requests that would miss their deadline."""
-
-
-def cost_table(spec: SystemSpec) -> FloatArray:
-    """Return ``c + b / (batch_max + 1)``: fewest cores, then the smallest batch.
-
-    It is the published objective, its tie-break made exact: no two pairs cost the same.
-    """
-    batches, cores = np.ogrid[1 : spec.first.batch_max + 1, 1 : spec.first.cores_max + 1]
-    cost: FloatArray = cores + batches / (spec.first.batch_max + 1)
-    return cost
-
-
-def recovery_table(spec: SystemSpec) -> FloatArray:
-    """Return (batch_max, cores_max) ranks by throughput: 0 is the highest.
-
-    Ranks, so that no two pairs are closer than a solver's tolerance; of equal ones by cost.
-    """
-    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-    throughput = np.arange(1, spec.first.batch_max + 1)[:, None] / latency_s
-    best_first = np.lexsort((cost_table(spec).ravel(), -throughput.ravel()))
-    return best_first.argsort().astype(np.float64).reshape(throughput.shape)
-
-
-def published_table_ms(spec: SystemSpec) -> FloatArray:
-    """Return (batch_max, cores_max) latencies floored to whole milliseconds, at least 1."""
-    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-    return np.maximum(np.floor(latency_s * 1e3), 1)
-
-
-def count_published(latency_ms: FloatArray, rate_rps: float, limit_ms: float) -> IntArray:
-    """Count the misses of every pair in the published form.
-
-    As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
-    as queued at once and are served in batches of ``b`` one after another; each must end within
-    ``slo_fraction * SLO - cl_max``, with ``cl_max`` the largest communication delay, and the
-    throughput must reach their rate. The rate is the published lambda, the limit that time.
-    """
-    batches = np.arange(1, len(latency_ms) + 1)[:, None]
-    in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / latency_ms), 0)
-    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
-    return (np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved).astype(np.int64)

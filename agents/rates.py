@@ -7,7 +7,6 @@ network, too (:mod:`.lookahead.flow`).
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import deque
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
@@ -85,44 +83,25 @@ def _dispersion(counts: list[float], mean: float) -> float:
     """
     if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
-    around_mean = sum((count - mean) ** 2 for count in counts)
-    successive = sum((after - before) ** 2 for before, after in itertools.pairwise(counts)) / 2
-    return min(around_mean, successive) / (len(counts) - 1) / mean
+    around_mean, successive, before = 0.0, 0.0, counts[0]
+    for count in counts:
+        around_mean += (count - mean) * (count - mean)
+        successive += (count - before) * (count - before)
+        before = count
+    return min(around_mean, successive / 2) / (len(counts) - 1) / mean
 
 
 def _budget_range_s(spec: SystemSpec, view: SystemView) -> tuple[float, float]:
     """Return the lowest and the highest budget on arrival to expect."""
     delays_s: list[float] = view.mean_delays_s[-_DELAY_WINDOWS:].tolist()
     # The intervals before the first arrival have none.
-    worst_delay_s = max((delay_s for delay_s in delays_s if not math.isnan(delay_s)), default=0.0)
+    worst_delay_s = max([delay_s for delay_s in delays_s if delay_s == delay_s], default=0.0)
     remembered_s = spec.slo_s - worst_delay_s
     if not view.budgets_s.size:
         return remembered_s, remembered_s
-    budgets_s: list[float] = np.sort(view.budgets_s).tolist()
+    budgets_s: list[float] = sorted(view.budgets_s.tolist())
     low_s = quantile(budgets_s, _BUDGET_QUANTILE)
     return min(low_s, remembered_s), quantile(budgets_s, 1 - _BUDGET_QUANTILE)
-
-
-def forecast_arrivals_s(forecast: Forecast, until_s: float) -> FloatArray:
-    """Return when each forecast arrival comes, and when it is due: (arrivals, 2).
-
-    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
-    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
-    queue, get the lowest.
-    """
-    arrivals_s = np.empty((max(0, math.ceil(forecast.rate_rps * until_s - ROUNDING)), 2))
-    _write_arrivals(forecast, arrivals_s)
-    return arrivals_s
-
-
-@entry_point
-def _write_arrivals(forecast: Forecast, arrivals_s: FloatArray) -> None:
-    rate_rps, noise, low_s, high_s = forecast
-    step_s = (high_s - low_s) / max(len(arrivals_s) - 1, 1)
-    for n in range(len(arrivals_s)):
-        root = (math.sqrt(noise * noise + 4 * n) - noise) / 2
-        arrivals_s[n, 0] = root * root / rate_rps
-        arrivals_s[n, 1] = arrivals_s[n, 0] + (low_s + step_s * n)
 
 
 def smoothed(rates: FloatArray) -> FloatArray:

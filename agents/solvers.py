@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,72 +12,49 @@ from sponge_env.control.chain import Chain
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec
 
-from .enumeration import count_pairs
-from .program import (
-    Program,
-    StageState,
-    StageTables,
-    cost_table,
-    count_published,
-    published_table_ms,
-    recovery_table,
-)
-
 if TYPE_CHECKING:
     import pulp  # it takes a while to import, and only its own solver needs it
 
 SolverName = Literal["exact", "pulp", "highs"]
 
+ROUNDING_MS = 1e-6
+"""Milliseconds that a published budget may be off by rounding."""
+
 
 class PublishedProgram:
     """Solves the published form for a system of one stage, by enumeration or with PuLP.
 
-    Of the pairs that miss the fewest deadlines, the one of the lowest cost wins; it is feasible
-    if it misses none.
+    Of the pairs that miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)``
+    wins, which is the published objective with its tie-break made exact. It is feasible if it
+    misses none.
     """
 
     def __init__(self, spec: SystemSpec, solver: SolverName = "exact") -> None:
-        self._slo_s, self._latency_ms = spec.slo_s, published_table_ms(spec)
-        self._cost = cost_table(spec)
+        latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+        self._latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
+        self._slo_s = spec.slo_s
         self._backend = None if solver == "exact" else make_backend(solver)
 
     def choose(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve it for an arrival rate and the largest delay; see :func:`count_published`."""
+        """Solve it for an arrival rate, the published lambda, and the largest delay ``cl_max``.
+
+        As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
+        as queued at once and are served in batches of ``b`` one after another; each must end within
+        ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate.
+        """
         limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
-        late = count_published(self._latency_ms, rate_rps, limit_ms)
-        if self._backend is not None:
-            return solve(Program(self._cost, late), self._backend)
+        batches = np.arange(1, self._latency_ms.shape[1] + 1)
+        in_time = batches * np.maximum(np.floor((limit_ms + ROUNDING_MS) / self._latency_ms), 0)
+        unserved = np.maximum(np.ceil(rate_rps - batches / self._latency_ms * 1e3), 0)
+        late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
         # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
-        cores, batch = divmod(int(late.T.argmin()), len(late))
+        pair = int(late.argmin())
+        if self._backend is not None:
+            chain = Chain([late.size], 1, total_cores=0)
+            chain.choices.cost[:], chain.late[:, 0] = range(late.size), late.ravel()
+            (pair,) = solve_chain(chain, True, self._backend)
+        cores, batch = divmod(pair, batches.size)
         return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
-
-
-def pairs_program(spec: SystemSpec, tables: StageTables, state: StageState) -> Program:
-    """Return our form for one stage and variant; the backlog counts where each pair misses some."""
-    late = np.empty((spec.first.batch_max, spec.first.cores_max), np.int64)
-    count_pairs(tables, state, late)
-    return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
-
-
-def solve(program: Program, backend: pulp.LpSolver) -> Allocation:
-    """Solve a program; of the pairs that miss the fewest deadlines, the cheapest wins.
-
-    Where none meets every budget, the bound on violations rises from 0 to the fewest, which the
-    table shows without another solve. A RuntimeError if the optimum was not found.
-    """
-    import pulp
-
-    fewest = int(program.late.min())
-    pairs = list(np.ndindex(program.cost.shape))
-    model = pulp.LpProblem("sponge", pulp.LpMinimize)
-    chosen = [model.add_variable(f"b{b + 1}_c{c + 1}", cat=pulp.LpBinary) for b, c in pairs]
-    model += pulp.lpDot(program.cost.ravel().tolist(), chosen)
-    model += pulp.lpSum(chosen) == 1
-    model += pulp.lpDot(program.late.ravel().tolist(), chosen) <= fewest
-    if model.solve(backend) != pulp.LpStatusOptimal:
-        raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[model.status]}")
-    row, column = next(pair for pair, x in zip(pairs, chosen, strict=True) if x.varValue > 0.5)
-    return Allocation(cores=column + 1, batch=row + 1, feasible=fewest == 0)
 
 
 def solve_chain(chain: Chain, count_late: bool, backend: pulp.LpSolver) -> tuple[int, ...]:
@@ -100,14 +77,24 @@ def solve_chain(chain: Chain, count_late: bool, backend: pulp.LpSolver) -> tuple
     late: list[Any] = []
     for first, stop in stages:
         after = pulp.lpDot(choices.ticks[stop:].tolist(), chosen[stop:])
-        if count_late:
-            late += _late_terms(model, chain, chosen, (first, stop), after, big_m)
-            continue
         for option in range(first, stop):
-            if (room := int(choices.room[option])) < chain.horizon:
+            if not count_late and (room := int(choices.room[option])) < chain.horizon:
                 model += after <= room + (big_m + 1) * (1 - chosen[option])
+        if not count_late:
+            continue
+        late += [int(chain.late[option, 0]) * chosen[option] for option in range(first, stop)]
+        for ticks in range(1, chain.horizon + 1) if stop < count else ():
+            reached = model.add_variable(f"reached{first}_{ticks}", cat=pulp.LpBinary)
+            model += after - (ticks - 1) <= big_m * reached
+            for option in range(first, stop):
+                if more := int(chain.late[option, ticks] - chain.late[option, ticks - 1]):
+                    both = model.add_variable(f"late{option}_{ticks}", lowBound=0)
+                    model += both >= chosen[option] + reached - 1
+                    late.append(more * both)
+    # The costs of a single stage by their ranks, for a solver's tolerance is relative to them.
+    cost = choices.cost.argsort(kind="stable").argsort() if len(stages) == 1 else choices.cost
     goals = [pulp.lpSum(late)] if late else []
-    for goal in (*goals, pulp.lpDot(choices.cost.tolist(), chosen)):
+    for goal in (*goals, pulp.lpDot(cost.tolist(), chosen)):
         model.setObjective(goal)
         status = model.solve(backend)
         if status == pulp.LpStatusInfeasible and not count_late:
@@ -116,30 +103,6 @@ def solve_chain(chain: Chain, count_late: bool, backend: pulp.LpSolver) -> tuple
             raise RuntimeError(f"{backend.name} ended as {pulp.LpStatus[status]}")
         model += goal <= round(pulp.value(goal) or 0)
     return tuple(k for k in range(count) if chosen[k].varValue > 0.5)
-
-
-def _late_terms(
-    model: pulp.LpProblem,
-    chain: Chain,
-    chosen: Sequence[pulp.LpVariable],
-    stage: tuple[int, int],
-    after: Any,
-    big_m: int,
-) -> list[Any]:
-    """Return the terms whose sum is the late requests of a stage, by the ticks after it."""
-    import pulp
-
-    late, options = chain.late, range(*stage)
-    terms = [int(late[option, 0]) * chosen[option] for option in options]
-    for ticks in range(1, chain.horizon + 1):
-        reached = model.add_variable(f"reached{stage[0]}_{ticks}", cat=pulp.LpBinary)
-        model += after - (ticks - 1) <= big_m * reached
-        for option in options:
-            if more := int(late[option, ticks] - late[option, ticks - 1]):
-                both = model.add_variable(f"late{option}_{ticks}", lowBound=0)
-                model += both >= chosen[option] + reached - 1
-                terms.append(more * both)
-    return terms
 
 
 def make_backend(name: SolverName) -> pulp.LpSolver:

@@ -19,10 +19,10 @@ from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
 
-from .fleet import FleetOptions
+from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
 from .solvers import PublishedProgram, SolverName, make_backend
-from .stages import StagePlanner
+from .stages import StageProgram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,37 +82,46 @@ class SpongeIP(BaseController):
         self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         in_pipeline = self.part_of_pipeline or len(spec.stages) > 1
         self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
+        self._fleets = None
         if config.formulation == "paper":
             self._published = PublishedProgram(spec, config.solver)
-        else:
-            self._planner = StagePlanner(config, spec, scaled_out=in_pipeline)
+            return
+        self._program = StageProgram(config, spec)
+        if in_pipeline:
+            self._fleets = Fleets(config, spec, in_pipeline)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the program that follows from the view."""
         config, paper = self.config, self.config.formulation == "paper"
+        replicas = [1] * len(spec.stages)
         if not view.first.arrivals.size:
-            held = dataclasses.replace(view.allocation, feasible=True)
-            return held if paper else self._planner.everything()
+            if paper:
+                return dataclasses.replace(view.allocation, feasible=True)
+            if self._fleets:
+                replicas = [stage.replicas for stage in spec.initial.stages]
+            return everything(spec, replicas)
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
             answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
         else:
-            answer = self._planner.choose(view, self._forecast(spec, view))
+            if self._fleets:
+                model = self._program.model
+                self._fleets.observe(view)
+                services_s = [model.service_s(k, view) for k in range(len(replicas))]
+                replicas = self._fleets.replicas(services_s)
+            answer = self._program.choose(view, self._forecast(spec, view), replicas)
         if not answer.feasible and config.on_infeasible == "hold":
             return dataclasses.replace(view.allocation, feasible=False)
         return answer
 
     def _forecast(self, spec: SystemSpec, view: SystemView) -> Forecast:
         forecast = forecast_arrivals(spec, view, self._sigmas)
+        if not spec.resize_delay_s:
+            return forecast
         self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
         swing = math.exp(SIGMAS * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
-
-
-def sponge_exact(**options: object) -> SpongeIP:
-    """Make the controller with the compiled solver, whatever the default is."""
-    return SpongeIP(solver="exact", **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +157,11 @@ class Ablated(SpongeIP):
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Solve the smaller program."""
         fixed, smaller = self.config.cores_fixed, self._smaller
-        batch = min(view.allocation.batch, smaller.first.batch_max)
-        cores = view.allocation.cores if fixed is None else 1
-        seen = dataclasses.replace(
-            view, allocation=view.allocation.changed(cores=cores, batch=batch)
-        )
         if fixed is not None:
-            seen = seen.with_first(cores_in_force=1, pending=())
-        answer = super().allocate(smaller, seen)
-        return answer if fixed is None else answer.changed(cores=min(fixed, spec.first.cores_max))
+            view = view.with_first(cores_in_force=1, pending=())
+        answer = super().allocate(smaller, view)
+        cores = answer.cores if fixed is None else min(fixed, spec.first.cores_max)
+        return answer.changed(cores=cores, batch=min(answer.batch, smaller.first.batch_max))
 
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
@@ -167,6 +172,7 @@ def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
     return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
 
 
+sponge_exact = partial(SpongeIP, solver="exact")
 no_batching = partial(Ablated, batch_limit=1)
 no_scaling = partial(Ablated, cores_fixed=16)
 equal_split = partial(SpongeIP, budget="equal")

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sponge_env.control.base import BaseController
-from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .fleet import FleetOptions, Fleets, everything
-from .lookahead import plays
-from .lookahead.flow import FlowForecast
-from .lookahead.planner import LookAhead, MPCConfig, in_force
-from .lookahead.service_times import StageTimes, fitted_s
+from .lookahead import SpongeMPC
+from .lookahead.planner import LookAhead, MPCConfig
+from .lookahead.service_times import StageTimes, in_force
 
 _MARGIN_PROBABILITY = 0.95
 """Probability with which a latency that was never measured should stay below prediction plus
@@ -36,7 +33,7 @@ class SpongeJointConfig(MPCConfig, FleetOptions):
     """
 
 
-class SpongeJoint(BaseController):
+class SpongeJoint(SpongeMPC):
     """Sponge with replicas: chooses how many, their cores, and the batch size.
 
     Before the first interval has passed the load is unknown, and the replicas that there are
@@ -45,40 +42,22 @@ class SpongeJoint(BaseController):
 
     config: SpongeJointConfig
 
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return whether it can play the stages."""
-        return plays(spec)
-
     def begin(self, spec: SystemSpec) -> None:
         """Start from the fitted service times and a margin; compiles at the first call."""
-        config = self.config
-        self._shares = shares(spec, "proportional")
-        service_s = fitted_s(spec)
-        self._times = StageTimes(spec, service_s, _MARGIN_PROBABILITY, _SAFETY)
-        self._program = LookAhead(spec, config, service_s)
-        self._fleets = Fleets(config, spec, self.part_of_pipeline or len(spec.stages) > 1)
+        self._times = StageTimes(spec, _MARGIN_PROBABILITY, _SAFETY)
+        self._program = LookAhead(spec, self.config, self._times)
+        self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        parts, forecast = self._observed(view)
-        services_s = [
-            self._times.table_s(k, in_force(stage.allocation))
-            for k, stage in enumerate(view.stages)
-        ]
-        replicas = self._fleets.replicas(parts, services_s)
-        return self._program.choose(view, forecast, replicas, make_room=self._fleets.overloaded)
+        self._observe(view)
+        replicas = self._fleets.replicas(
+            [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
+        )
+        return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
 
-    def observe(self, view: SystemView) -> None:
-        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
-        if view.first.arrivals.size:
-            self._observed(view)
-
-    def _observed(self, view: SystemView) -> tuple[list[SystemView], FlowForecast]:
-        """Take in the interval that has passed; return the stages' parts, and what to expect."""
-        parts = stage_views(view, self.spec, self._shares)
-        if self.config.learning:
-            self._program.learn(self._times, view, parts)
-        self._fleets.observe(parts)
-        return parts, self._program.observe(view)
+    def _observe(self, view: SystemView) -> None:
+        super()._observe(view)
+        self._fleets.observe(view)

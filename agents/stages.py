@@ -35,26 +35,24 @@ from sponge_env.control.chain import (
     stage_table,
     winning_margin,
 )
-from sponge_env.control.split import shares, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .enumeration import PairOrder, pair_order, solve_pairs
-from .fleet import Fleets, everything
+from .enumeration import pair_order, solve_pairs
 from .lateness import (
     Service,
+    begin_cores,
     count_hopeless,
     count_late,
     done_s,
     option_of,
     room_of,
-    scale_running,
-    settled_size,
+    write_arrivals,
     write_late,
 )
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
-from .rates import ROUNDING, Forecast, forecast_arrivals_s
-from .solvers import make_backend, pairs_program, solve, solve_chain
+from .rates import ROUNDING, Forecast
+from .solvers import make_backend, solve_chain
 
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
@@ -91,6 +89,7 @@ def lay_out(
     stages; then the room or late requests of what cannot win are not written.
     """
     variants, cores_max, batch_max = tables.service_s.shape
+    write_arrivals(state)
     hopeless, rows = count_hopeless(tables, state), variants * cores_max
     begin_stage(costs, k)
     table = stage_table(choices, late, costs, k, 0, 0)
@@ -101,18 +100,15 @@ def lay_out(
         # late requests count.
         row = rows - 1 - each if late.shape[0] else each
         variant, cores = row // cores_max, row % cores_max + 1
-        service_s = tables.service_s[variant, cores - 1]
-        scale_running(tables, state, cores)
-        settled, held = settled_size(tables, state, service_s), cores * state.replicas
-        settled_before = settled_size(tables, state, state.before_s[variant])
-        steady = _steady(tables, state, service_s, settled)
+        on, held = begin_cores(tables, state, variant, cores), cores * state.replicas
+        service_s, steady = on.service_s, _steady(tables, state, on.service_s, on.settled)
         for other in range(batch_max):
             batch = batch_max - other if late.shape[0] else other + 1
             at = choices.first[k] + row * batch_max + batch - 1
-            option = option_of(tables, state, variant, cores, batch, settled, settled_before)
+            option = option_of(state, on, batch)
             if k:  # the first has no stage before it that would need its latency
-                if min(batch, settled) != steady.size:
-                    steady = _steady(tables, state, service_s, min(batch, settled))
+                if min(batch, on.settled) != steady.size:
+                    steady = _steady(tables, state, service_s, min(batch, on.settled))
                 choices.ticks[at] = _later_ticks(tables, state, option.new, steady)
             choices.cores[at] = held
             if late.shape[0]:
@@ -169,24 +165,20 @@ class StageProgram:
         self._backend = None if config.solver == "exact" else make_backend(config.solver)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
-        one = len(spec.stages) == 1 and len(self.model.variants[0]) == 1
+        one = self._backend is None and len(spec.stages) == len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
-        self._compile()
-
-    def _compile(self) -> None:
-        """Compile the kernels, or load them from disk, so that no decision waits for it."""
-        forecast_arrivals_s(Forecast(1.0, 0.0, 0.0, 0.0), 1.0)
+        self._any_cores = spec.total_cores // spec.first.cores_max
+        """So many replicas have room with any cores."""
+        # Compile the kernels, or load them from disk, so that no decision waits for it.
         states = [idle_state(tables) for tables in self.model.tables]
-        if self.pair_order is None:
-            for count_late in (False, True):
-                for k, state in reversed(list(enumerate(states))):
-                    self.lay_out_stage(k, state, self.chain.late_rows(count_late), compete=True)
-                self.chain.read_back(count_late)
-        elif self._backend is None:
+        if self.pair_order:
             solve_pairs(self.model.tables[0], states[0], self.pair_order)
-        else:
-            pairs_program(self._of_variant(), self.model.tables[0], states[0])
+            return
+        for late_too in (False, True):
+            for k, state in reversed(list(enumerate(states))):
+                self.lay_out_stage(k, state, self.chain.late_rows(late_too), compete=True)
+            self.chain.read_back(late_too)
 
     def _of_variant(self) -> SystemSpec:
         """Return the system as if the only variant to choose were the only one it has."""
@@ -196,22 +188,13 @@ class StageProgram:
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
-        order = self.pair_order
-        if order and self._spec.first.cores_max * replicas[0] <= self._spec.total_cores:
-            return self._choose_pair(states[0], order)
+        if self.pair_order and replicas[0] <= self._any_cores:
+            cores, batch, late = solve_pairs(self.model.tables[0], states[0], self.pair_order)
+            return Allocation(cores, batch, replicas[0], self.model.variants[0][0], late == 0)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
         return Allocation(stages=self._chosen(replicas), feasible=feasible)
-
-    def _choose_pair(self, state: StageState, order: PairOrder) -> Allocation:
-        """Choose for a single stage and variant, on a machine with room for any cores."""
-        tables, (variant,) = self.model.tables[0], self.model.variants[0]
-        if self._backend is None:
-            cores, batch, late = solve_pairs(tables, state, order)
-            return Allocation(cores, batch, state.replicas, variant, feasible=late == 0)
-        answer = solve(pairs_program(self._of_variant(), tables, state), self._backend)
-        return answer.changed(replicas=state.replicas, variant=variant)
 
     def solve(self, states: Sequence[StageState], count_late: bool) -> bool:
         """Choose options by dynamic programming; return False if each choice makes some late.
@@ -248,28 +231,3 @@ class StageProgram:
             variant = self.model.variants[k][row]
             chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         return tuple(chosen)
-
-
-class StagePlanner:
-    """Decides for a chain of stages: how many replicas each holds, then all the rest at once."""
-
-    def __init__(self, config: Any, spec: SystemSpec, scaled_out: bool) -> None:
-        """Lay the system out; only if it is ``scaled_out`` do the numbers of replicas change."""
-        self._spec, self.program = spec, StageProgram(config, spec)
-        self._shares = shares(spec, "proportional")
-        self._fleets = Fleets(config, spec, in_pipeline=True) if scaled_out else None
-
-    def everything(self) -> Allocation:
-        """Return what to hold while the load is unknown."""
-        replicas = [stage.replicas if self._fleets else 1 for stage in self._spec.initial.stages]
-        return everything(self._spec, replicas)
-
-    def choose(self, view: SystemView, forecast: Forecast) -> Allocation:
-        """Return the cheapest allocation that makes the fewest requests late."""
-        if self._fleets is None:
-            return self.program.choose(view, forecast, [1] * len(view.stages))
-        model, parts = self.program.model, stage_views(view, self._spec, self._shares)
-        self._fleets.observe(parts)
-        services_s = [model.service_s(k, view) for k in range(len(view.stages))]
-        replicas = self._fleets.replicas(parts, services_s)
-        return self.program.choose(view, forecast, replicas)

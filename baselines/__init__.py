@@ -67,20 +67,15 @@ def tuned_options(
             _warn(agent, f"a {start} start", f"those for a {there[0]} one")
         return dict(cells[keys[there[0]]]["options"])
     where = f"{cell} as it is here" if named else cell
-    if required:
-        raise ConfigError(_not_tuned(agent, where, [] if named else list(cells)))
-    _warn(agent, where, "its defaults")
-    return {}
-
-
-def _not_tuned(agent: str, where: str, cells: list[str]) -> str:
-    """Say what to do where options have to be tuned; they are, for these cells."""
+    if not required:
+        _warn(agent, where, "its defaults")
+        return {}
     scenarios, profiles = (sorted({each.split("/")[k] for each in cells}) for k in (0, 1))
-    other = f"; it was for {', '.join(scenarios)} with {', '.join(profiles)}" * bool(cells)
-    return (
-        f"{agent} was not tuned for {where}{other}; leave out the agent or what changes the "
-        f"scenario, or tune it (python -m {__name__}.tune --agents {agent} --suite FILE, a suite "
-        "with this cell)"
+    others = f"; it was for {', '.join(scenarios)} with {', '.join(profiles)}"
+    raise ConfigError(
+        f"{agent} was not tuned for {where}{others if cells and not named else ''}; leave out the "
+        "agent or what changes the scenario, or tune it "
+        f"(python -m {__name__}.tune --agents {agent} --suite FILE, a suite with this cell)"
     )
 
 
@@ -92,15 +87,11 @@ def cell_key(scenario: str, profile: str, start: str) -> str:
 @cache
 def _warn(agent: str, where: str, used: str) -> None:
     """Warn, once per process."""
-    LOG.warning(
-        "no tuned options of %s for %s: %s are used (python -m %s.tune "
-        "--agents %s --suite SUITE tunes it, for the cells of a suite's name or file)",
-        agent,
-        where,
-        used,
-        __name__,
-        agent,
+    text = (
+        "no tuned options of %s for %s: %s are used (python -m %s.tune --agents %s --suite SUITE "
     )
+    text += "tunes it, for the cells of a suite's name or file)"
+    LOG.warning(text, agent, where, used, __name__, agent)
 
 
 def load_tuned(path: Path) -> dict[str, dict[str, Any]]:

@@ -70,16 +70,16 @@ class FA2(BaseController):
         """
         if not view.first.arrivals.any():
             return dataclasses.replace(view.allocation, feasible=True)
+        config = self.config
         if self._chain is not None:
-            fleets = self._chain.allocate(spec, view)
-            keep = not fleets.feasible and self.config.when_infeasible == "keep"
-            return dataclasses.replace(view.allocation, feasible=False) if keep else fleets
-        rate_rps, delay_max_s = peak_load(spec, view, self.config.rate_windows)
-        spec = spec.with_headroom(self.config.headroom)
-        answer = smallest_fleet(spec, rate_rps, delay_max_s, self.config.slo_fraction)
-        if answer is None and self.config.when_infeasible == "largest":
-            return largest_fleet(spec, self.config.slo_fraction)
-        return answer or dataclasses.replace(view.allocation, feasible=False)
+            answer = self._chain.allocate(spec, view)
+        else:
+            rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
+            spec = spec.with_headroom(config.headroom)
+            fitting = smallest_fleet(spec, rate_rps, delay_max_s, config.slo_fraction)
+            answer = fitting or largest_fleet(spec, config.slo_fraction)
+        keep = not answer.feasible and config.when_infeasible == "keep"
+        return dataclasses.replace(view.allocation, feasible=False) if keep else answer
 
 
 def smallest_fleet(

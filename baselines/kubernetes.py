@@ -124,25 +124,21 @@ class Scaler:
         self._changes: deque[tuple[float, int]] = deque()
 
     def scale(self, now_s: float, current: int, desired: int, replicas_max: int) -> int:
-        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
-        stable = self._stabilised(now_s, current, desired)
-        allowed = max(current, min(self._allowed(now_s, current), replicas_max))
-        replicas = max(1, min(stable, allowed))
-        self._changes.append((now_s, replicas - current))
-        return replicas
+        """Return the replicas to ask for, after ``current`` ones, where so many are desired.
 
-    def _stabilised(self, now_s: float, current: int, desired: int) -> int:
-        """Grow at once; shrink to the highest recommendation of the window."""
-        recommended = self._recommended
+        They grow at once, as far as the policies allow, and shrink to the highest recommendation of
+        the window.
+        """
+        recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))
         _forget(recommended, now_s - self._config.down_window_s)
-        return min(max(current, desired), max(count for _, count in recommended))
-
-    def _allowed(self, now_s: float, current: int) -> int:
-        """Return how many replicas the policies allow."""
-        _forget(self._changes, now_s - self._config.policy_s + ROUNDING_S)
-        before = current - sum(change for _, change in self._changes)
-        return max(before + 4, 2 * before)
+        stable = min(max(current, desired), max(count for _, count in recommended))
+        _forget(changes, now_s - self._config.policy_s + ROUNDING_S)
+        before = current - sum(change for _, change in changes)
+        allowed = max(current, min(max(before + 4, 2 * before), replicas_max))
+        replicas = max(1, min(stable, allowed))
+        changes.append((now_s, replicas - current))
+        return replicas
 
 
 def _forget(entries: deque[tuple[float, int]], since_s: float) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from sponge_env.control.base import BaseController, Options, option
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 _CALM_SHARE = 0.25
 """An interval counts as calm if less waits than this share of ``up_queue``."""
@@ -36,7 +36,12 @@ def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     if config.batch is not None:
         return min(config.batch, spec.first.batch_max)
     latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
-    fits = np.flatnonzero(latency_s <= config.batch_slo_share * spec.slo_s)
+    return largest_batch(latency_s, config.batch_slo_share * spec.slo_s)
+
+
+def largest_batch(latency_s: FloatArray, limit_s: float) -> int:
+    """Return the largest batch, by (batch_max,) seconds, that takes no longer; 1 if none does."""
+    fits = np.flatnonzero(latency_s <= limit_s)
     return int(fits[-1]) + 1 if fits.size else 1
 
 
@@ -106,19 +111,15 @@ class QueueRule(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Compare the queue with the thresholds."""
-        cores = max(1, min(self._scaled(view), spec.first.cores_max))
-        return Allocation(cores, batch_size(self.config, spec, cores))
-
-    def _scaled(self, view: SystemView) -> int:
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued_deadlines_s.size / cores
         # The first moment of an episode is no sign of calm.
         calm = waiting < _CALM_SHARE * config.up_queue and view.first.arrivals.size > 0
         self._calm = self._calm + 1 if calm else 0
         if waiting > config.up_queue:
-            return max(cores + 1, math.ceil(cores * _UP_FACTOR))
+            cores = max(cores + 1, math.ceil(cores * _UP_FACTOR))
         # Release slowly: a core too few costs deadlines, one too many only itself.
-        if self._calm >= config.down_after:
-            self._calm = 0
-            return cores - 1
-        return cores
+        elif self._calm >= config.down_after:
+            self._calm, cores = 0, cores - 1
+        cores = max(1, min(cores, spec.first.cores_max))
+        return Allocation(cores, batch_size(config, spec, cores))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,40 +9,15 @@ from typing import Any
 from sponge_env.interfaces import ACCURACY_PRICE
 
 Options = dict[str, Any]
+Grid = dict[str, tuple[Any, ...]]
+"""Values of each option, ascending where they are numbers."""
 
-RULE_TOLERANCE = 0.0005
+TOLERANCE = 0.0005
 """Avoidable violations beyond the yardstick's, as a share of all requests, that count as none:
 0.05 %, for every controller alike, fixed allocations too, so that each may save cores with as
 many. The yardstick itself is chosen for the fewest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """Where to look for one controller's options."""
-
-    grid: Mapping[str, tuple[Any, ...]]
-    """Values of each option, ascending where they are numbers; two at least."""
-    cores: str = ""
-    """Option that is a number of cores: its values are all that the scenario allows."""
-    tolerance: float = RULE_TOLERANCE
-    """Share of avoidable violations that is as good as none."""
-
-    def on(self, cores_max: int) -> Search:
-        """Return the same with the cores of a scenario as one of the options."""
-        if not self.cores:
-            return self
-        grid = {**self.grid, self.cores: tuple(range(1, cores_max + 1))}
-        return Search(grid, tolerance=self.tolerance)
-
-    @property
-    def size(self) -> int:
-        """Number of combinations."""
-        return math.prod(map(len, self.grid.values()))
-
-    def at_edge(self, options: Options) -> tuple[str, ...]:
-        """Return the options whose values end their grid: better ones may lie beyond."""
-        grid = self.grid
-        return tuple(n for n, value in options.items() if value in (grid[n][0], grid[n][-1]))
+ALL_CORES: tuple[int, ...] = ()
+"""Stands for all numbers of cores that a scenario allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +32,7 @@ class Candidate:
     offered: int
     """Requests of all seeds, whatever is done with them."""
     at_edge: tuple[str, ...] = ()
-    """See :meth:`Search.at_edge`."""
+    """Options whose values end their grid: better ones may lie beyond."""
     percent_lost: float = 0.0
     """How much less accurate the answers were than the best model's, in percent of that."""
 
@@ -74,8 +48,6 @@ class Candidate:
 YARDSTICK = "static"
 """With all cores and its best batch size it misses only what hardly anything could save."""
 
-Grid = dict[str, tuple[Any, ...]]
-
 # A batch of one, and the largest that the shipped scenarios allow.
 _BATCH: Grid = {"batch": (1, 2, 4, 8, 16)}
 
@@ -84,11 +56,11 @@ _BATCH: Grid = {"batch": (1, 2, 4, 8, 16)}
 _SHARE: Grid = {"batch_slo_share": (0.01, 0.1, 0.2, 0.3, 0.5)}
 
 
-def _hpa(*windows_s: float) -> Search:
-    """Search as for a horizontal pod autoscaler, with such windows for scaling in."""
+def _hpa(*windows_s: float) -> Grid:
+    """Return the grid of a horizontal pod autoscaler, with such windows for scaling in."""
     # Above 1 / (1 + tolerance) = 0.91, a busy replica is within the tolerance: no scaling out.
     target = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
-    return Search({"target": target, "down_window_s": windows_s, **_SHARE})
+    return {"target": target, "down_window_s": windows_s, **_SHARE}
 
 
 # 1 is the whole SLO; in 0.15 of it hardly anything fits on the shipped profiles, so that all
@@ -113,70 +85,60 @@ _PROGRAM: Grid = {
     "look_ahead": (0, 1),
 }
 
-SEARCHES: Mapping[str, Search] = {
-    "fa2": Search(
-        {
-            **_SLO,
-            **_HEADROOM,
-            "rate_windows": (1, 3, 10, 30),
-            "when_infeasible": ("keep", "largest"),
-        }
-    ),
+SEARCHES: Mapping[str, Grid] = {
+    "fa2": {
+        **_SLO,
+        **_HEADROOM,
+        "rate_windows": (1, 3, 10, 30),
+        "when_infeasible": ("keep", "largest"),
+    },
     "hpa": _hpa(0.0, 30.0, 100.0, 300.0, 600.0),
     "hpa-fast": _hpa(0.0, 5.0, 20.0, 60.0, 300.0, 600.0),
-    "ipa": Search(_IPA),
+    "ipa": _IPA,
     # Below 1/16 request per core, of at most 16, any request that waits adds cores; after 100
     # calm intervals of 600 hardly any are released.
-    "queue-rule": Search(
-        {
-            "up_queue": (0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
-            "down_after": (1, 3, 10, 30, 100),
-            **_SHARE,
-        }
-    ),
+    "queue-rule": {
+        "up_queue": (0.06, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        "down_after": (1, 3, 10, 30, 100),
+        **_SHARE,
+    },
     # At 1.0 a replica is trusted with all that it serves.
-    "sponge-joint": Search({**_PROGRAM, "utilisation": (0.75, 0.9, 1.0)}),
-    "sponge-mpc": Search({**_PROGRAM, "late_price": (5.0, 15.0, 45.0)}),
-    "sponge-no-scaling": Search({}, cores="cores_fixed"),
-    YARDSTICK: Search(_BATCH, tolerance=0.0),
-    "static-tuned": Search(_BATCH, cores="cores"),
+    "sponge-joint": {**_PROGRAM, "utilisation": (0.75, 0.9, 1.0)},
+    "sponge-mpc": {**_PROGRAM, "late_price": (5.0, 15.0, 45.0)},
+    "sponge-no-scaling": {"cores_fixed": ALL_CORES},
+    YARDSTICK: _BATCH,
+    "static-tuned": {**_BATCH, "cores": ALL_CORES},
     # A number of replicas wanted for 100 intervals is hardly ever met where the load moves.
-    "themis": Search(
-        {
-            **_SLO,
-            **_HEADROOM,
-            "rate_windows": (1, 2, 5, 10, 30),
-            "stable_windows": (1, 3, 10, 30, 100),
-        }
-    ),
+    "themis": {
+        **_SLO,
+        **_HEADROOM,
+        "rate_windows": (1, 2, 5, 10, 30),
+        "stable_windows": (1, 3, 10, 30, 100),
+    },
     # At 0.001 practically any throttling makes the cores grow; above 1/3 none does, for three
     # times that is more than all periods. Two intervals are the fewest with a deviation.
-    "throttle": Search(
-        {
-            "target": (0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3),
-            "usage_windows": (2, 5, 15, 30, 60),
-            **_SHARE,
-        }
-    ),
+    "throttle": {
+        "target": (0.001, 0.003, 0.01, 0.05, 0.1, 0.2, 0.3),
+        "usage_windows": (2, 5, 15, 30, 60),
+        **_SHARE,
+    },
     # The largest usage is the 100th percentile; hardly any is below the first. A margin below 1
     # would give less than was used, and cores that are in use all the time would not grow.
-    "vpa": Search(
-        {
-            "percentile": (0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0),
-            "margin": (1.0, 1.15, 1.5, 2.0, 3.0, 5.0),
-            **_SHARE,
-        }
-    ),
+    "vpa": {
+        "percentile": (0.01, 0.1, 0.25, 0.5, 0.9, 0.98, 1.0),
+        "margin": (1.0, 1.15, 1.5, 2.0, 3.0, 5.0),
+        **_SHARE,
+    },
 }
 """By registered name."""
 
 # As many replicas of four cores as the machine has room for, and fewer.
 _REPLICAS: Grid = {"replicas": (1, 2, 3, 4, 6, 8)}
 
-IN_PIPELINES: Mapping[str, Search] = {
+IN_PIPELINES: Mapping[str, Grid] = {
     # Stages have to be quick rather than busy, so that the default is half of a single model's.
-    "sponge-joint": Search({**_PROGRAM, "utilisation": (0.3, 0.45, 0.6)}),
-    YARDSTICK: Search({**_BATCH, **_REPLICAS}, tolerance=0.0),
-    "static-tuned": Search({**_BATCH, **_REPLICAS}, cores="cores"),
+    "sponge-joint": {**_PROGRAM, "utilisation": (0.3, 0.45, 0.6)},
+    YARDSTICK: {**_BATCH, **_REPLICAS},
+    "static-tuned": {**_BATCH, **_REPLICAS, "cores": ALL_CORES},
 }
 """Those that differ where a request goes through several stages."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.control.split import shares
 from sponge_env.interfaces import (
@@ -20,6 +18,8 @@ from sponge_env.interfaces import (
     SystemView,
     fit_to_machine,
 )
+
+from .rules import largest_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +45,17 @@ class HeldConfig(Options):
         return list(fit_to_machine(stages, spec.total_cores))
 
 
-class SlackFit(BaseController):
-    """Lets each batch have the most accurate model that its most urgent request has time for."""
+class _Held(BaseController):
+    """Holds the same always, whatever the stages."""
 
     config: HeldConfig
 
     def plans(self, spec: SystemSpec) -> bool:
-        """Return that it does, whatever the stages."""
         return True
+
+
+class SlackFit(_Held):
+    """Lets each batch have the most accurate model that its most urgent request has time for."""
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the same always."""
@@ -62,18 +65,12 @@ class SlackFit(BaseController):
         return Allocation(stages=tuple(stages))
 
 
-class GrandSLAm(BaseController):
+class GrandSLAm(_Held):
     """Makes batches as large as the slack of a stage allows, by its share of the SLO.
 
     A stage's share is in proportion to its latency, and what the stages before left of theirs is
     its own to spend.
     """
-
-    config: HeldConfig
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return that it does, whatever the stages."""
-        return True
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the batch sizes for what waits now."""
@@ -86,6 +83,6 @@ class GrandSLAm(BaseController):
                 slack_s = float(due_s[0]) - view.now_s - after * spec.slo_s
             stage = spec.stages[k]
             table_s = stage.latencies[held.variant].table_s(stage.batch_max, stage.cores_max)
-            fits = np.flatnonzero(table_s[:, held.cores - 1] <= slack_s)
-            stages.append(held._replace(batch=int(fits[-1]) + 1 if fits.size else 1))
+            batch = largest_batch(table_s[:, held.cores - 1], slack_s)
+            stages.append(held._replace(batch=batch))
         return Allocation(stages=tuple(stages))

@@ -90,16 +90,12 @@ class Captain:
             # Throttled right after a fall: the fall was wrong, so go back and as far beyond.
             grown = self.limit * (1 + excess) if before is None else 2 * before - self.limit
             self.limit = min(grown, self._limit_max)
-        else:
-            self._shrink()
+        elif len(self._usage) == self._usage.maxlen:
+            desired = max(self._usage) + self.margin * statistics.stdev(self._usage)
+            if desired <= SHRINK_FROM * self.limit:
+                self._before_shrink = self.limit
+                self.limit = max(SHRINK_TO * self.limit, desired)
         self.limit = max(1.0, self.limit)
-
-    def _shrink(self) -> None:
-        deviation = statistics.stdev(self._usage) if len(self._usage) > 1 else 0.0
-        desired = max(self._usage) + self.margin * deviation
-        if len(self._usage) == self._usage.maxlen and desired <= SHRINK_FROM * self.limit:
-            self._before_shrink = self.limit
-            self.limit = max(SHRINK_TO * self.limit, desired)
 
 
 def signals(last: IntervalMetrics, core_unit: float) -> tuple[float, float]:

@@ -11,7 +11,6 @@ For each scenario, profile and start, Optuna looks for the best options of :mod:
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 import os
@@ -42,7 +41,7 @@ from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import describe_versions, require_extra
 
 from . import TUNED_FILE, cell_key, load_tuned
-from .searches import IN_PIPELINES, SEARCHES, YARDSTICK, Candidate, Search
+from .searches import IN_PIPELINES, SEARCHES, TOLERANCE, YARDSTICK, Candidate, Grid
 
 TRIALS = 120
 """Combinations of options that are tried at most on a cell."""
@@ -74,15 +73,17 @@ class Task:
         return cell_key(*self.scenario.cell)
 
     @property
-    def search(self) -> Search:
+    def grid(self) -> Grid:
         """Where to look for its options."""
         several = len(self.scenario.pipeline) > 1
-        return (several and IN_PIPELINES.get(self.agent)) or SEARCHES[self.agent]
+        grid = (several and IN_PIPELINES.get(self.agent)) or SEARCHES[self.agent]
+        all_cores = tuple(range(1, self.scenario.limits.cores + 1))
+        return {name: values or all_cores for name, values in grid.items()}
 
     @property
     def allowed(self) -> float:
         """Share of avoidable violations that counts as none."""
-        return self.unsaved + self.search.tolerance
+        return self.unsaved + (TOLERANCE if self.agent != YARDSTICK else 0.0)
 
     def try_options(self, options: dict[str, Any], to_beat: Candidate | None = None) -> Candidate:
         """Run the seeds: all of them, unless the options fall behind others before.
@@ -92,7 +93,9 @@ class Task:
         """
         profile, seeds = scenario_profile(self.scenario), len(self.seeds)
         controller = make_controller(self.agent, known_controllers(), options)
-        scenario, best_accuracy = warm(self.scenario, controller, profile), self._best_accuracy()
+        scenario = warm(self.scenario, controller, profile)
+        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.pipeline)
+        best_accuracy = math.prod(best) or 1.0
         offered, violations, cores, lost = 0, 0.0, 0.0, 0.0
         for seed in self.seeds:
             run = Run.of(self.agent, scenario, "sim", seed)
@@ -115,11 +118,6 @@ class Task:
                 break
         return candidate
 
-    def _best_accuracy(self) -> float:
-        """Return the accuracy of answers from the best variant of every stage."""
-        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.pipeline)
-        return math.prod(best) or 1.0
-
 
 def tune_cell(task: Task) -> Candidate:
     """Search the best options of a task.
@@ -127,15 +125,14 @@ def tune_cell(task: Task) -> Candidate:
     The defaults come first. Optuna proposes the others: all of a small grid, else those that its
     estimator expects to be good.
     """
-    optuna = import_optuna()
-    search = task.search.on(task.scenario.limits.cores)
-    samplers, best = optuna.samplers, task.try_options({})
-    tried, small = dict[str, Candidate](), search.size <= TRIALS
-    sampler = samplers.GridSampler(search.grid, 0) if small else samplers.TPESampler(seed=0)
+    optuna, grid, best = import_optuna(), task.grid, task.try_options({})
+    size, tried = math.prod(map(len, grid.values())), dict[str, Candidate]()
+    small, samplers = size <= TRIALS, optuna.samplers
+    sampler = samplers.GridSampler(grid, 0) if small else samplers.TPESampler(seed=0)
 
     def objective(trial: Any) -> float:
         nonlocal best
-        options = {name: trial.suggest_categorical(name, v) for name, v in search.grid.items()}
+        options = {name: trial.suggest_categorical(name, v) for name, v in grid.items()}
         if (key := repr(options)) not in tried:
             tried[key] = task.try_options(options, best)
         candidate = tried[key]
@@ -145,8 +142,9 @@ def tune_cell(task: Task) -> Candidate:
         return _VIOLATIONS_PRICE * violations + cores
 
     study = optuna.create_study(sampler=sampler)
-    study.optimize(objective, n_trials=search.size if small else TRIALS)
-    return dataclasses.replace(best, at_edge=search.at_edge(best.options))
+    study.optimize(objective, n_trials=size if small else TRIALS)
+    at_edge = tuple(n for n, v in best.options.items() if v in (grid[n][0], grid[n][-1]))
+    return dataclasses.replace(best, at_edge=at_edge)
 
 
 def import_optuna() -> ModuleType:
@@ -193,25 +191,6 @@ def tune(
     return {agent: dict(sorted(cells.items())) for agent, cells in best.items()}
 
 
-def entries(
-    best: Mapping[str, Mapping[str, Candidate]], scenarios: Sequence[Scenario]
-) -> dict[str, dict[str, Any]]:
-    """Return what the file holds of the trials, without the yardstick's own."""
-    more = {
-        cell: {
-            "unsaved": best[YARDSTICK][cell].avoidable_violation_rate,
-            "conditions": conditions_fingerprint(scenario),
-        }
-        for scenario in scenarios
-        for cell in {cell_key(*scenario.cell)} & best[YARDSTICK].keys()
-    }
-    return {
-        agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
-        for agent, trials in best.items()
-        if agent != YARDSTICK and trials
-    }
-
-
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return what is in a file; nothing is, if there is none."""
     if not path.is_file():
@@ -237,31 +216,6 @@ def write(
     write_json(path, {"runs": kept, "agents": dict(sorted(agents.items()))})
 
 
-def describe(
-    arguments: argparse.Namespace, starts: Sequence[str], seeds: Sequence[int], several: bool
-) -> dict[str, Any]:
-    """Return what is to be known of a run, without anything that belongs to the machine.
-
-    Whether ``several`` stages follow each other in some cell.
-    """
-    suite, searched = Path(arguments.suite).name, sorted({YARDSTICK, *arguments.agents})
-    words = ["python", "-m", "baselines.tune", "--suite", suite, "--seeds", str(len(seeds))]
-    return {
-        "command": shlex.join([*words, "--agents", *arguments.agents]),
-        "suite": suite,
-        "starts": list(starts),
-        "seeds": list(seeds),
-        "objective": OBJECTIVE,
-        "searches": {name: dataclasses.asdict(SEARCHES[name]) for name in searched},
-        "searches_in_pipelines": {
-            name: dataclasses.asdict(search)
-            for name, search in IN_PIPELINES.items()
-            if name in searched and several
-        },
-        "versions": describe_versions(),
-    }
-
-
 def table(best: Mapping[str, Mapping[str, Candidate]]) -> str:
     """Return a line for each controller and cell; values at an edge of their grid get a star."""
     rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
@@ -275,8 +229,8 @@ def table(best: Mapping[str, Mapping[str, Candidate]]) -> str:
     return "\n".join([*aligned(rows), EDGE_NOTE] if starred else aligned(rows))
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
+def run(argv: Sequence[str]) -> int:
+    """Tune, write the file and print a table."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
     add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
     add("--suite", default="standard", help="suite whose cells are tuned for")
@@ -285,27 +239,47 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
     add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
-    return parser.parse_args(argv)
-
-
-def run(argv: Sequence[str]) -> int:
-    """Tune, write the file and print a table."""
-    arguments = parse(argv)
+    arguments = parser.parse_args(argv)
     import_optuna()
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     suite = load_suite(arguments.suite)
-    scenarios = cells(suite)
-    seeds = range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    several = any(len(scenario.pipeline) > 1 for scenario in scenarios)
-    about = describe(arguments, suite.starts, seeds, several)
+    scenarios = {cell_key(*scenario.cell): scenario for scenario in cells(suite)}
+    seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds))
+    date, tuned_for = datetime.now(UTC).isoformat(timespec="seconds"), Path(arguments.suite).name
+    words = ["python", "-m", "baselines.tune", "--suite", tuned_for, "--seeds", str(len(seeds))]
+    searched = sorted({YARDSTICK, *arguments.agents})
+    # What is to be known of a run, without anything that belongs to the machine.
+    about = {
+        "command": shlex.join([*words, "--agents", *arguments.agents]),
+        "suite": tuned_for,
+        "starts": list(suite.starts),
+        "seeds": seeds,
+        "objective": OBJECTIVE,
+        "tolerance": TOLERANCE,
+        "searches": {n: SEARCHES[n] for n in searched},
+        "searches_in_pipelines": {n: IN_PIPELINES[n] for n in searched if n in IN_PIPELINES},
+        "versions": describe_versions(),
+    }
 
     def keep(best: Mapping[str, Mapping[str, Candidate]]) -> None:
-        write(arguments.out, date, about, entries(best, scenarios))
+        yardstick = best[YARDSTICK]
+        more = {
+            cell: {
+                "unsaved": yardstick[cell].avoidable_violation_rate,
+                "conditions": conditions_fingerprint(scenarios[cell]),
+            }
+            for cell in yardstick
+        }
+        tuned = {
+            agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
+            for agent, trials in best.items()
+            if agent != YARDSTICK and trials
+        }
+        write(arguments.out, date, about, tuned)
 
     with cli.terminate_like_interrupt():
-        best = tune(scenarios, arguments.agents, seeds, arguments.jobs, keep)
+        best = tune(list(scenarios.values()), arguments.agents, seeds, arguments.jobs, keep)
     sys.stdout.write(f"{table(best)}\n\nwritten to {arguments.out}\n")
     return 0
 

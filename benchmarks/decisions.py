@@ -25,7 +25,7 @@ import numpy as np
 from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
 from agents.rates import forecast_arrivals
-from agents.solvers import make_backend, pairs_program, solve
+from agents.solvers import make_backend, solve_chain
 from agents.sponge_ip import SpongeIP
 from agents.stages import StageProgram
 from sponge_env.interfaces import (
@@ -123,14 +123,15 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for number, view in enumerate(views):
-        (state,) = stages.model.states(view, forecast_arrivals(spec, view), [1])
+        forecast = forecast_arrivals(spec, view)
+        (state,) = stages.model.states(view, forecast, [1])
         times["kernel"].append(median_s(100, solve_pairs, tables, state, order))
         times["decide"].append(median_s(100, exact.decide, view))
         times["MPC decide"].append(median_s(20, mpc.decide, view))
         times["published"].append(median_s(1, published_search, spec, queued, 0.2))
         if number < 2:  # these take thousands of times longer
-            program = pairs_program(spec, tables, state)
-            times["CBC solve"].append(median_s(2, solve, program, backend))
+            stages.lay_out_stage(0, state, stages.chain.late_rows(False))
+            times["CBC solve"].append(median_s(2, solve_chain, stages.chain, False, backend))
             times["CBC decide"].append(median_s(2, cbc.decide, view))
             times["HiGHS decide"].append(median_s(2, highs.decide, view))
     feasible = float(np.mean([exact.decide(view).feasible for view in views]))

@@ -100,12 +100,9 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
     assert replica_states(idle, 5.0, 10.0, replicas=2) == [(0.0, 0), (0.0, 0)]
 
 
-def test_a_steady_rate_is_expected_to_stay() -> None:
-    assert rate_samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
-    assert rate_samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
-
-
 def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
+    assert rate_samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
+    assert rate_samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
     slow = 20 + 10 * np.sin(np.arange(400) / 80)
     assert rate_samples(slow, lag=10).mean() == pytest.approx(slow[-1], abs=2)
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
@@ -184,21 +181,30 @@ def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
     assert learned_s[others] == pytest.approx(guess_s[others])
 
 
-def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used() -> None:
-    # 30 core-seconds for 100 batches on two cores, though each was done after 0.12 s.
-    assert learned_s(interval(utilisation=0.5)) == pytest.approx(0.15, abs=0.01)
-    # With serial parts, two cores are not busy all the time that a batch runs.
-    assert learned_s(interval(utilisation=0.2)) == pytest.approx(0.12, abs=0.01)
+@pytest.mark.parametrize(
+    ("changes", "starting_s", "expected_s"),
+    [
+        # 30 core-seconds for 100 batches on two cores, though each was done after 0.12 s.
+        ({"utilisation": 0.5}, (), 0.15),
+        # With serial parts, two cores are not busy all the time that a batch runs.
+        ({"utilisation": 0.2}, (), 0.12),
+        # Loading a model is no service.
+        ({"utilisation": 0.5}, (3.0,), 0.12),
+        ({"utilisation": 0.5, "restarts": 1}, (), 0.12),
+    ],
+)
+def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used(
+    changes: dict[str, Any], starting_s: tuple[float, ...], expected_s: float
+) -> None:
+    learned = learned_s(interval(**changes), starting_s=starting_s)
+    assert learned == pytest.approx(expected_s, abs=0.01)
 
 
-def test_loading_a_model_is_no_service() -> None:
-    loading = interval(utilisation=0.5)
-    assert learned_s(loading, starting_s=(3.0,)) == pytest.approx(0.12, abs=0.01)
+def test_a_replica_that_became_ready_within_the_interval_was_loading() -> None:
     latency = QuotaTimes(SPEC, margin=0.0, safety=0.0)
     latency.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
-    latency.observe(make_view(last=loading, allocation=TWO))  # it became ready meanwhile
+    latency.observe(make_view(last=interval(utilisation=0.5), allocation=TWO))
     assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
-    assert learned_s(dataclasses.replace(loading, restarts=1)) == pytest.approx(0.12, abs=0.01)
 
 
 def test_what_is_learned_stays_near_the_profile() -> None:
@@ -208,7 +214,9 @@ def test_what_is_learned_stays_near_the_profile() -> None:
         assert learned_s(*intervals) == pytest.approx(factor * fit_s, rel=0.02)
 
 
-@pytest.mark.parametrize("options", [{"late_price": -1.0}, {"utilisation": 0.0}, {"guard": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"late_price": -1.0}, {"utilisation": 0.0}, {"guard": 0.0}, {"look_ahead": 6}]
+)
 def test_bad_options_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         SpongeJoint(**options)

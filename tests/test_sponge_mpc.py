@@ -29,7 +29,6 @@ from agents.lookahead.tandem import (
 )
 from sponge_env.core.compiled import entry_point
 from sponge_env.env.factory import make_system
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, StageAllocation, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
@@ -44,6 +43,9 @@ CALM = FlowForecast(
     20.0, spread=0.0, scatter=0.0, transfer_s=0.1, typical_s=0.1, swing=0.0, surge=1.0
 )
 KINDS = np.array([[1.0, 1.0]])
+DRAWS = draw_paths()
+EXPECTED = DRAWS._replace(weight=np.ones(1), rate=np.zeros(1), bandwidth=np.zeros(1))
+"""The path that has the expected rate and bandwidth, alone."""
 
 
 @entry_point
@@ -86,12 +88,12 @@ def path_of(
     forecast: FlowForecast,
     draws: Any,
     path: int,
-    kinds: FloatArray,
-    speed: FloatArray,
+    kinds: FloatArray = KINDS,
+    speed: FloatArray | None = None,
     interval_s: float = 1.0,
 ) -> FloatArray:
-    """Return one path's arrivals and deadlines."""
-    arrivals_s = np.empty((500, 2))
+    """Return one path's arrivals and deadlines, of two intervals."""
+    arrivals_s, speed = np.empty((500, 2)), np.empty(2) if speed is None else speed
     count = play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)
     return arrivals_s[:count]
 
@@ -185,7 +187,7 @@ def test_drawn_fan_outs_have_the_mean_of_their_distribution() -> None:
 
 
 def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
-    arrivals_s = path_of(CALM, draw_paths(risk=False), 0, KINDS, np.empty(2))
+    arrivals_s = path_of(CALM, EXPECTED, 0)
     assert arrivals_s.shape[0] == pytest.approx(40, abs=1)
     np.testing.assert_allclose(np.diff(arrivals_s[:, 0]), 0.05, rtol=1e-6)
     np.testing.assert_allclose(arrivals_s[:, 1] - arrivals_s[:, 0], 0.9, rtol=1e-6)
@@ -193,7 +195,7 @@ def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
 
 def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() -> None:
     stalled = CALM._replace(transfer_s=2.0, swing=1.0)
-    arrivals_s = path_of(stalled, draw_paths(risk=False), 0, KINDS, np.empty(2))
+    arrivals_s = path_of(stalled, EXPECTED, 0)
     on_the_way = arrivals_s[:, 1] < 1.0
     assert on_the_way.sum() > 15
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
@@ -201,44 +203,36 @@ def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() ->
 
 def test_kinds_of_requests_overtake_each_other() -> None:
     kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
-    arrivals_s = path_of(CALM, draw_paths(risk=False), 0, kinds, np.empty(2))
+    arrivals_s = path_of(CALM, EXPECTED, 0, kinds)
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
 
 
 def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is() -> None:
-    stalled, draws = CALM._replace(transfer_s=0.8), draw_paths(risk=False)
+    stalled = CALM._replace(transfer_s=0.8)
     whole, halves = np.empty(2), np.empty(4)
-    path_of(stalled, draws, 0, KINDS, whole, 1.0)
-    path_of(stalled, draws, 0, KINDS, halves, 0.5)
+    path_of(stalled, EXPECTED, 0, KINDS, whole, 1.0)
+    path_of(stalled, EXPECTED, 0, KINDS, halves, 0.5)
     np.testing.assert_allclose(halves[1::2], whole)
 
 
 def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
-    draws = draw_paths(risk=True)
     random = CALM._replace(scatter=1.0, spread=0.05)
-    counts = [
-        np.sum(path_of(random, draws, path, KINDS, np.empty(2))[:, 0] < 1.0)
-        for path in range(draws.weight.size)
-    ]
-    assert draws.weight.sum() == pytest.approx(1.0)
-    assert float(draws.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
+    counts = [np.sum(path_of(random, DRAWS, path)[:, 0] < 1.0) for path in range(DRAWS.weight.size)]
+    assert DRAWS.weight.sum() == pytest.approx(1.0)
+    assert float(DRAWS.weight @ np.array(counts)) == pytest.approx(20, rel=0.15)
     assert max(counts) > 27
     assert min(counts) < 18
 
 
 def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
-    draws = draw_paths(risk=True)
     surging = CALM._replace(surge=3.0)
     more = [
-        path_of(surging, draws, path, KINDS, np.empty(2), 1.0).shape[0]
-        - path_of(CALM, draws, path, KINDS, np.empty(2), 1.0).shape[0]
-        for path in range(draws.weight.size)
+        path_of(surging, DRAWS, path).shape[0] - path_of(CALM, DRAWS, path).shape[0]
+        for path in range(DRAWS.weight.size)
     ]
     assert more[0] == pytest.approx(44, abs=2)  # until the next decision, and on the way
     assert more[1:] == [0] * (len(more) - 1)
-    alone = path_of(surging, draw_paths(risk=False), 0, KINDS, np.empty(2))
-    assert alone.shape[0] == pytest.approx(40, abs=1)
 
 
 def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:
@@ -257,27 +251,30 @@ def test_a_stall_in_the_network_does_not_change_the_rate() -> None:
     assert rate_rps == pytest.approx(20.0)
 
 
-def interval_view(intervals: int, arrived: int, delay_s: float, mean: FloatArray) -> SystemView:
-    """Return a view after an interval with given arrivals, all of one delay."""
+def interval_view(
+    intervals: int, delays_s: FloatArray, counts: FloatArray, bandwidth: float = 3e6
+) -> SystemView:
+    """Return a view after intervals with so many arrivals each, the last ones with such delays."""
+    mean_s = delays_s.mean() if delays_s.size else 0.1
     return make_view(
         now_s=float(intervals),
-        arrivals=mean,
-        mean_delays_s=np.full(intervals, delay_s),
-        bandwidths_bytes_per_s=np.full(intervals, 3e6),
-        delays_s=np.full(arrived, delay_s),
-        budgets_s=np.full(arrived, 1.0 - delay_s),
+        arrivals=counts,
+        mean_delays_s=np.full(intervals, mean_s),
+        bandwidths_bytes_per_s=np.full(intervals, bandwidth),
+        delays_s=delays_s,
+        budgets_s=1.0 - delays_s,
     )
 
 
 def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
     flow = Flow(SPEC)
-    flow.observe(interval_view(10, 20, 0.1, np.full(10, 20.0)))
-    forecast = flow.observe(interval_view(11, 0, 0.1, np.array([20.0] * 10 + [0.0])))
+    flow.observe(interval_view(10, np.full(20, 0.1), np.full(10, 20.0)))
+    forecast = flow.observe(interval_view(11, np.full(0, 0.1), np.array([20.0] * 10 + [0.0])))
     assert forecast.rate_rps == pytest.approx(20.0)
     assert forecast.transfer_s == pytest.approx(1.1)
     rare = Flow(SPEC)
-    rare.observe(interval_view(10, 1, 0.1, np.ones(10)))
-    forecast = rare.observe(interval_view(11, 0, 0.1, np.array([1.0] * 10 + [0.0])))
+    rare.observe(interval_view(10, np.full(1, 0.1), np.ones(10)))
+    forecast = rare.observe(interval_view(11, np.full(0, 0.1), np.array([1.0] * 10 + [0.0])))
     assert forecast.transfer_s == pytest.approx(0.1)
 
 
@@ -286,14 +283,8 @@ def network_view(
 ) -> SystemView:
     """Return a view after an interval whose requests saw one bandwidth."""
     delays_s = base_s + np.array(payloads_bytes) / bandwidth
-    return make_view(
-        now_s=float(interval),
-        arrivals=np.full(interval, float(len(payloads_bytes))),
-        mean_delays_s=np.full(interval, delays_s.mean()),
-        bandwidths_bytes_per_s=np.full(interval, bandwidth),
-        delays_s=delays_s,
-        budgets_s=1.0 - delays_s,
-    )
+    counts = np.full(interval, float(len(payloads_bytes)))
+    return interval_view(interval, delays_s, counts, bandwidth)
 
 
 @pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
@@ -405,15 +396,6 @@ def test_a_flood_of_thousands_gets_all_cores() -> None:
     flood = busy_view(rate_rps=3000, budgets_left_s=tuple(np.linspace(-1.0, 0.9, 5000)))
     answer = decide(flood)
     assert (answer.cores, answer.feasible) == (16, False)
-
-
-def test_options_change_decisions_and_are_checked() -> None:
-    assert decide(busy_view(), batching=False).batch == 16
-    view = busy_view(allocation=SPEC.initial.changed(cores=12, batch=8))
-    assert decide(view, release_price=50.0).cores == 12
-    assert decide(view).cores < 12
-    with pytest.raises(ConfigError, match="look_ahead must be between 0 and 5, not 6"):
-        SpongeMPC(look_ahead=6)
 
 
 @pytest.mark.parametrize("scenario", ["paper", "bursty"])

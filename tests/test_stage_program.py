@@ -40,22 +40,23 @@ VIDEO = spec_of("pipeline-video")
 def random_state(random: np.random.Generator, program: StageProgram) -> StageState:
     """The first stage of ``pipeline-video`` with a queue between comfortable and late."""
     due_s = np.sort(random.uniform(-0.1, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
-    arrivals_s = np.sort(random.uniform(0.0, 1.0, random.integers(0, 10)))
+    low_s = random.uniform(0.3, 1.0)
     ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
     running = [(left_s, random.integers(0, 5)) for left_s in random.uniform(0.0, 0.05, ready)]
     return StageState(
         due_s=due_s,
-        arrivals_s=np.column_stack([arrivals_s, arrivals_s + random.uniform(0.2, 1.0)]),
+        arrivals_s=np.empty((random.integers(0, 10), 2)),
         ready_s=0.0,
         running=np.array(sorted(running)),
         free_s=np.empty(ready),
-        left_s=np.empty(due_s.size + arrivals_s.size),
         variant=0,
         cores=cores,
         before_s=np.ascontiguousarray(program.model.tables[0].service_s[:, cores - 1]),
         replicas=ready,
         rate_rps=random.uniform(1.0, 60.0),
         noise=random.uniform(0.0, 2.0),
+        budget_low_s=low_s,
+        budget_high_s=low_s + random.uniform(0.0, 0.3),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import baselines
 from baselines import cell_key, tune, tuned_options
-from baselines.searches import SEARCHES, Candidate, Search
+from baselines.searches import SEARCHES, Candidate
 from baselines.tune import Task, tune_cell
 from sponge_env.errors import ConfigError
 from sponge_env.run.registry import known_controllers, make_controller
@@ -43,11 +43,11 @@ rate_rps = 40.0
 
 @pytest.mark.parametrize("agent", SEARCHES)
 def test_a_search_has_an_ascending_grid_of_options(agent: str) -> None:
-    search = SEARCHES[agent].on(cores_max=3)
-    for values in search.grid.values():
+    grid = Task(agent, dataclasses.replace(SHORT, limits=Limits(cores=3)), ()).grid
+    for values in grid.values():
         assert list(values) == sorted(set(values))
-    for values in itertools.product(*search.grid.values()):
-        make_controller(agent, known_controllers(), dict(zip(search.grid, values, strict=True)))
+    for values in itertools.product(*grid.values()):
+        make_controller(agent, known_controllers(), dict(zip(grid, values, strict=True)))
 
 
 def outcome(violations: float, cores: float, options: dict[str, Any] | None = None) -> Candidate:
@@ -64,14 +64,13 @@ def tuned_to(
 ) -> tuple[Candidate, list[Any]]:
     """Tune options x and y by their cores, 9 unless given; return the best and what was tried."""
     grid = {name: tuple(range(1, values + 1)) for name in "xy"}
-    search = Search(grid)
     tried: list[Any] = []
 
     def try_options(task: Task, options: dict[str, Any], to_beat: Any = None) -> Candidate:
         tried.append(tuple(options.values()))
         return outcome(0.0, cores.get(tried[-1], 9.0), dict(options))
 
-    monkeypatch.setattr(Task, "search", search)
+    monkeypatch.setattr(Task, "grid", grid)
     monkeypatch.setattr(Task, "try_options", try_options)
     return tune_cell(Task("vpa", SHORT, (1000,))), tried
 

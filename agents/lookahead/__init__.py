@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from sponge_env.control.base import BaseController
 from sponge_env.control.chain import is_chain
-from sponge_env.control.split import shares, stage_views
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from ..fleet import everything
-from .flow import FlowForecast
 from .planner import LookAhead, MPCConfig
-from .service_times import StageTimes, fitted_s
+from .service_times import StageTimes
 
 
 class SpongeMPC(BaseController):
@@ -36,37 +34,28 @@ class SpongeMPC(BaseController):
     config: MPCConfig
 
     def plans(self, spec: SystemSpec) -> bool:
-        """Return whether it can play the stages."""
-        return plays(spec)
+        """Return whether it can play the stages: a chain."""
+        return is_chain(spec.stages)
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the fitted service times; compiles at the first call."""
-        service_s = fitted_s(spec)
         held = [stage.replicas for stage in spec.initial.stages]
         self._replicas = held if len(held) > 1 else [1]
-        self._shares = shares(spec, "proportional")
         # The gaps between full batches tell most, but nothing where several tasks come at once.
-        self._times = StageTimes(spec, service_s, full_batches=spec.is_one_model)
-        self._program = LookAhead(spec, self.config, service_s)
+        times = StageTimes(spec, full_batches=spec.is_one_model)
+        self._program = LookAhead(spec, self.config, times)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.first.arrivals.size:
             return everything(spec, self._replicas)
-        return self._program.choose(view, self._observed(view), self._replicas)
+        self._observe(view)
+        return self._program.choose(view, self._replicas)
 
     def observe(self, view: SystemView) -> None:
         """Take in an interval after which another decides, as :meth:`decide` does for its own."""
         if view.first.arrivals.size:
-            self._observed(view)
+            self._observe(view)
 
-    def _observed(self, view: SystemView) -> FlowForecast:
-        """Take in the interval that has passed; return what to expect now."""
-        if self.config.learning:
-            self._program.learn(self._times, view, stage_views(view, self.spec, self._shares))
-        return self._program.observe(view)
-
-
-def plays(spec: SystemSpec) -> bool:
-    """Return whether the look-ahead can play a system: a chain that chooses no variant itself."""
-    return is_chain(spec.stages)
+    def _observe(self, view: SystemView) -> None:
+        self._program.observe(view)

@@ -64,11 +64,10 @@ class FlowForecast(NamedTuple):
 class Flow:
     """Follows the requests of one episode, interval by interval."""
 
-    def __init__(self, spec: SystemSpec, naive: bool = False) -> None:
-        """Start without knowledge; a naive one expects each interval to be like the last one."""
+    def __init__(self, spec: SystemSpec) -> None:
+        """Start without knowledge."""
         self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
-        self._naive = naive
         self._counts: deque[float] = deque(maxlen=_INTERVALS)
         self._spans_s: deque[float] = deque(maxlen=_INTERVALS)
         self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
@@ -91,11 +90,19 @@ class Flow:
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
             self.kinds = _kinds(view, self._sizes_differ)
         self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
-        if not self._naive:
-            return self._forecast()
-        delay_s = _known_s(float(view.mean_delays_s[-1]))
-        rate_rps = max(self._counts[-1] / self._interval_s, _LEAST_RATE_RPS)
-        return FlowForecast(rate_rps, 0.0, 0.0, delay_s, delay_s, 0.0, 1.0)
+        logs = np.array(self._log_delays)
+        swing = max(float(logs.std()), _LEAST_SWING) if logs.size >= 5 else _FIRST_SWING
+        scatter = min(1.0, max(self._scatter, 0.01))
+        noise = scatter / max(1.0, self._rate_rps * self._watched_s)
+        return FlowForecast(
+            rate_rps=self._rate_rps,
+            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
+            scatter=scatter,
+            transfer_s=math.exp(self._log_delays[-1]),
+            typical_s=self._typical_s(),
+            swing=swing,
+            surge=self._error.surge,
+        )
 
     def _add(self, count: float, delay_s: float) -> None:
         before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
@@ -109,7 +116,13 @@ class Flow:
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
         self._error.add(count, self._rate_rps)
         if len(self._counts) > 1:
-            self._follow_scatter()
+            # Between the last two intervals, for slow changes of the rate are no scatter.
+            counts, spans_s = self._counts, self._spans_s
+            after, before = (counts[at] - self._rate_rps * spans_s[at] for at in (-1, -2))
+            expected = self._rate_rps * (spans_s[-1] + spans_s[-2])
+            ratio = min((after - before) ** 2 / max(expected, 0.2), 4.0)
+            self._scatter_intervals = min(self._scatter_intervals + 1, _SCATTER_INTERVALS)
+            self._scatter += (ratio - self._scatter) / self._scatter_intervals
 
     def _newest_delay_s(self, view: SystemView) -> float:
         """Return the delay of the newest arrival, or how long nothing has come through."""
@@ -141,31 +154,8 @@ class Flow:
             self._points = [*self._points[-2:], point]
             self._sizes_differ = not _on_one_line(self._points)
 
-    def _follow_scatter(self) -> None:
-        """Compare the last two intervals: slow changes of the rate do not count as scatter."""
-        after, before = (self._counts[at] - self._rate_rps * self._spans_s[at] for at in (-1, -2))
-        expected = self._rate_rps * (self._spans_s[-1] + self._spans_s[-2])
-        ratio = min((after - before) ** 2 / max(expected, 0.2), 4.0)
-        self._scatter_intervals = min(self._scatter_intervals + 1, _SCATTER_INTERVALS)
-        self._scatter += (ratio - self._scatter) / self._scatter_intervals
-
     def _typical_s(self) -> float:
         return math.exp(math.fsum(self._log_delays) / max(1, len(self._log_delays)))
-
-    def _forecast(self) -> FlowForecast:
-        logs = np.array(self._log_delays)
-        swing = max(float(logs.std()), _LEAST_SWING) if logs.size >= 5 else _FIRST_SWING
-        scatter = min(1.0, max(self._scatter, 0.01))
-        noise = scatter / max(1.0, self._rate_rps * self._watched_s)
-        return FlowForecast(
-            rate_rps=self._rate_rps,
-            spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
-            scatter=scatter,
-            transfer_s=math.exp(self._log_delays[-1]),
-            typical_s=self._typical_s(),
-            swing=swing,
-            surge=self._error.surge,
-        )
 
 
 def _known_s(delay_s: float) -> float:

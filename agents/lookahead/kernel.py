@@ -63,9 +63,6 @@ class Rules(NamedTuple):
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
     late_price: float
-    release_price: float
-    batching: bool
-    """Whether other batches than the largest are tried."""
 
 
 class Scratch(NamedTuple):
@@ -101,8 +98,6 @@ class Decision(NamedTuple):
     """Its ``start`` is read, the rest is overwritten."""
     backlog_price: FloatArray
     """(stages, variants) core-seconds that a task costs which is left at the end."""
-    last_cores: IntArray
-    """(stages,) cores of the last decision."""
     cores_in_force: IntArray
     """(stages,)"""
     pending: FloatArray
@@ -171,7 +166,7 @@ def plan(
 
 @compiled
 def _set(target: IntArray, source: IntArray) -> None:
-    """Copy an allocation; a slice would want memory that kernels do not have."""
+    # A slice would want memory that kernels do not have.
     for k in range(source.shape[0]):
         for part in range(3):
             target[k, part] = source[k, part]
@@ -192,8 +187,6 @@ def _move(rules: Rules, k: int, move: int, stage: IntArray) -> None:
         # As fast as before on other cores, or faster or slower on these.
         enough = _switch(rules, k, 1 - 2 * (move % 2), stage)
         cores = enough if move < 8 else cores
-    elif not rules.batching:
-        return
     elif move == 3:
         # Far at once: a queue that is served in full batches changes little in between.
         batch = batch // 2 if batch == batch_max else batch_max
@@ -240,7 +233,6 @@ def _switch(rules: Rules, k: int, step: int, stage: IntArray) -> int:
 
 @compiled
 def _is_known(tried: IntArray, known: int) -> bool:
-    """Return whether the allocation after the known ones is one of them."""
     for row in range(known + 1):
         same = True
         for k in range(tried.shape[1]):
@@ -270,9 +262,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
     for k in range(tried.shape[0]):
-        released = max(0, decision.last_cores[k] - tried[k, CORES])
-        held_s = tried[k, CORES] * rules.interval_s + rules.release_price * released
-        cost += rules.replicas[k] * held_s
+        cost += rules.replicas[k] * (tried[k, CORES] * rules.interval_s)
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
     _set(scratch.then, tried)
     for path in range(draws.weight.size):
@@ -298,8 +288,7 @@ def _serve(
     until_s: float,
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
-    rules, late = decision.rules, 0.0
-    scratch = decision.scratch
+    rules, scratch, late = decision.rules, decision.scratch, 0.0
     future = SamplePath(
         scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
     )
@@ -342,7 +331,6 @@ def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
 def _resize(
     rules: Rules, queues: Queues, k: int, now_s: float, stage: IntArray, cores: int
 ) -> None:
-    """Give a stage other cores, with which what runs goes on."""
     service_s = rules.service_s[k, stage[VARIANT]]
     resize(queues, k, now_s, service_s[stage[CORES] - 1], service_s[cores - 1])
 

@@ -13,6 +13,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled
 
 from .flow import FlowForecast
+from .tandem import insert_arrival
 
 _MEMORY_PER_S = 0.75
 """Correlation of a 4G bandwidth from one second to the next."""
@@ -46,16 +47,14 @@ class PathDraws(NamedTuple):
 
 
 @functools.cache
-def draw_paths(risk: bool) -> PathDraws:
-    """Return weighted paths for all strata, or a single path for the expected future."""
-    nodes = [(1.0, 0.0, 0.0)]
-    if risk:
-        nodes = [
-            (rate_share * share, rate, -badness)
-            for rate, rate_share in reversed(_strata(_RATE_SHARES))
-            for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
-            if rate_share * share > _LEAST_SHARE
-        ]
+def draw_paths() -> PathDraws:
+    """Return weighted paths for all strata."""
+    nodes = [
+        (rate_share * share, rate, -badness)
+        for rate, rate_share in reversed(_strata(_RATE_SHARES))
+        for badness, share in reversed(_strata(_BANDWIDTH_SHARES))
+        if rate_share * share > _LEAST_SHARE
+    ]
     weight, rate, bandwidth = (np.array(column) for column in zip(*nodes, strict=True))
     rng = np.random.default_rng(0)
     shape = (len(nodes), _DRAWS)
@@ -106,7 +105,7 @@ def sample_path(
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
             if arrival_s < horizon_s:
-                _insert(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
+                insert_arrival(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
         draw += 1
         # The next decision will know the rate.
@@ -143,7 +142,7 @@ def _rate_rps(
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance
     rate_rps = forecast.rate_rps * math.exp(log_rate)
-    if path == 0 and draws.weight.size > 1:
+    if path == 0:
         rate_rps = max(rate_rps, forecast.rate_rps * forecast.surge)
     known = draws.gaps.shape[1]
     count = min(int(rate_rps * (until_s + forecast.transfer_s)) + 1, known - 1)
@@ -168,14 +167,3 @@ def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float)
         interval += 1
     arrival_s: float = time_s + work / speed[interval]
     return arrival_s
-
-
-@compiled
-def _insert(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> None:
-    """Put a request where it arrives in its turn; small ones overtake."""
-    place = count
-    while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
-        for column in range(2):
-            arrivals_s[place, column] = arrivals_s[place - 1, column]
-        place -= 1
-    arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s

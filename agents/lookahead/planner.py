@@ -24,7 +24,7 @@ from sponge_env.interfaces import (
 from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
-from .service_times import CostCurve, StageTimes, cost_curve, grouped_service_s
+from .service_times import StageTimes, cost_curve, grouped_service_s, in_force
 from .tandem import HEAD, TAIL
 
 _OVERDUE = 0.02
@@ -38,6 +38,9 @@ _DRAWS = 1021
 """Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
 _GUARD_MAX = 0.9
+_BACKLOG_PRICE = 1.2
+"""What a request costs that is left at the end of the look-ahead, relative to what serving one more
+costs at the forecast rate."""
 _LATE_IN_ONE_PLAN = 0.5
 """Late requests to expect from which on a plan counts as infeasible."""
 
@@ -50,24 +53,10 @@ class MPCConfig(Options):
     seeds over all scenarios and profiles at once.
     """
 
-    forecast: bool = True
-    """Follow the flow of requests through the network: rate, scatter, bandwidth, and what is on
-    the way. Without, the next interval brings what the last one brought, evenly."""
-    risk: bool = True
-    """Play several futures, weighted by their probability; without, the expected one."""
-    batching: bool = True
-    """Choose the largest batch together with the cores; without, it is the system's largest."""
-    learning: bool = True
-    """Correct the fitted service times by those that are seen."""
     look_ahead: int = option(1, at_least=0, at_most=5)
     """Intervals after the next one that are played, each future with the cores that suit it."""
     late_price: float = option(15.0, at_least=0)
     """What a late request costs."""
-    backlog_price: float = option(1.2, at_least=0)
-    """What a request costs that is left at the end of the look-ahead, relative to what serving
-    one more costs at the forecast rate."""
-    release_price: float = option(0.0, at_least=0)
-    """What giving up one core costs: hysteresis when scaling down."""
     accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth, where there are model variants."""
     guard: float = option(0.15, above=0, below=1)
@@ -83,14 +72,10 @@ class LookAhead:
     each is served as a whole, batches are multiples of a group, and rates are groups per second.
     """
 
-    def __init__(self, spec: SystemSpec, config: MPCConfig, service_s: FloatArray) -> None:
-        """Start an episode; the kernel is compiled now, so that no decision waits for it.
-
-        (stages, variants, cores, batches) are the seconds of a batch, which :meth:`learn` changes.
-        """
-        self._spec, self._config, stages = spec, config, spec.stages
-        self._draws = draw_paths(config.risk)
-        self._flow = Flow(spec, naive=not config.forecast)
+    def __init__(self, spec: SystemSpec, config: MPCConfig, times: StageTimes) -> None:
+        """Start an episode; the kernel is compiled now, so that no decision waits for it."""
+        self._spec, self._config, self._times, stages = spec, config, times, spec.stages
+        self._draws, self._flow, service_s = draw_paths(), Flow(spec), times.service_s
         self._tasks = np.array([drawn_tasks(stage.tasks) for stage in stages[:-1]] + [_NO_TASKS])
         self._mean_tasks = [stage.mean_tasks for stage in stages]
         pairs = pairwise(self._mean_tasks)
@@ -100,11 +85,10 @@ class LookAhead:
         self._loss = np.zeros(service_s.shape[:2])
         for k, stage in enumerate(stages):
             self._loss[k, : len(stage.latencies)] = config.accuracy_price * stage.percent_lost
-        self._service_s = service_s
         fastest_s = [float(tables_s[:, :, 0].min()) for tables_s in service_s]
         self._before_s = [sum(fastest_s[:k]) for k in range(len(stages))]
         self._curves = [
-            [self._curve(k, variant) for variant in range(len(stage.latencies))]
+            [cost_curve(times.table_s(k, variant)) for variant in range(len(stage.latencies))]
             for k, stage in enumerate(stages)
         ]
         one_each = [1] * len(stages)
@@ -116,41 +100,24 @@ class LookAhead:
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
-        decision = Decision(rules, self._draws, self._scratch, free, ones, ones, none, 0)
+        decision = Decision(rules, self._draws, self._scratch, free, ones, none, 0)
         plan(decision, nothing, self._flow.kinds, first)
 
-    def learn(self, times: StageTimes, view: SystemView, parts: Sequence[SystemView]) -> None:
-        """Let service times, whose tables are this program's, learn from the last interval."""
-        variants = [in_force(stage.allocation) for stage in view.stages]
-        for k in times.observe(parts, variants):
-            self._curves[k][variants[k]] = self._curve(k, variants[k])
-
-    def _curve(self, k: int, variant: int) -> CostCurve:
-        stage = self._spec.stages[k]
-        return cost_curve(self._service_s[k, variant, : stage.cores_max, : stage.batch_max])
-
-    @property
-    def _guard(self) -> float:
-        """Share of the SLO; what is wrong about one stage adds to the others as deviations do."""
-        return min(self._config.guard * math.sqrt(len(self._spec.stages)), _GUARD_MAX)
-
-    def observe(self, view: SystemView) -> FlowForecast:
-        """Take in the interval that has passed, one has at least; return what to expect now."""
-        return self._flow.observe(view)
+    def observe(self, view: SystemView) -> None:
+        """Learn from the interval that has passed, one has at least: service times and forecast."""
+        for k, variant in self._times.observe(view):
+            self._curves[k][variant] = cost_curve(self._times.table_s(k, variant))
+        self._forecast = self._flow.observe(view)
 
     def choose(
-        self,
-        view: SystemView,
-        forecast: FlowForecast,
-        replicas: Sequence[int],
-        make_room: bool = False,
+        self, view: SystemView, replicas: Sequence[int], make_room: bool = False
     ) -> Allocation:
-        """Choose for the next interval, under what :meth:`observe` expects.
+        """Choose for the next interval, after :meth:`observe`.
 
         Each stage is to have so many replicas. Those that start find room only beside the cores
         that the ready ones need now, unless these are to make room.
         """
-        spec = self._spec
+        spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
         on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
@@ -167,14 +134,21 @@ class LookAhead:
         requests = self._identify()
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
-        best = self._first(last, rules, ready, group)
+        # The search begins with what is in force, as far as it fits.
+        first = []
+        for each, (_, cores_max, batch_max), n in zip(
+            last, rules.limits.tolist(), ready, strict=True
+        ):
+            batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
+            first.append(StageAllocation(cores, batch, n, in_force(each)))
+        fitted = fit_to_machine(first, spec.total_cores, "cores")
+        best = np.array([(each.variant, each.cores, each.batch) for each in fitted])
         late, _ = plan(
             Decision(
                 rules,
                 self._draws,
                 self._scratch,
                 self._backlog_prices(forecast.rate_rps, last, replicas, group),
-                np.array([each.cores for each in last]),
                 np.array([stage.cores_in_force for stage in view.stages]),
                 np.array(sorted(resizes), np.float64).reshape(-1, 3),
                 requests,
@@ -187,28 +161,13 @@ class LookAhead:
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
         expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
+        chosen = zip(best.tolist(), replicas, self._batch_max, strict=True)
         stages = [
             StageAllocation(cores, min(group * batch, most), count, variant)
-            for (variant, cores, batch), count, most in zip(
-                best.tolist(), replicas, self._batch_max, strict=True
-            )
+            for (variant, cores, batch), count, most in chosen
         ]
         fitted = fit_to_machine(stages, spec.total_cores, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)
-
-    def _first(
-        self, last: Sequence[StageAllocation], rules: Rules, ready: Sequence[int], group: int
-    ) -> IntArray:
-        """Return (stages, 3) what the search begins with: what is in force, as far as it fits."""
-        first = []
-        for each, (_, cores_max, batch_max), count in zip(
-            last, rules.limits.tolist(), ready, strict=True
-        ):
-            batch = in_groups(each.batch, group, batch_max) if rules.batching else batch_max
-            cores = min(each.cores, cores_max)
-            first.append(StageAllocation(cores, batch, count, in_force(each)))
-        fitted = fit_to_machine(first, self._spec.total_cores, "cores")
-        return np.array([(each.variant, each.cores, each.batch) for each in fitted])
 
     def _group(self, view: SystemView, expected: float) -> int:
         """Return how many tasks are played as one, if so many requests are expected."""
@@ -223,8 +182,7 @@ class LookAhead:
         self, rate_rps: float, last: Sequence[StageAllocation], replicas: Sequence[int], group: int
     ) -> FloatArray:
         """Return (stages, variants) what a group costs that is left, with all that it leads to."""
-        prices, later = np.zeros(self._loss.shape), 0.0
-        own_price = group * self._config.backlog_price
+        prices, later, own_price = np.zeros(self._loss.shape), 0.0, group * _BACKLOG_PRICE
         for k in reversed(range(len(last))):
             own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
             for variant, curve in enumerate(self._curves[k]):
@@ -245,8 +203,10 @@ class LookAhead:
             )
             for stage, count in zip(spec.stages, room_for, strict=True)
         ]
+        # What is wrong about one stage adds to the others as deviations do.
+        guard = min(config.guard * math.sqrt(len(spec.stages)), _GUARD_MAX)
         return Rules(
-            service_s=grouped_service_s(self._service_s, self._batch_max, group),
+            service_s=grouped_service_s(self._times.service_s, self._batch_max, group),
             limits=np.array(limits),
             loss=self._loss,
             tasks=self._tasks,
@@ -256,10 +216,8 @@ class LookAhead:
             interval_s=float(spec.interval_s),
             delay_s=float(spec.resize_delay_s),
             look_ahead=config.look_ahead,
-            guard_s=self._guard * float(spec.slo_s),
+            guard_s=guard * float(spec.slo_s),
             late_price=group * config.late_price,
-            release_price=config.release_price,
-            batching=config.batching,
         )
 
     def _reserve(self, view: SystemView, rules: Rules, expected: float, group: int) -> None:
@@ -292,7 +250,7 @@ class LookAhead:
         """
         queues, now_s, spec = self._scratch.start, view.now_s, self._spec
         ahead, largest = 0, max(1, self._batch_max[k] // group)
-        row_s = self._service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
+        row_s = self._times.service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
         asked_s = spec.resize_delay_s + spec.stages[k].cold_start_s
         queues.free_s[k], queues.size[k] = math.inf, 0
         states = replica_states(stage, now_s, asked_s, replicas)
@@ -328,11 +286,6 @@ class LookAhead:
         for k, ids in enumerate(np.split(own, ends[:-1]), start=1):
             queues.ids[k, : ids.size] = ids
         return int(tails[0] + known.size)
-
-
-def in_force(allocation: StageAllocation) -> int:
-    """Return the variant to plan with where one is asked for, or batches choose."""
-    return max(allocation.variant, 0)
 
 
 def drawn_tasks(shares: Sequence[float]) -> IntArray:

@@ -7,17 +7,15 @@ shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1`
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.control.split import shares, stage_spec
-from sponge_env.interfaces import SystemSpec, SystemView
-from sponge_env.metrics import IntervalMetrics
+from sponge_env.control.split import shares, stage_spec, stage_views
+from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
 RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the fit."""
@@ -86,12 +84,22 @@ class FullBatchTimes:
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
         before, self._before = self._before, view
-        if before is None or not _all_full(before, view):
+        last, batch, cores = view.last, view.allocation.batch, view.first.cores_in_force
+        if (
+            before is None
+            or last is None
+            or not len(before.first.running) == len(view.first.running) == 1
+            or before.first.cores_in_force != cores
+            # A lone request is a full batch of one: it says nothing about gaps before it.
+            or not last.batch_mean == batch > 1
+            or last.restarts  # a batch that died is no service time
+            or last.on_time + last.late < batch
+        ):
             return False
-        last, cores, batch = view.last, view.first.cores_in_force, view.allocation.batch
-        assert last is not None
-        ended = round((last.on_time + last.late) / batch)
-        mean_s = (view.first.running[0].started_s - before.first.running[0].started_s) / ended
+        whole_s = view.first.running[0].started_s - before.first.running[0].started_s
+        if whole_s <= 0:
+            return False
+        mean_s = whole_s / round((last.on_time + last.late) / batch)
         cell = cores - 1, batch - 1
         count = self._count[cell] = min(self._count.get(cell, 0) + 1, _REMEMBERED)
         step_s = believable_s(np.array(mean_s), self._fit_s[cell]) - self.table_s[cell]
@@ -102,21 +110,6 @@ class FullBatchTimes:
 def believable_s(seconds: FloatArray, fit_s: FloatArray) -> FloatArray:
     """Return measured times, but none outside :data:`RATIO_RANGE` times the fit's."""
     return np.clip(seconds, RATIO_RANGE[0] * fit_s, RATIO_RANGE[1] * fit_s)
-
-
-def _all_full(before: SystemView, view: SystemView) -> bool:
-    """Return whether all batches that ended were full and ran on the same cores throughout."""
-    last = view.last
-    return (
-        last is not None
-        and len(before.first.running) == len(view.first.running) == 1
-        and before.first.cores_in_force == view.first.cores_in_force
-        and before.first.running[0].started_s < view.first.running[0].started_s
-        # A lone request is a full batch of one: it says nothing about gaps before it.
-        and last.batch_mean == view.allocation.batch > 1
-        and last.restarts == 0  # a batch that died is no service time
-        and last.on_time + last.late >= view.allocation.batch
-    )
 
 
 class QuotaTimes:
@@ -135,11 +128,8 @@ class QuotaTimes:
 
         ``safety`` is the allowance on what is learned, for single batches scatter.
         """
-        self._sizes, self._cpu_cores = spec.first.batch_max, spec.first.cpu_cores
-        self._delayed = spec.resize_delay_s > 0
-        self._fit_s = np.ascontiguousarray(
-            spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
-        )
+        self._cpu_cores, self._delayed = spec.first.cpu_cores, spec.resize_delay_s > 0
+        self._fit_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
         self._guess_s = self._fit_s * (1 + margin)
         self._sums = np.zeros((3, *self._fit_s.shape))
         """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
@@ -147,30 +137,24 @@ class QuotaTimes:
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
-        stage = view.first
-        starting = bool(stage.starting_s)
+        last, cores, starting = view.last, view.first.cores_in_force, bool(view.first.starting_s)
         loading, self._loading = self._loading or starting, starting
-        resized = self._cores not in (0, stage.cores_in_force)
-        self._cores = stage.cores_in_force
-        last = view.last
+        resized, self._cores = self._cores not in (0, cores), cores
         if self._delayed and resized:
             return False  # in the middle of the interval
         if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
             return False  # replicas that wait for each other's CPU say nothing of their own
         size = round(last.batch_mean)
-        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._sizes:
+        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._fit_s.shape[1]:
             return False
-        self._add((stage.cores_in_force - 1, size - 1), last, loading)
-        return True
-
-    def _add(self, cell: tuple[int, int], last: IntervalMetrics, loading: bool) -> None:
         self._sums *= _FORGET
         batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
-        used_s = last.utilisation * last.core_seconds / (cell[0] + 1)
         # A replica that loads its model uses its cores, too.
+        used_s = last.utilisation * last.core_seconds / cores
         granted_s = ran_s if loading or last.restarts else used_s
-        self._sums[:, *cell] += ran_s, granted_s, batches
+        self._sums[:, cores - 1, size - 1] += ran_s, granted_s, batches
+        return True
 
     @property
     def table_s(self) -> FloatArray:
@@ -183,71 +167,75 @@ class QuotaTimes:
 
 
 class StageTimes:
-    """Learns the service times of every stage and variant, in the program's own tables."""
+    """Learns the service times of every stage and variant, in one table for all."""
 
     def __init__(
         self,
         spec: SystemSpec,
-        service_s: FloatArray,
         margin_probability: float = 0.0,
         safety: float = 0.0,
         full_batches: bool = False,
     ) -> None:
-        """Start from (stages, variants, cores, batches) seconds by the fits, which are overwritten.
+        """Start from the fits.
 
         The learners are :class:`FullBatchTimes`, or :class:`QuotaTimes` with the quantile of the
         fit's residuals as margin.
         """
-        self._stages, self._service_s = spec.stages, service_s
+        self._spec, self._shares = spec, shares(spec, "proportional")
+        self.service_s = fitted_s(spec)
+        """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
+        variant, cores or batch."""
         self._before = [-1] * len(spec.stages)
         self._times: list[list[FullBatchTimes | QuotaTimes]] = []
-        for k, (share, _) in enumerate(shares(spec, "proportional")):
+        for k, (share, _) in enumerate(self._shares):
             own = stage_spec(spec, k, share)
             self._times.append([])
             for variant, fit in enumerate(spec.stages[k].latencies):
                 margin = max(0.0, fit.residual_quantile(margin_probability))
-                self._times[k].append(
+                learner = (
                     FullBatchTimes(self.table_s(k, variant).copy())
                     if full_batches
                     else QuotaTimes(own.with_first(latencies=(fit,)), margin, safety)
                 )
-                self._write(k, variant)
+                self._times[k].append(learner)
+                self.table_s(k, variant)[:] = learner.table_s
 
-    def observe(self, parts: Sequence[SystemView], variants: Sequence[int]) -> list[int]:
-        """Take in the interval that has passed; return the stages whose tables changed.
+    def observe(self, view: SystemView) -> list[tuple[int, int]]:
+        """Take in the interval that has passed; return the stages and variants that changed.
 
-        It tells something of those in which one variant served throughout. ``parts`` are the stages
-        as :func:`.stage_views` shows them, ``variants`` were asked for in each.
+        It tells something of those stages in which one variant served throughout.
         """
         changed = []
-        for k, (part, variant) in enumerate(zip(parts, variants, strict=True)):
+        for k, part in enumerate(stage_views(view, self._spec, self._shares)):
+            variant = in_force(view.stages[k].allocation)
             before, self._before[k] = self._before[k], variant
             alone = len(self._times[k]) == 1
             if (alone or variant == before) and self._times[k][variant].observe(part):
-                self._write(k, variant)
-                changed.append(k)
+                self.table_s(k, variant)[:] = self._times[k][variant].table_s
+                changed.append((k, variant))
         return changed
 
     def table_s(self, k: int, variant: int) -> FloatArray:
-        """Return the part of the program's tables that a stage's variant has."""
-        stage = self._stages[k]
-        return self._service_s[k, variant, : stage.cores_max, : stage.batch_max]
-
-    def _write(self, k: int, variant: int) -> None:
-        self.table_s(k, variant)[:] = self._times[k][variant].table_s
+        """Return the part of the table that a stage's variant has: (cores_max, batch_max)."""
+        stage = self._spec.stages[k]
+        return self.service_s[k, variant, : stage.cores_max, : stage.batch_max]
 
 
-@dataclass(frozen=True, slots=True)
-class CostCurve:
+def in_force(allocation: StageAllocation) -> int:
+    """Return the variant to plan with where one is asked for, or batches choose."""
+    return max(allocation.variant, 0)
+
+
+class CostCurve(NamedTuple):
     """Cores against rate: the lower convex hull of what each number of cores can serve.
 
     Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
     what the best mix costs.
     """
 
-    rates_rps: tuple[float, ...]
+    rates_rps: list[float]
     """(n,) where each straight piece ends, ascending."""
-    slopes: tuple[float, ...]
+    slopes: list[float]
     """(n,) core-seconds per request on each piece, ascending."""
 
     def price(self, rate_rps: float) -> float:
@@ -263,18 +251,13 @@ class CostCurve:
 def cost_curve(service_s: FloatArray) -> CostCurve:
     """Build the curve from (cores_max, batch_max) seconds of a batch."""
     batches = np.arange(1, service_s.shape[1] + 1)
-    capacity_rps = (batches / service_s).max(axis=1).tolist()
-    hull = [(0.0, 1.0)]
-    for cores, rate_rps in enumerate(capacity_rps, start=1):
-        corner = (rate_rps, float(cores))
-        if rate_rps <= hull[-1][0]:
+    rates_rps, held, slopes = [0.0], [1.0], list[float]()
+    for cores, rate_rps in enumerate((batches / service_s).max(axis=1).tolist(), start=1):
+        if rate_rps <= rates_rps[-1]:
             continue  # more cores that serve no more never pay
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], corner):
-            hull.pop()
-        hull.append(corner)
-    slopes = tuple(itertools.starmap(_slope, itertools.pairwise(hull)))
-    return CostCurve(tuple(rate_rps for rate_rps, _ in hull[1:]), slopes)
-
-
-def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
-    return (right[1] - left[1]) / (right[0] - left[0])
+        while slopes and slopes[-1] >= (cores - held[-1]) / (rate_rps - rates_rps[-1]):
+            del rates_rps[-1], held[-1], slopes[-1]
+        slopes.append((cores - held[-1]) / (rate_rps - rates_rps[-1]))
+        rates_rps.append(rate_rps)
+        held.append(float(cores))
+    return CostCurve(rates_rps[1:], slopes)

@@ -236,17 +236,24 @@ def _hand_on(queues: Queues, k: int, future: SamplePath, end_s: float, place: in
     tasks: int = future.tasks[k, done % future.tasks.shape[1]]
     arrivals_s, coming = future.arrivals_s[k + 1], queues.marks[k + 1, COMING]
     for _ in range(min(tasks, arrivals_s.shape[0] - coming)):
-        at = coming
         # Batches begin in their order, but a small one may end before a larger one.
-        while at > 0 and arrivals_s[at - 1, 0] > end_s:
-            arrivals_s[at, 0], arrivals_s[at, 1] = arrivals_s[at - 1, 0], arrivals_s[at - 1, 1]
-            future.ids[k + 1, at] = future.ids[k + 1, at - 1]
-            at -= 1
-        arrivals_s[at, 0], arrivals_s[at, 1] = end_s, due_s
-        future.ids[k + 1, at] = own
+        place = insert_arrival(arrivals_s, coming, end_s, due_s)
+        _note(future.ids[k + 1], own, place, coming)
         coming += 1
     queues.marks[k + 1, COMING] = coming
     return tasks
+
+
+@compiled
+def insert_arrival(arrivals_s: FloatArray, count: int, arrival_s: float, due_s: float) -> int:
+    """Put a request where it arrives in its turn, behind those of its time; return its place."""
+    place = count
+    while place > 0 and arrivals_s[place - 1, 0] > arrival_s:
+        for column in range(2):
+            arrivals_s[place, column] = arrivals_s[place - 1, column]
+        place -= 1
+    arrivals_s[place, 0], arrivals_s[place, 1] = arrival_s, due_s
+    return place
 
 
 @compiled

@@ -9,28 +9,18 @@ import math
 
 import numpy as np
 
-from agents.program import (
-    Program,
-    cost_table,
-    recovery_table,
-)
 from agents.rates import ROUNDING, Forecast
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec, SystemView
 
 
-def per_request_program(
-    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
-) -> Program:
-    """Build the program that holds each request to its own deadline.
+def count_late(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float) -> IntArray:
+    """Count the requests that miss their own deadline under each pair.
 
     Queued requests leave batch by batch in order of their deadlines, after the batch that
     is running. Forecast arrivals come behind the queue. The throughput must reach the
     forecast rate. A queued request that not even the fastest service could save is
     *hopeless*: it takes its service time from the next ones, but does not count as late.
-
-    Where no pair is without a miss, throughput is wanted instead of few cores: what is late
-    already makes the next ones late until the backlog is gone.
 
     Args:
         spec: The system.
@@ -55,11 +45,11 @@ def per_request_program(
     clear_as_it_is_s = np.maximum(unresized_s, as_it_is_s[-1:].max(axis=0, initial=0.0))
 
     done_s = _resized_s(spec, view, as_it_is_s, done_s)
-    late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
+    late: IntArray = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
     tables_s, clears_s = (service_s, before_s), (clear_s, clear_as_it_is_s)
     late += _late_arrivals(spec, view, tables_s, clears_s, forecast)
     late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
-    return Program(recovery_table(spec) if late.min() else cost_table(spec), late)
+    return late
 
 
 def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArray:
