@@ -53,14 +53,17 @@ class StageChoices:
     total_cores: int
 
     @classmethod
-    def of(cls, spec: SystemSpec, sizes: Sequence[int]) -> StageChoices:
-        """Return those of a system under a policy of such batch sizes."""
+    def of(cls, spec: SystemSpec, sizes: Sequence[int], scales_out: bool = True) -> StageChoices:
+        """Return those of a system under a policy of such batch sizes.
+
+        There is one replica of each stage unless it ``scales_out``.
+        """
         counts, limits = [], []
         for stage in spec.stages:
             several = len(stage.latencies) > 1
             variants = len(stage.latencies) if several else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
-            replicas = min(MAX_REPLICAS, stage.replicas_max)
+            replicas = min(MAX_REPLICAS, stage.replicas_max) if scales_out else 1
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
         cores_max = max(stage.cores_max for stage in spec.stages)
         cores, held = np.arange(1, cores_max + 1), np.arange(MAX_REPLICAS + 1)[:, None]
@@ -86,38 +89,39 @@ class PolicyState:
         A policy chooses among such batch sizes.
         """
         count, first = len(specs), specs[0]
-        self._spec, self._observed = first, Control(layout_of(first).fields, ())
+        self._spec, self._layout, self._every = first, layout_of(first), every
+        self._observed = Control(self._layout.fields, ())
         self.scales = np.array([Scales.of(spec, every).row for spec in specs])
-        self.every, self.choices, self._layout = (
-            every,
-            StageChoices.of(first, sizes),
-            layout_of(first),
-        )
+        self.choices = StageChoices.of(first, sizes, every > 0)
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self._replicas_max = (
-            self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)
-        )
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
-        self.replicas = np.minimum(initial, self._replicas_max)
+        self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
         self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
-        self._nothing = np.zeros((count, len(BATCH_TIMES)))
-        self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
-    def see(self, observations: FloatMatrix, batch_times: FloatArray | None) -> None:
-        """Take in the (n, fields) observations of the next decision.
+    def see(
+        self,
+        observations: FloatMatrix,
+        batch_times: FloatArray | None,
+        chosen: NDArray[np.bool_] | slice = slice(None),
+    ) -> None:
+        """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
         ``batch_times`` (n, 3) are those of the last interval, see :func:`.history.batch_times_of`;
         None if there was none.
         """
-        served = self._nothing if batch_times is None else batch_times, self._fit_s
+        memory, seen = self._memory[chosen], self.seen[chosen]
+        if batch_times is None:
+            batch_times = np.zeros((len(seen), len(BATCH_TIMES)))
         at = self._layout.requests, self._layout.stages
-        remember(observations, *served, self.intervals, self.scales, *at, self._memory, self.seen)
+        counted = self.intervals[chosen], self.scales[chosen]
+        remember(observations[chosen], batch_times, self._fit_s, *counted, *at, memory, seen)
+        self._memory[chosen], self.seen[chosen] = memory, seen
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
@@ -126,44 +130,28 @@ class PolicyState:
             times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
 
-    def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
-        """Take in the first observations of those episodes that have begun anew."""
-        memory, seen = self._memory[chosen], self.seen[chosen]
-        scales, intervals = self.scales[chosen], self.intervals[chosen]
-        served = self._nothing[chosen], self._fit_s
-        at = self._layout.requests, self._layout.stages
-        remember(observations[chosen], *served, intervals, scales, *at, memory, seen)
-        self._memory[chosen], self.seen[chosen] = memory, seen
-
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         self.scales[chosen] = pool.scales[assigned]
         self.replicas[chosen] = pool.replicas[assigned]
         self.intervals[chosen] = 0
 
-    def steps_allowed(self) -> NDArray[np.bool_]:
-        """Return which of the steps of its replicas each stage may now take, (n, stages, 3)."""
-        _allow(self.intervals, self.replicas, self.every, self._replicas_max, self._allowed)
-        return self._allowed.copy()
-
-    def take(
-        self, cores: IntArray, batches: IntArray, steps: IntArray, variants: IntArray
-    ) -> IntArray:
-        """Go on with (n, stages) choices from 0 on, of the steps 0 down to 2 up.
+    def take(self, choices: IntArray) -> IntArray:
+        """Go on with (n, stages, 4) choices of each part, the steps from 0, down, to 2, up.
 
         Returned are (n, stages, 4) allocations that fit on the machine.
         """
-        choices, rows = self.choices, self._rows
+        cores, batches, steps, variants = np.moveaxis(choices, -1, 0)
+        sizes = np.minimum(self.choices.sizes[batches], self.choices.limits[:, 1])
         self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
-        rows[..., 0], rows[..., 2], rows[..., 3] = cores + 1, self.replicas, variants
-        rows[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
+        self._rows[:] = np.stack([cores + 1, sizes, self.replicas, variants], axis=-1)
         self.intervals += 1
         return self._fitting()
 
     def follow(self, allocation: Allocation) -> None:
         """Go on from another's decision in place of the last one."""
         replicas = [stage.replicas for stage in allocation.stages]
-        self.replicas[:] = np.clip(replicas, 1, self._replicas_max)
+        self.replicas[:] = np.clip(replicas, 1, self.choices.limits[:, 2])
 
     def choose(self, logits: FloatMatrix) -> IntArray:
         """Take the most probable choices under (n, choices) logits.
@@ -171,7 +159,7 @@ class PolicyState:
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
         own = self.choices
-        parts = own.counts, own.limits, own.room, own.sizes, self.every, self._replicas_max
+        parts = own.counts, own.limits, own.room, own.sizes, self._every
         _choose(logits, *parts, self.intervals, self.replicas, self._rows)
         return self._fitting()
 
@@ -192,22 +180,6 @@ def allocation(rows: IntArray) -> Allocation:
 
 
 @entry_point
-def _allow(
-    intervals: IntArray,
-    replicas: IntArray,
-    every: int,
-    replicas_max: IntArray,
-    allowed: NDArray[np.bool_],
-) -> None:
-    for i in range(len(intervals)):
-        now = may_step(intervals[i], every)
-        for k in range(len(replicas_max)):
-            allowed[i, k, 0] = now and replicas[i, k] > 1
-            allowed[i, k, 1] = True
-            allowed[i, k, 2] = now and replicas[i, k] < replicas_max[k]
-
-
-@entry_point
 def _choose(
     logits: FloatMatrix,
     counts: IntArray,
@@ -215,7 +187,6 @@ def _choose(
     room: NDArray[np.bool_],
     sizes: IntArray,
     every: int,
-    replicas_max: IntArray,
     intervals: IntArray,
     replicas: IntArray,
     rows: IntArray,
@@ -228,7 +199,7 @@ def _choose(
             moves = batches + counts[k, 1]
             variants = moves + counts[k, 2]
             if now:
-                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], replicas_max[k])
+                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], limits[k, 2])
             allowed = room[k, replicas[i, k]]
             rows[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
             rows[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])

@@ -49,8 +49,8 @@ _OF_ONE_TRAINING = "--seed", "--run-dir", "--resume", "--steps"
 
 
 def unused_seed(config: PhasedConfig) -> int:
-    """Return the first seed after those of a training's prices and choice."""
-    return SEED_LIMIT + config.evaluation_episodes + config.choice_episodes
+    """Return the first seed after those of a training's evaluations."""
+    return SEED_LIMIT + config.evaluation_episodes
 
 
 def median_of(scores: Sequence[float]) -> int:
@@ -169,7 +169,7 @@ def run(argv: Sequence[str]) -> int:
     episodes = scenarios, arguments.episodes, arguments.first_seed
     scales_out = control_of(infos[0].agent, spec_of(scenarios[0])).scales_out
     programs = {x: Evaluation.of(play_program(x, *episodes)) for x in programs_for(scales_out)}
-    rule = Evaluation.of(best_rules(scales_out, *episodes, arguments.episodes)[0])
+    rule = Evaluation.of(best_rules(scales_out, *episodes)[0])
     judged = list(map(PolicyEvaluator(*episodes, replicas_max=None), policies))
     named = {f"seed {info.seed}": each for info, each in zip(infos, judged, strict=True)}
     print(table(scenarios, {**programs, "best rule": rule, **named}))

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -86,24 +85,14 @@ class PhasedConfig(LearnConfig):
     gae_lambda: float = option(0.95, at_least=0, at_most=1)
     entropy: float = option(0.003, at_least=0)
     """At first; falls linearly to a fifth."""
-    evaluations: int = option(80, at_least=1)
-    evaluation_episodes: int = option(12, at_least=1)
-    choice_episodes: int = option(40, at_least=1)
-    """Other episodes, which choose among the policies that seem best."""
+    evaluations: int = option(32, at_least=1)
+    evaluation_episodes: int = option(32, at_least=1)
     imitations: int = option(4, at_least=1)
     """Rounds of demonstrations by a program, each but the first where the policy leads."""
     demonstrations: int = option(12, at_least=1)
     """Episodes of each scenario in a round, every other of another system if randomised."""
     imitation_epochs: int = option(30, at_least=1)
     """Passes over all demonstrations so far, after each round."""
-    every: int = option(20, at_least=1)
-    """Intervals after which the number of replicas may change again, where it may at all."""
-    durations_s: tuple[float, ...] = option(
-        (200.0, 420.0),
-        check=lambda value: math.isfinite(value) and value > 0,
-        rule="numbers above 0",
-    )
-    """Minimum and maximum length of a training episode."""
 
 
 def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = None) -> T:
@@ -190,6 +179,11 @@ class TrainingPlan:
     def phased(self) -> bool:
         """Whether it is learned in phases: simulated, by a learner that does so."""
         return self.learner.phased and self.backend == "sim"
+
+    @property
+    def every(self) -> int:
+        """Intervals after which a policy learned in phases may change the replicas; never if 0."""
+        return int(self.control.scales_out)
 
     @property
     def inputs(self) -> tuple[str, ...]:

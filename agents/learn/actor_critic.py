@@ -1,19 +1,16 @@
 """The networks of a stepwise policy in training.
 
 They do not fit Stable-Baselines3's policies: the cores that an action may choose depend on the
-replicas that it chooses, and the critic sees which scenario it looks at while the actor does not.
+replicas that it chooses.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..policy import FloatMatrix
@@ -23,115 +20,65 @@ MAX_LOGIT = 4.0
 """Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
 STEP_PROBABILITY = 0.03
 """Of one replica more, and of one fewer, when the replicas begin to be learned."""
-VALUE_SCALE = 10.0
-"""First unit of the critic's values."""
-RESCALING = 0.05
-"""Share of the difference to the spread of the latest returns by which that unit changes after
-each rollout."""
+VALUE_UNIT = 10.0
+"""Unit of the critic's values."""
 SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 _NEVER = -1e9
 """Logit of what may not be chosen."""
 
 
-class Inputs:
-    """Mean and deviation of each input."""
-
-    def __init__(self, count: int) -> None:
-        self.mean, self.variance = np.zeros(count), np.ones(count)
-
-    def fit(self, inputs: FloatMatrix) -> None:
-        """Take mean and deviation from (n, inputs)."""
-        self.mean = inputs.mean(axis=0, dtype=np.float64)
-        self.variance = inputs.var(axis=0, dtype=np.float64)
-
-    @property
-    def scale(self) -> FloatMatrix:
-        """(inputs,) factors; a deviation is never 0."""
-        return (1 / (SATURATION * np.sqrt(self.variance + 1e-4))).astype(np.float32)
-
-    def __call__(self, inputs: FloatMatrix) -> Tensor:
-        """Return (n, inputs) normalised inputs: near the mean, deviations from it."""
-        normalised = np.tanh((inputs - self.mean.astype(np.float32)) * self.scale)
-        return torch.from_numpy(np.float32(SATURATION) * normalised)
-
-    @property
-    def layer(self) -> tuple[FloatMatrix, FloatMatrix]:
-        """The same as (weight, bias) of a tanh layer, but for the factor."""
-        return np.diag(self.scale), (-self.mean * self.scale).astype(np.float32)
-
-
-class Actions(NamedTuple):
-    """(n, stages) choices of each part, and what they were chosen among."""
-
-    cores: Tensor
-    batches: Tensor
-    steps: Tensor
-    variants: Tensor
-    replicas: Tensor
-    """Requested before."""
-    may_step: Tensor
-    """(n, stages, 3) which steps were allowed."""
-
-    def at(self, rows: Tensor) -> Actions:
-        """Return some of them."""
-        return Actions(*(part[rows] for part in self))
-
-    @property
-    def chosen(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What :meth:`..stepwise.PolicyState.take` takes."""
-        return self[:4]
-
-
 class ActorCritic(nn.Module):
-    """Both networks."""
+    """Both networks, and the mean and deviation of each input."""
 
-    def __init__(
-        self, hidden: Sequence[int], choices: StageChoices, inputs: int, scenarios: int
-    ) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, hidden: Sequence[int], choices: StageChoices, inputs: int) -> None:
         super().__init__()
         self._counts: list[list[int]] = choices.counts.tolist()
         self._room = torch.from_numpy(choices.room)
+        # (stages, replicas + 1, 3) steps that leave the replicas within their limits
+        results = np.arange(choices.room.shape[1])[:, None] + np.array([-1, 0, 1])
+        most = choices.limits[:, 2, None, None]
+        self._steps = torch.from_numpy((results >= 1) & (results <= most))
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
         self.actor = _network(inputs, hidden, sum(choices.actions))
-        self.critic = _network(inputs + scenarios, hidden, 1)
-        self.value_scale: Tensor
-        self.register_buffer("value_scale", torch.full((scenarios,), VALUE_SCALE))
+        self.critic = _network(inputs, hidden, 1)
         step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
         assert isinstance(last, nn.Linear)
         at = 0
-        with torch.no_grad():  # until steps are allowed, nothing changes these
+        with torch.no_grad():
             for cores, sizes, moves, variants in self._counts:
                 own = slice(at + cores + sizes, at + cores + sizes + moves)
                 last.weight[own] = 0.0
                 last.bias[own] = torch.tensor([step, 0.0, step])
                 at = own.stop + variants
 
-    def values(self, inputs: Tensor, scenarios: Tensor) -> Tensor:
-        """Return the (n,) values of states, of which the critic also knows the scenario."""
-        values: Tensor = self.critic(torch.cat([inputs, scenarios], dim=1))[:, 0]
-        return values * self.units(scenarios)
+    def normalise(self, seen: FloatMatrix) -> None:
+        """Take mean and deviation from (n, inputs); a deviation is never 0."""
+        mean, variance = (f(seen, axis=0, dtype=np.float64) for f in (np.mean, np.var))
+        self.mean = torch.from_numpy(np.float32(mean))
+        self.scale = torch.from_numpy(np.float32(1 / (SATURATION * np.sqrt(variance + 1e-4))))
 
-    def units(self, scenarios: Tensor) -> Tensor:
-        """Return the (n,) units of the values of states in some scenarios."""
-        return scenarios @ self.value_scale
+    def inputs(self, seen: FloatMatrix) -> Tensor:
+        """Return (n, inputs) normalised inputs: near the mean, deviations from it."""
+        return SATURATION * torch.tanh((torch.from_numpy(seen) - self.mean) * self.scale)
 
-    def rescale(self, returns: FloatMatrix, scenario: NDArray[np.int64]) -> None:
-        """Let the critic's units follow (steps, n) returns, for each scenario by itself.
+    def values(self, inputs: Tensor) -> Tensor:
+        """Return the (n,) values of states."""
+        values: Tensor = VALUE_UNIT * self.critic(inputs)[:, 0]
+        return values
 
-        Where a violation costs two hundred core-seconds, its errors would otherwise hide what the
-        critic has to learn of all other scenarios. Its values change with their units, slowly.
-        """
-        for k in np.unique(scenario).tolist():
-            spread = max(float(returns[:, scenario == k].std()), 1.0)
-            self.value_scale[k] += RESCALING * (spread - float(self.value_scale[k]))
-
-    def _parts(self, inputs: Tensor, may_step: Tensor) -> list[list[Tensor]]:
+    def _parts(self, inputs: Tensor, replicas: Tensor) -> list[list[Tensor]]:
         """Return for each stage the logits of its cores, and of the rest log-probabilities."""
         sizes, parts = [sum(each) for each in self._counts], []
         for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
             cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
             bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
-            rest = batches, steps.masked_fill(~may_step[:, k], _NEVER), variants
+            allowed = steps.masked_fill(~self._steps[k, replicas[:, k]], _NEVER)
+            rest = batches, allowed, variants
             parts.append([bounded, *(each.log_softmax(dim=1) for each in rest)])
         return parts
 
@@ -141,35 +88,38 @@ class ActorCritic(nn.Module):
         return cores.masked_fill(~room, _NEVER).log_softmax(dim=1)
 
     @torch.no_grad()
-    def sample(self, inputs: Tensor, replicas: Tensor, may_step: Tensor) -> tuple[Actions, Tensor]:
-        """Draw an action for each of n states; return them and their (n,) log-probabilities."""
+    def sample(self, inputs: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw (n, stages, 4) choices in states of (n, stages) replicas.
+
+        Their (n,) log-probabilities come with them.
+        """
         logs, drawn = [], []
-        for k, (cores, batches, steps, variants) in enumerate(self._parts(inputs, may_step)):
+        for k, (cores, batches, steps, variants) in enumerate(self._parts(inputs, replicas)):
             # The step first: how many cores fit depends on the replicas that result from it.
             step, batch = _draw(steps), _draw(batches)
             fitting = self._fitting(k, cores, replicas[:, k] + step - 1)
             logs += [fitting, batches, steps, variants]
-            drawn.append((_draw(fitting), batch, step, _draw(variants)))
-        chosen = (torch.stack(part, dim=1) for part in zip(*drawn, strict=True))
-        actions = Actions._make((*chosen, replicas, may_step))
-        return actions, _log_probability(logs, chain(*drawn))
+            drawn += [_draw(fitting), batch, step, _draw(variants)]
+        choices = torch.stack(drawn, dim=1).reshape(len(inputs), -1, 4)
+        return choices, _log_probability(logs, choices)
 
-    def probabilities(self, inputs: Tensor, actions: Actions) -> tuple[Tensor, Tensor]:
-        """Return the (n,) log-probabilities of actions, and the entropies of their parts."""
-        logs, chosen = [], []
-        replicas = actions.replicas + actions.steps - 1
-        for k, (cores, *rest) in enumerate(self._parts(inputs, actions.may_step)):
-            logs += [self._fitting(k, cores, replicas[:, k]), *rest]
-            chosen += [part[:, k] for part in actions.chosen]
-        log_probability = _log_probability(logs, chosen)
+    def probabilities(
+        self, inputs: Tensor, choices: Tensor, replicas: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (n,) log-probabilities of choices, and the entropies of their parts."""
+        logs = []
+        after = replicas + choices[..., 2] - 1
+        for k, (cores, *rest) in enumerate(self._parts(inputs, replicas)):
+            logs += [self._fitting(k, cores, after[:, k]), *rest]
         entropy = -sum((each.exp() * each).sum(dim=1) for each in logs)
-        return log_probability, torch.as_tensor(entropy)
+        return _log_probability(logs, choices), torch.as_tensor(entropy)
 
-    def layers(self, inputs: Inputs) -> list[tuple[FloatMatrix, FloatMatrix]]:
+    def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
         linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
         (first, bias), *others = [(as_array(each.weight), as_array(each.bias)) for each in linear]
-        return [inputs.layer, (np.float32(SATURATION) * first, bias), *others]
+        normalising = as_array(torch.diag(self.scale)), as_array(-self.mean * self.scale)
+        return [normalising, (np.float32(SATURATION) * first, bias), *others]
 
 
 def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -188,19 +138,15 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 def _draw(logs: Tensor) -> Tensor:
-    """Draw from (n, choices) log-probabilities: the largest after Gumbel noise.
-
-    It is 0 where there is nothing to choose.
-    """
+    """Draw from (n, choices) log-probabilities; 0 where there is nothing to choose."""
     if not logs.shape[1]:
         return torch.zeros(len(logs), dtype=torch.int64)
-    noise = -torch.rand_like(logs).clamp(1e-9, 1 - 1e-7).log()
-    return (logs - noise.log()).argmax(dim=1)
+    return torch.multinomial(logs.exp(), 1)[:, 0]
 
 
-def _log_probability(logs: Iterable[Tensor], chosen: Iterable[Tensor]) -> Tensor:
-    """Return the (n,) log-probabilities of all choices together."""
-    parts = zip(logs, chosen, strict=True)
+def _log_probability(logs: Iterable[Tensor], choices: Tensor) -> Tensor:
+    """Return the (n,) log-probabilities of all (n, stages, 4) choices together."""
+    parts = zip(logs, choices.flatten(1).T, strict=True)
     each = [part.gather(1, choice[:, None])[:, 0] for part, choice in parts if part.shape[1]]
     return torch.as_tensor(sum(each))
 

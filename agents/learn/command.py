@@ -247,16 +247,13 @@ def train(argv: Sequence[str]) -> int:
 def _prepared(plan: TrainingPlan, options: dict[str, Any]) -> Callable[[Path, Report], Path]:
     """Return what trains in a folder, with a report of progress; bad options are noticed now."""
     from . import phased, sb3_ppo
-    from .episodes import OTHER_SHARE
 
     if not plan.phased:
         config = settings(LearnConfig, options, plan.resume)
         return lambda folder, report: sb3_ppo.train(replace(plan, folder=folder), config, report)
     in_phases = settings(PhasedConfig, options, plan.resume)
-    own = plan.envs - plan.randomised * round(OTHER_SHARE * plan.envs)
-    if own < (count := len(plan.scenarios)):
-        text = f"{own} of --envs {plan.envs}" if plan.randomised else str(own)
-        raise ConfigError(f"{count} scenarios need at least as many --envs, not {text}")
+    if plan.envs < (count := len(plan.scenarios)):
+        raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
 
 

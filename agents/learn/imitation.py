@@ -27,10 +27,9 @@ from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState, allocation
 from . import PhasedConfig, TrainingPlan
-from .actor_critic import Actions, ActorCritic, Inputs
-from .episodes import batches_for, other, perturbed
+from .actor_critic import ActorCritic
+from .episodes import batches_for, changed
 from .evaluation import Task, run_programs
-from .ppo import ImitationSet
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""
@@ -44,21 +43,15 @@ class Demonstrations(NamedTuple):
     """(n, ...) what was seen, and what the program did then, as a stepwise policy could."""
 
     seen: FloatMatrix
-    cores: IntArray
-    """(n, stages), as all that follows."""
-    batches: IntArray
-    steps: IntArray
-    variants: IntArray
+    choices: IntArray
+    """(n, stages, 4)"""
     replicas: IntArray
-    """Requested before."""
-    may_step: NDArray[np.bool_]
-    """(n, stages, 3)"""
+    """(n, stages) requested before."""
 
 
 def demonstrations(
     plan: TrainingPlan,
     config: PhasedConfig,
-    every: int,
     programs: Sequence[str],
     seed: int,
     policy: Policy | None,
@@ -71,10 +64,9 @@ def demonstrations(
     random, tasks = stream(seed, "demonstrations"), []
     for k in range(config.demonstrations):
         for program, each in zip(programs, plan.scenarios, strict=True):
-            system = other(each, random) if plan.randomised and k % 2 else each
-            scenario = perturbed(system, config.durations_s, every, k, random)
+            scenario = changed(each, plan.randomised and k % 2 == 1, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-    return joined(run_programs(partial(_demonstrate, every, policy), tasks))
+    return joined(run_programs(partial(_demonstrate, plan.every, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -90,8 +82,7 @@ def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstration
     while not system.done:
         choices = expert.decide(system.view())
         if policy is None:
-            taken = allocation(state.take(*(part[None] for part in choices))[0])
-            requested = disturbance.apply(taken)
+            requested = disturbance.apply(allocation(state.take(choices[None])[0]))
             state.follow(requested)
         else:
             requested = allocation(state.choose(policy.logits(state.seen))[0])
@@ -109,20 +100,19 @@ class _Expert:
         self.rows: list[tuple[NDArray[Any], ...]] = []
         """A row of :class:`Demonstrations` for each decision."""
 
-    def decide(self, view: SystemView) -> tuple[IntArray, ...]:
-        """Return the program's choices, as far as the replicas may step and all fits."""
+    def decide(self, view: SystemView) -> IntArray:
+        """Return the program's (stages, 4) choices, as far as all fits and replicas may step."""
         state, sizes = self.state, self.state.choices.sizes
         state.look(view)
         cores, batch, replicas, variants = np.array(self._program.decide(view).stages).T
-        before, allowed = state.replicas[0].copy(), state.steps_allowed()[0]
-        steps = np.sign(replicas - before) + 1
-        steps = np.where(allowed[np.arange(len(steps)), steps], steps, 1)
-        cores = np.minimum(cores, most_cores(self._spec, before + steps - 1))
+        before, most = state.replicas[0].copy(), state.choices.limits[:, 2]
+        steps = np.sign(np.clip(replicas, 1, most) - before)
+        cores = np.minimum(cores, most_cores(self._spec, before + steps))
         # A larger batch than the program's only starts if so many wait.
         places = np.minimum(np.searchsorted(sizes, batch), len(sizes) - 1)
         variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(variants, 0), 0)
-        choices = cores - 1, places, steps, variants
-        self.rows.append((state.seen[0].copy(), *choices, before, allowed))
+        choices = np.stack([cores - 1, places, steps + 1, variants], axis=-1)
+        self.rows.append((state.seen[0].copy(), choices, before))
         return choices
 
 
@@ -155,15 +145,13 @@ def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
     return cores
 
 
-def imitate(
-    model: ActorCritic, inputs: Inputs, demonstrations: Demonstrations, config: PhasedConfig
-) -> ImitationSet:
-    """Make the demonstrated actions probable, and return them as the networks see them.
+def imitate(model: ActorCritic, shown: Demonstrations, config: PhasedConfig) -> None:
+    """Make the demonstrated actions probable.
 
     The inputs are normalised by their mean and deviation in the demonstrations from now on.
     """
-    inputs.fit(demonstrations.seen)
-    seen, actions = inputs(demonstrations.seen), Actions(*map(torch.from_numpy, demonstrations[1:]))
+    model.normalise(shown.seen)
+    seen, choices, replicas = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
     minibatches = [
         rows
@@ -173,8 +161,7 @@ def imitate(
     for k, rows in enumerate(minibatches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        log_probability, _ = model.probabilities(seen[rows], actions.at(rows))
+        log_probability, _ = model.probabilities(seen[rows], choices[rows], replicas[rows])
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return ImitationSet(seen, actions)
