@@ -17,9 +17,9 @@ from agents.learn.evaluation import (
     Evaluation,
     PolicyEvaluator,
     best_rules,
-    known_rules,
     play_program,
     programs_for,
+    run_programs,
 )
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, PolicyInfo, save_policy
@@ -104,20 +104,23 @@ def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
     assert rule.cores[0] == of_program(chosen[0], scenarios, 3).cores[0]
 
 
-def test_rules_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[int] = []
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path)
-    measured: list[int] = []
-    question = True, (SCENARIO,), 1, lambda: measured.append(1)
-    rules, programs = known_rules(*question)
-    again, same = known_rules(*question)
-    np.testing.assert_array_equal(rules, again)
-    assert programs == same == best_rules(True, (SCENARIO,), 1)[1]
-    assert len(measured) == 1
+    monkeypatch.setattr(
+        "agents.learn.evaluation.run_programs",
+        lambda work, tasks: played.append(len(tasks)) or run_programs(work, tasks),
+    )
+    question = "sponge-mpc", (SCENARIO,), 1
+    first, again = play_program(*question), play_program(*question)
+    np.testing.assert_array_equal(first, again)
+    assert played == [1]
     (kept,) = (tmp_path / "rules").iterdir()
     kept.write_text("damaged")
-    assert known_rules(*question)[1] == programs
-    known_rules(False, *question[1:])
-    known_rules(True, (short(duration_s=31.0),), *question[2:])
-    assert len(measured) == 4
+    np.testing.assert_array_equal(play_program(*question), first)
+    play_program("sponge-joint", *question[1:])
+    play_program(question[0], (short(duration_s=31.0),), 1)
+    play_program(*question, SEED_LIMIT + 1)
+    assert played == [1] * 5
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
-    assert known_rules(*question)[1] == programs
+    np.testing.assert_array_equal(play_program(*question), first)

@@ -9,10 +9,9 @@ import contextlib
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -142,17 +141,25 @@ class PolicyEvaluator:
 
     def __call__(self, policy: Policy) -> Evaluation:
         """Play a policy."""
-        seen = InputRange(len(policy.info.inputs))
-        choose = self._stepwise(policy) if policy.info.batches else self._plain(policy)
-        played, count = self._simulator, len(self._seeds)
-        cost, first = AccuracyCost(played.scenarios), self._specs[0]
-        observations = np.zeros((count, len(layout_of(first).fields)), np.float32)
+        info, played, first = policy.info, self._simulator, self._specs[0]
+        layout, count = layout_of(first), len(self._seeds)
+        policy = reading(policy, layout.inputs if info.batches else layout.fields)
+        state = PolicyState(self._specs, info.every, info.batches) if info.batches else None
+        control, seen = control_of(info.agent, first), InputRange(len(info.inputs))
+        requested, _ = allocations(count, len(first.stages))
+        shown = observations = np.zeros((count, len(layout.fields)), np.float32)
         played.reset(np.ones(count, np.bool_), self._seeds, observations)
-        sums, batch_times = np.zeros((4, count)), None
+        sums, cost, batch_times = np.zeros((4, count)), AccuracyCost(played.scenarios), None
         while not played.over.all():
-            inputs, requested = choose(observations, batch_times)
+            if state is None:
+                shown = observations
+                control.write(policy.act(shown), requested)
+            else:
+                state.see(observations, batch_times)
+                shown = state.seen
+                requested = state.choose(policy.logits(shown))
             running = ~played.over
-            seen.widen(inputs[running])
+            seen.widen(policy.inputs(shown)[running])
             observations, metrics = played.step(requested)
             batch_times = batch_times_of(metrics)
             names = "cores", "avoidable_violations", "offered"
@@ -160,58 +167,6 @@ class PolicyEvaluator:
             sums[0] += cost.of(metrics, played.assignment) / first.interval_s
         sums[1] += played.drain()["avoidable_violations"]
         return replace(Evaluation.of(sums.reshape(4, -1, self._count)), input_range=seen.ends)
-
-    def _stepwise(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
-        policy = reading(policy, layout_of(self._specs[0]).inputs)
-        state = PolicyState(self._specs, policy.info.every, policy.info.batches)
-
-        def choose(
-            observations: FloatMatrix, batch_times: FloatArray
-        ) -> tuple[FloatMatrix, IntArray]:
-            state.see(observations, batch_times)
-            return policy.inputs(state.seen), state.choose(policy.logits(state.seen))
-
-        return choose
-
-    def _plain(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
-        spec = self._specs[0]
-        policy = reading(policy, layout_of(spec).fields)
-        control = control_of(policy.info.agent, spec)
-        requested, _ = allocations(len(self._seeds), len(spec.stages))
-
-        def choose(observations: FloatMatrix, _: FloatArray) -> tuple[FloatMatrix, IntArray]:
-            control.write(policy.act(observations), requested)
-            return policy.inputs(observations), requested
-
-        return choose
-
-
-def known_rules(
-    scales_out: bool,
-    scenarios: tuple[Scenario, ...],
-    episodes: int,
-    measuring: Callable[[], None],
-) -> tuple[FloatArray, list[str]]:
-    """Return what :func:`best_rules` does, from the user's cache if no line of code has changed.
-
-    Measuring takes minutes, and trainings that differ in their seeds use the same rules.
-    ``measuring`` is called before.
-    """
-    names = [scenario_fingerprint(scenario) for scenario in scenarios]
-    question = {"scales_out": scales_out, "scenarios": names, "episodes": episodes}
-    key = fingerprint({"rules": question, "code": code_fingerprint()})
-    file = cache_dir() / "rules" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
-        known = parsed(json.loads, read_text(file))
-        sums, programs = np.array(known["sums"], np.float64), [*map(str, known["programs"])]
-        fits = sums.shape == (4, episodes, len(scenarios)) and len(programs) == len(scenarios)
-        if fits and np.isfinite(sums).all():
-            return sums, programs
-    measuring()
-    sums, programs = best_rules(scales_out, scenarios, episodes)
-    with contextlib.suppress(SpongeError):  # without a cache the next training measures again
-        write_json(file, {"sums": sums.tolist(), "programs": programs})
-    return sums, programs
 
 
 def programs_for(scales_out: bool) -> tuple[str, ...]:
@@ -239,14 +194,28 @@ def best_rules(
     return np.stack(sums, axis=-1), [names[place] for place in best]
 
 
-@cache
 def play_program(
     program: str, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`."""
+    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`.
+
+    They are from the user's cache if no line of code has changed: playing takes minutes, and
+    trainings that differ in their seeds compare with the same.
+    """
+    names = [scenario_fingerprint(scenario) for scenario in scenarios]
+    question = {"program": program, "scenarios": names, "episodes": [first_seed, episodes]}
+    key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))
+    file = cache_dir() / "rules" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        known = np.array(parsed(json.loads, read_text(file))["sums"], np.float64)
+        if known.shape == (4, *shape) and np.isfinite(known).all():
+            return known
     seeds = range(first_seed, first_seed + episodes)
-    sums = run_programs(_play_episode, list(product([program], seeds, scenarios)))
-    return np.array(sums).T.reshape(4, episodes, len(scenarios))
+    played = run_programs(_play_episode, list(product([program], seeds, scenarios)))
+    sums = np.array(played).T.reshape(4, *shape)
+    with contextlib.suppress(SpongeError):  # without a cache it is played again
+        write_json(file, {"sums": sums.tolist()})
+    return sums
 
 
 def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
@@ -261,20 +230,18 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     with closing(executor.run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
-                raise ConfigError(_explain(task, result))
+                program, _, scenario = task
+                if result.type == "ProcessDied":
+                    raise ConfigError(
+                        f"{program} plays in processes of its own, and one of them died "
+                        f"({result.message}); a script that trains needs "
+                        'if __name__ == "__main__":'
+                    )
+                raise ConfigError(
+                    f"{program} failed on {scenario.name} ({result.type}: {result.message})"
+                )
             results[task] = result
     return [results[task] for task in tasks]
-
-
-def _explain(task: Task, failure: Failure) -> str:
-    """Say what went wrong where a program plays, or demonstrates."""
-    program, _, scenario = task
-    if failure.type == "ProcessDied":
-        return (
-            f"{program} plays in processes of its own, and one of them died ({failure.message}); "
-            'a script that trains needs if __name__ == "__main__":'
-        )
-    return f"{program} failed on {scenario.name} ({failure.type}: {failure.message})"
 
 
 def _play_episode(task: Task) -> tuple[float, float, float, float]:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.run.registry import known_controllers, make_controller, start
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
@@ -76,66 +75,52 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
 
 def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstrations:
     program, seed, scenario = task
-    system = make_system(scenario, seed)
-    expert, disturbance = _Expert(program, system.spec, every), Disturbance(system.spec, seed)
-    state = expert.state
+    system, controller = make_system(scenario, seed), make_controller(program, known_controllers())
+    start(controller, system.spec, 0)
+    state = PolicyState([system.spec], every, batches_for(system.spec))
+    disturbance, rows = Disturbance(seed), []
     while not system.done:
-        choices = expert.decide(system.view())
-        if policy is None:
-            requested = disturbance.apply(allocation(state.take(choices[None])[0]))
-            state.follow(requested)
-        else:
-            requested = allocation(state.choose(policy.logits(state.seen))[0])
-        system.step(requested)
-    return Demonstrations(*(np.array(column) for column in zip(*expert.rows, strict=True)))
-
-
-class _Expert:
-    """A program, beside which a policy's state is kept."""
-
-    def __init__(self, program: str, spec: SystemSpec, every: int) -> None:
-        self._spec, self._program = spec, make_controller(program, known_controllers())
-        start(self._program, spec, 0)
-        self.state = PolicyState([spec], every, batches_for(spec))
-        self.rows: list[tuple[NDArray[Any], ...]] = []
-        """A row of :class:`Demonstrations` for each decision."""
-
-    def decide(self, view: SystemView) -> IntArray:
-        """Return the program's (stages, 4) choices, as far as all fits and replicas may step."""
-        state, sizes = self.state, self.state.choices.sizes
+        view = system.view()
         state.look(view)
-        cores, batch, replicas, variants = np.array(self._program.decide(view).stages).T
-        before, most = state.replicas[0].copy(), state.choices.limits[:, 2]
-        steps = np.sign(np.clip(replicas, 1, most) - before)
-        cores = np.minimum(cores, most_cores(self._spec, before + steps))
-        # A larger batch than the program's only starts if so many wait.
-        places = np.minimum(np.searchsorted(sizes, batch), len(sizes) - 1)
-        variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(variants, 0), 0)
-        choices = np.stack([cores - 1, places, steps + 1, variants], axis=-1)
-        self.rows.append((state.seen[0].copy(), choices, before))
-        return choices
+        choices = _as_choices(controller.decide(view), state, system.spec)
+        rows.append((state.seen[0].copy(), choices, state.replicas[0].copy()))
+        if policy is None:
+            most = most_cores(system.spec, state.replicas[0] + choices[:, 2] - 1)
+            requested = state.take(disturbance.apply(choices, most)[None])
+        else:
+            requested = state.choose(policy.logits(state.seen))
+        system.step(allocation(requested[0]))
+    return Demonstrations(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _as_choices(decided: Allocation, state: PolicyState, spec: SystemSpec) -> IntArray:
+    """Return (stages, 4) choices like a decision, as far as all fits and the replicas may step."""
+    cores, batch, replicas, variants = np.array(decided.stages).T
+    own = state.choices
+    steps = np.sign(np.clip(replicas, 1, own.limits[:, 2]) - state.replicas[0])
+    cores = np.minimum(cores, most_cores(spec, state.replicas[0] + steps))
+    # A larger batch than the program's only starts if so many wait.
+    places = np.minimum(np.searchsorted(own.sizes, batch), len(own.sizes) - 1)
+    variants = np.where(own.counts[:, 3] > 0, np.maximum(variants, 0), 0)
+    return np.stack([cores - 1, places, steps + 1, variants], axis=-1)
 
 
 class Disturbance:
     """Chooses random cores now and then, for some intervals."""
 
-    def __init__(self, spec: SystemSpec, seed: int) -> None:
-        self._random, self._spec = stream(seed, "disturbance"), spec
-        self._left, self._cores = 0, np.zeros(len(spec.stages), np.int64)
+    def __init__(self, seed: int) -> None:
+        self._random, self._left = stream(seed, "disturbance"), 0
+        self._cores = np.zeros(0, np.int64)
 
-    def apply(self, decided: Allocation) -> Allocation:
-        """Return an allocation, perhaps with other cores."""
-        most = most_cores(self._spec, np.array([stage.replicas for stage in decided.stages]))
+    def apply(self, choices: IntArray, most: IntArray) -> IntArray:
+        """Return (stages, 4) choices, perhaps of other cores, at most (stages,) so many."""
         if not self._left and self._random.random() < DISTURBED:
             self._left = int(self._random.integers(1, MAX_DISTURBED + 1))
             self._cores = np.array([self._random.integers(1, each + 1) for each in most.tolist()])
         if not self._left:
-            return decided
+            return choices
         self._left -= 1
-        cores = np.minimum(self._cores, most).tolist()
-        changed = zip(decided.stages, cores, strict=True)
-        stages = tuple(stage._replace(cores=each) for stage, each in changed)
-        return self._spec.fitting(decided.with_stages(stages))
+        return np.column_stack([np.minimum(self._cores, most) - 1, choices[:, 1:]])
 
 
 def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,15 @@ from ..stepwise import StageChoices
 from . import (
     CHECKPOINT_FILE,
     EVALUATED_FILE,
+    SETTINGS_FILE,
     PhasedConfig,
     Report,
     TrainingPlan,
-    save_settings,
     spec_of,
 )
 from .actor_critic import ActorCritic
 from .episodes import Episodes, batches_for
-from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, PolicyEvaluator, known_rules
+from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, PolicyEvaluator, best_rules
 from .imitation import Demonstrations, demonstrations, imitate, joined
 from .ppo import collect, update
 
@@ -55,7 +55,7 @@ def train(
     """
     # The networks are too small for more threads to help, and the simulator uses them.
     torch.set_num_threads(1)
-    save_settings(config, plan.folder)
+    write_json(plan.folder / SETTINGS_FILE, asdict(config))
     run = Training(plan, config, progress)
     if plan.resume is not None:
         run.load(plan.resume)
@@ -81,11 +81,9 @@ class Training:
         self._choices = StageChoices.of(spec, batches_for(spec), plan.every > 0)
         self.model = ActorCritic(config.hidden, self._choices, len(plan.inputs))
         self._evaluate = PolicyEvaluator(scenarios, config.evaluation_episodes)
-        sums, self._programs = known_rules(
-            plan.control.scales_out,
-            scenarios,
-            config.evaluation_episodes,
-            lambda: progress(0, "measuring the programs"),
+        progress(0, "measuring the programs")
+        sums, self._programs = best_rules(
+            plan.control.scales_out, scenarios, config.evaluation_episodes
         )
         self.rule = Evaluation.of(sums)
         self.steps = self._start = 0

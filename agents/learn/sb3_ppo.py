@@ -11,7 +11,7 @@ import json
 import math
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.encoding import reaching
+from sponge_env.utils.files import write_json
 
+from .. import LEARNERS
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
-from . import CHECKPOINT_FILE, LearnConfig, Report, TrainingPlan, save_settings
+from . import CHECKPOINT_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
 from .actor_critic import as_array
 from .episodes import other
 from .evaluation import PolicyEvaluator
@@ -55,7 +57,7 @@ def train(
     try:
         model = make_model(plan, config, envs)
         model.set_logger(configure(str(plan.folder), ["tensorboard"]))
-        save_settings(config, plan.folder)
+        write_json(plan.folder / SETTINGS_FILE, asdict(config))
         keeper = _Keeper(plan, config, progress)
         try:
             model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
@@ -70,7 +72,7 @@ def train(
 
 def make_environments(plan: TrainingPlan) -> VecEnv:
     """Make what a plan trains on, every other one of another system if it is randomised."""
-    control = reaching(plan.learner.control, plan.spec)
+    control = reaching(LEARNERS[plan.agent].control, plan.spec)
     scenarios = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
     if plan.backend == "live":
         make = partial(SpongeEnv, backend="live", limiter=plan.limiter, control=control)
