@@ -16,7 +16,6 @@ from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy
 
 from agents.history import INPUTS
 from agents.learn import settings, spec_of
-from agents.learn.actor_critic import SATURATION, ActorCritic
 from agents.learn.command import check_checkpoint
 from agents.learn.episodes import (
     OTHER_DELAYS_S,
@@ -37,7 +36,9 @@ from agents.learn.imitation import (
 from agents.learn.phased import least_cores, score_of, steps_left, train
 from agents.learn.ppo import (
     MAX_VIOLATIONS,
+    SATURATION,
     VIOLATION_PRICE,
+    ActorCritic,
     _advantages,
     _compared,
     collect,

@@ -26,9 +26,9 @@ from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState, allocation
 from . import PhasedConfig, TrainingPlan
-from .actor_critic import ActorCritic
 from .episodes import batches_for, changed
 from .evaluation import Task, run_programs
+from .ppo import ActorCritic
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""

@@ -38,11 +38,10 @@ from . import (
     TrainingPlan,
     spec_of,
 )
-from .actor_critic import ActorCritic
 from .episodes import Episodes, batches_for
 from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, PolicyEvaluator, best_rules
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .ppo import collect, update
+from .ppo import ActorCritic, collect, update
 
 
 def train(

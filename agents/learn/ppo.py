@@ -1,10 +1,12 @@
-"""PPO for stepwise policies (Schulman et al., 2017): from episodes to rewards, advantages, updates.
+"""PPO for stepwise policies (Schulman et al., 2017): networks, rewards, advantages, updates.
 
-It is not Stable-Baselines3's, because advantages are compared within a scenario.
+It is not Stable-Baselines3's: the cores that an action may choose depend on the replicas that it
+chooses, and advantages are compared within a scenario.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,10 +17,19 @@ from torch import Tensor, nn
 
 from sponge_env.arrays import FloatArray
 
+from ..policy import FloatMatrix
+from ..stepwise import StageChoices
 from . import PhasedConfig
-from .actor_critic import VALUE_UNIT, ActorCritic
 from .episodes import Episodes, Outcomes
 
+MAX_LOGIT = 4.0
+"""Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
+STEP_PROBABILITY = 0.03
+"""Of one replica more, and of one fewer, when the replicas begin to be learned."""
+VALUE_UNIT = 10.0
+"""Unit of the critic's values."""
+SATURATION = 5.0
+"""Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 CLIP = 0.2
 """Largest relative change of an action's probability that an update rewards."""
 VIOLATION_PRICE = 50.0
@@ -27,8 +38,130 @@ MAX_VIOLATIONS = 30
 """Violations of one interval that count at most, so that one lost queue is not all that matters."""
 MIN_TYPICAL = 0.05
 """Smallest typical advantage."""
+_NEVER = -1e9
+"""Logit of what may not be chosen."""
 
 Floats = NDArray[np.float32]
+
+
+class ActorCritic(nn.Module):
+    """Both networks, and the mean and deviation of each input."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, hidden: Sequence[int], choices: StageChoices, inputs: int) -> None:
+        super().__init__()
+        self._counts: list[list[int]] = choices.counts.tolist()
+        self._room = torch.from_numpy(choices.room)
+        # (stages, replicas + 1, 3) steps that leave the replicas within their limits
+        results = np.arange(choices.room.shape[1])[:, None] + np.array([-1, 0, 1])
+        most = choices.limits[:, 2, None, None]
+        self._steps = torch.from_numpy((results >= 1) & (results <= most))
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.actor = _network(inputs, hidden, sum(choices.actions))
+        self.critic = _network(inputs, hidden, 1)
+        step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
+        assert isinstance(last, nn.Linear)
+        at = 0
+        with torch.no_grad():
+            for cores, sizes, moves, variants in self._counts:
+                own = slice(at + cores + sizes, at + cores + sizes + moves)
+                last.weight[own] = 0.0
+                last.bias[own] = torch.tensor([step, 0.0, step])
+                at = own.stop + variants
+
+    def normalise(self, seen: FloatMatrix) -> None:
+        """Take mean and deviation from (n, inputs); a deviation is never 0."""
+        mean, variance = (f(seen, axis=0, dtype=np.float64) for f in (np.mean, np.var))
+        self.mean = torch.from_numpy(np.float32(mean))
+        self.scale = torch.from_numpy(np.float32(1 / (SATURATION * np.sqrt(variance + 1e-4))))
+
+    def inputs(self, seen: FloatMatrix) -> Tensor:
+        """Return (n, inputs) normalised inputs: near the mean, deviations from it."""
+        return SATURATION * torch.tanh((torch.from_numpy(seen) - self.mean) * self.scale)
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """Return the (n,) values of states."""
+        values: Tensor = VALUE_UNIT * self.critic(inputs)[:, 0]
+        return values
+
+    @torch.no_grad()
+    def sample(self, inputs: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw (n, stages, 4) choices in states of (n, stages) replicas.
+
+        Their (n,) log-probabilities come with them.
+        """
+        return self._decided(inputs, replicas, None)[:2]
+
+    def probabilities(
+        self, inputs: Tensor, choices: Tensor, replicas: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (n,) log-probabilities of choices, and the entropies of their parts."""
+        return self._decided(inputs, replicas, choices)[1:]
+
+    def _decided(
+        self, inputs: Tensor, replicas: Tensor, choices: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return choices, drawn if none are given, their log-probabilities, and entropies."""
+        sizes, logs, taken = [sum(each) for each in self._counts], [], []
+        for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
+            core, batch, step, variant = [None] * 4 if choices is None else choices[:, k].T
+            cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
+            steps = steps.masked_fill(~self._steps[k, replicas[:, k]], _NEVER)
+            batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
+            # The step first: how many cores fit depends on the replicas that result from it.
+            step, batch = _taken(steps, step), _taken(batches, batch)
+            room = self._room[k, replicas[:, k] + step - 1, : cores.shape[1]]
+            bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
+            cores = bounded.masked_fill(~room, _NEVER).log_softmax(dim=1)
+            logs += [cores, batches, steps, variants]
+            taken += [_taken(cores, core), batch, step, _taken(variants, variant)]
+        entropy = -sum((each.exp() * each).sum(dim=1) for each in logs)
+        chosen = [
+            log.gather(1, choice[:, None])[:, 0]
+            for log, choice in zip(logs, taken, strict=True)
+            if log.shape[1]
+        ]
+        drawn = torch.stack(taken, dim=1).reshape(len(inputs), -1, 4)
+        return drawn, torch.as_tensor(sum(chosen)), torch.as_tensor(entropy)
+
+    def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
+        """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
+        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
+        (first, bias), *others = [(as_array(each.weight), as_array(each.bias)) for each in linear]
+        normalising = as_array(torch.diag(self.scale)), as_array(-self.mean * self.scale)
+        return [normalising, (np.float32(SATURATION) * first, bias), *others]
+
+
+def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [_linear(inputs, size, 2**0.5), nn.Tanh()]
+        inputs = size
+    return nn.Sequential(*layers, _linear(inputs, outputs, 0.01))
+
+
+def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
+    """Return a given choice, or draw from (n, choices) log-probabilities; 0 if there are none."""
+    if given is not None:
+        return given
+    if not logs.shape[1]:
+        return torch.zeros(len(logs), dtype=torch.int64)
+    return torch.multinomial(logs.exp(), 1)[:, 0]
+
+
+def as_array(tensor: Tensor) -> FloatMatrix:
+    """Return a copy of a tensor's numbers."""
+    return np.array(tensor.detach().cpu().numpy(), np.float32)
 
 
 class Transitions(NamedTuple):

@@ -34,9 +34,9 @@ from sponge_env.utils.files import write_json
 from .. import LEARNERS
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
 from . import CHECKPOINT_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
-from .actor_critic import as_array
 from .episodes import other
 from .evaluation import PolicyEvaluator
+from .ppo import as_array
 
 ONE_REPLICA_LOGIT = 5.0
 """Of one replica when training begins; 0 for the others. Most numbers are too many for most loads,
