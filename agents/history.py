@@ -7,8 +7,7 @@ is followed, so that both see the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -39,8 +38,6 @@ BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores")
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
 _DUE_BINS = sum(name.startswith("due_") for name in JOINT.fields)
-_SEVERAL = "effective_accuracy"
-"""Only the observation of all stages has that."""
 _STAGES = 5
 """Where the units of the stages begin."""
 
@@ -95,11 +92,6 @@ def layout_of(spec: SystemSpec) -> Layout:
     return _laid_out(control_named("pipeline", spec).fields)
 
 
-def inputs_of(observed: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of what a policy sees of a system with some observation."""
-    return _laid_out(tuple(observed)).inputs if _SEVERAL in observed else INPUTS
-
-
 @cache
 def _laid_out(fields: tuple[str, ...]) -> Layout:
     queues = [name for name in fields if name.endswith(_QUEUE)]
@@ -130,45 +122,17 @@ INPUTS = JOINT_LAYOUT.inputs
 """Names of what a policy of one model sees, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scales:
-    """What gives the observations of a system their units."""
+def units_of(spec: SystemSpec, every: int) -> FloatArray:
+    """Return the (5 + 2 stages,) units of what is observed of a system, for :func:`remember`.
 
-    slo_s: float
-    interval_s: float
-    every: int
-    """Intervals after which the number of replicas may change again; never if 0."""
-    resize_delay_s: float
-    cold_start_s: float
-    """The longest of all stages."""
-    stages: tuple[tuple[float, int], ...]
-    """Of each, the requests that 1 of its queue stands for, and the replicas likewise."""
-
-    @classmethod
-    def of(cls, spec: SystemSpec, every: int) -> Scales:
-        """Return those of a system."""
-        stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
-        cold_start_s = max(stage.cold_start_s for stage in spec.stages)
-        times_s = spec.resize_delay_s, cold_start_s
-        return cls(spec.slo_s, spec.interval_s, every, *times_s, tuple(stages))
-
-    @property
-    def row(self) -> FloatArray:
-        """(5 + 2 stages,) the same for :func:`remember`."""
-        *system, stages = astuple(self)
-        return np.array([*system, *chain(*stages)], np.float64)
-
-
-@compiled
-def may_step(interval: int, every: float) -> bool:
-    """Return whether the number of replicas may change in an interval, the first being 0.
-
-    That is seldom, or never if ``every`` is 0: a new replica serves after some ten seconds, and
-    only a decision that stands longer than that shows what it was worth.
+    In order: SLO, interval, intervals after which the replicas may step (never if 0), resize
+    delay, longest cold start; of each stage, the requests that 1 of its queue stands for and the
+    replicas likewise.
     """
-    if every == 0:
-        return False
-    return interval < FIRST_INTERVALS or interval % every == 0
+    cold_start_s = max(stage.cold_start_s for stage in spec.stages)
+    stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
+    system = spec.slo_s, spec.interval_s, every, spec.resize_delay_s, cold_start_s
+    return np.array([*system, *chain(*stages)], np.float64)
 
 
 def batch_times_of(metrics: Any) -> FloatArray:
@@ -194,7 +158,7 @@ def remember(
     ended in it; ``fit_s`` (cores, batches) is how long batches should take, of no size where there
     are several stages or variants. ``intervals`` (n,) counts the decisions of each episode before
     this one: at 0 the (n, remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see
-    :class:`Scales`; of places in an observation see :class:`Layout`.
+    :func:`units_of`; of places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
         observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
@@ -226,8 +190,12 @@ def remember(
 
 @compiled
 def _until_step(interval: int, every: float) -> float:
-    """Return the share of the time between two steps of the replicas that is still to wait."""
-    if every == 0 or may_step(interval, every):
+    """Return the share of the time between two steps of the replicas that is still to wait.
+
+    They are seldom after the first seconds: a new replica serves after some ten seconds, and only
+    a decision that stands longer than that shows what it was worth.
+    """
+    if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import Control, encode, fit
 
@@ -21,10 +20,9 @@ from .history import (
     BATCH_TIMES,
     REMEMBERED,
     FloatMatrix,
-    Scales,
     layout_of,
-    may_step,
     remember,
+    units_of,
 )
 from .lookahead.service_times import fitted_s
 
@@ -50,6 +48,9 @@ class StageChoices:
     room: NDArray[np.bool_]
     """(stages, replicas + 1, cores) which numbers of cores, from 1 on, numbers of replicas, from 0
     on, have room for. One core always counts as such: the machine then has fewer replicas."""
+    moves: NDArray[np.bool_]
+    """(stages, replicas + 1, 3) which steps, one down, none or one up, numbers of replicas allow.
+    """
     total_cores: int
 
     @classmethod
@@ -60,18 +61,17 @@ class StageChoices:
         """
         counts, limits = [], []
         for stage in spec.stages:
-            several = len(stage.latencies) > 1
-            variants = len(stage.latencies) if several else 0
+            variants = len(stage.latencies) if len(stage.latencies) > 1 else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
             replicas = min(MAX_REPLICAS, stage.replicas_max) if scales_out else 1
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
-        cores_max = max(stage.cores_max for stage in spec.stages)
-        cores, held = np.arange(1, cores_max + 1), np.arange(MAX_REPLICAS + 1)[:, None]
+        most = np.array(limits)[..., None, None]
+        cores, held = np.arange(1, most[:, 0].max() + 1), np.arange(MAX_REPLICAS + 1)[:, None]
         room = (cores * held <= spec.total_cores) | (cores == 1)
-        own = [room & (cores <= stage.cores_max) for stage in spec.stages]
-        return cls(
-            np.array(sizes), np.array(counts), np.array(limits), np.array(own), spec.total_cores
-        )
+        after = held + np.arange(MOVES) - 1
+        moves = (after >= 1) & (after <= most[:, 2])
+        own = np.array(counts), most[..., 0, 0], room & (cores <= most[:, 0]), moves
+        return cls(np.array(sizes), *own, spec.total_cores)
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -89,9 +89,10 @@ class PolicyState:
         A policy chooses among such batch sizes.
         """
         count, first = len(specs), specs[0]
-        self._spec, self._layout, self._every = first, layout_of(first), every
+        self._spec, self._layout = first, layout_of(first)
+        self._until_step = self._layout.inputs.index("until_step")
         self._observed = Control(self._layout.fields, ())
-        self.scales = np.array([Scales.of(spec, every).row for spec in specs])
+        self.scales = np.array([units_of(spec, every) for spec in specs])
         self.choices = StageChoices.of(first, sizes, every > 0)
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
@@ -158,9 +159,20 @@ class PolicyState:
 
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
-        own = self.choices
-        parts = own.counts, own.limits, own.room, own.sizes, self._every
-        _choose(logits, *parts, self.intervals, self.replicas, self._rows)
+        own, rows = self.choices, self._rows
+        waits = self.seen[:, self._until_step, None] > 0
+        parts = iter(np.split(logits, np.cumsum(own.counts)[:-1], axis=1))
+        for k in range(len(own.counts)):
+            cores, batches, steps, variants = (next(parts) for _ in own.counts[k])
+            held = self.replicas[:, k]
+            allowed = own.moves[k, held] & ~(waits & [True, False, True])
+            held = held + np.where(allowed, steps, -np.inf).argmax(axis=1) - 1
+            room = own.room[k, held, : cores.shape[1]]
+            rows[:, k, 0] = np.where(room, cores, -np.inf).argmax(axis=1) + 1
+            rows[:, k, 1] = np.minimum(own.sizes[batches.argmax(axis=1)], own.limits[k, 1])
+            rows[:, k, 2] = held
+            rows[:, k, 3] = variants.argmax(axis=1) if variants.size else 0
+        self.intervals += 1
         return self._fitting()
 
     def _fitting(self) -> IntArray:
@@ -177,63 +189,3 @@ class PolicyState:
 def allocation(rows: IntArray) -> Allocation:
     """Return the allocation of (stages, 4) numbers."""
     return Allocation(stages=tuple(StageAllocation(*row) for row in rows.tolist()))
-
-
-@entry_point
-def _choose(
-    logits: FloatMatrix,
-    counts: IntArray,
-    limits: IntArray,
-    room: NDArray[np.bool_],
-    sizes: IntArray,
-    every: int,
-    intervals: IntArray,
-    replicas: IntArray,
-    rows: IntArray,
-) -> None:
-    for i in range(len(logits)):
-        at, now = 0, may_step(intervals[i], every)
-        intervals[i] += 1
-        for k in range(len(counts)):
-            batches = at + counts[k, 0]
-            moves = batches + counts[k, 1]
-            variants = moves + counts[k, 2]
-            if now:
-                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], limits[k, 2])
-            allowed = room[k, replicas[i, k]]
-            rows[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
-            rows[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
-            rows[i, k, 2] = replicas[i, k]
-            at = variants + counts[k, 3]
-            rows[i, k, 3] = _largest(logits[i, variants:at])
-
-
-@compiled
-def _step(logits: FloatMatrix, replicas: int, replicas_max: int) -> int:
-    """Return the most probable step of the replicas: -1, 0 or 1."""
-    step = 0
-    if replicas > 1 and logits[0] >= logits[1]:
-        step = -1
-    if replicas < replicas_max and logits[2] > logits[step + 1]:
-        step = 1
-    return step
-
-
-@compiled
-def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
-    """Return the place of the largest of those that are allowed."""
-    best = -1
-    for k in range(len(logits)):
-        if allowed[k] and (best < 0 or logits[k] > logits[best]):
-            best = k
-    return best
-
-
-@compiled
-def _largest(logits: FloatMatrix) -> int:
-    """Return the place of the largest; 0 if there is none."""
-    largest = 0
-    for k in range(1, len(logits)):
-        if logits[k] > logits[largest]:
-            largest = k
-    return largest

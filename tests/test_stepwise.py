@@ -16,10 +16,9 @@ from agents.history import (
     INPUTS,
     JOINT_LAYOUT,
     REMEMBERED,
-    Scales,
-    inputs_of,
     layout_of,
     remember,
+    units_of,
 )
 from agents.learn import spec_of
 from agents.learned import PolicyController
@@ -42,7 +41,7 @@ def seen_over_time(
     ``batch_times`` (n, 3) are those of all intervals; no batch ends if left out.
     """
     count = observations.shape[1]
-    scales = np.array([Scales.of(SPEC, EVERY).row] * count)
+    scales = np.array([units_of(SPEC, EVERY)] * count)
     memory = np.full((count, len(REMEMBERED)), np.nan, np.float32)
     times = np.zeros((count, 3)) if batch_times is None else np.array(batch_times)
     shown = []
@@ -119,6 +118,7 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
     logits[0, 0, -1] = logits[1, 0, -3] = 1.0  # up from one replica, down from two
     for k in range(45):
         before = int(state.replicas[0, 0])
+        state.see(np.zeros((1, JOINT.obs_dim), np.float32), None)
         due += [k] * bool(state.choose(logits[before - 1])[0, 0, 2] != before)
     assert due == intervals
 
@@ -169,7 +169,6 @@ def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path: Path) -> No
 def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
     spec = spec_of(CHAIN)
     layout = layout_of(spec)
-    assert inputs_of(layout.fields) == layout.inputs
     observed = np.random.default_rng(0).random((1, len(layout.fields))).astype(np.float32)
     state = PolicyState([spec], 1, (1,))
     state.see(observed, None)

@@ -54,10 +54,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self._counts: list[list[int]] = choices.counts.tolist()
         self._room = torch.from_numpy(choices.room)
-        # (stages, replicas + 1, 3) steps that leave the replicas within their limits
-        results = np.arange(choices.room.shape[1])[:, None] + np.array([-1, 0, 1])
-        most = choices.limits[:, 2, None, None]
-        self._steps = torch.from_numpy((results >= 1) & (results <= most))
+        self._moves = torch.from_numpy(choices.moves)
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         self.actor = _network(inputs, hidden, sum(choices.actions))
@@ -109,7 +106,7 @@ class ActorCritic(nn.Module):
         for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
             core, batch, step, variant = [None] * 4 if choices is None else choices[:, k].T
             cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
-            steps = steps.masked_fill(~self._steps[k, replicas[:, k]], _NEVER)
+            steps = steps.masked_fill(~self._moves[k, replicas[:, k]], _NEVER)
             batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
             # The step first: how many cores fit depends on the replicas that result from it.
             step, batch = _taken(steps, step), _taken(batches, batch)
