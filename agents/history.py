@@ -42,9 +42,9 @@ _STAGES = 5
 """Where the units of the stages begin."""
 
 _MEANS = len(ARRIVAL_TIMES_S)
-_DELAYS = len(DELAY_TIMES_S)
-_MOST, _LEAST, _LONGEST = _MEANS + _DELAYS, _MEANS + _DELAYS + 1, _MEANS + _DELAYS + 2
-_BEFORE = _LONGEST + 1
+_TIMES_S = ARRIVAL_TIMES_S + DELAY_TIMES_S
+_MOST = len(_TIMES_S)
+_LEAST, _LONGEST, _BEFORE = _MOST + 1, _MOST + 2, _MOST + 3
 _SERVICE = _BEFORE + 2
 SERVICE = "service_ratio"
 REMEMBERED = (
@@ -164,7 +164,7 @@ def remember(
         observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
         _update(observed, kept, requests_at, intervals[i], interval_s)
-        _update_service(kept, _service_ratio(batch_times[i], fit_s), intervals[i], interval_s)
+        _update_service(kept, batch_times[i], fit_s, intervals[i], interval_s)
         _copy(observed, row)
         at = len(observed)
         _copy(kept, row[at:])
@@ -215,52 +215,41 @@ def _update(
     interval: int,
     interval_s: float,
 ) -> None:
-    arrivals, delay, longest = (
-        observed[requests_at[0]],
-        observed[requests_at[1]],
-        observed[requests_at[2]],
-    )
+    arrivals, delay = observed[requests_at[0]], observed[requests_at[1]]
+    longest = observed[requests_at[2]]
     if interval <= 1:
         # The first observation comes before the first arrivals.
         kept[:_MEANS] = arrivals
         kept[_MEANS:_MOST] = delay
         kept[_MOST], kept[_LEAST], kept[_LONGEST] = arrivals, arrivals, longest
-        kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
-        return
-    for k in range(_MEANS):
-        kept[k] += (1 - math.exp(-interval_s / ARRIVAL_TIMES_S[k])) * (arrivals - kept[k])
-    for k in range(_DELAYS):
-        share = 1 - math.exp(-interval_s / DELAY_TIMES_S[k])
-        kept[_MEANS + k] += share * (delay - kept[_MEANS + k])
-    fading = 1 - math.exp(-interval_s / EXTREME_TIME_S)
-    kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
-    kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
-    kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
+    else:
+        for k in range(_MOST):
+            value = arrivals if k < _MEANS else delay
+            kept[k] += (1 - math.exp(-interval_s / _TIMES_S[k])) * (value - kept[k])
+        fading = 1 - math.exp(-interval_s / EXTREME_TIME_S)
+        kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
+        kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
+        kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
     kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
 
 
 @compiled
-def _service_ratio(batch_times: FloatArray, fit_s: FloatArray) -> float:
-    """Return how long the batches of an interval took, relative to the fit; NaN if none ended.
+def _update_service(
+    kept: FloatMatrix, batch_times: FloatArray, fit_s: FloatArray, interval: int, interval_s: float
+) -> None:
+    """Take in how long the batches of an interval took, relative to the fit, if any ended.
 
     The fit is linear in the batch size, so that of the mean size is the mean of all.
     """
     mean_s, batch = batch_times[0], batch_times[1]
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
-    if not (mean_s > 0 and batch >= 1 and cores >= 1) or len(fit_s) == 0:
-        return math.nan
-    row = fit_s[min(cores, len(fit_s)) - 1]
-    below = min(int(batch), len(row))
-    above = min(below + 1, len(row))
-    expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])
-    return float(mean_s / expected_s)
-
-
-@compiled
-def _update_service(kept: FloatMatrix, ratio: float, interval: int, interval_s: float) -> None:
     if interval <= 1:
         kept[_SERVICE] = 1.0
-    elif not math.isnan(ratio):
-        believed = min(max(ratio, RATIO_RANGE[0]), RATIO_RANGE[1])
+    elif mean_s > 0 and batch >= 1 and cores >= 1 and len(fit_s) > 0:
+        row = fit_s[min(cores, len(fit_s)) - 1]
+        below = min(int(batch), len(row))
+        above = min(below + 1, len(row))
+        expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])
+        believed = min(max(mean_s / expected_s, RATIO_RANGE[0]), RATIO_RANGE[1])
         share = 1 - math.exp(-interval_s / SERVICE_TIME_S)
         kept[_SERVICE] += share * (believed - kept[_SERVICE])
