@@ -170,7 +170,7 @@ def run(argv: Sequence[str]) -> int:
     scales_out = control_of(infos[0].agent, spec_of(scenarios[0])).scales_out
     programs = {x: Evaluation.of(play_program(x, *episodes)) for x in programs_for(scales_out)}
     rule = Evaluation.of(best_rules(scales_out, *episodes)[0])
-    judged = list(map(PolicyEvaluator(*episodes, replicas_max=None), policies))
+    judged = list(map(PolicyEvaluator(*episodes), policies))
     named = {f"seed {info.seed}": each for info, each in zip(infos, judged, strict=True)}
     print(table(scenarios, {**programs, "best rule": rule, **named}))
     print(f"\n{comparison(named, rule)}")

@@ -110,9 +110,8 @@ def test_rewards_charge_cores_and_violations_in_core_seconds() -> None:
 
 def test_advantages_sum_up_errors_until_the_end_of_the_episode() -> None:
     config = dataclasses.replace(CONFIG, gamma=0.5, gae_lambda=0.5)
-    column = np.float32([[1.0, 1.0]])
-    earned, values, following = ([factor * column[0]] * 3 for factor in (2, 1, 4))
-    over = [np.array([False, False]), np.array([False, True]), np.array([False, False])]
+    earned, values, following = (np.full((3, 2), x, np.float32) for x in (2, 1, 4))
+    over = np.array([[False, False], [False, True], [False, False]])
     found = _advantages(earned, over, values, following, config)
     assert found.T.tolist() == [[3 + 3 / 4 + 3 / 16, 3 + 3 / 4, 3], [3 + 3 / 4, 3, 3]]
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.simulation.batch import BatchSimulator
 
 from ..history import batch_times_of, layout_of
-from ..stepwise import PolicyState
+from ..stepwise import MAX_REPLICAS, PolicyState
 from . import spec_of
-from .evaluation import AccuracyCost, simulator
+from .evaluation import AccuracyCost
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Batch sizes that a policy chooses among, as far as the limits go."""
@@ -79,11 +79,14 @@ class Episodes:
         self.scenario = np.arange(count) % len(scenarios)
         """(n,) which scenario each is of."""
         self._assigned = self.scenario * DRAWS
-        self._simulator = simulator(pool, self._assigned)
+        fields = len(layout_of(spec_of(pool[0])).fields)
+        self._simulator = BatchSimulator(
+            pool, self._assigned, replicas_max=MAX_REPLICAS, obs_dim=fields
+        )
         self._accuracy_cost = AccuracyCost(pool)
         specs = self._simulator.specs
         sizes = batches_for(specs[0])
-        self._observations = np.zeros((count, len(layout_of(specs[0]).fields)), np.float32)
+        self._observations = np.zeros((count, fields), np.float32)
         self._pool = PolicyState(specs, every, sizes)
         self.state = PolicyState([specs[k] for k in self._assigned.tolist()], every, sizes)
         self._begin(np.ones(count, np.bool_))
@@ -136,14 +139,20 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     """Draw another system in a scenario's place (domain randomisation: Tobin et al., 2017).
 
     Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
-    the network fades: what the next deployment changes.
+    the network fades: what the next deployment changes. A trace keeps its load.
     """
     changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START, OTHER_LOAD
     longer, larger, colder, busier = (float(np.exp(random.uniform(-x, x))) for x in changes)
-    network, simulation = scenario.network, scenario.simulation
+    network, simulation, arrivals = scenario.network, scenario.simulation, scenario.arrivals
     cold_start_s = max(stage.cold_start_s for stage in spec_of(scenario).stages)
     delay_s = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
     slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
+    every_s, fade_s = (float(random.uniform(*x)) for x in (OTHER_FADES_EVERY_S, OTHER_FADES_S))
+    depth = float(np.exp(random.uniform(*np.log(OTHER_DEPTHS))))
+    fades: dict[str, Any] = {}
+    if random.random() < OTHER_FADES and network.trace != "none":
+        fades = {"fade_every_s": every_s, "fade_s": fade_s, "fade_depth": depth}
+    rate, load = (x and x * busier for x in (arrivals.rate_rps, arrivals.load))
     classes = [
         replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
         for each in scenario.classes
@@ -152,8 +161,8 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
         scenario,
         slo_s=scenario.slo_s * longer,
         classes=tuple(classes),
-        arrivals=_scaled(scenario.arrivals, busier),
-        network=_fading(replace(network, payload_bytes=network.payload_bytes * larger), random),
+        arrivals=replace(arrivals, rate_rps=rate, load=load),
+        network=replace(network, payload_bytes=network.payload_bytes * larger, **fades),
         simulation=replace(
             simulation,
             actuation_delay_s=delay_s,
@@ -161,18 +170,3 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
             cold_start_s=colder * cold_start_s,
         ),
     )
-
-
-def _scaled(arrivals: Arrivals, factor: float) -> Arrivals:
-    """Scale a rate, or a load; a trace that has its own is left as it is."""
-    rate, load = (x and x * factor for x in (arrivals.rate_rps, arrivals.load))
-    return replace(arrivals, rate_rps=rate, load=load)
-
-
-def _fading(network: Network, random: np.random.Generator) -> Network:
-    """Let a network fade now and then, or leave it as it is."""
-    every_s, fade_s = (float(random.uniform(*x)) for x in (OTHER_FADES_EVERY_S, OTHER_FADES_S))
-    depth = float(np.exp(random.uniform(*np.log(OTHER_DEPTHS))))
-    if random.random() >= OTHER_FADES or network.trace == "none":
-        return network
-    return replace(network, fade_every_s=every_s, fade_s=fade_s, fade_depth=depth)

@@ -39,7 +39,7 @@ from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
 from ..learned import control_of
 from ..policy import Policy, reading
-from ..stepwise import MAX_REPLICAS, PolicyState
+from ..stepwise import PolicyState
 from . import spec_of
 
 FEW_VIOLATIONS = 0.001
@@ -49,17 +49,6 @@ TOLERANCE = 1e-4
 
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
-
-
-def simulator(
-    scenarios: Sequence[Scenario], assigned: IntArray, replicas_max: int | None = MAX_REPLICAS
-) -> BatchSimulator:
-    """Return one of a pool of scenarios that shows what policies see.
-
-    ``replicas_max`` limits each stage; None leaves the limits of the scenarios.
-    """
-    fields = layout_of(spec_of(scenarios[0])).fields
-    return BatchSimulator(scenarios, assigned, replicas_max=replicas_max, obs_dim=len(fields))
 
 
 class AccuracyCost:
@@ -126,17 +115,13 @@ class PolicyEvaluator:
     """Plays policies on so many episodes of each scenario, always the same."""
 
     def __init__(
-        self,
-        scenarios: Sequence[Scenario],
-        episodes: int,
-        first_seed: int = SEED_LIMIT,
-        replicas_max: int | None = MAX_REPLICAS,
+        self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
     ) -> None:
-        """Prepare the episodes; ``replicas_max`` is that of :func:`simulator`."""
         self._count = len(scenarios)
         self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
         assigned = np.tile(np.arange(self._count), episodes)
-        self._simulator = simulator(scenarios, assigned, replicas_max)
+        fields = layout_of(spec_of(scenarios[0])).fields
+        self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields))
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
     def __call__(self, policy: Policy) -> Evaluation:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import write_json
 
 from ..guard import InputRange
-from ..history import DEPLOYMENT, FloatMatrix
+from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
 from ..stepwise import StageChoices
 from . import (
@@ -167,7 +166,11 @@ class Training:
         if score < self._best:
             self._best = score
             info = replace(policy.info, score=round(score, 4))
-            seen = with_deployments(self.plan.inputs, result.input_range, self._deployed.ends)
+            assert result.input_range is not None
+            seen, trained = result.input_range.copy(), self._deployed.ends
+            own = [self.plan.inputs.index(name) for name in DEPLOYMENT]
+            seen[0, own] = np.minimum(seen[0, own], trained[0, own])
+            seen[1, own] = np.maximum(seen[1, own], trained[1, own])
             save_policy(replace(policy, info=info, input_range=seen), self.policy_path)
             sides = {"policy": result, "rules": self.rule}
             means = {
@@ -227,18 +230,6 @@ def score_of(result: Evaluation, rule: Evaluation) -> float:
     allowed = np.minimum(rule.violation_rate, FEW_VIOLATIONS) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + 0.1 * np.minimum(over, 100)))
-
-
-def with_deployments(
-    inputs: Sequence[str], seen: FloatMatrix | None, deployed: FloatMatrix
-) -> FloatMatrix | None:
-    """Return (2, inputs) ranges, those of :data:`DEPLOYMENT` as far as training went."""
-    if seen is None:
-        return None
-    ranges, own = seen.copy(), [inputs.index(name) for name in DEPLOYMENT]
-    ranges[0, own] = np.minimum(seen[0, own], deployed[0, own])
-    ranges[1, own] = np.maximum(seen[1, own], deployed[1, own])
-    return ranges
 
 
 def least_cores(scenario: Scenario) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -134,17 +135,12 @@ class ActorCritic(nn.Module):
 
 def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [_linear(inputs, size, 2**0.5), nn.Tanh()]
-        inputs = size
-    return nn.Sequential(*layers, _linear(inputs, outputs, 0.01))
-
-
-def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+    for before, after in pairwise((inputs, *hidden, outputs)):
+        linear = nn.Linear(before, after)
+        nn.init.orthogonal_(linear.weight, 2**0.5 if len(layers) < 2 * len(hidden) else 0.01)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
 
 
 def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
@@ -211,7 +207,7 @@ def collect(
         after if last is None else np.where(ended, last, after)
         for last, ended, after in zip(final, over, values[1:], strict=True)
     ]
-    advantages = _advantages(earned, over, values[:-1], following, config)
+    advantages = _advantages(*map(np.stack, (earned, over, values[:-1], following)), config)
     returns = advantages + np.stack(values[:-1])
     return Transitions(
         *(torch.cat(parts) for parts in zip(*played, strict=True)),
@@ -227,19 +223,13 @@ def _values(model: ActorCritic, inputs: Tensor) -> Floats:
 
 
 def _advantages(
-    earned: Sequence[Floats],
-    over: Sequence[NDArray[np.bool_]],
-    values: Sequence[Floats],
-    following: Sequence[Floats],
-    config: PhasedConfig,
+    earned: Floats, over: NDArray[np.bool_], values: Floats, following: Floats, config: PhasedConfig
 ) -> Floats:
-    """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
-    advantages = np.zeros((len(earned), len(earned[0])), np.float32)
-    later = np.zeros_like(advantages[0])
-    for k in reversed(range(len(earned))):
-        error = earned[k] + config.gamma * following[k] - values[k]
-        advantages[k] = error + config.gamma * config.gae_lambda * np.where(over[k], 0, later)
-        later = advantages[k]
+    """Return (steps, n) advantages (GAE: Schulman et al., 2016), all of the same shape."""
+    advantages = earned + config.gamma * following - values
+    for k in reversed(range(len(earned) - 1)):
+        later = np.where(over[k], 0, advantages[k + 1])
+        advantages[k] += config.gamma * config.gae_lambda * later
     return advantages
 
 

@@ -62,7 +62,7 @@ def train(
         try:
             model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
         except (KeyboardInterrupt, SpongeError):
-            if keeper.begun:
+            if hasattr(keeper, "model"):  # there is one to evaluate
                 keeper.look()
             raise
     finally:
@@ -137,21 +137,16 @@ class _Keeper(BaseCallback):
         super().__init__()
         self.policy_path = plan.folder / POLICY_FILE
         self._plan, self._progress = plan, progress
-        self._evaluate = PolicyEvaluator(
-            plan.scenarios, config.evaluation_episodes, replicas_max=None
-        )
+        self._evaluate = PolicyEvaluator(plan.scenarios, config.evaluation_episodes)
         self._every = max(1, plan.steps // config.evaluations)
         first = plan.scenarios[0]
         self._total_cores = first.limits.machine_cores
         self._weight = first.reward.violation_weight
         self._best, self._status = -math.inf, ""
         self._start = self._evaluated_at = 0
-        self.begun = False
-        """Whether there is a model to evaluate."""
         self._began_s = time.monotonic()
 
     def _on_training_start(self) -> None:
-        self.begun = True
         self._start = self._evaluated_at = self.model.num_timesteps
 
     def _on_step(self) -> bool:
