@@ -109,8 +109,6 @@ def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = No
     try:
         before = read_json(path)
         known = from_mapping(kind, before)
-    except ConfigError as error:
-        raise PolicyError(f"{path} is of another version, train anew: {error}") from error
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
     config = from_mapping(kind, {**before, **changes})

@@ -175,7 +175,7 @@ def plan_of(
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
-    """Refuse a checkpoint that is missing, or of another learner, system or observation."""
+    """Refuse a checkpoint that is missing, or of another learner or system."""
     if not path.is_file():
         raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
     info = load_policy(path.with_name(POLICY_FILE)).info
@@ -192,8 +192,6 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
             f"interval or limits differ from those of {', '.join(names)}; train anew"
         )
-    if info.inputs != plan.inputs:
-        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
 
 
 def train(argv: Sequence[str]) -> int:

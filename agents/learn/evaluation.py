@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import multiprocessing
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
+from sponge_env.run.executor import Failure, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
@@ -209,19 +208,11 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     They are shared out to as many processes as there are CPUs, so that a script which calls this
     needs ``if __name__ == "__main__":``.
     """
-    nested = multiprocessing.current_process().daemon  # such a process may not start others
-    executor: Executor = Inline() if nested else Processes(min(CPUS, len(tasks)))
     results: dict[Task, Any] = {}
-    with closing(executor.run(work, tasks)) as ended:
+    with closing(Processes(min(CPUS, len(tasks))).run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
                 program, _, scenario = task
-                if result.type == "ProcessDied":
-                    raise ConfigError(
-                        f"{program} plays in processes of its own, and one of them died "
-                        f"({result.message}); a script that trains needs "
-                        'if __name__ == "__main__":'
-                    )
                 raise ConfigError(
                     f"{program} failed on {scenario.name} ({result.type}: {result.message})"
                 )
