@@ -276,7 +276,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     resumed = plan(second, steps=left, resume=first / "checkpoint.zip")
     train(resumed, CONFIG, lambda *report: reports.append(report))
     assert reports[-1][0] == left
-    assert not any("imitating" in status for _, status in reports)
+    assert not any("imitating" in status or "measuring" in status for _, status in reports)
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 

@@ -79,7 +79,8 @@ class Training:
         self._choices = StageChoices.of(spec, batches_for(spec), plan.every > 0)
         self.model = ActorCritic(config.hidden, self._choices, len(plan.inputs))
         self._evaluate = PolicyEvaluator(scenarios, config.evaluation_episodes)
-        progress(0, "measuring the programs")
+        if plan.resume is None:
+            progress(0, "measuring the programs")
         sums, self._programs = best_rules(
             plan.control.scales_out, scenarios, config.evaluation_episodes
         )

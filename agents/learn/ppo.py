@@ -207,13 +207,12 @@ def collect(
         after if last is None else np.where(ended, last, after)
         for last, ended, after in zip(final, over, values[1:], strict=True)
     ]
-    advantages = _advantages(*map(np.stack, (earned, over, values[:-1], following)), config)
-    returns = advantages + np.stack(values[:-1])
-    return Transitions(
-        *(torch.cat(parts) for parts in zip(*played, strict=True)),
-        torch.from_numpy(_compared(advantages, scenario).reshape(-1)),
-        torch.from_numpy(returns.reshape(-1)),
-    )
+    known = np.stack(values[:-1])
+    advantages = _advantages(np.stack(earned), np.stack(over), known, np.stack(following), config)
+    inputs, drawn, before, logs = (torch.cat(parts) for parts in zip(*played, strict=True))
+    compared = torch.from_numpy(_compared(advantages, scenario).reshape(-1))
+    returns = torch.from_numpy((advantages + known).reshape(-1))
+    return Transitions(inputs, drawn, before, logs, compared, returns)
 
 
 @torch.no_grad()
