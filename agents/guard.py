@@ -16,10 +16,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sponge_env.arrays import IntArray
-from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
@@ -119,8 +116,9 @@ class Guard:
         """
         shown, is_beyond = observation, False
         if self._range is not None:
-            shown = observation.copy()
-            is_beyond = _clip(shown, self._places, self._range, self._is_demand)
+            shown, values = observation.copy(), observation[self._places]
+            shown[self._places] = clipped = values.clip(*self._range)
+            is_beyond = bool((self._is_demand & (clipped != values)).any())
         answer = self._answer(observation, view, is_beyond)
         self._views.append(view)
         return shown, answer
@@ -131,28 +129,30 @@ class Guard:
         decided = self._left > 0
         if decided:
             self._left -= 1
-        if self._is_growing(view) or is_beyond:
+        self._lengths.append(sum([stage.queued_deadlines_s.size for stage in view.stages]))
+        is_growing = len(self._lengths) > _GROWING and self._lengths[-1] > self._hopeless
+        if is_beyond or (is_growing and all(x < y for x, y in pairwise(self._lengths))):
             self._left = max(self._left, self._calm)
         if self._watched and not decided and self._misses(view):
-            self._suspend()
+            # For longer if this happens again soon.
+            shortest, longest = (math.ceil(x / self._spec.interval_s) for x in _SUSPENDED_S)
+            self._missed.clear()
+            again = self._trusted < 2 * self._suspended
+            self._suspended = min(2 * self._suspended, longest) if again else shortest
+            self._left, self._trusted = max(self._left, self._suspended), 0
         if not self._left:
             return None
         if not decided:
-            self._program.reset(self._as_observed(observation), seed=0)
+            # The program learns latencies only of the allocations in force, and would believe all
+            # others to be faster than the last ones. Shorter ones do not count: under a quota, a
+            # batch that runs alone is faster.
+            ratio = 1.0 if self._service is None else float(observation[self._service])
+            self._program.reset(self._spec.with_headroom(max(0.0, ratio - 1)), seed=0)
             # It has not decided so far: it has to catch up on the load and on service times.
             for past in self._views:
                 self._program.observe(past)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
-
-    def _as_observed(self, observation: FloatMatrix) -> SystemSpec:
-        """Return the system with its latencies as long as recent ones, if those are longer.
-
-        The program learns latencies only of the allocations in force, and would believe all others
-        to be faster. Shorter ones do not count: under a quota, a batch that runs alone is faster.
-        """
-        ratio = 1.0 if self._service is None else float(observation[self._service])
-        return self._spec.with_headroom(ratio - 1) if ratio > 1 else self._spec
 
     def _misses(self, view: SystemView) -> bool:
         """Return whether the policy has missed too much in the last intervals that it decided."""
@@ -161,42 +161,8 @@ class Guard:
             return False
         ended = view.last.on_time + view.last.violations
         self._missed.append((view.last.avoidable_violations, ended))
-        missed = sum([missed for missed, _ in self._missed])
-        if missed < _MIN_MISSED:
-            return False
-        return missed > _MAX_MISSED * sum([ended for _, ended in self._missed])
-
-    def _suspend(self) -> None:
-        """Let the program decide for a while, and for longer if this happens again soon."""
-        shortest, longest = (math.ceil(x / self._spec.interval_s) for x in _SUSPENDED_S)
-        self._missed.clear()
-        again = self._trusted < 2 * self._suspended
-        self._suspended = min(2 * self._suspended, longest) if again else shortest
-        self._left, self._trusted = max(self._left, self._suspended), 0
-
-    def _is_growing(self, view: SystemView) -> bool:
-        length = sum([stage.queued_deadlines_s.size for stage in view.stages])
-        self._lengths.append(length)
-        if length <= self._hopeless or len(self._lengths) <= _GROWING:
-            return False
-        return all(before < after for before, after in pairwise(self._lengths))
-
-
-@entry_point
-def _clip(
-    observation: FloatMatrix,
-    places: IntArray,
-    seen: FloatMatrix,
-    is_demand: NDArray[np.bool_],
-) -> bool:
-    """Clip (fields,) values to a (2, inputs) range; return whether a demand was outside it."""
-    is_beyond = False
-    for k in range(len(places)):
-        value = observation[places[k]]
-        clipped = min(max(value, seen[0, k]), seen[1, k])
-        observation[places[k]] = clipped
-        is_beyond |= is_demand[k] and clipped != value
-    return is_beyond
+        missed, requests = map(sum, zip(*self._missed, strict=True))
+        return missed >= _MIN_MISSED and missed > _MAX_MISSED * requests
 
 
 def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix | None:

@@ -7,8 +7,7 @@ is followed, so that both see the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -39,15 +38,13 @@ BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores")
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
 _DUE_BINS = sum(name.startswith("due_") for name in JOINT.fields)
-_SEVERAL = "effective_accuracy"
-"""Only the observation of all stages has that."""
 _STAGES = 5
 """Where the units of the stages begin."""
 
 _MEANS = len(ARRIVAL_TIMES_S)
-_DELAYS = len(DELAY_TIMES_S)
-_MOST, _LEAST, _LONGEST = _MEANS + _DELAYS, _MEANS + _DELAYS + 1, _MEANS + _DELAYS + 2
-_BEFORE = _LONGEST + 1
+_TIMES_S = ARRIVAL_TIMES_S + DELAY_TIMES_S
+_MOST = len(_TIMES_S)
+_LEAST, _LONGEST, _BEFORE = _MOST + 1, _MOST + 2, _MOST + 3
 _SERVICE = _BEFORE + 2
 SERVICE = "service_ratio"
 REMEMBERED = (
@@ -95,11 +92,6 @@ def layout_of(spec: SystemSpec) -> Layout:
     return _laid_out(control_named("pipeline", spec).fields)
 
 
-def inputs_of(observed: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of what a policy sees of a system with some observation."""
-    return _laid_out(tuple(observed)).inputs if _SEVERAL in observed else INPUTS
-
-
 @cache
 def _laid_out(fields: tuple[str, ...]) -> Layout:
     queues = [name for name in fields if name.endswith(_QUEUE)]
@@ -130,45 +122,17 @@ INPUTS = JOINT_LAYOUT.inputs
 """Names of what a policy of one model sees, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scales:
-    """What gives the observations of a system their units."""
+def units_of(spec: SystemSpec, every: int) -> FloatArray:
+    """Return the (5 + 2 stages,) units of what is observed of a system, for :func:`remember`.
 
-    slo_s: float
-    interval_s: float
-    every: int
-    """Intervals after which the number of replicas may change again; never if 0."""
-    resize_delay_s: float
-    cold_start_s: float
-    """The longest of all stages."""
-    stages: tuple[tuple[float, int], ...]
-    """Of each, the requests that 1 of its queue stands for, and the replicas likewise."""
-
-    @classmethod
-    def of(cls, spec: SystemSpec, every: int) -> Scales:
-        """Return those of a system."""
-        stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
-        cold_start_s = max(stage.cold_start_s for stage in spec.stages)
-        times_s = spec.resize_delay_s, cold_start_s
-        return cls(spec.slo_s, spec.interval_s, every, *times_s, tuple(stages))
-
-    @property
-    def row(self) -> FloatArray:
-        """(5 + 2 stages,) the same for :func:`remember`."""
-        *system, stages = astuple(self)
-        return np.array([*system, *chain(*stages)], np.float64)
-
-
-@compiled
-def may_step(interval: int, every: float) -> bool:
-    """Return whether the number of replicas may change in an interval, the first being 0.
-
-    That is seldom, or never if ``every`` is 0: a new replica serves after some ten seconds, and
-    only a decision that stands longer than that shows what it was worth.
+    In order: SLO, interval, intervals after which the replicas may step (never if 0), resize
+    delay, longest cold start; of each stage, the requests that 1 of its queue stands for and the
+    replicas likewise.
     """
-    if every == 0:
-        return False
-    return interval < FIRST_INTERVALS or interval % every == 0
+    cold_start_s = max(stage.cold_start_s for stage in spec.stages)
+    stages = [(each.capacity_rps * spec.slo_s, each.replicas_max) for each in spec.stages]
+    system = spec.slo_s, spec.interval_s, every, spec.resize_delay_s, cold_start_s
+    return np.array([*system, *chain(*stages)], np.float64)
 
 
 def batch_times_of(metrics: Any) -> FloatArray:
@@ -194,13 +158,13 @@ def remember(
     ended in it; ``fit_s`` (cores, batches) is how long batches should take, of no size where there
     are several stages or variants. ``intervals`` (n,) counts the decisions of each episode before
     this one: at 0 the (n, remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see
-    :class:`Scales`; of places in an observation see :class:`Layout`.
+    :func:`units_of`; of places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
         observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
         _update(observed, kept, requests_at, intervals[i], interval_s)
-        _update_service(kept, _service_ratio(batch_times[i], fit_s), intervals[i], interval_s)
+        _update_service(kept, batch_times[i], fit_s, intervals[i], interval_s)
         _copy(observed, row)
         at = len(observed)
         _copy(kept, row[at:])
@@ -226,8 +190,12 @@ def remember(
 
 @compiled
 def _until_step(interval: int, every: float) -> float:
-    """Return the share of the time between two steps of the replicas that is still to wait."""
-    if every == 0 or may_step(interval, every):
+    """Return the share of the time between two steps of the replicas that is still to wait.
+
+    They are seldom after the first seconds: a new replica serves after some ten seconds, and only
+    a decision that stands longer than that shows what it was worth.
+    """
+    if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every
 
@@ -247,52 +215,41 @@ def _update(
     interval: int,
     interval_s: float,
 ) -> None:
-    arrivals, delay, longest = (
-        observed[requests_at[0]],
-        observed[requests_at[1]],
-        observed[requests_at[2]],
-    )
+    arrivals, delay = observed[requests_at[0]], observed[requests_at[1]]
+    longest = observed[requests_at[2]]
     if interval <= 1:
         # The first observation comes before the first arrivals.
         kept[:_MEANS] = arrivals
         kept[_MEANS:_MOST] = delay
         kept[_MOST], kept[_LEAST], kept[_LONGEST] = arrivals, arrivals, longest
-        kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
-        return
-    for k in range(_MEANS):
-        kept[k] += (1 - math.exp(-interval_s / ARRIVAL_TIMES_S[k])) * (arrivals - kept[k])
-    for k in range(_DELAYS):
-        share = 1 - math.exp(-interval_s / DELAY_TIMES_S[k])
-        kept[_MEANS + k] += share * (delay - kept[_MEANS + k])
-    fading = 1 - math.exp(-interval_s / EXTREME_TIME_S)
-    kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
-    kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
-    kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
+    else:
+        for k in range(_MOST):
+            value = arrivals if k < _MEANS else delay
+            kept[k] += (1 - math.exp(-interval_s / _TIMES_S[k])) * (value - kept[k])
+        fading = 1 - math.exp(-interval_s / EXTREME_TIME_S)
+        kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
+        kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
+        kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
     kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
 
 
 @compiled
-def _service_ratio(batch_times: FloatArray, fit_s: FloatArray) -> float:
-    """Return how long the batches of an interval took, relative to the fit; NaN if none ended.
+def _update_service(
+    kept: FloatMatrix, batch_times: FloatArray, fit_s: FloatArray, interval: int, interval_s: float
+) -> None:
+    """Take in how long the batches of an interval took, relative to the fit, if any ended.
 
     The fit is linear in the batch size, so that of the mean size is the mean of all.
     """
     mean_s, batch = batch_times[0], batch_times[1]
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
-    if not (mean_s > 0 and batch >= 1 and cores >= 1) or len(fit_s) == 0:
-        return math.nan
-    row = fit_s[min(cores, len(fit_s)) - 1]
-    below = min(int(batch), len(row))
-    above = min(below + 1, len(row))
-    expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])
-    return float(mean_s / expected_s)
-
-
-@compiled
-def _update_service(kept: FloatMatrix, ratio: float, interval: int, interval_s: float) -> None:
     if interval <= 1:
         kept[_SERVICE] = 1.0
-    elif not math.isnan(ratio):
-        believed = min(max(ratio, RATIO_RANGE[0]), RATIO_RANGE[1])
+    elif mean_s > 0 and batch >= 1 and cores >= 1 and len(fit_s) > 0:
+        row = fit_s[min(cores, len(fit_s)) - 1]
+        below = min(int(batch), len(row))
+        above = min(below + 1, len(row))
+        expected_s = row[below - 1] + (batch - below) * (row[above - 1] - row[below - 1])
+        believed = min(max(mean_s / expected_s, RATIO_RANGE[0]), RATIO_RANGE[1])
         share = 1 - math.exp(-interval_s / SERVICE_TIME_S)
         kept[_SERVICE] += share * (believed - kept[_SERVICE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,8 @@ from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard
-from .policy import POLICY_FILE, FloatMatrix, Policy, load_policy
+from .history import layout_of
+from .policy import POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
 RUNS = Path("runs")
@@ -42,10 +44,8 @@ class PolicyController(BaseController):
         """
         self._agent, self._source, self._guarded = agent, policy, guard
         self._policy: Policy | None = None
-        self._path: Path | None = None
         self._system: tuple[str, str] | None = None
         """Fingerprint and scenario that the policy was found for."""
-        self._elsewhere = ""
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return that a policy answers for all stages and variants."""
@@ -56,8 +56,8 @@ class PolicyController(BaseController):
         self._control = control_of(self._agent, spec)
         system = self._control.fingerprint(spec), spec.scenario
         if self._system != system:
-            self._path, self._policy = self._find(spec)
-            self._system = system
+            self._path, policy = self._find(spec)
+            self._policy, self._system = reading(policy, self._shown(policy.info, spec)), system
         info = self.policy.info
         self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
         if self._state is not None and info.actions != self._state.choices.actions:
@@ -67,10 +67,14 @@ class PolicyController(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""
-        observation, guard = self._observed(spec, view), self._guard
-        if guard is None:
+        if self._state is None:
+            observation = encode(view, spec, self._control)
+        else:
+            self._state.look(view)
+            observation = self._state.seen[0]
+        if self._guard is None:
             return self._chosen(observation)
-        shown, answer = guard.watch(observation, view)
+        shown, answer = self._guard.watch(observation, view)
         # The policy counts the interval, and goes on from the replicas of the program.
         chosen = self._chosen(shown)
         if answer is None:
@@ -78,14 +82,6 @@ class PolicyController(BaseController):
         if self._state is not None:
             self._state.follow(answer)
         return answer
-
-    def _observed(self, spec: SystemSpec, view: SystemView) -> FloatMatrix:
-        """Return (fields,) what the policy is to see."""
-        if self._state is None:
-            return encode(view, spec, self._control)
-        self._state.look(view)
-        seen: FloatMatrix = self._state.seen[0]
-        return seen
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
         if self._state is None:
@@ -101,81 +97,68 @@ class PolicyController(BaseController):
     @property
     def description(self) -> str:
         """Which policy it follows; empty before the first :meth:`reset`."""
-        if self._policy is None:
+        if self._policy is None or self._system is None:
             return ""
         info = self._policy.info
-        text = f"follows {self._path}, trained{self._elsewhere} for"
+        others = f" on {', '.join(info.scenarios)}, not on {self._system[1]},"
+        text = f"follows {self._path}, trained{others * self._is_elsewhere} for"
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
             return f"{text} {info.planned} steps, the best by validation after {info.steps}"
         return f"{text} {info.steps} steps"
 
+    def _shown(self, info: PolicyInfo, spec: SystemSpec) -> tuple[str, ...]:
+        """Return the names of what a policy is shown."""
+        return layout_of(spec).inputs if info.batches else self._control.fields
+
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
+        own, self._is_elsewhere = (self._agent, self._control.fingerprint(spec)), False
+        train = f"{program('train')} --agent {self._agent}"
         if self._source not in ("newest", "shipped"):
-            return self._named(Path(self._source), spec)
-        fitting = list(self._fitting(spec))
-        if not fitting:
+            path = Path(self._source)
+            path = path / POLICY_FILE if path.is_dir() else path
+            info = (policy := load_policy(path)).info
+            if info.agent != self._agent:
+                raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
+            if info.fingerprint != own[1]:
+                raise PolicyError(
+                    f"{path} was trained on {', '.join(info.scenarios)}, whose profile or stages, "
+                    f"interval or limits are others; train one with: {train}"
+                )
+            return path, policy
+        elsewhere = []
+        for path, policy in _policies(RUNS if self._source == "newest" else None):
+            info = policy.info
+            sees_all = set(info.inputs) <= set(self._shown(info, spec))
+            if info.partial or (info.agent, info.fingerprint) != own or not sees_all:
+                continue
+            if path.is_relative_to(SHIPPED) or spec.scenario in ("", *info.scenarios):
+                return path, policy
+            elsewhere.append((path, policy))
+        if not elsewhere:
             raise PolicyError(
                 f"no policy of {self._agent} for this profile or pipeline, interval and these "
-                "limits; name one "
-                f"with --policy or train one: {program('train')} --agent {self._agent} "
+                f"limits; name one with --policy or train one: {train} "
                 f"--scenario {spec.scenario or 'NAME'}"
             )
-        path, policy = min(fitting, key=lambda each: _distance(each[0], each[1], spec.scenario))
-        others = f" on {', '.join(policy.info.scenarios)}, not on {spec.scenario},"
-        self._elsewhere = others * (_distance(path, policy, spec.scenario) == _OTHER_SCENARIOS)
-        return path, policy
-
-    def _fitting(self, spec: SystemSpec) -> Iterator[tuple[Path, Policy]]:
-        """Yield whole policies for the system: the newest first, then the shipped ones."""
-        own = self._agent, self._control.fingerprint(spec)
-        for path in _policy_files(RUNS if self._source == "newest" else None):
-            try:
-                policy = load_policy(path, self._control.fields)
-            except PolicyError:
-                continue  # of an older version, or still being written
-            info = policy.info
-            if not info.partial and (info.agent, info.fingerprint) == own:
-                yield path, policy
-
-    def _named(self, path: Path, spec: SystemSpec) -> tuple[Path, Policy]:
-        path = path / POLICY_FILE if path.is_dir() else path
-        info = load_policy(path).info
-        if info.agent != self._agent:
-            raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
-        if info.fingerprint != self._control.fingerprint(spec):
-            raise PolicyError(
-                f"{path} was trained on {', '.join(info.scenarios)}, whose profile or stages, "
-                f"interval or limits are others; train one with: {program('train')} "
-                f"--agent {self._agent}"
-            )
-        return path, load_policy(path, self._control.fields)
+        self._is_elsewhere = True
+        return elsewhere[0]
 
 
-_OTHER_SCENARIOS = 2
-
-
-def _distance(path: Path, policy: Policy, scenario: str) -> int:
-    """Return how far from a scenario a policy is: what was made for it, what ships, all else."""
-    if path.is_relative_to(SHIPPED):
-        return 1
-    return 0 if scenario in ("", *policy.info.scenarios) else _OTHER_SCENARIOS
-
-
-def _policy_files(runs: Path | None) -> Iterator[Path]:
-    """Yield policy files: those of training runs, the newest first, then the shipped ones."""
-    if runs is not None:
-        made = runs.glob(f"*/{POLICY_FILE}")
-        yield from sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
-    yield from sorted(SHIPPED.glob("*.safetensors"))
+def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
+    """Yield the policies of training runs, the newest first, then the shipped ones."""
+    made = () if runs is None else runs.glob(f"*/{POLICY_FILE}")
+    newest = sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in (*newest, *sorted(SHIPPED.glob("*.safetensors"))):
+        with contextlib.suppress(PolicyError):  # of an older version, or still being written
+            yield path, load_policy(path)
 
 
 def shipped_for(agent: str, fingerprint: str) -> Path | None:
     """Return the shipped policy of an agent for systems with a fingerprint, if there is one."""
-    for path in _policy_files(None):
-        info = load_policy(path).info
-        if (info.agent, info.fingerprint) == (agent, fingerprint):
+    for path, policy in _policies(None):
+        if (policy.info.agent, policy.info.fingerprint) == (agent, fingerprint):
             return path
     return None
 
@@ -183,11 +166,8 @@ def shipped_for(agent: str, fingerprint: str) -> Path | None:
 def policies() -> dict[str, str]:
     """Return every policy file that there is, and what it was trained for."""
     about = {}
-    for path in _policy_files(RUNS):
-        try:
-            info = load_policy(path).info
-        except PolicyError:
-            continue  # of an older version, or still being written
+    for path, policy in _policies(RUNS):
+        info = policy.info
         steps = info.steps if info.partial else max(info.steps, info.planned)
         text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ from sponge_env.utils.files import parsed, read_bytes, replacing
 
 from . import LEARNERS
 from .history import FloatMatrix as FloatMatrix
-from .history import inputs_of
 
 FORMAT = 3
 """Version of the file layout."""
@@ -119,7 +117,14 @@ def reading(policy: Policy, shown: Sequence[str]) -> Policy:
 
     A PolicyError says what is not there.
     """
-    return replace(policy, places=_places("the policy", policy.info.inputs, shown))
+    inputs = policy.info.inputs
+    if inputs == tuple(shown):
+        return replace(policy, places=None)
+    if missing := [name for name in inputs if name not in shown]:
+        raise PolicyError(
+            f"the policy reads {', '.join(missing)}, which observations do not hold; train it again"
+        )
+    return replace(policy, places=np.array([shown.index(name) for name in inputs]))
 
 
 def save_policy(policy: Policy, path: Path) -> None:
@@ -134,12 +139,8 @@ def save_policy(policy: Policy, path: Path) -> None:
         save_file(arrays, partial, {"policy": json.dumps(asdict(policy.info))})
 
 
-def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
-    """Read a policy file.
-
-    ``observed`` are the names of the fields of the observations that it will be shown; its inputs
-    if left out. A PolicyError says why a file cannot be followed.
-    """
+def load_policy(path: Path) -> Policy:
+    """Read a policy file; a PolicyError says why it cannot be followed."""
     if path.suffix == ".zip":
         raise PolicyError(
             f"{path} is a checkpoint, which is for resuming only; the "
@@ -147,7 +148,17 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         )
     try:
         contents = read_bytes(path)
-        description = _checked(path, parsed(json.loads, _metadata(contents)["policy"]))
+        description = parsed(json.loads, _metadata(contents)["policy"])
+        if (form := description["format"]) != FORMAT:
+            raise PolicyError(
+                f"{path} is of format {form}, this version reads {FORMAT}; train it again"
+            )
+        if (agent := description["agent"]) not in LEARNERS:
+            raise PolicyError(
+                f"{path} is a policy of {agent}, which this version cannot follow; train one of "
+                f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3, such as the "
+                "checkpoint.zip beside it, as sb3:FILE"
+            )
         arrays = load(contents)
         numbers = range(sum(name.startswith("weight_") for name in arrays))
         layers = tuple((arrays[f"weight_{i}"], arrays[f"bias_{i}"]) for i in numbers)
@@ -160,10 +171,7 @@ def load_policy(path: Path, observed: Sequence[str] | None = None) -> Policy:
         raise PolicyError(
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
-    shown = info.inputs
-    if observed:  # a stepwise policy is shown what it remembers, too
-        shown = inputs_of(observed) if info.batches else tuple(observed)
-    policy = Policy(info, layers, _places(path, info.inputs, shown), arrays.get("seen"))
+    policy = Policy(info, layers, input_range=arrays.get("seen"))
     if fault := _fault(policy):
         raise PolicyError(f"{path} is damaged: {fault}")
     return policy
@@ -175,32 +183,6 @@ def _metadata(contents: bytes) -> dict[str, str]:
     header = parsed(json.loads, contents[8 : 8 + length].decode())
     metadata: dict[str, str] = header["__metadata__"]
     return metadata
-
-
-def _checked(path: Path, description: dict[str, Any]) -> dict[str, Any]:
-    """Return what a file says of its policy; refuse what this version cannot follow."""
-    if (form := description["format"]) != FORMAT:
-        raise PolicyError(
-            f"{path} is of format {form}, this version reads {FORMAT}; train it again"
-        )
-    if (agent := description["agent"]) not in LEARNERS:
-        raise PolicyError(
-            f"{path} is a policy of {agent}, which this version cannot follow; train one of "
-            f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3, such as the "
-            "checkpoint.zip beside it, as sb3:FILE"
-        )
-    return description
-
-
-def _places(path: Path | str, inputs: Sequence[str], observed: Sequence[str]) -> IntArray | None:
-    """Return where the inputs stand among what is observed; None where they are all of it."""
-    if list(inputs) == list(observed):
-        return None
-    if missing := [name for name in inputs if name not in observed]:
-        raise PolicyError(
-            f"{path} reads {', '.join(missing)}, which observations do not hold; train it again"
-        )
-    return np.array([observed.index(name) for name in inputs])
 
 
 def _fault(policy: Policy) -> str:

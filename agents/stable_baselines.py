@@ -56,22 +56,19 @@ class SB3Policy(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""
-        names = dict.fromkeys(reaching(name, spec) for name in get_args(ControlName))
-        controls = [control_named(name, spec) for name in names]
-        spaces = [control.spaces(spec) for control in controls]
-        shape, space = self._policy.observation_space.shape, self._policy.action_space
-        fitting = [
-            k
-            for k, (actions, observed) in enumerate(spaces)
-            if observed.shape == shape and _fits(space, actions.nvec)
-        ]
-        if not fitting:
-            known = "; or ".join(f"observe {shown.shape} and choose {own}" for own, shown in spaces)
+        shape, space, known = self._policy.observation_space.shape, self._policy.action_space, []
+        for name in dict.fromkeys(reaching(name, spec) for name in get_args(ControlName)):
+            self._control = control_named(name, spec)
+            actions, observed = self._control.spaces(spec)
+            if observed.shape == shape and _fits(space, actions.nvec):
+                break
+            known.append(f"observe {observed.shape} and choose {actions}")
+        else:
             raise PolicyError(
                 f"{self._file} observes {shape} and chooses {space}; environments of this system "
-                f"{known}"
+                f"{'; or '.join(known)}"
             )
-        self._control, self._choices = controls[fitting[0]], spaces[fitting[0]][0].nvec
+        self._choices = actions.nvec
         self._masks = ActionMasks(spec, self._control) if self._masked else None
         self._state: Any = None
         self._first = True
@@ -88,13 +85,11 @@ class SB3Policy(BaseController):
             **allowed,
         )
         self._first = False
-        return decode(self._chosen(action), self._control)
-
-    def _chosen(self, action: Any) -> IntArray:
-        space = self._policy.action_space
-        if isinstance(space, Discrete):
-            return combination(np.asarray(action), self._choices)
-        return stepped(action, self._choices) if isinstance(space, Box) else np.asarray(action)
+        if isinstance(self._policy.action_space, Discrete):
+            action = combination(np.asarray(action), self._choices)
+        elif isinstance(self._policy.action_space, Box):
+            action = stepped(action, self._choices)
+        return decode(np.asarray(action), self._control)
 
 
 def _fits(space: Any, choices: IntArray) -> bool:

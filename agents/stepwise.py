@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import Control, encode, fit
 
@@ -21,10 +20,9 @@ from .history import (
     BATCH_TIMES,
     REMEMBERED,
     FloatMatrix,
-    Scales,
     layout_of,
-    may_step,
     remember,
+    units_of,
 )
 from .lookahead.service_times import fitted_s
 
@@ -50,25 +48,30 @@ class StageChoices:
     room: NDArray[np.bool_]
     """(stages, replicas + 1, cores) which numbers of cores, from 1 on, numbers of replicas, from 0
     on, have room for. One core always counts as such: the machine then has fewer replicas."""
+    moves: NDArray[np.bool_]
+    """(stages, replicas + 1, 3) which steps, one down, none or one up, numbers of replicas allow.
+    """
     total_cores: int
 
     @classmethod
-    def of(cls, spec: SystemSpec, sizes: Sequence[int]) -> StageChoices:
-        """Return those of a system under a policy of such batch sizes."""
+    def of(cls, spec: SystemSpec, sizes: Sequence[int], scales_out: bool = True) -> StageChoices:
+        """Return those of a system under a policy of such batch sizes.
+
+        There is one replica of each stage unless it ``scales_out``.
+        """
         counts, limits = [], []
         for stage in spec.stages:
-            several = len(stage.latencies) > 1
-            variants = len(stage.latencies) if several else 0
+            variants = len(stage.latencies) if len(stage.latencies) > 1 else 0
             counts.append([stage.cores_max, len(sizes), MOVES, variants])
-            replicas = min(MAX_REPLICAS, stage.replicas_max)
+            replicas = min(MAX_REPLICAS, stage.replicas_max) if scales_out else 1
             limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
-        cores_max = max(stage.cores_max for stage in spec.stages)
-        cores, held = np.arange(1, cores_max + 1), np.arange(MAX_REPLICAS + 1)[:, None]
+        most = np.array(limits)[..., None, None]
+        cores, held = np.arange(1, most[:, 0].max() + 1), np.arange(MAX_REPLICAS + 1)[:, None]
         room = (cores * held <= spec.total_cores) | (cores == 1)
-        own = [room & (cores <= stage.cores_max) for stage in spec.stages]
-        return cls(
-            np.array(sizes), np.array(counts), np.array(limits), np.array(own), spec.total_cores
-        )
+        after = held + np.arange(MOVES) - 1
+        moves = (after >= 1) & (after <= most[:, 2])
+        own = np.array(counts), most[..., 0, 0], room & (cores <= most[:, 0]), moves
+        return cls(np.array(sizes), *own, spec.total_cores)
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -86,38 +89,40 @@ class PolicyState:
         A policy chooses among such batch sizes.
         """
         count, first = len(specs), specs[0]
-        self._spec, self._observed = first, Control(layout_of(first).fields, ())
-        self.scales = np.array([Scales.of(spec, every).row for spec in specs])
-        self.every, self.choices, self._layout = (
-            every,
-            StageChoices.of(first, sizes),
-            layout_of(first),
-        )
+        self._spec, self._layout = first, layout_of(first)
+        self._until_step = self._layout.inputs.index("until_step")
+        self._observed = Control(self._layout.fields, ())
+        self.scales = np.array([units_of(spec, every) for spec in specs])
+        self.choices = StageChoices.of(first, sizes, every > 0)
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
-        self._replicas_max = (
-            self.choices.limits[:, 2] if every else np.ones(len(first.stages), np.int64)
-        )
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
-        self.replicas = np.minimum(initial, self._replicas_max)
+        self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
         self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
-        self._nothing = np.zeros((count, len(BATCH_TIMES)))
-        self._allowed = np.zeros((*self.replicas.shape, MOVES), np.bool_)
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
-    def see(self, observations: FloatMatrix, batch_times: FloatArray | None) -> None:
-        """Take in the (n, fields) observations of the next decision.
+    def see(
+        self,
+        observations: FloatMatrix,
+        batch_times: FloatArray | None,
+        chosen: NDArray[np.bool_] | slice = slice(None),
+    ) -> None:
+        """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
         ``batch_times`` (n, 3) are those of the last interval, see :func:`.history.batch_times_of`;
         None if there was none.
         """
-        served = self._nothing if batch_times is None else batch_times, self._fit_s
+        memory, seen = self._memory[chosen], self.seen[chosen]
+        if batch_times is None:
+            batch_times = np.zeros((len(seen), len(BATCH_TIMES)))
         at = self._layout.requests, self._layout.stages
-        remember(observations, *served, self.intervals, self.scales, *at, self._memory, self.seen)
+        counted = self.intervals[chosen], self.scales[chosen]
+        remember(observations[chosen], batch_times, self._fit_s, *counted, *at, memory, seen)
+        self._memory[chosen], self.seen[chosen] = memory, seen
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
@@ -126,53 +131,48 @@ class PolicyState:
             times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
 
-    def see_some(self, chosen: NDArray[np.bool_], observations: FloatMatrix) -> None:
-        """Take in the first observations of those episodes that have begun anew."""
-        memory, seen = self._memory[chosen], self.seen[chosen]
-        scales, intervals = self.scales[chosen], self.intervals[chosen]
-        served = self._nothing[chosen], self._fit_s
-        at = self._layout.requests, self._layout.stages
-        remember(observations[chosen], *served, intervals, scales, *at, memory, seen)
-        self._memory[chosen], self.seen[chosen] = memory, seen
-
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         self.scales[chosen] = pool.scales[assigned]
         self.replicas[chosen] = pool.replicas[assigned]
         self.intervals[chosen] = 0
 
-    def steps_allowed(self) -> NDArray[np.bool_]:
-        """Return which of the steps of its replicas each stage may now take, (n, stages, 3)."""
-        _allow(self.intervals, self.replicas, self.every, self._replicas_max, self._allowed)
-        return self._allowed.copy()
-
-    def take(
-        self, cores: IntArray, batches: IntArray, steps: IntArray, variants: IntArray
-    ) -> IntArray:
-        """Go on with (n, stages) choices from 0 on, of the steps 0 down to 2 up.
+    def take(self, choices: IntArray) -> IntArray:
+        """Go on with (n, stages, 4) choices of each part, the steps from 0, down, to 2, up.
 
         Returned are (n, stages, 4) allocations that fit on the machine.
         """
-        choices, rows = self.choices, self._rows
+        cores, batches, steps, variants = np.moveaxis(choices, -1, 0)
+        sizes = np.minimum(self.choices.sizes[batches], self.choices.limits[:, 1])
         self.replicas = self.replicas + steps - 1  # who saw the last ones may keep them
-        rows[..., 0], rows[..., 2], rows[..., 3] = cores + 1, self.replicas, variants
-        rows[..., 1] = np.minimum(choices.sizes[batches], choices.limits[:, 1])
+        self._rows[:] = np.stack([cores + 1, sizes, self.replicas, variants], axis=-1)
         self.intervals += 1
         return self._fitting()
 
     def follow(self, allocation: Allocation) -> None:
         """Go on from another's decision in place of the last one."""
         replicas = [stage.replicas for stage in allocation.stages]
-        self.replicas[:] = np.clip(replicas, 1, self._replicas_max)
+        self.replicas[:] = np.clip(replicas, 1, self.choices.limits[:, 2])
 
     def choose(self, logits: FloatMatrix) -> IntArray:
         """Take the most probable choices under (n, choices) logits.
 
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
-        own = self.choices
-        parts = own.counts, own.limits, own.room, own.sizes, self.every, self._replicas_max
-        _choose(logits, *parts, self.intervals, self.replicas, self._rows)
+        own, rows = self.choices, self._rows
+        waits = self.seen[:, self._until_step, None] > 0
+        parts = iter(np.split(logits, np.cumsum(own.counts)[:-1], axis=1))
+        for k in range(len(own.counts)):
+            cores, batches, steps, variants = (next(parts) for _ in own.counts[k])
+            held = self.replicas[:, k]
+            allowed = own.moves[k, held] & ~(waits & [True, False, True])
+            held = held + np.where(allowed, steps, -np.inf).argmax(axis=1) - 1
+            room = own.room[k, held, : cores.shape[1]]
+            rows[:, k, 0] = np.where(room, cores, -np.inf).argmax(axis=1) + 1
+            rows[:, k, 1] = np.minimum(own.sizes[batches.argmax(axis=1)], own.limits[k, 1])
+            rows[:, k, 2] = held
+            rows[:, k, 3] = variants.argmax(axis=1) if variants.size else 0
+        self.intervals += 1
         return self._fitting()
 
     def _fitting(self) -> IntArray:
@@ -189,80 +189,3 @@ class PolicyState:
 def allocation(rows: IntArray) -> Allocation:
     """Return the allocation of (stages, 4) numbers."""
     return Allocation(stages=tuple(StageAllocation(*row) for row in rows.tolist()))
-
-
-@entry_point
-def _allow(
-    intervals: IntArray,
-    replicas: IntArray,
-    every: int,
-    replicas_max: IntArray,
-    allowed: NDArray[np.bool_],
-) -> None:
-    for i in range(len(intervals)):
-        now = may_step(intervals[i], every)
-        for k in range(len(replicas_max)):
-            allowed[i, k, 0] = now and replicas[i, k] > 1
-            allowed[i, k, 1] = True
-            allowed[i, k, 2] = now and replicas[i, k] < replicas_max[k]
-
-
-@entry_point
-def _choose(
-    logits: FloatMatrix,
-    counts: IntArray,
-    limits: IntArray,
-    room: NDArray[np.bool_],
-    sizes: IntArray,
-    every: int,
-    replicas_max: IntArray,
-    intervals: IntArray,
-    replicas: IntArray,
-    rows: IntArray,
-) -> None:
-    for i in range(len(logits)):
-        at, now = 0, may_step(intervals[i], every)
-        intervals[i] += 1
-        for k in range(len(counts)):
-            batches = at + counts[k, 0]
-            moves = batches + counts[k, 1]
-            variants = moves + counts[k, 2]
-            if now:
-                replicas[i, k] += _step(logits[i, moves:variants], replicas[i, k], replicas_max[k])
-            allowed = room[k, replicas[i, k]]
-            rows[i, k, 0] = _best(logits[i, at:batches], allowed) + 1
-            rows[i, k, 1] = min(sizes[_largest(logits[i, batches:moves])], limits[k, 1])
-            rows[i, k, 2] = replicas[i, k]
-            at = variants + counts[k, 3]
-            rows[i, k, 3] = _largest(logits[i, variants:at])
-
-
-@compiled
-def _step(logits: FloatMatrix, replicas: int, replicas_max: int) -> int:
-    """Return the most probable step of the replicas: -1, 0 or 1."""
-    step = 0
-    if replicas > 1 and logits[0] >= logits[1]:
-        step = -1
-    if replicas < replicas_max and logits[2] > logits[step + 1]:
-        step = 1
-    return step
-
-
-@compiled
-def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
-    """Return the place of the largest of those that are allowed."""
-    best = -1
-    for k in range(len(logits)):
-        if allowed[k] and (best < 0 or logits[k] > logits[best]):
-            best = k
-    return best
-
-
-@compiled
-def _largest(logits: FloatMatrix) -> int:
-    """Return the place of the largest; 0 if there is none."""
-    largest = 0
-    for k in range(1, len(logits)):
-        if logits[k] > logits[largest]:
-            largest = k
-    return largest

@@ -85,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
     add("--suite", default="standard", help="whose cells (default: standard)")
     add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
     training = PhasedConfig()
-    unused = SEED_LIMIT + training.evaluation_episodes + training.choice_episodes
+    unused = SEED_LIMIT + training.evaluation_episodes
     text = f"of the first episode (default: {unused}, the first that nothing else uses)"
     add("--first-seed", type=cli.at_least(0), default=unused, metavar="N", help=text)
     add("--keep", type=Path, metavar="FILE", help="write the median policy to it")
@@ -96,8 +96,8 @@ def run(argv: Sequence[str]) -> int:
     check(arguments.policies, infos, scenarios[0])
     episodes = scenarios, arguments.episodes, arguments.first_seed
     scales_out = control_of(infos[0].agent, spec_of(scenarios[0])).scales_out
-    rule = Evaluation.of(best_rules(scales_out, *episodes, arguments.episodes)[0])
-    evaluate = PolicyEvaluator(*episodes, replicas_max=None)
+    rule = Evaluation.of(best_rules(scales_out, *episodes)[0])
+    evaluate = PolicyEvaluator(*episodes)
     named = {f"seed {each.info.seed}": evaluate(each) for each in policies}
     print(table(scenarios, named, rule))
     median = median_of([info.score or 0.0 for info in infos])

@@ -55,7 +55,6 @@ DOORS = {
         "sponge_env/env/sb3.py",
     },
     "torch": {
-        "agents/learn/actor_critic.py",
         "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/ppo.py",

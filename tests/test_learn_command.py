@@ -25,8 +25,6 @@ demonstrations = 1
 imitation_epochs = 1
 evaluations = 2
 evaluation_episodes = 1
-choice_episodes = 1
-durations_s = [5.0, 9.0]
 """
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from scenarios import CHAIN, VARIANTS
-from tiny_policies import BATCHES, CHOICES, CONFIG, EVERY, SCENARIO, SPEC, drawn_policy, plan
+from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy, plan
 
 from agents.history import INPUTS
 from agents.learn import settings, spec_of
-from agents.learn.actor_critic import ActorCritic, Inputs
 from agents.learn.command import check_checkpoint
 from agents.learn.episodes import (
     OTHER_DELAYS_S,
@@ -25,10 +24,8 @@ from agents.learn.episodes import (
     Episodes,
     Outcomes,
     other,
-    perturbed,
-    random_starts,
 )
-from agents.learn.evaluation import AccuracyCost, Evaluation, PolicyEvaluator
+from agents.learn.evaluation import FEW_VIOLATIONS, AccuracyCost, Evaluation, PolicyEvaluator
 from agents.learn.imitation import (
     MAX_DISTURBED,
     Demonstrations,
@@ -36,41 +33,37 @@ from agents.learn.imitation import (
     demonstrations,
     imitate,
 )
-from agents.learn.phased import Training, score_of, steps_left, train
+from agents.learn.phased import least_cores, score_of, steps_left, train
 from agents.learn.ppo import (
-    MAX_ADVANTAGE,
     MAX_VIOLATIONS,
-    Prices,
-    Weights,
+    SATURATION,
+    VIOLATION_PRICE,
+    ActorCritic,
     _advantages,
     _compared,
     collect,
+    rewards,
     update,
 )
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, Policy, load_policy
-from agents.stepwise import PolicyState
+from agents.stepwise import MAX_REPLICAS, PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, PolicyError
-from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
+torch.set_num_threads(1)  # more do not help networks this small
 
-DURATIONS_S = CONFIG.durations_s
 SEVERAL_REPLICAS = dataclasses.replace(SCENARIO, initial=Initial(1, 1, 3))
 
 
-def networks(scenarios: int = 1) -> tuple[ActorCritic, Inputs]:
+def networks() -> ActorCritic:
     torch.manual_seed(0)
-    return ActorCritic((8, 8), CHOICES, len(INPUTS), scenarios), Inputs(len(INPUTS))
-
-
-def in_training(folder: Path, **changes: object) -> Training:
-    return Training(plan(folder, **changes), CONFIG, lambda steps, status: None)
+    return ActorCritic((8, 8), CHOICES, len(INPUTS))
 
 
 def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
@@ -79,50 +72,47 @@ def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
 
 def demonstrated(policy: Policy | None = None) -> Demonstrations:
     made = dataclasses.replace(plan(Path()), steps=1)
-    return demonstrations(made, CONFIG, EVERY, ["sponge-joint"], 0, policy)
+    return demonstrations(made, CONFIG, ["sponge-joint"], 0, policy)
 
 
 def test_the_policy_file_decides_like_the_trained_networks() -> None:
-    model, inputs = networks()
+    model = networks()
     seen = np.random.default_rng(0).normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
-    inputs.fit(seen)
-    assert inputs.mean == pytest.approx(seen.mean(axis=0), abs=1e-3)
-    assert inputs.variance == pytest.approx(seen.var(axis=0), abs=1e-2)
-    policy = dataclasses.replace(drawn_policy(), layers=tuple(model.layers(inputs)))
+    model.normalise(seen)
+    assert model.mean.numpy() == pytest.approx(seen.mean(axis=0), abs=1e-3)
+    assert 1 / model.scale.numpy() == pytest.approx(SATURATION * seen.std(axis=0), abs=1e-2)
+    policy = dataclasses.replace(drawn_policy(), layers=tuple(model.layers()))
     with torch.no_grad():
-        expected = model.actor(inputs(seen)).numpy()
+        expected = model.actor(model.inputs(seen)).numpy()
     assert policy.logits(seen) == pytest.approx(expected, abs=1e-4)
     far = np.full((1, len(INPUTS)), 1e4, np.float32)
     assert np.array_equal(policy.logits(far), policy.logits(1e3 * far)), "inputs saturate"
 
 
 def test_sampled_actions_have_the_probabilities_that_an_update_finds() -> None:
-    model, _ = networks()
-    inputs, replicas = torch.randn(200, len(INPUTS)), torch.randint(1, 6, (200, 1))
-    may = torch.rand(200, 1, 3) < 0.5
-    may[..., 1] = True
-    actions, log_probability = model.sample(inputs, replicas, may)
-    again, entropy = model.probabilities(inputs, actions)
+    model = networks()
+    inputs, replicas = torch.randn(200, len(INPUTS)), torch.randint(1, 9, (200, 1))
+    choices, log_probability = model.sample(inputs, replicas)
+    again, entropy = model.probabilities(inputs, choices, replicas)
     assert torch.allclose(again, log_probability)
     assert (entropy > 0).all()
-    requested = (actions.cores + 1) * (replicas + actions.steps - 1)
-    assert (requested[replicas + actions.steps > 1] <= SPEC.total_cores).all()
-    assert may.gather(2, actions.steps[..., None]).all()
+    cores, after = choices[..., 0] + 1, replicas + choices[..., 2] - 1
+    assert (cores * after <= SPEC.total_cores).all()
+    assert set(after.flatten().tolist()) == set(range(1, 9))
 
 
 def test_rewards_charge_cores_and_violations_in_core_seconds() -> None:
-    prices = Prices(np.array([2.0, 5.0]), np.array([4.0, 1.0]))
     outcomes = Outcomes(np.array([4.0, 3.0]), np.array([1, 50]), np.zeros(2, np.bool_))
-    rewards = prices.rewards(outcomes, np.array([0, 1]))
-    assert rewards.tolist() == [1 - (4 + 2) / 4, 1 - (3 + 5 * MAX_VIOLATIONS) / 1]
+    earned = rewards(outcomes, np.array([4.0, 1.0]))
+    costs = (4 + VIOLATION_PRICE) / 4, 3 + VIOLATION_PRICE * MAX_VIOLATIONS
+    assert earned.tolist() == [1 - cost for cost in costs]
 
 
 def test_advantages_sum_up_errors_until_the_end_of_the_episode() -> None:
     config = dataclasses.replace(CONFIG, gamma=0.5, gae_lambda=0.5)
-    column = np.float32([[1.0, 1.0]])
-    rewards, values, following = ([factor * column[0]] * 3 for factor in (2, 1, 4))
-    over = [np.array([False, False]), np.array([False, True]), np.array([False, False])]
-    found = _advantages(rewards, over, values, following, config)
+    earned, values, following = (np.full((3, 2), x, np.float32) for x in (2, 1, 4))
+    over = np.array([[False, False], [False, True], [False, False]])
+    found = _advantages(earned, over, values, following, config)
     assert found.T.tolist() == [[3 + 3 / 4 + 3 / 16, 3 + 3 / 4, 3], [3 + 3 / 4, 3, 3]]
 
 
@@ -132,63 +122,30 @@ def test_advantages_are_compared_within_their_scenario() -> None:
     advantages[:, scenario == 1] *= 100
     advantages[0, 0] = -1e4
     compared = _compared(advantages, scenario)
-    assert compared[0, 0] == -MAX_ADVANTAGE
+    assert compared[0, 0] < -5e3, "what is rare stays large"
     assert compared[:, scenario == 1].std() == pytest.approx(1, abs=0.1)
 
 
-def test_the_critic_has_a_unit_for_each_scenario() -> None:
-    model, _ = networks(scenarios=2)
-    random, scenario = np.random.default_rng(0), np.arange(40) % 2
-    returns = random.normal(0, 1, (50, 40)).astype(np.float32) * np.where(scenario, 1000, 20)
-    for _ in range(200):
-        model.rescale(returns.astype(np.float32), scenario)
-    assert model.value_scale.numpy() == pytest.approx([20, 1000], rel=0.1)
-    inputs, known = torch.zeros(2, len(INPUTS)), torch.eye(2)
-    before = model.values(inputs, known)
-    model.value_scale *= 2
-    assert torch.allclose(model.values(inputs, known), 2 * before)
-
-
-def test_random_starts_stay_within_the_machine() -> None:
-    with closing(Episodes([SCENARIO], 40, DURATIONS_S, EVERY, seed=0)) as episodes:
-        assert len(set(episodes.state.replicas[:, 0].tolist())) > 1
-        for _ in range(30):
-            before = episodes.state.replicas.copy()
-            stay = *np.ones((3, 40, 1), np.int64), np.zeros((40, 1), np.int64)
-            over = episodes.step(*stay).over.copy()
-            assert np.array_equal(episodes.state.replicas, before)
+@pytest.mark.parametrize(("every", "replicas"), [(1, 3), (0, 1)])
+def test_an_episode_that_is_over_begins_anew(every: int, replicas: int) -> None:
+    with closing(Episodes([SEVERAL_REPLICAS], 40, every, seed=0)) as episodes:
+        state, stay = episodes.state, np.tile([1, 1, 1, 0], (40, 1, 1))
+        down = np.where(state.replicas[..., None] > 1, [1, 1, 0, 0], stay)
+        for choices in (down, *[stay] * 40):
+            over = episodes.step(choices).over
             episodes.renew()
-            assert (episodes.state.intervals[over] == 0).all()
-        assert episodes.state.intervals.max() < 9
-    with closing(Episodes([SEVERAL_REPLICAS], 40, DURATIONS_S, 0, seed=0)) as episodes:
-        assert set(episodes.state.replicas[:, 0].tolist()) == {1}
-        assert not episodes.may_step[..., [0, 2]].any()
+            assert (state.intervals[over] == 0).all()
+            assert (state.replicas[over] == replicas).all()
+        assert 9 < state.intervals.max() <= 21
+        assert len(set(state.intervals.tolist())) > 5, "of many lengths"
 
 
-def test_random_starts_of_all_stages_stay_within_the_machine() -> None:
-    random, seen = np.random.default_rng(0), set()
-    for number in range(200):
-        starts = random_starts(CHAIN, 1, random)
-        assert sum(each.cores * each.replicas for each in starts) <= CHAIN.limits.machine_cores
-        seen.add(tuple((each.replicas, each.variant) for each in starts))
-        drawn = perturbed(CHAIN, DURATIONS_S, 1, number, random)  # a scenario checks that it fits
-        for one, own in zip(drawn.stages, CHAIN.stages, strict=True):
-            assert dataclasses.replace(one, initial=own.initial) == own
-        assert 0.95 <= drawn.slo_s / CHAIN.slo_s <= 0.99
-        assert DURATIONS_S[0] <= drawn.duration_s <= DURATIONS_S[1]
-    assert len(seen) > 10
-    assert [each.replicas for each in random_starts(CHAIN, 0, random)] == [1, 1, 1]
-
-
-def test_other_systems_are_scenarios_of_their_own_which_the_policy_can_tell() -> None:
-    both = [SCENARIO, dataclasses.replace(SCENARIO, name="second")]
-    with closing(Episodes(both, 400, DURATIONS_S, EVERY, 0, randomised=True)) as episodes:
-        assert np.bincount(episodes.scenario).tolist() == [160, 160, 40, 40]
-        own, others = (episodes.seen[episodes.scenario // 2 == k] for k in (0, 1))
-        seen = {
-            name: others[:, INPUTS.index(name)] for name in ("slo", "resize_delay", "cold_start")
-        }
-        assert not own[:, INPUTS.index("resize_delay")].any()
+def test_a_fifth_of_the_episodes_are_of_other_systems_which_the_policy_can_tell() -> None:
+    with closing(Episodes([SCENARIO], 1000, 1, 0, randomised=True)) as episodes:
+        seen = dict(zip(INPUTS, episodes.state.seen.T, strict=True))
+    is_own = np.isclose(seen["slo"], np.log(SCENARIO.slo_s))
+    assert 0.75 < is_own.mean() < 0.85
+    assert not seen["resize_delay"][is_own].any()
     assert sorted(set(seen["resize_delay"].tolist())) == pytest.approx(OTHER_DELAYS_S, abs=1e-6)
     assert np.exp(seen["slo"]).min() < 0.9 < 1.1 < np.exp(seen["slo"]).max()
     usual = np.log1p(SPEC.stages[0].cold_start_s)
@@ -219,12 +176,13 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do() -> None:
     led = demonstrated(policy)
     for found in (demonstrated(), led):
         assert np.isfinite(found.seen).all()
-        replicas = found.replicas + found.steps - 1
-        assert ((found.cores + 1) * replicas <= SPEC.total_cores).all()
-        assert np.take_along_axis(found.may_step, found.steps[..., None], axis=-1).all()
-        assert found.batches.max() < len(BATCHES)
+        cores, batches, steps, _ = np.moveaxis(found.choices, -1, 0)
+        replicas = found.replicas + steps - 1
+        assert ((cores + 1) * replicas <= SPEC.total_cores).all()
+        assert ((replicas >= 1) & (replicas <= MAX_REPLICAS)).all()
+        assert batches.max() < len(BATCHES)
     # Demonstrations go where the policy leads.
-    state = PolicyState([SPEC], EVERY, BATCHES)
+    state = PolicyState([SPEC], 1, BATCHES)
     state.replicas[:] = led.replicas[0]
     for k, seen in enumerate(led.seen):
         assert state.replicas[0] == led.replicas[k]
@@ -232,71 +190,49 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do() -> None:
 
 
 def test_random_cores_replace_the_programs_now_and_then_for_some_intervals() -> None:
-    usual, disturbance = Allocation(3, 4, replicas=2), Disturbance(SPEC, seed=0)
-    cores = [disturbance.apply(usual).cores for _ in range(3000)]
+    usual, most, disturbance = np.array([[2, 3, 1, 0]]), np.array([8]), Disturbance(seed=0)
+    cores = [disturbance.apply(usual, most)[0, 0] + 1 for _ in range(3000)]
     assert 0.05 < np.mean(np.array(cores) != 3) < 0.2
-    assert max(cores) == SPEC.total_cores // 2
+    assert max(cores) == 8
     longest = max(len(list(group)) for each, group in groupby(cores) if each != 3)
     assert 2 <= longest <= 2 * MAX_DISTURBED, "two in a row may choose the same"
 
 
 def test_what_was_demonstrated_becomes_probable() -> None:
-    model, inputs = networks()
-    shown = demonstrated()
-    imitate(model, inputs, shown, dataclasses.replace(CONFIG, imitation_epochs=300))
-    seen = inputs(shown.seen)
+    model, shown = networks(), demonstrated()
+    imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=1000))
+    seen = model.inputs(shown.seen)
     assert seen.mean(dim=0).abs().max() < 1
-    replicas, may_step = torch.from_numpy(shown.replicas), torch.from_numpy(shown.may_step)
-    drawn, _ = model.sample(seen, replicas, may_step)
-    pairs = zip(drawn.chosen, shown[1:5], strict=True)
-    assert min(np.mean(part.numpy() == own) for part, own in pairs) > 0.7
+    drawn, _ = model.sample(seen, torch.from_numpy(shown.replicas))
+    assert (drawn.numpy() == shown.choices).mean(axis=(0, 1)).min() > 0.7
 
 
-def test_an_update_teaches_the_critic_the_policy_and_what_was_demonstrated(tmp_path: Path) -> None:
-    run = in_training(tmp_path)
-    model, optimizer = run.model, torch.optim.Adam(run.model.parameters(), lr=0.01)
-    shown = imitate(model, run.inputs, demonstrated(), CONFIG)
-    with closing(Episodes([SCENARIO], 4, DURATIONS_S, EVERY, seed=0)) as episodes:
-        batch = collect(model, run.inputs, episodes, run.prices, CONFIG)
-    before = [each.clone() for each in model.actor.parameters()]
-    critic = [each.clone() for each in model.critic.parameters()]
-    for actor in (False, True):
-        update(model, optimizer, batch, CONFIG, Weights(actor, 0.0, 0.0), None)
-        assert all(map(torch.equal, before, model.actor.parameters())) is not actor
-    assert not all(map(torch.equal, critic, model.critic.parameters()))
-    with torch.no_grad():
-        probable = model.probabilities(*shown)[0].mean()
-    for _ in range(50):
-        update(model, optimizer, batch, CONFIG, Weights(True, 0.0, 10.0), shown)
-    with torch.no_grad():
-        assert model.probabilities(*shown)[0].mean() > probable + 0.5
+def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic() -> None:
+    model = networks()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with closing(Episodes([SCENARIO], 4, 1, seed=0)) as episodes:
+        batch = collect(model, episodes, np.array([least_cores(SCENARIO)]), CONFIG)
 
+    def probable() -> tuple[float, float]:
+        with torch.no_grad():
+            now, _ = model.probabilities(*batch[:3])
+            errors = model.values(batch.inputs) - batch.returns
+        gained = ((now - batch.log_probabilities) * batch.advantages).mean()
+        return float(gained), float(errors.abs().mean())
 
-def test_the_critic_learns_first_and_the_policy_leaves_the_program_slowly(tmp_path: Path) -> None:
-    run, weights = in_training(tmp_path, steps=1000), []
-    for run.steps in (0, 39, 40, 150, 300, 1000):
-        weights.append((run.weights.actor, round(run.weights.imitation, 6)))
-    assert weights == [
-        *((False, 0.5), (False, 0.435), (True, 0.433333)),
-        *((True, 0.25), (True, 0), (True, 0)),
-    ]
+    _, error = probable()
+    for _ in range(20):
+        update(model, optimizer, batch, CONFIG, entropy=0.0)
+    gained, less = probable()
+    assert gained > 0
+    assert less < error
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
-    rule = evaluated(1e-3, cores=4.0)
-    scores = [score_of(evaluated(rate), rule) for rate in (0, 2e-3)]
-    assert scores == pytest.approx([0.75, 0.75 + 0.9])
-
-
-def test_prices_rise_where_violations_are_above_their_target(tmp_path: Path) -> None:
-    run = in_training(tmp_path)
-    run.target[:] = 1e-3
-    before = run.prices.violation.copy()
-    run.move_prices(evaluated(1e-2))
-    assert (run.prices.violation > before).all()
-    for _ in range(30):
-        run.move_prices(evaluated(0.0))
-    assert (run.prices.violation == before).all(), "never less than at first"
+    for missed in (FEW_VIOLATIONS, 0.5):  # that a program misses many does not allow as many
+        rule = evaluated(missed, cores=4.0)
+        scores = [score_of(evaluated(rate), rule) for rate in (0, 2e-3)]
+        assert scores == pytest.approx([0.75, 0.75 + 0.9])
 
 
 def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -> None:
@@ -344,21 +280,6 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 
-def test_the_demonstrations_count_after_a_resume_too(tmp_path: Path) -> None:
-    first, second = (in_training(tmp_path / name, randomised=True) for name in "ab")
-    first._imitate()
-    first._choose(first.export(), np.inf)
-    first.steps = 16
-    first.move_prices(evaluated(1e-2))
-    first.save()
-    second.load(tmp_path / "a" / "checkpoint.zip")
-    assert first._demonstrated is not None
-    assert second._demonstrated is not None
-    assert torch.equal(first._demonstrated.inputs, second._demonstrated.inputs)
-    assert second._rates == first._rates
-    assert np.array_equal(first.prices.violation, second.prices.violation)
-
-
 def test_a_checkpoint_of_something_else_is_refused(trained: Path, tmp_path: Path) -> None:
     checkpoint, damaged = trained / "checkpoint.zip", tmp_path / "checkpoint.zip"
     with pytest.raises(PolicyError, match="was learned in phases and cannot go on without them"):
@@ -378,7 +299,7 @@ def test_a_checkpoint_of_something_else_is_refused(trained: Path, tmp_path: Path
         ({"hidden": "0"}, "hidden must be"),
         ({"hidden": "wide"}, "hidden must be a whole number"),
         ({"gamma": 2.0}, "gamma must be"),
-        ({"kickstart": 0.5}, "unknown key 'kickstart'"),
+        ({"every": 20}, "unknown key 'every'"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> None:
@@ -399,7 +320,7 @@ def test_every_kind_of_system_is_learned_and_followed(
 ) -> None:
     longer, folder = dataclasses.replace(scenario, duration_s=20.0), tmp_path / "run"
     made = plan(folder, agent=agent, scenarios=(longer,), randomised=True, envs=16, seed=1)
-    config = dataclasses.replace(CONFIG, every=2, demonstrations=4)
+    config = dataclasses.replace(CONFIG, demonstrations=4)
     policy = load_policy(train(made, config))
     assert policy.info.actions == actions
     assert policy.info.inputs == made.inputs

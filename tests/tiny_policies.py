@@ -23,12 +23,9 @@ _SMALL = {"rollout_steps": 4, "minibatch": 16, "epochs": 1, "hidden": (8, 8), "e
 CONFIG = PhasedConfig(
     **_SMALL,  # type: ignore[arg-type]
     evaluation_episodes=1,
-    choice_episodes=1,
     imitations=2,
     demonstrations=1,
     imitation_epochs=2,
-    durations_s=(5.0, 9.0),
-    every=EVERY,
 )
 SB3_CONFIG = LearnConfig(**_SMALL, evaluation_episodes=1)  # type: ignore[arg-type]
 

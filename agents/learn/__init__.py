@@ -6,24 +6,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sponge_env.control.base import Options, option
-from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.errors import ConfigError, PolicyError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.simulation.encoding import Control
-from sponge_env.utils.files import read_json, write_json
+from sponge_env.utils.files import read_json
 
-from .. import LEARNERS, Learner
+from .. import LEARNERS
 from ..history import layout_of
 from ..learned import control_of
 from ..policy import PolicyInfo
@@ -86,69 +84,39 @@ class PhasedConfig(LearnConfig):
     gae_lambda: float = option(0.95, at_least=0, at_most=1)
     entropy: float = option(0.003, at_least=0)
     """At first; falls linearly to a fifth."""
-    evaluations: int = option(80, at_least=1)
-    evaluation_episodes: int = option(12, at_least=1)
-    choice_episodes: int = option(40, at_least=1)
-    """Other episodes, which choose among the policies that seem best."""
+    evaluations: int = option(32, at_least=1)
+    evaluation_episodes: int = option(32, at_least=1)
     imitations: int = option(4, at_least=1)
     """Rounds of demonstrations by a program, each but the first where the policy leads."""
     demonstrations: int = option(12, at_least=1)
     """Episodes of each scenario in a round, every other of another system if randomised."""
     imitation_epochs: int = option(30, at_least=1)
     """Passes over all demonstrations so far, after each round."""
-    every: int = option(20, at_least=1)
-    """Intervals after which the number of replicas may change again, where it may at all."""
-    durations_s: tuple[float, ...] = option(
-        (200.0, 420.0),
-        check=lambda value: math.isfinite(value) and value > 0,
-        rule="numbers above 0",
-    )
-    """Minimum and maximum length of a training episode."""
 
 
 def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = None) -> T:
-    """Return the hyper-parameters of a run, some of them by name; a list may be text with commas.
+    """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``.
 
     Those of the run whose checkpoint is resumed are the defaults; its layers cannot change.
     """
-    changes = {key: _listed(kind, key, value) for key, value in options.items()}
+    changes = dict(options)
+    if not isinstance(hidden := changes.get("hidden", []), list):
+        parts = [part.strip() for part in str(hidden).split(",")]
+        changes["hidden"] = [int(part) if part.isdecimal() else part for part in parts]
     if resume is None:
         return from_mapping(kind, changes)
     path = resume.with_name(SETTINGS_FILE)
     try:
         before = read_json(path)
-        hidden = from_mapping(kind, before).hidden
-    except ConfigError as error:
-        raise PolicyError(f"{path} is of another version, train anew: {error}") from error
+        known = from_mapping(kind, before)
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
     config = from_mapping(kind, {**before, **changes})
-    if config.hidden != hidden:
+    if config.hidden != known.hidden:
         raise ConfigError(
-            f"hidden cannot change with --resume: the checkpoint's layers have {hidden} units"
+            f"hidden cannot change with --resume: the checkpoint's layers have {known.hidden} units"
         )
     return config
-
-
-def save_settings(config: LearnConfig, folder: Path) -> None:
-    """Write the hyper-parameters into a run directory."""
-    write_json(folder / SETTINGS_FILE, asdict(config))
-
-
-def _listed(kind: type[LearnConfig], key: str, value: Any) -> Any:
-    """Return a list where an option is one: ``64,64``."""
-    lists = [field.name for field in fields(kind) if isinstance(field.default, tuple)]
-    if key not in lists or isinstance(value, list):
-        return value
-    return [_number(part.strip()) for part in str(value).split(",")]
-
-
-def _number(text: str) -> int | float | str:
-    """Return a number where a text is one."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def spec_of(scenario: Scenario) -> SystemSpec:
@@ -180,26 +148,13 @@ class TrainingPlan:
     """Command line, to be kept with the policy."""
 
     @property
-    def learner(self) -> Learner:
-        """How the agent learns; a ConfigError if it does not."""
-        if self.agent not in LEARNERS:
-            raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
-        return LEARNERS[self.agent]
-
-    @property
     def phased(self) -> bool:
         """Whether it is learned in phases: simulated, by a learner that does so."""
-        return self.learner.phased and self.backend == "sim"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of what the policy sees."""
-        return layout_of(self.spec).inputs if self.phased else self.control.fields
+        return LEARNERS[self.agent].phased and self.backend == "sim"
 
     @property
     def spec(self) -> SystemSpec:
         """The system that the policy is for; a ConfigError if the scenarios are of several."""
-        _ = self.learner  # refuses an agent that does not learn
         specs = [spec_of(each) for each in self.scenarios]
         control = control_of(self.agent, specs[0])
         for scenario, spec in zip(self.scenarios, specs, strict=True):
@@ -214,6 +169,16 @@ class TrainingPlan:
     def control(self) -> Control:
         """What the policy sees and chooses."""
         return control_of(self.agent, self.spec)
+
+    @property
+    def every(self) -> int:
+        """Intervals after which a policy learned in phases may change the replicas; never if 0."""
+        return int(self.control.scales_out)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the policy sees."""
+        return layout_of(self.spec).inputs if self.phased else self.control.fields
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from . import (
     EVALUATED_FILE,
     LearnConfig,
     PhasedConfig,
-    Report,
     TrainingPlan,
     settings,
     spec_of,
@@ -119,35 +118,34 @@ def cells_of(
     scenario that they are to be ``like``.
     """
     suite = replace(load_suite(name), starts=("cold",))
+    chosen = list(cells(suite))
     if like and profile:
         raise ConfigError("--like says whose profiles are meant; leave out --profile")
-    if like is None:
-        chosen = _of_profile(suite.name, cells(suite), profile)
-    else:
+    if like:
         system = spec_of(load_scenario(like)).fingerprint
-        chosen = [cell for cell in cells(suite) if spec_of(cell).fingerprint == system]
+        chosen = [cell for cell in chosen if spec_of(cell).fingerprint == system]
         if not chosen:
             raise ConfigError(f"suite {suite.name!r} has no cells of the stages of {like!r}")
-    known = [cell.name for cell in chosen]
+    elif any(cell.stages for cell in chosen):
+        raise ConfigError(
+            f"suite {suite.name!r} has cells that list their stages; choose some with --like"
+        )
+    else:
+        profiles = list(dict.fromkeys(cell.profile for cell in chosen))
+        if profile not in profiles and (profile or len(profiles) > 1):
+            known = ", ".join(profiles)
+            raise ConfigError(
+                f"suite {suite.name!r} has cells of {known}; choose one with --profile"
+            )
+        chosen = [cell for cell in chosen if cell.profile in (profile or profiles)]
+    names = [cell.name for cell in chosen]
     for scenario in held_out:
-        if scenario not in known:
-            raise ConfigError(unknown("scenario to hold out", scenario, known))
+        if scenario not in names:
+            raise ConfigError(unknown("scenario to hold out", scenario, names))
     left = [cell for cell in chosen if cell.name not in held_out]
     if not left:
         raise ConfigError("--held-out leaves nothing to train on")
     return left
-
-
-def _of_profile(suite: str, scenarios: Sequence[Scenario], profile: str | None) -> list[Scenario]:
-    if any(cell.stages for cell in scenarios):
-        raise ConfigError(
-            f"suite {suite!r} has cells that list their stages; choose some with --like"
-        )
-    profiles = list(dict.fromkeys(cell.profile for cell in scenarios))
-    if profile not in profiles and (profile or len(profiles) > 1):
-        known = ", ".join(profiles)
-        raise ConfigError(f"suite {suite!r} has cells of {known}; choose one with --profile")
-    return [cell for cell in scenarios if cell.profile in (profile or profiles)]
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +175,7 @@ def plan_of(
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
-    """Refuse a checkpoint that is missing, or of another learner, system or observation."""
+    """Refuse a checkpoint that is missing, or of another learner or system."""
     if not path.is_file():
         raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
     info = load_policy(path.with_name(POLICY_FILE)).info
@@ -194,8 +192,6 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
             f"interval or limits differ from those of {', '.join(names)}; train anew"
         )
-    if info.inputs != plan.inputs:
-        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
 
 
 def train(argv: Sequence[str]) -> int:
@@ -212,15 +208,17 @@ def train(argv: Sequence[str]) -> int:
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command)
+    learner, kind = (phased, PhasedConfig) if plan.phased else (sb3_ppo, LearnConfig)
     if plan.resume is not None:
         check_checkpoint(plan.resume, plan)
         if not plan.phased:
             warning = "a checkpoint can run any code when it is loaded: resume your own only"
             sys.stderr.write(f"{plan.resume}: {warning}\n")
         if arguments.steps is None:
-            left = (phased if plan.phased else sb3_ppo).steps_left(plan.resume)
-            plan = replace(plan, steps=left or plan.steps)
-    run = _prepared(plan, options_of(arguments))
+            plan = replace(plan, steps=learner.steps_left(plan.resume) or plan.steps)
+    config: Any = settings(kind, options_of(arguments), plan.resume)
+    if plan.phased and plan.envs < (count := len(plan.scenarios)):
+        raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
@@ -235,29 +233,13 @@ def train(argv: Sequence[str]) -> int:
     interrupted = False
     try:
         with cli.terminate_like_interrupt(), contextlib.closing(progress):
-            run(folder, progress.show)
+            learner.train(replace(plan, folder=folder), config, progress.show)
     except KeyboardInterrupt:
         if not (folder / POLICY_FILE).exists():
             raise
         interrupted = True
     sys.stdout.write(_summary(arguments, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0
-
-
-def _prepared(plan: TrainingPlan, options: dict[str, Any]) -> Callable[[Path, Report], Path]:
-    """Return what trains in a folder, with a report of progress; bad options are noticed now."""
-    from . import phased, sb3_ppo
-    from .episodes import OTHER_SHARE
-
-    if not plan.phased:
-        config = settings(LearnConfig, options, plan.resume)
-        return lambda folder, report: sb3_ppo.train(replace(plan, folder=folder), config, report)
-    in_phases = settings(PhasedConfig, options, plan.resume)
-    own = plan.envs - plan.randomised * round(OTHER_SHARE * plan.envs)
-    if own < (count := len(plan.scenarios)):
-        text = f"{own} of --envs {plan.envs}" if plan.randomised else str(own)
-        raise ConfigError(f"{count} scenarios need at least as many --envs, not {text}")
-    return lambda folder, report: phased.train(replace(plan, folder=folder), in_phases, report)
 
 
 def _summary(
@@ -274,10 +256,15 @@ def _summary(
         follow += ["--policy", str(policy)]
     shipped = shipped_for(info.agent, info.fingerprint)
     hint = f"; --option {info.agent}.policy=shipped follows it"
+    reached = ""
+    if (file := folder / EVALUATED_FILE).exists():
+        missed = "{missed:.3%} missed on {cores:.2f} cores".format_map
+        means = read_json(file)
+        reached = f"{missed(means['policy'])}; the best rules {missed(means['rules'])}"
     texts = {
         "policy": str(policy),
         "best": f"after {info.steps} of {info.planned} steps, by validation",
-        "reached": _beside_rules(folder / EVALUATED_FILE),
+        "reached": reached,
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
         "ships": f"{shipped.name}{hint}" if shipped else "",
         "TensorBoard": f"{cli.tool_command('tensorboard')} --logdir {folder}",
@@ -288,18 +275,6 @@ def _summary(
         go_on = shlex.join([*more, "--resume", str(folder)])
         lines = ["interrupted; go on with", f"  {cli.program('train')} {go_on}", *lines]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _beside_rules(file: Path) -> str:
-    """Say what the kept policy and the best rules reached in the evaluation, if known."""
-    if not file.exists():
-        return ""
-    means = read_json(file)
-    policy, rules = (
-        f"{means[side]['missed']:.3%} missed on {means[side]['cores']:.2f} cores"
-        for side in ("policy", "rules")
-    )
-    return f"{policy}; the best rules {rules}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

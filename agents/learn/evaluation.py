@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -24,7 +22,7 @@ from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.executor import Executor, Failure, Inline, Processes, Work
+from sponge_env.run.executor import Failure, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
@@ -37,46 +35,19 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..guard import InputRange
-from ..history import BATCH_TIMES, FloatMatrix, batch_times_of, layout_of
+from ..history import FloatMatrix, batch_times_of, layout_of
 from ..learned import control_of
 from ..policy import Policy, reading
-from ..stepwise import MAX_REPLICAS, PolicyState
+from ..stepwise import PolicyState
 from . import spec_of
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide what is best."""
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed a rule's and still count as no more."""
-JOINT_PROGRAMS = "sponge-joint", "sponge-mpc"
-"""What a policy is compared with beside fixed allocations, and learns from."""
-VERTICAL_PROGRAMS = ("sponge-mpc",)
-"""The same for a policy that keeps one replica."""
-CHOICE_EPISODES = 12
-"""Episodes that choose the best program of a scenario."""
-_FIXED_BATCHES = (1, 4, 8, 16)
-_MAX_FIXED = 4096
-"""Fixed allocations that are looked at, of more a random choice."""
-_FIXED_EPISODES, _FINALISTS = 4, 8
-"""Episodes that all fixed allocations play, and how many of them then play all episodes."""
-_AT_ONCE = 512
-"""Episodes of fixed allocations that are played together, about."""
 
-Decide = Callable[[FloatMatrix, FloatArray], IntArray]
-"""From (n, fields) observations and the last interval's (n, 3) :data:`.history.BATCH_TIMES` to
-(n, stages, 4) allocations, or (n, 3) of one model."""
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
-
-
-def simulator(
-    scenarios: Sequence[Scenario], assigned: IntArray, replicas_max: int | None = MAX_REPLICAS
-) -> BatchSimulator:
-    """Return one of a pool of scenarios that shows what policies see.
-
-    ``replicas_max`` limits each stage; None leaves the limits of the scenarios.
-    """
-    fields = layout_of(spec_of(scenarios[0])).fields
-    return BatchSimulator(scenarios, assigned, replicas_max=replicas_max, obs_dim=len(fields))
 
 
 class AccuracyCost:
@@ -123,10 +94,13 @@ class Evaluation:
 
     @classmethod
     def of(cls, sums: FloatArray) -> Evaluation:
-        """Return the means of (4, ..., episodes, scenarios) sums, see :func:`_play`."""
-        cores, violations, offered, intervals = sums.sum(axis=-2)
+        """Return the means of (4, episodes, scenarios) sums.
+
+        They are those of cores, avoidable violations, requests, and intervals.
+        """
+        cores, violations, offered, intervals = sums.sum(axis=1)
         requests = np.maximum(1, offered)
-        each = sums[1] * (sums.shape[-2] / requests[..., None, :])
+        each = sums[1] * (len(sums[1]) / requests)
         return cls(cores / intervals, violations / requests, each)
 
     @property
@@ -140,113 +114,51 @@ class PolicyEvaluator:
     """Plays policies on so many episodes of each scenario, always the same."""
 
     def __init__(
-        self,
-        scenarios: Sequence[Scenario],
-        episodes: int,
-        first_seed: int = SEED_LIMIT,
-        replicas_max: int | None = MAX_REPLICAS,
+        self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
     ) -> None:
-        """Prepare the episodes; ``replicas_max`` is that of :func:`simulator`."""
         self._count = len(scenarios)
         self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
         assigned = np.tile(np.arange(self._count), episodes)
-        self._simulator = simulator(scenarios, assigned, replicas_max)
+        fields = layout_of(spec_of(scenarios[0])).fields
+        self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields))
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
     def __call__(self, policy: Policy) -> Evaluation:
         """Play a policy."""
-        seen = InputRange(len(policy.info.inputs))
-        choose = self._stepwise(policy) if policy.info.batches else self._plain(policy)
-
-        def decide(observations: FloatMatrix, batch_times: FloatArray) -> IntArray:
-            inputs, requested = choose(observations, batch_times)
-            seen.widen(inputs[~self._simulator.over])
-            return requested
-
-        return replace(self.play(decide), input_range=seen.ends)
-
-    def _stepwise(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
-        policy = reading(policy, layout_of(self._specs[0]).inputs)
-        state = PolicyState(self._specs, policy.info.every, policy.info.batches)
-
-        def choose(
-            observations: FloatMatrix, batch_times: FloatArray
-        ) -> tuple[FloatMatrix, IntArray]:
-            state.see(observations, batch_times)
-            return policy.inputs(state.seen), state.choose(policy.logits(state.seen))
-
-        return choose
-
-    def _plain(self, policy: Policy) -> Callable[..., tuple[FloatMatrix, IntArray]]:
-        spec = self._specs[0]
-        policy = reading(policy, layout_of(spec).fields)
-        control = control_of(policy.info.agent, spec)
-        requested, _ = allocations(len(self._seeds), len(spec.stages))
-
-        def choose(observations: FloatMatrix, _: FloatArray) -> tuple[FloatMatrix, IntArray]:
-            control.write(policy.act(observations), requested)
-            return policy.inputs(observations), requested
-
-        return choose
-
-    def play(self, decide: Decide) -> Evaluation:
-        """Play all episodes at once under what a function decides."""
-        sums = _play(self._simulator, self._seeds, decide)
-        return Evaluation.of(sums.reshape(4, -1, self._count))
-
-
-def _play(played: BatchSimulator, seeds: IntArray, decide: Decide) -> FloatArray:
-    """Play (n,) episodes to their ends.
-
-    Returned are (4, n) sums: cores, avoidable violations, requests, intervals.
-    """
-    cost, assigned = AccuracyCost(played.scenarios), played.assignment
-    first = played.specs[0]
-    observations = np.zeros((len(seeds), len(layout_of(first).fields)), np.float32)
-    played.reset(np.ones(len(seeds), np.bool_), seeds, observations)
-    sums, batch_times = np.zeros((4, len(seeds))), np.zeros((len(seeds), len(BATCH_TIMES)))
-    while not played.over.all():
-        running = ~played.over
-        observations, metrics = played.step(decide(observations, batch_times))
-        batch_times = batch_times_of(metrics)
-        names = "cores", "avoidable_violations", "offered"
-        sums += (*(metrics[name] for name in names), running)
-        sums[0] += cost.of(metrics, assigned) / first.interval_s
-    sums[1] += played.drain()["avoidable_violations"]
-    return sums
-
-
-def known_rules(
-    scales_out: bool,
-    scenarios: tuple[Scenario, ...],
-    episodes: int,
-    measuring: Callable[[], None],
-) -> tuple[FloatArray, list[str]]:
-    """Return what :func:`best_rules` does, from the user's cache if no line of code has changed.
-
-    Measuring takes minutes, and trainings that differ in their seeds use the same rules.
-    ``measuring`` is called before.
-    """
-    names = [scenario_fingerprint(scenario) for scenario in scenarios]
-    question = {"scales_out": scales_out, "scenarios": names, "episodes": episodes}
-    key = fingerprint({"rules": question, "code": code_fingerprint()})
-    file = cache_dir() / "rules" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
-        known = parsed(json.loads, read_text(file))
-        sums, programs = np.array(known["sums"], np.float64), [*map(str, known["programs"])]
-        fits = sums.shape == (4, episodes, len(scenarios)) and len(programs) == len(scenarios)
-        if fits and np.isfinite(sums).all():
-            return sums, programs
-    measuring()
-    sums, programs = best_rules(scales_out, scenarios, episodes)
-    with contextlib.suppress(SpongeError):  # without a cache the next training measures again
-        write_json(file, {"sums": sums.tolist(), "programs": programs})
-    return sums, programs
+        info, played, first = policy.info, self._simulator, self._specs[0]
+        layout, count = layout_of(first), len(self._seeds)
+        policy = reading(policy, layout.inputs if info.batches else layout.fields)
+        state = PolicyState(self._specs, info.every, info.batches) if info.batches else None
+        control, seen = control_of(info.agent, first), InputRange(len(info.inputs))
+        requested, _ = allocations(count, len(first.stages))
+        shown = observations = np.zeros((count, len(layout.fields)), np.float32)
+        played.reset(np.ones(count, np.bool_), self._seeds, observations)
+        sums, cost, batch_times = np.zeros((4, count)), AccuracyCost(played.scenarios), None
+        while not played.over.all():
+            if state is None:
+                shown = observations
+                control.write(policy.act(shown), requested)
+            else:
+                state.see(observations, batch_times)
+                shown = state.seen
+                requested = state.choose(policy.logits(shown))
+            running = ~played.over
+            seen.widen(policy.inputs(shown)[running])
+            observations, metrics = played.step(requested)
+            batch_times = batch_times_of(metrics)
+            names = "cores", "avoidable_violations", "offered"
+            sums += (*(metrics[name] for name in names), running)
+            sums[0] += cost.of(metrics, played.assignment) / first.interval_s
+        sums[1] += played.drain()["avoidable_violations"]
+        return replace(Evaluation.of(sums.reshape(4, -1, self._count)), input_range=seen.ends)
 
 
 def programs_for(scales_out: bool) -> tuple[str, ...]:
-    """Return the programs that choose replicas, too, or none that do."""
-    return JOINT_PROGRAMS if scales_out else VERTICAL_PROGRAMS
+    """Return the programs that policies learn from and are compared with.
+
+    They choose replicas, too, or none of them does.
+    """
+    return ("sponge-joint", "sponge-mpc") if scales_out else ("sponge-mpc",)
 
 
 def best_rules(
@@ -254,110 +166,40 @@ def best_rules(
     scenarios: tuple[Scenario, ...],
     episodes: int,
     first_seed: int = SEED_LIMIT,
-    choice_episodes: int = CHOICE_EPISODES,
 ) -> tuple[FloatArray, list[str]]:
-    """Return (4, episodes, scenarios) sums of the best rules, see :func:`_play`, and the programs.
+    """Return (4, episodes, scenarios) sums of the best program of each scenario, and its name.
 
-    The best has the least :attr:`Evaluation.cost`; where a program has few violations, it is a
-    program, elsewhere perhaps a fixed allocation that misses no more. Programs are chosen on
-    ``choice_episodes``, fixed allocations on fewer. There is one replica unless it ``scales_out``.
+    That is the one of the least :attr:`Evaluation.cost`; for the sums see :meth:`Evaluation.of`.
     """
     names = programs_for(scales_out)
-    programs = list(names) * len(scenarios)
-    if len(names) > 1:
-        look = scenarios, min(episodes, choice_episodes), first_seed
-        costs = [Evaluation.of(play_program(name, *look)).cost for name in names]
-        programs = [names[place] for place in np.argmin(costs, axis=0)]
-    best = np.empty((4, episodes, len(scenarios)))
-    for program in dict.fromkeys(programs):
-        own = [k for k, name in enumerate(programs) if name == program]
-        some = tuple(scenarios[k] for k in own)
-        best[..., own] = play_program(program, some, episodes, first_seed)
-    played = Evaluation.of(best)
-    missed = np.flatnonzero(played.violation_rate > FEW_VIOLATIONS)
-    if missed.size:
-        some, rates = tuple(scenarios[k] for k in missed.tolist()), played.violation_rate[missed]
-        rows = fixed_allocations(scenarios[0], MAX_REPLICAS if scales_out else 1)
-        sums = _best_fixed(some, rows, rates, episodes, first_seed)
-        fixed = Evaluation.of(sums)
-        better = (fixed.cost < played.cost[missed]) & (fixed.violation_rate <= rates)
-        best[..., missed] = np.where(better, sums, best[..., missed])
-    return best, programs
+    played = [play_program(name, scenarios, episodes, first_seed) for name in names]
+    best = np.argmin([Evaluation.of(sums).cost for sums in played], axis=0)
+    sums = [played[place][..., k] for k, place in enumerate(best.tolist())]
+    return np.stack(sums, axis=-1), [names[place] for place in best]
 
 
-def _best_fixed(
-    scenarios: Sequence[Scenario], rows: IntArray, rates: FloatArray, episodes: int, first_seed: int
-) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of the best of some fixed allocations for each scenario.
-
-    It misses no more than (scenarios,) rates if there is such a one: by its cost alone, one core
-    that serves no request in time would be the best under a hopeless load.
-    """
-
-    def costs(sums: FloatArray) -> FloatArray:
-        played = Evaluation.of(sums)
-        return np.where(played.violation_rate <= rates, played.cost, np.inf)
-
-    look = play_fixed(scenarios, rows, min(episodes, _FIXED_EPISODES), first_seed)
-    finalists = np.unique(costs(look).argsort(axis=0, kind="stable")[:_FINALISTS])
-    played = play_fixed(scenarios, rows[finalists], episodes, first_seed)
-    best = costs(played).argmin(axis=0)
-    return np.stack([played[:, row, :, k] for k, row in enumerate(best)], axis=-1)
-
-
-def fixed_allocations(scenario: Scenario, replicas: int) -> IntArray:
-    """Return (rows, stages, 4) allocations that fit on the machine, of at most so many replicas.
-
-    They are all that there are of some batch sizes, or if these are too many, a random choice.
-    """
-    each = []
-    for stage in scenario.pipeline:
-        limits = stage.limits
-        sizes = sorted({*(size for size in _FIXED_BATCHES if size < limits.batch), limits.batch})
-        counts = range(1, min(replicas, limits.replicas) + 1)
-        variants = range(len(stage.variants))
-        each.append(np.array([*product(range(1, limits.cores + 1), sizes, counts, variants)]))
-    if math.prod(map(len, each)) <= _MAX_FIXED:
-        rows = np.array([*product(*each)])
-    else:
-        random = np.random.default_rng(0)
-        drawn = [np.append(0, random.integers(len(own), size=_MAX_FIXED)) for own in each]
-        rows = np.stack([own[k] for own, k in zip(each, drawn, strict=True)], axis=1)
-    cores = (rows[..., 0] * rows[..., 2]).sum(axis=1)
-    fitting: IntArray = rows[cores <= scenario.limits.machine_cores]
-    return fitting
-
-
-def play_fixed(
-    scenarios: Sequence[Scenario], rows: IntArray, episodes: int, first_seed: int
-) -> FloatArray:
-    """Return (4, rows, episodes, scenarios) sums of (rows, stages, 4) fixed allocations."""
-    each = len(scenarios) * episodes
-    assigned = np.tile(np.arange(len(scenarios)), episodes)
-    seeds = first_seed + np.repeat(np.arange(episodes), len(scenarios))
-    sums = []
-    parts = min(len(rows), -(-len(rows) * each // _AT_ONCE))
-    for some in np.array_split(rows, parts):
-        with closing(simulator(scenarios, np.tile(assigned, len(some)))) as played:
-            decide = always(np.repeat(some, each, axis=0))
-            ended = _play(played, np.tile(seeds, len(some)), decide)
-        sums.append(ended.reshape(4, len(some), episodes, len(scenarios)))
-    return np.concatenate(sums, axis=1)
-
-
-def always(requested: IntArray) -> Decide:
-    """Return a rule that requests the same (n, stages, 4) allocations whatever it sees."""
-    return lambda observations, batch_times: requested
-
-
-@cache
 def play_program(
     program: str, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of a program, see :func:`_play`."""
+    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`.
+
+    They are from the user's cache if no line of code has changed: playing takes minutes, and
+    trainings that differ in their seeds compare with the same.
+    """
+    names = [scenario_fingerprint(scenario) for scenario in scenarios]
+    question = {"program": program, "scenarios": names, "episodes": [first_seed, episodes]}
+    key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))
+    file = cache_dir() / "rules" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        known = np.array(parsed(json.loads, read_text(file))["sums"], np.float64)
+        if known.shape == (4, *shape) and np.isfinite(known).all():
+            return known
     seeds = range(first_seed, first_seed + episodes)
-    sums = run_programs(_play_episode, list(product([program], seeds, scenarios)))
-    return np.array(sums).T.reshape(4, episodes, len(scenarios))
+    played = run_programs(_play_episode, list(product([program], seeds, scenarios)))
+    sums = np.array(played).T.reshape(4, *shape)
+    with contextlib.suppress(SpongeError):  # without a cache it is played again
+        write_json(file, {"sums": sums.tolist()})
+    return sums
 
 
 def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
@@ -366,26 +208,16 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     They are shared out to as many processes as there are CPUs, so that a script which calls this
     needs ``if __name__ == "__main__":``.
     """
-    nested = multiprocessing.current_process().daemon  # such a process may not start others
-    executor: Executor = Inline() if nested else Processes(min(CPUS, len(tasks)))
     results: dict[Task, Any] = {}
-    with closing(executor.run(work, tasks)) as ended:
+    with closing(Processes(min(CPUS, len(tasks))).run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
-                raise ConfigError(_explain(task, result))
+                program, _, scenario = task
+                raise ConfigError(
+                    f"{program} failed on {scenario.name} ({result.type}: {result.message})"
+                )
             results[task] = result
     return [results[task] for task in tasks]
-
-
-def _explain(task: Task, failure: Failure) -> str:
-    """Say what went wrong where a program plays, or demonstrates."""
-    program, _, scenario = task
-    if failure.type == "ProcessDied":
-        return (
-            f"{program} plays in processes of its own, and one of them died ({failure.message}); "
-            'a script that trains needs if __name__ == "__main__":'
-        )
-    return f"{program} failed on {scenario.name} ({failure.type}: {failure.message})"
 
 
 def _play_episode(task: Task) -> tuple[float, float, float, float]:

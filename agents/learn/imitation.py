@@ -10,17 +10,15 @@ lead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec
 from sponge_env.run.registry import known_controllers, make_controller, start
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
@@ -28,10 +26,9 @@ from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState, allocation
 from . import PhasedConfig, TrainingPlan
-from .actor_critic import Actions, ActorCritic, Inputs
-from .episodes import batches_for, other, perturbed
+from .episodes import batches_for, changed
 from .evaluation import Task, run_programs
-from .ppo import ImitationSet
+from .ppo import ActorCritic
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""
@@ -45,21 +42,15 @@ class Demonstrations(NamedTuple):
     """(n, ...) what was seen, and what the program did then, as a stepwise policy could."""
 
     seen: FloatMatrix
-    cores: IntArray
-    """(n, stages), as all that follows."""
-    batches: IntArray
-    steps: IntArray
-    variants: IntArray
+    choices: IntArray
+    """(n, stages, 4)"""
     replicas: IntArray
-    """Requested before."""
-    may_step: NDArray[np.bool_]
-    """(n, stages, 3)"""
+    """(n, stages) requested before."""
 
 
 def demonstrations(
     plan: TrainingPlan,
     config: PhasedConfig,
-    every: int,
     programs: Sequence[str],
     seed: int,
     policy: Policy | None,
@@ -72,10 +63,9 @@ def demonstrations(
     random, tasks = stream(seed, "demonstrations"), []
     for k in range(config.demonstrations):
         for program, each in zip(programs, plan.scenarios, strict=True):
-            system = other(each, random) if plan.randomised and k % 2 else each
-            scenario = perturbed(system, config.durations_s, every, k, random)
+            scenario = changed(each, plan.randomised and k % 2 == 1, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-    return joined(run_programs(partial(_demonstrate, every, policy), tasks))
+    return joined(run_programs(partial(_demonstrate, plan.every, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -85,68 +75,52 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
 
 def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstrations:
     program, seed, scenario = task
-    system = make_system(scenario, seed)
-    expert, disturbance = _Expert(program, system.spec, every), Disturbance(system.spec, seed)
-    state = expert.state
+    system, controller = make_system(scenario, seed), make_controller(program, known_controllers())
+    start(controller, system.spec, 0)
+    state = PolicyState([system.spec], every, batches_for(system.spec))
+    disturbance, rows = Disturbance(seed), []
     while not system.done:
-        choices = expert.decide(system.view())
-        if policy is None:
-            taken = allocation(state.take(*(part[None] for part in choices))[0])
-            requested = disturbance.apply(taken)
-            state.follow(requested)
-        else:
-            requested = allocation(state.choose(policy.logits(state.seen))[0])
-        system.step(requested)
-    return Demonstrations(*(np.array(column) for column in zip(*expert.rows, strict=True)))
-
-
-class _Expert:
-    """A program, beside which a policy's state is kept."""
-
-    def __init__(self, program: str, spec: SystemSpec, every: int) -> None:
-        self._spec, self._program = spec, make_controller(program, known_controllers())
-        start(self._program, spec, 0)
-        self.state = PolicyState([spec], every, batches_for(spec))
-        self.rows: list[tuple[NDArray[Any], ...]] = []
-        """A row of :class:`Demonstrations` for each decision."""
-
-    def decide(self, view: SystemView) -> tuple[IntArray, ...]:
-        """Return the program's choices, as far as the replicas may step and all fits."""
-        state, sizes = self.state, self.state.choices.sizes
+        view = system.view()
         state.look(view)
-        cores, batch, replicas, variants = np.array(self._program.decide(view).stages).T
-        before, allowed = state.replicas[0].copy(), state.steps_allowed()[0]
-        steps = np.sign(replicas - before) + 1
-        steps = np.where(allowed[np.arange(len(steps)), steps], steps, 1)
-        cores = np.minimum(cores, most_cores(self._spec, before + steps - 1))
-        # A larger batch than the program's only starts if so many wait.
-        places = np.minimum(np.searchsorted(sizes, batch), len(sizes) - 1)
-        variants = np.where(state.choices.counts[:, 3] > 0, np.maximum(variants, 0), 0)
-        choices = cores - 1, places, steps, variants
-        self.rows.append((state.seen[0].copy(), *choices, before, allowed))
-        return choices
+        choices = _as_choices(controller.decide(view), state, system.spec)
+        rows.append((state.seen[0].copy(), choices, state.replicas[0].copy()))
+        if policy is None:
+            most = most_cores(system.spec, state.replicas[0] + choices[:, 2] - 1)
+            requested = state.take(disturbance.apply(choices, most)[None])
+        else:
+            requested = state.choose(policy.logits(state.seen))
+        system.step(allocation(requested[0]))
+    return Demonstrations(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _as_choices(decided: Allocation, state: PolicyState, spec: SystemSpec) -> IntArray:
+    """Return (stages, 4) choices like a decision, as far as all fits and the replicas may step."""
+    cores, batch, replicas, variants = np.array(decided.stages).T
+    own = state.choices
+    steps = np.sign(np.clip(replicas, 1, own.limits[:, 2]) - state.replicas[0])
+    cores = np.minimum(cores, most_cores(spec, state.replicas[0] + steps))
+    # A larger batch than the program's only starts if so many wait.
+    places = np.minimum(np.searchsorted(own.sizes, batch), len(own.sizes) - 1)
+    variants = np.where(own.counts[:, 3] > 0, np.maximum(variants, 0), 0)
+    return np.stack([cores - 1, places, steps + 1, variants], axis=-1)
 
 
 class Disturbance:
     """Chooses random cores now and then, for some intervals."""
 
-    def __init__(self, spec: SystemSpec, seed: int) -> None:
-        self._random, self._spec = stream(seed, "disturbance"), spec
-        self._left, self._cores = 0, np.zeros(len(spec.stages), np.int64)
+    def __init__(self, seed: int) -> None:
+        self._random, self._left = stream(seed, "disturbance"), 0
+        self._cores = np.zeros(0, np.int64)
 
-    def apply(self, decided: Allocation) -> Allocation:
-        """Return an allocation, perhaps with other cores."""
-        most = most_cores(self._spec, np.array([stage.replicas for stage in decided.stages]))
+    def apply(self, choices: IntArray, most: IntArray) -> IntArray:
+        """Return (stages, 4) choices, perhaps of other cores, at most (stages,) so many."""
         if not self._left and self._random.random() < DISTURBED:
             self._left = int(self._random.integers(1, MAX_DISTURBED + 1))
             self._cores = np.array([self._random.integers(1, each + 1) for each in most.tolist()])
         if not self._left:
-            return decided
+            return choices
         self._left -= 1
-        cores = np.minimum(self._cores, most).tolist()
-        changed = zip(decided.stages, cores, strict=True)
-        stages = tuple(stage._replace(cores=each) for stage, each in changed)
-        return self._spec.fitting(replace(decided, stages=stages))
+        return np.column_stack([np.minimum(self._cores, most) - 1, choices[:, 1:]])
 
 
 def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
@@ -156,15 +130,13 @@ def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
     return cores
 
 
-def imitate(
-    model: ActorCritic, inputs: Inputs, demonstrations: Demonstrations, config: PhasedConfig
-) -> ImitationSet:
-    """Make the demonstrated actions probable, and return them as the networks see them.
+def imitate(model: ActorCritic, shown: Demonstrations, config: PhasedConfig) -> None:
+    """Make the demonstrated actions probable.
 
     The inputs are normalised by their mean and deviation in the demonstrations from now on.
     """
-    inputs.fit(demonstrations.seen)
-    seen, actions = inputs(demonstrations.seen), Actions(*map(torch.from_numpy, demonstrations[1:]))
+    model.normalise(shown.seen)
+    seen, choices, replicas = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
     minibatches = [
         rows
@@ -174,8 +146,7 @@ def imitate(
     for k, rows in enumerate(minibatches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        log_probability, _ = model.probabilities(seen[rows], actions.at(rows))
+        log_probability, _ = model.probabilities(seen[rows], choices[rows], replicas[rows])
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return ImitationSet(seen, actions)

@@ -1,13 +1,14 @@
-"""PPO for stepwise policies (Schulman et al., 2017): from episodes to rewards, advantages, updates.
+"""PPO for stepwise policies (Schulman et al., 2017): networks, rewards, advantages, updates.
 
-It is not Stable-Baselines3's, because advantages are compared within a scenario, and because it
-goes on imitating while its critic knows little.
+It is not Stable-Baselines3's: the cores that an action may choose depend on the replicas that it
+chooses, and advantages are compared within a scenario.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,133 +18,217 @@ from torch import Tensor, nn
 
 from sponge_env.arrays import FloatArray
 
+from ..policy import FloatMatrix
+from ..stepwise import StageChoices
 from . import PhasedConfig
-from .actor_critic import Actions, ActorCritic, Inputs
 from .episodes import Episodes, Outcomes
 
+MAX_LOGIT = 4.0
+"""Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
+STEP_PROBABILITY = 0.03
+"""Of one replica more, and of one fewer, when the replicas begin to be learned."""
+VALUE_UNIT = 10.0
+"""Unit of the critic's values."""
+SATURATION = 5.0
+"""Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 CLIP = 0.2
 """Largest relative change of an action's probability that an update rewards."""
+VIOLATION_PRICE = 50.0
+"""Core-seconds that a violation costs."""
 MAX_VIOLATIONS = 30
 """Violations of one interval that count at most, so that one lost queue is not all that matters."""
-MAX_ADVANTAGE = 200.0
-"""Largest advantage, in typical ones. A rare violation is as bad as a hundred cores."""
 MIN_TYPICAL = 0.05
 """Smallest typical advantage."""
+_NEVER = -1e9
+"""Logit of what may not be chosen."""
 
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """What the reward charges, (scenarios,) each."""
+class ActorCritic(nn.Module):
+    """Both networks, and the mean and deviation of each input."""
 
-    violation: FloatArray
-    """Core-seconds for each violation."""
-    cores: FloatArray
-    """Core-seconds of an interval that count as 1: the fewest that the mean load needs."""
+    mean: Tensor
+    scale: Tensor
 
-    def rewards(self, outcomes: Outcomes, scenario: NDArray[np.int64]) -> Floats:
-        """Return (n,) rewards."""
-        cost = self.violation[scenario] * np.minimum(outcomes.violations, MAX_VIOLATIONS)
-        # In units of what the scenario needs at least, large and small ones weigh alike.
-        spent = (outcomes.core_seconds + cost) / self.cores[scenario]
-        rewards: Floats = (1 - spent).astype(np.float32)
-        return rewards
+    def __init__(self, hidden: Sequence[int], choices: StageChoices, inputs: int) -> None:
+        super().__init__()
+        self._counts: list[list[int]] = choices.counts.tolist()
+        self._room = torch.from_numpy(choices.room)
+        self._moves = torch.from_numpy(choices.moves)
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.actor = _network(inputs, hidden, sum(choices.actions))
+        self.critic = _network(inputs, hidden, 1)
+        step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
+        assert isinstance(last, nn.Linear)
+        at = 0
+        with torch.no_grad():
+            for cores, sizes, moves, variants in self._counts:
+                own = slice(at + cores + sizes, at + cores + sizes + moves)
+                last.weight[own] = 0.0
+                last.bias[own] = torch.tensor([step, 0.0, step])
+                at = own.stop + variants
+
+    def normalise(self, seen: FloatMatrix) -> None:
+        """Take mean and deviation from (n, inputs); a deviation is never 0."""
+        mean, variance = (f(seen, axis=0, dtype=np.float64) for f in (np.mean, np.var))
+        self.mean = torch.from_numpy(np.float32(mean))
+        self.scale = torch.from_numpy(np.float32(1 / (SATURATION * np.sqrt(variance + 1e-4))))
+
+    def inputs(self, seen: FloatMatrix) -> Tensor:
+        """Return (n, inputs) normalised inputs: near the mean, deviations from it."""
+        return SATURATION * torch.tanh((torch.from_numpy(seen) - self.mean) * self.scale)
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """Return the (n,) values of states."""
+        values: Tensor = VALUE_UNIT * self.critic(inputs)[:, 0]
+        return values
+
+    @torch.no_grad()
+    def sample(self, inputs: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw (n, stages, 4) choices in states of (n, stages) replicas.
+
+        Their (n,) log-probabilities come with them.
+        """
+        return self._decided(inputs, replicas, None)[:2]
+
+    def probabilities(
+        self, inputs: Tensor, choices: Tensor, replicas: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (n,) log-probabilities of choices, and the entropies of their parts."""
+        return self._decided(inputs, replicas, choices)[1:]
+
+    def _decided(
+        self, inputs: Tensor, replicas: Tensor, choices: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return choices, drawn if none are given, their log-probabilities, and entropies."""
+        sizes, logs, taken = [sum(each) for each in self._counts], [], []
+        for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
+            core, batch, step, variant = [None] * 4 if choices is None else choices[:, k].T
+            cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
+            steps = steps.masked_fill(~self._moves[k, replicas[:, k]], _NEVER)
+            batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
+            # The step first: how many cores fit depends on the replicas that result from it.
+            step, batch = _taken(steps, step), _taken(batches, batch)
+            room = self._room[k, replicas[:, k] + step - 1, : cores.shape[1]]
+            bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
+            cores = bounded.masked_fill(~room, _NEVER).log_softmax(dim=1)
+            logs += [cores, batches, steps, variants]
+            taken += [_taken(cores, core), batch, step, _taken(variants, variant)]
+        entropy = -sum((each.exp() * each).sum(dim=1) for each in logs)
+        chosen = [
+            log.gather(1, choice[:, None])[:, 0]
+            for log, choice in zip(logs, taken, strict=True)
+            if log.shape[1]
+        ]
+        drawn = torch.stack(taken, dim=1).reshape(len(inputs), -1, 4)
+        return drawn, torch.as_tensor(sum(chosen)), torch.as_tensor(entropy)
+
+    def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
+        """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
+        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
+        (first, bias), *others = [(as_array(each.weight), as_array(each.bias)) for each in linear]
+        normalising = as_array(torch.diag(self.scale)), as_array(-self.mean * self.scale)
+        return [normalising, (np.float32(SATURATION) * first, bias), *others]
+
+
+def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise((inputs, *hidden, outputs)):
+        linear = nn.Linear(before, after)
+        nn.init.orthogonal_(linear.weight, 2**0.5 if len(layers) < 2 * len(hidden) else 0.01)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
+    """Return a given choice, or draw from (n, choices) log-probabilities; 0 if there are none."""
+    if given is not None:
+        return given
+    if not logs.shape[1]:
+        return torch.zeros(len(logs), dtype=torch.int64)
+    return torch.multinomial(logs.exp(), 1)[:, 0]
+
+
+def as_array(tensor: Tensor) -> FloatMatrix:
+    """Return a copy of a tensor's numbers."""
+    return np.array(tensor.detach().cpu().numpy(), np.float32)
 
 
 class Transitions(NamedTuple):
     """(n, ...) what an update learns from."""
 
     inputs: Tensor
-    scenarios: Tensor
-    """(n, scenarios) a one for the right one."""
-    actions: Actions
+    choices: Tensor
+    """(n, stages, 4)"""
+    replicas: Tensor
+    """(n, stages) before."""
     log_probabilities: Tensor
-    """(n,) of the actions when they were drawn."""
+    """(n,) of the choices when they were drawn."""
     advantages: Tensor
     returns: Tensor
 
 
-class ImitationSet(NamedTuple):
-    """(n, ...) states that a program has seen, and its actions there."""
+def rewards(outcomes: Outcomes, least: FloatArray) -> Floats:
+    """Return (n,) rewards.
 
-    inputs: Tensor
-    actions: Actions
-
-    def sample(self, count: int) -> ImitationSet:
-        """Draw some of it."""
-        rows = torch.randint(len(self.inputs), (count,))
-        return ImitationSet(self.inputs[rows], self.actions.at(rows))
-
-
-class Weights(NamedTuple):
-    """Of the parts of an update, beside the values."""
-
-    actor: bool
-    """Whether the policy learns from its advantages."""
-    entropy: float
-    imitation: float
+    ``least`` (n,) are the core-seconds of an interval that count as 1: the fewest that the mean
+    load needs. So large and small scenarios weigh alike.
+    """
+    cost = VIOLATION_PRICE * np.minimum(outcomes.violations, MAX_VIOLATIONS)
+    earned: Floats = (1 - (outcomes.core_seconds + cost) / least).astype(np.float32)
+    return earned
 
 
 def collect(
-    model: ActorCritic, inputs: Inputs, episodes: Episodes, prices: Prices, config: PhasedConfig
+    model: ActorCritic, episodes: Episodes, least: FloatArray, config: PhasedConfig
 ) -> Transitions:
-    """Let a policy act for a rollout; return what there is to learn from it."""
-    scenario = torch.from_numpy(episodes.scenario)
-    scenarios = torch.nn.functional.one_hot(scenario, len(prices.cores)).float()
-    states, actions, logs = [inputs(episodes.seen)], [], []
-    rewards, over, final = [], [], []
+    """Let a policy act for a rollout; return what there is to learn from it.
+
+    ``least`` (scenarios,) is that of :func:`rewards`.
+    """
+    state, scenario = episodes.state, episodes.scenario
+    states, played, earned, over, final = [model.inputs(state.seen)], [], [], [], []
     for _ in range(config.rollout_steps):
-        replicas = torch.from_numpy(episodes.state.replicas)
-        drawn, log = model.sample(states[-1], replicas, torch.from_numpy(episodes.may_step))
-        actions.append(drawn)
-        logs.append(log)
-        outcomes = episodes.step(*(part.numpy() for part in drawn.chosen))
-        rewards.append(prices.rewards(outcomes, episodes.scenario))
-        over.append(outcomes.over.copy())
+        replicas = torch.from_numpy(state.replicas)
+        choices, log = model.sample(states[-1], replicas)
+        played.append((states[-1], choices, replicas, log))
+        outcomes = episodes.step(choices.numpy())
+        earned.append(rewards(outcomes, least[scenario]))
+        over.append(outcomes.over)
         # An episode that is over would have gone on: its last state counts as any other.
-        final.append(_values(model, inputs(episodes.seen), scenarios) if over[-1].any() else None)
+        final.append(_values(model, model.inputs(state.seen)) if over[-1].any() else None)
         episodes.renew()
-        states.append(inputs(episodes.seen))
-    values = [_values(model, each, scenarios) for each in states]
+        states.append(model.inputs(state.seen))
+    values = [_values(model, each) for each in states]
     following = [
         after if last is None else np.where(ended, last, after)
         for last, ended, after in zip(final, over, values[1:], strict=True)
     ]
-    advantages = _advantages(rewards, over, values[:-1], following, config)
-    returns = advantages + np.stack(values[:-1])
-    # Only now: values and their units must not change before advantages are computed.
-    model.rescale(returns, episodes.scenario)
-    return Transitions(
-        torch.cat(states[:-1]),
-        scenarios.repeat(config.rollout_steps, 1),
-        Actions(*(torch.cat(parts) for parts in zip(*actions, strict=True))),
-        torch.cat(logs),
-        torch.from_numpy(_compared(advantages, episodes.scenario).reshape(-1)),
-        torch.from_numpy(returns.reshape(-1)),
-    )
+    known = np.stack(values[:-1])
+    advantages = _advantages(np.stack(earned), np.stack(over), known, np.stack(following), config)
+    inputs, drawn, before, logs = (torch.cat(parts) for parts in zip(*played, strict=True))
+    compared = torch.from_numpy(_compared(advantages, scenario).reshape(-1))
+    returns = torch.from_numpy((advantages + known).reshape(-1))
+    return Transitions(inputs, drawn, before, logs, compared, returns)
 
 
 @torch.no_grad()
-def _values(model: ActorCritic, inputs: Tensor, scenarios: Tensor) -> Floats:
-    values: Floats = model.values(inputs, scenarios).numpy()
+def _values(model: ActorCritic, inputs: Tensor) -> Floats:
+    values: Floats = model.values(inputs).numpy()
     return values
 
 
 def _advantages(
-    rewards: Sequence[Floats],
-    over: Sequence[NDArray[np.bool_]],
-    values: Sequence[Floats],
-    following: Sequence[Floats],
-    config: PhasedConfig,
+    earned: Floats, over: NDArray[np.bool_], values: Floats, following: Floats, config: PhasedConfig
 ) -> Floats:
-    """Return (steps, n) advantages (GAE: Schulman et al., 2016)."""
-    advantages = np.zeros((len(rewards), len(rewards[0])), np.float32)
-    later = np.zeros_like(advantages[0])
-    for k in reversed(range(len(rewards))):
-        error = rewards[k] + config.gamma * following[k] - values[k]
-        advantages[k] = error + config.gamma * config.gae_lambda * np.where(over[k], 0, later)
-        later = advantages[k]
+    """Return (steps, n) advantages (GAE: Schulman et al., 2016), all of the same shape."""
+    advantages = earned + config.gamma * following - values
+    for k in reversed(range(len(earned) - 1)):
+        later = np.where(over[k], 0, advantages[k + 1])
+        advantages[k] += config.gamma * config.gae_lambda * later
     return advantages
 
 
@@ -158,8 +243,7 @@ def _compared(advantages: Floats, scenario: NDArray[np.int64]) -> Floats:
         own = advantages[:, scenario == each]
         low, high = np.quantile(own, (0.16, 0.84))
         typical = max((high - low) / 2, MIN_TYPICAL)
-        relative = np.clip((own - own.mean()) / typical, -MAX_ADVANTAGE, MAX_ADVANTAGE)
-        compared[:, scenario == each] = relative
+        compared[:, scenario == each] = (own - own.mean()) / typical
     return compared
 
 
@@ -168,25 +252,18 @@ def update(
     optimizer: torch.optim.Optimizer,
     batch: Transitions,
     config: PhasedConfig,
-    weights: Weights,
-    demonstrated: ImitationSet | None,
+    entropy: float,
 ) -> dict[str, float]:
-    """Learn from a batch and from demonstrations; return what is worth a curve."""
+    """Learn from a batch with a weight of the entropy; return what is worth a curve."""
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):
-            now, entropies = model.probabilities(batch.inputs[rows], batch.actions.at(rows))
-            ratio, advantage = (now - batch.log_probabilities[rows]).exp(), batch.advantages[rows]
+            inputs, choices, replicas, before, advantage, returns = (x[rows] for x in batch)
+            now, entropies = model.probabilities(inputs, choices, replicas)
+            ratio = (now - before).exp()
             clipped = ratio.clamp(1 - CLIP, 1 + CLIP)
             gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
-            values = model.values(batch.inputs[rows], batch.scenarios[rows])
-            units = model.units(batch.scenarios[rows])
-            value_loss = (((values - batch.returns[rows]) / units) ** 2).mean()
-            loss = 0.5 * value_loss
-            if weights.actor:
-                loss = loss - gain - weights.entropy * entropies.mean()
-            if weights.imitation and demonstrated is not None:
-                imitated, _ = model.probabilities(*demonstrated.sample(config.minibatch))
-                loss = loss - weights.imitation * imitated.mean()
+            value_loss = (((model.values(inputs) - returns) / VALUE_UNIT) ** 2).mean()
+            loss = 0.5 * value_loss - gain - entropy * entropies.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             # Each by itself: a rare violation moves the critic far and would stop the actor.

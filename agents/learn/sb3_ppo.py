@@ -11,7 +11,7 @@ import json
 import math
 import time
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.errors import PolicyError, SpongeError
 from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.encoding import reaching
+from sponge_env.utils.files import write_json
 
+from .. import LEARNERS
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
-from . import CHECKPOINT_FILE, LearnConfig, Report, TrainingPlan, save_settings
-from .actor_critic import as_array
+from . import CHECKPOINT_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
 from .episodes import other
 from .evaluation import PolicyEvaluator
+from .ppo import as_array
 
 ONE_REPLICA_LOGIT = 5.0
 """Of one replica when training begins; 0 for the others. Most numbers are too many for most loads,
@@ -55,12 +57,12 @@ def train(
     try:
         model = make_model(plan, config, envs)
         model.set_logger(configure(str(plan.folder), ["tensorboard"]))
-        save_settings(config, plan.folder)
+        write_json(plan.folder / SETTINGS_FILE, asdict(config))
         keeper = _Keeper(plan, config, progress)
         try:
             model.learn(plan.steps, callback=keeper, reset_num_timesteps=False)
         except (KeyboardInterrupt, SpongeError):
-            if keeper.begun:
+            if hasattr(keeper, "model"):  # there is one to evaluate
                 keeper.look()
             raise
     finally:
@@ -70,7 +72,7 @@ def train(
 
 def make_environments(plan: TrainingPlan) -> VecEnv:
     """Make what a plan trains on, every other one of another system if it is randomised."""
-    control = reaching(plan.learner.control, plan.spec)
+    control = reaching(LEARNERS[plan.agent].control, plan.spec)
     scenarios = [plan.scenarios[k % len(plan.scenarios)] for k in range(plan.envs)]
     if plan.backend == "live":
         make = partial(SpongeEnv, backend="live", limiter=plan.limiter, control=control)
@@ -135,21 +137,16 @@ class _Keeper(BaseCallback):
         super().__init__()
         self.policy_path = plan.folder / POLICY_FILE
         self._plan, self._progress = plan, progress
-        self._evaluate = PolicyEvaluator(
-            plan.scenarios, config.evaluation_episodes, replicas_max=None
-        )
+        self._evaluate = PolicyEvaluator(plan.scenarios, config.evaluation_episodes)
         self._every = max(1, plan.steps // config.evaluations)
         first = plan.scenarios[0]
         self._total_cores = first.limits.machine_cores
         self._weight = first.reward.violation_weight
         self._best, self._status = -math.inf, ""
         self._start = self._evaluated_at = 0
-        self.begun = False
-        """Whether there is a model to evaluate."""
         self._began_s = time.monotonic()
 
     def _on_training_start(self) -> None:
-        self.begun = True
         self._start = self._evaluated_at = self.model.num_timesteps
 
     def _on_step(self) -> bool:
