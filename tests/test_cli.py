@@ -138,7 +138,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
         seen.append("they are free")
 
-    def run(store: RunStore, *_: object) -> None:
+    def run(_: object, store: RunStore, *__: object, **___: object) -> None:
         seen.append(f"run {store.path.name}")
 
     def notices(*_: object) -> list[str]:
@@ -146,7 +146,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return []
 
     monkeypatch.setattr("sponge_env.env.factory.live_machine", machine)
-    monkeypatch.setattr(evaluation, "_run", run)
+    monkeypatch.setattr("sponge_env.run.unit.run_unit", run)
     monkeypatch.setattr(evaluation, "_notices", notices)
     monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
     return seen

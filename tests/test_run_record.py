@@ -20,8 +20,14 @@ from unit_runs import IDENTITY
 import sponge_env
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary
-from sponge_env.run.read import load_intervals, read_intervals
-from sponge_env.run.record import COLUMNS, Journal, interval_columns, write_table
+from sponge_env.run.read import load_intervals
+from sponge_env.run.record import (
+    COLUMNS,
+    Journal,
+    interval_columns,
+    read_intervals,
+    write_table,
+)
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite

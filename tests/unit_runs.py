@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sponge_env.run.store import RunStore
-from sponge_env.run.unit import Unit, run_unit
+from sponge_env.run.store import RunStore, Unit
+from sponge_env.run.unit import run_unit
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.errors import RunDirectoryError
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import (
     EpisodeMetrics,
@@ -151,3 +152,16 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         pyarrow.parquet.write_table(
             pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
         )
+
+
+def read_intervals(path: Path) -> list[IntervalMetrics]:
+    """Return the intervals of one episode that has ended, without what was measured of stages."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
+        return [IntervalMetrics(**row) for row in table.to_pylist()]
+    except (OSError, TypeError, pyarrow.ArrowException) as error:
+        message = str(error).partition("\n")[0]
+        raise RunDirectoryError(f"cannot read {str(path)!r}: {message}") from error
