@@ -345,9 +345,9 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
     for backend, (store, units) in runs.items():
         _draw(store, units, f"{scenario.name} ({backend}), seed 0")
     if summaries:
-        print(f"report       {cli.report_command()} {path}")
+        print(f"report       {cli.program('report')} {path}")
         logs = path if len(runs) > 1 else path / "tensorboard"
-        print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {logs}")
+        print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {logs}")
 
 
 def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
@@ -394,8 +394,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
-    print(f"{text}\n\nresults      {path}\nreport       {cli.report_command()} {path}")
-    print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {path}/tensorboard")
+    print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
+    print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {path}/tensorboard")
     if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0
