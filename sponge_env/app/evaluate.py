@@ -34,8 +34,7 @@ from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
     from sponge_env.metrics import EpisodeMetrics
-    from sponge_env.run.store import RunStore
-    from sponge_env.run.unit import Unit
+    from sponge_env.run.store import RunStore, Unit
 
     Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
@@ -83,7 +82,8 @@ def evaluate(argv: Sequence[str]) -> int:
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-        notices = _notices(suite, work, arguments) + left_out
+        notices = [f"left out: {what}" for what in left_out]
+        notices += _notices(suite, work, arguments)
         path = arguments.run_dir or _new_folder(suite, arguments)
         runs = _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}

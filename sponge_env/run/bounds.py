@@ -29,13 +29,7 @@ from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.record import Recorder
 from sponge_env.run.rollout import Run
-from sponge_env.run.store import (
-    RunStore,
-    Unit,
-    code_fingerprint,
-    fingerprint,
-    scenario_fingerprint,
-)
+from sponge_env.run.store import RunStore, code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import (
     BOUND_AGENTS,
     RELAXATION,
@@ -154,7 +148,7 @@ def _in_reach(control: Kind, scenario: Scenario) -> bool:
 
 
 def bound_rows(
-    store: RunStore, work: Sequence[Unit], episodes: Sequence[EpisodeMetrics]
+    store: RunStore, work: Sequence[Any], episodes: Sequence[EpisodeMetrics]
 ) -> list[EpisodeMetrics]:
     """Return what each bound attains on each seed, or a relaxation allows, as a row beside agents.
 

@@ -21,12 +21,12 @@ from sponge_env.formats import (
     read_arrivals,
     read_bandwidth,
 )
-from sponge_env.run.unit import shared_workload
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.simulation.workload import draw_workload
 
 MB = 1e6
 MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0
@@ -68,7 +68,7 @@ def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
 
 def _alike(scenario: Scenario, profile: Profile) -> bool:
     """Return whether the requests of the first two seeds are the same."""
-    one, other = (shared_workload(scenario, seed, profile) for seed in (0, 1))
+    one, other = (draw_workload(scenario, profile, seed) for seed in (0, 1))
     columns = one.first(one.id.size), other.first(other.id.size)
     return all(np.array_equal(columns[0][name], columns[1][name]) for name in columns[0])
 
@@ -112,7 +112,7 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MAX_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
-    workload = shared_workload(scenario, 0, profile)
+    workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
     hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0

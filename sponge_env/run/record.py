@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,14 @@ from sponge_env.metrics import (
     summary,
 )
 from sponge_env.run.rollout import Episode, Run, kept_quantiles_s
-from sponge_env.run.store import IDENTITY, RunStore, Unit, whole_episodes
+from sponge_env.run.store import IDENTITY, RunStore, whole_episodes
 from sponge_env.simulation.system import System
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import explained, replacing
 from sponge_env.utils.installation import missing
+
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
 
 COLUMNS = (*IDENTITY, *names(IntervalMetrics))
 

@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,6 +49,13 @@ from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.summary import QUANTILES
 from sponge_env.utils.files import explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
+
+if TYPE_CHECKING:
+    from sponge_env.run.bounds import BoundUnit
+    from sponge_env.run.unit import AgentUnit
+
+    Unit = AgentUnit | BoundUnit
+    """Work whose results are kept in a file of their own."""
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -149,28 +156,6 @@ def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") 
         "cells": fingerprint(content),
         "code": code_fingerprint(),
     }
-
-
-class Unit(Protocol):
-    """Work whose results are kept in a file of their own; plain data, to be sent to processes."""
-
-    @property
-    def agent(self) -> str:
-        """Name in the results."""
-
-    @property
-    def scenario(self) -> Scenario:
-        """The cell."""
-
-    @property
-    def seeds(self) -> int:
-        """Episodes: seeds 0 .. seeds - 1."""
-
-    def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code."""
-
-    def run(self, record: Any) -> None:
-        """Do what a :class:`~sponge_env.run.record.Recorder` has not got yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,6 @@ class TensorBoardSink:
         self._steps = 0
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
-        self._forms: dict[tuple[str, ...], tuple[Event, list[Any]]] = {}
 
     def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers, before the first the layout."""
@@ -174,18 +173,10 @@ class TensorBoardSink:
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
         """Write the numbers that are finite; each tag is described with its first number."""
-        measured = [math.isfinite(value) for value in values]
-        key = tuple(itertools.compress(tags, measured))
-        # Filling in an event that describes nothing is quicker than making another.
-        if (form := self._forms.get(key)) is None:
-            event = Event(summary=_scalars(dict.fromkeys(key, 0.0), self._described))
-            form = event, [scalar.tensor.float_val for scalar in event.summary.value]
-            if self._described.issuperset(key):
-                self._forms[key] = form
-            self._described.update(key)
-        for slot, value in zip(form[1], itertools.compress(values, measured), strict=True):
-            slot[0] = value
-        self._add(form[0], time_s)
+        pairs = zip(tags, values, strict=True)
+        finite = {name: value for name, value in pairs if math.isfinite(value)}
+        self._add(Event(summary=_scalars(finite, self._described)), time_s)
+        self._described.update(finite)
 
 
 def _scalars(values: Mapping[str, float], described: Collection[str] = ()) -> Summary:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sponge_env.env.factory import check_live, ensure_profile, make_system
 from sponge_env.errors import ConfigError, TraceError
@@ -19,7 +19,6 @@ from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Run, play, warm
 from sponge_env.run.store import (
     RunStore,
-    Unit,
     conditions_fingerprint,
     content_hash,
     fingerprint,
@@ -34,17 +33,15 @@ from sponge_env.run.suite import (
     changed,
     origins,
 )
-from sponge_env.scenario.config import Backend, Initial, Limiter, Serving
+from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.workload import Workload, draw_workload
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.installation import bundled
 
-CACHED_REQUESTS = 5_000_000
-"""Requests of drawn workloads that are kept, about 40 bytes each."""
-
-_DRAWN: dict[tuple[str, int], Workload] = {}
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +86,7 @@ class AgentUnit:
         record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
             system = make_system(
-                scenario,
-                seed,
-                backend=self.backend,
-                profile=profile,
-                workload=shared_workload(scenario, seed, profile),
-                limiter=self.limiter,
+                scenario, seed, backend=self.backend, profile=profile, limiter=self.limiter
             )
             run = Run.of(self.agent, scenario, self.backend, seed)
             with closing(system), ExitStack() as stack:
@@ -136,25 +128,13 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
     return work
 
 
-def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload:
-    """Return the requests of an episode, drawn once for all agents."""
-    # What the requests do not depend on is levelled; traces count by what is in them.
-    levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
-    key = scenario_fingerprint(levelled), seed
-    if key not in _DRAWN:
-        _DRAWN[key] = draw_workload(levelled, profile, seed)
-        while len(_DRAWN) > 1 and sum(w.id.size for w in _DRAWN.values()) > CACHED_REQUESTS:
-            del _DRAWN[next(iter(_DRAWN))]  # the oldest
-    return _DRAWN[key]
-
-
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Return a scenario's profile, measured if need be, or raise what keeps it from running."""
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
     if backend == "live":
         check_live(scenario, profile, limiter)
-    requests = shared_workload(scenario, 0, profile)  # the first that may have to be compiled
+    requests = draw_workload(scenario, profile, 0)
     intervals = scenario.intervals
     if requests.id.size and requests.arrival_s[0] >= intervals * scenario.interval_s:
         raise TraceError(
