@@ -167,7 +167,6 @@ def test_a_killed_live_run_keeps_its_episodes_and_intervals(tmp_path):
 
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("sponge_env.run.record._KEEP_EVERY_S", 0.0)
     unit = dataclasses.replace(live_unit(), backend="sim")
     kept, keep = [], RunStore.keep
 

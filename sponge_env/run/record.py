@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
 
 COLUMNS = (*IDENTITY, *names(IntervalMetrics))
 
-_KEEP_EVERY_S = 1.0
-"""Wall time between two times that a unit's results are written."""
-
 _of_run, _of_interval = attrgetter(*IDENTITY), attrgetter(*names(IntervalMetrics))
 
 
@@ -56,7 +52,6 @@ class Recorder:
         self.facts: dict[str, Any] = {}
         """What its results say of the unit."""
         self._episodes = whole_episodes(store.kept(unit))
-        self._due_s = time.monotonic() + _KEEP_EVERY_S
 
     @property
     def seeds(self) -> int:
@@ -78,7 +73,7 @@ class Recorder:
             yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
 
     def add(self, run: Run, episode: Episode, system: System) -> None:
-        """Write an episode that ended, and now and then the unit's results so far."""
+        """Write an episode that ended, and the unit's results so far."""
         requests = system.columns()
         latency_s = kept_quantiles_s(requests, system.plan.count_from_s)
         # Whatever cannot be written now, the summary has the episode.
@@ -88,9 +83,7 @@ class Recorder:
         columns = interval_columns(run, episode.intervals)
         write_table(self._file("intervals", run, "parquet"), columns)
         self._file("intervals", run, "csv").unlink(missing_ok=True)
-        if time.monotonic() >= self._due_s:
-            self.keep(complete=False)
-            self._due_s = time.monotonic() + _KEEP_EVERY_S
+        self.keep(complete=False)
 
     def keep(self, complete: bool) -> None:
         """Write the unit's results, and whether they are all there."""

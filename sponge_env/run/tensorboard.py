@@ -51,9 +51,6 @@ from sponge_env.utils.files import explained
 if TYPE_CHECKING:
     import pandas as pd
 
-FLUSH_EVERY_S = 1.0
-"""Wall time after which events are in the file, so that a killed process loses few."""
-
 EPISODE_PREFIX = "whole_episode/"
 SUITE_PREFIX = "whole_suite/"
 TOTAL_PREFIX = "total/"
@@ -96,7 +93,6 @@ class EventFile:
         with explained(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("xb")
-        self._due_s = 0.0
         self.add(Event(wall_time=now_s, file_version="brain.Event:2"))
 
     def add(self, event: Event) -> None:
@@ -104,9 +100,7 @@ class EventFile:
         record = event.SerializeToString()
         with explained(self._path):
             self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
-            if time.monotonic() >= self._due_s:
-                self._file.flush()
-                self._due_s = time.monotonic() + FLUSH_EVERY_S
+            self._file.flush()  # so that a killed process loses none
 
     def close(self) -> None:
         """Close the file."""
@@ -294,10 +288,10 @@ def _page(stages: ByStage) -> Page:
         for stage, own in stages.items()
         if (variants := [name.removeprefix(SHARE) for name in own if name.startswith(SHARE)])
     ]
-    title, outcomes = "SLO violations beside cores in each interval", OUTCOMES
+    title, outcomes = "SLO violations beside cores in each interval", list(OUTCOMES)
     if of_variants:
         title = "Accuracy beside violations and cores in each interval"
-        outcomes = ("effective_accuracy", *OUTCOMES)
+        outcomes.insert(0, "effective_accuracy")
     page = [
         (
             "SLO violations beside core-seconds since the start",
