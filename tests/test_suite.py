@@ -192,30 +192,6 @@ def test_a_trace_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(parsed) == ["arrivals.csv", "own.csv"]
 
 
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("--suite standart", "did you mean 'standard'"),
-        ("--suite tiny.toml --agent statik-8", "did you mean 'static-8'"),
-        ("--suite tiny.toml --scenario bursty", "--scenario does not go with --suite"),
-        ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
-        ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
-        ("--agent fa2 --jobs 2", "--jobs needs --suite"),
-        ("--seeds 2", "--agent, or --suite"),
-    ],
-)
-def test_bad_input_ends_with_one_sentence(
-    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = set(Path().iterdir())
-    assert run(line) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert sentence in error
-    assert {path for path in Path().iterdir() if path.name != "__pycache__"} <= before
-
-
 def somebody_is_in_group(group: int) -> bool:
     try:
         os.killpg(group, 0)
