@@ -303,8 +303,8 @@ def _run(
         for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failed += 1
-                error = {"type": result.type, "message": result.message}
-                store.keep(unit, store.kept(unit), error)
+                failure = {"type": result.type, "message": result.message}
+                store.keep(unit, store.kept(unit), failure)
             progress.show(done, f"{failed} failed" if failed else "")
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import SpongeError
 from sponge_env.formats import (
@@ -85,13 +87,13 @@ def files_read(scenario: Scenario) -> Iterator[str]:
     if scenario.arrivals.kind == "trace":
         file = str(scenario.arrivals.file)
         trace = read_arrivals(file)
+        per_second: NDArray[Any]
         if isinstance(trace, CountTrace):
             count, per_second = trace.per_second.sum(), trace.per_second
         else:
-            seconds, per_second = np.unique(np.floor(trace.time_s), return_counts=True)
-            count = trace.time_s.size
-            if seconds.size < np.floor(trace.time_s[-1]) + 1:  # there are seconds without any
-                per_second = np.append(per_second, 0)
+            seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
+            quiet = seconds.size < np.floor(trace.time_s[-1]) + 1
+            count, per_second = trace.time_s.size, np.append(counts, [0] * quiet)
         text = f"{count:.9g} requests over {trace.period_s:.6g} s, mean "
         text += f"{count / trace.period_s:.3g} requests/s "
         text += f"({per_second.min():.6g} to {per_second.max():.6g} in a second)"

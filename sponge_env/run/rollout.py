@@ -147,7 +147,12 @@ def _summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
-    requests = _counted(system.columns(), from_s)
+    ended = _counted(system.columns(), from_s)
+    outcome = ended["outcome"]
+    counted: dict[str, Any] = {
+        **summarise_requests(outcome, ended["latency_s"], ended["hopeless"]),
+        **summarise_accuracy(outcome, ended["accuracy"], ended["needs_cores"]),
+    }
     intervals = [each for each in intervals if each.time_s > from_s + 1e-9]
     duration_s = len(intervals) * system.spec.interval_s
     core_seconds = total(each.core_seconds for each in intervals)
@@ -162,8 +167,7 @@ def _summarise(
         partial=partial,
         limiter=system.limiter,
         duration_s=duration_s,
-        **summarise_requests(requests["outcome"], requests["latency_s"], requests["hopeless"]),
-        **summarise_accuracy(requests["outcome"], requests["accuracy"], requests["needs_cores"]),
+        **counted,
         mean_cores=core_seconds / duration_s if intervals else 0.0,
         core_seconds=core_seconds,
         physical_core_seconds=core_seconds * system.spec.first.core_unit,

@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sponge_env.run.bounds import BoundUnit
     from sponge_env.run.unit import AgentUnit
 
-    Unit = AgentUnit | BoundUnit
+    Unit: TypeAlias = AgentUnit | BoundUnit
     """Work whose results are kept in a file of their own."""
 
 FORMAT = 3
