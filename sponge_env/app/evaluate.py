@@ -66,10 +66,12 @@ def evaluate(argv: Sequence[str]) -> int:
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, wait_for_machine
+    from sponge_env.run.store import new_folder
     from sponge_env.run.unit import units
 
-    chosen_backend: Backend = arguments.backend
-    backends: list[Backend] = [chosen_backend] if arguments.backend != "both" else ["sim", "live"]
+    backends: list[Backend] = [arguments.backend]
+    if arguments.backend == "both":
+        backends = ["sim", "live"]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
     if arguments.wait:
@@ -84,7 +86,8 @@ def evaluate(argv: Sequence[str]) -> int:
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
-        path = arguments.run_dir or _new_folder(suite, arguments)
+        kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
+        path = arguments.run_dir or new_folder(kind)
         runs = _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}
         for store, _ in runs.values():
@@ -106,13 +109,6 @@ def evaluate(argv: Sequence[str]) -> int:
             if not arguments.suite:
                 _report_cell(path, suite, runs, arguments)
         return _report_suite(path, suite) if arguments.suite else 0
-
-
-def _new_folder(suite: Suite, arguments: argparse.Namespace) -> Path:
-    from sponge_env.run.store import new_folder
-
-    kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
-    return new_folder(kind)
 
 
 def _notices(

@@ -352,12 +352,12 @@ COUNTED = ("value", "requests", "count")
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
 
 
-def _csv(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format[Any]:
+def _csv(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format:
     name = f"{source} (CSV {columns})" if source else f"CSV {columns}"
     return Format(name, "header", tuple(columns.split(",")), parse)
 
 
-FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
+FORMATS: Mapping[Content, tuple[Format, ...]] = {
     "bandwidth": (
         _csv("", "time_s,bandwidth_bytes_per_s", _bandwidth_csv),
         _csv("a UCC 4G/5G log", "Timestamp,DL_bitrate", _ucc),

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 from sponge_env.utils.files import read_text
-
-Trace_co = TypeVar("Trace_co", covariant=True)
 
 _SHOWN_CHARACTERS = 80
 _LATEST_S = 1e11
@@ -122,7 +120,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Format(Generic[Trace_co]):
+class Format:
     """One file format."""
 
     name: str
@@ -131,7 +129,7 @@ class Format(Generic[Trace_co]):
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Rows], Trace_co]
+    parse: Callable[[Rows], Any]
     """Makes the trace of the rows."""
 
     def matches(self, lines: list[Line]) -> bool:
@@ -143,7 +141,7 @@ class Format(Generic[Trace_co]):
             return len(lines) == 1 < len(_numbers(_split_line(first)))
         return len(_numbers(first.split())) == len(self.columns)
 
-    def read(self, lines: list[Line]) -> Trace_co:
+    def read(self, lines: list[Line]) -> Any:
         """Lay the lines out as rows of cells, and make the trace of them."""
         number, first = lines[0]
         if self.layout == "header":
