@@ -92,7 +92,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
             count, per_second = trace.per_second.sum(), trace.per_second
         else:
             seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
-            quiet = seconds.size < np.floor(trace.time_s[-1]) + 1
+            quiet = bool(seconds.size < np.floor(trace.time_s[-1]) + 1)
             count, per_second = trace.time_s.size, np.append(counts, [0] * quiet)
         text = f"{count:.9g} requests over {trace.period_s:.6g} s, mean "
         text += f"{count / trace.period_s:.3g} requests/s "
