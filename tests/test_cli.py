@@ -303,15 +303,16 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
         ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
         ("--agent fa2 --jobs 2", "--jobs needs --suite"),
-        ("--agent static-8 --trace empty.csv", "is not a trace: it is empty"),
-        ("--agent static-8 --trace short.csv", r"short\.csv\) brings its 300000 bytes by"),
+        ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
+        ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(
     arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("empty.csv").write_text("")
-    Path("short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
+    Path("files").mkdir()
+    Path("files/empty.csv").write_text("")
+    Path("files/short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
     assert re.search(sentence, failure(arguments.split(), capsys))
 
 
