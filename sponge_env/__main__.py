@@ -16,10 +16,7 @@ COMMANDS = {
     "list": ("app.listing", "show agents, scenarios, suites, profiles and policies"),
     "serve": ("serve.__main__", "serve a model to clients with deadlines"),
     "calibrate": ("app.calibrate", "measure the real worker on this machine"),
-    "load": (
-        "serve.load.__main__",
-        "send a scenario's requests to a server",
-    ),
+    "load": ("serve.load.__main__", "send a scenario's requests to a server"),
     "report": ("app.report", "make one page of what runs found"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }

@@ -19,7 +19,7 @@ from sponge_env.formats import RESERVED
 from sponge_env.scenario.config import Backend, Limiter, as_name
 from sponge_env.scenario.scenario import load_scenario, sets_key
 from sponge_env.utils.installation import program as program
-from sponge_env.utils.installation import typed as typed
+from sponge_env.utils.installation import tool as tool
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -48,19 +48,6 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
-
-
-def report_command() -> str:
-    """Return how the report is called here; a clone has no script for it."""
-    python = typed(Path(sys.executable))
-    called = program("report")
-    return f"{python} -m sponge_env report" if called.endswith(".py") else called
-
-
-def tool_command(tool: str) -> str:
-    """Return how one calls a tool that is installed with the interpreter in use."""
-    script = Path(sys.executable).with_name(tool)
-    return typed(script) if script.exists() else tool
 
 
 @contextmanager
@@ -131,13 +118,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
     text = "sim (virtual time) or live (real worker, real time)"
     text += ", or both, beside each other" * both
-    backends = (*get_args(Backend), *(["both"] if both else []))
-    add(
-        "--backend",
-        type=one_of("backend", backends),
-        default="sim",
-        help=f"{text}; default: sim",
-    )
+    backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
+    add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", metavar="P", help=text)
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
@@ -221,9 +203,7 @@ def split_options(argv: Sequence[str], options: Collection[str]) -> tuple[list[s
     words = iter(argv)
     for word in words:
         into = chosen if word.partition("=")[0] in options else others
-        into.append(word)
-        if word in options:
-            into += itertools.islice(words, 1)
+        into += [word, *(itertools.islice(words, 1) if word in options else ())]
     return chosen, others
 
 

@@ -12,7 +12,7 @@ import evaluate
 from sponge_env.oracle import relaxation
 from sponge_env.run import bounds
 from sponge_env.run.read import load_bounds, load_results
-from sponge_env.run.suite import cell_name, cells, load_suite
+from sponge_env.run.suite import RELAXATION, cell_name, cells, load_suite
 from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.scenario import Scenario
 
@@ -47,7 +47,7 @@ def test_those_of_the_standard_suite_ship(kind: ControlName) -> None:
 
 
 def test_those_of_the_suite_of_stages_ship() -> None:
-    found = {cell_name(c): len(bounds.shipped(c, bounds.RELAXATION)) for c in cells(STAGED)}
+    found = {cell_name(c): len(bounds.shipped(c, RELAXATION)) for c in cells(STAGED)}
     assert set(found.values()) == {STAGED.seeds}, "run make bounds"
 
 

@@ -138,7 +138,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
         seen.append("they are free")
 
-    def run(store: RunStore, *_: object) -> None:
+    def run(_: object, store: RunStore, *__: object, **___: object) -> None:
         seen.append(f"run {store.path.name}")
 
     def notices(*_: object) -> list[str]:
@@ -146,7 +146,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return []
 
     monkeypatch.setattr("sponge_env.env.factory.live_machine", machine)
-    monkeypatch.setattr(evaluation, "_run", run)
+    monkeypatch.setattr("sponge_env.run.unit.run_unit", run)
     monkeypatch.setattr(evaluation, "_notices", notices)
     monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
     return seen
@@ -161,26 +161,28 @@ def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
     assert both == ["checked", *halves]
 
 
+BROKEN = """
+from sponge_env.errors import WorkerError
+from sponge_env.interfaces import Allocation
+
+class Broken:
+    def reset(self, spec, seed): pass
+    def decide(self, view):
+        if view.now_s >= 3: raise WorkerError('it broke')
+        return Allocation(4, 4)
+"""
+
+
 def test_a_failure_keeps_the_episodes_before_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("broken.py").write_text(
-        "from sponge_env.errors import WorkerError\n"
-        "from sponge_env.interfaces import Allocation\n"
-        "class Broken:\n"
-        "    def reset(self, spec, seed): pass\n"
-        "    def decide(self, view):\n"
-        "        if view.now_s >= 3: raise WorkerError('it broke')\n"
-        "        return Allocation(4, 4)\n"
-    )
+    Path("broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(".")
     argv = "--agent static-8 broken:Broken --duration 5 --run-dir run --json out.json".split()
     assert evaluate.main(argv) == 2
     assert capsys.readouterr().err.endswith("error: it broke\n")
-    assert [s["agent"] for s in json.loads(Path("out.json").read_text())] == [
-        "static-8",
-        "broken:Broken",
-    ]
+    summaries = json.loads(Path("out.json").read_text())
+    assert [s["agent"] for s in summaries] == ["static-8", "broken:Broken"]
     kept = json.loads(Path("run/results/broken:Broken/paper+yolov5s+cold.json").read_text())
     assert kept["error"] == {"type": "WorkerError", "message": "it broke"}
     (summary,) = kept["episodes"]
@@ -198,17 +200,8 @@ def test_evaluations_started_together_do_not_meet() -> None:
 
 
 def test_agents_take_options() -> None:
-    argv = [
-        "--agent",
-        "static",
-        "--duration",
-        "5",
-        "--option",
-        "static.cores=3",
-        "--option",
-        "static.batch=2",
-    ]
-    assert evaluate.main([*argv, "--run-dir", "run"]) == 0
+    line = "--agent static --duration 5 --option static.cores=3 --option static.batch=2"
+    assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
     intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
     assert set(intervals["batch"]) == {2}
@@ -303,12 +296,23 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--suite real", "suite 'real' needs --traces, a folder of trace files"),
         ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
         ("--agent static-8 --scenario local", "python -m sponge_env calibrate"),
-        ("", "the following arguments are required: --agent"),
+        ("", "the following arguments are required: --agent, or --suite"),
+        ("--suite standart", "did you mean 'standard'"),
+        ("--suite quick --agent statik-8", "did you mean 'static-8'"),
+        ("--suite quick --scenario bursty", "--scenario does not go with --suite"),
+        ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
+        ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
+        ("--agent fa2 --jobs 2", "--jobs needs --suite"),
+        ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
+        ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(
     arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("files").mkdir()
+    Path("files/empty.csv").write_text("")
+    Path("files/short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
     assert re.search(sentence, failure(arguments.split(), capsys))
 
 
@@ -330,24 +334,6 @@ def test_bad_training_arguments_end_with_one_sentence(
     arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert re.search(sentence, failure(arguments.split(), capsys, train))
-
-
-@pytest.mark.parametrize(
-    ("lines", "sentence"),
-    [
-        ("", "empty"),
-        (
-            "time_s,bandwidth_bytes_per_s\n0,4.28\n",
-            r"bandwidth\.csv\) brings its 300000 bytes by",
-        ),
-    ],
-)
-def test_bad_traces_end_with_one_sentence(
-    lines: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("bandwidth.csv").write_text(lines)
-    error = failure(["--agent", "static-8", "--trace", "bandwidth.csv"], capsys)
-    assert re.search(sentence, error)
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

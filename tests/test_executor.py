@@ -50,11 +50,6 @@ def test_without_tasks_there_are_no_results(executor: Executor) -> None:
     assert list(executor.run(work, [])) == []
 
 
-def test_in_this_process_a_failure_has_its_exception() -> None:
-    ((_, failure),) = Inline().run(work, ["raise"])
-    assert isinstance(failure.cause, ValueError)
-
-
 def test_a_process_that_dies_takes_only_its_task_along() -> None:
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
     done = list(Processes(2).run(work, tasks))

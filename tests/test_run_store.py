@@ -87,14 +87,7 @@ def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
         store.keep(UNIT, {}, {"type": "ValueError", "message": "no good"})
         assert store.missing([UNIT]) == [UNIT]
     (row,) = load_failures(tmp_path).to_dict("records")
-    assert row == {
-        "agent": "eight",
-        "scenario": "short",
-        "profile": "yolov5s",
-        "start": "cold",
-        "type": "ValueError",
-        "message": "no good",
-    }
+    assert [*row.values()] == ["eight", "short", "yolov5s", "cold", "ValueError", "no good"]
     assert load_results(tmp_path).empty
 
 
@@ -105,15 +98,11 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
             again.__enter__()
     with RunStore.open(tmp_path, IDENTITY):
         pass
-
-
-@pytest.mark.parametrize("key", IDENTITY)
-def test_a_folder_of_another_suite_or_version_is_refused(tmp_path: Path, key: str) -> None:
-    with RunStore.open(tmp_path, IDENTITY):
-        pass
-    other = RunStore.open(tmp_path, {**IDENTITY, key: "other"})
-    with pytest.raises(RunDirectoryError, match=rf"another suite or version \(other {key}\)"):
-        other.__enter__()
+    for key in IDENTITY:
+        other = RunStore.open(tmp_path, {**IDENTITY, key: "other"})
+        said = rf"another suite or version \(other {key}\)"
+        with pytest.raises(RunDirectoryError, match=said):
+            other.__enter__()
 
 
 def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: Path) -> None:

@@ -16,11 +16,7 @@ import pytest
 
 import evaluate
 from sponge_env import formats
-from sponge_env.run import unit as unit_module
 from sponge_env.run.read import load_failures, load_intervals, load_results
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
-from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -180,53 +176,20 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
         assert Path("single", name).is_file()
 
 
-def test_a_trace_is_parsed_once_and_requests_are_drawn_once_a_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trace_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
     Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
-    parsed, drawn = [], []
+    parsed = []
     really_read = formats.read_lines
 
     def read_lines(path: Path) -> Any:
         parsed.append(path.name)
         return really_read(path)
 
-    def draw(scenario: Scenario, profile: Profile, seed: int) -> Workload:
-        drawn.append(seed)
-        return draw_workload(scenario, profile, seed)
-
     monkeypatch.setattr(formats, "read_lines", read_lines)
-    monkeypatch.setattr(unit_module, "draw_workload", draw)
-    monkeypatch.setattr(unit_module, "_DRAWN", {})
     traces = "--trace own.csv --arrivals arrivals.csv"
     assert run(f"--agent static-8 static-16 fa2 --seeds 3 --duration 10 {traces}") == 0
     assert sorted(parsed) == ["arrivals.csv", "own.csv"]
-    assert drawn == [0, 1, 2]
-
-
-@pytest.mark.parametrize(
-    ("line", "sentence"),
-    [
-        ("--suite standart", "did you mean 'standard'"),
-        ("--suite tiny.toml --agent statik-8", "did you mean 'static-8'"),
-        ("--suite tiny.toml --scenario bursty", "--scenario does not go with --suite"),
-        ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
-        ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
-        ("--agent fa2 --jobs 2", "--jobs needs --suite"),
-        ("--seeds 2", "--agent, or --suite"),
-    ],
-)
-def test_bad_input_ends_with_one_sentence(
-    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = set(Path().iterdir())
-    assert run(line) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert sentence in error
-    assert {path for path in Path().iterdir() if path.name != "__pycache__"} <= before
 
 
 def somebody_is_in_group(group: int) -> bool:

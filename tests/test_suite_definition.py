@@ -27,9 +27,10 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, shared_workload, units
+from sponge_env.run.unit import AgentUnit, units
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.workload import draw_workload
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
@@ -195,7 +196,7 @@ def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
     machine = Sweep(("limits.cores", "limits.replicas"), (8, 16, 32))
     swept = suite(cells=(CellGroup((name,), ("yolov5s",)),), sweeps={"cores": machine})
     drawn = [
-        shared_workload(cell, 3, scenario_profile(cell)).arrival_s.tolist() for cell in cells(swept)
+        draw_workload(cell, scenario_profile(cell), 3).arrival_s.tolist() for cell in cells(swept)
     ]
     assert len(drawn) == 6
     assert all(arrival_s == drawn[0] for arrival_s in drawn)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sponge_env.run.store import RunStore
-from sponge_env.run.unit import Unit, run_unit
+from sponge_env.run.unit import run_unit
+
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 

@@ -267,7 +267,7 @@ def _summary(
         "reached": reached,
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
         "ships": f"{shipped.name}{hint}" if shipped else "",
-        "TensorBoard": f"{cli.tool_command('tensorboard')} --logdir {folder}",
+        "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
     }
     lines = [f"{name:<12} {text}" for name, text in texts.items() if text]
     if interrupted:

@@ -7,14 +7,14 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
-from sponge_env.errors import ConfigError, RunDirectoryError, SpongeError
+from sponge_env.errors import ConfigError, RunDirectoryError
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     CellGroup,
@@ -22,11 +22,11 @@ from sponge_env.run.suite import (
     cells,
     chosen,
     load_suite,
+    stands_for,
     with_agents,
-    with_options,
     with_traces,
 )
-from sponge_env.scenario.config import Backend, Limiter, Start
+from sponge_env.scenario.config import Backend, Start
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, replacing
@@ -34,8 +34,9 @@ from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
     from sponge_env.metrics import EpisodeMetrics
-    from sponge_env.run.store import RunStore
-    from sponge_env.run.unit import Unit
+    from sponge_env.run.store import RunStore, Unit
+
+    Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
 FAILED = 1
 """Exit code after an agent of a suite failed somewhere."""
@@ -64,7 +65,8 @@ def evaluate(argv: Sequence[str]) -> int:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.env.factory import wait_for_machine
+    from sponge_env.env.factory import ensure_profile, wait_for_machine
+    from sponge_env.run.store import new_folder
     from sponge_env.run.unit import units
 
     backends: list[Backend] = [arguments.backend]
@@ -78,96 +80,58 @@ def evaluate(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         if arguments.json:
             check_writable(arguments.json)
-        if "live" in backends and _measure(suite, arguments.limiter):
+        if "live" in backends:  # measuring this machine may change what scenarios say
+            for cell in cells(suite):
+                ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
-        if _holds_something(arguments.run_dir):  # may be refused, before CPUs are waited for
-            stores = _open(opened, arguments.run_dir, suite, work, arguments)
-            notices = _notices(suite, work, arguments, left_out)
-        else:  # a folder is made when everything else is all right
-            notices = _notices(suite, work, arguments, left_out)
-            path = arguments.run_dir or _new_folder(suite, arguments)
-            stores = _open(opened, path, suite, work, arguments)
-        return _play(suite, work, stores, arguments, argv, notices)
-
-
-def _measure(suite: Suite, limiter: Limiter) -> bool:
-    """Measure what was never measured on this machine; return whether scenarios change with it."""
-    from sponge_env.env.factory import ensure_profile
-
-    before = cells(suite)
-    for scenario in before:
-        ensure_profile(scenario, "live", limiter)
-    return cells(suite) != before
-
-
-def _play(
-    suite: Suite,
-    work: Mapping[Backend, Sequence[Unit]],
-    stores: Mapping[Backend, RunStore],
-    arguments: argparse.Namespace,
-    argv: Sequence[str],
-    notices: list[str],
-) -> int:
-    """Say what there is to say, run what is missing, and report; return the exit code."""
-    from sponge_env.env.factory import live_machine
-
-    single, path = not arguments.suite, _folder(stores)
-    todo = {backend: store.missing(work[backend]) for backend, store in stores.items()}
-    for store in stores.values():
-        store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
-    total, left = (sum(map(len, each.values())) for each in (work, todo))
-    if left < total:
-        notices.append(f"{total - left} of {total} results are in {path} already")
-    for line in notices:
-        print(line)
-    try:
-        for backend, store in stores.items():
-            with ExitStack() as alone:
-                if backend == "live" and todo[backend]:
-                    alone.enter_context(live_machine(cells(suite)[0], arguments.limiter))
-                _run(store, todo[backend], arguments)
-    except KeyboardInterrupt:
-        _, others = cli.split_options(argv, ("--run-dir",))
-        again = shlex.join([*others, "--run-dir", str(path)])
-        print(f"interrupted; go on with\n  {cli.program('evaluate')} {again}")
-        return cli.INTERRUPTED
-    finally:
-        if single:
-            _report_cell(path, stores, work, arguments)
-    return 0 if single else _report_suite(path, suite)
-
-
-def _holds_something(folder: Path | None) -> bool:
-    return folder is not None and folder.is_dir() and any(folder.iterdir())
-
-
-def _new_folder(suite: Suite, arguments: argparse.Namespace) -> Path:
-    from sponge_env.run.store import new_folder
-
-    kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
-    return new_folder(kind)
-
-
-def _folder(stores: Mapping[Backend, RunStore]) -> Path:
-    """Return the folder of a run: that of its only store, or the one around several."""
-    paths = [store.path for store in stores.values()]
-    return paths[0] if len(paths) == 1 else paths[0].parent
+        notices = [f"left out: {what}" for what in left_out]
+        notices += _notices(suite, work, arguments)
+        kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
+        path = arguments.run_dir or new_folder(kind)
+        runs = _open(opened, path, suite, work, arguments)
+        todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}
+        for store, _ in runs.values():
+            store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
+        total, left = (sum(map(len, each.values())) for each in (work, todo))
+        if left < total:
+            notices.append(f"{total - left} of {total} results are in {path} already")
+        for line in notices:
+            print(line)
+        try:
+            for backend, (store, _) in runs.items():
+                _run(suite, backend, store, todo[backend], arguments)
+        except KeyboardInterrupt:
+            _, others = cli.split_options(argv, ("--run-dir",))
+            again = shlex.join([*others, "--run-dir", str(path)])
+            print(f"interrupted; go on with\n  {cli.program('evaluate')} {again}")
+            return cli.INTERRUPTED
+        finally:
+            if not arguments.suite:
+                _report_cell(path, suite, runs, arguments)
+        return _report_suite(path, suite) if arguments.suite else 0
 
 
 def _notices(
-    suite: Suite,
-    work: Mapping[Backend, Sequence[Unit]],
-    arguments: argparse.Namespace,
-    left_out: list[str],
+    suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
-    """Return what there is to say before anything runs; see :func:`_check`."""
+    """Return what there is to say before anything runs; the only cell is tried for that."""
     from sponge_env.run.notices import announce
+    from sponge_env.run.unit import AgentUnit, check_scenario
+    from sponge_env.scenario.spec import make_spec
 
-    played = cells(suite)
-    if arguments.suite:
-        notices = [f"left out: {what}" for what in left_out]
-    else:
-        notices = _check(suite, work, arguments) + left_out
+    played, notices = cells(suite), list[str]()
+    if not arguments.suite:
+        for backend in work:
+            profile = check_scenario(played[0], backend, arguments.limiter)
+        spec = make_spec(played[0], profile)
+        for unit in next(iter(work.values())):
+            if isinstance(unit, AgentUnit):
+                controller = make_controller(unit.controller, {}, unit.options)
+                start(controller, spec, 0)
+                if description := getattr(controller, "description", ""):
+                    notices.append(f"agent {unit.agent} {description}")
+                elif what := stands_for(unit.agent, suite.agents[unit.agent], unit.options):
+                    notices.append(f"agent {unit.agent} stands for {what}")
     expired = {cell.serving.drop for cell in played} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
         notices.append(cli.DROP_NOTICE)
@@ -180,21 +144,21 @@ def _open(
     suite: Suite,
     work: Mapping[Backend, Sequence[Unit]],
     arguments: argparse.Namespace,
-) -> dict[Backend, RunStore]:
+) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
     from sponge_env.run.store import RunStore, identity
 
-    if len(work) > 1 and _holds_something(path) and not any((path / b).exists() for b in work):
+    folders = {b: path / b if len(work) > 1 else path for b in work}
+    there = path.is_dir() and any(path.iterdir())
+    if there and len(work) > 1 and not any(folder.exists() for folder in folders.values()):
         message = f"{str(path)!r} is no run on both backends; choose a new folder"
         raise RunDirectoryError(message)
-    stores: dict[Backend, RunStore] = {}
-    for backend, todo in work.items():
-        folder = path / backend if len(work) > 1 else path
-        store = RunStore.open(folder, identity(suite, backend, arguments.limiter))
-        stores[backend] = opened.enter_context(store)
-        stores[backend].check_requests(todo, arguments.requests)
-        stores[backend].missing(todo)  # refuses results of other options
-    return stores
+    runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
+    for backend, units in work.items():
+        store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
+        runs[backend] = opened.enter_context(store), units
+        runs[backend][0].check_requests(units, arguments.requests)
+    return runs
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -279,11 +243,13 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
-    short = [(name, value) for name in ("policy", "solver") if (value := getattr(arguments, name))]
-    taken = [f"{who_takes(name, controllers)}.{name}={value}" for name, value in short]
-    options = cli.parse_options([*arguments.option, *taken], list(suite.agents))
-    suite = with_options(suite, options)
-    return replace(suite, seeds=arguments.seeds or suite.seeds), left_out
+    for name in ("policy", "solver"):
+        if (value := getattr(arguments, name)) is not None:
+            arguments.option.append(f"{who_takes(name, controllers)}.{name}={value}")
+    agents = dict(suite.agents)
+    for name, more in cli.parse_options(arguments.option, list(agents)).items():
+        agents[name] = replace(agents[name], options={**agents[name].options, **more})
+    return replace(suite, agents=agents, seeds=arguments.seeds or suite.seeds), left_out
 
 
 def _of_traces(
@@ -298,93 +264,86 @@ def _of_traces(
     return replace(suite, cells=groups, starts=starts), left_out
 
 
-def _check(
-    suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
-) -> list[str]:
-    """Try the only cell before anything is written; return notices about its agents."""
-    from sponge_env.app.listing import definition
-    from sponge_env.run.unit import AgentUnit, check_scenario
-    from sponge_env.scenario.spec import make_spec
-
-    (scenario,) = cells(suite)
-    for backend in work:
-        profile = check_scenario(scenario, backend, arguments.limiter)
-    spec, notices = make_spec(scenario, profile), list[str]()
-    for unit in next(iter(work.values())):
-        if isinstance(unit, AgentUnit):
-            controller = make_controller(unit.controller, {}, unit.options)
-            start(controller, spec, 0)
-            what = definition(unit.agent, suite.agents[unit.agent], unit.options)
-            if description := getattr(controller, "description", ""):
-                notices.append(f"agent {unit.agent} {description}")
-            elif what:
-                notices.append(f"agent {unit.agent} stands for {what}")
-    return notices
-
-
-def _run(store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace) -> None:
+def _run(
+    suite: Suite,
+    backend: Backend,
+    store: RunStore,
+    todo: Sequence[Unit],
+    arguments: argparse.Namespace,
+) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
     A failure on the only scenario is raised; after an interrupt no process is left.
     """
-    from sponge_env.run.executor import Executor, Failure, Inline, Processes
+    from sponge_env.env.factory import live_machine
     from sponge_env.run.unit import run_unit
 
-    single = not arguments.suite
-    task = partial(run_unit, store=store, requests=arguments.requests, watched=single)
-    jobs = arguments.jobs or len(os.sched_getaffinity(0))
-    executor: Executor = Inline() if single else Processes(jobs)
-    progress, failed = Progress("suite", len(todo), "result", shown=not single), 0
+    if not arguments.suite:
+        alone = backend == "live" and todo
+        with live_machine(cells(suite)[0], arguments.limiter) if alone else nullcontext():
+            for unit in todo:
+                try:
+                    run_unit(unit, store, arguments.requests, watched=True)
+                except Exception as error:
+                    failure = {"type": type(error).__name__, "message": str(error) or repr(error)}
+                    store.keep(unit, store.kept(unit), failure)
+                    raise
+        return
+    from sponge_env.run.executor import Failure, Processes
+
+    task = partial(run_unit, store=store, requests=arguments.requests)
+    executor = Processes(arguments.jobs or len(os.sched_getaffinity(0)))
+    progress, failed = Progress("suite", len(todo), "result"), 0
     progress.show(0)
     with closing(progress), closing(executor.run(task, todo)) as results:
         for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failed += 1
-                error = {"type": result.type, "message": result.message}
-                store.keep(unit, store.kept(unit), error)
-                if single:
-                    raise result.cause or SpongeError(result.message)
+                failure = {"type": result.type, "message": result.message}
+                store.keep(unit, store.kept(unit), failure)
             progress.show(done, f"{failed} failed" if failed else "")
 
 
-def _report_cell(
-    path: Path,
-    stores: Mapping[Backend, RunStore],
-    work: Mapping[Backend, Sequence[Unit]],
-    arguments: argparse.Namespace,
-) -> None:
+def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
     """Print the table of the only cell, draw its pictures, and say where everything is."""
+    from sponge_env.metrics import from_summary
     from sponge_env.results.tables import comparison_table, write_summaries
-    from sponge_env.run.unit import bound_rows
     from sponge_env.scenario.spec import scenario_profile
 
-    found = {backend: _summaries(store, work[backend]) for backend, store in stores.items()}
+    found: dict[Backend, list[EpisodeMetrics]] = {}
+    for backend, (store, units) in runs.items():
+        kept = [store.kept(unit).get("episodes", ()) for unit in units]
+        found[backend] = [from_summary(episode) for episodes in kept for episode in episodes]
     summaries = [episode for episodes in found.values() for episode in episodes]
-    bounds = bound_rows(stores["sim"], work["sim"], summaries) if "sim" in work else []
-    if not (summaries or bounds):
+    shown = dict(found)
+    if suite.bounds:
+        from sponge_env.run.bounds import bound_rows
+
+        shown["sim"] = [*found["sim"], *bound_rows(*runs["sim"], summaries)]
+    if not any(shown.values()):
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
         from sponge_env.fidelity.report import side_by_side
 
         print(side_by_side(found["sim"], found["live"]))
     else:  # of an interrupted run the live part may be missing
-        for backend, episodes in found.items():
-            if rows := [*episodes, *(bounds if backend == "sim" else ())]:
-                print(comparison_table(rows))
-    unit = scenario_profile(work[next(iter(stores))][0].scenario).core_unit
+        for rows in filter(None, shown.values()):
+            print(comparison_table(rows))
+    scenario = cells(suite)[0]
+    unit = scenario_profile(scenario).core_unit
     print(f"cores are units of 1/{1 / unit:g} CPU here\n" if unit != 1 else "")
     if arguments.json:
         write_summaries(arguments.json, summaries)
         print(f"summaries    {arguments.json}")
     if missing("report"):
         print(f"results      {path}; for TensorBoard and plots: {how_to_install('report')}")
-    else:
-        for backend, store in stores.items():
-            _draw(store, work[backend], f"{work[backend][0].scenario.name} ({backend}), seed 0")
-        if summaries:
-            print(f"report       {cli.report_command()} {path}")
-            logs = path if len(stores) > 1 else path / "tensorboard"
-            print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {logs}")
+        return
+    for backend, (store, units) in runs.items():
+        _draw(store, units, f"{scenario.name} ({backend}), seed 0")
+    if summaries:
+        print(f"report       {cli.program('report')} {path}")
+        logs = path if len(runs) > 1 else path / "tensorboard"
+        print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {logs}")
 
 
 def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
@@ -393,18 +352,10 @@ def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics])
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
-def _summaries(store: RunStore, work: Sequence[Unit]) -> list[EpisodeMetrics]:
-    """Return the episodes of all units, but for those in which an agent failed."""
-    from sponge_env.metrics import from_summary
-
-    kept = [store.kept(unit) for unit in work]
-    return [from_summary(episode) for result in kept for episode in result.get("episodes", ())]
-
-
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
     """Draw the intervals of each agent's first seed, and say where."""
     from sponge_env.results.time_series import plot_comparison
-    from sponge_env.run.read import read_intervals
+    from sponge_env.run.record import read_intervals
 
     files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
     intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
@@ -423,9 +374,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.run.suite import arranged
     from sponge_env.run.tensorboard import write_runs
 
-    arrangement = arranged(suite)
+    arrangement, failures = arranged(suite), load_failures(path)
     shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]
-    failures = load_failures(path)
     comparison = Comparison(
         episodes=load_results(path),
         failures=failures[failures["agent"].isin(shown)],
@@ -440,8 +390,8 @@ def _report_suite(path: Path, suite: Suite) -> int:
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     write_runs(path / "tensorboard", comparison.episodes)
-    print(f"{text}\n\nresults      {path}\nreport       {cli.report_command()} {path}")
-    print(f"TensorBoard  {cli.tool_command('tensorboard')} --logdir {path}/tensorboard")
+    print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
+    print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {path}/tensorboard")
     if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
 from sponge_env.run.registry import described_controllers, imported
-from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, AgentEntry, load_suite, named_agents
+from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, load_suite, named_agents, stands_for
 from sponge_env.scenario.profile import PROFILE_DIR, load_profile, local_profile_path
 from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 from sponge_env.utils.installation import bundled
-
-POLICIES = "agents"
-"""Package whose ``learned.policies`` tells of the policies that there are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,49 +28,32 @@ def _show(argv: Sequence[str]) -> int:
 
 def listing() -> str:
     """Return everything, in a section for each kind."""
-    policies = imported(f"{bundled(POLICIES)}.learned:policies")
-    kinds = {"agents": agents(), "scenarios": _scenarios(), "suites": _suites()}
-    kinds |= {"profiles": _profiles(), "policies": policies()}
+    kinds = {
+        "agents": _agents(),
+        "scenarios": _described(SCENARIO_DIR, load_scenario),
+        "suites": _described(SUITE_DIR, load_suite),
+        "profiles": _profiles(),
+        "policies": imported(f"{bundled('agents')}.learned:policies")(),
+    }
     return "\n\n".join(_section(name, lines) for name, lines in kinds.items())
 
 
-def agents() -> dict[str, str]:
+def _agents() -> dict[str, str]:
     """Return what each name that ``--agent`` takes stands for."""
     described = described_controllers()
-    defined = {name: definition(name, entry) for name, entry in named_agents().items()}
-    bounds = {name: f"clairvoyant bound, {kind} scaling" for kind, name in BOUND_AGENTS.items()}
+    defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
     texts = {name: (described.get(name), defined.get(name)) for name in {**described, **defined}}
+    bounds = {name: f"clairvoyant bound, {kind} scaling" for kind, name in BOUND_AGENTS.items()}
     return {name: "; ".join(filter(None, parts)) for name, parts in texts.items()} | bounds
 
 
-def definition(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
-    """Say what a name stands for; nothing if it is that of a controller with its defaults.
-
-    The options are those that hold in one cell, tuned ones included.
-    """
-    changes = {**(entry.options if options is None else options), **entry.changes}
-    parts = [entry.controller] if entry.controller not in ("", name) else []
-    parts += [f"{key}={value}" for key, value in changes.items()]
-    if entry.tuned and options is None:
-        parts.append("tuned scenario by scenario")
-    elif entry.tuned and changes.keys() - {**entry.options, **entry.changes}.keys():
-        parts.append("tuned for this scenario")
-    return ", ".join(parts)
-
-
-def _scenarios() -> dict[str, str]:
-    names = sorted(path.stem for path in SCENARIO_DIR.glob("*.toml"))
-    return {name: load_scenario(name).description for name in names}
-
-
-def _suites() -> dict[str, str]:
-    names = sorted(path.stem for path in SUITE_DIR.glob("*.toml"))
-    return {name: load_suite(name).description for name in names}
+def _described(folder: Path, load: Callable[[str], Any]) -> dict[str, str]:
+    """Return the descriptions of the TOML files in a folder."""
+    return {name: load(name).description for name in sorted(p.stem for p in folder.glob("*.toml"))}
 
 
 def _profiles() -> dict[str, str]:
-    paths = sorted(PROFILE_DIR.glob("*.json"))
-    loaded = [load_profile(path) for path in paths]
+    loaded = [load_profile(path) for path in sorted(PROFILE_DIR.glob("*.json"))]
     found = {p.name: f"{p.model}; {p.source.partition(';')[0]}" for p in loaded}
     local = local_profile_path()
     message = f"{load_profile(local).model}; measured here" if local.exists() else "to be measured"

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from sponge_env import cli
 from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Allocation, SystemSpec, Worker
+from sponge_env.interfaces import Allocation, Controller
 from sponge_env.live.system import LiveSystem
 from sponge_env.run import registry
 from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.serve.system import ServedSystem
+from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.system import SimulatedSystem
 
 
@@ -32,17 +36,13 @@ def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     scenario = replace(load_scenario("paper"), duration_s=2.0)
     classes = replace(load_scenario("mixed"), duration_s=2.0)
     for each in (scenario, classes):
-        yield f"simulated system, {each.name}", partial(_play, each, _hold)
-    yield "live system", lambda: _rehearse(scenario)
-    yield "server", lambda: _rehearse_server(scenario)
-    yield "many environments", lambda: _batch(scenario)
-    yield "controllers", lambda: _decide_all(scenario)
+        yield f"simulated system, {each.name}", partial(_play, each, lambda _: Allocation(4, 4))
+    yield "live system", partial(_rehearse, LiveSystem, scenario, 0)
+    yield "server", partial(_rehearse, ServedSystem, scenario)
+    yield "many environments", partial(_batch, scenario)
+    yield "controllers", partial(_decide_all, scenario)
     if everything:
-        yield "oracle", lambda: _bounds(scenario)
-
-
-def _hold(system: SimulatedSystem) -> Allocation:
-    return Allocation(4, 4)
+        yield "oracle", partial(_bounds, scenario)
 
 
 def _play(scenario: Scenario, decide: Callable[[SimulatedSystem], Allocation]) -> None:
@@ -53,31 +53,15 @@ def _play(scenario: Scenario, decide: Callable[[SimulatedSystem], Allocation]) -
     system.columns()
 
 
-def _rehearse(scenario: Scenario) -> None:
-    def start(spec: SystemSpec) -> Worker:
+def _rehearse(system: Callable[..., object], *arguments: object) -> None:
+    def start(_: object) -> Any:
         raise _RehearsalEndedError
 
-    try:
-        LiveSystem(scenario, 0, start)
-    except _RehearsalEndedError:
-        return
-
-
-def _rehearse_server(scenario: Scenario) -> None:
-    from sponge_env.serve.system import CallWorker, ServedSystem
-
-    def start(spec: SystemSpec) -> CallWorker:
-        raise _RehearsalEndedError
-
-    try:
-        ServedSystem(scenario, start)
-    except _RehearsalEndedError:
-        return
+    with suppress(_RehearsalEndedError):
+        system(*arguments, start)
 
 
 def _batch(scenario: Scenario) -> None:
-    from sponge_env.simulation.batch import BatchSimulator
-
     simulator = BatchSimulator([scenario], np.zeros(2, np.int64))
     observations = np.zeros((2, OBS_DIM), np.float32)
     simulator.reset(np.ones(2, np.bool_), np.arange(2), observations)
@@ -87,18 +71,14 @@ def _batch(scenario: Scenario) -> None:
 
 def _decide_all(scenario: Scenario) -> None:
     for name in registry.known_controllers():
-        _decide(scenario, name)
+        with suppress(SpongeError):  # one that lacks something, such as a policy, is left out
+            _decide(scenario, registry.make_controller(name, registry.known_controllers()))
 
 
-def _decide(scenario: Scenario, name: str) -> None:
-    """Let a controller decide; one that lacks something, such as a policy, is left out."""
-    try:
-        controller = registry.make_controller(name, registry.known_controllers())
-        spec = SimulatedSystem(scenario, 0).spec
-        registry.start(controller, spec, 0)
-        _play(scenario, lambda system: registry.decision(controller, system.view(), spec))
-    except SpongeError:
-        return
+def _decide(scenario: Scenario, controller: Controller) -> None:
+    spec = SimulatedSystem(scenario, 0).spec
+    registry.start(controller, spec, 0)
+    _play(scenario, lambda system: registry.decision(controller, system.view(), spec))
 
 
 def _bounds(scenario: Scenario) -> None:

@@ -64,30 +64,24 @@ def content_of(path: Path) -> Content:
     errors = []
     # Arrivals first: numbers in one column are theirs unless they only rise, as mahimahi's do.
     order: tuple[Content, ...] = ("arrivals", "bandwidth")
-    for content in order:
-        if any(known.matches(lines) for known in FORMATS[content]):
-            try:
-                _, trace = _read(path, content)
-            except TraceError as error:
-                errors.append(error)
-                continue
-            if content == "arrivals" and _is_either(lines, trace):
-                raise TraceError(
-                    f"{path}: its {trace.per_second.size} numbers only rise, which may be a "
-                    f"mahimahi trace or requests per second; the first needs {MAHIMAHI_LINES} "
-                    "lines or more to be told, and the second belong on one line"
-                )
-            return content
+    fit = [content for content in order if any(each.matches(lines) for each in FORMATS[content])]
+    for content in fit:
+        try:
+            _, trace = _read(path, content)
+        except TraceError as error:
+            errors.append(error)
+            continue
+        if content != fit[-1] and isinstance(trace, CountTrace) and only_rises(trace):
+            raise TraceError(
+                f"{path}: its {trace.per_second.size} numbers only rise, which may be a "
+                f"mahimahi trace or requests per second; the first needs {MAHIMAHI_LINES} "
+                "lines or more to be told, and the second belong on one line"
+            )
+        return content
     first = shown(lines[0].text)
     advice = _advice(lines, "bandwidth") or _advice(lines, "arrivals")
     message = f"{path} is in no known format: its first line is {first}{advice}"
     raise errors[0] if errors else TraceError(message)
-
-
-def _is_either(lines: list[Line], trace: EventTrace | CountTrace) -> bool:
-    """Return whether what was read as arrivals could as well be a short mahimahi trace."""
-    column = any(known.matches(lines) for known in FORMATS["bandwidth"])
-    return column and isinstance(trace, CountTrace) and only_rises(trace)
 
 
 def find_trace(name: str | Path, content: Content) -> Path:
@@ -135,8 +129,8 @@ def _why_not(lines: list[Line], content: Content) -> str:
         for found in (candidate.name for candidate in formats if candidate.matches(lines)):
             return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
-    is_no = f"is in no known format of {content}: line {lines[0].number} is"
-    return f"{is_no} {shown(lines[0].text)}{_advice(lines, content)}; known are: {known}"
+    first = f"line {lines[0].number} is {shown(lines[0].text)}{_advice(lines, content)}"
+    return f"is in no known format of {content}: {first}; known are: {known}"
 
 
 def _advice(lines: list[Line], content: Content) -> str:

@@ -129,7 +129,19 @@ class BandwidthTrace:
     def __post_init__(self) -> None:
         start_s = np.asarray(self.start_s, dtype=np.float64)
         bandwidth = np.asarray(self.bandwidth_bytes_per_s, dtype=np.float64)
-        _check(start_s, bandwidth, self.duration_s)
+        edges_s, infinite = np.append(start_s, self.duration_s), np.isinf(bandwidth)
+        for holds, rule in (
+            (start_s.size > 0, "needs at least one sample"),
+            (start_s.shape == bandwidth.shape, "needs one bandwidth for each start"),
+            (np.all(np.isfinite(edges_s)), "must have finite times"),
+            (edges_s[0] == 0.0, "must start at 0"),
+            (np.all(np.diff(edges_s) > 0), "must have ascending times"),
+            (np.all(bandwidth >= 0), "must not have a negative or undefined bandwidth"),
+            (infinite.all() or not infinite.any(), "must not be infinite at times"),
+            (np.any(bandwidth > 0), "must not have a bandwidth of 0 all the time"),
+        ):
+            if not holds:
+                raise TraceError(f"a bandwidth trace {rule}")
         sample_bytes = np.diff(start_s, append=self.duration_s) * bandwidth
         object.__setattr__(self, "start_s", start_s)
         object.__setattr__(self, "bandwidth_bytes_per_s", bandwidth)
@@ -139,23 +151,6 @@ class BandwidthTrace:
     def mean_bytes_per_s(self) -> float:
         """Mean bandwidth over the whole trace."""
         return float(self.cumulative_bytes[-1]) / self.duration_s
-
-
-def _check(start_s: FloatArray, bandwidth: FloatArray, duration_s: float) -> None:
-    edges_s, infinite = np.append(start_s, duration_s), np.isinf(bandwidth)
-    rules = (
-        (start_s.size > 0, "needs at least one sample"),
-        (start_s.shape == bandwidth.shape, "needs one bandwidth for each start"),
-        (np.all(np.isfinite(edges_s)), "must have finite times"),
-        (edges_s[0] == 0.0, "must start at 0"),
-        (np.all(np.diff(edges_s) > 0), "must have ascending times"),
-        (np.all(bandwidth >= 0), "must not have a negative or undefined bandwidth"),
-        (infinite.all() or not infinite.any(), "must not be infinite at times"),
-        (np.any(bandwidth > 0), "must not have a bandwidth of 0 all the time"),
-    )
-    for holds, rule in rules:
-        if not holds:
-            raise TraceError(f"a bandwidth trace {rule}")
 
 
 def _cellular_log(rows: Rows) -> BandwidthTrace:
@@ -225,12 +220,8 @@ def _ucc(rows: Rows) -> BandwidthTrace:
     Where the logger had no reading, the last one goes on.
     """
     rows = rows.measured("DL_bitrate")
-    time_s = rows.column("Timestamp", _ucc_seconds)
+    time_s = rows.column("Timestamp", lambda text: _unix_us(text, "%Y.%m.%d_%H.%M.%S") / 1e6)
     return _held(rows, "Timestamp", time_s, rows.column("DL_bitrate") * 1e3 / 8)
-
-
-def _ucc_seconds(text: str) -> float:
-    return datetime.strptime(text, "%Y.%m.%d_%H.%M.%S").replace(tzinfo=UTC).timestamp()
 
 
 def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> BandwidthTrace:
@@ -338,6 +329,17 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     return CountTrace(whole, np.diff(so_far) if step_s > 1 else None)
 
 
+def _unix_us(text: str, form: str = "") -> float:
+    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds.
+
+    float64 holds them exactly, unlike seconds with a fraction. The trace's seventh digit
+    is cut off.
+    """
+    time = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
+    since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
+    return since_epoch / timedelta(microseconds=1)
+
+
 def _seconds(text: str) -> float:
     try:
         return float(text)
@@ -345,51 +347,30 @@ def _seconds(text: str) -> float:
         return _unix_us(text) / 1e6
 
 
-def _unix_us(text: str) -> float:
-    """Convert a time of UTC or of the zone it names to whole microseconds.
-
-    float64 holds them exactly, unlike seconds with a fraction. The trace's seventh digit
-    is cut off.
-    """
-    time = datetime.fromisoformat(text)
-    since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
-    return since_epoch / timedelta(microseconds=1)
-
-
 COUNTED = ("value", "requests", "count")
 """Headers of the column that counts requests beside a timestamp."""
-_TIMED = ("time_s", "bandwidth_bytes_per_s")
-_UCC = ("Timestamp", "DL_bitrate")
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
 
 
-def _with_header(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format[Any]:
-    return Format(f"{source} (CSV {columns})", "header", tuple(columns.split(",")), parse)
+def _csv(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format:
+    name = f"{source} (CSV {columns})" if source else f"CSV {columns}"
+    return Format(name, "header", tuple(columns.split(",")), parse)
 
 
-FORMATS: Mapping[Content, tuple[Format[Any], ...]] = {
+FORMATS: Mapping[Content, tuple[Format, ...]] = {
     "bandwidth": (
-        Format("CSV time_s,bandwidth_bytes_per_s", "header", _TIMED, _bandwidth_csv),
-        Format("a UCC 4G/5G log (CSV with Timestamp and DL_bitrate)", "header", _UCC, _ucc),
+        _csv("", "time_s,bandwidth_bytes_per_s", _bandwidth_csv),
+        _csv("a UCC 4G/5G log", "Timestamp,DL_bitrate", _ucc),
         Format("a Ghent 4G or Norway HSDPA log (6 columns)", "columns", _CELLULAR, _cellular_log),
         Format("a Pensieve cooked trace (2 columns)", "columns", ("seconds", "Mbit/s"), _pensieve),
         Format("a mahimahi trace (1 column)", "columns", ("milliseconds",), _mahimahi),
     ),
     "arrivals": (
-        Format("CSV arrival_s", "header", ("arrival_s",), _arrivals_csv),
-        _with_header(
-            "an Azure Functions 2021 trace", "app,func,end_timestamp,duration", _azure_functions
-        ),
-        _with_header(
-            "an Azure LLM inference trace", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure_llm
-        ),
-        _with_header(
-            "a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt
-        ),
-        *(
-            _with_header("requests from each time on", f"timestamp,{name}", _counts_by_time)
-            for name in COUNTED
-        ),
+        _csv("", "arrival_s", _arrivals_csv),
+        _csv("an Azure Functions 2021 trace", "app,func,end_timestamp,duration", _azure_functions),
+        _csv("an Azure LLM inference trace", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure_llm),
+        _csv("a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt),
+        *(_csv("requests from each time on", f"timestamp,{n}", _counts_by_time) for n in COUNTED),
         Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 from sponge_env.utils.files import read_text
-
-Trace_co = TypeVar("Trace_co", covariant=True)
 
 _SHOWN_CHARACTERS = 80
 _LATEST_S = 1e11
@@ -37,21 +35,17 @@ def read_lines(path: Path) -> list[Line]:
     A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
     the end are left out. TraceError if the file cannot be read, is not text, or is empty.
     """
-    numbered = enumerate(_read_text(path).splitlines(), start=1)
+    try:
+        numbered = enumerate(read_text(path).splitlines(), start=1)
+    except ValueError as error:
+        raise TraceError(f"{path} is not a trace: {error}") from None
+    except OSError as error:
+        raise TraceError(f"cannot read the trace {path}: {error.strerror or error}") from None
     lines = [Line(number, text) for number, text in numbered if text.lstrip()[:1] != "#"]
     filled = [i for i, line in enumerate(lines) if line.text.strip()]
     if not filled:
         raise TraceError(f"{path} is not a trace: it is empty")
     return lines[filled[0] : filled[-1] + 1]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except ValueError as error:
-        raise TraceError(f"{path} is not a trace: {error}") from None
-    except OSError as error:
-        raise TraceError(f"cannot read the trace {path}: {error.strerror or error}") from None
 
 
 def shown(line: str) -> str:
@@ -94,8 +88,18 @@ class Rows:
 
         Unless a cell is a number, ``convert`` makes one of it, or raises ValueError.
         """
-        numbers = self._converted(name, convert or _number)
-        values = np.fromiter(numbers, np.float64, count=len(self.lines))
+        column, width = self.header.index(name), len(self.header)
+        values = np.empty(len(self.lines))
+        for row, (_, text) in enumerate(self.lines):
+            cells = self.split(text)
+            if not text.strip():
+                raise self.error(row, "the line is empty")
+            if len(cells) < width or any(cells[width:]):
+                raise self.error(row, f"{len(cells)} instead of {width} columns")
+            try:
+                values[row] = (convert or _number)(cells[column])
+            except ValueError:
+                raise self.error(row, f"{name} cannot be {cells[column]!r}") from None
         self.require(np.isfinite(values), f"{name} is not a finite number")
         self.require(values >= 0, f"{name} is negative")
         return values
@@ -114,22 +118,9 @@ class Rows:
             raise self.error(0, f"{name} is '-' from here to the end")
         return dataclasses.replace(self, lines=lines)
 
-    def _converted(self, name: str, convert: Callable[[str], float]) -> Iterator[float]:
-        column, width = self.header.index(name), len(self.header)
-        for row, (_, text) in enumerate(self.lines):
-            cells = self.split(text)
-            if not text.strip():
-                raise self.error(row, "the line is empty")
-            if len(cells) < width or any(cells[width:]):
-                raise self.error(row, f"{len(cells)} instead of {width} columns")
-            try:
-                yield convert(cells[column])
-            except ValueError:
-                raise self.error(row, f"{name} cannot be {cells[column]!r}") from None
-
 
 @dataclass(frozen=True, slots=True)
-class Format(Generic[Trace_co]):
+class Format:
     """One file format."""
 
     name: str
@@ -138,7 +129,7 @@ class Format(Generic[Trace_co]):
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Rows], Trace_co]
+    parse: Callable[[Rows], Any]
     """Makes the trace of the rows."""
 
     def matches(self, lines: list[Line]) -> bool:
@@ -146,25 +137,23 @@ class Format(Generic[Trace_co]):
         first = lines[0].text
         if self.layout == "header":
             return set(self.columns) <= set(_split_csv(first))
-        in_one_line = self.layout == "one line"
-        cells = _numbers_on(first) if in_one_line else first.split()
-        fit = len(lines) == 1 < len(cells) if in_one_line else len(cells) == len(self.columns)
-        return fit and all(map(_is_number, cells))
+        if self.layout == "one line":
+            return len(lines) == 1 < len(_numbers(_split_line(first)))
+        return len(_numbers(first.split())) == len(self.columns)
 
-    def read(self, lines: list[Line]) -> Trace_co:
+    def read(self, lines: list[Line]) -> Any:
         """Lay the lines out as rows of cells, and make the trace of them."""
         number, first = lines[0]
         if self.layout == "header":
             return self.parse(Rows(self.name, lines[1:], _split_csv, tuple(_split_csv(first))))
         if self.layout == "one line":
-            lines = [Line(number, cell) for cell in _numbers_on(first)]
+            lines = [Line(number, cell) for cell in _split_line(first)]
         return self.parse(Rows(self.name, lines, str.split, self.columns))
 
 
 def numbers_on(line: Line) -> list[float]:
     """Return the numbers of a CSV row; none where a cell is something else."""
-    cells = _split_csv(line.text)
-    return list(map(float, cells)) if all(map(_is_number, cells)) else []
+    return _numbers(_split_csv(line.text))
 
 
 def _split_csv(line: str) -> list[str]:
@@ -176,8 +165,16 @@ def _split_csv(line: str) -> list[str]:
         return [line]
 
 
-def _numbers_on(line: str) -> list[str]:
+def _split_line(line: str) -> list[str]:
     return line.replace(",", " ").split()
+
+
+def _numbers(cells: list[str]) -> list[float]:
+    """Return cells as numbers; none where one is something else."""
+    try:
+        return list(map(_number, cells))
+    except ValueError:
+        return []
 
 
 def _number(text: str) -> float:
@@ -185,11 +182,3 @@ def _number(text: str) -> float:
     if "_" in text:
         raise ValueError
     return float(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        _number(text)
-    except ValueError:
-        return False
-    return True

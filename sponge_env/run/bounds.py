@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -25,13 +25,24 @@ import numpy as np
 
 from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
+from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.record import Recorder
-from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
-from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, Suite, cell_name, cells, load_suite
+from sponge_env.run.rollout import Run
+from sponge_env.run.store import RunStore, code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.suite import (
+    BOUND_AGENTS,
+    RELAXATION,
+    SUITE_DIR,
+    Suite,
+    cell_name,
+    cells,
+    load_suite,
+)
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import (
     cache_dir,
@@ -41,9 +52,6 @@ from sponge_env.utils.files import (
     replacing,
     write_json,
 )
-
-RELAXATION: Literal["relaxation"] = "relaxation"
-"""Name in the results of what no controller of stages or variants can go below."""
 
 Kind = Literal["vertical", "joint", "relaxation"]
 """Which bound: of one stage by its kind of scaling, of several stages or variants one for all."""
@@ -139,6 +147,34 @@ def _in_reach(control: Kind, scenario: Scenario) -> bool:
         return True
 
 
+def bound_rows(
+    store: RunStore, work: Sequence[Any], episodes: Sequence[EpisodeMetrics]
+) -> list[EpisodeMetrics]:
+    """Return what each bound attains on each seed, or a relaxation allows, as a row beside agents.
+
+    Which of its violations are avoidable is known where an agent met the same requests.
+    """
+    hopeless = {episode.seed: episode.hopeless for episode in episodes if not episode.partial}
+    rows = []
+    for unit in (unit for unit in work if isinstance(unit, BoundUnit)):
+        scenario, relaxed = unit.scenario, unit.control == RELAXATION
+        from_s, end_s = scenario.count_from_s, scenario.intervals * scenario.interval_s
+        side = "0" if relaxed else "upper"
+        for bound in store.kept(unit).get("relaxations" if relaxed else "bounds", ()):
+            run = Run.of(unit.agent + " (not attained)" * relaxed, scenario, "sim", bound["seed"])
+            arrival_s = draw_workload(scenario, scenario_profile(scenario), run.seed).arrival_s
+            offered = max(1, np.count_nonzero((arrival_s >= from_s) & (arrival_s < end_s)))
+            violations = bound[f"violations_{side}"]
+            measured = {
+                "duration_s": end_s - from_s,
+                "violation_rate": violations / offered,
+                "avoidable_violation_rate": (violations - hopeless.get(run.seed, NAN)) / offered,
+                "mean_cores": bound[f"core_seconds_{side}"] / (end_s - from_s),
+            }
+            rows.append(EpisodeMetrics(**asdict(run), **measured))
+    return rows
+
+
 def bound_of(scenario: Scenario, seed: int, control: Kind) -> tuple[float, ...]:
     """Return :data:`NAMES` of an episode: what a controller that knows the future can reach."""
     from sponge_env.oracle import bound, relaxation  # compiled; only bounds need it
@@ -197,13 +233,10 @@ def _command(argv: Sequence[str]) -> int:
     check_writable(arguments.out)
     with terminate_like_interrupt():
         found = find_bounds(bound_units(suite), arguments.jobs or len(os.sched_getaffinity(0)))
-    everything = {**_shipped(), **found}  # those of other cells stay
-    lines = [
-        f'"{name}": {{\n'
-        + ",\n".join(f'  "{kind}": {json.dumps(entry)}' for kind, entry in sorted(kinds.items()))
-        + "\n}"
-        for name, kinds in sorted(everything.items())
-    ]
+    lines = []
+    for name, kinds in sorted({**_shipped(), **found}.items()):  # those of other cells stay
+        entries = [f'  "{kind}": {json.dumps(entry)}' for kind, entry in sorted(kinds.items())]
+        lines.append(f'"{name}": {{\n' + ",\n".join(entries) + "\n}")
     with replacing(arguments.out) as partial:
         partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     return 0

@@ -12,7 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, cast
 
@@ -35,8 +35,6 @@ class Failure:
     type: str
     """Name of the exception, or ``ProcessDied``."""
     message: str
-    cause: Exception | None = field(default=None, compare=False)
-    """The exception itself, where the task ran in this process."""
 
 
 class Executor(Protocol):
@@ -97,7 +95,7 @@ class _Helper:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-            with _environment(ONE_THREAD):
+            with _one_thread():
                 self._process.start()
             theirs.close()  # so that reading from ours ends when the process does
         with suppress(BrokenPipeError):  # it died meanwhile: its end of file will say so
@@ -129,10 +127,7 @@ def _serve(connection: Connection, work: Work) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         while True:
-            result = _attempt(work, connection.recv())
-            if isinstance(result, Failure):
-                result = replace(result, cause=None)  # not every exception can be sent
-            connection.send(result)
+            connection.send(_attempt(work, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -141,17 +136,17 @@ def _attempt(work: Work, task: Any) -> Any:
     try:
         return work(task)
     except Exception as error:
-        return Failure(type(error).__name__, str(error) or repr(error), error)
+        return Failure(type(error).__name__, str(error) or repr(error))
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables that a new process sees."""
+def _one_thread() -> Iterator[None]:
+    """Set the variables by which a new process has one thread."""
     before = dict(os.environ)
-    os.environ.update(values)
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:
-        for name in values.keys() - before.keys():
+        for name in ONE_THREAD.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.errors import SpongeError
 from sponge_env.formats import (
     RESERVED,
-    BandwidthTrace,
+    Content,
     CountTrace,
-    EventTrace,
     find_trace,
     format_of,
     read_arrivals,
     read_bandwidth,
 )
-from sponge_env.run.unit import shared_workload
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.simulation.workload import draw_workload
 
 MB = 1e6
 MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0
@@ -39,6 +41,7 @@ MAX_SLO_S = 60.0
 """Longest objective that a user waits for."""
 MAX_HOPELESS = 0.9
 """Share of hopeless requests."""
+NO_MS = "its times are in seconds, not in milliseconds"
 FEW = 10
 """Samples or requests below which a file was written by hand."""
 
@@ -51,17 +54,15 @@ def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
     """
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
-        try:
+        with suppress(SpongeError):
             files, profile = list(files_read(scenario)), scenario_profile(scenario)
             read |= dict.fromkeys(files)
             warned |= dict.fromkeys(warnings(scenario, profile))
             if files and seeds > 1 and _alike(scenario, profile):
-                message = (
+                alike = (
                     f"every seed has the same requests in {scenario.name}: one seed says as much"
                 )
-                read[message] = None
-        except SpongeError:
-            continue
+                read[alike] = None
     for warning in warned:
         sys.stderr.write(f"warning: {warning}\n")
     return list(read)
@@ -69,7 +70,7 @@ def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
 
 def _alike(scenario: Scenario, profile: Profile) -> bool:
     """Return whether the requests of the first two seeds are the same."""
-    one, other = (shared_workload(scenario, seed, profile) for seed in (0, 1))
+    one, other = (draw_workload(scenario, profile, seed) for seed in (0, 1))
     columns = one.first(one.id.size), other.first(other.id.size)
     return all(np.array_equal(columns[0][name], columns[1][name]) for name in columns[0])
 
@@ -79,47 +80,41 @@ def files_read(scenario: Scenario) -> Iterator[str]:
     if (name := scenario.network.trace) not in RESERVED:
         bandwidth = read_bandwidth(name)
         values = bandwidth.bandwidth_bytes_per_s / MB
-        yield (
-            f"read {find_trace(name, 'bandwidth')}: bandwidth, {format_of(name, 'bandwidth')}; "
-            f"{values.size} samples over {bandwidth.duration_s:.6g} s, mean "
-            f"{bandwidth.mean_bytes_per_s / MB:.3g} MB/s ({values.min():.3g} to {values.max():.3g})"
-            f"{_again(scenario, bandwidth.duration_s)}"
-        )
+        text = f"{values.size} samples over {bandwidth.duration_s:.6g} s, mean "
+        text += f"{bandwidth.mean_bytes_per_s / MB:.3g} MB/s "
+        text += f"({values.min():.3g} to {values.max():.3g})"
+        yield _described(scenario, name, "bandwidth", text, bandwidth.duration_s)
     if scenario.arrivals.kind == "trace":
         file = str(scenario.arrivals.file)
-        arrivals = read_arrivals(file)
-        count, (least, most) = _requests(arrivals)
-        yield (
-            f"read {find_trace(file, 'arrivals')}: arrivals, {format_of(file, 'arrivals')}; "
-            f"{count:.9g} requests over {arrivals.period_s:.6g} s, mean "
-            f"{count / arrivals.period_s:.3g} requests/s ({least:.6g} to {most:.6g} in a second)"
-            f"{_again(scenario, arrivals.period_s)}"
-        )
+        trace = read_arrivals(file)
+        per_second: NDArray[Any]
+        if isinstance(trace, CountTrace):
+            count, per_second = trace.per_second.sum(), trace.per_second
+        else:
+            seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
+            quiet = bool(seconds.size < np.floor(trace.time_s[-1]) + 1)
+            count, per_second = trace.time_s.size, np.append(counts, [0] * quiet)
+        text = f"{count:.9g} requests over {trace.period_s:.6g} s, mean "
+        text += f"{count / trace.period_s:.3g} requests/s "
+        text += f"({per_second.min():.6g} to {per_second.max():.6g} in a second)"
+        yield _described(scenario, file, "arrivals", text, trace.period_s)
 
 
-def _again(scenario: Scenario, length_s: float) -> str:
-    """Say how often an episode plays a file that is so long, if it starts again."""
+def _described(scenario: Scenario, name: str, content: Content, text: str, length_s: float) -> str:
+    """Say what a file is, what is in it, and how often an episode plays it if it starts again."""
     times = scenario.duration_s / length_s
-    return f"; played {times:.3g} times in {scenario.duration_s:g} s" if times > 1 else ""
-
-
-def _requests(trace: EventTrace | CountTrace) -> tuple[float, tuple[float, float]]:
-    """Return the number of requests, and the fewest and the most of them in one second."""
-    if isinstance(trace, CountTrace):
-        return float(trace.per_second.sum()), (trace.per_second.min(), trace.per_second.max())
-    seconds, counts = np.unique(np.floor(trace.time_s), return_counts=True)
-    quiet = seconds.size < np.floor(trace.time_s[-1]) + 1
-    return trace.time_s.size, (0 if quiet else counts.min(), counts.max())
+    again = f"; played {times:.3g} times in {scenario.duration_s:g} s" * (times > 1)
+    return f"read {find_trace(name, content)}: {content}, {format_of(name, content)}; {text}{again}"
 
 
 def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     """Say what of a scenario can hardly be meant, and what to do about it."""
-    yield from _of_the_network(scenario)
+    yield from _of_the_network(scenario.network.trace)
     yield from _of_arrivals(scenario, profile)
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MAX_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
-    workload = shared_workload(scenario, 0, profile)
+    workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
     hopeless = np.mean(budget_s < fastest_s) if budget_s.size else 0
@@ -132,10 +127,10 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
         )
 
 
-def _of_the_network(scenario: Scenario) -> Iterator[str]:
-    if (name := scenario.network.trace) in RESERVED:
+def _of_the_network(name: str) -> Iterator[str]:
+    if name in RESERVED:
         return
-    trace: BandwidthTrace = read_bandwidth(name)
+    trace = read_bandwidth(name)
     mean = trace.mean_bytes_per_s / MB
     if not MIN_MB_PER_S <= mean <= MAX_MB_PER_S:
         yield (
@@ -144,35 +139,27 @@ def _of_the_network(scenario: Scenario) -> Iterator[str]:
         )
     apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
     if apart_s > MAX_SAMPLE_GAP_S:
-        yield (
-            f"{name} has a sample every {apart_s:.6g} s: its times are in seconds, not in "
-            "milliseconds"
-        )
+        yield f"{name} has a sample every {apart_s:.6g} s: {NO_MS}"
 
 
 def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
-    arrivals = scenario.arrivals
-    source, unit = f"scenario {scenario.name}", ""
-    if arrivals.kind == "trace":
-        source, unit = str(arrivals.file), "; its times are in seconds, not in milliseconds"
-        trace = read_arrivals(source)
-        times_s = trace.time_s if isinstance(trace, EventTrace) else np.zeros(0)
+    source, hint = f"scenario {scenario.name}", ""
+    if scenario.arrivals.kind == "trace":
+        source, hint = str(scenario.arrivals.file), f"; {NO_MS}"
+        times_s = getattr(read_arrivals(source), "time_s", np.zeros(0))
         if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
-            yield f"{source} has whole numbers only{unit}"
+            yield f"{source} has whole numbers only{hint}"
     rate = rate_rps(scenario, profile)
     if rate < MIN_RPS:
-        yield f"{source} has one request in {1 / rate:.3g} s{unit}; --rate or --load scales it"
+        yield f"{source} has one request in {1 / rate:.3g} s{hint}; --rate or --load scales it"
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
-    cores, machine = scenario.limits.cores, scenario.limits.machine_cores
-    if scenario.stages and rate > all_rps:  # whose replicas are meant to be several
+    limits = scenario.limits
+    most_rps, where, load = all_rps, f"on {limits.machine_cores} cores", ""
+    if not scenario.stages:  # of which one replica is meant to do
+        most_rps, load = one_rps, "--load 0.6 or "
+        where = f"in one replica of {limits.cores} cores (in replicas {where}: {all_rps:.3g})"
+    if rate > most_rps:
         yield (
-            f"{source} has {rate:.4g} requests/s, more than the {all_rps:.3g} that "
-            f"{scenario.cell[1]} can serve on {machine} cores; --rate {0.6 * all_rps:.3g} scales it"
-        )
-    elif not scenario.stages and rate > one_rps:
-        yield (
-            f"{source} has {rate:.4g} requests/s, more than the {one_rps:.3g} that "
-            f"{scenario.cell[1]} can serve in one replica of {cores} cores (in replicas on "
-            f"{machine} cores: "
-            f"{all_rps:.3g}); --load 0.6 or --rate {0.6 * one_rps:.3g} scales it"
+            f"{source} has {rate:.4g} requests/s, more than the {most_rps:.3g} that "
+            f"{scenario.cell[1]} can serve {where}; {load}--rate {0.6 * most_rps:.3g} scales it"
         )

@@ -44,9 +44,13 @@ EPISODE = (*names(EpisodeMetrics), *names(AgainstBound), "stages")
 def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)
-    rows = [row for result in results for row in _rows(result)]
+    rows = [
+        asdict(from_summary(episode)) | {"bound": result.get("bound", "")}
+        for result in results
+        for episode in result["episodes"]
+    ]
     frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "bound", "stages"])
-    bounds = _bounds(results)
+    bounds = _listed(results, "bounds", SIDES)
     sides = bounds.set_index(["agent", *CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
     common = frame.assign(bound=common_bound(bounds["agent"]))
     for kind, named in {"": frame, "common_": common}.items():
@@ -57,12 +61,6 @@ def load_results(path: Path) -> pd.DataFrame:
         frame[f"cores_over_{kind}bound"] = frame["core_seconds"] / core_seconds
     frame["cores_over_relaxation"] = frame["core_seconds"] / _least_core_seconds(frame, results)
     return frame[list(EPISODE)]
-
-
-def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the episodes of an agent on a cell; a bound and who failed have none."""
-    metrics = (from_summary(episode) for episode in result["episodes"])
-    return [asdict(episode) | {"bound": result.get("bound", "")} for episode in metrics]
 
 
 def common_bound(there: Iterable[str]) -> str:
@@ -76,8 +74,7 @@ def common_bound(there: Iterable[str]) -> str:
 
 def load_arrangement(path: Path) -> Arrangement:
     """Return how the run's suite has its cells shown; nothing where it does not say."""
-    found = read_json(path / "run.json").get("arrangement", {})
-    return from_mapping(Arrangement, found)
+    return from_mapping(Arrangement, read_json(path / "run.json").get("arrangement", {}))
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
@@ -85,30 +82,28 @@ def load_bounds(path: Path) -> pd.DataFrame:
 
     That is violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
     """
-    return _bounds(_results(path))
+    return _listed(_results(path), "bounds", SIDES)
 
 
-def _bounds(results: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def _listed(
+    results: Iterable[Mapping[str, Any]], kind: str, columns: Sequence[str]
+) -> pd.DataFrame:
+    """Return the bounds or relaxations of all results, with agent, cell and seed."""
     rows = [
-        {name: result[name] for name in ("agent", *CELL)} | bound
+        {name: result[name] for name in ("agent", *CELL)} | each
         for result in results
-        for bound in result.get("bounds", ())
+        for each in result.get(kind, ())
     ]
-    return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *SIDES])
+    return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *columns])
 
 
 def _least_core_seconds(
     episodes: pd.DataFrame, results: Iterable[Mapping[str, Any]]
 ) -> NDArray[np.float64]:
     """Return (episodes,) what any controller with as many violations holds by the relaxation."""
-    rows = [
-        {name: result[name] for name in CELL} | relaxation
-        for result in results
-        for relaxation in result.get("relaxations", ())
-    ]
-    relaxations = pd.DataFrame(rows, columns=[*CELL, "seed", *RELAXED]).set_index([*CELL, "seed"])
+    relaxations = _listed(results, "relaxations", RELAXED).drop(columns="agent")
     there = pd.MultiIndex.from_frame(episodes[[*CELL, "seed"]])
-    numbers = relaxations.reindex(there).to_numpy(np.float64)
+    numbers = relaxations.set_index([*CELL, "seed"]).reindex(there).to_numpy(np.float64)
     violations, core_seconds = numbers[:, 1::2], numbers[:, 2::2]
     # The first listed number of violations that is no smaller; the last is all requests.
     k = (violations < episodes["violations"].to_numpy()[:, None]).sum(axis=1)
@@ -148,12 +143,6 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
     except (OSError, ValueError, TypeError, OverflowError, ArrowException) as error:
         message = str(error).partition("\n")[0]
         raise RunDirectoryError(f"cannot read {str(file)!r}: {message}") from error
-
-
-def read_intervals(path: Path) -> list[IntervalMetrics]:
-    """Return the intervals of one episode that has ended, without what was measured of stages."""
-    rows = _table(path, list(names(IntervalMetrics))).to_dict("records")
-    return [IntervalMetrics(**{str(name): value for name, value in row.items()}) for row in rows]
 
 
 def load_latencies(path: Path) -> pd.DataFrame:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import csv
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.errors import RunDirectoryError
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import (
     EpisodeMetrics,
@@ -28,16 +28,16 @@ from sponge_env.metrics import (
     summary,
 )
 from sponge_env.run.rollout import Episode, Run, kept_quantiles_s
-from sponge_env.run.store import IDENTITY, RunStore, Unit, whole_episodes
+from sponge_env.run.store import IDENTITY, RunStore, whole_episodes
 from sponge_env.simulation.system import System
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import explained, replacing
 from sponge_env.utils.installation import missing
 
-COLUMNS = (*IDENTITY, *names(IntervalMetrics))
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
 
-_KEEP_EVERY_S = 1.0
-"""Wall time between two times that a unit's results are written."""
+COLUMNS = (*IDENTITY, *names(IntervalMetrics))
 
 _of_run, _of_interval = attrgetter(*IDENTITY), attrgetter(*names(IntervalMetrics))
 
@@ -52,7 +52,6 @@ class Recorder:
         self.facts: dict[str, Any] = {}
         """What its results say of the unit."""
         self._episodes = whole_episodes(store.kept(unit))
-        self._due_s = time.monotonic() + _KEEP_EVERY_S
 
     @property
     def seeds(self) -> int:
@@ -74,7 +73,7 @@ class Recorder:
             yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
 
     def add(self, run: Run, episode: Episode, system: System) -> None:
-        """Write an episode that ended, and now and then the unit's results so far."""
+        """Write an episode that ended, and the unit's results so far."""
         requests = system.columns()
         latency_s = kept_quantiles_s(requests, system.plan.count_from_s)
         # Whatever cannot be written now, the summary has the episode.
@@ -84,9 +83,7 @@ class Recorder:
         columns = interval_columns(run, episode.intervals)
         write_table(self._file("intervals", run, "parquet"), columns)
         self._file("intervals", run, "csv").unlink(missing_ok=True)
-        if time.monotonic() >= self._due_s:
-            self.keep(complete=False)
-            self._due_s = time.monotonic() + _KEEP_EVERY_S
+        self.keep(complete=False)
 
     def keep(self, complete: bool) -> None:
         """Write the unit's results, and whether they are all there."""
@@ -151,3 +148,16 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         pyarrow.parquet.write_table(
             pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
         )
+
+
+def read_intervals(path: Path) -> list[IntervalMetrics]:
+    """Return the intervals of one episode that has ended, without what was measured of stages."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
+        return [IntervalMetrics(**row) for row in table.to_pylist()]
+    except (OSError, TypeError, pyarrow.ArrowException) as error:
+        message = str(error).partition("\n")[0]
+        raise RunDirectoryError(f"cannot read {str(path)!r}: {message}") from error

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -23,22 +23,24 @@ one itself knows none. The first has ``FILES`` as well."""
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names and their lazy ``"module:callable"`` strings."""
-    return _registered("CONTROLLERS")
-
-
-def file_controllers() -> dict[str, str]:
-    """Return what follows a file, by the word before the colon in ``word:FILE``."""
-    return cast(dict[str, str], imported(f"{bundled(REGISTRIES[0])}:FILES"))
+    return _registered("CONTROLLERS", *REGISTRIES)
 
 
 def described_controllers() -> dict[str, str]:
     """Return what each registered controller does, in one line."""
-    return _registered("ABOUT")
+    return _registered("ABOUT", *REGISTRIES)
 
 
-def _registered(kind: str) -> dict[str, str]:
-    registries = (imported(f"{bundled(package)}:{kind}") for package in REGISTRIES)
-    return {name: text for registry in registries for name, text in registry.items()}
+def file_controllers() -> dict[str, str]:
+    """Return what follows a file, by the word before the colon in ``word:FILE``."""
+    return _registered("FILES", REGISTRIES[0])
+
+
+def _registered(kind: str, *packages: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in packages:
+        found |= imported(f"{bundled(package)}:{kind}")
+    return found
 
 
 def make_controller(
@@ -112,14 +114,12 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
     """
     with _named(controller, "decide"):
         answer = controller.decide(view)
-    if not isinstance(answer, Allocation):
-        raise ControllerError(
-            f"{_name(controller)}.decide() must return an Allocation, not {type(answer).__name__}"
-        )
     try:
+        if not isinstance(answer, Allocation):
+            raise ValueError(f"it must return an Allocation, not {type(answer).__name__}")
         check_allocation(answer, spec)
     except ValueError as error:
-        raise ControllerError(f"{_name(controller)}.decide(): {error}") from None
+        raise ControllerError(f"{_call(controller, 'decide')}: {error}") from None
     stages = (StageAllocation(*map(int, each)) for each in answer.stages)
     return dataclasses.replace(answer, stages=tuple(stages))
 
@@ -132,21 +132,16 @@ def _named(controller: Controller, method: str) -> Iterator[None]:
     except SpongeError:
         raise
     except Exception as error:
+        place = ""
+        with suppress(TypeError, OSError):  # made up while running
+            path = inspect.getfile(type(controller))
+            passed = traceback.extract_tb(error.__traceback__)
+            if lines := [frame.lineno for frame in passed if frame.filename == path]:
+                place = f" in {Path(path).name}, line {lines[-1]}"
         message = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        raise ControllerError(
-            f"{_name(controller)}.{method}() failed{_place(error, controller)}: {message}"
-        ) from error
+        called = _call(controller, method)
+        raise ControllerError(f"{called} failed{place}: {message}") from error
 
 
-def _place(error: Exception, controller: Controller) -> str:
-    """Say which line of the controller's own file an error came through."""
-    try:
-        path = inspect.getfile(type(controller))
-    except (TypeError, OSError):  # made up while running
-        return ""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    return f" in {Path(path).name}, line {lines[-1]}" if lines else ""
-
-
-def _name(controller: Controller) -> str:
-    return f"{type(controller).__module__}:{type(controller).__qualname__}"
+def _call(controller: Controller, method: str) -> str:
+    return f"{type(controller).__module__}:{type(controller).__qualname__}.{method}()"

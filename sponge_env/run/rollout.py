@@ -147,21 +147,32 @@ def _summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
+    ended = _counted(system.columns(), from_s)
+    outcome = ended["outcome"]
+    counted: dict[str, Any] = {
+        **summarise_requests(outcome, ended["latency_s"], ended["hopeless"]),
+        **summarise_accuracy(outcome, ended["accuracy"], ended["needs_cores"]),
+    }
     intervals = [each for each in intervals if each.time_s > from_s + 1e-9]
     duration_s = len(intervals) * system.spec.interval_s
     core_seconds = total(each.core_seconds for each in intervals)
     decisions_s = [each.decision_s for each in intervals] or [0.0]
+
+    def mean_by_cores(name: str) -> float:
+        used = total(getattr(each, name) * each.core_seconds for each in intervals)
+        return used / core_seconds if core_seconds > 0 else 0.0
+
     return EpisodeMetrics(
         **dataclasses.asdict(run),
         partial=partial,
         limiter=system.limiter,
         duration_s=duration_s,
-        **_request_metrics(system.columns(), from_s),
+        **counted,
         mean_cores=core_seconds / duration_s if intervals else 0.0,
         core_seconds=core_seconds,
         physical_core_seconds=core_seconds * system.spec.first.core_unit,
-        utilisation=_mean_by_cores(intervals, "utilisation"),
-        throttled_share=_mean_by_cores(intervals, "throttled_share"),
+        utilisation=mean_by_cores("utilisation"),
+        throttled_share=mean_by_cores("throttled_share"),
         restarts=sum(each.restarts for each in intervals),
         infeasible_decisions=sum(not each.feasible for each in intervals),
         guarded=sum(each.guarded for each in intervals),
@@ -176,33 +187,26 @@ def _summarise(
     )
 
 
-def _mean_by_cores(intervals: Sequence[IntervalMetrics], name: str) -> float:
-    cores = total(each.core_seconds for each in intervals)
-    used = total(getattr(each, name) * each.core_seconds for each in intervals)
-    return used / cores if cores > 0 else 0.0
-
-
 def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return what was measured of a stage in all intervals together."""
     columns = {name: np.array([each[name] for each in intervals]) for name in intervals[0]}
-    sums = {name: float(column.sum()) for name, column in columns.items()}
-    weights = {name: columns.get(weight) for name, weight in AVERAGED.items()}
+    found = {name: float(column.sum()) for name, column in columns.items()}
+    weights = {
+        name: columns.get(weight, np.ones(len(intervals))) for name, weight in AVERAGED.items()
+    }
     weights |= {name: columns["answered"] for name in columns if name.startswith(SHARE)}
     for name, weight in weights.items():
-        weight = np.ones(len(intervals)) if weight is None else weight
         counts = weight > 0  # what was not measured has no weight
         weighted = float((columns[name] * weight)[counts].sum())
-        sums[name] = weighted / float(weight.sum()) if counts.any() else math.nan
-    waited_s, taken = sums["waited_s"], sums["taken"]
-    return sums | {"waiting_mean_s": waited_s / taken if taken else math.nan}
+        found[name] = weighted / float(weight.sum()) if counts.any() else math.nan
+    waited_s, taken = found["waited_s"], found["taken"]
+    return found | {"waiting_mean_s": waited_s / taken if taken else math.nan}
 
 
-def _request_metrics(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, Any]:
-    """Return the metrics of the requests that arrived at ``from_s`` or later."""
+def _counted(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, NDArray[Any]]:
+    """Return the requests that arrived at ``from_s`` or later, with ``latency_s``."""
     counted = {name: column[columns["arrival_s"] >= from_s] for name, column in columns.items()}
-    outcome, latency_s = counted["outcome"], counted["finished_s"] - counted["sent_s"]
-    metrics = summarise_requests(outcome, latency_s, counted["hopeless"])
-    return metrics | summarise_accuracy(outcome, counted["accuracy"], counted["needs_cores"])
+    return counted | {"latency_s": counted["finished_s"] - counted["sent_s"]}
 
 
 def kept_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
@@ -210,10 +214,9 @@ def kept_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list
 
     They are None where infinite, see :func:`latency_quantiles_s`.
     """
-    counted = columns["arrival_s"] >= from_s
-    latency_s = (columns["finished_s"] - columns["sent_s"])[counted]
+    requests = _counted(columns, from_s)
     probabilities = np.linspace(0.0, 1.0, QUANTILES + 1)
-    values = latency_quantiles_s(columns["outcome"][counted], latency_s, probabilities)
+    values = latency_quantiles_s(requests["outcome"], requests["latency_s"], probabilities)
     return [value if math.isfinite(value) else None for value in values]
 
 

@@ -21,7 +21,6 @@ number, which stays the same while somebody works on it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -29,19 +28,19 @@ import itertools
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, find_trace
-from sponge_env.metrics import CELL, EpisodeMetrics, declared, names
+from sponge_env.metrics import CELL, EpisodeMetrics, declared
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
@@ -50,6 +49,13 @@ from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.summary import QUANTILES
 from sponge_env.utils.files import explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
+
+if TYPE_CHECKING:
+    from sponge_env.run.bounds import BoundUnit
+    from sponge_env.run.unit import AgentUnit
+
+    Unit: TypeAlias = AgentUnit | BoundUnit
+    """Work whose results are kept in a file of their own."""
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -152,28 +158,6 @@ def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") 
     }
 
 
-class Unit(Protocol):
-    """Work whose results are kept in a file of their own."""
-
-    @property
-    def agent(self) -> str:
-        """Name in the results."""
-
-    @property
-    def scenario(self) -> Scenario:
-        """The cell."""
-
-    @property
-    def seeds(self) -> int:
-        """Episodes: seeds 0 .. seeds - 1."""
-
-    def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code."""
-
-
-AnyUnit = TypeVar("AnyUnit", bound=Unit)
-
-
 @dataclass(frozen=True, slots=True)
 class RunStore:
     """The folder of a run, locked for one writer; what cannot be written is a sentence."""
@@ -235,7 +219,7 @@ class RunStore:
         """Return the file of a unit: ``DIR/<kind>/<agent>/<cell><end>``."""
         return self.path / kind / unit.agent / f"{cell_name(unit.scenario)}{end}"
 
-    def missing(self, units: Sequence[AnyUnit]) -> list[AnyUnit]:
+    def missing(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
@@ -305,81 +289,76 @@ def read_result(file: Path) -> dict[str, Any]:
     It is what its place says, so that its names can be used for files.
     """
     result = read_json(file)
-    for episode in _list(result, "episodes"):
-        if missing := [name for name in names(EpisodeMetrics) if name not in episode]:
+    with suppress(TypeError):
+        episodes = result.get("episodes", ())
+        if lacking := [name for name in _EPISODE if not all(name in each for each in episodes)]:
             raise RunDirectoryError(
-                f"{str(file)!r} was written by another version (it lacks {', '.join(missing)}); "
+                f"{str(file)!r} was written by another version (it lacks {', '.join(lacking)}); "
                 "run evaluate.py again"
             )
-    if wrong := _what_is_wrong(file, result):
-        raise RunDirectoryError(
-            f"{str(file)!r} is damaged ({wrong}); remove it and run evaluate.py again"
-        )
+    for reason, holds in _rules(file, result).items():
+        try:
+            fine = holds()
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            fine = False  # something in it has another type
+        if not fine:
+            raise RunDirectoryError(
+                f"{str(file)!r} is damaged ({reason}); remove it and run evaluate.py again"
+            )
     return result
 
 
-def _list(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    found = result.get(name, [])
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+_EPISODE = {field.name: str(field.type) for field in declared(EpisodeMetrics)}
+"""Name of the type of each metric of an episode."""
 
 
-def _what_is_wrong(file: Path, result: Mapping[str, Any]) -> str:
-    """Return what of a result has another type than it must; nothing if all is well."""
+def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
+    """Return what must hold for a result, by what is wrong if it does not or raises an error."""
     place = [str(result.get(name)) for name in ("agent", *CELL)]
-    if file.parent.name != place[0] or file.name != f"{'+'.join(place[1:])}.json":
-        return "it is of another agent or cell"
-    error, complete = result.get("error", False), result.get("complete")
-    is_error = isinstance(error, dict) and {"type", "message"} <= error.keys()
-    if (
-        not (error is None or is_error)
-        or not isinstance(complete, bool)
-        or not isinstance(result.get("fingerprint"), str)
-    ):
-        return "it does not say whether it is complete"
-    lists = {name: _list(result, name) for name in ("episodes", "bounds", "relaxations")}
-    for name, found in lists.items():
-        if found != result.get(name, []):
-            return f"{name} are no list of tables"
-    for each in (episodes := lists["episodes"]):
-        if unfit := [f.name for f in declared(EpisodeMetrics) if not _fits(each[f.name], f.type)]:
-            return f"{unfit[0]} is {each[unfit[0]]!r} in an episode"
-        if not _are_stages(each.get("stages", {})):
-            return "the stages of an episode are no tables of numbers"
-    bounds = (*lists["bounds"], *lists["relaxations"])
-    numbers = [value for each in bounds for value in (each.get("seed"), *each.values())]
-    if not all(_fits(value, "float") and value is not None for value in numbers):
-        return "a bound is no number"
-    if any(len({each["seed"] for each in several}) < len(several) for several in lists.values()):
-        return "a seed is there twice"
-    if not isinstance(result.get("bound", ""), str):
-        return "its bound has no name"
-    return "" if _are_quantiles(result.get("latency_s", []), len(episodes)) else "latency_s"
+    error = result.get("error", "")
+    lists = [result.get(name, []) for name in ("episodes", "bounds", "relaxations")]
+    episodes, *bounds = lists
+    return {
+        "it is of another agent or cell": lambda: (
+            (file.parent.name, file.stem) == (place[0], "+".join(place[1:]))
+        ),
+        "it does not say whether it is complete": lambda: (
+            isinstance(result["complete"], bool)
+            and isinstance(result["fingerprint"], str)
+            and (error is None or {"type", "message"} <= error.keys())
+        ),
+        "it has no list with one table for each seed": lambda: all(
+            isinstance(each, list) and len({table["seed"] for table in each}) == len(each)
+            for each in lists
+        ),
+        "an episode has a metric of another type": lambda: all(
+            _fits(episode[name], kind) for episode in episodes for name, kind in _EPISODE.items()
+        ),
+        "the stages of an episode are no tables of numbers": lambda: all(
+            _fits(value, "float")
+            for episode in episodes
+            for table in episode.get("stages", {}).values()
+            for value in table.values()
+        ),
+        "a bound is no number": lambda: all(
+            _fits(value, "float") and value is not None
+            for each in bounds
+            for table in each
+            for value in table.values()
+        ),
+        "its bound has no name": lambda: isinstance(result.get("bound", ""), str),
+        "latency_s": lambda: (
+            np.array(result.get("latency_s", []), np.float64).shape
+            == ((len(episodes), QUANTILES + 1) if episodes else (0,))
+        ),
+    }
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: str) -> bool:
     """Tell whether a value of a file is of a metric's type; None stands for no number."""
     if kind == "float":
         return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return bool(type(value).__name__ == kind)
-
-
-def _are_stages(found: Any) -> bool:
-    """Tell whether a value of a file is a table of numbers for each stage."""
-    tables = list(found.values()) if isinstance(found, dict) else [found]
-    return all(
-        isinstance(table, dict) and all(_fits(value, "float") for value in table.values())
-        for table in tables
-    )
-
-
-def _are_quantiles(values: Any, episodes: int) -> bool:
-    """Tell whether values are those of the latency of so many episodes."""
-    try:
-        shape: tuple[int, ...] = np.array(values, np.float64).shape
-    except (TypeError, ValueError):
-        return False
-    wanted = (episodes, QUANTILES + 1) if episodes else (0,)
-    return bool(shape == wanted)
+    return type(value).__name__ == kind
 
 
 def result_files(path: Path) -> list[Path]:
@@ -398,7 +377,7 @@ def new_folder(purpose: str, path: Path | None = None) -> Path:
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     for folder in [path] if path else (RUNS / each for each in numbered):
-        with explained(folder), contextlib.suppress(FileExistsError):
+        with explained(folder), suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
     raise RunDirectoryError(

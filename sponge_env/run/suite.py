@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -37,6 +37,9 @@ BoundName = Literal["vertical", "joint"]
 
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the clairvoyant bounds stand in the results."""
+
+RELAXATION: Literal["relaxation"] = "relaxation"
+"""Name in the results of what no controller of stages or variants can go below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,9 @@ class Sweep:
     @property
     def changes(self) -> dict[str, dict[str, Any]]:
         """What changes, by label: every value, then every point."""
-        values = {_label(value): dict.fromkeys(self.keys, value) for value in self.values}
-        return values | self.points
+        labels = (f"{v:g}" if isinstance(v, float) else str(v) for v in self.values)
+        values = (dict.fromkeys(self.keys, value) for value in self.values)
+        return dict(zip(labels, values, strict=True)) | self.points
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +177,15 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
     """
     if not any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} takes no traces; choose --suite real")
-    files, left_out = trace_files(folder)
+    files, left_out = _traces_in(folder)
     groups: list[CellGroup] = []
     for group in suite.cells:
         if not group.traces:
             groups.append(group)
         for name, path in files.get(group.traces, {}).items():
-            played = _PLAYED[group.traces](str(path))
+            played: dict[str, Any] = {"network.trace": path}
+            if group.traces == "arrivals":
+                played = {"arrivals": {"kind": "trace", "file": path}}
             for scenario in group.scenarios:
                 own = name if len(group.scenarios) == 1 else f"{Path(scenario).stem}-{name}"
                 all_changes = {**group.changes, **played, **changes, "name": own}
@@ -190,21 +196,11 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
     return dataclasses.replace(suite, cells=tuple(groups)), left_out
 
 
-_PLAYED: Mapping[str, Callable[[str], dict[str, Any]]] = {
-    "bandwidth": lambda path: {"network.trace": path},
-    "arrivals": lambda path: {"arrivals": {"kind": "trace", "file": path}},
-}
-"""The change to a scenario that plays a file."""
-
-
-def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
-    """Return the traces in a folder by content and name, and why the other files are none.
-
-    Hidden files and folders are passed over.
-    """
+def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return the traces in a folder by content and name, and why the other files are none."""
     if not folder.is_dir():
         raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, dict[str, str]] = {}
     left_out, taken = [], set[str]()
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file():
@@ -214,11 +210,12 @@ def trace_files(folder: Path) -> tuple[dict[str, dict[str, Path]], list[str]]:
         except TraceError as error:
             left_out.append(str(error))
             continue
-        plain = as_name(path.name)
-        names = (plain, *(f"{plain}-{number}" for number in range(2, len(taken) + 3)))
-        name = next(name for name in names if name not in taken)
+        name, number = as_name(path.name), 1
+        while name in taken:
+            number += 1
+            name = f"{as_name(path.name)}-{number}"
         taken.add(name)
-        found.setdefault(content, {})[name] = path.absolute()
+        found.setdefault(content, {})[name] = str(path.absolute())
     return found, left_out
 
 
@@ -284,12 +281,19 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
     )
 
 
-def with_options(suite: Suite, options: Mapping[str, Mapping[str, Any]]) -> Suite:
-    """Return the suite with further options of its agents, by their names."""
-    agents = dict(suite.agents)
-    for name, more in options.items():
-        agents[name] = dataclasses.replace(agents[name], options={**agents[name].options, **more})
-    return dataclasses.replace(suite, agents=agents)
+def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
+    """Say what a name stands for; nothing if it is that of a controller with its defaults.
+
+    The options are those that hold in one cell, tuned ones included.
+    """
+    changes = {**(entry.options if options is None else options), **entry.changes}
+    parts = [entry.controller] if entry.controller not in ("", name) else []
+    parts += [f"{key}={value}" for key, value in changes.items()]
+    if entry.tuned and options is None:
+        parts.append("tuned scenario by scenario")
+    elif entry.tuned and changes.keys() - {**entry.options, **entry.changes}.keys():
+        parts.append("tuned for this scenario")
+    return ", ".join(parts)
 
 
 def cell_name(scenario: Scenario) -> str:
@@ -301,42 +305,42 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
     """Return the scenarios of all cells, each of which may be there once; swept ones follow."""
     if any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
-    own = [cell for group in suite.cells for cell in _cells_of(group, suite.starts)]
+    own = [cell for _, cell in _own_cells(suite)]
     found: dict[str, Scenario] = {}
-    for cell in [*own, *_swept(suite, own)]:
+    for cell in [*own, *(moved for _, _, cell, moved in _swept(suite) if moved != cell)]:
         if cell_name(cell) in found:
             raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
         found[cell_name(cell)] = cell
     return tuple(found.values())
 
 
-def _cells_of(group: CellGroup, starts: Sequence[Start]) -> Iterator[Scenario]:
-    scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
-    for scenario, name, start in product(scenarios, group.profiles or ("",), starts):
-        if name and scenario.stages:
-            raise ConfigError(
-                f"scenario {scenario.name!r} lists stages, which name their profiles themselves; "
-                f"leave out the profile {name!r}"
-            )
-        cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
-        yield with_own_slo(cell) if name else cell
+def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
+    """Yield the cells without those of sweeps, each with its family."""
+    for group in suite.cells:
+        scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
+        for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
+            if name and scenario.stages:
+                raise ConfigError(
+                    f"scenario {scenario.name!r} lists stages, which name their profiles "
+                    f"themselves; leave out the profile {name!r}"
+                )
+            cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
+            yield group.family, with_own_slo(cell) if name else cell
 
 
-def _swept(suite: Suite, own: Sequence[Scenario]) -> Iterator[Scenario]:
-    """Yield what the sweeps add to a suite's own cells."""
+def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
+    """Yield each sweep's name, a label, and a cell before and after: the same if it stays."""
+    if not suite.sweeps:
+        return
+    own = [cell for _, cell in _own_cells(suite)]
     for name, sweep in suite.sweeps.items():
-        for cell, label in product(own, sweep.changes):
-            if (scenario := at_point(cell, name, sweep, label)) != cell:
-                yield scenario
-
-
-def at_point(scenario: Scenario, name: str, sweep: Sweep, label: str) -> Scenario:
-    """Return a scenario at one point of a sweep, with both in its name, if that changes it."""
-    moved = changed(scenario, sweep.changes[label])
-    if moved == scenario:
-        return scenario
-    named = as_name(f"{scenario.name}-{name}-{label}")
-    return dataclasses.replace(moved, name=named, arrivals=_arrivals_as_in(scenario, moved))
+        for cell, (label, changes) in product(own, sweep.changes.items()):
+            moved = changed(cell, changes)
+            if moved != cell:
+                named = as_name(f"{cell.name}-{name}-{label}")
+                arrivals = _arrivals_as_in(cell, moved)
+                moved = dataclasses.replace(moved, name=named, arrivals=arrivals)
+            yield name, label, cell, moved
 
 
 def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
@@ -350,10 +354,6 @@ def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
 
     rate = rate_rps(scenario, scenario_profile(scenario))
     return dataclasses.replace(moved.arrivals, load=None, rate_rps=rate)
-
-
-def _label(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,24 +372,26 @@ class Arrangement:
 
 def arranged(suite: Suite) -> Arrangement:
     """Return how the cells of a suite are shown."""
-    own = [(g.family, cell) for g in suite.cells for cell in _cells_of(g, suite.starts)]
-    sweeps, about = {}, {}
-    for name, sweep in suite.sweeps.items():
-        what = f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}"
-        about[what] = sweep.about
-        sweeps[what] = {
-            label: tuple(at_point(cell, name, sweep, label).cell for _, cell in own)
-            for label in sweep.changes
-        }
-    families = {cell.name: family for family, cell in own if family}
-    return Arrangement(tuple(cell.cell for _, cell in own), families, sweeps, about)
+    own = list(_own_cells(suite))
+    shown = {
+        name: f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}"
+        for name, sweep in suite.sweeps.items()
+    }
+    sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = {}
+    for name, label, _, moved in _swept(suite):
+        by_label = sweeps.setdefault(shown[name], {})
+        by_label[label] = (*by_label.get(label, ()), moved.cell)
+    return Arrangement(
+        cells=tuple(cell.cell for _, cell in own),
+        families={cell.name: family for family, cell in own if family},
+        sweeps=sweeps,
+        about={shown[name]: sweep.about for name, sweep in suite.sweeps.items()},
+    )
 
 
-def origins(suite: Suite) -> dict[tuple[str, str, str], tuple[str, str, str]]:
+def origins(suite: Suite) -> dict[tuple[str, str, str], Scenario]:
     """Return for each cell of a sweep the one that it is made of."""
-    shown = arranged(suite)
-    swept = [cells for by_label in shown.sweeps.values() for cells in by_label.values()]
-    return {cell: own for cells in swept for cell, own in zip(cells, shown.cells, strict=True)}
+    return {moved.cell: cell for _, _, cell, moved in _swept(suite)}
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:

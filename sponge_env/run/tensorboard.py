@@ -16,7 +16,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,6 @@ from sponge_env.utils.files import explained
 if TYPE_CHECKING:
     import pandas as pd
 
-FLUSH_EVERY_S = 1.0
-"""Wall time after which events are in the file, so that a killed process loses few."""
-
 EPISODE_PREFIX = "whole_episode/"
 SUITE_PREFIX = "whole_suite/"
 TOTAL_PREFIX = "total/"
@@ -62,12 +59,8 @@ STAGE_PREFIX = "stages/"
 TOTALS = ("violations", "core_seconds")
 """Interval metrics whose running sums are written too, under the prefix ``total/``."""
 
-OUTCOMES = "SLO violations beside cores in each interval", ("violations", "cores")
-OUTCOMES_OF_VARIANTS = (
-    "Accuracy beside violations and cores in each interval",
-    ("effective_accuracy", "violations", "cores"),
-)
-"""Sections of the custom-scalars page: a title, and the interval metrics charted side by side."""
+OUTCOMES = ("violations", "cores")
+"""Interval metrics charted side by side; with variants the effective accuracy, too."""
 
 OF_STAGES = ("queued", "waiting_mean_s", "service_mean_s", "batch_mean", "cores", "utilisation")
 """Metrics of stages that have a chart, in which all stages are together."""
@@ -79,11 +72,9 @@ SIDE_BY_SIDE = ("avoidable_violation_rate", "mean_cores", "effective_accuracy")
 """Metrics of a suite that the custom-scalars page charts."""
 
 _INTERVAL = names(IntervalMetrics)
-_TOTAL_TAGS = [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
-_INTERVAL_TAGS = [*(tag(IntervalMetrics, name) for name in _INTERVAL), *_TOTAL_TAGS]
+_INTERVAL_TAGS = [tag(IntervalMetrics, name) for name in _INTERVAL]
+_INTERVAL_TAGS += [TOTAL_PREFIX + tag(IntervalMetrics, name) for name in TOTALS]
 _of_interval = attrgetter(*_INTERVAL)
-
-_EMPTY = TensorProto(dtype=DT_FLOAT, float_val=[0.0])
 _NUMBERS = itertools.count()
 
 
@@ -102,7 +93,6 @@ class EventFile:
         with explained(self._path):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("xb")
-        self._due_s = 0.0
         self.add(Event(wall_time=now_s, file_version="brain.Event:2"))
 
     def add(self, event: Event) -> None:
@@ -110,9 +100,7 @@ class EventFile:
         record = event.SerializeToString()
         with explained(self._path):
             self._file.write(_checked(struct.pack("<Q", len(record))) + _checked(record))
-            if time.monotonic() >= self._due_s:
-                self._file.flush()
-                self._due_s = time.monotonic() + FLUSH_EVERY_S
+            self._file.flush()  # so that a killed process loses none
 
     def close(self) -> None:
         """Close the file."""
@@ -142,7 +130,6 @@ class TensorBoardSink:
         self._steps = 0
         self._totals = dict.fromkeys(TOTALS, 0.0)
         self._described: set[str] = set()
-        self._forms: dict[tuple[str, ...], tuple[Event, list[Any]]] = {}
 
     def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers, before the first the layout."""
@@ -165,10 +152,9 @@ class TensorBoardSink:
         tags = [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in shown]
         values = [getattr(metrics, name) for name in shown]
         self._add_scalars(tags, values, metrics.duration_s)
-        labels = [axis_label(EpisodeMetrics, name) for name in shown]
-        compared = dict(zip(tags, labels, strict=True))
+        labels = (axis_label(EpisodeMetrics, name) for name in shown)
         row = {name: getattr(metrics, name) for name in IDENTITY}
-        for summary in _table_row(row, compared, self._trial):
+        for summary in _table_row(row, dict(zip(tags, labels, strict=True)), self._trial):
             self._add(Event(summary=summary), metrics.duration_s)
 
     def close(self) -> None:
@@ -180,42 +166,36 @@ class TensorBoardSink:
         self._file.add(event)
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
-        """Write the numbers under their tags, without those that are not finite.
-
-        NaN was not measured, and no chart has room for infinity.
-        """
-        measured = [value - value == 0 for value in values]
-        key = tuple(itertools.compress(tags, measured))
-        # Filling in an event that describes nothing is quicker than making another.
-        event, slots = self._forms.get(key) or _form(key, self._described)
-        if self._described.issuperset(key):
-            self._forms[key] = event, slots
-        self._described.update(key)
-        for slot, value in zip(slots, itertools.compress(values, measured), strict=True):
-            slot[0] = value
-        self._add(event, time_s)
+        """Write the numbers that are finite; each tag is described with its first number."""
+        pairs = zip(tags, values, strict=True)
+        finite = {name: value for name, value in pairs if math.isfinite(value)}
+        self._add(Event(summary=_scalars(finite, self._described)), time_s)
+        self._described.update(finite)
 
 
-def _form(tags: Sequence[str], described: set[str]) -> tuple[Event, list[Any]]:
-    """Return an event with numbers under these tags and their places; new tags are described."""
-    event = Event()
-    # Tensors, because TensorBoard's fast loader ignores the descriptions of simple_value.
-    for name in tags:
-        scalar = event.summary.value.add(tag=name, tensor=_EMPTY)
+def _scalars(values: Mapping[str, float], described: Collection[str] = ()) -> Summary:
+    """Return numbers under their tags, each with its description unless it was described.
+
+    They are tensors: TensorBoard's fast loader ignores the descriptions of simple values.
+    """
+    summary = Summary()
+    for name, value in values.items():
+        tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
+        scalar = summary.value.add(tag=name, tensor=tensor)
         if name not in described:
             scalar.metadata.CopyFrom(create_summary_metadata("", _help(name)))
-    return event, [scalar.tensor.float_val for scalar in event.summary.value]
+    return summary
 
 
 def _help(name: str) -> str:
-    """Return the schema's sentence about a tag."""
+    """Return the schema's sentence about a tag; none about a suite's."""
     if name.startswith(TOTAL_PREFIX):
         return "Sum since the start of the episode."
     prefixes = {STAGE_PREFIX: StageMetrics, EPISODE_PREFIX: EpisodeMetrics, "": IntervalMetrics}
     cls = next(cls for prefix, cls in prefixes.items() if name.startswith(prefix))
     sentences = {field.name: str(field.metadata["help"]) for field in declared(cls)}
-    own = name.rpartition("/")[2]
-    return sentences.get(own, "Share of the stage's tasks that this variant did.")
+    shares = "Share of the stage's tasks that this variant did." if cls is StageMetrics else ""
+    return sentences.get(name.rpartition("/")[2], shares)
 
 
 def compared_in(accuracies: Iterable[float]) -> tuple[str, ...]:
@@ -238,61 +218,54 @@ def write_runs(folder: Path, episodes: pd.DataFrame) -> None:
     starts = sorted(means["start"].unique())
     charted = [name for name in SIDE_BY_SIDE if name in compared]
     page = [
-        (f"{start} start, over the cells", [_series(start, name) for name in charted])
+        (
+            f"{start} start, over the cells",
+            [(axis_label(EpisodeMetrics, name), _series(start, name)) for name in charted],
+        )
         for start in starts
     ]
-    labels = {
-        f"{SUITE_PREFIX}{start} {name}": f"{start} {name}" for start in starts for name in compared
-    }
+    over = {(start, name): f"{start} {name}" for start in starts for name in compared}
+    labels = {SUITE_PREFIX + label: label for label in over.values()}
     for agent, table in means.groupby("agent"):
         file = EventFile(folder / str(agent))
-        for step, summary in [(0, _layout(page)), *_cells(table, compared, charted)]:
+
+        def add(summary: Summary, step: int = 0, file: EventFile = file) -> None:
             file.add(Event(wall_time=time.time(), step=step, summary=summary))
+
+        add(_layout(page))
+        for row in table.sort_values("place").to_dict("records"):
+            cell, start = f"{row['scenario']} {row['profile']}", row["start"]
+            values = {f"{start} {name}/{cell}": row[name] for name in compared}
+            values |= {_series(start, name): row[name] for name in charted}
+            add(_measured(values), row["place"])
+        by_start = table.groupby("start")[compared].mean().to_dict("index")
+        add(
+            _measured(
+                {
+                    SUITE_PREFIX + label: by_start[start][name]
+                    for (start, name), label in over.items()
+                    if start in by_start
+                }
+            )
+        )
         for summary in _table_row({"agent": agent}, labels, str(agent)):
-            file.add(Event(wall_time=time.time(), summary=summary))
+            add(summary)
         file.close()
 
 
-def _cells(
-    table: pd.DataFrame, compared: Sequence[str], charted: Sequence[str]
-) -> Iterator[tuple[int, Summary]]:
-    """Yield an agent's numbers: those of each cell with its place, then means over the cells."""
-    for row in table.sort_values("place").to_dict("records"):
-        cell = f"{row['scenario']} {row['profile']}"
-        values = {f"{row['start']} {name}/{cell}": row[name] for name in compared}
-        values |= {_series(row["start"], name)[1]: row[name] for name in charted}
-        yield row["place"], _numbers(values)
-    over_cells = table.groupby("start")[list(compared)].mean().to_dict("index")
-    pairs = ((start, name) for start in over_cells for name in compared)
-    yield 0, _numbers({f"{SUITE_PREFIX}{s} {name}": over_cells[s][name] for s, name in pairs})
+def _measured(values: Mapping[str, float]) -> Summary:
+    """Return the numbers of a suite without those that were not measured."""
+    return _scalars({name: value for name, value in values.items() if not math.isnan(value)})
 
 
-def _series(start: str, name: str) -> tuple[str, str]:
-    """Return title and tag of a metric's chart over the cells of a start."""
-    return axis_label(EpisodeMetrics, name), f"{tag(EpisodeMetrics, name)}, {start}"
+def _series(start: str, name: str) -> str:
+    """Return the tag of a metric's chart over the cells of a start."""
+    return f"{tag(EpisodeMetrics, name)}, {start}"
 
-
-def _numbers(values: Mapping[str, float]) -> Summary:
-    """Return scalars under their tags, without those that were not measured."""
-    summary, metadata = Summary(), create_summary_metadata("", "")
-    for name, value in values.items():
-        if not math.isnan(value):
-            tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-            summary.value.add(tag=name, tensor=tensor, metadata=metadata)
-    return summary
-
-
-def _chart(name: str, prefix: str = "") -> tuple[str, str]:
-    """Return title and tag of an interval metric's chart."""
-    title = prefix.replace("/", " ") + axis_label(IntervalMetrics, name)
-    return title, prefix + tag(IntervalMetrics, name)
-
-
-ANY = "*"
-"""Stands for the name of any stage in a chart's tag."""
 
 Page = Sequence[tuple[str, Sequence[tuple[str, str]]]]
-"""Sections of the custom-scalars page: a title, and title and tag of each chart."""
+"""Sections of the custom-scalars page: a title, and title and tag of each chart. ``*`` in a tag
+stands for the name of any stage."""
 
 
 def _page(stages: ByStage) -> Page:
@@ -301,38 +274,42 @@ def _page(stages: ByStage) -> Page:
     TensorBoard merges the pages of all runs by the sections' titles and loses charts that only
     later ones have: sections of one title have the same charts, or their titles say which.
     """
-    shares = {
-        stage: [name.removeprefix(SHARE) for name in own if name.startswith(SHARE)]
-        for stage, own in stages.items()
-    }
+
+    def charts(*metrics: str, prefix: str = "") -> list[tuple[str, str]]:
+        titles = (prefix.replace("/", " ") + axis_label(IntervalMetrics, name) for name in metrics)
+        tags = (prefix + tag(IntervalMetrics, name) for name in metrics)
+        return list(zip(titles, tags, strict=True))
+
     of_variants = [
         (
             f"Share of the tasks of {stage} by variant: {', '.join(variants)}",
             [(v, STAGE_PREFIX + of_stage(stage, SHARE + v)) for v in variants],
         )
-        for stage, variants in shares.items()
-        if variants
+        for stage, own in stages.items()
+        if (variants := [name.removeprefix(SHARE) for name in own if name.startswith(SHARE)])
     ]
-    several = len(stages) > 1
-    of_stages = [
-        (axis_label(StageMetrics, name), STAGE_PREFIX + of_stage(ANY, name)) for name in OF_STAGES
-    ]
-    title, outcomes = OUTCOMES_OF_VARIANTS if of_variants else OUTCOMES
-    batch = "batch of each stage", STAGE_PREFIX + of_stage(ANY, "batch")
-    return [
+    title, outcomes = "SLO violations beside cores in each interval", list(OUTCOMES)
+    if of_variants:
+        title = "Accuracy beside violations and cores in each interval"
+        outcomes.insert(0, "effective_accuracy")
+    page = [
         (
             "SLO violations beside core-seconds since the start",
-            [_chart(name, TOTAL_PREFIX) for name in TOTALS],
+            charts(*TOTALS, prefix=TOTAL_PREFIX),
         ),
-        (title, [_chart(name) for name in outcomes]),
+        (title, charts(*outcomes)),
         *of_variants,
-        *[("All stages: a colour for each run, a marker for each stage", of_stages)] * several,
-        ("Latency beside queue", [_chart("latency_p99_s"), _chart("queued")]),
-        (
-            f"Network beside allocation{' of each stage' * several}",
-            [_chart("delay_max_s"), batch if several else _chart("batch")],
-        ),
+        ("Latency beside queue", charts("latency_p99_s", "queued")),
+        ("Network beside allocation", charts("delay_max_s", "batch")),
     ]
+    if len(stages) > 1:  # one stage's numbers are those of the interval
+        of_each = {name: STAGE_PREFIX + of_stage("*", name) for name in (*OF_STAGES, "batch")}
+        batch = "batch of each stage", of_each.pop("batch")
+        title = "All stages: a colour for each run, a marker for each stage"
+        labelled = [(axis_label(StageMetrics, name), each) for name, each in of_each.items()]
+        page.insert(-2, (title, labelled))
+        page[-1] = "Network beside allocation of each stage", [*charts("delay_max_s"), batch]
+    return page
 
 
 def _layout(page: Page) -> Summary:
@@ -341,7 +318,8 @@ def _layout(page: Page) -> Summary:
     for title, charts in page:
         section = layout.category.add(title=title)
         for name, charted in charts:
-            section.chart.add(title=name).multiline.tag.append(_pattern(charted))
+            pattern = re.escape(charted).replace(re.escape("*"), "[^/]+")
+            section.chart.add(title=name).multiline.tag.append(f"^{pattern}$")
     summary = Summary()
     summary.value.add(
         tag=custom_scalars.CONFIG_SUMMARY_TAG,
@@ -349,11 +327,6 @@ def _layout(page: Page) -> Summary:
         tensor=make_tensor_proto(layout.SerializeToString()),
     )
     return summary
-
-
-def _pattern(charted: str) -> str:
-    """Return what matches a tag, or those of any stage."""
-    return f"^{re.escape(charted).replace(re.escape(ANY), '[^/]+')}$"
 
 
 def _table_row(

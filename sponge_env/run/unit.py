@@ -6,19 +6,14 @@ A unit is plain data, so that it can be sent to another process.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from sponge_env.env.factory import check_live, ensure_profile, make_system
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.metrics import NAN, EpisodeMetrics
-from sponge_env.run.bounds import RELAXATION, BoundUnit, bound_units
 from sponge_env.run.record import Recorder
 from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Run, play, warm
@@ -31,28 +26,22 @@ from sponge_env.run.store import (
 )
 from sponge_env.run.suite import (
     BOUND_AGENTS,
+    RELAXATION,
     BoundName,
     Suite,
-    cell_name,
     cells,
     changed,
     origins,
 )
-from sponge_env.scenario.config import Backend, Initial, Limiter, Serving
+from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.workload import Workload, draw_workload
+from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.installation import bundled
 
-TUNED = "baselines"
-"""Package whose ``tuned_options`` are called with controller, scenario, profile, start, what
-tells the fingerprint of its conditions, and whether there must be some."""
-
-CACHED_REQUESTS = 5_000_000
-"""Requests of drawn workloads that are kept, about 40 bytes each."""
-
-_DRAWN: dict[tuple[str, int], Workload] = {}
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +86,7 @@ class AgentUnit:
         record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
             system = make_system(
-                scenario,
-                seed,
-                backend=self.backend,
-                profile=profile,
-                workload=shared_workload(scenario, seed, profile),
-                limiter=self.limiter,
+                scenario, seed, backend=self.backend, profile=profile, limiter=self.limiter
             )
             run = Run.of(self.agent, scenario, self.backend, seed)
             with closing(system), ExitStack() as stack:
@@ -114,28 +98,28 @@ class AgentUnit:
                 raise episode.failure or KeyboardInterrupt
 
 
-Unit = AgentUnit | BoundUnit
-"""What an executor is given to do."""
-
-
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
     """Return all units of a suite: bounds first, which take longest, then cell by cell.
 
     Every controller is made once, so that mistakes show before anything runs.
     """
-    registry, tuned_options = known_controllers(), imported(f"{bundled(TUNED)}:tuned_options")
+    registry, tuned_options = known_controllers(), imported(f"{bundled('baselines')}:tuned_options")
     for name, entry in suite.agents.items():
         if name in (*BOUND_AGENTS.values(), RELAXATION):
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
-    work: list[Unit] = list(bound_units(suite))
-    own, origin_of = {cell.cell: cell for cell in cells(suite)}, origins(suite)
+    work: list[Unit] = []
+    if suite.bounds:
+        from sponge_env.run.bounds import bound_units
+
+        work += bound_units(suite)
+    swept_from = origins(suite)
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
         controller, scenario = entry.controller or name, changed(cell, entry.changes)
-        if cell_name(scenario) != cell_name(cell):
+        if scenario.cell != cell.cell:
             message = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(message)
-        origin = own[origin_of.get(cell.cell, cell.cell)]
+        origin = swept_from.get(cell.cell, cell)
         conditions = partial(conditions_fingerprint, origin)
         wanted = controller, *origin.cell, conditions, not entry.defaults
         tuned = tuned_options(*wanted) if entry.tuned else {}
@@ -144,57 +128,13 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
     return work
 
 
-def shared_workload(scenario: Scenario, seed: int, profile: Profile) -> Workload:
-    """Return the requests of an episode, drawn once for all agents."""
-    # What the requests do not depend on is levelled; traces count by what is in them.
-    levelled = replace(scenario, start="cold", initial=Initial(), serving=Serving())
-    key = scenario_fingerprint(levelled), seed
-    if key not in _DRAWN:
-        _DRAWN[key] = draw_workload(levelled, profile, seed)
-        while len(_DRAWN) > 1 and sum(w.id.size for w in _DRAWN.values()) > CACHED_REQUESTS:
-            del _DRAWN[next(iter(_DRAWN))]  # the oldest
-    return _DRAWN[key]
-
-
-def bound_rows(
-    store: RunStore, work: Sequence[Unit], episodes: Sequence[EpisodeMetrics]
-) -> list[EpisodeMetrics]:
-    """Return what each bound attains on each seed, or a relaxation allows, as a row beside agents.
-
-    Which of its violations are avoidable is known where an agent met the same requests.
-    """
-    hopeless = {episode.seed: episode.hopeless for episode in episodes if not episode.partial}
-    rows = []
-    for unit in work:
-        if not isinstance(unit, BoundUnit):
-            continue
-        scenario = unit.scenario
-        from_s, end_s = scenario.count_from_s, scenario.intervals * scenario.interval_s
-        relaxed = unit.control == RELAXATION
-        name = unit.agent + " (not attained)" * relaxed
-        side = "0" if relaxed else "upper"
-        for bound in store.kept(unit).get("relaxations" if relaxed else "bounds", ()):
-            run = Run.of(name, scenario, "sim", bound["seed"])
-            arrival_s = shared_workload(scenario, run.seed, scenario_profile(scenario)).arrival_s
-            offered = max(1, np.count_nonzero((arrival_s >= from_s) & (arrival_s < end_s)))
-            violations, core_s = bound[f"violations_{side}"], bound[f"core_seconds_{side}"]
-            measured = {
-                "duration_s": end_s - from_s,
-                "violation_rate": violations / offered,
-                "avoidable_violation_rate": (violations - hopeless.get(run.seed, NAN)) / offered,
-                "mean_cores": core_s / (end_s - from_s),
-            }
-            rows.append(EpisodeMetrics(**asdict(run), **measured))
-    return rows
-
-
 def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Profile:
     """Return a scenario's profile, measured if need be, or raise what keeps it from running."""
     profile = ensure_profile(scenario, backend, limiter)
     make_spec(scenario, profile)  # refuses limits and latencies that make no sense
     if backend == "live":
         check_live(scenario, profile, limiter)
-    requests = shared_workload(scenario, 0, profile)  # the first that may have to be compiled
+    requests = draw_workload(scenario, profile, 0)
     intervals = scenario.intervals
     if requests.id.size and requests.arrival_s[0] >= intervals * scenario.interval_s:
         raise TraceError(

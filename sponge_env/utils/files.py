@@ -126,15 +126,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def check_writable(path: Path) -> None:
     """Notice now that a file cannot be written, before the work that is to fill it."""
     with explained(path):
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
-        if path.exists():
-            path.open("a").close()
-        else:
-            trial = path.with_name(path.name + ".check")
-            with replacing(trial) as partial:
-                partial.touch()
-            trial.unlink()
+        there = path.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        if not there:
+            path.unlink()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,40 +89,19 @@ def look_here() -> None:
 
 def missing(extra: str) -> list[str]:
     """Return which modules of an extra are not installed."""
-    return [name for name in EXTRAS[extra] if not _is_installed(name)]
 
+    def there(module: str) -> bool:
+        try:
+            return importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # the package that it would be in
+            return False
 
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that it would be in
-        return False
+    return [name for name in EXTRAS[extra] if not there(name)]
 
 
 def how_to_install(extra: str) -> str:
     """Return the command that installs an extra."""
     return f"pip install 'sponge-env[{extra}]'"
-
-
-def program(command: str, recorded: bool = False) -> str:
-    """Return how a command is called here: by the console script, or from a clone.
-
-    That is with the interpreter in use as one would type it; in a record, which is read on other
-    machines too, with plain names.
-    """
-    called = Path(sys.argv[0])
-    if called.name == "sponge":
-        return f"{'sponge' if recorded else typed(called.absolute())} {command}"
-    python = "python" if recorded else typed(Path(sys.executable))
-    in_package = called.match("sponge_env/__main__.py")
-    return f"{python} -m sponge_env {command}" if in_package else f"{python} {command}.py"
-
-
-def typed(path: Path) -> str:
-    """Return what one types for a program: its name where the shell finds it, else its path."""
-    if shutil.which(path.name) == str(path):
-        return path.name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def require_extra(extra: str, what: str) -> None:
@@ -133,28 +113,54 @@ def require_extra(extra: str, what: str) -> None:
         )
 
 
+def program(command: str, recorded: bool = False) -> str:
+    """Return how a command is called here: by the console script, or from a clone.
+
+    That is with the interpreter in use as one would type it; in a record, which is read on other
+    machines too, with plain names.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "sponge":
+        return f"{'sponge' if recorded else _typed(called.absolute())} {command}"
+    python = "python" if recorded else _typed(Path(sys.executable))
+    has_script = command in ("train", "evaluate") and not called.match("sponge_env/__main__.py")
+    return f"{python} {command}.py" if has_script else f"{python} -m sponge_env {command}"
+
+
+def tool(name: str) -> str:
+    """Return how one calls a tool that is installed with the interpreter in use."""
+    script = Path(sys.executable).with_name(name)
+    return _typed(script) if script.exists() else name
+
+
+def _typed(path: Path) -> str:
+    """Return what one types for a program: its name where the shell finds it, else its path."""
+    if shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def describe_versions() -> dict[str, str | None]:
     """Return the versions of Python, the platform and :data:`PACKAGES` (None: missing)."""
-    return {
-        "python": platform.python_version(),
-        "platform": f"{_kernel()} {platform.machine()}",
-        **{package: _version(package) for package in PACKAGES},
-    }
-
-
-def _version(package: str) -> str | None:
-    if package == "sponge-env":
-        return __version__  # an editable installation knows the one with which it was made
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    # An editable installation knows the version with which it was made.
+    versions["sponge-env"] = __version__
+    platform_name = f"{_kernel()} {platform.machine()}"
+    return {"python": platform.python_version(), "platform": platform_name, **versions}
 
 
 def describe_host() -> dict[str, str | int]:
     """Return CPU model, CPUs of the machine and of this process, memory and kernel."""
+    try:  # ``platform`` knows the CPU's name on few systems
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return {
-        "cpu_model": _cpu_model(),
+        "cpu_model": next(models, platform.processor() or platform.machine()),
         "cpus": os.cpu_count() or 1,
         "cpus_allowed": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -166,13 +172,3 @@ def _kernel() -> str:
     """Return the kernel's name and version, without what a distributor appends."""
     version = re.match(r"[\d.]*\d", platform.release())
     return f"{platform.system()} {version[0] if version else platform.release()}"
-
-
-def _cpu_model() -> str:
-    """Return the name that Linux knows the CPU by; ``platform`` knows it on few systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
