@@ -33,10 +33,10 @@ def after(anchor: str, added: str) -> tuple[str, str]:
 INTERVAL_METRIC: Insertions = {
     "sponge_env/metrics.py": [
         after(
-            '    replicas_ready: int = metric("resources", "", '
+            '    replicas_ready: int = metric("resources", '
             '"Replicas serving at the interval\'s end.")\n',
-            '    answered: int = metric("slo", "", "Requests answered, in time or late.", "more")\n'
-            '    moons: int = metric("queue", "", "Always the same.", default=7)\n',
+            '    answered: int = metric("slo", "Requests answered, in time or late.", "more")\n'
+            '    moons: int = metric("queue", "Always the same.", default=7)\n',
         )
     ],
     "sponge_env/core/measure.py": [
@@ -50,8 +50,8 @@ INTERVAL_METRIC: Insertions = {
 EPISODE_METRIC: Insertions = {
     "sponge_env/metrics.py": [
         after(
-            '    reward: float = metric("controller", "", "Sum of the rewards.", "more")\n',
-            '    most_queued: int = metric("queue", "", "Longest queue of an interval.", "less")\n',
+            '    reward: float = metric("controller", "Sum of the rewards.", "more")\n',
+            '    most_queued: int = metric("queue", "Longest queue of an interval.", "less")\n',
         ),
         after(
             '    Column("latency_mean_s", "mean", "ms", 0),\n',
@@ -75,13 +75,11 @@ OBSERVATION_FIELD: Insertions = {
     ],
     "sponge_env/core/observe.py": [
         after(
-            "    _put(observation, _LAST + 4, metrics.throttled_share)\n",
-            "    _put(observation, _VIOLATIONS, metrics.violations / 100)\n",
-        ),
-        after(
-            '_LAST = FIELDS.index("on_time")\n',
-            '_VIOLATIONS = FIELDS.index("violations")\n',
-        ),
+            "        stage = at(w, k)\n",
+            "        if not several:\n"
+            "            _put(observation, field, w.metrics.violations / 100)\n"
+            "            field += 1\n",
+        )
     ],
 }
 
