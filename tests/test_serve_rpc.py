@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -272,3 +275,33 @@ def test_few_messages_are_read_at_a_time() -> None:
         assert all(call.code() is grpc.StatusCode.DEADLINE_EXCEEDED for call in slow)
         assert code(channel, "ModelInfer", data) is grpc.StatusCode.OK
         never.set()
+
+
+TALKATIVE = """
+import socket, struct
+from served import running
+
+def frame(kind, payload):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, 0, 0, 0, 0, 0]) + payload
+
+goaway = struct.pack(">II", 0, 2) + b"\\x1b[31merror: the server cannot go on\\n"
+frames = frame(4, b"") + frame(7, goaway) + frame(6, b"and ping")
+with running() as server:
+    host, port = server.grpc.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + frames)
+        answer = b""
+        while b"and ping" not in answer:  # all before it was read
+            more = client.recv(1000)
+            assert more
+            answer += more
+"""
+"""A client of HTTP/2 that says goodbye with a text of its own."""
+
+
+def test_what_clients_say_is_not_in_the_log() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("GRPC_VERBOSITY", None)
+    command = [sys.executable, "-c", TALKATIVE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

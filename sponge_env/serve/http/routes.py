@@ -61,6 +61,8 @@ class HttpFront:
     async def _response(self, request: Request) -> Response:
         headers, path = request.headers, request.path
         get, parts = request.method in ("GET", "HEAD"), path.strip("/").split("/")
+        if self._local_only:
+            check_local_names(headers)
         match get, parts:
             case True, ["v2", "health", "live"]:
                 return _flag("live", self._engine.alive)
@@ -68,8 +70,6 @@ class HttpFront:
                 return _flag("ready", self._engine.ready)
             case True, ["v2", "health", *_]:
                 raise WireError("health is at v2/health/live and v2/health/ready", 404)
-        if self._local_only:
-            check_local_names(headers)
         if get and path in self._resources:
             return self._resource(request)
         self._front.check_token(headers)
@@ -198,17 +198,21 @@ def _flag(name: str, value: bool, more: Mapping[str, str] | None = None) -> Resp
 
 
 def check_local_names(headers: Headers) -> None:
-    """Raise a WireError if a request was meant for another machine, or comes from its web page.
+    """Raise a WireError if a request was meant for another machine, or comes from a web page.
 
-    A browser on this machine sends requests for web pages of other sites, and a site's name may be
-    made to lead here once its page is loaded. But the browser says which site it is. Clients that
-    say nothing are not browsers.
+    A browser on this machine sends requests for web pages of other sites and other local ports,
+    and a site's name may be made to lead here once its page is loaded. But the browser says whose
+    page it is. Clients that say nothing are not browsers.
     """
-    for header in (b"host", b"origin"):
-        value = headers.get(header)
-        if value and not is_local(_host(value)):
-            text = brief(value.decode("latin-1"))
-            raise WireError(f"without a token, {header.decode()} must be local, not {text}", 403)
+    host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
+    if host and not is_local(_host(host)):
+        raise WireError(f"without a token, host must be local, not {_text(host)}", 403)
+    if origin and origin.lower() != b"http://" + host.lower():
+        raise WireError(f"without a token, pages of {_text(origin)} may not use this server", 403)
+
+
+def _text(value: bytes) -> str:
+    return brief(value.decode("latin-1"))
 
 
 def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:
@@ -222,6 +226,6 @@ def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:
 
 
 def _host(value: bytes) -> str:
-    """Return the name or address in a ``Host`` or ``Origin``, without the port."""
-    host = value.decode("latin-1").lower().rpartition("://")[2]
+    """Return the name or address in a ``Host``, without the port."""
+    host = value.decode("latin-1").lower()
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
