@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import rows
-from sponge_env.core.records import ENV, LISTED_REQUEST, RECENT, REPLICA, STAGE, Arrays
+from sponge_env.core.records import ENV, LISTED_REQUEST, METRICS, RECENT, REPLICA, STAGE, Arrays
 from sponge_env.core.settings import LISTED, write_spec
 from sponge_env.interfaces import StageView, SystemSpec, SystemView
 from sponge_env.metrics import StageMetrics
@@ -18,9 +19,10 @@ from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 
 _NOTHING = blank_metrics(1)
 _UNMEASURED = StageMetrics()
-_OF_ALL = "on_time", "late", "dropped", "utilisation", "throttled_share", "effective_accuracy"
-_OF_STAGE = "answered", "dropped", "utilisation", "throttled_share"
-"""Metrics of an interval that observations show; to write them all takes longer."""
+_OBSERVED = ("answered", "dropped", "utilisation", "throttled_share")
+
+_measured = attrgetter(*(METRICS.names or ())[:-1])
+"""Returns an interval's metrics in the order of the core's record, the last of which is unknown."""
 
 
 class _Memory(NamedTuple):
@@ -28,7 +30,6 @@ class _Memory(NamedTuple):
 
     arrays: Arrays
     metrics: NDArray[np.void]
-    last: dict[str, NDArray[Any]]
     env: dict[str, NDArray[Any]]
     stages: dict[str, NDArray[Any]]
     """(stages,) each."""
@@ -57,8 +58,7 @@ def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.voi
         _write_stage(memory, k, stage, view.now_s)
     if view.last is None:
         return memory.arrays, _NOTHING
-    for name, field in memory.last.items():
-        field[0] = getattr(view.last, name)
+    memory.metrics[0] = (*_measured(view.last), 0)
     return memory.arrays, memory.metrics
 
 
@@ -91,7 +91,7 @@ def _write_stage(memory: _Memory, k: int, stage: StageView, now_s: float) -> Non
         replicas["draining"][k, place] = True  # so that none counts twice
         replicas["planned_end_s"][k, place] = batch.expected_end_s - now_s
     last = stage.last or _UNMEASURED
-    for name in _OF_STAGE:
+    for name in _OBSERVED:
         row[name][k] = getattr(last, name)
 
 
@@ -114,14 +114,13 @@ def _memory(spec: SystemSpec, queue: int, replicas: int) -> _Memory:
     requests = rows(np.zeros((1, len(stages) * queue), LISTED_REQUEST))
     arrays = plan.allocate(1)._replace(requests=requests)
     arrays.queue["row"][0] = np.arange(requests.size).reshape(len(stages), queue)
-    measured, metrics = arrays.stages["measured"][0], blank_metrics(1)
+    measured = arrays.stages["measured"][0]
     return _Memory(
         arrays,
-        metrics,
-        {name: metrics[name] for name in _OF_ALL},
+        blank_metrics(1),
         {name: arrays.envs[name] for name in ENV.names or ()},
         {name: arrays.stages[name][0] for name in STAGE.names or ()}
-        | {name: measured[name] for name in _OF_STAGE},
+        | {name: measured[name] for name in _OBSERVED},
         {name: arrays.replicas[name][0] for name in REPLICA.names or ()},
         requests["deadline_s"].reshape(len(stages), queue),
     )
