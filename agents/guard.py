@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sponge_env.arrays import IntArray
+from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
@@ -116,9 +119,8 @@ class Guard:
         """
         shown, is_beyond = observation, False
         if self._range is not None:
-            shown, values = observation.copy(), observation[self._places]
-            shown[self._places] = clipped = values.clip(*self._range)
-            is_beyond = bool((self._is_demand & (clipped != values)).any())
+            shown = observation.copy()
+            is_beyond = _clip(shown, self._places, self._range, self._is_demand)
         answer = self._answer(observation, view, is_beyond)
         self._views.append(view)
         return shown, answer
@@ -161,8 +163,21 @@ class Guard:
             return False
         ended = view.last.on_time + view.last.violations
         self._missed.append((view.last.avoidable_violations, ended))
-        missed, requests = map(sum, zip(*self._missed, strict=True))
-        return missed >= _MIN_MISSED and missed > _MAX_MISSED * requests
+        missed = sum([missed for missed, _ in self._missed])
+        return missed >= _MIN_MISSED and missed > _MAX_MISSED * sum([n for _, n in self._missed])
+
+
+@entry_point
+def _clip(
+    shown: FloatMatrix, places: IntArray, ends: FloatMatrix, is_demand: NDArray[np.bool_]
+) -> bool:
+    """Clip (fields,) values to (2, inputs) ends; return whether a demand lay beyond them."""
+    is_beyond = False
+    for k in range(len(places)):
+        value = shown[places[k]]
+        shown[places[k]] = clipped = min(max(value, ends[0, k]), ends[1, k])
+        is_beyond |= is_demand[k] and clipped != value
+    return is_beyond
 
 
 def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix | None:

@@ -145,6 +145,7 @@ def remember(
     observations: FloatMatrix,
     batch_times: FloatArray,
     fit_s: FloatArray,
+    chosen: NDArray[np.bool_],
     intervals: IntArray,
     scales: FloatArray,
     requests_at: IntArray,
@@ -152,7 +153,7 @@ def remember(
     memory: FloatMatrix,
     inputs: FloatMatrix,
 ) -> None:
-    """Take in (n, fields) observations; write (n, inputs) what policies see.
+    """Take in (n, fields) observations; write (n, inputs) what policies see, of chosen ones.
 
     ``batch_times`` (n, 3) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
     ended in it; ``fit_s`` (cores, batches) is how long batches should take, of no size where there
@@ -161,6 +162,8 @@ def remember(
     :func:`units_of`; of places in an observation see :class:`Layout`.
     """
     for i in range(len(observations)):
+        if not chosen[i]:
+            continue
         observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
         _update(observed, kept, requests_at, intervals[i], interval_s)

@@ -86,7 +86,7 @@ class PolicyController(BaseController):
     def _chosen(self, observation: FloatMatrix) -> Allocation:
         if self._state is None:
             return decode(self.policy.act(observation), self._control)
-        return allocation(self._state.choose(self.policy.logits(observation[None]))[0])
+        return allocation(self._state.choose(self.policy.logits(observation)[None])[0])
 
     @property
     def policy(self) -> Policy:

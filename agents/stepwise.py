@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import Control, encode, fit
 
@@ -103,26 +104,24 @@ class PolicyState:
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
         self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
+        self._all, self._nothing = np.ones(count, np.bool_), np.zeros((count, len(BATCH_TIMES)))
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
     def see(
         self,
         observations: FloatMatrix,
         batch_times: FloatArray | None,
-        chosen: NDArray[np.bool_] | slice = slice(None),
+        chosen: NDArray[np.bool_] | None = None,
     ) -> None:
         """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
         ``batch_times`` (n, 3) are those of the last interval, see :func:`.history.batch_times_of`;
         None if there was none.
         """
-        memory, seen = self._memory[chosen], self.seen[chosen]
-        if batch_times is None:
-            batch_times = np.zeros((len(seen), len(BATCH_TIMES)))
-        at = self._layout.requests, self._layout.stages
-        counted = self.intervals[chosen], self.scales[chosen]
-        remember(observations[chosen], batch_times, self._fit_s, *counted, *at, memory, seen)
-        self._memory[chosen], self.seen[chosen] = memory, seen
+        times = self._nothing if batch_times is None else batch_times
+        who = self._all if chosen is None else chosen
+        at, kept = (self._layout.requests, self._layout.stages), (self._memory, self.seen)
+        remember(observations, times, self._fit_s, who, self.intervals, self.scales, *at, *kept)
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
@@ -159,20 +158,9 @@ class PolicyState:
 
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
-        own, rows = self.choices, self._rows
-        waits = self.seen[:, self._until_step, None] > 0
-        parts = iter(np.split(logits, np.cumsum(own.counts)[:-1], axis=1))
-        for k in range(len(own.counts)):
-            cores, batches, steps, variants = (next(parts) for _ in own.counts[k])
-            held = self.replicas[:, k]
-            allowed = own.moves[k, held] & ~(waits & [True, False, True])
-            held = held + np.where(allowed, steps, -np.inf).argmax(axis=1) - 1
-            room = own.room[k, held, : cores.shape[1]]
-            rows[:, k, 0] = np.where(room, cores, -np.inf).argmax(axis=1) + 1
-            rows[:, k, 1] = np.minimum(own.sizes[batches.argmax(axis=1)], own.limits[k, 1])
-            rows[:, k, 2] = held
-            rows[:, k, 3] = variants.argmax(axis=1) if variants.size else 0
-        self.intervals += 1
+        own, seen, until_step = self.choices, self.seen, self._until_step
+        parts = own.counts, own.limits, own.sizes, own.room, own.moves
+        _choose(logits, seen, until_step, *parts, self.replicas, self.intervals, self._rows)
         return self._fitting()
 
     def _fitting(self) -> IntArray:
@@ -189,3 +177,44 @@ class PolicyState:
 def allocation(rows: IntArray) -> Allocation:
     """Return the allocation of (stages, 4) numbers."""
     return Allocation(stages=tuple(StageAllocation(*row) for row in rows.tolist()))
+
+
+@entry_point
+def _choose(
+    logits: FloatMatrix,
+    seen: FloatMatrix,
+    until_step: int,
+    counts: IntArray,
+    limits: IntArray,
+    sizes: IntArray,
+    room: NDArray[np.bool_],
+    moves: NDArray[np.bool_],
+    replicas: IntArray,
+    intervals: IntArray,
+    rows: IntArray,
+) -> None:
+    for i in range(len(logits)):
+        at, waits = 0, seen[i, until_step] > 0
+        intervals[i] += 1
+        for k in range(len(counts)):
+            batches = at + counts[k, 0]
+            steps = batches + counts[k, 1]
+            variants = steps + counts[k, 2]
+            held = replicas[i, k]
+            if not waits:
+                held += _best(logits[i, steps:variants], moves[k, held]) - 1
+            rows[i, k, 0] = _best(logits[i, at:batches], room[k, held]) + 1
+            rows[i, k, 1] = min(sizes[logits[i, batches:steps].argmax()], limits[k, 1])
+            rows[i, k, 2] = held
+            at = variants + counts[k, 3]
+            rows[i, k, 3] = logits[i, variants:at].argmax() if at > variants else 0
+
+
+@compiled
+def _best(logits: FloatMatrix, allowed: NDArray[np.bool_]) -> int:
+    """Return the place of the largest of those that are allowed."""
+    best = -1
+    for k in range(len(logits)):
+        if allowed[k] and (best < 0 or logits[k] > logits[best]):
+            best = k
+    return best

@@ -48,7 +48,8 @@ def seen_over_time(
     for k, each in enumerate(observations):
         seen = np.zeros((count, len(INPUTS)), np.float32)
         at = JOINT_LAYOUT.requests, JOINT_LAYOUT.stages
-        remember(each, times, FIT_S, np.full(count, k), scales, *at, memory, seen)
+        counted = np.ones(count, np.bool_), np.full(count, k), scales
+        remember(each, times, FIT_S, *counted, *at, memory, seen)
         shown.append(seen)
     return np.array(shown)
 
