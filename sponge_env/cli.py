@@ -20,6 +20,7 @@ from sponge_env.scenario.config import Backend, Limiter, as_name
 from sponge_env.scenario.scenario import load_scenario, sets_key
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
+from sponge_env.utils.trust import TRUST, typing
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -40,8 +41,10 @@ RAISE_AGAIN_S = 0.05
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run what takes arguments (the process's if None); bad input is one sentence on stderr."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        with typing(words):
+            return main(words)
     except SpongeError as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
@@ -133,15 +136,20 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
-    add_wait(parser)
+    add_wait_and_trust(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
 
 
-def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Add the option that waits for CPUs; see :func:`sponge_env.env.factory.wait_for_machine`."""
+def add_wait_and_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the options that wait for CPUs, and that let files name code to run.
+
+    See :func:`sponge_env.env.factory.wait_for_machine` and :mod:`sponge_env.utils.trust`.
+    """
     text = "wait until the live run of another process has ended that uses the same CPUs"
     parser.add_argument("--wait", action="store_true", help=text)
+    text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"
+    parser.add_argument(TRUST, action="store_true", help=text)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:

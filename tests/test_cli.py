@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -24,6 +25,7 @@ from sponge_env.app import evaluate as evaluation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
+from sponge_env.scenario.profile import PROFILE_DIR
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 REQUIRED_KEYS = set(
@@ -125,6 +127,72 @@ def test_a_model_of_stable_baselines_takes_part(
         action, _ = model.predict(observation, deterministic=True)
         assert (row.requested_cores, row.batch) == tuple(action + 1)
         observation = env.step(action)[0]
+
+
+EVIL = """
+from pathlib import Path
+
+Path("ran").touch()
+
+
+class Thing:
+    def reset(self, spec, seed): ...
+    def decide(self, view): ...
+"""
+EVIL_SUITE = """
+seeds = 1
+starts = ["cold"]
+cells = [{{ scenarios = ["paper"], changes = {{ duration_s = 5.0 }} }}]
+[agents.a]
+{}
+"""
+EVIL_FILES = {
+    "thing_evil.py": EVIL,
+    "class.toml": EVIL_SUITE.format("controller = 'thing_evil:Thing'"),
+    "shell.toml": EVIL_SUITE.format(
+        "controller = 'subprocess:check_output'\noptions = { args = 'touch ran', shell = true }"
+    ),
+    "zip.toml": EVIL_SUITE.format(
+        "controller = 'agents.stable_baselines:SB3Policy'\noptions = { file = 'thing_evil.py' }"
+    ),
+    "local.toml": "profile = 'local:thing_evil:Thing'\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("evaluate --suite class.toml", "agent 'thing_evil:Thing' runs code, .*; add --trust"),
+        ("evaluate --suite shell.toml --agent a", "agent 'subprocess:check_output' runs code"),
+        ("evaluate --suite zip.toml", "model 'thing_evil.py' runs code"),
+        ("evaluate --agent static-8 --scenario local.toml --backend live", "model 'thing_evil:Thi"),
+        ("evaluate --agent static-8 --profile own.json --backend live", "model 'thing_evil:Thing'"),
+        ("serve --agent static-8 --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+        ("calibrate --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+        ("evaluate --agent sys:exit", "'sys:exit' is no controller: it must be a class with reset"),
+        ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no"),
+    ],
+)
+def test_code_that_only_a_file_names_is_not_run(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in EVIL_FILES.items():
+        Path(name).write_text(text)
+    profile = json.loads(Path(PROFILE_DIR / "lite0.json").read_text())
+    Path("own.json").write_text(json.dumps(profile | {"model": "thing_evil:Thing"}))
+    own = SimpleNamespace(main=sponge)
+    assert re.search(sentence, failure(line.split(), capsys, own))
+    simulated = "evaluate --agent static-8 --profile own.json --duration 5 --run-dir run"
+    assert "live" not in line or sponge(simulated.split()) == 0
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("more", ["--trust", "--agent own_thing:Mine"])
+def test_code_that_is_typed_or_trusted_is_run(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path())
+    Path("own_thing.py").write_text(BROKEN.replace("Broken", "Mine").replace(">= 3", ">= 9"))
+    Path("own.toml").write_text(EVIL_SUITE.format("controller = 'own_thing:Mine'"))
+    assert evaluate.main(f"--suite own.toml --jobs 1 --run-dir run {more}".split()) == 0
 
 
 @pytest.fixture
@@ -279,7 +347,6 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
             "--agent static-8 --policy x.safetensors",
             "--policy is for one agent that takes the option 'policy'; none of static-8 does",
         ),
-        ("--agent os:getcwd", "is no controller: it needs reset"),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
