@@ -92,12 +92,31 @@ def terminate_like_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Once(argparse.Action):
+    """Stores what is given, and no second one in its place."""
+
+    given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        found: argparse.Namespace,
+        value: Any,
+        name: Any = None,
+    ) -> None:
+        if self.given:
+            raise argparse.ArgumentError(self, "may be given only once")
+        self.given = True
+        setattr(found, self.dest, value)
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and takes no option for another's abbreviation."""
 
     def __init__(self, **options: Any) -> None:
         """Take the options of :class:`argparse.ArgumentParser`."""
         super().__init__(allow_abbrev=False, **options)
+        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         """Raise the :class:`ConfigError` that :func:`run_script` prints."""
@@ -191,14 +210,14 @@ def drop_policy(text: str) -> dict[str, Any]:
     raise argparse.ArgumentTypeError(f"must be none, expired or late:SECONDS, not {text!r}")
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Make an argument type for whole numbers of at least ``minimum``."""
+def at_least(minimum: int, note: str = "") -> Callable[[str], int]:
+    """Make an argument type for whole numbers of at least ``minimum``; a note ends its error."""
 
     def parse(text: str) -> int:
         with suppress(ValueError):
             if int(text) >= minimum:
                 return int(text)
-        message = f"must be a whole number of at least {minimum}, not {text!r}"
+        message = f"must be a whole number of at least {minimum}, not {text!r}{note}"
         raise argparse.ArgumentTypeError(message)
 
     return parse

@@ -267,12 +267,13 @@ def test_evaluations_started_together_do_not_meet() -> None:
     assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_agents_take_options() -> None:
-    line = "--agent static --duration 5 --option static.cores=3 --option static.batch=2"
+def test_agents_take_options(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--agent static --duration 5 --option static.cores=3 --option static.batch=99"
     assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
+    assert "agent static keeps to the limits: batch=16 instead of 99" in capsys.readouterr().out
     intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
-    assert set(intervals["batch"]) == {2}
+    assert set(intervals["batch"]) == {16}
 
 
 def test_own_traces_replace_the_scenario_s() -> None:
@@ -337,6 +338,10 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
         ("--agent static-8 --seed 3", "unrecognized arguments: --seed 3"),
         ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
+        ("--agent fa2 --seeds 3-7", "not '3-7'; it is how many seeds run, and the first is 0"),
+        ("--agent fa2 --compare run other", r"command of its own: .* report RUN RUN; see"),
+        ("--agent Sponge-IP", r"'Sponge-IP' \(did you mean 'sponge-ip'\?\)"),
+        ("--agent keep_up.KeepUp", r"\(did you mean 'keep_up:KeepUp'\?\)"),
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
@@ -348,8 +353,15 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
             "--policy is for one agent that takes the option 'policy'; none of static-8 does",
         ),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
+        ("--agent ppo --option ppo.guard=-inf", "guard must be true or false, not -inf"),
+        ("--agent fa2 --trace none --trace none", "argument --trace: may be given only once"),
+        (f"--agent fa2 --run-dir {300 * 'x'}", "File name too long; choose a path that can be"),
+        ("--agent fa2 --scenario local --backend live --run-dir files", "'files' is no run"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
-        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
+        (
+            "--agent static-tuned --rate 9",
+            "static-tuned was not tuned for paper/yolov5s/cold; it was for",
+        ),
         (
             "--agent static-tuned --scenario paper-300kb --load 0.9",
             "not tuned for paper-300kb/yolov5s/cold as it is here; leave out the agent or what "

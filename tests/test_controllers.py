@@ -150,7 +150,7 @@ def test_a_module_that_does_not_work_is_named(
     assert "\n" not in str(caught.value)
 
 
-class Silent(Exception):
+class SilentError(Exception):
     def __str__(self) -> str:
         raise KeyError
 
@@ -166,7 +166,7 @@ class Ends(Scripted):
         calls: dict[str, Callable[[], object]] = {
             "exit": lambda: sys.exit(0),
             "generator": lambda: next(iter([])),
-            "silent": lambda: (_ for _ in ()).throw(Silent),
+            "silent": lambda: (_ for _ in ()).throw(SilentError),
             "chdir": lambda: os.chdir("/"),
         }
         calls[self.how]()
@@ -179,7 +179,7 @@ class Ends(Scripted):
         ("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
         ("Ends --option {}.how=exit", r"decide\(\) failed in .*, line \d+: SystemExit: 0$"),
         ("Ends --option {}.how=generator", "StopIteration$"),
-        ("Ends --option {}.how=silent", "Silent$"),
+        ("Ends --option {}.how=silent", "SilentError$"),
         ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$"),
     ],
 )

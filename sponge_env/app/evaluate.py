@@ -199,6 +199,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help=text)
     cli.add_experiment_arguments(parser, both=True)
     _add_arguments(parser)
+    if "--compare" in argv:
+        parser.error(f"--compare is a command of its own: {cli.program('report')} RUN RUN")
     arguments = parser.parse_args(argv)
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
@@ -218,7 +220,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
     text = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
-    add("--seeds", type=at_least_1, metavar="N", help=text)
+    seeds = cli.at_least(1, "; it is how many seeds run, and the first is 0")
+    add("--seeds", type=seeds, metavar="N", help=text)
     text = "policy of the learned agent (default: the newest in runs/ that was trained on the "
     text += "scenario, else the shipped one)"
     add("--policy", metavar="FILE", help=text)
@@ -297,7 +300,8 @@ def _run(
 ) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
-    A failure on the only scenario is raised, a controller's after all of its units; after an interrupt no process is left.
+    A failure on the only scenario is raised, a controller's after all units; after an interrupt no
+    process is left.
     """
     from sponge_env.env.factory import live_machine
     from sponge_env.run.unit import run_unit

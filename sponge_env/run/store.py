@@ -30,7 +30,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,7 @@ from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.summary import QUANTILES
+from sponge_env.simulation.traffic import capacity_rps
 from sponge_env.utils.files import explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
@@ -121,12 +122,16 @@ def _measured(profile: Profile) -> dict[str, Any]:
     return data
 
 
-def conditions_fingerprint(scenario: Scenario) -> str:
+def conditions_fingerprint(scenario: Scenario, as_load: bool = False) -> str:
     """Return the fingerprint of what options are tuned for.
 
     That is a scenario but for its start and duration, how large a machine its replicas have, and
-    the reward, by which nothing is tuned.
+    the reward, by which nothing is tuned. With ``as_load`` a rate counts as the load that it is.
     """
+    if as_load and (rate_rps := scenario.arrivals.rate_rps) is not None:
+        capacity = capacity_rps(scenario, scenario_profile(scenario), joint=False)
+        arrivals = replace(scenario.arrivals, rate_rps=None, load=round(rate_rps / capacity, 12))
+        scenario = replace(scenario, arrivals=arrivals)
     free = ("name", "description", "start", "duration_s", "limits.total_cores", "reward")
     return scenario_fingerprint(scenario, free)
 
