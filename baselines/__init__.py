@@ -63,9 +63,10 @@ def tuned_options(
     keys = {s: cell_key(scenario, profile, s) for s in (start, *get_args(Start))}
     named = [s for s, key in keys.items() if key in cells]
     there = [s for s in named if cells[keys[s]].get("conditions") == conditions()]
-    if cells and not named:
+    alike = [key for key in cells if key.split("/")[1] == Path(profile).stem]
+    if alike and not named:
         own = conditions(as_load=True)
-        twins = {k.rpartition("/")[2]: k for k in cells if cells[k].get("conditions") == own}
+        twins = {k.rpartition("/")[2]: k for k in alike if cells[k].get("conditions") == own}
         keys, there = keys | twins, [s for s in keys if s in twins]
     if there:
         if there[0] != start:

@@ -116,7 +116,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         """Take the options of :class:`argparse.ArgumentParser`."""
         super().__init__(allow_abbrev=False, **options)
-        self.register("action", None, _Once)
 
     def error(self, message: str) -> NoReturn:
         """Raise the :class:`ConfigError` that :func:`run_script` prints."""
@@ -137,15 +136,22 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
 def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
     """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
-    add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
+    add(
+        "--scenario",
+        action=_Once,
+        default="paper",
+        help="shipped scenario or TOML file (default: paper)",
+    )
     text = "sim (virtual time) or live (real worker, real time)"
     text += ", or both, beside each other" * both
     backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
     add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
     text = "latency profile instead of the scenario's: name or file"
-    add("--profile", metavar="P", help=text)
-    add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
-    add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
+    add("--profile", action=_Once, metavar="P", help=text)
+    text = "bandwidth trace instead of the scenario's"
+    add("--trace", action=_Once, metavar="FILE", help=text)
+    text = "arrival trace instead of the scenario's arrivals"
+    add("--arrivals", action=_Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)

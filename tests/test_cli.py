@@ -357,6 +357,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --trace none --trace none", "argument --trace: may be given only once"),
         (f"--agent fa2 --run-dir {300 * 'x'}", "File name too long; choose a path that can be"),
         ("--agent fa2 --scenario local --backend live --run-dir files", "'files' is no run"),
+        ("--agent fa2 --trace files/short.csv --run-dir files", "'files' is no run"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         (
             "--agent static-tuned --rate 9",
