@@ -97,13 +97,7 @@ class _Once(argparse.Action):
 
     given = False
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        found: argparse.Namespace,
-        value: Any,
-        name: Any = None,
-    ) -> None:
+    def __call__(self, parser: Any, found: argparse.Namespace, value: Any, _: Any = None) -> None:
         if self.given:
             raise argparse.ArgumentError(self, "may be given only once")
         self.given = True
@@ -136,12 +130,8 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
 def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
     """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
-    add(
-        "--scenario",
-        action=_Once,
-        default="paper",
-        help="shipped scenario or TOML file (default: paper)",
-    )
+    text = "shipped scenario or TOML file (default: paper)"
+    add("--scenario", action=_Once, default="paper", help=text)
     text = "sim (virtual time) or live (real worker, real time)"
     text += ", or both, beside each other" * both
     backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
