@@ -11,6 +11,7 @@ from sponge_env.control.base import BaseController
 from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.scenario.option import require
 from sponge_env.simulation.encoding import Control, control_named, decode, encode, reaching
 from sponge_env.utils.installation import program
 
@@ -42,7 +43,8 @@ class PolicyController(BaseController):
         ``shipped``; or the path of a policy file or run directory. Without ``guard`` it is followed
         wherever it leads.
         """
-        self._agent, self._source, self._guarded = agent, policy, guard
+        require(isinstance(guard, bool), "guard", guard, "true or false")
+        self._agent, self._source, self._guarded = agent, str(policy), guard
         self._policy: Policy | None = None
         self._system: tuple[str, str] | None = None
         """Fingerprint and scenario that the policy was found for."""

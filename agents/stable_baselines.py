@@ -29,6 +29,7 @@ from sponge_env.simulation.encoding import (
     reaching,
     stepped,
 )
+from sponge_env.utils.trust import check_typed
 
 LOG = logging.getLogger("agents")
 
@@ -41,6 +42,7 @@ class SB3Policy(BaseController):
 
     def __init__(self, file: str) -> None:
         """Load the model; a PolicyError if that is impossible."""
+        check_typed(file, "model")
         self._file, path = file, Path(file)
         self._policy = _load(path, path.stat().st_mtime_ns if path.exists() else 0)
         self._masked = "action_masks" in inspect.signature(self._policy.predict).parameters

@@ -48,20 +48,26 @@ def tuned_options(
     scenario: str,
     profile: str,
     start: str,
-    conditions: Callable[[], str],
+    conditions: Callable[..., str],
     required: bool = False,
 ) -> dict[str, Any]:
     """Return a controller's tuned options for a scenario with a profile, by name or file.
 
     They are those for a scenario of this name and, asked for only then, fingerprint of its
-    conditions. Where it was tuned with the other start only, those options are used, with a
-    warning; where it was not at all, the controller has its defaults, with a warning as well, or
-    a ConfigError is raised if there have to be some.
+    conditions; or of any name and these conditions, with a rate ``as_load``. Where it was tuned
+    with the other start only, those options are used, with a warning; where it was not at all, the
+    controller has its defaults, with a warning as well, or a ConfigError is raised if there have to
+    be some.
     """
     cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
     keys = {s: cell_key(scenario, profile, s) for s in (start, *get_args(Start))}
     named = [s for s, key in keys.items() if key in cells]
     there = [s for s in named if cells[keys[s]].get("conditions") == conditions()]
+    alike = [key for key in cells if key.split("/")[1] == Path(profile).stem]
+    if alike and not named:
+        own = conditions(as_load=True)
+        twins = {k.rpartition("/")[2]: k for k in alike if cells[k].get("conditions") == own}
+        keys, there = keys | twins, [s for s in keys if s in twins]
     if there:
         if there[0] != start:
             _warn(agent, f"a {start} start", f"those for a {there[0]} one")

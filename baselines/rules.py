@@ -72,6 +72,19 @@ class Static(BaseController):
 
     config: StaticConfig
 
+    @property
+    def description(self) -> str:
+        """What the limits leave of its options; empty where they leave all."""
+        first, asked = self.spec.first, self.config
+        limits = {
+            "cores": first.cores_max,
+            "batch": first.batch_max,
+            "replicas": first.replicas_max,
+        }
+        less = {name: most for name, most in limits.items() if (getattr(asked, name) or 1) > most}
+        held = (f"{name}={most} instead of {getattr(asked, name)}" for name, most in less.items())
+        return f"keeps to the limits: {', '.join(held)}" if less else ""
+
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the allocation, within the limits."""
         config, held = self.config, spec.initial.replicas if self.part_of_pipeline else 1

@@ -20,6 +20,7 @@ from sponge_env.scenario.config import Backend, Limiter, as_name
 from sponge_env.scenario.scenario import load_scenario, sets_key
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
+from sponge_env.utils.trust import TRUST, typing
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -40,8 +41,10 @@ RAISE_AGAIN_S = 0.05
 
 def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run what takes arguments (the process's if None); bad input is one sentence on stderr."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        with typing(words):
+            return main(words)
     except SpongeError as error:
         sys.stderr.write(f"error: {error}\n")
         return BAD_INPUT
@@ -89,6 +92,18 @@ def terminate_like_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Once(argparse.Action):
+    """Stores what is given, and no second one in its place."""
+
+    given = False
+
+    def __call__(self, parser: Any, found: argparse.Namespace, value: Any, _: Any = None) -> None:
+        if self.given:
+            raise argparse.ArgumentError(self, "may be given only once")
+        self.given = True
+        setattr(found, self.dest, value)
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and takes no option for another's abbreviation."""
 
@@ -115,15 +130,18 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
 def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
     """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
-    add("--scenario", default="paper", help="shipped scenario or TOML file (default: paper)")
+    text = "shipped scenario or TOML file (default: paper)"
+    add("--scenario", action=_Once, default="paper", help=text)
     text = "sim (virtual time) or live (real worker, real time)"
     text += ", or both, beside each other" * both
     backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
     add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
     text = "latency profile instead of the scenario's: name or file"
-    add("--profile", metavar="P", help=text)
-    add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
-    add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
+    add("--profile", action=_Once, metavar="P", help=text)
+    text = "bandwidth trace instead of the scenario's"
+    add("--trace", action=_Once, metavar="FILE", help=text)
+    text = "arrival trace instead of the scenario's arrivals"
+    add("--arrivals", action=_Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
@@ -133,15 +151,20 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
-    add_wait(parser)
+    add_wait_and_trust(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
 
 
-def add_wait(parser: argparse.ArgumentParser) -> None:
-    """Add the option that waits for CPUs; see :func:`sponge_env.env.factory.wait_for_machine`."""
+def add_wait_and_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the options that wait for CPUs, and that let files name code to run.
+
+    See :func:`sponge_env.env.factory.wait_for_machine` and :mod:`sponge_env.utils.trust`.
+    """
     text = "wait until the live run of another process has ended that uses the same CPUs"
     parser.add_argument("--wait", action="store_true", help=text)
+    text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"
+    parser.add_argument(TRUST, action="store_true", help=text)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -183,14 +206,14 @@ def drop_policy(text: str) -> dict[str, Any]:
     raise argparse.ArgumentTypeError(f"must be none, expired or late:SECONDS, not {text!r}")
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Make an argument type for whole numbers of at least ``minimum``."""
+def at_least(minimum: int, note: str = "") -> Callable[[str], int]:
+    """Make an argument type for whole numbers of at least ``minimum``; a note ends its error."""
 
     def parse(text: str) -> int:
         with suppress(ValueError):
             if int(text) >= minimum:
                 return int(text)
-        message = f"must be a whole number of at least {minimum}, not {text!r}"
+        message = f"must be a whole number of at least {minimum}, not {text!r}{note}"
         raise argparse.ArgumentTypeError(message)
 
     return parse

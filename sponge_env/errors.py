@@ -46,8 +46,17 @@ class MissingExtraError(SpongeError, ImportError):
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
-    """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest."""
+    """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest.
+
+    Upper and lower case count as one; ``module.Class`` is meant as ``module:Class``.
+    """
     names = sorted(allowed)
-    nearest = difflib.get_close_matches(str(value), names, n=1)
+    module, dot, of_class = str(value).rpartition(".")
+    if kind in ("agent", "model") and dot and of_class[:1].isupper():
+        nearest = [f"{module}:{of_class}"]
+    else:
+        folded = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(str(value).lower(), folded, n=1)
+        nearest = [folded[name] for name in near]
     guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     return f"unknown {kind} {value!r}{guess}; choose from {', '.join(names)}"

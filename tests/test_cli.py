@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -24,6 +25,7 @@ from sponge_env.app import evaluate as evaluation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
+from sponge_env.scenario.profile import PROFILE_DIR
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 REQUIRED_KEYS = set(
@@ -127,6 +129,72 @@ def test_a_model_of_stable_baselines_takes_part(
         observation = env.step(action)[0]
 
 
+EVIL = """
+from pathlib import Path
+
+Path("ran").touch()
+
+
+class Thing:
+    def reset(self, spec, seed): ...
+    def decide(self, view): ...
+"""
+EVIL_SUITE = """
+seeds = 1
+starts = ["cold"]
+cells = [{{ scenarios = ["paper"], changes = {{ duration_s = 5.0 }} }}]
+[agents.a]
+{}
+"""
+EVIL_FILES = {
+    "thing_evil.py": EVIL,
+    "class.toml": EVIL_SUITE.format("controller = 'thing_evil:Thing'"),
+    "shell.toml": EVIL_SUITE.format(
+        "controller = 'subprocess:check_output'\noptions = { args = 'touch ran', shell = true }"
+    ),
+    "zip.toml": EVIL_SUITE.format(
+        "controller = 'agents.stable_baselines:SB3Policy'\noptions = { file = 'thing_evil.py' }"
+    ),
+    "local.toml": "profile = 'local:thing_evil:Thing'\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("evaluate --suite class.toml", "agent 'thing_evil:Thing' runs code, .*; add --trust"),
+        ("evaluate --suite shell.toml --agent a", "agent 'subprocess:check_output' runs code"),
+        ("evaluate --suite zip.toml", "model 'thing_evil.py' runs code"),
+        ("evaluate --agent static-8 --scenario local.toml --backend live", "model 'thing_evil:Thi"),
+        ("evaluate --agent static-8 --profile own.json --backend live", "model 'thing_evil:Thing'"),
+        ("serve --agent static-8 --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+        ("calibrate --scenario local.toml", "model 'thing_evil:Thing' runs code"),
+        ("evaluate --agent sys:exit", "'sys:exit' is no controller: it must be a class with reset"),
+        ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no"),
+    ],
+)
+def test_code_that_only_a_file_names_is_not_run(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in EVIL_FILES.items():
+        Path(name).write_text(text)
+    profile = json.loads(Path(PROFILE_DIR / "lite0.json").read_text())
+    Path("own.json").write_text(json.dumps(profile | {"model": "thing_evil:Thing"}))
+    own = SimpleNamespace(main=sponge)
+    assert re.search(sentence, failure(line.split(), capsys, own))
+    simulated = "evaluate --agent static-8 --profile own.json --duration 5 --run-dir run"
+    assert "live" not in line or sponge(simulated.split()) == 0
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("more", ["--trust", "--agent own_thing:Mine"])
+def test_code_that_is_typed_or_trusted_is_run(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path())
+    Path("own_thing.py").write_text(BROKEN.replace("Broken", "Mine").replace(">= 3", ">= 9"))
+    Path("own.toml").write_text(EVIL_SUITE.format("controller = 'own_thing:Mine'"))
+    assert evaluate.main(f"--suite own.toml --jobs 1 --run-dir run {more}".split()) == 0
+
+
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what happens when a scenario is played on both backends, without playing it."""
@@ -199,12 +267,13 @@ def test_evaluations_started_together_do_not_meet() -> None:
     assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_agents_take_options() -> None:
-    line = "--agent static --duration 5 --option static.cores=3 --option static.batch=2"
+def test_agents_take_options(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--agent static --duration 5 --option static.cores=3 --option static.batch=99"
     assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
+    assert "agent static keeps to the limits: batch=16 instead of 99" in capsys.readouterr().out
     intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
-    assert set(intervals["batch"]) == {2}
+    assert set(intervals["batch"]) == {16}
 
 
 def test_own_traces_replace_the_scenario_s() -> None:
@@ -269,6 +338,10 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
         ("--agent static-8 --seed 3", "unrecognized arguments: --seed 3"),
         ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
+        ("--agent fa2 --seeds 3-7", "not '3-7'; it is how many seeds run, and the first is 0"),
+        ("--agent fa2 --compare run other", r"command of its own: .* report RUN RUN; see"),
+        ("--agent Sponge-IP", r"'Sponge-IP' \(did you mean 'sponge-ip'\?\)"),
+        ("--agent keep_up.KeepUp", r"\(did you mean 'keep_up:KeepUp'\?\)"),
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
@@ -279,10 +352,17 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
             "--agent static-8 --policy x.safetensors",
             "--policy is for one agent that takes the option 'policy'; none of static-8 does",
         ),
-        ("--agent os:getcwd", "is no controller: it needs reset"),
         ("--agent static-8 --backend live", "run this machine's worker with --scenario local"),
+        ("--agent ppo --option ppo.guard=-inf", "guard must be true or false, not -inf"),
+        ("--agent fa2 --trace none --trace none", "argument --trace: may be given only once"),
+        (f"--agent fa2 --run-dir {300 * 'x'}", "File name too long; choose a path that can be"),
+        ("--agent fa2 --scenario local --backend live --run-dir files", "'files' is no run"),
+        ("--agent fa2 --trace files/short.csv --run-dir files", "'files' is no run"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
-        ("--agent static-tuned", "static-tuned was not tuned for paper/yolov5s/cold; it was for"),
+        (
+            "--agent static-tuned --rate 9",
+            "static-tuned was not tuned for paper/yolov5s/cold; it was for",
+        ),
         (
             "--agent static-tuned --scenario paper-300kb --load 0.9",
             "not tuned for paper-300kb/yolov5s/cold as it is here; leave out the agent or what "

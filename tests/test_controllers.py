@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,10 @@ import evaluate
 from sponge_env.env.factory import make_system, scenario_profile
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.run import rollout
 from sponge_env.run.registry import decision, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, settled
+from sponge_env.simulation.system import SimulatedSystem
 
 
 class Answers:
@@ -116,14 +122,20 @@ def test_an_episode_up_to_the_failure_is_summed_up() -> None:
         settled(SHORT, FailsLater(), scenario_profile(SHORT))
 
 
+MADE = "class C:\n    reset = decide = print\n    def __init__(self): {}"
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
         ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
         ("def x(:", "cannot be imported: SyntaxError: "),
         ("import nothing_here", "cannot be imported: No module named 'nothing_here'"),
-        ("class C:\n    def __init__(self):\n        {}['model']", "cannot be made: KeyError"),
-        ("class C:\n    def decide(self, view): ...", "needs reset() and decide()"),
+        ("raise SystemExit(0)", "cannot be imported: SystemExit: 0"),
+        (MADE.format("{}['model']"), "cannot be made: KeyError"),
+        (MADE.format("raise GeneratorExit"), "cannot be made: GeneratorExit"),
+        (MADE.format("import os; os.chdir('/')"), "cannot be made: it changes the working folder"),
+        ("class C:\n    def decide(self, view): ...", "must be a class with reset() and decide()"),
     ],
 )
 def test_a_module_that_does_not_work_is_named(
@@ -138,12 +150,68 @@ def test_a_module_that_does_not_work_is_named(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_ends_with_the_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+class SilentError(Exception):
+    def __str__(self) -> str:
+        raise KeyError
+
+
+class Ends(Scripted):
+    """Does at its first decision what only a program may."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(Allocation(4, 4))
+        self.how = how
+
+    def decide(self, view: SystemView) -> Allocation:
+        calls: dict[str, Callable[[], object]] = {
+            "exit": lambda: sys.exit(0),
+            "generator": lambda: next(iter([])),
+            "silent": lambda: (_ for _ in ()).throw(SilentError),
+            "chdir": lambda: os.chdir("/"),
+        }
+        calls[self.how]()
+        return super().decide(view)
+
+
+@pytest.mark.parametrize(
+    ("agent", "sentence"),
+    [
+        ("FailsLater", r"FailsLater\.decide\(\): allocation\.cores must be"),
+        ("Ends --option {}.how=exit", r"decide\(\) failed in .*, line \d+: SystemExit: 0$"),
+        ("Ends --option {}.how=generator", "StopIteration$"),
+        ("Ends --option {}.how=silent", "SilentError$"),
+        ("Ends --option {}.how=chdir", "ValueError: it changes the working folder$"),
+    ],
+)
+def test_the_command_ends_with_the_sentence_after_the_other_agents(
+    agent: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    arguments = ["--agent", "test_controllers:FailsLater", "--duration", "5"]
-    assert evaluate.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: test_controllers:FailsLater.decide(): allocation.cores must be")
+    name, *options = agent.format("test_controllers:Ends").split()
+    agents = f"test_controllers:{name}", "static-8"
+    argv = ["--agent", *agents, *options, "--duration", "5", "--run-dir", "run"]
+    assert evaluate.main(argv) == 2
+    captured = capsys.readouterr()
+    last = captured.err.strip().splitlines()[-1]
+    assert last.startswith(f"error: test_controllers:{name}.decide()")
+    assert re.search(sentence, last)
+    assert "\nstatic-8 " in captured.out
+
+
+def test_a_live_decision_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs(Scripted):
+        def decide(self, view: SystemView) -> Allocation:
+            while True:
+                pass
+
+    monkeypatch.setattr(rollout, "DECISION_LIMIT_S", 0.05)
+    monkeypatch.setattr(SimulatedSystem, "counterpart", lambda *_: make_system(SHORT, 0))
+    system = make_system(SHORT, 0)
+    monkeypatch.setattr(system, "limiter", "fake")
+    with pytest.raises(ControllerError, match=r"TimeoutError: it took longer than 0\.05 s"):
+        run_episode(system, Hangs(Allocation(4, 4)), Run.of("x", SHORT, "live", 0))

@@ -18,6 +18,7 @@ import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, STARTING_SLOTS, staged_names
 from sponge_env.env.factory import make_system
 from sponge_env.env.single import SpongeEnv
+from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import IntervalMetrics, names
@@ -185,6 +186,9 @@ def test_bad_resets_are_named() -> None:
     for options in ({"episode_sed": 1}, {"episode_seed": -1}, {"episode_seed": "3"}):
         with pytest.raises(ConfigError, match="episode_seed"):
             SpongeEnv(SHORT).reset(options=options)
+    for env in (SpongeEnv(SHORT), SpongeVectorEnv(2, SHORT)):
+        with pytest.raises(ConfigError, match=r"the options of reset must be a dict, not \[\]"):
+            env.reset(options=[])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unknown backend 'simm'"):
         SpongeEnv(SHORT, backend="simm").reset(seed=0)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="call reset"):

@@ -10,6 +10,7 @@ from multiprocessing import active_children
 import pytest
 
 from sponge_env.run.executor import ONE_THREAD, Executor, Failure, Inline, Processes
+from sponge_env.utils import trust
 
 
 def work(task: object) -> object:
@@ -44,6 +45,18 @@ def test_results_come_as_tasks_end(executor: Executor) -> None:
         first, result = next(results)
         assert result[0] == first
     assert not active_children()
+
+
+def may_run(name: str) -> bool:
+    trust.check_typed(name, "agent")
+    return True
+
+
+def test_code_counts_as_typed_in_every_process(executor: Executor) -> None:
+    with trust.typing(["--agent", "own:Mine"]), closing(executor.run(may_run, ["own:Mine"])) as own:
+        assert [result for _, result in own] == [True]
+    with trust.typing(["--agent", "own:Mine"]), closing(executor.run(may_run, ["a:B"])) as others:
+        assert [result.type for _, result in others] == ["ConfigError"]
 
 
 def test_without_tasks_there_are_no_results(executor: Executor) -> None:

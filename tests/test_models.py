@@ -22,6 +22,7 @@ from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
 from sponge_env.models.model import Array, Model, OnnxModel, TensorSpec, onnx_session
 from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
+from sponge_env.utils.trust import typing
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
@@ -233,6 +234,15 @@ def test_a_name_that_is_of_no_model_says_why(
     with pytest.raises(ConfigError, match=reason) as said:
         resolve_model(name)
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("words", ["--model {}", "--model={}", "--profile local:{}", "--trust"])
+def test_a_class_is_imported_where_its_name_is_typed(words: str) -> None:
+    name = "test_models:Doubled"
+    with typing(words.format(name).split()):
+        assert isinstance(resolve_model(name), Doubled)
+    with typing(["--profile", "own.json"]), pytest.raises(ConfigError, match="add --trust if"):
+        resolve_model(name)
 
 
 def test_variants_must_take_and_answer_the_same(tmp_path: Path) -> None:

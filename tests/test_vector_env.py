@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,17 @@ def test_each_environment_can_have_its_own_scenario_and_seed() -> None:
             assert options is None or info["episode_seed"] == 5
     _, _, _, truncated, _ = [envs.step(np.full((3, 2), 3)) for _ in range(3)][-1]
     assert truncated.tolist() == [False, True, False]
+
+
+def test_a_pickled_copy_goes_on_where_the_environments_are() -> None:
+    envs = vector_env(threads=2)
+    envs.reset(seed=0)
+    envs.step(np.full((3, 2), 9))
+    copy = pickle.loads(pickle.dumps(envs))
+    for k in (3, 0, 7):
+        expected, found = (each.step(np.full((3, 2), k)) for each in (envs, copy))
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
 
 
 def test_returned_arrays_are_not_written_to_again() -> None:

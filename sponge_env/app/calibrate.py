@@ -103,7 +103,7 @@ def _parser() -> cli.Parser:
     text = f"means to limit CPU: {', '.join(limiters)}"
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
-    cli.add_wait(parser)
+    cli.add_wait_and_trust(parser)
     text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
     text += f"others (default: {IMAGES})"
     count = cli.at_least(1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
-from sponge_env.errors import ConfigError, RunDirectoryError
+from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.suite import (
     CellGroup,
@@ -26,7 +26,7 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.scenario.config import Backend, Start
+from sponge_env.scenario.config import Backend, Limiter, Start
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, replacing
@@ -66,7 +66,7 @@ def evaluate(argv: Sequence[str]) -> int:
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, wait_for_machine
-    from sponge_env.run.store import new_folder
+    from sponge_env.run.store import holds_something, new_folder
     from sponge_env.run.unit import units
 
     backends: list[Backend] = [arguments.backend]
@@ -80,15 +80,21 @@ def evaluate(argv: Sequence[str]) -> int:
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         if arguments.json:
             check_writable(arguments.json)
+        path = arguments.run_dir
+        goes_on = path is not None and holds_something(path)
         if "live" in backends:  # measuring this machine may change what scenarios say
+            if goes_on:
+                _refuse_others(path, suite, backends, arguments.limiter)
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
+        # A folder may be refused before anything is tried, and is made only after that.
+        runs = _open(opened, path, suite, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
-        path = arguments.run_dir or new_folder(kind)
-        runs = _open(opened, path, suite, work, arguments)
+        path = path or new_folder(kind)
+        runs = runs or _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}
         for store, _ in runs.values():
             store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
@@ -148,17 +154,35 @@ def _open(
     """Open the folder of the run, or one in it for each of several backends."""
     from sponge_env.run.store import RunStore, identity
 
-    folders = {b: path / b if len(work) > 1 else path for b in work}
-    there = path.is_dir() and any(path.iterdir())
-    if there and len(work) > 1 and not any(folder.exists() for folder in folders.values()):
-        message = f"{str(path)!r} is no run on both backends; choose a new folder"
-        raise RunDirectoryError(message)
+    folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
     for backend, units in work.items():
         store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
         runs[backend] = opened.enter_context(store), units
         runs[backend][0].check_requests(units, arguments.requests)
     return runs
+
+
+def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
+    """Return where the results of each backend go; one folder has no other run in it."""
+    if len(backends) == 1:
+        return {backends[0]: path}
+    from sponge_env.run.store import holds_something
+
+    folders = {backend: path / backend for backend in backends}
+    if holds_something(path) and not any(folder.exists() for folder in folders.values()):
+        message = f"{str(path)!r} is no run on both backends; choose a new folder"
+        raise RunDirectoryError(message)
+    return folders
+
+
+def _refuse_others(path: Path, suite: Suite, backends: Sequence[Backend], limiter: Limiter) -> None:
+    """Refuse a folder of something else, as far as that is known before profiles are measured."""
+    from sponge_env.run.store import check_run, holds_something, identity
+
+    for backend, folder in _folders(path, backends).items():
+        if holds_something(folder):
+            check_run(folder, identity(suite, backend, limiter, measured=False))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -175,6 +199,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help=text)
     cli.add_experiment_arguments(parser, both=True)
     _add_arguments(parser)
+    if "--compare" in argv:
+        parser.error(f"--compare is a command of its own: {cli.program('report')} RUN RUN")
     arguments = parser.parse_args(argv)
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
@@ -194,7 +220,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
     text = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
-    add("--seeds", type=at_least_1, metavar="N", help=text)
+    seeds = cli.at_least(1, "; it is how many seeds run, and the first is 0")
+    add("--seeds", type=seeds, metavar="N", help=text)
     text = "policy of the learned agent (default: the newest in runs/ that was trained on the "
     text += "scenario, else the shipped one)"
     add("--policy", metavar="FILE", help=text)
@@ -273,7 +300,8 @@ def _run(
 ) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
-    A failure on the only scenario is raised; after an interrupt no process is left.
+    A failure on the only scenario is raised, a controller's after all units; after an interrupt no
+    process is left.
     """
     from sponge_env.env.factory import live_machine
     from sponge_env.run.unit import run_unit
@@ -281,13 +309,18 @@ def _run(
     if not arguments.suite:
         alone = backend == "live" and todo
         with live_machine(cells(suite)[0], arguments.limiter) if alone else nullcontext():
+            broken: ControllerError | None = None  # which leaves the other agents alone
             for unit in todo:
                 try:
                     run_unit(unit, store, arguments.requests, watched=True)
                 except Exception as error:
                     failure = {"type": type(error).__name__, "message": str(error) or repr(error)}
                     store.keep(unit, store.kept(unit), failure)
-                    raise
+                    if not isinstance(error, ControllerError):
+                        raise
+                    broken = broken or error
+            if broken is not None:
+                raise broken
         return
     from sponge_env.run.executor import Failure, Processes
 

@@ -126,7 +126,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         """
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(EVALUATION_SEEDS, SEED_LIMIT))
-        episode_seed = drawn if options is None else _episode_seed(options, drawn)
+        episode_seed = _episode_seed(reset_options(options), drawn)
         self.close()
         self._system = make_system(
             self.scenario,
@@ -205,10 +205,17 @@ def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     )
 
 
+def reset_options(options: Any, *more: str) -> dict[str, Any]:
+    """Return the options of a reset; unless they are a table of some known ones, ConfigError."""
+    if not isinstance(options, dict | None):
+        raise ConfigError(f"the options of reset must be a dict, not {options!r}")
+    for key in options or {}:
+        if key not in ("episode_seed", *more):
+            raise ConfigError(unknown("reset option", key, ["episode_seed", *more]))
+    return options or {}
+
+
 def _episode_seed(options: dict[str, Any], default: int) -> int:
-    for key in options:
-        if key != "episode_seed":
-            raise ConfigError(unknown("reset option", key, ["episode_seed"]))
     seed = options.get("episode_seed", default)
     if not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"episode_seed must be a whole number of at least 0, not {seed!r}")

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.core.records import BLANK, METRICS
+from sponge_env.env.single import reset_options
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.scenario import Scenario, load_scenario
@@ -118,7 +119,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         from it; or there is one for each. Of the options, ``episode_seed`` fixes the episodes
         themselves, one seed for all or one for each, and ``reset_mask`` chooses the environments.
         """
-        options = options or {}
+        options = reset_options(options, "reset_mask")
         if seed is None or isinstance(seed, int | np.integer):
             seed = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         chosen = np.asarray(options.get("reset_mask", np.ones(self.num_envs, np.bool_)))

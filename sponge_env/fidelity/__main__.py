@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first = "measure this machine first (default: if its profile is older than an hour)"
     add("--calibrate", action=argparse.BooleanOptionalAction, help=first)
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
-    cli.add_wait(parser)
+    cli.add_wait_and_trust(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)
 

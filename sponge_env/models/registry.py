@@ -13,6 +13,7 @@ from sponge_env.models.efficientnet import EFFICIENTNETS, efficientnet
 from sponge_env.models.model import Model, OnnxModel, TensorSpec, described
 from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.utils.installation import imported, look_here, require_extra
+from sponge_env.utils.trust import check_typed
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""
@@ -72,12 +73,13 @@ def _answers(model: Model) -> str:
 
 def _own(name: str) -> Model:
     """Make a model by ``module:Class``, also of a module in the working folder."""
+    check_typed(name, "model")
     look_here()
     try:
         model = imported(name)()
-    except SpongeError:
+    except (SpongeError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a user's module does when it is imported
+    except BaseException as error:  # whatever a user's module does when it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"model {name!r} cannot be made: {reason}") from error
     if not isinstance(model, Model):

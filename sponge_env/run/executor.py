@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, cast
 
+from sponge_env.utils import trust
+
 Task = TypeVar("Task")
 Work = Callable[[Any], Any]
 """What is done with a task; a module's function or a partial one, for it is sent by name."""
@@ -94,7 +96,8 @@ class _Helper:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+            given = theirs, self._work, trust.typed()
+            self._process = context.Process(target=_serve, args=given, daemon=True)
             with _one_thread():
                 self._process.start()
             theirs.close()  # so that reading from ours ends when the process does
@@ -121,13 +124,14 @@ class _Helper:
             self._connection.close()
 
 
-def _serve(connection: Connection, work: Work) -> None:
+def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> None:
     """Run tasks until there are no more, or the parent process has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     try:
-        while True:
-            connection.send(_attempt(work, connection.recv()))
+        with trust.typing(typed):
+            while True:
+                connection.send(_attempt(work, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
@@ -15,6 +20,7 @@ from sponge_env.interfaces import Allocation, Controller, StageAllocation, Syste
 from sponge_env.scenario.spec import check_allocation
 from sponge_env.utils.installation import bundled, look_here
 from sponge_env.utils.installation import imported as imported
+from sponge_env.utils.trust import check_typed
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
@@ -48,16 +54,9 @@ def make_controller(
 ) -> Controller:
     """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
-    try:
+    with _made(name, "made"):
         inspect.signature(factory).bind(**options)  # its message is plainer than the call's
-        controller = factory(**options)
-    except SpongeError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"agent {name!r} cannot be made: {_one_line(error)}") from error
-    if not all(callable(getattr(controller, method, None)) for method in ("reset", "decide")):
-        raise ConfigError(f"agent {name!r} is no controller: it needs reset() and decide()")
-    return cast(Controller, controller)
+        return cast(Controller, factory(**options))
 
 
 def who_takes(option: str, agents: Mapping[str, str]) -> str:
@@ -86,18 +85,50 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     target = registry.get(name, name)
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
-    if target not in known_controllers().values():
+    ours = target in (*known_controllers().values(), *file_controllers().values())
+    if not ours:
+        check_typed(target, "agent")
         look_here()
+    with _made(name, "imported"):
+        factory = cast(Callable[..., Any], imported(target))
+        has_methods = all(callable(getattr(factory, call, None)) for call in ("reset", "decide"))
+    if not ours and not (isinstance(factory, type) and has_methods):  # before it is called
+        raise ConfigError(
+            f"agent {name!r} is no controller: it must be a class with reset() and decide()"
+        )
+    return factory
+
+
+def _made(name: str, how: str) -> AbstractContextManager[None]:
+    return _explained(
+        lambda error: ConfigError(f"agent {name!r} cannot be {how}: {_one_line(error)}")
+    )
+
+
+@contextmanager
+def _explained(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
+    """Turn whatever a user's code raises into a sentence; the working folder stays as it is."""
+    folder = os.getcwd()
     try:
-        return cast(Callable[..., Any], imported(target))
-    except Exception as error:  # whatever a user's module does when it is imported
-        raise ConfigError(f"agent {name!r} cannot be imported: {_one_line(error)}") from error
+        yield
+        if os.getcwd() != folder:
+            raise ValueError("it changes the working folder")
+    except (SpongeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit and GeneratorExit, too
+        # contextlib takes a RuntimeError that a StopIteration causes for the latter.
+        raise said(error) from (None if isinstance(error, StopIteration) else error)
+    finally:
+        os.chdir(folder)
 
 
-def _one_line(error: Exception) -> str:
-    """Return an error in one line; its kind too, where its text alone would not tell."""
-    text = (str(error).splitlines() or [""])[0]
-    plain = isinstance(error, ImportError | AttributeError | TypeError | ValueError)
+def _one_line(error: BaseException, plain: bool = True) -> str:
+    """Return an error in one line; its kind too, unless its text is ``plain`` and tells alone."""
+    try:
+        text = (str(error).splitlines() or [""])[0]
+    except Exception:
+        text = ""
+    plain &= isinstance(error, ImportError | AttributeError | TypeError | ValueError)
     return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
@@ -107,12 +138,15 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
         controller.reset(spec, seed)
 
 
-def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allocation:
+def decision(
+    controller: Controller, view: SystemView, spec: SystemSpec, limit_s: float | None = None
+) -> Allocation:
     """Return what a controller decides, in Python's own numbers.
 
-    If it fails, or answers with no allocation within the limits, that is a ``ControllerError``.
+    If it fails, takes longer than a limit, or answers with no allocation within the limits of the
+    system, that is a ``ControllerError``.
     """
-    with _named(controller, "decide"):
+    with _named(controller, "decide"), nullcontext() if limit_s is None else _at_most(limit_s):
         answer = controller.decide(view)
     try:
         if not isinstance(answer, Allocation):
@@ -125,22 +159,42 @@ def decision(controller: Controller, view: SystemView, spec: SystemSpec) -> Allo
 
 
 @contextmanager
-def _named(controller: Controller, method: str) -> Iterator[None]:
-    """Turn whatever a controller raises into a sentence that names it and the line."""
+def _at_most(limit_s: float) -> Iterator[None]:
+    """Raise a ``TimeoutError`` in the Python code that runs after so long, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends_s = time.monotonic() + limit_s
+
+    def stop(number: int, at: FrameType | None) -> None:
+        if time.monotonic() >= ends_s:
+            raise TimeoutError(f"it took longer than {limit_s:g} s")
+        if callable(before):  # of an interrupt, which uses this signal too
+            before(number, at)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
-    except SpongeError:
-        raise
-    except Exception as error:
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _named(controller: Controller, method: str) -> AbstractContextManager[None]:
+    """Turn whatever a controller raises into a sentence that names it and the line."""
+
+    def said(error: BaseException) -> ControllerError:
         place = ""
         with suppress(TypeError, OSError):  # made up while running
             path = inspect.getfile(type(controller))
             passed = traceback.extract_tb(error.__traceback__)
             if lines := [frame.lineno for frame in passed if frame.filename == path]:
                 place = f" in {Path(path).name}, line {lines[-1]}"
-        message = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-        called = _call(controller, method)
-        raise ControllerError(f"{called} failed{place}: {message}") from error
+        message = _one_line(error, plain=False)
+        return ControllerError(f"{_call(controller, method)} failed{place}: {message}")
+
+    return _explained(said)
 
 
 def _call(controller: Controller, method: str) -> str:

@@ -48,6 +48,9 @@ COUNTED = 30
 _REHEARSAL_SEED = EVALUATION_SEEDS
 """A training seed: what is met in the evaluation stays unknown."""
 
+DECISION_LIMIT_S = 60.0
+"""A controller that takes longer on a live system has failed. What it compiles takes less."""
+
 REHEARSED = 5
 """Intervals of a rehearsal: enough for requests to wait, and to be forecast."""
 
@@ -100,12 +103,13 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     """
     intervals: list[IntervalMetrics] = []
     partial, failure = False, None
+    limit_s = None if system.limiter == SimulatedSystem.limiter else DECISION_LIMIT_S
     try:
         with system.paused():  # a controller may load or compile something now
             start_rehearsed(controller, system, run.seed)
         while not system.done:
             view, began_s = system.view(), time.perf_counter()
-            allocation = decision(controller, view, system.spec)
+            allocation = decision(controller, view, system.spec, limit_s)
             took_s = time.perf_counter() - began_s
             intervals.append(system.step(allocation, decision_s=took_s))
             for sink in sinks:
@@ -134,7 +138,8 @@ def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
             start(controller, system.spec, seed)
             for _ in range(min(REHEARSED, simulated.plan.intervals)):
-                simulated.step(decision(controller, simulated.view(), simulated.spec))
+                view = simulated.view()
+                simulated.step(decision(controller, view, simulated.spec, DECISION_LIMIT_S))
     start(controller, system.spec, seed)
 
 

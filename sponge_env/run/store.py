@@ -30,7 +30,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,7 @@ from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.summary import QUANTILES
+from sponge_env.simulation.traffic import capacity_rps
 from sponge_env.utils.files import explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
@@ -121,12 +122,16 @@ def _measured(profile: Profile) -> dict[str, Any]:
     return data
 
 
-def conditions_fingerprint(scenario: Scenario) -> str:
+def conditions_fingerprint(scenario: Scenario, as_load: bool = False) -> str:
     """Return the fingerprint of what options are tuned for.
 
     That is a scenario but for its start and duration, how large a machine its replicas have, and
-    the reward, by which nothing is tuned.
+    the reward, by which nothing is tuned. With ``as_load`` a rate counts as the load that it is.
     """
+    if as_load and (rate_rps := scenario.arrivals.rate_rps) is not None:
+        capacity = capacity_rps(scenario, scenario_profile(scenario), joint=False)
+        arrivals = replace(scenario.arrivals, rate_rps=None, load=round(rate_rps / capacity, 12))
+        scenario = replace(scenario, arrivals=arrivals)
     free = ("name", "description", "start", "duration_s", "limits.total_cores", "reward")
     return scenario_fingerprint(scenario, free)
 
@@ -145,17 +150,24 @@ def content_hash(value: Any) -> Any:
     return value
 
 
-def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
-    """Return what all results in one folder have in common; it may get more agents later."""
-    content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
-    return {
+def identity(
+    suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto", measured: bool = True
+) -> dict[str, Any]:
+    """Return what all results in one folder have in common; it may get more agents later.
+
+    Without the cells, unless all their profiles are ``measured``.
+    """
+    common = {
         "suite": suite.name,
         "seeds": suite.seeds,
         "backend": backend,
         "limiter": limiter,
-        "cells": fingerprint(content),
         "code": code_fingerprint(),
     }
+    if not measured:
+        return common
+    content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
+    return common | {"cells": fingerprint(content)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +183,9 @@ class RunStore:
     def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
         """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
+        if holds_something(path):
+            _definition(path)  # refuses a folder of something else before touching it
         with explained(path):
-            if path.exists() and any(file.name != _LOCK for file in path.iterdir()):
-                _definition(path)  # refuses a folder of something else before touching it
             path.mkdir(parents=True, exist_ok=True)
             lock = (path / _LOCK).open("a")
         with lock:
@@ -182,12 +194,7 @@ class RunStore:
             except OSError:
                 message = f"another run is writing into {str(path)!r}; wait until it has ended or"
                 raise RunDirectoryError(f"{message} choose another --run-dir") from None
-            found = _definition(path) if (path / _DEFINITION).exists() else wanted
-            if other := [key for key in wanted if found.get(key) != wanted[key]]:
-                raise RunDirectoryError(
-                    f"{str(path)!r} holds results of another suite or version (other "
-                    f"{', '.join(other)}); choose another --run-dir"
-                )
+            found = check_run(path, wanted) if (path / _DEFINITION).exists() else wanted
             write_json(path / _DEFINITION, found)
             store = cls(path)
             try:
@@ -391,6 +398,23 @@ def describe(path: Path, command: Sequence[str]) -> None:
     write_json(path / "host.json", describe_host())
     with explained(path), (path / "command.txt").open("a") as file:
         file.write(shlex.join(command) + "\n")
+
+
+def holds_something(path: Path) -> bool:
+    """Return whether there is a folder with more in it than the lock of a run."""
+    with explained(path):
+        return path.exists() and any(file.name != _LOCK for file in path.iterdir())
+
+
+def check_run(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run is defined; what is no run, or another one, is refused."""
+    found = _definition(path)
+    if other := [key for key in wanted if found.get(key) != wanted[key]]:
+        raise RunDirectoryError(
+            f"{str(path)!r} holds results of another suite or version (other "
+            f"{', '.join(other)}); choose another --run-dir"
+        )
+    return found
 
 
 def _definition(path: Path) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _parser() -> cli.Parser:
         help="how long to answer what is there when the server ends (default: 10)")  # fmt: skip
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
-    cli.add_wait(parser)
+    cli.add_wait_and_trust(parser)
     add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
     return parser
 

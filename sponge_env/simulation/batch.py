@@ -18,7 +18,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, blank_metrics
+from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
 from sponge_env.simulation.workload import list_requests
 
 Observations = NDArray[np.float32]
@@ -97,6 +97,15 @@ class BatchSimulator:
         self._seeds = np.full(count, -1)
         self._metrics = blank_metrics(count)
         self._pool: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the threads, and what is another view of memory."""
+        return self.__dict__ | {"_pool": None, "_wanted": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Go on where the copied one was."""
+        self.__dict__ |= state
+        self._wanted = asked_for(self._numbers)
 
     @property
     def num_envs(self) -> int:

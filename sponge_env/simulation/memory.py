@@ -114,7 +114,12 @@ def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray
     """
     numbers = np.ones((count, stages, 4), np.int64)
     numbers[..., 3] = 0
-    return numbers, rows(numbers.view(records.ALLOCATION)[..., 0])
+    return numbers, asked_for(numbers)
+
+
+def asked_for(numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the (count, stages) records that share the memory of such numbers."""
+    return rows(numbers.view(records.ALLOCATION)[..., 0])
 
 
 def blank_metrics(count: int) -> NDArray[Any]:
