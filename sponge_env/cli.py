@@ -123,6 +123,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", metavar="P", help=text)
     add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
+    text = "draw for each seed where in the bandwidth trace it starts"
+    add("--random-start", action="store_true", help=text)
     add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
@@ -156,6 +158,8 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         changes["name"] = as_name(f"{own} with {' and '.join(played)}")
     if arguments.trace:
         changes["network.trace"] = arguments.trace
+    if arguments.random_start:
+        changes["network.start"] = "random"
     if arguments.arrivals:
         changes["arrivals"] = {"kind": "trace", "file": arguments.arrivals}
     if arguments.rate is not None or arguments.load is not None:

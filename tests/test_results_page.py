@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from report_runs import COLD, WARM, keep, write, write_suite
 
 from sponge_env.app.report import main
+from sponge_env.metrics import EpisodeMetrics, summary
 from sponge_env.results.comparison import load_run
 from sponge_env.results.figures import points
 from sponge_env.results.layout import Table, markdown, with_block
@@ -47,13 +49,16 @@ def page(run: Path) -> str:
 
 
 def fidelity() -> dict[str, object]:
-    row = {"agent": "fa2", "scenario": "local", "quantity": "latency_mean_s"}
-    row |= {"live": 0.1, "live_min": 0.09, "live_max": 0.11, "simulated": 0.104, "replayed": 0.1}
-    live = {"kind": "live", "limiter": "cgroup-v1", "repetition": 4, "duration_s": 60.0}
-    live |= {"cpu_ratio": 1.01, "scenario": "local", "agent": "fa2"}
+    one = EpisodeMetrics(agent="fa2", scenario="local", limiter="cgroup-v1", duration_s=60.0)
+    latencies_s = [("live", 0.09), ("live", 0.11), ("simulated", 0.104), ("replayed", 0.1)]
+    trials = [
+        {"kind": kind, "repetition": 4, "cpu_ratio": 1.01}
+        | summary(replace(one, latency_mean_s=latency_s))
+        for kind, latency_s in latencies_s
+    ]
     host = {"cpu_model": "M", "cpus": 2, "kernel": "Linux"}
     head = {"command": ["python"], "host": host, "profile_date": "2026-01-01"}
-    return {**head, "trials": [live], "comparison": [row]}
+    return {**head, "trials": trials}
 
 
 def row(page: str, agent: str, column: str) -> str:

@@ -54,6 +54,9 @@ class Comparison:
     """By what is swept and its value: further cells, in the order of those above."""
     about: Mapping[str, str] = field(default_factory=dict)
     """By what is swept, what has to be known of it."""
+    replayed: Mapping[str, str] = field(default_factory=dict)
+    """By scenario, what to say where every seed has the same requests: its seeds are one sample,
+    their mean."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -74,6 +77,10 @@ class Comparison:
     def seeds(self) -> int:
         """Episodes of each agent and cell."""
         return int(self.episodes["seed"].nunique())
+
+    def samples(self, cells: Sequence[Cell]) -> int:
+        """Return how many independent samples there are of each agent on some cells."""
+        return 1 if any(scenario in self.replayed for scenario, _, _ in cells) else self.seeds
 
     def cells_of(self, scenario: str = "", start: str = "") -> list[Cell]:
         """Return the cells of a scenario, or a start, or both."""
@@ -138,12 +145,13 @@ class Comparison:
         return [agent for agent in self.agents if self.has(agent, *cells)]
 
     def values(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
-        """Return a metric of an agent, shape (cells, seeds)."""
+        """Return a metric of an agent, shape (cells, samples)."""
         rows = [self._rows["episodes", agent, *cell][name] for cell in cells]
-        return np.array(rows, dtype=np.float64)
+        values = np.array(rows, dtype=np.float64)
+        return values.mean(axis=1, keepdims=True) if self.samples(cells) == 1 else values
 
     def pooled(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
-        """Return a metric of an agent, (families, seeds).
+        """Return a metric of an agent, (families, samples).
 
         It is averaged over the scenarios of a family, for profile and start each: nearly equal
         scenarios would otherwise make up most of a mean over all cells.
@@ -264,6 +272,7 @@ def load_run(path: Path) -> RunFolder:
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
         about=arrangement.about,
+        replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
         latencies=read.load_latencies(path),
