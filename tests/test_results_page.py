@@ -77,8 +77,8 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run: Path, 
     cells = {f"series-{'-'.join(cell)}" for cell in (COLD, WARM)}
     scenarios = {f"{kind}-{cell[0]}" for kind in ("pareto", "latency") for cell in (COLD, WARM)}
     pictures = {path.stem for path in (run / "report").glob("*.png")}
-    assert pictures == {"pareto", "summary", "decisions"} | cells | scenarios
-    assert page.count("data:image/png;base64,") == len(pictures) - 1  # all but the summary
+    assert pictures == {"pareto", "decisions"} | cells | scenarios
+    assert page.count("data:image/png;base64,") == len(pictures)
     with Image.open(run / "report/pareto.png") as picture:
         assert picture.width > 500
 

@@ -20,6 +20,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
+from sponge_env.results.drawing import STANDARD, featured_of, in_order
 from sponge_env.results.statistics import Estimate, holm, paired_p
 from sponge_env.results.time_series import DRAWN
 from sponge_env.run import read
@@ -32,9 +33,6 @@ Cell = tuple[str, str, str]
 
 Span = tuple[float, float]
 """What is proven of a bound, and what is attained; mean over the seeds."""
-
-STANDARD = "standard"
-"""Suite whose order of agents all reports keep to."""
 
 
 @dataclass(frozen=True)
@@ -260,9 +258,7 @@ def load_run(path: Path) -> RunFolder:
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
-    played = set(episodes["agent"])
-    agents = [agent for agent in standard.agents if agent in played]
-    agents += sorted(played - set(agents))
+    agents = in_order(set(episodes["agent"]))
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
@@ -277,10 +273,9 @@ def load_run(path: Path) -> RunFolder:
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
         latencies=read.load_latencies(path),
     )
-    featured = [agent for agent in standard.featured if agent in agents]
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, featured, _command(path), host, versions)
+    return RunFolder(path, comparison, featured_of(agents), _command(path), host, versions)
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:
