@@ -137,6 +137,17 @@ def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) 
     page = (tmp_path / "both/report/report.html").read_text()
     assert sorted(re.findall(r"<h1>(.*)</h1>", page)) == ["Run both/live", "Run both/sim"]
     assert (tmp_path / "both/report/2-pareto.png").exists()
+    assert row(page, "fa2", "mean cores, simulated").endswith(">8.00"), "the table of both"
+
+
+def test_the_reference_is_the_users_and_one_cell_is_shown_once(tmp_path: Path) -> None:
+    path = str(write_suite(tmp_path / "run", AGENTS, [COLD]))
+    assert main([path, "--reference", "fa2"]) == 0
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert "All cells" not in page
+    assert "no significant difference from fa2" in page
+    assert row(page, "sponge-ip", "avoidable [%]").startswith(">0.013")
+    assert main([path, "--reference", "fa3"]) == 2
 
 
 def test_the_choice_of_agents_is_the_users(run: Path, tmp_path: Path) -> None:

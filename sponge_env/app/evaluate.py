@@ -328,8 +328,10 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
         from sponge_env.fidelity.report import side_by_side
+        from sponge_env.results.layout import terminal
 
-        print(side_by_side(found["sim"], found["live"]))
+        table, notes = side_by_side(found["sim"], found["live"])
+        print(terminal(table, notes=notes))
     else:  # of an interrupted run the live part may be missing
         for rows in filter(None, shown.values()):
             print(comparison_table(rows))

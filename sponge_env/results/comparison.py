@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -242,6 +242,12 @@ class RunFolder:
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
+
+    def with_reference(self, agent: str) -> RunFolder:
+        """Return the run compared with an agent, if it has that one."""
+        if agent not in self.comparison.agents:
+            return self
+        return replace(self, comparison=replace(self.comparison, reference=agent))
 
 
 def load_run(path: Path) -> RunFolder:

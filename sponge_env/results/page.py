@@ -93,9 +93,10 @@ def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
 def page(
     runs: Sequence[RunFolder],
     pictures: Sequence[Mapping[str, Picture]],
+    first: Sequence[Titled] = (),
     more: Sequence[Titled] = (),
 ) -> str:
-    """Return runs, each with its pictures, and further tables as HTML."""
+    """Return runs, each with its pictures, and tables before and after them as HTML."""
     environment = Environment(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -106,5 +107,5 @@ def page(
     # Beside others a run has the name of the folder around it as well.
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
     parts = list(zip(titles, runs, pictures, strict=True))
-    shown = {"parts": parts, "more": more, "suites": suite_tables, "tables": tables}
+    shown = {"parts": parts, "first": first, "more": more, "suites": suite_tables, "tables": tables}
     return environment.get_template("page.html.j2").render(**shown)
