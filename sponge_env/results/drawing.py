@@ -109,9 +109,9 @@ def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
 def legend_beside(figure: Figure, **handles: Any) -> None:
     """Put a legend on the right, for which the figure grows."""
     drawn = figure.legend(**handles, loc="outside right upper", frameon=False, fontsize="small")
-    size = drawn.get_window_extent().size / figure.dpi
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width + size[0], max(height, 0.2 + size[1]))
+    size, (width, height) = drawn.get_window_extent(), figure.get_size_inches()
+    width += size.width / figure.dpi
+    figure.set_size_inches(width, max(height, 0.2 + size.height / figure.dpi))
 
 
 def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
