@@ -204,10 +204,11 @@ def split_options(argv: Sequence[str], options: Collection[str]) -> tuple[list[s
     """Return the words of a command line that are some options and their values, and the others."""
     chosen: list[str] = []
     others: list[str] = []
-    words = iter(argv)
-    for word in words:
-        into = chosen if word.partition("=")[0] in options else others
-        into += [word, *(itertools.islice(words, 1) if word in options else ())]
+    into = others
+    for before, word in itertools.pairwise(("", *argv)):
+        if before not in options or word.startswith("--"):  # not the value of the one before
+            into = chosen if word.partition("=")[0] in options else others
+        into.append(word)
     return chosen, others
 
 
