@@ -21,9 +21,12 @@ from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.metrics import column
 from sponge_env.results.comparison import RunFolder, load_run
+from sponge_env.results.drawing import png, style_of
 from sponge_env.results.export import ALL, cell_rows, csv_text, mean_rows, sweep_rows, write_files
+from sponge_env.results.figures import points_figure
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
-from sponge_env.results.page import draw_all, featured, series_name
+from sponge_env.results.page import draw_all, series_name
+from sponge_env.results.statistics import Estimate
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
 """Scenarios and starts whose first episode is drawn, with the first profile."""
@@ -79,6 +82,7 @@ def write_results(argv: Sequence[str]) -> int:
     if arguments.fidelity:
         frames["fidelity"] = fidelity_rows(arguments.fidelity)
     write_files({folder / f"{name}.csv": csv_text(frame) for name, frame in frames.items()})
+    pictures |= _points_pictures(folder)
     write_files({arguments.docs / name: content for name, content in pictures.items()})
     readme, results = arguments.docs.parent / "README.md", arguments.docs / "results.md"
     summary = markdown(_by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND))
@@ -89,12 +93,32 @@ def write_results(argv: Sequence[str]) -> int:
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
-    """Return the pictures of both pages by file name."""
-    drawn = draw_all(run.comparison, featured(run))
+    """Return the pictures over time by file name."""
+    drawn = draw_all(run.comparison, run.featured)
     groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
-    shown = ["pareto", *(series_name(cells[0]) for cells in groups if cells)]
-    pictures = {f"results-{name}.png": drawn[name].content for name in shown}
-    return {"comparison.png": drawn["summary"].content, **pictures}
+    shown = [series_name(cells[0]) for cells in groups if cells]
+    return {f"results-{name}.png": drawn[name].content for name in shown}
+
+
+def _points_pictures(folder: Path) -> dict[str, bytes]:
+    """Return the pictures of violations against cores by file name, made of the CSV files."""
+    few, all_means = (pd.read_csv(folder / f"{n}.csv") for n in ("summary", "standard-means"))
+    styles = style_of([*few["agent"].unique()])
+    pictures = {}
+    for name, rows in (("comparison", few), ("results-pareto", _overall(all_means))):
+        panels = [
+            (f"{start} start", {row["agent"]: _point(row) for row in own.to_dict("records")})
+            for start, own in rows.dropna(subset="cores_over_common_bound").groupby("start")
+        ]
+        pictures[f"{name}.png"] = png(points_figure([panels], styles, relative=True))
+    return pictures
+
+
+def _point(row: Mapping[str, float]) -> tuple[Estimate, Estimate]:
+    """Return cores over the bound, and avoidable violations in per cent with their interval."""
+    name, nan = "avoidable_violation_rate", float("nan")
+    rates = (100 * row.get(f"{name}{end}", nan) for end in ("", "_low", "_high"))
+    return Estimate(row["cores_over_common_bound"], nan, nan), Estimate(*rates)
 
 
 def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:

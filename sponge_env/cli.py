@@ -140,6 +140,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--profile", action=_Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
     add("--trace", action=_Once, metavar="FILE", help=text)
+    text = "draw for each seed where in the bandwidth trace it starts"
+    add("--random-start", action="store_true", help=text)
     text = "arrival trace instead of the scenario's arrivals"
     add("--arrivals", action=_Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
@@ -179,6 +181,8 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         changes["name"] = as_name(f"{own} with {' and '.join(played)}")
     if arguments.trace:
         changes["network.trace"] = arguments.trace
+    if arguments.random_start:
+        changes["network.start"] = "random"
     if arguments.arrivals:
         changes["arrivals"] = {"kind": "trace", "file": arguments.arrivals}
     if arguments.rate is not None or arguments.load is not None:
@@ -223,10 +227,11 @@ def split_options(argv: Sequence[str], options: Collection[str]) -> tuple[list[s
     """Return the words of a command line that are some options and their values, and the others."""
     chosen: list[str] = []
     others: list[str] = []
-    words = iter(argv)
-    for word in words:
-        into = chosen if word.partition("=")[0] in options else others
-        into += [word, *(itertools.islice(words, 1) if word in options else ())]
+    into = others
+    for before, word in itertools.pairwise(("", *argv)):
+        if before not in options or word.startswith("--"):  # not the value of the one before
+            into = chosen if word.partition("=")[0] in options else others
+        into.append(word)
     return chosen, others
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pydoc
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_demo_claims_no_more_than_it_shows() -> None:
+    command = ["make", "--dry-run", "--always-make", "demo"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "for show" in run.stdout
+    assert re.search(r"evaluate.py .*--scenario ocr .*--duration 60", run.stdout)
 
 
 @pytest.mark.parametrize(("text", "page"), PAGES)

@@ -37,6 +37,7 @@ from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics
+from sponge_env.results.layout import terminal
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.scenario.profile import LOCAL_MODEL, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
@@ -349,17 +350,19 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
     never = dataclasses.replace(simulated, latency_p99_s=math.inf)
     live = dataclasses.replace(live, latency_p99_s=0.5)
     other = dataclasses.replace(live, agent="ppo")
-    table = side_by_side([never], [live, other])
+    made, notes = side_by_side([never], [live, other])
+    table = terminal(made, notes=notes)
     (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
     assert row == [
-        *("fa2", "2.00", "1.00", "+1.00", "pt", "8.00", "8.00", "+0.0", "%"),
+        *("fa2", "2.00", "1.00", "+1.00", "pt*", "8.00", "8.00", "+0.0", "%"),
         *("180.0", "200.0", "-10.0", "%", "dropped", "500.0", "-"),
     ]
     assert "ppo" not in table
     assert "accuracy" not in table
     assert "2.50 pt" in table  # one of 40 requests
     wrong = [dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (never, live)]
-    assert "effective accuracy" in side_by_side(wrong[:1], wrong[1:])
+    made, _ = side_by_side(wrong[:1], wrong[1:])
+    assert "effective accuracy [%], simulated" in made.headings
 
 
 def test_differences_of_single_runs_are_those_of_the_records() -> None:

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
+from report_runs import COLD, write_suite
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.results.drawing import COLOURS, log_axis, style_of
+from sponge_env.results.comparison import load_run
+from sponge_env.results.drawing import COLOURS, log_axis, style_of, styles_of_run
+from sponge_env.results.page import _pictures
 from sponge_env.results.time_series import (
     draw_violations,
     moving_mean,
@@ -42,6 +45,32 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
     assert not set(COLOURS[4:6]) & colours_in(tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert len({(s.colour, s.marker) for s in style_of(list("abcdefghij")).values()}) == 10
+
+
+def test_an_agent_has_one_colour_in_all_pictures_of_a_run(tmp_path):
+    agents = ["sponge-ip", "fa2", "static-8"]
+    for name, order in (("one.png", agents), ("two.png", agents[::-1])):
+        plot_comparison({agent: run(9, 3) for agent in order}, tmp_path / name, "in any order")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert styles_of_run(agents, ["static-8"]) == styles_of_run(agents, agents)
+
+
+@pytest.mark.parametrize("count", [1, 7, 27])
+def test_legends_lie_inside_the_canvas(tmp_path, count):
+    agents = [f"a-controller-{n}" for n in range(count - 1)] + ["my_controllers:" + 40 * "A"]
+    made = write_suite(
+        tmp_path / "run", {agent: ([n], 4.0) for n, agent in enumerate(agents)}, [COLD]
+    )
+    names = []
+    for name, _, draw in _pictures(load_run(made).comparison, agents):
+        figure = draw()
+        figure.draw_without_rendering()
+        for legend in figure.legends:
+            ends = legend.get_window_extent()
+            assert figure.bbox.x0 <= ends.x0 <= ends.x1 <= figure.bbox.x1, name
+            assert figure.bbox.y0 <= ends.y0 <= ends.y1 <= figure.bbox.y1, name
+        names += [name] * len(figure.legends)
+    assert len(names) == 5
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--scenario bursty --held-out paper", "the cells of a --suite"),
         ("--scenario=paper --suite quick", "leave out --scenario=paper"),
         ("--scenario paper --like paper", "--like is about the cells of a --suite"),
+        ("--suite quick --random-start", "leave out --random-start"),
         ("--suite stages", "has cells that list their stages; choose some with --like"),
         ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
         ("--suite standard --like paper --profile lite0", "leave out --profile"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sponge_env.run.notices import announce, warnings
+from sponge_env.run.notices import announce, replayed, warnings
 from sponge_env.scenario.config import Arrivals, Network, Stage
 from sponge_env.scenario.profile import load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
@@ -68,10 +68,11 @@ def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
     path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
     drawn = short(arrivals=Arrivals("trace", file=str(path)))
     alike = replace(drawn, network=Network("none"))
-    said = "every seed has the same requests in short"
-    assert said in " ".join(announce([alike], seeds=2))
+    assert replayed([alike], 2) == {
+        "short": "every seed has the same requests in short: one seed says as much"
+    }
     for scenario, seeds in ((alike, 1), (drawn, 2), (short(network=Network("none")), 2)):
-        assert said not in " ".join(announce([scenario], seeds))
+        assert not replayed([scenario], seeds)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scenarios import CHAIN, VARIANTS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy, plan
 
 from agents.history import INPUTS
@@ -240,7 +241,9 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     assert (policy.info.planned, policy.info.partial) == (128, False)
     assert policy.input_range is not None
     assert (policy.input_range[0] <= policy.input_range[1]).all()
-    assert list(trained.glob("events.out.tfevents.*"))
+    shown = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
+    assert "evaluation/cost" in shown
+    assert "evaluation/score" not in shown, "of which more is better elsewhere"
     assert json.loads((trained / "judged.json").read_text()).keys() == {"policy", "rules"}
     assert steps_left(trained / "checkpoint.zip") == 0
     controller = PolicyController("ppo-joint", str(trained))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +13,12 @@ from PIL import Image
 from report_runs import COLD, WARM, keep, write, write_suite
 
 from sponge_env.app.report import main
+from sponge_env.metrics import EpisodeMetrics, summary
 from sponge_env.results.comparison import load_run
 from sponge_env.results.figures import points
 from sponge_env.results.layout import Table, markdown, with_block
 from sponge_env.results.page import featured
 
-ROOT = Path(__file__).resolve().parent.parent
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
 AGENTS = {
     "sponge-ip": (VIOLATIONS, 8.0),
@@ -48,13 +49,16 @@ def page(run: Path) -> str:
 
 
 def fidelity() -> dict[str, object]:
-    data = json.loads((ROOT / "docs/fidelity.json").read_text())
-    means_s = [("live", 0.09), ("live", 0.11), ("simulated", 0.104), ("replayed", 0.1)]
+    one = EpisodeMetrics(agent="fa2", scenario="local", limiter="cgroup-v1", duration_s=60.0)
+    latencies_s = [("live", 0.09), ("live", 0.11), ("simulated", 0.104), ("replayed", 0.1)]
     trials = [
-        data["trials"][0] | {"kind": kind, "latency_mean_s": mean_s, "repetition": number}
-        for number, (kind, mean_s) in enumerate(means_s)
+        {"kind": kind, "repetition": 4, "cpu_ratio": 1.01}
+        | summary(replace(one, latency_mean_s=latency_s))
+        for kind, latency_s in latencies_s
     ]
-    return data | {"trials": trials}
+    host = {"cpu_model": "M", "cpus": 2, "kernel": "Linux"}
+    head = {"command": ["python"], "host": host, "profile_date": "2026-01-01"}
+    return {**head, "trials": trials}
 
 
 def row(page: str, agent: str, column: str) -> str:
@@ -73,8 +77,8 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run: Path, 
     cells = {f"series-{'-'.join(cell)}" for cell in (COLD, WARM)}
     scenarios = {f"{kind}-{cell[0]}" for kind in ("pareto", "latency") for cell in (COLD, WARM)}
     pictures = {path.stem for path in (run / "report").glob("*.png")}
-    assert pictures == {"pareto", "summary", "decisions"} | cells | scenarios
-    assert page.count("data:image/png;base64,") == len(pictures) - 1  # all but the summary
+    assert pictures == {"pareto", "decisions"} | cells | scenarios
+    assert page.count("data:image/png;base64,") == len(pictures)
     with Image.open(run / "report/pareto.png") as picture:
         assert picture.width > 500
 
@@ -133,6 +137,17 @@ def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) 
     page = (tmp_path / "both/report/report.html").read_text()
     assert sorted(re.findall(r"<h1>(.*)</h1>", page)) == ["Run both/live", "Run both/sim"]
     assert (tmp_path / "both/report/2-pareto.png").exists()
+    assert row(page, "fa2", "mean cores, simulated").endswith(">8.00"), "the table of both"
+
+
+def test_the_reference_is_the_users_and_one_cell_is_shown_once(tmp_path: Path) -> None:
+    path = str(write_suite(tmp_path / "run", AGENTS, [COLD]))
+    assert main([path, "--reference", "fa2"]) == 0
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert "All cells" not in page
+    assert "no significant difference from fa2" in page
+    assert row(page, "sponge-ip", "avoidable [%]").startswith(">0.013")
+    assert main([path, "--reference", "fa3"]) == 2
 
 
 def test_the_choice_of_agents_is_the_users(run: Path, tmp_path: Path) -> None:

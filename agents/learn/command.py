@@ -40,7 +40,7 @@ from . import (
     spec_of,
 )
 
-CONDITIONS = "--trace", "--arrivals", "--rate", "--load", "--drop"
+CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
 FOLLOWED = "--scenario", "--backend", "--limiter", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS

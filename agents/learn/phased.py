@@ -155,7 +155,7 @@ class Training:
         for k, scenario in enumerate(self.plan.scenarios):
             add(f"cores/{scenario.name}", result.cores[k], self.steps)
             add(f"violations/{scenario.name}", result.violation_rate[k], self.steps)
-        add("evaluation/score", score_of(result, self.rule), self.steps)
+        add("evaluation/cost", score_of(result, self.rule), self.steps)
         cores, rate = result.cores.mean(), result.violation_rate.mean()
         self._status = f"{rate:.3%} missed, {cores:.2f} cores"
         self.save()

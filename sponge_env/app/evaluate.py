@@ -42,7 +42,8 @@ FAILED = 1
 """Exit code after an agent of a suite failed somewhere."""
 
 NOT_FOR_SUITES = (
-    *("scenario", "backend", "trace", "arrivals", "limiter", "wait", "policy", "solver", "json"),
+    *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
+    *("solver", "json"),
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
 )
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
@@ -66,6 +67,7 @@ def evaluate(argv: Sequence[str]) -> int:
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, wait_for_machine
+    from sponge_env.run.notices import replayed
     from sponge_env.run.store import holds_something, new_folder
     from sponge_env.run.unit import units
 
@@ -92,12 +94,14 @@ def evaluate(argv: Sequence[str]) -> int:
         runs = _open(opened, path, suite, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
+        notices += (alike := replayed(cells(suite), suite.seeds)).values()
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
         path = path or new_folder(kind)
         runs = runs or _open(opened, path, suite, work, arguments)
         todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}
         for store, _ in runs.values():
-            store.describe(suite, [*cli.program("evaluate", recorded=True).split(), *argv])
+            command = [*cli.program("evaluate", recorded=True).split(), *argv]
+            store.describe(suite, command, alike)
         total, left = (sum(map(len, each.values())) for each in (work, todo))
         if left < total:
             notices.append(f"{total - left} of {total} results are in {path} already")
@@ -141,7 +145,7 @@ def _notices(
     expired = {cell.serving.drop for cell in played} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
         notices.append(cli.DROP_NOTICE)
-    return notices + announce(played, suite.seeds)
+    return notices + announce(played)
 
 
 def _open(
@@ -208,7 +212,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name in only_single if arguments.suite else ["jobs", "traces"]:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
-            raise ConfigError(f"--{name} {relation} --suite")
+            raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
     if arguments.requests is None:
         arguments.requests = 0 if arguments.suite else math.inf
     return arguments
@@ -357,8 +361,10 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
         from sponge_env.fidelity.report import side_by_side
+        from sponge_env.results.layout import terminal
 
-        print(side_by_side(found["sim"], found["live"]))
+        table, notes = side_by_side(found["sim"], found["live"])
+        print(terminal(table, notes=notes))
     else:  # of an interrupted run the live part may be missing
         for rows in filter(None, shown.values()):
             print(comparison_table(rows))
@@ -403,11 +409,10 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.bounds import bound_units
-    from sponge_env.run.read import load_bounds, load_failures, load_results
-    from sponge_env.run.suite import arranged
+    from sponge_env.run.read import load_arrangement, load_bounds, load_failures, load_results
     from sponge_env.run.tensorboard import write_runs
 
-    arrangement, failures = arranged(suite), load_failures(path)
+    arrangement, failures = load_arrangement(path), load_failures(path)
     shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]
     comparison = Comparison(
         episodes=load_results(path),
@@ -416,6 +421,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         cells=arrangement.cells,
         families=arrangement.families,
         sweeps=arrangement.sweeps,
+        replayed=arrangement.replayed,
         reference=suite.compared_with,
         bounds=load_bounds(path),
     )

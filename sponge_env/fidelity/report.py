@@ -12,7 +12,7 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, from_summary, summary
-from sponge_env.results.layout import MISSING, Columns, Table, terminal
+from sponge_env.results.layout import MISSING, Columns, Table
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
 from sponge_env.utils.files import read_json, replacing, write_json
@@ -79,6 +79,9 @@ SINGLE_RUN = {
 }
 """By what is in the table of :func:`side_by_side`: differences of single live runs from their
 simulated counterparts, nine in ten and all of those recorded in which an agent kept up."""
+
+UNUSUAL = "*"
+"""Marks differences as large as or larger than those of nine in ten such runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +164,12 @@ def _row(trials: Sequence[Trial], quantity: Quantity) -> Row:
     return Row(first.agent, first.scenario, quantity, fmean(live), lowest, highest, *means)
 
 
-def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]) -> str:
-    """Return a table of agents that met the same requests simulated and live.
+def side_by_side(
+    simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]
+) -> tuple[Table, list[str]]:
+    """Return a table of agents that met the same requests simulated and live, and its notes.
 
-    Means are over the seeds that both have.
+    Means are over the seeds that both have; no row without any.
     """
     whole = {(e.agent, e.seed): e for e in live if not e.partial}
     pairs: dict[str, list[Trial]] = {}
@@ -181,14 +186,16 @@ def side_by_side(simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetr
         for agent, own in pairs.items():
             row = _row(own, quantity)
             values = map(quantity.text, (row.simulated, row.live))
-            lines[agent] += (*values, quantity.difference_text(row.difference))
+            usual, _ = SINGLE_RUN.get(quantity.metric, (math.inf, math.inf))
+            mark = UNUSUAL * (math.inf > round(abs(row.difference), 4) >= usual)
+            lines[agent] += (*values, quantity.difference_text(row.difference) + mark)
     live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
-    return terminal(Table(headings, [*lines.values()]), notes=_notes(live_runs))
+    return Table(headings, [*lines.values()]), _notes(live_runs)
 
 
 def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
     """Return how far single live runs are off, and how much a single request is."""
-    requests = min(sum(episode.offered for episode in own) for own in live)
+    requests = min((sum(episode.offered for episode in own) for own in live), default=0)
     off = [
         f"{column(name).heading} {_BY_METRIC[name].difference_text(usual)[1:]}, at most "
         f"{_BY_METRIC[name].difference_text(largest)[1:]}"
@@ -196,7 +203,8 @@ def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
     ]
     return [
         "off by: simulated against live. Nine in ten single live runs of docs/fidelity.md in which "
-        f"an agent kept up with its load were off by less than: {'; '.join(off)}",
+        f"an agent kept up with its load were off by less than: {'; '.join(off)}; {UNUSUAL} "
+        "marks what is off by as much or more",
         f"{requests} requests for each agent: one is {100 / max(1, requests):.2f} pt of violations",
         *measured_accuracy_note(live),
     ]

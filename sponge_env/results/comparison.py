@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
+from sponge_env.results.drawing import STANDARD, featured_of, in_order
 from sponge_env.results.statistics import Estimate, holm, paired_p
 from sponge_env.results.time_series import DRAWN
 from sponge_env.run import read
@@ -32,9 +33,6 @@ Cell = tuple[str, str, str]
 
 Span = tuple[float, float]
 """What is proven of a bound, and what is attained; mean over the seeds."""
-
-STANDARD = "standard"
-"""Suite whose order of agents all reports keep to."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,9 @@ class Comparison:
     """By what is swept and its value: further cells, in the order of those above."""
     about: Mapping[str, str] = field(default_factory=dict)
     """By what is swept, what has to be known of it."""
+    replayed: Mapping[str, str] = field(default_factory=dict)
+    """By scenario, what to say where every seed has the same requests: its seeds are one sample,
+    their mean."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -74,6 +75,10 @@ class Comparison:
     def seeds(self) -> int:
         """Episodes of each agent and cell."""
         return int(self.episodes["seed"].nunique())
+
+    def samples(self, cells: Sequence[Cell]) -> int:
+        """Return how many independent samples there are of each agent on some cells."""
+        return 1 if any(scenario in self.replayed for scenario, _, _ in cells) else self.seeds
 
     def cells_of(self, scenario: str = "", start: str = "") -> list[Cell]:
         """Return the cells of a scenario, or a start, or both."""
@@ -138,12 +143,13 @@ class Comparison:
         return [agent for agent in self.agents if self.has(agent, *cells)]
 
     def values(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
-        """Return a metric of an agent, shape (cells, seeds)."""
+        """Return a metric of an agent, shape (cells, samples)."""
         rows = [self._rows["episodes", agent, *cell][name] for cell in cells]
-        return np.array(rows, dtype=np.float64)
+        values = np.array(rows, dtype=np.float64)
+        return values.mean(axis=1, keepdims=True) if self.samples(cells) == 1 else values
 
     def pooled(self, agent: str, name: str, cells: Sequence[Cell]) -> FloatArray:
-        """Return a metric of an agent, (families, seeds).
+        """Return a metric of an agent, (families, samples).
 
         It is averaged over the scenarios of a family, for profile and start each: nearly equal
         scenarios would otherwise make up most of a mean over all cells.
@@ -237,6 +243,12 @@ class RunFolder:
     host: dict[str, Any]
     versions: dict[str, Any]
 
+    def with_reference(self, agent: str) -> RunFolder:
+        """Return the run compared with an agent, if it has that one."""
+        if agent not in self.comparison.agents:
+            return self
+        return replace(self, comparison=replace(self.comparison, reference=agent))
+
 
 def load_run(path: Path) -> RunFolder:
     """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
@@ -252,9 +264,7 @@ def load_run(path: Path) -> RunFolder:
     arrangement = read.load_arrangement(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
-    played = set(episodes["agent"])
-    agents = [agent for agent in standard.agents if agent in played]
-    agents += sorted(played - set(agents))
+    agents = in_order(set(episodes["agent"]))
     comparison = Comparison(
         episodes=episodes,
         failures=failures,
@@ -264,14 +274,14 @@ def load_run(path: Path) -> RunFolder:
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
         about=arrangement.about,
+        replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
         latencies=read.load_latencies(path),
     )
-    featured = [agent for agent in standard.featured if agent in agents]
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, featured, _command(path), host, versions)
+    return RunFolder(path, comparison, featured_of(agents), _command(path), host, versions)
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

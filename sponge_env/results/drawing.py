@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 from PIL import Image
 
+from sponge_env.run.suite import load_suite
+
 Styles = Mapping[str, "Style"]
+
+STANDARD = "standard"
+"""Suite whose order of agents all reports keep to."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision."""
@@ -37,8 +42,6 @@ DECADES = tuple(
     for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 )
 """Numbers that such an axis may have, see :class:`FewTicks`."""
-
-NO_FRAME: dict[str, Any] = {"frameon": False, "fontsize": "small"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,49 @@ def style_of(agents: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
+def in_order(played: Collection[str]) -> list[str]:
+    """Return a run's agents in the order of the standard suite, further ones by name."""
+    known = [agent for agent in load_suite(STANDARD).agents if agent in played]
+    return known + sorted({*played} - {*known})
+
+
+def featured_of(agents: Sequence[str]) -> list[str]:
+    """Return the agents of a run with a colour of their own, at most as many as there are."""
+    few = [agent for agent in load_suite(STANDARD).featured if agent in agents]
+    ordered = [*few, *(agent for agent in agents if agent not in few)]
+    return few if len(few) > 1 and len(agents) > len(COLOURS) else ordered[: len(COLOURS)]
+
+
+def styles_of_run(agents: Sequence[str], featured: Sequence[str]) -> dict[str, Style]:
+    """Return how a run's agents are drawn, the same in all its pictures.
+
+    Those featured come first where there are more agents than colours.
+    """
+    first = featured if len(agents) > len(COLOURS) else featured_of(agents)
+    return style_of([*first, *(agent for agent in agents if agent not in first)])
+
+
+def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
+    """Put handles and labels above everything, in as many columns as the figure has room for."""
+    for columns in range(6, 0, -1):
+        drawn = figure.legend(
+            *legend, title=title, loc="outside upper left", ncols=columns, frameon=False
+        )
+        if drawn.get_window_extent().width < figure.bbox.width or columns == 1:
+            break
+        drawn.remove()
+    rows = drawn.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + rows)
+
+
+def legend_beside(figure: Figure, **handles: Any) -> None:
+    """Put a legend on the right, for which the figure grows."""
+    drawn = figure.legend(**handles, loc="outside right upper", frameon=False, fontsize="small")
+    size, (width, height) = drawn.get_window_extent(), figure.get_size_inches()
+    width += size.width / figure.dpi
+    figure.set_size_inches(width, max(height, 0.2 + size.height / figure.dpi))
+
+
 def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     """Take away what carries nothing and put a faint grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -81,6 +127,9 @@ def log_axis(ax: Axes, *choices: Sequence[float]) -> None:
     ax.xaxis.set_major_locator(FewTicks(*(choices or DECADES)))
     ax.xaxis.set_major_formatter(PLAIN)
     ax.xaxis.set_minor_formatter(NullFormatter())
+    low, high = ax.get_xlim()
+    if high < 1.01 * low:  # a single value, of which rounding leaves no view
+        ax.set_xlim(low / 1.25, high * 1.25)
 
 
 class FewTicks(Locator):

@@ -83,7 +83,7 @@ def means(comparison: Comparison, cells: Sequence[Cell]) -> list[dict[str, Any]]
     p_values = {f"{name}_p": comparison.p_values(name, cells_of) for name in COMPARED}
     rows = []
     for agent, own in cells_of.items():
-        row: dict[str, Any] = {"agent": agent, "cells": len(own), "n": comparison.seeds}
+        row: dict[str, Any] = {"agent": agent, "cells": len(own), "n": comparison.samples(own)}
         for name in MEANS:
             one = comparison.estimate(agent, name, own)
             row |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,17 +12,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from sponge_env.arrays import FloatArray
-from sponge_env.metrics import AgainstBound, EpisodeMetrics, axis_label
+from sponge_env.metrics import EpisodeMetrics, axis_label, column
 from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.drawing import (
     NETWORK_COLOUR,
-    NO_FRAME,
     PLAIN,
     Style,
     Styles,
+    legend_beside,
     log_axis,
     open_frame,
-    style_of,
 )
 from sponge_env.results.statistics import Estimate, mean
 from sponge_env.run.suite import BOUND_AGENTS
@@ -30,12 +29,16 @@ from sponge_env.run.suite import BOUND_AGENTS
 Points = dict[str, tuple[Estimate, Estimate]]
 """By agent or bound: cores, and violations in per cent."""
 
-Panels = Sequence[Sequence[tuple[str, Sequence[Cell]]]]
-"""Rows of (title, cells)."""
+T = TypeVar("T")
+
+Grid = Sequence[Sequence[tuple[str, T]]]
+"""Rows of (title, what the panel shows)."""
+
+Panels = Grid[Sequence[Cell]]
 
 CORE_TICKS = ([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32], range(1, 33))
 
-LINEAR_UP_TO_PERCENT = 0.1
+LINEAR_UP_TO_PERCENT = 0.01
 """Violations per request from which on their axis is logarithmic; 0 must be on it."""
 
 BOUND_STYLES = {
@@ -44,16 +47,21 @@ BOUND_STYLES = {
 }
 """The bounds are no agents, and look like none."""
 
+OTHERS, OTHER_STYLE = "others", Style("#BBBBBB", ".")
+"""How agents without a style are drawn, and what the legend calls them."""
+
 
 def _grid(
-    panels: Panels, size: tuple[float, float], dpi: int, labels: tuple[str, str], lines: Any
-) -> tuple[Figure, list[tuple[Axes, Sequence[Cell]]]]:
+    panels: Grid[T], height: float, handles: Sequence[Line2D], labels: tuple[str, str], lines: Any
+) -> tuple[Figure, list[tuple[Axes, T]]]:
     """Lay out panels with shared axes, of which the horizontal one is logarithmic.
 
-    The size is in inches, the labels are those of both axes, and the lines behind the data x,
-    y or both. With the figure comes each panel with its cells.
+    The height is a panel's, in inches, the handles are the legend's, the labels those of both
+    axes, and the lines behind the data x, y or both. With the figure comes each panel with what
+    it shows.
     """
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
+    size = 0.7 + 3.4 * len(panels[0]), 0.7 + height * len(panels)
+    figure = Figure(size, dpi=100, layout="constrained")
     grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
     flat = [panel for row in panels for panel in row]
     for ax, (title, _) in zip(grid.flat, flat, strict=True):
@@ -62,13 +70,14 @@ def _grid(
         ax.set_title(title, loc="left", fontsize="medium")
         ax.set(xlabel=labels[0], ylabel=labels[1])
         ax.label_outer(remove_inner_ticks=False)
-    return figure, [(ax, cells) for ax, (_, cells) in zip(grid.flat, flat, strict=True)]
+    legend_beside(figure, handles=handles)
+    return figure, [(ax, shown) for ax, (_, shown) in zip(grid.flat, flat, strict=True)]
 
 
 def latency_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
     """Draw the distribution of latency on each panel's cell, mean over the seeds."""
-    size = (1.6 + 3.2 * len(panels[0]), 0.8 + 2.4 * len(panels))
-    figure, grid = _grid(panels, size, 90, ("latency [ms]", "requests [%]"), "both")
+    handles = [Line2D([], [], color=style.colour, label=agent) for agent, style in styles.items()]
+    figure, grid = _grid(panels, 2.4, handles, ("latency [ms]", "requests [%]"), "both")
     for ax, cells in grid:
         for agent, style in styles.items():
             for table in [comparison.latencies_of(agent, cell) for cell in cells]:
@@ -76,8 +85,6 @@ def latency_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fi
                     share, latency_ms = table["quantile"] * 100, table["latency_s"] * 1000
                     ax.plot(latency_ms, share, color=style.colour, label=agent)
         ax.set_ylim(0, 100)
-    handles = [Line2D([], [], color=style.colour, label=agent) for agent, style in styles.items()]
-    figure.legend(handles=handles, loc="outside right upper", **NO_FRAME)
     return figure
 
 
@@ -86,31 +93,32 @@ def decision_figure(comparison: Comparison) -> Figure:
     names = ("decision_p50_s", "decision_p99_s")
     medians = comparison.episodes.groupby("agent")[list(names)].median() * 1000
     medians = medians.loc[list(reversed(comparison.agents))]
-    figure = Figure(figsize=(7, 0.9 + 0.28 * len(medians)), dpi=90, layout="constrained")
+    size = 5 + 0.09 * max(map(len, medians.index)), 0.9 + 0.28 * len(medians)
+    figure = Figure(size, dpi=90, layout="constrained")
     ax = figure.subplots()
     ax.hlines(medians.index, medians[names[0]], medians[names[1]], color=NETWORK_COLOUR)
-    for name, style in zip(names, style_of(names).values(), strict=True):
+    for name, marker in zip(names, "os", strict=True):
         label = axis_label(EpisodeMetrics, name, "")
-        ax.plot(medians[name], medians.index, style.marker, color=style.colour, label=label)
+        ax.plot(medians[name], medians.index, marker, color="black", label=label)
     log_axis(ax)
     ax.set_xlabel("decision [ms]")
     ax.margins(y=0.5 / len(medians))
     open_frame(ax, "x")
-    figure.legend(loc="outside right upper", **NO_FRAME)
+    legend_beside(figure)
     return figure
 
 
 def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str]) -> Points:
     """Return agents and bounds, as means over cells and seeds.
 
-    Cores and violations are relative to the bound of all agents, on the cells that have it, or
-    as they are without one. Agents that failed on one of the cells are left out: theirs would
+    Cores are relative to the bound of all agents, on the cells that have it, or as they are
+    without one. Agents that failed on one of the cells are left out: theirs would
     be other means.
     """
     names = ("mean_cores", "avoidable_violation_rate")
     if comparison.common_bound:
         cells = comparison.bounded(cells)
-        names = ("cores_over_common_bound", "beyond_common_bound_rate")
+        names = ("cores_over_common_bound", names[1])
     if not cells:
         return {}
     pooled = {
@@ -122,31 +130,33 @@ def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str])
 
 
 def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
-    """Draw violations against cores of agents with a style; a panel shows means over its cells."""
-    all_styles = {**styles, **BOUND_STYLES}
-    height = max(0.6 + 3.0 * len(panels), 0.3 + 0.2 * len(all_styles))  # the legend's rows
-    size = (2.2 + 3.4 * len(panels[0]), height)
+    """Draw violations against cores; a panel shows means over its cells."""
+    shown = [[(t, points(comparison, cells, comparison.agents)) for t, cells in p] for p in panels]
+    return points_figure(shown, styles, relative=bool(comparison.common_bound))
+
+
+def points_figure(panels: Grid[Points], styles: Styles, relative: bool) -> Figure:
+    """Draw violations against cores, these ``relative`` to a bound or as they are.
+
+    Agents without a style are grey.
+    """
+    there = {name for row in panels for _, own in row for name in own}
+    looks = {**dict.fromkeys(there, OTHER_STYLE), **styles, **BOUND_STYLES}
+    legend = {name: style for name, style in {**styles, **BOUND_STYLES}.items() if name in there}
+    if there - legend.keys():
+        legend[OTHERS] = OTHER_STYLE
+    handles = [Line2D([], [], linestyle="none", label=n, **s.of_marker) for n, s in legend.items()]
     cores = axis_label(EpisodeMetrics, "mean_cores")
-    violations = axis_label(EpisodeMetrics, "avoidable_violation_rate", "%")
-    if comparison.common_bound:
-        cores = axis_label(AgainstBound, "cores_over_common_bound")
-        violations = axis_label(AgainstBound, "beyond_common_bound_rate", "%")
-    figure, grid = _grid(panels, size, 110, (cores, violations), "y")
-    shown = [(ax, points(comparison, cells, list(styles))) for ax, cells in grid]
-    lowest = min([0.0, *(violations.value for _, own in shown for _, violations in own.values())])
-    for ax, own in shown:
-        _draw_points(ax, own, all_styles)
+    if relative:
+        cores = column("cores_over_common_bound").label
+    figure, grid = _grid(panels, 3.3, handles, (cores, "avoidable violations [%]"), "y")
+    for ax, own in grid:
+        _draw_points(ax, own, looks)
         ax.set_yscale("symlog", linthresh=LINEAR_UP_TO_PERCENT)
-        ax.set_ylim(1.2 * lowest - 0.02, 100)  # below 0 where a bound is beaten
-        ax.yaxis.set_major_locator(FixedLocator([-1, -0.1, 0, 0.1, 1, 10, 100]))
+        ax.set_ylim(-0.2 * LINEAR_UP_TO_PERCENT, 100)
+        ax.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.1, 1, 10, 100]))
         ax.yaxis.set_major_formatter(PLAIN)
         log_axis(ax, *CORE_TICKS)
-    handles = [
-        Line2D([], [], linestyle="none", label=agent, **style.of_marker)
-        for agent, style in all_styles.items()
-        if any(agent in own for _, own in shown)
-    ]
-    figure.legend(handles=handles, loc="outside right upper", **NO_FRAME)
     return figure
 
 
@@ -158,9 +168,11 @@ def _draw_points(ax: Axes, shown: Points, styles: Styles) -> None:
             front.append(place)
     ax.step(*np.reshape(front, (-1, 2)).T, where="post", color=NETWORK_COLOUR, linewidth=0.8)
     for height, (agent, (cores, violations)) in enumerate(reversed(shown.items())):
+        grey = styles[agent] is OTHER_STYLE
         look = {"elinewidth": 0.8, "clip_on": False, **styles[agent].of_marker}
-        errors = _errors(violations), _errors(cores)
-        ax.errorbar(cores.value, violations.value, *errors, zorder=3 + height, **look)
+        errors = (None, None) if grey else (_errors(violations), _errors(cores))
+        order = 2 if grey else 3 + height
+        ax.errorbar(cores.value, violations.value, *errors, zorder=order, **look)
 
 
 def _errors(interval: Estimate) -> FloatArray:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sponge_env.results import suite_tables, tables
 from sponge_env.results.comparison import Cell, Comparison, RunFolder
-from sponge_env.results.drawing import COLOURS, png, style_of
+from sponge_env.results.drawing import png, styles_of_run
 from sponge_env.results.figures import Panels, decision_figure, latency_figure, pareto_figure
 from sponge_env.results.layout import Table
 from sponge_env.results.time_series import time_series
@@ -50,18 +50,16 @@ def _pictures(
     c: Comparison, featured: Sequence[str]
 ) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     """Yield name, text and what draws each picture."""
-    others = [agent for agent in c.agents if agent not in featured]
-    styles = style_of([*featured, *others])  # those featured have their own colours
+    styles = styles_of_run(c.agents, featured)
     few = {agent: styles[agent] for agent in featured}
     overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
     text = "Violations against cores"
-    for name, shown in (("pareto", styles), ("summary", few)):
-        draw = partial(pareto_figure, c, overall, shown)
-        yield name, f"{text} of {', '.join(shown)}, mean over all cells", draw
+    draw = partial(pareto_figure, c, overall, few)
+    yield "pareto", f"{text} of {', '.join(few)}, mean over all cells", draw
     yield "decisions", "Decision times", partial(decision_figure, c)
     for scenario in c.scenarios:
         panels = _panels(c, scenario)
-        draw = partial(pareto_figure, c, panels, styles)
+        draw = partial(pareto_figure, c, panels, few)
         yield f"pareto-{scenario}", f"{text}, {scenario}", draw
         draw = partial(latency_figure, c, panels, few)
         yield f"latency-{scenario}", f"Distribution of latency, {scenario}", draw
@@ -88,24 +86,17 @@ def series_name(cell: Cell) -> str:
 
 
 def featured(run: RunFolder, chosen: Sequence[str] = ()) -> list[str]:
-    """Return the agents that are shown where there is no room for all.
-
-    Those chosen, or else at most as many as there are colours.
-    """
-    agents = list(run.comparison.agents)
-    if chosen:
-        return [agent for agent in agents if agent in chosen]
-    if len(agents) <= len(COLOURS):
-        return agents
-    return list(run.featured) if len(run.featured) > 1 else agents[: len(COLOURS)]
+    """Return the agents that are shown where there is no room for all: chosen ones, or a few."""
+    return [agent for agent in run.comparison.agents if agent in (chosen or run.featured)]
 
 
 def page(
     runs: Sequence[RunFolder],
     pictures: Sequence[Mapping[str, Picture]],
+    first: Sequence[Titled] = (),
     more: Sequence[Titled] = (),
 ) -> str:
-    """Return runs, each with its pictures, and further tables as HTML."""
+    """Return runs, each with its pictures, and tables before and after them as HTML."""
     environment = Environment(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -116,5 +107,5 @@ def page(
     # Beside others a run has the name of the folder around it as well.
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
     parts = list(zip(titles, runs, pictures, strict=True))
-    shown = {"parts": parts, "more": more, "suites": suite_tables, "tables": tables}
+    shown = {"parts": parts, "first": first, "more": more, "suites": suite_tables, "tables": tables}
     return environment.get_template("page.html.j2").render(**shown)

@@ -31,6 +31,11 @@ CELL_NOTE = (
     "m): in n of m seeds more than 1 % were never answered; bounds: proven .. attained"
 )
 
+REPLAYED_NOTE = (
+    "the seeds replay the same requests, which is one sample: no number of them can tell whether "
+    "agents differ elsewhere, and there are no intervals"
+)
+
 SWEEP_NOTE = (
     "avoidable violations · mean cores (core units), mean over scenarios, profiles and seeds; all "
     "else is as in the scenarios"
@@ -41,7 +46,7 @@ def all_tables(comparison: Comparison) -> str:
     """Return a suite for the terminal: a table for each cell, start and sweep."""
     c = comparison
     parts = [_cell_text(c, cell) for cell in c.cells]
-    parts.append("; ".join(filter(None, [CELL_NOTE, mark_note(c)])))
+    parts.append("; ".join(filter(None, [CELL_NOTE, mark_note(c), *c.replayed.values()])))
     for start in c.starts:
         title = f"all scenarios and profiles, {start} start"
         parts.append(terminal(means_table(c, start), title, [means_note(c)]))
@@ -75,7 +80,7 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
             continue
         headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}
-        marks = _marks(comparison, comparison.p_values(c.metric, cells_of))
+        marks = _marks(comparison.samples([cell]), comparison.p_values(c.metric, cells_of))
         for agent in agents:
             (values,) = comparison.values(agent, c.metric, [cell])
             rows[agent].append(_over_seeds(c, values, marks.get(agent, "")))
@@ -84,9 +89,9 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     return Table(headings, list(rows.values()))
 
 
-def _marks(comparison: Comparison, p_values: Mapping[str, float]) -> dict[str, str]:
+def _marks(samples: int, p_values: Mapping[str, float]) -> dict[str, str]:
     """Return the marks of agents that do not differ from the reference."""
-    mark = NOT_SIGNIFICANT if comparison.seeds >= min_seeds(len(p_values)) else TOO_FEW
+    mark = NOT_SIGNIFICANT if samples >= min_seeds(len(p_values)) else TOO_FEW
     return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
@@ -95,10 +100,14 @@ def mark_note(comparison: Comparison) -> str:
     tests = len(comparison.agents) - 1
     if not tests:
         return ""
+    if all(scenario in comparison.replayed for scenario in comparison.scenarios):
+        return f"{TOO_FEW}: {REPLAYED_NOTE}"
     note = f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
-    if comparison.seeds >= min_seeds(tests):
-        return note
-    return f"{note}; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
+    if comparison.seeds < min_seeds(tests):
+        note += f"; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
+    elif comparison.replayed:
+        note += f"; {TOO_FEW}: {REPLAYED_NOTE}"
+    return note
 
 
 def _over_seeds(c: Column, values: FloatArray, mark: str) -> str:
@@ -143,7 +152,7 @@ def means_table(comparison: Comparison, start: str) -> Table:
         headings.append(c.label)
         p_values = {row["agent"]: row.get(f"{c.metric}_p") for row in found}
         known = {agent: p for agent, p in p_values.items() if p is not None}
-        marks = _marks(comparison, known)
+        marks = _marks(comparison.samples(cells), known)
         for texts, row in zip(rows, found, strict=True):
             estimate = Estimate(*(row[f"{c.metric}{end}"] for end in ("", "_low", "_high")))
             texts.append(_entry(c, estimate, marks.get(row["agent"], "")))

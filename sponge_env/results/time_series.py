@@ -19,8 +19,11 @@ from sponge_env.results.drawing import (
     PLAIN,
     FewTicks,
     Styles,
+    featured_of,
+    in_order,
+    legend_above,
     open_frame,
-    style_of,
+    styles_of_run,
 )
 from sponge_env.utils.files import replacing
 
@@ -71,9 +74,10 @@ def plot_comparison(
     Agents without intervals are left out; without any, no PNG is written. RunDirectoryError if it
     cannot be.
     """
-    runs = {agent: pd.DataFrame(run)[list(DRAWN)] for agent, run in intervals.items() if run}
-    if runs:
-        figure = time_series(runs, style_of(list(runs)))
+    agents = in_order([agent for agent, run in intervals.items() if run])
+    if agents:
+        runs = {agent: pd.DataFrame(intervals[agent])[list(DRAWN)] for agent in agents}
+        figure = time_series(runs, styles_of_run(agents, featured_of(agents)))
         figure.axes[0].set_title(title, loc="left", fontweight="bold")
         with replacing(path) as partial:
             figure.savefig(partial, format="png")
@@ -104,8 +108,7 @@ def time_series(runs: Runs, styles: Styles) -> Figure:
     panels[0].set_xlim(left=0)
     panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
     figure.align_ylabels()
-    legend, title = violations.get_legend_handles_labels(), "Violations in all"
-    figure.legend(*legend, title=title, loc="outside upper left", ncols=6, frameon=False)
+    legend_above(figure, *violations.get_legend_handles_labels(), title="Violations in all")
     return figure
 
 

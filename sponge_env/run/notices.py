@@ -46,26 +46,35 @@ FEW = 10
 """Samples or requests below which a file was written by hand."""
 
 
-def announce(scenarios: Sequence[Scenario], seeds: int = 1) -> list[str]:
+def announce(scenarios: Sequence[Scenario]) -> list[str]:
     """Warn of what is absurd on standard error; return a line for each file that is read.
 
-    There is one more where such a scenario has the same requests on all of several seeds. A line
-    that several scenarios share is there once. A scenario that cannot be played is passed over.
+    A line that several scenarios share is there once. A scenario that cannot be played is passed
+    over.
     """
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
         with suppress(SpongeError):
-            files, profile = list(files_read(scenario)), scenario_profile(scenario)
-            read |= dict.fromkeys(files)
-            warned |= dict.fromkeys(warnings(scenario, profile))
-            if files and seeds > 1 and _alike(scenario, profile):
-                alike = (
-                    f"every seed has the same requests in {scenario.name}: one seed says as much"
-                )
-                read[alike] = None
+            read |= dict.fromkeys(files_read(scenario))
+            warned |= dict.fromkeys(warnings(scenario, scenario_profile(scenario)))
     for warning in warned:
         sys.stderr.write(f"warning: {warning}\n")
     return list(read)
+
+
+def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
+    """Return by name what to say of scenarios whose files give several seeds the same requests."""
+    found: dict[str, str] = {}
+    for scenario in scenarios if seeds > 1 else ():
+        with suppress(SpongeError):
+            if any(files_read(scenario)) and _alike(scenario, scenario_profile(scenario)):
+                sentence = f"every seed has the same requests in {scenario.name}: one seed says as "
+                if scenario.network.trace in RESERVED:
+                    found[scenario.name] = f"{sentence}much"
+                else:
+                    offer = "much; --random-start draws where in the bandwidth trace each starts"
+                    found[scenario.name] = sentence + offer
+    return found
 
 
 def _alike(scenario: Scenario, profile: Profile) -> bool:

@@ -41,6 +41,11 @@ EPISODE = (*names(EpisodeMetrics), *names(AgainstBound), "stages")
 """Columns that describe an episode. The last has what was measured of each stage."""
 
 
+def load_episodes(path: Path) -> list[EpisodeMetrics]:
+    """Return the episodes of a run that count."""
+    return [from_summary(episode) for each in _results(path) for episode in each["episodes"]]
+
+
 def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)

@@ -209,12 +209,18 @@ class RunStore:
                 for partial in path.rglob("*.partial"):
                     partial.unlink(missing_ok=True)
 
-    def describe(self, suite: Suite, command: Sequence[str]) -> None:
-        """Write down the suite, its profiles, the command, the versions and the machine."""
+    def describe(
+        self, suite: Suite, command: Sequence[str], replayed: Mapping[str, str] | None = None
+    ) -> None:
+        """Write down the suite, its profiles, the command, the versions and the machine.
+
+        For ``replayed`` see :class:`sponge_env.run.suite.Arrangement`.
+        """
         found = _definition(self.path)
         definition = asdict(suite)
         definition["agents"] = found.get("definition", {}).get("agents", {}) | definition["agents"]
-        shown = {"definition": definition, "arrangement": asdict(arranged(suite))}
+        arrangement = {**asdict(arranged(suite)), "replayed": dict(replayed or {})}
+        shown = {"definition": definition, "arrangement": arrangement}
         write_json(self.path / _DEFINITION, found | shown)
         stages = [stage for cell in cells(suite) for stage in cell.pipeline]
         for name in {variant.profile for stage in stages for variant in stage.variants}:

@@ -368,6 +368,8 @@ class Arrangement:
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
     about: dict[str, str] = field(default_factory=dict)
     """By what is swept, what has to be known of it."""
+    replayed: dict[str, str] = field(default_factory=dict)
+    """By scenario, what to say where every seed has the same requests."""
 
 
 def arranged(suite: Suite) -> Arrangement:

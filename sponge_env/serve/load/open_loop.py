@@ -86,7 +86,7 @@ def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 
     Without one, requests can be sent that do not depend on it.
     """
-    arguments.drop = None  # the server's business
+    arguments.drop, arguments.random_start = None, False  # the server's business; none to draw
     changes = cli.scenario_changes(arguments)
     changes.pop("serving.drop", None)
     for key, value in (("duration_s", arguments.duration), ("profile", arguments.profile)):
