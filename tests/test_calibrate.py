@@ -171,6 +171,8 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
         (["--core-unit", "0"], "core_unit must be a number above 0"),
         (["--limiter", "none"], "unknown limiter 'none'"),
         (["--scenario", "ocr", "--batch", "8"], "leave out --batch"),
+        (["--cpus", "0,3-1"], "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
+        (["--cpus", "99999"], "--cpus names CPU 99999, but this process may use "),
     ],
 )
 def test_bad_options_end_in_one_sentence(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -159,6 +160,15 @@ def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
     assert evaluate.main(BOTH) == 0
     halves = ["run sim", "the CPUs are taken", "run live", "they are free"]
     assert both == ["checked", *halves]
+
+
+def test_a_second_live_run_can_have_cpus_of_its_own(both: list[str]) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        assert evaluate.main([*BOTH, "--cpus", str(min(allowed))]) == 0
+        assert os.sched_getaffinity(0) == {min(allowed)}
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 BROKEN = """

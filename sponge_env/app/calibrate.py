@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.env.factory import calibrations, wait_for_machine
+from sponge_env.env.factory import calibrations, prepare_machine
 from sponge_env.errors import ConfigError
 from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.live.replica import LiveConfig
@@ -72,8 +72,7 @@ def _run(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
         return 0
     files = _files(args)
-    if args.wait:
-        wait_for_machine()
+    prepare_machine(args.wait, args.cpus)
     for config in files.values():
         resolve_model(config.model)  # which says what is missing before anything is measured
     with cli.terminate_like_interrupt():
@@ -103,7 +102,7 @@ def _parser() -> cli.Parser:
     text = f"means to limit CPU: {', '.join(limiters)}"
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
-    cli.add_wait(parser)
+    cli.add_machine(parser)
     text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
     text += f"others (default: {IMAGES})"
     count = cli.at_least(1)
