@@ -20,14 +20,12 @@ from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_file
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
-from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_profile_path
+from sponge_env.scenario.profile import LOCAL_MODEL, REMEDY, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import require_extra
 
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
-POOR_FIT = 0.15
-"""Mean absolute relative error of a fit from which on the summary warns of it."""
 
 
 def summary(profile: Profile) -> str:
@@ -51,8 +49,8 @@ def summary(profile: Profile) -> str:
         f"limiter     {profile.limiter}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
-    if error.mape > POOR_FIT:
-        lines.append("note        l(b, c) does not describe this model; plans are off as much")
+    if profile.poor_fit:
+        lines.append(f"note        l(b, c) does not describe this model: {REMEDY}")
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
