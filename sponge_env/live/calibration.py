@@ -164,10 +164,12 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
 
 def doubts(profile: Profile) -> list[str]:
     """Return what looks as if something else had run on the CPU during a calibration."""
-    found, quota, full = [], profile.quota, profile.cores[-1]
-    for run in profile.samples if quota else ():
+    found, quota = [], profile.quota
+    for run in profile.samples:
+        if quota is None or run.cores < profile.cores[-1]:
+            continue
         wall_s = fmean(run.latency_s) - quota.dispatch_s - run.batch * quota.dispatch_request_s
-        if run.cores == full and wall_s > LOADED * fmean(run.cpu_s) + SLACK_S:
+        if wall_s > LOADED * fmean(run.cpu_s) + SLACK_S:
             found.append(
                 f"a batch of {run.batch} on all cores took {wall_s * 1e3:.1f} ms for "
                 f"{fmean(run.cpu_s) * 1e3:.1f} ms of CPU time"
