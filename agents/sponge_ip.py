@@ -166,8 +166,7 @@ class Ablated(SpongeIP):
 
 def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
     """Return a system of a single core unit that is as fast as ``cores`` of this one."""
-    fit = spec.first.latency
-    latency = dataclasses.replace(fit, gamma_s=fit.gamma_s / cores, epsilon_s=fit.epsilon_s / cores)
+    latency = spec.first.latency.bundled(cores)
     core_unit = spec.first.core_unit * cores
     return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
 

@@ -28,7 +28,7 @@ import pandas as pd
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
 from sponge_env import cli
-from sponge_env.env.factory import ensure_profile, make_system, wait_for_machine
+from sponge_env.env.factory import ensure_profile, make_system, prepare_machine
 from sponge_env.metrics import summary
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
@@ -136,7 +136,7 @@ def compare(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
     arguments = parser.parse_args(argv)
     with cli.terminate_like_interrupt():
-        wait_for_machine()
+        prepare_machine(wait=True, cpus=None)
         found = in_turn(contenders(arguments.triton), arguments.seeds)
     print(f"{arguments.seeds} x {SECONDS:g} s over 4G:\n\n{table(found)}")
     if arguments.triton is None:

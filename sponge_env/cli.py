@@ -6,6 +6,7 @@ import argparse
 import itertools
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -153,20 +154,32 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
-    add_wait_and_trust(parser)
+    add_machine(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
 
 
-def add_wait_and_trust(parser: argparse.ArgumentParser) -> None:
-    """Add the options that wait for CPUs, and that let files name code to run.
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the options for CPUs, and the one that lets files name code to run.
 
-    See :func:`sponge_env.env.factory.wait_for_machine` and :mod:`sponge_env.utils.trust`.
+    See :func:`sponge_env.env.factory.prepare_machine` and :mod:`sponge_env.utils.trust`.
     """
     text = "wait until the live run of another process has ended that uses the same CPUs"
     parser.add_argument("--wait", action="store_true", help=text)
+    text = "CPUs to run on, such as 0,1 or 0-3; the last ones serve (default: all)"
+    parser.add_argument("--cpus", type=_cpus, metavar="LIST", help=text)
     text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"
     parser.add_argument(TRUST, action="store_true", help=text)
+
+
+def _cpus(text: str) -> frozenset[int]:
+    cpus: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part, re.ASCII)
+        if not ends or not (some := range(int(ends[1]), int(ends[2] or ends[1]) + 1)):
+            raise argparse.ArgumentTypeError(f"must be CPUs such as 0,1 or 0-3, not {text!r}")
+        cpus.update(some)
+    return frozenset(cpus)
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class LatencyModel:
         names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
         return replace(self, **{name: getattr(self, name) * scale for name in names})
 
+    def bundled(self, cores: int) -> LatencyModel:
+        """Return the model on one core unit that is as fast as ``cores`` of this one's."""
+        return replace(self, gamma_s=self.gamma_s / cores, epsilon_s=self.epsilon_s / cores)
+
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
@@ -71,6 +75,40 @@ class LatencyModel:
     def residual_quantile(self, probability: float) -> float:
         """Return the relative error that is not exceeded with a probability."""
         return quantile(self.residual_quantiles, probability)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLatency(LatencyModel):
+    """A measured grid where no fit of l(b, c) is any good, and a fit for ratios of latencies."""
+
+    batches: tuple[int, ...] = ()
+    cores: tuple[float, ...] = ()
+    latency_s: tuple[tuple[float, ...], ...] = ()
+    """One row per batch size, one column per number of core units."""
+
+    def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
+        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores."""
+        b, c = np.broadcast_arrays(np.asarray(batch, float), np.asarray(cores, float))
+        sizes, units = np.array(self.batches, float), np.array(self.cores)
+        rows_s = np.stack([np.interp(-1 / c, -1 / units, row) for row in self.latency_s])
+        after = np.clip(np.searchsorted(sizes, b), min(1, len(sizes) - 1), len(sizes) - 1)
+        before = np.maximum(after - 1, 0)
+        low_s, high_s = (np.take_along_axis(rows_s, at[None], 0)[0] for at in (before, after))
+        part = (b - sizes[before]) / np.maximum(sizes[after] - sizes[before], 1)
+        beyond_s = np.maximum(part - 1, 0) * np.maximum(high_s - low_s, 0)
+        within_s = low_s + np.clip(part, 0, 1) * (high_s - low_s)
+        predicted_s: FloatArray = (within_s + beyond_s) * np.maximum(1, units[0] / c)
+        return predicted_s
+
+    def bundled(self, cores: int) -> MeasuredLatency:
+        """Return the same grid in larger units."""
+        fit = LatencyModel.bundled(self, cores)
+        return replace(
+            self,
+            gamma_s=fit.gamma_s,
+            epsilon_s=fit.epsilon_s,
+            cores=tuple(each / cores for each in self.cores),
+        )
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from sponge_env.models.model import Array, Model, TensorSpec
@@ -27,4 +28,14 @@ class Busy(Model):
 
     def run(self, session: object, batch: Array) -> Array:
         sum(range(LOOPS * len(batch)))
+        return batch
+
+
+class Chatty(Busy):
+    """Warns twenty thousand times in each batch, and fails at anything but zeros."""
+
+    def run(self, session: object, batch: Array) -> Array:
+        sys.stderr.write("a warning\n" * 20_000)
+        if batch.any():
+            raise ValueError("the last word")
         return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -153,7 +154,8 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
     shown = capsys.readouterr()
     assert str(out) in shown.out
     stages = ("cold start", "pauses", "work", "latency grid")
-    assert shown.err.splitlines() == [f"calibrating: {stage}" for stage in stages]
+    said = [line for line in shown.err.splitlines() if line.startswith("calibrating")]
+    assert said == [f"calibrating: {stage}" for stage in stages]
     profile = load_profile(out)
     assert (profile.model, profile.cores) == (str(model), (1, 2))
     assert profile.quota is not None
@@ -171,6 +173,8 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
         (["--core-unit", "0"], "core_unit must be a number above 0"),
         (["--limiter", "none"], "unknown limiter 'none'"),
         (["--scenario", "ocr", "--batch", "8"], "leave out --batch"),
+        (["--cpus", "0,3-1"], "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
+        (["--cpus", "99999"], "--cpus names CPU 99999, but this process may use "),
     ],
 )
 def test_bad_options_end_in_one_sentence(
@@ -190,6 +194,39 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
     monkeypatch.setattr(calibration, "calibrate_all", lambda *_: pytest.fail("measured"))
     assert main(["--out", str(tmp_path / "file" / "mine.json")]) == 2
     assert capsys.readouterr().err.startswith("error: cannot write ")
+
+
+@pytest.mark.parametrize(
+    ("cell", "latency_s", "wall", "reason"),
+    [
+        ((0, 0), 0.175, 1.0, None),
+        (
+            (0, 0),
+            0.175,
+            1.5,
+            "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 more",
+        ),
+        ((0, 4), 0.030, 1.0, "a batch of 1 took 30.0 ms on 16 units, one of 2 only 19.6 on 16"),
+        ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4"),
+    ],
+)
+def test_a_calibration_on_a_loaded_machine_warns(
+    cell: tuple[int, int], latency_s: float, wall: float, reason: str | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    profile = load_profile("lite0")
+    grid = [list(row) for row in profile.latency_s]
+    grid[cell[0]][cell[1]] = latency_s
+    runs = [
+        dataclasses.replace(each, latency_s=tuple(wall * run_s for run_s in each.latency_s))
+        for each in profile.samples
+    ]
+    made = dataclasses.replace(profile, latency_s=tuple(map(tuple, grid)), samples=tuple(runs))
+    monkeypatch.setattr(calibration, "calibrate_all", lambda *_, **__: [made])
+    model = write_model(tmp_path / "own.onnx")
+    assert main(["--model", str(model), "--out", str(tmp_path / "mine.json")]) == 0
+    assert (reason or "") in caplog.text
+    assert bool(reason) == ("other work disturbed the calibration" in caplog.text)
 
 
 def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from sponge_env.app import evaluate as evaluation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
-from sponge_env.scenario.profile import PROFILE_DIR
+from sponge_env.scenario.profile import PROFILE_DIR, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 REQUIRED_KEYS = set(
@@ -229,6 +231,15 @@ def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
     assert both == ["checked", *halves]
 
 
+def test_a_second_live_run_can_have_cpus_of_its_own(both: list[str]) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        assert evaluate.main([*BOTH, "--cpus", str(min(allowed))]) == 0
+        assert os.sched_getaffinity(0) == {min(allowed)}
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 BROKEN = """
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation
@@ -259,6 +270,24 @@ def test_a_failure_keeps_the_episodes_before_it(
     assert summary["offered"] == sum(summary[key] for key in ended)
     requests = pd.read_parquet("run/requests/broken:Broken/paper+yolov5s+cold-seed0.parquet")
     assert len(requests) == summary["offered"]
+
+
+def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    profile = load_profile("yolov5s")
+    bad = dataclasses.replace(profile.latency, eta_s=-1.0)  # below 0 for small batches
+    save_profile(dataclasses.replace(profile, latency=bad), Path("bad.json"))
+    argv = "--agent sponge-ip sponge-mpc sponge-no-scaling --profile bad.json --duration 5".split()
+    assert evaluate.main(argv) == 0
+    assert caplog.text.count("plans use the measured table") == 1
+    planned = load_profile("bad.json").planned
+    table_s = planned.table_s(20, 20)
+    measured = table_s[np.ix_(np.array(profile.batches) - 1, np.array(profile.cores) - 1)]
+    np.testing.assert_allclose(measured, profile.latency_s)
+    assert np.all(np.diff(table_s, axis=0) >= 0)
+    assert np.all(np.diff(table_s, axis=1) <= 0)
+    np.testing.assert_allclose(planned.bundled(4).table_s(20, 5), table_s[:, 3::4])
 
 
 def test_evaluations_started_together_do_not_meet() -> None:

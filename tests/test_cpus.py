@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def other(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_run_is_refused(other: subprocess.Popen[str]) -> None:
     reservations, affinity = Reservations(), os.sched_getaffinity(0)
-    message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait"
+    message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait.* --cpus"
     with pytest.raises(WorkerError, match=message), reservations.keep_off(frozenset({CPU})):
         pass
     assert os.sched_getaffinity(0) == affinity
@@ -114,3 +114,22 @@ def test_without_a_place_for_locks_there_are_none(
     monkeypatch.setattr(cpus, "LOCK_FOLDER", folder / "missing")
     assert lock_cpu(CPU, wait=False) is None
     assert "would go unnoticed" in caplog.text
+
+
+@pytest.mark.parametrize("plant", [lambda _, path: os.mkfifo(path), os.link])
+def test_a_planted_file_stops_no_run_and_stays_as_it_is(
+    plant: Callable[[Path, Path], None], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, text = folder / f"sponge-env-cpu-{CPU}", b"\xff\x1b[31m"
+    (folder / "other").write_bytes(text)
+    plant(folder / "other", path)
+    assert lock_cpu(CPU, wait=False) is None
+    assert f"{path} is no file of its own; remove it" in caplog.text
+    assert (folder / "other").read_bytes() == text
+    path.unlink()
+    first = lock_cpu(CPU, wait=False)
+    path.write_bytes(text)
+    with pytest.raises(WorkerError, match=r"the live run of process \(\?\);"):
+        lock_cpu(CPU, wait=False)
+    assert first
+    first.close()

@@ -9,8 +9,9 @@ from multiprocessing import active_children
 
 import pytest
 
-from sponge_env.run.executor import ONE_THREAD, Executor, Failure, Inline, Processes
+from sponge_env.run.executor import Executor, Failure, Inline, Processes
 from sponge_env.utils import trust
+from sponge_env.utils.installation import ONE_THREAD
 
 
 def work(task: object) -> object:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ import pytest
 from test_models import served
 from test_replica_contract import next_event
 
-from sponge_env.live.local import LocalLauncher
-from sponge_env.live.replica import Answer, LiveConfig, Ready
+from sponge_env.live.local import STDERR_BYTES, LocalLauncher
+from sponge_env.live.replica import Answer, Death, LiveConfig, Ready
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model
 
@@ -47,6 +49,19 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
     finally:
         replica.close()
         launcher.close()
+
+
+@pytest.mark.live
+def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts() -> None:
+    launcher = LocalLauncher([LiveConfig(model="busy_model:Chatty")])
+    with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
+        assert isinstance(next_event(replica), Ready)
+        for batch_id in (1, 2):
+            assert os.fstat(replica._stderr.fileno()).st_size <= STDERR_BYTES
+            replica.start(batch_id, [np.zeros(2)])
+            assert isinstance(next_event(replica), Answer)
+        replica.start(3, [np.ones(2)])
+        assert next_event(replica) == Death("ValueError: the last word")
 
 
 @pytest.fixture

@@ -13,8 +13,13 @@ from typing import Any
 
 import busy_model
 import pytest
+from machine import needs_two_cpus
+from test_models import write_model
+from test_real_worker import run
 
+from sponge_env.interfaces import Allocation
 from sponge_env.live.local import SANDBOX, LocalLauncher
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 PROBE = """
@@ -97,7 +102,10 @@ def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-def test_no_thread_of_a_replica_has_privileges_nor_its_janitor() -> None:
+def test_no_thread_of_a_replica_has_privileges_nor_its_janitor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SPONGE_TOKEN", "secret")
     launcher = LocalLauncher([busy_model.config()])
     with LiveWorker(busy_model.config(), launcher=launcher) as worker:
         pids = worker.replicas[0].pid, launcher.janitor._process.pid
@@ -105,3 +113,26 @@ def test_no_thread_of_a_replica_has_privileges_nor_its_janitor() -> None:
         assert len(threads) >= 2
         for thread in threads:
             assert_unprivileged(fields((thread / "status").read_text()))
+        assert int(fields(Path(f"/proc/{pids[0]}/status").read_text())["CapPrm"], 16) == 0
+        assert not [pid for pid in pids if b"secret" in Path(f"/proc/{pid}/environ").read_bytes()]
+        assert Path(f"/proc/{pids[0]}/oom_score_adj").read_text() == "1000\n"
+
+
+@pytest.mark.live
+@needs_two_cpus
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may read others' files at all")
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_model_in_anothers_home_is_made_ready_for_other_threads(
+    cores: int, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "own.onnx")
+    os.chown(tmp_path, 65534, 65534)
+    tmp_path.chmod(0o700)
+    whole: dict[str, Any] = {"cores_max": 2, "core_unit": 1.0, "limiter": "none"}
+    config = LiveConfig(model=str(model), batch_max=2, initial=Allocation(cores, 2), **whole)
+    with LiveWorker(config) as worker:
+        for now in (cores, 3 - cores):
+            worker.resize(Allocation(now, 2))
+            assert run(worker, 2).ok
+        for thread in Path(f"/proc/{worker.replicas[0].pid}/task").iterdir():
+            assert int(fields((thread / "status").read_text())["CapPrm"], 16) == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_env import cli
-from sponge_env.env.factory import wait_for_machine
+from sponge_env.env.factory import prepare_machine
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
@@ -202,8 +202,7 @@ def train(argv: Sequence[str]) -> int:
     # PyTorch takes seconds to import; bad input should not wait for it.
     from . import phased, sb3_ppo
 
-    if arguments.wait:
-        wait_for_machine()
+    prepare_machine(arguments.wait, arguments.cpus)
     profile = check_scenario(scenario, arguments.backend, arguments.limiter)
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"

@@ -14,20 +14,18 @@ from typing import get_args
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.env.factory import calibrations, wait_for_machine
+from sponge_env.env.factory import calibrations, prepare_machine
 from sponge_env.errors import ConfigError
 from sponge_env.live.calibration import SECONDS, SEVERAL_SECONDS, calibrate_files
 from sponge_env.live.replica import LiveConfig
 from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
-from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_profile_path
+from sponge_env.scenario.profile import LOCAL_MODEL, REMEDY, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import require_extra
 
 IMAGES = 100
 """Drawn images on which accuracy is measured."""
-POOR_FIT = 0.15
-"""Mean absolute relative error of a fit from which on the summary warns of it."""
 
 
 def summary(profile: Profile) -> str:
@@ -51,8 +49,8 @@ def summary(profile: Profile) -> str:
         f"limiter     {profile.limiter}"
         + (f", period {profile.quota.period_s * 1e3:g} ms" if profile.quota else ""),
     ]
-    if error.mape > POOR_FIT:
-        lines.append("note        l(b, c) does not describe this model; plans are off as much")
+    if profile.poor_fit:
+        lines.append(f"note        l(b, c) does not describe this model: {REMEDY}")
     if facts.tasks:
         mean = sum(tasks * share for tasks, share in enumerate(facts.tasks))
         lines.append(f"leads to    {mean:.1f} tasks on average, at most {len(facts.tasks) - 1}")
@@ -72,8 +70,7 @@ def _run(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
         return 0
     files = _files(args)
-    if args.wait:
-        wait_for_machine()
+    prepare_machine(args.wait, args.cpus)
     for config in files.values():
         resolve_model(config.model)  # which says what is missing before anything is measured
     with cli.terminate_like_interrupt():
@@ -103,7 +100,7 @@ def _parser() -> cli.Parser:
     text = f"means to limit CPU: {', '.join(limiters)}"
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
-    cli.add_wait_and_trust(parser)
+    cli.add_machine(parser)
     text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
     text += f"others (default: {IMAGES})"
     count = cli.at_least(1)

@@ -66,7 +66,7 @@ def evaluate(argv: Sequence[str]) -> int:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.env.factory import ensure_profile, wait_for_machine
+    from sponge_env.env.factory import ensure_profile, prepare_machine
     from sponge_env.run.notices import replayed
     from sponge_env.run.store import holds_something, new_folder
     from sponge_env.run.unit import units
@@ -76,8 +76,7 @@ def evaluate(argv: Sequence[str]) -> int:
         backends = ["sim", "live"]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
-    if arguments.wait:
-        wait_for_machine()
+    prepare_machine(arguments.wait, arguments.cpus)
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         if arguments.json:

@@ -163,11 +163,14 @@ def live_machine(
     return reserve(real_configs(spec, stages, limiter))
 
 
-def wait_for_machine() -> None:
-    """From now on, wait for CPUs that the live run of another process has, do not refuse."""
-    from sponge_env.live.cpus import RESERVATIONS
+def prepare_machine(wait: bool, cpus: frozenset[int] | None) -> None:
+    """Keep to some CPUs, and wait for those that another live run has; both where asked for."""
+    if wait or cpus:
+        from sponge_env.live.cpus import RESERVATIONS, use_only
 
-    RESERVATIONS.patient = True
+        RESERVATIONS.patient |= wait
+        if cpus:
+            use_only(cpus)
 
 
 def real_configs(

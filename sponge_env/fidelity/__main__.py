@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.env.factory import calibrations, check_live, here, live_machine, wait_for_machine
+from sponge_env.env.factory import calibrations, check_live, here, live_machine, prepare_machine
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first = "measure this machine first (default: if its profile is older than an hour)"
     add("--calibrate", action=argparse.BooleanOptionalAction, help=first)
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
-    cli.add_wait_and_trust(parser)
+    cli.add_machine(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     return parser.parse_args(argv)
 
@@ -132,8 +132,7 @@ def run(argv: Sequence[str]) -> int:
     controllers = {a: make_controller(a, registry, options.get(a)) for a in arguments.agent}
     out = arguments.out or new_folder("fidelity")
     trials: list[Trial] = []
-    if arguments.wait:
-        wait_for_machine()
+    prepare_machine(arguments.wait, arguments.cpus)
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
         measured = [with_files(scenario, files) for scenario in scenarios]

@@ -9,11 +9,13 @@ measurements.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
 
@@ -32,10 +34,14 @@ from sponge_env.scenario.profile import LOCAL_MODEL, Facts, Profile, Sample, sav
 from sponge_env.utils.files import check_writable
 from sponge_env.utils.installation import describe_host, describe_versions
 
+LOG = logging.getLogger("sponge_env")
+
 SECONDS = 45.0
 """About how long a calibration takes, beside the loading."""
 SEVERAL_SECONDS = 75.0
 """The same of several models."""
+LOADED, SLACK_S = 1.1, 0.001
+"""What a cell of the grid may be more than it should; they differ by 3 % on an idle machine."""
 QUANTILES = 21
 """Quantiles kept of scatter and residuals."""
 
@@ -129,8 +135,7 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
     model, fit_error = fit_latency(batches, cores, mean_s, relative=True)
     residuals = _scatter(latency_s[b, c] / model.predict_s(b, c) - 1 for b, c in grid)
     model = dataclasses.replace(model, residual_quantiles=residuals)
-    model.table_s(config.batch_max, config.cores_max)  # refuses a fit that is not positive
-    return Profile(
+    profile = Profile(
         name="local",
         model=config.model,
         source="measured by python -m sponge_env calibrate",
@@ -153,6 +158,36 @@ def build_profile(config: LiveConfig, grid: Grid, cold_start_s: float, limiter: 
             for cell in sorted(grid)
         ),
     )
+    profile.planned.table_s(config.batch_max, config.cores_max)  # refuses what is not positive
+    return profile
+
+
+def doubts(profile: Profile) -> list[str]:
+    """Return what looks as if something else had run on the CPU during a calibration."""
+    found, quota = [], profile.quota
+    for run in profile.samples:
+        if quota is None or run.cores < profile.cores[-1]:
+            continue
+        wall_s = fmean(run.latency_s) - quota.dispatch_s - run.batch * quota.dispatch_request_s
+        if wall_s > LOADED * fmean(run.cpu_s) + SLACK_S:
+            found.append(
+                f"a batch of {run.batch} on all cores took {wall_s * 1e3:.1f} ms for "
+                f"{fmean(run.cpu_s) * 1e3:.1f} ms of CPU time"
+            )
+    cells = {
+        (b, c): cell
+        for b, row in zip(profile.batches, profile.latency_s, strict=True)
+        for c, cell in zip(profile.cores, row, strict=True)
+    }
+    smaller = [((b, c), (a, c)) for a, b in pairwise(profile.batches) for c in profile.cores]
+    faster = [((b, a), (b, c)) for a, c in pairwise(profile.cores) for b in profile.batches]
+    for long, short in smaller + faster:
+        if cells[short] > LOADED * cells[long] + SLACK_S:
+            found.append(
+                f"a batch of {short[0]} took {cells[short] * 1e3:.1f} ms on {short[1]} units, one "
+                f"of {long[0]} only {cells[long] * 1e3:.1f} on {long[1]}"
+            )
+    return found
 
 
 def _noise(values: FloatArray) -> FloatArray:
@@ -185,4 +220,12 @@ def calibrate_files(
     ]
     for path, profile in zip(files, profiles, strict=True):
         save_profile(profile, path)
+        if found := doubts(profile):
+            LOG.warning(
+                "other work disturbed the calibration of %s (%s%s); calibrate again when the "
+                "machine is idle",
+                profile.model,
+                found[0],
+                f", and {len(found) - 1} more" * (len(found) > 1),
+            )
     return profiles

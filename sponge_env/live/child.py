@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,9 +104,12 @@ class ModelServer:
             module, _, name = place.partition(":")
             self._models.append(getattr(importlib.import_module(module), name)(**arguments))
         self._sessions = [functools.lru_cache(SESSIONS_KEPT)(m.load) for m in self._models]
-        # the first large batch allocates: that belongs to the cold start
+        self.make_ready(job.threads)
+
+    def make_ready(self, threads: int) -> None:
+        """Run all variants: the first large batch allocates, and belongs to the cold start."""
         for variant in range(len(self._models)):
-            self.run(job.batch_max, job.threads, variant)
+            self.run(len(self._tensors.inputs), threads, variant)
 
     def run(self, size: int, threads: int, variant: int = 0) -> None:
         """Answer the first ``size`` tasks with one of the variants."""
@@ -133,13 +136,28 @@ def import_light(path: Sequence[str]) -> None:
     sys.modules.setdefault("sponge_env", package)
 
 
+def load(job: Job) -> ModelServer:
+    """Load the models; what root may read more than others may not be read after that.
+
+    Each thread has that right from the one that starts it, so that none may be started before.
+    """
+    from sponge_env.live.sandbox import KEPT, keep_capabilities
+
+    privileged = keep_capabilities(KEPT)
+    server = ModelServer(replace(job, threads=1) if privileged else job)
+    keep_capabilities(0)
+    if privileged and job.threads > 1:
+        server.make_ready(job.threads)
+    return server
+
+
 def main() -> None:
     """Load the models, then answer orders until the parent closes the channel."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     started_s = time.monotonic()
     job = Job(**json.loads(sys.argv[1]))
     import_light(job.path)
-    server = ModelServer(job)
+    server = load(job)
     report = (READY, started_s, time.monotonic())
     while True:
         os.write(job.socket, REPORT.pack(*report))

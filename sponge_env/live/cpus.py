@@ -11,11 +11,12 @@ import fcntl
 import logging
 import math
 import os
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from sponge_env.errors import ConfigError, WorkerError
 
@@ -41,13 +42,28 @@ def choose_cpus(cores: float) -> frozenset[int]:
     return frozenset(cpus)
 
 
+def use_only(cpus: frozenset[int]) -> None:
+    """Keep this process to some of the CPUs that it may use; others are a :class:`ConfigError`."""
+    if others := sorted(cpus - os.sched_getaffinity(0)):
+        allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise ConfigError(f"--cpus names CPU {others[0]}, but this process may use {allowed}")
+    move_threads(cpus)
+
+
+def move_threads(cpus: Iterable[int]) -> None:
+    """Have all threads of this process run on some CPUs."""
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
+            os.sched_setaffinity(int(thread), cpus)
+
+
 class Reservations:
     """The CPUs of all workers that this process has open; they may end in any order."""
 
     def __init__(self) -> None:
         self.patient = False
         """Whether to wait for a CPU that another process has, or to refuse."""
-        self._locks: dict[int, IO[str] | None] = {}
+        self._locks: dict[int, FileIO | None] = {}
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
         self._before: set[int] = set()
@@ -89,23 +105,21 @@ class Reservations:
                 lock.close()
 
     def _move_threads(self) -> None:
-        cpus = self._before.difference(*self._reserved) or self._before
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
-                os.sched_setaffinity(int(thread), cpus)
+        move_threads(self._before.difference(*self._reserved) or self._before)
 
 
 RESERVATIONS = Reservations()
 """One for the process, as affinity is the process's."""
 
 
-def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
+def lock_cpu(cpu: int, wait: bool) -> FileIO | None:
     """Lock a CPU until the returned file is closed or this process ends.
 
     A CPU that another process has is waited for, with a warning, or a :class:`WorkerError`. Where
     no file can be made there is no lock, which is a warning.
     """
-    path, flags = LOCK_FOLDER / f"sponge-env-cpu-{cpu}", os.O_RDWR | os.O_NOFOLLOW
+    path = LOCK_FOLDER / f"sponge-env-cpu-{cpu}"
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         if not path.exists():
             # in such a folder the kernel lets users create, but not "create or open" others' files
@@ -113,7 +127,11 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
                 descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
                 os.fchmod(descriptor, 0o666)
                 os.close(descriptor)
-        lock = open(os.open(path, flags), "r+")  # noqa: SIM115
+        lock = open(os.open(path, flags), "r+b", buffering=0)  # noqa: SIM115
+        found = os.fstat(lock.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # others may write there, too
+            lock.close()
+            raise OSError(f"{path} is no file of its own; remove it")
     except OSError as error:
         LOG.warning("another live run on CPU %d would go unnoticed: %s", cpu, error)
         return None
@@ -122,18 +140,18 @@ def lock_cpu(cpu: int, wait: bool) -> IO[str] | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = lock.read().strip() or "(?)"
+            holder = lock.read(20).decode(errors="replace").strip()
+            holder = holder if holder.isdecimal() else "(?)"
             message = f"CPU {cpu} is in use by the live run of process {holder}"
             if not wait:
                 raise WorkerError(
                     f"{message}; run this when that has ended, or with --wait, which does so by "
-                    "itself"
+                    "itself, or run both on CPUs of their own, such as --cpus 0,1 and --cpus 2,3"
                 ) from None
             LOG.warning("%s; waiting until it has ended", message)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        lock.write(f"{os.getpid()}\n".encode())
         undo.pop_all()
     return lock

@@ -20,6 +20,9 @@ PATIENCE_S = 10.0
 """How long to wait for killed processes to leave a group."""
 SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")
 """Takes its other rights away before it begins."""
+NAMES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME")
+FAMILIES = ("LC_", "LD_", "PYTHON", "MALLOC_", "GLIBC_", "ORT_")
+"""Variables that helper processes get, and how others' names begin; the rest may be secrets."""
 CLOSE_S = 2.0
 """How long it may take to end when there is nothing left to clean up."""
 
@@ -35,6 +38,7 @@ class Janitor:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             bufsize=0,
+            env=environment(),
         )
         assert self._process.stdin is not None
         self._stdin = self._process.stdin
@@ -58,6 +62,12 @@ class Janitor:
         # a janitor that was killed is no reason to stop serving
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._stdin.write(f"{' '.join(map(str, words))}\n".encode())
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of this process that its helpers need."""
+    names = (name for name in os.environ if name in NAMES or name.startswith(FAMILIES))
+    return {name: os.environ[name] for name in names}
 
 
 def start_ticks(pid: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import math
@@ -24,16 +25,21 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.cpus import RESERVATIONS, choose_cpus
-from sponge_env.live.janitor import Janitor, start_ticks
+from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 from sponge_env.scenario.config import MAX_TOTAL_CORES
+from sponge_env.utils.installation import ONE_THREAD
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 _DRAWS = 1 << 16
 """Requests whose samples are drawn independently."""
+STDERR_BYTES = 1 << 16
+"""What is kept between two batches of what a child says on its standard error."""
+SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
+"""Variables of a child: libraries start no thread of their own, which would use up the quota."""
 END_TIMEOUT_S = 10.0
 """How long a killed process may take to be gone."""
 
@@ -69,6 +75,8 @@ class LocalReplica:
         # memory files vanish with their last user, however it ends
         with contextlib.ExitStack() as opened:
             self._stderr = opened.enter_context(_memory("sponge-stderr"))
+            fcntl.fcntl(self._stderr, fcntl.F_SETFL, os.O_APPEND)
+            self._said = "(nothing)"
             self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             opened.enter_context(self._channel)
             self._channel.setblocking(False)
@@ -85,6 +93,7 @@ class LocalReplica:
                     stdout=subprocess.DEVNULL,
                     stderr=self._stderr,
                     start_new_session=True,
+                    env=environment() | SETTINGS,
                 )
             self._opened = opened.pop_all()
         pid = self._process.pid
@@ -145,13 +154,23 @@ class LocalReplica:
         except ConnectionResetError:
             message = b""
         if len(message) < REPORT.size:
-            said = os.pread(self._stderr.fileno(), 65536, 0).decode(errors="replace").split("\n")
-            return Death(next((line for line in reversed(said) if line.strip()), "(nothing)"))
+            self._listen()
+            return Death(self._said)
+        if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
+            self._listen()
         batch_id, started_s, finished_s = REPORT.unpack(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
         if batch_id == READY:
             return Ready(finished_s)
         return Answer(batch_id, started_s, finished_s, self._reported_cpu_s - before_s)
+
+    def _listen(self) -> None:
+        """Note the last line on the standard error, and make room there."""
+        end = os.fstat(self._stderr.fileno()).st_size
+        said = os.pread(self._stderr.fileno(), STDERR_BYTES, max(0, end - STDERR_BYTES))
+        lines = [line for line in said.decode(errors="replace").split("\n") if line.strip()]
+        self._said = lines[-1] if lines else self._said
+        self._stderr.truncate(0)
 
     def cpu_s(self) -> float:
         """Read the child's CPU clock; after its end, return what was read last."""

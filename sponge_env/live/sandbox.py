@@ -11,6 +11,7 @@ A replica lives under its quota by then, so that this imports no more than it ne
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -24,7 +25,7 @@ PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 CAPABILITIES = 0x20080522
 """Version 3 of ``capset``'s header."""
 KEPT = 1 << 1
-"""``CAP_DAC_OVERRIDE``: root's models may lie in another user's home."""
+"""``CAP_DAC_OVERRIDE``: root's models, and what they import, may lie in another user's home."""
 
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001
 """What a filter of system calls returns; the latter is ``EPERM``."""
@@ -57,10 +58,16 @@ def drop_privileges() -> None:
     for number in itertools.count():
         if KERNEL.prctl(PR_CAPBSET_DROP, *_longs(number, 0, 0, 0)):
             break
+    keep_capabilities(KEPT)
+
+
+def keep_capabilities(kept: int) -> int:
+    """Give up this thread's capabilities but some; return which of these it has."""
     header, sets = (ctypes.c_uint32 * 2)(CAPABILITIES), (ctypes.c_uint32 * 6)()
     KERNEL.capget(header, sets)
-    kept = sets[1] & KEPT  # of the permitted
+    kept &= sets[1]  # of the permitted
     KERNEL.capset(header, (ctypes.c_uint32 * 6)(kept, kept))
+    return kept
 
 
 def _longs(*values: int) -> list[ctypes.c_ulong]:
@@ -107,6 +114,9 @@ def forbid_changes() -> None:
 
 if __name__ == "__main__":
     task, __file__ = sys.argv[1:3]
+    if task == "computes":  # it can be started again, who started it cannot
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
     drop_privileges()
     if task == "computes":
         forbid_changes()

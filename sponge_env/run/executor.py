@@ -17,17 +17,13 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, cast
 
 from sponge_env.utils import trust
+from sponge_env.utils.installation import ONE_THREAD
 
 Task = TypeVar("Task")
 Work = Callable[[Any], Any]
 """What is done with a task; a module's function or a partial one, for it is sent by name."""
 Results = Generator[tuple[Task, Any], None, None]
 """Tasks with their results, or with a :class:`Failure`, as they end. Closing it stops all."""
-
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
-"""The processes are the parallelism; more threads than CPUs only get in each other's way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,14 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
-from sponge_env.latency import MOST_LOST, FitError, LatencyModel, QuotaService
+from sponge_env.latency import (
+    MOST_LOST,
+    FitError,
+    LatencyModel,
+    MeasuredLatency,
+    QuotaService,
+    to_quantiles,
+)
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
@@ -28,6 +35,14 @@ FORMAT = 1
 
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"
 """Profiles that ship with the package."""
+
+
+POOR_FIT = 0.15
+"""Mean absolute relative error of a fit from which on the measured grid takes its place."""
+REMEDY = (
+    "plans use the measured table; fewer and larger core units, measured on an idle machine, can "
+    "be described better (sponge calibrate --cores 4)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +137,34 @@ class Profile:
             quota=quota and replace(quota, work_s=tuple(each * scale for each in quota.work_s)),
         )
 
+    @property
+    def poor_fit(self) -> bool:
+        """Whether the fit is far off, or so far that it is not positive."""
+        fitted_s = self.latency.predict_s(np.array(self.batches)[:, None], np.array(self.cores))
+        return self.fit_error.mape > POOR_FIT or float(fitted_s.min()) <= 0
+
+    @property
+    def planned(self) -> LatencyModel:
+        """The latencies that controllers plan with: the fit, or what was measured."""
+        if not self.poor_fit:
+            return self.latency
+        runs = [np.array(each.latency_s) for each in self.samples]
+        scatter = np.concatenate([each / each.mean() - 1 for each in runs] or [np.zeros(1)])
+        names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
+        return MeasuredLatency(
+            **{name: max(0.0, getattr(self.latency, name)) for name in names},
+            residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
+            batches=self.batches,
+            cores=self.cores,
+            latency_s=self.latency_s,
+        )
+
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Latency the simulator serves with: measured where measured, else the fit.
+        """Latency the simulator serves with: measured where measured, else what is planned.
 
         (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
         """
-        table = self.latency.table_s(batch_max, cores_max).copy()
+        table = self.planned.table_s(batch_max, cores_max).copy()
         batches, cores = np.array(self.batches), np.array(self.cores)
         rows, columns = batches <= batch_max, cores <= cores_max
         measured = np.array(self.latency_s)[np.ix_(rows, columns)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
-from sponge_env.scenario.profile import Profile, load_profile
+from sponge_env.scenario.profile import REMEDY, Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
+
+LOG = logging.getLogger("sponge_env")
 
 
 def scenario_profile(scenario: Scenario) -> Profile:
@@ -63,7 +67,7 @@ def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageS
         cores_max=limits.cores,
         batch_max=limits.batch,
         replicas_max=limits.replicas,
-        latencies=tuple(model.latency for model in models),
+        latencies=tuple(model.planned for model in models),
         accuracies=tuple(variant.accuracy for variant in stage.variants),
         cold_start_s=cold_start_s,
         core_unit=one.core_unit,
@@ -93,13 +97,21 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
 
 def _check_profile(profile: Profile, limits: Limits) -> None:
     """Refuse a profile that cannot be used within limits."""
-    profile.latency.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
+    profile.planned.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
+    if profile.poor_fit:
+        _warn_of_fit(profile.name, f"{profile.fit_error.mape:.0%}")
     if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
         raise ProfileError(
             f"profile {profile.name!r} was measured on one CPU in units of "
             f"{profile.core_unit:g} cores, but limits.cores = {limits.cores} units are more; "
             "lower the limit or calibrate with that many --cores"
         )
+
+
+@cache
+def _warn_of_fit(name: str, off: str) -> None:
+    """Say once what controllers plan with."""
+    LOG.warning("the fit of l(b, c) is %s off in profile %r: %s", off, name, REMEDY)
 
 
 def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> str:

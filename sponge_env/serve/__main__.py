@@ -34,7 +34,7 @@ def _run(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.env.factory import wait_for_machine
+    from sponge_env.env.factory import prepare_machine
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
     from sponge_env.serve.monitor.page import monitored
@@ -47,8 +47,7 @@ def _run(argv: Sequence[str]) -> int:
         token=os.environ.get(TOKEN) or None,
         drain_s=arguments.drain_s,
     )
-    if arguments.wait:
-        wait_for_machine()
+    prepare_machine(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
     sinks: list[Sink] = []
     if arguments.tensorboard is not None:
@@ -125,7 +124,7 @@ def _parser() -> cli.Parser:
         help="how long to answer what is there when the server ends (default: 10)")  # fmt: skip
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
-    cli.add_wait_and_trust(parser)
+    cli.add_machine(parser)
     add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
     return parser
 

@@ -21,6 +21,11 @@ from typing import Any
 from sponge_env import __version__
 from sponge_env.errors import ConfigError, MissingExtraError
 
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+"""Variables of processes that share CPUs: more threads only get in each other's way."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 PACKAGES = (
