@@ -87,7 +87,7 @@ def content_of(path: Path) -> Content:
 
 def find_trace(name: str | Path, content: Content) -> Path:
     """Return a trace's file by its path or its name in ``traces/``; TraceError if none is there."""
-    if os.path.isfile(name):
+    if os.path.exists(name) and not os.path.isdir(name):
         return Path(name)
     name = str(name)
     shipped = {

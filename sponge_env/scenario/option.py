@@ -78,7 +78,7 @@ def check_options(settings: Any, prefix: str = "") -> None:
                 small = not bounds or abs(item) <= LARGEST
                 fits = small and all(_HOLDS[word](item, bounds[word]) for word in bounds)
                 fits = fits and (check is None or check(item))
-                huge = bounds and LARGEST < item < math.inf
+                huge = bounds and LARGEST < item < math.inf and not {"at most", "below"} & {*bounds}
                 rule = f"at most {LARGEST:g}" if huge else _rule_of(each)
                 require(fits, prefix + each.name, item, rule)
 

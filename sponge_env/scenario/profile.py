@@ -9,7 +9,9 @@ reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -224,7 +226,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
             raise ProfileError(unknown("profile", str(path), shipped))
         path = shipped[str(path)]
     try:
-        profile = _from_json(parsed(json.loads, read_text(path)))
+        read = partial(json.loads, parse_float=_finite, parse_constant=_finite)
+        profile = _from_json(parsed(read, read_text(path)))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
@@ -239,6 +242,12 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def is_of(profile: Profile, model: str) -> bool:
     """Return whether a profile is a model's; files of one name in different folders share it."""
     return profile.model in (model, str(Path(model).resolve()))
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"it has the number {text}")
 
 
 def _from_json(data: dict[str, Any]) -> Profile:
