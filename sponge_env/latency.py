@@ -82,7 +82,7 @@ def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
     if not good.all():
         row, column = np.unravel_index(int(np.argmin(good)), table.shape)
         raise ProfileError(
-            f"the latency fit predicts {table[row, column] * 1000:.3g} ms for batch "
+            f"the latency fit predicts {float(table[row, column]) * 1000:.3g} ms for batch "
             f"{row + 1} on {column + 1} cores, but a latency must be positive "
             "and no longer than an hour; calibrate again or lower the scenario's limits"
         )
