@@ -116,13 +116,13 @@ def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
     batches = np.arange(1, batch_max + 1)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
         table = model.predict_s(batches, np.arange(1, cores_max + 1)[None, :])
-    good = np.isfinite(table) & (table > 0)
+    good = (table > 0) & (table <= LONGEST_S)
     if not good.all():
-        row, column = np.unravel_index(int(np.argmin(np.where(good, np.inf, table))), table.shape)
+        row, column = np.unravel_index(int(np.argmin(good)), table.shape)
         raise ProfileError(
-            f"the latency fit predicts {table[row, column] * 1000:.3g} ms for batch "
-            f"{row + 1} on {column + 1} cores, but a latency must be positive; "
-            "calibrate again or lower the scenario's limits"
+            f"the latency fit predicts {float(table[row, column]) * 1000:.3g} ms for batch "
+            f"{row + 1} on {column + 1} cores, but a latency must be positive "
+            "and no longer than an hour; calibrate again or lower the scenario's limits"
         )
     table.setflags(write=False)
     return table

@@ -429,6 +429,19 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --jobs 2", "--jobs needs --suite"),
         ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
         ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
+        (
+            "--agent static-8 --trace files/huge",
+            "huge is not a trace: it holds more than 200",
+        ),
+        ("--agent static-8 --arrivals files/huge", "huge is not a trace: it holds more than 200"),
+        ("--agent static-8 --arrivals files/pipe", "cannot read.* files/pipe: it is no regular"),
+        ("--agent static-8 --trace /proc/kmsg", "/proc/kmsg is not a trace: it is empty"),
+        ("--agent static-8 --profile files/p.json", "needs noise_quantiles of at most 1000"),
+        ("--agent static-8 --scenario files/noisy.toml", "simulation.noise must be between 0 and"),
+        (
+            "--agent static-8 --rate 1000 --duration 86400",
+            r"8\.64e\+07 requests in 86400 s, whose record would take 39\.1 GB .*make_vec",
+        ),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(
@@ -437,6 +450,12 @@ def test_bad_arguments_end_with_one_sentence(
     Path("files").mkdir()
     Path("files/empty.csv").write_text("")
     Path("files/short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
+    Path("files/noisy.toml").write_text("simulation.noise = 1e308")
+    profile = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
+    Path("files/p.json").write_text(json.dumps({**profile, "noise_quantiles": [0, 1e308]}))
+    Path("files/huge").touch()
+    os.truncate("files/huge", 10_000_000_000)
+    os.mkfifo("files/pipe")
     assert re.search(sentence, failure(arguments.split(), capsys))
 
 

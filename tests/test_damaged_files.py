@@ -7,8 +7,9 @@ import math
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -20,10 +21,13 @@ from tiny_policies import PLAIN, drawn_policy
 
 from agents.policy import load_policy, save_policy
 from baselines import load_tuned
+from sponge_env.__main__ import main
 from sponge_env.errors import SpongeError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
 from sponge_env.results.comparison import load_run
+from sponge_env.run import executor
+from sponge_env.run.executor import Failure, Inline, Results, Work
 from sponge_env.run.read import load_latencies
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
 from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
@@ -183,6 +187,84 @@ def test_a_changed_file_is_read_or_refused(
             use(changed)
         except SpongeError as error:
             assert_sentence(error)
+
+    check()
+
+
+SUITE = """
+seeds = 2
+starts = ["cold", "warm"]
+[[cells]]
+scenarios = ["paper"]
+profiles = ["resnet18"]
+changes = { duration_s = 3.0, warmup_s = 1.0, "network.base_delay_s" = 0.05 }
+[sweeps.slo]
+keys = ["slo_s"]
+values = [0.5, 1.0]
+[agents.static]
+options = { cores = 4 }
+[agents.fa2]
+"""
+
+
+class Shown(Inline):
+    """Runs units here, and hides no failure but those that are meant for users."""
+
+    def __init__(self, count: int) -> None:
+        pass
+
+    def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
+        for task in tasks:
+            try:
+                yield task, work(task)
+            except SpongeError as error:
+                assert_sentence(error)
+                yield task, Failure(type(error).__name__, str(error))
+
+
+ONE = "--agent static --duration 3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("profile", f"{ONE} --profile FILE"),
+        ("profile", f"{ONE} --scenario local --profile FILE"),
+        ("scenario", f"{ONE} --scenario FILE"),
+        ("suite", "--suite FILE"),
+        ("trace", f"{ONE} --trace FILE"),
+        ("trace", f"{ONE} --arrivals FILE"),
+        ("trace", f"{ONE} --suite real --seeds 1 --traces DIR"),
+    ],
+)
+def test_a_command_takes_a_changed_file_or_says_why_not(
+    kind: str,
+    options: str,
+    loaders: dict[str, Loader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(executor, "Processes", Shown)
+    for module in ("app.evaluate", "run.record"):  # no pictures, which take most of the time
+        monkeypatch.setattr(f"sponge_env.{module}.missing", lambda extra: True)
+    (suite := tmp_path / "small.toml").write_text(SUITE)
+    valid = [suite] if kind == "suite" else loaders[kind][0]
+
+    # A tenth, for a command takes its time.
+    @settings(max_examples=max(1, settings().max_examples // 10))
+    @given(st.integers(0, 2**62))
+    def check(seed: int) -> None:
+        rng = random.Random(seed)
+        path = rng.choice(valid)
+        with TemporaryDirectory(dir=tmp_path) as folder:
+            (changed := Path(folder) / path.name).write_bytes(change(path, rng))
+            words = options.replace("FILE", str(changed)).replace("DIR", folder).split()
+            code = main(["evaluate", *words, "--run-dir", f"{folder}/runs/a"])
+        error = capsys.readouterr().err
+        assert code in (0, 2) or (code == 1 and "--suite" in words)
+        assert error.count("error: ") == (code == 2)
 
     check()
 

@@ -128,17 +128,17 @@ def test_counts_may_be_called_what_they_are_and_times_may_be_seconds(name, tmp_p
 
 def test_numbers_that_only_rise_are_no_requests_per_second(tmp_path):
     path = tmp_path / "numbers"
-    path.write_text("".join(f"{ms}\n" for ms in range(1, 21)))
-    with pytest.raises(TraceError, match=r"numbers: its 20 numbers rise .*mahimahi.*--trace"):
+    path.write_text("".join(f"{ms}\n" for ms in range(1, 501)))
+    with pytest.raises(TraceError, match=r"numbers: its 500 numbers rise .*mahimahi.*--trace"):
         read_arrivals(path)
     assert content_of(path) == "bandwidth"
     path.write_text(" ".join(str(count) for count in range(1, 21)))
     assert content_of(path) == "arrivals"
     path.write_text("20\n" * 20)
     assert content_of(path) == "arrivals"
-    path.write_text("".join(f"{count}\n" for count in range(1, 20)))
-    assert read_arrivals(path).per_second.size == 19
-    said = r"numbers: its 19 numbers only rise.* mahimahi .* needs 20 lines .* on one line"
+    path.write_text("".join(f"{count}\n" for count in range(10, 310, 5)))
+    assert read_arrivals(path).per_second.size == 60
+    said = r"numbers: its 60 numbers only rise.* mahimahi .* needs 500 lines .* on one line"
     with pytest.raises(TraceError, match=said):
         content_of(path)
 
@@ -317,6 +317,8 @@ def test_a_file_that_cannot_be_read(load, tmp_path):
         (read_bandwidth, "0 0\n1 0\n", "must not have a bandwidth of 0 all the time"),
         (read_bandwidth, "3 1\n3 2\n", "line 2: the trace needs two lines at different s"),
         (read_bandwidth, "0\n0\n", "the trace ends at 0 ms"),
+        (read_bandwidth, "5\n5\n5\n", "3 packets until 5 ms are no link: rates"),
+        (read_bandwidth, "1000000\n2000000\n", "2 packets until 2000000 ms are no link: rates"),
         (read_arrivals, "0\n0\n", "needs at least one request"),
         (read_arrivals, "arrival_s\n2.5\n", "needs at least two requests"),
     ],

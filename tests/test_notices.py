@@ -59,7 +59,7 @@ def test_a_file_is_described_once_however_many_scenarios_play_it(
         f"read {path}: arrivals, CSV arrival_s; "
         "3 requests over 5 s, mean 0.6 requests/s (0 to 2 in a second); played 4 times in 20 s"
     ]
-    assert announce([replace(one, duration_s=1e6)]) != [], "what cannot be played says so itself"
+    assert announce([replace(one, duration_s=3e5)]) != [], "what cannot be played says so itself"
     assert capsys.readouterr().err == ""
 
 

@@ -168,6 +168,8 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
         ({"scenario": [BRIEF, BRIEF, dataclasses.replace(BRIEF, interval_s=0.5)]}, "interval_s"),
         ({"scenario": [BRIEF, BRIEF, OTHER_LIMITS]}, "the same limits"),
         ({"queue_capacity": 0}, "queue_capacity must be at least 1, not 0"),
+        ({"num_envs": 20_000, "queue_capacity": 1 << 20}, "20000 environments would take .* GB"),
+        ({"num_envs": 10**12}, "number of environments must be at most 1000000"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"scenario": "papre"}, "did you mean 'paper'"),
         ({"max_episode_steps": 0}, "the number of steps must be at least 1, not 0"),
@@ -176,6 +178,13 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
 def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         vector_env(**changes)
+
+
+def test_a_day_of_many_requests_is_played_where_none_is_kept() -> None:
+    arrivals = Arrivals(rate_rps=1000.0)
+    envs = vector_env(scenario=dataclasses.replace(BRIEF, duration_s=86400.0, arrivals=arrivals))
+    envs.reset(seed=0)
+    assert envs.step(envs.action_space.sample())[4]["offered"].min() > 500
 
 
 @pytest.mark.parametrize(

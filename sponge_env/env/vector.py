@@ -16,6 +16,7 @@ from sponge_env.core.records import BLANK, METRICS
 from sponge_env.env.single import reset_options
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.config import ControlName
+from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -27,6 +28,9 @@ Actions = NDArray[np.int64]
 Infos = dict[str, Any]
 ScenarioLike = str | Scenario
 """Shipped name, TOML path, or the scenario itself."""
+
+
+MOST_ENVS = 1_000_000
 
 
 class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
@@ -203,8 +207,8 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
 
 
 def _one_for_each(scenario: ScenarioLike | Sequence[ScenarioLike], num_envs: int) -> list[Scenario]:
-    if num_envs < 1:
-        raise ConfigError(f"the number of environments must be at least 1, not {num_envs!r}")
+    rule = "at least 1" if num_envs < 1 else f"at most {MOST_ENVS}"
+    require(1 <= num_envs <= MOST_ENVS, "the number of environments", num_envs, rule)
     if isinstance(scenario, str | Scenario):
         return [load_scenario(scenario)] * num_envs
     if len(scenario) != num_envs:

@@ -22,10 +22,11 @@ from sponge_env.formats.recorded import (
 )
 from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
 from sponge_env.scenario.scenario import SCENARIO_DIR
+from sponge_env.utils.files import content_hash
 
 __all__ = [
     "FORMATS", "RESERVED", "TRACE_DIR", "BandwidthTrace", "Content", "CountTrace", "EventTrace",
-    "content_of", "find_trace", "format_of", "read_arrivals", "read_bandwidth",
+    "content_of", "find_trace", "format_of", "read_arrivals", "read_bandwidth", "trace_hash",
 ]  # fmt: skip
 
 TRACE_DIR = SCENARIO_DIR.parent
@@ -86,7 +87,7 @@ def content_of(path: Path) -> Content:
 
 def find_trace(name: str | Path, content: Content) -> Path:
     """Return a trace's file by its path or its name in ``traces/``; TraceError if none is there."""
-    if os.path.isfile(name):
+    if os.path.exists(name) and not os.path.isdir(name):
         return Path(name)
     name = str(name)
     shipped = {
@@ -101,10 +102,26 @@ def find_trace(name: str | Path, content: Content) -> Path:
     return shipped[stem]
 
 
+def trace_hash(name: str | Path, content: Content) -> str:
+    """Return what stands for the content of a trace's file; TraceError if it is no such trace."""
+    return _hash(*_there(name, content))
+
+
 def _read(name: str | Path, content: Content) -> tuple[str, Any]:
+    return _parse(*_there(name, content))
+
+
+def _there(name: str | Path, content: Content) -> tuple[Path, Content, tuple[int, ...]]:
     path = find_trace(name, content)
     status = path.stat()
-    return _parse(path, content, (status.st_ino, status.st_mtime_ns, status.st_size))
+    return path, content, (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash(path: Path, content: Content, state: tuple[int, ...]) -> str:
+    """Hash a file that can be read as a trace, which is found out first."""
+    _parse(path, content, state)
+    return str(content_hash(path))
 
 
 @functools.lru_cache(maxsize=16)

@@ -36,8 +36,10 @@ MAHIMAHI_BIN_MS = 50
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_MAX_MS = 1e9
 """Eleven days; more is a wall clock."""
-MAHIMAHI_LINES = 20
+MAHIMAHI_LINES = 500
 """As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
+_MAHIMAHI_MIN_BYTES_PER_S = 100.0
+"""Any link carries more; less are rates that only rise."""
 _PENSIEVE_MAX_MBIT_PER_S = 1e5
 """No client has a link of 100 Gbit/s; more is in other units."""
 
@@ -178,11 +180,19 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
     rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
     rows.require(
         np.diff(delivery_ms, prepend=0.0) >= 0,
-        "milliseconds go back (requests per second belong in arrivals.file)",
+        "milliseconds go back (requests per second belong in arrivals.file; rates of a link need "
+        "a CSV time_s,bandwidth_bytes_per_s)",
     )
     end_ms = int(delivery_ms[-1])
     if end_ms == 0:
         raise rows.error(-1, "the trace ends at 0 ms")
+    too_few = delivery_ms.size * MAHIMAHI_PACKET_BYTES * 1000.0 < _MAHIMAHI_MIN_BYTES_PER_S * end_ms
+    if delivery_ms.size > 1 and (too_few or delivery_ms[0] == end_ms):
+        raise rows.error(
+            -1,
+            f"{delivery_ms.size} packets until {end_ms} ms are no link: rates, one per line, need "
+            "their times as a CSV time_s,bandwidth_bytes_per_s",
+        )
     last = max(end_ms // MAHIMAHI_BIN_MS - 1, 0)
     bins = np.clip((delivery_ms.astype(np.int64) - 1) // MAHIMAHI_BIN_MS, 0, last)
     edges_ms = MAHIMAHI_BIN_MS * np.unique(np.concatenate(([0], bins, bins + 1)))

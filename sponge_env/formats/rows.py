@@ -17,6 +17,10 @@ from sponge_env.errors import TraceError
 from sponge_env.utils.files import read_text
 
 _SHOWN_CHARACTERS = 80
+_MOST_ROWS = 10_000_000
+"""Lines of a file, or numbers on its only one; each takes 200 bytes of memory while it is read."""
+_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""What ends a line."""
 _LATEST_S = 1e11
 """In the year 5138 by Unix seconds; more is a clock in milliseconds or finer."""
 
@@ -36,7 +40,11 @@ def read_lines(path: Path) -> list[Line]:
     the end are left out. TraceError if the file cannot be read, is not text, or is empty.
     """
     try:
-        numbered = enumerate(read_text(path).splitlines(), start=1)
+        text = read_text(path)
+        marks = _BREAKS + " \t," * ("\n" not in text)
+        if any(text.count(mark) > _MOST_ROWS for mark in marks):
+            raise ValueError(f"it has more than {_MOST_ROWS} lines or numbers")
+        numbered = enumerate(text.splitlines(), start=1)
     except ValueError as error:
         raise TraceError(f"{path} is not a trace: {error}") from None
     except OSError as error:

@@ -27,7 +27,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
-from sponge_env.simulation.traffic import capacity_rps, rate_rps
+from sponge_env.simulation.traffic import capacity_rps, rate_rps, record_bytes
 from sponge_env.simulation.workload import draw_workload
 
 MB = 1e6
@@ -37,6 +37,8 @@ MAX_SAMPLE_GAP_S = 30.0
 """Median time between the samples of a bandwidth trace."""
 MIN_RPS = 0.1
 """Mean rate below which an episode says little."""
+MUCH_GB = 1.0
+"""Memory of an episode that a user should know of."""
 MAX_SLO_S = 60.0
 """Longest objective that a user waits for."""
 MAX_HOPELESS = 0.9
@@ -159,6 +161,11 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
         if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
             yield f"{source} has whole numbers only{hint}"
     rate = rate_rps(scenario, profile)
+    if (needed_gb := record_bytes(scenario, rate) / 1e9) > MUCH_GB:
+        yield (
+            f"an episode of {source} takes about {needed_gb:.2g} GB of memory, for it keeps "
+            f"{rate * scenario.duration_s:.2g} requests and {scenario.intervals} intervals"
+        )
     if rate < MIN_RPS:
         yield f"{source} has one request in {1 / rate:.3g} s{hint}; --rate or --load scales it"
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))

@@ -26,7 +26,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.formats import RESERVED, find_trace
+from sponge_env.formats import RESERVED, trace_hash
 from sponge_env.metrics import CELL, EpisodeMetrics, declared
 from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
@@ -48,7 +47,7 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
 from sponge_env.simulation.summary import QUANTILES
 from sponge_env.simulation.traffic import capacity_rps
-from sponge_env.utils.files import explained, read_json, write_json
+from sponge_env.utils.files import content_hash, explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
 if TYPE_CHECKING:
@@ -104,9 +103,9 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
         for variant, own in zip(stage["variants"], profiles, strict=True):
             variant["profile"] = _measured(own)
     if scenario.arrivals.file is not None:
-        data["arrivals"]["file"] = content_hash(find_trace(scenario.arrivals.file, "arrivals"))
+        data["arrivals"]["file"] = trace_hash(scenario.arrivals.file, "arrivals")
     if (trace := scenario.network.trace) not in RESERVED:
-        data["network"]["trace"] = content_hash(find_trace(trace, "bandwidth"))
+        data["network"]["trace"] = trace_hash(trace, "bandwidth")
     for path in without:
         table, _, key = path.rpartition(".")
         del (data[table] if table else data)[key]
@@ -141,13 +140,6 @@ def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     changed = {key: value for key, value in data.items() if value != usual[key]}
     nested = {key for key in changed if isinstance(usual[key], dict)}
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
-
-
-def content_hash(value: Any) -> Any:
-    """Return what stands for the content of a file; any other value as it is."""
-    if isinstance(value, str | Path) and os.path.isfile(value):
-        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
-    return value
 
 
 def identity(

@@ -202,7 +202,11 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
         raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
     found: dict[str, dict[str, str]] = {}
     left_out, taken = [], set[str]()
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from None
+    for path in paths:
         if path.name.startswith(".") or not path.is_file():
             continue
         try:

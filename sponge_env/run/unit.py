@@ -20,7 +20,6 @@ from sponge_env.run.rollout import Run, play, warm
 from sponge_env.run.store import (
     RunStore,
     conditions_fingerprint,
-    content_hash,
     fingerprint,
     scenario_fingerprint,
 )
@@ -38,6 +37,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.workload import draw_workload
+from sponge_env.utils.files import content_hash
 from sponge_env.utils.installation import bundled
 
 if TYPE_CHECKING:

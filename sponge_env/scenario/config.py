@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from sponge_env.errors import ConfigError
+from sponge_env.latency import LONGEST_S
 from sponge_env.scenario.option import check_options, option, positive, require
 
 Backend = Literal["sim", "live"]
@@ -312,16 +313,16 @@ class Simulation:
     service: Literal["auto", "profile", "quota"] = "auto"
     """``profile``: every batch takes l(b, c); ``quota``: CPU tokens per period, as the
     kernel enforces a quota; ``auto``: quota if the profile was measured under one."""
-    noise: float = option(1.0, at_least=0)
+    noise: float = option(1.0, at_least=0, at_most=100)
     """Scale of the profile's run-to-run scatter; 0 makes service deterministic."""
-    cold_start_s: float | None = option(None, at_least=0)
+    cold_start_s: float | None = option(None, at_least=0, at_most=LONGEST_S)
     """Cold start of a replica; the profile's if left out."""
-    actuation_delay_s: float = option(0.0, at_least=0)
+    actuation_delay_s: float = option(0.0, at_least=0, at_most=LONGEST_S)
     """Time from a resize call until it takes effect, the median one if it scatters. Controllers
     are told."""
-    actuation_scatter: float = option(0.0, at_least=0)
+    actuation_scatter: float = option(0.0, at_least=0, at_most=5)
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
-    service_scale: float = option(1.0, above=0)
+    service_scale: float = option(1.0, above=0, at_most=1000)
     """Time that service really takes, relative to the profile's; controllers plan with the
     profile's fit."""
 

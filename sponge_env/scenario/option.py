@@ -23,6 +23,9 @@ from typing import Any
 
 from sponge_env.errors import ConfigError
 
+LARGEST = 1e12
+"""No number that is set is larger: what is computed of several stays finite."""
+
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "at least": operator.ge,
     "above": operator.gt,
@@ -72,10 +75,12 @@ def check_options(settings: Any, prefix: str = "") -> None:
         bounds, check = each.metadata.get("bounds", {}), each.metadata.get("check")
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None:
-                in_range = not bounds or math.isfinite(item)
-                in_range = in_range and all(_HOLDS[word](item, bounds[word]) for word in bounds)
-                fits = in_range and (check is None or check(item))
-                require(fits, prefix + each.name, item, _rule_of(each))
+                small = not bounds or abs(item) <= LARGEST
+                fits = small and all(_HOLDS[word](item, bounds[word]) for word in bounds)
+                fits = fits and (check is None or check(item))
+                huge = bounds and LARGEST < item < math.inf and not {"at most", "below"} & {*bounds}
+                rule = f"at most {LARGEST:g}" if huge else _rule_of(each)
+                require(fits, prefix + each.name, item, rule)
 
 
 def _rule_of(declared: dataclasses.Field[Any]) -> str:

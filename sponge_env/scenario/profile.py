@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import numpy as np
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError, unknown
 from sponge_env.latency import (
+    LONGEST_S,
     MOST_LOST,
     FitError,
     LatencyModel,
@@ -27,8 +29,12 @@ from sponge_env.latency import (
     QuotaService,
     to_quantiles,
 )
+from sponge_env.scenario.config import MAX_LIMIT
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
+
+MOST_OFF = 1000
+"""Times its cell's latency that a run can be off, or a measured latency the fit's."""
 
 FORMAT = 1
 """Version of the JSON layout."""
@@ -100,8 +106,11 @@ class Profile:
     facts: Facts = field(default_factory=Facts)
 
     def __post_init__(self) -> None:
-        if not (0 <= self.cold_start_s < math.inf and 0 < self.core_unit < math.inf):
-            raise self._error("needs a core unit above 0 and a cold start of at least 0")
+        if not (0 <= self.cold_start_s <= LONGEST_S and 0 < self.core_unit <= MAX_LIMIT):
+            raise self._error(
+                f"needs a core unit above 0 and at most {MAX_LIMIT}, and a cold start of at least "
+                "0 and at most an hour"
+            )
         if self.quota and self.quota.resume_s > MOST_LOST * self.core_unit * self.quota.period_s:
             raise self._error(
                 f"loses more than {MOST_LOST:.0%} of a core unit's quota to pauses; "
@@ -109,18 +118,19 @@ class Profile:
             )
         for name in ("noise_quantiles", "latency.residual_quantiles"):
             values = attrgetter(name)(self)
-            if not values or not np.all(np.isfinite(values)):
-                raise self._error(f"needs {name}, which may be (0,)")
+            if not values or not np.all(np.abs(values) <= MOST_OFF):
+                raise self._error(f"needs {name} of at most {MOST_OFF}, which may be (0,)")
         for name in ("batches", "cores"):
             values = getattr(self, name)
-            if not values or values[0] < 1 or sorted({*values}) != list(values):
-                raise self._error(f"needs {name} from 1 on, ascending")
+            ascending = sorted({*values}) == list(values)
+            if not values or values[0] < 1 or values[-1] > MAX_LIMIT or not ascending:
+                raise self._error(f"needs {name} from 1 to {MAX_LIMIT}, ascending")
         shape = len(self.batches), len(self.cores)
         if [len(row) for row in self.latency_s] != [shape[1]] * shape[0]:
             raise self._error(f"has a latency grid that is not of shape {shape}")
         grid = np.array(self.latency_s)
-        if not np.all(np.isfinite(grid) & (grid > 0)):
-            raise self._error("has a measured latency that is not positive")
+        if not np.all((grid > 0) & (grid <= LONGEST_S)):
+            raise self._error("has a measured latency that is not positive, or above an hour")
 
     def _error(self, reason: str) -> ProfileError:
         return ProfileError(f"profile {self.name!r} {reason}")
@@ -254,7 +264,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
             raise ProfileError(unknown("profile", str(path), shipped))
         path = shipped[str(path)]
     try:
-        profile = _from_json(parsed(json.loads, read_text(path)))
+        read = partial(json.loads, parse_float=_finite, parse_constant=_finite)
+        profile = _from_json(parsed(read, read_text(path)))
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
@@ -269,6 +280,12 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def is_of(profile: Profile, model: str) -> bool:
     """Return whether a profile is a model's; files of one name in different folders share it."""
     return profile.model in (model, str(Path(model).resolve()))
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(number := float(text)):
+        return number
+    raise ValueError(f"it has the number {text}")
 
 
 def _from_json(data: dict[str, Any]) -> Profile:

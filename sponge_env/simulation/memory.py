@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,20 @@ from sponge_env.core import records
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import Arrays
 from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Outcome
 
+_UNASKED_BYTES = 1 << 28
+"""Memory that is taken without looking whether it is free."""
+
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
+
+
+def free_bytes() -> float:
+    """Return the memory that is free on this machine; infinite where that is unknown."""
+    with suppress(OSError, StopIteration), open("/proc/meminfo") as lines:
+        return 1024.0 * next(int(each.split()[1]) for each in lines if "MemAvailable" in each)
+    return math.inf
 
 
 class Pool:
@@ -78,26 +91,34 @@ class MemoryPlan:
         self.room = Room()
 
     def allocate(self, count: int) -> Arrays:
-        """Allocate ``count`` environments that share settings, bandwidth and tables."""
+        """Allocate ``count`` environments that share settings, bandwidth and tables.
+
+        More than there is free memory is a :class:`ConfigError`.
+        """
         room, traces = self.room, self.traces.array
         shared, (_, several) = len(traces), self.models.shape
+        capacity = 1 << (room.queue - 1).bit_length()
+        each: dict[str, tuple[tuple[int, ...], Any]] = {
+            "envs": ((), records.ENV),
+            "stages": ((several,), records.STAGE),
+            "replicas": ((several, room.replicas), records.REPLICA),
+            "pending": ((several, room.pending), records.PENDING),
+            "requests": ((1,), records.LISTED_REQUEST),
+            "queue": ((several, capacity), records.WAITING),
+            "opened": ((capacity if several > 1 else 1,), records.OPEN_REQUEST),
+            "group": ((room.group,), np.dtype(np.float64)),
+            "ledger": ((room.ledger,), records.LEDGER_ROW),
+        }
+        one = sum(math.prod(shape) * dtype.itemsize for shape, dtype in each.values())
+        _check_free(count, one + room.private * records.SAMPLE.itemsize)
+        made = {name: np.zeros((count, *shape), dtype) for name, (shape, dtype) in each.items()}
         all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
         all_traces[:shared] = traces
-        capacity = 1 << (room.queue - 1).bit_length()
-        envs, stages = np.zeros(count, records.ENV), np.zeros((count, several), records.STAGE)
-        envs["private_at"] = shared + np.arange(count) * room.private
-        envs["interval"] = np.iinfo(np.int64).max
-        stages["ring"] = capacity - 1
+        made["envs"]["private_at"] = shared + np.arange(count) * room.private
+        made["envs"]["interval"] = np.iinfo(np.int64).max
+        made["stages"]["ring"] = capacity - 1
         arrays = Arrays(
-            envs=envs,
-            stages=stages,
-            replicas=np.zeros((count, several, room.replicas), records.REPLICA),
-            pending=np.zeros((count, several, room.pending), records.PENDING),
-            requests=np.zeros((count, 1), records.LISTED_REQUEST),
-            queue=np.zeros((count, several, capacity), records.WAITING),
-            opened=np.zeros((count, capacity if several > 1 else 1), records.OPEN_REQUEST),
-            group=np.zeros((count, room.group)),
-            ledger=np.zeros((count, room.ledger), records.LEDGER_ROW),
+            **made,
             settings=self.settings,
             models=self.models,
             traces=all_traces,
@@ -105,6 +126,15 @@ class MemoryPlan:
             blank=records.BLANK,
         )
         return Arrays(*map(rows, arrays))
+
+
+def _check_free(count: int, one_bytes: int) -> None:
+    if (needed := count * one_bytes) > _UNASKED_BYTES and needed > (free := free_bytes()):
+        raise ConfigError(
+            f"{count} environments would take {needed / 1e9:.3g} GB of memory, "
+            f"{one_bytes / 1e6:.3g} MB each, and {free / 1e9:.3g} GB are free; take fewer of them, "
+            "a smaller queue_capacity, fewer limits.replicas or a longer interval_s"
+        )
 
 
 def allocations(count: int, stages: int = 1) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -21,16 +21,23 @@ from sponge_env.formats import (
 )
 from sponge_env.scenario.config import Arrivals, Limits
 from sponge_env.scenario.graph import mean_tasks
+from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
-from sponge_env.simulation.memory import MemoryPlan
+from sponge_env.simulation.memory import MemoryPlan, free_bytes
 
 _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
 """In the order of the kinds' numbers."""
 
 MOST_REQUESTS = 10_000_000
-"""Requests of one episode; each takes a few hundred bytes."""
+"""Requests of one episode of which a record is kept."""
+
+MOST_RPS = 1e6
+"""Largest mean rate, of episodes without such records as well."""
+
+REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
+"""Memory that the record of a request and that of an interval take, measured."""
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
@@ -95,7 +102,7 @@ def _add_arrivals(plan: MemoryPlan, row: Any, scenario: Scenario, rate: float) -
         rates_rps = [outside_rps, outside_rps * arrivals.flash_factor, outside_rps]
     elif arrivals.kind == "trace":
         scaled = None if arrivals.rate_rps is arrivals.load is None else rate
-        _add_recorded(plan, row, read_arrivals(str(arrivals.file)), duration_s, arrivals, scaled)
+        _add_recorded(plan, row, read_arrivals(str(arrivals.file)), scenario, scaled)
     if rates_rps:
         row["states"], row["rates_at"] = len(rates_rps), plan.numbers.add(rates_rps)
 
@@ -104,8 +111,7 @@ def _add_recorded(
     plan: MemoryPlan,
     row: Any,
     trace: EventTrace | CountTrace,
-    duration_s: float,
-    arrivals: Arrivals,
+    scenario: Scenario,
     rate: float | None,
 ) -> None:
     """Add arrivals as groups of requests that lie anywhere in a stretch of time.
@@ -115,7 +121,9 @@ def _add_recorded(
     of a request with an exact time only copies move, to anywhere before the next request.
     """
     start_s: NDArray[Any]
+    duration_s = scenario.duration_s
     if isinstance(trace, EventTrace):
+        check_record(scenario, trace.mean_rps(duration_s))
         start_s = trace.recorded_s(duration_s)
         length_s = np.diff(start_s, append=duration_s)
         mean = 1.0 if rate is None else rate * duration_s / max(1, start_s.size)
@@ -125,7 +133,7 @@ def _add_recorded(
         counts = trace.recorded(duration_s) if rate is None else trace.scaled(duration_s, rate)
         start_s, length_s = np.arange(counts.size), np.ones(counts.size)
     if not counts.any():
-        raise nothing_sent(arrivals, duration_s)
+        raise nothing_sent(scenario.arrivals, duration_s)
     row["rounded"], row["groups"] = rate is not None, start_s.size
     row["group_start_at"] = plan.numbers.add(start_s)
     row["group_length_at"] = plan.numbers.add(length_s)
@@ -134,7 +142,7 @@ def _add_recorded(
 
 
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
-    """Return the mean rate of requests in a scenario; refuse more than fit into memory.
+    """Return the mean rate of requests in a scenario.
 
     A load is taken of what one replica of each stage can serve within its limits; a
     trace has the rate of its part that the episode plays.
@@ -146,14 +154,29 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
         rate = arrivals.load * capacity_rps(scenario, profile, joint=False)
     else:
         rate = read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
-    if rate * scenario.duration_s > MOST_REQUESTS:
-        source = arrivals.file if arrivals.kind == "trace" else scenario.name
-        raise ConfigError(
-            f"{source} has {rate * scenario.duration_s:.3g} requests in {scenario.duration_s:g} s, "
-            f"more than the {MOST_REQUESTS} that an episode can; set a lower arrivals.rate_rps "
-            "(option --rate), which thins a trace as well"
-        )
+    rule = f"at most {MOST_RPS:g} requests/s; arrivals.rate_rps (--rate) thins a trace as well"
+    require(rate <= MOST_RPS, "the mean rate", rate, rule)
     return rate
+
+
+def record_bytes(scenario: Scenario, rate: float) -> float:
+    """Return about how much memory an episode takes whose requests and intervals are kept."""
+    return REQUEST_BYTES * rate * scenario.duration_s + INTERVAL_BYTES * scenario.intervals
+
+
+def check_record(scenario: Scenario, rate: float) -> None:
+    """Refuse an episode of which no record can be kept, before there is memory for it."""
+    needed, free = record_bytes(scenario, rate), free_bytes()
+    requests = rate * scenario.duration_s
+    if requests > MOST_REQUESTS or needed > free:
+        raise ConfigError(
+            f"{scenario.arrivals.file or scenario.name} has {requests:.3g} requests in "
+            f"{scenario.duration_s:g} s, whose record would take {needed / 1e9:.3g} GB of memory: "
+            f"at most {MOST_REQUESTS} requests are kept, and {free / 1e9:.3g} GB are free; set a "
+            "shorter duration_s (option --duration) with more seeds or a lower arrivals.rate_rps "
+            "(--rate), which thins a trace as well, or play it with gymnasium.make_vec, which "
+            "keeps no requests"
+        )
 
 
 def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:

@@ -21,7 +21,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
-from sponge_env.simulation.traffic import add_traffic, nothing_sent, rate_rps
+from sponge_env.simulation.traffic import add_traffic, check_record, nothing_sent, rate_rps
 
 _SOME = 1024
 """Requests for which there is room beyond those that are expected."""
@@ -59,8 +59,10 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     Raises:
         TraceError: The arrival or the bandwidth trace cannot be used.
     """
+    rate = rate_rps(scenario, profile)
+    check_record(scenario, rate)
     arrays = _begun(scenario, profile, seed)
-    expected = math.ceil(1.1 * rate_rps(scenario, profile) * scenario.duration_s)
+    expected = math.ceil(1.1 * rate * scenario.duration_s)
     parts, full = [], True
     while full:
         part = rows(np.zeros(expected + _SOME, LISTED_REQUEST))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +71,35 @@ def read_bytes(path: Path) -> bytes:
     An ``OSError`` or a ``ValueError`` says why it cannot be: pipes and devices, which might never
     end, are none; and there may be at most :data:`MAX_BYTES`.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(0, "it is no regular file")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if data.startswith(GZIP_MAGIC) and len(data) <= MAX_BYTES:
+    if not status.st_size and path.is_file():
+        return b""  # not read: the kernel's own files have no size, and some never end
+    data, size = b"", status.st_size
+    if size <= MAX_BYTES:
+        with path.open("rb") as file:
+            data = file.read(size)
+    if data.startswith(GZIP_MAGIC):
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(data)) as inside:
                 data = inside.read(MAX_BYTES + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise ValueError("it is not a text file, and its compression is damaged") from None
-    if len(data) > MAX_BYTES:
+    if max(len(data), size) > MAX_BYTES:
         raise ValueError(f"it holds more than {MAX_BYTES / 1e6:g} MB")
     return data
+
+
+def content_hash(value: Any) -> Any:
+    """Return what stands for the content of a file that can be read; any other value as it is."""
+    with suppress(OSError):
+        if isinstance(value, str | Path) and os.path.isfile(value):
+            if not os.path.getsize(value):  # see above
+                return hashlib.sha256().hexdigest()
+            with open(value, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return value
 
 
 def read_text(path: Path) -> str:
