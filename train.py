@@ -3,7 +3,7 @@
 
 import sys
 
-from agents.learn.command import main
+from agents.training import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -48,7 +48,7 @@ def _run(argv: Sequence[str]) -> int:
     )
     chosen = parser.parse_args(argv)
     module, _ = COMMANDS[chosen.command]
-    name = f"sponge_env.{module}" if module else f"{bundled('agents')}.learn.command"
+    name = f"sponge_env.{module}" if module else f"{bundled('agents')}.training"
     result: int = importlib.import_module(name).main(chosen.arguments)
     return result
 

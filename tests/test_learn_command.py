@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import evaluate
-from agents.learn.command import main, parse, plan_of, scenarios_of
+from agents.learn.command import plan_of, scenarios_of
 from agents.policy import load_policy
+from agents.training import main, parse
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import Scenario, load_scenario

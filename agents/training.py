@@ -1,0 +1,83 @@
+"""The command that trains a learned controller, as far as it needs no learner.
+
+Its body is :mod:`.learn.command`, which takes a while to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError
+from sponge_env.utils.installation import imported
+
+from . import LEARNERS
+
+CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
+FOLLOWED = "--scenario", "--backend", "--limiter", "--profile", *CONDITIONS
+"""Options that an evaluation of the policy has in common with its training."""
+NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
+"""Options for what a suite defines already."""
+STEPS, ENVS = 8_000_000, 864
+"""Default environment steps of a training in phases, and its simulated environments."""
+SB3_STEPS, SB3_ENVS = 1_000_000, 256
+"""The same for Stable-Baselines3; on the real worker there is one environment."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = cli.Parser(
+        prog=cli.program("train"),
+        description="Train a learned controller on scenarios, simulated or on the real worker.",
+        epilog=f"example: {cli.program('train')} --agent ppo --scenario paper",
+    )
+    cli.add_experiment_arguments(parser)
+    add, known = parser.add_argument, cli.one_of("agent to train", LEARNERS)
+    text = f"what learns: {', '.join(LEARNERS)} (default: ppo)"
+    add("--agent", default="ppo", type=known, help=text)
+    text = "further scenarios of the same profile and limits to train on"
+    add("--also", nargs="+", default=[], metavar="S", help=text)
+    sb3 = "for sb3-ppo and on the real worker"
+    text = f"steps over all environments (default: {STEPS}; {SB3_STEPS} {sb3})"
+    add("--steps", type=cli.at_least(1), help=text)
+    text = f"simulated environments (default: {ENVS}; {SB3_ENVS} for sb3-ppo); "
+    add("--envs", type=cli.at_least(1), help=text + "the real worker is one")
+    add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    text = "train on a suite's cells of the profile, started cold, in place of scenarios"
+    add("--suite", metavar="S", help=text)
+    text = "instead of a profile: those cells of the suite that serve this scenario's stages"
+    add("--like", metavar="S", help=text)
+    text = "scenarios of the suite that are not trained on, to see how it does there"
+    add("--held-out", nargs="+", default=[], metavar="S", help=text)
+    text = "let some of the environments run random variants of the scenarios"
+    add("--randomised", action="store_true", help=text)
+    text = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "hyper-parameters as a TOML file; those of --option come on top"
+    add("--config", type=Path, metavar="FILE", help=text)
+    text = "run directory or checkpoint.zip to go on from, to the steps that were planned; "
+    text += "loading one runs the code in it, but for what is learned in phases"
+    add("--resume", type=Path, metavar="RUN", help=text)
+    arguments = parser.parse_args(argv)
+    given, _ = cli.split_options(argv, NOT_WITH_A_SUITE)
+    for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):
+        if value and arguments.suite is None:
+            raise ConfigError(f"{option} is about the cells of a --suite")
+    if arguments.suite is not None and given:
+        raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
+    if arguments.backend == "live" and arguments.envs not in (None, 1):
+        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; bad input ends with one sentence and exit code 2."""
+    return cli.run_script(_train, argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    arguments = parse(argv)  # bad input does not wait for the learner
+    exit_code: int = imported(f"{__package__}.learn.command:train")(arguments, argv)
+    return exit_code
