@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,12 +56,12 @@ class LatencyModel:
         b, c = np.asarray(batch, dtype=np.float64), np.asarray(cores, dtype=np.float64)
         return self.gamma_s * b / c + self.epsilon_s / c + self.delta_s * b + self.eta_s
 
-    def scaled(self, scale: float) -> LatencyModel:
+    def scaled(self, scale: float) -> Self:
         """Return the model of latencies that are ``scale`` times as long."""
         names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
         return replace(self, **{name: getattr(self, name) * scale for name in names})
 
-    def bundled(self, cores: int) -> LatencyModel:
+    def bundled(self, cores: int) -> Self:
         """Return the model on one core unit that is as fast as ``cores`` of this one's."""
         return replace(self, gamma_s=self.gamma_s / cores, epsilon_s=self.epsilon_s / cores)
 
@@ -85,6 +86,11 @@ class MeasuredLatency(LatencyModel):
     cores: tuple[float, ...] = ()
     latency_s: tuple[tuple[float, ...], ...] = ()
     """One row per batch size, one column per number of core units."""
+
+    def scaled(self, scale: float) -> Self:
+        """Return the model of latencies that are ``scale`` times as long."""
+        scaled_s = tuple(tuple(cell * scale for cell in row) for row in self.latency_s)
+        return replace(LatencyModel.scaled(self, scale), latency_s=scaled_s)
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
         """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores."""

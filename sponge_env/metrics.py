@@ -87,7 +87,9 @@ class IntervalMetrics:
     violations: int = metric("slo", "Late, dropped and failed requests.", "less")
     avoidable_violations: int = metric("slo", "Violations without hopeless requests.", "less")
     hopeless: int = metric("slo", "Arrivals whose budget was shorter than the fastest service.")
-    violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
+    violation_rate: float = metric(
+        "slo", "Violations per request that ended in the interval.", "less"
+    )
     queued: int = metric("queue", "Requests waiting at the end of the interval.", "less")
     running: int = metric("queue", "Requests in flight at the end of the interval.")
     batch_mean: float = metric("queue", "Mean size of the batches that ended.", default=NAN)
@@ -100,7 +102,7 @@ class IntervalMetrics:
     physical_core_seconds: float = metric("resources", "The same in physical core-seconds.", "less")
     requested_cores: int = metric("resources", "Cores requested per replica; of the first stage.")
     effective_cores: float = metric(
-        "resources", "Cores the limiter grants each replica at the end."
+        "resources", "Cores the limiter grants each replica at the interval's end."
     )
     batch: int = metric("resources", "Largest batch allowed; of a pipeline's first stage.")
     replicas: int = metric("resources", "Replicas requested; of a pipeline's first stage.")
@@ -121,7 +123,7 @@ class IntervalMetrics:
     )
     feasible: int = metric("controller", "1 if the allocation met every budget on paper.")
     guarded: int = metric(
-        "controller", "Decisions that a guard took from a learned policy.", "less"
+        "controller", "Decisions that a guard took over from a learned policy.", "less"
     )
     decision_s: float = metric("controller", "Wall time of the decision.", "less")
     paused_s: float = metric("controller", "Time the live system stood still before it.")
@@ -185,8 +187,9 @@ class EpisodeMetrics:
     backend: str = metric("run", "Simulated (sim) or real (live) worker.", default="")
     seed: int = metric("run", "Seed of arrivals, bandwidth and noise.")
     start: str = metric(
-        "run", "From the scenario's allocation (cold) or after a warm-up (warm).", default="cold"
-    )
+        "run", "Begins with the scenario's allocation (cold), or with the controller's own for a "
+        "steady load and counts only after a warm-up (warm).", default="cold",
+    )  # fmt: skip
     partial: bool = metric("run", "Whether the run was interrupted.", default=False)
     limiter: str = metric("run", "What limits the worker's CPU.", default="")
     duration_s: float = metric("run", "Length of the part of the episode that counts.")
@@ -197,13 +200,19 @@ class EpisodeMetrics:
     failed: int = _same("failed")
     queued: int = metric("queue", "Requests that still waited; 0 unless interrupted.", "less")
     running: int = metric("queue", "Requests that still ran; 0 unless interrupted.")
-    hopeless: int = metric("slo", "Requests whose budget was shorter than the fastest service.")
+    hopeless: int = metric(
+        "slo", "Requests whose budget on arrival was shorter than the fastest service."
+    )
     violations: int = _same("violations")
     violation_rate: float = metric("slo", "Violations per request that has ended.", "less")
     avoidable_violation_rate: float = metric(
-        "slo", "Avoidable violations per ended request.", "less"
-    )
-    more_cores_rate: float = metric("slo", "Those that only larger replicas could prevent.", "less")
+        "slo", "Violations among the requests that are not hopeless, per request that has ended.",
+        "less",
+    )  # fmt: skip
+    more_cores_rate: float = metric(
+        "slo", "Avoidable violations, per request, that only replicas of more cores could prevent.",
+        "less",
+    )  # fmt: skip
     hopeless_rate: float = metric("slo", "Hopeless requests per request that has ended.")
     mean_cores: float = metric("resources", "Mean core units held.", "less")
     core_seconds: float = _same("core_seconds")

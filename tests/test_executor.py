@@ -9,6 +9,7 @@ from multiprocessing import active_children
 
 import pytest
 
+from sponge_env.errors import ConfigError
 from sponge_env.run.executor import Executor, Failure, Inline, Processes
 from sponge_env.utils import trust
 from sponge_env.utils.installation import ONE_THREAD
@@ -89,3 +90,14 @@ def test_no_process_outlives_the_results() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted_after_two()
     assert not active_children()
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [("--suite s.toml", "--suite"), ("--jobs 4 --suite s.toml", "4"),
+     ("--profile p.json --run-dir r", "p.json"), ("--profile p.json --run-dir r", "r"),
+     ("--drop late:2", "2"), ("--drop late:2", "late:2"), ("--agent a:B --trace x", "x")],
+)  # fmt: skip
+def test_words_that_name_no_code_let_no_file_run(words: str, name: str) -> None:
+    with trust.typing(words.split()), pytest.raises(ConfigError, match="runs code"):
+        trust.check_typed(name, "model")

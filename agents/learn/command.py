@@ -125,6 +125,8 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
         raise PolicyError(
             f"the checkpoint was learned {before} phases and cannot go on {now} them; train anew"
         )
+    if info.inputs != plan.inputs:
+        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
     if info.fingerprint != plan.fingerprint:
         names = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(

@@ -74,7 +74,9 @@ def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
                 if scenario.network.trace in RESERVED:
                     found[scenario.name] = f"{sentence}much"
                 else:
-                    offer = "much; --random-start draws where in the bandwidth trace each starts"
+                    offer = (
+                        'much; --random-start (in a suite: network.start = "random") draws starts'
+                    )
                     found[scenario.name] = sentence + offer
     return found
 

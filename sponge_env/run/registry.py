@@ -108,10 +108,10 @@ def _made(name: str, how: str) -> AbstractContextManager[None]:
 @contextmanager
 def _explained(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
     """Turn whatever a user's code raises into a sentence; the working folder stays as it is."""
-    folder = os.getcwd()
+    folder = _working_folder()
     try:
         yield
-        if os.getcwd() != folder:
+        if _working_folder() != folder:
             raise ValueError("it changes the working folder")
     except (SpongeError, KeyboardInterrupt):
         raise
@@ -119,7 +119,14 @@ def _explained(said: Callable[[BaseException], SpongeError]) -> Iterator[None]:
         # contextlib takes a RuntimeError that a StopIteration causes for the latter.
         raise said(error) from (None if isinstance(error, StopIteration) else error)
     finally:
-        os.chdir(folder)
+        if folder is not None and _working_folder() != folder:
+            os.chdir(folder)
+
+
+def _working_folder() -> str | None:
+    with suppress(OSError):  # it may have been removed
+        return os.getcwd()
+    return None
 
 
 def _one_line(error: BaseException, plain: bool = True) -> str:
@@ -177,8 +184,10 @@ def _at_most(limit_s: float) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if 0 < left_s < ends_s - time.monotonic():  # an interrupt's, which is to be raised again
+            signal.setitimer(signal.ITIMER_REAL, left_s)
 
 
 def _named(controller: Controller, method: str) -> AbstractContextManager[None]:

@@ -416,7 +416,9 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
             parsed = _parsed(scenario, table, value)
             scenario = dataclasses.replace(scenario, **{table: parsed})
     for table, values in keys.items():
-        parsed = _parsed(scenario, table, values)
+        own = dataclasses.asdict(getattr(scenario, table))
+        plain = {key: word for key, word in own.items() if isinstance(word, str | float | int)}
+        parsed = _parsed(scenario, table, plain | values)
         some = {key: getattr(parsed, key) for key in values}
         some_changed = dataclasses.replace(getattr(scenario, table), **some)
         scenario = dataclasses.replace(scenario, **{table: some_changed})
@@ -426,5 +428,8 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 
 def _parsed(scenario: Scenario, table: str, value: Any) -> Any:
-    """Parse a change within a scenario of defaults, for the checks."""
+    """Parse a change within a scenario of defaults, for the checks.
+
+    Of a table whose keys change, the other numbers and words are the scenario's.
+    """
     return getattr(from_mapping(Scenario, {"name": scenario.name, table: value}), table)

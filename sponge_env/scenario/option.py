@@ -64,6 +64,8 @@ def option(
             be finite. None, a choice that is left open, has no limits, and of a list each item has.
     """
     bounds = {word.replace("_", " "): limit for word, limit in limits.items()}
+    assert bounds.keys() <= _HOLDS.keys()
+    assert rule or not check
     metadata = {"help": help, "bounds": bounds, "check": check, "rule": rule}
     return field(default=default, metadata=metadata)
 

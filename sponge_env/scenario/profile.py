@@ -120,6 +120,9 @@ class Profile:
             values = attrgetter(name)(self)
             if not values or not np.all(np.abs(values) <= MOST_OFF):
                 raise self._error(f"needs {name} of at most {MOST_OFF}, which may be (0,)")
+        for each in self.samples:
+            if not each.latency_s or not all(0 < value <= LONGEST_S for value in each.latency_s):
+                raise self._error("has samples without latencies of up to an hour")
         for name in ("batches", "cores"):
             values = getattr(self, name)
             ascending = sorted({*values}) == list(values)

@@ -33,6 +33,8 @@ _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
 MOST_REQUESTS = 10_000_000
 """Requests of one episode of which a record is kept."""
 
+MOST_RECORDED = 50_000_000
+"""Requests of a trace with exact times, before it is thinned: each is kept."""
 MOST_RPS = 1e6
 """Largest mean rate, of episodes without such records as well."""
 
@@ -123,7 +125,9 @@ def _add_recorded(
     start_s: NDArray[Any]
     duration_s = scenario.duration_s
     if isinstance(trace, EventTrace):
-        check_record(scenario, trace.mean_rps(duration_s))
+        rule = f"a trace of at most {MOST_RECORDED:,} requests in duration_s"
+        few_enough = trace.mean_rps(duration_s) * duration_s <= MOST_RECORDED
+        require(few_enough, "arrivals.file", str(scenario.arrivals.file), rule)
         start_s = trace.recorded_s(duration_s)
         length_s = np.diff(start_s, append=duration_s)
         mean = 1.0 if rate is None else rate * duration_s / max(1, start_s.size)
@@ -154,7 +158,7 @@ def rate_rps(scenario: Scenario, profile: Profile) -> float:
         rate = arrivals.load * capacity_rps(scenario, profile, joint=False)
     else:
         rate = read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
-    rule = f"at most {MOST_RPS:g} requests/s; arrivals.rate_rps (--rate) thins a trace as well"
+    rule = f"at most {MOST_RPS:g} requests/s (arrivals.rate_rps, --rate, thins a trace as well)"
     require(rate <= MOST_RPS, "the mean rate", rate, rule)
     return rate
 

@@ -36,12 +36,26 @@ def typed() -> Sequence[str] | None:
 def check_typed(name: str, what: str) -> None:
     """Raise a :class:`ConfigError` unless a name may become code.
 
-    It may follow a word on the command line, as in ``--option=NAME`` and ``local:NAME``.
+    Of the command line only the values of options that name code count.
     """
-    if _typed is None or TRUST in _typed:
+    if _typed is None or TRUST in _typed or name in _named(_typed):
         return
-    if not any(word == name or word.endswith((f"={name}", f":{name}")) for word in _typed):
-        raise ConfigError(
-            f"{what} {name!r} runs code, and only a file names it; add {TRUST} if you trust that "
-            "file"
-        )
+    raise ConfigError(
+        f"{what} {name!r} runs code, and only a file names it; add {TRUST} if you trust that file"
+    )
+
+
+def _named(words: Sequence[str]) -> Iterator[str]:
+    """Yield what a command line names as agents, models, profiles and files of agents."""
+    option = ""
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+        before, _, after = value.partition(":")
+        if option in ("--agent", "--agents", "--model"):
+            yield from (value, *([after] if before == "sb3" else []))
+        elif option == "--profile" and before == "local":
+            yield after
+        elif option == "--option" and value.partition("=")[0].endswith(".file"):
+            yield value.partition("=")[2]
