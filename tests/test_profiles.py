@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from sponge_env.errors import ProfileError
 from sponge_env.latency import QuotaService, fit_latency
-from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, save_profile
+from sponge_env.scenario.profile import PROFILE_DIR, Profile, Sample, load_profile, save_profile
 
 REFERENCE = ("yolov5s", "resnet18")
 
@@ -103,6 +104,16 @@ def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
     assert np.array_equal(slow.service_table_s(16, 16), 2 * profile.service_table_s(16, 16))
     if profile.quota is not None:
         assert np.array_equal(slow.work_table_s(20), 2 * profile.work_table_s(20))
+    error = dataclasses.replace(profile.fit_error, mape=0.5)
+    measured = dataclasses.replace(profile, fit_error=error).planned
+    np.testing.assert_allclose(measured.scaled(2).table_s(16, 16), 2 * measured.table_s(16, 16))
+
+
+@pytest.mark.parametrize("latencies_s", [(), (0.0,), (1e308,), (math.nan,)])
+def test_samples_are_latencies(latencies_s: tuple[float, ...]) -> None:
+    sample = Sample(1, 1, latencies_s, latencies_s)
+    with pytest.raises(ProfileError, match="has samples without latencies"):
+        dataclasses.replace(load_profile("yolov5s"), samples=(sample,))
 
 
 def test_work_goes_on_in_a_line_beyond_the_largest_measured_batch() -> None:

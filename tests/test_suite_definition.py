@@ -178,6 +178,8 @@ def test_keys_of_one_table_change_together() -> None:
     assert changed(load_scenario("paper"), late).serving.drop_grace_s == 0.5
     load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
+    recorded = changed(load_scenario("paper"), {"network.trace": "bus.csv"})
+    assert changed(recorded, {"network.start": "random"}).network.start == "random"
 
 
 DELAY = Sweep(("simulation.actuation_delay_s",), (0.0, 0.5, 2), "s")

@@ -416,7 +416,8 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
             parsed = _parsed(scenario, table, value)
             scenario = dataclasses.replace(scenario, **{table: parsed})
     for table, values in keys.items():
-        own = dataclasses.asdict(getattr(scenario, table))
+        own = dataclasses.asdict(scenario).get(table)
+        own = own if isinstance(own, dict) else {}  # else the parser says what is wrong
         plain = {key: word for key, word in own.items() if isinstance(word, str | float | int)}
         parsed = _parsed(scenario, table, plain | values)
         some = {key: getattr(parsed, key) for key in values}
