@@ -137,6 +137,10 @@ def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None
     write(file, data)
     with pytest.raises(RunDirectoryError, match=r"another version \(it lacks mean_cores\)"):
         load_run(copy)
+    data["episodes"][0] |= {"mean_cores": 1.0, "moons": 7}
+    write(file, data)
+    with pytest.raises(RunDirectoryError, match="has a metric that is not known"):
+        load_run(copy)
     suite = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)})
     write(suite / "run.json", {"format": 99})
     with pytest.raises(RunDirectoryError, match="format 99"):

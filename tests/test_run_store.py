@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run.bounds import SIDES, BoundUnit
 from sponge_env.run.read import (
+    load_arrangement,
     load_bounds,
     load_failures,
     load_intervals,
@@ -26,6 +28,7 @@ from sponge_env.run.unit import AgentUnit
 from sponge_env.scenario.config import Stage, Variant
 from sponge_env.scenario.profile import Facts, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
+from sponge_env.utils.files import write_json
 
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, "vertical", TINY, seeds=2)
@@ -122,6 +125,28 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         path.write_text("{")
         with pytest.raises(RunDirectoryError, match=r"short.yolov5s.cold.json"):
             store.missing([UNIT])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"arrangement": []},
+        {"arrangement": None},
+        {"definition": None},
+        {"definition": {"agents": []}},
+    ],
+)
+def test_a_damaged_definition_is_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+    with RunStore.open(tmp_path, IDENTITY):
+        pass
+    data = json.loads((tmp_path / "run.json").read_text())
+    write_json(tmp_path / "run.json", data | damage)
+    damaged = pytest.raises(RunDirectoryError, match=r"run\.json.* is damaged")
+    with damaged, RunStore.open(tmp_path, IDENTITY):
+        pass
+    if "arrangement" in damage:
+        with pytest.raises(RunDirectoryError, match=r"run\.json.* is damaged"):
+            load_arrangement(tmp_path)
 
 
 @pytest.mark.parametrize(

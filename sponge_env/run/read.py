@@ -79,7 +79,10 @@ def common_bound(there: Iterable[str]) -> str:
 
 def load_arrangement(path: Path) -> Arrangement:
     """Return how the run's suite has its cells shown; nothing where it does not say."""
-    return from_mapping(Arrangement, read_json(path / "run.json").get("arrangement", {}))
+    found = read_json(path / "run.json").get("arrangement", {})
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
+    return from_mapping(Arrangement, found)
 
 
 def load_bounds(path: Path) -> pd.DataFrame:

@@ -339,6 +339,9 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         "an episode has a metric of another type": lambda: all(
             _fits(episode[name], kind) for episode in episodes for name, kind in _EPISODE.items()
         ),
+        "an episode has a metric that is not known": lambda: all(
+            episode.keys() <= {*_EPISODE, "stages"} for episode in episodes
+        ),
         "the stages of an episode are no tables of numbers": lambda: all(
             _fits(value, "float")
             for episode in episodes
@@ -421,4 +424,11 @@ def _definition(path: Path) -> dict[str, Any]:
             f"{str(path)!r} is no run (it has no {_DEFINITION}); "
             "choose a folder that evaluate.py wrote"
         )
-    return read_json(path / _DEFINITION)
+    found = read_json(path / _DEFINITION)
+    definition = found.get("definition", {})
+    agents = definition.get("agents", {}) if isinstance(definition, dict) else None
+    if not all(isinstance(each, dict) for each in (agents, found.get("arrangement", {}))):
+        raise RunDirectoryError(
+            f"{str(path / _DEFINITION)!r} is damaged; choose a folder that evaluate.py wrote"
+        )
+    return found

@@ -142,7 +142,10 @@ def _typed(path: Path) -> str:
     """Return what one types for a program: its name where the shell finds it, else its path."""
     if shutil.which(path.name) == str(path):
         return path.name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    with suppress(OSError):  # the working folder may have been removed
+        if path.is_relative_to(here := Path.cwd()):
+            return str(path.relative_to(here))
+    return str(path)
 
 
 def describe_versions() -> dict[str, str | None]:
