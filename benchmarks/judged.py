@@ -5,8 +5,8 @@
     python -m benchmarks.judged POLICY ... --suite stages --like pipeline-video
 
 The scenarios are a suite's cells of the profile, or of a scenario's stages, started cold. All play
-the same episodes, if nothing else is said on seeds that no training and no evaluation uses, and
-without a guard. Avoidable violations are in brackets; with variants, cores include the cost of
+the same episodes without a guard, by default on seeds that no training and no evaluation uses.
+Avoidable violations are in brackets; with variants, cores include the cost of
 lost accuracy. ``--keep`` writes the median policy, by the scores with which the trainings kept
 them, to a file.
 """

@@ -5,7 +5,7 @@
 EfficientNet-Lite0, one core for the model, another for server and client. Latency is measured one
 request at a time on connections that are kept, throughput with as many as fill the batches. Bare
 ONNX Runtime runs in this process on the model's core, with the same file, options and inputs. All
-take turns, so that the machine's drift is shared.
+take turns, so that a drift of the machine's speed meets all alike.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check(calls: Mapping[str, Call], count: int) -> None:
 
 
 def print_latencies(calls: Mapping[str, Call]) -> None:
-    """Measure all in turn; print quantiles, and how far they lie above those of the bare model.
+    """Measure all in turn; print latency quantiles and the overhead over the bare model.
 
     The first request of a turn warms up and does not count.
     """

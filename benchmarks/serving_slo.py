@@ -6,7 +6,7 @@
 has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
 each request's own timeout, after which it refuses it; its settings are the best of a search on
 other seeds. The environment's live run of the same requests stands beside ours. All are measured
-in turn, seed by seed, so that the machine's drift is shared.
+in turn, seed by seed, so that a drift of its speed meets all alike.
 """
 
 from __future__ import annotations

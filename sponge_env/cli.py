@@ -93,12 +93,13 @@ def terminate_like_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Once(argparse.Action):
+class Once(argparse.Action):
     """Stores what is given, and no second one in its place."""
 
     given = False
 
     def __call__(self, parser: Any, found: argparse.Namespace, value: Any, _: Any = None) -> None:
+        """Store it."""
         if self.given:
             raise argparse.ArgumentError(self, "may be given only once")
         self.given = True
@@ -132,19 +133,19 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     """Add the options that say what runs where, or that it runs on ``both`` backends."""
     add = parser.add_argument
     text = "shipped scenario or TOML file (default: paper)"
-    add("--scenario", action=_Once, default="paper", help=text)
+    add("--scenario", action=Once, default="paper", help=text)
     text = "sim (virtual time) or live (real worker, real time)"
     text += ", or both, beside each other" * both
     backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
     add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
     text = "latency profile instead of the scenario's: name or file"
-    add("--profile", action=_Once, metavar="P", help=text)
+    add("--profile", action=Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
-    add("--trace", action=_Once, metavar="FILE", help=text)
+    add("--trace", action=Once, metavar="FILE", help=text)
     text = "draw for each seed where in the bandwidth trace it starts"
     add("--random-start", action="store_true", help=text)
     text = "arrival trace instead of the scenario's arrivals"
-    add("--arrivals", action=_Once, metavar="FILE", help=text)
+    add("--arrivals", action=Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
     text = "mean rate of the requests instead of the scenario's or the arrival trace's"
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)

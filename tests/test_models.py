@@ -58,7 +58,9 @@ def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[ModelS
     try:
         job = dataclasses.replace(make_job(models, batch_max), memory=memory)
         os.ftruncate(memory, job.tensors_dtype.itemsize)
-        yield ModelServer(job), job.map_tensors()
+        server = ModelServer(job)
+        server.make_ready(job.threads)
+        yield server, job.map_tensors()
     finally:
         os.close(memory)
 

@@ -92,7 +92,7 @@ class FullBatchTimes:
             or before.first.cores_in_force != cores
             # A lone request is a full batch of one: it says nothing about gaps before it.
             or not last.batch_mean == batch > 1
-            or last.restarts  # a batch that died is no service time
+            or last.restarts  # the time of a batch that died says nothing
             or last.on_time + last.late < batch
         ):
             return False

@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +104,11 @@ class ModelServer:
             module, _, name = place.partition(":")
             self._models.append(getattr(importlib.import_module(module), name)(**arguments))
         self._sessions = [functools.lru_cache(SESSIONS_KEPT)(m.load) for m in self._models]
-        self.make_ready(job.threads)
+
+    def load(self, threads: int) -> None:
+        """Load all variants, to be run on so many threads."""
+        for session in self._sessions:
+            session(threads)
 
     def make_ready(self, threads: int) -> None:
         """Run all variants: the first large batch allocates, and belongs to the cold start."""
@@ -143,11 +147,11 @@ def load(job: Job) -> ModelServer:
     """
     from sponge_env.live.sandbox import KEPT, keep_capabilities
 
-    privileged = keep_capabilities(KEPT)
-    server = ModelServer(replace(job, threads=1) if privileged else job)
+    server = ModelServer(job)
+    if keep_capabilities(KEPT):
+        server.load(1)
     keep_capabilities(0)
-    if privileged and job.threads > 1:
-        server.make_ready(job.threads)
+    server.make_ready(job.threads)
     return server
 
 

@@ -43,11 +43,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8000", help="of the server (default: %(default)s)")
     add("--model", metavar="NAME", help="model to call (default: the server's only one)")
-    add("--scenario", default="local", help="shipped scenario or TOML file (default: local)")
+    add("--scenario", action=cli.Once, default="local",
+        help="shipped scenario or TOML file (default: local)")  # fmt: skip
     add("--profile", metavar="P",
         help="latency profile instead of the scenario's, which loads are relative to")  # fmt: skip
-    add("--trace", metavar="FILE", help="bandwidth trace instead of the scenario's")
-    add("--arrivals", metavar="FILE", help="arrival trace instead of the scenario's arrivals")
+    add("--trace", action=cli.Once, metavar="FILE",
+        help="bandwidth trace instead of the scenario's")  # fmt: skip
+    add("--arrivals", action=cli.Once, metavar="FILE",
+        help="arrival trace instead of the scenario's arrivals")  # fmt: skip
     scaling = parser.add_mutually_exclusive_group()
     scaling.add_argument("--rate", type=float, metavar="RPS",
         help="mean rate of the requests instead of the scenario's or the trace's")  # fmt: skip
