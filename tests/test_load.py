@@ -198,6 +198,7 @@ def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]
         (takes(-1, 3, -1, -1), "", "axes"),
         ({"described": LITE0 | takes(-1, 3, 4, 4, datatype="UINT8")["metadata"]}, "", "[3, 8, 8]"),
         ({}, "--rate 0", "above 0"),
+        ({}, "--scenario two.toml", "only once"),
         ({}, "--deadlines x", "choose from headers, timeout"),
         ({}, "--json .", "cannot"),
         ({}, "--url http://127.0.0.1:1", "no server at http://127.0.0.1:1"),
