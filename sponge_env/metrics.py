@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 Better = Literal["less", "more", ""]
@@ -73,9 +74,9 @@ def _field(cls: type[Any], name: str) -> dataclasses.Field[Any]:
     return {f.name: f for f in declared(cls)}[name]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one would take three times as long
 class IntervalMetrics:
-    """One adaptation interval."""
+    """One adaptation interval; nobody changes it."""
 
     time_s: float = metric("time", "End of the interval since the start of the episode.")
     offered: int = metric("slo", "Requests that arrived.")
@@ -131,7 +132,7 @@ class IntervalMetrics:
     stages: ByStage = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StageMetrics:
     """One stage in an interval. Its queue holds tasks: one or several of a request.
 
@@ -377,6 +378,10 @@ INFO = {
     if f.name != "reward"
 }
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
+_of_info = attrgetter(*INFO)
+NOTHING = IntervalMetrics(**{n: kind(getattr(IntervalMetrics(), n)) for n, kind in INFO.items()})
+"""Metrics of an interval in which nothing was measured, in the types of the others."""
+_MAY_BE_UNMEASURED = [f.name for f in declared(IntervalMetrics) if math.isnan(f.default)]
 
 
 def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
@@ -385,9 +390,11 @@ def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
     It is 0 where nothing was measured; an infinite latency, of a request that was given up, is
     the longest time ``waited_s`` that one had waited until then.
     """
-    values = [(name, kind, getattr(metrics, name)) for name, kind in INFO.items()]
-    known = [(n, k, 0 if v != v else waited_s if v == math.inf else v) for n, k, v in values]
-    return {name: kind(value) for name, kind, value in known}
+    found = dict(zip(INFO, _of_info(metrics), strict=True))
+    for name in _MAY_BE_UNMEASURED:
+        if not math.isfinite(found[name]):
+            found[name] = 0.0 if math.isnan(found[name]) else waited_s
+    return found
 
 
 def tag(cls: type[Any], name: str) -> str:

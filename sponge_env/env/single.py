@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.metrics import IntervalMetrics, info
+from sponge_env.metrics import NOTHING, IntervalMetrics, info
 from sponge_env.scenario.config import Backend, ControlName, Limiter
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
@@ -137,7 +137,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             hold_between_steps=self._backend == "live",
         )
         self._intervals, self._episode_seed = [], episode_seed
-        return self._observe(), self._info(IntervalMetrics())
+        return self._observe(), self._info(NOTHING)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Serve one interval under the action's allocation; the info is its metrics.
@@ -194,11 +194,11 @@ def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
         ConfigError: It is anything else than one choice for each part.
     """
     given = np.asarray(action)
-    fits = given.dtype.kind in "iuf" and given.shape == choices.shape
-    if fits and np.all((given >= 0) & (given < choices)):
-        chosen: Action = given.astype(np.int64)
-        if np.array_equal(chosen, given):
-            return chosen
+    if given.dtype.kind in "iuf" and given.shape == choices.shape:
+        # Plain numbers, for NumPy takes longer for so few.
+        chosen, counts = given.ravel().tolist(), choices.ravel().tolist()
+        if all(0 <= n < count and n == int(n) for n, count in zip(chosen, counts, strict=True)):
+            return given.astype(np.int64)
     numbers = "a whole number" if choices.ndim == 0 else f"{choices.size} whole numbers"
     raise ConfigError(
         f"an action must be {numbers} from 0 to {(choices - 1).tolist()}, not {action!r}"

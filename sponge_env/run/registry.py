@@ -161,6 +161,8 @@ def decision(
         check_allocation(answer, spec)
     except ValueError as error:
         raise ControllerError(f"{_call(controller, 'decide')}: {error}") from None
+    if all(type(number) is int for stage in answer.stages for number in stage):
+        return answer
     stages = (StageAllocation(*map(int, each)) for each in answer.stages)
     return dataclasses.replace(answer, stages=tuple(stages))
 

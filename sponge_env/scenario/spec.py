@@ -163,9 +163,9 @@ def check_stage_allocation(
 
     These are ``cores_max``, ``batch_max`` and ``replicas_max`` of a specification or a live worker.
     """
-    for name in _LIMITS:
-        value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
-        if not isinstance(value, int | np.integer) or not 1 <= value <= limit:
+    most = limits.cores_max, limits.batch_max, limits.replicas_max
+    for name, value, limit in zip(_LIMITS, allocation, most, strict=False):
+        if not isinstance(value, (int, np.integer)) or not 1 <= value <= limit:
             raise ConfigError(
                 f"{where}.{name} must be a whole number between 1 and {limit}, not {value!r}"
             )
@@ -174,7 +174,7 @@ def check_stage_allocation(
         lowest = BY_SLACK
         rule = f"a whole number between {lowest} (each batch by its slack) and {variants - 1}"
     variant = allocation.variant
-    if not isinstance(variant, int | np.integer) or not lowest <= variant < variants:
+    if not isinstance(variant, (int, np.integer)) or not lowest <= variant < variants:
         raise ConfigError(f"{where}.variant must be {rule}, not {variant!r}")
 
 

@@ -31,7 +31,6 @@ from sponge_env.interfaces import (
     SystemView,
 )
 from sponge_env.scenario.config import ControlName
-from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"
@@ -149,9 +148,9 @@ def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> N
 
 def decode(action: IntArray, control: Control = VERTICAL) -> Allocation:
     """Turn an action, (parts,) of a control's action space, into an allocation."""
-    numbers, _ = allocations(1, len(control.choices))
-    control.write(np.asarray(action)[None], numbers)
-    return Allocation(stages=tuple(StageAllocation(*row) for row in numbers[0].tolist()))
+    chosen = iter(np.asarray(action).tolist())
+    stages = [{n: next(chosen) + (n != "variant") for n in names} for names in control.choices]
+    return Allocation(stages=tuple(StageAllocation(**each) for each in stages))
 
 
 def combination(number: IntArray, choices: IntArray) -> IntArray:

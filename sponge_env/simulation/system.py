@@ -47,6 +47,7 @@ _ANSWERED = int(Outcome.LATE)
 """Largest outcome of an answer; a plain number, with which NumPy compares faster."""
 _MOST_ROOM = 1 << 18
 """Tasks that the queue of a stage can hold, if there are not more requests."""
+_STAGE_FIELDS = ["head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
 
@@ -86,6 +87,7 @@ class System(ABC):
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
         # A field of records costs more to look up than to read, so it is looked up once.
         self._queue_row = self._arrays.queue["row"][0]
+        self._stage_fields = self._arrays.stages[0][_STAGE_FIELDS]
         self._deadline_s = self._arrays.requests["deadline_s"][0]
         self._wanted = allocations(1, len(self.spec.stages))[1]
         self._observation = np.zeros((1, JOINT_OBS_DIM), np.float32)
@@ -191,15 +193,17 @@ class System(ABC):
         )
 
     def _stage_view(self, k: int, now_s: float) -> StageView:
-        stage = self._arrays.stages[0, k]
-        positions = np.arange(stage["head"], stage["tail"]) & stage["ring"]
-        waiting = self._queue_row[k][positions]
-        pending = self._arrays.pending[0, k][: stage["pending"]]
+        head, tail, pending, planned_cores, measured = self._stage_fields[k].item()
+        rows = self._queue_row[k]
+        waiting = rows[head % rows.size :][: tail - head]
+        if waiting.size < tail - head:  # the ring's end is in between
+            waiting = np.append(waiting, rows[: tail - head - waiting.size])
         if k == 0:  # those too that were refused as they arrived
             arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
         else:
             past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
-            arrivals = stage["arrivals"][past]
+            arrivals = self._arrays.stages["arrivals"][0, k, past]
+        resizes = self._arrays.pending[0, k, :pending]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
             queued_deadlines_s=self._deadline_s[waiting],
@@ -208,9 +212,9 @@ class System(ABC):
             replicas_ready=ready,
             starting_s=starting_s,
             arrivals=arrivals,
-            cores_in_force=int(stage["planned_cores"]),
-            pending=tuple((float(row["time_s"]) - now_s, int(row["cores"])) for row in pending),
-            last=StageMetrics(*stage["measured"].item()) if self._interval else None,
+            cores_in_force=planned_cores,
+            pending=tuple((time_s - now_s, cores) for time_s, cores, _ in resizes.tolist()),
+            last=StageMetrics(*measured) if self._interval else None,
         )
 
     def observe(self, control: Control) -> NDArray[np.float32]:
@@ -272,13 +276,15 @@ class System(ABC):
         """
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
-        answered = rows["outcome"] <= _ANSWERED  # all rows are of requests that have ended
-        latencies_s = np.sort((rows["finished_s"] - rows["sent_s"])[answered]).tolist()
+        took_s = rows["finished_s"] - rows["sent_s"]
+        lost = rows["outcome"] > _ANSWERED  # all rows are of requests that have ended
+        self.waited_s = 0.0
+        if lost.any():
+            self.waited_s, took_s = float(took_s[lost].max()), took_s[~lost]
+        took_s.sort()
+        latencies_s = took_s.tolist()
         if latencies_s:
             measured["latency_mean_s"] = total(latencies_s) / len(latencies_s)
-        self.waited_s = 0.0
-        if len(latencies_s) < len(rows):
-            self.waited_s = float((rows["finished_s"] - rows["sent_s"])[~answered].max())
         of_all = partial(latency_quantile_s, latencies_s, len(rows) - len(latencies_s))
         measured["latency_p50_s"], measured["latency_p99_s"] = of_all(0.5), of_all(0.99)
         measured |= extra
