@@ -186,12 +186,6 @@ class Scalar(Repeated):
     outputs, max_tasks = TensorSpec(()), 0
 
 
-class Outdated(Repeated):
-    """Of a version that had another name for it."""
-
-    most_tasks = 3
-
-
 def test_an_answer_leads_to_some_tasks_or_none() -> None:
     with served([Repeated()]) as (server, tensors):
         assert (tensors.counts.shape, tensors.answers.shape) == ((4,), (4, 3, 1, 2))
@@ -218,7 +212,6 @@ class Unfinished(Model):
     [
         ("test_models:Shapeless", r"inputs must be a TensorSpec such .*, not TensorSpec\(shape="),
         ("test_models:Unfinished", "cannot be made: TypeError: .*'?run'?"),
-        ("test_models:Outdated", "most_tasks is called max_tasks now"),
         ("test_models:Path", "does not derive from sponge_env.models.model.Model"),
         ("test_models:Missing", "cannot be made: AttributeError: .*'Missing'"),
         ("no_such_module:Model", "cannot be made: ModuleNotFoundError: .*'no_such_module'"),

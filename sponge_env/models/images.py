@@ -85,11 +85,6 @@ class Box(NamedTuple):
     right: int
     bottom: int
 
-    @property
-    def area(self) -> int:
-        """Number of pixels."""
-        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
-
 
 class TextLine(NamedTuple):
     """A line of text and where it stands."""

@@ -90,8 +90,6 @@ def _own(name: str) -> Model:
                 f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
                 f"'float32'), not {tensor!r}"
             )
-    if hasattr(model, "most_tasks"):
-        raise ConfigError(f"model {name!r}: most_tasks is called max_tasks now")
     if not (isinstance(model.max_tasks, int) and model.max_tasks >= 0):
         raise ConfigError(f"model {name!r}: max_tasks must be a whole number of at least 0")
     return model
