@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
-from sponge_env.live.handover import Handover
+from sponge_env.live.worker import Handover
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario

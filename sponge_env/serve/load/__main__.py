@@ -63,9 +63,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--deadlines", type=cli.one_of("form", DEADLINES), default="headers",
         help="how requests state their deadline: headers of this project, or Triton's parameter "
         "timeout")  # fmt: skip
-    add("--uint8", action="store_true",
-        help="send images in bytes, a quarter of the size, where a model takes floats")  # fmt: skip
     add("--token", help=f"bearer token; better in the environment variable {TOKEN}")
     add("--json", type=Path, metavar="FILE", help="write the summary here")
-    add("--requests", type=Path, metavar="FILE", help="write every request here, as parquet")
     return parser.parse_args(argv)

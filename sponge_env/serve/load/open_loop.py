@@ -26,7 +26,6 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.notices import announce
-from sponge_env.run.record import write_table
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
@@ -41,10 +40,9 @@ from sponge_env.serve.load.result import (
     SILENT,
     LoadResult,
     report_lines,
-    request_columns,
     summarise_load,
 )
-from sponge_env.serve.load.target import ServerState, find_target, sample_inputs, try_out
+from sponge_env.serve.load.target import ServerState, find_target, sample_inputs
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
@@ -67,8 +65,8 @@ BY_STATUS: dict[int, int] = {
 def load(arguments: argparse.Namespace) -> int:
     """Send, wait and print; return the exit code."""
     client = HttpClient(arguments.url, arguments.token)
-    for file in filter(None, (arguments.json, arguments.requests)):
-        check_writable(file)
+    if arguments.json:
+        check_writable(arguments.json)
     scenario, profile = _scenario(arguments)
     _print(announce([scenario]))
     if profile is None:  # any profile will do: the rate does not depend on it
@@ -106,9 +104,7 @@ async def _measure(
 ) -> LoadResult:
     with closing(client):
         target = await find_target(client, arguments.model)
-        inputs = target.inputs._replace(dtype="uint8") if arguments.uint8 else target.inputs
-        tensors = sample_inputs(target.model, inputs)
-        await try_out(client, target, tensors[0])
+        tensors = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
         count = len(workload.id)
         _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
@@ -158,9 +154,6 @@ def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Nam
     if arguments.json:
         write_summaries(arguments.json, [summary])
         lines.append(f"summary      {arguments.json}")
-    if arguments.requests:
-        write_table(arguments.requests, request_columns(result))
-        lines.append(f"requests     {arguments.requests}")
     _print(lines)
     if (late_s := result.lateness_s(0.99)) > LATE_S:
         sys.stderr.write(
@@ -232,8 +225,6 @@ class OpenLoop:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"
         result.finished_s[at], result.ended[at] = self.now_s, ended
-        if ended == ANSWERED:
-            result.read_parameters(at, answer)
 
     def _deadline(self, at: int) -> tuple[dict[str, Any], dict[str, str]]:
         workload = self.result.workload

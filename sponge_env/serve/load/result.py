@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,9 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import NAN, EpisodeMetrics
-from sponge_env.results.layout import percent
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
-from sponge_env.serve.load.client import Answer
 from sponge_env.serve.load.target import ServerState, Target
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.summary import summarise_requests
@@ -47,9 +44,6 @@ class LoadResult:
         """(n,) of :data:`KINDS`."""
         self.put_s, self.finished_s = np.full((2, count), math.nan)
         """(n,) when each was put on the wire, and answered or given up; NaN before."""
-        self.queue_s, self.service_s, self.batch = np.full((3, count), math.nan)
-        """(n,) what the answers tell about themselves, as does ``variant``; NaN if nothing."""
-        self.variant = [""] * count
 
     @property
     def on_time(self) -> NDArray[np.bool_]:
@@ -74,19 +68,6 @@ class LoadResult:
         late_s = self.put_s - self.workload.arrival_s
         sent_s = late_s[~np.isnan(late_s)]
         return float(np.quantile(sent_s, quantile)) if sent_s.size else 0.0
-
-    def read_parameters(self, at: int, answer: Answer) -> None:
-        """Keep what an answer tells about itself, where it tells anything."""
-        values = answer.json
-        parameters = values.get("parameters") if isinstance(values, dict) else None
-        if not isinstance(parameters, dict):
-            return
-        fields = (("queue_s", "queue_ms", 1e-3), ("service_s", "service_ms", 1e-3),
-                  ("batch", "batch", 1.0))  # fmt: skip
-        for name, key, unit in fields:
-            with suppress(KeyError, TypeError, ValueError):
-                getattr(self, name)[at] = float(parameters[key]) * unit
-        self.variant[at] = str(parameters.get("variant", ""))
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -168,41 +149,10 @@ def report_lines(result: LoadResult) -> list[str]:
         values = (answers_s.mean(), *np.quantile(answers_s, (0.5, 0.99)))
         texts = [f"{name} {_ms(v)}" for name, v in zip(("mean", "p50", "p99"), values, strict=True)]
         lines.append(f"latency      of answers: {', '.join(texts)}")
-    lines += _server_lines(result)
     p50_s, p99_s = result.lateness_s(0.5), result.lateness_s(0.99)
     lines.append(f"client       sent {_ms(p50_s)} late in the median, {_ms(p99_s)} at p99")
     return lines + ([f"last error   {result.error}"] if result.error else [])
 
 
-def _server_lines(result: LoadResult) -> list[str]:
-    known = result.counted & ~np.isnan(result.service_s)
-    if not known.any():
-        return []
-    variants = Counter(result.variant[at] for at in np.flatnonzero(known))
-    shares = [f"{name} {percent(n / known.sum())}" for name, n in variants.most_common() if name]
-    parts = [
-        f"waiting {_ms(np.nanmean(result.queue_s[known]))}",
-        f"service {_ms(result.service_s[known].mean())}",
-        f"batch {np.nanmean(result.batch[known]):.2f}",
-    ]
-    return [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
-
-
 def _ms(seconds: float | np.floating[Any]) -> str:
     return f"{seconds * 1000:.1f} ms"
-
-
-def request_columns(result: LoadResult) -> dict[str, NDArray[Any]]:
-    """Return (n,) columns of every request, in the order of their arrivals."""
-    workload = result.workload
-    return {
-        **workload.first(workload.id.size),
-        "put_s": result.put_s,
-        "finished_s": result.finished_s,
-        "ended": np.array(KINDS)[result.ended],
-        "on_time": result.on_time,
-        "queue_s": result.queue_s,
-        "service_s": result.service_s,
-        "batch": result.batch,
-        "variant": np.array(result.variant),
-    }

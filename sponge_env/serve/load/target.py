@@ -16,15 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.models.model import OnnxModel, TensorSpec, described
-from sponge_env.serve.load.client import (
-    HEADER_LENGTH,
-    Answer,
-    HttpClient,
-    infer_head,
-    infer_path,
-    reason,
-)
+from sponge_env.models.model import OnnxModel, TensorSpec
+from sponge_env.serve.load.client import Answer, HttpClient, reason
 from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
@@ -74,24 +67,6 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     return Target(client.url, str(server["name"]), name, input_name, inputs)
 
 
-async def try_out(client: HttpClient, target: Target, tensor: NDArray[Any]) -> None:
-    """Send one task with much time; a ``ConfigError`` if the server does not accept it."""
-    head = infer_head(target.input_name, tensor, {})
-    headers = {HEADER_LENGTH: len(head), "x-slo-ms": f"{TIMEOUT_S * 1000:g}"}
-    body = [head, tensor.tobytes()]
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            answer = await client.request("POST", infer_path(target.model), body, headers)
-    except TimeoutError:
-        return  # it is busy, which is what is going to be measured
-    except OSError as error:
-        raise ConfigError(f"{target.url} takes no request ({reason(error)})") from None
-    _check_token(client.url, answer)
-    if 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
-        inputs = described(TensorSpec(tensor.shape, str(tensor.dtype)))
-        raise ConfigError(f"{target.model} refuses inputs of {inputs}: {_error(answer)}")
-
-
 def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
     """Return inputs to send in turn, (*inputs.shape) each.
 
@@ -124,13 +99,9 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
     except OSError as error:
         why = f"there is no server at {client.url} ({reason(error)})"
         raise ConfigError(f"{why}; start one with: sponge serve") from None
-    _check_token(client.url, answer)
-    return answer
-
-
-def _check_token(url: str, answer: Answer) -> None:
     if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise ConfigError(f"{url} needs a token, or another one: --token")
+        raise ConfigError(f"{client.url} needs a token, or another one: --token")
+    return answer
 
 
 def _error(answer: Answer) -> str:
