@@ -122,7 +122,7 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	@set -e; compare() { \
 	  $(PY) -m sponge_env calibrate --scenario $$2; \
 	  $(PY) train.py --agent $$7 --scenario $$2 $$6 --run-dir runs/fidelity/$$7-$$2; \
-	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 $$3 --agent $$4 --duration $$5 \
+	  $(PY) -m sponge_env.fidelity --scenario $$2 $$3 --agent $$4 --duration $$5 \
 	    --out runs/fidelity/$$1 --option $$7.policy=runs/fidelity/$$7-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \

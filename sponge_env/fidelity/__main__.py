@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -34,8 +33,6 @@ from sponge_env.scenario.profile import (
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
-FRESH = timedelta(hours=1)
-"""A profile that is older is measured again: a machine's speed drifts."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -53,8 +50,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--repetitions", type=cli.at_least(1), default=5, metavar="N")
     add("--seed", type=cli.at_least(0), default=0, help="of the arrivals")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE")
-    first = "measure this machine first (default: if its profile is older than an hour)"
-    add("--calibrate", action=argparse.BooleanOptionalAction, help=first)
+    first = "measure this machine first (its speed drifts from one hour to the next)"
+    add("--calibrate", action="store_true", help=first)
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
     cli.add_machine(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
@@ -93,12 +90,12 @@ def with_files(scenario: Scenario, files: Mapping[str, Path]) -> tuple[Scenario,
 
 
 def profile_files(
-    scenarios: Sequence[Scenario], again: bool | None, limiter: Limiter, folder: Path
+    scenarios: Sequence[Scenario], again: bool, limiter: Limiter, folder: Path
 ) -> dict[str, Path]:
     """Keep this machine's profiles of all models of the scenarios in a folder, by model.
 
-    They are measured, for this comparison alone, if one is missing, or if ``again``; if that is
-    None, when one is not fresh. All are then: what is compared is measured at the same time.
+    They are measured, for this comparison alone, if one is missing or if ``again``; all of them,
+    for what is compared is measured at the same time.
     """
     configs = {config.model: config for config in calibrations(scenarios, limiter)}
     files, usable = {}, {}
@@ -107,20 +104,12 @@ def profile_files(
         files[model] = folder / path.name.replace(LOCAL, "profile", 1)
         if path.exists() and is_of(profile := load_profile(path), model):
             usable[files[model]] = profile
-    all_fresh = again is False or all(map(_is_fresh, usable.values()))
-    if again or len(usable) < len(files) or not all_fresh:
+    if again or len(usable) < len(files):
         calibrate_files({files[model]: config for model, config in configs.items()})
     else:
         for file, profile in usable.items():
             save_profile(profile, file)
     return files
-
-
-def _is_fresh(profile: Profile) -> bool:
-    try:
-        return datetime.now(UTC) - datetime.fromisoformat(profile.date) < FRESH
-    except (TypeError, ValueError):  # it has no date
-        return False
 
 
 def run(argv: Sequence[str]) -> int:

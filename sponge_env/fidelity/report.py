@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
-from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, from_summary, summary
+from sponge_env.metrics import NAN, EpisodeMetrics, column, from_summary, summary
 from sponge_env.results.layout import MISSING, Columns, Table
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
@@ -116,12 +116,6 @@ class Row:
         if abs(self.difference) <= target:
             return "met"
         return "within spread" if self.live_min <= self.simulated <= self.live_max else "missed"
-
-    def data(self) -> dict[str, Any]:
-        """Return the row as data; None where nothing was measured."""
-        derived = {n: getattr(self, n) for n in ("difference", "replayed_difference", "verdict")}
-        quantity = {"quantity": self.quantity.metric, "target": self.quantity.target}
-        return finite(asdict(self) | quantity | derived)
 
 
 COLUMNS: Columns[Row] = (
@@ -263,7 +257,6 @@ def write_results(
             | summary(t.summary)
             for t in trials
         ],
-        "comparison": [row.data() for row in compare(trials)],
     }
     parts = ["## Simulator against the real worker", introduction(data)]
     for scenario, table in Fidelity(data).tables.items():

@@ -12,7 +12,6 @@ from typing import get_args
 
 from sponge_env import cli
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Sink
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
 from sponge_env.utils.installation import require_extra
@@ -49,12 +48,6 @@ def _run(argv: Sequence[str]) -> int:
     )
     prepare_machine(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
-    sinks: list[Sink] = []
-    if arguments.tensorboard is not None:
-        require_extra("report", "--tensorboard")
-        from sponge_env.run.tensorboard import TensorBoardSink
-
-        sinks.append(TensorBoardSink(arguments.tensorboard))
     engine = make_engine(
         scenario_of(arguments.model, arguments.scenario),
         arguments.agent,
@@ -63,7 +56,6 @@ def _run(argv: Sequence[str]) -> int:
         options=_agent_options(arguments),
         queue_max=arguments.queue,
         limiter=arguments.limiter,
-        sinks=sinks,
     )
     with closing(engine), monitored(engine) as (metrics, resources):
         serve(engine, options, metrics, resources)
@@ -125,7 +117,6 @@ def _parser() -> cli.Parser:
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_machine(parser)
-    add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
     return parser
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sponge_env.env.factory import check_live, ensure_profile, real_configs
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.interfaces import Controller, Sink, SystemSpec
+from sponge_env.interfaces import Controller, SystemSpec
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
@@ -55,7 +55,6 @@ def make_engine(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     queue_max: int = 1024,
     limiter: Limiter = "auto",
-    sinks: Sequence[Sink] = (),
 ) -> ServingEngine:
     """Start to serve a scenario on the real worker; measure its models first if need be.
 
@@ -67,7 +66,6 @@ def make_engine(
         options: Of controllers, by their names.
         queue_max: Calls in the system, beyond which others are refused.
         limiter: How the CPU is limited.
-        sinks: Where metrics go, interval by interval.
 
     Raises:
         SpongeError: Scenario, agent or machine does not allow it.
@@ -97,7 +95,7 @@ def make_engine(
         queue_max=queue_max,
     )
     try:
-        return ServingEngine(system, served, agent, make_agent, sinks)
+        return ServingEngine(system, served, agent, make_agent)
     except BaseException:
         system.close()
         raise
