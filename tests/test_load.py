@@ -25,7 +25,7 @@ from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop
 from sponge_env.serve.load.__main__ import TOKEN
-from sponge_env.serve.load.client import AnswerParser, infer_path
+from sponge_env.serve.load.client import infer_path
 from sponge_env.serve.load.result import (
     ANSWERED,
     EXPIRED,
@@ -297,15 +297,3 @@ def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[in
 
 def test_a_model_may_have_any_name() -> None:
     assert infer_path("a/b c") == "/v2/models/a%2Fb%20c/infer"
-
-
-def test_an_answer_may_end_with_its_connection() -> None:
-    parser = AnswerParser()
-    assert parser.feed(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nab") == []
-    parser.feed(b"c")
-    answer = parser.last_answer()
-    assert answer is not None
-    assert (answer.status, answer.body) == (200, b"abc")
-    cut = AnswerParser()
-    cut.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
-    assert cut.last_answer() is None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw_evenly
-from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, run_onnx
+from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, open_onnx, run_onnx
 
 IMAGE = TensorSpec(PAGE, "uint8")
 CROP = TensorSpec((3, 48, 320), "uint8")
@@ -75,6 +75,10 @@ class _PaddleModel(Model):
     def load(self, threads: int) -> Any:
         """Open the file."""
         return onnx_session(str(self.path), threads)
+
+    def open(self, load: Callable[[int], Any]) -> None:
+        """Open the file."""
+        open_onnx(str(self.path))
 
 
 @dataclass(frozen=True)

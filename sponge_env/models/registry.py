@@ -124,28 +124,23 @@ def inspect_onnx(path: Path) -> OnnxModel:
     if len(inputs) != 1:
         raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one")
     shape, dtype = _dimensions(inputs[0]), _dtype(inputs[0])
-    batch, *one = shape
-    if not 2 <= len(shape) <= MAX_AXES or 0 in one or dtype not in ("float32", "uint8"):
+    if not (2 <= len(shape) <= MAX_AXES and _is_batch(shape) and dtype in ("float32", "uint8")):
         raise ConfigError(
             f"{path} has an input of shape {shape} (0 is open) in {dtype or 'no numbers'}, but it "
-            f"must have two to {MAX_AXES} axes, all but the first (the batch) fixed, in "
-            "float32 or uint8"
-        )
-    if batch != 0:
-        raise ConfigError(
-            f"{path} has a fixed batch axis of {batch}; export it with a dynamic batch axis"
+            f"must have two to {MAX_AXES} axes, in float32 or uint8: first the batch, open, then "
+            "fixed ones; export it with a dynamic batch axis"
         )
     output, answers = _dimensions(graph.output[0]), _dtype(graph.output[0])
-    if output and output[0] > 0:
+    if not (_is_batch(output) and answers):
         raise ConfigError(
-            f"{path} has a first output of {output[0]} answers, however many inputs there are; "
-            "export it with a dynamic batch axis"
+            f"{path} has a first output of shape {output} (0 is open) in "
+            f"{answers or 'no numbers'}, but it must have first the batch, open, then fixed axes"
         )
-    if not output or 0 in output[1:]:
-        raise ConfigError(f"{path} has a first output whose size for one task is not fixed")
-    if not answers:
-        raise ConfigError(f"{path} has a first output of a type that NumPy has not")
-    return OnnxModel(str(path), TensorSpec(tuple(one), dtype), TensorSpec(output[1:], answers))
+    return OnnxModel(str(path), TensorSpec(shape[1:], dtype), TensorSpec(output[1:], answers))
+
+
+def _is_batch(shape: tuple[int, ...]) -> bool:
+    return shape[:1] == (0,) and 0 not in shape[1:]
 
 
 def _dimensions(value: Any) -> tuple[int, ...]:
