@@ -12,10 +12,10 @@ from typing import Any, Literal
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, from_summary, summary
-from sponge_env.results.layout import MISSING, Columns, Table
+from sponge_env.results.layout import MISSING, Columns, Table, terminal
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
-from sponge_env.utils.files import read_json, replacing, write_json
+from sponge_env.utils.files import read_json, write_json
 from sponge_env.utils.installation import describe_host, describe_versions
 
 Verdict = Literal["met", "within spread", "missed", ""]
@@ -243,10 +243,7 @@ def load_fidelity(path: Path) -> Fidelity:
 def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> str:
-    """Write ``fidelity.md``, whose text is returned, and ``fidelity.json``.
-
-    RunDirectoryError if one cannot be.
-    """
+    """Write ``fidelity.json``, and return its tables; RunDirectoryError if it cannot be."""
     data = {
         "command": list(command),
         "versions": describe_versions(),
@@ -258,22 +255,9 @@ def write_results(
             for t in trials
         ],
     }
-    parts = ["## Simulator against the real worker", introduction(data)]
-    for scenario, table in Fidelity(data).tables.items():
-        parts += [f"### {scenario}", padded(table)]
-    text = "\n\n".join(parts)
-    with replacing(folder / "fidelity.md") as partial_file:
-        partial_file.write_text(text + "\n")
     write_json(folder / "fidelity.json", data)
-    return text
-
-
-def padded(table: Table) -> str:
-    """Return a Markdown table that is aligned on a terminal as well."""
-    lines = [table.headings, *table.rows]
-    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    tables = Fidelity(data).tables.items()
+    return "\n\n".join([introduction(data), *(terminal(table, name) for name, table in tables)])
 
 
 def introduction(measured: Mapping[str, Any]) -> str:
