@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
@@ -213,7 +213,7 @@ def measure(name: str, python: Path | None) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
-            servers.append(stack.enter_context(triton(python, onnx_model(name))))
+            servers.append(stack.enter_context(triton(python, TritonModel(name))))
         calls: dict[str, Call] = {BARE: bare}
         for server in servers:
             for kind, client in (

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
 
@@ -71,7 +71,7 @@ def ours(agent: str, seed: int) -> Summary:
 
 def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
     """Measure Triton, which holds its cores all the time."""
-    model = onnx_model(MODEL, **settings)
+    model = TritonModel(MODEL, **settings)
     with cpu_locked(), triton(python, model) as server:
         return load(server, seed) | {"mean_cores": model.cores}
 

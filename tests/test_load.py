@@ -5,10 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +26,6 @@ from sponge_env.serve.load.result import (
     ANSWERED,
     EXPIRED,
     IN_TRANSFER,
-    PENDING,
     SILENT,
     LoadResult,
     summarise_load,
@@ -204,30 +199,10 @@ def test_bad_input_is_one_sentence(
     assert not server.taken
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_prints_what_there_is(number: signal.Signals) -> None:
-    with serving(FakeServer()) as server:
-        command = [sys.executable, "-m", "sponge_env", "load", "--url", server.url]
-        command += ["--scenario", "two.toml", "--duration", "300"]
-        path = {**os.environ, "PYTHONPATH": str(ROOT)}
-        running = subprocess.Popen(
-            command, env=path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert running.stdout is not None
-        running.stdout.readline()
-        while len(server.taken) < 5:
-            assert running.poll() is None
-            time.sleep(0.01)
-        running.send_signal(number)
-        out, _ = running.communicate(timeout=30)
-    assert running.returncode == 130
-    assert "sponge-ip*" in out
-
-
 # Without a server ---------------------------------------------------------------------------
 
 
-def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> LoadResult:
+def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     """Return n requests, sent in seconds 0, 1, ..., under way for 0.1 s, due after 1 s."""
     sent_s = np.arange(len(ended), dtype=np.float64)
     workload = Workload(
@@ -237,7 +212,6 @@ def seen(ended: list[int], finished_s: list[float], partial: bool = False) -> Lo
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
     held: Any = ServerState(None)  # type: ignore[arg-type]
     result = LoadResult(scenario, where, workload, held)
-    result.partial = partial
     result.ended[:] = ended
     result.finished_s[:] = finished_s
     sent = [kind != IN_TRANSFER for kind in ended]
@@ -254,16 +228,6 @@ def test_a_clients_clock_decides_what_was_late() -> None:
     assert math.isnan(found.mean_cores)
     in_transfer = summarise_load(seen([ANSWERED, IN_TRANSFER], [0.5, math.nan]), 0, None)
     assert (in_transfer.offered, in_transfer.on_time, in_transfer.dropped) == (2, 1, 1)
-
-
-def test_an_interrupted_load_says_what_still_ran() -> None:
-    load_seen = seen([ANSWERED, PENDING, PENDING], [0.5, math.nan, math.nan], partial=True)
-    load_seen.put_s[2] = math.nan
-    found = summarise_load(load_seen, 0, None)
-    assert (found.offered, found.on_time, found.running) == (2, 1, 1)
-    assert found.violations == 0
-    assert found.duration_s == pytest.approx(1.102)
-    assert (found.partial, found.latency_p50_s) == (True, 0.5)
 
 
 def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count() -> None:

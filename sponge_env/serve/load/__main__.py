@@ -29,7 +29,8 @@ def _load(argv: Sequence[str]) -> int:
     from sponge_env.serve.load.open_loop import load
 
     arguments.token = arguments.token or os.environ.get(TOKEN)
-    return load(arguments)
+    load(arguments)
+    return 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

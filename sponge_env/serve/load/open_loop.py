@@ -11,11 +11,10 @@ import argparse
 import asyncio
 import dataclasses
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from http import HTTPStatus
 from typing import Any
 
@@ -62,8 +61,8 @@ BY_STATUS: dict[int, int] = {
 }
 
 
-def load(arguments: argparse.Namespace) -> int:
-    """Send, wait and print; return the exit code."""
+def load(arguments: argparse.Namespace) -> None:
+    """Send, wait and print."""
     client = HttpClient(arguments.url, arguments.token)
     if arguments.json:
         check_writable(arguments.json)
@@ -76,7 +75,7 @@ def load(arguments: argparse.Namespace) -> int:
         workload = draw_workload(scenario, profile, arguments.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(_measure(client, scenario, workload, arguments))
-    return _report(result, profile, arguments)
+    _report(result, profile, arguments)
 
 
 def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
@@ -123,32 +122,13 @@ async def _send(sender: OpenLoop) -> None:
                 await result.state.poll()
 
         await result.state.begin()
-        sending = asyncio.create_task(sender.run())
         watching = asyncio.create_task(watch())
-        with _interrupting(sending.cancel):
-            try:
-                await sending
-            except asyncio.CancelledError:
-                result.partial = True
+        await sender.run()
         watching.cancel()
         await result.state.poll()
 
 
-@contextmanager
-def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
-    """Call this at an interrupt, a termination or the loss of the terminal."""
-    loop = asyncio.get_running_loop()
-    handled = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in handled:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
-def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> int:
+def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> None:
     summary = summarise_load(result, arguments.seed, profile)
     lines = [comparison_table([summary]), "", *report_lines(result)]
     if arguments.json:
@@ -160,7 +140,6 @@ def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Nam
             f"warning: this client sent 1 % of the requests {late_s * 1000:.0f} ms late or more: "
             "its machine is too slow or too busy for this load\n"
         )
-    return cli.INTERRUPTED if result.partial else 0
 
 
 def _print(lines: Sequence[str]) -> None:

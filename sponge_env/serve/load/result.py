@@ -35,8 +35,6 @@ class LoadResult:
         self, scenario: Scenario, target: Target, workload: Workload, state: ServerState
     ) -> None:
         self.scenario, self.target, self.workload, self.state = scenario, target, workload, state
-        self.partial = False
-        """Whether it was interrupted."""
         self.error = ""
         """The last error that was neither a refusal nor an expiry."""
         count = workload.id.size
@@ -71,9 +69,8 @@ class LoadResult:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(n,) which requests count: not the warm-up, nor what an interrupt left unsent."""
+        """(n,) which requests count: not the warm-up."""
         counted: NDArray[np.bool_] = self.workload.arrival_s >= self.scenario.count_from_s
-        counted &= ~np.isnan(self.put_s) | (self.ended == IN_TRANSFER)
         return counted
 
     @property
@@ -85,9 +82,7 @@ class LoadResult:
     @property
     def duration_s(self) -> float:
         """Time in which requests were sent that count."""
-        whole_s = self.scenario.duration_s
-        until_s = float(np.nanmax(self.put_s, initial=0.0)) if self.partial else whole_s
-        return max(0.0, min(whole_s, until_s) - self.scenario.count_from_s)
+        return max(0.0, self.scenario.duration_s - self.scenario.count_from_s)
 
 
 def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> EpisodeMetrics:
@@ -108,7 +103,6 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         backend=BACKEND,
         seed=seed,
         start=start,
-        partial=result.partial,
         duration_s=result.duration_s,
         mean_cores=cores,
         core_seconds=cores * result.duration_s,
@@ -141,7 +135,7 @@ def report_lines(result: LoadResult) -> list[str]:
     late = count["answered"] - int(on_time.sum())
     parts = [f"{on_time.sum()} on time", f"{late} late"]
     parts += [f"{count[kind]} {kind}" for kind in ("refused", "expired", "failed")]
-    rare = {SILENT: "unanswered", IN_TRANSFER: "still in transfer at the end", PENDING: "running"}
+    rare = {SILENT: "unanswered", IN_TRANSFER: "still in transfer at the end"}
     parts += [f"{count[KINDS[kind]]} {text}" for kind, text in rare.items() if count[KINDS[kind]]]
     lines = [f"requests     {', '.join(parts)}"]
     answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
