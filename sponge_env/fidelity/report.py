@@ -144,7 +144,6 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
 
 
 def _accuracy(trials: Iterable[Trial]) -> tuple[Quantity, ...]:
-    """Return effective accuracy if some answers were not right."""
     return (ACCURACY,) if any(trial.summary.accuracy < 1.0 for trial in trials) else ()
 
 
@@ -188,7 +187,6 @@ def side_by_side(
 
 
 def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
-    """Return how far single live runs are off, and how much a single request is."""
     requests = min((sum(episode.offered for episode in own) for own in live), default=0)
     off = [
         f"{column(name).heading} {_BY_METRIC[name].difference_text(usual)[1:]}, at most "

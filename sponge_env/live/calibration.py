@@ -55,11 +55,7 @@ def calibrate_all(
     :data:`~.live.bench.DISTURBED_S` more for each model on a machine that is busy otherwise; each
     grid is measured once at least. Between the grids all take a round of batches at full speed: a
     machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
-
-    Raises:
-        ConfigError: A configuration cannot be used.
-        WorkerError: A worker does not start or does not stay alive.
-        ProfileError: The measurements cannot be described by l(b, c).
+    Measurements that l(b, c) cannot describe are a ``ProfileError``.
     """
     positive("the seconds to measure", seconds)
     for config in configs:
@@ -88,7 +84,6 @@ def calibrate_all(
 
 
 def _profile_of(bench: Bench) -> Profile:
-    """Put the profile of a model together from all that was measured."""
     config, alone, worker = bench.config, bench.alone, bench.worker
     try:
         profile = build_profile(config, bench.grid, alone.latency_s, worker.limiter)

@@ -72,7 +72,6 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a control file, which must exist."""
     handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
     try:
         os.write(handle, text.encode())

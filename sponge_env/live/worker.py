@@ -240,7 +240,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self.close()
 
     def _charge(self) -> None:
-        """Charge the cores held since the last time, then those that are held now."""
         now_s = self.now()
         for fleet in self._fleets:
             fleet.core_seconds += fleet.held_cores * max(0.0, now_s - self._charged_s)
@@ -248,7 +247,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charged_s = now_s
 
     def _complete(self, end: EndedBatch) -> Completion:
-        """Put the end of a batch on the episode's clock."""
         answer, at = end.answer, self._clock.at
         if answer is None:
             self._handover.give_back(end.batch)

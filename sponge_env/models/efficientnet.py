@@ -86,7 +86,6 @@ def _put_pixels_in_front(floats: Path, path: Path) -> None:
 
 
 def _export_torch(name: str, path: Path) -> None:
-    """Export from PyTorch, and hold the file to what PyTorch answers."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -72,7 +72,6 @@ def _answers(model: Model) -> str:
 
 
 def _own(name: str) -> Model:
-    """Make a model by ``module:Class``, also of a module in the working folder."""
     check_typed(name, "model")
     look_here()
     try:
@@ -96,7 +95,6 @@ def _own(name: str) -> Model:
 
 
 def _is_fixed(tensor: Any) -> bool:
-    """Return whether it is a tensor of a fixed shape, and of numbers."""
     try:
         kind = np.dtype(tensor.dtype).kind
         return (

@@ -127,7 +127,6 @@ class ServingEngine:
         return Decider(agent, controller, self._system.spec)
 
     def _serve(self) -> None:
-        """Serve until the system is closed, whatever happens."""
         status = Status.STOPPED
         try:
             while not self._system.is_closed:
@@ -156,13 +155,11 @@ class ServingEngine:
         self._system.close()
 
     def _sweep(self) -> None:
-        """Reply to calls that came in after the last interval."""
         for submitted in self._system.inbox.take(len(self._system.inbox)):
             if submitted.call is not None:
                 send(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
 
     def _play_interval(self) -> None:
-        """Let the controller decide, and serve an interval under its allocation."""
         allocation, decision_s = self._decision(self._view)
         self._system.step(allocation, decision_s=decision_s)
         self._view = self._system.view()

@@ -58,17 +58,9 @@ def make_engine(
 ) -> ServingEngine:
     """Start to serve a scenario on the real worker; measure its models first if need be.
 
-    Args:
-        scenario: Its models, limits and intervals; not its traffic.
-        agent: The controller in charge at first.
-        name: What clients call the model; the scenario's name if left out.
-        slo_s: Time to answer for calls that say nothing; the scenario's if left out.
-        options: Of controllers, by their names.
-        queue_max: Calls in the system, beyond which others are refused.
-        limiter: How the CPU is limited.
-
-    Raises:
-        SpongeError: Scenario, agent or machine does not allow it.
+    Of the scenario models, limits and intervals count, not the traffic; ``name`` for clients and
+    ``slo_s`` of calls that say nothing are its own unless given. ``options`` are those of
+    controllers by their names. What cannot be served is a ``SpongeError``.
     """
     profile = ensure_profile(scenario, "live", limiter)
     scenario = with_own_slo(scenario)

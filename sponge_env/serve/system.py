@@ -318,7 +318,6 @@ class ServedSystem(LiveSystem):
         return bool((stages["tail"] <= stages["head"]).all())
 
     def _look(self) -> None:
-        """Read what has ended since the last time, and send the replies."""
         ended = int(self._env["ended"])
         if not ended:
             return
@@ -353,7 +352,6 @@ class ServedSystem(LiveSystem):
         )
 
     def _output(self, ticket: int) -> NDArray[Any]:
-        """Return the output, one row for each task of the last stage."""
         answers = self.worker.take_answers(ticket)
         if not answers:
             return np.zeros((0, *self._outputs.shape), self._outputs.dtype)

@@ -90,7 +90,6 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
 
 
 async def _ask(client: HttpClient, method: str, path: str) -> Answer:
-    """Return an answer; no answer is a ``ConfigError``, as is a wrong token."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             answer = await client.request(method, path)
