@@ -20,7 +20,6 @@ from sponge_env.scenario import profile as profiles
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop
-from sponge_env.serve.load.__main__ import TOKEN
 from sponge_env.serve.load.client import infer_path
 from sponge_env.serve.load.result import (
     ANSWERED,
@@ -31,6 +30,7 @@ from sponge_env.serve.load.result import (
     summarise_load,
 )
 from sponge_env.serve.load.target import ServerState, Target, sample_inputs
+from sponge_env.serve.options import TOKEN
 from sponge_env.simulation.workload import Workload, draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,13 +142,12 @@ def test_an_option_chooses_how_the_deadline_is_stated() -> None:
             assert (head["inputs"][0]["datatype"], size) == ("FP32", 768)
 
 
-def test_a_token_comes_from_the_environment_or_the_command(
+def test_a_token_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with serving(FakeServer(token="secret")) as server:
         assert load(server) == 2
-        assert "--token" in capsys.readouterr().err
-        assert load(server, "--token secret") == 0
+        assert TOKEN in capsys.readouterr().err
         monkeypatch.setenv(TOKEN, "secret")
         assert load(server) == 0
 

@@ -14,12 +14,11 @@ from sponge_env import cli
 from sponge_env.errors import SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
+from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
 
 FAILED = 1
 """Exit code of a server that stopped by itself."""
-TOKEN = "SPONGE_TOKEN"
-"""Environment variable of the token, which no list of processes shows."""
 SWITCH_S = 0.0005
 """Maximum time that a busy thread keeps the interpreter from the serving thread."""
 
@@ -37,7 +36,6 @@ def _run(argv: Sequence[str]) -> int:
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
     from sponge_env.serve.monitor.page import monitored
-    from sponge_env.serve.options import ServeOptions
 
     options = ServeOptions(
         host=arguments.host,

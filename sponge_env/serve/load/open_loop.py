@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ from sponge_env.serve.load.result import (
     summarise_load,
 )
 from sponge_env.serve.load.target import ServerState, find_target, sample_inputs
+from sponge_env.serve.options import TOKEN
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
@@ -63,7 +65,7 @@ BY_STATUS: dict[int, int] = {
 
 def load(arguments: argparse.Namespace) -> None:
     """Send, wait and print."""
-    client = HttpClient(arguments.url, arguments.token)
+    client = HttpClient(arguments.url, os.environ.get(TOKEN))
     if arguments.json:
         check_writable(arguments.json)
     scenario, profile = _scenario(arguments)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.models.model import OnnxModel, TensorSpec
 from sponge_env.serve.load.client import Answer, HttpClient, reason
+from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
@@ -99,7 +100,7 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
         why = f"there is no server at {client.url} ({reason(error)})"
         raise ConfigError(f"{why}; start one with: sponge serve") from None
     if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise ConfigError(f"{client.url} needs a token, or another one: --token")
+        raise ConfigError(f"{client.url} needs a token, or another one, in ${TOKEN}")
     return answer
 
 
