@@ -173,10 +173,9 @@ def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]
     [
         ({}, "--model lit0", "choose from lite0"),
         ({"about": ["no"]}, "", "no server of the Open Inference Protocol"),
-        (takes(count=0), "", "does not describe an input"),
-        (takes(-1, 3, count=2), "", "2 inputs"),
-        (takes(-1, 1, datatype="BYTES"), "", "BYTES"),
-        (takes(-1, 3, -1, -1), "", "axes"),
+        *((each, "", "must take one tensor of numbers, of which all axes")
+          for each in (takes(count=0), takes(-1, 3, count=2), takes(-1, 1, datatype="BYTES"),
+                       takes(-1, 3, -1, -1))),
         ({}, "--rate 0", "above 0"),
         ({}, "--scenario two.toml", "only once"),
         ({}, "--deadlines x", "choose from headers, timeout"),

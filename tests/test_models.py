@@ -235,9 +235,9 @@ class Unfinished(Model):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("test_models:Shapeless", r"inputs must be a TensorSpec such .*, not TensorSpec\(shape="),
+        ("test_models:Shapeless", r"inputs and outputs such as TensorSpec\("),
         ("test_models:Unfinished", "cannot be made: TypeError: .*'?run'?"),
-        ("test_models:Path", "does not derive from sponge_env.models.model.Model"),
+        ("test_models:Path", "must be a sponge_env.models.model.Model with inputs"),
         ("test_models:Missing", "cannot be made: AttributeError: .*'Missing'"),
         ("no_such_module:Model", "cannot be made: ModuleNotFoundError: .*'no_such_module'"),
         ("test_models:", "unknown model 'test_models:'; .* or name an .onnx file or module:Class"),

@@ -81,16 +81,16 @@ def _own(name: str) -> Model:
     except BaseException as error:  # whatever a user's module does when it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"model {name!r} cannot be made: {reason}") from error
-    if not isinstance(model, Model):
-        raise ConfigError(f"model {name!r} does not derive from sponge_env.models.model.Model")
-    for side in ("inputs", "outputs"):
-        if not _is_fixed(tensor := getattr(model, side, None)):
-            raise ConfigError(
-                f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
-                f"'float32'), not {tensor!r}"
-            )
-    if not (isinstance(model.max_tasks, int) and model.max_tasks >= 0):
-        raise ConfigError(f"model {name!r}: max_tasks must be a whole number of at least 0")
+    if not (
+        isinstance(model, Model)
+        and all(_is_fixed(getattr(model, side, None)) for side in ("inputs", "outputs"))
+        and isinstance(model.max_tasks, int)
+        and model.max_tasks >= 0
+    ):
+        raise ConfigError(
+            f"model {name!r} must be a sponge_env.models.model.Model with inputs and outputs such "
+            "as TensorSpec((3, 32, 32), 'float32'), and max_tasks of at least 0"
+        )
     return model
 
 

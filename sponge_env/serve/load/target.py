@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -118,23 +119,17 @@ def _status(answer: Answer) -> str:
 
 def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
     """Return the name of a model's only input and the shape and type of one task's."""
-
-    def refuse(why: str) -> NoReturn:
-        raise ConfigError(f"{model} cannot be loaded: {why}")
-
     try:
-        inputs = metadata["inputs"]
-        name, kind, shape = inputs[0]["name"], inputs[0]["datatype"], inputs[0]["shape"]
-        sizes = [int(size) for size in shape]
-    except (KeyError, IndexError, TypeError, ValueError):
-        refuse("its metadata does not describe an input")
-    if len(inputs) != 1:
-        refuse(f"it takes {len(inputs)} inputs, not one")
-    if kind not in DTYPES:
-        refuse(f"it takes {kind}, not numbers of one size")
-    if len(sizes) < 2 or min(sizes[1:]) < 1 or sizes[0] not in (-1, 1):
-        refuse(f"of its inputs' shape {sizes}, all axes except the first (the batch) must be fixed")
-    return str(name), TensorSpec(tuple(sizes[1:]), DTYPES[kind])
+        (tensor,) = metadata["inputs"]
+        batch, *sizes = map(int, tensor["shape"])
+        if batch in (-1, 1) and min(sizes) >= 1:
+            return str(tensor["name"]), TensorSpec(tuple(sizes), DTYPES[tensor["datatype"]])
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"{model} cannot be loaded: it must take one tensor of numbers, of which all axes except "
+        f"the first (the batch) are fixed, but its metadata say {reprlib.repr(metadata)}"
+    )
 
 
 class ServerState:
