@@ -38,7 +38,7 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics, column
 from sponge_env.results.layout import terminal
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
-from sponge_env.scenario.profile import LOCAL_MODEL, load_profile, save_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, local_profile_path, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 
@@ -222,9 +222,8 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this machine one that was measured just now, with the made-up worker."""
-    path = tmp_path / "local.json"
-    save_profile(PROFILE, path)
-    monkeypatch.setattr(command, "local_profile_path", lambda model: path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    save_profile(PROFILE, local_profile_path())
     monkeypatch.setattr(command, "check_live", lambda *_: None)
     monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: MadeUpLive(spec, 0))
     return tmp_path
@@ -242,7 +241,6 @@ def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFix
     data = json.loads((here / "out" / "fidelity.json").read_text())
     assert [trial["kind"] for trial in data["trials"]] == ["live", "simulated", "replayed"]
     assert data["host"]["cpu_model"]
-    assert load_profile(here / "out" / "profile.json") == PROFILE
 
 
 @pytest.mark.parametrize(
@@ -274,17 +272,6 @@ def test_a_command_that_ends_early_keeps_what_it_has(
     assert len(json.loads((here / "out" / "fidelity.json").read_text())["trials"]) == 3
 
 
-def test_an_objective_follows_the_profile_of_the_comparison(tmp_path: Path) -> None:
-    save_profile(PROFILE, tmp_path / "slow.json")
-    model = Variant("local:ocr-det-v5")
-    stages = (Stage("one", (model,)), Stage("two", (model,), after=("one",)))
-    relative = Scenario("relative", slo_services=8.0, stages=stages)
-    place, profile = command.with_files(relative, {"ocr-det-v5": tmp_path / "slow.json"})
-    assert [stage.name for stage in place.stages] == ["one", "two"]
-    assert place.slo_s == float(f"{8 * 2 * PROFILE.fastest_s(16):.2g}")
-    assert profile == PROFILE
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -304,33 +291,18 @@ def test_bad_input_ends_with_a_sentence(
     assert not (here / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "again", "measured"),
-    [
-        ({}, False, False),
-        ({}, True, True),
-        ({"model": "/other/net.onnx"}, False, True),
-    ],
-    ids=["there", "there, again", "of another model"],
-)
-def test_a_profile_that_is_missing_is_measured(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    changes: dict[str, str],
-    again: bool,
-    measured: bool,
+def test_the_machine_is_measured_first_where_that_is_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = (dataclasses.replace(PROFILE, **c) for c in (changes, {"name": "new"}))
-    save_profile(old, tmp_path / "local.json")
-
     def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
         for path in files:
-            save_profile(new, path)
+            save_profile(dataclasses.replace(PROFILE, date="2030-01-01"), path)
 
     monkeypatch.setattr(command, "calibrate_files", calibrate_files)
-    monkeypatch.setattr(command, "local_profile_path", lambda model: tmp_path / "local.json")
-    (file,) = command.profile_files([SCENARIO], again, "auto", tmp_path / "here").values()
-    assert load_profile(file) == (new if measured else old)
+    for asked, date in (([], PROFILE.date), (["--calibrate"], "2030-01-01")):
+        assert run_command(here, *asked) == 0
+        found = json.loads((here / "out" / "fidelity.json").read_text())
+        assert found["profile_date"] == date
 
 
 def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:

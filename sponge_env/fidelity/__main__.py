@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.env.factory import calibrations, check_live, here, live_machine, prepare_machine
+from sponge_env.env.factory import (
+    calibrations,
+    check_live,
+    ensure_profile,
+    here,
+    live_machine,
+    prepare_machine,
+)
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
@@ -20,16 +27,8 @@ from sponge_env.live.calibration import calibrate_files
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
-from sponge_env.scenario.config import Limiter, Start, Variant
-from sponge_env.scenario.profile import (
-    LOCAL,
-    Profile,
-    is_of,
-    load_profile,
-    local_model,
-    local_profile_path,
-    save_profile,
-)
+from sponge_env.scenario.config import Limiter, Start
+from sponge_env.scenario.profile import local_model, local_profile_path
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
@@ -72,46 +71,6 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
-def with_files(scenario: Scenario, files: Mapping[str, Path]) -> tuple[Scenario, Profile]:
-    """Have the stages of a scenario name the files of profiles, which are given by model.
-
-    Returned as well is the profile of the first stage's first model.
-    """
-
-    def measured(variant: Variant) -> Variant:
-        return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
-
-    first_file = measured(scenario.pipeline[0].variants[0]).profile
-    stages = tuple(
-        replace(stage, variants=tuple(map(measured, stage.variants))) for stage in scenario.stages
-    )
-    slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
-    return replace(scenario, stages=stages, slo_s=slo_s), load_profile(first_file)
-
-
-def profile_files(
-    scenarios: Sequence[Scenario], again: bool, limiter: Limiter, folder: Path
-) -> dict[str, Path]:
-    """Keep this machine's profiles of all models of the scenarios in a folder, by model.
-
-    They are measured, for this comparison alone, if one is missing or if ``again``; all of them,
-    for what is compared is measured at the same time.
-    """
-    configs = {config.model: config for config in calibrations(scenarios, limiter)}
-    files, usable = {}, {}
-    for model in configs:
-        path = local_profile_path(model)
-        files[model] = folder / path.name.replace(LOCAL, "profile", 1)
-        if path.exists() and is_of(profile := load_profile(path), model):
-            usable[files[model]] = profile
-    if again or len(usable) < len(files):
-        calibrate_files({files[model]: config for model, config in configs.items()})
-    else:
-        for file, profile in usable.items():
-            save_profile(profile, file)
-    return files
-
-
 def run(argv: Sequence[str]) -> int:
     """Run all trials, the agents in turn, and report; return the exit code."""
     arguments = parse(argv)
@@ -123,8 +82,11 @@ def run(argv: Sequence[str]) -> int:
     trials: list[Trial] = []
     prepare_machine(arguments.wait, arguments.cpus)
     with cli.terminate_like_interrupt(), ExitStack() as opened:
-        files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
-        measured = [with_files(scenario, files) for scenario in scenarios]
+        if arguments.calibrate:  # all: what is compared is measured at the same time
+            configs = calibrations(scenarios, limiter)
+            calibrate_files({local_profile_path(config.model): config for config in configs})
+        profiles = [ensure_profile(scenario, "live", limiter) for scenario in scenarios]
+        measured = list(zip(map(with_own_slo, scenarios), profiles, strict=True))
         for scenario, profile in measured:
             check_live(scenario, profile, limiter)
             # also between live runs, or a repetition might find the CPUs taken
