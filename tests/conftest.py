@@ -61,11 +61,9 @@ def _locks_of_the_machine(
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
     with pytest.MonkeyPatch.context() as patch:
-        # A few runs of each kind, and a grid measured once: tests need no more precision.
+        # Fewer replicas and pauses, and a grid measured once: tests need no more precision.
         patch.setattr(bench, "CONTENDING", 2)
         patch.setattr(bench, "PAUSED_RUNS", 8)
-        patch.setattr(bench, "CELL_S", 0.1)
-        patch.setattr(calibration, "WORK_RUNS", 4)
         (profile,) = calibration.calibrate_all([LiveConfig()], seconds=1)
     return profile
 
