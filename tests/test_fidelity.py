@@ -276,7 +276,6 @@ def test_a_command_that_ends_early_keeps_what_it_has(
     ("arguments", "sentence"),
     [
         (["--agent", "sponge"], "did you mean 'sponge-ip'"),
-        (["--scenario", "paper"], "about profile 'yolov5s', which cannot be run live"),
         (["--scenario", "lokal"], "did you mean 'local'"),
         (["--repetitions", "0"], "at least 1, not '0'"),
         (["--duration", "0"], "duration_s must be"),

@@ -16,11 +16,9 @@ from sponge_env.env.factory import (
     calibrations,
     check_live,
     ensure_profile,
-    here,
     live_machine,
     prepare_machine,
 )
-from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.live.calibration import calibrate_files
@@ -28,7 +26,7 @@ from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
 from sponge_env.scenario.config import Limiter, Start
-from sponge_env.scenario.profile import local_model, local_profile_path
+from sponge_env.scenario.profile import local_profile_path
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
@@ -60,12 +58,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     """Load a scenario of this machine's worker, with the arguments' start and duration."""
     scenario = load_scenario(name)
-    for variant in (variant for stage in scenario.pipeline for variant in stage.variants):
-        if local_model(variant.profile) is None:
-            raise ConfigError(
-                f"scenario {scenario.name!r} is about profile {variant.profile!r}, which cannot "
-                f"be run live; choose one of this machine's models, such as {here(scenario)}"
-            )
     start = arguments.start or scenario.start
     warmup_s = scenario.warmup_s if start == "warm" else 0.0
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
