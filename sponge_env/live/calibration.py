@@ -61,11 +61,6 @@ def calibrate_all(
     for config in configs:
         if config.limiter == "none":
             raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
-        if min(config.cores_max, config.batch_max) < 2:
-            raise ConfigError(
-                "a calibration needs at least 2 core units and batches of 2, not "
-                f"{config.cores_max} and {config.batch_max}"
-            )
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
         benches = [opened.enter_context(Bench(config, shown)) for config in configs]

@@ -164,8 +164,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         Replicas that die over and over before they are ready are a ``WorkerError`` where no other
         of their stage serves.
         """
-        if self._clock.held:
-            raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
             left_s, held = until_s - self.now(), [fleet.held for fleet in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))

@@ -185,8 +185,7 @@ def _font(number: int, size: int) -> FreeTypeFont:
 
     if number == len(FONTS):
         font = ImageFont.load_default(size)
-        if not isinstance(font, ImageFont.FreeTypeFont):
-            raise ConfigError("this Pillow was built without FreeType; install one from PyPI")
+        assert isinstance(font, ImageFont.FreeTypeFont), "of every Pillow on PyPI"
         return font
     # not imported: that takes longer than to draw
     spec = importlib.util.find_spec("matplotlib")
