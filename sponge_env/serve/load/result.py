@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,10 @@ BACKEND = "served"
 PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, IN_TRANSFER = range(7)
 """How a request ended: not yet; with outputs; refused at once; dropped while it waited; with
 another error; not within :data:`GRACE_S`; still in transfer when the load ended."""
-KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
+KINDS = (
+    *("running", "answered", "refused", "expired", "failed", "unanswered"),
+    "still in transfer at the end",
+)
 
 
 class LoadResult:
@@ -129,14 +131,10 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
 def report_lines(result: LoadResult) -> list[str]:
     """Return lines for people, with what the summary does not say."""
     counted, on_time = result.counted, result.on_time & result.counted
-    count = dict.fromkeys(KINDS, 0) | Counter(
-        KINDS[kind] for kind in result.ended[counted].tolist()
-    )
-    late = count["answered"] - int(on_time.sum())
-    parts = [f"{on_time.sum()} on time", f"{late} late"]
-    parts += [f"{count[kind]} {kind}" for kind in ("refused", "expired", "failed")]
-    rare = {SILENT: "unanswered", IN_TRANSFER: "still in transfer at the end"}
-    parts += [f"{count[KINDS[kind]]} {text}" for kind, text in rare.items() if count[KINDS[kind]]]
+    counts = np.bincount(result.ended[counted], minlength=len(KINDS)).tolist()
+    parts = [f"{on_time.sum()} on time", f"{counts[ANSWERED] - on_time.sum()} late"]
+    shown = (kind for kind in range(REFUSED, len(KINDS)) if kind <= FAILED or counts[kind])
+    parts += [f"{counts[kind]} {KINDS[kind]}" for kind in shown]
     lines = [f"requests     {', '.join(parts)}"]
     answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
     if answers_s.size:
