@@ -27,7 +27,7 @@ POLICY_SEEDS := 0 1 2
 STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz soak package kernels lint bench results bounds policies fidelity docs clean
+.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies fidelity docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -61,9 +61,6 @@ test: $(INSTALLED)  ## lint, check types, and run all tests
 fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, an hour
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
-
-soak: setup  ## overload the server, kill its replicas, serve for long; a quarter of an hour
-	$(PY) -m benchmarks.soak
 
 package: $(INSTALLED)  ## build the wheel and use it with the lowest versions of what it needs, a minute
 	$(PY) -m tests.wheel
@@ -125,7 +122,7 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	@set -e; compare() { \
 	  $(PY) -m sponge_env calibrate --scenario $$2; \
 	  $(PY) train.py --agent $$7 --scenario $$2 $$6 --run-dir runs/fidelity/$$7-$$2; \
-	  $(PY) -m sponge_env.fidelity --no-calibrate --scenario $$2 $$3 --agent $$4 --duration $$5 \
+	  $(PY) -m sponge_env.fidelity --scenario $$2 $$3 --agent $$4 --duration $$5 \
 	    --out runs/fidelity/$$1 --option $$7.policy=runs/fidelity/$$7-$$2/policy.safetensors; \
 	  cp runs/fidelity/$$1/fidelity.json docs/fidelity-$$1.json; \
 	}; \

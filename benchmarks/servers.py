@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sponge_env.errors import ConfigError
 from sponge_env.live.cpus import lock_cpu
@@ -78,12 +78,12 @@ def keeping_to(cpus: set[int]) -> Iterator[None]:
 
 
 @contextmanager
-def sponge(name: str, *arguments: str, stderr: IO[str] | None = None) -> Iterator[Server]:
+def sponge(name: str, *arguments: str) -> Iterator[Server]:
     """Serve a model with this project, by ``sponge serve`` with more arguments."""
     command = [sys.executable, "-m", "sponge_env", "serve", "--model", name]
     command += ["--port", "0", "--grpc-port", "0", "--wait", *arguments]
     with keeping_to(CPUS):
-        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with ended(started) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -13,39 +13,106 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import socket
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.clients import LONG_MS, Call, lean_client, triton_client
-from benchmarks.relay import relay
 from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.results.layout import aligned
+from sponge_env.serve.load.client import (
+    HEADER_LENGTH,
+    Answer,
+    AnswerParser,
+    HttpClient,
+    infer_head,
+    infer_path,
+)
 
+Array = NDArray[Any]
+Call = Callable[[int], Array]
+"""Has the model answer one of the rows."""
+TIMEOUT_S = 60.0
+LONG_MS = 60_000
+"""SLO of requests that are not to be refused, whatever there is to do."""
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
-RELAY = "relay of bytes, no HTTP"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
 ROUNDS, TURN = 60, 10
 """Turns of each way to ask, and requests of a turn."""
 BURSTS, BURST_S = 6, 6.0
 """Measurements of the throughput."""
+
+
+@contextmanager
+def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Call]:
+    """Use one connection that is kept, with requests that are made beforehand.
+
+    Without an SLO they have the server's default.
+    """
+    (tensor,) = server.metadata["inputs"]
+    parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
+    client, path = HttpClient(f"http://127.0.0.1:{server.port}"), infer_path(server.model)
+    requests, parser = [], AnswerParser()
+    for row in rows:
+        head = infer_head(tensor["name"], row, parameters, "")
+        size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
+        requests.append(client.head("POST", path, size, headers) + head + row.tobytes())
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def call(at: int) -> Array:
+            connection.sendall(requests[at % len(requests)])
+            answers: Sequence[Answer] = ()
+            while not answers:
+                data = connection.recv(1 << 20)
+                if not data:
+                    raise ConnectionError("the server closed the connection")
+                answers = parser.feed(data)
+            answer = parser.answers.pop()
+            if answer.status != 200:
+                raise ConnectionError(f"status {answer.status}: {answer.json}")
+            start = int(answer.headers[HEADER_LENGTH.lower()])
+            return np.frombuffer(answer.body[start:], np.float32)
+
+        yield call
+
+
+@contextmanager
+def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]) -> Iterator[Call]:
+    """Use ``tritonclient``, with a tensor made for each request, as its users do."""
+    library = import_module(f"tritonclient.{protocol}")
+    port = server.grpc_port if protocol == "grpc" else server.port
+    (inputs,), (outputs,) = server.metadata["inputs"], server.metadata["outputs"]
+    with closing(library.InferenceServerClient(f"127.0.0.1:{port}")) as client:
+
+        def call(at: int) -> Array:
+            row = rows[at % len(rows)][np.newaxis]
+            tensor = library.InferInput(inputs["name"], row.shape, inputs["datatype"])
+            tensor.set_data_from_numpy(row)
+            output = library.InferRequestedOutput(outputs["name"])
+            answer = client.infer(server.model, [tensor], outputs=[output])
+            array: Array = answer.as_numpy(outputs["name"])[0]
+            return array
+
+        yield call
 
 
 def check(calls: Mapping[str, Call], count: int) -> None:
@@ -81,35 +148,28 @@ def print_latencies(calls: Mapping[str, Call]) -> None:
     print("\n".join(aligned(lines)), end="\n\n")
 
 
-def saturate(server: Server, rows: NDArray[Any], seconds: float) -> list[float]:
-    """Keep all connections busy for a while; return when answers came, from the beginning on.
+def burst(server: Server, rows: Array, seconds: float) -> tuple[float, Counter[int]]:
+    """Return the throughput of a server that is never idle, and the sizes of its batches.
 
-    As many as there are connections come after the end.
+    As many answers as there are connections come after the end, and count.
     """
-    begin_s, came_s = time.perf_counter(), list[float]()
+    before, begin_s = Counter(server.batches()), time.perf_counter()
 
-    def send(first: int) -> None:
+    def send(first: int) -> int:
         with lean_client(server, rows, LONG_MS) as call:
             for at in itertools.count(first):
                 if time.perf_counter() - begin_s >= seconds:
-                    return
+                    return at - first
                 call(at)
-                came_s.append(time.perf_counter() - begin_s)
+        return 0
 
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        list(threads.map(send, range(CONNECTIONS)))
-    return came_s
-
-
-def burst(server: Server, rows: NDArray[Any], seconds: float) -> tuple[float, Counter[int]]:
-    """Return the throughput of a server that is never idle, and the sizes of its batches."""
-    before, begin_s = Counter(server.batches()), time.perf_counter()
-    answers = len(saturate(server, rows, seconds))
+        answers = sum(threads.map(send, range(CONNECTIONS)))
     took_s = time.perf_counter() - begin_s
     return answers / took_s, Counter(server.batches()) - before
 
 
-def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
+def bare_rps(session: Any, rows: Array, sizes: Counter[int]) -> float:
     """Return the throughput of bare ONNX Runtime in the same batches."""
     batches = {size: np.resize(rows, (size, *rows.shape[1:])) for size in sizes}
     with keeping_to({MODEL_CPU}):
@@ -121,7 +181,7 @@ def bare_rps(session: Any, rows: NDArray[Any], sizes: Counter[int]) -> float:
         return sum(size * n for size, n in sizes.items()) / (time.perf_counter() - begin_s)
 
 
-def print_throughput(servers: Sequence[Server], session: Any, rows: NDArray[Any]) -> None:
+def print_throughput(servers: Sequence[Server], session: Any, rows: Array) -> None:
     """Print throughput at saturation; each server's beside that of its batches run bare."""
     lines = [["at saturation", "mean batch", "requests/s", "bare, same batches", "share of bare"]]
     for server in servers:
@@ -145,16 +205,16 @@ def measure(name: str, python: Path | None) -> None:
     rows = np.ascontiguousarray(model.samples())
     session = onnx_session(model.path, threads=1)
 
-    def bare(at: int) -> NDArray[Any]:
-        answer: NDArray[Any] = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
+    def bare(at: int) -> Array:
+        answer: Array = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
         return answer
 
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
     with ExitStack() as stack:
         servers = [stack.enter_context(sponge(name, *AGENT))]
         if python is not None:
-            servers.append(stack.enter_context(triton(python, onnx_model(name))))
-        calls: dict[str, Call] = {BARE: bare, RELAY: stack.enter_context(relay(name, rows))}
+            servers.append(stack.enter_context(triton(python, TritonModel(name))))
+        calls: dict[str, Call] = {BARE: bare}
         for server in servers:
             for kind, client in (
                 ("lean client", lean_client(server, rows)),

@@ -5,8 +5,8 @@
 ``sponge load`` sends the scenario ``local`` at 80 % of this machine's capacity, open loop. Triton
 has the same CPU limit (a control group's quota on its model's processes), dynamic batching, and
 each request's own timeout, after which it refuses it; its settings are the best of a search on
-other seeds. The environment's live run of the same requests stands beside ours. All are measured
-in turn, seed by seed, so that a drift of its speed meets all alike.
+other seeds. All are measured in turn, seed by seed, so that a drift of the
+machine's speed meets all alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
-from benchmarks.triton_server import HOW_TO_MAKE, add_triton, onnx_model, triton
+from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
-from sponge_env.env.factory import ensure_profile, make_system, prepare_machine
-from sponge_env.metrics import summary
-from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.suite import changed
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.env.factory import prepare_machine
 
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")
@@ -75,20 +69,9 @@ def ours(agent: str, seed: int) -> Summary:
         return load(server, seed)
 
 
-def environment(agent: str, seed: int) -> Summary:
-    """Measure the environment's live run of the same requests."""
-    changes = {"arrivals.load": LOAD, "duration_s": SECONDS, "serving.drop": "expired"}
-    scenario = changed(load_scenario(SCENARIO), changes)
-    profile = ensure_profile(scenario, "live", "auto")
-    controller = make_controller(agent, known_controllers())
-    run = Run.of(agent, scenario, "live", seed)
-    with closing(make_system(scenario, seed, backend="live", profile=profile)) as system:
-        return summary(run_episode(system, controller, run).summary)
-
-
 def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
     """Measure Triton, which holds its cores all the time."""
-    model = onnx_model(MODEL, **settings)
+    model = TritonModel(MODEL, **settings)
     with cpu_locked(), triton(python, model) as server:
         return load(server, seed) | {"mean_cores": model.cores}
 
@@ -96,9 +79,7 @@ def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
 def contenders(python: Path | None) -> dict[str, Contender]:
     """Return who is compared."""
     found: dict[str, Contender] = {
-        f"{kind}, {agent}": partial(measure, agent)
-        for kind, measure in (("environment", environment), ("sponge serve", ours))
-        for agent in AGENTS
+        f"sponge serve, {agent}": partial(ours, agent) for agent in AGENTS
     }
     if python is not None:
         for name, settings in TRITON.items():

@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, children, ended, keeping_to
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.live.limits import open_limits
 from sponge_env.models.efficientnet import efficientnet
-from sponge_env.models.model import TensorSpec
 from sponge_env.serve.wire.tensors import datatype
 
 HOW_TO_MAKE = (
@@ -44,15 +42,9 @@ def add_triton(parser: cli.Parser) -> None:
 
 @dataclass(frozen=True)
 class TritonModel:
-    """A model for Triton's Python backend, and how it is served."""
+    """One of our EfficientNets for Triton's Python backend, and how it is served."""
 
     name: str
-    inputs: tuple[str, TensorSpec]
-    """Name, and what one row is."""
-    outputs: tuple[str, TensorSpec]
-    script: Path = ONNX
-    """What the backend runs."""
-    onnx_path: str = ""
     batch_max: int = 16
     delay_s: float = 0.0
     """How long a batch that is not full waits for more."""
@@ -63,14 +55,18 @@ class TritonModel:
 
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""
+        model = efficientnet(self.name)
         tensors = "\n".join(
             f'{side} [{{ name: "{name}" data_type: TYPE_{datatype(spec.dtype)} '
             f"dims: {list(spec.shape)} }}]"
-            for side, (name, spec) in (("input", self.inputs), ("output", self.outputs))
+            for side, name, spec in (
+                ("input", "images", model.inputs),
+                ("output", "logits", model.outputs),
+            )
         )
         parameters = "\n".join(
             f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
-            for key, value in (("path", self.onnx_path), ("cpu", MODEL_CPU))
+            for key, value in (("path", model.path), ("cpu", MODEL_CPU))
         )
         return f"""name: "{self.name}"
 backend: "python"
@@ -86,13 +82,6 @@ dynamic_batching {{
 }}
 {parameters}
 """
-
-
-def onnx_model(name: str, **settings: Any) -> TritonModel:
-    """Return one of our EfficientNets for Triton."""
-    model = efficientnet(name)
-    tensors = ("images", model.inputs), ("logits", model.outputs)
-    return TritonModel(name, *tensors, onnx_path=model.path, **settings)
 
 
 @contextmanager
@@ -126,7 +115,7 @@ def _lay_out(folder: Path, home: Path, model: TritonModel) -> None:
     """Make a model repository, and a folder of backends with the stub for its Python."""
     own = folder / "models" / model.name
     (own / "1").mkdir(parents=True)
-    shutil.copy(model.script, own / "1" / "model.py")
+    shutil.copy(ONNX, own / "1" / "model.py")
     (own / "config.pbtxt").write_text(model.config())
     backend = folder / "backends" / "python"
     backend.mkdir(parents=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 
-from sponge_env.live import cpus
-from sponge_env.live.calibration import calibrate_all
+from sponge_env.live import bench, calibration, cpus
 from sponge_env.live.replica import LiveConfig
 from sponge_env.run.executor import Inline
 from sponge_env.scenario.profile import Profile
@@ -61,7 +60,11 @@ def _locks_of_the_machine(
 @pytest.fixture(scope="session")
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
-    (profile,) = calibrate_all([LiveConfig()], seconds=15)
+    with pytest.MonkeyPatch.context() as patch:
+        # Fewer replicas and pauses, and a grid measured once: tests need no more precision.
+        patch.setattr(bench, "CONTENDING", 2)
+        patch.setattr(bench, "PAUSED_RUNS", 8)
+        (profile,) = calibration.calibrate_all([LiveConfig()], seconds=1)
     return profile
 
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from fake_worker import FakeStages
+from fake_worker import FakeStages, profile_workers
 from numpy.typing import NDArray
-from reference.worker import ProfileService, SimulatedWorker
+from reference.worker import SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
-from sponge_env.live.handover import Handover
+from sponge_env.interfaces import Batch, Completion
+from sponge_env.live.worker import Handover
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -145,20 +145,10 @@ def served_system(
 ) -> ServedSystem:
     """Return a system on plain workers in virtual time."""
 
-    def make_worker(spec: SystemSpec) -> CallStages:
-        workers = []
-        for k, own in enumerate(spec.stages):
-            table_s = own.latencies[0].table_s(own.batch_max, own.cores_max)
-            initial = Allocation(stages=(spec.initial.stages[k],))
-            workers.append(
-                SimulatedWorker(
-                    lambda cores, table_s=table_s: ProfileService(table_s, cores),
-                    initial,
-                    cold_start_s=own.cold_start_s,
-                )
-            )
-        return CallStages(workers, **more)
-
     return ServedSystem(
-        scenario, make_worker, profile=profile, outputs=OUTPUTS, queue_max=queue_max
+        scenario,
+        lambda spec: CallStages(profile_workers(spec), **more),
+        profile=profile,
+        outputs=OUTPUTS,
+        queue_max=queue_max,
     )

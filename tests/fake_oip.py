@@ -34,11 +34,9 @@ class FakeServer:
     """Cores that ``/state`` tells of, if there is one."""
     token: str = ""
     about: Any = field(default_factory=lambda: {"name": "fake", "version": "0", "extensions": []})
-    described: dict[str, Any] | None = None
-    """Metadata that it shows instead of the true ones."""
     url: str = ""
     taken: list[tuple[dict[str, str], dict[str, Any], int]] = field(default_factory=list)
-    """Headers, JSON and bytes of the tensor of each request, the first to try out included."""
+    """Headers, JSON and bytes of the tensor of each request."""
     states: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -53,7 +51,7 @@ class FakeServer:
             return 200, self._state(self.held)
         values: dict[str, Any] = {
             "/v2": self.about,
-            model: self.described or self.metadata,
+            model: self.metadata,
             "/v2/repository/index": [{"name": self.metadata["name"]}],
         }
         return (200, values[path]) if path in values else (404, {"error": "nothing"})
@@ -67,16 +65,12 @@ class FakeServer:
         length = int(headers[HEAD])
         head = json.loads(body[:length])
         self.taken.append((dict(headers), head, len(body) - length))
-        status = 200 if len(self.taken) == 1 else self.status(len(self.taken) - 2)
+        status = self.status(len(self.taken) - 1)
         self.closing.wait(self.delay_s)
-        shape = [int(size) for size in self.metadata["inputs"][0]["shape"][1:]]
-        if head["inputs"][0]["shape"][1:] != shape:
-            return 400, {"error": f"shape must be {shape}"}
         if status != 200:
             return status, {"error": "no"}
         logits = np.zeros(10, np.float32)
-        about = {"deadline_met": True, "queue_ms": 10.0, "service_ms": 20.0, "batch": 2}
-        about |= {"cores": 4, "variant": "lite0"}
+        about = {"deadline_met": True}
         size = {"binary_data_size": logits.nbytes}
         output = {"name": "logits", "datatype": "FP32", "shape": [1, 10], "parameters": size}
         return 200, (json.dumps({"parameters": about, "outputs": [output]}), logits.tobytes())

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reference.worker import SimulatedWorker
+from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
+from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec, WorkerStatus
 
 
 class FakeWorker(SimulatedWorker):
@@ -70,6 +70,21 @@ class FakeWorker(SimulatedWorker):
 
     def close(self) -> None:
         self.diary.append("close")
+
+
+def profile_workers(spec: SystemSpec) -> list[SimulatedWorker]:
+    """Return a worker for each stage, whose batches take what its first profile says."""
+    workers = []
+    for own, initial in zip(spec.stages, spec.initial.stages, strict=True):
+        table_s = own.latencies[0].table_s(own.batch_max, own.cores_max)
+        workers.append(
+            SimulatedWorker(
+                lambda cores, table_s=table_s: ProfileService(table_s, cores),
+                Allocation(stages=(initial,)),
+                cold_start_s=own.cold_start_s,
+            )
+        )
+    return workers
 
 
 class FakeStages(SimulatedWorker):

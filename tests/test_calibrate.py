@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -230,36 +231,19 @@ def test_a_calibration_on_a_loaded_machine_warns(
 
 
 def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-
-    class Noted:
-        def __init__(self, config: LiveConfig, shown: bool) -> None:
-            self.name = config.model
-
-        def __enter__(self) -> Noted:
-            return self
-
-        def __exit__(self, *error: object) -> None:
-            done.append(f"{self.name} closed")
-
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            what = name.removeprefix("measure_")
-            return lambda runs=1, again=False: done.extend(
-                [f"{self.name} {what}"] * max(1, int(runs))
-            )
-
-    monkeypatch.setattr(calibration, "Bench", Noted)
-    monkeypatch.setattr(calibration, "_profile_of", lambda bench: bench.name)
-    monkeypatch.setattr(calibration.time, "monotonic", lambda: 0.0)
+    made = MagicMock()
+    for name in "ab":
+        getattr(made, name).__enter__.return_value = getattr(made, name)
+    monkeypatch.setattr(calibration, "Bench", lambda config, shown: getattr(made, config.model))
+    monkeypatch.setattr(calibration, "_profile_of", lambda bench: bench)
     configs = [LiveConfig(model=name) for name in "ab"]
-    assert calibration.calibrate_all(configs, seconds=1.0) == ["a", "b"]
-    begin = ["cold_starts", "pauses"]
-    work = [f"{name} work" for name in "aaabbb"]
-    assert done == [
-        *(f"{name} {what}" for name in "ab" for what in begin),
-        *work, "a grid", *work, "b grid", *work, "b closed", "a closed",
-    ]  # fmt: skip
-    assert done.count("a work") >= WORK_RUNS
+    assert calibration.calibrate_all(configs, seconds=1.0) == [made.a, made.b]
+    done = [name for name, *_ in made.mock_calls if "measure_" in name]
+    begin = [f"{name}.measure_{what}" for name in "ab" for what in ("cold_starts", "pauses")]
+    work = ["a.measure_work", "b.measure_work"]
+    assert done == [*begin, *work, "a.measure_grid", *work, "b.measure_grid", *work]
+    runs = [arguments[0] for name, arguments, _ in made.mock_calls if name == "a.measure_work"]
+    assert sum(runs) >= WORK_RUNS
 
 
 def test_two_files_of_one_name_do_not_share_a_profile() -> None:

@@ -50,6 +50,30 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> No
 
 
 @needs_two_cpus
+def test_a_thread_that_was_pinned_is_pinned_again() -> None:
+    ends, begun, cpus = threading.Event(), threading.Barrier(3), sorted(os.sched_getaffinity(0))
+
+    def pinned(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        begun.wait()
+        ends.wait()
+
+    threads = [threading.Thread(target=pinned, args=(cpu,)) for cpu in (cpus[0], CPU)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    ids = [thread.native_id or 0 for thread in threads]
+    with Reservations().keep_off(frozenset({CPU})):
+        first, second = map(os.sched_getaffinity, ids)
+        assert first == {cpus[0]}
+        assert second == set(cpus) - {CPU}
+    assert [os.sched_getaffinity(id) for id in ids] == [{cpus[0]}, {CPU}]
+    ends.set()
+    for thread in threads:
+        thread.join()
+
+
+@needs_two_cpus
 def test_a_second_worker_takes_the_same_cpu() -> None:
     chosen = choose_cpus(1.0)
     with RESERVATIONS.keep_off(chosen):

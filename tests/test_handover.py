@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sponge_env.interfaces import Batch
-from sponge_env.live.handover import Handover
+from sponge_env.live.worker import Handover
 
 LINE = np.zeros(2)
 

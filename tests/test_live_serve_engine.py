@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,19 +16,14 @@ import pytest
 from control_groups import groups_of
 from machine import needs_two_cpus
 from numpy.typing import NDArray
-from test_live_ocr import MODELS, ocr
 
-from sponge_env.models.accuracy import edits, find, read
-from sponge_env.models.images import draw
 from sponge_env.models.model import onnx_session, run_onnx
-from sponge_env.models.ocr import Detection, Recognition
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.make import make_engine
-from sponge_env.serve.system import ServedSystem
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -103,48 +97,3 @@ def test_answers_are_those_of_the_bare_runtime(tmp_path: Path, name: str) -> Non
         for reply, wanted in zip(replies, expected * 4, strict=True):
             np.testing.assert_allclose(reply.output, [wanted], atol=1e-3)
         assert max(reply.batch for reply in replies) > 1
-
-
-def test_text_is_read_in_the_order_of_the_lines_that_detection_found(tmp_path: Path) -> None:
-    detection, reader = map(resolve_model, MODELS)
-    assert isinstance(detection, Detection)
-    assert isinstance(reader, Recognition)
-    images = [draw(seed) for seed in range(8)]
-    found = read(reader, images, find(detection, images))
-    with engine_of(ocr(tmp_path), "static-8") as engine:
-        assert engine.served.stages == MODELS
-        sent = Sent(engine)
-        for image in images:
-            sent.submit(image.pixels)
-        sent.submit(np.full_like(images[0].pixels, 255))
-        *replies, blank = sent.replies()
-    assert {reply.status for reply in replies} == {Status.ANSWERED}
-    assert blank.output is not None
-    assert blank.output.shape == (0, *reader.outputs.shape)
-    drawn = {line.text for image in images for line in image.lines}
-    right = 0
-    for lines, reply in zip(found, replies, strict=True):
-        assert reply.output is not None
-        texts = [reader.text(row) for row in reply.output]
-        # batches of another size round differently
-        assert sum(map(edits, texts, [line.text for line in lines])) <= 1
-        assert len(texts) == len(lines)
-        right += len(drawn.intersection(texts))
-    assert right > 0.7 * len(drawn)
-
-
-def test_a_hung_replica_is_replaced(tmp_path: Path) -> None:
-    image = resolve_model("efficientnet-lite0").samples()[0]
-    scenario = one_stage(tmp_path, "efficientnet-lite0")
-    with engine_of(scenario, "static-16") as engine:
-        worker = engine._system.worker
-        (fleet,) = worker._fleets  # type: ignore[attr-defined]
-        fleet.config = dataclasses.replace(fleet.config, batch_timeout_s=1.0)
-        (replica,) = worker.replicas  # type: ignore[attr-defined]
-        os.kill(replica.pid, signal.SIGSTOP)
-        sent = Sent(engine)
-        sent.submit(image)
-        (reply,) = sent.replies()
-        assert reply.status is Status.ANSWERED
-        assert worker.status().restarts == 1
-        assert isinstance(engine._system, ServedSystem)

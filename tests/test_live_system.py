@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from differential import allocations, check_alike, check_columns, check_same
 from drawn_scenarios import SEEDS, scenarios, write_files
-from fake_worker import FakeStages, FakeWorker
+from fake_worker import FakeStages, FakeWorker, profile_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import make_system, worker_settings
-from reference.worker import ProfileService, SimulatedWorker
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 from test_pipeline import model_of, pipeline, stage
 
@@ -189,22 +188,7 @@ ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))
 
 def live_stages(scenario: Scenario, seed: int, **more: Any) -> LiveSystem:
     """Return a live system on plain workers."""
-
-    def make_worker(spec: SystemSpec) -> FakeStages:
-        workers = []
-        for k, own in enumerate(spec.stages):
-            table_s = own.latencies[0].table_s(own.batch_max, own.cores_max)
-            initial = Allocation(stages=(spec.initial.stages[k],))
-            workers.append(
-                SimulatedWorker(
-                    lambda cores, table_s=table_s: ProfileService(table_s, cores),
-                    initial,
-                    cold_start_s=own.cold_start_s,
-                )
-            )
-        return FakeStages(workers, **more)
-
-    return LiveSystem(scenario, seed, make_worker)
+    return LiveSystem(scenario, seed, lambda spec: FakeStages(profile_workers(spec), **more))
 
 
 def stage_allocations(scenario: Scenario) -> Sequence[Allocation]:

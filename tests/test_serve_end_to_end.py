@@ -116,7 +116,6 @@ async def hammered(server: Running, row: NDArray[Any], kill: Callable[[], None])
 @pytest.mark.live
 @needs_two_cpus
 def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path: Path) -> None:
-    """Thirty times a minute; ``benchmarks.soak`` does so for longer, on a server of its own."""
     name = "efficientnet-lite0-uint8"
     row, killed = resolve_model(name).samples()[0], []
     with engine_of(one_stage(tmp_path, name), "static-16") as engine, running(engine) as server:

@@ -19,7 +19,7 @@ from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Limits
 from sponge_env.serve.engine import Decider, Decision, ServingEngine
@@ -49,34 +49,15 @@ class Fixed:
         return Allocation(self.cores, 2)
 
 
-class Intervals:
-    """A sink that keeps intervals, or that cannot."""
-
-    def __init__(self, fails: bool = False) -> None:
-        self.intervals: list[IntervalMetrics] = []
-        self.fails, self.closed = fails, False
-
-    def interval(self, metrics: IntervalMetrics) -> None:
-        if self.fails:
-            raise ConfigError("the disk is full")
-        self.intervals.append(metrics)
-
-    def episode(self, metrics: EpisodeMetrics) -> None:
-        raise AssertionError("a server has no episode")
-
-    def close(self) -> None:
-        self.closed = True
-
-
 class Rig:
     """An engine on fake replicas, and a client."""
 
-    def __init__(self, launcher: FakeLauncher, sinks: Any = (), **agents: Fixed) -> None:
+    def __init__(self, launcher: FakeLauncher, **agents: Fixed) -> None:
         self.launcher, self.agents = launcher, agents
         system = ServedSystem(SCENARIO, self.start)
-        self.engine = ServingEngine(
-            system, SERVED, next(iter(agents)), self.agents.__getitem__, sinks
-        )
+        self.engine = ServingEngine(system, SERVED, next(iter(agents)), self.agents.__getitem__)
+        self.followed: list[Snapshot] = []
+        self.engine.follow(self.followed.append)
         self.replies: list[list[Reply]] = []
 
     def start(self, spec: SystemSpec) -> LiveWorker:
@@ -85,6 +66,11 @@ class Rig:
         )
         self.worker = LiveWorker(config, launcher=self.launcher)
         return self.worker
+
+    @property
+    def intervals(self) -> list[IntervalMetrics]:
+        """Metrics of those that have passed."""
+        return [snapshot.last for snapshot in self.followed if snapshot.last is not None]
 
     def submit(
         self, x: float = 0.0, budget_s: float = 5.0, payload: Any = 8
@@ -111,8 +97,8 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def rig(launcher: FakeLauncher | None = None, sinks: Any = (), **agents: Fixed) -> Iterator[Rig]:
-    made = Rig(launcher or FakeLauncher(), sinks, **(agents or {"fixed": Fixed()}))
+def rig(launcher: FakeLauncher | None = None, **agents: Fixed) -> Iterator[Rig]:
+    made = Rig(launcher or FakeLauncher(), **(agents or {"fixed": Fixed()}))
     with closing(made.engine):
         yield made
     assert {len(replies) for replies in made.replies} <= {1}
@@ -133,21 +119,17 @@ def test_a_call_is_answered_with_its_own_output() -> None:
 
 
 def test_the_snapshot_follows_the_intervals() -> None:
-    sink = Intervals()
-    followed: list[Snapshot] = []
-    with rig(sinks=[sink, Intervals(fails=True)]) as r:
-        r.engine.follow(followed.append)
+    with rig() as r:
         r.submit()()
-        until(lambda: sum(m.on_time for m in sink.intervals) == 1)
+        until(lambda: sum(interval.on_time for interval in r.intervals) == 1)
         snapshot = until(lambda: r.engine.snapshot() if r.engine.snapshot().last else None)
         assert (snapshot.agent, snapshot.ready, snapshot.cores) == ("fixed", True, (2,))
         assert (snapshot.queued, snapshot.budgets_s) == ((0,), ())
-        assert sink.intervals[0].decision_s > 0
-    assert sink.closed
+        assert r.intervals[0].decision_s > 0
     assert not r.engine.snapshot().ready
-    assert not followed[-1].ready
-    told = [snapshot.last for snapshot in followed[:-1]]
-    assert told == sink.intervals[-len(told) :]
+    assert not r.followed[-1].ready
+    times_s = [interval.time_s for interval in r.intervals[:-1]]
+    assert times_s == sorted(set(times_s))
 
 
 def test_another_controller_takes_over_without_losing_a_call() -> None:
@@ -205,18 +187,18 @@ class Hanging(Fixed):
 
 
 def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCaptureFixture) -> None:
-    hanging, sink = Hanging(3), Intervals()
-    with rig(sinks=[sink], hanging=hanging, good=Fixed(1)) as r:
+    hanging = Hanging(3)
+    with rig(hanging=hanging, good=Fixed(1)) as r:
         until(lambda: r.engine.snapshot().cores == (3,))
         hanging.goes_on.clear()
-        until(lambda: sink.intervals[-1].decision_s > 3 * SCENARIO.interval_s)
-        assert sink.intervals[-1].feasible == 0
+        until(lambda: r.intervals[-1].decision_s > 3 * SCENARIO.interval_s)
+        assert r.intervals[-1].feasible == 0
         assert r.submit()().cores == 3
         assert len(caplog.records) == 1
         r.engine.use("good")
         until(lambda: r.engine.snapshot().cores == (1,))
         assert r.engine.snapshot().agent == "good"
-        assert sink.intervals[-1].decision_s < SCENARIO.interval_s
+        assert r.intervals[-1].decision_s < SCENARIO.interval_s
         hanging.goes_on.set()
 
 

@@ -38,8 +38,8 @@ def run(*command: str, **environment: str) -> str:
 def test_tritonclient(kind: str) -> None:
     pytest.importorskip("tritonclient")
     with running() as server:
-        options = ["--url", getattr(server, kind), "--model", "tiny", "--slo-ms", "20000"]
-        out = run(sys.executable, f"{kind}_client.py", *options)
+        options = ["--protocol", kind, "--url", getattr(server, kind)]
+        out = run(sys.executable, "client.py", *options, "--model", "tiny", "--slo-ms", "20000")
     assert "answer of shape (1, 2)" in out
     assert re.search(r"deadline_met +True", out)
     (call,) = server.engine.calls

@@ -13,11 +13,9 @@ import busy_model
 import numpy as np
 import pytest
 from fake_replicas import crash
-from reference.quota import QuotaBucket
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Worker
-from sponge_env.latency import QuotaService
 from sponge_env.live.worker import LiveWorker
 
 CORES, BATCH, REPLICAS = 16, 8, 3
@@ -63,25 +61,13 @@ def _profile_rig(initial: Allocation) -> Rig:
     return Rig(worker, worker.crash)
 
 
-def _quota_rig(initial: Allocation) -> Rig:
-    work_s = np.array([0.01 * b for b in range(1, 9)])
-    quota = QuotaService(period_s=0.02, work_s=tuple(work_s), dispatch_s=0.0005)
-    worker = SimulatedWorker(
-        lambda cores: QuotaBucket(quota, work_s, 1 / 16, cores),
-        initial,
-        cold_start_s=2.0,
-        cpu_cores=16,
-    )
-    return Rig(worker, worker.crash)
-
-
 def _real_rig(initial: Allocation) -> Rig:
     limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
     worker = LiveWorker(busy_model.config(**limits, initial=initial))
     return Rig(worker, lambda: crash(worker))
 
 
-RIGS = {"profile": _profile_rig, "quota": _quota_rig, "real": _real_rig}
+RIGS = {"profile": _profile_rig, "real": _real_rig}
 
 
 @pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n == "real")) for n in RIGS])

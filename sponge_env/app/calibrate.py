@@ -22,10 +22,6 @@ from sponge_env.models.registry import KNOWN, resolve_model
 from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.profile import LOCAL_MODEL, REMEDY, Profile, local_profile_path
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.utils.installation import require_extra
-
-IMAGES = 100
-"""Drawn images on which accuracy is measured."""
 
 
 def summary(profile: Profile) -> str:
@@ -58,17 +54,8 @@ def summary(profile: Profile) -> str:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Measure speed, or accuracy, and report."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.accuracy:
-        for extra in ("live", "ocr"):
-            require_extra(extra, "the measurement of accuracy")
-        from sponge_env.models.accuracy import accuracy_table
-
-        command = f"{parser.prog} --accuracy {args.accuracy}"
-        sys.stdout.write(f"{accuracy_table(args.accuracy, command, shown=True)}\n")
-        return 0
+    """Measure and report."""
+    args = _parser().parse_args(argv)
     files = _files(args)
     prepare_machine(args.wait, args.cpus)
     for config in files.values():
@@ -101,10 +88,6 @@ def _parser() -> cli.Parser:
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
     cli.add_machine(parser)
-    text = "instead, measure how well OCR reads so many drawn images, and print what is known of "
-    text += f"others (default: {IMAGES})"
-    count = cli.at_least(1)
-    parser.add_argument("--accuracy", type=count, nargs="?", const=IMAGES, metavar="N", help=text)
     return parser
 
 

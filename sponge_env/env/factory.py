@@ -84,7 +84,7 @@ def make_system(
     # A simulated episode does without the modules of the real worker.
     from sponge_env.live.system import LiveSystem
     from sponge_env.live.worker import LiveWorker
-    from sponge_env.models.accuracy import lines_read
+    from sponge_env.models.ocr import lines_read
 
     stages = stage_profiles(scenario, profile)
     read = lines_read([[variant.model for variant in variants] for variants in stages])

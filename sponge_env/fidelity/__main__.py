@@ -4,38 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.env.factory import calibrations, check_live, here, live_machine, prepare_machine
-from sponge_env.errors import ConfigError
+from sponge_env.env.factory import (
+    calibrations,
+    check_live,
+    ensure_profile,
+    live_machine,
+    prepare_machine,
+)
 from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.live.calibration import calibrate_files
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
-from sponge_env.scenario.config import Limiter, Start, Variant
-from sponge_env.scenario.profile import (
-    LOCAL,
-    Profile,
-    is_of,
-    load_profile,
-    local_model,
-    local_profile_path,
-    save_profile,
-)
+from sponge_env.scenario.config import Limiter, Start
+from sponge_env.scenario.profile import local_profile_path
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
-FRESH = timedelta(hours=1)
-"""A profile that is older is measured again: a machine's speed drifts."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -53,8 +47,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--repetitions", type=cli.at_least(1), default=5, metavar="N")
     add("--seed", type=cli.at_least(0), default=0, help="of the arrivals")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE")
-    first = "measure this machine first (default: if its profile is older than an hour)"
-    add("--calibrate", action=argparse.BooleanOptionalAction, help=first)
+    first = "measure this machine first (its speed drifts from one hour to the next)"
+    add("--calibrate", action="store_true", help=first)
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto")
     cli.add_machine(parser)
     add("--out", type=Path, metavar="DIR", help="folder for the results")
@@ -64,63 +58,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     """Load a scenario of this machine's worker, with the arguments' start and duration."""
     scenario = load_scenario(name)
-    for variant in (variant for stage in scenario.pipeline for variant in stage.variants):
-        if local_model(variant.profile) is None:
-            raise ConfigError(
-                f"scenario {scenario.name!r} is about profile {variant.profile!r}, which cannot "
-                f"be run live; choose one of this machine's models, such as {here(scenario)}"
-            )
     start = arguments.start or scenario.start
     warmup_s = scenario.warmup_s if start == "warm" else 0.0
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
-
-
-def with_files(scenario: Scenario, files: Mapping[str, Path]) -> tuple[Scenario, Profile]:
-    """Have the stages of a scenario name the files of profiles, which are given by model.
-
-    Returned as well is the profile of the first stage's first model.
-    """
-
-    def measured(variant: Variant) -> Variant:
-        return replace(variant, profile=str(files[local_model(variant.profile) or ""]))
-
-    first_file = measured(scenario.pipeline[0].variants[0]).profile
-    stages = tuple(
-        replace(stage, variants=tuple(map(measured, stage.variants))) for stage in scenario.stages
-    )
-    slo_s = with_own_slo(replace(scenario, profile=first_file, stages=stages)).slo_s
-    return replace(scenario, stages=stages, slo_s=slo_s), load_profile(first_file)
-
-
-def profile_files(
-    scenarios: Sequence[Scenario], again: bool | None, limiter: Limiter, folder: Path
-) -> dict[str, Path]:
-    """Keep this machine's profiles of all models of the scenarios in a folder, by model.
-
-    They are measured, for this comparison alone, if one is missing, or if ``again``; if that is
-    None, when one is not fresh. All are then: what is compared is measured at the same time.
-    """
-    configs = {config.model: config for config in calibrations(scenarios, limiter)}
-    files, usable = {}, {}
-    for model in configs:
-        path = local_profile_path(model)
-        files[model] = folder / path.name.replace(LOCAL, "profile", 1)
-        if path.exists() and is_of(profile := load_profile(path), model):
-            usable[files[model]] = profile
-    all_fresh = again is False or all(map(_is_fresh, usable.values()))
-    if again or len(usable) < len(files) or not all_fresh:
-        calibrate_files({files[model]: config for model, config in configs.items()})
-    else:
-        for file, profile in usable.items():
-            save_profile(profile, file)
-    return files
-
-
-def _is_fresh(profile: Profile) -> bool:
-    try:
-        return datetime.now(UTC) - datetime.fromisoformat(profile.date) < FRESH
-    except (TypeError, ValueError):  # it has no date
-        return False
 
 
 def run(argv: Sequence[str]) -> int:
@@ -134,8 +74,11 @@ def run(argv: Sequence[str]) -> int:
     trials: list[Trial] = []
     prepare_machine(arguments.wait, arguments.cpus)
     with cli.terminate_like_interrupt(), ExitStack() as opened:
-        files = profile_files(scenarios, arguments.calibrate, limiter, out.absolute())
-        measured = [with_files(scenario, files) for scenario in scenarios]
+        if arguments.calibrate:  # all: what is compared is measured at the same time
+            configs = calibrations(scenarios, limiter)
+            calibrate_files({local_profile_path(config.model): config for config in configs})
+        profiles = [ensure_profile(scenario, "live", limiter) for scenario in scenarios]
+        measured = list(zip(map(with_own_slo, scenarios), profiles, strict=True))
         for scenario, profile in measured:
             check_live(scenario, profile, limiter)
             # also between live runs, or a repetition might find the CPUs taken

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
-from sponge_env.metrics import NAN, EpisodeMetrics, column, finite, from_summary, summary
-from sponge_env.results.layout import MISSING, Columns, Table
+from sponge_env.metrics import NAN, EpisodeMetrics, column, from_summary, summary
+from sponge_env.results.layout import MISSING, Columns, Table, terminal
 from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
-from sponge_env.utils.files import read_json, replacing, write_json
+from sponge_env.utils.files import read_json, write_json
 from sponge_env.utils.installation import describe_host, describe_versions
 
 Verdict = Literal["met", "within spread", "missed", ""]
@@ -117,12 +117,6 @@ class Row:
             return "met"
         return "within spread" if self.live_min <= self.simulated <= self.live_max else "missed"
 
-    def data(self) -> dict[str, Any]:
-        """Return the row as data; None where nothing was measured."""
-        derived = {n: getattr(self, n) for n in ("difference", "replayed_difference", "verdict")}
-        quantity = {"quantity": self.quantity.metric, "target": self.quantity.target}
-        return finite(asdict(self) | quantity | derived)
-
 
 COLUMNS: Columns[Row] = (
     ("agent", lambda row: row.agent),
@@ -150,7 +144,6 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
 
 
 def _accuracy(trials: Iterable[Trial]) -> tuple[Quantity, ...]:
-    """Return effective accuracy if some answers were not right."""
     return (ACCURACY,) if any(trial.summary.accuracy < 1.0 for trial in trials) else ()
 
 
@@ -194,7 +187,6 @@ def side_by_side(
 
 
 def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
-    """Return how far single live runs are off, and how much a single request is."""
     requests = min((sum(episode.offered for episode in own) for own in live), default=0)
     off = [
         f"{column(name).heading} {_BY_METRIC[name].difference_text(usual)[1:]}, at most "
@@ -249,10 +241,7 @@ def load_fidelity(path: Path) -> Fidelity:
 def write_results(
     folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
 ) -> str:
-    """Write ``fidelity.md``, whose text is returned, and ``fidelity.json``.
-
-    RunDirectoryError if one cannot be.
-    """
+    """Write ``fidelity.json``, and return its tables; RunDirectoryError if it cannot be."""
     data = {
         "command": list(command),
         "versions": describe_versions(),
@@ -263,24 +252,10 @@ def write_results(
             | summary(t.summary)
             for t in trials
         ],
-        "comparison": [row.data() for row in compare(trials)],
     }
-    parts = ["## Simulator against the real worker", introduction(data)]
-    for scenario, table in Fidelity(data).tables.items():
-        parts += [f"### {scenario}", padded(table)]
-    text = "\n\n".join(parts)
-    with replacing(folder / "fidelity.md") as partial_file:
-        partial_file.write_text(text + "\n")
     write_json(folder / "fidelity.json", data)
-    return text
-
-
-def padded(table: Table) -> str:
-    """Return a Markdown table that is aligned on a terminal as well."""
-    lines = [table.headings, *table.rows]
-    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    tables = Fidelity(data).tables.items()
+    return "\n\n".join([introduction(data), *(terminal(table, name) for name, table in tables)])
 
 
 def introduction(measured: Mapping[str, Any]) -> str:

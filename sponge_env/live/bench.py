@@ -183,7 +183,6 @@ class Bench(AbstractContextManager["Bench"]):
         return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 
     def _steps(self, stage: str, steps: Sequence[Step]) -> Iterator[Step]:
-        """Go through the steps of a stage, and show how far it is."""
         with closing(Progress("calibrating", len(steps), "step", shown=self._shown)) as bar:
             if self._shown:
                 bar.say(stage)
@@ -212,7 +211,6 @@ class Bench(AbstractContextManager["Bench"]):
         return BatchRun(latency_s, ended[0].cpu_s, latency_s - inside_s)
 
     def _load(self, cores: int, replicas: int) -> ColdStart:
-        """Measure how long more replicas take to be ready, all started at once."""
         begin_s = time.monotonic()
         self._resize(cores, 1 + replicas)
         while self.worker.status().ready < 1 + replicas:

@@ -55,21 +55,12 @@ def calibrate_all(
     :data:`~.live.bench.DISTURBED_S` more for each model on a machine that is busy otherwise; each
     grid is measured once at least. Between the grids all take a round of batches at full speed: a
     machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
-
-    Raises:
-        ConfigError: A configuration cannot be used.
-        WorkerError: A worker does not start or does not stay alive.
-        ProfileError: The measurements cannot be described by l(b, c).
+    Measurements that l(b, c) cannot describe are a ``ProfileError``.
     """
     positive("the seconds to measure", seconds)
     for config in configs:
         if config.limiter == "none":
             raise ConfigError("a calibration needs a CPU limiter; choose another than 'none'")
-        if min(config.cores_max, config.batch_max) < 2:
-            raise ConfigError(
-                "a calibration needs at least 2 core units and batches of 2, not "
-                f"{config.cores_max} and {config.batch_max}"
-            )
     runs = max(2, math.ceil(WORK_RUNS / (1 + len(configs))))
     with ExitStack() as opened:
         benches = [opened.enter_context(Bench(config, shown)) for config in configs]
@@ -88,7 +79,6 @@ def calibrate_all(
 
 
 def _profile_of(bench: Bench) -> Profile:
-    """Put the profile of a model together from all that was measured."""
     config, alone, worker = bench.config, bench.alone, bench.worker
     try:
         profile = build_profile(config, bench.grid, alone.latency_s, worker.limiter)

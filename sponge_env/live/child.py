@@ -105,10 +105,10 @@ class ModelServer:
             self._models.append(getattr(importlib.import_module(module), name)(**arguments))
         self._sessions = [functools.lru_cache(SESSIONS_KEPT)(m.load) for m in self._models]
 
-    def load(self, threads: int) -> None:
-        """Load all variants, to be run on so many threads."""
-        for session in self._sessions:
-            session(threads)
+    def open(self) -> None:
+        """Open the files of all variants."""
+        for model, session in zip(self._models, self._sessions, strict=True):
+            model.open(session)
 
     def make_ready(self, threads: int) -> None:
         """Run all variants: the first large batch allocates, and belongs to the cold start."""
@@ -149,7 +149,7 @@ def load(job: Job) -> ModelServer:
 
     server = ModelServer(job)
     if keep_capabilities(KEPT):
-        server.load(1)
+        server.open()
     keep_capabilities(0)
     server.make_ready(job.threads)
     return server

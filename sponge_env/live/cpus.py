@@ -47,14 +47,23 @@ def use_only(cpus: frozenset[int]) -> None:
     if others := sorted(cpus - os.sched_getaffinity(0)):
         allowed = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
         raise ConfigError(f"--cpus names CPU {others[0]}, but this process may use {allowed}")
-    move_threads(cpus)
+    for thread in affinities():
+        move(thread, cpus)
 
 
-def move_threads(cpus: Iterable[int]) -> None:
-    """Have all threads of this process run on some CPUs."""
-    for thread in os.listdir("/proc/self/task"):
+def affinities() -> dict[int, set[int]]:
+    """Return the CPUs that each thread of this process may use."""
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
         with contextlib.suppress(ProcessLookupError):  # it may end meanwhile
-            os.sched_setaffinity(int(thread), cpus)
+            found[thread] = os.sched_getaffinity(thread)
+    return found
+
+
+def move(thread: int, cpus: Iterable[int]) -> None:
+    """Have a thread, if it is still there, run on some CPUs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setaffinity(thread, cpus)
 
 
 class Reservations:
@@ -67,7 +76,9 @@ class Reservations:
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
         self._before: set[int] = set()
-        """What this process could use before any CPU was reserved."""
+        """What this thread could use before any CPU was reserved."""
+        self._pinned: dict[int, set[int]] = {}
+        """What each thread that was there could use then."""
 
     def available(self) -> set[int]:
         """Return the CPUs this process may use when it keeps off none."""
@@ -82,7 +93,7 @@ class Reservations:
         """
         with self._lock:
             if not self._reserved:
-                self._before = os.sched_getaffinity(0)
+                self._before, self._pinned = os.sched_getaffinity(0), affinities()
             self._reserved.append(cpus)
             try:
                 for cpu in sorted(cpus - self._locks.keys()):  # all in one order: no deadlock
@@ -105,7 +116,10 @@ class Reservations:
                 lock.close()
 
     def _move_threads(self) -> None:
-        move_threads(self._before.difference(*self._reserved) or self._before)
+        for thread in affinities():
+            own = self._pinned.get(thread, self._before)
+            others = (each.difference(*self._reserved) for each in (own, self._before))
+            move(thread, next(filter(None, others), own))
 
 
 RESERVATIONS = Reservations()

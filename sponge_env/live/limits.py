@@ -160,7 +160,6 @@ def refusal_as_sentence(
 
 
 def _describe(error: OSError) -> str:
-    """Say what the kernel refused, and where."""
     if isinstance(error, FileNotFoundError):
         return f"the control group was removed ({error.filename})"
     return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)

@@ -248,7 +248,6 @@ class LocalLauncher:
 
 
 def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
-    """Refuse stages whose answers are not what the next takes."""
     for k, (lead, after) in enumerate(itertools.pairwise(models)):
         if k and lead.max_tasks:
             raise ConfigError(
@@ -291,5 +290,4 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
 
 
 def _memory(name: str) -> FileIO:
-    """Open memory as a file."""
     return open(os.memfd_create(name), "r+b", buffering=0)

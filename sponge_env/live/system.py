@@ -40,9 +40,6 @@ class LiveSystem(System):
         for the worker's clock runs from then on, and the system closes it. With
         ``hold_between_steps`` the clock stands still while no step runs, so that a learner may
         take its time. ``measures`` returns how accurate the worker's answers were.
-
-        Raises:
-            SpongeError: The scenario, the profile or the machine cannot be used.
         """
         simulation = replace(scenario.simulation, actuation_delay_s=0.0)  # the worker has its own
         super().__init__(replace(scenario, simulation=simulation), seed, profile, workload)
@@ -115,7 +112,6 @@ class LiveSystem(System):
         self.worker.close()
 
     def _read_meters(self) -> None:
-        """Take in what the worker says of each stage."""
         stages = self._arrays.stages[0]
         self._status = [self.worker.status(k) for k in range(len(stages))]
         for stage, status in zip(stages, self._status, strict=True):
@@ -153,7 +149,6 @@ class LiveSystem(System):
         return {"paused_s": paused_s}
 
     def _ends_s(self) -> float:
-        """Return when the interval ends that has begun."""
         return float(self._env["interval"]) * self.spec.interval_s
 
     def _is_over(self, now_s: float, until_s: float) -> bool:
@@ -223,11 +218,9 @@ class LiveSystem(System):
         return bool(count)
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
-        """Give a batch of the requests in some rows to the worker."""
         self.worker.start(batch)
 
     def _rows_of(self, k: int, row: int) -> NDArray[Any]:
-        """Return the rows of the requests whose tasks are in a batch."""
         batch, ring = self._arrays.replicas[0, k, row], self._arrays.stages["ring"][0, k]
         positions = np.arange(batch["first"], batch["first"] + batch["batch_size"]) & ring
         rows: NDArray[Any] = self._arrays.queue["row"][0, k][positions]

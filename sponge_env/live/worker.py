@@ -6,17 +6,23 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from numpy.typing import NDArray
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
-from sponge_env.live.handover import Handover
 from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
+
+Tensor = NDArray[Any]
+Task = tuple[int, Tensor]
+"""A place among the tasks of a request in a stage, and the task's input or the answer to it."""
 
 
 class EpisodeClock:
@@ -158,8 +164,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         Replicas that die over and over before they are ready are a ``WorkerError`` where no other
         of their stage serves.
         """
-        if self._clock.held:
-            raise RuntimeError("cannot wait while the clock is held; release it first")
         while True:
             left_s, held = until_s - self.now(), [fleet.held for fleet in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))
@@ -234,7 +238,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self.close()
 
     def _charge(self) -> None:
-        """Charge the cores held since the last time, then those that are held now."""
         now_s = self.now()
         for fleet in self._fleets:
             fleet.core_seconds += fleet.held_cores * max(0.0, now_s - self._charged_s)
@@ -242,7 +245,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charged_s = now_s
 
     def _complete(self, end: EndedBatch) -> Completion:
-        """Put the end of a batch on the episode's clock."""
         answer, at = end.answer, self._clock.at
         if answer is None:
             self._handover.give_back(end.batch)
@@ -253,6 +255,88 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return Completion(
             end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
         )
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of a request until it ends."""
+
+    waiting: list[list[Task]]
+    """Inputs of tasks that wait, for each stage."""
+    answers: list[Task] = field(default_factory=list)
+    """Those of the last stage."""
+    last_tasks: int | None = None
+    """Number of tasks in the last stage, as far as the stage before it said so."""
+
+
+class Handover:
+    """Keeps inputs until their tasks are answered, and the last stage's answers if there are any.
+
+    A request that brings no input, and a task of a stage for which the one before it left none,
+    gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
+    first, and answers are known by their place.
+    """
+
+    def __init__(self, launcher: Launcher, stages: int) -> None:
+        self._launcher, self._last = launcher, stages - 1
+        self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
+        self._running: dict[int, list[tuple[Kept, Task]]] = {}
+        """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
+
+    def bring(self, request: int, tensor: Tensor) -> None:
+        """Keep the input that a request brings until it ends."""
+        self._requests[request].waiting[0] = [(0, tensor)]
+
+    def take(self, batch: Batch) -> list[Tensor]:
+        """Return the inputs of a batch that begins."""
+        running = self._running[batch.id] = []
+        for request in batch.requests:
+            kept = self._requests[request]
+            waiting = kept.waiting[batch.stage]
+            if not waiting:
+                waiting.append((0, self._launcher.sample(request, batch.stage)))
+            running.append((kept, waiting.pop(0)))
+        return [tensor for _, (_, tensor) in running]
+
+    def give_back(self, batch: Batch) -> None:
+        """Keep the inputs of a batch whose replica died for another."""
+        for kept, task in self._running.pop(batch.id):
+            kept.waiting[batch.stage].append(task)
+
+    def answered(self, batch: Batch, answers: Sequence[Tensor]) -> tuple[int, ...]:
+        """Leave a batch's answers for the next stage; return how many tasks each leads to.
+
+        They are stacks of inputs; there are none where answers lead to nothing that is known. The
+        last stage's are kept until they are taken.
+        """
+        last = batch.stage == self._last
+        # without answers there is nothing to keep
+        for (kept, (place, _)), answer in zip(self._running.pop(batch.id), answers, strict=False):
+            if last:
+                kept.answers.append((place, answer))
+            else:
+                kept.waiting[batch.stage + 1] = list(enumerate(answer))
+                kept.last_tasks = len(answer)
+        return () if last else tuple(map(len, answers))
+
+    def take_answers(self, request: int) -> list[Tensor]:
+        """Return what the last stage answered to the tasks of a request, in their order."""
+        kept = self._requests.get(request)
+        if kept is None:
+            return []
+        answers, kept.answers = kept.answers, []
+        return [tensor for _, tensor in sorted(answers, key=itemgetter(0))]
+
+    def take_whole(self, request: int) -> list[Tensor] | None:
+        """Return the same if all tasks of the request are answered, else None."""
+        kept = self._requests.get(request)
+        whole = kept is not None and kept.last_tasks == len(kept.answers)
+        return self.take_answers(request) if whole else None
+
+    def forget(self, requests: Iterable[int]) -> None:
+        """Let go of what is kept for requests that have ended."""
+        for request in requests:
+            self._requests.pop(request, None)
 
 
 def _release(cleanup: contextlib.ExitStack, pid: int) -> None:

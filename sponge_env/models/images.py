@@ -85,11 +85,6 @@ class Box(NamedTuple):
     right: int
     bottom: int
 
-    @property
-    def area(self) -> int:
-        """Number of pixels."""
-        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
-
 
 class TextLine(NamedTuple):
     """A line of text and where it stands."""
@@ -190,8 +185,7 @@ def _font(number: int, size: int) -> FreeTypeFont:
 
     if number == len(FONTS):
         font = ImageFont.load_default(size)
-        if not isinstance(font, ImageFont.FreeTypeFont):
-            raise ConfigError("this Pillow was built without FreeType; install one from PyPI")
+        assert isinstance(font, ImageFont.FreeTypeFont), "of every Pillow on PyPI"
         return font
     # not imported: that takes longer than to draw
     spec = importlib.util.find_spec("matplotlib")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -48,6 +48,13 @@ class Model(ABC):
     def load(self, threads: int) -> Any:
         """Make what :meth:`run` needs, for so many threads."""
         return None
+
+    def open(self, load: Callable[[int], Any]) -> None:
+        """Read what root alone may read, before its right to do so ends.
+
+        No thread may be started here: it would keep that right.
+        """
+        load(1)
 
     @abstractmethod
     def run(self, session: Any, batch: Array) -> Any:
@@ -103,8 +110,12 @@ class OnnxModel(Model):
     """Whether the file itself resizes images of any height and width."""
 
     def load(self, threads: int) -> Any:
-        """Open the file."""
+        """Open the file in the CPU's runtime."""
         return onnx_session(self.path, threads)
+
+    def open(self, load: Callable[[int], Any]) -> None:
+        """Open the file."""
+        open_onnx(self.path)
 
     def run(self, session: Any, batch: Array) -> Array:
         """Return the first output."""
@@ -126,8 +137,10 @@ class OnnxModel(Model):
 
 
 @cache
-def _opened(path: str) -> int:
+def open_onnx(path: str) -> int:
     """Open a file for good: what root alone may open a replica cannot open a second time."""
+    import onnxruntime  # noqa: F401  # from where root alone may read, too
+
     return os.open(path, os.O_RDONLY)
 
 
@@ -141,7 +154,7 @@ def onnx_session(path: str, threads: int) -> Any:
     # a spinning thread burns the quota of the thread that works
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # a warning would be a dead replica's last words
-    file = _opened(path)
+    file = open_onnx(path)
     model = path if os.access(path, os.R_OK) else os.pread(file, os.fstat(file).st_size, 0)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -9,7 +9,9 @@ et al., ICML 2006): one character or blank for each column.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
-from sponge_env.models.images import MAX_LINES, PAGE, Box, draw, draw_evenly
-from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, run_onnx
+from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw_evenly
+from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, open_onnx, run_onnx
 
 IMAGE = TensorSpec(PAGE, "uint8")
 CROP = TensorSpec((3, 48, 320), "uint8")
@@ -73,6 +75,10 @@ class _PaddleModel(Model):
     def load(self, threads: int) -> Any:
         """Open the file."""
         return onnx_session(str(self.path), threads)
+
+    def open(self, load: Callable[[int], Any]) -> None:
+        """Open the file."""
+        open_onnx(str(self.path))
 
 
 @dataclass(frozen=True)
@@ -227,3 +233,50 @@ OCR_MODELS: dict[str, _PaddleModel] = {
     "ocr-det-v6": Detection("rapidocr", "models/PP-OCRv6_det_small.onnx"),
     "ocr-rec-v6": Recognition("rapidocr", "models/PP-OCRv6_rec_small.onnx"),
 }
+
+
+class LinesRead:
+    """Counts the drawn lines that replicas read without a mistake, image by image.
+
+    Answers are kept and compared later: that takes longer than a live run can wait.
+    """
+
+    def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
+        self._text = recognition.text
+        self._drawn = {
+            image.pixels.tobytes(): Counter(line.text for line in image.lines) for image in images
+        }
+        self._kept: list[tuple[Array, Sequence[Array]]] = []
+        self._right = self._lines = 0
+
+    def add(self, image: Array, answers: Sequence[Array]) -> None:
+        """Take all answers to an image, in whatever order."""
+        self._kept.append((image, answers))
+
+    @property
+    def share(self) -> float:
+        """Lines read right; NaN as long as there was none to read."""
+        for image, answers in self._kept:
+            drawn = self._drawn[image.tobytes()]
+            self._right += (Counter(map(self._text, answers)) & drawn).total()
+            self._lines += drawn.total()
+        self._kept.clear()
+        return self._right / self._lines if self._lines else math.nan
+
+
+def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
+    """Return what counts the lines that stages of these variants read from drawn images.
+
+    None where they are not one that finds text and one that reads it, or where several variants
+    read it, in alphabets of their own.
+    """
+    names = {name for stage in stages for name in stage}
+    if len(stages) != 2 or len(stages[1]) > 1 or not names <= OCR_MODELS.keys():
+        return None
+    from sponge_env.utils.installation import require_extra  # for the parent only
+
+    require_extra("ocr", "reading text")
+    finds, reads = (OCR_MODELS[stage[0]] for stage in stages)
+    if not isinstance(finds, Detection) or not isinstance(reads, Recognition):
+        return None
+    return LinesRead(reads, draw_evenly(SAMPLES_EACH))

@@ -72,7 +72,6 @@ def _answers(model: Model) -> str:
 
 
 def _own(name: str) -> Model:
-    """Make a model by ``module:Class``, also of a module in the working folder."""
     check_typed(name, "model")
     look_here()
     try:
@@ -82,23 +81,20 @@ def _own(name: str) -> Model:
     except BaseException as error:  # whatever a user's module does when it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"model {name!r} cannot be made: {reason}") from error
-    if not isinstance(model, Model):
-        raise ConfigError(f"model {name!r} does not derive from sponge_env.models.model.Model")
-    for side in ("inputs", "outputs"):
-        if not _is_fixed(tensor := getattr(model, side, None)):
-            raise ConfigError(
-                f"model {name!r}: {side} must be a TensorSpec such as TensorSpec((3, 32, 32), "
-                f"'float32'), not {tensor!r}"
-            )
-    if hasattr(model, "most_tasks"):
-        raise ConfigError(f"model {name!r}: most_tasks is called max_tasks now")
-    if not (isinstance(model.max_tasks, int) and model.max_tasks >= 0):
-        raise ConfigError(f"model {name!r}: max_tasks must be a whole number of at least 0")
+    if not (
+        isinstance(model, Model)
+        and all(_is_fixed(getattr(model, side, None)) for side in ("inputs", "outputs"))
+        and isinstance(model.max_tasks, int)
+        and model.max_tasks >= 0
+    ):
+        raise ConfigError(
+            f"model {name!r} must be a sponge_env.models.model.Model with inputs and outputs such "
+            "as TensorSpec((3, 32, 32), 'float32'), and max_tasks of at least 0"
+        )
     return model
 
 
 def _is_fixed(tensor: Any) -> bool:
-    """Return whether it is a tensor of a fixed shape, and of numbers."""
     try:
         kind = np.dtype(tensor.dtype).kind
         return (
@@ -126,28 +122,23 @@ def inspect_onnx(path: Path) -> OnnxModel:
     if len(inputs) != 1:
         raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one")
     shape, dtype = _dimensions(inputs[0]), _dtype(inputs[0])
-    batch, *one = shape
-    if not 2 <= len(shape) <= MAX_AXES or 0 in one or dtype not in ("float32", "uint8"):
+    if not (2 <= len(shape) <= MAX_AXES and _is_batch(shape) and dtype in ("float32", "uint8")):
         raise ConfigError(
             f"{path} has an input of shape {shape} (0 is open) in {dtype or 'no numbers'}, but it "
-            f"must have two to {MAX_AXES} axes, all but the first (the batch) fixed, in "
-            "float32 or uint8"
-        )
-    if batch != 0:
-        raise ConfigError(
-            f"{path} has a fixed batch axis of {batch}; export it with a dynamic batch axis"
+            f"must have two to {MAX_AXES} axes, in float32 or uint8: first the batch, open, then "
+            "fixed ones; export it with a dynamic batch axis"
         )
     output, answers = _dimensions(graph.output[0]), _dtype(graph.output[0])
-    if output and output[0] > 0:
+    if not (_is_batch(output) and answers):
         raise ConfigError(
-            f"{path} has a first output of {output[0]} answers, however many inputs there are; "
-            "export it with a dynamic batch axis"
+            f"{path} has a first output of shape {output} (0 is open) in "
+            f"{answers or 'no numbers'}, but it must have first the batch, open, then fixed axes"
         )
-    if not output or 0 in output[1:]:
-        raise ConfigError(f"{path} has a first output whose size for one task is not fixed")
-    if not answers:
-        raise ConfigError(f"{path} has a first output of a type that NumPy has not")
-    return OnnxModel(str(path), TensorSpec(tuple(one), dtype), TensorSpec(output[1:], answers))
+    return OnnxModel(str(path), TensorSpec(shape[1:], dtype), TensorSpec(output[1:], answers))
+
+
+def _is_batch(shape: tuple[int, ...]) -> bool:
+    return shape[:1] == (0,) and 0 not in shape[1:]
 
 
 def _dimensions(value: Any) -> tuple[int, ...]:

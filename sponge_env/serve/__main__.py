@@ -12,15 +12,13 @@ from typing import get_args
 
 from sponge_env import cli
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Sink
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
+from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
 
 FAILED = 1
 """Exit code of a server that stopped by itself."""
-TOKEN = "SPONGE_TOKEN"
-"""Environment variable of the token, which no list of processes shows."""
 SWITCH_S = 0.0005
 """Maximum time that a busy thread keeps the interpreter from the serving thread."""
 
@@ -38,7 +36,6 @@ def _run(argv: Sequence[str]) -> int:
     from sponge_env.serve.app import serve
     from sponge_env.serve.make import make_engine, scenario_of
     from sponge_env.serve.monitor.page import monitored
-    from sponge_env.serve.options import ServeOptions
 
     options = ServeOptions(
         host=arguments.host,
@@ -49,12 +46,6 @@ def _run(argv: Sequence[str]) -> int:
     )
     prepare_machine(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
-    sinks: list[Sink] = []
-    if arguments.tensorboard is not None:
-        require_extra("report", "--tensorboard")
-        from sponge_env.run.tensorboard import TensorBoardSink
-
-        sinks.append(TensorBoardSink(arguments.tensorboard))
     engine = make_engine(
         scenario_of(arguments.model, arguments.scenario),
         arguments.agent,
@@ -63,7 +54,6 @@ def _run(argv: Sequence[str]) -> int:
         options=_agent_options(arguments),
         queue_max=arguments.queue,
         limiter=arguments.limiter,
-        sinks=sinks,
     )
     with closing(engine), monitored(engine) as (metrics, resources):
         serve(engine, options, metrics, resources)
@@ -125,7 +115,6 @@ def _parser() -> cli.Parser:
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_machine(parser)
-    add("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard events into a folder")
     return parser
 
 

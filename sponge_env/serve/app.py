@@ -31,25 +31,22 @@ CLOSING_S = 2.0
 
 
 class Stop:
-    """Ends servers, from any thread: at the first call after all answers, at the second at once."""
+    """Ends servers, from any thread, after all answers."""
 
     def __init__(self) -> None:
         """Make it within the loop of the servers."""
         self._loop = asyncio.get_running_loop()
-        self.requested, self.at_once = asyncio.Event(), asyncio.Event()
+        self.requested = asyncio.Event()
 
     def __call__(self) -> None:
         """End them."""
-        self._in_loop(lambda: (self.at_once if self.requested.is_set() else self.requested).set())
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.requested.set)
 
     def follow(self, snapshot: Snapshot) -> None:
         """End them if the engine takes no more calls."""
         if not snapshot.ready:
-            self._in_loop(self.requested.set)
-
-    def _in_loop(self, work: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(work)
+            self()
 
 
 def serve(
@@ -73,27 +70,28 @@ async def run_servers(
 
     ``listening`` is called once clients are served, with the ports in use; without it, a line on
     stdout says where. To end, the engine is drained (it is not ready from then on), all answers go
-    out, and the servers stop. At a second signal they stop at once. A port in use is a
+    out, and the servers stop; another signal then ends the process. A port in use is a
     ``ConfigError``.
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)
-    with _signals(stop), listener:
-        front = Front(engine, options, metrics)
-        rpc, grpc_port = await start_rpc(front) or (None, None)
-        answer = HttpFront(front, resources).answer
-        connections = Connections(options, front.memory, answer, metrics.rejected)
-        loop = asyncio.get_running_loop()
-        http = await loop.create_server(lambda: Connection(connections), sock=listener)
-        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
-        (listening or _announce)(replace(options, **ports), stop)
-        engine.follow(stop.follow)
-        stop.follow(engine.snapshot())  # which may have been the last
-        await stop.requested.wait()
-        await _drain(engine, options.drain_s, stop)
-        grace_s = 0.0 if stop.at_once.is_set() else CLOSING_S
+    with listener:
+        with _signals(stop):
+            front = Front(engine, options, metrics)
+            rpc, grpc_port = await start_rpc(front) or (None, None)
+            answer = HttpFront(front, resources).answer
+            connections = Connections(options, front.memory, answer, metrics.rejected)
+            loop = asyncio.get_running_loop()
+            http = await loop.create_server(lambda: Connection(connections), sock=listener)
+            ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
+            (listening or _announce)(replace(options, **ports), stop)
+            engine.follow(stop.follow)
+            stop.follow(engine.snapshot())  # which may have been the last
+            await stop.requested.wait()
+        # not in the loop's threads, which may all be busy with large requests
+        await run_detached(engine.drain, options.drain_s)
         http.close()
-        ends = [connections.close(grace_s), *([rpc.stop(grace_s)] if rpc else [])]
+        ends = [connections.close(CLOSING_S), *([rpc.stop(CLOSING_S)] if rpc else [])]
         await asyncio.gather(*ends)
 
 
@@ -122,15 +120,3 @@ def _signals(stop: Stop) -> Iterator[None]:
     finally:
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
-
-
-async def _drain(engine: ServingEngine, drain_s: float, stop: Stop) -> None:
-    """Have the engine answer what it has, until it is to stop at once."""
-    # not in the loop's threads, which may all be busy with large requests
-    drained = asyncio.create_task(run_detached(engine.drain, drain_s))
-    at_once = asyncio.create_task(stop.at_once.wait())
-    await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
-    at_once.cancel()
-    if not drained.done():
-        await run_detached(engine.drain, 0.0)
-    await drained

@@ -7,13 +7,13 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from sponge_env.errors import SpongeError, WorkerError
-from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
 from sponge_env.run.registry import decision
 from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
@@ -41,12 +41,11 @@ class ServingEngine:
         served: ServedModel,
         agent: str,
         make_controller: Callable[[str], Controller],
-        sinks: Sequence[Sink] = (),
     ) -> None:
         self.served = served
         self.error: SpongeError | None = None
         """Why it stopped by itself."""
-        self._system, self._make_controller, self._sinks = system, make_controller, list(sinks)
+        self._system, self._make_controller = system, make_controller
         self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
         self._warned = self._stopped = False
@@ -128,7 +127,6 @@ class ServingEngine:
         return Decider(agent, controller, self._system.spec)
 
     def _serve(self) -> None:
-        """Serve until the system is closed, whatever happens."""
         status = Status.STOPPED
         try:
             while not self._system.is_closed:
@@ -154,29 +152,18 @@ class ServingEngine:
         self._stopped = True
         self._decider.close()
         self._sweep()
-        for sink in self._sinks:
-            with suppress(SpongeError):
-                sink.close()
         self._system.close()
 
     def _sweep(self) -> None:
-        """Reply to calls that came in after the last interval."""
         for submitted in self._system.inbox.take(len(self._system.inbox)):
             if submitted.call is not None:
                 send(submitted.done, Reply(Status.STOPPED, finished_s=time.monotonic()))
 
     def _play_interval(self) -> None:
-        """Let the controller decide, and serve an interval under its allocation."""
         allocation, decision_s = self._decision(self._view)
-        metrics = self._system.step(allocation, decision_s=decision_s)
+        self._system.step(allocation, decision_s=decision_s)
         self._view = self._system.view()
         self._publish(self._make_snapshot(self._view))
-        for sink in list(self._sinks):
-            try:
-                sink.interval(metrics)
-            except SpongeError as error:
-                LOG.warning("going on without it: %s", error)
-                self._sinks.remove(sink)
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -9,7 +9,7 @@ from typing import Any
 
 from sponge_env.env.factory import check_live, ensure_profile, real_configs
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.interfaces import Controller, Sink, SystemSpec
+from sponge_env.interfaces import Controller, SystemSpec
 from sponge_env.live.worker import LiveWorker
 from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
@@ -55,22 +55,12 @@ def make_engine(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     queue_max: int = 1024,
     limiter: Limiter = "auto",
-    sinks: Sequence[Sink] = (),
 ) -> ServingEngine:
     """Start to serve a scenario on the real worker; measure its models first if need be.
 
-    Args:
-        scenario: Its models, limits and intervals; not its traffic.
-        agent: The controller in charge at first.
-        name: What clients call the model; the scenario's name if left out.
-        slo_s: Time to answer for calls that say nothing; the scenario's if left out.
-        options: Of controllers, by their names.
-        queue_max: Calls in the system, beyond which others are refused.
-        limiter: How the CPU is limited.
-        sinks: Where metrics go, interval by interval.
-
-    Raises:
-        SpongeError: Scenario, agent or machine does not allow it.
+    Of the scenario models, limits and intervals count, not the traffic; ``name`` for clients and
+    ``slo_s`` of calls that say nothing are its own unless given. ``options`` are those of
+    controllers by their names. What cannot be served is a ``SpongeError``.
     """
     profile = ensure_profile(scenario, "live", limiter)
     scenario = with_own_slo(scenario)
@@ -97,7 +87,7 @@ def make_engine(
         queue_max=queue_max,
     )
     try:
-        return ServingEngine(system, served, agent, make_agent, sinks)
+        return ServingEngine(system, served, agent, make_agent)
     except BaseException:
         system.close()
         raise

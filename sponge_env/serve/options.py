@@ -10,6 +10,8 @@ from functools import lru_cache
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.option import Options, option
 
+TOKEN = "SPONGE_TOKEN"
+"""Environment variable of the token: all users of a machine see its command lines."""
 BACKLOG = 512
 """Connections that the kernel keeps until they are accepted."""
 

@@ -30,7 +30,6 @@ from sponge_env.scenario.profile import Profile, local_model
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import BatchCounts, Inbox, OpenCall, RowTable, Submitted
 from sponge_env.serve.interface import Call, Reply, Status
-from sponge_env.serve.slowdown import Slowdown
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload
@@ -45,6 +44,13 @@ MAX_WAIT_S = 86_400.0
 """Later deadlines are shortened to it, because controllers calculate with them."""
 MAX_AT_ONCE = 256
 """Calls that are taken in before batches are formed and replies are sent."""
+
+MEMORY = 1 / 16
+"""Weight of the newest batch."""
+FORGOTTEN = 1 / 8
+"""Share of the estimate that is given up in an interval without a measured batch."""
+MAX_RATIO, MIN_RATIO = 3.0, 0.5
+"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
 
 _STATUS: dict[int, Status] = {
     Outcome.ON_TIME: Status.ANSWERED,
@@ -312,7 +318,6 @@ class ServedSystem(LiveSystem):
         return bool((stages["tail"] <= stages["head"]).all())
 
     def _look(self) -> None:
-        """Read what has ended since the last time, and send the replies."""
         ended = int(self._env["ended"])
         if not ended:
             return
@@ -347,7 +352,6 @@ class ServedSystem(LiveSystem):
         )
 
     def _output(self, ticket: int) -> NDArray[Any]:
-        """Return the output, one row for each task of the last stage."""
         answers = self.worker.take_answers(ticket)
         if not answers:
             return np.zeros((0, *self._outputs.shape), self._outputs.dtype)
@@ -356,6 +360,60 @@ class ServedSystem(LiveSystem):
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
         del self._by_ticket[call.ticket]
         send(call.done, reply)
+
+
+class Slowdown:
+    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
+
+    That is of the undisturbed machine. Under a quota only batches that had a whole CPU measure its
+    speed.
+    """
+
+    def __init__(self, model: Any, arrays: Arrays) -> None:
+        """Read the tables of a stage."""
+        self._limited = bool(model["limited"])
+        # Under a quota it is the CPU time, on however few cores: there is one column then.
+        cores = 1 if self._limited else int(model["limits"]["cores"])
+        shape = int(model["variants"]), int(model["limits"]["batch"]), cores
+        begin = int(model["work_at" if self._limited else "served_at"])
+        numbers = arrays.numbers[begin : begin + math.prod(shape)]
+        self._table_s: FloatArray = numbers.reshape(shape).copy()
+        """(variants, batch, cores) time of a batch."""
+        self._whole_cores = round(1 / float(model["core_unit"]))
+        self._mean, self._deviation = 1.0, 0.0
+        self._measured = False
+
+    @property
+    def cheapest_core_s(self) -> float:
+        """Minimum work of a task over variants, batch sizes and cores."""
+        _, batch, cores = self._table_s.shape
+        core_s = self._table_s * np.arange(1, cores + 1) / np.arange(1, batch + 1)[:, None]
+        return float(core_s.min())
+
+    @property
+    def factor(self) -> float:
+        """Time of a batch that is slower than most, relative to the profile."""
+        return self._mean + self._deviation
+
+    def pass_interval(self) -> None:
+        """Give up part of the estimate if no batch was measured since the last call.
+
+        Otherwise all requests would be dropped for ever after the machine was slow once.
+        """
+        if not self._measured:
+            self._mean += FORGOTTEN * (1.0 - self._mean)
+            self._deviation -= FORGOTTEN * self._deviation
+        self._measured = False
+
+    def add(self, variant: int, size: int, cores: int, took_s: float) -> None:
+        """Add the measured time of a batch that had this many cores throughout."""
+        if self._limited and cores < self._whole_cores:
+            return
+        self._measured = True
+        profile_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
+        ratio = min(MAX_RATIO, max(MIN_RATIO, took_s / float(profile_s)))
+        self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)
+        self._mean += MEMORY * (ratio - self._mean)
 
 
 def send(done: Callable[[Reply], None], reply: Reply) -> None:

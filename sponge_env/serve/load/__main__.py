@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from sponge_env import cli
 from sponge_env.utils.installation import require_extra
 
-TOKEN = "SPONGE_TOKEN"
-"""Environment variable for the token, because all users of a machine see its command lines."""
 DEADLINES = ("headers", "timeout")
 """How a request states its deadline: ``x-slo-ms`` and ``x-sent-at-ms``, or Triton's parameter
 ``timeout``, in microseconds from its arrival on."""
@@ -28,8 +25,8 @@ def _load(argv: Sequence[str]) -> int:
     # It takes a while to import; a mistyped option should not wait for it.
     from sponge_env.serve.load.open_loop import load
 
-    arguments.token = arguments.token or os.environ.get(TOKEN)
-    return load(arguments)
+    load(arguments)
+    return 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,9 +60,5 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--deadlines", type=cli.one_of("form", DEADLINES), default="headers",
         help="how requests state their deadline: headers of this project, or Triton's parameter "
         "timeout")  # fmt: skip
-    add("--uint8", action="store_true",
-        help="send images in bytes, a quarter of the size, where a model takes floats")  # fmt: skip
-    add("--token", help=f"bearer token; better in the environment variable {TOKEN}")
     add("--json", type=Path, metavar="FILE", help="write the summary here")
-    add("--requests", type=Path, metavar="FILE", help="write every request here, as parquet")
     return parser.parse_args(argv)

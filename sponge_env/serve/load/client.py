@@ -47,7 +47,6 @@ class AnswerParser:
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self._in_body = False
         self.answers: list[Answer] = []
         """Those that are complete; "100 Continue" is none."""
         self.keep_alive = True
@@ -67,10 +66,6 @@ class AnswerParser:
         """Add a header."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
-    def on_headers_complete(self) -> None:
-        """Begin the body."""
-        self._in_body = self._parser.get_status_code() >= 200
-
     def on_body(self, body: bytes) -> None:
         """Add a part of the body."""
         self._body += body
@@ -81,13 +76,7 @@ class AnswerParser:
         if status >= 200:
             self.answers.append(Answer(status, self._headers, bytes(self._body)))
             self.keep_alive = self._parser.should_keep_alive()
-        self._headers, self._body, self._in_body = {}, bytearray(), False
-
-    def last_answer(self) -> Answer | None:
-        """Return the answer that the end of the connection completes, if there is one."""
-        if not self._in_body or self._headers.keys() & {"content-length", "transfer-encoding"}:
-            return None
-        return Answer(self._parser.get_status_code(), self._headers, bytes(self._body))
+        self._headers, self._body = {}, bytearray()
 
 
 class HttpConnection(asyncio.Protocol):
@@ -139,9 +128,6 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail the request that is not answered."""
         self.closed = True
-        answer = self.parser.last_answer() if exc is None else None
-        if answer and self._pending is not None and not self._pending.done():
-            self._pending.set_result(answer)
         self._fail(exc or ConnectionResetError("the server closed the connection"))
 
     def _fail(self, error: Exception) -> None:

@@ -11,11 +11,11 @@ import argparse
 import asyncio
 import dataclasses
 import math
-import signal
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +26,6 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.notices import announce
-from sponge_env.run.record import write_table
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
@@ -41,10 +40,10 @@ from sponge_env.serve.load.result import (
     SILENT,
     LoadResult,
     report_lines,
-    request_columns,
     summarise_load,
 )
-from sponge_env.serve.load.target import ServerState, find_target, sample_inputs, try_out
+from sponge_env.serve.load.target import ServerState, find_target, sample_inputs
+from sponge_env.serve.options import TOKEN
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
@@ -64,11 +63,11 @@ BY_STATUS: dict[int, int] = {
 }
 
 
-def load(arguments: argparse.Namespace) -> int:
-    """Send, wait and print; return the exit code."""
-    client = HttpClient(arguments.url, arguments.token)
-    for file in filter(None, (arguments.json, arguments.requests)):
-        check_writable(file)
+def load(arguments: argparse.Namespace) -> None:
+    """Send, wait and print."""
+    client = HttpClient(arguments.url, os.environ.get(TOKEN))
+    if arguments.json:
+        check_writable(arguments.json)
     scenario, profile = _scenario(arguments)
     _print(announce([scenario]))
     if profile is None:  # any profile will do: the rate does not depend on it
@@ -78,7 +77,7 @@ def load(arguments: argparse.Namespace) -> int:
         workload = draw_workload(scenario, profile, arguments.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(_measure(client, scenario, workload, arguments))
-    return _report(result, profile, arguments)
+    _report(result, profile, arguments)
 
 
 def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
@@ -106,9 +105,7 @@ async def _measure(
 ) -> LoadResult:
     with closing(client):
         target = await find_target(client, arguments.model)
-        inputs = target.inputs._replace(dtype="uint8") if arguments.uint8 else target.inputs
-        tensors = sample_inputs(target.model, inputs)
-        await try_out(client, target, tensors[0])
+        tensors = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
         count = len(workload.id)
         _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
@@ -127,47 +124,24 @@ async def _send(sender: OpenLoop) -> None:
                 await result.state.poll()
 
         await result.state.begin()
-        sending = asyncio.create_task(sender.run())
         watching = asyncio.create_task(watch())
-        with _interrupting(sending.cancel):
-            try:
-                await sending
-            except asyncio.CancelledError:
-                result.partial = True
+        await sender.run()
         watching.cancel()
         await result.state.poll()
 
 
-@contextmanager
-def _interrupting(stop: Callable[[], object]) -> Iterator[None]:
-    """Call this at an interrupt, a termination or the loss of the terminal."""
-    loop = asyncio.get_running_loop()
-    handled = [number for number in cli.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in handled:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
-def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> int:
+def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> None:
     summary = summarise_load(result, arguments.seed, profile)
     lines = [comparison_table([summary]), "", *report_lines(result)]
     if arguments.json:
         write_summaries(arguments.json, [summary])
         lines.append(f"summary      {arguments.json}")
-    if arguments.requests:
-        write_table(arguments.requests, request_columns(result))
-        lines.append(f"requests     {arguments.requests}")
     _print(lines)
     if (late_s := result.lateness_s(0.99)) > LATE_S:
         sys.stderr.write(
             f"warning: this client sent 1 % of the requests {late_s * 1000:.0f} ms late or more: "
             "its machine is too slow or too busy for this load\n"
         )
-    return cli.INTERRUPTED if result.partial else 0
 
 
 def _print(lines: Sequence[str]) -> None:
@@ -232,8 +206,6 @@ class OpenLoop:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"
         result.finished_s[at], result.ended[at] = self.now_s, ended
-        if ended == ANSWERED:
-            result.read_parameters(at, answer)
 
     def _deadline(self, at: int) -> tuple[dict[str, Any], dict[str, str]]:
         workload = self.result.workload

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,9 @@ from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import NAN, EpisodeMetrics
-from sponge_env.results.layout import percent
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import stage_profiles
-from sponge_env.serve.load.client import Answer
 from sponge_env.serve.load.target import ServerState, Target
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.summary import summarise_requests
@@ -28,7 +24,10 @@ BACKEND = "served"
 PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, IN_TRANSFER = range(7)
 """How a request ended: not yet; with outputs; refused at once; dropped while it waited; with
 another error; not within :data:`GRACE_S`; still in transfer when the load ended."""
-KINDS = ("pending", "answered", "refused", "expired", "failed", "silent", "on_the_way")
+KINDS = (
+    *("running", "answered", "refused", "expired", "failed", "unanswered"),
+    "still in transfer at the end",
+)
 
 
 class LoadResult:
@@ -38,8 +37,6 @@ class LoadResult:
         self, scenario: Scenario, target: Target, workload: Workload, state: ServerState
     ) -> None:
         self.scenario, self.target, self.workload, self.state = scenario, target, workload, state
-        self.partial = False
-        """Whether it was interrupted."""
         self.error = ""
         """The last error that was neither a refusal nor an expiry."""
         count = workload.id.size
@@ -47,9 +44,6 @@ class LoadResult:
         """(n,) of :data:`KINDS`."""
         self.put_s, self.finished_s = np.full((2, count), math.nan)
         """(n,) when each was put on the wire, and answered or given up; NaN before."""
-        self.queue_s, self.service_s, self.batch = np.full((3, count), math.nan)
-        """(n,) what the answers tell about themselves, as does ``variant``; NaN if nothing."""
-        self.variant = [""] * count
 
     @property
     def on_time(self) -> NDArray[np.bool_]:
@@ -75,24 +69,10 @@ class LoadResult:
         sent_s = late_s[~np.isnan(late_s)]
         return float(np.quantile(sent_s, quantile)) if sent_s.size else 0.0
 
-    def read_parameters(self, at: int, answer: Answer) -> None:
-        """Keep what an answer tells about itself, where it tells anything."""
-        values = answer.json
-        parameters = values.get("parameters") if isinstance(values, dict) else None
-        if not isinstance(parameters, dict):
-            return
-        fields = (("queue_s", "queue_ms", 1e-3), ("service_s", "service_ms", 1e-3),
-                  ("batch", "batch", 1.0))  # fmt: skip
-        for name, key, unit in fields:
-            with suppress(KeyError, TypeError, ValueError):
-                getattr(self, name)[at] = float(parameters[key]) * unit
-        self.variant[at] = str(parameters.get("variant", ""))
-
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(n,) which requests count: not the warm-up, nor what an interrupt left unsent."""
+        """(n,) which requests count: not the warm-up."""
         counted: NDArray[np.bool_] = self.workload.arrival_s >= self.scenario.count_from_s
-        counted &= ~np.isnan(self.put_s) | (self.ended == IN_TRANSFER)
         return counted
 
     @property
@@ -104,9 +84,7 @@ class LoadResult:
     @property
     def duration_s(self) -> float:
         """Time in which requests were sent that count."""
-        whole_s = self.scenario.duration_s
-        until_s = float(np.nanmax(self.put_s, initial=0.0)) if self.partial else whole_s
-        return max(0.0, min(whole_s, until_s) - self.scenario.count_from_s)
+        return max(0.0, self.scenario.duration_s - self.scenario.count_from_s)
 
 
 def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> EpisodeMetrics:
@@ -127,7 +105,6 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         backend=BACKEND,
         seed=seed,
         start=start,
-        partial=result.partial,
         duration_s=result.duration_s,
         mean_cores=cores,
         core_seconds=cores * result.duration_s,
@@ -154,55 +131,20 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
 def report_lines(result: LoadResult) -> list[str]:
     """Return lines for people, with what the summary does not say."""
     counted, on_time = result.counted, result.on_time & result.counted
-    count = dict.fromkeys(KINDS, 0) | Counter(
-        KINDS[kind] for kind in result.ended[counted].tolist()
-    )
-    late = count["answered"] - int(on_time.sum())
-    parts = [f"{on_time.sum()} on time", f"{late} late"]
-    parts += [f"{count[kind]} {kind}" for kind in ("refused", "expired", "failed")]
-    rare = {SILENT: "unanswered", IN_TRANSFER: "still in transfer at the end", PENDING: "running"}
-    parts += [f"{count[KINDS[kind]]} {text}" for kind, text in rare.items() if count[KINDS[kind]]]
+    counts = np.bincount(result.ended[counted], minlength=len(KINDS)).tolist()
+    parts = [f"{on_time.sum()} on time", f"{counts[ANSWERED] - on_time.sum()} late"]
+    shown = (kind for kind in range(REFUSED, len(KINDS)) if kind <= FAILED or counts[kind])
+    parts += [f"{counts[kind]} {KINDS[kind]}" for kind in shown]
     lines = [f"requests     {', '.join(parts)}"]
     answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
     if answers_s.size:
         values = (answers_s.mean(), *np.quantile(answers_s, (0.5, 0.99)))
         texts = [f"{name} {_ms(v)}" for name, v in zip(("mean", "p50", "p99"), values, strict=True)]
         lines.append(f"latency      of answers: {', '.join(texts)}")
-    lines += _server_lines(result)
     p50_s, p99_s = result.lateness_s(0.5), result.lateness_s(0.99)
     lines.append(f"client       sent {_ms(p50_s)} late in the median, {_ms(p99_s)} at p99")
     return lines + ([f"last error   {result.error}"] if result.error else [])
 
 
-def _server_lines(result: LoadResult) -> list[str]:
-    known = result.counted & ~np.isnan(result.service_s)
-    if not known.any():
-        return []
-    variants = Counter(result.variant[at] for at in np.flatnonzero(known))
-    shares = [f"{name} {percent(n / known.sum())}" for name, n in variants.most_common() if name]
-    parts = [
-        f"waiting {_ms(np.nanmean(result.queue_s[known]))}",
-        f"service {_ms(result.service_s[known].mean())}",
-        f"batch {np.nanmean(result.batch[known]):.2f}",
-    ]
-    return [f"server       {', '.join([*parts, *shares])} (means of the answers)"]
-
-
 def _ms(seconds: float | np.floating[Any]) -> str:
     return f"{seconds * 1000:.1f} ms"
-
-
-def request_columns(result: LoadResult) -> dict[str, NDArray[Any]]:
-    """Return (n,) columns of every request, in the order of their arrivals."""
-    workload = result.workload
-    return {
-        **workload.first(workload.id.size),
-        "put_s": result.put_s,
-        "finished_s": result.finished_s,
-        "ended": np.array(KINDS)[result.ended],
-        "on_time": result.on_time,
-        "queue_s": result.queue_s,
-        "service_s": result.service_s,
-        "batch": result.batch,
-        "variant": np.array(result.variant),
-    }

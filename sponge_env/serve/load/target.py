@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import reprlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.models.model import OnnxModel, TensorSpec, described
-from sponge_env.serve.load.client import (
-    HEADER_LENGTH,
-    Answer,
-    HttpClient,
-    infer_head,
-    infer_path,
-    reason,
-)
+from sponge_env.models.model import OnnxModel, TensorSpec
+from sponge_env.serve.load.client import Answer, HttpClient, reason
+from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import DTYPES
 
 TIMEOUT_S = 10.0
@@ -74,24 +69,6 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     return Target(client.url, str(server["name"]), name, input_name, inputs)
 
 
-async def try_out(client: HttpClient, target: Target, tensor: NDArray[Any]) -> None:
-    """Send one task with much time; a ``ConfigError`` if the server does not accept it."""
-    head = infer_head(target.input_name, tensor, {})
-    headers = {HEADER_LENGTH: len(head), "x-slo-ms": f"{TIMEOUT_S * 1000:g}"}
-    body = [head, tensor.tobytes()]
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            answer = await client.request("POST", infer_path(target.model), body, headers)
-    except TimeoutError:
-        return  # it is busy, which is what is going to be measured
-    except OSError as error:
-        raise ConfigError(f"{target.url} takes no request ({reason(error)})") from None
-    _check_token(client.url, answer)
-    if 400 <= answer.status < 500 and answer.status != HTTPStatus.TOO_MANY_REQUESTS:
-        inputs = described(TensorSpec(tensor.shape, str(tensor.dtype)))
-        raise ConfigError(f"{target.model} refuses inputs of {inputs}: {_error(answer)}")
-
-
 def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
     """Return inputs to send in turn, (*inputs.shape) each.
 
@@ -115,7 +92,6 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
 
 
 async def _ask(client: HttpClient, method: str, path: str) -> Answer:
-    """Return an answer; no answer is a ``ConfigError``, as is a wrong token."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             answer = await client.request(method, path)
@@ -124,13 +100,9 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
     except OSError as error:
         why = f"there is no server at {client.url} ({reason(error)})"
         raise ConfigError(f"{why}; start one with: sponge serve") from None
-    _check_token(client.url, answer)
-    return answer
-
-
-def _check_token(url: str, answer: Answer) -> None:
     if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise ConfigError(f"{url} needs a token, or another one: --token")
+        raise ConfigError(f"{client.url} needs a token, or another one, in ${TOKEN}")
+    return answer
 
 
 def _error(answer: Answer) -> str:
@@ -147,23 +119,17 @@ def _status(answer: Answer) -> str:
 
 def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
     """Return the name of a model's only input and the shape and type of one task's."""
-
-    def refuse(why: str) -> NoReturn:
-        raise ConfigError(f"{model} cannot be loaded: {why}")
-
     try:
-        inputs = metadata["inputs"]
-        name, kind, shape = inputs[0]["name"], inputs[0]["datatype"], inputs[0]["shape"]
-        sizes = [int(size) for size in shape]
-    except (KeyError, IndexError, TypeError, ValueError):
-        refuse("its metadata does not describe an input")
-    if len(inputs) != 1:
-        refuse(f"it takes {len(inputs)} inputs, not one")
-    if kind not in DTYPES:
-        refuse(f"it takes {kind}, not numbers of one size")
-    if len(sizes) < 2 or min(sizes[1:]) < 1 or sizes[0] not in (-1, 1):
-        refuse(f"of its inputs' shape {sizes}, all axes except the first (the batch) must be fixed")
-    return str(name), TensorSpec(tuple(sizes[1:]), DTYPES[kind])
+        (tensor,) = metadata["inputs"]
+        batch, *sizes = map(int, tensor["shape"])
+        if batch in (-1, 1) and min(sizes) >= 1:
+            return str(tensor["name"]), TensorSpec(tuple(sizes), DTYPES[tensor["datatype"]])
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ConfigError(
+        f"{model} cannot be loaded: it must take one tensor of numbers, of which all axes except "
+        f"the first (the batch) are fixed, but its metadata say {reprlib.repr(metadata)}"
+    )
 
 
 class ServerState:

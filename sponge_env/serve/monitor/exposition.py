@@ -6,8 +6,9 @@ suffix ``_total``, durations in microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from types import SimpleNamespace
 
 from prometheus_client import ProcessCollector
 from prometheus_client.core import (
@@ -18,7 +19,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
 
 from sponge_env import __version__
 from sponge_env.serve.interface import VERSION, Snapshot
@@ -30,17 +30,9 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 def exposition(metrics: ServerMetrics) -> bytes:
     """Return all metrics of a server as text."""
     with metrics.lock:
-        own = generate_latest(_Families(_families(metrics)))
+        own = generate_latest(SimpleNamespace(collect=lambda: _families(metrics)))
         triton = _triton_text(metrics).encode()
     return own + generate_latest(ProcessCollector(registry=None)) + triton
-
-
-class _Families(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
 
 
 def _families(m: ServerMetrics) -> Iterator[Metric]:

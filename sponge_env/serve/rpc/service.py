@@ -145,7 +145,6 @@ class RpcFront:
     async def _infer(
         self, data: bytes, headers: Headers, began_s: float, remaining_s: float | None = None
     ) -> Any:
-        """Return the message that answers a request; a WireError says why there is none."""
         front = self._front
         arrival = front.arrival(began_s, remaining_s)
         size = parsed_bytes(data)
@@ -159,7 +158,6 @@ class RpcFront:
         return response
 
     def _parse_request(self, data: bytes) -> InferRequest:
-        """Parse a request; the message itself is not kept."""
         front, message = self._front, parse("ModelInferRequest", data)
         front.check_model(message.model_name, message.model_version)
         return read_message(message, front.served, front.options.max_rows)

@@ -162,7 +162,6 @@ def _objects(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDArray[Any]:
-    """Return the (rows, *inputs.shape) tensor of the only input."""
     tensors = _objects(value, "inputs")
     for tensor in tensors:
         if (name := tensor.get("name")) != INPUT:
