@@ -11,7 +11,7 @@ import pytest
 
 from sponge_env.errors import ConfigError
 from sponge_env.run.executor import Executor, Failure, Inline, Processes
-from sponge_env.utils import trust
+from sponge_env.utils import installation as trust
 from sponge_env.utils.installation import ONE_THREAD
 
 

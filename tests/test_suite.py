@@ -142,11 +142,11 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
-    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\ncontrol = 'joint'\n"
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
     one += "[[cells]]\nscenarios = ['paper']\n"
     Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
-    assert run("--suite one.toml --run-dir suite --requests 1") == 0
-    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2 --requests 1"
+    assert run("--suite one.toml --run-dir suite --requests") == 0
+    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2"
     assert run(f"{line} --run-dir single") == 0
     cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
     files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
@@ -159,7 +159,7 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
         == {
             f"results/{cell}.json",
             *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-            f"requests/{cell}-seed0.parquet",
+            *(f"requests/{cell}-seed{seed}.parquet" for seed in (0, 1)),
         }
     )
     for name, path in files["suite"].items():
@@ -252,10 +252,3 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on() -> None:
     assert again == first
     assert len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir())) == 1
     assert len(load_results(Path("run"))) == 6
-
-
-def test_requests_that_were_not_kept_cannot_be_asked_for_afterwards(capsys):
-    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
-    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
-    assert run("--agent static-8 --duration 5 --requests all --run-dir r") == 2
-    assert "without their requests" in capsys.readouterr().err

@@ -119,7 +119,6 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
         ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
         ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
-        ('[agents.fa2]\ncontrol = "diagonal"', "unknown agents.fa2.control 'diagonal'"),
         ("[sweeps.x]\nvalues = [1]", "sweeps.x.* needs keys"),
         ("[sweeps.x]\nkeys = []\nvalues = [1]", "sweeps.x.keys must be not empty"),
         ("cells = [", "is not a TOML suite"),

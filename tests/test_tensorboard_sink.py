@@ -13,13 +13,20 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, declared, names, tag
+from sponge_env.metrics import (
+    EpisodeMetrics,
+    IntervalMetrics,
+    axis_label,
+    columns,
+    declared,
+    names,
+    tag,
+)
 from sponge_env.run.tensorboard import (
     EPISODE_PREFIX,
     IDENTITY,
     EventFile,
     TensorBoardSink,
-    compared_in,
 )
 
 INTERVALS = [
@@ -102,7 +109,7 @@ def test_the_table_names_the_run_and_compares_values_that_are_written(events):
     experiment = hparams.parse_experiment_plugin_data(content[hparams.EXPERIMENT_TAG])
     assert [info.name for info in experiment.hparam_infos] == list(IDENTITY)
     compared = [info.name.tag for info in experiment.metric_infos]
-    own = [name for name in compared_in([]) if name in names(EpisodeMetrics)]
+    own = [column.metric for column in columns("tensorboard")]
     assert compared == [EPISODE_PREFIX + tag(EpisodeMetrics, name) for name in own]
     measured = [name for name in compared if not name.endswith("latency_p99_s")]
     assert set(measured) <= set(events.Tags()["tensors"])

@@ -21,6 +21,7 @@ from sponge_env.formats.recorded import (
     only_rises,
 )
 from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
+from sponge_env.scenario.config import RESERVED
 from sponge_env.scenario.scenario import SCENARIO_DIR
 from sponge_env.utils.files import content_hash
 
@@ -31,9 +32,6 @@ __all__ = [
 
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
-
-RESERVED = ("4g", "none")
-"""Names that are no files: bandwidth generated for each seed, and no transfer time."""
 
 _SETTING = {
     "bandwidth": "network.trace (option --trace)",

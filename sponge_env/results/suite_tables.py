@@ -9,7 +9,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import CELL, NAN, Column, Place, column, columns
-from sponge_env.results.comparison import Cell, Comparison, Span
+from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.export import SWEPT, means, sweep_rows
 from sponge_env.results.layout import MISSING, Muted, Table, terminal
 from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
@@ -26,9 +26,9 @@ TEST_NOTE = (
 CELL_NOTE = (
     f"[95 % interval], from {MIN_SEEDS} seeds on; only more cores: avoidable violations that no "
     "replica of one core could save; beyond attained bound, cores over it: compared with the best "
-    "schedule found of the agent's own kind of scaling; cores over the relaxation: compared with "
-    "what no schedule with as many violations can go below; p99: of all requests; dropped (n of "
-    "m): in n of m seeds more than 1 % were never answered; bounds: proven .. attained"
+    "schedule found; cores over the relaxation: compared with what no schedule with as many "
+    "violations can go below; p99: of all requests; dropped (n of m): in n of m seeds more than "
+    "1 % were never answered"
 )
 
 REPLAYED_NOTE = (
@@ -66,26 +66,24 @@ def _cell_text(comparison: Comparison, cell: Cell) -> str:
 
 
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
-    """Return the agents with results on one cell, and its bounds; columns of more places if named.
+    """Return the agents with results on one cell, and what its bounds attain.
 
-    Without bounds or a relaxation, nothing relative to one. A value is marked where it does not
-    differ from the reference's.
+    It has the columns of more places if named; without bounds or a relaxation, none relative to
+    one. A value is marked where it does not differ from the reference's.
     """
-    agents, sides = comparison.agents_on(cell), comparison.bound_sides(cell)
-    headings, rows = ["agent"], {agent: [agent] for agent in (*agents, *sides)}
+    agents, bounds = comparison.agents_on(cell), comparison.bounds_on(cell)
+    headings, rows = ["agent"], {name: [name] for name in (*agents, *bounds)}
     for c in columns("cell", *more, accuracies=comparison.accuracies([cell])):
-        if (c.bound == "needed" and not sides) or (
+        if (c.bound == "needed" and not bounds) or (
             c.bound == "relaxed" and not comparison.relaxed(cell)
         ):
             continue
         headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}
         marks = _marks(comparison.samples([cell]), comparison.p_values(c.metric, cells_of))
-        for agent in agents:
-            (values,) = comparison.values(agent, c.metric, [cell])
-            rows[agent].append(_over_seeds(c, values, marks.get(agent, "")))
-        for bound, own in sides.items():
-            rows[bound].append(_span_text(c, own.get(c.metric)))
+        for name, row in rows.items():
+            (values,) = comparison.values(name, c.metric, [cell])
+            row.append(_over_seeds(c, values, marks.get(name, "")))
     return Table(headings, list(rows.values()))
 
 
@@ -129,14 +127,6 @@ def _entry(c: Column, estimate: Estimate, mark: str) -> str:
     if not math.isnan(estimate.low):
         text += f" [{c.text(estimate.low)}, {c.text(estimate.high)}]"
     return Muted(f"{text} {mark}") if mark else text
-
-
-def _span_text(c: Column, span: Span | None) -> str:
-    """Write the two sides of a bound, or one number where they look alike."""
-    if span is None:
-        return MISSING
-    low, high = map(c.text, span)
-    return low if low == high else f"{low} .. {high}"
 
 
 def means_table(comparison: Comparison, start: str) -> Table:

@@ -26,7 +26,7 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
     Where there are several seeds, the range stands beside the mean. A dash stands where nothing
-    was measured, a star after an agent that was interrupted in an episode.
+    was measured, a star after an agent that was interrupted, or failed, in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
@@ -45,7 +45,7 @@ def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     """Write the mean over an agent's episodes, and the smallest and largest value."""
     measured = [
         value
-        for value in (float(getattr(episode, shown.metric)) for episode in group)
+        for value in (float(getattr(each, shown.metric)) for each in group if _measured(each))
         if not math.isnan(value)
     ]
     if not measured:
@@ -56,6 +56,11 @@ def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     if not shown.interval or len(group) == 1:
         return text
     return f"{text} [{shown.text(min(measured))}, {shown.text(max(measured))}]"
+
+
+def _measured(episode: EpisodeMetrics) -> bool:
+    """Return whether an episode lasted at all: of one that failed at once nothing is known."""
+    return episode.duration_s > 0 or not episode.partial
 
 
 def dropped_text(infinite: int, seeds: int) -> str:
@@ -79,7 +84,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
         lines.append("p99 takes requests that were dropped as infinitely late")
     lines += measured_accuracy_note(groups)
     if any(episode.partial for episode in episodes):
-        lines.append("* interrupted: what was measured until then")
+        lines.append("* interrupted or failed: what was measured until then")
     return lines
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, cast
 
-from sponge_env.utils import trust
+from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
 
 Task = TypeVar("Task")
@@ -92,7 +92,7 @@ class _Helper:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            given = theirs, self._work, trust.typed()
+            given = theirs, self._work, installation.typed()
             self._process = context.Process(target=_serve, args=given, daemon=True)
             with _one_thread():
                 self._process.start()
@@ -125,7 +125,7 @@ def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> N
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     try:
-        with trust.typing(typed):
+        with installation.typing(typed):
             while True:
                 connection.send(_attempt(work, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):

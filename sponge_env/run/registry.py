@@ -18,9 +18,8 @@ from typing import Any, cast, get_type_hints
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.spec import check_allocation
-from sponge_env.utils.installation import bundled, look_here
+from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
-from sponge_env.utils.trust import check_typed
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
@@ -55,7 +54,12 @@ def make_controller(
     """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
     with _made(name, "made"):
-        inspect.signature(factory).bind(**options)  # its message is plainer than the call's
+        signature = inspect.signature(factory)
+        known = signature.parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            for key in (key for key in options if known and key not in known):
+                raise ConfigError(unknown(f"option of agent {name}", key, known))
+        signature.bind(**options)  # its message is plainer than the call's
         return cast(Controller, factory(**options))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
-from sponge_env.formats import content_of
 from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario.config import Arrivals, Start, as_name
 from sponge_env.scenario.option import check_options, option, require
@@ -40,6 +39,17 @@ BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-
 
 RELAXATION: Literal["relaxation"] = "relaxation"
 """Name in the results of what no controller of stages or variants can go below."""
+
+SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
+"""The numbers of a bound, in the order in which they are shipped."""
+
+SHARES = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Violations per request, beyond the fewest, for which a relaxation says the least cores."""
+
+_PAIRS = product(range(len(SHARES)), ("violations", "core_seconds"))
+
+RELAXED = ("accuracy_upper", *(f"{name}_{k}" for k, name in _PAIRS))
+"""The numbers of a relaxation: pairs of violations and the fewest core-seconds with so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +106,6 @@ class AgentEntry:
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
-    control: BoundName = "vertical"
-    """Which bound it is compared with."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
     system rather than from the controller."""
@@ -198,6 +206,8 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
 
 def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return the traces in a folder by content and name, and why the other files are none."""
+    from sponge_env.formats import content_of  # takes a while to import
+
     if not folder.is_dir():
         raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
     found: dict[str, dict[str, str]] = {}

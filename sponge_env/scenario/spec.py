@@ -17,7 +17,7 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
-from sponge_env.scenario.profile import REMEDY, Profile, load_profile
+from sponge_env.scenario.profile import POOR_FIT, REMEDY, Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
 
 LOG = logging.getLogger("sponge_env")
@@ -99,7 +99,9 @@ def _check_profile(profile: Profile, limits: Limits) -> None:
     """Refuse a profile that cannot be used within limits."""
     profile.planned.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
     if profile.poor_fit:
-        _warn_of_fit(profile.name, f"{profile.fit_error.mape:.0%}")
+        far_off = profile.fit_error.mape > POOR_FIT
+        off = f"{profile.fit_error.mape:.0%} off" if far_off else "not positive everywhere"
+        _warn_of_fit(profile.name, off)
     if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
         raise ProfileError(
             f"profile {profile.name!r} was measured on one CPU in units of "
@@ -111,7 +113,7 @@ def _check_profile(profile: Profile, limits: Limits) -> None:
 @cache
 def _warn_of_fit(name: str, off: str) -> None:
     """Say once what controllers plan with."""
-    LOG.warning("the fit of l(b, c) is %s off in profile %r: %s", off, name, REMEDY)
+    LOG.warning("the fit of l(b, c) is %s in profile %r: %s", off, name, REMEDY)
 
 
 def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> str:
