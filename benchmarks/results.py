@@ -129,7 +129,6 @@ def write_results(argv: Sequence[str]) -> int:
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
-    """Return the pictures over time by file name."""
     drawn = draw_all(run.comparison, run.featured)
     groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     shown = [series_name(cells[0]) for cells in groups if cells]
@@ -137,7 +136,6 @@ def _pictures(run: RunFolder) -> dict[str, bytes]:
 
 
 def _points_pictures(folder: Path) -> dict[str, bytes]:
-    """Return the pictures of violations against cores by file name, made of the CSV files."""
     few, all_means = (pd.read_csv(folder / f"{n}.csv") for n in ("summary", "standard-means"))
     styles = style_of([*few["agent"].unique()])
     pictures = {}
@@ -193,7 +191,6 @@ def _texts(values: pd.Series[float], form: str, scale: float) -> pd.Series[str]:
 
 
 def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
-    """Return agents with some metrics of each start."""
     shown = {
         f"{column(name).label}, {start} start": _texts(own[name], *measure)
         for start, own in rows.set_index("agent").groupby("start")
@@ -203,7 +200,6 @@ def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
 
 
 def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Table:
-    """Return agents with some metrics at each value of a column."""
     rows = rows[rows["start"] == start]
     pairs = zip(*(_texts(rows[name], *m) for name, m in measures.items()), strict=True)
     entries = rows.assign(entry=[" · ".join(pair) for pair in pairs])
@@ -212,7 +208,6 @@ def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Ta
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
-    """Return violations live and simulated, and differences of latency and cores."""
     rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index(["run", "key"]).groupby("quantity")))
     violations = by_quantity["violation_rate"]

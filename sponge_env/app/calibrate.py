@@ -58,7 +58,6 @@ def summary(profile: Profile) -> str:
 
 
 def _run(argv: Sequence[str]) -> int:
-    """Measure speed, or accuracy, and report."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.accuracy:
@@ -109,7 +108,6 @@ def _parser() -> cli.Parser:
 
 
 def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return what is to be measured, by the file that it goes into."""
     if not args.scenario:
         cores = args.cores or 16
         config = LiveConfig(

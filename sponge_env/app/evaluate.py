@@ -127,7 +127,6 @@ def evaluate(argv: Sequence[str]) -> int:
 def _notices(
     suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
-    """Return what there is to say before anything runs; the only cell is tried for that."""
     from sponge_env.run.notices import announce
     from sponge_env.run.unit import AgentUnit, check_scenario
     from sponge_env.scenario.spec import make_spec
@@ -183,7 +182,6 @@ def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
     parser = cli.Parser(
         prog=cli.program("evaluate"),
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
@@ -270,7 +268,6 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
 def _of_traces(
     suite: Suite, arguments: argparse.Namespace, changes: Mapping[str, Any]
 ) -> tuple[Suite, list[str]]:
-    """Give a suite its traces, and what the command line says of all its cells."""
     suite, left_out = with_traces(suite, arguments.traces, changes)
     groups = suite.cells
     if arguments.profile:
@@ -326,7 +323,6 @@ def _run(
 
 
 def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
-    """Print the table of the only cell, draw its pictures, and say where everything is."""
     from sponge_env.metrics import from_summary
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.scenario.spec import scenario_profile
@@ -370,13 +366,11 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
 
 
 def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
-    """Return whether each simulated episode has a whole live one beside it."""
     whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
-    """Draw the intervals of each agent's first seed, and say where."""
     from sponge_env.results.drawing import plot_comparison
     from sponge_env.run.unit import read_intervals
 
@@ -421,7 +415,6 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
-    """Write and print the tables, and what TensorBoard shows; return the exit code."""
     # These bring pandas and SciPy.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables

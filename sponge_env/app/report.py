@@ -27,7 +27,7 @@ def report(argv: Sequence[str]) -> int:
     arguments = _parse(argv)
     require_extra("report", "the report")
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
-    from sponge_env.fidelity.report import load_fidelity, side_by_side
+    from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
     from sponge_env.results.export import csv_files, write_files
     from sponge_env.results.page import draw_all, page
@@ -39,14 +39,12 @@ def report(argv: Sequence[str]) -> int:
         if reference not in known:
             raise ConfigError(unknown("agent", reference, known))
         runs = [run.with_reference(reference) for run in runs]
-    fidelity = [load_fidelity(path) for path in arguments.fidelity]
     out = arguments.out or _folder_around(arguments.runs) / "report"
     check_writable(out / PAGE)
     pictures = [draw_all(run.comparison, run.featured) for run in runs]
-    more = [(each.introduction, each.tables) for each in fidelity]
     both = [side_by_side(*map(load_episodes, _runs_in(path))) for path in arguments.both]
     beside = [(f"{'. '.join(notes)}.", {"": table}) for table, notes in both if table.rows]
-    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside, more)}
+    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside)}
     for n, (run, drawn) in enumerate(zip(runs, pictures, strict=True), start=1):
         prefix = f"{n}-" if len(runs) > 1 else ""
         files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}
@@ -65,8 +63,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help=where)
     text = "agent that the others are compared with (default: the suite's, or sponge-ip)"
     add("--reference", metavar="AGENT", help=text)
-    live = "fidelity.json of sponge fidelity"
-    add("--fidelity", nargs="+", default=[], type=Path, metavar="FILE", help=live)
     arguments = parser.parse_args(argv)
     arguments.both = [path for path in arguments.runs if len(_runs_in(path)) > 1]
     arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]

@@ -20,7 +20,7 @@ from sponge_env.formats.recorded import (
     EventTrace,
     only_rises,
 )
-from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
+from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario.config import RESERVED
 from sponge_env.scenario.scenario import SCENARIO_DIR
 from sponge_env.utils.files import content_hash
@@ -77,9 +77,7 @@ def content_of(path: Path) -> Content:
                 "lines or more to be told, and the second belong on one line"
             )
         return content
-    first = shown(lines[0].text)
-    advice = _advice(lines, "bandwidth") or _advice(lines, "arrivals")
-    message = f"{path} is in no known format: its first line is {first}{advice}"
+    message = f"{path} is in no known format: its first line is {shown(lines[0].text)}"
     raise errors[0] if errors else TraceError(message)
 
 
@@ -139,23 +137,9 @@ def _parse(path: Path, content: Content, state: tuple[int, ...]) -> tuple[str, A
 
 
 def _why_not(lines: list[Line], content: Content) -> str:
-    """Say why a file is in no format of the content that is wanted."""
     for other, formats in FORMATS.items():
         for found in (candidate.name for candidate in formats if candidate.matches(lines)):
             return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
-    first = f"line {lines[0].number} is {shown(lines[0].text)}{_advice(lines, content)}"
+    first = f"line {lines[0].number} is {shown(lines[0].text)}"
     return f"is in no known format of {content}: {first}; known are: {known}"
-
-
-def _advice(lines: list[Line], content: Content) -> str:
-    """Say what to do with the header of a file that has numbers below; nothing of other files."""
-    below = [] if numbers_on(lines[0]) else [numbers_on(line) for line in lines[1:]]
-    columns = FORMATS[content][0].columns
-    if not below or len(below[0]) < len(columns):
-        return ""
-    rename = f"rename the header to {','.join(columns)} (in these units)"
-    if len(columns) == len(below[0]) == 1 and all(n.is_integer() for row in below for n in row):
-        remove = f"remove line {lines[0].number} if these are requests per second"
-        return f"; {remove}, or {rename}"
-    return f"; {rename}"

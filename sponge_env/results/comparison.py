@@ -46,8 +46,6 @@ class Comparison:
     """By scenario, what counts once in means over all cells; each its own if left out."""
     sweeps: Mapping[str, Mapping[str, Sequence[Cell]]] = field(default_factory=dict)
     """By what is swept and its value: further cells, in the order of those above."""
-    about: Mapping[str, str] = field(default_factory=dict)
-    """By what is swept, what has to be known of it."""
     replayed: Mapping[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests: its seeds are one sample,
     their mean."""
@@ -250,7 +248,6 @@ def load_run(path: Path) -> RunFolder:
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
-        about=arrangement.about,
         replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),

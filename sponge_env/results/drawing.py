@@ -227,7 +227,6 @@ def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
 
 
 def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
-    """Draw each interval faintly and a moving mean over it."""
     for agent, run in runs.items():
         values = np.asarray(run[name], dtype=np.float64)
         smooth = moving_mean(values, round(len(values) * SMOOTHING))

@@ -15,12 +15,6 @@ MISSING = "-"
 """Stands where nothing was measured."""
 
 
-class Muted(str):
-    """An entry that is not significant, and shown so."""
-
-    muted = True
-
-
 Columns = Sequence[tuple[str, Callable[[T], str]]]
 """Headings, a unit in brackets at the end, and what writes the entry of a row's subject."""
 

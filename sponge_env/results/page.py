@@ -85,7 +85,6 @@ def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Pictu
 def _pictures(
     c: Comparison, featured: Sequence[str]
 ) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    """Yield name, text and what draws each picture."""
     styles = styles_of_run(c.agents)
     few = {agent: styles[agent] for agent in featured}
     overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
@@ -222,9 +221,8 @@ def page(
     runs: Sequence[RunFolder],
     pictures: Sequence[Mapping[str, Picture]],
     first: Sequence[Titled] = (),
-    more: Sequence[Titled] = (),
 ) -> str:
-    """Return runs, each with its pictures, and tables before and after them as HTML."""
+    """Return runs, each with its pictures, and tables before them as HTML."""
     environment = Environment(
         loader=PackageLoader("sponge_env.results"), undefined=StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -235,5 +233,5 @@ def page(
     # Beside others a run has the name of the folder around it as well.
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
     parts = list(zip(titles, runs, pictures, strict=True))
-    shown = {"parts": parts, "first": first, "more": more, "suites": suite_tables, "tables": tables}
+    shown = {"parts": parts, "first": first, "suites": suite_tables, "tables": tables}
     return environment.get_template("page.html.j2").render(**shown)

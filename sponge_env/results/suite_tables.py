@@ -11,12 +11,12 @@ from sponge_env.arrays import FloatArray
 from sponge_env.metrics import CELL, NAN, Column, Place, column, columns
 from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.export import SWEPT, means, sweep_rows
-from sponge_env.results.layout import MISSING, Muted, Table, terminal
-from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
+from sponge_env.results.layout import MISSING, Table, terminal
+from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean
 from sponge_env.results.tables import dropped_text
 
-NOT_SIGNIFICANT, TOO_FEW = "n.s.", "?"
-"""Marks of what does not differ from the reference, and of what so few seeds cannot tell."""
+NOT_SIGNIFICANT = "n.s."
+"""Marks what does not differ from the reference."""
 
 TEST_NOTE = (
     "paired sign-flip test over the seeds, Holm's correction over the agents of a column; with "
@@ -29,11 +29,6 @@ CELL_NOTE = (
     "schedule found; cores over the relaxation: compared with what no schedule with as many "
     "violations can go below; p99: of all requests; dropped (n of m): in n of m seeds more than "
     "1 % were never answered"
-)
-
-REPLAYED_NOTE = (
-    "the seeds replay the same requests, which is one sample: no number of them can tell whether "
-    "agents differ elsewhere, and there are no intervals"
 )
 
 SWEEP_NOTE = (
@@ -52,13 +47,12 @@ def all_tables(comparison: Comparison) -> str:
         parts.append(terminal(means_table(c, start), title, [means_note(c)]))
     for what in c.sweeps:
         for start in c.starts:
-            table, notes = sweep_table(c, what, start), sweep_notes(c, what)
-            parts.append(terminal(table, f"{what}, {start} start", notes))
+            title = f"{what}, {start} start"
+            parts.append(terminal(sweep_table(c, what, start), title, [SWEEP_NOTE]))
     return "\n\n".join(parts)
 
 
 def _cell_text(comparison: Comparison, cell: Cell) -> str:
-    """Return the table of one cell, with a line for each agent that failed."""
     failures = comparison.failures
     failed = failures[(failures[list(CELL)] == list(cell)).all(axis=1)]
     lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
@@ -80,36 +74,25 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
             continue
         headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}
-        marks = _marks(comparison.samples([cell]), comparison.p_values(c.metric, cells_of))
+        marks = _marks(comparison.p_values(c.metric, cells_of))
         for name, row in rows.items():
             (values,) = comparison.values(name, c.metric, [cell])
             row.append(_over_seeds(c, values, marks.get(name, "")))
     return Table(headings, list(rows.values()))
 
 
-def _marks(samples: int, p_values: Mapping[str, float]) -> dict[str, str]:
-    """Return the marks of agents that do not differ from the reference."""
-    mark = NOT_SIGNIFICANT if samples >= min_seeds(len(p_values)) else TOO_FEW
-    return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
+def _marks(p_values: Mapping[str, float]) -> dict[str, str]:
+    return {agent: NOT_SIGNIFICANT for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
 def mark_note(comparison: Comparison) -> str:
-    """Return what the marks mean, those of a run with few seeds too."""
-    tests = len(comparison.agents) - 1
-    if not tests:
+    """Return what the marks mean."""
+    if len(comparison.agents) < 2:
         return ""
-    if all(scenario in comparison.replayed for scenario in comparison.scenarios):
-        return f"{TOO_FEW}: {REPLAYED_NOTE}"
-    note = f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
-    if comparison.seeds < min_seeds(tests):
-        note += f"; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
-    elif comparison.replayed:
-        note += f"; {TOO_FEW}: {REPLAYED_NOTE}"
-    return note
+    return f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
 
 
 def _over_seeds(c: Column, values: FloatArray, mark: str) -> str:
-    """Write the mean of (seeds,) values; of infinite latencies, in how many seeds."""
     measured = values[~np.isnan(values)]
     if not measured.size:
         return MISSING
@@ -126,7 +109,7 @@ def _entry(c: Column, estimate: Estimate, mark: str) -> str:
     text = c.text(estimate.value)
     if not math.isnan(estimate.low):
         text += f" [{c.text(estimate.low)}, {c.text(estimate.high)}]"
-    return Muted(f"{text} {mark}") if mark else text
+    return f"{text} {mark}" if mark else text
 
 
 def means_table(comparison: Comparison, start: str) -> Table:
@@ -142,7 +125,7 @@ def means_table(comparison: Comparison, start: str) -> Table:
         headings.append(c.label)
         p_values = {row["agent"]: row.get(f"{c.metric}_p") for row in found}
         known = {agent: p for agent, p in p_values.items() if p is not None}
-        marks = _marks(comparison.samples(cells), known)
+        marks = _marks(known)
         for texts, row in zip(rows, found, strict=True):
             estimate = Estimate(*(row[f"{c.metric}{end}"] for end in ("", "_low", "_high")))
             texts.append(_entry(c, estimate, marks.get(row["agent"], "")))
@@ -161,11 +144,6 @@ def means_note(comparison: Comparison) -> str:
         some, total = len(comparison.bounded(comparison.cells)), len(comparison.cells)
         parts.append(f"bound: what {bound} attains, for every agent, on {some} of {total} cells")
     return "; ".join(parts)
-
-
-def sweep_notes(comparison: Comparison, what: str) -> list[str]:
-    """Return what has to be known of a table of a sweep."""
-    return [*filter(None, [comparison.about.get(what, "")]), SWEEP_NOTE]
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:

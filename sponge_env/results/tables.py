@@ -42,7 +42,6 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
 
 
 def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
-    """Write the mean over an agent's episodes, and the smallest and largest value."""
     measured = [
         value
         for value in (float(getattr(each, shown.metric)) for each in group if _measured(each))
@@ -69,7 +68,6 @@ def dropped_text(infinite: int, seeds: int) -> str:
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]) -> list[str]:
-    """Return what was compared, over how many seeds, and which direction is good."""
     episodes = [episode for group in groups for episode in group]
     counts = sorted(map(len, groups))
     seeds = f"{counts[-1]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
@@ -125,7 +123,6 @@ def _mean_text(c: Column, episodes: Sequence[Mapping[str, float]]) -> str:
 
 
 def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
-    """Write the variants' shares of the tasks, without those that did none."""
     measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
     shares = {
         name.removeprefix(SHARE): fmean(episode[name] for episode in measured)

@@ -79,8 +79,6 @@ class Processes:
 
 
 class _Helper:
-    """One process at a time, and what it is doing."""
-
     def __init__(self, work: Work) -> None:
         self.task: Any = None
         self._work = work
@@ -121,7 +119,6 @@ class _Helper:
 
 
 def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> None:
-    """Run tasks until there are no more, or the parent process has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -141,7 +138,6 @@ def _attempt(work: Work, task: Any) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Set the variables by which a new process has one thread."""
     before = dict(os.environ)
     os.environ.update(ONE_THREAD)
     try:

@@ -76,7 +76,6 @@ def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
 
 
 def _alike(scenario: Scenario, profile: Profile) -> bool:
-    """Return whether the requests of the first two seeds are the same."""
     one, other = (draw_workload(scenario, profile, seed) for seed in (0, 1))
     columns = one.first(one.id.size), other.first(other.id.size)
     return all(np.array_equal(columns[0][name], columns[1][name]) for name in columns[0])

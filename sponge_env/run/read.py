@@ -74,6 +74,7 @@ def load_arrangement(path: Path) -> Arrangement:
     found = read_json(path / "run.json").get("arrangement", {})
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
+    found.pop("about", None)  # which earlier versions had
     return from_mapping(Arrangement, found)
 
 
@@ -88,7 +89,6 @@ def load_bounds(path: Path) -> pd.DataFrame:
 def _listed(
     results: Iterable[Mapping[str, Any]], kind: str, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the bounds or relaxations of all results, with agent, cell and seed."""
     rows = [
         {name: result[name] for name in ("agent", *CELL)} | each
         for result in results

@@ -195,8 +195,6 @@ def _at_most(limit_s: float) -> Iterator[None]:
 
 
 def _named(controller: Controller, method: str) -> AbstractContextManager[None]:
-    """Turn whatever a controller raises into a sentence that names it and the line."""
-
     def said(error: BaseException) -> ControllerError:
         place = ""
         with suppress(TypeError, OSError):  # made up while running

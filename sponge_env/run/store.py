@@ -109,7 +109,6 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
 
 
 def _measured(profile: Profile) -> dict[str, Any]:
-    """Return what results depend on; a rest that was not measured is left out."""
     data = asdict(profile)
     del data["facts"]
     if data["quota"] and data["quota"]["wake_s"] is None:
@@ -132,7 +131,6 @@ def conditions_fingerprint(scenario: Scenario, as_load: bool = False) -> str:
 
 
 def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries that differ from the usual ones."""
     changed = {key: value for key, value in data.items() if value != usual[key]}
     nested = {key for key in changed if isinstance(usual[key], dict)}
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}

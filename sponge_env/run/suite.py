@@ -78,8 +78,6 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
-    about: str = ""
-    """What has to be known of it, in sentences."""
     points: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What comes after the values: by what to call it, changes as in :func:`changed`, where
     several keys have values of their own."""
@@ -329,7 +327,6 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 
 
 def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
-    """Yield the cells without those of sweeps, each with its family."""
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
         for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
@@ -380,8 +377,6 @@ class Arrangement:
     """By scenario, for those that have one."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
-    about: dict[str, str] = field(default_factory=dict)
-    """By what is swept, what has to be known of it."""
     replayed: dict[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests."""
 
@@ -401,7 +396,6 @@ def arranged(suite: Suite) -> Arrangement:
         cells=tuple(cell.cell for _, cell in own),
         families={cell.name: family for family, cell in own if family},
         sweeps=sweeps,
-        about={shown[name]: sweep.about for name, sweep in suite.sweeps.items()},
     )
 
 

@@ -158,7 +158,6 @@ class TensorBoardSink:
         self._file.add(event)
 
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
-        """Write the numbers that are finite; each tag is described with its first number."""
         pairs = zip(tags, values, strict=True)
         finite = {name: value for name, value in pairs if math.isfinite(value)}
         self._add(Event(summary=_scalars(finite, self._described)), time_s)
@@ -180,7 +179,6 @@ def _scalars(values: Mapping[str, float], described: Collection[str] = ()) -> Su
 
 
 def _help(name: str) -> str:
-    """Return the schema's sentence about a tag."""
     if name.startswith(TOTAL_PREFIX):
         return "Sum since the start of the episode."
     prefixes = {STAGE_PREFIX: StageMetrics, EPISODE_PREFIX: EpisodeMetrics, "": IntervalMetrics}
@@ -191,7 +189,6 @@ def _help(name: str) -> str:
 
 
 def _layout() -> Summary:
-    """Return the custom-scalars page: charts of all runs, two in a row."""
     layout = custom.Layout()
     for title, metrics, prefix in CHARTS:
         section = layout.category.add(title=title)

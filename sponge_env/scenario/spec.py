@@ -79,7 +79,6 @@ def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageS
 
 
 def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> None:
-    """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
     units = {model.name: model.core_unit for models in profiles for model in models}
     if len({*units.values()}) > 1:
         message = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
@@ -96,7 +95,6 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
 
 
 def _check_profile(profile: Profile, limits: Limits) -> None:
-    """Refuse a profile that cannot be used within limits."""
     profile.planned.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
     if profile.poor_fit:
         far_off = profile.fit_error.mape > POOR_FIT
@@ -112,7 +110,6 @@ def _check_profile(profile: Profile, limits: Limits) -> None:
 
 @cache
 def _warn_of_fit(name: str, off: str) -> None:
-    """Say once what controllers plan with."""
     LOG.warning("the fit of l(b, c) is %s in profile %r: %s", off, name, REMEDY)
 
 
