@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
 
-from sponge_env.errors import ConfigError
+from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Serving
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.scenario.toml import from_mapping
@@ -70,11 +68,6 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
         ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
-        (
-            "[serving]\ndefer = true",
-            r"serving\.defer was removed: a batch starts as soon as .* out",
-        ),
-        ('short_trace = "end"', r"short_trace was removed: an episode lasts for duration_s; leave"),
         ("[serving]\ndrop = 'late'", r"drop_late_by_s must be a number above 0, not 0\.0"),
         (
             "[serving]\ndrop = 'expired'\ndrop_late_by_s = 0.5",
@@ -127,7 +120,6 @@ def test_only_the_required_keys_are_missed() -> None:
         from_mapping(Scenario, {"slo_s": 1.0})
 
 
-def test_drop_policies_are_graces() -> None:
-    assert Serving("none").drop_grace_s == math.inf
-    assert Serving("expired").drop_grace_s == 0.0
-    assert Serving("late", 2.5).drop_grace_s == 2.5
+def test_a_service_that_is_scaled_beyond_an_hour_names_the_key() -> None:
+    with pytest.raises(ProfileError, match=r"an hour with simulation\.service_scale = 1e\+06"):
+        load_profile("yolov5s").scaled(1e6)

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 import evaluate
-from sponge_env import formats
 from sponge_env.run.read import load_failures, load_intervals, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,22 +173,6 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
     for name in ("run.json", "command.txt", "versions.json", "host.json", "profiles/resnet18.json"):
         assert Path("suite", name).is_file()
         assert Path("single", name).is_file()
-
-
-def test_a_trace_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
-    Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
-    parsed = []
-    really_read = formats.read_lines
-
-    def read_lines(path: Path) -> Any:
-        parsed.append(path.name)
-        return really_read(path)
-
-    monkeypatch.setattr(formats, "read_lines", read_lines)
-    traces = "--trace own.csv --arrivals arrivals.csv"
-    assert run(f"--agent static-8 static-16 fa2 --seeds 3 --duration 10 {traces}") == 0
-    assert sorted(parsed) == ["arrivals.csv", "own.csv"]
 
 
 def somebody_is_in_group(group: int) -> bool:

@@ -157,11 +157,6 @@ def test_each_trace_in_a_folder_is_a_cell(tmp_path: Path) -> None:
         cells(recorded())
 
 
-def test_own_traces_are_played_by_rivals_and_constants_too() -> None:
-    agents = load_suite("real").agents
-    assert {"hpa", "ppo-joint", "static-8", "static-16"} <= {*agents}
-
-
 def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) -> None:
     (tmp_path / "40").write_text("40\n")
     (tmp_path / "20").write_text("20\n")
