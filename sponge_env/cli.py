@@ -185,10 +185,7 @@ def _cpus(text: str) -> frozenset[int]:
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the arguments change about a scenario but its profile.
-
-    See :func:`sponge_env.run.suite.changed`. With files in place of its own it has another name.
-    """
+    """Return what the arguments change about a scenario but its profile, for ``suite.changed``."""
     changes: dict[str, Any] = {}
     files = [f for f in (arguments.trace, arguments.arrivals) if f not in (None, *RESERVED)]
     if files:

@@ -18,7 +18,6 @@ from sponge_env.metrics import (
     IntervalMetrics,
     axis_label,
     columns,
-    declared,
     names,
     tag,
 )
@@ -75,15 +74,6 @@ def test_episode_values_stay_apart_from_the_intervals(events):
     assert name == tag(IntervalMetrics, "violation_rate")
     assert points(events, EPISODE_PREFIX + name) == [(3, np.float32(0.015))]
     assert len(points(events, name)) == 3
-
-
-def test_the_schema_explains_every_scalar(events):
-    explained = {f.name: f.metadata["help"] for f in declared(IntervalMetrics)}
-    for name in events.PluginTagToContent(scalar_metadata.PLUGIN_NAME):
-        text = events.SummaryMetadata(name).summary_description
-        assert text.endswith(".")
-        if not name.startswith((EPISODE_PREFIX, "total/")):
-            assert text == explained[name.rpartition("/")[2]]
 
 
 def test_the_custom_page_charts_violations_beside_cores(events):

@@ -40,10 +40,7 @@ _SETTING = {
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
-    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
-
-    TraceError if the file cannot be read, is in no such format, or a line is bad.
-    """
+    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format."""
     return cast(BandwidthTrace, _read(name, "bandwidth")[1])
 
 

@@ -94,10 +94,7 @@ class Comparison:
         }
 
     def _bound_episodes(self) -> pd.DataFrame:
-        """Return what the bounds attain under the names of agents' metrics.
-
-        There is a row for each bound and episode, where an agent has results.
-        """
+        """Return what the bounds attain, where an agent has results, under the agents' metrics."""
         key = [*CELL, "seed"]
         played = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
         upper = {"violations_upper": "best_violations", "core_seconds_upper": "best_core_seconds"}
@@ -226,10 +223,7 @@ class RunFolder:
 
 
 def load_run(path: Path) -> RunFolder:
-    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
-
-    RunDirectoryError if it is none, one of another version, or holds no finished episode.
-    """
+    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``."""
     episodes = read.load_results(path)
     if episodes.empty:
         raise RunDirectoryError(

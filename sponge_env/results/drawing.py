@@ -151,11 +151,7 @@ def png(figure: Figure) -> bytes:
 
 
 def moving_mean(values: FloatArray, width: int) -> FloatArray:
-    """Average over about ``width`` values around each; over fewer at the ends.
-
-    ``width`` is at least 1 and at most ``len(values)``, whatever is passed. What is NaN does
-    not count; the average of nothing is NaN.
-    """
+    """Average over about ``width`` values around each; NaN does not count."""
     width = min(max(width, 1), len(values))
     around = pd.Series(values).rolling(width, center=True, min_periods=1)
     return around.mean().to_numpy(np.float64)
@@ -164,11 +160,7 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
 def plot_comparison(
     intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str
 ) -> None:
-    """Draw agents over time as :func:`time_series` does, below a title.
-
-    Agents without intervals are left out; without any, no PNG is written. RunDirectoryError if it
-    cannot be.
-    """
+    """Draw agents that have intervals over time, below a title; without any, no PNG is written."""
     agents = in_order([agent for agent, run in intervals.items() if run])
     if agents:
         runs = {agent: pd.DataFrame(intervals[agent])[list(DRAWN)] for agent in agents}

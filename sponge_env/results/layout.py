@@ -78,10 +78,7 @@ def plain(text: str) -> str:
 
 
 def with_block(page: str, name: str, content: str) -> str:
-    """Return a page with other lines between its marks of that name.
-
-    ConfigError if it does not have ``<!-- name:begin -->`` and, later, ``<!-- name:end -->``.
-    """
+    """Return a page with other lines between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begins, rest = page.partition(begin)
     _, ends, after = rest.partition(end)

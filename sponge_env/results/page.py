@@ -69,10 +69,7 @@ class Picture(NamedTuple):
 
 
 def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Picture]:
-    """Draw everything, with progress; return the pictures by file name without ending.
-
-    The agents ``featured`` are shown where there is no room for all.
-    """
+    """Draw everything, with progress; return the pictures by file name without ending."""
     draw = list(_pictures(comparison, featured))
     drawn: dict[str, Picture] = {}
     with closing(Progress("report", len(draw), "picture")) as progress:
@@ -147,10 +144,7 @@ def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Fig
 def points_figure(
     panels: Sequence[Sequence[tuple[str, Points]]], styles: Styles, relative: bool
 ) -> Figure:
-    """Draw violations against cores, these ``relative`` to a bound or as they are.
-
-    The panels share their axes. Agents without a style are grey.
-    """
+    """Draw violations against cores, these ``relative`` to a bound or as they are."""
     there = {name for row in panels for _, own in row for name in own}
     looks = {**dict.fromkeys(there, OTHER_STYLE), **styles, **BOUND_STYLES}
     legend = {name: style for name, style in {**styles, **BOUND_STYLES}.items() if name in there}

@@ -147,10 +147,7 @@ def means_note(comparison: Comparison) -> str:
 
 
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
-    """Return the agents at each value of what is swept, mean over the cells of one start.
-
-    A dash stands where an agent lacks one of them, or there are none.
-    """
+    """Return the agents at each value of what is swept, mean over the cells of one start."""
     rows = sweep_rows(comparison)
     rows = rows[(rows["sweep"] == what) & (rows["start"] == start)].set_index(["agent", "value"])
     texts = {

@@ -43,11 +43,7 @@ NO_MS = "its times are in seconds, not in milliseconds"
 
 
 def announce(scenarios: Sequence[Scenario]) -> list[str]:
-    """Warn of what is absurd on standard error; return a line for each file that is read.
-
-    A line that several scenarios share is there once. A scenario that cannot be played is passed
-    over.
-    """
+    """Warn of what is absurd on standard error; return a line for each file that is read."""
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
         with suppress(SpongeError):

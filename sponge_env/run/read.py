@@ -79,10 +79,7 @@ def load_arrangement(path: Path) -> Arrangement:
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
-    """Return one row per bound (``agent``), cell and seed.
-
-    That is violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
-    """
+    """Return one row per bound (``agent``), cell and seed, with :data:`SIDES`."""
     return _listed(_results(path), "bounds", SIDES)
 
 
@@ -120,10 +117,7 @@ def load_failures(path: Path) -> pd.DataFrame:
 def load_intervals(
     path: Path, columns: Sequence[str] = names(IntervalMetrics), seed: int | None = None
 ) -> pd.DataFrame:
-    """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all.
-
-    Also of an episode that was interrupted.
-    """
+    """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all."""
     result_files(path)
     wanted = [*IDENTITY, *columns]
     name = f"*/*-seed{'*' if seed is None else seed}.parquet"

@@ -64,10 +64,7 @@ def make_controller(
 
 
 def who_takes(option: str, agents: Mapping[str, str]) -> str:
-    """Return the one agent that takes an option; none or several are a :class:`ConfigError`.
-
-    The agents are given with their controllers.
-    """
+    """Return the one of some agents, with their controllers, that takes an option."""
     registry = known_controllers()
     takers = [name for name, c in agents.items() if option in _options(_factory(c, registry))]
     if len(takers) != 1:
@@ -152,11 +149,7 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
 def decision(
     controller: Controller, view: SystemView, spec: SystemSpec, limit_s: float | None = None
 ) -> Allocation:
-    """Return what a controller decides, in Python's own numbers.
-
-    If it fails, takes longer than a limit, or answers with no allocation within the limits of the
-    system, that is a ``ControllerError``.
-    """
+    """Return what a controller decides in time, or raise a :class:`ControllerError`."""
     with _named(controller, "decide"), nullcontext() if limit_s is None else _at_most(limit_s):
         answer = controller.decide(view)
     try:

@@ -216,10 +216,7 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
 
 
 def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:
-    """Return where a controller settles on a steady version of a scenario.
-
-    That is its most frequent allocation at the end; of several, the latest.
-    """
+    """Return the most frequent allocation of a controller at the end of a steady scenario."""
     steady = steady_scenario(scenario, profile)
     workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)

@@ -249,10 +249,7 @@ def whole_episodes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """Read one result; a :class:`RunDirectoryError` says what in it cannot be used.
-
-    It is what its place says, so that its names can be used for files.
-    """
+    """Read one result; a :class:`RunDirectoryError` says what in it cannot be used."""
     result = read_json(file)
     with suppress(TypeError):
         episodes = result.get("episodes", ())
@@ -338,10 +335,7 @@ def result_files(path: Path) -> list[Path]:
 
 
 def new_folder(purpose: str, path: Path | None = None) -> Path:
-    """Make a folder: at a path where nothing must be yet, or in ``runs``.
-
-    There it is named after time and purpose, also when several runs start at the same time.
-    """
+    """Make a folder: at a path where nothing must be yet, or in ``runs``, named after the time."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     for folder in [path] if path else (RUNS / each for each in numbered):

@@ -177,10 +177,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
-    """Return the suite with a cell for each trace in a folder, and why which files are left out.
-
-    These cells have further changes, and the names of the files.
-    """
+    """Return the suite with a cell for each trace in a folder, and why which files are left out."""
     if not any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} takes no traces; choose --suite real")
     files, left_out = _traces_in(folder)
@@ -275,10 +272,7 @@ def chosen(
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
-    """Return the suite with only some agents, see :func:`chosen`, and further bounds.
-
-    Without names it keeps all of its own.
-    """
+    """Return the suite with only some agents, see :func:`chosen`, or all; and further bounds."""
     if not names:
         return suite
     agents, bounds = chosen(names, suite.agents)
@@ -294,10 +288,7 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
-    """Say what a name stands for; nothing if it is that of a controller with its defaults.
-
-    The options are those that hold in one cell, tuned ones included.
-    """
+    """Say what a name stands for in one cell; nothing for a controller with its defaults."""
     changes = {**(entry.options if options is None else options), **entry.changes}
     parts = [entry.controller] if entry.controller not in ("", name) else []
     parts += [f"{key}={value}" for key, value in changes.items()]
@@ -355,10 +346,7 @@ def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
 
 
 def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
-    """Return a moved scenario's arrivals, as many as before unless the sweep moves them itself.
-
-    A load is relative to what the limits allow, which a sweep may move.
-    """
+    """Return a moved scenario's arrivals, as many as before even if its limits move its load."""
     if moved.limits == scenario.limits or moved.arrivals.load != scenario.arrivals.load:
         return moved.arrivals
     from sponge_env.simulation.traffic import rate_rps  # brings numba

@@ -15,28 +15,23 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
 import google_crc32c
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.plugins.custom_scalar import layout_pb2 as custom
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs TensorFlow
-from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from sponge_env.metrics import (
     EpisodeMetrics,
     IntervalMetrics,
-    StageMetrics,
     axis_label,
     columns,
-    declared,
     names,
     of_stage,
     tag,
@@ -119,7 +114,6 @@ class TensorBoardSink:
         self._start_s = time.time()
         self._steps = 0
         self._totals = dict.fromkeys(TOTALS, 0.0)
-        self._described: set[str] = set()
 
     def interval(self, metrics: IntervalMetrics) -> None:
         """Write one interval's numbers, before the first the layout."""
@@ -160,32 +154,8 @@ class TensorBoardSink:
     def _add_scalars(self, tags: Sequence[str], values: Sequence[float], time_s: float) -> None:
         pairs = zip(tags, values, strict=True)
         finite = {name: value for name, value in pairs if math.isfinite(value)}
-        self._add(Event(summary=_scalars(finite, self._described)), time_s)
-        self._described.update(finite)
-
-
-def _scalars(values: Mapping[str, float], described: Collection[str] = ()) -> Summary:
-    """Return numbers under their tags, each with its description unless it was described.
-
-    They are tensors: TensorBoard's fast loader ignores the descriptions of simple values.
-    """
-    summary = Summary()
-    for name, value in values.items():
-        tensor = TensorProto(dtype=DT_FLOAT, float_val=[value])
-        scalar = summary.value.add(tag=name, tensor=tensor)
-        if name not in described:
-            scalar.metadata.CopyFrom(create_summary_metadata("", _help(name)))
-    return summary
-
-
-def _help(name: str) -> str:
-    if name.startswith(TOTAL_PREFIX):
-        return "Sum since the start of the episode."
-    prefixes = {STAGE_PREFIX: StageMetrics, EPISODE_PREFIX: EpisodeMetrics, "": IntervalMetrics}
-    cls = next(cls for prefix, cls in prefixes.items() if name.startswith(prefix))
-    sentences = {field.name: str(field.metadata["help"]) for field in declared(cls)}
-    shares = "Share of the stage's tasks that this variant did." if cls is StageMetrics else ""
-    return sentences.get(name.rpartition("/")[2], shares)
+        numbers = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
+        self._add(Event(summary=Summary(value=numbers)), time_s)
 
 
 def _layout() -> Summary:

@@ -250,10 +250,7 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Load a shipped profile, one of this machine (``local``, ``local:MODEL``), or a file.
-
-    What cannot be is a :class:`ProfileError`.
-    """
+    """Load a shipped profile, one of this machine (``local``, ``local:MODEL``), or a file."""
     path, model = Path(name_or_path), local_model(str(name_or_path))
     if model is not None:
         path = local_profile_path(model)

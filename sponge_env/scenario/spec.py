@@ -158,10 +158,7 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
 def check_stage_allocation(
     allocation: StageAllocation, limits: Any, where: str = "allocation", variants: int = 1
 ) -> None:
-    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits.
-
-    These are ``cores_max``, ``batch_max`` and ``replicas_max`` of a specification or a live worker.
-    """
+    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits."""
     for name in _LIMITS:
         value, limit = getattr(allocation, name), getattr(limits, f"{name}_max")
         if not isinstance(value, int | np.integer) or not 1 <= value <= limit:

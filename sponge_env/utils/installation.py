@@ -68,10 +68,7 @@ def data_folder(name: str) -> Path:
 
 
 def bundled(name: str) -> str:
-    """Return the dotted name by which ``agents`` or ``baselines`` is imported.
-
-    Another project's package in its place is a :class:`ConfigError`.
-    """
+    """Return the dotted name of ``agents`` or ``baselines``; another project's is refused."""
     inside = f"sponge_env.{name}"
     if importlib.util.find_spec(inside):
         return inside
@@ -174,11 +171,7 @@ def require_extra(extra: str, what: str) -> None:
 
 
 def program(command: str, recorded: bool = False) -> str:
-    """Return how a command is called here: by the console script, or from a clone.
-
-    That is with the interpreter in use as one would type it; in a record, which is read on other
-    machines too, with plain names.
-    """
+    """Return how a command is called here, as one would type it; in a record with plain names."""
     called = Path(sys.argv[0])
     if called.name == "sponge":
         return f"{'sponge' if recorded else _typed(called.absolute())} {command}"
