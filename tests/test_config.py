@@ -55,7 +55,6 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("slo_services = 0", r"slo_services must be a number above 0, not 0\.0"),
         (
             "slo_services = 5\n[[classes]]\nslo_s = 1\nshare = 1\npayload_bytes = 1",
             r"slo_services must be left out where classes have",
@@ -63,7 +62,6 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
         ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
         ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),
-        ("slo_s = nan", r"slo_s must be a number above 0, not nan"),
         ('slo_s = "1"', r"slo_s must be a number, not '1'"),
         ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
@@ -87,7 +85,6 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),
         ("[initial]\ncores = 17", r"initial\.cores must be between 1 and 16, not 17"),
         ("duration_s = 0.5", r"duration_s must be at least one interval"),
-        ("interval_s = 1e-9", r"interval_s must be at least 0\.001 s, not 1e-09"),
         ("[limits]\ncores = 4096\nbatch = 4096", r"limits\.batch must be at most 256 with"),
         ("[limits]\ntotal_cores = 10_000_000_000", r"limits\.total_cores must be .* at most"),
         (
@@ -96,7 +93,6 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ),
         ("[network]\nfade_s = 1e-9\nfade_every_s = 1e-9", r"fade_every_s must be at least"),
         ("slo_s = 1" + "0" * 400, r"a whole number that is too large"),
-        ("slo_s = 0x1" + "0" * 9000, r"a whole number that is too large"),
         ("x = " + "[" * 9000, r"is not a TOML scenario: it is nested too deeply"),
         ("slo_s = ", r"is not a TOML scenario"),
     ],
