@@ -27,7 +27,7 @@ from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
 from sponge_env.results.comparison import load_run
 from sponge_env.run import executor
-from sponge_env.run.executor import Failure, Inline, Results, Work
+from sponge_env.run.executor import Failure, Results, Work
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
 from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
@@ -206,7 +206,7 @@ options = { cores = 4 }
 """
 
 
-class Shown(Inline):
+class Shown:
     """Runs units here, and hides no failure but those that are meant for users."""
 
     def __init__(self, count: int) -> None:

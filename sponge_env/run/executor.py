@@ -1,4 +1,4 @@
-"""Executors work through many tasks: here, or in a few processes.
+"""Many tasks in a few processes.
 
 Unlike in the standard library's pools, a process that dies takes only its task along, and
 closing the results ends every process at once, whatever it is doing.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
@@ -33,22 +33,6 @@ class Failure:
     type: str
     """Name of the exception, or ``ProcessDied``."""
     message: str
-
-
-class Executor(Protocol):
-    """Runs tasks somewhere."""
-
-    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it; to be closed by the caller."""
-
-
-class Inline:
-    """Runs one task after the other, in this process."""
-
-    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it, in their order."""
-        for task in tasks:
-            yield task, _attempt(work, task)
 
 
 @dataclass(frozen=True, slots=True)
