@@ -200,7 +200,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
-    for name in only_single if arguments.suite else ["jobs", "traces"]:
+    for name in only_single if arguments.suite else ("jobs", "traces", "requests"):
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
