@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sponge_env.arrays import total
 from sponge_env.errors import SpongeError
@@ -146,7 +147,7 @@ def _summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
-    requests = system.columns()
+    requests: Mapping[str, NDArray[Any]] = system.columns()
     counts = requests["arrival_s"] >= from_s
     ended = {name: column[counts] for name, column in requests.items()}
     outcome, latency_s = ended["outcome"], ended["finished_s"] - ended["sent_s"]
