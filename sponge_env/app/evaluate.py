@@ -383,11 +383,9 @@ def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
 
 def listing() -> str:
     """Return what there is to choose from: a line each, or only names where these say enough."""
-    described, defined = described_controllers(), named_agents()
-    both = {
-        name: "; ".join(filter(None, [text, name in defined and stands_for(name, defined[name])]))
-        for name, text in described.items()
-    }
+    described = described_controllers()
+    defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
+    both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
     agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})
     local = f"{local_profile_path().stem} (this machine's, by {cli.program('calibrate')})"
     kinds = {
@@ -410,8 +408,8 @@ def _lines(texts: Mapping[str, str]) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    indent = {"initial_indent": "  ", "subsequent_indent": "  ", "break_on_hyphens": False}
-    return textwrap.fill(", ".join(sorted(names)), 98, **indent)
+    text = ", ".join(sorted(names))
+    return textwrap.indent(textwrap.fill(text, 96, break_on_hyphens=False), "  ")
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
