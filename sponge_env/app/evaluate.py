@@ -76,7 +76,7 @@ def evaluate(argv: Sequence[str]) -> int:
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, prepare_machine
     from sponge_env.run.notices import replayed
-    from sponge_env.run.store import holds_something, new_folder
+    from sponge_env.run.store import check_run, holds_something, new_folder
     from sponge_env.run.unit import units
 
     backends: list[Backend] = [arguments.backend]
@@ -90,6 +90,9 @@ def evaluate(argv: Sequence[str]) -> int:
         path = arguments.run_dir
         goes_on = path is not None and holds_something(path)
         if "live" in backends:  # measuring this machine may change what scenarios say
+            for folder in _folders(path, backends).values() if goes_on else ():
+                if holds_something(folder):  # and takes a while, which another's is not worth
+                    check_run(folder, {"suite": suite.name, "seeds": suite.seeds})
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
