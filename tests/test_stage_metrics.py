@@ -211,7 +211,6 @@ def variants_of(*pairs: tuple[str, object]) -> str:
             "of at most 8 cores together",
         ),
         (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
-        (ONE + "]", ONE + ']\nchooses = "batch"', "stages.chooses was removed"),
         (
             STAGES,
             re.sub("video-[a-z]*", "lite0", STAGES)
