@@ -134,7 +134,6 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	  "--also flash-crowd-local --randomised --steps 3000000" ppo-joint
 
 docs: setup  ## write the generated pages again
-	$(PY) -m sponge_env.results.documentation
 	$(PY) -m benchmarks.results
 
 clean:  ## remove the environment and caches, not the runs

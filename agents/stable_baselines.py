@@ -29,7 +29,7 @@ from sponge_env.simulation.encoding import (
     reaching,
     stepped,
 )
-from sponge_env.utils.trust import check_typed
+from sponge_env.utils.installation import check_typed
 
 LOG = logging.getLogger("agents")
 

@@ -239,6 +239,7 @@ def run(argv: Sequence[str]) -> int:
     add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
     add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
+    cli.add_trust(parser)
     arguments = parser.parse_args(argv)
     import_optuna()
     check_writable(arguments.out)

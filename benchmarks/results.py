@@ -4,28 +4,36 @@
         [--fidelity FILE ...]
 
 What is named is read and written to docs/results/*.csv. The tables between the marks of both
-pages are then made from the CSV files, those of earlier runs included.
+pages are then made from the CSV files, those of earlier runs included; docs/metrics.md and the
+tables of fields in docs/environment.md are made from the code.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from sponge_env import cli
+from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
-from sponge_env.metrics import column
+from sponge_env.metrics import (
+    EpisodeMetrics,
+    IntervalMetrics,
+    StageMetrics,
+    column,
+    declared,
+    unit_of,
+)
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import png, style_of
 from sponge_env.results.export import ALL, cell_rows, csv_text, mean_rows, sweep_rows, write_files
-from sponge_env.results.figures import points_figure
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
-from sponge_env.results.page import draw_all, series_name
+from sponge_env.results.page import draw_all, points_figure, series_name
 from sponge_env.results.statistics import Estimate
 
 TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "warm"))
@@ -33,6 +41,31 @@ TIME_SERIES = (("paper-300kb", "cold"), ("flash-crowd", "warm"), ("deep-fade", "
 
 SWEEPS = ("resize delay [s]", "service time [times the profile's]")
 """Sweeps that docs/results.md shows; the CSV has all."""
+
+METRICS = """# Metrics
+
+Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
+The name is the CSV column and the JSON key. TensorBoard shows an interval's metrics as `slo/name`,
+`resources/name` and `system/group/name`, running sums below `total/`, and an episode's below
+`whole_episode/`. It hides spikes, such as the violations of a few intervals, unless *Ignore
+outliers in chart scaling* is off.
+
+At any time `offered = on_time + late + dropped + failed + queued + running`.
+"""
+
+
+STAGES = """
+A scenario with several stages or variants has them: in the interval files as `STAGE/name`
+(`detector/queued`), in TensorBoard below `stages/`, in an episode's summary (`--json`) below
+`stages`, where counts are sums and the others means. `share/VARIANT` is the share of the stage's
+tasks that a variant did.
+"""
+
+SECTIONS = {
+    IntervalMetrics: "Per interval",
+    EpisodeMetrics: "Per episode",
+    StageMetrics: "Per stage and interval",
+}
 
 SUMMARY = ["agent", "start", "cells", "n", "avoidable_violation_rate", "cores_over_common_bound"]
 
@@ -88,12 +121,14 @@ def write_results(argv: Sequence[str]) -> int:
     summary = markdown(_by_start(pd.read_csv(folder / "summary.csv"), OVER_BOUND))
     write_files({readme: with_block(readme.read_text(), "results", summary)})
     write_files({results: with_block(results.read_text(), "tables", tables(folder))})
+    if (environment := arguments.docs / "environment.md").exists():
+        page = environment_page(environment.read_text())
+        write_files({environment: page, arguments.docs / "metrics.md": metrics_page()})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
-    """Return the pictures over time by file name."""
     drawn = draw_all(run.comparison, run.featured)
     groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
     shown = [series_name(cells[0]) for cells in groups if cells]
@@ -101,7 +136,6 @@ def _pictures(run: RunFolder) -> dict[str, bytes]:
 
 
 def _points_pictures(folder: Path) -> dict[str, bytes]:
-    """Return the pictures of violations against cores by file name, made of the CSV files."""
     few, all_means = (pd.read_csv(folder / f"{n}.csv") for n in ("summary", "standard-means"))
     styles = style_of([*few["agent"].unique()])
     pictures = {}
@@ -157,7 +191,6 @@ def _texts(values: pd.Series[float], form: str, scale: float) -> pd.Series[str]:
 
 
 def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
-    """Return agents with some metrics of each start."""
     shown = {
         f"{column(name).label}, {start} start": _texts(own[name], *measure)
         for start, own in rows.set_index("agent").groupby("start")
@@ -167,7 +200,6 @@ def _by_start(rows: pd.DataFrame, measures: Measures) -> Table:
 
 
 def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Table:
-    """Return agents with some metrics at each value of a column."""
     rows = rows[rows["start"] == start]
     pairs = zip(*(_texts(rows[name], *m) for name, m in measures.items()), strict=True)
     entries = rows.assign(entry=[" · ".join(pair) for pair in pairs])
@@ -176,7 +208,6 @@ def _grid(rows: pd.DataFrame, start: str, across: str, measures: Measures) -> Ta
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
-    """Return violations live and simulated, and differences of latency and cores."""
     rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
     by_quantity = dict(iter(rows.set_index(["run", "key"]).groupby("quantity")))
     violations = by_quantity["violation_rate"]
@@ -194,6 +225,47 @@ def _table(name: str, texts: pd.DataFrame) -> Table:
     """Return texts as a table whose first column, of that name, is the index."""
     rows = texts.fillna(MISSING).itertuples()
     return Table([name, *texts.columns], list(rows))
+
+
+def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns are all words."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def field_table() -> str:
+    """Return the table of the observation's fields in ``docs/environment.md``."""
+    joint = ("", " *(joint control only)*")
+    rows = [
+        (str(entry), f"`{field.name}`", field.meaning + joint[entry >= OBS_DIM], field.scale)
+        for entry, field in enumerate(JOINT_FIELDS)
+    ]
+    return text_table(("entry", "name", "meaning", "divided by"), rows)
+
+
+def stage_table() -> str:
+    """Return the table of the fields that controllers of variants and stages see."""
+    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
+    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
+    return text_table(("name", "meaning", "divided by"), rows)
+
+
+def metrics_page() -> str:
+    """Return ``docs/metrics.md``."""
+    text = METRICS
+    for cls, title in SECTIONS.items():
+        described = [(f.name, f.metadata) for f in declared(cls)]
+        rows = [(m["group"], f"`{n}`", unit_of(n), m["better"], m["help"]) for n, m in described]
+        text += f"\n## {title}: `{cls.__name__}`\n\n"
+        text += text_table(("group", "name", "unit", "better", "meaning"), rows)
+        text += STAGES * (cls is StageMetrics)
+    return text
+
+
+def environment_page(page: str) -> str:
+    """Return ``docs/environment.md`` with the tables of today between their marks."""
+    page = with_block(page, "fields", field_table())
+    return with_block(page, "stage-fields", stage_table())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from sponge_env.utils.installation import bundled
 COMMANDS = {
     "train": ("", "train a learned controller on scenarios"),
     "evaluate": ("app.evaluate", "compare controllers on a scenario or on a suite of them"),
-    "list": ("app.listing", "show agents, scenarios, suites, profiles and policies"),
+    "list": ("app.evaluate", "show agents, scenarios, suites, profiles and policies"),
     "serve": ("serve.__main__", "serve a model to clients with deadlines"),
     "calibrate": ("app.calibrate", "measure the real worker on this machine"),
     "load": ("serve.load.__main__", "send a scenario's requests to a server"),
@@ -49,7 +49,8 @@ def _run(argv: Sequence[str]) -> int:
     chosen = parser.parse_args(argv)
     module, _ = COMMANDS[chosen.command]
     name = f"sponge_env.{module}" if module else f"{bundled('agents')}.training"
-    result: int = importlib.import_module(name).main(chosen.arguments)
+    first = ["--list"] if chosen.command == "list" else []
+    result: int = importlib.import_module(name).main([*first, *chosen.arguments])
     return result
 
 

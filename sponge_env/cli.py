@@ -16,12 +16,11 @@ from types import FrameType
 from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
-from sponge_env.formats import RESERVED
-from sponge_env.scenario.config import Backend, Limiter, as_name
+from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
 from sponge_env.scenario.scenario import load_scenario, sets_key
+from sponge_env.utils.installation import TRUST, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
-from sponge_env.utils.trust import TRUST, typing
 
 BAD_INPUT = 2
 """Exit code after bad input."""
@@ -161,14 +160,16 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """Add the options for CPUs, and the one that lets files name code to run.
-
-    See :func:`sponge_env.env.factory.prepare_machine` and :mod:`sponge_env.utils.trust`.
-    """
+    """Add the options of :func:`sponge_env.env.factory.prepare_machine`, and of code in files."""
     text = "wait until the live run of another process has ended that uses the same CPUs"
     parser.add_argument("--wait", action="store_true", help=text)
     text = "CPUs to run on, such as 0,1 or 0-3; the last ones serve (default: all)"
     parser.add_argument("--cpus", type=_cpus, metavar="LIST", help=text)
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the option without which files name no code; see :mod:`sponge_env.utils.installation`."""
     text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"
     parser.add_argument(TRUST, action="store_true", help=text)
 
@@ -184,10 +185,7 @@ def _cpus(text: str) -> frozenset[int]:
 
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what the arguments change about a scenario but its profile.
-
-    See :func:`sponge_env.run.suite.changed`. With files in place of its own it has another name.
-    """
+    """Return what the arguments change about a scenario but its profile, for ``suite.changed``."""
     changes: dict[str, Any] = {}
     files = [f for f in (arguments.trace, arguments.arrivals) if f not in (None, *RESERVED)]
     if files:

@@ -239,32 +239,14 @@ class EpisodeMetrics:
     stages: ByStage = field(default_factory=dict)
 
 
-def _beside(help: str) -> Any:
-    return metric("bound", help, "less", NAN)
-
-
-@dataclass(frozen=True, slots=True)
-class AgainstBound:
-    """An episode beside schedules that know arrivals, delays and service times.
-
-    A schedule is attained in the simulator without noise, and has the fewest violations that
-    were found, then the fewest core-seconds. An agent with fewer has a negative distance. NaN
-    where the suite has no bound of the cell.
-    """
-
-    bound: str = metric("bound", "Bound of the agent's own kind of scaling.", default="")
-    beyond_bound_rate: float = _beside("Violations beyond its own attained bound, per request.")
-    cores_over_bound: float = _beside("Core-seconds over those of its own attained bound.")
-    beyond_common_bound_rate: float = _beside("Violations beyond all agents' bound, per request.")
-    cores_over_common_bound: float = _beside("Core-seconds over those of all agents' bound.")
-    cores_over_relaxation: float = _beside(
-        "Core-seconds over the fewest proven for its violations."
-    )
-
+AGAINST_BOUND = ("beyond_common_bound_rate", "cores_over_common_bound", "cores_over_relaxation")
+"""An episode beside a schedule that knows arrivals, delays and service times: violations per
+request beyond those of the bound of all agents, core-seconds over its, and over the fewest proven
+for as many violations. NaN where the suite has no bound of the cell."""
 
 Place = Literal["evaluation", "cell", "page", "tensorboard", "pooled"]
 """Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
-comparison of runs in TensorBoard; table of means over all cells."""
+comparison of episodes in TensorBoard; table of means over all cells."""
 
 SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
 """From a metric's own unit to the one that people read."""
@@ -306,23 +288,18 @@ class Column:
 
 
 EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
-SUITE: tuple[Place, ...] = ("cell", "tensorboard")
-POOLED: tuple[Place, ...] = ("pooled",)
-ALL = (*EVERYWHERE, *POOLED)
-_compared = partial(Column, places=ALL, interval=True, compared=True)
-_bound = partial(Column, bound="needed")
+_compared = partial(Column, places=(*EVERYWHERE, "pooled"), interval=True, compared=True)
+_bound = partial(Column, places=("cell", "pooled"), interval=True, bound="needed")
 
 COLUMNS = (
     Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=True),
     _compared("avoidable_violation_rate", "avoidable", "%", 3),
     Column("more_cores_rate", "only more cores", "%", 3, ("page", "pooled")),
-    _bound("beyond_bound_rate", "beyond attained bound", "%", 3, SUITE, interval=True),
-    _bound("beyond_common_bound_rate", "beyond attained bound", "%", 3, POOLED),
+    _bound("beyond_common_bound_rate", "beyond attained bound", "%", 3),
     _compared("mean_cores", "mean cores", "", 2, bound="instead"),
     _compared("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
-    _bound("cores_over_bound", "cores over attained bound", "", 3, SUITE, interval=True),
-    _bound("cores_over_common_bound", "cores over attained bound", "", 2, POOLED),
+    _bound("cores_over_common_bound", "cores over attained bound", "", 2),
     Column(
         "cores_over_relaxation", "cores over the relaxation", "", 2, ("cell",), interval=True,
         bound="relaxed",

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import sponge_env
+from benchmarks.results import field_table, metrics_page
 from sponge_env.app.evaluate import main
 from sponge_env.core.compiled import INTERPRETED
 from sponge_env.core.fields import FIELDS
 from sponge_env.core.records import METRICS
 from sponge_env.interfaces import Allocation
-from sponge_env.results.documentation import field_table, metrics_page
 from sponge_env.run.registry import decision, known_controllers, make_controller
 from sponge_env.scenario.config import Serving
 from sponge_env.scenario.scenario import Scenario, load_scenario

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
+from unit_runs import Inline
 
 from sponge_env.live import bench, calibration, cpus
 from sponge_env.live.replica import LiveConfig
-from sponge_env.run.executor import Inline
 from sponge_env.scenario.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -74,7 +74,7 @@ def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
         # Episodes this short are over before a process has begun (tests/test_cli.py has some).
-        patch.setattr("agents.learn.evaluation.Processes", lambda count: Inline())
+        patch.setattr("agents.learn.evaluation.Processes", Inline)
         yield
 
 

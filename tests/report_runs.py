@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, summary
-from sponge_env.run.record import interval_columns, write_table
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import FORMAT
-from sponge_env.simulation.summary import QUANTILES
+from sponge_env.run.unit import interval_columns, write_table
 
 COLD, WARM = ("paper-300kb", "yolov5s", "cold"), ("flash-crowd", "yolov5s", "warm")
 OFFERED = 1000
@@ -28,13 +27,11 @@ def write_suite(
     agents: Mapping[str, tuple[Sequence[int], float]],
     cells: Sequence[Cell] = (COLD, WARM),
     bounds: Mapping[str, float] | None = None,
-    joint: Collection[str] = (),
     arrangement: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a suite's folder.
 
-    Agents have violations of each seed and mean cores, bounds mean cores without violations. All
-    agents have the ``cells``; those named in ``joint`` have the joint bound.
+    Agents have violations of each seed and mean cores, bounds mean cores without violations.
     """
     shown = {"cells": cells, **(arrangement or {})}
     write(path / "run.json", {"format": FORMAT, "suite": "made-up", "arrangement": shown})
@@ -43,9 +40,7 @@ def write_suite(
     (path / "command.txt").write_text("python evaluate.py --suite other\npython evaluate.py\n")
     for cell in cells:
         for agent, (violations, cores) in agents.items():
-            own = "oracle-joint" if agent in joint else "oracle"
-            result = agent_result(agent, cell, violations, cores) | {"bound": own}
-            keep(path, agent, cell, result)
+            keep(path, agent, cell, agent_result(agent, cell, violations, cores))
             write_intervals(path, agent, cell, violations[0], cores)
         for name, cores in (bounds or {}).items():
             seeds = range(len(next(iter(agents.values()))[0]))
@@ -96,10 +91,7 @@ def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float
         )
         for seed, count in enumerate(violations)
     ]
-    return {
-        "episodes": [summary(episode) for episode in episodes],
-        "latency_s": [list(np.linspace(0.1, 0.9, QUANTILES + 1)) for _ in episodes],
-    }
+    return {"episodes": [summary(episode) for episode in episodes]}
 
 
 def write_intervals(path: Path, agent: str, cell: Cell, violations: int, cores: float) -> None:

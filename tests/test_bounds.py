@@ -31,11 +31,6 @@ changes = { duration_s = 5.0 }
 """
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("kind", STANDARD.bounds)
 def test_those_of_the_standard_suite_ship(kind: ControlName) -> None:
     missing = {

@@ -158,13 +158,6 @@ def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: byt
         read_bytes(Path("big"))
 
 
-def test_pipes_and_devices_are_no_files() -> None:
-    os.mkfifo("pipe")
-    for path in ("pipe", "/dev/zero"):
-        with pytest.raises(OSError, match="it is no regular file"):
-            read_bytes(Path(path))
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_interrupts_nothing(
     number: signal.Signals, capsys: pytest.CaptureFixture[str]

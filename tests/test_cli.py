@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +22,11 @@ from tiny_policies import PLAIN, drawn_policy
 import evaluate
 import train
 from agents.policy import save_policy
+from baselines import tune
 from sponge_env.__main__ import main as sponge
 from sponge_env.app import evaluate as evaluation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.run import bounds
 from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import PROFILE_DIR, load_profile, save_profile
@@ -91,8 +93,9 @@ def test_the_list_shows_what_there_is_to_choose_from(capsys: pytest.CaptureFixtu
     listed = capsys.readouterr().out
     assert sponge(["list"]) == 0
     assert capsys.readouterr().out == listed
+    assert len(listed.splitlines()) < 90
     for name in ("sponge-paper", "oracle", "flash-crowd", "quick", "yolov5s", "ppo-yolov5s"):
-        assert f"\n  {name}" in listed
+        assert re.search(rf"\s{name}[\s,.]", listed)
     assert not any(Path().iterdir())
 
 
@@ -197,6 +200,15 @@ def test_code_that_is_typed_or_trusted_is_run(more: str, monkeypatch: pytest.Mon
     assert evaluate.main(f"--suite own.toml --jobs 1 --run-dir run {more}".split()) == 0
 
 
+@pytest.mark.parametrize("command", [bounds.main, tune.main])
+def test_a_command_that_hints_at_trust_takes_it(
+    command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert "--trust" in capsys.readouterr().out
+
+
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what happens when a scenario is played on both backends, without playing it."""
@@ -272,6 +284,23 @@ def test_a_failure_keeps_the_episodes_before_it(
     assert len(requests) == summary["offered"]
 
 
+def test_a_controller_that_fails_at_once_has_no_numbers_and_names_its_own_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(".")
+    Path("odd.py").write_text(
+        "class Odd:\n    def __init__(self, share=1): ...\n    def reset(self, spec, seed): ...\n"
+        "    def decide(self, view): raise ValueError('no')\n"
+    )
+    argv = "--agent odd:Odd --duration 5 --run-dir run".split()
+    said = failure([*argv, "--option", "odd:Odd.shar=2"], capsys)
+    assert "unknown option of agent odd:Odd 'shar' (did you mean 'share'?)" in said
+    assert evaluate.main(argv) == 2
+    out = capsys.readouterr().out
+    assert re.search(r"^odd:Odd\*( +-)+$", out, re.MULTILINE)
+    assert "* interrupted or failed" in out
+
+
 def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -280,7 +309,8 @@ def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(
     save_profile(dataclasses.replace(profile, latency=bad), Path("bad.json"))
     argv = "--agent sponge-ip sponge-mpc sponge-no-scaling --profile bad.json --duration 5".split()
     assert evaluate.main(argv) == 0
-    assert caplog.text.count("plans use the measured table") == 1
+    said = "the fit of l(b, c) is not positive everywhere in profile 'yolov5s': plans use the meas"
+    assert caplog.text.count(said) == 1
     planned = load_profile("bad.json").planned
     table_s = planned.table_s(20, 20)
     measured = table_s[np.ix_(np.array(profile.batches) - 1, np.array(profile.cores) - 1)]
@@ -379,9 +409,6 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent nowhere:Mine", "agent 'nowhere:Mine' cannot be imported"),
         ("--agent static-8 --scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
         ("--agent static-8 --backend simm", "unknown backend 'simm'.*mean 'sim'"),
-        ("--agent static-8 --duration 0", r"duration_s must be a number above 0, not 0\.0"),
-        ("--agent static-8 --seed 3", "unrecognized arguments: --seed 3"),
-        ("--agent static-8 --seeds 0", "must be a whole number of at least 1, not '0'"),
         ("--agent fa2 --seeds 3-7", "not '3-7'; it is how many seeds run, and the first is 0"),
         ("--agent fa2 --compare run other", r"command of its own: .* report RUN RUN; see"),
         ("--agent Sponge-IP", r"'Sponge-IP' \(did you mean 'sponge-ip'\?\)"),
@@ -391,7 +418,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
-        ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
+        ("--agent ppo --option ppo.x=1", "unknown option of agent ppo 'x'; choose from guard"),
         (
             "--agent static-8 --policy x.safetensors",
             "--policy is for one agent that takes the option 'policy'; none of static-8 does",
@@ -421,19 +448,15 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),
         ("--agent static-8 --scenario local", "python -m sponge_env calibrate"),
         ("", "the following arguments are required: --agent, or --suite"),
-        ("--suite standart", "did you mean 'standard'"),
-        ("--suite quick --agent statik-8", "did you mean 'static-8'"),
         ("--suite quick --scenario bursty", "--scenario does not go with --suite"),
-        ("--agent fa2 --requests some", "must be a whole number of at least 0, not 'some'"),
+        ("--agent fa2 --json gone/x.json", "--json 'gone/x.json' is in no folder that exists"),
         ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
-        ("--agent fa2 --jobs 2", "--jobs needs --suite"),
         ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
         ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
         (
             "--agent static-8 --trace files/huge",
             "huge is not a trace: it holds more than 200",
         ),
-        ("--agent static-8 --arrivals files/huge", "huge is not a trace: it holds more than 200"),
         ("--agent static-8 --arrivals files/pipe", "cannot read.* files/pipe: it is no regular"),
         ("--agent static-8 --trace /proc/kmsg", "/proc/kmsg is not a trace: it is empty"),
         ("--agent static-8 --profile files/p.json", "needs noise_quantiles of at most 1000"),
@@ -463,7 +486,6 @@ def test_bad_arguments_end_with_one_sentence(
     ("arguments", "sentence"),
     [
         ("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
-        ("--steps 0", "must be a whole number of at least 1"),
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
         ("--config nowhere.toml", "--config 'nowhere.toml' cannot be read"),

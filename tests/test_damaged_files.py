@@ -27,8 +27,7 @@ from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
 from sponge_env.results.comparison import load_run
 from sponge_env.run import executor
-from sponge_env.run.executor import Failure, Inline, Results, Work
-from sponge_env.run.read import load_latencies
+from sponge_env.run.executor import Failure, Results, Work
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
 from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
@@ -207,7 +206,7 @@ options = { cores = 4 }
 """
 
 
-class Shown(Inline):
+class Shown:
     """Runs units here, and hides no failure but those that are meant for users."""
 
     def __init__(self, count: int) -> None:
@@ -247,7 +246,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(executor, "Processes", Shown)
-    for module in ("app.evaluate", "run.record"):  # no pictures, which take most of the time
+    for module in ("app.evaluate", "run.unit"):  # no pictures, which take most of the time
         monkeypatch.setattr(f"sponge_env.{module}.missing", lambda extra: True)
     (suite := tmp_path / "small.toml").write_text(SUITE)
     valid = [suite] if kind == "suite" else loaders[kind][0]
@@ -283,7 +282,6 @@ def test_a_changed_run_is_read_or_refused(tmp_path: Path) -> None:
         kept = path.read_bytes()
         path.write_bytes(change(path, rng))
         try:
-            load_latencies(run)
             load_run(run)
         except SpongeError as error:
             assert_sentence(error)

@@ -10,8 +10,8 @@ from multiprocessing import active_children
 import pytest
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.executor import Executor, Failure, Inline, Processes
-from sponge_env.utils import trust
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.utils import installation as trust
 from sponge_env.utils.installation import ONE_THREAD
 
 
@@ -27,23 +27,8 @@ def work(task: object) -> object:
     return (task, os.getpid())
 
 
-@pytest.fixture(params=[Inline(), Processes(2)], ids=["inline", "processes"])
-def executor(request: pytest.FixtureRequest) -> Executor:
-    made: Executor = request.param
-    return made
-
-
-def test_every_task_ends_with_its_result_or_the_failure_of_it(executor: Executor) -> None:
-    tasks = ["raise", *range(6), "raise", 7]
-    done = list(executor.run(work, tasks))
-    assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
-    for task, result in done:
-        assert result == Failure("ValueError", "no good") if task == "raise" else result[0] == task
-    assert not active_children()
-
-
-def test_results_come_as_tasks_end(executor: Executor) -> None:
-    with closing(executor.run(work, [1, 2, 3])) as results:
+def test_results_come_as_tasks_end() -> None:
+    with closing(Processes(2).run(work, [1, 2, 3])) as results:
         first, result = next(results)
         assert result[0] == first
     assert not active_children()
@@ -54,15 +39,15 @@ def may_run(name: str) -> bool:
     return True
 
 
-def test_code_counts_as_typed_in_every_process(executor: Executor) -> None:
-    with trust.typing(["--agent", "own:Mine"]), closing(executor.run(may_run, ["own:Mine"])) as own:
-        assert [result for _, result in own] == [True]
-    with trust.typing(["--agent", "own:Mine"]), closing(executor.run(may_run, ["a:B"])) as others:
-        assert [result.type for _, result in others] == ["ConfigError"]
+def test_code_counts_as_typed_in_every_process() -> None:
+    with trust.typing(["--agent", "own:Mine"]):
+        found = dict(Processes(2).run(may_run, ["own:Mine", "a:B"]))
+    assert found["own:Mine"] is True
+    assert found["a:B"].type == "ConfigError"
 
 
-def test_without_tasks_there_are_no_results(executor: Executor) -> None:
-    assert list(executor.run(work, [])) == []
+def test_without_tasks_there_are_no_results() -> None:
+    assert list(Processes(2).run(work, [])) == []
 
 
 def test_a_process_that_dies_takes_only_its_task_along() -> None:

@@ -24,7 +24,7 @@ from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
 from sponge_env.models.model import Array, Model, OnnxModel, TensorSpec, onnx_session
 from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
-from sponge_env.utils.trust import typing
+from sponge_env.utils.installation import typing
 
 MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""

@@ -78,7 +78,6 @@ def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step_s", "bytes_per_s", "sentence"),
     [
-        (1000.0, 3e6, "has a sample every 1000 s: its times are in seconds, not in milliseconds"),
         (1.0, 3.5, "has a mean bandwidth of 3.5e-06 MB/s"),
         (1.0, 5e9, "has a mean bandwidth of 5e+03 MB/s"),
         (1.0, 28_000.0, "100% of the requests are hopeless: 300000 bytes take 10.7 s"),
@@ -95,7 +94,6 @@ def test_bandwidth_in_other_units(
 @pytest.mark.parametrize(
     ("times_s", "sentence"),
     [
-        (50 * np.arange(100), "has whole numbers only; its times are in seconds, not in milli"),
         (50.5 * np.arange(100), "has one request in 50 s; its times are in seconds, not in"),
         (60.25 * np.arange(5), "has one request in 60 s"),
     ],
@@ -112,7 +110,6 @@ def test_arrivals_in_milliseconds(times_s: np.ndarray, sentence: str, tmp_path: 
     [
         ({"arrivals": Arrivals(rate_rps=1 / 60)}, "scenario short has one request in 60 s; --rate"),
         ({"arrivals": Arrivals(rate_rps=40.0)}, "has 40 requests/s, more than the 30.4 that"),
-        ({"slo_s": 500.0}, "slo_s = 500 is over a minute"),
         ({"slo_s": 0.01}, "100% of the requests are hopeless"),
         ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes"),
     ],

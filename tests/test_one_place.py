@@ -19,7 +19,7 @@ from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.scenario import load_scenario
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("sponge_env", "agents", "baselines", "traces")
+SOURCES = ("sponge_env", "agents", "baselines", "benchmarks", "traces")
 
 Insertions = dict[str, list[tuple[str, str]]]
 """By file: what stands there, and what stands there afterwards."""

@@ -12,6 +12,7 @@ import pytest
 from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import SHORT
+from unit_runs import Inline
 
 import evaluate
 from sponge_env.core import entry
@@ -82,7 +83,7 @@ def test_evaluations_and_suites_step_the_core(
     calls: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     # A suite's processes cannot be watched from here.
-    monkeypatch.setattr(executor, "Processes", lambda jobs: executor.Inline())
+    monkeypatch.setattr(executor, "Processes", Inline)
     assert evaluate.main([*arguments, "--run-dir", str(folder / "run")]) == 0
     # a reset and three intervals, and what is left is drained
     assert calls == ["run_range"] * 5

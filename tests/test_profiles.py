@@ -63,18 +63,6 @@ def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
     assert profile.fastest_s(1) == profile.fastest_s(16) == pytest.approx(0.0106)
 
 
-def test_a_profile_of_version_0_1_still_loads(tmp_path: Path) -> None:
-    profile = load_profile("lite0")
-    assert profile.quota is not None
-    quota = dataclasses.replace(profile.quota, loading_contention=1.5)
-    contended = dataclasses.replace(profile, quota=quota)
-    save_profile(contended, tmp_path / "new.json")
-    text = (tmp_path / "new.json").read_text()
-    assert '"loading_contention": 1.5' in text
-    (tmp_path / "old.json").write_text(text.replace("loading_contention", "crowd_loading"))
-    assert load_profile(tmp_path / "old.json") == contended
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -1,10 +1,7 @@
-import csv
 import dataclasses
 import json
 import math
 import shlex
-import subprocess
-import sys
 import typing
 from contextlib import suppress
 from operator import attrgetter
@@ -21,18 +18,17 @@ from unit_runs import IDENTITY
 import sponge_env
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary
-from sponge_env.run.read import load_intervals
-from sponge_env.run.record import (
-    COLUMNS,
-    Journal,
-    interval_columns,
-    read_intervals,
-    write_table,
-)
 from sponge_env.run.rollout import Run
+from sponge_env.run.store import IDENTITY as IDENTITY_COLUMNS
 from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite
-from sponge_env.run.unit import AgentUnit, run_unit
+from sponge_env.run.unit import (
+    AgentUnit,
+    interval_columns,
+    read_intervals,
+    run_unit,
+    write_table,
+)
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils import installation
 from sponge_env.utils.files import replacing, write_json
@@ -103,72 +99,20 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
 @given(intervals=st.lists(INTERVALS, min_size=1, max_size=4))
 def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
     folder = tmp_path_factory.mktemp("intervals")
-    journal = Journal(folder / "a.csv", RUN)
-    for interval in intervals:
-        journal.interval(interval)
-    journal.episode(EpisodeMetrics())
-    journal.close()
-    with (folder / "a.csv").open(newline="") as file:
-        exact = [[float(cell) for cell in row[5:]] for row in list(csv.reader(file))[1:]]
     values = attrgetter(*names(IntervalMetrics))
-    written = [values(interval) for interval in intervals]
-    np.testing.assert_array_equal(exact, written)
     write_table(folder / "a.parquet", interval_columns(RUN, intervals))
     parquet = [values(interval) for interval in read_intervals(folder / "a.parquet")]
-    np.testing.assert_array_equal(parquet, written)
+    np.testing.assert_array_equal(parquet, [values(interval) for interval in intervals])
     frame = pd.read_parquet(folder / "a.parquet")
-    assert list(frame) == list(COLUMNS)
+    assert list(frame) == [*IDENTITY_COLUMNS, *names(IntervalMetrics)]
     assert tuple(frame.iloc[0, :5]) == ("fa2", "paper", "yolov5s", "warm", 3)
     assert frame["offered"].dtype == np.int64
     assert frame["time_s"].dtype == np.float64
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import sponge_env.run.unit as unit
-from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation
-from test_run_record import live_unit
-from unit_runs import result
-
-class Killed:
-    def reset(self, spec, seed):
-        self.seed = seed
-
-    def decide(self, view):
-        if self.seed == 1 and view.now_s >= 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Allocation(4, 4)
-
-unit.make_controller = lambda *_: Killed()
-unit.make_system = lambda scenario, seed, **_: make_system(scenario, seed)
-result(live_unit(), Path(sys.argv[1]), requests=2, watched=True)
-"""
-
-
-def live_unit():
-    scenario = dataclasses.replace(SHORT, duration_s=5.0)
-    static = "baselines.rules:static_8"
-    return AgentUnit("killed", static, {}, "vertical", scenario, 3, backend="live")
-
-
-def test_a_killed_live_run_keeps_its_episodes_and_intervals(tmp_path):
-    """The real worker is a simulated one here; what is recorded is that of a live episode."""
-    path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
-    assert subprocess.run(command, env=path, check=False, cwd=tmp_path).returncode == -9
-    intervals = load_intervals(tmp_path / "run")
-    assert intervals.groupby("seed")["time_s"].max().to_dict() == {0: 5.0, 1: 3.0}
-    files = sorted(path.name for path in (tmp_path / "run/intervals/killed").iterdir())
-    assert files == ["short+yolov5s+cold-seed0.parquet", "short+yolov5s+cold-seed1.csv"]
-    assert len(list((tmp_path / "run/requests/killed").iterdir())) == 1
-    with RunStore.open(tmp_path / "run", IDENTITY) as store:
-        assert not store.kept(live_unit()).get("complete")
-
-
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
-    unit = dataclasses.replace(live_unit(), backend="sim")
+    scenario = dataclasses.replace(SHORT, duration_s=5.0)
+    unit = AgentUnit("killed", "baselines.rules:static_8", {}, scenario, 3)
     kept, keep = [], RunStore.keep
 
     def remember(self, unit, result, error=None, complete=True):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.results import environment_page, field_table, metrics_page
 from sponge_env.core.fields import JOINT_NAMES
 from sponge_env.metrics import (
+    AGAINST_BOUND,
     COLUMNS,
     STAGE_COLUMNS,
-    AgainstBound,
     EpisodeMetrics,
     IntervalMetrics,
     StageMetrics,
@@ -23,7 +24,6 @@ from sponge_env.metrics import (
     tag,
     unit_of,
 )
-from sponge_env.results.documentation import environment_page, field_table, metrics_page
 
 SCHEMAS = (IntervalMetrics, EpisodeMetrics, StageMetrics)
 DOCS = Path(__file__).parent.parent / "docs"
@@ -84,7 +84,7 @@ def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
 def test_every_column_shows_a_metric_once_in_its_unit():
     shown = [c.metric for c in COLUMNS]
     assert len(set(shown)) == len(shown)
-    assert set(shown) <= {*names(EpisodeMetrics), *names(AgainstBound)}
+    assert set(shown) <= {*names(EpisodeMetrics), *AGAINST_BOUND}
     assert {c.metric for c in STAGE_COLUMNS} <= {*names(StageMetrics)}
     for c in (*COLUMNS, *STAGE_COLUMNS):
         unit = unit_of(c.metric)

@@ -361,14 +361,8 @@ def test_no_decision_waits_for_the_compiler() -> None:
 def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
     import evaluate
 
-    arguments = ["--agent", "static-8", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
-    assert evaluate.main(arguments) == 2
-    assert (
-        "--solver is for one agent that takes the option 'solver'; none of static-8"
-        in capsys.readouterr().err
-    )
-    arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
-    assert evaluate.main(arguments) == 2
+    option = ["--option", "sponge-ip.solver=cplex"]
+    assert evaluate.main(["--agent", "sponge-ip", *option, "--run-dir", str(tmp_path / "run")]) == 2
     assert "choose from exact, highs, pulp" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sponge_env.arrays import FloatArray
-from sponge_env.results.statistics import SIGNIFICANCE, Estimate, holm, mean, min_seeds, paired_p
+from sponge_env.results.statistics import SIGNIFICANCE, Estimate, holm, mean, paired_p
 
 RNG = np.random.default_rng(1)
 
@@ -52,13 +52,6 @@ def test_an_interval_is_that_of_the_bootstrap_t() -> None:
 def test_where_a_single_seed_violates_the_interval_reaches_beyond_the_mean() -> None:
     found = mean(np.array([0.0] * 9 + [1.0]))
     assert (found.low, found.high) == (0.0, pytest.approx(0.1 + stats.t.ppf(0.975, 9) * 0.1))
-
-
-def test_the_seeds_needed_grow_with_the_tests_that_are_corrected_for() -> None:
-    assert min_seeds(1) == 6
-    for tests in (1, 2, 9, 25, 26):
-        seeds = min_seeds(tests)
-        assert tests * 2 / 2**seeds < SIGNIFICANCE <= tests * 2 / 2 ** (seeds - 1)
 
 
 def test_seeds_are_drawn_whole_in_all_cells() -> None:
@@ -129,11 +122,3 @@ def test_too_few_seeds_have_neither_interval_nor_significance() -> None:
     assert paired_p(np.ones(5), np.zeros(5)) == 2 / 2**5 > SIGNIFICANCE
     assert paired_p(np.ones(1), np.zeros(1)) == 1.0
     assert math.isnan(paired_p(np.array([1.0, math.nan]), np.zeros(2)))
-
-
-def test_what_cannot_be_paired_or_averaged_is_refused() -> None:
-    with pytest.raises(ValueError, match="equal shapes"):
-        paired_p(np.zeros(3), np.zeros(4))
-    for average in (mean, lambda values: paired_p(values, values)):
-        with pytest.raises(ValueError, match="nothing"):
-            average(np.zeros(0))

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 import evaluate
-from sponge_env import formats
 from sponge_env.run.read import load_failures, load_intervals, load_results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,11 +141,11 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
-    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\ncontrol = 'joint'\n"
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
     one += "[[cells]]\nscenarios = ['paper']\n"
     Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
-    assert run("--suite one.toml --run-dir suite --requests 1") == 0
-    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2 --requests 1"
+    assert run("--suite one.toml --run-dir suite --requests") == 0
+    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2"
     assert run(f"{line} --run-dir single") == 0
     cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
     files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
@@ -159,7 +158,7 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
         == {
             f"results/{cell}.json",
             *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-            f"requests/{cell}-seed0.parquet",
+            *(f"requests/{cell}-seed{seed}.parquet" for seed in (0, 1)),
         }
     )
     for name, path in files["suite"].items():
@@ -174,22 +173,6 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
     for name in ("run.json", "command.txt", "versions.json", "host.json", "profiles/resnet18.json"):
         assert Path("suite", name).is_file()
         assert Path("single", name).is_file()
-
-
-def test_a_trace_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("own.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3000000\n1,2000000\n")
-    Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{i / 10}" for i in range(200)))
-    parsed = []
-    really_read = formats.read_lines
-
-    def read_lines(path: Path) -> Any:
-        parsed.append(path.name)
-        return really_read(path)
-
-    monkeypatch.setattr(formats, "read_lines", read_lines)
-    traces = "--trace own.csv --arrivals arrivals.csv"
-    assert run(f"--agent static-8 static-16 fa2 --seeds 3 --duration 10 {traces}") == 0
-    assert sorted(parsed) == ["arrivals.csv", "own.csv"]
 
 
 def somebody_is_in_group(group: int) -> bool:
@@ -252,10 +235,3 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on() -> None:
     assert again == first
     assert len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir())) == 1
     assert len(load_results(Path("run"))) == 6
-
-
-def test_requests_that_were_not_kept_cannot_be_asked_for_afterwards(capsys):
-    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
-    assert run("--agent static-8 --duration 5 --requests none --run-dir r") == 0
-    assert run("--agent static-8 --duration 5 --requests all --run-dir r") == 2
-    assert "without their requests" in capsys.readouterr().err

@@ -119,7 +119,6 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
         ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
         ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
-        ('[agents.fa2]\ncontrol = "diagonal"', "unknown agents.fa2.control 'diagonal'"),
         ("[sweeps.x]\nvalues = [1]", "sweeps.x.* needs keys"),
         ("[sweeps.x]\nkeys = []\nvalues = [1]", "sweeps.x.keys must be not empty"),
         ("cells = [", "is not a TOML suite"),
@@ -156,11 +155,6 @@ def test_each_trace_in_a_folder_is_a_cell(tmp_path: Path) -> None:
     assert "README.md is in no known format" in reason
     with pytest.raises(ConfigError, match="needs --traces"):
         cells(recorded())
-
-
-def test_own_traces_are_played_by_rivals_and_constants_too() -> None:
-    agents = load_suite("real").agents
-    assert {"hpa", "ppo-joint", "static-8", "static-16"} <= {*agents}
 
 
 def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) -> None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sponge_env.run.executor import Results, Work
 from sponge_env.run.store import RunStore
 from sponge_env.run.unit import run_unit
 
 if TYPE_CHECKING:
     from sponge_env.run.store import Unit
+
+
+class Inline:
+    """Runs tasks here, as :class:`sponge_env.run.executor.Processes` does elsewhere."""
+
+    def __init__(self, count: int) -> None: ...
+
+    def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
+        for task in tasks:
+            yield task, work(task)
+
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}
 

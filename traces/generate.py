@@ -1,7 +1,6 @@
 """Make every trace that ships with the project, byte for byte the same each time.
 
-``python traces/generate.py`` writes the files and their CHECKSUMS; ``--check`` prints how
-close the synthetic 4G bandwidth comes to the log it imitates.
+``python traces/generate.py`` writes the files and their CHECKSUMS.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sponge_env.core.network import AUTOCORRELATION_4G, QUANTILES_4G
 from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import Scenario
@@ -26,7 +24,6 @@ DURATION_S = 600.0
 RATE_RPS = 20.0
 DAY_SWING = 0.75
 """How far the rate of the compressed day goes above and below its mean."""
-CHECK_DURATION_S = 200_000.0
 PROFILE = load_profile("yolov5s")
 """Without a load, it is never asked."""
 
@@ -75,29 +72,11 @@ def write(folder: Path) -> None:
     (folder / "CHECKSUMS").write_text("".join(checksums))
 
 
-def check() -> Iterator[str]:
-    """Yield a table of the published 4G statistics against those of a long trace."""
-    trace = draw_bandwidth(_episode("4g", CHECK_DURATION_S), PROFILE, SEED + 1)
-    bandwidth = trace.bandwidth_bytes_per_s
-    yield "| statistic | Ghent bus log | synthetic |\n| --- | --- | --- |\n"
-    for probability, target in QUANTILES_4G.items():
-        made = float(np.quantile(bandwidth, probability))
-        yield f"| {probability:.0%} quantile [MB/s] | {target / 1e6:.2f} | {made / 1e6:.2f} |\n"
-    for lag_s, target in AUTOCORRELATION_4G.items():
-        made = float(np.corrcoef(bandwidth[:-lag_s], bandwidth[lag_s:])[0, 1])
-        yield f"| autocorrelation at {lag_s} s | {target:.2f} | {made:.2f} |\n"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where to write")
-    parser.add_argument("--check", action="store_true", help="print the quality table instead")
-    arguments = parser.parse_args(argv)
-    if arguments.check:
-        sys.stdout.writelines(check())
-    else:
-        write(arguments.out)
+    write(parser.parse_args(argv).out)
     return 0
 
 

@@ -92,7 +92,6 @@ def _parser() -> cli.Parser:
 
 
 def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
-    """Return what is to be measured, by the file that it goes into."""
     if not args.scenario:
         cores = args.cores or 16
         config = LiveConfig(

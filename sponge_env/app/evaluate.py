@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,22 +15,32 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
-from sponge_env.run.registry import make_controller, start, who_takes
+from sponge_env.run.registry import (
+    described_controllers,
+    imported,
+    make_controller,
+    start,
+    who_takes,
+)
 from sponge_env.run.suite import (
+    BOUND_AGENTS,
+    SUITE_DIR,
     CellGroup,
     Suite,
     cells,
     chosen,
     load_suite,
+    named_agents,
     stands_for,
     with_agents,
     with_traces,
 )
-from sponge_env.scenario.config import Backend, Limiter, Start
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.config import Backend, Start
+from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
+from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, replacing
-from sponge_env.utils.installation import how_to_install, missing, require_extra
+from sponge_env.utils.installation import bundled, how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
     from sponge_env.metrics import EpisodeMetrics
@@ -43,7 +53,7 @@ FAILED = 1
 
 NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
-    *("solver", "json"),
+    "json",
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
 )
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
@@ -58,8 +68,6 @@ def evaluate(argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
     arguments = _parse(argv)
     if arguments.list:
-        from sponge_env.app.listing import listing
-
         print(listing())
         return 0
     if arguments.suite:
@@ -68,7 +76,7 @@ def evaluate(argv: Sequence[str]) -> int:
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, prepare_machine
     from sponge_env.run.notices import replayed
-    from sponge_env.run.store import holds_something, new_folder
+    from sponge_env.run.store import check_run, holds_something, new_folder
     from sponge_env.run.unit import units
 
     backends: list[Backend] = [arguments.backend]
@@ -79,13 +87,12 @@ def evaluate(argv: Sequence[str]) -> int:
     prepare_machine(arguments.wait, arguments.cpus)
     work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
     with cli.terminate_like_interrupt(), ExitStack() as opened:
-        if arguments.json:
-            check_writable(arguments.json)
         path = arguments.run_dir
         goes_on = path is not None and holds_something(path)
         if "live" in backends:  # measuring this machine may change what scenarios say
-            if goes_on:
-                _refuse_others(path, suite, backends, arguments.limiter)
+            for folder in _folders(path, backends).values() if goes_on else ():
+                if holds_something(folder):  # and takes a while, which another's is not worth
+                    check_run(folder, {"suite": suite.name, "seeds": suite.seeds})
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
@@ -123,7 +130,6 @@ def evaluate(argv: Sequence[str]) -> int:
 def _notices(
     suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
-    """Return what there is to say before anything runs; the only cell is tried for that."""
     from sponge_env.run.notices import announce
     from sponge_env.run.unit import AgentUnit, check_scenario
     from sponge_env.scenario.spec import make_spec
@@ -162,7 +168,6 @@ def _open(
     for backend, units in work.items():
         store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
         runs[backend] = opened.enter_context(store), units
-        runs[backend][0].check_requests(units, arguments.requests)
     return runs
 
 
@@ -179,17 +184,7 @@ def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
     return folders
 
 
-def _refuse_others(path: Path, suite: Suite, backends: Sequence[Backend], limiter: Limiter) -> None:
-    """Refuse a folder of something else, as far as that is known before profiles are measured."""
-    from sponge_env.run.store import check_run, holds_something, identity
-
-    for backend, folder in _folders(path, backends).items():
-        if holds_something(folder):
-            check_run(folder, identity(suite, backend, limiter, measured=False))
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line."""
     parser = cli.Parser(
         prog=cli.program("evaluate"),
         description="Compare controllers on one scenario, simulated or real, or on a whole suite.",
@@ -208,12 +203,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
-    for name in only_single if arguments.suite else ["jobs", "traces"]:
+    for name in only_single if arguments.suite else ("jobs", "traces", "requests"):
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
-    if arguments.requests is None:
-        arguments.requests = 0 if arguments.suite else math.inf
+    if arguments.json:
+        if not arguments.json.absolute().parent.is_dir():
+            raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")
+        check_writable(arguments.json)
     return arguments
 
 
@@ -230,24 +227,14 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--policy", metavar="FILE", help=text)
     text = "setting of an agent, e.g. static.cores=5; may be repeated"
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=text)
-    text = "how the agent with a program solves it, e.g. pulp"
-    add("--solver", metavar="NAME", help=text)
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
-    text = "seeds of which every request is kept: all, none, or how many (default: all, none of"
-    add("--requests", type=_first_seeds, metavar="N", help=f"{text} a suite)")
+    add("--requests", action="store_true", help="keep every request of a suite, too")
     text = "run agents x scenarios x seeds as a shipped suite (--list shows them) or TOML file says"
     add("--suite", metavar="NAME", help=f"{text}; with --agent only these agents")
     text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=text)
     text = "processes of a suite (default: one per CPU)"
     add("--jobs", type=at_least_1, metavar="N", help=text)
-
-
-def _first_seeds(text: str) -> float:
-    """Return how many seeds keep their requests."""
-    if text in ("all", "none"):
-        return math.inf if text == "all" else 0
-    return cli.at_least(0)(text)
 
 
 def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
@@ -273,9 +260,8 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
-    for name in ("policy", "solver"):
-        if (value := getattr(arguments, name)) is not None:
-            arguments.option.append(f"{who_takes(name, controllers)}.{name}={value}")
+    if arguments.policy is not None:
+        arguments.option.append(f"{who_takes('policy', controllers)}.policy={arguments.policy}")
     agents = dict(suite.agents)
     for name, more in cli.parse_options(arguments.option, list(agents)).items():
         agents[name] = replace(agents[name], options={**agents[name].options, **more})
@@ -285,7 +271,6 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
 def _of_traces(
     suite: Suite, arguments: argparse.Namespace, changes: Mapping[str, Any]
 ) -> tuple[Suite, list[str]]:
-    """Give a suite its traces, and what the command line says of all its cells."""
     suite, left_out = with_traces(suite, arguments.traces, changes)
     groups = suite.cells
     if arguments.profile:
@@ -315,7 +300,7 @@ def _run(
             broken: ControllerError | None = None  # which leaves the other agents alone
             for unit in todo:
                 try:
-                    run_unit(unit, store, arguments.requests, watched=True)
+                    run_unit(unit, store, requests=True, watched=True)
                 except Exception as error:
                     failure = {"type": type(error).__name__, "message": str(error) or repr(error)}
                     store.keep(unit, store.kept(unit), failure)
@@ -341,7 +326,6 @@ def _run(
 
 
 def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
-    """Print the table of the only cell, draw its pictures, and say where everything is."""
     from sponge_env.metrics import from_summary
     from sponge_env.results.tables import comparison_table, write_summaries
     from sponge_env.scenario.spec import scenario_profile
@@ -385,15 +369,13 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
 
 
 def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
-    """Return whether each simulated episode has a whole live one beside it."""
     whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
-    """Draw the intervals of each agent's first seed, and say where."""
-    from sponge_env.results.time_series import plot_comparison
-    from sponge_env.run.record import read_intervals
+    from sponge_env.results.drawing import plot_comparison
+    from sponge_env.run.unit import read_intervals
 
     files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
     intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
@@ -402,14 +384,43 @@ def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
         print(f"plot         {plot}")
 
 
+def listing() -> str:
+    """Return what there is to choose from: a line each, or only names where these say enough."""
+    described = described_controllers()
+    defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
+    both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
+    agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})
+    local = f"{local_profile_path().stem} (this machine's, by {cli.program('calibrate')})"
+    kinds = {
+        "agents": f"{agents}\n  and, of the tables:\n{_names(defined.keys() - described.keys())}",
+        "scenarios": _lines(_descriptions(SCENARIO_DIR, load_scenario)),
+        "suites": _lines(_descriptions(SUITE_DIR, load_suite)),
+        "profiles": _names([*(path.stem for path in PROFILE_DIR.glob("*.json")), local]),
+        "policies": _names(imported(f"{bundled('agents')}.learned:policies")()),
+    }
+    return "\n\n".join(f"{kind}\n{text}" for kind, text in kinds.items())
+
+
+def _descriptions(folder: Path, load: Callable[[str], Any]) -> dict[str, str]:
+    return {name: load(name).description for name in sorted(p.stem for p in folder.glob("*.toml"))}
+
+
+def _lines(texts: Mapping[str, str]) -> str:
+    width = max(map(len, texts))
+    return "\n".join(f"  {name:{width}}  {text}" for name, text in texts.items())
+
+
+def _names(names: Iterable[str]) -> str:
+    text = ", ".join(sorted(names))
+    return textwrap.indent(textwrap.fill(text, 96, break_on_hyphens=False), "  ")
+
+
 def _report_suite(path: Path, suite: Suite) -> int:
-    """Write and print the tables, and what TensorBoard shows; return the exit code."""
-    # These bring pandas, SciPy and TensorBoard.
+    # These bring pandas and SciPy.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_arrangement, load_bounds, load_failures, load_results
-    from sponge_env.run.tensorboard import write_runs
 
     arrangement, failures = load_arrangement(path), load_failures(path)
     shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]
@@ -427,9 +438,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
     text = all_tables(comparison)
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
-    write_runs(path / "tensorboard", comparison.episodes)
     print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
-    print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {path}/tensorboard")
     if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

@@ -27,29 +27,24 @@ def report(argv: Sequence[str]) -> int:
     arguments = _parse(argv)
     require_extra("report", "the report")
     # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
-    from sponge_env.fidelity.report import load_fidelity, side_by_side
+    from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
     from sponge_env.results.export import csv_files, write_files
-    from sponge_env.results.page import draw_all, featured, page
+    from sponge_env.results.page import draw_all, page
     from sponge_env.run.read import load_episodes
 
     runs = [load_run(path) for path in arguments.runs]
     known = {agent for run in runs for agent in run.comparison.agents}
-    for agent in arguments.agent:
-        if agent not in known:
-            raise ConfigError(unknown("agent", agent, known))
     if (reference := arguments.reference) is not None:
         if reference not in known:
             raise ConfigError(unknown("agent", reference, known))
         runs = [run.with_reference(reference) for run in runs]
-    fidelity = [load_fidelity(path) for path in arguments.fidelity]
     out = arguments.out or _folder_around(arguments.runs) / "report"
     check_writable(out / PAGE)
-    pictures = [draw_all(run.comparison, featured(run, arguments.agent)) for run in runs]
-    more = [(each.introduction, each.tables) for each in fidelity]
+    pictures = [draw_all(run.comparison, run.featured) for run in runs]
     both = [side_by_side(*map(load_episodes, _runs_in(path))) for path in arguments.both]
     beside = [(f"{'. '.join(notes)}.", {"": table}) for table, notes in both if table.rows]
-    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside, more)}
+    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside)}
     for n, (run, drawn) in enumerate(zip(runs, pictures, strict=True), start=1):
         prefix = f"{n}-" if len(runs) > 1 else ""
         files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}
@@ -66,12 +61,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where = f"where {PAGE}, its pictures and tables go (default: report in the run, of several in "
     where += "the folder that they are in)"
     add("--out", type=Path, metavar="DIR", help=where)
-    few = "agents shown where there is no room for all"
-    add("--agent", nargs="+", default=[], metavar="NAME", help=few)
     text = "agent that the others are compared with (default: the suite's, or sponge-ip)"
     add("--reference", metavar="AGENT", help=text)
-    live = "fidelity.json of sponge fidelity"
-    add("--fidelity", nargs="+", default=[], type=Path, metavar="FILE", help=live)
     arguments = parser.parse_args(argv)
     arguments.both = [path for path in arguments.runs if len(_runs_in(path)) > 1]
     arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]

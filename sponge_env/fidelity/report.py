@@ -209,7 +209,6 @@ class Fidelity:
     """
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        self.introduction = f"Command {' '.join(data['command'])}. {introduction(data)}"
         self.rows = compare(map(_read_trial, data["trials"]))
 
     @property

@@ -20,7 +20,8 @@ from sponge_env.formats.recorded import (
     EventTrace,
     only_rises,
 )
-from sponge_env.formats.rows import Line, numbers_on, read_lines, shown
+from sponge_env.formats.rows import Line, read_lines, shown
+from sponge_env.scenario.config import RESERVED
 from sponge_env.scenario.scenario import SCENARIO_DIR
 from sponge_env.utils.files import content_hash
 
@@ -32,9 +33,6 @@ __all__ = [
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
 
-RESERVED = ("4g", "none")
-"""Names that are no files: bandwidth generated for each seed, and no transfer time."""
-
 _SETTING = {
     "bandwidth": "network.trace (option --trace)",
     "arrivals": "arrivals.file (option --arrivals)",
@@ -42,10 +40,7 @@ _SETTING = {
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
-    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format.
-
-    TraceError if the file cannot be read, is in no such format, or a line is bad.
-    """
+    """Read a bandwidth trace, named as for :func:`find_trace`, in any known format."""
     return cast(BandwidthTrace, _read(name, "bandwidth")[1])
 
 
@@ -79,9 +74,7 @@ def content_of(path: Path) -> Content:
                 "lines or more to be told, and the second belong on one line"
             )
         return content
-    first = shown(lines[0].text)
-    advice = _advice(lines, "bandwidth") or _advice(lines, "arrivals")
-    message = f"{path} is in no known format: its first line is {first}{advice}"
+    message = f"{path} is in no known format: its first line is {shown(lines[0].text)}"
     raise errors[0] if errors else TraceError(message)
 
 
@@ -141,23 +134,9 @@ def _parse(path: Path, content: Content, state: tuple[int, ...]) -> tuple[str, A
 
 
 def _why_not(lines: list[Line], content: Content) -> str:
-    """Say why a file is in no format of the content that is wanted."""
     for other, formats in FORMATS.items():
         for found in (candidate.name for candidate in formats if candidate.matches(lines)):
             return f"holds {other}, not {content} (it is {found}); use it as {_SETTING[other]}"
     known = "; ".join(candidate.name for candidate in FORMATS[content])
-    first = f"line {lines[0].number} is {shown(lines[0].text)}{_advice(lines, content)}"
+    first = f"line {lines[0].number} is {shown(lines[0].text)}"
     return f"is in no known format of {content}: {first}; known are: {known}"
-
-
-def _advice(lines: list[Line], content: Content) -> str:
-    """Say what to do with the header of a file that has numbers below; nothing of other files."""
-    below = [] if numbers_on(lines[0]) else [numbers_on(line) for line in lines[1:]]
-    columns = FORMATS[content][0].columns
-    if not below or len(below[0]) < len(columns):
-        return ""
-    rename = f"rename the header to {','.join(columns)} (in these units)"
-    if len(columns) == len(below[0]) == 1 and all(n.is_integer() for row in below for n in row):
-        remove = f"remove line {lines[0].number} if these are requests per second"
-        return f"; {remove}, or {rename}"
-    return f"; {rename}"

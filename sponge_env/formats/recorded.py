@@ -113,11 +113,7 @@ class CountTrace:
 
 @dataclass(frozen=True, eq=False)
 class BandwidthTrace:
-    """Piecewise-constant bandwidth that repeats after ``duration_s``.
-
-    Raises:
-        TraceError: The samples are no such function of time.
-    """
+    """Piecewise-constant bandwidth that repeats after ``duration_s``."""
 
     start_s: FloatArray
     """(n,) start of each sample, ascending from 0; it holds until the next one."""

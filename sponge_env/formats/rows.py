@@ -159,11 +159,6 @@ class Format:
         return self.parse(Rows(self.name, lines, str.split, self.columns))
 
 
-def numbers_on(line: Line) -> list[float]:
-    """Return the numbers of a CSV row; none where a cell is something else."""
-    return _numbers(_split_csv(line.text))
-
-
 def _split_csv(line: str) -> list[str]:
     if '"' not in line:  # the same, several times faster
         return [cell.strip() for cell in line.split(",")]
@@ -178,7 +173,6 @@ def _split_line(line: str) -> list[str]:
 
 
 def _numbers(cells: list[str]) -> list[float]:
-    """Return cells as numbers; none where one is something else."""
     try:
         return list(map(_number, cells))
     except ValueError:

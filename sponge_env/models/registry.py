@@ -12,8 +12,7 @@ from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.models.efficientnet import EFFICIENTNETS, efficientnet
 from sponge_env.models.model import Model, OnnxModel, TensorSpec, described
 from sponge_env.models.ocr import OCR_MODELS
-from sponge_env.utils.installation import imported, look_here, require_extra
-from sponge_env.utils.trust import check_typed
+from sponge_env.utils.installation import check_typed, imported, look_here, require_extra
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""

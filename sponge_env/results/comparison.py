@@ -20,9 +20,8 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
-from sponge_env.results.drawing import STANDARD, featured_of, in_order
+from sponge_env.results.drawing import DRAWN, STANDARD, featured_of, in_order
 from sponge_env.results.statistics import Estimate, holm, paired_p
-from sponge_env.results.time_series import DRAWN
 from sponge_env.run import read
 from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
@@ -30,9 +29,6 @@ from sponge_env.utils.installation import describe_host
 
 Cell = tuple[str, str, str]
 """Scenario, profile, start."""
-
-Span = tuple[float, float]
-"""What is proven of a bound, and what is attained; mean over the seeds."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,6 @@ class Comparison:
     """By scenario, what counts once in means over all cells; each its own if left out."""
     sweeps: Mapping[str, Mapping[str, Sequence[Cell]]] = field(default_factory=dict)
     """By what is swept and its value: further cells, in the order of those above."""
-    about: Mapping[str, str] = field(default_factory=dict)
-    """By what is swept, what has to be known of it."""
     replayed: Mapping[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests: its seeds are one sample,
     their mean."""
@@ -59,7 +53,6 @@ class Comparison:
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
-    latencies: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def scenarios(self) -> list[str]:
@@ -91,12 +84,8 @@ class Comparison:
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
         """Rows by the name of their frame, agent and cell; what bounds attain is like an agent."""
-        frames = {"intervals": self.intervals, "latencies": self.latencies}
-        frames["episodes"] = self.episodes
-        if not self.bounds.empty:
-            frames["proven"] = self._bound_episodes("lower")
-            frames["episodes"] = pd.concat([self.episodes, self._bound_episodes("upper")])
-        frames["episodes"] = frames["episodes"].sort_values("seed")
+        episodes = [self.episodes, *([] if self.bounds.empty else [self._bound_episodes()])]
+        frames = {"intervals": self.intervals, "episodes": pd.concat(episodes).sort_values("seed")}
         return {
             (name, *cast(tuple[str, ...], key)): rows
             for name, frame in frames.items()
@@ -104,11 +93,8 @@ class Comparison:
             for key, rows in frame.groupby(["agent", *CELL])
         }
 
-    def _bound_episodes(self, side: str) -> pd.DataFrame:
-        """Return a side of the bounds under the names of agents' metrics.
-
-        There is a row for each bound and episode, where an agent has results.
-        """
+    def _bound_episodes(self) -> pd.DataFrame:
+        """Return what the bounds attain, where an agent has results, under the agents' metrics."""
         key = [*CELL, "seed"]
         played = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
         upper = {"violations_upper": "best_violations", "core_seconds_upper": "best_core_seconds"}
@@ -116,7 +102,7 @@ class Comparison:
         rows = self.bounds.merge(played, on=key).merge(
             best.rename(columns=upper), how="left", on=key
         )
-        violations, core_seconds = rows[f"violations_{side}"], rows[f"core_seconds_{side}"]
+        violations, core_seconds = rows["violations_upper"], rows["core_seconds_upper"]
         requests = rows["offered"].clip(lower=1)
         return rows[["agent", *key]].assign(
             violation_rate=violations / requests,
@@ -129,10 +115,6 @@ class Comparison:
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
         return self._rows.get(("intervals", agent, *cell), pd.DataFrame())
-
-    def latencies_of(self, agent: str, cell: Cell) -> pd.DataFrame:
-        """Return the quantiles of an agent's latencies on a cell; empty if it has none."""
-        return self._rows.get(("latencies", agent, *cell), pd.DataFrame())
 
     def has(self, agent: str, *cells: Cell) -> bool:
         """Whether an agent has results on each of some cells."""
@@ -215,20 +197,10 @@ class Comparison:
         rows = [self._rows["episodes", agent, *cell] for agent in self.agents_on(cell)]
         return any(frame["cores_over_relaxation"].notna().any() for frame in rows)
 
-    def bound_sides(self, cell: Cell) -> dict[str, dict[str, Span]]:
-        """Return a cell's bounds, each with its sides by metric; none without any results."""
-        names: list[str] = [] if self.bounds.empty else [*self.bounds["agent"].unique()]
-        return {
-            name: {
-                metric: (
-                    float(self._rows["proven", name, *cell][metric].mean()),
-                    self.mean(name, metric, [cell]),
-                )
-                for metric in ("violation_rate", "avoidable_violation_rate", "mean_cores")
-            }
-            for name in names
-            if self.has(name, cell)
-        }
+    def bounds_on(self, cell: Cell) -> list[str]:
+        """Return the bounds of a cell on which an agent has results."""
+        names = [] if self.bounds.empty else [*self.bounds["agent"].unique()]
+        return [name for name in names if self.has(name, cell)]
 
 
 @dataclass(frozen=True)
@@ -251,10 +223,7 @@ class RunFolder:
 
 
 def load_run(path: Path) -> RunFolder:
-    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
-
-    RunDirectoryError if it is none, one of another version, or holds no finished episode.
-    """
+    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``."""
     episodes = read.load_results(path)
     if episodes.empty:
         raise RunDirectoryError(
@@ -273,11 +242,9 @@ def load_run(path: Path) -> RunFolder:
         reference=standard.compared_with if standard.compared_with in agents else agents[0],
         families=arranged(standard).families | arrangement.families,
         sweeps=arrangement.sweeps,
-        about=arrangement.about,
         replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
-        latencies=read.load_latencies(path),
     )
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")

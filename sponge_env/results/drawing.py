@@ -1,18 +1,23 @@
-"""How pictures look: colours and markers of agents, axes with few plain numbers, small files."""
+"""Pictures over time, and how all pictures look: colours of agents, few plain numbers."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
-from PIL import Image
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator
 
+from sponge_env.arrays import FloatArray
+from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
 from sponge_env.run.suite import load_suite
+from sponge_env.utils.files import replacing
 
 Styles = Mapping[str, "Style"]
 
@@ -22,14 +27,7 @@ STANDARD = "standard"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision."""
 
-MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Tell agents apart that share a colour; all but the first are drawn hollow, so that an agent
-which coincides with another hides nothing."""
-
 NETWORK_COLOUR = "#999999"
-
-PALETTE = 128
-"""Colours of a file: enough for lines, their edges and pale shades, at half the size."""
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 """Writes a tick without trailing zeros or powers of ten."""
@@ -37,11 +35,32 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 MIN_TICKS = 3
 """Fewest numbers on a logarithmic axis."""
 
-DECADES = tuple(
-    [digit * 10.0**k for k in range(-6, 9) for digit in digits]
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
-)
-"""Numbers that such an axis may have, see :class:`FewTicks`."""
+Runs = Mapping[str, Any]
+"""By agent, its interval metrics: name to (intervals,) values."""
+
+LINEAR_UP_TO = 10
+"""Violations so far from which on their axis is logarithmic: agents differ by orders of
+magnitude."""
+
+VIOLATION_TICKS = (
+    (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),
+    *(range(0, LINEAR_UP_TO + 1, step) for step in (5, 2, 1)),
+)  # fmt: skip
+
+SMOOTHING = 1 / 40
+"""Share of the episode over which moving means reach."""
+
+INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
+"""What happens to every agent: metric, and unit if not its own."""
+
+CHOICES = ("cores", "batch", "replicas_ready")
+"""What an agent chooses. The batch size is that of the first stage."""
+
+ACCURACY = "effective_accuracy"
+"""Shown where some answers are wrong."""
+
+DRAWN = ("time_s", *(name for name, _ in INPUTS), "violations", *CHOICES, "accuracy", ACCURACY)
+"""Interval metrics that are shown, or decide what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +68,18 @@ class Style:
     """How one agent is drawn, in every picture of a report."""
 
     colour: str
-    marker: str
-    hollow: bool = False
+    marker: str = "o"
 
     @property
     def of_marker(self) -> dict[str, Any]:
-        """Matplotlib's arguments for the marker."""
-        # Hollow ones surround others, stars need more to be as large.
-        size = 12.0 if self.marker == "*" else 8.0 if self.hollow else 5.5
-        fill = "none" if self.hollow else self.colour
-        shape = {"marker": self.marker, "markersize": size}
-        return {**shape, "color": self.colour, "markerfacecolor": fill}
+        """Matplotlib's arguments for the marker; stars need more to be as large."""
+        size = 12.0 if self.marker == "*" else 5.5
+        return {"marker": self.marker, "markersize": size, "color": self.colour}
 
 
 def style_of(agents: Sequence[str]) -> dict[str, Style]:
-    """Give every agent a colour, and a marker where there are more agents than colours."""
-    styles = {}
-    for n, agent in enumerate(agents):
-        block, colour = divmod(n, len(COLOURS))
-        styles[agent] = Style(COLOURS[colour], MARKERS[block % len(MARKERS)], hollow=block > 0)
-    return styles
+    """Give every agent a colour; they repeat where there are more agents."""
+    return {agent: Style(COLOURS[n % len(COLOURS)]) for n, agent in enumerate(agents)}
 
 
 def in_order(played: Collection[str]) -> list[str]:
@@ -84,12 +95,9 @@ def featured_of(agents: Sequence[str]) -> list[str]:
     return few if len(few) > 1 and len(agents) > len(COLOURS) else ordered[: len(COLOURS)]
 
 
-def styles_of_run(agents: Sequence[str], featured: Sequence[str]) -> dict[str, Style]:
-    """Return how a run's agents are drawn, the same in all its pictures.
-
-    Those featured come first where there are more agents than colours.
-    """
-    first = featured if len(agents) > len(COLOURS) else featured_of(agents)
+def styles_of_run(agents: Sequence[str]) -> dict[str, Style]:
+    """Return how a run's agents are drawn, the same in all its pictures."""
+    first = featured_of(agents)
     return style_of([*first, *(agent for agent in agents if agent not in first)])
 
 
@@ -106,30 +114,11 @@ def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
     figure.set_figheight(figure.get_figheight() + rows)
 
 
-def legend_beside(figure: Figure, **handles: Any) -> None:
-    """Put a legend on the right, for which the figure grows."""
-    drawn = figure.legend(**handles, loc="outside right upper", frameon=False, fontsize="small")
-    size, (width, height) = drawn.get_window_extent(), figure.get_size_inches()
-    width += size.width / figure.dpi
-    figure.set_size_inches(width, max(height, 0.2 + size.height / figure.dpi))
-
-
 def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
     """Take away what carries nothing and put a faint grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
-
-
-def log_axis(ax: Axes, *choices: Sequence[float]) -> None:
-    """Make the horizontal axis logarithmic, with a few plain numbers of the choices on it."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FewTicks(*(choices or DECADES)))
-    ax.xaxis.set_major_formatter(PLAIN)
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    low, high = ax.get_xlim()
-    if high < 1.01 * low:  # a single value, of which rounding leaves no view
-        ax.set_xlim(low / 1.25, high * 1.25)
 
 
 class FewTicks(Locator):
@@ -155,10 +144,86 @@ class FewTicks(Locator):
 
 
 def png(figure: Figure) -> bytes:
-    """Return a picture as a small PNG file's content; the same picture gives the same bytes."""
-    drawn, small = io.BytesIO(), io.BytesIO()
+    """Return a picture as a PNG file's content; the same picture gives the same bytes."""
+    drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
-    with Image.open(drawn) as picture:
-        few = picture.convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
-    few.save(small, format="png", optimize=True)
-    return small.getvalue()
+    return drawn.getvalue()
+
+
+def moving_mean(values: FloatArray, width: int) -> FloatArray:
+    """Average over about ``width`` values around each; NaN does not count."""
+    width = min(max(width, 1), len(values))
+    around = pd.Series(values).rolling(width, center=True, min_periods=1)
+    return around.mean().to_numpy(np.float64)
+
+
+def plot_comparison(
+    intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str
+) -> None:
+    """Draw agents that have intervals over time, below a title; without any, no PNG is written."""
+    agents = in_order([agent for agent, run in intervals.items() if run])
+    if agents:
+        runs = {agent: pd.DataFrame(intervals[agent])[list(DRAWN)] for agent in agents}
+        figure = time_series(runs, styles_of_run(agents))
+        figure.axes[0].set_title(title, loc="left", fontweight="bold")
+        with replacing(path) as partial:
+            figure.savefig(partial, format="png")
+
+
+def time_series(runs: Runs, styles: Styles) -> Figure:
+    """Draw :data:`DRAWN` of agents under the same network and arrivals, and violations so far."""
+    choices = list(CHOICES)
+    if any((np.asarray(run["accuracy"]) < 1).any() for run in runs.values()):
+        choices.append(ACCURACY)
+    heights = (1.1, 1.1, 1.1, 1.6, 2, *([1.2] * (len(choices) - 1)))
+    figure = Figure(figsize=(9, 0.2 + sum(heights)), dpi=90, layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    for ax in panels:
+        open_frame(ax)
+        ax.margins(x=0.005)
+    longest = max(runs.values(), key=lambda run: len(run["time_s"]), default=None)
+    for ax, (name, unit) in zip(panels, INPUTS, strict=False):
+        if longest is not None:
+            shown = longest[name] * SCALES.get(unit or "", 1.0)
+            ax.fill_between(longest["time_s"], shown, color=NETWORK_COLOUR, linewidth=0)
+            ax.set_ylim(bottom=0)
+        ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name, unit)))
+    violations = panels[len(INPUTS)]
+    draw_violations(violations, runs, styles)
+    for ax, name in zip(panels[len(INPUTS) + 1 :], choices, strict=True):
+        _draw_choice(ax, runs, name, styles)
+    panels[0].set_xlim(left=0)
+    panels[-1].set_xlabel(axis_label(IntervalMetrics, "time_s"))
+    figure.align_ylabels()
+    legend_above(figure, *violations.get_legend_handles_labels(), title="Violations in all")
+    return figure
+
+
+def _stacked(label: str) -> str:
+    """Break a label in two lines, at its unit if it has one: panels are low."""
+    return label.replace(" [", "\n[") if "[" in label else label.replace(" ", "\n", 1)
+
+
+def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
+    """Draw the running sum, whose last value the legend has."""
+    for agent, run in runs.items():
+        total = np.cumsum(np.asarray(run["violations"]))
+        label = f"{agent}: {total[-1]:.0f}"
+        ax.step(run["time_s"], total, where="post", color=styles[agent].colour, label=label)
+    ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
+    ax.yaxis.set_major_locator(FewTicks(*VIOLATION_TICKS))
+    ax.yaxis.set_major_formatter(PLAIN)
+    # Keeps an agent without violations off the axis.
+    ax.set_ylim(-0.5, max(MIN_TICKS, ax.get_ylim()[1]))
+    ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')}\nso far")
+
+
+def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
+    for agent, run in runs.items():
+        values = np.asarray(run[name], dtype=np.float64)
+        smooth = moving_mean(values, round(len(values) * SMOOTHING))
+        colour = styles[agent].colour
+        ax.plot(run["time_s"], values, color=colour, linewidth=0.6, alpha=0.3)
+        ax.plot(run["time_s"], smooth, color=colour, linewidth=1.6)
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))

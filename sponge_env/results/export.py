@@ -44,10 +44,7 @@ def cell_rows(comparison: Comparison) -> pd.DataFrame:
 
 
 def mean_rows(comparison: Comparison) -> pd.DataFrame:
-    """Return a row for each agent and start, over all cells and over those of each scenario.
-
-    Nearly equal scenarios are one; see :func:`means`.
-    """
+    """Return a row for each agent and start, over all cells and over those of each family."""
     scenarios = [ALL, *dict.fromkeys(map(comparison.family, comparison.scenarios))]
     rows = [
         {"scenario": scenario, "start": start, **row}
@@ -70,11 +67,7 @@ def mean_rows(comparison: Comparison) -> pd.DataFrame:
 
 
 def means(comparison: Comparison, cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return each agent's means over those of some cells that it and the reference have.
-
-    Beside them stand how many cells these are, the one with the most avoidable violations, and
-    p values.
-    """
+    """Return each agent's means over those of some cells that it and the reference have."""
     cells_of = {
         agent: [c for c in cells if comparison.has(agent, c) and comparison.has(reference, c)]
         for reference in [comparison.reference]

@@ -15,12 +15,6 @@ MISSING = "-"
 """Stands where nothing was measured."""
 
 
-class Muted(str):
-    """An entry that is not significant, and shown so."""
-
-    muted = True
-
-
 Columns = Sequence[tuple[str, Callable[[T], str]]]
 """Headings, a unit in brackets at the end, and what writes the entry of a row's subject."""
 
@@ -84,10 +78,7 @@ def plain(text: str) -> str:
 
 
 def with_block(page: str, name: str, content: str) -> str:
-    """Return a page with other lines between its marks of that name.
-
-    ConfigError if it does not have ``<!-- name:begin -->`` and, later, ``<!-- name:end -->``.
-    """
+    """Return a page with other lines between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begins, rest = page.partition(begin)
     _, ends, after = rest.partition(end)

@@ -48,7 +48,7 @@ class Estimate:
 
 
 def mean(values: FloatArray) -> Estimate:
-    """Return the mean of values (seeds,) or (cells, seeds); ValueError without any.
+    """Return the mean of values (seeds,) or (cells, seeds).
 
     The interval does not reach below 0 where no value does.
     """
@@ -78,10 +78,7 @@ def mean(values: FloatArray) -> Estimate:
 
 def _by_seed(values: FloatArray) -> FloatArray:
     """Return the mean over cells of (seeds,) or (cells, seeds) values, shape (seeds,)."""
-    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if not table.size:
-        raise ValueError("nothing to average")
-    by_seed: FloatArray = table.mean(axis=0)
+    by_seed: FloatArray = np.atleast_2d(values).mean(axis=0)
     return by_seed
 
 
@@ -90,10 +87,7 @@ def paired_p(ours: FloatArray, theirs: FloatArray) -> float:
 
     Both are (seeds,) or (cells, seeds), of the same seeds and cells; a seed's differences in all
     cells change sign together. The p value is at least ``2 / 2**seeds``, and NaN if a value is.
-    ValueError if there is none, or the shapes differ.
     """
-    if ours.shape != theirs.shape:
-        raise ValueError(f"pairs need equal shapes, not {ours.shape} and {theirs.shape}")
     by_seed = _by_seed(ours - theirs)
     if np.isnan(by_seed).any():
         return math.nan
@@ -119,8 +113,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     left = np.count_nonzero(~np.isnan(values)) - np.arange(values.size)
     values[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * left))
     return [float(p) for p in values]
-
-
-def min_seeds(tests: int) -> int:
-    """Return the seeds with which one of so many corrected tests can be significant at all."""
-    return max(MIN_SEEDS, math.floor(math.log2(2 * max(1, tests) / SIGNIFICANCE)) + 1)

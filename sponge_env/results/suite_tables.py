@@ -9,14 +9,14 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import CELL, NAN, Column, Place, column, columns
-from sponge_env.results.comparison import Cell, Comparison, Span
+from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.export import SWEPT, means, sweep_rows
-from sponge_env.results.layout import MISSING, Muted, Table, terminal
-from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean, min_seeds
+from sponge_env.results.layout import MISSING, Table, terminal
+from sponge_env.results.statistics import MIN_SEEDS, SIGNIFICANCE, Estimate, mean
 from sponge_env.results.tables import dropped_text
 
-NOT_SIGNIFICANT, TOO_FEW = "n.s.", "?"
-"""Marks of what does not differ from the reference, and of what so few seeds cannot tell."""
+NOT_SIGNIFICANT = "n.s."
+"""Marks what does not differ from the reference."""
 
 TEST_NOTE = (
     "paired sign-flip test over the seeds, Holm's correction over the agents of a column; with "
@@ -26,14 +26,9 @@ TEST_NOTE = (
 CELL_NOTE = (
     f"[95 % interval], from {MIN_SEEDS} seeds on; only more cores: avoidable violations that no "
     "replica of one core could save; beyond attained bound, cores over it: compared with the best "
-    "schedule found of the agent's own kind of scaling; cores over the relaxation: compared with "
-    "what no schedule with as many violations can go below; p99: of all requests; dropped (n of "
-    "m): in n of m seeds more than 1 % were never answered; bounds: proven .. attained"
-)
-
-REPLAYED_NOTE = (
-    "the seeds replay the same requests, which is one sample: no number of them can tell whether "
-    "agents differ elsewhere, and there are no intervals"
+    "schedule found; cores over the relaxation: compared with what no schedule with as many "
+    "violations can go below; p99: of all requests; dropped (n of m): in n of m seeds more than "
+    "1 % were never answered"
 )
 
 SWEEP_NOTE = (
@@ -52,13 +47,12 @@ def all_tables(comparison: Comparison) -> str:
         parts.append(terminal(means_table(c, start), title, [means_note(c)]))
     for what in c.sweeps:
         for start in c.starts:
-            table, notes = sweep_table(c, what, start), sweep_notes(c, what)
-            parts.append(terminal(table, f"{what}, {start} start", notes))
+            title = f"{what}, {start} start"
+            parts.append(terminal(sweep_table(c, what, start), title, [SWEEP_NOTE]))
     return "\n\n".join(parts)
 
 
 def _cell_text(comparison: Comparison, cell: Cell) -> str:
-    """Return the table of one cell, with a line for each agent that failed."""
     failures = comparison.failures
     failed = failures[(failures[list(CELL)] == list(cell)).all(axis=1)]
     lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
@@ -66,52 +60,39 @@ def _cell_text(comparison: Comparison, cell: Cell) -> str:
 
 
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
-    """Return the agents with results on one cell, and its bounds; columns of more places if named.
+    """Return the agents with results on one cell, and what its bounds attain.
 
-    Without bounds or a relaxation, nothing relative to one. A value is marked where it does not
-    differ from the reference's.
+    It has the columns of more places if named; without bounds or a relaxation, none relative to
+    one. A value is marked where it does not differ from the reference's.
     """
-    agents, sides = comparison.agents_on(cell), comparison.bound_sides(cell)
-    headings, rows = ["agent"], {agent: [agent] for agent in (*agents, *sides)}
+    agents, bounds = comparison.agents_on(cell), comparison.bounds_on(cell)
+    headings, rows = ["agent"], {name: [name] for name in (*agents, *bounds)}
     for c in columns("cell", *more, accuracies=comparison.accuracies([cell])):
-        if (c.bound == "needed" and not sides) or (
+        if (c.bound == "needed" and not bounds) or (
             c.bound == "relaxed" and not comparison.relaxed(cell)
         ):
             continue
         headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}
-        marks = _marks(comparison.samples([cell]), comparison.p_values(c.metric, cells_of))
-        for agent in agents:
-            (values,) = comparison.values(agent, c.metric, [cell])
-            rows[agent].append(_over_seeds(c, values, marks.get(agent, "")))
-        for bound, own in sides.items():
-            rows[bound].append(_span_text(c, own.get(c.metric)))
+        marks = _marks(comparison.p_values(c.metric, cells_of))
+        for name, row in rows.items():
+            (values,) = comparison.values(name, c.metric, [cell])
+            row.append(_over_seeds(c, values, marks.get(name, "")))
     return Table(headings, list(rows.values()))
 
 
-def _marks(samples: int, p_values: Mapping[str, float]) -> dict[str, str]:
-    """Return the marks of agents that do not differ from the reference."""
-    mark = NOT_SIGNIFICANT if samples >= min_seeds(len(p_values)) else TOO_FEW
-    return {agent: mark for agent, p in p_values.items() if not p < SIGNIFICANCE}
+def _marks(p_values: Mapping[str, float]) -> dict[str, str]:
+    return {agent: NOT_SIGNIFICANT for agent, p in p_values.items() if not p < SIGNIFICANCE}
 
 
 def mark_note(comparison: Comparison) -> str:
-    """Return what the marks mean, those of a run with few seeds too."""
-    tests = len(comparison.agents) - 1
-    if not tests:
+    """Return what the marks mean."""
+    if len(comparison.agents) < 2:
         return ""
-    if all(scenario in comparison.replayed for scenario in comparison.scenarios):
-        return f"{TOO_FEW}: {REPLAYED_NOTE}"
-    note = f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
-    if comparison.seeds < min_seeds(tests):
-        note += f"; {TOO_FEW}: too few seeds to tell; it takes {min_seeds(tests)}"
-    elif comparison.replayed:
-        note += f"; {TOO_FEW}: {REPLAYED_NOTE}"
-    return note
+    return f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
 
 
 def _over_seeds(c: Column, values: FloatArray, mark: str) -> str:
-    """Write the mean of (seeds,) values; of infinite latencies, in how many seeds."""
     measured = values[~np.isnan(values)]
     if not measured.size:
         return MISSING
@@ -128,15 +109,7 @@ def _entry(c: Column, estimate: Estimate, mark: str) -> str:
     text = c.text(estimate.value)
     if not math.isnan(estimate.low):
         text += f" [{c.text(estimate.low)}, {c.text(estimate.high)}]"
-    return Muted(f"{text} {mark}") if mark else text
-
-
-def _span_text(c: Column, span: Span | None) -> str:
-    """Write the two sides of a bound, or one number where they look alike."""
-    if span is None:
-        return MISSING
-    low, high = map(c.text, span)
-    return low if low == high else f"{low} .. {high}"
+    return f"{text} {mark}" if mark else text
 
 
 def means_table(comparison: Comparison, start: str) -> Table:
@@ -152,7 +125,7 @@ def means_table(comparison: Comparison, start: str) -> Table:
         headings.append(c.label)
         p_values = {row["agent"]: row.get(f"{c.metric}_p") for row in found}
         known = {agent: p for agent, p in p_values.items() if p is not None}
-        marks = _marks(comparison.samples(cells), known)
+        marks = _marks(known)
         for texts, row in zip(rows, found, strict=True):
             estimate = Estimate(*(row[f"{c.metric}{end}"] for end in ("", "_low", "_high")))
             texts.append(_entry(c, estimate, marks.get(row["agent"], "")))
@@ -173,16 +146,8 @@ def means_note(comparison: Comparison) -> str:
     return "; ".join(parts)
 
 
-def sweep_notes(comparison: Comparison, what: str) -> list[str]:
-    """Return what has to be known of a table of a sweep."""
-    return [*filter(None, [comparison.about.get(what, "")]), SWEEP_NOTE]
-
-
 def sweep_table(comparison: Comparison, what: str, start: str) -> Table:
-    """Return the agents at each value of what is swept, mean over the cells of one start.
-
-    A dash stands where an agent lacks one of them, or there are none.
-    """
+    """Return the agents at each value of what is swept, mean over the cells of one start."""
     rows = sweep_rows(comparison)
     rows = rows[(rows["sweep"] == what) & (rows["start"] == start)].set_index(["agent", "value"])
     texts = {

@@ -26,7 +26,7 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """Compare agents: a row for each, in order of appearance, with means over its seeds.
 
     Where there are several seeds, the range stands beside the mean. A dash stands where nothing
-    was measured, a star after an agent that was interrupted in an episode.
+    was measured, a star after an agent that was interrupted, or failed, in an episode.
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
@@ -42,10 +42,9 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
 
 
 def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
-    """Write the mean over an agent's episodes, and the smallest and largest value."""
     measured = [
         value
-        for value in (float(getattr(episode, shown.metric)) for episode in group)
+        for value in (float(getattr(each, shown.metric)) for each in group if _measured(each))
         if not math.isnan(value)
     ]
     if not measured:
@@ -58,13 +57,17 @@ def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
     return f"{text} [{shown.text(min(measured))}, {shown.text(max(measured))}]"
 
 
+def _measured(episode: EpisodeMetrics) -> bool:
+    """Return whether an episode lasted at all: of one that failed at once nothing is known."""
+    return episode.duration_s > 0 or not episode.partial
+
+
 def dropped_text(infinite: int, seeds: int) -> str:
     """Write in how many seeds so many requests were never answered that a latency is infinite."""
     return f"dropped ({infinite} of {seeds})"
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]) -> list[str]:
-    """Return what was compared, over how many seeds, and which direction is good."""
     episodes = [episode for group in groups for episode in group]
     counts = sorted(map(len, groups))
     seeds = f"{counts[-1]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
@@ -79,7 +82,7 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
         lines.append("p99 takes requests that were dropped as infinitely late")
     lines += measured_accuracy_note(groups)
     if any(episode.partial for episode in episodes):
-        lines.append("* interrupted: what was measured until then")
+        lines.append("* interrupted or failed: what was measured until then")
     return lines
 
 
@@ -120,7 +123,6 @@ def _mean_text(c: Column, episodes: Sequence[Mapping[str, float]]) -> str:
 
 
 def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
-    """Write the variants' shares of the tasks, without those that did none."""
     measured = [episode for episode in episodes if episode["answered"]] or episodes[:1]
     shares = {
         name.removeprefix(SHARE): fmean(episode[name] for episode in measured)

@@ -4,7 +4,7 @@
 
 A bound takes seconds for each episode and is a fact about a scenario, a profile and a seed,
 whoever is compared with it. So those of the shipped suites are in :data:`SHIPPED`, made by the
-command above. Others are found when they are needed, and kept in the cache folder.
+command above. Others are found when they are needed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from sponge_env.cli import Parser, at_least, run_script, terminate_like_interrupt
+from sponge_env.cli import Parser, add_trust, at_least, run_script, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.record import Recorder
 from sponge_env.run.rollout import Run
-from sponge_env.run.store import RunStore, code_fingerprint, fingerprint, scenario_fingerprint
+from sponge_env.run.store import RunStore, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import (
     BOUND_AGENTS,
     RELAXATION,
+    RELAXED,
+    SHARES,
+    SIDES,
     SUITE_DIR,
     Suite,
     cell_name,
@@ -44,31 +46,16 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import capacity_rps, rate_rps
 from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import Progress
-from sponge_env.utils.files import (
-    cache_dir,
-    check_writable,
-    parsed,
-    read_text,
-    replacing,
-    write_json,
-)
+from sponge_env.utils.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from sponge_env.run.unit import Recorder
 
 Kind = Literal["vertical", "joint", "relaxation"]
 """Which bound: of one stage by its kind of scaling, of several stages or variants one for all."""
 
 SHIPPED = SUITE_DIR / "bounds.json"
 """By cell and kind: the fingerprint of the scenario, and each seed's bound."""
-
-SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
-"""The numbers of a bound, in the order in which they are shipped."""
-
-SHARES = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Violations per request, beyond the fewest, for which a relaxation says the least cores."""
-
-_PAIRS = product(range(len(SHARES)), ("violations", "core_seconds"))
-
-RELAXED = ("accuracy_upper", *(f"{name}_{k}" for k, name in _PAIRS))
-"""The numbers of a relaxation: pairs of violations and the fewest core-seconds with so many."""
 
 NAMES: Mapping[Kind, tuple[str, ...]] = {"vertical": SIDES, "joint": SIDES, "relaxation": RELAXED}
 """The numbers of each kind."""
@@ -103,23 +90,8 @@ class BoundUnit:
         """Return the numbers of each seed, see :data:`NAMES`."""
         known = shipped(self.scenario, self.control)
         if len(known) < self.seeds:
-            key = fingerprint({"unit": self.fingerprint(), "code": code_fingerprint()})
-            kept = cache_dir() / "bounds" / f"{key}.json"
-            known = _recalled(kept, (self.seeds, len(NAMES[self.control])))
-            if not known:
-                known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
-                write_json(kept, known)
+            known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
         return [tuple(numbers) for numbers in known[: self.seeds]]
-
-
-def _recalled(path: Path, shape: tuple[int, int]) -> list[list[float]]:
-    """Return what a file of the cache holds by seed and name; nothing if it is not whole."""
-    try:
-        found = np.array(parsed(json.loads, read_text(path)), np.float64)
-    except (OSError, ValueError, TypeError):
-        return []
-    whole = found.shape == shape and not np.isnan(found).any()
-    return cast(list[list[float]], found.tolist()) if whole else []
 
 
 def bound_units(suite: Suite) -> list[BoundUnit]:
@@ -228,6 +200,7 @@ def _command(argv: Sequence[str]) -> int:
     parser.add_argument("--suite", default="standard", help="shipped suite or TOML file")
     parser.add_argument("--jobs", type=at_least(1), help="processes (default: one per CPU)")
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
+    add_trust(parser)
     arguments = parser.parse_args(argv)
     suite = load_suite(arguments.suite)
     check_writable(arguments.out)

@@ -1,4 +1,4 @@
-"""Executors work through many tasks: here, or in a few processes.
+"""Many tasks in a few processes.
 
 Unlike in the standard library's pools, a process that dies takes only its task along, and
 closing the results ends every process at once, whatever it is doing.
@@ -14,9 +14,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from sponge_env.utils import trust
+from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
 
 Task = TypeVar("Task")
@@ -33,22 +33,6 @@ class Failure:
     type: str
     """Name of the exception, or ``ProcessDied``."""
     message: str
-
-
-class Executor(Protocol):
-    """Runs tasks somewhere."""
-
-    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it; to be closed by the caller."""
-
-
-class Inline:
-    """Runs one task after the other, in this process."""
-
-    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
-        """Yield each task with what became of it, in their order."""
-        for task in tasks:
-            yield task, _attempt(work, task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +63,6 @@ class Processes:
 
 
 class _Helper:
-    """One process at a time, and what it is doing."""
-
     def __init__(self, work: Work) -> None:
         self.task: Any = None
         self._work = work
@@ -92,7 +74,7 @@ class _Helper:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
-            given = theirs, self._work, trust.typed()
+            given = theirs, self._work, installation.typed()
             self._process = context.Process(target=_serve, args=given, daemon=True)
             with _one_thread():
                 self._process.start()
@@ -121,11 +103,10 @@ class _Helper:
 
 
 def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> None:
-    """Run tasks until there are no more, or the parent process has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's reach all; the parent decides
         signal.signal(number, signal.SIG_IGN)
     try:
-        with trust.typing(typed):
+        with installation.typing(typed):
             while True:
                 connection.send(_attempt(work, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -141,7 +122,6 @@ def _attempt(work: Work, task: Any) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Set the variables by which a new process has one thread."""
     before = dict(os.environ)
     os.environ.update(ONE_THREAD)
     try:

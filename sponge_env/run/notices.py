@@ -33,27 +33,17 @@ from sponge_env.simulation.workload import draw_workload
 MB = 1e6
 MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0
 """Mean bandwidths of any network that serves."""
-MAX_SAMPLE_GAP_S = 30.0
-"""Median time between the samples of a bandwidth trace."""
 MIN_RPS = 0.1
 """Mean rate below which an episode says little."""
 MUCH_GB = 1.0
 """Memory of an episode that a user should know of."""
-MAX_SLO_S = 60.0
-"""Longest objective that a user waits for."""
 MAX_HOPELESS = 0.9
 """Share of hopeless requests."""
 NO_MS = "its times are in seconds, not in milliseconds"
-FEW = 10
-"""Samples or requests below which a file was written by hand."""
 
 
 def announce(scenarios: Sequence[Scenario]) -> list[str]:
-    """Warn of what is absurd on standard error; return a line for each file that is read.
-
-    A line that several scenarios share is there once. A scenario that cannot be played is passed
-    over.
-    """
+    """Warn of what is absurd on standard error; return a line for each file that is read."""
     read, warned = dict[str, None](), dict[str, None]()
     for scenario in scenarios:
         with suppress(SpongeError):
@@ -82,7 +72,6 @@ def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
 
 
 def _alike(scenario: Scenario, profile: Profile) -> bool:
-    """Return whether the requests of the first two seeds are the same."""
     one, other = (draw_workload(scenario, profile, seed) for seed in (0, 1))
     columns = one.first(one.id.size), other.first(other.id.size)
     return all(np.array_equal(columns[0][name], columns[1][name]) for name in columns[0])
@@ -124,9 +113,6 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     """Say what of a scenario can hardly be meant, and what to do about it."""
     yield from _of_the_network(scenario.network.trace)
     yield from _of_arrivals(scenario, profile)
-    slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
-    if slo_s > MAX_SLO_S:
-        yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
@@ -150,18 +136,12 @@ def _of_the_network(name: str) -> Iterator[str]:
             f"{name} has a mean bandwidth of {mean:.3g} MB/s: is its unit the one that its format "
             f"({format_of(name, 'bandwidth')}) has?"
         )
-    apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
-    if apart_s > MAX_SAMPLE_GAP_S:
-        yield f"{name} has a sample every {apart_s:.6g} s: {NO_MS}"
 
 
 def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     source, hint = f"scenario {scenario.name}", ""
     if scenario.arrivals.kind == "trace":
         source, hint = str(scenario.arrivals.file), f"; {NO_MS}"
-        times_s = getattr(read_arrivals(source), "time_s", np.zeros(0))
-        if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
-            yield f"{source} has whole numbers only{hint}"
     rate = rate_rps(scenario, profile)
     if (needed_gb := record_bytes(scenario, rate) / 1e9) > MUCH_GB:
         yield (

@@ -6,7 +6,6 @@ of another version.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,25 +18,23 @@ from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import (
+    AGAINST_BOUND,
     CELL,
-    AgainstBound,
     EpisodeMetrics,
     IntervalMetrics,
     declared,
     from_summary,
     names,
 )
-from sponge_env.run.bounds import RELAXED, SHARES, SIDES
 from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
-from sponge_env.run.suite import BOUND_AGENTS, Arrangement
+from sponge_env.run.suite import BOUND_AGENTS, RELAXED, SHARES, SIDES, Arrangement
 from sponge_env.scenario.toml import from_mapping
-from sponge_env.simulation.summary import QUANTILES
 from sponge_env.utils.files import read_json
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""
 
-EPISODE = (*names(EpisodeMetrics), *names(AgainstBound), "stages")
+EPISODE = (*names(EpisodeMetrics), *AGAINST_BOUND, "stages")
 """Columns that describe an episode. The last has what was measured of each stage."""
 
 
@@ -49,21 +46,16 @@ def load_episodes(path: Path) -> list[EpisodeMetrics]:
 def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
     results = _results(path)
-    rows = [
-        asdict(from_summary(episode)) | {"bound": result.get("bound", "")}
-        for result in results
-        for episode in result["episodes"]
-    ]
-    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "bound", "stages"])
+    rows = [asdict(from_summary(each)) for result in results for each in result["episodes"]]
+    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "stages"])
     bounds = _listed(results, "bounds", SIDES)
-    sides = bounds.set_index(["agent", *CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
-    common = frame.assign(bound=common_bound(bounds["agent"]))
-    for kind, named in {"": frame, "common_": common}.items():
-        keys = named[["bound", *CELL, "seed"]]
-        violations, core_seconds = sides.reindex(pd.MultiIndex.from_frame(keys)).to_numpy().T
-        beyond = frame["violations"] - violations
-        frame[f"beyond_{kind}bound_rate"] = beyond / frame["offered"].clip(lower=1)
-        frame[f"cores_over_{kind}bound"] = frame["core_seconds"] / core_seconds
+    common = bounds[bounds["agent"] == common_bound(bounds["agent"])]
+    sides = common.set_index([*CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
+    keys = pd.MultiIndex.from_frame(frame[[*CELL, "seed"]])
+    violations, core_seconds = sides.reindex(keys).to_numpy(np.float64).T
+    beyond = frame["violations"] - violations
+    frame["beyond_common_bound_rate"] = beyond / frame["offered"].clip(lower=1)
+    frame["cores_over_common_bound"] = frame["core_seconds"] / core_seconds
     frame["cores_over_relaxation"] = frame["core_seconds"] / _least_core_seconds(frame, results)
     return frame[list(EPISODE)]
 
@@ -82,21 +74,18 @@ def load_arrangement(path: Path) -> Arrangement:
     found = read_json(path / "run.json").get("arrangement", {})
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
+    found.pop("about", None)  # which earlier versions had
     return from_mapping(Arrangement, found)
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
-    """Return one row per bound (``agent``), cell and seed.
-
-    That is violations and core-seconds, ``..._lower`` proven and ``..._upper`` attained.
-    """
+    """Return one row per bound (``agent``), cell and seed, with :data:`SIDES`."""
     return _listed(_results(path), "bounds", SIDES)
 
 
 def _listed(
     results: Iterable[Mapping[str, Any]], kind: str, columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Return the bounds or relaxations of all results, with agent, cell and seed."""
     rows = [
         {name: result[name] for name in ("agent", *CELL)} | each
         for result in results
@@ -128,14 +117,11 @@ def load_failures(path: Path) -> pd.DataFrame:
 def load_intervals(
     path: Path, columns: Sequence[str] = names(IntervalMetrics), seed: int | None = None
 ) -> pd.DataFrame:
-    """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all.
-
-    Also of an episode that was interrupted, or whose process was killed.
-    """
+    """Return :data:`IDENTITY` and metrics of each interval, of one seed or of all."""
     result_files(path)
     wanted = [*IDENTITY, *columns]
-    name = f"*/*-seed{'*' if seed is None else seed}"
-    tables = [_table(file, wanted) for file in sorted((path / "intervals").glob(f"{name}.*"))]
+    name = f"*/*-seed{'*' if seed is None else seed}.parquet"
+    tables = [_table(file, wanted) for file in sorted((path / "intervals").glob(name))]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=wanted)
 
 
@@ -143,32 +129,11 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
     try:
         if not file.is_file():
             raise OSError("it is no regular file")
-        if file.suffix == ".csv":  # of an episode on the real worker that has not ended
-            table = pd.read_csv(file, usecols=columns)[columns]
-        else:
-            table = pd.read_parquet(file, columns=columns)
+        table = pd.read_parquet(file, columns=columns)
         return table.astype({name: _KINDS[name] for name in columns})
     except (OSError, ValueError, TypeError, OverflowError, ArrowException) as error:
         message = str(error).partition("\n")[0]
         raise RunDirectoryError(f"cannot read {str(file)!r}: {message}") from error
-
-
-def load_latencies(path: Path) -> pd.DataFrame:
-    """Return the quantiles of latency of every agent and cell, as medians over the seeds.
-
-    One row per ``quantile``, from 0 to 1; ``latency_s`` is infinite where requests were never
-    answered.
-    """
-    tables = [
-        pd.DataFrame(
-            {name: result[name] for name in ("agent", *CELL)}
-            | {"quantile": np.linspace(0.0, 1.0, QUANTILES + 1)}
-            | {"latency_s": np.median(result["latency_s"], axis=0)}
-        )
-        for result in _results(path)
-        if len(result["latency_s"])
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
@@ -176,20 +141,16 @@ def _results(path: Path) -> list[dict[str, Any]]:
 
     These are the whole ones of agents that did not fail. In a run of one cell that was
     interrupted they are those on the seeds that every agent finished, so that agents are
-    compared on the same seeds; elsewhere those of agents that finished all seeds. The quantiles
-    of their latency, (episodes, QUANTILES + 1), are infinite where they could not be written.
+    compared on the same seeds; elsewhere those of agents that finished all seeds.
     """
     results = [read_result(file) for file in result_files(path)]
     whole = [[] if result["error"] else whole_episodes(result) for result in results]
-    ended = [{episode["seed"] for episode, _ in pairs} for pairs in whole]
+    ended = [{episode["seed"] for episode in episodes} for episodes in whole]
     one_cell = len({tuple(result[name] for name in CELL) for result in results}) == 1
     shared = set.intersection(*(seeds for seeds in ended if seeds)) if any(ended) else set()
-    for result, pairs, seeds in zip(results, whole, ended, strict=True):
+    for result, episodes, seeds in zip(results, whole, ended, strict=True):
         counted = shared if one_cell else seeds if result["complete"] else set()
-        kept = [pair for pair in pairs if pair[0]["seed"] in counted]
-        result["episodes"] = [episode for episode, _ in kept]
-        latency_s = np.array([latency_s for _, latency_s in kept], dtype=np.float64)
-        result["latency_s"] = np.where(np.isnan(latency_s), math.inf, latency_s)
-        if not (kept or result["complete"] or result["error"]):
+        result["episodes"] = [episode for episode in episodes if episode["seed"] in counted]
+        if not (result["episodes"] or result["complete"] or result["error"]):
             result["error"] = {"type": "interruption", "message": "it was interrupted"}
     return results

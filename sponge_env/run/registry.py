@@ -18,9 +18,8 @@ from typing import Any, cast, get_type_hints
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.spec import check_allocation
-from sponge_env.utils.installation import bundled, look_here
+from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
-from sponge_env.utils.trust import check_typed
 
 REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
@@ -55,15 +54,17 @@ def make_controller(
     """Make a controller by its registered name or ``"module:Class"``, or raise ``ConfigError``."""
     factory, options = _factory(name, registry), options or {}
     with _made(name, "made"):
-        inspect.signature(factory).bind(**options)  # its message is plainer than the call's
+        signature = inspect.signature(factory)
+        known = signature.parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            for key in (key for key in options if known and key not in known):
+                raise ConfigError(unknown(f"option of agent {name}", key, known))
+        signature.bind(**options)  # its message is plainer than the call's
         return cast(Controller, factory(**options))
 
 
 def who_takes(option: str, agents: Mapping[str, str]) -> str:
-    """Return the one agent that takes an option; none or several are a :class:`ConfigError`.
-
-    The agents are given with their controllers.
-    """
+    """Return the one of some agents, with their controllers, that takes an option."""
     registry = known_controllers()
     takers = [name for name, c in agents.items() if option in _options(_factory(c, registry))]
     if len(takers) != 1:
@@ -148,11 +149,7 @@ def start(controller: Controller, spec: SystemSpec, seed: int) -> None:
 def decision(
     controller: Controller, view: SystemView, spec: SystemSpec, limit_s: float | None = None
 ) -> Allocation:
-    """Return what a controller decides, in Python's own numbers.
-
-    If it fails, takes longer than a limit, or answers with no allocation within the limits of the
-    system, that is a ``ControllerError``.
-    """
+    """Return what a controller decides in time, or raise a :class:`ControllerError`."""
     with _named(controller, "decide"), nullcontext() if limit_s is None else _at_most(limit_s):
         answer = controller.decide(view)
     try:
@@ -193,8 +190,6 @@ def _at_most(limit_s: float) -> Iterator[None]:
 
 
 def _named(controller: Controller, method: str) -> AbstractContextManager[None]:
-    """Turn whatever a controller raises into a sentence that names it and the line."""
-
     def said(error: BaseException) -> ControllerError:
         place = ""
         with suppress(TypeError, OSError):  # made up while running

@@ -28,12 +28,7 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.summary import (
-    QUANTILES,
-    latency_quantiles_s,
-    summarise_accuracy,
-    summarise_requests,
-)
+from sponge_env.simulation.summary import summarise_accuracy, summarise_requests
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -152,10 +147,12 @@ def _summarise(
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
     from_s = system.plan.count_from_s
-    ended = _counted(system.columns(), from_s)
-    outcome = ended["outcome"]
+    requests: Mapping[str, NDArray[Any]] = system.columns()
+    counts = requests["arrival_s"] >= from_s
+    ended = {name: column[counts] for name, column in requests.items()}
+    outcome, latency_s = ended["outcome"], ended["finished_s"] - ended["sent_s"]
     counted: dict[str, Any] = {
-        **summarise_requests(outcome, ended["latency_s"], ended["hopeless"]),
+        **summarise_requests(outcome, latency_s, ended["hopeless"]),
         **summarise_accuracy(outcome, ended["accuracy"], ended["needs_cores"]),
     }
     intervals = [each for each in intervals if each.time_s > from_s + 1e-9]
@@ -208,23 +205,6 @@ def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return found | {"waiting_mean_s": waited_s / taken if taken else math.nan}
 
 
-def _counted(columns: Mapping[str, NDArray[Any]], from_s: float) -> dict[str, NDArray[Any]]:
-    """Return the requests that arrived at ``from_s`` or later, with ``latency_s``."""
-    counted = {name: column[columns["arrival_s"] >= from_s] for name, column in columns.items()}
-    return counted | {"latency_s": counted["finished_s"] - counted["sent_s"]}
-
-
-def kept_quantiles_s(columns: Mapping[str, NDArray[Any]], from_s: float) -> list[float | None]:
-    """Return (QUANTILES + 1,) quantiles of the latency of what arrived at ``from_s`` or later.
-
-    They are None where infinite, see :func:`latency_quantiles_s`.
-    """
-    requests = _counted(columns, from_s)
-    probabilities = np.linspace(0.0, 1.0, QUANTILES + 1)
-    values = latency_quantiles_s(requests["outcome"], requests["latency_s"], probabilities)
-    return [value if math.isfinite(value) else None for value in values]
-
-
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:
     """Return a scenario that begins with the controller's own allocation for its mean load.
 
@@ -237,10 +217,7 @@ def warm(scenario: Scenario, controller: Controller, profile: Profile | None = N
 
 
 def settled(scenario: Scenario, controller: Controller, profile: Profile) -> Allocation:
-    """Return where a controller settles on a steady version of a scenario.
-
-    That is its most frequent allocation at the end; of several, the latest.
-    """
+    """Return the most frequent allocation of a controller at the end of a steady scenario."""
     steady = steady_scenario(scenario, profile)
     workload = draw_workload(steady, profile, _REHEARSAL_SEED)
     workload = equally_fast(workload, steady.network.base_delay_s)

@@ -11,8 +11,7 @@
     DIR/lock                                         held by the process that writes here
 
 A cell is ``<scenario>+<profile>+<start>``. Each file appears whole or not at all, so whatever
-is there can be trusted after an interruption. What is not there is still to be done. The
-intervals of an episode on the real worker are a CSV file, which grows, until it ends.
+is there can be trusted after an interruption. What is not there is still to be done.
 
 Results that depend on different things never mix: these are told apart by *fingerprints*. The
 project's code counts by the content of its source files and learned weights, not by its version
@@ -29,23 +28,20 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
-from sponge_env.metrics import CELL, EpisodeMetrics, declared
-from sponge_env.run.suite import Suite, arranged, cell_name, cells
+from sponge_env.metrics import CELL, EpisodeMetrics, StageMetrics, declared, names
+from sponge_env.run.suite import RELAXED, SIDES, Suite, arranged, cell_name, cells
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
-from sponge_env.simulation.summary import QUANTILES
 from sponge_env.simulation.traffic import capacity_rps
 from sponge_env.utils.files import content_hash, explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
@@ -113,7 +109,6 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
 
 
 def _measured(profile: Profile) -> dict[str, Any]:
-    """Return what results depend on; a rest that was not measured is left out."""
     data = asdict(profile)
     del data["facts"]
     if data["quota"] and data["quota"]["wake_s"] is None:
@@ -136,30 +131,22 @@ def conditions_fingerprint(scenario: Scenario, as_load: bool = False) -> str:
 
 
 def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries that differ from the usual ones."""
     changed = {key: value for key, value in data.items() if value != usual[key]}
     nested = {key for key in changed if isinstance(usual[key], dict)}
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
 
 
-def identity(
-    suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto", measured: bool = True
-) -> dict[str, Any]:
-    """Return what all results in one folder have in common; it may get more agents later.
-
-    Without the cells, unless all their profiles are ``measured``.
-    """
-    common = {
+def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
+    """Return what all results in one folder have in common; it may get more agents later."""
+    content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
+    return {
         "suite": suite.name,
         "seeds": suite.seeds,
         "backend": backend,
         "limiter": limiter,
         "code": code_fingerprint(),
+        "cells": fingerprint(content),
     }
-    if not measured:
-        return common
-    content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
-    return common | {"cells": fingerprint(content)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +154,6 @@ class RunStore:
     """The folder of a run, locked for one writer; what cannot be written is a sentence."""
 
     path: Path
-    unwritten: dict[Path, dict[str, Any]] = field(default_factory=dict)
-    """Results that are not in their files yet: they are measured, so they are not to be lost."""
 
     @classmethod
     @contextmanager
@@ -192,8 +177,6 @@ class RunStore:
             try:
                 yield store
             finally:  # a process that was ended while it wrote could not tidy up
-                for file in [*store.unwritten]:
-                    store._write(file)
                 if not (path / _DEFINITION).exists():
                     raise RunDirectoryError(
                         f"{str(path)!r} was removed while the run wrote into it; run it again"
@@ -228,23 +211,9 @@ class RunStore:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
-    def check_requests(self, units: Sequence[Unit], requests: float) -> None:
-        """Refuse to go on where seeds below ``requests`` have ended without their requests."""
-        for unit in units:
-            for episode, _ in whole_episodes(self.kept(unit)):
-                file = self.file("requests", unit, f"-seed{episode['seed']}.parquet")
-                if episode["seed"] < requests and not file.exists():
-                    raise RunDirectoryError(
-                        f"{str(self.path)!r} holds episodes of agent {unit.agent!r} without their "
-                        "requests; give --requests as it was given then, or choose another "
-                        "--run-dir"
-                    )
-
     def kept(self, unit: Unit) -> dict[str, Any]:
         """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
-        if path in self.unwritten:
-            return self.unwritten[path]
         if not path.exists():
             return {}
         found = read_result(path)
@@ -271,28 +240,16 @@ class RunStore:
             "complete": complete and error is None,
             "error": error,
         }
-        path = self.file("results", unit, ".json")
-        self.unwritten[path] = {**result, **head}
-        self._write(path)
-
-    def _write(self, path: Path) -> None:
-        write_json(path, self.unwritten[path], indent=None)
-        del self.unwritten[path]
+        write_json(self.file("results", unit, ".json"), {**result, **head}, indent=None)
 
 
-def whole_episodes(
-    result: Mapping[str, Any],
-) -> list[tuple[dict[str, Any], Sequence[float | None]]]:
-    """Return the summaries of a unit's whole episodes, with the quantiles of latency of each."""
-    pairs = zip(result.get("episodes", ()), result.get("latency_s", ()), strict=True)
-    return [(episode, latency_s) for episode, latency_s in pairs if not episode["partial"]]
+def whole_episodes(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the summaries of a unit's whole episodes."""
+    return [episode for episode in result.get("episodes", ()) if not episode["partial"]]
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """Read one result; a :class:`RunDirectoryError` says what in it cannot be used.
-
-    It is what its place says, so that its names can be used for files.
-    """
+    """Read one result; a :class:`RunDirectoryError` says what in it cannot be used."""
     result = read_json(file)
     with suppress(TypeError):
         episodes = result.get("episodes", ())
@@ -304,7 +261,7 @@ def read_result(file: Path) -> dict[str, Any]:
     for reason, holds in _rules(file, result).items():
         try:
             fine = holds()
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             fine = False  # something in it has another type
         if not fine:
             raise RunDirectoryError(
@@ -321,8 +278,13 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
     """Return what must hold for a result, by what is wrong if it does not or raises an error."""
     place = [str(result.get(name)) for name in ("agent", *CELL)]
     error = result.get("error", "")
-    lists = [result.get(name, []) for name in ("episodes", "bounds", "relaxations")]
-    episodes, *bounds = lists
+    wanted = {
+        "episodes": {*_EPISODE},
+        "bounds": {"seed", *SIDES},
+        "relaxations": {"seed", *RELAXED},
+    }
+    lists = {name: result.get(name, []) for name in wanted}
+    stages = [each.get("stages", {}) for each in lists["episodes"] if isinstance(each, dict)]
     return {
         "it is of another agent or cell": lambda: (
             (file.parent.name, file.stem) == (place[0], "+".join(place[1:]))
@@ -334,30 +296,25 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         ),
         "it has no list with one table for each seed": lambda: all(
             isinstance(each, list) and len({table["seed"] for table in each}) == len(each)
-            for each in lists
+            for each in lists.values()
         ),
         "an episode has a metric of another type": lambda: all(
-            _fits(episode[name], kind) for episode in episodes for name, kind in _EPISODE.items()
+            _fits(each[name], kind) for each in lists["episodes"] for name, kind in _EPISODE.items()
         ),
-        "an episode has a metric that is not known": lambda: all(
-            episode.keys() <= {*_EPISODE, "stages"} for episode in episodes
+        "it has a number that is not known, or lacks one": lambda: all(
+            each.keys() - {"stages"} == wanted[kind] for kind in wanted for each in lists[kind]
         ),
-        "the stages of an episode are no tables of numbers": lambda: all(
-            _fits(value, "float")
-            for episode in episodes
-            for table in episode.get("stages", {}).values()
-            for value in table.values()
+        "the stages of an episode lack numbers or have others": lambda: all(
+            {*names(StageMetrics)} <= table.keys()
+            and all(_fits(value, "float") for value in table.values())
+            for own in stages
+            for table in own.values()
         ),
         "a bound is no number": lambda: all(
             _fits(value, "float") and value is not None
-            for each in bounds
-            for table in each
+            for kind in ("bounds", "relaxations")
+            for table in lists[kind]
             for value in table.values()
-        ),
-        "its bound has no name": lambda: isinstance(result.get("bound", ""), str),
-        "latency_s": lambda: (
-            np.array(result.get("latency_s", []), np.float64).shape
-            == ((len(episodes), QUANTILES + 1) if episodes else (0,))
         ),
     }
 
@@ -378,10 +335,7 @@ def result_files(path: Path) -> list[Path]:
 
 
 def new_folder(purpose: str, path: Path | None = None) -> Path:
-    """Make a folder: at a path where nothing must be yet, or in ``runs``.
-
-    There it is named after time and purpose, also when several runs start at the same time.
-    """
+    """Make a folder: at a path where nothing must be yet, or in ``runs``, named after the time."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{purpose}"
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     for folder in [path] if path else (RUNS / each for each in numbered):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
-from sponge_env.formats import content_of
 from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario.config import Arrivals, Start, as_name
 from sponge_env.scenario.option import check_options, option, require
@@ -40,6 +39,17 @@ BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-
 
 RELAXATION: Literal["relaxation"] = "relaxation"
 """Name in the results of what no controller of stages or variants can go below."""
+
+SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
+"""The numbers of a bound, in the order in which they are shipped."""
+
+SHARES = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Violations per request, beyond the fewest, for which a relaxation says the least cores."""
+
+_PAIRS = product(range(len(SHARES)), ("violations", "core_seconds"))
+
+RELAXED = ("accuracy_upper", *(f"{name}_{k}" for k, name in _PAIRS))
+"""The numbers of a relaxation: pairs of violations and the fewest core-seconds with so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +78,6 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
-    about: str = ""
-    """What has to be known of it, in sentences."""
     points: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What comes after the values: by what to call it, changes as in :func:`changed`, where
     several keys have values of their own."""
@@ -96,8 +104,6 @@ class AgentEntry:
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
-    control: BoundName = "vertical"
-    """Which bound it is compared with."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
     system rather than from the controller."""
@@ -171,10 +177,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 
 def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
-    """Return the suite with a cell for each trace in a folder, and why which files are left out.
-
-    These cells have further changes, and the names of the files.
-    """
+    """Return the suite with a cell for each trace in a folder, and why which files are left out."""
     if not any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} takes no traces; choose --suite real")
     files, left_out = _traces_in(folder)
@@ -198,6 +201,8 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
 
 def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return the traces in a folder by content and name, and why the other files are none."""
+    from sponge_env.formats import content_of  # takes a while to import
+
     if not folder.is_dir():
         raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
     found: dict[str, dict[str, str]] = {}
@@ -267,10 +272,7 @@ def chosen(
 
 
 def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
-    """Return the suite with only some agents, see :func:`chosen`, and further bounds.
-
-    Without names it keeps all of its own.
-    """
+    """Return the suite with only some agents, see :func:`chosen`, or all; and further bounds."""
     if not names:
         return suite
     agents, bounds = chosen(names, suite.agents)
@@ -286,10 +288,7 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 
 def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
-    """Say what a name stands for; nothing if it is that of a controller with its defaults.
-
-    The options are those that hold in one cell, tuned ones included.
-    """
+    """Say what a name stands for in one cell; nothing for a controller with its defaults."""
     changes = {**(entry.options if options is None else options), **entry.changes}
     parts = [entry.controller] if entry.controller not in ("", name) else []
     parts += [f"{key}={value}" for key, value in changes.items()]
@@ -319,7 +318,6 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 
 
 def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
-    """Yield the cells without those of sweeps, each with its family."""
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
         for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
@@ -348,10 +346,7 @@ def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
 
 
 def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
-    """Return a moved scenario's arrivals, as many as before unless the sweep moves them itself.
-
-    A load is relative to what the limits allow, which a sweep may move.
-    """
+    """Return a moved scenario's arrivals, as many as before even if its limits move its load."""
     if moved.limits == scenario.limits or moved.arrivals.load != scenario.arrivals.load:
         return moved.arrivals
     from sponge_env.simulation.traffic import rate_rps  # brings numba
@@ -370,8 +365,6 @@ class Arrangement:
     """By scenario, for those that have one."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
-    about: dict[str, str] = field(default_factory=dict)
-    """By what is swept, what has to be known of it."""
     replayed: dict[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests."""
 
@@ -391,7 +384,6 @@ def arranged(suite: Suite) -> Arrangement:
         cells=tuple(cell.cell for _, cell in own),
         families={cell.name: family for family, cell in own if family},
         sweeps=sweeps,
-        about={shown[name]: sweep.about for name, sweep in suite.sweeps.items()},
     )
 
 

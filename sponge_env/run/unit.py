@@ -1,47 +1,141 @@
 """Units of work: one agent on one cell with all its seeds, or the bound of a cell.
 
-A unit is plain data, so that it can be sent to another process.
+A unit is plain data, so that it can be sent to another process. What it leaves behind is kept
+episode by episode; intervals and requests of one are parquet files, written when it ends.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
+from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sponge_env.env.factory import check_live, ensure_profile, make_system
-from sponge_env.errors import ConfigError, TraceError
-from sponge_env.run.record import Recorder
+from sponge_env.errors import ConfigError, RunDirectoryError, TraceError
+from sponge_env.interfaces import Sink
+from sponge_env.metrics import IntervalMetrics, declared, names, of_stage, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Run, play, warm
+from sponge_env.run.rollout import Episode, Run, play, warm
 from sponge_env.run.store import (
+    IDENTITY,
     RunStore,
     conditions_fingerprint,
     fingerprint,
     scenario_fingerprint,
+    whole_episodes,
 )
-from sponge_env.run.suite import (
-    BOUND_AGENTS,
-    RELAXATION,
-    BoundName,
-    Suite,
-    cells,
-    changed,
-    origins,
-)
+from sponge_env.run.suite import BOUND_AGENTS, RELAXATION, Suite, cells, changed, origins
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import draw_workload
-from sponge_env.utils.files import content_hash
-from sponge_env.utils.installation import bundled
+from sponge_env.utils.console import ConsoleSink, Progress
+from sponge_env.utils.files import content_hash, replacing
+from sponge_env.utils.installation import bundled, missing
 
 if TYPE_CHECKING:
     from sponge_env.run.store import Unit
+
+_of_run = attrgetter(*IDENTITY)
+
+
+class Recorder:
+    """Keeps the results of one unit, on top of what an earlier run kept of it."""
+
+    def __init__(self, store: RunStore, unit: Unit, requests: bool, watched: bool) -> None:
+        """Take up what there is; arguments as for :func:`run_unit`."""
+        self._store, self._unit = store, unit
+        self._requests, self._watched = requests, watched
+        self.facts: dict[str, Any] = {}
+        """What its results say of the unit."""
+        self._episodes = whole_episodes(store.kept(unit))
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds have ended."""
+        return len(self._episodes)
+
+    def sinks(self, run: Run, intervals: int) -> Iterator[Sink]:
+        """Open what follows an episode of so many intervals while it runs."""
+        if self._watched and not missing("report"):
+            from sponge_env.run.tensorboard import TensorBoardSink  # a suite does without
+
+            name = f"{run.agent}-seed{run.seed}" if self._unit.seeds > 1 else run.agent
+            folder = self._store.path / "tensorboard" / name
+            shutil.rmtree(folder, ignore_errors=True)  # of an episode that was interrupted
+            yield TensorBoardSink(folder, "/".join([*self._store.path.parts[-2:], name]))
+        if self._watched:
+            yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
+
+    def add(self, run: Run, episode: Episode, system: System) -> None:
+        """Write an episode that ended, and the unit's results so far."""
+        # Whatever cannot be written now, the summary has the episode.
+        self._episodes.append(summary(episode.summary))
+        if self._requests:
+            write_table(self._file("requests", run), system.columns())
+        write_table(self._file("intervals", run), interval_columns(run, episode.intervals))
+        self.keep(complete=False)
+
+    def keep(self, complete: bool) -> None:
+        """Write the unit's results, and whether they are all there."""
+        episodes = {"episodes": self._episodes} if self._episodes else {}
+        self._store.keep(self._unit, self.facts | episodes, complete=complete)
+
+    def _file(self, kind: str, run: Run) -> Path:
+        return self._store.file(kind, self._unit, f"-seed{run.seed}.parquet")
+
+
+def interval_columns(run: Run, intervals: Sequence[IntervalMetrics]) -> dict[str, NDArray[Any]]:
+    """Return the intervals of an episode as columns (intervals,), after what identifies it.
+
+    What was measured of a stage follows below its name: ``detector/queued``.
+    """
+    head = zip(IDENTITY, _of_run(run), strict=True)
+    columns = {name: np.full(len(intervals), value) for name, value in head}
+    for field in declared(IntervalMetrics):
+        values = [getattr(metrics, field.name) for metrics in intervals]
+        columns[field.name] = np.array(values, np.int64 if field.type == "int" else np.float64)
+    for stage, measured in (intervals[0].stages if intervals else {}).items():
+        for name in measured:
+            columns[of_stage(stage, name)] = np.array([m.stages[stage][name] for m in intervals])
+    return columns
+
+
+def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as parquet, whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    repeated = [name for name, column in columns.items() if column.dtype.kind in "iU"]
+    with replacing(path) as partial:
+        pyarrow.parquet.write_table(
+            pyarrow.table(dict(columns)), partial, compression="zstd", use_dictionary=repeated
+        )
+
+
+def read_intervals(path: Path) -> list[IntervalMetrics]:
+    """Return the intervals of one episode that has ended, without what was measured of stages."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
+        return [IntervalMetrics(**row) for row in table.to_pylist()]
+    except (OSError, TypeError, pyarrow.ArrowException) as error:
+        message = str(error).partition("\n")[0]
+        raise RunDirectoryError(f"cannot read {str(path)!r}: {message}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +146,6 @@ class AgentUnit:
     controller: str
     """``module:callable``."""
     options: dict[str, Any]
-    control: BoundName
-    """Which bound it is compared with."""
     scenario: Scenario
     seeds: int
     backend: Backend = "sim"
@@ -82,7 +174,6 @@ class AgentUnit:
         profile = scenario_profile(self.scenario)
         controller = make_controller(self.controller, {}, self.options)
         scenario = warm(self.scenario, controller, profile)
-        record.facts["bound"] = BOUND_AGENTS[self.control]
         record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
             system = make_system(
@@ -123,7 +214,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         conditions = partial(conditions_fingerprint, origin)
         wanted = controller, *origin.cell, conditions, not entry.defaults
         tuned = tuned_options(*wanted) if entry.tuned else {}
-        what = registry.get(controller, controller), {**tuned, **entry.options}, entry.control
+        what = registry.get(controller, controller), {**tuned, **entry.options}
         work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
     return work
 
@@ -145,11 +236,11 @@ def check_scenario(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     return profile
 
 
-def run_unit(unit: Unit, store: RunStore, requests: float = 0, watched: bool = False) -> None:
+def run_unit(unit: Unit, store: RunStore, requests: bool = False, watched: bool = False) -> None:
     """Run what is missing of a unit and keep it, or as much as there is when it is interrupted.
 
-    Seeds below ``requests`` keep their requests. If it is ``watched``, there are TensorBoard
-    events interval by interval and progress on the terminal.
+    With ``requests`` every request is kept. If it is ``watched``, there are TensorBoard events
+    interval by interval and progress on the terminal.
     """
     record, complete = Recorder(store, unit, requests, watched), False
     try:

@@ -28,6 +28,9 @@ Start = Literal["cold", "warm"]
 Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
 """How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
 
+RESERVED = ("4g", "none")
+"""Names of bandwidth that are no files: generated for each seed, and no transfer time."""
+
 FILE_NAME_RULE = "letters, digits, '.', '_' and '-', with no '.' in front (it names files)"
 
 
@@ -254,7 +257,7 @@ class Network:
     """Share of the trace's bandwidth that is left during a fade."""
 
     def __post_init__(self) -> None:
-        if self.trace in ("4g", "none"):
+        if self.trace in RESERVED:
             rule = f"'beginning' for the trace {self.trace!r}, which is no file"
             require(self.start == "beginning", "network.start", self.start, rule)
         check_options(self, "network.")

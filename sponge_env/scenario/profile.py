@@ -32,6 +32,7 @@ from sponge_env.latency import (
 from sponge_env.scenario.config import MAX_LIMIT
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
+from sponge_env.utils.installation import program
 
 MOST_OFF = 1000
 """Times its cell's latency that a run can be off, or a measured latency the fit's."""
@@ -142,6 +143,8 @@ class Profile:
         """Return the same model where all batches take ``scale`` times as long."""
         if scale == 1:
             return self
+        if np.max(self.latency_s) * scale > LONGEST_S:
+            raise self._error(f"takes more than an hour with simulation.service_scale = {scale:g}")
         quota = self.quota
         return replace(
             self,
@@ -247,10 +250,7 @@ def save_profile(profile: Profile, path: Path) -> None:
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
-    """Load a shipped profile, one of this machine (``local``, ``local:MODEL``), or a file.
-
-    What cannot be is a :class:`ProfileError`.
-    """
+    """Load a shipped profile, one of this machine (``local``, ``local:MODEL``), or a file."""
     path, model = Path(name_or_path), local_model(str(name_or_path))
     if model is not None:
         path = local_profile_path(model)
@@ -258,7 +258,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
             option = f" --model {model}" * (model != LOCAL_MODEL)
             raise ProfileError(
                 f"{model} was not measured on this machine yet; measure it with: "
-                f"python -m sponge_env calibrate{option}, or all models of a scenario with "
+                f"{program('calibrate')}{option}, or all models of a scenario with "
                 "--scenario"
             )
     elif path.suffix != ".json":
@@ -294,7 +294,4 @@ def _finite(text: str) -> float:
 def _from_json(data: dict[str, Any]) -> Profile:
     if data.pop("format") != FORMAT:
         raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    if "crowd_loading" in (quota := data.get("quota") or {}):  # its name until version 0.2
-        quota["loading_contention"] = quota.pop("crowd_loading")
-    (data.get("facts") or {}).pop("accuracy", None)  # which nothing read, until version 0.2
     return from_mapping(Profile, data)

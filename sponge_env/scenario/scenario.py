@@ -205,7 +205,6 @@ def with_own_slo(scenario: Scenario) -> Scenario:
 
 
 def _with_files(folder: Path, stage: Stage) -> Stage:
-    """Return a stage whose profiles' files are found from anywhere."""
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))
 

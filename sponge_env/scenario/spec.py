@@ -17,7 +17,7 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
-from sponge_env.scenario.profile import REMEDY, Profile, load_profile
+from sponge_env.scenario.profile import POOR_FIT, REMEDY, Profile, load_profile
 from sponge_env.scenario.scenario import Scenario
 
 LOG = logging.getLogger("sponge_env")
@@ -79,7 +79,6 @@ def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageS
 
 
 def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> None:
-    """Refuse cores of several sizes on one machine, and a stage with and without a quota."""
     units = {model.name: model.core_unit for models in profiles for model in models}
     if len({*units.values()}) > 1:
         message = ", ".join(f"{name} {unit:g}" for name, unit in units.items())
@@ -96,10 +95,11 @@ def _check_units(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> N
 
 
 def _check_profile(profile: Profile, limits: Limits) -> None:
-    """Refuse a profile that cannot be used within limits."""
     profile.planned.table_s(limits.batch, limits.cores)  # refuses a fit that is not positive
     if profile.poor_fit:
-        _warn_of_fit(profile.name, f"{profile.fit_error.mape:.0%}")
+        far_off = profile.fit_error.mape > POOR_FIT
+        off = f"{profile.fit_error.mape:.0%} off" if far_off else "not positive everywhere"
+        _warn_of_fit(profile.name, off)
     if profile.quota is not None and limits.cores * profile.core_unit > 1 + 1e-9:
         raise ProfileError(
             f"profile {profile.name!r} was measured on one CPU in units of "
@@ -110,8 +110,7 @@ def _check_profile(profile: Profile, limits: Limits) -> None:
 
 @cache
 def _warn_of_fit(name: str, off: str) -> None:
-    """Say once what controllers plan with."""
-    LOG.warning("the fit of l(b, c) is %s off in profile %r: %s", off, name, REMEDY)
+    LOG.warning("the fit of l(b, c) is %s in profile %r: %s", off, name, REMEDY)
 
 
 def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> str:
@@ -159,10 +158,7 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
 def check_stage_allocation(
     allocation: StageAllocation, limits: Any, where: str = "allocation", variants: int = 1
 ) -> None:
-    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits.
-
-    These are ``cores_max``, ``batch_max`` and ``replicas_max`` of a specification or a live worker.
-    """
+    """Raise a :class:`ConfigError` where a stage\'s allocation is not within its limits."""
     most = limits.cores_max, limits.batch_max, limits.replicas_max
     for name, value, limit in zip(_LIMITS, allocation, most, strict=False):
         if not isinstance(value, (int, np.integer)) or not 1 <= value <= limit:

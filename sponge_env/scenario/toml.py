@@ -16,17 +16,6 @@ from sponge_env.utils.files import parsed, read_text
 
 T = TypeVar("T")
 
-REMOVED = {
-    "short_trace": "an episode lasts for duration_s",
-    "serving.defer": "a batch starts as soon as a replica is idle",
-    "serving.defer_margin_s": "a batch starts as soon as a replica is idle",
-    "stages.switch_s": "all variants are in memory",
-    "stages.chooses": "with initial.variant = -1 each batch chooses",
-    "best_of": "every agent has a row of its own",
-    "also_shown": "every agent has a row of its own",
-}
-"""Keys that earlier versions had, and what holds instead."""
-
 
 def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) -> tuple[T, Path]:
     """Load a configuration by its name in a folder of those that ship, or any TOML file.
@@ -71,8 +60,6 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     hints = get_type_hints(cls)
     values = {}
     for key, value in data.items():
-        if prefix + key in REMOVED:
-            raise ConfigError(f"{prefix}{key} was removed: {REMOVED[prefix + key]}; leave it out")
         if key not in hints:
             raise ConfigError(unknown("key", prefix + key, (prefix + name for name in hints)))
         values[key] = _convert(hints[key], value, prefix + key)

@@ -110,7 +110,6 @@ def frame(intervals: Sequence[IntervalMetrics], cores_max: int) -> NDArray[np.ui
 
 
 def _panel(draw: Any, values: Sequence[float], most: float, label: str, top: int) -> None:
-    """Draw steps from 0 to the most in a box at this row of pixels, its label above it."""
     left, right, height = 8, _WIDTH - 8, _ROW - 18
     base = top + 14 + height
     draw.text((left, top), label, fill="black")

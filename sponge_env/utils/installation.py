@@ -2,6 +2,10 @@
 
 In a clone the folders ``agents``, ``baselines`` and ``traces`` lie beside this package. The
 wheel has them within it: other distributions have top-level packages of these names.
+
+Files are data: within a command, a name of a user's own module or of a file that is unpickled may
+become code if it stands on the command line, or with ``--trust``. Python that calls this package
+may import what it likes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import platform
 import re
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,12 @@ EXTRAS = {
 """Modules without which what an extra is for cannot work."""
 
 
+TRUST = "--trust"
+
+_words: Sequence[str] | None = None
+"""The words of the command line; None where there is none."""
+
+
 def data_folder(name: str) -> Path:
     """Return a folder that ships with the project, such as ``traces``."""
     inside = _PACKAGE / name
@@ -57,10 +68,7 @@ def data_folder(name: str) -> Path:
 
 
 def bundled(name: str) -> str:
-    """Return the dotted name by which ``agents`` or ``baselines`` is imported.
-
-    Another project's package in its place is a :class:`ConfigError`.
-    """
+    """Return the dotted name of ``agents`` or ``baselines``; another project's is refused."""
     inside = f"sponge_env.{name}"
     if importlib.util.find_spec(inside):
         return inside
@@ -92,6 +100,50 @@ def look_here() -> None:
         sys.path.append(here)
 
 
+@contextmanager
+def typing(words: Sequence[str] | None) -> Iterator[None]:
+    """Run a command of these words until the end of the block."""
+    global _words
+    before, _words = _words, words
+    try:
+        yield
+    finally:
+        _words = before
+
+
+def typed() -> Sequence[str] | None:
+    """Return what :func:`typing` takes in another process, for it to decide as this one does."""
+    return _words
+
+
+def check_typed(name: str, what: str) -> None:
+    """Raise a :class:`ConfigError` unless a name may become code.
+
+    Of the command line only the values of options that name code count.
+    """
+    if _words is None or TRUST in _words or name in _named(_words):
+        return
+    raise ConfigError(
+        f"{what} {name!r} runs code, and only a file names it; add {TRUST} if you trust that file"
+    )
+
+
+def _named(words: Sequence[str]) -> Iterator[str]:
+    """Yield what a command line names as agents, models, profiles and files of agents."""
+    option = ""
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+        before, _, after = value.partition(":")
+        if option in ("--agent", "--agents", "--model"):
+            yield from (value, *([after] if before == "sb3" else []))
+        elif option == "--profile" and before == "local":
+            yield after
+        elif option == "--option" and value.partition("=")[0].endswith(".file"):
+            yield value.partition("=")[2]
+
+
 def missing(extra: str) -> list[str]:
     """Return which modules of an extra are not installed."""
 
@@ -119,11 +171,7 @@ def require_extra(extra: str, what: str) -> None:
 
 
 def program(command: str, recorded: bool = False) -> str:
-    """Return how a command is called here: by the console script, or from a clone.
-
-    That is with the interpreter in use as one would type it; in a record, which is read on other
-    machines too, with plain names.
-    """
+    """Return how a command is called here, as one would type it; in a record with plain names."""
     called = Path(sys.argv[0])
     if called.name == "sponge":
         return f"{'sponge' if recorded else _typed(called.absolute())} {command}"

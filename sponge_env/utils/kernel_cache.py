@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,6 @@ _IMPORT = re.compile(
 _COMMENT = re.compile(r"#[^\n]*")
 _OWN_PACKAGES = {"sponge_env", "agents", "baselines"}
 """Packages of this project, all of which kernels may import."""
-_SUM = ".blake2b"
-"""Ending of the file that holds the checksum of another."""
 
 
 @functools.cache
@@ -38,7 +35,7 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
     """Return the folder for the machine code of a module; None, with a warning, if there is none.
 
     It lies in the ``chosen`` folder or else beside the source, where the code of older sources is
-    removed, or in the user's cache. Files in it that are damaged are removed with a warning.
+    removed, or in the user's cache.
     """
     files = sources(module)
     if module not in files:  # it was typed in
@@ -55,7 +52,6 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
             for old in beside.glob(f"{module}-*") if base == beside else ():
                 if old.name != name:
                     shutil.rmtree(old, ignore_errors=True)
-            _remove_damaged(base / name)
             return base / name
         reason = f"{base / name} is read-only"
     _warn_once(reason)
@@ -78,38 +74,16 @@ class KeptCode:
             return self._cache.load_overload(signature, context)
         except Exception as error:  # whatever a damaged pickle raises
             LOG.warning("code in %s cannot be read and is made anew: %s", self._folder, error)
+            for file in self._folder.rglob("*.nb[ic]"):
+                file.unlink(missing_ok=True)
             return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        """Keep compiled code, with a checksum."""
+        """Keep compiled code."""
         try:
             self._cache.save_overload(signature, data)
-            _write_sums(self._folder)
         except OSError as error:
             _warn_once(str(error))
-
-
-def _write_sums(folder: Path) -> None:
-    """Write the checksums of files that are new."""
-    for file in folder.rglob("*.nb[ic]"):
-        kept = file.with_name(file.name + _SUM)
-        if not kept.exists() or kept.stat().st_mtime_ns < file.stat().st_mtime_ns:
-            kept.write_text(hashlib.blake2b(file.read_bytes()).hexdigest())
-
-
-def _remove_damaged(folder: Path) -> None:
-    """Remove files that are not what was written, or were not written to their end."""
-    for file in folder.rglob("*.nb[ic]"):
-        with suppress(FileNotFoundError):  # another process may remove what is older
-            content, kept = file.read_bytes(), file.with_name(file.name + _SUM)
-            # Another process may be about to write the checksum; a pickle ends with a full stop.
-            whole = content.endswith(b".")
-            if kept.exists():
-                whole = hashlib.blake2b(content).hexdigest() == kept.read_text()
-            if not whole:
-                LOG.warning("%s is damaged and is made anew", file)
-                file.unlink()
-                kept.unlink(missing_ok=True)
 
 
 @functools.cache
