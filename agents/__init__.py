@@ -8,7 +8,6 @@ from sponge_env.scenario.config import ControlName
 
 _KNOWN = {
     "sponge-ip": ("sponge_ip:SpongeIP", "integer program; every request has its own deadline"),
-    "sponge-exact": ("sponge_ip:sponge_exact", "sponge-ip, solved by enumeration"),
     "sponge-mpc": ("lookahead:SpongeMPC", "sponge-ip that looks ahead at load and bandwidth"),
     "sponge-joint": ("sponge_joint:SpongeJoint", "cores now, replicas once they are warm"),
     "sponge-no-batching": ("sponge_ip:no_batching", "sponge-ip with batches of one"),

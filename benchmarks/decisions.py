@@ -1,13 +1,12 @@
-"""How long a decision takes: exact, PuLP with CBC and HiGHS, and the published search.
+"""How long a decision takes: Sponge's program, the look-ahead, and the published search.
 
     python -m benchmarks.decisions
 
 Every row is the median over random states with that many requests queued, under an SLO that
 leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
 solver from Python; ``decide`` is the whole way from view to allocation, forecast included;
-``MPC decide`` is the same for sponge-mpc, which plays the queue out; ``solve`` is PuLP on a
-program that is already built. The published search takes the queue
-for its lambda, as one second's requests.
+``MPC decide`` is the same for sponge-mpc, which plays the queue out. The published search takes the
+queue for its lambda, as one second's requests.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ import numpy as np
 from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
 from agents.rates import forecast_arrivals
-from agents.solvers import make_backend, solve_chain
 from agents.sponge_ip import SpongeIP
 from agents.stages import StageProgram
 from sponge_env.interfaces import (
@@ -43,7 +41,7 @@ from sponge_env.scenario.profile import load_profile
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
 
-COLUMNS = ("kernel", "decide", "MPC decide", "CBC solve", "CBC decide", "HiGHS decide", "published")
+COLUMNS = ("kernel", "decide", "MPC decide", "published")
 
 
 def make_spec(grid: int, queued: int) -> SystemSpec:

@@ -61,7 +61,6 @@ DOORS = {
         "agents/learn/sb3_ppo.py",
         "sponge_env/models/efficientnet.py",
     },
-    "pulp": {"agents/solvers.py"},
     "optuna": {"baselines/tune.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},

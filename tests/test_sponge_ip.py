@@ -1,10 +1,9 @@
-"""Sponge's program, both formulations: compiled, with PuLP, and with one of its means left out."""
+"""Sponge's program, both formulations, and with one of its means left out."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,21 @@ from views import NOTHING, busy_view, make_spec, make_view, views
 
 from agents.enumeration import solve_pairs
 from agents.rates import Forecast, forecast_arrivals
-from agents.solvers import PublishedProgram, make_backend
-from agents.sponge_ip import Ablated, SpongeIP, SpongeIPConfig, bundled, no_batching, no_scaling
+from agents.sponge_ip import (
+    Ablated,
+    PublishedProgram,
+    SpongeIP,
+    SpongeIPConfig,
+    bundled,
+    no_batching,
+    no_scaling,
+)
 from agents.stages import StageProgram
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 
-ROOT = Path(__file__).resolve().parent.parent
 STATES = 300
 """Random states of each seed."""
 
@@ -139,30 +144,6 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
             late = laid_out_late(spec, view, forecast, margin)
             np.testing.assert_array_equal(late, count_late(spec, view, forecast, margin))
     assert 0.3 * STATES < feasible < 0.7 * STATES
-
-
-@pytest.mark.parametrize(
-    ("solver", "options"),
-    [
-        ("pulp", {}),
-        ("pulp", {"formulation": "paper"}),
-        ("pulp", {"cores_fixed": 3}),
-        ("pulp", {"batch_limit": 2}),
-        ("highs", {}),
-    ],
-)
-def test_equals_pulp_on_random_states(solver: str, options: dict[str, Any]) -> None:
-    if solver == "highs":
-        pytest.importorskip("highspy", reason="the optional solver HiGHS is not installed")
-    rng = np.random.default_rng(10)
-    kind = Ablated if options.keys() & {"cores_fixed", "batch_limit"} else SpongeIP
-    exact, pulp = kind(**options), kind(solver=solver, **options)
-    for _ in range(80):
-        spec = random_spec(rng, largest=8)
-        view = random_view(rng, spec)
-        exact.reset(spec, seed=0)
-        pulp.reset(spec, seed=0)
-        assert same(exact.decide(view), pulp.decide(view))
 
 
 @settings(max_examples=100, deadline=None)
@@ -325,7 +306,6 @@ class TestForecast:
     ("options", "words"),
     [
         ({"formulation": "papers"}, "did you mean 'paper'"),
-        ({"solver": "gurobi"}, "choose from exact, highs, pulp"),
         ({"slo_fraction": 0.0}, "slo_fraction must be"),
         ({"cores_fixed": 0}, "cores_fixed must be at least 1, not 0"),
         ({"batch_limit": 1.5}, r"batch_limit must be a whole number, not 1\.5"),
@@ -334,12 +314,6 @@ class TestForecast:
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Ablated(**options)
-
-
-def test_missing_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pulp.COIN_CMD.available", lambda self: False)
-    with pytest.raises(ConfigError, match="'pulp' is not installed"):
-        make_backend("pulp")
 
 
 def test_the_view_may_be_read_only() -> None:
@@ -356,20 +330,6 @@ def test_no_decision_waits_for_the_compiler() -> None:
     assert compiled
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
     assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
-
-
-def test_solver_on_the_command_line(tmp_path: Path, capsys: Any) -> None:
-    import evaluate
-
-    arguments = ["--agent", "static-8", "--solver", "pulp", "--run-dir", str(tmp_path / "run")]
-    assert evaluate.main(arguments) == 2
-    assert (
-        "--solver is for one agent that takes the option 'solver'; none of static-8"
-        in capsys.readouterr().err
-    )
-    arguments = ["--agent", "sponge-ip", "--solver", "cplex", "--run-dir", str(tmp_path / "run")]
-    assert evaluate.main(arguments) == 2
-    assert "choose from exact, highs, pulp" in capsys.readouterr().err
 
 
 @given(cores=st.integers(1, 16), profile=st.sampled_from(["yolov5s", "resnet18"]))

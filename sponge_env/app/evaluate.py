@@ -43,7 +43,7 @@ FAILED = 1
 
 NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
-    *("solver", "json"),
+    "json",
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
 )
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
@@ -230,8 +230,6 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--policy", metavar="FILE", help=text)
     text = "setting of an agent, e.g. static.cores=5; may be repeated"
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE", help=text)
-    text = "how the agent with a program solves it, e.g. pulp"
-    add("--solver", metavar="NAME", help=text)
     add("--json", type=Path, metavar="FILE", help="write the summaries here")
     text = "seeds of which every request is kept: all, none, or how many (default: all, none of"
     add("--requests", type=_first_seeds, metavar="N", help=f"{text} a suite)")
@@ -273,9 +271,9 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
-    for name in ("policy", "solver"):
-        if (value := getattr(arguments, name)) is not None:
-            arguments.option.append(f"{who_takes(name, controllers)}.{name}={value}")
+    if arguments.policy is not None:
+        taker = who_takes("policy", controllers)
+        arguments.option.append(f"{taker}.policy={arguments.policy}")
     agents = dict(suite.agents)
     for name, more in cli.parse_options(arguments.option, list(agents)).items():
         agents[name] = replace(agents[name], options={**agents[name].options, **more})

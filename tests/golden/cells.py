@@ -133,7 +133,6 @@ SEEDS = {"cold": (0,), "warm": (1,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sponge-paper": ("sponge-ip", {"formulation": "paper", "slo_fraction": 0.9}),
     "sponge-hold": ("sponge-ip", {"on_infeasible": "hold"}),
-    "sponge-pulp": ("sponge-ip", {"solver": "pulp"}),
     "sponge-mpc-far": ("sponge-mpc", {"look_ahead": 2}),
     "fa2-keep": ("fa2", {"when_infeasible": "keep"}),
     "hpa-half": ("hpa", {"target": 0.5}),
