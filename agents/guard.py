@@ -23,9 +23,8 @@ from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
-from .lookahead import SpongeMPC
+from .lookahead import SpongeJoint, SpongeMPC
 from .policy import FloatMatrix, Policy
-from .sponge_joint import SpongeJoint
 
 _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
 """Prefixes of the inputs that describe the demand and the kind of system. The others follow from

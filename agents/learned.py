@@ -25,6 +25,8 @@ RUNS = Path("runs")
 """Where train.py leaves its run directories."""
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
+_FEW = 10
+"""A policy that was trained for so many times fewer steps than the shipped one says so."""
 
 
 def control_of(agent: str, spec: SystemSpec) -> Control:
@@ -107,8 +109,13 @@ class PolicyController(BaseController):
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
-            return f"{text} {info.planned} steps, the best by validation after {info.steps}"
-        return f"{text} {info.steps} steps"
+            text = f"{text} {info.planned} steps, the best by validation after {info.steps}"
+        else:
+            text = f"{text} {info.steps} steps"
+        shipped = shipped_for(info.agent, info.fingerprint).values()
+        most = max(map(_steps, shipped), default=0)
+        few = f", few beside the {most} of the shipped one ({info.agent}.policy=shipped)"
+        return text + few * (_FEW * _steps(info) <= most)
 
     def _shown(self, info: PolicyInfo, spec: SystemSpec) -> tuple[str, ...]:
         """Return the names of what a policy is shown."""
@@ -157,12 +164,15 @@ def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
             yield path, load_policy(path)
 
 
-def shipped_for(agent: str, fingerprint: str) -> Path | None:
-    """Return the shipped policy of an agent for systems with a fingerprint, if there is one."""
-    for path, policy in _policies(None):
-        if (policy.info.agent, policy.info.fingerprint) == (agent, fingerprint):
-            return path
-    return None
+def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
+    """Return the shipped policies of an agent for systems with a fingerprint."""
+    infos = {path: policy.info for path, policy in _policies(None)}
+    return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
+
+
+def _steps(info: PolicyInfo) -> int:
+    """Return for how many steps a policy was trained."""
+    return info.steps if info.partial else max(info.steps, info.planned)
 
 
 def policies() -> dict[str, str]:
@@ -170,8 +180,7 @@ def policies() -> dict[str, str]:
     about = {}
     for path, policy in _policies(RUNS):
         info = policy.info
-        steps = info.steps if info.partial else max(info.steps, info.planned)
-        text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
+        text = f"{info.agent} on {', '.join(info.scenarios)}, {_steps(info)} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)
         about[name] = text + ", training was interrupted" * info.partial
     return about

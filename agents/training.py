@@ -55,8 +55,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--randomised", action="store_true", help=text)
     text = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
-    text = "hyper-parameters as a TOML file; those of --option come on top"
-    add("--config", type=Path, metavar="FILE", help=text)
     text = "run directory or checkpoint.zip to go on from, to the steps that were planned; "
     text += "loading one runs the code in it, but for what is learned in phases"
     add("--resume", type=Path, metavar="RUN", help=text)

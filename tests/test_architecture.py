@@ -237,9 +237,8 @@ def test_the_core_knows_no_clock() -> None:
 
 
 def test_the_reference_is_independent_of_the_core() -> None:
-    """But for the SimPy model, which observes through the product's encoder."""
     for path in files("tests/reference"):
-        if not path.endswith(("simpy_model.py", "program.py")):
+        if not path.endswith("program.py"):
             assert of_sponge_env(path) <= REFERENCE_MAY_IMPORT, path
 
 

@@ -303,6 +303,9 @@ def test_agents_take_options(capsys: pytest.CaptureFixture[str]) -> None:
     intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
     assert set(intervals["batch"]) == {16}
+    line = "--agent static --scenario pipeline-nlp --duration 5 --option static.replicas=99"
+    assert evaluate.main([*line.split(), "--run-dir", "nlp"]) == 0
+    assert "agent static keeps to the limits: replicas=" in capsys.readouterr().out
 
 
 def test_own_traces_replace_the_scenario_s() -> None:
@@ -466,7 +469,6 @@ def test_bad_arguments_end_with_one_sentence(
         ("--steps 0", "must be a whole number of at least 1"),
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
-        ("--config nowhere.toml", "--config 'nowhere.toml' cannot be read"),
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),

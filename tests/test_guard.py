@@ -15,9 +15,8 @@ from views import busy_view, make_spec
 from agents.guard import Guard
 from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
-from agents.lookahead import SpongeMPC
+from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.policy import Policy, PolicyInfo, load_policy, reading, save_policy
-from agents.sponge_joint import SpongeJoint
 from agents.stepwise import PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemView

@@ -17,16 +17,11 @@ from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.utils.console import Progress
 
-SETTINGS = """
-hidden = [8, 8]
-rollout_steps = 8
-minibatch = 64
-imitations = 1
-demonstrations = 1
-imitation_epochs = 1
-evaluations = 2
-evaluation_episodes = 1
-"""
+SETTINGS = [
+    f"--option={setting}"
+    for setting in """hidden=8,8 rollout_steps=8 minibatch=64 imitations=1 demonstrations=1
+    imitation_epochs=1 evaluations=2 evaluation_episodes=1""".split()
+]
 
 
 def asked(line: str) -> list[Scenario]:
@@ -114,10 +109,9 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
             raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    Path("own.toml").write_text(SETTINGS)
     Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
     conditions = "--scenario tiny.toml --load 0.4 --drop=expired"
-    line = f"{conditions} --envs 2 --config own.toml"
+    line = f"{conditions} --envs 2 {' '.join(SETTINGS)}"
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
         argv = f"{line} --steps 64 --run-dir elsewhere/one".split()

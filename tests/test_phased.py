@@ -265,13 +265,17 @@ def test_the_same_seed_trains_the_same_policy(trained: Path, tmp_path: Path) -> 
 
 
 def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
+    said = list[str]()
+
     def interrupt(steps: int, status: str) -> None:
+        said.append(status)
         if steps >= 80:
             raise KeyboardInterrupt
 
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(KeyboardInterrupt):
         train(plan(first), CONFIG, interrupt)
+    assert said[1].startswith("imitating programs before the first step, round 1 of ")
     assert load_policy(first / POLICY_FILE).info.partial
     left = steps_left(first / "checkpoint.zip")
     assert 48 <= left < 128

@@ -209,6 +209,10 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     whole = saved(runs / "d" / POLICY_FILE, planned=9)
     assert newest(str(whole)).endswith("trained for 9 steps, the best by validation after 1")
     assert learned.policies()[str(whole)] == "sb3-ppo on short, 9 steps"
+    saved(own, steps=90)
+    few = ", few beside the 90 of the shipped one (sb3-ppo.policy=shipped)"
+    assert newest(str(whole)).endswith(f"the best by validation after 1{few}")
+    assert newest("shipped").endswith("trained for 90 steps")
 
 
 def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scenarios import VARIANTS, short
-from tiny_policies import PLAIN, SCENARIO, STEPWISE, drawn_policy
+from tiny_policies import PLAIN, SCENARIO, STEPWISE, drawn_policy, plan
 
 from agents.history import INPUTS
 from agents.learn.evaluation import (
@@ -24,6 +27,7 @@ from agents.learn.evaluation import (
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, PolicyInfo, save_policy
 from sponge_env.env.factory import make_system
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Arrivals, Network
@@ -120,3 +124,24 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert played == [1] * 5
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
     np.testing.assert_array_equal(play_program(*question), first)
+
+
+UNGUARDED = """
+from agents.learn.evaluation import run_programs
+from sponge_env.scenario.scenario import Scenario
+
+run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
+"""
+
+
+def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
+    assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
+
+
+def test_an_unknown_learner_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown agent to train 'ppo-jiont'"):
+        plan(tmp_path, agent="ppo-jiont")

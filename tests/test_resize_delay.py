@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scenarios import STEADY_PROFILE, requests_at
 
-from agents.lookahead import SpongeMPC
+from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
-from agents.sponge_joint import SpongeJoint
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode

@@ -28,7 +28,7 @@ from agents.stages import StageProgram
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
-from sponge_env.latency import LatencyModel
+from sponge_env.latency import LatencyModel, MeasuredLatency
 
 STATES = 300
 """Random states of each seed."""
@@ -314,6 +314,16 @@ class TestForecast:
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Ablated(**options)
+
+
+def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured() -> None:
+    fit = LatencyModel(9.0, 9.0, 9.0, 9.0, residual_quantiles=(0.5,))
+    table_s = ((0.1, 0.05), (0.2, 0.1))
+    grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), table_s)
+    view = busy_view(running=(RunningBatch(2, 9.9, 10.1),), cores_in_force=2)
+    program = StageProgram(SpongeIPConfig(), make_spec(latency=grid, cores_max=2, batch_max=2))
+    (state,) = program.model.states(view, Forecast(1.0, 0.0, 0.9, 0.9), [1])
+    assert state.running[0, 0] == pytest.approx(10.1 + 0.5 * 0.1 - view.now_s)
 
 
 def test_the_view_may_be_read_only() -> None:

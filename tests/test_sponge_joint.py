@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
 from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
+from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaTimes
-from agents.sponge_joint import SpongeJoint, SpongeJointConfig
 from baselines.themis import Themis
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError

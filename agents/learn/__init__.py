@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sponge_env.control.base import Options, option
-from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.scenario import Scenario
@@ -146,6 +146,10 @@ class TrainingPlan:
     """A checkpoint of an earlier run to go on from."""
     command: str = ""
     """Command line, to be kept with the policy."""
+
+    def __post_init__(self) -> None:
+        if self.agent not in LEARNERS:
+            raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
 
     @property
     def phased(self) -> bool:

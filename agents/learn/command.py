@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import shlex
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,20 +86,6 @@ def cells_of(
     return left
 
 
-def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the hyper-parameters that a command line sets: of a file, then by name."""
-    options: dict[str, Any] = {}
-    if arguments.config is not None:
-        try:
-            options = tomllib.loads(arguments.config.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                f"--config {str(arguments.config)!r} cannot be read: {error}"
-            ) from error
-    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
-    return options | named.get("x", {})
-
-
 def plan_of(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], command: str = ""
 ) -> TrainingPlan:
@@ -157,7 +142,8 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             sys.stderr.write(f"{plan.resume}: {warning}\n")
         if arguments.steps is None:
             plan = replace(plan, steps=learner.steps_left(plan.resume) or plan.steps)
-    config: Any = settings(kind, options_of(arguments), plan.resume)
+    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    config: Any = settings(kind, named.get("x", {}), plan.resume)
     if plan.phased and plan.envs < (count := len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
@@ -207,7 +193,7 @@ def _summary(
         "best": f"after {info.steps} of {info.planned} steps, by validation",
         "reached": reached,
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
-        "ships": f"{shipped.name}{hint}" if shipped else "",
+        "ships": "".join(f"{path.name}{hint}" for path in list(shipped)[:1]),
         "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
     }
     lines = [f"{name:<12} {text}" for name, text in texts.items() if text]

@@ -212,10 +212,10 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     with closing(Processes(min(CPUS, len(tasks))).run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
-                program, _, scenario = task
-                raise ConfigError(
-                    f"{program} failed on {scenario.name} ({result.type}: {result.message})"
-                )
+                (program, _, scenario), reason = task, f"{result.type}: {result.message}"
+                if result.type == "ProcessDied":
+                    reason += '; a script that trains needs if __name__ == "__main__":'
+                raise ConfigError(f"{program} failed on {scenario.name} ({reason})")
             results[task] = result
     return [results[task] for task in tasks]
 

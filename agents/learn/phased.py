@@ -112,7 +112,8 @@ class Training:
         plan, config, policy = self.plan, self.config, None
         rounds: list[Demonstrations] = []
         for k in range(config.imitations):
-            self._progress(0, f"imitating programs, round {k + 1} of {config.imitations}")
+            which = f"round {k + 1} of {config.imitations}"
+            self._progress(0, f"imitating programs before the first step, {which}")
             seed = plan.seed * config.imitations + k
             rounds.append(demonstrations(plan, config, self._programs, seed, policy))
             self._deployed.widen(rounds[-1].seen)
