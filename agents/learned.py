@@ -12,7 +12,7 @@ from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
-from sponge_env.simulation.encoding import Control, control_named, decode, encode, reaching
+from sponge_env.simulation.encoding import Control, control_named, reaching
 from sponge_env.utils.installation import program
 
 from . import LEARNERS
@@ -31,7 +31,7 @@ _FEW = 10
 
 def control_of(agent: str, spec: SystemSpec) -> Control:
     """Return what an agent sees and chooses: of a pipeline, what there is in every stage."""
-    return control_named(reaching(LEARNERS[agent].control, spec), spec)
+    return control_named(reaching(LEARNERS[agent], spec), spec)
 
 
 class PolicyController(BaseController):
@@ -61,21 +61,18 @@ class PolicyController(BaseController):
         system = self._control.fingerprint(spec), spec.scenario
         if self._system != system:
             self._path, policy = self._find(spec)
-            self._policy, self._system = reading(policy, self._shown(policy.info, spec)), system
+            self._policy, self._system = reading(policy, layout_of(spec).inputs), system
         info = self.policy.info
-        self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
-        if self._state is not None and info.actions != self._state.choices.actions:
+        self._state = PolicyState([spec], info.every, info.batches)
+        if info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
         guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""
-        if self._state is None:
-            observation = encode(view, spec, self._control)
-        else:
-            self._state.look(view)
-            observation = self._state.seen[0]
+        self._state.look(view)
+        observation = self._state.seen[0]
         if self._guard is None:
             return self._chosen(observation)
         shown, answer = self._guard.watch(observation, view)
@@ -83,13 +80,10 @@ class PolicyController(BaseController):
         chosen = self._chosen(shown)
         if answer is None:
             return chosen
-        if self._state is not None:
-            self._state.follow(answer)
+        self._state.follow(answer)
         return answer
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
-        if self._state is None:
-            return decode(self.policy.act(observation), self._control)
         return allocation(self._state.choose(self.policy.logits(observation)[None])[0])
 
     @property
@@ -117,10 +111,6 @@ class PolicyController(BaseController):
         few = f", few beside the {most} of the shipped one ({info.agent}.policy=shipped)"
         return text + few * (_FEW * _steps(info) <= most)
 
-    def _shown(self, info: PolicyInfo, spec: SystemSpec) -> tuple[str, ...]:
-        """Return the names of what a policy is shown."""
-        return layout_of(spec).inputs if info.batches else self._control.fields
-
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         own, self._is_elsewhere = (self._agent, self._control.fingerprint(spec)), False
         train = f"{program('train')} --agent {self._agent}"
@@ -139,7 +129,7 @@ class PolicyController(BaseController):
         elsewhere = []
         for path, policy in _policies(RUNS if self._source == "newest" else None):
             info = policy.info
-            sees_all = set(info.inputs) <= set(self._shown(info, spec))
+            sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
             if info.partial or (info.agent, info.fingerprint) != own or not sees_all:
                 continue
             if path.is_relative_to(SHIPPED) or spec.scenario in ("", *info.scenarios):
@@ -188,4 +178,3 @@ def policies() -> dict[str, str]:
 
 ppo = partial(PolicyController, "ppo")
 ppo_joint = partial(PolicyController, "ppo-joint")
-sb3_ppo = partial(PolicyController, "sb3-ppo")

@@ -87,7 +87,7 @@ class Static(BaseController):
     @property
     def description(self) -> str:
         """What the limits of the stages leave of its options; empty where they leave all."""
-        held = {}
+        held: dict[str, None] = {}  # in order, each once
         for stage in self.spec.stages:
             limits = stage.cores_max, stage.batch_max, stage.replicas_max
             for name, most in zip(("cores", "batch", "replicas"), limits, strict=True):

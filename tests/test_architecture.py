@@ -51,14 +51,12 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {
         "agents/stable_baselines.py",
-        "agents/learn/sb3_ppo.py",
         "sponge_env/env/sb3.py",
     },
     "torch": {
         "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/ppo.py",
-        "agents/learn/sb3_ppo.py",
         "sponge_env/models/efficientnet.py",
     },
     "optuna": {"baselines/tune.py"},

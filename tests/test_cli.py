@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stable_baselines3 import DQN, PPO
-from tiny_policies import PLAIN, drawn_policy
+from tiny_policies import drawn_policy
 
 import evaluate
 import train
@@ -393,7 +393,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
-        ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
+        ("--agent ppo-joint --scenario pipeline-video", "no policy of ppo-joint for this profile"),
         ("--agent ppo --option ppo.x=1", "cannot be made: got an unexpected keyword argument 'x'"),
         (
             "--agent static-8 --policy x.safetensors",
@@ -472,7 +472,7 @@ def test_bad_arguments_end_with_one_sentence(
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
-        ("--backend live --envs 2 --scenario local", "the live system is one environment"),
+        ("--backend live --scenario local", "learns on the simulator; .* --agent sb3:FILE"),
     ],
 )
 def test_bad_training_arguments_end_with_one_sentence(
@@ -482,6 +482,6 @@ def test_bad_training_arguments_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
-    argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    save_policy(drawn_policy(), Path("policy.safetensors"))
+    argv = ["--agent", "ppo-joint", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)

@@ -32,7 +32,7 @@ from . import (
     CHECKPOINT_FILE,
     EVALUATED_FILE,
     SETTINGS_FILE,
-    PhasedConfig,
+    LearnConfig,
     Report,
     TrainingPlan,
     spec_of,
@@ -44,7 +44,7 @@ from .ppo import ActorCritic, collect, update
 
 
 def train(
-    plan: TrainingPlan, config: PhasedConfig, progress: Report = lambda steps, status: None
+    plan: TrainingPlan, config: LearnConfig, progress: Report = lambda steps, status: None
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
 
@@ -72,7 +72,7 @@ def steps_left(path: Path) -> int:
 class Training:
     """A run, and where it is."""
 
-    def __init__(self, plan: TrainingPlan, config: PhasedConfig, progress: Report) -> None:
+    def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.config, self._progress = plan, config, progress
         spec, scenarios = plan.spec, plan.scenarios

@@ -140,9 +140,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Agents with options that are not the default: what they are of, and the options."""
 
-UNTRAINED = {"sb3-ppo": "no policy ships; it has to be trained first"}
-"""Agents that are not played, and why."""
-
 FOR_STAGES = {
     "equal-split",
     "grandslam",
@@ -188,7 +185,7 @@ class Episode:
 
 def agents_of(cell: Cell, known: list[str]) -> list[str]:
     """Return the agents that are played in a cell."""
-    able = [agent for agent in known if agent not in UNTRAINED]
+    able = list(known)
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]
     apart = FOR_ONE_STAGE if cell.stages else FOR_STAGES
