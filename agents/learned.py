@@ -41,9 +41,8 @@ class PolicyController(BaseController):
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario, or else the shipped one, or else the newest trained on others;
-        ``shipped``; or the path of a policy file or run directory. Without ``guard`` it is followed
-        wherever it leads.
+        and on this scenario, or else the shipped one; ``shipped``; or the path of a policy file or
+        run directory. Without ``guard`` it is followed wherever it leads.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
@@ -98,8 +97,7 @@ class PolicyController(BaseController):
         if self._policy is None or self._system is None:
             return ""
         info = self._policy.info
-        others = f" on {', '.join(info.scenarios)}, not on {self._system[1]},"
-        text = f"follows {self._path}, trained{others * self._is_elsewhere} for"
+        text = f"follows {self._path}, trained for"
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
@@ -112,7 +110,7 @@ class PolicyController(BaseController):
         return text + few * (_FEW * _steps(info) <= most)
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
-        own, self._is_elsewhere = (self._agent, self._control.fingerprint(spec)), False
+        own = self._agent, self._control.fingerprint(spec)
         train = f"{program('train')} --agent {self._agent}"
         if self._source not in ("newest", "shipped"):
             path = Path(self._source)
@@ -126,7 +124,6 @@ class PolicyController(BaseController):
                     f"interval or limits are others; train one with: {train}"
                 )
             return path, policy
-        elsewhere = []
         for path, policy in _policies(RUNS if self._source == "newest" else None):
             info = policy.info
             sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
@@ -134,15 +131,11 @@ class PolicyController(BaseController):
                 continue
             if path.is_relative_to(SHIPPED) or spec.scenario in ("", *info.scenarios):
                 return path, policy
-            elsewhere.append((path, policy))
-        if not elsewhere:
-            raise PolicyError(
-                f"no policy of {self._agent} for this profile or pipeline, interval and these "
-                f"limits; name one with --policy or train one: {train} "
-                f"--scenario {spec.scenario or 'NAME'}"
-            )
-        self._is_elsewhere = True
-        return elsewhere[0]
+        raise PolicyError(
+            f"no policy of {self._agent} for this profile or pipeline, interval and these "
+            f"limits; name one with --policy or train one: {train} "
+            f"--scenario {spec.scenario or 'NAME'}"
+        )
 
 
 def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:

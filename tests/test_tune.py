@@ -122,7 +122,7 @@ def test_script_writes_what_the_suite_reads(
     suite.write_text(SUITE.format("short.toml"))
     arguments = ["--suite", str(suite), "--seeds", "1", "--jobs", "1", "--out", str(out)]
     assert tune.main([*arguments, "--agents", "sponge-no-scaling"]) == 0
-    assert "sponge-no-scaling on short/resnet18" in capsys.readouterr().out
+    assert f"written to {out}" in capsys.readouterr().out
     data = tune.read(out)
     entry = data["agents"]["sponge-no-scaling"]["cells"]["short/resnet18/warm"]
     run = data["runs"][entry["run"]]
