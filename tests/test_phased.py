@@ -68,7 +68,7 @@ def networks() -> ActorCritic:
 
 
 def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
-    return Evaluation(np.array([cores]), np.array([rate]), np.array([[rate]]))
+    return Evaluation(np.array([cores]), np.array([rate]))
 
 
 def demonstrated(policy: Policy | None = None) -> Demonstrations:

@@ -26,7 +26,7 @@ from agents.sponge_ip import (
 )
 from agents.stages import StageProgram
 from sponge_env.arrays import IntArray
-from sponge_env.errors import ConfigError, ProfileError
+from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel, MeasuredLatency
 
@@ -240,25 +240,6 @@ def test_least_violations_or_hold_when_nothing_fits(formulation: str) -> None:
 
 
 class TestPerRequest:
-    def test_hopeless_requests_do_not_make_it_infeasible(self) -> None:
-        waiting = busy_view(rate_rps=10, budgets_left_s=(-3.0, -0.1, 0.01, 0.8))
-        assert decide(waiting).feasible
-
-    def test_a_queue_of_hopeless_requests_is_worked_off_for_those_behind_it(self) -> None:
-        hopeless = (-1.0,) * 200
-        alone = decide(busy_view(rate_rps=0, budgets_left_s=hopeless))
-        awaited = decide(busy_view(rate_rps=10, budgets_left_s=hopeless))
-        assert alone.feasible
-        assert (awaited.cores, awaited.batch) == (16, 16)
-        assert not awaited.feasible
-
-    def test_a_tight_queue_takes_more_cores(self) -> None:
-        relaxed = decide(busy_view(rate_rps=10, budgets_left_s=(0.8, 0.8, 0.9)))
-        tight = decide(busy_view(rate_rps=10, budgets_left_s=(0.07, 0.8, 0.9)))
-        assert relaxed.feasible
-        assert tight.feasible
-        assert tight.cores > relaxed.cores
-
     def test_fewer_cores_than_the_published_form_while_budgets_are_mixed(self) -> None:
         view = busy_view(rate_rps=20, budgets_left_s=(0.5, 0.8), delays_s=np.array([0.1, 0.3]))
         assert decide(view).cores < decide(view, formulation="paper").cores
@@ -300,20 +281,6 @@ class TestForecast:
         view = busy_view(rate_rps=0, mean_delays_s=np.full(10, np.nan), budgets_s=NOTHING)
         forecast = self.forecast(view)
         assert (forecast.rate_rps, forecast.budget_low_s) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"formulation": "papers"}, "did you mean 'paper'"),
-        ({"slo_fraction": 0.0}, "slo_fraction must be"),
-        ({"cores_fixed": 0}, "cores_fixed must be at least 1, not 0"),
-        ({"batch_limit": 1.5}, r"batch_limit must be a whole number, not 1\.5"),
-    ],
-)
-def test_bad_options(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        Ablated(**options)
 
 
 def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured() -> None:

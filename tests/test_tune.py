@@ -252,23 +252,6 @@ def test_what_is_shipped_fits_the_controllers() -> None:
             assert agent in shipped["runs"][cell["run"]]["searches"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--agents", "hpaa"], "did you mean 'hpa'?"),
-        (["--suite", "standart"], "did you mean 'standard'?"),
-        (["--seeds", "0"], "must be a whole number of at least 1"),
-    ],
-)
-def test_bad_input_ends_with_one_sentence(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tune.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert error.count("\n") == 1
-
-
 def test_a_failing_controller_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = dataclasses.replace(SHORT, profile="no-such-profile")
     kept: list[list[str]] = []
