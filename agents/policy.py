@@ -130,11 +130,6 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 def load_policy(path: Path) -> Policy:
     """Read a policy file; a PolicyError says why it cannot be followed."""
-    if path.suffix == ".zip":
-        raise PolicyError(
-            f"{path} is a checkpoint, which is for resuming only; the "
-            f"policy to follow is {POLICY_FILE} beside it"
-        )
     try:
         contents = read_bytes(path)
         description = parsed(json.loads, _metadata(contents)["policy"])

@@ -37,16 +37,12 @@ _UP_FACTOR = 1.5
 class BatchConfig(Options):
     """Options of the batch size."""
 
-    batch: int | None = option(None, at_least=1)
-    """Largest batch, never above the scenario's limit; by ``batch_slo_share`` if left out."""
     batch_slo_share: float = option(0.3, above=0, at_most=1)
     """Share of the SLO within which a batch has to be served."""
 
 
 def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     """Return the largest batch for replicas of ``cores``, at least 1."""
-    if config.batch is not None:
-        return min(config.batch, spec.first.batch_max)
     latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
     return largest_batch(latency_s, config.batch_slo_share * spec.slo_s)
 

@@ -43,9 +43,9 @@ def decide(controller: BaseController, *views: SystemView, **spec: Any) -> Alloc
 @pytest.mark.parametrize(
     ("rule", "held", "first"),
     [
-        (QueueRule(batch=2, down_after=1), Allocation(6, 9), Allocation(6, 2)),
-        (HPA(cores=2, batch=3), Allocation(8, 1, 4), Allocation(2, 3, 4)),
-        (VPA(batch=2), Allocation(7, 9), Allocation(7, 2)),
+        (QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
+        (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
+        (VPA(batch_slo_share=0.01), Allocation(7, 9), Allocation(7, 1)),
         (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
         (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4)),
     ],
@@ -72,7 +72,6 @@ class TestStatic:
         latency_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
         assert batch == 1 or latency_s[batch - 1] <= share * spec.slo_s
         assert batch == 16 or latency_s[batch] > share * spec.slo_s
-        assert batch_size(BatchConfig(batch=5), make_spec(batch_max=3), cores) == 3
 
 
 class TestQueueRule:
@@ -420,5 +419,7 @@ class TestThrottle:
             requested_cores=4, cores=4.0, utilisation=1.0, batch=1, batch_mean=1.0
         )
         initial = Allocation(cores=4, batch=1)
-        answer = decide(Throttle(batch=1), make_view(), busy_view(last=last), initial=initial)
+        answer = decide(
+            Throttle(batch_slo_share=0.01), make_view(), busy_view(last=last), initial=initial
+        )
         assert answer == Allocation(cores=8, batch=1)

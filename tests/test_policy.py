@@ -101,7 +101,6 @@ def test_damaged_files_are_refused(tmp_path: Path, kind: str, sentence: str) -> 
 def test_what_is_no_policy_of_this_version_is_refused(tmp_path: Path) -> None:
     for path, sentence in (
         (tmp_path / POLICY_FILE, "there is no policy file"),
-        (tmp_path / "checkpoint.zip", "which is for resuming only"),
         (saved(tmp_path / "2", format=2), "is of format 2, this version reads 3; train it again"),
         (
             saved(tmp_path / "r", agent="recurrent-ppo"),

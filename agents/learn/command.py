@@ -100,13 +100,11 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     info = load_policy(path.with_name(POLICY_FILE)).info
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
-    if info.inputs != plan.inputs:
-        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
-    if info.fingerprint != plan.fingerprint:
+    if (info.inputs, info.fingerprint) != (plan.inputs, plan.fingerprint):
         names = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
-            f"interval or limits differ from those of {', '.join(names)}; train anew"
+            f"interval, limits or inputs differ from those of {', '.join(names)}; train anew"
         )
 
 
