@@ -97,7 +97,10 @@ def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:
 
 def _vertical_schedule(e: KnownEpisode) -> FoundSchedule:
     """Search for cores and batches of one replica."""
-    return search(e, np.ones(e.intervals, np.int64), NARROW if e.quota else WIDE)
+    one = np.ones(e.intervals, np.int64)
+    # The wider one looks at other schedules, too, and may miss the narrow one's.
+    widths = (NARROW,) if e.quota else (NARROW, WIDE)
+    return min((search(e, one, width) for width in widths), key=lambda found: found.cost)
 
 
 def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
