@@ -204,18 +204,6 @@ def test_a_budget_for_each_stage_or_for_all(budget: str) -> None:
     assert controller.plans(system.spec) == (budget == "end-to-end")
 
 
-def test_it_plans_no_more_than_the_machine() -> None:
-    scenario = load_scenario("pipeline-nlp")
-    small = dataclasses.replace(
-        scenario, limits=dataclasses.replace(scenario.limits, total_cores=6)
-    )
-    crowd = dataclasses.replace(small, duration_s=30.0, arrivals=Arrivals(rate_rps=30.0))
-    system = SimulatedSystem(crowd, 0)
-    decided = decide(system, SpongeIP())
-    assert max(each.total_cores for each in decided) <= 6
-    assert not decided[-1].feasible
-
-
 def test_nothing_is_forecast_before_a_request_has_come() -> None:
     system = system_of("pipeline-video")
     controller = SpongeIP()
