@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sponge_env.scenario.config import ControlName
 
 _KNOWN = {
     "sponge-ip": ("sponge_ip:SpongeIP", "integer program; every request has its own deadline"),
-    "sponge-exact": ("sponge_ip:sponge_exact", "sponge-ip, solved by enumeration"),
     "sponge-mpc": ("lookahead:SpongeMPC", "sponge-ip that looks ahead at load and bandwidth"),
-    "sponge-joint": ("sponge_joint:SpongeJoint", "cores now, replicas once they are warm"),
+    "sponge-joint": ("lookahead:SpongeJoint", "cores now, replicas once they are warm"),
     "sponge-no-batching": ("sponge_ip:no_batching", "sponge-ip with batches of one"),
     "sponge-no-scaling": ("sponge_ip:no_scaling", "sponge-ip with fixed cores"),
     "sponge-smallest": ("sponge_ip:smallest_variant", "sponge-ip with the least accurate variants"),
@@ -22,7 +19,6 @@ _KNOWN = {
     ),
     "ppo": ("learned:ppo", "policy that imitates a program, then PPO: cores and batch size"),
     "ppo-joint": ("learned:ppo_joint", "the same, replicas too"),
-    "sb3-ppo": ("learned:sb3_ppo", "policy of Stable-Baselines3's PPO: cores and batch size"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when used."""
@@ -34,19 +30,5 @@ ABOUT = {name: about for name, (_, about) in _KNOWN.items()} | {
 """Name -> what it does, in one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Learner:
-    """How an agent learns and decides."""
-
-    control: ControlName = "vertical"
-    """What it sees and chooses of one model; of variants and pipelines, all there is."""
-    phased: bool = False
-    """Whether it learns simulated systems in phases, see :mod:`.learn.phased`."""
-
-
-LEARNERS = {
-    "ppo": Learner(phased=True),
-    "ppo-joint": Learner("joint", phased=True),
-    "sb3-ppo": Learner(),
-}
-"""By name of the agent."""
+LEARNERS: dict[str, ControlName] = {"ppo": "vertical", "ppo-joint": "joint"}
+"""Name of a learned agent -> what it sees and chooses of one model; of others, all there is."""

@@ -23,9 +23,8 @@ from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
-from .lookahead import SpongeMPC
+from .lookahead import SpongeJoint, SpongeMPC
 from .policy import FloatMatrix, Policy
-from .sponge_joint import SpongeJoint
 
 _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
 """Prefixes of the inputs that describe the demand and the kind of system. The others follow from
@@ -51,9 +50,8 @@ _RECALLED = 120
 how long batches take and how the load comes. More would hardly change its decisions, and this many
 take ten milliseconds."""
 _MAX_MISSED, _MIN_MISSED = 0.01, 5
-"""Share and number of requests above which misses within ``_WATCHED_S`` suspend a policy. This is
-for policies that were learned in phases, which keep only those that miss hardly more than the
-programs; on variants and pipelines the programs miss more than the policies."""
+"""Share and number of requests above which misses within ``_WATCHED_S`` suspend a policy of one
+model; on variants and pipelines the programs miss more than the policies."""
 _WATCHED_S = 30.0
 _SUSPENDED_S = 60.0, 960.0
 """Minimum and maximum time of a suspension. It is twice as long as the last one if the policy has
@@ -96,12 +94,12 @@ class Guard:
         is_demand = [name.startswith(tuple(demand)) and name not in _PAST for name in own]
         self._is_demand = np.array(is_demand)
         observed = layout_of(spec).inputs
-        self._service = observed.index(SERVICE) if policy.info.batches else None
+        self._service = observed.index(SERVICE)
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._views: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
-        self._watched = bool(policy.info.batches) and spec.is_one_model
+        self._watched = spec.is_one_model
         watched = math.ceil(_WATCHED_S / spec.interval_s)
         self._missed: deque[tuple[int, int]] = deque(maxlen=watched)
         self._suspended = self._trusted = 0
@@ -148,7 +146,7 @@ class Guard:
             # The program learns latencies only of the allocations in force, and would believe all
             # others to be faster than the last ones. Shorter ones do not count: under a quota, a
             # batch that runs alone is faster.
-            ratio = 1.0 if self._service is None else float(observation[self._service])
+            ratio = float(observation[self._service])
             self._program.reset(self._spec.with_headroom(max(0.0, ratio - 1)), seed=0)
             # It has not decided so far: it has to catch up on the load and on service times.
             for past in self._views:

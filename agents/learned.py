@@ -12,7 +12,7 @@ from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
-from sponge_env.simulation.encoding import Control, control_named, decode, encode, reaching
+from sponge_env.simulation.encoding import Control, control_named, reaching
 from sponge_env.utils.installation import program
 
 from . import LEARNERS
@@ -25,11 +25,13 @@ RUNS = Path("runs")
 """Where train.py leaves its run directories."""
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
+_FEW = 10
+"""A policy that was trained for so many times fewer steps than the shipped one says so."""
 
 
 def control_of(agent: str, spec: SystemSpec) -> Control:
     """Return what an agent sees and chooses: of a pipeline, what there is in every stage."""
-    return control_named(reaching(LEARNERS[agent].control, spec), spec)
+    return control_named(reaching(LEARNERS[agent], spec), spec)
 
 
 class PolicyController(BaseController):
@@ -39,9 +41,8 @@ class PolicyController(BaseController):
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario, or else the shipped one, or else the newest trained on others;
-        ``shipped``; or the path of a policy file or run directory. Without ``guard`` it is followed
-        wherever it leads.
+        and on this scenario, or else the shipped one; ``shipped``; or the path of a policy file or
+        run directory. Without ``guard`` it is followed wherever it leads.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
@@ -59,21 +60,18 @@ class PolicyController(BaseController):
         system = self._control.fingerprint(spec), spec.scenario
         if self._system != system:
             self._path, policy = self._find(spec)
-            self._policy, self._system = reading(policy, self._shown(policy.info, spec)), system
+            self._policy, self._system = reading(policy, layout_of(spec).inputs), system
         info = self.policy.info
-        self._state = PolicyState([spec], info.every, info.batches) if info.batches else None
-        if self._state is not None and info.actions != self._state.choices.actions:
+        self._state = PolicyState([spec], info.every, info.batches)
+        if info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
         guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""
-        if self._state is None:
-            observation = encode(view, spec, self._control)
-        else:
-            self._state.look(view)
-            observation = self._state.seen[0]
+        self._state.look(view)
+        observation = self._state.seen[0]
         if self._guard is None:
             return self._chosen(observation)
         shown, answer = self._guard.watch(observation, view)
@@ -81,13 +79,10 @@ class PolicyController(BaseController):
         chosen = self._chosen(shown)
         if answer is None:
             return chosen
-        if self._state is not None:
-            self._state.follow(answer)
+        self._state.follow(answer)
         return answer
 
     def _chosen(self, observation: FloatMatrix) -> Allocation:
-        if self._state is None:
-            return decode(self.policy.act(observation), self._control)
         return allocation(self._state.choose(self.policy.logits(observation)[None])[0])
 
     @property
@@ -102,20 +97,20 @@ class PolicyController(BaseController):
         if self._policy is None or self._system is None:
             return ""
         info = self._policy.info
-        others = f" on {', '.join(info.scenarios)}, not on {self._system[1]},"
-        text = f"follows {self._path}, trained{others * self._is_elsewhere} for"
+        text = f"follows {self._path}, trained for"
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
-            return f"{text} {info.planned} steps, the best by validation after {info.steps}"
-        return f"{text} {info.steps} steps"
-
-    def _shown(self, info: PolicyInfo, spec: SystemSpec) -> tuple[str, ...]:
-        """Return the names of what a policy is shown."""
-        return layout_of(spec).inputs if info.batches else self._control.fields
+            text = f"{text} {info.planned} steps, the best by validation after {info.steps}"
+        else:
+            text = f"{text} {info.steps} steps"
+        shipped = shipped_for(info.agent, info.fingerprint).values()
+        most = max(map(_steps, shipped), default=0)
+        few = f", few beside the {most} of the shipped one ({info.agent}.policy=shipped)"
+        return text + few * (_FEW * _steps(info) <= most)
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
-        own, self._is_elsewhere = (self._agent, self._control.fingerprint(spec)), False
+        own = self._agent, self._control.fingerprint(spec)
         train = f"{program('train')} --agent {self._agent}"
         if self._source not in ("newest", "shipped"):
             path = Path(self._source)
@@ -129,23 +124,18 @@ class PolicyController(BaseController):
                     f"interval or limits are others; train one with: {train}"
                 )
             return path, policy
-        elsewhere = []
         for path, policy in _policies(RUNS if self._source == "newest" else None):
             info = policy.info
-            sees_all = set(info.inputs) <= set(self._shown(info, spec))
+            sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
             if info.partial or (info.agent, info.fingerprint) != own or not sees_all:
                 continue
             if path.is_relative_to(SHIPPED) or spec.scenario in ("", *info.scenarios):
                 return path, policy
-            elsewhere.append((path, policy))
-        if not elsewhere:
-            raise PolicyError(
-                f"no policy of {self._agent} for this profile or pipeline, interval and these "
-                f"limits; name one with --policy or train one: {train} "
-                f"--scenario {spec.scenario or 'NAME'}"
-            )
-        self._is_elsewhere = True
-        return elsewhere[0]
+        raise PolicyError(
+            f"no policy of {self._agent} for this profile or pipeline, interval and these "
+            f"limits; name one with --policy or train one: {train} "
+            f"--scenario {spec.scenario or 'NAME'}"
+        )
 
 
 def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
@@ -157,12 +147,15 @@ def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
             yield path, load_policy(path)
 
 
-def shipped_for(agent: str, fingerprint: str) -> Path | None:
-    """Return the shipped policy of an agent for systems with a fingerprint, if there is one."""
-    for path, policy in _policies(None):
-        if (policy.info.agent, policy.info.fingerprint) == (agent, fingerprint):
-            return path
-    return None
+def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
+    """Return the shipped policies of an agent for systems with a fingerprint."""
+    infos = {path: policy.info for path, policy in _policies(None)}
+    return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
+
+
+def _steps(info: PolicyInfo) -> int:
+    """Return for how many steps a policy was trained."""
+    return info.steps if info.partial else max(info.steps, info.planned)
 
 
 def policies() -> dict[str, str]:
@@ -170,8 +163,7 @@ def policies() -> dict[str, str]:
     about = {}
     for path, policy in _policies(RUNS):
         info = policy.info
-        steps = info.steps if info.partial else max(info.steps, info.planned)
-        text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
+        text = f"{info.agent} on {', '.join(info.scenarios)}, {_steps(info)} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)
         about[name] = text + ", training was interrupted" * info.partial
     return about
@@ -179,4 +171,3 @@ def policies() -> dict[str, str]:
 
 ppo = partial(PolicyController, "ppo")
 ppo_joint = partial(PolicyController, "ppo-joint")
-sb3_ppo = partial(PolicyController, "sb3-ppo")

@@ -11,11 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
@@ -31,7 +29,7 @@ FORMAT = 3
 """Version of the file layout."""
 
 STEPWISE_PARTS = 3
-"""Parts of an action of a stepwise policy, for each stage: cores, batch size, and a step of the
+"""Parts of an action, for each stage: cores, batch size, and a step of the
 replicas; and the variant where there are several."""
 
 POLICY_FILE = "policy.safetensors"
@@ -64,11 +62,11 @@ class PolicyInfo:
     seconds: float = 0.0
     """How long that took."""
     batches: tuple[int, ...] = ()
-    """Batch sizes that a stepwise policy chooses among (:mod:`.stepwise`); none for all others."""
+    """Batch sizes that it chooses among (:mod:`.stepwise`)."""
     every: int = 0
-    """Intervals after which a stepwise policy may change the number of replicas; never if 0."""
+    """Intervals after which it may change the number of replicas; never if 0."""
     score: float | None = None
-    """By which a training in phases kept it, see :func:`agents.learn.phased.score_of`: better when
+    """By which its training kept it, see :func:`agents.learn.phased.score_of`: better when
     smaller. None in files that do not say so."""
     median_of: int = 1
     """Trainings, whose seeds alone differ, of which this one was the median by that score."""
@@ -87,15 +85,6 @@ class Policy:
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
     not say so."""
-
-    def act(self, observation: FloatMatrix) -> NDArray[np.int64]:
-        """Return the most probable action: (..., parts) choices, from 0 on.
-
-        It is for (..., fields) observations.
-        """
-        edges = list(accumulate(self.info.actions))[:-1]
-        parts = np.split(self.logits(observation), edges, axis=-1)
-        return np.stack([part.argmax(axis=-1) for part in parts], axis=-1)
 
     def logits(self, observation: FloatMatrix) -> FloatMatrix:
         """Return the (..., sum of choices) logits under (..., fields) observations."""
@@ -141,11 +130,6 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 def load_policy(path: Path) -> Policy:
     """Read a policy file; a PolicyError says why it cannot be followed."""
-    if path.suffix == ".zip":
-        raise PolicyError(
-            f"{path} is a checkpoint, which is for resuming only; the "
-            f"policy to follow is {POLICY_FILE} beside it"
-        )
     try:
         contents = read_bytes(path)
         description = parsed(json.loads, _metadata(contents)["policy"])
@@ -153,9 +137,9 @@ def load_policy(path: Path) -> Policy:
             raise PolicyError(
                 f"{path} is of format {form}, this version reads {FORMAT}; train it again"
             )
-        if (agent := description["agent"]) not in LEARNERS:
+        if (agent := description["agent"]) not in LEARNERS or not description["batches"]:
             raise PolicyError(
-                f"{path} is a policy of {agent}, which this version cannot follow; train one of "
+                f"{path} is a policy of {agent} that this version cannot follow; train one of "
                 f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3, such as the "
                 "checkpoint.zip beside it, as sb3:FILE"
             )
@@ -200,7 +184,7 @@ def _fault(policy: Policy) -> str:
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
         return "it has weights that are no finite numbers of 32 bits"
     sizes, actions = policy.info.batches, policy.info.actions
-    if sizes and (len(actions) < STEPWISE_PARTS or len(sizes) != actions[1]):
+    if len(actions) < STEPWISE_PARTS or len(sizes) != actions[1]:
         return "its batch sizes do not fit its actions"
     fits = min(actions, default=0) >= 1 and sum(actions) == width
     return "" if fits else "its output does not fit its actions"

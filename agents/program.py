@@ -5,20 +5,21 @@ deadline. Two formulations say which do: the published one, of one stage, gives 
 worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
 some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
 already makes the next ones late until it is gone. One stage is solved by enumeration
-(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and both with PuLP on
-request (:mod:`.solvers`, where the published program is, too).
+(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
+from sponge_env.latency import LatencyModel
 
 from .rates import ROUNDING, Forecast
 
@@ -186,10 +187,7 @@ class SystemModel:
             return np.array(starting or [(0.0, 0)], np.float64)
         fit, margin = self._fits[k][row], self._margins[k][row]
         for batch in stage.running:
-            # Plain numbers, for NumPy takes long for a single one.
-            whole_s = fit.gamma_s * batch.size / cores + fit.epsilon_s / cores
-            whole_s = whole_s + fit.delta_s * batch.size + fit.eta_s
-            left_s = batch.expected_end_s + margin * whole_s - now_s
+            left_s = batch.expected_end_s + margin * _predicted_s(fit, batch.size, cores) - now_s
             batches.append((max(0.0, left_s), batch.size))
         running = np.zeros((ready, 2))
         for at, (left_s, size) in enumerate(sorted(batches, reverse=True)[:ready], 1):
@@ -209,6 +207,11 @@ class SystemModel:
             cores, from_s = next_cores, until_s
         mean_s: FloatArray = delay_s / speed
         return mean_s
+
+
+@lru_cache(maxsize=4096)
+def _predicted_s(latency: LatencyModel, batch: int, cores: int) -> float:
+    return float(latency.predict_s(batch, cores))
 
 
 def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Sponge's controller: an integer program picks cores and batch size every interval.
 
-The published program (Razavi et al., EuroMLSys 2024) and one that holds each request to its own
-deadline are in :mod:`.program`; what the latter expects to arrive, in :mod:`.rates`. At the end
+The published program (Razavi et al., EuroMLSys 2024) is here; the one that holds each request to
+its own deadline is in :mod:`.stages`, and what it expects to arrive in :mod:`.rates`. At the end
 stands Sponge without one of its means, to see what each contributes.
 """
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from sponge_env.control.base import BaseController, option
 from sponge_env.control.chain import is_chain
 from sponge_env.control.split import Rule
@@ -21,8 +23,10 @@ from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, System
 
 from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
-from .solvers import PublishedProgram, SolverName, make_backend
 from .stages import StageProgram
+
+_ROUNDING_MS = 1e-6
+"""Milliseconds that a published budget may be off by rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +39,6 @@ class SpongeIPConfig(FleetOptions):
     on_infeasible: Literal["least-violations", "hold"] = "least-violations"
     """Where no pair meets every budget: take one of those that miss the fewest, or keep the
     allocation in force, as published. Both count as infeasible."""
-    solver: SolverName = "exact"
-    """``exact`` is compiled enumeration; ``pulp`` solves the same program with PuLP and its
-    CBC, ``highs`` with PuLP and the package ``highspy``. Their answers are equal."""
     slo_fraction: float = option(1.0, above=0, at_most=1)
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);
@@ -57,15 +58,9 @@ class SpongeIP(BaseController):
     It asks for one replica always, but in a pipeline, where :class:`~.fleet.FleetPlanner` says how
     many each stage holds. Before the first interval has passed the load is unknown:
     the per-request form then takes everything, the published one keeps what is in force.
-    A solver that is not installed is a :class:`~sponge_env.errors.ConfigError`.
     """
 
     config: SpongeIPConfig
-
-    def __init__(self, **options: object) -> None:
-        super().__init__(**options)
-        if self.config.solver != "exact":
-            make_backend(self.config.solver)
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
@@ -84,7 +79,7 @@ class SpongeIP(BaseController):
         self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
         self._fleets = None
         if config.formulation == "paper":
-            self._published = PublishedProgram(spec, config.solver)
+            self._published = PublishedProgram(spec)
             return
         self._program = StageProgram(config, spec)
         if in_pipeline:
@@ -122,6 +117,36 @@ class SpongeIP(BaseController):
         self._error.add(float(view.first.arrivals[-1]), forecast.rate_rps)
         swing = math.exp(SIGMAS * math.sqrt(self._error.variance))
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
+
+
+class PublishedProgram:
+    """Solves the published form for a system of one stage.
+
+    Of the pairs that miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)``
+    wins, which is the published objective with its tie-break made exact. It is feasible if it
+    misses none.
+    """
+
+    def __init__(self, spec: SystemSpec) -> None:
+        latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+        self._latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
+        self._slo_s = spec.slo_s
+
+    def choose(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
+        """Solve it for an arrival rate, the published lambda, and the largest delay ``cl_max``.
+
+        As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
+        as queued at once and are served in batches of ``b`` one after another; each must end within
+        ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate.
+        """
+        limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
+        batches = np.arange(1, self._latency_ms.shape[1] + 1)
+        in_time = batches * np.maximum(np.floor((limit_ms + _ROUNDING_MS) / self._latency_ms), 0)
+        unserved = np.maximum(np.ceil(rate_rps - batches / self._latency_ms * 1e3), 0)
+        late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
+        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+        cores, batch = divmod(int(late.argmin()), batches.size)
+        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +196,6 @@ def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
     return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
 
 
-sponge_exact = partial(SpongeIP, solver="exact")
 no_batching = partial(Ablated, batch_limit=1)
 no_scaling = partial(Ablated, cores_fixed=16)
 equal_split = partial(SpongeIP, budget="equal")

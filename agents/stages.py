@@ -1,4 +1,4 @@
-"""Sponge's integer program for a chain of stages: one option for each, and its solvers.
+"""Sponge's integer program for a chain of stages: one option for each stage.
 
 An option is a variant, cores and a batch size; how many replicas there are takes a cold start to
 change, and is decided before (:mod:`.fleet`). IPA (Ghafouri et al., 2023) asks that the latencies
@@ -52,7 +52,6 @@ from .lateness import (
 )
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
-from .solvers import make_backend, solve_chain
 
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
@@ -162,10 +161,9 @@ class StageProgram:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
         self._spec = spec
         self.model = SystemModel(spec, config.variant, config.accuracy_price)
-        self._backend = None if config.solver == "exact" else make_backend(config.solver)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
-        one = self._backend is None and len(spec.stages) == len(self.model.variants[0]) == 1
+        one = len(spec.stages) == len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
         self._any_cores = spec.total_cores // spec.first.cores_max
@@ -202,19 +200,14 @@ class StageProgram:
         Where late requests count, they are the fewest instead.
         """
         chain, late = self.chain, self.chain.late_rows(count_late)
-        if self._backend is None:
-            for k in reversed(range(len(states))):
-                self.lay_out_stage(k, states[k], late, compete=True)
-            cost = chain.read_back(count_late)
-            if cost >= INFEASIBLE or chain.fits():
-                return cost < BIG_M
+        for k in reversed(range(len(states))):
+            self.lay_out_stage(k, states[k], late, compete=True)
+        cost = chain.read_back(count_late)
+        if cost >= INFEASIBLE or chain.fits():
+            return cost < BIG_M
         for k, state in enumerate(states):
             self.lay_out_stage(k, state, late)
-        if self._backend is None:
-            return chain.cheapest(count_late) < BIG_M
-        if options := solve_chain(chain, count_late, self._backend):
-            chain.chosen[:] = options
-        return bool(options)
+        return chain.cheapest(count_late) < BIG_M
 
     def lay_out_stage(
         self, k: int, state: StageState, late: IntArray, compete: bool = False

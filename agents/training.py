@@ -21,16 +21,14 @@ FOLLOWED = "--scenario", "--backend", "--limiter", "--profile", *CONDITIONS
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
 """Options for what a suite defines already."""
 STEPS, ENVS = 8_000_000, 864
-"""Default environment steps of a training in phases, and its simulated environments."""
-SB3_STEPS, SB3_ENVS = 1_000_000, 256
-"""The same for Stable-Baselines3; on the real worker there is one environment."""
+"""Default environment steps of a training, and its environments."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(
         prog=cli.program("train"),
-        description="Train a learned controller on scenarios, simulated or on the real worker.",
+        description="Train a learned controller on simulated scenarios.",
         epilog=f"example: {cli.program('train')} --agent ppo --scenario paper",
     )
     cli.add_experiment_arguments(parser)
@@ -39,11 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--agent", default="ppo", type=known, help=text)
     text = "further scenarios of the same profile and limits to train on"
     add("--also", nargs="+", default=[], metavar="S", help=text)
-    sb3 = "for sb3-ppo and on the real worker"
-    text = f"steps over all environments (default: {STEPS}; {SB3_STEPS} {sb3})"
-    add("--steps", type=cli.at_least(1), help=text)
-    text = f"simulated environments (default: {ENVS}; {SB3_ENVS} for sb3-ppo); "
-    add("--envs", type=cli.at_least(1), help=text + "the real worker is one")
+    add("--steps", type=cli.at_least(1), help=f"over all environments (default: {STEPS})")
+    add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=text)
@@ -55,10 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--randomised", action="store_true", help=text)
     text = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
-    text = "hyper-parameters as a TOML file; those of --option come on top"
-    add("--config", type=Path, metavar="FILE", help=text)
-    text = "run directory or checkpoint.zip to go on from, to the steps that were planned; "
-    text += "loading one runs the code in it, but for what is learned in phases"
+    text = "run directory or checkpoint.zip to go on from, to the steps that were planned"
     add("--resume", type=Path, metavar="RUN", help=text)
     arguments = parser.parse_args(argv)
     given, _ = cli.split_options(argv, NOT_WITH_A_SUITE)
@@ -67,8 +59,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise ConfigError(f"{option} is about the cells of a --suite")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
-    if arguments.backend == "live" and arguments.envs not in (None, 1):
-        raise ConfigError(f"the live system is one environment, not {arguments.envs}")
+    if arguments.backend == "live":
+        raise ConfigError(
+            "train.py learns on the simulator; on the real worker train any learner in "
+            "SpongeLive-v0, and follow a model of Stable-Baselines3 as --agent sb3:FILE"
+        )
     return arguments
 
 

@@ -15,14 +15,14 @@ from sponge_env.utils.files import parsed, read_text
 
 _KNOWN = {
     "fa2": ("fa2:FA2", "horizontal with one-core replicas"),
-    "grandslam": ("slack:GrandSLAm", "batch sizes by the slack of each stage's share of the SLO"),
+    "grandslam": ("rules:GrandSLAm", "batch sizes by the slack of each stage's share of the SLO"),
     "hpa": ("kubernetes:HPA", "Kubernetes: replicas for a target utilisation"),
     "hpa-fast": ("kubernetes:hpa_fast", "hpa that decides every second and scales in soon"),
     "ipa": ("ipa:IPA", "replicas, variants and batches of all stages by one latency budget"),
     "ipa-scale": ("ipa:ipa_scale", "ipa with the most accurate variants"),
     "ipa-switch": ("ipa:ipa_switch", "ipa with the replicas that there are"),
     "queue-rule": ("rules:QueueRule", "queue threshold with hysteresis"),
-    "slackfit": ("slack:SlackFit", "each batch's model by the slack of its most urgent request"),
+    "slackfit": ("rules:SlackFit", "each batch's model by the slack of its most urgent request"),
     "static": ("rules:Static", "all cores, or those of --option static.cores=N"),
     "static-8": ("rules:static_8", "8 cores"),
     "static-16": ("rules:static_16", "16 cores"),

@@ -58,12 +58,10 @@ class HPAConfig(BatchConfig):
     """Past time whose highest recommendation bounds scaling in."""
     policy_s: float = option(15.0, above=0)
     """Time in which the replicas may double, or grow by four if that is more."""
-    cores: int = option(1, at_least=1)
-    """Core units of each replica, never more than the scenario's limit."""
 
 
 class HPA(BaseController):
-    """Keeps the mean utilisation of equal replicas near a target."""
+    """Keeps the mean utilisation of one-core replicas near a target."""
 
     config: HPAConfig
 
@@ -75,8 +73,7 @@ class HPA(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
-        cores = min(self.config.cores, spec.first.cores_max)
-        limit = spec.most_replicas(cores)
+        limit = spec.most_replicas(cores=1)
         replicas = min(view.allocation.replicas, limit)
         if view.last is not None:
             self._used_core_s += view.last.utilisation * view.last.core_seconds
@@ -85,7 +82,7 @@ class HPA(BaseController):
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
                 replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
-        return Allocation(cores, batch_size(self.config, spec, cores), replicas)
+        return Allocation(1, batch_size(self.config, spec, cores=1), replicas)
 
     def _desired(self, view: SystemView) -> int:
         """Close a sync period."""

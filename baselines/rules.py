@@ -1,4 +1,7 @@
-"""The simplest rules, a fixed allocation and a threshold, and the batch size of all rules.
+"""The simplest rules, and the batch size of all: fixed allocations, a threshold, and the slack.
+
+SlackFit (SuperServe: Khare et al., NSDI 2025) and GrandSLAm (Kannan et al., EuroSys 2019) spend the
+slack of the most urgent request on resources that stay the same.
 
 None of those that scale cores or replicas has a batch size in its published form: here a batch may
 be as long as leaves time to wait for the batch before it and for the network.
@@ -13,7 +16,16 @@ from functools import partial
 import numpy as np
 
 from sponge_env.control.base import BaseController, Options, option
-from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
+from sponge_env.control.split import shares
+from sponge_env.interfaces import (
+    BY_SLACK,
+    Allocation,
+    FloatArray,
+    StageAllocation,
+    SystemSpec,
+    SystemView,
+    fit_to_machine,
+)
 
 _CALM_SHARE = 0.25
 """An interval counts as calm if less waits than this share of ``up_queue``."""
@@ -25,16 +37,12 @@ _UP_FACTOR = 1.5
 class BatchConfig(Options):
     """Options of the batch size."""
 
-    batch: int | None = option(None, at_least=1)
-    """Largest batch, never above the scenario's limit; by ``batch_slo_share`` if left out."""
     batch_slo_share: float = option(0.3, above=0, at_most=1)
     """Share of the SLO within which a batch has to be served."""
 
 
 def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
     """Return the largest batch for replicas of ``cores``, at least 1."""
-    if config.batch is not None:
-        return min(config.batch, spec.first.batch_max)
     latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
     return largest_batch(latency_s, config.batch_slo_share * spec.slo_s)
 
@@ -74,16 +82,14 @@ class Static(BaseController):
 
     @property
     def description(self) -> str:
-        """What the limits leave of its options; empty where they leave all."""
-        first, asked = self.spec.first, self.config
-        limits = {
-            "cores": first.cores_max,
-            "batch": first.batch_max,
-            "replicas": first.replicas_max,
-        }
-        less = {name: most for name, most in limits.items() if (getattr(asked, name) or 1) > most}
-        held = (f"{name}={most} instead of {getattr(asked, name)}" for name, most in less.items())
-        return f"keeps to the limits: {', '.join(held)}" if less else ""
+        """What the limits of the stages leave of its options; empty where they leave all."""
+        held: dict[str, None] = {}  # in order, each once
+        for stage in self.spec.stages:
+            limits = stage.cores_max, stage.batch_max, stage.replicas_max
+            for name, most in zip(("cores", "batch", "replicas"), limits, strict=True):
+                if (asked := getattr(self.config, name) or 1) > most:
+                    held[f"{name}={most} instead of {asked}"] = None
+        return f"keeps to the limits: {', '.join(held)}" if held else ""
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the allocation, within the limits."""
@@ -136,3 +142,69 @@ class QueueRule(BaseController):
             self._calm, cores = 0, cores - 1
         cores = max(1, min(cores, spec.first.cores_max))
         return Allocation(cores, batch_size(config, spec, cores))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldConfig(Options):
+    """What a stage holds always."""
+
+    cores: int | None = option(None, at_least=1)
+    """Core units of each replica; all of them if left out, and never more than there are."""
+    replicas: int | None = option(None, at_least=1)
+    """Replicas; as many as at first if left out, and never more than there can be."""
+
+    def of(self, spec: SystemSpec) -> list[StageAllocation]:
+        """Return what each stage holds, as far as it fits on the machine."""
+        stages = [
+            StageAllocation(
+                min(self.cores or stage.cores_max, stage.cores_max),
+                stage.batch_max,
+                min(self.replicas or first.replicas, stage.replicas_max),
+                first.variant,
+            )
+            for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
+        ]
+        return list(fit_to_machine(stages, spec.total_cores))
+
+
+class _Held(BaseController):
+    """Holds the same always, whatever the stages."""
+
+    config: HeldConfig
+
+    def plans(self, spec: SystemSpec) -> bool:
+        return True
+
+
+class SlackFit(_Held):
+    """Lets each batch have the most accurate model that its most urgent request has time for."""
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Return the same always."""
+        held = self.config.of(spec)
+        chosen = [BY_SLACK if len(stage.accuracies) > 1 else 0 for stage in spec.stages]
+        stages = [each._replace(variant=v) for each, v in zip(held, chosen, strict=True)]
+        return Allocation(stages=tuple(stages))
+
+
+class GrandSLAm(_Held):
+    """Makes batches as large as the slack of a stage allows, by its share of the SLO.
+
+    A stage's share is in proportion to its latency, and what the stages before left of theirs is
+    its own to spend.
+    """
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Return the batch sizes for what waits now."""
+        parts = shares(spec, "proportional")
+        stages = []
+        for k, held in enumerate(self.config.of(spec)):
+            share, after = parts[k]
+            due_s, slack_s = view.stages[k].queued_deadlines_s, share * spec.slo_s
+            if due_s.size:
+                slack_s = float(due_s[0]) - view.now_s - after * spec.slo_s
+            stage = spec.stages[k]
+            table_s = stage.latencies[held.variant].table_s(stage.batch_max, stage.cores_max)
+            batch = largest_batch(table_s[:, held.cores - 1], slack_s)
+            stages.append(held._replace(batch=batch))
+        return Allocation(stages=tuple(stages))

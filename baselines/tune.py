@@ -26,7 +26,6 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.results.layout import aligned
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
@@ -47,8 +46,6 @@ TRIALS = 120
 """Combinations of options that are tried at most on a cell."""
 _VIOLATIONS_PRICE = 1e6
 """Cores that a share of violations beyond the allowed ones counts for, so that they come first."""
-
-EDGE_NOTE = "* ends its grid: a better value may lie beyond"
 
 OBJECTIVE = (
     "fewest avoidable violations beyond the tolerance and those of static with all cores "
@@ -193,9 +190,7 @@ def tune(
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return what is in a file; nothing is, if there is none."""
-    if not path.is_file():
-        return {"runs": {}, "agents": {}}
-    return load_tuned(path)
+    return load_tuned(path) if path.is_file() else {"runs": {}, "agents": {}}
 
 
 def write(
@@ -216,21 +211,8 @@ def write(
     write_json(path, {"runs": kept, "agents": dict(sorted(agents.items()))})
 
 
-def table(best: Mapping[str, Mapping[str, Candidate]]) -> str:
-    """Return a line for each controller and cell; values at an edge of their grid get a star."""
-    rows = [["agent on scenario/profile", "avoidable %", "cores", "options"]]
-    for agent, by_cell in best.items():
-        for cell, trial in by_cell.items():
-            violations = f"{trial.avoidable_violation_rate:.3%}"[:-1]
-            cores = f"{trial.mean_cores:.2f}"
-            options = (f"{k}={v}{'*' * (k in trial.at_edge)}" for k, v in trial.options.items())
-            rows.append([f"{agent} on {cell}", violations, cores, " ".join(options)])
-    starred = any(trial.at_edge for cells in best.values() for trial in cells.values())
-    return "\n".join([*aligned(rows), EDGE_NOTE] if starred else aligned(rows))
-
-
 def run(argv: Sequence[str]) -> int:
-    """Tune, write the file and print a table."""
+    """Tune, and write the file."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
     add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
     add("--suite", default="standard", help="suite whose cells are tuned for")
@@ -280,8 +262,8 @@ def run(argv: Sequence[str]) -> int:
         write(arguments.out, date, about, tuned)
 
     with cli.terminate_like_interrupt():
-        best = tune(list(scenarios.values()), arguments.agents, seeds, arguments.jobs, keep)
-    sys.stdout.write(f"{table(best)}\n\nwritten to {arguments.out}\n")
+        tune(list(scenarios.values()), arguments.agents, seeds, arguments.jobs, keep)
+    sys.stdout.write(f"written to {arguments.out}\n")
     return 0
 
 

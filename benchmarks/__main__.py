@@ -14,8 +14,6 @@ from sponge_env.utils.installation import describe_host, describe_versions
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 SCRIPTS = ("throughput", "decisions", "serving")
-GREETINGS = ("Running HiGHS", "Includes third-party")
-"""Lines that HiGHS prints even in quiet mode."""
 
 
 def run(script: str, *arguments: str) -> str:
@@ -24,8 +22,7 @@ def run(script: str, *arguments: str) -> str:
     command = [sys.executable, "-m", f"benchmarks.{script}", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=FOLDER.parent)
     print(done.stdout)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith(GREETINGS)]
-    return "\n".join(["```text", *lines, "```", ""])
+    return f"```text\n{done.stdout.rstrip()}\n```\n"
 
 
 def write_page(argv: Sequence[str]) -> int:
@@ -35,7 +32,7 @@ def write_page(argv: Sequence[str]) -> int:
     parser.add_argument("--triton", metavar="PYTHON", help=text)
     triton = parser.parse_args(argv).triton
     host, versions = describe_host(), describe_versions()
-    packages = ("python", "numpy", "numba", "stable-baselines3", "torch", "pulp", "onnxruntime")
+    packages = ("python", "numpy", "numba", "stable-baselines3", "torch", "onnxruntime")
     used = ", ".join(f"{name} {versions[name]}" for name in packages)
     more = {"serving": ["--triton", triton]} if triton else {}
     parts = [

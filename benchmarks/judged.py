@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.learn import PhasedConfig, spec_of
+from agents.learn import LearnConfig, spec_of
 from agents.learn.command import cells_of
 from agents.learn.evaluation import Evaluation, PolicyEvaluator, best_rules
 from agents.learned import control_of
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
     add("--like", metavar="S", help="instead, a scenario of whose stages the cells are")
     add("--suite", default="standard", help="whose cells (default: standard)")
     add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
-    training = PhasedConfig()
+    training = LearnConfig()
     unused = SEED_LIMIT + training.evaluation_episodes
     text = f"of the first episode (default: {unused}, the first that nothing else uses)"
     add("--first-seed", type=cli.at_least(0), default=unused, metavar="N", help=text)

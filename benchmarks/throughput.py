@@ -1,4 +1,4 @@
-"""How fast the simulators are: batch, chain, single environment, whole episodes.
+"""How fast the simulators are: batch, single environment, whole episodes.
 
     python -m benchmarks.throughput
 
@@ -12,38 +12,32 @@ and each number is the best of several runs.
 from __future__ import annotations
 
 import itertools
-import math
-import sys
 import timeit
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from sponge_env.env.single import SpongeEnv
 from sponge_env.results.layout import aligned
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Arrivals, Initial, Limits, Serving, Stage, Variant
+from sponge_env.scenario.config import Arrivals
 from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.scenario.seeds import EVALUATION_SEEDS, stream
+from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import control_named
 from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.system import SimulatedSystem
-from sponge_env.simulation.workload import draw_workload
 
 LOADS_RPS = (10, 20, 100, 1000)
 ENVS = (16, 256, 1024, 4096)
 THREADS = (1, 2)
 INTERVALS = 60
 PAPER_RPS = 20
-CHAIN_RPS = 10.0
 EPISODES = ("paper", "bursty", "mixed"), ("static-16", "sponge-ip", "fa2")
 
 
@@ -55,31 +49,6 @@ def make_scenario(rate_rps: int) -> Scenario:
         "simulation.service_scale": PAPER_RPS / rate_rps,
     }
     return changed(load_scenario("paper"), changes)
-
-
-def make_chain() -> Scenario:
-    """Return three stages one after the other: each image has two objects on average."""
-    limits = Limits(cores=4, batch=4, replicas=4)
-    stages = [
-        Stage(name, (Variant(profile),), limits=limits, initial=Initial(cores=4), **more)
-        for name, profile, more in (
-            ("detector", "video-detector", {"fan_out_shares": (0.1, 0.2, 0.4, 0.2, 0.1)}),
-            ("classifier", "video-classifier", {}),
-            ("text", "sentiment-text", {}),
-        )
-    ]
-    paper = load_scenario("paper")
-    return Scenario(
-        "chain",
-        slo_s=0.5,
-        duration_s=float(INTERVALS),
-        stages=tuple(stages),
-        limits=Limits(cores=4, total_cores=32),
-        arrivals=Arrivals("poisson", CHAIN_RPS),
-        network=paper.network,
-        simulation=paper.simulation,
-        serving=Serving("expired"),
-    )
 
 
 def best_s(run: Callable[[], object], repeats: int) -> float:
@@ -101,11 +70,11 @@ def steps_per_s(begin: Callable[[], Callable[[Any], object]], actions: Iterable[
 def batch_steps_per_s(scenario: Scenario, envs: int, threads: int) -> float:
     """Measure the batch simulator in environment steps per second, under random actions."""
     spec = make_spec(scenario, scenario_profile(scenario))
-    control = control_named("pipeline" if scenario.stages else "vertical", spec)
+    control = control_named("vertical", spec)
     choices = control.spaces(spec)[0].nvec
     simulator = BatchSimulator(
         [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim,
-        queue_capacity=4096, replicas_max=None if scenario.stages else 1,
+        queue_capacity=4096, replicas_max=1,
     )  # fmt: skip
     requested, _ = allocations(envs, len(spec.stages))
     actions = np.random.default_rng(0).integers(0, choices, (INTERVALS, envs, choices.size))
@@ -124,38 +93,17 @@ def batch_steps_per_s(scenario: Scenario, envs: int, threads: int) -> float:
         return envs * steps_per_s(begin, actions)
 
 
-def envs_steps_per_s(envs: SpongeEnv | VecEnv, shape: tuple[int, ...]) -> float:
-    """Measure what takes actions of a shape, and close it."""
-    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, *shape))
-    envs.reset()
+def single_steps_per_s(scenario: Scenario) -> float:
+    """Measure one environment, under random actions."""
+    env = SpongeEnv(scenario)
+    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, 2))
 
     def begin() -> Callable[[Any], object]:
-        if isinstance(envs, SpongeEnv):  # others begin episodes by themselves
-            envs.reset()
-        return envs.step
+        env.reset()
+        return env.step
 
-    with closing(envs):
-        return math.prod(shape[:-1]) * steps_per_s(begin, actions)
-
-
-def simpy_steps_per_s(scenario: Scenario) -> float:
-    """Measure the model in SimPy, which is a reference of the tests."""
-    sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-    from reference.simpy_model import Server
-    from reference.system import requests_of
-    from reference.worker import noise_source
-
-    profile = scenario_profile(scenario)
-    spec = make_spec(scenario, profile)
-    latency_s = profile.service_table_s(spec.first.batch_max, spec.first.cores_max)
-
-    def begin() -> Callable[[Any], object]:
-        noise = noise_source(profile.noise_quantiles, 1.0, stream(0, "noise"))
-        server = Server(spec, requests_of(draw_workload(scenario, profile, 0)), latency_s, noise)
-        return lambda chosen: server.step(*chosen)
-
-    plan = np.random.default_rng(0).integers(1, 17, (INTERVALS, 2)).tolist()
-    return steps_per_s(begin, plan)
+    with closing(env):
+        return steps_per_s(begin, actions)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -163,9 +111,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     print("\n".join([f"{title}:\n", *aligned([header, *rows]), ""]))
 
 
-def print_speeds() -> float:
-    """Print environment steps per second; return the largest under the paper's load."""
-    rows, best = [], 0.0
+def print_speeds() -> None:
+    """Print environment steps per second."""
+    rows = []
     for envs, threads in itertools.product(ENVS, THREADS):
         speeds = {
             # A large batch under a high load takes long and shows nothing new.
@@ -173,39 +121,16 @@ def print_speeds() -> float:
             for rate in LOADS_RPS
             if envs * rate <= max(ENVS) * 100
         }
-        best = max(best, speeds[PAPER_RPS])
         cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in LOADS_RPS)
         rows.append([str(envs), str(threads), *cells])
     title = "Environment steps per second of the batch simulator"
     print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in LOADS_RPS)], rows)
-    return best
 
 
-def print_chain(envs: int = 1024) -> None:
-    """Print environment steps per second of a pipeline."""
-    rows = [
-        [str(envs), str(n), f"{batch_steps_per_s(make_chain(), envs, n):,.0f}"] for n in THREADS
-    ]
-    title = (
-        "Environment steps per second of the batch simulator on a chain of three stages, whose\n"
-        f"first leads to two tasks on average, at {CHAIN_RPS:g} requests per second"
-    )
-    print_table(title, ["envs", "threads", "steps/s"], rows)
-
-
-def print_comparison(best: float, envs: int = 8) -> None:
-    """Print the batch simulator against the alternatives."""
-    scenario = make_scenario(PAPER_RPS)
-    makers = [lambda: SpongeEnv(scenario)] * envs
-    speeds = {
-        f"SubprocVecEnv, {envs} envs": envs_steps_per_s(SubprocVecEnv(makers), (envs, 2)),
-        f"DummyVecEnv, {envs} envs": envs_steps_per_s(DummyVecEnv(makers), (envs, 2)),
-        "Sponge-v0, single": envs_steps_per_s(SpongeEnv(scenario), (2,)),
-        "SimPy model, single": simpy_steps_per_s(scenario),
-    }
-    rows = [[name, f"{speed:,.0f}", f"{best / speed:,.0f}"] for name, speed in speeds.items()]
-    title = f"The fastest of these, {best:,.0f} steps/s, against others at {PAPER_RPS} rps"
-    print_table(title, ["simulator", "steps/s", "batch is faster by"], rows)
+def print_single() -> None:
+    """Print environment steps per second of one environment."""
+    speed = single_steps_per_s(make_scenario(PAPER_RPS))
+    print(f"One environment, Sponge-v0, at {PAPER_RPS} rps: {speed:,.0f} steps/s\n")
 
 
 def print_episodes() -> None:
@@ -227,7 +152,6 @@ def print_episodes() -> None:
 
 
 if __name__ == "__main__":
-    fastest = print_speeds()
-    print_chain()
-    print_comparison(fastest)
+    print_speeds()
+    print_single()
     print_episodes()

@@ -51,17 +51,14 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {
         "agents/stable_baselines.py",
-        "agents/learn/sb3_ppo.py",
         "sponge_env/env/sb3.py",
     },
     "torch": {
         "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/ppo.py",
-        "agents/learn/sb3_ppo.py",
         "sponge_env/models/efficientnet.py",
     },
-    "pulp": {"agents/solvers.py"},
     "optuna": {"baselines/tune.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "scipy": {"sponge_env/results/statistics.py"},
@@ -238,9 +235,8 @@ def test_the_core_knows_no_clock() -> None:
 
 
 def test_the_reference_is_independent_of_the_core() -> None:
-    """But for the SimPy model, which observes through the product's encoder."""
     for path in files("tests/reference"):
-        if not path.endswith(("simpy_model.py", "program.py")):
+        if not path.endswith("program.py"):
             assert of_sponge_env(path) <= REFERENCE_MAY_IMPORT, path
 
 

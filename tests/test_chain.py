@@ -1,4 +1,4 @@
-"""The cheapest way through a chain of stages, against all ways and against PuLP."""
+"""The cheapest way through a chain of stages, against all ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.solvers import make_backend, solve_chain
 from sponge_env.control.chain import BIG_M, Chain
 from sponge_env.interfaces import GiveUp, StageAllocation, fit_to_machine
 
@@ -64,19 +63,6 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
         assert cost_of(chain, tuple(chain.chosen.tolist()), count_late) == cost
     elif not count_late:
         assert cost >= BIG_M
-
-
-@settings(deadline=None, max_examples=60)
-@given(programs())
-def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
-    chain, count_late = program
-    cost = chain.cheapest(count_late)
-    allowed = [cost_of(chain, way, count_late) for way in every_way(chain)]
-    if any(each is not None for each in allowed):
-        way = solve_chain(chain, count_late, make_backend("pulp"))
-        assert cost_of(chain, way, count_late) == cost
-    elif not count_late:
-        assert solve_chain(chain, count_late, make_backend("pulp")) == ()
 
 
 def test_a_budget_for_all_stages() -> None:

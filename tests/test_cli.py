@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stable_baselines3 import DQN, PPO
-from tiny_policies import PLAIN, drawn_policy
+from tiny_policies import drawn_policy
 
 import evaluate
 import train
@@ -333,6 +333,9 @@ def test_agents_take_options(capsys: pytest.CaptureFixture[str]) -> None:
     intervals = pd.read_parquet("run/intervals/static")
     assert set(intervals["requested_cores"]) == {3}
     assert set(intervals["batch"]) == {16}
+    line = "--agent static --scenario pipeline-nlp --duration 5 --option static.replicas=99"
+    assert evaluate.main([*line.split(), "--run-dir", "nlp"]) == 0
+    assert "agent static keeps to the limits: replicas=" in capsys.readouterr().out
 
 
 def test_own_traces_replace_the_scenario_s() -> None:
@@ -417,7 +420,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
         ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
-        ("--agent sb3-ppo", "no policy of sb3-ppo for this profile"),
+        ("--agent ppo-joint --scenario pipeline-video", "no policy of ppo-joint for this profile"),
         ("--agent ppo --option ppo.x=1", "unknown option of agent ppo 'x'; choose from guard"),
         (
             "--agent static-8 --policy x.safetensors",
@@ -488,11 +491,10 @@ def test_bad_arguments_end_with_one_sentence(
         ("--agent pppo", "unknown agent to train 'pppo'.*mean 'ppo'"),
         ("--envs 0", "must be a whole number of at least 1"),
         ("--scenario nowhere.toml", "there is no scenario file 'nowhere.toml'"),
-        ("--config nowhere.toml", "--config 'nowhere.toml' cannot be read"),
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
-        ("--backend live --envs 2 --scenario local", "the live system is one environment"),
+        ("--backend live --scenario local", "learns on the simulator; .* --agent sb3:FILE"),
     ],
 )
 def test_bad_training_arguments_end_with_one_sentence(
@@ -502,6 +504,6 @@ def test_bad_training_arguments_end_with_one_sentence(
 
 
 def test_a_policy_of_another_system_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    save_policy(drawn_policy(PLAIN), Path("policy.safetensors"))
-    argv = ["--agent", "sb3-ppo", "--policy", "policy.safetensors", "--scenario", "bursty"]
+    save_policy(drawn_policy(), Path("policy.safetensors"))
+    argv = ["--agent", "ppo-joint", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import write_suite
-from tiny_policies import PLAIN, drawn_policy
+from tiny_policies import drawn_policy
 
 from agents.policy import load_policy, save_policy
 from baselines import load_tuned
@@ -154,7 +154,7 @@ Loader = tuple[list[Path], Callable[[Path], Any]]
 def loaders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loader]:
     """Return valid files of every kind, and what reads them."""
     folder = tmp_path_factory.mktemp("valid")
-    save_policy(drawn_policy(PLAIN), policy := folder / "policy.safetensors")
+    save_policy(drawn_policy(), policy := folder / "policy.safetensors")
     return {
         "profile": (sorted(PROFILE_DIR.glob("*.json")), use_profile),
         "scenario": (sorted(SCENARIO_DIR.glob("*.toml")), use_scenario),

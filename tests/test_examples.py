@@ -7,9 +7,6 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-import gymnasium
-import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 from scenarios import SHORT
@@ -64,24 +61,6 @@ def test_a_controller_of_ones_own_takes_part(
     arguments = "--agent keep_up:KeepUp static-8 --duration 30 --option keep_up:KeepUp.headroom=1.5"
     assert evaluate.main([*arguments.split(), "--run-dir", str(tmp_path / "run")]) == 0
     assert "keep_up:KeepUp" in capsys.readouterr().out
-
-
-def test_any_policy_for_the_environment_takes_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = example("any_policy")
-    script.search(tmp_path / "linear.npy", rounds=2, candidates=16, scenario=SHORT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    arguments = "--agent any_policy:Linear --duration 10 --run-dir run"
-    assert evaluate.main(arguments.split()) == 0
-    assert "any_policy:Linear" in capsys.readouterr().out
-    weights, env = np.load("linear.npy"), gymnasium.make("Sponge-v0", scenario="paper")
-    observation, _ = env.reset(options={"episode_seed": 0})
-    for row in pd.read_parquet("run/intervals").itertuples():
-        action = script.act(weights, observation)
-        assert (row.requested_cores, row.batch) == tuple(action + 1)
-        observation = env.step(action)[0]
 
 
 def test_the_page_shows_the_example_that_runs() -> None:

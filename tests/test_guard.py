@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_policies import drawn_policy
 from views import busy_view, make_spec
 
 from agents.guard import Guard
 from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
-from agents.lookahead import SpongeMPC
-from agents.policy import Policy, PolicyInfo, load_policy, reading, save_policy
-from agents.sponge_joint import SpongeJoint
+from agents.lookahead import SpongeJoint, SpongeMPC
+from agents.policy import Policy, load_policy, reading, save_policy
 from agents.stepwise import PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemView
@@ -25,7 +25,7 @@ from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.simulation.encoding import FIELDS, JOINT, VERTICAL, encode
+from sponge_env.simulation.encoding import JOINT, encode
 
 SPEC = make_spec(total_cores=16)
 SEED = 1000
@@ -35,18 +35,21 @@ def shipped(name: str) -> Policy:
     return load_policy(SHIPPED / f"{name}.safetensors")
 
 
-def plain() -> Policy:
-    """Return a policy that was not learned in phases, which has seen a calm load only."""
-    actions, random = (16, 16), np.random.default_rng(0)
-    info = PolicyInfo("ppo", SPEC.fingerprint, ("paper",), actions, FIELDS, steps=1, seed=0)
-    weight = random.normal(size=(sum(actions), len(FIELDS))).astype(np.float32)
-    bandwidths = (2e6, 4e6)
-    seen = [
-        encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
-        for mean in bandwidths
-    ]
-    layers = ((weight, np.zeros(sum(actions), np.float32)),)
-    return Policy(info, layers, input_range=np.array(seen, np.float32))
+def over(bandwidth: float) -> SystemView:
+    return dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, bandwidth))
+
+
+def shown(view: SystemView) -> NDArray[np.float32]:
+    """Return what a policy sees first, of the view."""
+    state = PolicyState([SPEC], 20, (1,))
+    state.see(encode(view, SPEC, JOINT)[None], None)
+    return state.seen[0].copy()
+
+
+def calm_policy() -> Policy:
+    """Return a policy that has seen a calm load only."""
+    seen = np.array([shown(over(bandwidth)) for bandwidth in (2e6, 4e6)])
+    return dataclasses.replace(drawn_policy(), input_range=seen)
 
 
 def play(controller: Any, scenario: Scenario) -> Episode:
@@ -73,19 +76,16 @@ def test_every_shipped_policy_has_a_range() -> None:
 
 
 def test_inputs_stay_in_the_range_that_was_seen() -> None:
-    guard, place = Guard(plain(), SPEC, scales_out=False), VERTICAL.fields.index("bandwidth")
-    usual, fast, faster = (
-        encode(dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, mean)), SPEC)
-        for mean in (3e6, 15e6, 90e6)
-    )
+    guard, place = Guard(calm_policy(), SPEC, scales_out=False), INPUTS.index("bandwidth")
+    usual, fast, faster = (shown(over(bandwidth)) for bandwidth in (3e6, 15e6, 90e6))
     kept = [guard.watch(each, busy_view())[0] for each in (usual, fast, faster)]
     assert np.array_equal(kept[0], usual)
     assert fast[place] > kept[1][place] == kept[2][place] > usual[place]
 
 
 def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds() -> None:
-    guard, calm, wild = Guard(plain(), SPEC, scales_out=False), busy_view(), flood()
-    answers = [guard.watch(encode(view, SPEC), view)[1] for view in [calm, wild, *[calm] * 12]]
+    guard, calm, wild = Guard(calm_policy(), SPEC, scales_out=False), busy_view(), flood()
+    answers = [guard.watch(shown(view), view)[1] for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
     first = answers[1]
     assert first is not None
@@ -94,11 +94,11 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
 
 
 def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
-    guard = Guard(dataclasses.replace(plain(), input_range=None), SPEC, scales_out=False)
+    guard = Guard(drawn_policy(), SPEC, scales_out=False)
     views = [flood(queued) for queued in (50, 100, 150, 200)]
-    taken = [guard.watch(encode(view, SPEC), view)[1] is not None for view in views]
+    taken = [guard.watch(shown(view), view)[1] is not None for view in views]
     assert taken == [False, False, True, True]
-    observation = encode(views[0], SPEC)
+    observation = shown(views[0])
     assert guard.watch(observation, views[0])[0] is observation
 
 
@@ -114,7 +114,7 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
     observed: list[SystemView] = []
     observe = program.observe
     system = make_system(load_scenario("bursty"), SEED)
-    guard, views = Guard(stepwise(), system.spec, scales_out), []
+    guard, views = Guard(calm_policy(), system.spec, scales_out), []
     calm, beyond = shown(busy_view()), shown(flood())
     for _ in range(before):
         views.append(system.view())
@@ -188,49 +188,32 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(
     assert summary.guarded == (0 if is_known else 60)
 
 
-def shown(view: SystemView) -> NDArray[np.float32]:
-    """Return what a stepwise policy sees first, of the view."""
-    state = PolicyState([SPEC], 20, (1,))
-    state.see(encode(view, SPEC, JOINT)[None], None)
-    return state.seen[0].copy()
-
-
-def stepwise() -> Policy:
-    """Return a policy that was learned in phases, which has seen a calm load only."""
-    policy = plain()
-    info = dataclasses.replace(policy.info, batches=(1,), inputs=INPUTS)
-    calm = np.array([shown(busy_view())] * 2)
-    return dataclasses.replace(policy, info=info, input_range=calm)
-
-
 @pytest.mark.parametrize(
-    ("policy", "missed", "lengths"),
+    ("missed", "lengths"),
     [
         # The second bad interval makes eight of six hundred requests. A hundred good ones do not
         # make up for a minute's suspension, and 280 for two minutes'.
         (
-            stepwise(),
             [(40, 0), (60, 4), (100, 0), (60, 4), (340, 0), (100, 4)],
             [41, 60, 100, 120, 280, 60, 2, 37],
         ),
-        (stepwise(), [(1, 1), (19, 0)] * 10, [200]),  # few late requests
-        (plain(), [(40, 0), (60, 4)], [100]),  # not learned in phases
+        ([(1, 1), (19, 0)] * 10, [200]),  # few late requests
     ],
 )
 def test_a_policy_that_misses_much_is_suspended_for_longer_if_it_does_so_again_soon(
-    policy: Policy, missed: list[tuple[int, int]], lengths: list[int]
+    missed: list[tuple[int, int]], lengths: list[int]
 ) -> None:
-    guard, guarded = Guard(policy, SPEC, scales_out=False), []
+    guard, guarded = Guard(calm_policy(), SPEC, scales_out=False), []
     for intervals, each in missed:
         view = dataclasses.replace(busy_view(), last=measured(each))
-        observation = shown(view) if policy.info.batches else encode(view, SPEC)
+        observation = shown(view)
         guarded += [guard.watch(observation, view)[1] is not None for _ in range(intervals)]
     runs = [(each, len(list(group))) for each, group in groupby(guarded)]
     assert runs == [(k % 2 == 1, length) for k, length in enumerate(lengths)]
 
 
 def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
-    guard, wild = Guard(stepwise(), SPEC, scales_out=False), flood()
+    guard, wild = Guard(calm_policy(), SPEC, scales_out=False), flood()
     bad, good = (dataclasses.replace(busy_view(), last=measured(count)) for count in (4, 0))
     views = [*[good] * 20, bad, wild, *[good] * 11, bad, *[good] * 59]
     guarded = [guard.watch(shown(view), view)[1] is not None for view in views]

@@ -17,16 +17,11 @@ from sponge_env.errors import ConfigError
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.utils.console import Progress
 
-SETTINGS = """
-hidden = [8, 8]
-rollout_steps = 8
-minibatch = 64
-imitations = 1
-demonstrations = 1
-imitation_epochs = 1
-evaluations = 2
-evaluation_episodes = 1
-"""
+SETTINGS = [
+    f"--option={setting}"
+    for setting in """hidden=8,8 rollout_steps=8 minibatch=64 imitations=1 demonstrations=1
+    imitation_epochs=1 evaluations=2 evaluation_episodes=1""".split()
+]
 
 
 def asked(line: str) -> list[Scenario]:
@@ -44,20 +39,15 @@ def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "phased", "steps", "envs"),
+    ("line", "steps", "envs"),
     [
-        ("--agent ppo-joint --suite standard --profile lite0", True, 8_000_000, 864),
-        ("--agent ppo --suite stages --like pipeline-video --envs 9", True, 8_000_000, 9),
-        ("--agent sb3-ppo --steps 5", False, 5, 256),
-        ("--agent ppo --scenario local --backend live", False, 1_000_000, 1),
+        ("--agent ppo-joint --suite standard --profile lite0", 8_000_000, 864),
+        ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
     ],
 )
-def test_a_plan_has_the_learners_steps_and_environments(
-    line: str, phased: bool, steps: int, envs: int
-) -> None:
-    arguments = parse(line.split())
-    plan = plan_of(arguments, asked(line) if "local" not in line else [load_scenario("paper")])
-    assert (plan.phased, plan.steps, plan.envs) == (phased, steps, envs)
+def test_a_plan_has_steps_and_environments(line: str, steps: int, envs: int) -> None:
+    plan = plan_of(parse(line.split()), asked(line))
+    assert (plan.steps, plan.envs) == (steps, envs)
 
 
 def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
@@ -114,10 +104,9 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
             raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    Path("own.toml").write_text(SETTINGS)
     Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
     conditions = "--scenario tiny.toml --load 0.4 --drop=expired"
-    line = f"{conditions} --envs 2 --config own.toml"
+    line = f"{conditions} --envs 2 {' '.join(SETTINGS)}"
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
         argv = f"{line} --steps 64 --run-dir elsewhere/one".split()
@@ -139,7 +128,8 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
     assert f"\nships        {shipped}\n" in printed
     assert f"{follow}\n" in printed, "the newest is found by itself"
     assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
-    assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out
-    # Loading a checkpoint of Stable-Baselines3 runs code; this one is of another learner.
-    assert main(["--agent", "sb3-ppo", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
-    assert "the checkpoint is one of ppo, not of sb3-ppo" in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "agent ppo follows runs/two/policy.safetensors" in said
+    assert "few beside the 8000000 of the shipped one" in said
+    assert main(["--agent", "ppo-joint", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
+    assert "the checkpoint is one of ppo, not of ppo-joint" in capsys.readouterr().err

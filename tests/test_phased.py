@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scenarios import CHAIN, VARIANTS
+from scenarios import CHAIN, VARIANTS, short
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy, plan
 
@@ -68,7 +68,7 @@ def networks() -> ActorCritic:
 
 
 def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
-    return Evaluation(np.array([cores]), np.array([rate]), np.array([[rate]]))
+    return Evaluation(np.array([cores]), np.array([rate]))
 
 
 def demonstrated(policy: Policy | None = None) -> Demonstrations:
@@ -265,13 +265,17 @@ def test_the_same_seed_trains_the_same_policy(trained: Path, tmp_path: Path) -> 
 
 
 def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
+    said = list[str]()
+
     def interrupt(steps: int, status: str) -> None:
+        said.append(status)
         if steps >= 80:
             raise KeyboardInterrupt
 
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(KeyboardInterrupt):
         train(plan(first), CONFIG, interrupt)
+    assert said[1].startswith("imitating programs before the first step, round 1 of ")
     assert load_policy(first / POLICY_FILE).info.partial
     left = steps_left(first / "checkpoint.zip")
     assert 48 <= left < 128
@@ -285,15 +289,26 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_something_else_is_refused(trained: Path, tmp_path: Path) -> None:
     checkpoint, damaged = trained / "checkpoint.zip", tmp_path / "checkpoint.zip"
-    with pytest.raises(PolicyError, match="was learned in phases and cannot go on without them"):
-        check_checkpoint(checkpoint, plan(tmp_path, backend="live"))
+    check_checkpoint(checkpoint, plan(tmp_path))
     with pytest.raises(PolicyError, match="there is no checkpoint"):
         check_checkpoint(damaged, plan(tmp_path))
     with pytest.raises(PolicyError, match="one of ppo-joint, not of ppo"):
         check_checkpoint(checkpoint, plan(tmp_path, agent="ppo"))
+    with pytest.raises(PolicyError, match="trained on short, whose profile or stages"):
+        check_checkpoint(checkpoint, plan(tmp_path, scenarios=(short(profile="resnet18"),)))
+    assert settings({"epochs": 5}, checkpoint) == dataclasses.replace(CONFIG, epochs=5)
+    with pytest.raises(ConfigError, match=r"hidden cannot change with --resume.*\(8, 8\)"):
+        settings({"hidden": "32,32"}, checkpoint)
+    with pytest.raises(PolicyError, match=r"hyper-parameters in .*learn\.json cannot be read"):
+        settings({}, damaged)
     damaged.write_text("nothing")
     with pytest.raises(PolicyError, match="cannot be resumed"):
         steps_left(damaged)
+
+
+def test_scenarios_of_two_systems_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be trained on together"):
+        _ = plan(tmp_path, scenarios=(SCENARIO, short(profile="resnet18"))).spec
 
 
 @pytest.mark.parametrize(
@@ -307,7 +322,7 @@ def test_a_checkpoint_of_something_else_is_refused(trained: Path, tmp_path: Path
 )
 def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        settings(type(CONFIG), options)
+        settings(options)
 
 
 @pytest.mark.parametrize(

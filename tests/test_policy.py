@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from scenarios import SHORT, short
-from tiny_policies import PLAIN, SPEC, STEPWISE, drawn_policy
+from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
 
 from agents import learned
+from agents.history import INPUTS
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.env.factory import make_spec, make_system, scenario_profile
@@ -20,10 +21,9 @@ from sponge_env.errors import PolicyError
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.simulation.encoding import FIELDS
 
 
-def saved(path: Path, info: PolicyInfo = PLAIN, **changes: object) -> Path:
+def saved(path: Path, info: PolicyInfo = STEPWISE, **changes: object) -> Path:
     path.parent.mkdir(exist_ok=True)
     save_policy(drawn_policy(info, **changes), path)
     return path
@@ -42,19 +42,19 @@ def followed(controller: PolicyController) -> str:
 
 
 def test_a_policy_survives_saving_and_controls_an_episode(tmp_path: Path) -> None:
-    policy, path = drawn_policy(PLAIN), saved(tmp_path / POLICY_FILE)
+    policy, path = drawn_policy(), saved(tmp_path / POLICY_FILE)
     loaded = load_policy(path)
     assert loaded.info == policy.info
-    observations = np.random.default_rng(0).normal(size=(20, len(FIELDS))).astype(np.float32)
-    assert np.array_equal(policy.act(observations), loaded.act(observations))
+    observations = np.random.default_rng(0).normal(size=(20, len(INPUTS))).astype(np.float32)
+    assert np.array_equal(policy.logits(observations), loaded.logits(observations))
     assert list(tmp_path.iterdir()) == [path]
-    controller = PolicyController("sb3-ppo", str(tmp_path))
+    controller = PolicyController("ppo-joint", str(tmp_path))
     assert len(set(played(controller))) > 1
-    assert controller.description == f"follows {path}, trained for 1 steps"
+    assert controller.description.startswith(f"follows {path}, trained for 1 steps")
 
 
 def damaged(kind: str, path: Path) -> None:
-    policy = drawn_policy(PLAIN)
+    policy = drawn_policy()
     first, _, last = policy.layers
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-300])
@@ -70,7 +70,10 @@ def damaged(kind: str, path: Path) -> None:
     elif kind == "range":
         save_policy(dataclasses.replace(policy, input_range=np.zeros((2, 3), np.float32)), path)
     elif kind == "actions":
-        save_policy(Policy(dataclasses.replace(PLAIN, actions=(8, 16)), policy.layers), path)
+        save_policy(
+            Policy(dataclasses.replace(STEPWISE, actions=(8, *CHOICES.actions[1:])), policy.layers),
+            path,
+        )
     elif kind == "batches":
         save_policy(drawn_policy(STEPWISE, batches=(1, 2)), path)
 
@@ -98,26 +101,26 @@ def test_damaged_files_are_refused(tmp_path: Path, kind: str, sentence: str) -> 
 def test_what_is_no_policy_of_this_version_is_refused(tmp_path: Path) -> None:
     for path, sentence in (
         (tmp_path / POLICY_FILE, "there is no policy file"),
-        (tmp_path / "checkpoint.zip", "which is for resuming only"),
         (saved(tmp_path / "2", format=2), "is of format 2, this version reads 3; train it again"),
         (
             saved(tmp_path / "r", agent="recurrent-ppo"),
-            r"of recurrent-ppo, which this version cannot follow; train one of ppo, .*sb3:FILE",
+            r"of recurrent-ppo that this version cannot follow; train one of ppo, .*sb3:FILE",
         ),
+        (saved(tmp_path / "p", batches=()), "a policy of ppo-joint that this version cannot"),
     ):
         with pytest.raises(PolicyError, match=sentence):
             load_policy(path)
 
 
 def test_inputs_that_are_not_observed_are_named(tmp_path: Path) -> None:
-    path = saved(tmp_path / POLICY_FILE, inputs=("colour", *FIELDS[1:]))
+    path = saved(tmp_path / POLICY_FILE, inputs=("colour", *INPUTS[1:]))
     with pytest.raises(PolicyError, match="reads colour, which observations do not hold; train"):
-        PolicyController("sb3-ppo", str(path)).reset(SPEC, 0)
+        PolicyController("ppo-joint", str(path)).reset(SPEC, 0)
 
 
-@pytest.mark.parametrize("info", [PLAIN, STEPWISE], ids=["plain", "stepwise"])
-def test_a_policy_finds_its_inputs_by_their_names(tmp_path: Path, info: PolicyInfo) -> None:
-    path, seen = tmp_path / POLICY_FILE, np.full((2, len(info.inputs)), 100.0, np.float32)
+def test_a_policy_finds_its_inputs_by_their_names(tmp_path: Path) -> None:
+    info, path = STEPWISE, tmp_path / POLICY_FILE
+    seen = np.full((2, len(info.inputs)), 100.0, np.float32)
     seen[0] = -100.0
     seen[:, info.inputs.index("bandwidth")] = 0.0  # which is clipped, without alarm
     policy = dataclasses.replace(drawn_policy(info), input_range=seen)
@@ -160,10 +163,10 @@ def test_policies_ship_for_variants_and_pipelines(scenario: str, file: str) -> N
 
 def test_another_system_is_refused_but_any_load_network_and_slo_is_fine(tmp_path: Path) -> None:
     path = saved(tmp_path / POLICY_FILE)
-    controller, scenario = PolicyController("sb3-ppo", str(path)), short(profile="resnet18")
-    with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent sb3-ppo"):
+    controller, scenario = PolicyController("ppo-joint", str(path)), short(profile="resnet18")
+    with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo-joint"):
         controller.reset(make_spec(scenario, scenario_profile(scenario)), 0)
-    with pytest.raises(PolicyError, match="is a policy of sb3-ppo, not of ppo"):
+    with pytest.raises(PolicyError, match="is a policy of ppo-joint, not of ppo"):
         PolicyController("ppo", str(path)).reset(SPEC, 0)
     scenario = short(slo_s=2.0)
     controller.reset(make_spec(scenario, scenario_profile(scenario)), 0)
@@ -186,15 +189,15 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     runs, shipped = places
 
     def newest(source: str = "newest") -> str:
-        return followed(PolicyController("sb3-ppo", source))
+        return followed(PolicyController("ppo-joint", source))
 
-    with pytest.raises(PolicyError, match="no policy of sb3-ppo"):
+    with pytest.raises(PolicyError, match="no policy of ppo-joint"):
         newest()
     own = saved(shipped / "short.safetensors")
-    saved(runs / "other" / POLICY_FILE, agent="ppo-joint")
+    saved(runs / "other" / POLICY_FILE, agent="ppo")
     saved(runs / "removed" / POLICY_FILE, agent="residual-ppo")
     saved(runs / "elsewhere" / POLICY_FILE, fingerprint="0")
-    saved(runs / "unknown" / POLICY_FILE, inputs=("colour", *FIELDS[1:]))
+    saved(runs / "unknown" / POLICY_FILE, inputs=("colour", *INPUTS[1:]))
     (runs / "broken").mkdir()
     (runs / "broken" / POLICY_FILE).write_text("nothing")
     assert str(own) in newest()
@@ -208,18 +211,23 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     assert newest(str(short)).endswith("1 steps of 9, when training was interrupted")
     whole = saved(runs / "d" / POLICY_FILE, planned=9)
     assert newest(str(whole)).endswith("trained for 9 steps, the best by validation after 1")
-    assert learned.policies()[str(whole)] == "sb3-ppo on short, 9 steps"
+    assert learned.policies()[str(whole)] == "ppo-joint on short, 9 steps"
+    saved(own, steps=90)
+    few = ", few beside the 90 of the shipped one (ppo-joint.policy=shipped)"
+    assert newest(str(whole)).endswith(f"the best by validation after 1{few}")
+    assert newest("shipped").endswith("trained for 90 steps")
 
 
 def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(
     places: tuple[Path, Path],
 ) -> None:
     runs, shipped = places
-    controller = PolicyController("sb3-ppo")
+    controller = PolicyController("ppo-joint")
     own = saved(runs / "a" / POLICY_FILE, scenarios=("elsewhere",))
-    assert "a/policy.safetensors, trained on elsewhere, not on short, for 1" in followed(controller)
+    with pytest.raises(PolicyError, match="name one with --policy or train one"):
+        followed(controller)
     there = saved(shipped / "short.safetensors", scenarios=("anything",))
-    assert followed(PolicyController("sb3-ppo")).startswith(f"follows {there}, trained for 1")
-    assert str(own) in followed(PolicyController("sb3-ppo", str(own))), "it is named"
+    assert followed(controller).startswith(f"follows {there}, trained for 1")
+    assert str(own) in followed(PolicyController("ppo-joint", str(own))), "it is named"
     controller.reset(dataclasses.replace(SPEC, scenario="elsewhere"), 0)
     assert controller.description.startswith(f"follows {own}, trained for 1")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scenarios import VARIANTS, short
-from tiny_policies import PLAIN, SCENARIO, STEPWISE, drawn_policy
+from tiny_policies import SCENARIO, drawn_policy, plan
 
 from agents.history import INPUTS
 from agents.learn.evaluation import (
@@ -22,8 +25,9 @@ from agents.learn.evaluation import (
     run_programs,
 )
 from agents.learned import PolicyController
-from agents.policy import POLICY_FILE, PolicyInfo, save_policy
+from agents.policy import POLICY_FILE, save_policy
 from sponge_env.env.factory import make_system
+from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Arrivals, Network
@@ -37,26 +41,25 @@ def of_program(name: str, scenarios: tuple[Scenario, ...], episodes: int) -> Eva
     return Evaluation.of(play_program(name, scenarios, episodes))
 
 
-@pytest.mark.parametrize("info", [PLAIN, STEPWISE], ids=["plain", "stepwise"])
-def test_a_controller_decides_like_the_evaluator(tmp_path: Path, info: PolicyInfo) -> None:
-    policy = drawn_policy(info)
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -> None:
+    policy = drawn_policy()
     save_policy(policy, tmp_path / POLICY_FILE)
     # Some requests are hopeless, and many are still in the queue at the end.
     network = Network(trace="4g", payload_bytes=1.5e6)
-    beyond = short(arrivals=Arrivals(rate_rps=60.0), network=network)
-    scenario = SCENARIO if info.batches else beyond
+    full = short(arrivals=Arrivals(rate_rps=60.0), network=network)
+    scenario = full if beyond else SCENARIO
     result = PolicyEvaluator([scenario], 1)(policy)
-    controller = PolicyController(info.agent, str(tmp_path), guard=False)
-    run = Run(info.agent, "short", "sim", SEED_LIMIT)
+    controller = PolicyController("ppo-joint", str(tmp_path), guard=False)
+    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
     played = run_episode(make_system(scenario, SEED_LIMIT), controller, run)
-    if info.batches:
-        assert len({interval.replicas for interval in played.intervals}) > 1, "the policy steps"
+    assert len({interval.replicas for interval in played.intervals}) > 1, "the policy steps"
     assert result.cores[0] == pytest.approx(played.summary.mean_cores, abs=1e-9)
     expected = played.summary.avoidable_violation_rate
-    assert info.batches or expected < played.summary.violation_rate
+    assert not beyond or expected < played.summary.violation_rate
     assert result.violation_rate[0] == pytest.approx(expected, abs=1e-12)
     assert result.input_range is not None
-    slo = result.input_range[:, INPUTS.index("slo")] if info.batches else (0, 0)
+    slo = result.input_range[:, INPUTS.index("slo")]
     assert (slo[0], slo[1]) == (0.0, 0.0), "the logarithm of a second"
 
 
@@ -70,12 +73,6 @@ def test_a_policy_finds_its_inputs_wherever_they_stand() -> None:
     assert result.cores == expected.cores
     assert expected.input_range is not None
     np.testing.assert_array_equal(result.input_range, expected.input_range[:, order])
-
-
-def test_rates_of_episodes_add_up_to_that_of_all_requests() -> None:
-    offered, violations = np.array([[1000], [10]]), np.array([[10], [0]])
-    result = Evaluation.of(np.array([offered, violations, offered, offered], np.float64))
-    assert result.episode_rates.mean() == pytest.approx(result.violation_rate[0])
 
 
 def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
@@ -120,3 +117,24 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert played == [1] * 5
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
     np.testing.assert_array_equal(play_program(*question), first)
+
+
+UNGUARDED = """
+from agents.learn.evaluation import run_programs
+from sponge_env.scenario.scenario import Scenario
+
+run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
+"""
+
+
+def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
+    assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
+
+
+def test_an_unknown_learner_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown agent to train 'ppo-jiont'"):
+        plan(tmp_path, agent="ppo-jiont")

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scenarios import STEADY_PROFILE, requests_at
 
-from agents.lookahead import SpongeMPC
+from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
-from agents.sponge_joint import SpongeJoint
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode
@@ -149,16 +148,3 @@ def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
         error.add(rate_rps, rate_rps)
         surges.append(error.surge)
     assert surges == [1.0] * 10 + ([2.0] if delay_s else [1.0]) * 5
-
-
-def test_the_look_ahead_holds_more_cores_after_a_burst_than_before_it() -> None:
-    rates_rps = np.repeat([10.0, 40.0, 10.0], [200, 400, 300])
-    at_s = np.cumsum(1 / rates_rps)
-    requests = requests_at(*((each, each + 1.0) for each in at_s.tolist()))
-    for delay_s in (0.0, 0.5):
-        scenario = delayed(duration_s=60.0, actuation_delay_s=delay_s)
-        system = SimulatedSystem(scenario, 0, workload=requests)
-        intervals = run_episode(system, SpongeMPC(), Run("a", "s", "sim", 0)).intervals
-        held = np.array([interval.cores for interval in intervals])
-        more = held[45:].mean() - held[10:20].mean()
-        assert more > 1 if delay_s else abs(more) < 0.3

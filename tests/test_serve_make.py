@@ -36,7 +36,7 @@ def test_stages_have_to_hand_on_what_they_answer() -> None:
 
 def test_later_controllers_are_registered_ones() -> None:
     """What a client may ask for imports no code from elsewhere."""
-    make = controllers("static", {"static": {"cores": 3}, "sponge-ip": {"solver": "exact"}})
+    make = controllers("static", {"static": {"cores": 3}, "sponge-ip": {"variant": "chosen"}})
     assert type(make("static")).__name__ == "Static"
     assert type(make("sponge-ip")).__name__ == "SpongeIP"
     for name in ("os:system", "sb3:model.zip", "nobody"):

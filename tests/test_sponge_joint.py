@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
 from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
+from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaTimes
-from agents.sponge_joint import SpongeJoint, SpongeJointConfig
 from baselines.themis import Themis
 from sponge_env.env.factory import make_system
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
@@ -212,25 +211,6 @@ def test_what_is_learned_stays_near_the_profile() -> None:
     for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
         assert learned_s(*intervals) == pytest.approx(factor * fit_s, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    "options", [{"late_price": -1.0}, {"utilisation": 0.0}, {"guard": 0.0}, {"look_ahead": 6}]
-)
-def test_bad_options_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        SpongeJoint(**options)
-
-
-def test_it_holds_fewer_cores_than_the_vertical_program_and_misses_hardly_anything() -> None:
-    scenario = dataclasses.replace(load_scenario("paper"), duration_s=120.0)
-    system = make_system(scenario, 1000)
-    run = Run.of("sponge-joint", scenario, "sim", 1000)
-    episode = run_episode(system, SpongeJoint(), run)
-    settled = episode.intervals[60:]
-    assert np.mean([interval.cores for interval in settled]) < 4
-    assert sum(interval.avoidable_violations for interval in settled) == 0
-    assert episode.summary.avoidable_violation_rate < 0.01
 
 
 MACHINE = make_spec(total_cores=16)

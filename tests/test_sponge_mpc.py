@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -28,12 +27,9 @@ from agents.lookahead.tandem import (
     resize,
 )
 from sponge_env.core.compiled import entry_point
-from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, StageAllocation, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.scenario import load_scenario
 
 GUARD_S = 1e-9
 """So short that only late requests count."""
@@ -390,24 +386,3 @@ def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(
     assert grouped.feasible
     assert 1 < exact.cores < 16
     assert abs(grouped.cores - exact.cores) <= 1
-
-
-def test_a_flood_of_thousands_gets_all_cores() -> None:
-    flood = busy_view(rate_rps=3000, budgets_left_s=tuple(np.linspace(-1.0, 0.9, 5000)))
-    answer = decide(flood)
-    assert (answer.cores, answer.feasible) == (16, False)
-
-
-@pytest.mark.parametrize("scenario", ["paper", "bursty"])
-def test_it_needs_fewer_cores_than_the_program_without_look_ahead(scenario: str) -> None:
-    from agents.sponge_ip import SpongeIP
-
-    short = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
-    cores = {}
-    for name, controller in (("mpc", SpongeMPC()), ("ip", SpongeIP())):
-        system = make_system(short, seed=1000)
-        summary = run_episode(system, controller, Run.of(name, short, "sim", 1000)).summary
-        cores[name] = summary.mean_cores
-        limit = 0.001 if scenario == "paper" else 0.02
-        assert summary.avoidable_violation_rate <= limit
-    assert cores["mpc"] < 0.87 * cores["ip"]

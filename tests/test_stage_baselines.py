@@ -14,7 +14,7 @@ from agents.lookahead import SpongeMPC
 from agents.sponge_ip import SpongeIP, no_batching
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
-from baselines.slack import GrandSLAm, SlackFit
+from baselines.rules import GrandSLAm, SlackFit
 from sponge_env.control.base import BaseController
 from sponge_env.control.split import shares
 from sponge_env.errors import ConfigError

@@ -9,33 +9,36 @@ import numpy as np
 from scenarios import short
 
 from agents.history import INPUTS
-from agents.learn import LearnConfig, PhasedConfig, TrainingPlan, spec_of
+from agents.learn import LearnConfig, TrainingPlan, spec_of
 from agents.policy import Policy, PolicyInfo
 from agents.stepwise import StageChoices
-from sponge_env.simulation.encoding import FIELDS, JOINT
+from sponge_env.simulation.encoding import JOINT
 
 SCENARIO = short(duration_s=30.0)
 SPEC = spec_of(SCENARIO)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 EVERY = 4
 CHOICES = StageChoices.of(SPEC, BATCHES)
-_SMALL = {"rollout_steps": 4, "minibatch": 16, "epochs": 1, "hidden": (8, 8), "evaluations": 2}
-CONFIG = PhasedConfig(
-    **_SMALL,  # type: ignore[arg-type]
+CONFIG = LearnConfig(
+    rollout_steps=4,
+    minibatch=16,
+    epochs=1,
+    hidden=(8, 8),
+    evaluations=2,
     evaluation_episodes=1,
     imitations=2,
     demonstrations=1,
     imitation_epochs=2,
 )
-SB3_CONFIG = LearnConfig(**_SMALL, evaluation_episodes=1)  # type: ignore[arg-type]
 
-PLAIN = PolicyInfo("sb3-ppo", SPEC.fingerprint, ("short",), (16, 16), FIELDS, steps=1, seed=0)
-STEPWISE = dataclasses.replace(
-    PLAIN,
+STEPWISE = PolicyInfo(
     agent="ppo-joint",
     fingerprint=JOINT.fingerprint(SPEC),
+    scenarios=("short",),
     actions=CHOICES.actions,
     inputs=INPUTS,
+    steps=1,
+    seed=0,
     batches=BATCHES,
     every=EVERY,
 )

@@ -1,7 +1,6 @@
 """Training of learned controllers: what is trained, on what, and with which settings.
 
-:func:`.phased.train` and :func:`.sb3_ppo.train` carry a plan out. Following a policy is in
-:mod:`..learned`.
+:func:`.phased.train` carries a plan out. Following a policy is in :mod:`..learned`.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sponge_env.control.base import Options, option
-from sponge_env.errors import ConfigError, PolicyError
+from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.scenario.toml import from_mapping
@@ -26,44 +24,47 @@ from ..history import layout_of
 from ..learned import control_of
 from ..policy import PolicyInfo
 
-T = TypeVar("T", bound="LearnConfig")
-
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
 
 CHECKPOINT_FILE = "checkpoint.zip"
-"""Its name in a run directory, for resuming only: Stable-Baselines3's own format, or what
-:meth:`.phased.Training.save` writes."""
+"""Its name in a run directory, for resuming only; :meth:`.phased.Training.save` writes it."""
 EVALUATED_FILE = "judged.json"
-"""What the policy that a training in phases keeps reached there, beside the best rules."""
+"""What the policy that a training keeps reached there, beside the best rules."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnConfig(Options):
-    """Hyper-parameters of PPO (Schulman et al., 2017), as Stable-Baselines3 gets them."""
+    """Hyper-parameters of a training, see :mod:`.phased`."""
 
-    learning_rate: float = option(3e-3, above=0)
-    """At first; falls linearly to a small share of it."""
+    learning_rate: float = option(5e-4, above=0)
+    """At first; falls linearly to a tenth."""
     rollout_steps: int = option(32, at_least=1)
     """Steps of each environment between two updates."""
-    minibatch: int = option(2048, at_least=1)
+    minibatch: int = option(1536, at_least=1)
     """Largest number of transitions in one gradient step."""
-    epochs: int = option(3, at_least=1)
+    epochs: int = option(2, at_least=1)
     """Passes over a rollout."""
-    gamma: float = option(0.9, at_least=0, at_most=1)
-    """Discount for one interval: what is decided now is over within seconds."""
-    gae_lambda: float = option(0.9, at_least=0, at_most=1)
+    gamma: float = option(0.99, at_least=0, at_most=1)
+    """Discount for one interval; a new replica first costs its cores for a cold start."""
+    gae_lambda: float = option(0.95, at_least=0, at_most=1)
     """Weight of later steps in an advantage."""
-    entropy: float = option(0.002, at_least=0)
-    """Weight of the entropy bonus."""
+    entropy: float = option(0.003, at_least=0)
+    """Weight of the entropy bonus at first; falls linearly to a fifth."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers."""
-    evaluations: int = option(10, at_least=1)
+    evaluations: int = option(32, at_least=1)
     """How often the policy is evaluated during training."""
-    evaluation_episodes: int = option(16, at_least=1)
+    evaluation_episodes: int = option(32, at_least=1)
     """Episodes of each scenario in an evaluation, always the same."""
+    imitations: int = option(4, at_least=1)
+    """Rounds of demonstrations by a program, each but the first where the policy leads."""
+    demonstrations: int = option(12, at_least=1)
+    """Episodes of each scenario in a round, every other of another system if randomised."""
+    imitation_epochs: int = option(30, at_least=1)
+    """Passes over all demonstrations so far, after each round."""
 
     def __post_init__(self) -> None:
         # Explicit, for a class with slots is made anew and super() would miss it.
@@ -72,29 +73,7 @@ class LearnConfig(Options):
             raise ConfigError(f"hidden must be numbers of at least 1, not {self.hidden!r}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhasedConfig(LearnConfig):
-    """Hyper-parameters of a training in phases, see :mod:`.phased`; a few have other defaults."""
-
-    learning_rate: float = option(5e-4, above=0)
-    minibatch: int = option(1536, at_least=1)
-    epochs: int = option(2, at_least=1)
-    gamma: float = option(0.99, at_least=0, at_most=1)
-    """A new replica first costs its cores for a cold start."""
-    gae_lambda: float = option(0.95, at_least=0, at_most=1)
-    entropy: float = option(0.003, at_least=0)
-    """At first; falls linearly to a fifth."""
-    evaluations: int = option(32, at_least=1)
-    evaluation_episodes: int = option(32, at_least=1)
-    imitations: int = option(4, at_least=1)
-    """Rounds of demonstrations by a program, each but the first where the policy leads."""
-    demonstrations: int = option(12, at_least=1)
-    """Episodes of each scenario in a round, every other of another system if randomised."""
-    imitation_epochs: int = option(30, at_least=1)
-    """Passes over all demonstrations so far, after each round."""
-
-
-def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = None) -> T:
+def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
     """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``.
 
     Those of the run whose checkpoint is resumed are the defaults; its layers cannot change.
@@ -104,14 +83,14 @@ def settings(kind: type[T], options: Mapping[str, Any], resume: Path | None = No
         parts = [part.strip() for part in str(hidden).split(",")]
         changes["hidden"] = [int(part) if part.isdecimal() else part for part in parts]
     if resume is None:
-        return from_mapping(kind, changes)
+        return from_mapping(LearnConfig, changes)
     path = resume.with_name(SETTINGS_FILE)
     try:
         before = read_json(path)
-        known = from_mapping(kind, before)
+        known = from_mapping(LearnConfig, before)
     except (OSError, ValueError, AttributeError) as error:
         raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
-    config = from_mapping(kind, {**before, **changes})
+    config = from_mapping(LearnConfig, {**before, **changes})
     if config.hidden != known.hidden:
         raise ConfigError(
             f"hidden cannot change with --resume: the checkpoint's layers have {known.hidden} units"
@@ -140,17 +119,14 @@ class TrainingPlan:
     """Name of the learner."""
     randomised: bool = False
     """Whether some environments get random variants of their scenarios."""
-    backend: Backend = "sim"
-    limiter: Limiter = "auto"
     resume: Path | None = None
     """A checkpoint of an earlier run to go on from."""
     command: str = ""
     """Command line, to be kept with the policy."""
 
-    @property
-    def phased(self) -> bool:
-        """Whether it is learned in phases: simulated, by a learner that does so."""
-        return LEARNERS[self.agent].phased and self.backend == "sim"
+    def __post_init__(self) -> None:
+        if self.agent not in LEARNERS:
+            raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
 
     @property
     def spec(self) -> SystemSpec:
@@ -172,13 +148,13 @@ class TrainingPlan:
 
     @property
     def every(self) -> int:
-        """Intervals after which a policy learned in phases may change the replicas; never if 0."""
+        """Intervals after which the policy may change the replicas; never if 0."""
         return int(self.control.scales_out)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what the policy sees."""
-        return layout_of(self.spec).inputs if self.phased else self.control.fields
+        return layout_of(self.spec).inputs
 
     @property
     def fingerprint(self) -> str:

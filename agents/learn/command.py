@@ -1,4 +1,4 @@
-"""The body of ``train.py``: trains a learned controller on the simulator or the real worker."""
+"""The body of ``train.py``: trains a learned controller on the simulator."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import argparse
 import contextlib
 import shlex
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
@@ -26,12 +24,10 @@ from sponge_env.utils.installation import require_extra
 
 from ..learned import shipped_for
 from ..policy import POLICY_FILE, load_policy
-from ..training import ENVS, FOLLOWED, SB3_ENVS, SB3_STEPS, STEPS
+from ..training import FOLLOWED, STEPS
 from . import (
     CHECKPOINT_FILE,
     EVALUATED_FILE,
-    LearnConfig,
-    PhasedConfig,
     TrainingPlan,
     settings,
     spec_of,
@@ -87,30 +83,14 @@ def cells_of(
     return left
 
 
-def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the hyper-parameters that a command line sets: of a file, then by name."""
-    options: dict[str, Any] = {}
-    if arguments.config is not None:
-        try:
-            options = tomllib.loads(arguments.config.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(
-                f"--config {str(arguments.config)!r} cannot be read: {error}"
-            ) from error
-    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
-    return options | named.get("x", {})
-
-
 def plan_of(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], command: str = ""
 ) -> TrainingPlan:
     """Return the plan that a command line asks for, but for its folder."""
-    names = "seed", "agent", "randomised", "backend", "limiter", "resume"
+    names = "envs", "seed", "agent", "randomised", "resume"
     given = {name: getattr(arguments, name) for name in names}
-    plan = TrainingPlan(tuple(scenarios), 0, 0, folder=Path(), command=command, **given)
-    steps, envs = (STEPS, ENVS) if plan.phased else (SB3_STEPS, SB3_ENVS)
-    envs = 1 if plan.backend == "live" else envs
-    return replace(plan, steps=arguments.steps or steps, envs=arguments.envs or envs)
+    steps = arguments.steps or STEPS
+    return TrainingPlan(tuple(scenarios), steps, folder=Path(), command=command, **given)
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
@@ -120,18 +100,11 @@ def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
     info = load_policy(path.with_name(POLICY_FILE)).info
     if info.agent != plan.agent:
         raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
-    if bool(info.batches) != plan.phased:
-        now, before = ("in", "without") if plan.phased else ("without", "in")
-        raise PolicyError(
-            f"the checkpoint was learned {before} phases and cannot go on {now} them; train anew"
-        )
-    if info.inputs != plan.inputs:
-        raise PolicyError("the checkpoint was trained on other observation fields; train anew")
-    if info.fingerprint != plan.fingerprint:
+    if (info.inputs, info.fingerprint) != (plan.inputs, plan.fingerprint):
         names = (scenario.name for scenario in plan.scenarios)
         raise PolicyError(
             f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
-            f"interval or limits differ from those of {', '.join(names)}; train anew"
+            f"interval, limits or inputs differ from those of {', '.join(names)}; train anew"
         )
 
 
@@ -142,23 +115,20 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     require_extra("train", "training")
     scenario, *also = scenarios_of(arguments)
     # PyTorch takes seconds to import; bad input should not wait for it.
-    from . import phased, sb3_ppo
+    from . import phased
 
     prepare_machine(arguments.wait, arguments.cpus)
-    profile = check_scenario(scenario, arguments.backend, arguments.limiter)
+    profile = check_scenario(scenario, "sim", arguments.limiter)
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command)
-    learner, kind = (phased, PhasedConfig) if plan.phased else (sb3_ppo, LearnConfig)
     if plan.resume is not None:
         check_checkpoint(plan.resume, plan)
-        if not plan.phased:
-            warning = "a checkpoint can run any code when it is loaded: resume your own only"
-            sys.stderr.write(f"{plan.resume}: {warning}\n")
         if arguments.steps is None:
-            plan = replace(plan, steps=learner.steps_left(plan.resume) or plan.steps)
-    config: Any = settings(kind, options_of(arguments), plan.resume)
-    if plan.phased and plan.envs < (count := len(plan.scenarios)):
+            plan = replace(plan, steps=phased.steps_left(plan.resume) or plan.steps)
+    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    config = settings(named.get("x", {}), plan.resume)
+    if plan.envs < (count := len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
@@ -174,7 +144,7 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     interrupted = False
     try:
         with cli.terminate_like_interrupt(), contextlib.closing(progress):
-            learner.train(replace(plan, folder=folder), config, progress.show)
+            phased.train(replace(plan, folder=folder), config, progress.show)
     except KeyboardInterrupt:
         if not (folder / POLICY_FILE).exists():
             raise
@@ -207,7 +177,7 @@ def _summary(
         "best": f"after {info.steps} of {info.planned} steps, by validation",
         "reached": reached,
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
-        "ships": f"{shipped.name}{hint}" if shipped else "",
+        "ships": "".join(f"{path.name}{hint}" for path in list(shipped)[:1]),
         "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
     }
     lines = [f"{name:<12} {text}" for name, text in texts.items() if text]

@@ -30,13 +30,11 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
-from sponge_env.simulation.memory import allocations
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
-from ..learned import control_of
 from ..policy import Policy, reading
 from ..stepwise import PolicyState
 from . import spec_of
@@ -86,9 +84,6 @@ class Evaluation:
     """Mean over all intervals, with the cost of lost accuracy, see :class:`AccuracyCost`."""
     violation_rate: FloatArray
     """Avoidable violations, as a share of all requests."""
-    episode_rates: FloatArray
-    """(episodes, scenarios) those of each episode, as a share of the requests of a mean one, so
-    that their mean is the violation rate."""
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input of a policy."""
 
@@ -99,9 +94,7 @@ class Evaluation:
         They are those of cores, avoidable violations, requests, and intervals.
         """
         cores, violations, offered, intervals = sums.sum(axis=1)
-        requests = np.maximum(1, offered)
-        each = sums[1] * (len(sums[1]) / requests)
-        return cls(cores / intervals, violations / requests, each)
+        return cls(cores / intervals, violations / np.maximum(1, offered))
 
     @property
     def cost(self) -> FloatArray:
@@ -127,23 +120,17 @@ class PolicyEvaluator:
         """Play a policy."""
         info, played, first = policy.info, self._simulator, self._specs[0]
         layout, count = layout_of(first), len(self._seeds)
-        policy = reading(policy, layout.inputs if info.batches else layout.fields)
-        state = PolicyState(self._specs, info.every, info.batches) if info.batches else None
-        control, seen = control_of(info.agent, first), InputRange(len(info.inputs))
-        requested, _ = allocations(count, len(first.stages))
-        shown = observations = np.zeros((count, len(layout.fields)), np.float32)
+        policy = reading(policy, layout.inputs)
+        state = PolicyState(self._specs, info.every, info.batches)
+        seen = InputRange(len(info.inputs))
+        observations = np.zeros((count, len(layout.fields)), np.float32)
         played.reset(np.ones(count, np.bool_), self._seeds, observations)
         sums, cost, batch_times = np.zeros((4, count)), AccuracyCost(played.scenarios), None
         while not played.over.all():
-            if state is None:
-                shown = observations
-                control.write(policy.act(shown), requested)
-            else:
-                state.see(observations, batch_times)
-                shown = state.seen
-                requested = state.choose(policy.logits(shown))
+            state.see(observations, batch_times)
+            requested = state.choose(policy.logits(state.seen))
             running = ~played.over
-            seen.widen(policy.inputs(shown)[running])
+            seen.widen(policy.inputs(state.seen)[running])
             observations, metrics = played.step(requested)
             batch_times = batch_times_of(metrics)
             names = "cores", "avoidable_violations", "offered"
@@ -212,10 +199,10 @@ def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     with closing(Processes(min(CPUS, len(tasks))).run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
-                program, _, scenario = task
-                raise ConfigError(
-                    f"{program} failed on {scenario.name} ({result.type}: {result.message})"
-                )
+                (program, _, scenario), reason = task, f"{result.type}: {result.message}"
+                if result.type == "ProcessDied":
+                    reason += '; a script that trains needs if __name__ == "__main__":'
+                raise ConfigError(f"{program} failed on {scenario.name} ({reason})")
             results[task] = result
     return [results[task] for task in tasks]
 

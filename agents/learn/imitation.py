@@ -25,7 +25,7 @@ from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PolicyState, allocation
-from . import PhasedConfig, TrainingPlan
+from . import LearnConfig, TrainingPlan
 from .episodes import batches_for, changed
 from .evaluation import Task, run_programs
 from .ppo import ActorCritic
@@ -50,7 +50,7 @@ class Demonstrations(NamedTuple):
 
 def demonstrations(
     plan: TrainingPlan,
-    config: PhasedConfig,
+    config: LearnConfig,
     programs: Sequence[str],
     seed: int,
     policy: Policy | None,
@@ -130,7 +130,7 @@ def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
     return cores
 
 
-def imitate(model: ActorCritic, shown: Demonstrations, config: PhasedConfig) -> None:
+def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
     """Make the demonstrated actions probable.
 
     The inputs are normalised by their mean and deviation in the demonstrations from now on.

@@ -32,7 +32,7 @@ from . import (
     CHECKPOINT_FILE,
     EVALUATED_FILE,
     SETTINGS_FILE,
-    PhasedConfig,
+    LearnConfig,
     Report,
     TrainingPlan,
     spec_of,
@@ -44,7 +44,7 @@ from .ppo import ActorCritic, collect, update
 
 
 def train(
-    plan: TrainingPlan, config: PhasedConfig, progress: Report = lambda steps, status: None
+    plan: TrainingPlan, config: LearnConfig, progress: Report = lambda steps, status: None
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
 
@@ -72,7 +72,7 @@ def steps_left(path: Path) -> int:
 class Training:
     """A run, and where it is."""
 
-    def __init__(self, plan: TrainingPlan, config: PhasedConfig, progress: Report) -> None:
+    def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.config, self._progress = plan, config, progress
         spec, scenarios = plan.spec, plan.scenarios
@@ -112,7 +112,8 @@ class Training:
         plan, config, policy = self.plan, self.config, None
         rounds: list[Demonstrations] = []
         for k in range(config.imitations):
-            self._progress(0, f"imitating programs, round {k + 1} of {config.imitations}")
+            which = f"round {k + 1} of {config.imitations}"
+            self._progress(0, f"imitating programs before the first step, {which}")
             seed = plan.seed * config.imitations + k
             rounds.append(demonstrations(plan, config, self._programs, seed, policy))
             self._deployed.widen(rounds[-1].seen)

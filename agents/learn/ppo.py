@@ -20,7 +20,7 @@ from sponge_env.arrays import FloatArray
 
 from ..policy import FloatMatrix
 from ..stepwise import StageChoices
-from . import PhasedConfig
+from . import LearnConfig
 from .episodes import Episodes, Outcomes
 
 MAX_LOGIT = 4.0
@@ -183,7 +183,7 @@ def rewards(outcomes: Outcomes, least: FloatArray) -> Floats:
 
 
 def collect(
-    model: ActorCritic, episodes: Episodes, least: FloatArray, config: PhasedConfig
+    model: ActorCritic, episodes: Episodes, least: FloatArray, config: LearnConfig
 ) -> Transitions:
     """Let a policy act for a rollout; return what there is to learn from it.
 
@@ -222,7 +222,7 @@ def _values(model: ActorCritic, inputs: Tensor) -> Floats:
 
 
 def _advantages(
-    earned: Floats, over: NDArray[np.bool_], values: Floats, following: Floats, config: PhasedConfig
+    earned: Floats, over: NDArray[np.bool_], values: Floats, following: Floats, config: LearnConfig
 ) -> Floats:
     """Return (steps, n) advantages (GAE: Schulman et al., 2016), all of the same shape."""
     advantages = earned + config.gamma * following - values
@@ -251,7 +251,7 @@ def update(
     model: ActorCritic,
     optimizer: torch.optim.Optimizer,
     batch: Transitions,
-    config: PhasedConfig,
+    config: LearnConfig,
     entropy: float,
 ) -> dict[str, float]:
     """Learn from a batch with a weight of the entropy; return what is worth a curve."""

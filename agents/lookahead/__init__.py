@@ -1,4 +1,4 @@
-"""``sponge-mpc`` and its look-ahead program: plays the next seconds and takes the cheapest.
+"""``sponge-mpc`` and ``sponge-joint``: their program plays the next seconds and takes the cheapest.
 
 Read on in :mod:`.planner`, which lays a decision out, in :mod:`.kernel`, which prices allocations
 along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues are played.
@@ -6,13 +6,21 @@ along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sponge_env.control.base import BaseController
 from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
-from ..fleet import everything
+from ..fleet import FleetOptions, Fleets, everything
 from .planner import LookAhead, MPCConfig
-from .service_times import StageTimes
+from .service_times import StageTimes, in_force
+
+_MARGIN_PROBABILITY = 0.95
+"""Probability with which a latency that was never measured should stay below prediction plus
+margin, by the residuals of the profile's fit."""
+_SAFETY = 0.03
+"""Relative allowance on measured latencies, for single batches scatter."""
 
 
 class SpongeMPC(BaseController):
@@ -59,3 +67,45 @@ class SpongeMPC(BaseController):
 
     def _observe(self, view: SystemView) -> None:
         self._program.observe(view)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpongeJointConfig(MPCConfig, FleetOptions):
+    """Options of :class:`SpongeJoint`: of the fleet, and of the program that chooses its cores.
+
+    The defaults were chosen on training seeds over several scenarios and profiles at once.
+    """
+
+
+class SpongeJoint(SpongeMPC):
+    """Sponge with replicas: cores cover the load until cheaper replicas are warm.
+
+    As Themis argues ("A Tale of Two Scales", Razavi et al., arXiv 2407.14843, 2024), replicas on
+    few cores are the cheapest way to serve a load and cores the fastest way to follow one. Two
+    parts share each decision: :class:`FleetPlanner` says how many replicas to keep, which takes a
+    cold start to change, and the look-ahead program with which cores and batch size they serve the
+    next seconds best. Before the first interval has passed the load is unknown, and the replicas
+    that there are share all cores.
+    """
+
+    config: SpongeJointConfig
+
+    def begin(self, spec: SystemSpec) -> None:
+        """Start from the fitted service times and a margin; compiles at the first call."""
+        self._times = StageTimes(spec, _MARGIN_PROBABILITY, _SAFETY)
+        self._program = LookAhead(spec, self.config, self._times)
+        self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Choose the fleets, then their variants, cores and batch sizes."""
+        if not view.first.arrivals.size:
+            return everything(spec, [stage.allocation.replicas for stage in view.stages])
+        self._observe(view)
+        replicas = self._fleets.replicas(
+            [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
+        )
+        return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
+
+    def _observe(self, view: SystemView) -> None:
+        super()._observe(view)
+        self._fleets.observe(view)

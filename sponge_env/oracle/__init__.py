@@ -1,9 +1,8 @@
 """What a controller that knows the future could reach: the clairvoyant bound.
 
-``episode.py`` holds what is known in advance, ``relaxed_server.py`` and ``fluid.py`` prove that no
-schedule can do better, ``beam.py`` finds one that the serving core attains, and ``bound.py``
-puts the two sides together. Of several stages or variants ``relaxation.py`` has the lower side
-only.
+``episode.py`` holds what is known in advance, ``fluid.py`` proves that no schedule can do better,
+``beam.py`` finds one that the serving core attains, and ``bound.py`` puts the two sides together.
+Of several stages or variants ``relaxation.py`` has the lower side only.
 ``docs/oracle.md`` says why the proofs hold.
 """
 

@@ -18,9 +18,10 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, dtype_of, entry_point, rows
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.episode import KnownEpisode, unavoidable
-from sponge_env.oracle.relaxed_server import NEVER, VIOLATION
 from sponge_env.oracle.serving import REPLICA, STATE, Branches, begin, branch, late_in_batch, serve
 
+VIOLATION = 2**32  # cost of a violation that outweighs all cores; a core for an interval costs 1
+NEVER = 2**62  # more than any cost
 LEVELS = 12  # costs that are followed, in cores of each replica above the least one
 
 

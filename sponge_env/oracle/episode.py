@@ -69,13 +69,10 @@ class KnownEpisode(NamedTuple):
     # By how much longer a cold start takes when many replicas start at once
     loading_contention: float
     drop_grace_s: float  # Lateness at which a waiting request is dropped; infinite where none is
-    # Whether a request may be left out at once, as a violation. The core never does that
-    may_skip: bool
     work_s: FloatArray  # (batch_max, cores_max) work of a batch
     # (batch_max, cores_max) least work of a batch of this size or a larger one
     padded_s: FloatArray
     shortest_s: FloatArray  # (batch_max,) the same under the cores that suit it best
-    dispatch_s: FloatArray  # (batch_max,) time before the work of a batch begins
     share: FloatArray  # (cores_max,) work done per second in the long run
     # (cores_max,) by how much time the CPU granted in an interval can be ahead of the long run at
     # its end
@@ -124,7 +121,6 @@ def known_episode(
         total_cores=spec.total_cores,
         cold_start_s=spec.first.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
-        may_skip=False,
         **fastest_service(scenario, variants),
         seed=seed,
         settings=rows(worker.settings),
@@ -133,34 +129,8 @@ def known_episode(
         pending=rows(np.zeros(1, PENDING)),
         replica_slots=worker.room.replicas,
     )
-    _count_late(e, 1.0)
+    count_late(e, 1.0)
     return e
-
-
-def in_one_line(e: KnownEpisode, speedup: float = 1.0) -> KnownEpisode:
-    """Return an episode of one class that is no harder, whatever the order of service.
-
-    The requests stand in the order of their deadlines, and each may be served as soon as any
-    of those behind it has arrived; see ``docs/oracle.md``. As many replicas as ``speedup`` share
-    the work of what is late in any case.
-    """
-    line = e._replace(late=np.zeros_like(e.late))
-    if e.classes > 1:
-        order = np.argsort(e.deadline_s, kind="stable")
-        release_s = np.minimum.accumulate(e.release_s[order][::-1])[::-1].copy()
-        first = np.array([0, order.size])
-        line = line._replace(
-            classes=1,
-            release_s=release_s,
-            deadline_s=e.deadline_s[order],
-            urgency=np.arange(order.size, dtype=np.float64),
-            counts=e.counts[order],
-            first=first,
-            arrived=_arrived(release_s, first, np.arange(e.intervals + 1.0) * e.interval_s),
-            may_skip=True,
-        )
-    _count_late(line, speedup)
-    return line
 
 
 def check_known(scenario: Scenario) -> None:
@@ -223,13 +193,13 @@ def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
         tables_s = [each.work_table_s(limits.batch) for each in variants]
         work_s = np.repeat(np.min(tables_s, axis=0)[:, None], limits.cores, axis=1)
-        dispatch_s = quota.dispatch_s + sizes * quota.dispatch_request_s
+        dispatch_s = quota.dispatch_s + quota.dispatch_request_s  # of one request
         contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
         quota, nothing = None, np.zeros(limits.cores)
         tables_s = [each.service_table_s(limits.batch, limits.cores) for each in variants]
         work_s = np.min(tables_s, axis=0)
-        dispatch_s, contention = np.zeros(limits.batch), 1.0
+        dispatch_s, contention = 0.0, 1.0
         grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()
@@ -237,11 +207,10 @@ def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str
         "work_s": np.ascontiguousarray(work_s),
         "padded_s": padded_s,
         "shortest_s": padded_s.min(axis=1),
-        "dispatch_s": dispatch_s,
         "quota": quota is not None,
         "loading_contention": contention,
         **grants,
-        "fastest_s": float(padded_s[0].min() + dispatch_s[0]),
+        "fastest_s": float(padded_s[0].min() + dispatch_s),
         "rate_rps": float(np.max(sizes / padded_s.min(axis=1))),
     }
 
@@ -274,20 +243,27 @@ def _busy_period(
         at_least_s = max(done_s, e.release_s[i] + e.fastest_s)
         in_time = at_least_s <= e.deadline_s[i] + SLACK_S
         late += 0 if in_time else e.counts[i]
-        if in_time or not (e.may_skip or e.drop_grace_s < math.inf):
+        if in_time or e.drop_grace_s == math.inf:
             free_s = done_s
         i += 1
     return i, late
 
 
 @entry_point
-def _count_late(e: KnownEpisode, speedup: float) -> None:
-    """Write ``e.late``."""
+def count_late(e: KnownEpisode, speedup: float) -> int:
+    """Write ``e.late``; return the violations that nothing can avoid.
+
+    As many replicas as ``speedup`` share the work.
+    """
+    late = 0
     for kind in range(e.classes):
         for start in range(e.first[kind + 1] - 1, e.first[kind] - 1, -1):
             after, violations = _busy_period(e, kind, start, e.release_s[start], speedup)
             rest = e.late[after] if after < e.first[kind + 1] else 0
             e.late[start] = violations + rest
+        if e.first[kind] < e.first[kind + 1]:
+            late += e.late[e.first[kind]]
+    return late
 
 
 @compiled

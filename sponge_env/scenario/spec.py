@@ -158,7 +158,7 @@ def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
 def check_stage_allocation(
     allocation: StageAllocation, limits: Any, where: str = "allocation", variants: int = 1
 ) -> None:
-    """Raise a :class:`ConfigError` where a stage\'s allocation is not within its limits."""
+    """Raise a :class:`ConfigError` where a stage's allocation is not within its limits."""
     most = limits.cores_max, limits.batch_max, limits.replicas_max
     for name, value, limit in zip(_LIMITS, allocation, most, strict=False):
         if not isinstance(value, (int, np.integer)) or not 1 <= value <= limit:

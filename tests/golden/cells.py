@@ -133,16 +133,12 @@ SEEDS = {"cold": (0,), "warm": (1,)}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sponge-paper": ("sponge-ip", {"formulation": "paper", "slo_fraction": 0.9}),
     "sponge-hold": ("sponge-ip", {"on_infeasible": "hold"}),
-    "sponge-pulp": ("sponge-ip", {"solver": "pulp"}),
     "sponge-mpc-far": ("sponge-mpc", {"look_ahead": 2}),
     "fa2-keep": ("fa2", {"when_infeasible": "keep"}),
     "hpa-half": ("hpa", {"target": 0.5}),
     "static-6x4": ("static", {"cores": 6, "batch": 4}),
 }
 """Agents with options that are not the default: what they are of, and the options."""
-
-UNTRAINED = {"sb3-ppo": "no policy ships; it has to be trained first"}
-"""Agents that are not played, and why."""
 
 FOR_STAGES = {
     "equal-split",
@@ -189,7 +185,7 @@ class Episode:
 
 def agents_of(cell: Cell, known: list[str]) -> list[str]:
     """Return the agents that are played in a cell."""
-    able = [agent for agent in known if agent not in UNTRAINED]
+    able = list(known)
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]
     apart = FOR_ONE_STAGE if cell.stages else FOR_STAGES

@@ -196,14 +196,12 @@ def subset(recorded: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
     Of each cell two agents, one of each start where there are two and four of each where there are
     stages, those that were seen least so far, the cheapest bound, and from the other files every
-    third entry. What takes seconds because it asks a solver in another process is left out:
-    tests/test_sponge_ip.py compares that with the exact solver.
+    third entry.
     """
     starts: dict[tuple[str, str], list[str]] = {}
     for key in recorded["episodes"]:
         one = cells.Episode.of(key)
-        if one.agent != "sponge-pulp":
-            starts.setdefault((one.cell, one.start), []).append(key)
+        starts.setdefault((one.cell, one.start), []).append(key)
     chosen: list[str] = []
     seen: Counter[str] = Counter()
     for (cell, _), keys in starts.items():

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import cells, play
+from . import play
 from .entries import MAKERS, Entry, Names, keys
 
 HERE = Path(__file__).resolve().parent
@@ -57,8 +57,7 @@ def _lines(entries: Mapping[str, Entry]) -> str:
 def record(only: str) -> None:
     """Write files anew."""
     if not COLUMNS.exists():
-        about = {"columns": play.column_names(), "not played": cells.UNTRAINED}
-        COLUMNS.write_text(json.dumps(about, indent=1) + "\n")
+        COLUMNS.write_text(json.dumps({"columns": play.column_names()}, indent=1) + "\n")
     names = read_names()
     for name, each in keys().items():
         kept = read(name) if only else {}

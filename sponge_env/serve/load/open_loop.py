@@ -27,7 +27,6 @@ from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.notices import announce
 from sponge_env.run.suite import changed
-from sponge_env.run.unit import write_table
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.spec import scenario_profile
