@@ -52,6 +52,7 @@ from .lateness import (
 )
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
+from .solvers import solve_chain
 
 _BUSIEST = 0.95
 """Utilisation from which on waiting times are taken to grow no more."""
@@ -163,7 +164,8 @@ class StageProgram:
         self.model = SystemModel(spec, config.variant, config.accuracy_price)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
-        one = len(spec.stages) == len(self.model.variants[0]) == 1
+        self._pulp = config.solver == "pulp"
+        one = not self._pulp and len(spec.stages) == len(self.model.variants[0]) == 1
         self.pair_order = pair_order(self._of_variant()) if one else None
         """Of a single stage and variant, which is solved by enumeration."""
         self._any_cores = spec.total_cores // spec.first.cores_max
@@ -200,14 +202,19 @@ class StageProgram:
         Where late requests count, they are the fewest instead.
         """
         chain, late = self.chain, self.chain.late_rows(count_late)
-        for k in reversed(range(len(states))):
-            self.lay_out_stage(k, states[k], late, compete=True)
-        cost = chain.read_back(count_late)
-        if cost >= INFEASIBLE or chain.fits():
-            return cost < BIG_M
+        if not self._pulp:
+            for k in reversed(range(len(states))):
+                self.lay_out_stage(k, states[k], late, compete=True)
+            cost = chain.read_back(count_late)
+            if cost >= INFEASIBLE or chain.fits():
+                return cost < BIG_M
         for k, state in enumerate(states):
             self.lay_out_stage(k, state, late)
-        return chain.cheapest(count_late) < BIG_M
+        if not self._pulp:
+            return chain.cheapest(count_late) < BIG_M
+        if options := solve_chain(chain, count_late):
+            chain.chosen[:] = options
+        return bool(options)
 
     def lay_out_stage(
         self, k: int, state: StageState, late: IntArray, compete: bool = False

@@ -1,4 +1,4 @@
-"""The cheapest way through a chain of stages, against all ways."""
+"""The cheapest way through a chain of stages, against all ways and against PuLP."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.solvers import solve_chain
 from sponge_env.control.chain import BIG_M, Chain
 from sponge_env.interfaces import GiveUp, StageAllocation, fit_to_machine
 
@@ -63,6 +64,17 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
         assert cost_of(chain, tuple(chain.chosen.tolist()), count_late) == cost
     elif not count_late:
         assert cost >= BIG_M
+
+
+@settings(deadline=None, max_examples=30)
+@given(programs())
+def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
+    chain, count_late = program
+    cost = chain.cheapest(count_late)
+    if any(cost_of(chain, way, count_late) is not None for way in every_way(chain)):
+        assert cost_of(chain, solve_chain(chain, count_late), count_late) == cost
+    elif not count_late:
+        assert solve_chain(chain, count_late) == ()
 
 
 def test_a_budget_for_all_stages() -> None:

@@ -146,6 +146,18 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     assert 0.3 * STATES < feasible < 0.7 * STATES
 
 
+@pytest.mark.parametrize("options", [{}, {"batch_limit": 2}])
+def test_equals_pulp_on_random_states(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(10)
+    exact, pulp = Ablated(**options), Ablated(solver="pulp", **options)
+    for _ in range(60):
+        spec = random_spec(rng, largest=8)
+        view = random_view(rng, spec)
+        exact.reset(spec, seed=0)
+        pulp.reset(spec, seed=0)
+        assert same(exact.decide(view), pulp.decide(view))
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     view=views(max_queued=200),

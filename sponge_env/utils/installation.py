@@ -34,7 +34,7 @@ ONE_THREAD = dict.fromkeys(
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 PACKAGES = (
-    *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pyarrow"),
+    *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
     *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
 )
 """Packages whose versions can change a result or how it is stored."""
