@@ -52,7 +52,7 @@ def every_way(chain: Chain) -> Any:
     return itertools.product(*(range(a, b) for a, b in itertools.pairwise(first.tolist())))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(programs())
 def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
     chain, count_late = program
@@ -66,7 +66,7 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
         assert cost >= BIG_M
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(programs())
 def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
     chain, count_late = program

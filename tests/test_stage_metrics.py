@@ -269,15 +269,6 @@ def test_options_that_do_not_fit_a_pipeline_are_refused(capsys: pytest.CaptureFi
         check_refused(line, sentence, capsys)
 
 
-def test_an_slo_that_is_never_met_is_a_warning_before_anything_runs(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    Path("mine.toml").write_text(STAGES.replace("slo_s = 0.5", "slo_s = 0.03"))
-    assert evaluate.main("--scenario mine.toml --agent static-8 --run-dir run".split()) == 0
-    first, *_ = capsys.readouterr().err.splitlines()
-    assert first.startswith("warning: 100% of the requests are hopeless")
-
-
 def test_the_pipeline_of_the_docs_runs_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text()
     text, command = re.findall(r"```(?:toml)?\n(.*?)```", page, re.DOTALL)[:2]

@@ -113,10 +113,6 @@ def test_diurnal_arrivals_follow_a_sine() -> None:
     assert np.abs(np.mean(np.exp(2j * np.pi * times_s / 100.0))) == pytest.approx(0.3, abs=0.01)
 
 
-def test_constant_gaps() -> None:
-    assert draw_times_s(Arrivals("constant", 4.0), 1.0).tolist() == [0.0, 0.25, 0.5, 0.75]
-
-
 def test_events_repeat_after_the_last_and_a_mean_gap() -> None:
     trace = EventTrace(np.array([0.5, 1.0, 2.5]))
     assert trace.period_s == 3.5
@@ -146,24 +142,6 @@ def test_scaling_keeps_recorded_times() -> None:
     )
     assert set(thinned) < set(recorded) < set(multiplied)
     assert len(set(multiplied)) == multiplied.size
-
-
-@pytest.mark.parametrize(
-    ("arrivals", "start", "same"),
-    [
-        ("shipped events", "beginning", True),
-        ("shipped events", "random", False),
-        ("shipped counts", "beginning", False),
-        ("thinned events", "beginning", False),
-    ],
-)
-def test_seeds_have_the_same_requests_where_all_is_recorded(
-    arrivals: str, start: str, same: bool
-) -> None:
-    network = Network(trace="4g-600s", start=start)  # type: ignore[arg-type]
-    recorded = scenario(PROCESSES[arrivals], network=network)
-    one, other = (draw_workload(recorded, PROFILE, seed).arrival_s for seed in (0, 1))
-    assert np.array_equal(one, other) == same
 
 
 def test_a_trace_that_cannot_be_played_is_named(tmp_path: Path) -> None:
@@ -248,11 +226,3 @@ def test_shipped_scenarios_fit_every_profile(name: str) -> None:
         assert np.std(budget_s) > 0.01
         kept = 0.9 if shipped.network.fade_every_s else 0.99
         assert np.mean(budget_s > profile.fastest_s(shipped.limits.cores)) > kept
-
-
-def test_the_published_rate_is_a_load_on_its_profile() -> None:
-    one, other = (
-        draw_workload(load_scenario(name), PROFILE, 1) for name in ("paper", "paper-300kb")
-    )
-    for name, column in vars(one).items():
-        np.testing.assert_array_equal(column, getattr(other, name))
