@@ -79,11 +79,9 @@ def cost(controller: Controller, scenario: Scenario, seed: int, informed: bool) 
 
 @pytest.mark.parametrize("make", [SpongeIP, SpongeMPC, SpongeJoint])
 def test_programs_that_know_the_delay_do_better(make: type[Controller]) -> None:
-    scenario = delayed("bursty", duration_s=200.0, actuation_delay_s=1.0)
-    informed, uninformed = (
-        sum(cost(make(), scenario, seed, each) for seed in range(3)) for each in (True, False)
-    )
-    assert informed < 0.9 * uninformed
+    scenario = delayed("bursty", duration_s=100.0, actuation_delay_s=1.0)
+    informed, uninformed = (cost(make(), scenario, 0, each) for each in (True, False))
+    assert informed < 0.5 * uninformed
 
 
 def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:

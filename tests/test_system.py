@@ -14,10 +14,9 @@ from sponge_env.env import factory
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.latency import latency_quantile_s
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.rollout import REHEARSED, Run, kept_quantiles_s, play, run_episode
-from sponge_env.scenario.config import Arrivals, Initial, Limits, Network
+from sponge_env.scenario.config import Arrivals, Initial, Limits
 from sponge_env.scenario.profile import load_profile
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -118,40 +117,3 @@ def test_a_profile_of_another_limiter_is_reported(caplog: pytest.LogCaptureFixtu
     assert not caplog.messages
     factory._warn_of_other_limiters([[profile]], "duty-cycle")
     assert "measured under cgroup-v1, this run is under duty-cycle" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("answered", "unanswered", "probability", "expected"),
-    [
-        ([], 0, 0.99, math.nan),
-        ([], 3, 0.5, math.inf),
-        ([1.0, 2.0, 3.0], 0, 0.75, 2.5),
-        ([1.0, 2.0, 3.0], 2, 0.5, 3.0),  # exactly the last one that was answered
-        ([1.0, 2.0, 3.0], 2, 0.25, 2.0),
-        ([1.0, 2.0, 3.0], 2, 0.51, math.inf),
-    ],
-)
-def test_quantiles_count_what_was_never_answered_as_infinite(
-    answered: list[float], unanswered: int, probability: float, expected: float
-) -> None:
-    quantile_s = latency_quantile_s(answered, unanswered, probability)
-    assert quantile_s == pytest.approx(expected, nan_ok=True)
-
-
-def test_what_only_more_cores_could_save_is_counted_apart() -> None:
-    profile = load_profile("yolov5s")
-    one_core_s, fastest_s = profile.fastest_s(1), profile.fastest_s(16)
-    slo_s = {
-        "long": 2 * one_core_s,
-        "tight": (one_core_s + fastest_s) / 2,
-        "hopeless": fastest_s / 2,
-    }
-    rates = {}
-    for name, value in slo_s.items():
-        network = Network(trace="none", base_delay_s=0.0)
-        system = SimulatedSystem(short(slo_s=value, network=network), 0, profile)
-        summary = run_episode(system, Scripted(Allocation(1, 1)), RUN).summary
-        rates[name] = (summary.avoidable_violation_rate, summary.more_cores_rate)
-    assert rates["long"][1] == 0.0
-    assert rates["tight"][0] == rates["tight"][1] > 0.9
-    assert rates["hopeless"] == (0.0, 0.0)
