@@ -66,7 +66,7 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
         assert cost >= BIG_M
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=60)
 @given(programs())
 def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
     chain, count_late = program

@@ -113,7 +113,14 @@ def tiny(tmp_path: Path, processes: None) -> Tiny:
     return Tiny(tmp_path)
 
 
-@pytest.mark.parametrize(("suffix", "damage"), [("nbi", "empty"), ("nbc", "flipped")])
+def test_a_second_process_compiles_nothing(tiny: Tiny) -> None:
+    assert tiny.run() == (23.0, [0, 0], [])
+    assert tiny.run() == (23.0, [1, 1], [])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"), [("nbi", "empty"), ("nbc", "cut"), ("nbc", "flipped")]
+)
 def test_a_damaged_file_is_made_anew_with_a_line_of_notice(
     tiny: Tiny, suffix: str, damage: str
 ) -> None:
@@ -122,7 +129,7 @@ def test_a_damaged_file_is_made_anew_with_a_line_of_notice(
     content = file.read_bytes()
     half = len(content) // 2
     flipped = content[:half] + bytes(255 - byte for byte in content[half : half + 64])
-    damaged = {"empty": b"", "flipped": flipped + content[half + 64 :]}
+    damaged = {"empty": b"", "cut": content[:half], "flipped": flipped + content[half + 64 :]}
     file.write_bytes(damaged[damage])
     answer, hits, notice = tiny.run()
     assert (answer, hits) == (23.0, [0, 1])

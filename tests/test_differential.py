@@ -25,13 +25,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("differential"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=SEEDS)
 def test_any_scenario_runs_alike(files: Path, data: st.DataObject, seed: int) -> None:
     check_equal([data.draw(scenarios(files))], [seed])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(data=st.data(), seeds=st.lists(SEEDS, min_size=4, max_size=4))
 def test_different_scenarios_run_side_by_side(
     files: Path, data: st.DataObject, seeds: list[int]

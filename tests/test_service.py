@@ -23,7 +23,7 @@ def bucket(
 ) -> CoreService:
     """Return a service under a quota."""
     quota = QuotaService(PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, **settings)
-    return CoreService(cores, limit=quota, work_s=[work_s], core_unit=unit, phase=phase)
+    return CoreService(quota, unit, cores, phase)
 
 
 MEASURED_MS = (
@@ -67,7 +67,7 @@ def test_core_and_reference_keep_the_same_account(
 ) -> None:
     costs: dict[str, Any] = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
     quota = QuotaService(PERIOD_S, (0.02,), 0.0, tick_s=TICK_S, **costs)
-    core = bucket(cores, 0.02, phase, **costs)
+    core = CoreService(quota, UNIT, cores, phase)
     reference = QuotaBucket(quota, np.array([0.02]), UNIT, cores, phase)
     now_s = 0.0
     for gap_s, move, number in moves:
