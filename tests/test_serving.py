@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.worker import ProfileService
 from scenarios import STEADY_PROFILE, requests_at, short
 
-from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.live.system import LiveSystem
+from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import RequestClass, Serving
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import Workload
@@ -115,60 +111,3 @@ def test_hopeless_requests_count_apart(drop: Any, allocation: Allocation) -> Non
     assert metrics is not None
     assert by_id(system, "hopeless") == [False, True, False, False, True]
     assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 4, 2)
-
-
-def live(
-    workload: Workload,
-    *,
-    duration_s: float = 4.0,
-    noise: Iterator[float] | None = None,
-    crashes_s: tuple[float, ...] = (),
-    replicas: int = 1,
-    spared: int = -1,
-    **changes: Any,
-) -> LiveSystem:
-    """Return a live system whose batches take 0.1 s on 16 cores and 1.6 s on one."""
-    scenario = short(duration_s=duration_s, **{"serving": Serving("none"), **changes})
-
-    def make_worker(spec: SystemSpec) -> FakeWorker:
-        latency_s = STEADY_PROFILE.service_table_s(spec.first.batch_max, spec.first.cores_max)
-        return FakeWorker(
-            lambda cores: ProfileService(latency_s, cores),
-            Allocation(1, 1, replicas),
-            cold_start_s=0.2,
-            noise=noise.__next__ if noise else lambda: 1.0,
-            crashes_s=crashes_s,
-            spared=spared,
-        )
-
-    return LiveSystem(scenario, 0, make_worker, STEADY_PROFILE, workload)
-
-
-@pytest.mark.parametrize(
-    ("deadline_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")]
-)
-def test_no_budget_is_left_at_the_deadline(deadline_s: float, outcome: str) -> None:
-    system = live(requests_at((0.0, deadline_s)), crashes_s=(0.5,))
-    for _ in range(4):
-        system.step(SLOW)
-    assert by_id(system, "outcome") == [outcome]
-
-
-def test_one_batch_hangs_while_others_come_back_over_and_over() -> None:
-    """A request that comes back takes a new place; the batch that hangs must not use them up."""
-    count, works_again_s = 6, 20.0
-    system = live(
-        requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, count))),
-        noise=iter([1e9] + [1.0] * 1000),
-        crashes_s=tuple(np.arange(0.5, works_again_s, 0.37).tolist()),
-        replicas=2,
-        spared=0,
-        duration_s=40.0,
-    )
-    for _ in range(int(works_again_s)):
-        system.step(Allocation(1, 2, 2))
-        assert set(system.columns()["outcome"]) == {"running", "queued"}
-    assert max(by_id(system, "attempts")) > 10
-    while not system.done:
-        system.step(Allocation(1, 2, 2))
-    assert by_id(system, "outcome") == ["running"] + ["on_time"] * (count - 1)

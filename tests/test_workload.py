@@ -74,19 +74,6 @@ def test_the_mean_rate_is_what_was_asked_for(name: str) -> None:
         assert rate_rps(tested, PROFILE) == arrivals.load * capacity_rps
 
 
-def dispersion(name: str) -> float:
-    """Return variance over mean of the requests per second: 1 for a Poisson process."""
-    counts = np.bincount(draw_times_s(PROCESSES[name], 5000.0).astype(int))
-    return float(np.var(counts) / np.mean(counts))
-
-
-def test_burstiness() -> None:
-    assert dispersion("constant") < 0.01
-    assert dispersion("poisson") == pytest.approx(1, abs=0.1)
-    assert dispersion("one state") == pytest.approx(1, abs=0.1)
-    assert dispersion("bursty") > 5
-
-
 def test_states_of_a_burst_last_equally_long_on_average() -> None:
     arrivals = dataclasses.replace(PROCESSES["on-off"], burst_dwell_s=20.0)
     counts = np.bincount(draw_times_s(arrivals, 40_000.0).astype(int), minlength=40_000)
