@@ -76,7 +76,7 @@ def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -
     return live
 
 
-@settings(max_examples=16, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_it_serves_as_the_reference_and_the_simulated_system_do(
     files: Path, data: st.DataObject, seed: int

@@ -8,7 +8,7 @@ import math
 import pytest
 from fake_worker import FakeWorker
 from reference import worker_settings
-from scenarios import SHORT, STEADY_PROFILE, Scripted, requests_at, short
+from scenarios import SHORT, Scripted, short
 
 from sponge_env.env import factory
 from sponge_env.env.factory import make_system
@@ -16,7 +16,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.rollout import REHEARSED, Run, kept_quantiles_s, play, run_episode
-from sponge_env.scenario.config import Arrivals, Initial, Limits
+from sponge_env.scenario.config import Arrivals
 from sponge_env.scenario.profile import load_profile
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -42,23 +42,6 @@ def test_an_episode_ends_with_its_duration() -> None:
         system.step(Allocation(1, 1))
     with pytest.raises(ConfigError, match="the seed must be at least 0, not -1"):
         SimulatedSystem(SHORT, -1)
-
-
-def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
-    scenario = short(
-        interval_s=0.1, limits=Limits(4, 1, 4, total_cores=4), initial=Initial(1, 1, 2)
-    )
-    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, requests_at((0.0, 9.0), (0.0, 9.0)))
-    system.step(Allocation(1, 1, 2))
-    metrics = system.step(Allocation(4, 1, 1))
-    assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
-    metrics = system.step(Allocation(1, 1, 4))
-    assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
-    assert len(system.view().first.starting_s) == 2, "one of four is not gone yet"
-    while system.view().first.running:
-        metrics = system.step(Allocation(1, 1, 4))
-        assert metrics.cores == pytest.approx(4.0)
-    assert len(system.view().first.starting_s) == 3
 
 
 class Interrupted(Scripted):
