@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import EventTrace, read_arrivals
-from sponge_env.scenario.config import Arrivals, RequestClass
+from sponge_env.scenario.config import Arrivals, Network, RequestClass
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
@@ -153,6 +153,17 @@ def test_more_requests_than_fit_into_memory(tmp_path: Path) -> None:
     assert np.bincount(thinned.astype(int)).tolist() == [20, 40]
 
 
+def test_deadlines_and_arrivals() -> None:
+    network = Network(trace="4g", payload_bytes=4e5, base_delay_s=5.0)
+    tested = scenario(PROCESSES["bursty"], slo_s=0.75, network=network)
+    workload = draw_workload(tested, PROFILE, 3)
+    ends_s = arrival_s(draw_bandwidth(tested, PROFILE, 3), workload.sent_s, 4e5)
+    np.testing.assert_allclose(workload.arrival_s, ends_s + 5.0, rtol=1e-12)
+    assert workload.deadline_s.tolist() == (workload.sent_s + 0.75).tolist()
+    assert set(workload.payload_bytes.tolist()) == {4e5}
+    assert workload.arrival_s[-1] > 60.0, "those after the end, too"
+
+
 CLASSES = (
     RequestClass(share=3.0, slo_s=0.5, payload_bytes=5e4),
     RequestClass(share=1.0, slo_s=2.0, payload_bytes=9e5),
@@ -174,7 +185,6 @@ def test_each_request_has_the_deadline_and_the_size_of_its_class() -> None:
     assert np.array_equal(np.sort(workload.sent_s), plain.sent_s)
     assert np.all(np.diff(workload.arrival_s) >= 0)
     assert not np.all(np.diff(workload.id) > 0)
-    assert workload.arrival_s[-1] > 300.0, "those after the end, too"
     bandwidth = draw_bandwidth(tested, PROFILE, 3)
     for alike, kind in zip((small, large), CLASSES, strict=True):
         assert np.all(np.diff(workload.id[alike]) > 0)
