@@ -47,28 +47,16 @@ def of_system(scenario: Scenario) -> dict[str, Any]:
 
 
 def of_environments(scenario: Scenario) -> dict[str, Any]:
-    """Return what a single environment and the first of a vector show, step by step."""
-    env = gym.make("Sponge-v0", scenario=scenario)
+    """Return what the first of a vector of environments shows, step by step."""
     envs = gym.make_vec("Sponge-v0", 2, "vector_entry_point", scenario=scenario)
-    options, action = {"episode_seed": SEED}, np.array([ALLOCATION.cores - 1, ALLOCATION.batch - 1])
-    seen, vector_seen = [env.reset(options=options)[0]], [envs.reset(options=options)[0][0]]
-    infos, vector_infos = [], []
-    shown = [name for name in METRICS.names or () if name not in ("reward", "overflowed")]
+    actions = np.array([[ALLOCATION.cores - 1, ALLOCATION.batch - 1]] * 2)
+    seen, infos = [envs.reset(options={"episode_seed": SEED})[0][0].tolist()], []
     for _ in range(scenario.intervals):
-        observation, _, _, _, info = env.step(action)
-        observations, _, _, _, many = envs.step(np.tile(action, (2, 1)))
-        seen.append(observation)
-        vector_seen.append(observations[0])
-        infos.append({name: float(info[name]) for name in shown})
-        vector_infos.append({name: float(many[name][0]) for name in shown})
-    env.close()
+        observations, *_, info = envs.step(actions)
+        seen.append(observations[0].tolist())
+        infos.append({name: float(info[name][0]) for name in {*METRICS.names} & info.keys()})
     envs.close()
-    return {
-        "seen": np.array(seen).tolist(),
-        "vector_seen": np.array(vector_seen).tolist(),
-        "infos": infos,
-        "vector_infos": vector_infos,
-    }
+    return {"seen": seen, "intervals": infos}
 
 
 def of_command(scenario_file: str, out: Path) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def check_alike(system: System, reference: Reference, plan: Sequence[tuple[int, 
         value, expected = system.step(allocation), reference.step(allocation)
         check_same({name: getattr(value, name) for name in expected}, expected, "metrics")
         check_view(system, reference, expected)
+        check_same(system.view().last, value, "last")
     assert system.done
     assert reference.done
     check_columns(system, reference)

@@ -1,4 +1,4 @@
-"""What the pages name exists: links, anchors, files, modules, imports."""
+"""What the pages and the mutants name exists: links, anchors, files, modules, imports, lines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import pydoc
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import mutations
 import pytest
+
+import sponge_env
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sponge_env", "agents", "baselines", "benchmarks", "examples", "traces", "docs", "tests")
@@ -62,3 +66,21 @@ def test_files_and_modules_exist(text: str, page: Path) -> None:
 def test_imports_can_be_made(text: str, page: Path) -> None:
     blocks = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     exec("\n".join(re.findall(r"^(?:from [\w.]+ )?import .*$", blocks, re.MULTILINE)), {})
+
+
+def test_public_names_are_there_and_documented() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for name in sponge_env.__all__:
+        assert getattr(sponge_env, name).__doc__
+        assert f"`{name}`" in page, name
+    assert set(sponge_env.__all__) <= set(dir(sponge_env))
+    with pytest.raises(AttributeError, match="no attribute 'Elephant'"):
+        _ = sponge_env.Elephant
+
+
+@pytest.mark.parametrize("mutant", [*mutations.mutants()], ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_a_line_that_there_is_and_names_its_tests(mutant: Any) -> None:
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
+    for file, _, test in (name.partition("::") for name in mutant.tests):
+        text = (ROOT / "tests" / f"{file}.py").read_text()
+        assert f"def {test.partition('[')[0]}" in text, test

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
-from scenarios import CHAIN, CONTROLLED, SHORT, STEADY_PROFILE, VARIANTS, requests_at, short
+from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
@@ -210,25 +210,6 @@ def test_an_action_outside_the_space_is_named(action: Any) -> None:
         started(SHORT).step(action)
 
 
-@pytest.mark.parametrize(
-    ("deadlines_s", "expected"),
-    [
-        ([9.0] * 5, -0.5),  # nothing is missed
-        ([0.05, 0.3, 9.0, 9.0, 9.0], -0.5 - 20 * 2 / 5),  # one late, one dropped
-        ([], -0.5),
-    ],
-)
-def test_reward_charges_cores_and_misses(deadlines_s: list[float], expected: float) -> None:
-    """Each is served for 0.2 s, one after the other."""
-    workload = requests_at(*((0.0, deadline_s) for deadline_s in deadlines_s))
-    scenario = short(serving=Serving("expired"), duration_s=2.0)
-    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, workload)
-    metrics = system.step(Allocation(8, 1))
-    assert metrics.on_time == sum(deadline_s == 9.0 for deadline_s in deadlines_s)
-    assert metrics.reward == pytest.approx(expected)
-    assert system.step(Allocation(16, 1)).reward == pytest.approx(-1.0)
-
-
 def test_reward_charges_all_replicas_and_credits_accuracy() -> None:
     _, reward, _, _, info = started(JOINTLY, "joint").step(np.array([7, 0, 11]))
     missed = info["violations"] / max(1, info["on_time"] + info["violations"])
@@ -398,16 +379,3 @@ def test_real_numbers_cover_every_choice_equally() -> None:
     for action in ([0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]]):
         with pytest.raises(ConfigError, match="an action must be 2 real numbers, not"):
             env.action(action)
-
-
-def names_of(control: ControlName, scenario: Scenario) -> tuple[str, ...]:
-    return control_named(control, spec_of(scenario)).fields
-
-
-def test_the_vertical_observation_is_the_first_part_of_the_joint_one() -> None:
-    vertical, joint = names_of("vertical", SHORT), names_of("joint", SHORT)
-    assert joint[: len(vertical)] == vertical
-    system = SimulatedSystem(SHORT, 3)
-    system.step(Allocation(4, 2, 2))
-    one, other = (system.observe(control_named(c, system.spec)) for c in ("vertical", "joint"))
-    np.testing.assert_array_equal(one, other[: len(vertical)])

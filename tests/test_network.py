@@ -75,23 +75,6 @@ def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
 
 
 @pytest.mark.parametrize(
-    ("sent_s", "payload_bytes", "arrived_s"),
-    [
-        (0.0, 50.0, 0.5),
-        (0.0, 100.0, 1.0),  # all of the first sample: ends before the stall
-        (0.5, 60.0, 3.2),  # stalls for two seconds
-        (1.5, 10.0, 3.2),  # starts in the stall
-        (3.5, 50.0, 4.25),  # goes on in the next lap
-        (8.0, 100.0, 9.0),
-        (0.0, 450.0, 12.0),  # three whole laps
-    ],
-)
-def test_transfers_stall_and_wrap(sent_s: float, payload_bytes: float, arrived_s: float) -> None:
-    trace = trace_of((1.0, 100.0), (2.0, 0.0), (1.0, 50.0))
-    assert arrival_s(trace, sent_s, payload_bytes) == pytest.approx(arrived_s)
-
-
-@pytest.mark.parametrize(
     ("start_s", "bandwidth", "duration_s"),
     [
         ([], [], 1.0),
@@ -176,14 +159,6 @@ def test_fades_come_on_top_of_the_same_bandwidth_one_in_each_stretch() -> None:
     assert fading.reshape(3, -1).sum(axis=1) == pytest.approx([400] * 3, abs=1)
     assert np.count_nonzero(np.diff(fading)) <= 6
     np.testing.assert_array_equal(after, np.where(fading, 0.02 * before, before))
-
-
-def test_fades_fall_anew_on_each_lap_of_a_short_trace(tmp_path: Path) -> None:
-    path = tmp_path / "short.csv"
-    path.write_text("time_s,bandwidth_bytes_per_s\n0,2e6\n1,3e6\n")
-    made = draw(1, trace=str(path), **FADING)
-    assert made.duration_s == 60.0
-    assert np.count_nonzero(made.bandwidth_bytes_per_s < 1e6) >= 3 * 4
 
 
 def test_shipped_traces_are_what_the_script_makes(

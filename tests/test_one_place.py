@@ -151,12 +151,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_an_interval_metric_arrives_wherever_metrics_are(found: dict[str, Any]) -> None:
-    for intervals in (
-        found["system"]["intervals"],
-        found["environments"]["infos"],
-        found["environments"]["vector_infos"],
-        found["command"]["intervals"],
-    ):
+    for where in ("system", "environments", "command"):
+        intervals = found[where]["intervals"]
         assert len(intervals) == 5
         assert [i["answered"] for i in intervals] == [i["on_time"] + i["late"] for i in intervals]
         assert all(i["answered"] > 0 for i in intervals)
@@ -177,23 +173,17 @@ def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) 
 def test_a_scenario_key_acts_in_every_system(found: dict[str, Any]) -> None:
     """The scenario's file has it, or nothing would have run."""
     assert not any(i["dropped"] for i in found["without_key"]["intervals"])
-    for intervals in (
-        found["system"]["intervals"],
-        found["environments"]["infos"],
-        found["environments"]["vector_infos"],
-        found["command"]["intervals"],
-    ):
-        assert sum(i["dropped"] for i in intervals) > 0
+    for where in ("system", "environments", "command"):
+        assert sum(i["dropped"] for i in found[where]["intervals"]) > 0
 
 
 def test_an_observation_field_arrives_in_every_environment(found: dict[str, Any]) -> None:
     environments = found["environments"]
     assert found["fields"] == ["violations", *FIELDS]
     assert "requests that missed their deadline in it" in found["observation_table"]
-    for seen, infos in (("seen", "infos"), ("vector_seen", "vector_infos")):
-        expected = [0.0, *(i["violations"] / 100 for i in environments[infos])]
-        assert [o[0] for o in environments[seen]] == pytest.approx(expected)
-        assert expected[-1] > 0
+    expected = [0.0, *(i["violations"] / 100 for i in environments["intervals"])]
+    assert [o[0] for o in environments["seen"]] == pytest.approx(expected)
+    assert expected[-1] > 0
     assert found["system"]["seen"] == environments["seen"][:-1], "a view shows it, too"
 
 

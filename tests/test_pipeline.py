@@ -17,7 +17,6 @@ from reference.pipeline import Pipeline, StageModel
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
-from sponge_env.run.rollout import over_episode
 from sponge_env.scenario.config import (
     Arrivals,
     Initial,
@@ -303,53 +302,3 @@ def with_service(folder: Path, name: str, service_s: float) -> str:
     profile = dataclasses.replace(usual, name=name, latency=latency, latency_s=table)
     save_profile(profile, folder / f"{name}.json")
     return str(folder / f"{name}.json")
-
-
-def in_tandem(folder: Path, duration_s: float, *services_s: float) -> tuple[Any, Any]:
-    """Play Poisson arrivals through servers of constant speed; return ledger and stages.
-
-    One replica each, batches of one, first come, first served, nothing dropped.
-    """
-    stages = (
-        stage("abc"[k], with_service(folder, f"{k}-{each}", each))
-        for k, each in enumerate(services_s)
-    )
-    scenario = pipeline(
-        *stages,
-        slo_s=100.0,
-        duration_s=duration_s,
-        arrivals=Arrivals(rate_rps=RATE_RPS),
-        network=Network(trace="none", base_delay_s=0.0),
-    )
-    system = SimulatedSystem(scenario, seed=5)
-    allocation = Allocation(stages=(StageAllocation(1, 1),) * len(services_s))
-    rows = []
-    while not system.done:
-        rows.append(system.step(allocation).stages)
-    system.drain()
-    whole = {name: over_episode([row[name] for row in rows]) for name in rows[0]}
-    return system.columns(), whole
-
-
-RATE_RPS, SERVICE_S = 10.0, 0.06
-
-
-def sojourn_s(columns: Any) -> Any:
-    return columns["finished_s"] - columns["arrival_s"]
-
-
-def test_a_server_of_constant_speed_keeps_requests_waiting_as_long_as_pollaczek_and_khinchine_say(
-    tmp_path: Path,
-) -> None:
-    columns, whole = in_tandem(tmp_path, 4000.0, SERVICE_S, SERVICE_S)
-    load = RATE_RPS * SERVICE_S
-    wait_s = load * SERVICE_S / (2 * (1 - load))
-    # The mean over so many requests that depend on each other scatters by a few per cent.
-    assert whole["a"]["waiting_mean_s"] == pytest.approx(wait_s, rel=0.05)
-    assert whole["a"]["service_mean_s"] == pytest.approx(SERVICE_S)
-    assert whole["a"]["utilisation"] == pytest.approx(load, rel=0.02)
-    # Little's law: what waits on average is what arrives times how long it does.
-    assert whole["a"]["waited_s"] / 4000.0 == pytest.approx(RATE_RPS * wait_s, rel=0.06)
-    # What leaves such a server is never closer together than the next one can serve.
-    assert whole["b"]["waiting_mean_s"] == pytest.approx(0.0, abs=1e-9)
-    assert np.mean(sojourn_s(columns)) == pytest.approx(wait_s + 2 * SERVICE_S, rel=0.05)

@@ -7,15 +7,13 @@ import math
 
 import numpy as np
 import pytest
-from scenarios import STEADY_PROFILE, requests_at
 
 from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
 from sponge_env.interfaces import Allocation, Controller
-from sponge_env.latency import LatencyModel
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.config import Initial, Simulation
+from sponge_env.scenario.config import Simulation
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -26,44 +24,6 @@ def delayed(name: str = "paper", *, duration_s: float = 20.0, **simulation: floa
     settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
     scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
     return dataclasses.replace(scenario, simulation=Simulation(**settings))  # type: ignore[arg-type]
-
-
-def test_the_view_says_what_is_in_force_and_what_is_on_its_way() -> None:
-    system = SimulatedSystem(delayed(actuation_delay_s=1.5), 0)
-    first = system.spec.initial.cores
-    seen = []
-    for cores in (9, 5, 7):
-        system.step(Allocation(cores, 4))
-        view = system.view()
-        seen.append((view.allocation.cores, view.first.cores_in_force, view.first.pending))
-    assert seen == [
-        (9, first, ((0.5, 9),)),
-        (5, 9, ((0.5, 5),)),
-        (7, 5, ((0.5, 7),)),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("delay_s", "cores", "ends_s"),
-    [
-        (0.0, (1, 16, 1, 16), (4.0, 1.0 + 3.0 / 16, 2.0, 3.0)),
-        (DELAYED_S, (1, 16, 16), (4.0, 1.4 + 2.6 / 16, 2.4)),
-    ],
-)
-def test_a_planned_end_is_rescaled_when_the_resize_comes_into_force(
-    delay_s: float, cores: tuple[int, ...], ends_s: tuple[float, ...]
-) -> None:
-    """A worker that is slower than its fit still runs the batch when the intervals end."""
-    fit = LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=4.0, eta_s=0.0)
-    slow = ((40.0, 2.5), (40.0, 2.5))
-    profile = dataclasses.replace(STEADY_PROFILE, latency=fit, latency_s=slow)
-    scenario = dataclasses.replace(delayed(actuation_delay_s=delay_s), initial=Initial(1, 1, 1))
-    system = SimulatedSystem(scenario, 0, profile, requests_at((0.0, 99.0)))
-    for each, end_s in zip(cores, ends_s, strict=True):
-        system.step(Allocation(each, 1))
-        (running,) = system.view().first.running
-        assert (running.size, running.started_s) == (1, 0.0)
-        assert running.expected_end_s == pytest.approx(end_s), each
 
 
 def in_force_s(scatter: float, seed: int) -> list[float]:
@@ -117,11 +77,9 @@ def cost(controller: Controller, scenario: Scenario, seed: int, informed: bool) 
 
 @pytest.mark.parametrize("make", [SpongeIP, SpongeMPC, SpongeJoint])
 def test_programs_that_know_the_delay_do_better(make: type[Controller]) -> None:
-    scenario = delayed("bursty", duration_s=200.0, actuation_delay_s=1.0)
-    informed, uninformed = (
-        sum(cost(make(), scenario, seed, each) for seed in range(3)) for each in (True, False)
-    )
-    assert informed < 0.9 * uninformed
+    scenario = delayed("bursty", duration_s=100.0, actuation_delay_s=1.0)
+    informed, uninformed = (cost(make(), scenario, 0, each) for each in (True, False))
+    assert informed < 0.5 * uninformed
 
 
 def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_worker import FakeWorker
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.worker import ProfileService
 from scenarios import STEADY_PROFILE, requests_at, short
 
-from sponge_env.interfaces import Allocation, SystemSpec
-from sponge_env.live.system import LiveSystem
+from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import RequestClass, Serving
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import Workload
@@ -70,14 +66,6 @@ def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
         assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_a_batch_takes_what_waits_up_to_its_limit(size: int) -> None:
-    requests = requests_at((0.0, 9), *((0.01, 9) for _ in range(7)))
-    system = serve(requests, Allocation(16, size))
-    sizes = [1, *(min(size, 7 - begun) for begun in range(0, 7, size))]
-    assert by_id(system, "batch_size") == [s for s in sizes for _ in range(s)]
-
-
 def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
     for deadline_s, outcome in ((0.1, "on_time"), (math.nextafter(0.1, 0), "late")):
         assert by_id(serve(requests_at((0.0, deadline_s)), FAST), "outcome") == [outcome]
@@ -113,12 +101,6 @@ def test_exactly_the_grace_is_not_too_late(late_s: float, outcome: str) -> None:
     assert by_id(system, "outcome")[1] == outcome
 
 
-def test_what_expires_while_all_are_busy_is_dropped_at_the_intervals_end() -> None:
-    system = serve(requests_at((0.0, 9.0), (0.1, 0.5)), SLOW, serving=Serving("expired"))
-    assert by_id(system, "outcome") == ["running", "dropped"]
-    assert by_id(system, "finished_s")[1] == 1.0
-
-
 @pytest.mark.parametrize(("drop", "allocation"), [("expired", SLOW), ("none", FAST)])
 def test_hopeless_requests_count_apart(drop: Any, allocation: Allocation) -> None:
     """Nothing can be answered in less than 0.1 s, which is the fourth one's budget."""
@@ -129,101 +111,3 @@ def test_hopeless_requests_count_apart(drop: Any, allocation: Allocation) -> Non
     assert metrics is not None
     assert by_id(system, "hopeless") == [False, True, False, False, True]
     assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 4, 2)
-
-
-def test_an_abandoned_episode_drops_what_waits_and_finishes_what_runs() -> None:
-    system = serve(requests_at((0.0, 1.2), (0.1, 1.1)), SLOW)
-    assert by_id(system, "outcome") == ["running", "queued"]
-    system.drain()
-    assert by_id(system, "outcome") == ["late", "dropped"]
-    assert by_id(system, "finished_s") == [1.6, 1.2]
-
-
-def live(
-    workload: Workload,
-    *,
-    duration_s: float = 4.0,
-    noise: Iterator[float] | None = None,
-    crashes_s: tuple[float, ...] = (),
-    replicas: int = 1,
-    spared: int = -1,
-    **changes: Any,
-) -> LiveSystem:
-    """Return a live system whose batches take 0.1 s on 16 cores and 1.6 s on one."""
-    scenario = short(duration_s=duration_s, **{"serving": Serving("none"), **changes})
-
-    def make_worker(spec: SystemSpec) -> FakeWorker:
-        latency_s = STEADY_PROFILE.service_table_s(spec.first.batch_max, spec.first.cores_max)
-        return FakeWorker(
-            lambda cores: ProfileService(latency_s, cores),
-            Allocation(1, 1, replicas),
-            cold_start_s=0.2,
-            noise=noise.__next__ if noise else lambda: 1.0,
-            crashes_s=crashes_s,
-            spared=spared,
-        )
-
-    return LiveSystem(scenario, 0, make_worker, STEADY_PROFILE, workload)
-
-
-def test_a_crash_retries_while_the_budget_lasts() -> None:
-    system = live(requests_at((0.0, 0.4), (0.0, 3.0)), crashes_s=(0.5,))
-    for _ in range(4):
-        system.step(Allocation(1, 2))
-    assert by_id(system, "outcome") == ["failed", "on_time"]
-    assert by_id(system, "attempts") == [1, 2]
-    assert by_id(system, "finished_s") == pytest.approx([0.5, 0.5 + 0.2 + 1.6])
-    assert by_id(system, "replica") == [0, 1]
-    assert by_id(system, "batch_size") == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("deadline_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")]
-)
-def test_no_budget_is_left_at_the_deadline(deadline_s: float, outcome: str) -> None:
-    system = live(requests_at((0.0, deadline_s)), crashes_s=(0.5,))
-    for _ in range(4):
-        system.step(SLOW)
-    assert by_id(system, "outcome") == [outcome]
-
-
-def test_what_came_back_is_dropped_when_it_expires_and_its_attempts_still_count() -> None:
-    system = live(requests_at((0.0, 0.6)), crashes_s=(0.5,), serving=Serving("expired"))
-    system.step(SLOW)
-    assert by_id(system, "outcome") == ["dropped"]
-    assert by_id(system, "attempts") == [1]
-    assert math.isnan(by_id(system, "started_s")[0])
-
-
-@pytest.mark.parametrize(
-    ("order", "expected"), [("fifo", [0, 1, 2, 3]), ("edf", [1, 2, 0, 3])], ids=str
-)
-def test_a_request_that_comes_back_takes_its_old_place(order: str, expected: list[int]) -> None:
-    requests = requests_at((0.0, 9.0), (0.1, 6.0), (0.2, 7.0), (0.3, 9.0))
-    changes = FIFO if order == "fifo" else {}
-    serving = Serving(order=order)  # type: ignore[arg-type]
-    system = live(requests, crashes_s=(0.5,), duration_s=8.0, serving=serving, **changes)
-    for _ in range(8):
-        system.step(SLOW)
-    assert service_order(system) == expected
-    assert by_id(system, "attempts") == [2, 1, 1, 1]
-
-
-def test_one_batch_hangs_while_others_come_back_over_and_over() -> None:
-    """A request that comes back takes a new place; the batch that hangs must not use them up."""
-    count, works_again_s = 6, 20.0
-    system = live(
-        requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, count))),
-        noise=iter([1e9] + [1.0] * 1000),
-        crashes_s=tuple(np.arange(0.5, works_again_s, 0.37).tolist()),
-        replicas=2,
-        spared=0,
-        duration_s=40.0,
-    )
-    for _ in range(int(works_again_s)):
-        system.step(Allocation(1, 2, 2))
-        assert set(system.columns()["outcome"]) == {"running", "queued"}
-    assert max(by_id(system, "attempts")) > 10
-    while not system.done:
-        system.step(Allocation(1, 2, 2))
-    assert by_id(system, "outcome") == ["running"] + ["on_time"] * (count - 1)

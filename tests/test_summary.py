@@ -44,18 +44,6 @@ def test_nothing_offered_has_no_latency() -> None:
     assert math.isnan(nothing["latency_p99_s"])
 
 
-@pytest.mark.parametrize(
-    ("answered", "dropped", "p99_s"), [(100, 0, 0.98), (100, 1, 0.99), (99, 2, math.inf)]
-)
-def test_what_was_never_answered_is_infinitely_late(
-    answered: int, dropped: int, p99_s: float
-) -> None:
-    latency_s = np.arange(answered + dropped) / 100
-    outcome = np.array(["on_time"] * answered + ["dropped"] * dropped)
-    (found_s,) = latency_quantiles_s(outcome, latency_s, [0.99])
-    assert found_s == pytest.approx(p99_s, abs=0.001)
-
-
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 0.75, 0.99, 1.0])
 def test_an_interval_has_the_quantiles_of_an_episode(probability: float) -> None:
     rng = np.random.default_rng(0)

@@ -5,69 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 from fake_worker import FakeWorker
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from reference import worker_settings
-from scenarios import QUOTA_PROFILE, SHORT, STEADY_PROFILE, Scripted, requests_at, short
+from scenarios import SHORT, Scripted, short
 
 from sponge_env.env import factory
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.latency import latency_quantile_s
 from sponge_env.live.system import LiveSystem
-from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.run.rollout import REHEARSED, Run, play, run_episode
-from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Simulation
-from sponge_env.scenario.profile import Profile, load_profile
+from sponge_env.scenario.config import Arrivals
+from sponge_env.scenario.profile import load_profile
 from sponge_env.simulation.system import SimulatedSystem
 
 RUN = Run("scripted", "short", "sim", 0)
-OUTCOMES = ("on_time", "late", "dropped", "failed")
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    seed=st.integers(0, 1000),
-    drop=st.sampled_from(["none", "expired", "late"]),
-    profile=st.sampled_from([load_profile("yolov5s"), QUOTA_PROFILE]),
-    delay_s=st.sampled_from([0.0, 0.3]),
-    allocations=st.lists(
-        st.builds(Allocation, st.integers(1, 16), st.integers(1, 16), replicas=st.integers(1, 4)),
-        min_size=1,
-        max_size=10,
-    ),
-)
-def test_every_request_ends_in_exactly_one_way(
-    seed: int, drop: str, profile: Profile, delay_s: float, allocations: list[Allocation]
-) -> None:
-    scenario = short(
-        serving=Serving(drop, 0.5 if drop == "late" else 0.0),  # type: ignore[arg-type]
-        limits=Limits(total_cores=64),
-        simulation=Simulation(actuation_delay_s=delay_s, cold_start_s=3.0),
-    )
-    system = make_system(scenario, seed, profile=profile)
-    intervals = [system.step(allocations[k % len(allocations)]) for k in range(scenario.intervals)]
-    columns = system.columns()
-    for name in OUTCOMES:
-        assert sum(getattr(w, name) for w in intervals) == np.sum(columns["outcome"] == name)
-    assert sum(w.offered for w in intervals) == columns["id"].size > 200
-    assert sum(w.hopeless for w in intervals) == np.sum(columns["hopeless"])
-    assert intervals[-1].queued == np.sum(columns["outcome"] == "queued")
-    assert intervals[-1].running == np.sum(columns["outcome"] == "running")
-    for name in names(IntervalMetrics):
-        assert isinstance(getattr(intervals[-1], name), int | float), name
-    system.drain()
-    columns = system.columns()
-    answered = np.isin(columns["outcome"], ("on_time", "late"))
-    assert np.all(answered | (columns["outcome"] == "dropped"))
-    late = columns["finished_s"] > columns["deadline_s"]
-    assert np.array_equal(columns["outcome"] == "late", late & answered)
-    assert np.all(columns["started_s"][answered] >= columns["arrival_s"][answered])
-    assert np.all(columns["finished_s"][answered] > columns["started_s"][answered])
 
 
 @pytest.mark.parametrize(
@@ -89,58 +42,6 @@ def test_an_episode_ends_with_its_duration() -> None:
         system.step(Allocation(1, 1))
     with pytest.raises(ConfigError, match="the seed must be at least 0, not -1"):
         SimulatedSystem(SHORT, -1)
-
-
-def test_replicas_that_drain_hold_cores_of_the_machine_until_they_go() -> None:
-    scenario = short(
-        interval_s=0.1, limits=Limits(4, 1, 4, total_cores=4), initial=Initial(1, 1, 2)
-    )
-    system = SimulatedSystem(scenario, 0, STEADY_PROFILE, requests_at((0.0, 9.0), (0.0, 9.0)))
-    system.step(Allocation(1, 1, 2))
-    metrics = system.step(Allocation(4, 1, 1))
-    assert (metrics.running, metrics.effective_cores) == (2, 2.0), "the other one still runs"
-    metrics = system.step(Allocation(1, 1, 4))
-    assert (metrics.cores, metrics.effective_cores) == (pytest.approx(4.0), 1.0)
-    assert len(system.view().first.starting_s) == 2, "one of four is not gone yet"
-    while system.view().first.running:
-        metrics = system.step(Allocation(1, 1, 4))
-        assert metrics.cores == pytest.approx(4.0)
-    assert len(system.view().first.starting_s) == 3
-
-
-def test_views_show_what_happened() -> None:
-    controller = Scripted(Allocation(2, 2))
-    episode = run_episode(make_system(SHORT, seed=0), controller, RUN)
-    first, later = controller.views[0], controller.views[-1]
-    assert (first.last, len(first.first.arrivals), first.now_s) == (None, 0, 0.0)
-    assert later.last == episode.intervals[-2]
-    assert list(later.first.arrivals) == [w.offered for w in episode.intervals[:-1]]
-    assert later.delays_s.max() == later.last.delay_max_s
-    assert np.all(np.diff(later.first.queued_deadlines_s) >= 0)
-    assert np.allclose(later.budgets_s, SHORT.slo_s - later.delays_s)
-    summary = episode.summary
-    assert summary.core_seconds == pytest.approx(sum(w.core_seconds for w in episode.intervals))
-
-
-def test_a_crash_while_draining_costs_no_request_with_budget() -> None:
-    scenario, profile = short(duration_s=1.0, slo_s=30.0), load_profile("yolov5s")
-
-    def make_worker(spec: SystemSpec) -> FakeWorker:
-        return FakeWorker(**worker_settings(scenario, profile, spec, 0), crashes_s=[1.01])
-
-    system = LiveSystem(scenario, 0, make_worker, profile)
-    system.step(Allocation(4, 16))
-    assert system.view().first.running
-    system.drain()
-    columns = system.columns()
-    assert set(columns["outcome"]) == {"on_time"}
-    assert columns["attempts"].max() == 2
-    assert system.worker.status().restarts == 1
-
-
-def test_an_episode_is_drained_under_the_last_allocation() -> None:
-    summary = run_episode(make_system(short(duration_s=1.0), 0), Scripted(Allocation(16, 16)), RUN)
-    assert summary.summary.offered == summary.summary.on_time > 0
 
 
 class Interrupted(Scripted):
@@ -198,40 +99,3 @@ def test_a_profile_of_another_limiter_is_reported(caplog: pytest.LogCaptureFixtu
     assert not caplog.messages
     factory._warn_of_other_limiters([[profile]], "duty-cycle")
     assert "measured under cgroup-v1, this run is under duty-cycle" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("answered", "unanswered", "probability", "expected"),
-    [
-        ([], 0, 0.99, math.nan),
-        ([], 3, 0.5, math.inf),
-        ([1.0, 2.0, 3.0], 0, 0.75, 2.5),
-        ([1.0, 2.0, 3.0], 2, 0.5, 3.0),  # exactly the last one that was answered
-        ([1.0, 2.0, 3.0], 2, 0.25, 2.0),
-        ([1.0, 2.0, 3.0], 2, 0.51, math.inf),
-    ],
-)
-def test_quantiles_count_what_was_never_answered_as_infinite(
-    answered: list[float], unanswered: int, probability: float, expected: float
-) -> None:
-    quantile_s = latency_quantile_s(answered, unanswered, probability)
-    assert quantile_s == pytest.approx(expected, nan_ok=True)
-
-
-def test_what_only_more_cores_could_save_is_counted_apart() -> None:
-    profile = load_profile("yolov5s")
-    one_core_s, fastest_s = profile.fastest_s(1), profile.fastest_s(16)
-    slo_s = {
-        "long": 2 * one_core_s,
-        "tight": (one_core_s + fastest_s) / 2,
-        "hopeless": fastest_s / 2,
-    }
-    rates = {}
-    for name, value in slo_s.items():
-        network = Network(trace="none", base_delay_s=0.0)
-        system = SimulatedSystem(short(slo_s=value, network=network), 0, profile)
-        summary = run_episode(system, Scripted(Allocation(1, 1)), RUN).summary
-        rates[name] = (summary.avoidable_violation_rate, summary.more_cores_rate)
-    assert rates["long"][1] == 0.0
-    assert rates["tight"][0] == rates["tight"][1] > 0.9
-    assert rates["hopeless"] == (0.0, 0.0)

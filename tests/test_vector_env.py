@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from numpy.typing import NDArray
 from scenarios import CONTROLLED, SHORT
-from stable_baselines3 import DQN, PPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -293,6 +293,3 @@ def test_stable_baselines_trains_and_evaluates_on_it() -> None:
     rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
     assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
     assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]
-    scenario, control, _ = CONTROLLED["SpongeVariants-v0"]
-    env = gymnasium.make("SpongeDiscrete-v0", scenario=scenario, control=control)
-    DQN("MlpPolicy", env, learning_starts=8, batch_size=8, seed=0, device="cpu").learn(32)

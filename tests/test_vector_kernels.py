@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scenarios import SHORT
 
 from sponge_env.core.rng import ARRIVALS, FADES, NETWORK, NOISE
-from sponge_env.errors import ConfigError, TraceError
-from sponge_env.scenario.config import Arrivals, Network, RequestClass
+from sponge_env.errors import ConfigError
+from sponge_env.scenario.config import Arrivals, RequestClass
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.batch import BatchSimulator
@@ -42,19 +42,6 @@ def test_memory_per_environment_is_small() -> None:
     )
     own = [a for a in batch._arrays if len(a) == 100] + [batch._metrics]
     assert sum(a.nbytes for a in own) / 100 + batch._arrays.traces.nbytes / 100 < 40_000
-
-
-def test_an_environment_can_change_its_scenario() -> None:
-    pool = [SHORT, dataclasses.replace(SHORT, name="calm", arrivals=Arrivals("constant", 1.0))]
-    batch = BatchSimulator(pool, np.array([0, 0]))
-    observations = np.zeros((2, OBS_DIM), np.float32)
-    batch.reset(np.ones(2, np.bool_), np.array([3, 3]), observations)
-    batch.assignment[1] = 1
-    allocations = np.full((2, 3), 8)
-    offered = batch.step(allocations)[1]["offered"]
-    assert offered[0] == offered[1]
-    batch.reset(np.array([False, True]), np.array([0, 3]), observations)
-    assert batch.step(allocations)[1]["offered"].tolist()[1] == 1
 
 
 def test_requests_given_to_one_environment_leave_the_others_alone() -> None:
@@ -101,9 +88,3 @@ def test_bad_resets_and_allocations_are_refused() -> None:
     batch.assignment[1] = 1
     with pytest.raises(ConfigError, match="between 0 and 0"):
         batch.reset(every, seeds, out)
-
-
-def test_a_trace_that_is_not_there_is_named() -> None:
-    scenario = dataclasses.replace(SHORT, network=Network("4g-600"))
-    with pytest.raises(TraceError, match="did you mean '4g-600s'"):
-        BatchSimulator([scenario], np.zeros(1, np.int64))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scenarios import SHORT, Scripted
 
-from baselines.fa2 import FA2
 from baselines.rules import Static
 from sponge_env.interfaces import Allocation
 from sponge_env.run.rollout import (
@@ -19,8 +18,7 @@ from sponge_env.run.rollout import (
     steady_scenario,
     warm,
 )
-from sponge_env.scenario.config import Arrivals, Initial, RequestClass
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.config import Arrivals, RequestClass
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import draw_workload
@@ -29,20 +27,8 @@ WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
 PROFILE = scenario_profile(SHORT)
 
 
-def test_a_static_allocation_is_where_it_begins() -> None:
-    assert warm(WARM, Static(cores=6, batch=3)).initial == Initial(cores=6, batch=3)
-
-
 def test_a_cold_start_stays_as_it_is() -> None:
     assert warm(SHORT, Static(cores=6)) is SHORT
-
-
-def test_a_horizontal_scaler_begins_with_replicas_for_the_mean_load() -> None:
-    paper = dataclasses.replace(load_scenario("paper"), start="warm")
-    initial = warm(paper, FA2()).initial
-    assert initial.cores == 1
-    # One replica serves 6.6 of the 20 requests per second, more with batches.
-    assert 3 <= initial.replicas <= 6
 
 
 def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:

@@ -48,8 +48,7 @@ def _serve(
     replica = w.replicas[0]
     if move == BEGIN:
         service.new_service(w, replica, value)
-        if w.model.limited:
-            quota.new_bucket(w.model, replica, part)
+        quota.new_bucket(w.model, replica, part)
     elif move == LOAD:
         replica.batch_size = 0
         service.load_service(w, replica, now_s, value)
@@ -84,37 +83,21 @@ def measured_works(
 
 
 class CoreService:
-    """The core's service of one replica, with the face of the reference's."""
+    """The core's service of one replica under a quota, with the face of the reference's."""
 
-    def __init__(
-        self,
-        cores: int,
-        *,
-        latency_s: ArrayLike = (),
-        limit: QuotaService | None = None,
-        work_s: Sequence[float] = (),
-        core_unit: float = 1.0,
-        phase: float = 0.0,
-    ) -> None:
-        """Start idle: on whole cores with (batch_max, cores_max) latencies, or under a quota."""
-        plan, table_s = MemoryPlan(1), np.asarray(latency_s, np.float64)
-        row, sizes = plan.models[0, 0], max(len(work_s), len(table_s))
+    def __init__(self, quota: QuotaService, core_unit: float, cores: int, phase: float) -> None:
+        """Start idle."""
+        plan, sizes = MemoryPlan(1), len(quota.work_s)
+        row = plan.models[0, 0]
         # A table of measured work that is used up: every batch takes the ratio at its beginning.
-        parts = [np.ones(1), np.zeros(2 * sizes), np.asarray(work_s), table_s.ravel()]
-        overheads_s = np.zeros(service.OVERHEADS)
-        if limit is not None:
-            overheads_s[:2] = limit.dispatch_s, limit.dispatch_request_s
-            overheads_s[2:] = limit.idle_s, limit.wake_cost_s, limit.resume_s
-        parts.append(overheads_s)
+        parts = [np.ones(1), np.zeros(2 * sizes), np.array(quota.work_s)]
+        overheads_s = quota.dispatch_s, quota.dispatch_request_s, quota.idle_s
+        parts.append(np.array([*overheads_s, quota.wake_cost_s, quota.resume_s]))
         row["replay_at"] = plan.numbers.add(np.concatenate(parts))
         row["work_at"] = 2 + 2 * sizes
-        row["served_at"] = row["work_at"] + len(work_s)
-        row["overheads_at"] = row["served_at"] + table_s.size
-        row["limits"]["cores"] = table_s.shape[-1]
-        row["core_unit"] = core_unit
-        if limit is not None:
-            row["limited"] = True
-            write_table(row["quota"], limit)
+        row["overheads_at"] = row["work_at"] + sizes
+        row["core_unit"], row["limited"] = core_unit, True
+        write_table(row["quota"], quota)
         self._arrays = plan.allocate(1)
         self._serve(BEGIN, 0.0, cores, phase)
 
