@@ -356,9 +356,10 @@ INFO = {
 }
 """Metrics of an interval in an environment's infos, and their type; the reward is beside them."""
 _of_info = attrgetter(*INFO)
-NOTHING = IntervalMetrics(**{n: kind(getattr(IntervalMetrics(), n)) for n, kind in INFO.items()})
+_NOTHING: dict[str, Any] = {n: kind(getattr(IntervalMetrics(), n)) for n, kind in INFO.items()}
+NOTHING = IntervalMetrics(**_NOTHING)
 """Metrics of an interval in which nothing was measured, in the types of the others."""
-_MAY_BE_UNMEASURED = [f.name for f in declared(IntervalMetrics) if math.isnan(f.default)]
+_MAY_BE_UNMEASURED = [name for name, value in _NOTHING.items() if math.isnan(value)]
 
 
 def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
