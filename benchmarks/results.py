@@ -27,6 +27,7 @@ from sponge_env.metrics import (
     StageMetrics,
     column,
     declared,
+    finite,
     unit_of,
 )
 from sponge_env.results.comparison import RunFolder, load_run
@@ -159,7 +160,12 @@ def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     """Return a row for each run, scenario, agent and quantity."""
     names = ["run", "scenario", "agent", "quantity", "live", "live_min", "live_max", "simulated"]
     names += ["difference", "verdict", "replayed", "replayed_difference"]
-    rows = [row.data() | {"run": path.stem} for path in paths for row in load_fidelity(path).rows]
+    rows = [
+        {"run": path.stem, "quantity": row.quantity.metric}
+        | finite({name: getattr(row, name) for name in names if name not in ("run", "quantity")})
+        for path in paths
+        for row in load_fidelity(path).rows
+    ]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -235,6 +235,8 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--traces", type=Path, metavar="DIR", help=text)
     text = "processes of a suite (default: one per CPU)"
     add("--jobs", type=at_least_1, metavar="N", help=text)
+    text = "run a suite on the Ray cluster at this address, or on one of this machine"
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
 
 
 def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
@@ -312,11 +314,16 @@ def _run(
         return
     from sponge_env.run.executor import Failure, Processes
 
-    task = partial(run_unit, store=store, requests=arguments.requests)
-    executor = Processes(arguments.jobs or len(os.sched_getaffinity(0)))
+    if arguments.ray is not None:
+        from sponge_env.run.cluster import Cluster, run_units
+
+        running = run_units(Cluster(arguments.ray), store, todo, arguments.requests)
+    else:
+        task = partial(run_unit, store=store, requests=arguments.requests)
+        running = Processes(arguments.jobs or len(os.sched_getaffinity(0))).run(task, todo)
     progress, failed = Progress("suite", len(todo), "result"), 0
     progress.show(0)
-    with closing(progress), closing(executor.run(task, todo)) as results:
+    with closing(progress), closing(running) as results:
         for done, (unit, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 failed += 1

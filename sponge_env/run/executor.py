@@ -108,12 +108,13 @@ def _serve(connection: Connection, work: Work, typed: Sequence[str] | None) -> N
     try:
         with installation.typing(typed):
             while True:
-                connection.send(_attempt(work, connection.recv()))
+                connection.send(attempt(work, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
-def _attempt(work: Work, task: Any) -> Any:
+def attempt(work: Work, task: Any) -> Any:
+    """Return the result of a task, or the :class:`Failure` that its exception is."""
     try:
         return work(task)
     except Exception as error:

