@@ -17,10 +17,12 @@ import pandas as pd
 import pytest
 from control_groups import groups_of
 from machine import PATIENCE_S, needs_two_cpus, wait_until
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.sponge_ip import SpongeIP
 from sponge_env.env.single import SpongeEnv
 from sponge_env.fidelity.trial import MeasuredWork, RecordedSystem, real_worker
+from sponge_env.metrics import IntervalMetrics, tag
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.profile import Profile, save_profile
@@ -30,7 +32,6 @@ from sponge_env.simulation.workload import draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENT = "static-16"
-JOURNAL = Path("intervals") / AGENT / "here+here+cold-seed0.csv"
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -59,13 +60,9 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
     ]  # fmt: skip
     with (scenario_file.parent / "stderr").open("w") as stderr:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr)
-    intervals = run / JOURNAL
     try:
         wait_until(
-            lambda: (
-                process.poll() is not None
-                or (intervals.exists() and intervals.read_text().count("\n") > 3)
-            ),
+            lambda: process.poll() is not None or len(followed(run, "on_time")) > 2,
             "three intervals",
         )
     except AssertionError:
@@ -74,6 +71,17 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
         raise
     assert process.poll() is None, (scenario_file.parent / "stderr").read_text()
     return process, run
+
+
+def followed(run: Path, metric: str) -> list[float]:
+    """Return a metric of each interval so far, as TensorBoard shows it meanwhile."""
+    folder = run / "tensorboard" / AGENT
+    if not folder.is_dir():
+        return []
+    events = EventAccumulator(str(folder)).Reload()
+    name = tag(IntervalMetrics, metric)
+    known = name in events.Tags()["scalars"]
+    return [event.value for event in events.Scalars(name)] if known else []
 
 
 def the_summary(run: Path) -> dict[str, Any]:
@@ -154,7 +162,7 @@ def compare(sim: Episode, live: Episode) -> dict[str, float]:
 def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
     process, run = start_evaluation(scenario_file)
     os.kill(replica_of(process.pid), signal.SIGKILL)
-    wait_until(lambda: serves_again(run / JOURNAL), "serving after the restart")
+    wait_until(lambda: serves_again(run), "serving after the restart")
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_S) == 130
     assert not groups_of(process.pid)
@@ -169,11 +177,11 @@ def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
     }
 
 
-def serves_again(intervals_csv: Path) -> bool:
+def serves_again(run: Path) -> bool:
     """Tell whether requests met their deadlines in an interval after that of a restart."""
-    intervals = pd.read_csv(intervals_csv)
-    after = intervals["restarts"].cumsum().shift(fill_value=0) > 0
-    return bool(intervals["on_time"][after].sum() > 0)
+    restarts = np.cumsum([0.0, *followed(run, "restarts")])
+    on_time = followed(run, "on_time")
+    return any(before and served for before, served in zip(restarts, on_time, strict=False))
 
 
 def test_learning_live_pauses_the_world(machine_profile: Profile, scenario_file: Path) -> None:

@@ -33,9 +33,6 @@ EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the best rules."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
-REPLICA_STEP_INTERVALS = 20
-"""A cold start pays off only for a replica that stays, and a policy that may change its mind every
-interval learns that less well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +149,7 @@ class TrainingPlan:
     @property
     def every(self) -> int:
         """Intervals after which the policy may change the replicas; never if 0."""
-        return REPLICA_STEP_INTERVALS * self.control.scales_out
+        return int(self.control.scales_out)
 
     @property
     def inputs(self) -> tuple[str, ...]:
