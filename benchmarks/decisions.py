@@ -3,10 +3,9 @@
     python -m benchmarks.decisions
 
 Every row is the median over random states with that many requests queued, under an SLO that
-leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
-solver from Python; ``decide`` is the whole way from view to allocation, forecast included;
-``MPC decide`` is the same for sponge-mpc, which plays the queue out. The published search takes the
-queue for its lambda, as one second's requests.
+leaves some of them with an answer that misses nothing. ``decide`` is the whole way of sponge-ip
+from view to allocation, forecast included; ``MPC decide`` is the same for sponge-mpc, which plays
+the queue out. The published search takes the queue for its lambda, as one second's requests.
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
-from agents.rates import forecast_arrivals
 from agents.sponge_ip import SpongeIP
-from agents.stages import StageProgram
 from sponge_env.interfaces import (
     Allocation,
     RunningBatch,
@@ -39,7 +35,7 @@ from sponge_env.scenario.profile import load_profile
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
 
-COLUMNS = ("kernel", "decide", "MPC decide", "published")
+COLUMNS = ("decide", "MPC decide", "published")
 
 
 def make_spec(grid: int, queued: int) -> SystemSpec:
@@ -107,14 +103,8 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     exact, mpc = SpongeIP(), SpongeMPC()
     exact.reset(spec, seed=0)
     mpc.reset(spec, seed=0)
-    stages = StageProgram(exact.config, spec)
-    tables, order = stages.model.tables[0], stages.pair_order
-    assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for view in views:
-        forecast = forecast_arrivals(spec, view)
-        (state,) = stages.model.states(view, forecast, [1])
-        times["kernel"].append(median_s(100, solve_pairs, tables, state, order))
         times["decide"].append(median_s(100, exact.decide, view))
         times["MPC decide"].append(median_s(20, mpc.decide, view))
         times["published"].append(median_s(1, published_search, spec, queued, 0.2))
