@@ -144,7 +144,7 @@ def _points_pictures(folder: Path) -> dict[str, bytes]:
             (f"{start} start", {row["agent"]: _point(row) for row in own.to_dict("records")})
             for start, own in rows.dropna(subset="cores_over_common_bound").groupby("start")
         ]
-        pictures[f"{name}.png"] = png(points_figure([panels], styles, relative=True))
+        pictures[f"{name}.png"] = png(points_figure(panels, styles, relative=True))
     return pictures
 
 

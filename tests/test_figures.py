@@ -70,7 +70,7 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
             assert figure.bbox.x0 <= ends.x0 <= ends.x1 <= figure.bbox.x1, name
             assert figure.bbox.y0 <= ends.y0 <= ends.y1 <= figure.bbox.y1, name
         names += [name] * len(figure.legends)
-    assert len(names) == 3
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize(

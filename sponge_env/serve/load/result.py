@@ -136,15 +136,6 @@ def report_lines(result: LoadResult) -> list[str]:
     shown = (kind for kind in range(REFUSED, len(KINDS)) if kind <= FAILED or counts[kind])
     parts += [f"{counts[kind]} {KINDS[kind]}" for kind in shown]
     lines = [f"requests     {', '.join(parts)}"]
-    answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
-    if answers_s.size:
-        values = (answers_s.mean(), *np.quantile(answers_s, (0.5, 0.99)))
-        texts = [f"{name} {_ms(v)}" for name, v in zip(("mean", "p50", "p99"), values, strict=True)]
-        lines.append(f"latency      of answers: {', '.join(texts)}")
-    p50_s, p99_s = result.lateness_s(0.5), result.lateness_s(0.99)
-    lines.append(f"client       sent {_ms(p50_s)} late in the median, {_ms(p99_s)} at p99")
+    p50_ms, p99_ms = (1000 * result.lateness_s(share) for share in (0.5, 0.99))
+    lines.append(f"client       sent {p50_ms:.1f} ms late in the median, {p99_ms:.1f} ms at p99")
     return lines + ([f"last error   {result.error}"] if result.error else [])
-
-
-def _ms(seconds: float | np.floating[Any]) -> str:
-    return f"{seconds * 1000:.1f} ms"

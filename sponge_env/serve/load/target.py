@@ -52,7 +52,7 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     if not isinstance(server, dict) or "name" not in server:
         raise ConfigError(
             f"{client.url} is no server of the Open Inference Protocol: it answered GET /v2 with "
-            f"{_status(about)}"
+            f"status {about.status}"
         )
     index = (await _ask(client, "POST", "/v2/repository/index")).json
     entries = [entry for entry in index if isinstance(entry, dict)] if type(index) is list else []
@@ -63,7 +63,7 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     name = model or models[0]
     metadata = await _ask(client, "GET", f"/v2/models/{quote(name, safe='')}")
     if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
-        why = unknown("model", name, models) if models else _error(metadata)
+        why = unknown("model", name, models) if models else f"status {metadata.status}"
         raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
     input_name, inputs = _input(name, metadata.json)
     return Target(client.url, str(server["name"]), name, input_name, inputs)
@@ -103,18 +103,6 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
     if answer.status == HTTPStatus.UNAUTHORIZED:
         raise ConfigError(f"{client.url} needs a token, or another one, in ${TOKEN}")
     return answer
-
-
-def _error(answer: Answer) -> str:
-    values = answer.json
-    return (str(values.get("error", "")) if isinstance(values, dict) else "") or _status(answer)
-
-
-def _status(answer: Answer) -> str:
-    try:
-        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
-    except ValueError:
-        return str(answer.status)
 
 
 def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:

@@ -21,18 +21,6 @@ OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "sto
 """How calls end; an answer is the first or the second."""
 VIOLATIONS = ("late", "refused", "expired", "failed")
 """Outcomes that violate the SLO; cancelled calls and those of a stopped server do not."""
-FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Triton's reasons why a request was not answered."""
-REASONS: dict[Status, str] = {
-    Status.REFUSED: "REJECTED",
-    Status.EXPIRED: "REJECTED",
-    Status.FAILED: "BACKEND",
-    Status.CANCELLED: "CANCELED",
-    Status.STOPPED: "OTHER",
-}
-"""Triton's reason for each status without an answer."""
-UNANSWERED = {status: status.name.lower() for status in REASONS}
-"""Outcome of each status without an answer."""
 
 SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
@@ -99,8 +87,6 @@ class ServerMetrics:
         """End-to-end, of answers."""
         self.slo_used = Histogram(SLO_SHARES)
         """The same relative to each call's own SLO."""
-        self.requests = dict.fromkeys(("success", *FAILURES), 0)
-        """Clients' requests that were answered, and others by Triton's reasons."""
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
         self.answers: Counter[str] = Counter()
@@ -123,11 +109,10 @@ class ServerMetrics:
         """
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
         answer = "on_time" if reply.in_time else "late"
-        outcome = answer if answered else UNANSWERED[reply.status]
+        outcome = answer if answered else reply.status.name.lower()
         with self.lock:
             self.outcomes[outcome] += 1
             if not counted:
-                self.requests[REASONS.get(reply.status, "success")] += 1
                 handled = self.success if answered else self.fail
                 handled.add(reply.queue_s + reply.service_s)
             if answered:
@@ -141,14 +126,9 @@ class ServerMetrics:
         return outcome
 
     def rejected(self, status: int) -> None:
-        """Count a request that never came to the engine.
-
-        Triton counts those for which there is no room as failures of the model's, and none that
-        it does not understand.
-        """
+        """Count a request that never came to the engine."""
         with self.lock:
             self.rejections[status] += 1
-            self.requests["REJECTED"] += status == 503
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a front end has read a request and written its answer."""
