@@ -146,17 +146,13 @@ def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
     return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
 
 
-def _steps(info: PolicyInfo) -> int:
-    """Return for how many steps a policy was trained."""
-    return info.steps if info.partial else max(info.steps, info.planned)
-
-
 def policies() -> dict[str, str]:
     """Return every policy file that there is, and what it was trained for."""
     about = {}
     for path, policy in _policies(RUNS):
         info = policy.info
-        text = f"{info.agent} on {', '.join(info.scenarios)}, {_steps(info)} steps"
+        steps = info.steps if info.partial else max(info.steps, info.planned)
+        text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
         name = path.name if path.is_relative_to(SHIPPED) else str(path)
         about[name] = text + ", training was interrupted" * info.partial
     return about

@@ -11,6 +11,7 @@ tables of fields in docs/environment.md are made from the code.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -157,10 +158,15 @@ def _point(row: Mapping[str, float]) -> tuple[Estimate, Estimate]:
 
 def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     """Return a row for each run, scenario, agent and quantity."""
-    names = ["run", "scenario", "agent", "quantity", "live", "live_min", "live_max", "simulated"]
-    names += ["difference", "verdict", "replayed", "replayed_difference"]
-    rows = [row.data() | {"run": path.stem} for path in paths for row in load_fidelity(path).rows]
-    return pd.DataFrame(rows, columns=names)
+    names = ["live", "live_min", "live_max", "simulated", "difference", "verdict"]
+    names += ["replayed", "replayed_difference"]
+    rows = [
+        [path.stem, row.scenario, row.agent, row.quantity.metric, *(getattr(row, n) for n in names)]
+        for path in paths
+        for row in load_fidelity(path).rows
+    ]
+    frame = pd.DataFrame(rows, columns=["run", "scenario", "agent", "quantity", *names])
+    return frame.replace([math.inf, -math.inf], math.nan)
 
 
 def tables(folder: Path) -> str:

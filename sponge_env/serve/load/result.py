@@ -56,13 +56,6 @@ class LoadResult:
         """(n,) time from sending to the end."""
         return self.finished_s - self.workload.sent_s
 
-    @property
-    def status(self) -> str:
-        """Progress so far, in a few words."""
-        ended = self.ended != PENDING
-        running, violated = np.sum(~ended & ~np.isnan(self.put_s)), np.sum(ended & ~self.on_time)
-        return f"{np.sum(ended)} ended, {running} running, {violated} violations"
-
     def lateness_s(self, quantile: float) -> float:
         """Return a quantile of how late this client itself was; 0 if it has sent nothing."""
         late_s = self.put_s - self.workload.arrival_s

@@ -157,14 +157,6 @@ class ServerMetrics:
             self.throttled_core_s += last.throttled_share * last.core_seconds
             return True
 
-    @property
-    def handling_ns(self) -> int:
-        """Time of answered requests in queues and batches, and in reading and writing them.
-
-        Without what it took to receive and to send them.
-        """
-        return self.success.ns + self.input.ns + self.output.ns
-
     def counts(self) -> dict[str, int]:
         """Return how many calls have ended in each way."""
         with self.lock:
@@ -182,6 +174,8 @@ class ServerMetrics:
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
         with self.lock:
+            # Without what it took to receive requests and to send their answers.
+            handled_ns = self.success.ns + self.input.ns + self.output.ns
             return {
                 "name": self.served.name,
                 "version": VERSION,
@@ -189,7 +183,7 @@ class ServerMetrics:
                 "inference_count": self.queue.count,
                 "execution_count": sum(each.count for each in by_size.values()),
                 "inference_stats": {
-                    "success": {"count": self.success.count, "ns": self.handling_ns},
+                    "success": {"count": self.success.count, "ns": handled_ns},
                     "fail": self.fail.as_json(),
                     "queue": self.queue.as_json(),
                     "compute_input": self.input.as_json(),
