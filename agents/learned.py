@@ -146,17 +146,5 @@ def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
     return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
 
 
-def policies() -> dict[str, str]:
-    """Return every policy file that there is, and what it was trained for."""
-    about = {}
-    for path, policy in _policies(RUNS):
-        info = policy.info
-        steps = info.steps if info.partial else max(info.steps, info.planned)
-        text = f"{info.agent} on {', '.join(info.scenarios)}, {steps} steps"
-        name = path.name if path.is_relative_to(SHIPPED) else str(path)
-        about[name] = text + ", training was interrupted" * info.partial
-    return about
-
-
 ppo = partial(PolicyController, "ppo")
 ppo_joint = partial(PolicyController, "ppo-joint")

@@ -20,7 +20,6 @@ from sponge_env.scenario import profile as profiles
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop
-from sponge_env.serve.load.client import infer_path
 from sponge_env.serve.load.result import (
     ANSWERED,
     EXPIRED,
@@ -255,7 +254,3 @@ def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[in
     for tensor in shown:
         assert (tensor.shape, str(tensor.dtype)) == (shape, dtype)
     assert len({tensor.tobytes() for tensor in shown}) > 1 or dtype == "bool"
-
-
-def test_a_model_may_have_any_name() -> None:
-    assert infer_path("a/b c") == "/v2/models/a%2Fb%20c/infer"

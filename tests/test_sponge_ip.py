@@ -20,7 +20,6 @@ from agents.sponge_ip import (
     SpongeIP,
     SpongeIPConfig,
     bundled,
-    no_batching,
     no_scaling,
 )
 from agents.stages import StageProgram, lay_out
@@ -155,24 +154,6 @@ def test_equals_pulp_on_random_states(options: dict[str, Any]) -> None:
         exact.reset(spec, seed=0)
         pulp.reset(spec, seed=0)
         assert same(exact.decide(view), pulp.decide(view))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    view=views(max_queued=200),
-    margin=st.floats(0, 0.5),
-    rate_rps=st.floats(0, 120),
-    noise=st.floats(0, 3),
-    low_s=st.floats(-1, 1),
-    more_s=st.floats(0, 1),
-)
-def test_equals_exhaustive_search_on_any_forecast(
-    view: SystemView, margin: float, rate_rps: float, noise: float, low_s: float, more_s: float
-) -> None:
-    spec = make_spec()
-    forecast = Forecast(rate_rps, noise, low_s, low_s + more_s)
-    answer = choose(spec, view, forecast, margin)
-    assert same(answer, exhaustive(spec, view, forecast, margin))
 
 
 @settings(max_examples=80, deadline=None)
@@ -341,13 +322,6 @@ def test_no_scaling_takes_the_smallest_batch_that_is_feasible_on_its_cores(
     if chosen.feasible and chosen.cores <= cores:
         assert answer.feasible
         assert answer.batch <= chosen.batch
-
-
-def test_no_batching_never_asks_for_a_batch() -> None:
-    controller = no_batching(formulation="paper", on_infeasible="hold")
-    controller.reset(make_spec(), seed=0)
-    for view in (make_view(), busy_view(rate_rps=200), busy_view(rate_rps=5)):
-        assert controller.decide(view).batch == 1
 
 
 def test_fixed_cores_stay_within_the_limit() -> None:
