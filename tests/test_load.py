@@ -205,7 +205,7 @@ def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     workload = Workload(
         np.arange(len(ended)), sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ended), 1e3)
     )
-    where = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
+    where = Target("fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
     held: Any = ServerState(None)  # type: ignore[arg-type]
     result = LoadResult(scenario, where, workload, held)

@@ -32,8 +32,6 @@ POLL_S = 1.0
 class Target:
     """A model on a server."""
 
-    url: str
-    """Of the server, without a slash at its end."""
     server: str
     """Name that the server gives itself."""
     model: str
@@ -58,15 +56,15 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     entries = [entry for entry in index if isinstance(entry, dict)] if type(index) is list else []
     models = [str(entry["name"]) for entry in entries if "name" in entry]
     if not model and len(models) != 1:
-        what = f"serves {', '.join(models)}" if models else "does not list its models"
-        raise ConfigError(f"{client.url} {what}; name a model with --model")
+        listed = ", ".join(models) or "models that it does not list"
+        raise ConfigError(f"{client.url} serves {listed}; name a model with --model")
     name = model or models[0]
     metadata = await _ask(client, "GET", f"/v2/models/{quote(name, safe='')}")
     if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
         why = unknown("model", name, models) if models else f"status {metadata.status}"
         raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
     input_name, inputs = _input(name, metadata.json)
-    return Target(client.url, str(server["name"]), name, input_name, inputs)
+    return Target(str(server["name"]), name, input_name, inputs)
 
 
 def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
