@@ -28,7 +28,7 @@ SLO_SHARES = (
 )
 """Edges of latencies relative to the SLO, closer to each other where they decide."""
 DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Edges of a decision's wall time: compiled to PuLP."""
+"""Edges of a decision's wall time, from compiled programs to PuLP."""
 
 
 class Histogram:
