@@ -39,8 +39,13 @@ _SOON = 1.5
 start, the less the ready ones serve for so long."""
 
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
-"""Utilisation and reluctance where they are left out. Stages of a pipeline have to be quick rather
-than busy: what one of them holds up is late in all, and few cores cannot come to the rescue."""
+"""Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
+fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
+late in all, and few cores cannot come to the rescue."""
+_FEWEST = 2
+"""Replicas to hold at least where one core would be half busy, but not in a pipeline or where all
+share one CPU. Each core adds less than the one before, so that two replicas serve a burst that one
+cannot, or serve it on fewer cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +55,6 @@ class FleetOptions(Options):
     utilisation: float | None = option(None, above=0, at_most=1)
     """Share of the planned throughput that a replica is trusted with; if left out 0.9, of stages of
     a pipeline 0.45."""
-    reluctance: float | None = option(None, at_least=0, below=1)
-    """Saving, relative to the whole cost, for which the fleet changes; if left out 0.03, of stages
-    of a pipeline 0.1."""
-    least_replicas: int | None = option(None, at_least=1)
-    """Fewest to hold where one core would be at least half busy; if left out two, but one in a
-    pipeline and where all share one CPU. Each core adds less than the one before, so that two
-    replicas serve a burst that one cannot, or serve it on fewer cores."""
     overload_windows: int = option(3, at_least=0)
     """Past intervals whose least rate, in a pipeline the mean one, is taken to last if the ready
     replicas cannot serve it; 0 for none."""
@@ -85,19 +83,15 @@ class FleetPlanner:
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
-        usual = _IN_PIPELINE if in_pipeline else _ALONE
-        chosen = config.utilisation, config.reluctance
-        self._utilisation, self._reluctance = (
-            each if own is None else own for own, each in zip(chosen, usual, strict=True)
-        )
+        usual, self._reluctance = _IN_PIPELINE if in_pipeline else _ALONE
+        self._utilisation = config.utilisation or usual
         self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
         self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
         self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
         ready_s = spec.resize_delay_s + spec.first.cold_start_s
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
-        minimum = config.least_replicas or (2 if alone else 1)
-        self._fewest = min(minimum, len(self._replicas))
+        self._fewest = min(_FEWEST if alone else 1, len(self._replicas))
         self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""

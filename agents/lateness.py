@@ -129,10 +129,7 @@ def done_s(service: Service, before: int, queued: int) -> float:
     """
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
-    if replicas == 1:  # the usual case, without divisions
-        end_s: float = service.free_s[0] + before * whole_s + own_s
-    else:
-        end_s = service.free_s[before % replicas] + before // replicas * whole_s + own_s
+    end_s: float = service.free_s[before % replicas] + before // replicas * whole_s + own_s
     return end_s
 
 
@@ -140,7 +137,7 @@ def done_s(service: Service, before: int, queued: int) -> float:
 def _behind_queue_s(service: Service, queued: int, number: int) -> float:
     """Return when a batch of arrivals starts that has so many of them before it."""
     replicas = service.free_s.size
-    turn, rounds = (0, number) if replicas == 1 else (number % replicas, number // replicas)
+    turn, rounds = number % replicas, number // replicas
     # The last batch of the queue on the same replica; negative where it has none.
     last = (queued + service.batch - 1) // service.batch - replicas + turn
     clear_s = done_s(service, last, queued) if last >= 0 else service.free_s[last + replicas]

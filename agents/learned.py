@@ -25,8 +25,6 @@ RUNS = Path("runs")
 """Where train.py leaves its run directories."""
 SHIPPED = Path(__file__).resolve().parent / "policies"
 """Policies that come with the project."""
-_FEW = 10
-"""A policy that was trained for so many times fewer steps than the shipped one says so."""
 
 
 def control_of(agent: str, spec: SystemSpec) -> Control:
@@ -101,13 +99,8 @@ class PolicyController(BaseController):
         if info.partial:
             return f"{text} {info.steps} steps of {info.planned}, when training was interrupted"
         if info.planned > info.steps:
-            text = f"{text} {info.planned} steps, the best by validation after {info.steps}"
-        else:
-            text = f"{text} {info.steps} steps"
-        shipped = shipped_for(info.agent, info.fingerprint).values()
-        most = max(map(_steps, shipped), default=0)
-        few = f", few beside the {most} of the shipped one ({info.agent}.policy=shipped)"
-        return text + few * (_FEW * _steps(info) <= most)
+            return f"{text} {info.planned} steps, the best by validation after {info.steps}"
+        return f"{text} {info.steps} steps"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
         own = self._agent, self._control.fingerprint(spec)
@@ -151,22 +144,6 @@ def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
     """Return the shipped policies of an agent for systems with a fingerprint."""
     infos = {path: policy.info for path, policy in _policies(None)}
     return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
-
-
-def _steps(info: PolicyInfo) -> int:
-    """Return for how many steps a policy was trained."""
-    return info.steps if info.partial else max(info.steps, info.planned)
-
-
-def policies() -> dict[str, str]:
-    """Return every policy file that there is, and what it was trained for."""
-    about = {}
-    for path, policy in _policies(RUNS):
-        info = policy.info
-        text = f"{info.agent} on {', '.join(info.scenarios)}, {_steps(info)} steps"
-        name = path.name if path.is_relative_to(SHIPPED) else str(path)
-        about[name] = text + ", training was interrupted" * info.partial
-    return about
 
 
 ppo = partial(PolicyController, "ppo")

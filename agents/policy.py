@@ -156,8 +156,8 @@ def load_policy(path: Path) -> Policy:
             f"{path} is damaged or not a policy file, which train.py writes as {POLICY_FILE}"
         ) from error
     policy = Policy(info, layers, input_range=arrays.get("seen"))
-    if fault := _fault(policy):
-        raise PolicyError(f"{path} is damaged: {fault}")
+    if not _fits(policy):
+        raise PolicyError(f"{path} is damaged: its numbers do not go together")
     return policy
 
 
@@ -169,22 +169,18 @@ def _metadata(contents: bytes) -> dict[str, str]:
     return metadata
 
 
-def _fault(policy: Policy) -> str:
-    """Return what does not go together, or is no number; nothing if all is well."""
-    width = len(policy.info.inputs)
+def _fits(policy: Policy) -> bool:
+    """Return whether all numbers are finite and all sizes go together."""
+    width, sizes, actions = len(policy.info.inputs), policy.info.batches, policy.info.actions
     arrays = [array for layer in policy.layers for array in layer]
     if policy.input_range is not None:
         if policy.input_range.shape != (2, width):
-            return "the ranges of its inputs do not fit its inputs"
+            return False
         arrays.append(policy.input_range)
     for weight, bias in policy.layers:
-        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
-            return "its layers do not fit together"
-        width = weight.shape[0]
-    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays):
-        return "it has weights that are no finite numbers of 32 bits"
-    sizes, actions = policy.info.batches, policy.info.actions
-    if len(actions) < STEPWISE_PARTS or len(sizes) != actions[1]:
-        return "its batch sizes do not fit its actions"
-    fits = min(actions, default=0) >= 1 and sum(actions) == width
-    return "" if fits else "its output does not fit its actions"
+        if bias.ndim != 1 or weight.shape != (bias.size, width):
+            return False
+        width = bias.size
+    finite = all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
+    chosen = len(actions) >= STEPWISE_PARTS and min(actions) >= 1 and len(sizes) == actions[1]
+    return finite and chosen and sum(actions) == width

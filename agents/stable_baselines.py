@@ -58,17 +58,16 @@ class SB3Policy(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""
-        shape, space, known = self._policy.observation_space.shape, self._policy.action_space, []
+        shape, space = self._policy.observation_space.shape, self._policy.action_space
         for name in dict.fromkeys(reaching(name, spec) for name in get_args(ControlName)):
             self._control = control_named(name, spec)
             actions, observed = self._control.spaces(spec)
             if observed.shape == shape and _fits(space, actions.nvec):
                 break
-            known.append(f"observe {observed.shape} and choose {actions}")
         else:
             raise PolicyError(
-                f"{self._file} observes {shape} and chooses {space}; environments of this system "
-                f"{'; or '.join(known)}"
+                f"{self._file} observes {shape} and chooses {space}, as no environment of this "
+                "system does"
             )
         self._choices = actions.nvec
         self._masks = ActionMasks(spec, self._control) if self._masked else None

@@ -149,9 +149,8 @@ class HeldConfig(Options):
     """What a stage holds always."""
 
     cores: int | None = option(None, at_least=1)
-    """Core units of each replica; all of them if left out, and never more than there are."""
-    replicas: int | None = option(None, at_least=1)
-    """Replicas; as many as at first if left out, and never more than there can be."""
+    """Core units of each replica, of which there are as many as at first; all of them if left out,
+    and never more than there are."""
 
     def of(self, spec: SystemSpec) -> list[StageAllocation]:
         """Return what each stage holds, as far as it fits on the machine."""
@@ -159,7 +158,7 @@ class HeldConfig(Options):
             StageAllocation(
                 min(self.cores or stage.cores_max, stage.cores_max),
                 stage.batch_max,
-                min(self.replicas or first.replicas, stage.replicas_max),
+                first.replicas,
                 first.variant,
             )
             for stage, first in zip(spec.stages, spec.initial.stages, strict=True)

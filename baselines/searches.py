@@ -31,8 +31,6 @@ class Candidate:
     """Core units; at least that, if they were given up."""
     offered: int
     """Requests of all seeds, whatever is done with them."""
-    at_edge: tuple[str, ...] = ()
-    """Options whose values end their grid: better ones may lie beyond."""
     percent_lost: float = 0.0
     """How much less accurate the answers were than the best model's, in percent of that."""
 

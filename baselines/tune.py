@@ -140,8 +140,7 @@ def tune_cell(task: Task) -> Candidate:
 
     study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=size if small else TRIALS)
-    at_edge = tuple(n for n, v in best.options.items() if v in (grid[n][0], grid[n][-1]))
-    return dataclasses.replace(best, at_edge=at_edge)
+    return best
 
 
 def import_optuna() -> ModuleType:

@@ -1,30 +1,25 @@
-"""How long a decision takes: Sponge's program, the look-ahead, and the published search.
+"""How long a decision takes: Sponge's program and the look-ahead.
 
     python -m benchmarks.decisions
 
 Every row is the median over random states with that many requests queued, under an SLO that
-leaves some of them with an answer that misses nothing. ``kernel`` is one call of the compiled
-solver from Python; ``decide`` is the whole way from view to allocation, forecast included;
-``MPC decide`` is the same for sponge-mpc, which plays the queue out. The published search takes the
-queue for its lambda, as one second's requests.
+leaves some of them with an answer that misses nothing. ``decide`` is the whole way of sponge-ip
+from view to allocation, forecast included; ``MPC decide`` is the same for sponge-mpc, which plays
+the queue out.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 import statistics
 import timeit
 from collections.abc import Callable
 
 import numpy as np
 
-from agents.enumeration import solve_pairs
 from agents.lookahead import SpongeMPC
-from agents.rates import forecast_arrivals
 from agents.sponge_ip import SpongeIP
-from agents.stages import StageProgram
 from sponge_env.interfaces import (
     Allocation,
     RunningBatch,
@@ -39,7 +34,7 @@ from sponge_env.scenario.profile import load_profile
 QUEUED = (20, 100, 1_000, 10_000)
 GRIDS = (16, 64)
 
-COLUMNS = ("kernel", "decide", "MPC decide", "published")
+COLUMNS = ("decide", "MPC decide")
 
 
 def make_spec(grid: int, queued: int) -> SystemSpec:
@@ -75,28 +70,11 @@ def make_view(rng: np.random.Generator, spec: SystemSpec, queued: int) -> System
     )
 
 
-def published_search(spec: SystemSpec, requests: int, delay_s: float) -> tuple[int, int] | None:
-    """Search as the authors' code does: cores upward, batches upward, requests in batches."""
-    limit_ms = (0.9 * spec.slo_s - delay_s) * 1e3
-    fit = spec.first.latency
-    for c in range(1, spec.first.cores_max + 1):
-        for b in range(1, spec.first.batch_max + 1):
-            latency_s = fit.gamma_s * b / c + fit.epsilon_s / c + fit.delta_s * b + fit.eta_s
-            latency_ms = math.floor(latency_s * 1e3)
-            queueing_ms, late = 0, False
-            for _ in range(0, requests, b):
-                late = late or queueing_ms + latency_ms > limit_ms
-                queueing_ms += latency_ms
-            if not late and b / latency_ms * 1e3 >= requests:
-                return c, b
-    return None
-
-
 def median_s(repeats: int, function: Callable[..., object], *arguments: object) -> float:
-    """Time calls; the first warms up and does not count unless it is the only one."""
+    """Time calls; the first warms up and does not count."""
     call = functools.partial(function, *arguments)
     times_s = timeit.repeat(call, "import gc; gc.enable()", repeat=repeats, number=1)
-    return statistics.median(times_s[repeats > 1 :])
+    return statistics.median(times_s[1:])
 
 
 def measure(grid: int, queued: int, states: int) -> list[str]:
@@ -107,17 +85,10 @@ def measure(grid: int, queued: int, states: int) -> list[str]:
     exact, mpc = SpongeIP(), SpongeMPC()
     exact.reset(spec, seed=0)
     mpc.reset(spec, seed=0)
-    stages = StageProgram(exact.config, spec)
-    tables, order = stages.model.tables[0], stages.pair_order
-    assert order is not None
     times: dict[str, list[float]] = {name: [] for name in COLUMNS}
     for view in views:
-        forecast = forecast_arrivals(spec, view)
-        (state,) = stages.model.states(view, forecast, [1])
-        times["kernel"].append(median_s(100, solve_pairs, tables, state, order))
         times["decide"].append(median_s(100, exact.decide, view))
         times["MPC decide"].append(median_s(20, mpc.decide, view))
-        times["published"].append(median_s(1, published_search, spec, queued, 0.2))
     feasible = float(np.mean([exact.decide(view).feasible for view in views]))
     medians = (f"{1e6 * float(np.median(values)):.1f}" for values in times.values())
     return [f"{grid}x{grid}", str(queued), f"{feasible:.0%}", *medians]

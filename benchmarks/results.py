@@ -11,6 +11,7 @@ tables of fields in docs/environment.md are made from the code.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from sponge_env.metrics import (
     StageMetrics,
     column,
     declared,
-    finite,
     unit_of,
 )
 from sponge_env.results.comparison import RunFolder, load_run
@@ -145,7 +145,7 @@ def _points_pictures(folder: Path) -> dict[str, bytes]:
             (f"{start} start", {row["agent"]: _point(row) for row in own.to_dict("records")})
             for start, own in rows.dropna(subset="cores_over_common_bound").groupby("start")
         ]
-        pictures[f"{name}.png"] = png(points_figure([panels], styles, relative=True))
+        pictures[f"{name}.png"] = png(points_figure(panels, styles, relative=True))
     return pictures
 
 
@@ -158,15 +158,15 @@ def _point(row: Mapping[str, float]) -> tuple[Estimate, Estimate]:
 
 def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     """Return a row for each run, scenario, agent and quantity."""
-    names = ["run", "scenario", "agent", "quantity", "live", "live_min", "live_max", "simulated"]
-    names += ["difference", "verdict", "replayed", "replayed_difference"]
+    names = ["live", "live_min", "live_max", "simulated", "difference", "verdict"]
+    names += ["replayed", "replayed_difference"]
     rows = [
-        {"run": path.stem, "quantity": row.quantity.metric}
-        | finite({name: getattr(row, name) for name in names if name not in ("run", "quantity")})
+        [path.stem, row.scenario, row.agent, row.quantity.metric, *(getattr(row, n) for n in names)]
         for path in paths
         for row in load_fidelity(path).rows
     ]
-    return pd.DataFrame(rows, columns=names)
+    frame = pd.DataFrame(rows, columns=["run", "scenario", "agent", "quantity", *names])
+    return frame.replace([math.inf, -math.inf], math.nan)
 
 
 def tables(folder: Path) -> str:

@@ -94,7 +94,7 @@ def test_the_list_shows_what_there_is_to_choose_from(capsys: pytest.CaptureFixtu
     assert sponge(["list"]) == 0
     assert capsys.readouterr().out == listed
     assert len(listed.splitlines()) < 90
-    for name in ("sponge-paper", "oracle", "flash-crowd", "quick", "yolov5s", "ppo-yolov5s"):
+    for name in ("sponge-paper", "oracle", "flash-crowd", "quick", "yolov5s"):
         assert re.search(rf"\s{name}[\s,.]", listed)
     assert not any(Path().iterdir())
 

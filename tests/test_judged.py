@@ -62,8 +62,6 @@ def test_what_is_kept_says_of_how_many_it_is_the_median(
 @pytest.mark.parametrize(
     ("changes", "profile", "sentence"),
     [
-        ({"seed": 0}, "yolov5s", "policies that are compared need seeds of their own"),
-        ({"partial": True}, "yolov5s", "{1} has no score: its training in phases did not end"),
         ({"score": None}, "yolov5s", "{1} has no score: its training in phases did not end"),
         ({}, "resnet18", "{0} is not for resnet18 under the limits of the suite"),
     ],

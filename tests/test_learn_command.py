@@ -128,8 +128,6 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
     assert f"\nships        {shipped}\n" in printed
     assert f"{follow}\n" in printed, "the newest is found by itself"
     assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
-    said = capsys.readouterr().out
-    assert "agent ppo follows runs/two/policy.safetensors" in said
-    assert "few beside the 8000000 of the shipped one" in said
+    assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out
     assert main(["--agent", "ppo-joint", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
     assert "the checkpoint is one of ppo, not of ppo-joint" in capsys.readouterr().err

@@ -20,7 +20,6 @@ from sponge_env.scenario import profile as profiles
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.load import open_loop
-from sponge_env.serve.load.client import infer_path
 from sponge_env.serve.load.result import (
     ANSWERED,
     EXPIRED,
@@ -206,7 +205,7 @@ def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     workload = Workload(
         np.arange(len(ended)), sent_s, sent_s + 0.1, sent_s + 1.0, np.full(len(ended), 1e3)
     )
-    where = Target("http://x", "fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
+    where = Target("fake", "m", "x", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
     held: Any = ServerState(None)  # type: ignore[arg-type]
     result = LoadResult(scenario, where, workload, held)
@@ -255,7 +254,3 @@ def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[in
     for tensor in shown:
         assert (tensor.shape, str(tensor.dtype)) == (shape, dtype)
     assert len({tensor.tobytes() for tensor in shown}) > 1 or dtype == "bool"
-
-
-def test_a_model_may_have_any_name() -> None:
-    assert infer_path("a/b c") == "/v2/models/a%2Fb%20c/infer"

@@ -79,22 +79,13 @@ def damaged(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence"),
-    [
-        ("truncated", "is damaged or not a policy file"),
-        ("text", "is damaged or not a policy file"),
-        ("other arrays", "is damaged or not a policy file"),
-        ("layers", "layers do not fit together"),
-        ("no number", "weights that are no finite numbers"),
-        ("range", "ranges of its inputs do not fit"),
-        ("actions", "output does not fit its actions"),
-        ("batches", "batch sizes do not fit its actions"),
-    ],
+    "kind",
+    ["truncated", "text", "other arrays", "layers", "no number", "range", "actions", "batches"],
 )
-def test_damaged_files_are_refused(tmp_path: Path, kind: str, sentence: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, kind: str) -> None:
     path = saved(tmp_path / POLICY_FILE)
     damaged(kind, path)
-    with pytest.raises(PolicyError, match=sentence):
+    with pytest.raises(PolicyError, match=f"{path} is damaged"):
         load_policy(path)
 
 
@@ -211,10 +202,7 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     assert newest(str(short)).endswith("1 steps of 9, when training was interrupted")
     whole = saved(runs / "d" / POLICY_FILE, planned=9)
     assert newest(str(whole)).endswith("trained for 9 steps, the best by validation after 1")
-    assert learned.policies()[str(whole)] == "ppo-joint on short, 9 steps"
     saved(own, steps=90)
-    few = ", few beside the 90 of the shipped one (ppo-joint.policy=shipped)"
-    assert newest(str(whole)).endswith(f"the best by validation after 1{few}")
     assert newest("shipped").endswith("trained for 90 steps")
 
 

@@ -57,9 +57,8 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run: Path, 
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "<script" not in page
     cells = {f"series-{'-'.join(cell)}" for cell in (COLD, WARM)}
-    scenarios = {f"pareto-{cell[0]}" for cell in (COLD, WARM)}
     pictures = {path.stem for path in (run / "report").glob("*.png")}
-    assert pictures == {"pareto"} | cells | scenarios
+    assert pictures == {"pareto"} | cells
     assert page.count("data:image/png;base64,") == len(pictures)
     with Image.open(run / "report/pareto.png") as picture:
         assert picture.width > 500

@@ -22,7 +22,7 @@ from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 from sponge_env.serve.monitor.page import (
-    KEPT_S,
+    KEPT,
     NEVER,
     History,
     page,
@@ -67,23 +67,11 @@ def test_a_point_says_what_an_interval_was_like(history: History) -> None:
     assert points(history)[1]["ended"] == [0] * len(OUTCOMES)
 
 
-def test_short_intervals_share_a_point(history: History) -> None:
-    tails = {1.0: 0.2, 1.25: math.inf, 1.5: 0.3, 2.0: math.nan, 2.5: 0.7}
-    for time_s, tail_s in tails.items():
-        history.metrics.observe(call(), ANSWER)
-        history.take(
-            snapshot(time_s, last=IntervalMetrics(time_s=time_s, latency_p99_s=tail_s, restarts=1))
-        )
-    first, second = points(history)
-    assert (first["t"], first["ended"][0], first["p99"], first["restarts"]) == (1.5, 3, NEVER, 3)
-    assert (second["t"], second["ended"][0], second["p99"]) == (2.5, 2, 0.7)
-
-
 def test_the_history_is_bounded(history: History) -> None:
     for second in range(1, 2000):
         history.take(snapshot(float(second), last=IntervalMetrics(time_s=float(second))))
     kept = points(history)
-    assert (kept[0]["t"], kept[-1]["t"]) == (1999 - KEPT_S, 1999)
+    assert (kept[0]["t"], kept[-1]["t"]) == (2000 - KEPT, 1999)
     assert [point["t"] for point in points(history, 1998.0)] == [1998, 1999]
     assert points(history, math.inf) == []
 

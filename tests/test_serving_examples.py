@@ -89,7 +89,7 @@ def families(names: Iterable[str]) -> set[str]:
 def test_the_dashboard_names_metrics_that_there_are() -> None:
     labels = exposed()
     for expression in EXPRESSIONS:
-        used = re.findall(r"\b((?:sponge|nv_inference|process)_\w+)", expression)
+        used = re.findall(r"\b((?:sponge|process)_\w+)", expression)
         assert used, expression
         assert set(used) <= labels.keys(), expression
         by = {part.strip() for parts in re.findall(r"by \((.*?)\)", expression)
@@ -99,7 +99,7 @@ def test_the_dashboard_names_metrics_that_there_are() -> None:
     for panel in PANELS:
         for target in panel["targets"]:
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) - {"instance"}
-            used = re.findall(r"\b((?:sponge|nv_inference)_\w+)", target["expr"])
+            used = re.findall(r"\b(sponge_\w+)", target["expr"])
             assert named <= set().union(*(labels[name] for name in used), {"le"})
 
 

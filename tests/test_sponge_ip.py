@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from reference.program import count_late
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.enumeration import solve_pairs
 from agents.rates import Forecast, forecast_arrivals
 from agents.sponge_ip import (
     Ablated,
@@ -21,10 +20,9 @@ from agents.sponge_ip import (
     SpongeIP,
     SpongeIPConfig,
     bundled,
-    no_batching,
     no_scaling,
 )
-from agents.stages import StageProgram
+from agents.stages import StageProgram, lay_out
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -156,24 +154,6 @@ def test_equals_pulp_on_random_states(options: dict[str, Any]) -> None:
         exact.reset(spec, seed=0)
         pulp.reset(spec, seed=0)
         assert same(exact.decide(view), pulp.decide(view))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    view=views(max_queued=200),
-    margin=st.floats(0, 0.5),
-    rate_rps=st.floats(0, 120),
-    noise=st.floats(0, 3),
-    low_s=st.floats(-1, 1),
-    more_s=st.floats(0, 1),
-)
-def test_equals_exhaustive_search_on_any_forecast(
-    view: SystemView, margin: float, rate_rps: float, noise: float, low_s: float, more_s: float
-) -> None:
-    spec = make_spec()
-    forecast = Forecast(rate_rps, noise, low_s, low_s + more_s)
-    answer = choose(spec, view, forecast, margin)
-    assert same(answer, exhaustive(spec, view, forecast, margin))
 
 
 @settings(max_examples=80, deadline=None)
@@ -315,10 +295,10 @@ def test_the_view_may_be_read_only() -> None:
 def test_no_decision_waits_for_the_compiler() -> None:
     controller = SpongeIP()
     controller.reset(make_spec(), seed=0)
-    compiled = list(solve_pairs.signatures)  # type: ignore[attr-defined]
+    compiled = list(lay_out.signatures)  # type: ignore[attr-defined]
     assert compiled
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
-    assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
+    assert lay_out.signatures == compiled  # type: ignore[attr-defined]
 
 
 @given(cores=st.integers(1, 16), profile=st.sampled_from(["yolov5s", "resnet18"]))
@@ -342,13 +322,6 @@ def test_no_scaling_takes_the_smallest_batch_that_is_feasible_on_its_cores(
     if chosen.feasible and chosen.cores <= cores:
         assert answer.feasible
         assert answer.batch <= chosen.batch
-
-
-def test_no_batching_never_asks_for_a_batch() -> None:
-    controller = no_batching(formulation="paper", on_infeasible="hold")
-    controller.reset(make_spec(), seed=0)
-    for view in (make_view(), busy_view(rate_rps=200), busy_view(rate_rps=5)):
-        assert controller.decide(view).batch == 1
 
 
 def test_fixed_cores_stay_within_the_limit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
+from agents import fleet
 from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
@@ -29,8 +31,9 @@ SPEC = make_spec(replicas_max=8)
 
 def decide(view: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Allocation:
     """Return the first decision of a new controller that keeps its replicas."""
-    controller = SpongeJoint(reluctance=0.99, **options)
-    controller.reset(spec, seed=0)
+    controller = SpongeJoint(**options)
+    with patch.object(fleet, "_ALONE", (0.9, 0.99)):
+        controller.reset(spec, seed=0)
     return controller.decide(view)
 
 
@@ -46,10 +49,10 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     service_s = np.ascontiguousarray(latency.table_s(16, 16).T)
     view = busy_view(rate_rps=300, allocation=Allocation(16, 16, 1))
     sizes = []
-    for fleet in (own, shared):
+    for planner in (own, shared):
         for _ in range(60):
-            fleet.observe(view)
-        sizes.append(fleet.replicas(view, service_s))
+            planner.observe(view)
+        sizes.append(planner.replicas(view, service_s))
     assert sizes[0] > 1
     assert sizes[1] == 1
 
@@ -114,10 +117,8 @@ def fleet_size(
     replicas: int,
     ready: int,
     starting_s: tuple[float, ...] = (),
-    **options: int,
 ) -> int:
-    fleet = FleetPlanner(SpongeJointConfig(**options), SPEC)  # type: ignore[arg-type]
-    answer = 0
+    planner, answer = FleetPlanner(SpongeJointConfig(), SPEC), 0
     for rate in rates:
         view = busy_view(
             rate_rps=round(rate),
@@ -125,8 +126,8 @@ def fleet_size(
             replicas_ready=ready,
             starting_s=starting_s,
         )
-        fleet.observe(view)
-        answer = fleet.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
+        planner.observe(view)
+        answer = planner.replicas(view, np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T))
     return answer
 
 
@@ -309,11 +310,11 @@ def test_a_backlog_ends_when_all_of_it_is_served(
 def test_load_steps_beyond_one_replica_are_followed() -> None:
     """The target is twice the late requests of Themis."""
     scenario, late = load_scenario("load-step"), []
-    alone = SpongeJoint(least_replicas=1)
-    unwarned = SpongeJoint(least_replicas=1, overload_windows=0)
-    for controller in (SpongeJoint(), alone, unwarned, Themis()):
+    alone = [(1, SpongeJoint()), (1, SpongeJoint(overload_windows=0))]
+    for fewest, controller in [(2, SpongeJoint()), *alone, (2, Themis())]:
         run = Run.of("x", scenario, "sim", 1000)
-        late.append(run_episode(make_system(scenario, 1000), controller, run).summary.late)
+        with patch.object(fleet, "_FEWEST", fewest):
+            late.append(run_episode(make_system(scenario, 1000), controller, run).summary.late)
     pair, follows, unaware, themis = late
     assert pair < follows / 4, "two replicas follow a step to where one cannot"
     assert follows <= 2 * themis
@@ -325,4 +326,3 @@ def test_where_one_core_is_half_busy_there_are_two_replicas() -> None:
     assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
     assert fleet_size([8.0] * 10 + [1.0] * 600, replicas=2, ready=2) == 1
     assert fleet_size([1.0] * 60, replicas=2, ready=2) == 1
-    assert fleet_size([8.0] * 60, replicas=1, ready=1, least_replicas=1) == 1

@@ -81,9 +81,3 @@ def test_summaries_are_one_object_for_each_agent_and_seed(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match=r"out\.json"):
         write_summaries(tmp_path / "file" / "out.json", [EPISODE])
-
-
-def test_the_accuracy_that_live_runs_measured_stands_below_the_table():
-    read = [episode(seed=k, measured_accuracy=share) for k, share in enumerate((0.9, 0.95))]
-    table = comparison_table([*read, episode(agent="fa2", measured_accuracy=math.nan)])
-    assert table.endswith("sponge-ip 92.5 %")

@@ -17,7 +17,6 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.run.registry import (
     described_controllers,
-    imported,
     make_controller,
     start,
     who_takes,
@@ -40,7 +39,7 @@ from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
 from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, replacing
-from sponge_env.utils.installation import bundled, how_to_install, missing, require_extra
+from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
     from sponge_env.metrics import EpisodeMetrics
@@ -403,7 +402,6 @@ def listing() -> str:
         "scenarios": _lines(_descriptions(SCENARIO_DIR, load_scenario)),
         "suites": _lines(_descriptions(SUITE_DIR, load_suite)),
         "profiles": _names([*(path.stem for path in PROFILE_DIR.glob("*.json")), local]),
-        "policies": _names(imported(f"{bundled('agents')}.learned:policies")()),
     }
     return "\n\n".join(f"{kind}\n{text}" for kind, text in kinds.items())
 

@@ -13,7 +13,6 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.fidelity.trial import Kind, Trial
 from sponge_env.metrics import NAN, EpisodeMetrics, column, from_summary, summary
 from sponge_env.results.layout import MISSING, Columns, Table, terminal
-from sponge_env.results.tables import measured_accuracy_note
 from sponge_env.scenario.profile import Profile
 from sponge_env.utils.files import read_json, write_json
 from sponge_env.utils.installation import describe_host, describe_versions
@@ -198,7 +197,6 @@ def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
         f"an agent kept up with its load were off by less than: {'; '.join(off)}; {UNUSUAL} "
         "marks what is off by as much or more",
         f"{requests} requests for each agent: one is {100 / max(1, requests):.2f} pt of violations",
-        *measured_accuracy_note(live),
     ]
 
 

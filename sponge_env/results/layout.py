@@ -85,8 +85,3 @@ def with_block(page: str, name: str, content: str) -> str:
     if not (begins and ends):
         raise ConfigError(f"the page lacks the lines {begin} and {end}, in this order")
     return f"{before}{begin}\n{content.strip()}\n{end}{after}"
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """Write a share in per cent."""
-    return f"{share * 100:.{digits}f} %"

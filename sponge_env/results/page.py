@@ -38,9 +38,6 @@ from sponge_env.utils.console import Progress
 Points = dict[str, tuple[Estimate, Estimate]]
 """By agent or bound: cores, and violations in per cent."""
 
-Panels = Sequence[Sequence[tuple[str, Sequence[Cell]]]]
-"""Rows of (title, cells that the panel shows)."""
-
 CORE_TICKS = ([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32], range(1, 33))
 
 LINEAR_UP_TO_PERCENT = 0.01
@@ -84,29 +81,14 @@ def _pictures(
 ) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     styles = styles_of_run(c.agents)
     few = {agent: styles[agent] for agent in featured}
-    overall: Panels = [[(f"{start} start", c.cells_of(start=start)) for start in c.starts]]
-    text = "Violations against cores"
-    draw = partial(pareto_figure, c, overall, few)
-    yield "pareto", f"{text} of {', '.join(few)}, mean over all cells", draw
-    for scenario in c.scenarios:
-        panels = _panels(c, scenario)
-        draw = partial(pareto_figure, c, panels, few)
-        yield f"pareto-{scenario}", f"{text}, {scenario}", draw
+    panels = [(f"{s} start", points(c, c.cells_of(start=s), c.agents)) for s in c.starts]
+    text = f"Violations against cores of {', '.join(few)}, mean over all cells"
+    yield "pareto", text, partial(points_figure, panels, few, bool(c.common_bound))
     for cell in c.cells:
         frames = {agent: c.intervals_of(agent, cell) for agent in few}
         runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
         text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
         yield series_name(cell), text, partial(time_series, runs, few)
-
-
-def _panels(comparison: Comparison, scenario: str) -> Panels:
-    """Return a scenario's cells: a row of panels for each start, a column for each profile."""
-    cells = comparison.cells_of(scenario)
-    profiles = dict.fromkeys(profile for _, profile, _ in cells)
-    return [
-        [(f"{p}, {start}", [c for c in cells if c[1:] == (p, start)]) for p in profiles]
-        for start in comparison.starts
-    ]
 
 
 def series_name(cell: Cell) -> str:
@@ -135,17 +117,9 @@ def points(comparison: Comparison, cells: Sequence[Cell], agents: Sequence[str])
     return {name: (mean(cores), mean(rates * 100)) for name, (cores, rates) in pooled.items()}
 
 
-def pareto_figure(comparison: Comparison, panels: Panels, styles: Styles) -> Figure:
-    """Draw violations against cores; a panel shows means over its cells."""
-    shown = [[(t, points(comparison, cells, comparison.agents)) for t, cells in p] for p in panels]
-    return points_figure(shown, styles, relative=bool(comparison.common_bound))
-
-
-def points_figure(
-    panels: Sequence[Sequence[tuple[str, Points]]], styles: Styles, relative: bool
-) -> Figure:
+def points_figure(panels: Sequence[tuple[str, Points]], styles: Styles, relative: bool) -> Figure:
     """Draw violations against cores, these ``relative`` to a bound or as they are."""
-    there = {name for row in panels for _, own in row for name in own}
+    there = {name for _, own in panels for name in own}
     looks = {**dict.fromkeys(there, OTHER_STYLE), **styles, **BOUND_STYLES}
     legend = {name: style for name, style in {**styles, **BOUND_STYLES}.items() if name in there}
     if there - legend.keys():
@@ -154,11 +128,10 @@ def points_figure(
     cores = axis_label(EpisodeMetrics, "mean_cores")
     if relative:
         cores = column("cores_over_common_bound").label
-    size = 0.7 + 3.4 * len(panels[0]), 0.7 + 3.3 * len(panels)
+    size = 0.7 + 3.4 * len(panels), 4.0
     figure = Figure(size, dpi=100, layout="constrained")
-    grid = figure.subplots(len(panels), len(panels[0]), squeeze=False, sharex=True, sharey=True)
-    flat = [panel for row in panels for panel in row]
-    for ax, (title, own) in zip(grid.flat, flat, strict=True):
+    grid = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
+    for ax, (title, own) in zip(grid.flat, panels, strict=True):
         open_frame(ax)
         ax.set_title(title, loc="left", fontsize="medium")
         ax.set(xlabel=cores, ylabel="avoidable violations [%]")

@@ -16,7 +16,7 @@ from sponge_env.metrics import (
     columns,
     summary,
 )
-from sponge_env.results.layout import MISSING, Table, percent, terminal
+from sponge_env.results.layout import MISSING, Table, terminal
 from sponge_env.utils.files import write_json
 
 SWITCHES = Column("switches", "switches", "", 1)
@@ -80,25 +80,9 @@ def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]
     lines = ["; ".join(parts)]
     if any(episode.dropped for episode in episodes):
         lines.append("p99 takes requests that were dropped as infinitely late")
-    lines += measured_accuracy_note(groups)
     if any(episode.partial for episode in episodes):
         lines.append("* interrupted or failed: what was measured until then")
     return lines
-
-
-def measured_accuracy_note(groups: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
-    """Return the accuracy that was measured beside the stated one, where live runs read text."""
-    measured = {
-        group[0].agent: [e.measured_accuracy for e in group if not math.isnan(e.measured_accuracy)]
-        for group in groups
-    }
-    shares = [f"{agent} {percent(fmean(own), 1)}" for agent, own in measured.items() if own]
-    if not shares:
-        return []
-    return [
-        "effective accuracy goes by what the scenario says of each model; lines of text that these "
-        f"live runs read right: {', '.join(shares)}"
-    ]
 
 
 def stage_table(by_agent: Mapping[str, Sequence[ByStage]]) -> Table:
@@ -129,7 +113,7 @@ def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
         for name in episodes[0]
         if name.startswith(SHARE)
     }
-    shown = [f"{name} {percent(share)}" for name, share in shares.items() if share > 0]
+    shown = [f"{name} {share * 100:.0f} %" for name, share in shares.items() if share > 0]
     return ", ".join(shown) or MISSING
 
 

@@ -108,7 +108,7 @@ async def _measure(
         tensors = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
         count = len(workload.id)
-        _print([f"{count} requests to {target.model} at {target.url} ({target.server})"])
+        _print([f"{count} requests to {target.model} at {client.url} ({target.server})"])
         await _send(OpenLoop(client, tensors, result, arguments.deadlines))
     return result
 
@@ -119,7 +119,7 @@ async def _send(sender: OpenLoop) -> None:
 
         async def watch() -> None:
             while True:
-                progress.show(int(min(duration_s, max(0.0, sender.now_s))), result.status)
+                progress.show(int(min(duration_s, max(0.0, sender.now_s))))
                 await asyncio.sleep(1.0)
                 await result.state.poll()
 

@@ -56,13 +56,6 @@ class LoadResult:
         """(n,) time from sending to the end."""
         return self.finished_s - self.workload.sent_s
 
-    @property
-    def status(self) -> str:
-        """Progress so far, in a few words."""
-        ended = self.ended != PENDING
-        running, violated = np.sum(~ended & ~np.isnan(self.put_s)), np.sum(ended & ~self.on_time)
-        return f"{np.sum(ended)} ended, {running} running, {violated} violations"
-
     def lateness_s(self, quantile: float) -> float:
         """Return a quantile of how late this client itself was; 0 if it has sent nothing."""
         late_s = self.put_s - self.workload.arrival_s
@@ -136,15 +129,6 @@ def report_lines(result: LoadResult) -> list[str]:
     shown = (kind for kind in range(REFUSED, len(KINDS)) if kind <= FAILED or counts[kind])
     parts += [f"{counts[kind]} {KINDS[kind]}" for kind in shown]
     lines = [f"requests     {', '.join(parts)}"]
-    answers_s = result.latency_s[counted & (result.ended == ANSWERED)]
-    if answers_s.size:
-        values = (answers_s.mean(), *np.quantile(answers_s, (0.5, 0.99)))
-        texts = [f"{name} {_ms(v)}" for name, v in zip(("mean", "p50", "p99"), values, strict=True)]
-        lines.append(f"latency      of answers: {', '.join(texts)}")
-    p50_s, p99_s = result.lateness_s(0.5), result.lateness_s(0.99)
-    lines.append(f"client       sent {_ms(p50_s)} late in the median, {_ms(p99_s)} at p99")
+    p50_ms, p99_ms = (1000 * result.lateness_s(share) for share in (0.5, 0.99))
+    lines.append(f"client       sent {p50_ms:.1f} ms late in the median, {p99_ms:.1f} ms at p99")
     return lines + ([f"last error   {result.error}"] if result.error else [])
-
-
-def _ms(seconds: float | np.floating[Any]) -> str:
-    return f"{seconds * 1000:.1f} ms"

@@ -32,8 +32,6 @@ POLL_S = 1.0
 class Target:
     """A model on a server."""
 
-    url: str
-    """Of the server, without a slash at its end."""
     server: str
     """Name that the server gives itself."""
     model: str
@@ -52,21 +50,21 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     if not isinstance(server, dict) or "name" not in server:
         raise ConfigError(
             f"{client.url} is no server of the Open Inference Protocol: it answered GET /v2 with "
-            f"{_status(about)}"
+            f"status {about.status}"
         )
     index = (await _ask(client, "POST", "/v2/repository/index")).json
     entries = [entry for entry in index if isinstance(entry, dict)] if type(index) is list else []
     models = [str(entry["name"]) for entry in entries if "name" in entry]
     if not model and len(models) != 1:
-        what = f"serves {', '.join(models)}" if models else "does not list its models"
-        raise ConfigError(f"{client.url} {what}; name a model with --model")
+        listed = ", ".join(models) or "models that it does not list"
+        raise ConfigError(f"{client.url} serves {listed}; name a model with --model")
     name = model or models[0]
     metadata = await _ask(client, "GET", f"/v2/models/{quote(name, safe='')}")
     if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
-        why = unknown("model", name, models) if models else _error(metadata)
+        why = unknown("model", name, models) if models else f"status {metadata.status}"
         raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
     input_name, inputs = _input(name, metadata.json)
-    return Target(client.url, str(server["name"]), name, input_name, inputs)
+    return Target(str(server["name"]), name, input_name, inputs)
 
 
 def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
@@ -103,18 +101,6 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
     if answer.status == HTTPStatus.UNAUTHORIZED:
         raise ConfigError(f"{client.url} needs a token, or another one, in ${TOKEN}")
     return answer
-
-
-def _error(answer: Answer) -> str:
-    values = answer.json
-    return (str(values.get("error", "")) if isinstance(values, dict) else "") or _status(answer)
-
-
-def _status(answer: Answer) -> str:
-    try:
-        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
-    except ValueError:
-        return str(answer.status)
 
 
 def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:

@@ -1,8 +1,4 @@
-"""The metrics of a server in Prometheus' format, under our names and under Triton's.
-
-Names and units of the latter are those of Triton's user guide ("Metrics"): counters without the
-suffix ``_total``, durations in microseconds.
-"""
+"""The metrics of a server in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -21,8 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from sponge_env import __version__
-from sponge_env.serve.interface import VERSION, Snapshot
-from sponge_env.serve.monitor.metrics import FAILURES, Histogram, ServerMetrics
+from sponge_env.serve.interface import Snapshot
+from sponge_env.serve.monitor.metrics import Histogram, ServerMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -31,8 +27,7 @@ def exposition(metrics: ServerMetrics) -> bytes:
     """Return all metrics of a server as text."""
     with metrics.lock:
         own = generate_latest(SimpleNamespace(collect=lambda: _families(metrics)))
-        triton = _triton_text(metrics).encode()
-    return own + generate_latest(ProcessCollector(registry=None)) + triton
+    return own + generate_latest(ProcessCollector(registry=None))
 
 
 def _families(m: ServerMetrics) -> Iterator[Metric]:
@@ -131,30 +126,3 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     upper = [*(f"{edge:g}" for edge in histogram.edges), "+Inf"]
     return list(zip(upper, accumulate(histogram.counts), strict=True))
-
-
-def _triton_text(m: ServerMetrics) -> str:
-    """Return what Triton's dashboards read; the library would append ``_total`` to counters."""
-    name = m.served.name.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-    model = f'model="{name}",version="{VERSION}"'
-    failures = {f'{model},reason="{name}"': m.requests[name] for name in FAILURES}
-    executions = sum(each.ended for batches in m.batches() for each in batches)
-    # Triton counts tasks that have not begun; of a pipeline, those in the first stage.
-    pending = m.snapshot.queued[0] if m.snapshot and m.snapshot.queued else 0
-    lines = []
-    for name, text, values in (
-        ("request_success", "Number of successful requests", {model: m.requests["success"]}),
-        ("count", "Number of inferences performed", {model: m.queue.count}),
-        ("exec_count", "Number of model executions performed", {model: executions}),
-        ("request_duration_us", "Cumulative request handling time", {model: m.handling_ns // 1000}),
-        ("queue_duration_us", "Cumulative queuing time", {model: m.queue.ns // 1000}),
-        ("compute_input_duration_us", "Cumulative input time", {model: m.input.ns // 1000}),
-        ("compute_infer_duration_us", "Cumulative inference time", {model: m.infer.ns // 1000}),
-        ("compute_output_duration_us", "Cumulative output time", {model: m.output.ns // 1000}),
-        ("request_failure", "Number of failed requests", failures),
-        ("pending_request_count", "Requests awaiting execution", {model: pending}),
-    ):
-        kind = "gauge" if name == "pending_request_count" else "counter"
-        lines += [f"# HELP nv_inference_{name} {text}", f"# TYPE nv_inference_{name} {kind}"]
-        lines += [f"nv_inference_{name}{{{labels}}} {value}" for labels, value in values.items()]
-    return "".join(f"{line}\n" for line in lines)

@@ -21,18 +21,6 @@ OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "sto
 """How calls end; an answer is the first or the second."""
 VIOLATIONS = ("late", "refused", "expired", "failed")
 """Outcomes that violate the SLO; cancelled calls and those of a stopped server do not."""
-FAILURES = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Triton's reasons why a request was not answered."""
-REASONS: dict[Status, str] = {
-    Status.REFUSED: "REJECTED",
-    Status.EXPIRED: "REJECTED",
-    Status.FAILED: "BACKEND",
-    Status.CANCELLED: "CANCELED",
-    Status.STOPPED: "OTHER",
-}
-"""Triton's reason for each status without an answer."""
-UNANSWERED = {status: status.name.lower() for status in REASONS}
-"""Outcome of each status without an answer."""
 
 SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
@@ -40,7 +28,7 @@ SLO_SHARES = (
 )
 """Edges of latencies relative to the SLO, closer to each other where they decide."""
 DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Edges of a decision's wall time: enumeration to integer programs."""
+"""Edges of a decision's wall time, from compiled programs to PuLP."""
 
 
 class Histogram:
@@ -99,8 +87,6 @@ class ServerMetrics:
         """End-to-end, of answers."""
         self.slo_used = Histogram(SLO_SHARES)
         """The same relative to each call's own SLO."""
-        self.requests = dict.fromkeys(("success", *FAILURES), 0)
-        """Clients' requests that were answered, and others by Triton's reasons."""
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
         self.answers: Counter[str] = Counter()
@@ -123,11 +109,10 @@ class ServerMetrics:
         """
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
         answer = "on_time" if reply.in_time else "late"
-        outcome = answer if answered else UNANSWERED[reply.status]
+        outcome = answer if answered else reply.status.name.lower()
         with self.lock:
             self.outcomes[outcome] += 1
             if not counted:
-                self.requests[REASONS.get(reply.status, "success")] += 1
                 handled = self.success if answered else self.fail
                 handled.add(reply.queue_s + reply.service_s)
             if answered:
@@ -141,14 +126,9 @@ class ServerMetrics:
         return outcome
 
     def rejected(self, status: int) -> None:
-        """Count a request that never came to the engine.
-
-        Triton counts those for which there is no room as failures of the model's, and none that
-        it does not understand.
-        """
+        """Count a request that never came to the engine."""
         with self.lock:
             self.rejections[status] += 1
-            self.requests["REJECTED"] += status == 503
 
     def converted(self, input_s: float, output_s: float) -> None:
         """Count the time in which a front end has read a request and written its answer."""
@@ -177,14 +157,6 @@ class ServerMetrics:
             self.throttled_core_s += last.throttled_share * last.core_seconds
             return True
 
-    @property
-    def handling_ns(self) -> int:
-        """Time of answered requests in queues and batches, and in reading and writing them.
-
-        Without what it took to receive and to send them.
-        """
-        return self.success.ns + self.input.ns + self.output.ns
-
     def counts(self) -> dict[str, int]:
         """Return how many calls have ended in each way."""
         with self.lock:
@@ -202,6 +174,8 @@ class ServerMetrics:
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
         with self.lock:
+            # Without what it took to receive requests and to send their answers.
+            handled_ns = self.success.ns + self.input.ns + self.output.ns
             return {
                 "name": self.served.name,
                 "version": VERSION,
@@ -209,7 +183,7 @@ class ServerMetrics:
                 "inference_count": self.queue.count,
                 "execution_count": sum(each.count for each in by_size.values()),
                 "inference_stats": {
-                    "success": {"count": self.success.count, "ns": self.handling_ns},
+                    "success": {"count": self.success.count, "ns": handled_ns},
                     "fail": self.fail.as_json(),
                     "queue": self.queue.as_json(),
                     "compute_input": self.input.as_json(),

@@ -29,10 +29,8 @@ from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
-KEPT_S = 600.0
-"""How far back it goes."""
-POINT_S = 1.0
-"""Shorter intervals than this share a point."""
+KEPT = 600
+"""Intervals that it goes back, and at most so many seconds."""
 PLACES = 4
 """Of decimals, in JSON: a chart cannot show more."""
 NEVER = -1.0
@@ -42,19 +40,13 @@ Point = dict[str, Any]
 
 
 class History:
-    """Keeps a point for each second or interval, whichever is longer; bounded.
-
-    Each is kept as the JSON that it is sent as.
-    """
+    """Keeps a point for each of the last intervals, as the JSON that it is sent as."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         """Keep what these metrics count in each interval."""
         self.metrics = metrics
         self._counted = metrics.counts()
-        self._points: deque[tuple[float, orjson.Fragment]] = deque()
-        self._open: Point = {}
-        self._second = -1.0
-        """Of the open point, as intervals count."""
+        self._points: deque[tuple[float, orjson.Fragment]] = deque(maxlen=KEPT)
 
     def take(self, snapshot: Snapshot) -> None:
         """Count and add the interval of a snapshot, unless it has been added already."""
@@ -63,14 +55,7 @@ class History:
         counts = self.metrics.counts()
         point = _point(snapshot, {name: counts[name] - self._counted[name] for name in OUTCOMES})
         self._counted = counts
-        before, self._second = self._second, (snapshot.last or IntervalMetrics()).time_s // POINT_S
-        if self._second == before:
-            point = _merged(self._open, point)
-            self._points.pop()
-        self._open = point
         self._points.append((point["t"], orjson.Fragment(orjson.dumps(point))))
-        while self._points[0][0] < point["t"] - KEPT_S:
-            self._points.popleft()
 
     def since(self, since_s: float = 0.0) -> list[orjson.Fragment]:
         """Return the points from a time on, oldest first."""
@@ -102,18 +87,6 @@ def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
 
 def _known_s(latency_s: float) -> float:
     return NEVER if latency_s == math.inf else latency_s
-
-
-def _merged(one: Point, other: Point) -> Point:
-    """Return two points as one: counts add up, the worst tail stays, the rest is the later's."""
-    tails = (one["p99"], other["p99"])
-    known = [value for value in tails if not math.isnan(value)]
-    return other | {
-        "ended": [a + b for a, b in zip(one["ended"], other["ended"], strict=True)],
-        "p99": NEVER if NEVER in known else max(known, default=math.nan),
-        "p50": one["p50"] if math.isnan(other["p50"]) else other["p50"],
-        "restarts": one["restarts"] + other["restarts"],
-    }
 
 
 @contextmanager
@@ -207,7 +180,7 @@ def state(engine: ServingEngine, history: History, since_s: float = 0.0) -> byte
             "variants": served.variants,
             "outcomes": OUTCOMES,
             "violations": VIOLATIONS,
-            "kept_s": KEPT_S,
+            "kept_s": KEPT,
         },
         "now_s": now.now_s,
         "ready": engine.ready,
