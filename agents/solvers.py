@@ -1,4 +1,4 @@
-"""PuLP as a second solver of Sponge's program, whose answers are equal."""
+"""PuLP as a second solver of Sponge's program, whose answers equal the enumeration's."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ from sponge_env.control.chain import (
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
+from .enumeration import pair_order, solve_pairs
 from .lateness import (
     Service,
     begin_cores,
@@ -159,20 +160,37 @@ class StageProgram:
 
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
+        self._spec = spec
         self.model = SystemModel(spec, config.variant, config.accuracy_price)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
         self._pulp = config.solver == "pulp"
+        one = not self._pulp and len(spec.stages) == len(self.model.variants[0]) == 1
+        self.pair_order = pair_order(self._of_variant()) if one else None
+        """Of a single stage and variant, which is solved by enumeration."""
+        self._any_cores = spec.total_cores // spec.first.cores_max
+        """So many replicas have room with any cores."""
         # Compile the kernels, or load them from disk, so that no decision waits for it.
         states = [idle_state(tables) for tables in self.model.tables]
+        if self.pair_order:
+            solve_pairs(self.model.tables[0], states[0], self.pair_order)
+            return
         for late_too in (False, True):
             for k, state in reversed(list(enumerate(states))):
                 self.lay_out_stage(k, state, self.chain.late_rows(late_too), compete=True)
             self.chain.read_back(late_too)
 
+    def _of_variant(self) -> SystemSpec:
+        """Return the system as if the only variant to choose were the only one it has."""
+        variant = self.model.variants[0][0]
+        return self._spec.with_first(latencies=self._spec.first.latencies[variant:][:1])
+
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
+        if self.pair_order and replicas[0] <= self._any_cores:
+            cores, batch, late = solve_pairs(self.model.tables[0], states[0], self.pair_order)
+            return Allocation(cores, batch, replicas[0], self.model.variants[0][0], late == 0)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)

@@ -110,6 +110,20 @@ def test_options_are_counted_as_they_are_defined() -> None:
                     assert chain.choices.room[option] == room
 
 
+@settings(deadline=None, max_examples=300)
+@given(seed=st.integers(0, 2**32), replicas=st.integers(1, 3))
+def test_a_chain_of_one_decides_as_the_single_model(seed: int, replicas: int) -> None:
+    rng = np.random.default_rng(seed)
+    spec = random_spec(rng, largest=12)
+    view = random_view(rng, spec)
+    forecast = forecast_arrivals(spec, view)
+    program = StageProgram(SpongeIPConfig(), spec)
+    single = program.choose(view, forecast, [replicas])
+    program.pair_order = None
+    chain = program.choose(view, forecast, [replicas])
+    assert (chain.stages, chain.feasible) == (single.stages, single.feasible)
+
+
 @pytest.mark.parametrize("total_cores", [5, 32])
 def test_what_is_left_out_would_not_win(total_cores: int) -> None:
     stages = tuple(
