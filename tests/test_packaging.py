@@ -15,7 +15,7 @@ import pytest
 
 import sponge_env
 from sponge_env.__main__ import COMMANDS, main
-from sponge_env.errors import MissingExtraError
+from sponge_env.errors import ConfigError, MissingExtraError
 from sponge_env.utils import installation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,3 +126,12 @@ def test_what_ships_lies_beside_the_package_or_within_it(monkeypatch, tmp_path):
     (package / "agents" / "__init__.py").touch()
     monkeypatch.setattr(sponge_env, "__path__", [str(package)])
     assert installation.bundled("agents") == "sponge_env.agents"
+
+
+def test_another_projects_agents_are_not_taken_for_ours(monkeypatch, tmp_path):
+    (tmp_path / "baselines").mkdir()
+    (tmp_path / "baselines" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "baselines", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="Python finds the package 'baselines' at"):
+        installation.bundled("baselines")

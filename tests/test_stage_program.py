@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sponge_ip import random_spec, random_view
 
 from agents.program import TICKS, StageState, tasks_of_requests
+from agents.rates import forecast_arrivals
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER

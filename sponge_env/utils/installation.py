@@ -69,9 +69,20 @@ def data_folder(name: str) -> Path:
 
 
 def bundled(name: str) -> str:
-    """Return the dotted name of ``agents`` or ``baselines``, which the wheel has within it."""
+    """Return the dotted name of ``agents`` or ``baselines``; another project's is refused."""
     inside = f"sponge_env.{name}"
-    return inside if importlib.util.find_spec(inside) else name
+    if importlib.util.find_spec(inside):
+        return inside
+    spec = importlib.util.find_spec(name)
+    found = spec.origin if spec else None
+    ours = data_folder(name)
+    if found is None or Path(found).resolve().parent != ours:
+        raise ConfigError(
+            f"Python finds the package {name!r} at {found or 'no place'} instead of {ours}; "
+            "take the other distribution of that name out of this environment, or install "
+            "the wheel of sponge-env, which carries its own"
+        )
+    return name
 
 
 def imported(target: str) -> Any:
