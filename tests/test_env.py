@@ -332,13 +332,6 @@ def test_every_combination_of_choices_has_one_number() -> None:
             env.action(action)
 
 
-def test_too_many_combinations_for_one_number_are_counted() -> None:
-    stages = tuple(dataclasses.replace(CHAIN.stages[0], name=name) for name in "abcdef")
-    many = dataclasses.replace(CHAIN, stages=stages, limits=Limits(total_cores=64))
-    with pytest.raises(ConfigError, match=r"12,230,590,464 combinations"):
-        gymnasium.make("SpongeDiscrete-v0", scenario=many, control="pipeline")
-
-
 def test_real_numbers_cover_every_choice_equally() -> None:
     env = wrapper("SpongeContinuous-v0")
     drawn = [env.action(np.array([x, -x], np.float32)) for x in np.linspace(-1, 1, 3201)]

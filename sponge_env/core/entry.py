@@ -40,14 +40,14 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
     env = arrays.envs[i]
     return World(
         0,
-        env,
         arrays.stages[i, 0],
-        arrays.settings[env.scenario],
         arrays.models[env.scenario, 0],
         arrays.replicas[i, 0],
         arrays.pending[i, 0],
-        arrays.requests[i],
         arrays.queue[i, 0],
+        env,
+        arrays.settings[env.scenario],
+        arrays.requests[i],
         arrays.group[i],
         arrays.ledger[i],
         arrays.traces,

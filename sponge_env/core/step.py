@@ -25,8 +25,7 @@ from sponge_env.core.settings import LISTED
 def reset(w: World, seed: int) -> None:
     """Start an episode; :func:`begin_traffic` comes before where requests are not listed."""
     env = w.env
-    env.interval, env.measured_s = 0, 0.0
-    env.ended, env.episode_return = 0, 0.0
+    env.interval, env.measured_s, env.ended = 0, 0.0, 0
     if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)

@@ -81,11 +81,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         render_mode: str | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Check the arguments; nothing is started before ``reset``.
-
-        Raises:
-            SpongeError: An argument cannot be used.
-        """
+        """Check the arguments; nothing is started before ``reset``."""
         EzPickle.__init__(self, scenario, backend, limiter, render_mode, control)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(
@@ -106,11 +102,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     @property
     def system(self) -> System:
-        """The system behind the environment.
-
-        Raises:
-            RuntimeError: Before the first ``reset``.
-        """
+        """The system behind the environment; a RuntimeError before the first ``reset``."""
         if self._system is None:
             raise RuntimeError("call reset before anything else")
         return self._system
@@ -138,11 +130,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self._observe(), self._info(NOTHING)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Serve one interval under the action's allocation; the info is its metrics.
-
-        Raises:
-            ConfigError: The action is outside the action space.
-        """
+        """Serve one interval under the action's allocation; the info is its metrics."""
         system = self.system
         wanted = decode(whole(action, self._choices), self._control)
         metrics = system.step(system.spec.fitting(wanted))
@@ -174,12 +162,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     """Return an action, which may be a list or whole floats, as whole numbers.
 
-    Args:
-        action: What a learner made.
-        choices: (parts,) the number of choices for each part, or () for a single part.
-
-    Raises:
-        ConfigError: It is anything else than one choice for each part.
+    Of ``choices`` there are (parts,), or () for a single part. Anything else than one choice for
+    each part is a ConfigError.
     """
     given = np.asarray(action)
     if given.dtype.kind in "iuf" and given.shape == choices.shape:
@@ -210,10 +194,6 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
-MOST_COMBINATIONS = 1 << 20
-"""Largest number of discrete actions."""
-
-
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
@@ -228,12 +208,6 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         super().__init__(env)
         self._choices = env._choices
         self._combinations = math.prod(self._choices.tolist())
-        if self._combinations > MOST_COMBINATIONS:
-            raise ConfigError(
-                f"an action has {self._combinations:,} combinations of choices, more than the "
-                f"{MOST_COMBINATIONS:,} that one number may stand for; lower the stages' limits "
-                "or take an environment whose actions have parts"
-            )
         self.action_space = gym.spaces.Discrete(self._combinations)
 
     def action(self, action: Any) -> Action:

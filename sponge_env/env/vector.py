@@ -130,9 +130,6 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         """Serve one interval in every environment, under (num_envs, choices) actions.
 
         All arrays that are returned are new; nothing ever terminates.
-
-        Raises:
-            ConfigError: An action is outside the action space.
         """
         before = self._ended
         if self.autoreset_mode == AutoresetMode.DISABLED and before.any():

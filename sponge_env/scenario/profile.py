@@ -268,7 +268,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
         path = shipped[str(path)]
     try:
         read = partial(json.loads, parse_float=_finite, parse_constant=_finite)
-        profile = _from_json(parsed(read, read_text(path)))
+        data = parsed(read, read_text(path))
+        if data.pop("format") != FORMAT:
+            raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
+        profile = from_mapping(Profile, data)
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
@@ -289,9 +292,3 @@ def _finite(text: str) -> float:
     if math.isfinite(number := float(text)):
         return number
     raise ValueError(f"it has the number {text}")
-
-
-def _from_json(data: dict[str, Any]) -> Profile:
-    if data.pop("format") != FORMAT:
-        raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    return from_mapping(Profile, data)

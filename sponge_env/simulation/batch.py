@@ -58,9 +58,6 @@ class BatchSimulator:
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
-
-        Raises:
-            SpongeError: A setting or scenario cannot be used.
         """
         count = len(assignment)
         for name, value, least in (
@@ -117,11 +114,6 @@ class BatchSimulator:
         """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
         The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.
-
-        Raises:
-            ConfigError: A seed is negative, or an environment is assigned to no scenario.
-            TraceError: A trace of a scenario with classes cannot be used.
-            ValueError: An array is of the wrong shape or type.
         """
         chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
         seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
@@ -148,11 +140,7 @@ class BatchSimulator:
         where there is one stage, what the machine has no room for is left out, as by
         :meth:`~sponge_env.interfaces.SystemSpec.fitting`. Returned are new arrays: (n, obs_dim)
         observations and (n,) records of :data:`~sponge_env.core.records.METRICS`, all zeros where
-        the episode was over.
-
-        Raises:
-            ConfigError: An allocation is outside the limits.
-            ValueError: The array is of the wrong shape.
+        the episode was over. An allocation outside the limits is a ConfigError.
         """
         if np.ndim(allocations) == 2 and len(self._most) == 1:
             shape: tuple[int, ...] = (self.num_envs, 3)

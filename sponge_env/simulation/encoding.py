@@ -24,12 +24,7 @@ from sponge_env.core.fields import FIELDS as FIELDS
 from sponge_env.core.fields import JOINT_NAMES, JOINT_OBS_DIM, staged_names
 from sponge_env.core.fields import OBS_DIM as OBS_DIM
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.interfaces import (
-    Allocation,
-    StageAllocation,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.recall import recalled
 
@@ -73,7 +68,12 @@ class Control:
 
     def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, Box[Any]]:
         """Return the spaces of actions, each choice less its least, and of observations."""
-        counts = [_count(spec, k, name) for k, name in self.parts]
+        counts = [
+            len(spec.stages[k].latencies)
+            if name == "variant"
+            else getattr(spec.stages[k], f"{name}_max")
+            for k, name in self.parts
+        ]
         return MultiDiscrete(counts), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
 
     def write(self, actions: NDArray[Any], out: IntArray) -> None:
@@ -88,11 +88,7 @@ JOINT = Control(JOINT_NAMES, (("cores", "batch", "replicas"),))
 
 
 def control_named(name: ControlName, spec: SystemSpec) -> Control:
-    """Return a kind of control of a system by its name.
-
-    Raises:
-        ConfigError: There is none of this name, or the system has stages or variants beyond it.
-    """
+    """Return a kind of control by its name; a ConfigError if it does not reach all of a system."""
     if name not in get_args(ControlName):
         raise ConfigError(unknown("control", name, get_args(ControlName)))
     if (wanted := reaching(name, spec)) != name:
@@ -120,14 +116,6 @@ def reaching(name: ControlName, spec: SystemSpec) -> ControlName:
     if len(spec.first.latencies) > 1 and name in ("vertical", "joint"):
         return "variants" if name == "vertical" else "pipeline"
     return name
-
-
-def _count(spec: SystemSpec, k: int, name: str) -> int:
-    """Return how many choices there are of something in a stage's allocation."""
-    if name == "variant":
-        return len(spec.stages[k].latencies)
-    count: int = getattr(spec.stages[k], f"{name}_max")
-    return count
 
 
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
