@@ -435,11 +435,7 @@ class Worker(Protocol):
         """Return how many replicas of a stage could start a batch right now."""
 
     def start(self, batch: Batch) -> None:
-        """Give a batch to an idle replica of its stage.
-
-        Raises:
-            RuntimeError: No replica is idle.
-        """
+        """Give a batch to an idle replica of its stage; a RuntimeError if none is idle."""
 
     def forget(self, requests: Sequence[int]) -> None:
         """Take in that requests have ended, so that nothing need be kept of them."""

@@ -18,7 +18,7 @@ from sponge_env.core.records import METRICS
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.scenario.config import Arrivals, Network, RequestClass
 from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
@@ -178,6 +178,13 @@ def test_a_day_of_many_requests_is_played_where_none_is_kept() -> None:
     envs = vector_env(scenario=dataclasses.replace(BRIEF, duration_s=86400.0, arrivals=arrivals))
     envs.reset(seed=0)
     assert envs.step(envs.action_space.sample())[4]["offered"].min() > 500
+
+
+def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from() -> None:
+    classes, arrivals = (RequestClass(1.0, 1.0, 1e5),), Arrivals(rate_rps=1000.0)
+    many = dataclasses.replace(BRIEF, duration_s=86400.0, arrivals=arrivals, classes=classes)
+    with pytest.raises(ConfigError, match=r"which thins a trace as well$"):
+        vector_env(scenario=many).reset(seed=0)
 
 
 @pytest.mark.parametrize(

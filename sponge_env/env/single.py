@@ -19,7 +19,7 @@ from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.encoding import combination, control_named, decode, stepped
 from sponge_env.simulation.system import System
-from sponge_env.utils.console import frame, status_line
+from sponge_env.utils.console import frame
 
 Observation = NDArray[np.float32]
 Action = NDArray[np.int64]
@@ -63,7 +63,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
       arrivals, stands still between two steps, so that a learner may take its time;
       how long it stood is ``paused_s`` in ``info``.
     - ``limiter``: CPU limiter of the live worker.
-    - ``render_mode``: ``"ansi"`` or ``"rgb_array"``.
+    - ``render_mode``: None or ``"rgb_array"``.
     - ``control``: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``.
 
     ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
@@ -71,7 +71,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     """
 
     # Gymnasium declares it on instances, so ClassVar would contradict the base class.
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -138,9 +138,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self._observe(), metrics.reward, False, system.done, self._info(metrics)
 
     def render(self) -> Any:
-        """Draw the episode so far, as a line of text or as (height, width, 3) pixels."""
-        if self.render_mode == "ansi":
-            return status_line(self._intervals)
+        """Draw the episode so far, as (height, width, 3) pixels."""
         if self.render_mode == "rgb_array":
             return frame(self._intervals, self.scenario.limits.cores)
         return None

@@ -278,14 +278,10 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProfileError(f"{path} is not a latency profile: {error}") from error
-    if model is not None and not is_of(profile, model):
+    # Files of one name in different folders share a profile.
+    if model is not None and profile.model not in (model, str(Path(model).resolve())):
         raise ProfileError(f"{path} is of {profile.model}, not of {model}; calibrate that anew")
     return profile
-
-
-def is_of(profile: Profile, model: str) -> bool:
-    """Return whether a profile is a model's; files of one name in different folders share it."""
-    return profile.model in (model, str(Path(model).resolve()))
 
 
 def _finite(text: str) -> float:

@@ -74,18 +74,6 @@ class ConsoleSink:
         self._progress.close()
 
 
-def status_line(intervals: Sequence[IntervalMetrics]) -> str:
-    """Describe the last interval in one line."""
-    if not intervals:
-        return "t=0 s: nothing has happened yet"
-    last = intervals[-1]
-    return (
-        f"t={last.time_s:.0f} s: {last.requested_cores} cores x {last.replicas}, "
-        f"batch {last.batch}; {last.offered} arrived, {last.violations} missed, "
-        f"{last.queued} queued; reward {last.reward:.3f}"
-    )
-
-
 _WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100
 """Pixels of a frame, intervals in it, and pixels from one of its panels to the next."""
 
