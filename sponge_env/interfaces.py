@@ -344,7 +344,8 @@ class StageView:
     replicas_ready: int
     """Replicas that can run a batch now."""
     arrivals: FloatArray
-    """(<= 30,) what joined the queue in each past interval, newest last, or was refused."""
+    """(<= 30,) requests or tasks that came in each past interval, newest last, also those that were
+    refused because the queue was full."""
     cores_in_force: int
     """Core units that each replica has now."""
     starting_s: tuple[float, ...] = ()
@@ -369,10 +370,10 @@ class SystemView:
     budgets_s: FloatArray
     """(arrived,) budgets the last interval's arrivals had when they arrived."""
     mean_delays_s: FloatArray
-    """(<= 30,) mean communication delay of each past interval, newest last; without arrivals the
-    one before it, as below."""
+    """(<= 30,) mean communication delay of the arrivals of each past interval, newest last. One
+    without arrivals repeats the value of the interval before; NaN until there were some."""
     bandwidths_bytes_per_s: FloatArray
-    """(<= 30,) what the arrivals of each past interval saw (bytes over transfer time)."""
+    """(<= 30,) bandwidth that these arrivals saw (bytes over transfer time), in the same way."""
     last: IntervalMetrics | None = None
     """Metrics of the last interval; None before the first."""
 
@@ -434,11 +435,7 @@ class Worker(Protocol):
         """Return how many replicas of a stage could start a batch right now."""
 
     def start(self, batch: Batch) -> None:
-        """Give a batch to an idle replica of its stage.
-
-        Raises:
-            RuntimeError: No replica is idle.
-        """
+        """Give a batch to an idle replica of its stage; a RuntimeError if none is idle."""
 
     def forget(self, requests: Sequence[int]) -> None:
         """Take in that requests have ended, so that nothing need be kept of them."""

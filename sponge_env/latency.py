@@ -93,7 +93,10 @@ class MeasuredLatency(LatencyModel):
         return replace(LatencyModel.scaled(self, scale), latency_s=scaled_s)
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
-        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores."""
+        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores.
+
+        Where one batch size was measured, all batches take as long as that.
+        """
         b, c = np.broadcast_arrays(np.asarray(batch, float), np.asarray(cores, float))
         sizes, units = np.array(self.batches, float), np.array(self.cores)
         rows_s = np.stack([np.interp(-1 / c, -1 / units, row) for row in self.latency_s])
@@ -241,7 +244,8 @@ class QuotaService:
     tick_s: float = 0.004
     """Time between two looks of the limiter at what was used: a kernel's at 250 Hz."""
     wake_s: float | None = None
-    """CPU time more of a batch after a rest, with cold caches; else :attr:`resume_s`."""
+    """Extra CPU time of a batch that follows a rest, for its caches are cold; None if it was not
+    measured, in which case :attr:`resume_s` is taken."""
     resume_s: float = 0.0
     """CPU time lost whenever work goes on after the quota was used up."""
     loading_contention: float = 1.0

@@ -15,7 +15,7 @@ import pytest
 
 import sponge_env
 from sponge_env.__main__ import COMMANDS, main
-from sponge_env.errors import ConfigError, MissingExtraError
+from sponge_env.errors import ConfigError
 from sponge_env.utils import installation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,16 +95,6 @@ def test_one_evaluation_does_without_the_report(monkeypatch, capsys, tmp_path):
     made = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"intervals", "requests", "results"} <= made
     assert not {"tensorboard", "comparison.png"} & made
-
-
-def test_an_extra_that_is_missing_is_an_import_error(monkeypatch):
-    loaded = [name for name in sys.modules if name.startswith("stable_baselines3")]
-    for name in ["stable_baselines3", *loaded]:  # another test may have loaded parts of it
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "sponge_env.env.sb3", raising=False)
-    with pytest.raises(MissingExtraError, match=r"sb3 needs .*stable_baselines3"):
-        importlib.import_module("sponge_env.env.sb3")
-    assert issubclass(MissingExtraError, ImportError)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -43,6 +43,12 @@ def test_lone_work_takes_as_long_as_it_did_on_linux() -> None:
         assert service.finish_s - begin_s == pytest.approx(took_ms * 1e-3, abs=0.2e-3)
 
 
+def test_a_cold_start_that_takes_no_time_is_over_at_once() -> None:
+    service = bucket(cores=1, work_s=0.005)
+    service.load(3.0, 0.0, loading=1)
+    assert service.finish_s == 3.0
+
+
 @settings(deadline=None)
 @given(
     cores=st.integers(1, 16),

@@ -136,7 +136,7 @@ class _Compiling(event.Listener):
         """Begin to compile; numba's own lock is held meanwhile."""
         module = event.data["dispatcher"].py_func.__module__
         if module in self.modules:
-            _say_compiling(_part(module))
+            _say_compiling(".".join(module.split(".")[:2]))
         self._depth += module in self.modules
         if self._depth == 1:
             copyreg.pickle(ir.Scope, lambda scope: "scope")
@@ -153,14 +153,8 @@ event.register("numba:compile", _COMPILING)
 
 
 @functools.cache
-def _say_compiling(part: str) -> None:
-    sys.stderr.write(f"compiling {part}, once on this machine ...\n")
-
-
-def _part(module: str) -> str:
-    """Return what a module's kernels belong to, as a user knows it."""
-    known = {"sponge_env.core": "the simulator", "sponge_env.oracle": "the bound's solver"}
-    return known.get(".".join(module.split(".")[:2]), "a controller")
+def _say_compiling(package: str) -> None:
+    sys.stderr.write(f"compiling {package}, once on this machine ...\n")
 
 
 def _without_warnings(function: Function) -> Function:

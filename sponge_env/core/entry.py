@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.core import batching
-from sponge_env.core.arrivals import next_request
+from sponge_env.core.arrivals import next_request, reset_arrivals
 from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
-from sponge_env.core.network import start_over, transferred_s
+from sponge_env.core.network import reset_network, start_over, transferred_s
 from sponge_env.core.observe import encode
 from sponge_env.core.overload import earliest_end_s
 from sponge_env.core.pipeline import at, last_deadline_s
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import Arrays, World
 from sponge_env.core.settings import LISTED
-from sponge_env.core.step import begin_interval, begin_traffic, reset, step
+from sponge_env.core.step import begin_interval, reset, step
 
 STEP, DRAIN, RESET = range(3)
 """The moves of :func:`run_range`."""
@@ -40,14 +40,14 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
     env = arrays.envs[i]
     return World(
         0,
-        env,
         arrays.stages[i, 0],
-        arrays.settings[env.scenario],
         arrays.models[env.scenario, 0],
         arrays.replicas[i, 0],
         arrays.pending[i, 0],
-        arrays.requests[i],
         arrays.queue[i, 0],
+        env,
+        arrays.settings[env.scenario],
+        arrays.requests[i],
         arrays.group[i],
         arrays.ledger[i],
         arrays.traces,
@@ -129,7 +129,8 @@ def begin_traffic_range(
     for i in range(first, last):
         w = _world(arrays, i, metrics)
         if seeds[i] >= 0 and w.settings.arrival_kind != LISTED:
-            begin_traffic(w, seeds[i])
+            reset_network(w, seeds[i])
+            reset_arrivals(w, seeds[i])
 
 
 @entry_point

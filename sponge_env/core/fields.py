@@ -37,18 +37,18 @@ class Field:
 _CAPACITY = "requests that all cores of a replica serve within one SLO"
 _RATE = "requests per second that all cores of a replica serve"
 _BUDGET = "quantile of the waiting requests' budgets; 1 when none waits"
+_DUE = "waiting requests with a budget"
 _INTERVAL = "requests that all cores of a replica serve in an interval"
 
 _QUEUE_FIELDS = (
     Field("queue_length", "requests waiting", _CAPACITY),
     *(Field(f"budget_q{int(100 * q)}", f"{q:.0%} {_BUDGET}", "SLO") for q in BUDGET_QUANTILES),
-    Field(
-        "due_1_of_8", "waiting requests due in part 1 of 8 of the SLO; overdue ones, too", _CAPACITY
-    ),
+    Field("due_1_of_8", f"{_DUE} below 1/8 of the SLO; overdue ones, too", _CAPACITY),
     *(
-        Field(f"due_{i}_of_8", f"waiting requests due in part {i} of 8 of the SLO", _CAPACITY)
-        for i in range(2, DUE_BINS + 1)
+        Field(f"due_{i}_of_8", f"{_DUE} from {i - 1}/8 to below {i}/8 of the SLO", _CAPACITY)
+        for i in range(2, DUE_BINS)
     ),
+    Field("due_8_of_8", f"{_DUE} of at least 7/8 of the SLO", _CAPACITY),
     Field("arrivals_last", "arrival rate of the last interval", _RATE),
     *(
         Field(f"arrivals_{s}s", f"mean arrival rate over {s} s, at most 30 intervals", _RATE)

@@ -44,7 +44,6 @@ def measure(w: World) -> None:
     metrics.requested_cores, metrics.batch = wanted.cores, wanted.batch
     metrics.replicas, metrics.feasible = wanted.replicas, 1
     metrics.reward = _reward(w)
-    env.episode_return += metrics.reward
 
 
 @inlined

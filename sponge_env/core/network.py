@@ -18,17 +18,13 @@ from sponge_env.core.settings import GENERATED, INSTANT, SHIFTED, Settings
 
 _PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.50, 0.75, 0.95, 1.0)
 _BANDWIDTHS = (0.43e6, 0.89e6, 1.33e6, 2.60e6, 3.36e6, 4.29e6, 5.80e6, 7.00e6)
-QUANTILES_4G = dict(zip(_PROBABILITIES, _BANDWIDTHS, strict=True))
-"""Bytes per second by probability in the Ghent 4G bus log that the Sponge paper used."""
-
-AUTOCORRELATION_4G = {1: 0.75, 2: 0.63, 5: 0.44, 10: 0.16, 30: 0.07}
-"""Autocorrelation of the same log by lag in seconds."""
+"""Quantiles, in bytes per second, of the Ghent 4G bus log that the Sponge paper used."""
 
 _MEMORY_PER_S = 0.86
 """Correlation of the slow part of a synthetic trace from one second to the next."""
 _SLOW_SHARE = 0.88
-"""Share of the variance in the slow part; the rest is white. Both fit
-``AUTOCORRELATION_4G`` by least squares."""
+"""Share of the variance in the slow part; the rest is white. Both fit the log's autocorrelation by
+least squares."""
 
 _TINY_BYTES = float(np.finfo(np.float64).tiny)
 """Smallest amount that can be left of a transfer; keeps it out of samples without any."""
@@ -103,7 +99,7 @@ def _synthetic_4g(trace: Records[TraceSample], rng: Records[np.uint64]) -> None:
     """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
 
     A Gaussian process (first-order autoregression plus white noise) is mapped through the
-    normal distribution and the piecewise-linear quantile function of ``QUANTILES_4G``. Each
+    normal distribution and the piecewise-linear quantile function above. Each
     second takes two uniforms and, from them by Box and Muller's transform, two normals: slow
     part first, then white.
     """

@@ -24,28 +24,9 @@ _FEW = 8
 @inlined
 def at(w: World, place: int) -> World:
     """Return another stage of the same environment."""
-    return World(
-        place,
-        w.env,
-        w.stages[place],
-        w.settings,
-        w.models[place],
-        w.all_replicas[place],
-        w.all_pending[place],
-        w.requests,
-        w.all_queues[place],
-        w.group,
-        w.ledger,
-        w.traces,
-        w.numbers,
-        w.metrics,
-        w.opened,
-        w.stages,
-        w.models,
-        w.all_replicas,
-        w.all_pending,
-        w.all_queues,
-    )
+    stage, model, queue = w.stages[place], w.models[place], w.all_queues[place]
+    replicas, pending = w.all_replicas[place], w.all_pending[place]
+    return World(place, stage, model, replicas, pending, queue, *w[6:])
 
 
 @inlined

@@ -60,11 +60,8 @@ def write_quota(model: StageSettings, replica: ReplicaState, now_s: float) -> No
     advance_bucket(model, replica, now_s)
     _pass_refills(model, replica, now_s)
     _grant(model, replica, float(replica.cores))
-    replica.account.pool_s, replica.account.slice_s, replica.account.stopped = (
-        replica.granted_s,
-        0.0,
-        False,
-    )
+    replica.account.pool_s = replica.granted_s
+    replica.account.slice_s, replica.account.stopped = 0.0, False
     _predict(model, replica)
 
 
@@ -128,11 +125,10 @@ def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> 
 @compiled
 def _predict(model: StageSettings, replica: ReplicaState) -> None:
     # Until the end a resize or another's batch may change it, so the account stays as it is now;
-    # undisturbed, the end's account is taken as it was found.
-    if replica.account.left_s > 0:
-        _copy(replica.account, replica.at_end)
-        _run(model, replica, replica.at_end, math.inf)
-        replica.finish_s = replica.at_end.since_s
+    # undisturbed, the end's account is taken as it was found. Without work the end is now.
+    _copy(replica.account, replica.at_end)
+    _run(model, replica, replica.at_end, math.inf)
+    replica.finish_s = replica.at_end.since_s
 
 
 @compiled

@@ -51,8 +51,11 @@ class Env:
     """What fan-outs are drawn from, beside the request."""
 
     sent_s: float
+    """When the next request is sent, which is drawn already; infinite after the last."""
     arrival_s: float
+    """When it reaches the server."""
     sent: int
+    """Requests drawn, that one included."""
     clock_s: float
     state: int
     """State of ``BURSTY`` arrivals; before, within or after a ``FLASH_CROWD``: 0, 1, 2."""
@@ -82,7 +85,7 @@ class Env:
     """Places in use of ``opened``, a power of two, minus 1; a row's place is in these bits."""
 
     delay_sum_s: float
-    """Sums over this interval, as are the rest but the last three."""
+    """Sums over this interval, as are the rest but the last two."""
     delay_max_s: float
     payload_sum_bytes: float
     latency_sum_s: float
@@ -91,8 +94,6 @@ class Env:
     """The same of those that were in time."""
     mean_delays_s: Recent
     bandwidths: Recent
-
-    episode_return: float
 
 
 class AllocationRow:
@@ -123,8 +124,9 @@ class Stage:
     ring: Position
     """Capacity of the queue minus 1; position k is row ``k & ring``."""
     head: int
-    """Positions of the earliest waiting request and after the latest; they grow until empty."""
+    """Position of the waiting request that is due first."""
     tail: int
+    """Position after the one that is due last; both grow until the queue is empty."""
     oldest: int
     """No running request lies before this position."""
     running: int
@@ -308,16 +310,17 @@ class World(NamedTuple):
     """Everything that belongs to one stage of one environment, and the way to the others."""
 
     place: int
-    env: Env
+    """That of the stage, to which the fields down to ``queue`` belong."""
     stage: Stage
-    settings: Settings
     model: StageSettings
     replicas: Records[ReplicaState]
     pending: Records[PendingResize]
-    requests: Records[Listed]
-    """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
     queue: Records[Waiting]
     """(capacity,) a power of two."""
+    env: Env
+    settings: Settings
+    requests: Records[Listed]
+    """(requests + 1,) those of ``LISTED`` arrivals, ascending by ``arrival_s``."""
     group: Records[float]
     """Send times of the group of ``RECORDED`` arrivals at hand, ascending."""
     ledger: Records[LedgerRow]

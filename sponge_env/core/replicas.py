@@ -14,13 +14,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, World
 from sponge_env.core.rng import NOISE, normal, seed_stream
-from sponge_env.core.service import (
-    advance,
-    load_service,
-    new_service,
-    replan,
-    resize_service,
-)
+from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
 
 @inlined

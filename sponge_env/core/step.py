@@ -10,10 +10,9 @@ import math
 
 from sponge_env.core import batching
 from sponge_env.core import replicas as worker
-from sponge_env.core.arrivals import next_listed, reset_arrivals
+from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
-from sponge_env.core.network import reset_network
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.records import AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
@@ -23,10 +22,9 @@ from sponge_env.core.settings import LISTED
 
 @inlined
 def reset(w: World, seed: int) -> None:
-    """Start an episode; :func:`begin_traffic` comes before where requests are not listed."""
+    """Start an episode; where requests are not listed, their traffic has begun already."""
     env = w.env
-    env.interval, env.measured_s = 0, 0.0
-    env.ended, env.episode_return = 0, 0.0
+    env.interval, env.measured_s, env.ended = 0, 0.0, 0
     if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
@@ -43,13 +41,6 @@ def reset(w: World, seed: int) -> None:
         worker.reset_worker(at(w, k))
         worker.read_meters(at(w, k))
         remember_meters(stage.meters, stage.before)
-
-
-@inlined
-def begin_traffic(w: World, seed: int) -> None:
-    """Choose or make the bandwidth of an episode and draw its first request."""
-    reset_network(w, seed)
-    reset_arrivals(w, seed)
 
 
 @compiled

@@ -70,10 +70,8 @@ def make_system(
 ) -> System:
     """Build a system at the start of an episode; its class says what the arguments are.
 
-    ``limiter`` and ``hold_between_steps`` are for the real worker only.
-
-    Raises:
-        SpongeError: The scenario, profile or machine does not allow it.
+    ``limiter`` and ``hold_between_steps`` are for the real worker only. A SpongeError says why
+    scenario, profile or machine does not allow it.
     """
     if backend not in get_args(Backend):
         raise ConfigError(unknown("backend", backend, get_args(Backend)))
@@ -109,12 +107,14 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     from sponge_env.live.local import LocalLauncher
 
     stages = stage_profiles(scenario, profile)
-    for each in (model for models in stages for model in models):
+    profiles = [model for models in stages for model in models]
+    for each in profiles:
         if not each.samples:
+            first, *others = scenario.pipeline
+            own = "ocr" if others else "variants-local" if len(first.variants) > 1 else "local"
             raise ConfigError(
                 f"scenario {scenario.name!r} uses the reference profile {each.name!r}, whose "
-                "model does not come with it; run this machine's worker with --scenario "
-                f"{here(scenario)}"
+                f"model does not come with it; run this machine's worker with --scenario {own}"
             )
         measured_on, this = each.host.get("cpu_model"), describe_host()["cpu_model"]
         if measured_on not in (None, this):
@@ -127,7 +127,11 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         )
     configs = real_configs(spec, stages, limiter)
     with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
-        _warn_of_other_limiters(stages, launcher.limiter)
+        for each in profiles:
+            if each.limiter != launcher.limiter:
+                text = "profile %r was measured under %s, this run is under %s: %s"
+                differ = "simulated and live differ by that, too"
+                LOG.warning(text, each.name, each.limiter, launcher.limiter, differ)
     cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
     most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
     if len(configs) > 1 and spec.total_cores > most:
@@ -135,21 +139,6 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             f"the stages may hold {spec.total_cores} core units together, but share "
             f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
         )
-
-
-def _warn_of_other_limiters(stages: Sequence[Sequence[Profile]], limiter: str) -> None:
-    """Say that the simulator knows another limiter than that of a live run."""
-    for each in (model for models in stages for model in models):
-        if each.limiter != limiter:
-            measured = f"profile {each.name!r} was measured under {each.limiter}"
-            differ = "simulated and live differ by that, too"
-            LOG.warning("%s, this run is under %s: %s", measured, limiter, differ)
-
-
-def here(scenario: Scenario) -> str:
-    """Return the shipped scenario of this machine's worker that is most like one."""
-    first, *others = scenario.pipeline
-    return "ocr" if others else "variants-local" if len(first.variants) > 1 else "local"
 
 
 def live_machine(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +17,7 @@ from sponge_env.scenario.config import Backend, ControlName, Limiter
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.encoding import ActionMasks, combination, control_named, decode, stepped
+from sponge_env.simulation.encoding import combination, control_named, decode, stepped
 from sponge_env.simulation.system import System
 from sponge_env.utils.console import frame
 
@@ -64,7 +63,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
       arrivals, stands still between two steps, so that a learner may take its time;
       how long it stood is ``paused_s`` in ``info``.
     - ``limiter``: CPU limiter of the live worker.
-    - ``render_mode``: ``"rgb_array"``.
+    - ``render_mode``: None or ``"rgb_array"``.
     - ``control``: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``.
 
     ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
@@ -82,11 +81,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         render_mode: str | None = None,
         control: ControlName = "vertical",
     ) -> None:
-        """Check the arguments; nothing is started before ``reset``.
-
-        Raises:
-            SpongeError: An argument cannot be used.
-        """
+        """Check the arguments; nothing is started before ``reset``."""
         EzPickle.__init__(self, scenario, backend, limiter, render_mode, control)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ConfigError(
@@ -99,7 +94,6 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._control = control_named(control, spec)
         self._backend = backend
         self._limiter = limiter
-        self._masks = ActionMasks(spec, self._control)
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
         self._episode_seed = 0
@@ -108,11 +102,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 
     @property
     def system(self) -> System:
-        """The system behind the environment.
-
-        Raises:
-            RuntimeError: Before the first ``reset``.
-        """
+        """The system behind the environment; a RuntimeError before the first ``reset``."""
         if self._system is None:
             raise RuntimeError("call reset before anything else")
         return self._system
@@ -140,11 +130,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         return self._observe(), self._info(NOTHING)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Serve one interval under the action's allocation; the info is its metrics.
-
-        Raises:
-            ConfigError: The action is outside the action space.
-        """
+        """Serve one interval under the action's allocation; the info is its metrics."""
         system = self.system
         wanted = decode(whole(action, self._choices), self._control)
         metrics = system.step(system.spec.fitting(wanted))
@@ -163,16 +149,6 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
             self._system.close()
             self._system = None
 
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Return which choices make sense now, for learners that take masks.
-
-        Returns:
-            (sum of choices,) each choice of each part of an action; see
-            :class:`sponge_env.simulation.encoding.ActionMasks`.
-        """
-        masks: NDArray[np.bool_] = self._masks(self._observe())
-        return masks
-
     def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
         waited_s = self.system.waited_s
         return {**info(metrics, waited_s), "episode_seed": self._episode_seed}
@@ -184,12 +160,8 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
 def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     """Return an action, which may be a list or whole floats, as whole numbers.
 
-    Args:
-        action: What a learner made.
-        choices: (parts,) the number of choices for each part, or () for a single part.
-
-    Raises:
-        ConfigError: It is anything else than one choice for each part.
+    Of ``choices`` there are (parts,), or () for a single part. Anything else than one choice for
+    each part is a ConfigError.
     """
     given = np.asarray(action)
     if given.dtype.kind in "iuf" and given.shape == choices.shape:
@@ -220,10 +192,6 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
-MOST_COMBINATIONS = 1 << 20
-"""Largest number of discrete actions."""
-
-
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
@@ -238,26 +206,12 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         super().__init__(env)
         self._choices = env._choices
         self._combinations = math.prod(self._choices.tolist())
-        if self._combinations > MOST_COMBINATIONS:
-            raise ConfigError(
-                f"an action has {self._combinations:,} combinations of choices, more than the "
-                f"{MOST_COMBINATIONS:,} that one number may stand for; lower the stages' limits "
-                "or take an environment whose actions have parts"
-            )
         self.action_space = gym.spaces.Discrete(self._combinations)
 
     def action(self, action: Any) -> Action:
         """Turn a combination's number into its choices; a ConfigError if there is none."""
         number = whole(action, np.array(self._combinations))
         return combination(number, self._choices)
-
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Return which combinations make sense now, (n,): those of which every choice does."""
-        env = self.unwrapped
-        assert isinstance(env, SpongeEnv)
-        parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
-        masks: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
-        return masks
 
 
 class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):

@@ -268,30 +268,23 @@ def load_profile(name_or_path: str | Path) -> Profile:
         path = shipped[str(path)]
     try:
         read = partial(json.loads, parse_float=_finite, parse_constant=_finite)
-        profile = _from_json(parsed(read, read_text(path)))
+        data = parsed(read, read_text(path))
+        if data.pop("format") != FORMAT:
+            raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
+        profile = from_mapping(Profile, data)
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
     except ProfileError:
         raise
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ProfileError(f"{path} is not a latency profile: {error}") from error
-    if model is not None and not is_of(profile, model):
+    # Files of one name in different folders share a profile.
+    if model is not None and profile.model not in (model, str(Path(model).resolve())):
         raise ProfileError(f"{path} is of {profile.model}, not of {model}; calibrate that anew")
     return profile
-
-
-def is_of(profile: Profile, model: str) -> bool:
-    """Return whether a profile is a model's; files of one name in different folders share it."""
-    return profile.model in (model, str(Path(model).resolve()))
 
 
 def _finite(text: str) -> float:
     if math.isfinite(number := float(text)):
         return number
     raise ValueError(f"it has the number {text}")
-
-
-def _from_json(data: dict[str, Any]) -> Profile:
-    if data.pop("format") != FORMAT:
-        raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
-    return from_mapping(Profile, data)

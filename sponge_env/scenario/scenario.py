@@ -166,9 +166,6 @@ def load_scenario(name_or_path: str | Path | Scenario) -> Scenario:
     """Load a shipped scenario by name, or any scenario from a TOML file; one itself is returned.
 
     File names inside a scenario are taken relative to its file and returned absolute.
-
-    Raises:
-        ConfigError: No such scenario, or a key or value in it that cannot be used.
     """
     if isinstance(name_or_path, Scenario):
         return name_or_path

@@ -43,7 +43,6 @@ class BatchSimulator:
         queue_capacity: int | None = None,
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
-        intervals_max: int | None = None,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -59,10 +58,6 @@ class BatchSimulator:
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
-            intervals_max: Intervals after which an episode is over even if its scenario is not.
-
-        Raises:
-            SpongeError: A setting or scenario cannot be used.
         """
         count = len(assignment)
         for name, value, least in (
@@ -70,7 +65,6 @@ class BatchSimulator:
             ("the number of scenarios", len(scenarios), 1),
             ("queue_capacity", queue_capacity, 1),
             ("threads", threads, 1),
-            ("the number of steps", intervals_max, 1),
         ):
             _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
@@ -87,9 +81,6 @@ class BatchSimulator:
             ]
         )
         """(stages, 4) most cores, batch, replicas and variant of an allocation."""
-        if intervals_max is not None:
-            intervals = self._configuration.settings["intervals"]
-            np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
         room.queue = queue_capacity or room.queue
         self._arrays = self._configuration.allocate(count)
@@ -117,27 +108,12 @@ class BatchSimulator:
         """(scenarios,) what a controller may know about each system."""
         return self._configuration.specs
 
-    @property
-    def episode_returns(self) -> NDArray[np.float64]:
-        """(n,) sum of the rewards of each environment's episode so far."""
-        return np.array(self._arrays.envs["episode_return"])
-
-    @property
-    def episode_intervals(self) -> NDArray[np.int64]:
-        """(n,) intervals of each environment's episode so far."""
-        return np.array(self._arrays.envs["interval"])
-
     def reset(
         self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
     ) -> None:
         """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
         The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.
-
-        Raises:
-            ConfigError: A seed is negative, or an environment is assigned to no scenario.
-            TraceError: A trace of a scenario with classes cannot be used.
-            ValueError: An array is of the wrong shape or type.
         """
         chosen = _array("chosen", chosen, np.bool_, (self.num_envs,))
         seeds = _array("episode_seeds", episode_seeds, np.int64, (self.num_envs,))
@@ -164,11 +140,7 @@ class BatchSimulator:
         where there is one stage, what the machine has no room for is left out, as by
         :meth:`~sponge_env.interfaces.SystemSpec.fitting`. Returned are new arrays: (n, obs_dim)
         observations and (n,) records of :data:`~sponge_env.core.records.METRICS`, all zeros where
-        the episode was over.
-
-        Raises:
-            ConfigError: An allocation is outside the limits.
-            ValueError: The array is of the wrong shape.
+        the episode was over. An allocation outside the limits is a ConfigError.
         """
         if np.ndim(allocations) == 2 and len(self._most) == 1:
             shape: tuple[int, ...] = (self.num_envs, 3)

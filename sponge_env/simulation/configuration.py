@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.core.settings import (
-    INSTANT,
-    LISTED,
-    write_spec,
-    write_table,
-    write_tables,
-)
+from sponge_env.core.settings import INSTANT, LISTED, write_spec, write_table, write_tables
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageSpec, SystemSpec
 from sponge_env.scenario.config import Initial, Stage
@@ -45,19 +39,16 @@ class Configuration(MemoryPlan):
         listed: bool = False,
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
-        """Read the scenarios' profiles and traces.
+        """Read the scenarios' profiles and traces; interval and limits must be the same in all.
 
         Args:
-            scenarios: Interval and limits must be the same in all.
+            scenarios: A SpongeError says which cannot be used, or not beside the others.
             replicas_max: Most replicas that an allocation asks for; the limit if left out.
             profile: Instead of those that the scenarios name.
             listed: All requests come from :meth:`workload`, not only those of several
                 classes, which the core cannot draw one at a time.
             measured_work: Table of the work of each stage's batches under a quota, for a single
                 environment, which uses it up; see :mod:`sponge_env.core.service`.
-
-        Raises:
-            SpongeError: A scenario cannot be used, or not beside the others.
         """
         _check_alike(scenarios)
         super().__init__(len(scenarios), len(scenarios[0].pipeline))

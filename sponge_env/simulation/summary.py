@@ -15,9 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.arrays import FloatArray
 
-QUANTILES = 100
-"""Latencies are kept as so many quantiles of equal distance, and the smallest."""
-
 ANSWERED, UNANSWERED = ("on_time", "late"), ("dropped", "failed")
 VIOLATIONS = ("late", *UNANSWERED)
 OUTCOMES = (*ANSWERED, *UNANSWERED, "queued", "running")

@@ -62,18 +62,10 @@ class System(ABC):
         workload: Workload | None = None,
         measured_work: Sequence[FloatArray] = (),
     ) -> None:
-        """Start an episode.
+        """Start an episode; what is left out is that of scenario and seed.
 
-        Args:
-            scenario: The experiment.
-            seed: Seed of arrivals, bandwidth and noise.
-            profile: Latency profile; the scenario's if left out.
-            workload: Requests; those of scenario and seed if left out.
-            measured_work: Table of the work of each stage's simulated batches, see
-                :mod:`sponge_env.core.service`; the profile's if left out.
-
-        Raises:
-            SpongeError: The scenario or profile cannot be used.
+        ``measured_work`` is a table of the work of each stage's simulated batches, see
+        :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
         """
         configuration = Configuration(
             [scenario], profile=profile, listed=True, measured_work=measured_work
@@ -224,11 +216,8 @@ class System(ABC):
     def step(self, allocation: Allocation, decision_s: float = 0.0) -> IntervalMetrics:
         """Put an allocation in force and serve until the interval ends; return its metrics.
 
-        ``decision_s`` is how long the decision took, for the record.
-
-        Raises:
-            ValueError: The allocation is outside the limits.
-            RuntimeError: The episode is over.
+        ``decision_s`` is how long the decision took, for the record. An allocation outside the
+        limits is a ConfigError, a step after the episode's end a RuntimeError.
         """
         if self.done:
             raise RuntimeError("the episode is over; start a new one")

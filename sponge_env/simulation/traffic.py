@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from sponge_env.core import settings as kinds
 from sponge_env.core.records import SAMPLE
 from sponge_env.errors import ConfigError, TraceError
-from sponge_env.formats import (
-    BandwidthTrace,
-    CountTrace,
-    EventTrace,
-    read_arrivals,
-    read_bandwidth,
-)
+from sponge_env.formats import BandwidthTrace, CountTrace, EventTrace, read_arrivals, read_bandwidth
 from sponge_env.scenario.config import Arrivals, Limits
 from sponge_env.scenario.graph import mean_tasks
 from sponge_env.scenario.option import require
@@ -171,15 +165,16 @@ def record_bytes(scenario: Scenario, rate: float) -> float:
 def check_record(scenario: Scenario, rate: float) -> None:
     """Refuse an episode of which no record can be kept, before there is memory for it."""
     needed, free = record_bytes(scenario, rate), free_bytes()
-    requests = rate * scenario.duration_s
+    requests, elsewhere = rate * scenario.duration_s, ""
+    if not scenario.classes:
+        elsewhere = ", or play it with gymnasium.make_vec, which keeps no requests"
     if requests > MOST_REQUESTS or needed > free:
         raise ConfigError(
             f"{scenario.arrivals.file or scenario.name} has {requests:.3g} requests in "
             f"{scenario.duration_s:g} s, whose record would take {needed / 1e9:.3g} GB of memory: "
             f"at most {MOST_REQUESTS} requests are kept, and {free / 1e9:.3g} GB are free; set a "
             "shorter duration_s (option --duration) with more seeds or a lower arrivals.rate_rps "
-            "(--rate), which thins a trace as well, or play it with gymnasium.make_vec, which "
-            "keeps no requests"
+            f"(--rate), which thins a trace as well{elsewhere}"
         )
 
 

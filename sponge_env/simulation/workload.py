@@ -55,9 +55,6 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
     when its transfer ends, plus the base delay; those that arrive after the episode's
     end are included.
-
-    Raises:
-        TraceError: The arrival or the bandwidth trace cannot be used.
     """
     rate = rate_rps(scenario, profile)
     check_record(scenario, rate)
