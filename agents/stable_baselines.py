@@ -21,6 +21,7 @@ from sponge_env.errors import MissingExtraError, PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.encoding import (
+    ActionMasks,
     combination,
     control_named,
     decode,
@@ -44,6 +45,7 @@ class SB3Policy(BaseController):
         check_typed(file, "model")
         self._file, path = file, Path(file)
         self._policy = _load(path, path.stat().st_mtime_ns if path.exists() else 0)
+        self._masked = "action_masks" in inspect.signature(self._policy.predict).parameters
 
     @property
     def description(self) -> str:
@@ -68,17 +70,20 @@ class SB3Policy(BaseController):
                 "system does"
             )
         self._choices = actions.nvec
+        self._masks = ActionMasks(spec, self._control) if self._masked else None
         self._state: Any = None
         self._first = True
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the model's most probable allocation."""
         observation = encode(view, spec, self._control)
+        allowed = {} if self._masks is None else {"action_masks": self._masks(observation)}
         action, self._state = self._policy.predict(
             observation,
             state=self._state,
             episode_start=np.array([self._first]),
             deterministic=True,
+            **allowed,
         )
         self._first = False
         if isinstance(self._policy.action_space, Discrete):

@@ -12,12 +12,13 @@ import gymnasium as gym
 import sb3_contrib
 import stable_baselines3
 import torch
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as masked_evaluation
 from stable_baselines3.common.evaluation import evaluate_policy
 
 import sponge_env  # noqa: F401  # registers the environments
 
 ENVIRONMENTS = {
-    **dict.fromkeys(("A2C", "PPO", "TRPO", "RecurrentPPO"), "Sponge-v0"),
+    **dict.fromkeys(("A2C", "PPO", "TRPO", "MaskablePPO", "RecurrentPPO"), "Sponge-v0"),
     **dict.fromkeys(("DQN", "QRDQN"), "SpongeDiscrete-v0"),
     **dict.fromkeys(("ARS", "SAC", "TD3", "TQC", "CrossQ"), "SpongeContinuous-v0"),
 }
@@ -30,7 +31,8 @@ def train(name: str, steps: int, **options: object) -> float:
     model = algorithm(policy, gym.make(ENVIRONMENTS[name], **options), seed=0, device="cpu")
     model.learn(steps)
     env = stable_baselines3.common.monitor.Monitor(gym.make(ENVIRONMENTS[name], **options))
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=1)
+    evaluate = masked_evaluation if name == "MaskablePPO" else evaluate_policy
+    mean, _ = evaluate(model, env, n_eval_episodes=1)
     return float(mean)
 
 

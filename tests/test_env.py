@@ -30,6 +30,7 @@ from sponge_env.simulation.encoding import (
     CLIP,
     FIELDS,
     JOINT,
+    ActionMasks,
     control_named,
     decode,
     encode,
@@ -307,6 +308,31 @@ def test_fields_mean_what_their_names_say() -> None:
     assert view.stages[0].arrivals[-1] == last.offered
 
 
+@EACH
+def test_masks_leave_a_choice_for_each_part(name: str) -> None:
+    scenario, kind, counts = CONTROLLED[name]
+    tight = dataclasses.replace(scenario, slo_s=0.02)
+    for each in (scenario, tight):
+        spec = spec_of(each)
+        control = control_named(kind, spec)
+        busy = np.full((2, control.obs_dim), CLIP, np.float32)
+        masks = ActionMasks(spec, control)(busy)
+        assert masks.shape == (2, sum(counts))
+        for part in np.split(masks, np.cumsum(counts)[:-1], axis=1):
+            assert part.any(axis=1).all()
+    assert not masks.all()
+
+
+def test_masks_know_slow_variants_and_few_cores() -> None:
+    spec = spec_of(dataclasses.replace(VARIANTS, slo_s=0.018))
+    control = control_named("variants", spec)
+    masks = ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
+    slowest_s = [float(each.table_s(1, 4)[0, -1]) for each in spec.stages[0].latencies]
+    assert masks[:4].tolist() == [False, False, False, True]
+    assert masks[8:].tolist() == [each <= 0.018 for each in slowest_s]
+    assert set(masks[8:]) == {False, True}
+
+
 def wrapper(name: str, **options: Any) -> Any:
     """Return an environment of other actions, without Gymnasium's own wrappers."""
     return gymnasium.make(name, scenario=SHORT, **options).env.env  # type: ignore[attr-defined]
@@ -323,6 +349,10 @@ def test_every_combination_of_choices_has_one_number() -> None:
         one, other = plain.step(np.array(expected[number])), env.step(number)
         assert np.array_equal(one[0], other[0])
         assert one[1] == other[1]
+    parts = env.unwrapped.action_masks()
+    assert not parts.all()
+    masks = [parts[cores] and parts[16 + batch] for cores, batch in expected]
+    assert env.action_masks().tolist() == masks
     for action in (256, -1, 1.5, [3], np.nan):
         with pytest.raises(ConfigError, match="a whole number from 0 to 255, not"):
             env.action(action)

@@ -32,7 +32,7 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(
     assert "update 1 of 2, mean reward -" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["RecurrentPPO", "QRDQN", "TQC"])
+@pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
 def test_algorithms_of_sb3_contrib_train(name: str) -> None:
     pytest.importorskip("sb3_contrib")
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0

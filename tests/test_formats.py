@@ -33,12 +33,15 @@ BANDWIDTH = {
         1.25,
     ),
     "pensieve": ([0, 0.512, 2.012], [535e3, 250e3, 62500], 3.512),
+    "ucc-5g.csv": ([0, 1, 4], [1e6, 3e6, 0], 6.0),
 }
 EVENTS = {
     "arrivals.csv": [0.25, 0.25, 1.75, 3.25],
+    "azure-functions.csv": [0, 0.25, 2.5000002],
     "azure-llm.csv": [0, 1e-6, 4.314579],
 }
 COUNTS = {
+    "burstgpt.csv": [2, 0, 0, 1],
     "counts.csv": [1, 2, 2, 0, 0, 0, 1, 1, 2],
     "rps-lines.txt": [3, 0, 2, 5],
     "rps-one-line.txt": [3, 0, 2, 5],
@@ -161,6 +164,23 @@ def test_azure_llm_times_may_name_their_zone_and_leave_out_the_fraction(zone, tm
     np.testing.assert_allclose(trace.time_s, [0, 0.99007], rtol=1e-12)
 
 
+def test_a_ucc_log_without_a_reading_goes_on_with_the_last(tmp_path):
+    lines = (DATA / "ucc-5g.csv").read_text().splitlines()
+    unread = [UCC.format(f"2019.12.16_13.40.0{s}", "-") for s in (2, 5)]
+    path = tmp_path / "ucc.csv"
+    path.write_text("\n".join([lines[0], unread[0], *lines[1:4], unread[1], *lines[4:]]))
+    trace = read_bandwidth(path)
+    start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
+    assert trace.start_s.tolist() == start_s
+    assert trace.bandwidth_bytes_per_s.tolist() == bandwidth
+    assert trace.duration_s == duration_s
+    path.write_text("\n".join([lines[0], *unread]))
+    with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
+        read_bandwidth(path)
+
+
+UCC = "{},-8,51,0,B,1,5G,-96,-13,9,12,-,{}" + ",-" * 13
+
 # file, line to replace (0 is a header), what to put there, what the message says of it
 BAD_LINES = [
     ("bandwidth.csv", 2, "", "the line is empty"),
@@ -173,11 +193,16 @@ BAD_LINES = [
     ("mahimahi.up", 4, "500.5", "milliseconds are not whole"),
     ("mahimahi.up", 8, "1453121790686", "do not count from the trace's start"),
     ("pensieve", 1, "0.512 2500000", "the bandwidth cannot be in Mbit/s"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16 13:40:04", 1), "Timestamp cannot be"),
+    ("ucc-5g.csv", 2, UCC.format("2019.12.16_13.40.04", "--"), "DL_bitrate cannot be '--'"),
     ("arrivals.csv", 2, ",", "arrival_s cannot be ''"),
+    ("burstgpt.csv", 2, "4,GPT-4,417,276,693,API log", "Timestamp goes back"),
     ("counts.csv", 3, "2014-04-10 11:39:07,4", "the time between two differs"),
     ("counts.csv", 2, "2014-04-10 11:39:03,0.5", "the number of requests is not whole"),
+    ("burstgpt.csv", 3, "1700000000,GPT-4,417,276,693,API log", "is years after the first"),
     ("rps-lines.txt", 2, "2.5", "requests per second is not a whole number"),
     ("rps-one-line.txt", 0, "3 -1 2", "requests per second is negative"),
+    ("azure-functions.csv", 2, "f00d,cafe,4.0,-1", "duration is negative"),
     ("azure-llm.csv", 3, "2023-11-16 18:15:46.0,1,2", "TIMESTAMP goes back"),
 ]
 

@@ -1,9 +1,10 @@
-"""The vector environments behave like Gymnasium's own."""
+"""The vector environments behave like Gymnasium's and Stable-Baselines3's own."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -13,8 +14,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from numpy.typing import NDArray
 from scenarios import CONTROLLED, SHORT
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sponge_env.core.records import METRICS
+from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
@@ -166,6 +172,7 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
         ({"num_envs": 10**12}, "number of environments must be at most 1000000"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
         ({"scenario": "papre"}, "did you mean 'paper'"),
+        ({"max_episode_steps": 0}, "the number of steps must be at least 1, not 0"),
     ],
 )
 def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
@@ -208,6 +215,18 @@ def test_actions_outside_the_space_are_refused(actions: NDArray[Any], words: str
     np.testing.assert_array_equal(*whole)
 
 
+def test_it_truncates_as_a_time_limit_does() -> None:
+    ours = vector_env(max_episode_steps=3)
+    theirs = gymnasium.make_vec(
+        "Sponge-v0", 3, "sync", {}, scenario=BRIEF, max_episode_steps=3, disable_env_checker=True
+    )
+    np.testing.assert_array_equal(ours.reset(seed=4)[0], theirs.reset(seed=4)[0])
+    for _ in range(9):
+        actions = np.full((3, 2), 7)
+        for one, other in zip(ours.step(actions)[:4], theirs.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted() -> None:
     flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 200.0))
     envs = SpongeVectorEnv(1, flood, queue_capacity=60)
@@ -232,3 +251,52 @@ def test_by_default_the_queue_has_room_for_a_whole_episode() -> None:
     infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(8)]
     assert infos[-1]["queued"][0] > 2048
     assert not any(info["overflowed"].any() for info in infos)
+
+
+@EACH
+def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name: str) -> None:
+    scenario, (_, control, counts) = brief(name), CONTROLLED[name]
+    shorter = dataclasses.replace(scenario, duration_s=3.0, slo_s=0.7 * scenario.slo_s)
+    each = [scenario, shorter, scenario]
+    ours = SpongeVecEnv(each, 3, control=control)
+    theirs = DummyVecEnv([partial(_monitored, s, control) for s in each])
+    for envs in (ours, theirs):
+        envs.seed(11)
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        actions = rng.integers(0, counts, (3, len(counts)))
+        mine, yours = ours.step(actions), theirs.step(actions)
+        for one, other in zip(mine[:3], yours[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, other, done in zip(mine[3], yours[3], mine[2], strict=True):
+            assert bool(one) == done
+            if done:
+                assert one["TimeLimit.truncated"] == other["TimeLimit.truncated"]
+                assert one["episode"]["l"] == other["episode"]["l"]
+                assert one["episode"]["r"] == pytest.approx(other["episode"]["r"], abs=1e-5)
+                last = one["terminal_observation"], other["terminal_observation"]
+                np.testing.assert_array_equal(*last)
+        masks = [np.stack(envs.env_method("action_masks")) for envs in (ours, theirs)]
+        np.testing.assert_array_equal(*masks)
+        np.testing.assert_array_equal(ours.env_method("action_masks", indices=1), masks[1][[1]])
+    assert ours.get_attr("scenario", 1) == [shorter]
+    assert ours.has_attr("action_masks")
+    assert not ours.has_attr("system")
+    with pytest.raises(AttributeError, match="no attribute 'system'"):
+        ours.get_attr("system")
+    ours.close()
+
+
+def _monitored(scenario: Any, control: Any) -> Any:
+    return Monitor(SpongeEnv(scenario, control=control))
+
+
+def test_stable_baselines_trains_and_evaluates_on_it() -> None:
+    envs = SpongeVecEnv([BRIEF, BRIEFER] * 2, 4)
+    model = PPO("MlpPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
+    model.learn(64)
+    assert len(model.ep_info_buffer or ()) == 2 * (16 // 4) + 2 * (16 // 3)
+    rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
+    assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
+    assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]

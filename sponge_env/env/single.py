@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from sponge_env.scenario.config import Backend, ControlName, Limiter
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.encoding import combination, control_named, decode, stepped
+from sponge_env.simulation.encoding import ActionMasks, combination, control_named, decode, stepped
 from sponge_env.simulation.system import System
 from sponge_env.utils.console import frame
 
@@ -94,6 +95,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         self._control = control_named(control, spec)
         self._backend = backend
         self._limiter = limiter
+        self._masks = ActionMasks(spec, self._control)
         self._system: System | None = None
         self._intervals: list[IntervalMetrics] = []
         self._episode_seed = 0
@@ -148,6 +150,16 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
         if self._system is not None:
             self._system.close()
             self._system = None
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which choices make sense now, for learners that take masks.
+
+        Returns:
+            (sum of choices,) each choice of each part of an action; see
+            :class:`sponge_env.simulation.encoding.ActionMasks`.
+        """
+        masks: NDArray[np.bool_] = self._masks(self._observe())
+        return masks
 
     def _info(self, metrics: IntervalMetrics) -> dict[str, Any]:
         waited_s = self.system.waited_s
@@ -212,6 +224,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         """Turn a combination's number into its choices; a ConfigError if there is none."""
         number = whole(action, np.array(self._combinations))
         return combination(number, self._choices)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which combinations make sense now, (n,): those of which every choice does."""
+        env = self.unwrapped
+        assert isinstance(env, SpongeEnv)
+        parts = np.split(env.action_masks(), np.cumsum(self._choices)[:-1])
+        masks: NDArray[np.bool_] = reduce(np.logical_and.outer, parts).ravel()
+        return masks
 
 
 class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):

@@ -10,7 +10,7 @@ from gymnasium.spaces import MultiDiscrete
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.core.records import BLANK, METRICS
 from sponge_env.env.single import reset_options
@@ -64,12 +64,25 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         queue_capacity: int | None = None,
         threads: int | None = None,
         control: ControlName = "vertical",
+        max_episode_steps: int | None = None,
     ) -> None:
         """Allocate everything; nothing runs before ``reset``.
 
-        ``scenario`` is one for all, or a sequence with one for each environment; for
-        ``queue_capacity`` and ``threads`` see :class:`~sponge_env.simulation.batch.BatchSimulator`.
-        What cannot be used is a :class:`~sponge_env.SpongeError`.
+        Args:
+            num_envs: Number of environments.
+            scenario: Shipped name, TOML path, or a scenario; one for all, or a sequence
+                with one for each environment.
+            autoreset_mode: When an environment whose episode is over starts the next.
+            queue_capacity: Requests that one environment holds at most; see
+                :class:`~sponge_env.simulation.batch.BatchSimulator`.
+            threads: Threads that share the work; chosen by the number of environments
+                if left out.
+            control: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``, for all.
+            max_episode_steps: Steps after which an episode is truncated, if it is not over
+                before, as Gymnasium's ``TimeLimit`` does it.
+
+        Raises:
+            SpongeError: An argument cannot be used.
         """
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode}
@@ -85,6 +98,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             obs_dim=self.control.obs_dim,
             queue_capacity=queue_capacity,
             threads=threads,
+            intervals_max=max_episode_steps,
         )
         self.single_action_space, self.single_observation_space = self.control.spaces(spec)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -120,7 +134,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             if seed[i] is not None or self._randoms[i] is None:
                 self._randoms[i] = np_random(seed[i])[0]
         observations = self._observations.copy()
-        self._begin(chosen, observations, options.get("episode_seed"))
+        self.begin(chosen, observations, options.get("episode_seed"))
         self._observations = observations
         return observations, _batched(np.zeros(self.num_envs, METRICS), self._seeds, chosen)
 
@@ -134,15 +148,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         before = self._ended
         if self.autoreset_mode == AutoresetMode.DISABLED and before.any():
             raise RuntimeError("some episodes are over; reset them with a reset_mask")
-        if self._randoms[0] is None:
-            raise RuntimeError("call reset before anything else")
-        actions = np.asarray(actions)
-        if actions.shape != self._shape:
-            raise ConfigError(f"actions must be of shape {self._shape}, not {actions.shape}")
-        if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
-            raise ConfigError("actions must be whole numbers")
-        self.control.write(actions, self._allocations)
-        observations, metrics = self.simulator.step(self._allocations)
+        observations, metrics = self.serve(actions)
         ended = self.simulator.over & ~before
         restarts = ended if self.autoreset_mode == AutoresetMode.SAME_STEP else before
         self._ended, final = ended, Infos()
@@ -155,7 +161,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             final["final_info"], final["_final_info"] = infos, ended
         reward = np.array(metrics["reward"])
         if restarts.any() and self.autoreset_mode != AutoresetMode.DISABLED:
-            self._begin(restarts, observations)
+            self.begin(restarts, observations)
             metrics = metrics.copy()
             metrics[restarts] = np.zeros((), METRICS)
         self._observations = observations
@@ -163,7 +169,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         infos = _batched(metrics, self._seeds, everyone) | final
         return observations, reward, never, ended.copy(), infos
 
-    def _begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> None:
+    def begin(self, chosen: NDArray[np.bool_], out: Observations, fixed: Any = None) -> None:
         """Start the next episode of each chosen environment.
 
         The first observations are written to the chosen rows of ``out``. ``fixed`` seeds, one for
@@ -179,6 +185,18 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
         self.simulator.reset(chosen, seeds, out)
         self._ended = self._ended & ~chosen
         self._seeds = np.where(chosen, seeds, self._seeds)
+
+    def serve(self, actions: ArrayLike) -> tuple[Observations, NDArray[Any]]:
+        """Serve one interval as :meth:`step` does; return what :meth:`BatchSimulator.step` does."""
+        if self._randoms[0] is None:
+            raise RuntimeError("call reset before anything else")
+        actions = np.asarray(actions)
+        if actions.shape != self._shape:
+            raise ConfigError(f"actions must be of shape {self._shape}, not {actions.shape}")
+        if actions.dtype.kind not in "iu" and np.any(actions != np.floor(actions)):
+            raise ConfigError("actions must be whole numbers")
+        self.control.write(actions, self._allocations)
+        return self.simulator.step(self._allocations)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""

@@ -217,12 +217,25 @@ def _pensieve(rows: Rows) -> BandwidthTrace:
 
 
 def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
+    return _held(rows, "time_s", rows.seconds("time_s"), rows.column("bandwidth_bytes_per_s"))
+
+
+def _ucc(rows: Rows) -> BandwidthTrace:
+    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s.
+
+    Where the logger had no reading, the last one goes on.
+    """
+    rows = rows.measured("DL_bitrate")
+    time_s = rows.column("Timestamp", lambda text: _unix_us(text, "%Y.%m.%d_%H.%M.%S") / 1e6)
+    return _held(rows, "Timestamp", time_s, rows.column("DL_bitrate") * 1e3 / 8)
+
+
+def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> BandwidthTrace:
     """Hold each sample until the next, and the last for the median time between them.
 
     Of samples with the same time the last counts.
     """
-    time_s, bandwidth = rows.seconds("time_s"), rows.column("bandwidth_bytes_per_s")
-    rows.ascending("time_s", time_s)
+    rows.ascending(name, time_s)
     last_of_its_time = np.append(np.diff(time_s) > 0, True)
     start_s = time_s[last_of_its_time] - time_s[0]
     apart_s = float(np.median(np.diff(start_s))) if start_s.size > 1 else 1.0
@@ -262,11 +275,31 @@ def only_rises(trace: CountTrace) -> bool:
     return bool(first < last and np.all(np.diff(trace.per_second) >= 0))
 
 
+def _azure_functions(rows: Rows) -> EventTrace:
+    """An invocation came at its end, by which the file is sorted, minus its duration."""
+    arrival_s = np.sort(rows.seconds("end_timestamp") - rows.column("duration"))
+    return EventTrace(arrival_s - arrival_s[0])
+
+
 def _azure_llm(rows: Rows) -> EventTrace:
     """Wall-clock times. The trace starts with the first request."""
     time_us = rows.column("TIMESTAMP", _unix_us)
     rows.ascending("TIMESTAMP", time_us)
     return EventTrace((time_us - time_us[0]) / 1e6)
+
+
+def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
+    """Seconds. The trace starts with the first request.
+
+    Whole seconds say in which second a request came and not when in it.
+    """
+    time_s = rows.seconds("Timestamp")
+    rows.ascending("Timestamp", time_s)
+    time_s -= time_s[0]
+    if np.any(time_s != np.floor(time_s)):
+        return EventTrace(time_s)
+    rows.require(time_s < _MAX_S, "Timestamp is years after the first")
+    return CountTrace(np.bincount(time_s.astype(np.int64)).astype(np.float64))
 
 
 def _counts_by_time(rows: Rows) -> CountTrace:
@@ -302,13 +335,13 @@ def _counts_by_time(rows: Rows) -> CountTrace:
     return CountTrace(whole, np.diff(so_far) if step_s > 1 else None)
 
 
-def _unix_us(text: str) -> float:
-    """Convert an ISO time of UTC or of the zone it names to whole microseconds.
+def _unix_us(text: str, form: str = "") -> float:
+    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds.
 
     float64 holds them exactly, unlike seconds with a fraction. The trace's seventh digit
     is cut off.
     """
-    time = datetime.fromisoformat(text)
+    time = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
     since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     return since_epoch / timedelta(microseconds=1)
 
@@ -333,13 +366,16 @@ def _csv(source: str, columns: str, parse: Callable[[Rows], Any]) -> Format:
 FORMATS: Mapping[Content, tuple[Format, ...]] = {
     "bandwidth": (
         _csv("", "time_s,bandwidth_bytes_per_s", _bandwidth_csv),
+        _csv("a UCC 4G/5G log", "Timestamp,DL_bitrate", _ucc),
         Format("a Ghent 4G or Norway HSDPA log (6 columns)", "columns", _CELLULAR, _cellular_log),
         Format("a Pensieve cooked trace (2 columns)", "columns", ("seconds", "Mbit/s"), _pensieve),
         Format("a mahimahi trace (1 column)", "columns", ("milliseconds",), _mahimahi),
     ),
     "arrivals": (
         _csv("", "arrival_s", _arrivals_csv),
+        _csv("an Azure Functions 2021 trace", "app,func,end_timestamp,duration", _azure_functions),
         _csv("an Azure LLM inference trace", "TIMESTAMP,ContextTokens,GeneratedTokens", _azure_llm),
+        _csv("a BurstGPT trace", "Timestamp,Model,Request tokens,Response tokens", _burstgpt),
         *(_csv("requests from each time on", f"timestamp,{n}", _counts_by_time) for n in COUNTED),
         Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,14 @@ class Rows:
         time_s = self.column(name, convert)
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
+
+    def measured(self, name: str) -> Rows:
+        """Leave out the rows where a column has ``-``, which loggers write for no reading."""
+        column = self.header.index(name)
+        lines = [line for line in self.lines if self.split(line.text)[column : column + 1] != ["-"]]
+        if not lines:
+            raise self.error(0, f"{name} is '-' from here to the end")
+        return dataclasses.replace(self, lines=lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ class BatchSimulator:
         queue_capacity: int | None = None,
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
+        intervals_max: int | None = None,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -58,6 +59,7 @@ class BatchSimulator:
             threads: Threads that share the work; if left out, all CPUs
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
+            intervals_max: Intervals after which an episode is over even if its scenario is not.
         """
         count = len(assignment)
         for name, value, least in (
@@ -65,6 +67,7 @@ class BatchSimulator:
             ("the number of scenarios", len(scenarios), 1),
             ("queue_capacity", queue_capacity, 1),
             ("threads", threads, 1),
+            ("the number of steps", intervals_max, 1),
         ):
             _at_least(name, value, least)
         self.scenarios = tuple(scenarios)
@@ -81,6 +84,9 @@ class BatchSimulator:
             ]
         )
         """(stages, 4) most cores, batch, replicas and variant of an allocation."""
+        if intervals_max is not None:
+            intervals = self._configuration.settings["intervals"]
+            np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
         room.queue = queue_capacity or room.queue
         self._arrays = self._configuration.allocate(count)
@@ -107,6 +113,16 @@ class BatchSimulator:
     def specs(self) -> Sequence[SystemSpec]:
         """(scenarios,) what a controller may know about each system."""
         return self._configuration.specs
+
+    @property
+    def episode_returns(self) -> NDArray[np.float64]:
+        """(n,) sum of the rewards of each environment's episode so far."""
+        return np.array(self._arrays.envs["episode_return"])
+
+    @property
+    def episode_intervals(self) -> NDArray[np.int64]:
+        """(n,) intervals of each environment's episode so far."""
+        return np.array(self._arrays.envs["interval"])
 
     def reset(
         self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations

@@ -4,7 +4,7 @@ Training and evaluation use the same functions. Four kinds of control share them
 chooses cores and batch size of one replica; *joint*, which chooses the number of replicas, too;
 *variants*, which chooses the model variant instead; and *pipeline*, which chooses what there is to
 choose in every stage. The vertical observation is the first part of the joint one; the other two
-see all stages.
+see all stages. Actions that make no sense at all can be masked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 from numpy.typing import NDArray
 
-from sponge_env.arrays import IntArray
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.entry import fit as fit
 from sponge_env.core.entry import observe_one
 from sponge_env.core.fields import CLIP as CLIP
@@ -27,6 +27,11 @@ from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.config import ControlName
 from sponge_env.simulation.recall import recalled
+
+_RATE = "arrivals_5s"
+_MASKED_SHARE = 0.7
+"""Share of the recent rate that the fewest cores must serve: bursts end, and a queue may wait for
+the next interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +154,44 @@ def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
     share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
     chosen: IntArray = np.minimum((share * choices).astype(np.int64), choices - 1)
     return chosen
+
+
+class ActionMasks:
+    """Which choices make sense on a system (invalid action masking, Huang and Ontañón, 2022).
+
+    Masked are core counts that cannot even serve what has lately arrived, and batch sizes and
+    variants that no core count runs within the SLO. Replicas, where an action chooses them, may
+    serve what cores do not, so that then no core count is masked.
+    """
+
+    def __init__(self, spec: SystemSpec, control: Control = VERTICAL) -> None:
+        up_to = [_sensible(spec, control, k, name) for k, name in control.parts]
+        own = [f"{spec.stages[k].name}." if control.sees_stages else "" for k, _ in control.parts]
+        rates = [control.fields.index(name + _RATE) for name in own]
+        self._up_to = np.concatenate(up_to)
+        self._rates = np.repeat(rates, [len(each) for each in up_to])
+
+    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which choices are allowed under (..., fields) observations.
+
+        They are (..., choices): all of the first part of an action, then all of the next.
+        """
+        allowed: NDArray[np.bool_] = self._up_to >= _MASKED_SHARE * observations[..., self._rates]
+        return allowed
+
+
+def _sensible(spec: SystemSpec, control: Control, k: int, name: str) -> FloatArray:
+    """Return up to which arrival rate, as it is observed, each choice for a stage makes sense."""
+    stage = spec.stages[k]
+    models = stage.latencies if control.sees_stages else stage.latencies[:1]
+    latency_s = np.array([each.table_s(stage.batch_max, stage.cores_max) for each in models])
+    if name == "cores" and "replicas" not in control.choices[k]:
+        batches = np.arange(1, stage.batch_max + 1)[:, None]
+        served = (batches / latency_s).max(axis=(0, 1)) / stage.capacity_rps
+        return np.append(served[:-1], np.inf)
+    shortest_s = np.zeros(_count(spec, k, name))
+    if name in ("batch", "variant"):
+        shortest_s = latency_s[:, :, -1].min(axis=0) if name == "batch" else latency_s[:, 0, -1]
+    fits = shortest_s <= spec.slo_s
+    fits[0 if name == "batch" else shortest_s.argmin()] = True
+    return np.where(fits, np.inf, -np.inf)

@@ -85,7 +85,7 @@ def _actions(what: cells.Sequence, choices: NDArray[np.int64]) -> Iterator[NDArr
 def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
     """Step one environment; a new episode of its own choice follows one that is over."""
     observation, info = env.reset(seed=what.number, options={"episode_seed": what.number})
-    seen, seeds = [observation], [info["episode_seed"]]
+    seen, seeds, masks = [observation], [info["episode_seed"]], [env.unwrapped.action_masks()]
     rewards, over, measured = [], [], []
     for action in _actions(what, env.action_space.nvec):
         observation, reward, _, truncated, info = env.step(action)
@@ -97,10 +97,12 @@ def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
             observation, info = env.reset()
             seen.append(observation)
             seeds.append(info["episode_seed"])
+        masks.append(env.unwrapped.action_masks())
     return {
         "observations": play.by_field(np.array(seen), what.control),
         "rewards": {"reward": np.array(rewards)},
         "ends": {"over": np.array(over)},
+        "masks": {"allowed": np.array(masks)},
         "infos": {name: np.array([info[name] for info in measured]) for name in infos},
         "seeds": {"seeds": np.array(seeds)},
     }
