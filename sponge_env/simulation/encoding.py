@@ -73,12 +73,7 @@ class Control:
 
     def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, Box[Any]]:
         """Return the spaces of actions, each choice less its least, and of observations."""
-        counts = [
-            len(spec.stages[k].latencies)
-            if name == "variant"
-            else getattr(spec.stages[k], f"{name}_max")
-            for k, name in self.parts
-        ]
+        counts = [_count(spec, k, name) for k, name in self.parts]
         return MultiDiscrete(counts), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
 
     def write(self, actions: NDArray[Any], out: IntArray) -> None:
@@ -154,6 +149,12 @@ def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
     share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
     chosen: IntArray = np.minimum((share * choices).astype(np.int64), choices - 1)
     return chosen
+
+
+def _count(spec: SystemSpec, k: int, name: str) -> int:
+    """Return how many choices there are of something in a stage's allocation."""
+    stage = spec.stages[k]
+    return len(stage.latencies) if name == "variant" else getattr(stage, f"{name}_max")
 
 
 class ActionMasks:
