@@ -17,14 +17,7 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.simulation.encoding import Control, encode, fit
 
-from .history import (
-    BATCH_TIMES,
-    REMEMBERED,
-    FloatMatrix,
-    layout_of,
-    remember,
-    units_of,
-)
+from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
 from .lookahead.service_times import fitted_s
 
 MAX_REPLICAS = 8

@@ -78,10 +78,7 @@ _IPA: Grid = {
 
 # Of the look-ahead programs what trades cores for late requests: how far before a deadline an
 # answer counts as late, and whether an interval more is played.
-_PROGRAM: Grid = {
-    "guard": (0.05, 0.15, 0.3),
-    "look_ahead": (0, 1),
-}
+_PROGRAM: Grid = {"guard": (0.05, 0.15, 0.3), "look_ahead": (0, 1)}
 
 SEARCHES: Mapping[str, Grid] = {
     "fa2": {

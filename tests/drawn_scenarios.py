@@ -92,9 +92,7 @@ def servings() -> st.SearchStrategy[Serving]:
     drops = st.sampled_from([("none", 0.0), ("expired", 0.0), ("late", 0.05)])
     late = st.tuples(st.just("late"), st.floats(0.001, 1.0))
     return st.builds(
-        lambda drop, order: Serving(*drop, order),
-        drops | late,
-        st.sampled_from(["edf", "fifo"]),
+        lambda drop, order: Serving(*drop, order), drops | late, st.sampled_from(["edf", "fifo"])
     )
 
 

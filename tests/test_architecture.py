@@ -49,10 +49,7 @@ CONTROLLERS_MAY_IMPORT = {
 }
 """Modules, or whole packages, of ``sponge_env``."""
 DOORS = {
-    "stable_baselines3": {
-        "agents/stable_baselines.py",
-        "sponge_env/env/sb3.py",
-    },
+    "stable_baselines3": {"agents/stable_baselines.py", "sponge_env/env/sb3.py"},
     "torch": {
         "agents/learn/imitation.py",
         "agents/learn/phased.py",

@@ -355,11 +355,7 @@ class TestThrottle:
         ],
     )
     def test_signals(
-        self,
-        cores: int,
-        core_unit: float,
-        measured: dict[str, Any],
-        expected: tuple[float, float],
+        self, cores: int, core_unit: float, measured: dict[str, Any], expected: tuple[float, float]
     ) -> None:
         last = IntervalMetrics(requested_cores=cores, cores=float(cores), **measured)
         assert signals(last, core_unit) == pytest.approx(expected)

@@ -48,10 +48,7 @@ def test_those_of_the_suite_of_stages_ship() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        ("paper-100kb+resnet18+cold", "vertical"),
-        ("flash-crowd+lite0+cold", "joint"),
-    ],
+    [("paper-100kb+resnet18+cold", "vertical"), ("flash-crowd+lite0+cold", "joint")],
 )
 def test_what_ships_is_what_is_found(name: str, kind: ControlName) -> None:
     assert bounds.bound_of(CELLS[name], 3, kind) == tuple(bounds.shipped(CELLS[name], kind)[3])

@@ -456,10 +456,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
         ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
         ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
-        (
-            "--agent static-8 --trace files/huge",
-            "huge is not a trace: it holds more than 200",
-        ),
+        ("--agent static-8 --trace files/huge", "huge is not a trace: it holds more than 200"),
         ("--agent static-8 --arrivals files/pipe", "cannot read.* files/pipe: it is no regular"),
         ("--agent static-8 --trace /proc/kmsg", "/proc/kmsg is not a trace: it is empty"),
         ("--agent static-8 --profile files/p.json", "needs noise_quantiles of at most 1000"),

@@ -51,9 +51,7 @@ KINDS = {
 
 
 FEW = dataclasses.replace(
-    TINY,
-    limits=Limits(cores=2, batch=2, replicas=2),
-    simulation=Simulation(cold_start_s=1.0),
+    TINY, limits=Limits(cores=2, batch=2, replicas=2), simulation=Simulation(cold_start_s=1.0)
 )
 """Few enough of everything to try all schedules with replicas, too."""
 

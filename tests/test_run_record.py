@@ -22,13 +22,7 @@ from sponge_env.run.rollout import Run
 from sponge_env.run.store import IDENTITY as IDENTITY_COLUMNS
 from sponge_env.run.store import RunStore, describe, new_folder
 from sponge_env.run.suite import AgentEntry, CellGroup, Suite
-from sponge_env.run.unit import (
-    AgentUnit,
-    interval_columns,
-    read_intervals,
-    run_unit,
-    write_table,
-)
+from sponge_env.run.unit import AgentUnit, interval_columns, read_intervals, run_unit, write_table
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils import installation
 from sponge_env.utils.files import replacing, write_json

@@ -70,10 +70,7 @@ SENT = {"sent_at_ms": NOW_MS - 250}
     ],
 )  # fmt: skip
 def test_the_deadline(
-    parameters: dict[str, Any],
-    headers: dict[str, Any],
-    arrival: Arrival,
-    deadline: tuple[Any, ...],
+    parameters: dict[str, Any], headers: dict[str, Any], arrival: Arrival, deadline: tuple[Any, ...]
 ) -> None:
     assert when(parameters, arrival, **headers) == Deadline(*deadline)
 

@@ -113,10 +113,7 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
 
 
 def fleet_size(
-    rates: list[float],
-    replicas: int,
-    ready: int,
-    starting_s: tuple[float, ...] = (),
+    rates: list[float], replicas: int, ready: int, starting_s: tuple[float, ...] = ()
 ) -> int:
     planner, answer = FleetPlanner(SpongeJointConfig(), SPEC), 0
     for rate in rates:

@@ -12,14 +12,7 @@ import pytest
 from scenarios import CHAIN
 from tiny_policies import BATCHES, EVERY, SCENARIO, SPEC, drawn_policy
 
-from agents.history import (
-    INPUTS,
-    JOINT_LAYOUT,
-    REMEMBERED,
-    layout_of,
-    remember,
-    units_of,
-)
+from agents.history import INPUTS, JOINT_LAYOUT, REMEMBERED, layout_of, remember, units_of
 from agents.learn import spec_of
 from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE, fitted_s

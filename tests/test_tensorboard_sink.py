@@ -13,20 +13,8 @@ from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
-from sponge_env.metrics import (
-    EpisodeMetrics,
-    IntervalMetrics,
-    axis_label,
-    columns,
-    names,
-    tag,
-)
-from sponge_env.run.tensorboard import (
-    EPISODE_PREFIX,
-    IDENTITY,
-    EventFile,
-    TensorBoardSink,
-)
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, columns, names, tag
+from sponge_env.run.tensorboard import EPISODE_PREFIX, IDENTITY, EventFile, TensorBoardSink
 
 INTERVALS = [
     IntervalMetrics(time_s=1.0, violations=2, cores=4.0, core_seconds=4.0, delay_max_s=0.3),

@@ -20,12 +20,7 @@ from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import OBS_DIM
 
-PURPOSES = {
-    "arrivals": ARRIVALS,
-    "network": NETWORK,
-    "fades": FADES,
-    "noise": NOISE,
-}
+PURPOSES = {"arrivals": ARRIVALS, "network": NETWORK, "fades": FADES, "noise": NOISE}
 
 
 @settings(deadline=None)

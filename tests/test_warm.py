@@ -10,14 +10,7 @@ from scenarios import SHORT, Scripted
 
 from baselines.rules import Static
 from sponge_env.interfaces import Allocation
-from sponge_env.run.rollout import (
-    COUNTED,
-    SETTLING,
-    equally_fast,
-    settled,
-    steady_scenario,
-    warm,
-)
+from sponge_env.run.rollout import COUNTED, SETTLING, equally_fast, settled, steady_scenario, warm
 from sponge_env.scenario.config import Arrivals, RequestClass
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.traffic import rate_rps

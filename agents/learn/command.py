@@ -25,13 +25,7 @@ from sponge_env.utils.installation import require_extra
 from ..learned import shipped_for
 from ..policy import POLICY_FILE, load_policy
 from ..training import FOLLOWED, STEPS
-from . import (
-    CHECKPOINT_FILE,
-    EVALUATED_FILE,
-    TrainingPlan,
-    settings,
-    spec_of,
-)
+from . import CHECKPOINT_FILE, EVALUATED_FILE, TrainingPlan, settings, spec_of
 
 
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:

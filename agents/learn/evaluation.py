@@ -149,10 +149,7 @@ def programs_for(scales_out: bool) -> tuple[str, ...]:
 
 
 def best_rules(
-    scales_out: bool,
-    scenarios: tuple[Scenario, ...],
-    episodes: int,
-    first_seed: int = SEED_LIMIT,
+    scales_out: bool, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
 ) -> tuple[FloatArray, list[str]]:
     """Return (4, episodes, scenarios) sums of the best program of each scenario, and its name.
 

@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
-from sponge_env.run.registry import (
-    described_controllers,
-    make_controller,
-    start,
-    who_takes,
-)
+from sponge_env.run.registry import described_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
     SUITE_DIR,

@@ -102,9 +102,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
         mean_cores=cores,
         core_seconds=cores * result.duration_s,
         **summarise_requests(
-            result.outcome[counted],
-            result.latency_s[counted],
-            budget_s[counted] < fastest_s,
+            result.outcome[counted], result.latency_s[counted], budget_s[counted] < fastest_s
         ),
         **UNKNOWN,
     )
