@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -10,7 +9,6 @@ from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import SHORT, Scripted, short
 
-from sponge_env.env import factory
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
@@ -91,11 +89,3 @@ def test_time_stands_still_while_a_controller_prepares() -> None:
     still = ["hold", "reset", *["decide"] * REHEARSED, "reset", "release"]
     assert happened[: len(still) + 2] == [*still, "decide", "resize 8 x 1"]
     assert "hold" not in happened[1:]
-
-
-def test_a_profile_of_another_limiter_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    profile = dataclasses.replace(load_profile("yolov5s"), limiter="cgroup-v1")
-    factory._warn_of_other_limiters([[profile]], "cgroup-v1")
-    assert not caplog.messages
-    factory._warn_of_other_limiters([[profile]], "duty-cycle")
-    assert "measured under cgroup-v1, this run is under duty-cycle" in caplog.text

@@ -52,11 +52,13 @@ class SpongeVecEnv(VecEnv):
         self.metrics = np.zeros(num_envs, METRICS)
         """(num_envs,) records of the last interval, under the schema's names."""
         self._observations = np.zeros((num_envs, envs.control.obs_dim), np.float32)
+        self._returns = np.zeros(num_envs)
         self._masks = [ActionMasks(spec, envs.control) for spec in envs.simulator.specs]
         super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
         """Start a new episode in every environment; return the first observations."""
+        self._returns[:] = 0.0
         fixed = {"episode_seed": self._options[0].get("episode_seed")}
         self._observations, infos = self._envs.reset(seed=self._seeds, options=fixed)
         self.reset_infos = [{"episode_seed": seed} for seed in infos["episode_seed"].tolist()]
@@ -71,6 +73,7 @@ class SpongeVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Serve one interval; environments whose episode ended start the next."""
         observations, self.metrics = self._envs.serve(self._actions)
+        self._returns += self.metrics["reward"]
         simulator = self._envs.simulator
         ended = simulator.over.copy()
         infos = [_NOTHING] * self.num_envs
@@ -79,11 +82,12 @@ class SpongeVecEnv(VecEnv):
                 ends = {"terminal_observation": observations[i].copy(), "TimeLimit.truncated": True}
                 infos[i] = ends | {
                     "episode": {
-                        "r": float(simulator.episode_returns[i]),
+                        "r": float(self._returns[i]),
                         "l": int(simulator.episode_intervals[i]),
                         "t": float(self.metrics["time_s"][i]),
                     }
                 }
+            self._returns[ended] = 0.0
             self._envs.begin(ended, observations)
         self._observations = observations
         return observations, self.metrics["reward"].astype(np.float32), ended, infos

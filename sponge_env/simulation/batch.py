@@ -115,11 +115,6 @@ class BatchSimulator:
         return self._configuration.specs
 
     @property
-    def episode_returns(self) -> NDArray[np.float64]:
-        """(n,) sum of the rewards of each environment's episode so far."""
-        return np.array(self._arrays.envs["episode_return"])
-
-    @property
     def episode_intervals(self) -> NDArray[np.int64]:
         """(n,) intervals of each environment's episode so far."""
         return np.array(self._arrays.envs["interval"])
