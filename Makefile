@@ -98,7 +98,6 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
-	$(PY) -m sponge_env.run.bounds --suite stages
 
 policies: setup  ## train the policies that ship, about nine hours
 	@set -e; learn() { \

@@ -239,10 +239,10 @@ class EpisodeMetrics:
     stages: ByStage = field(default_factory=dict)
 
 
-AGAINST_BOUND = ("beyond_common_bound_rate", "cores_over_common_bound", "cores_over_relaxation")
+AGAINST_BOUND = ("beyond_common_bound_rate", "cores_over_common_bound")
 """An episode beside a schedule that knows arrivals, delays and service times: violations per
-request beyond those of the bound of all agents, core-seconds over its, and over the fewest proven
-for as many violations. NaN where the suite has no bound of the cell."""
+request beyond those of the bound of all agents, and core-seconds over its. NaN where the suite has
+no bound of the cell."""
 
 Place = Literal["evaluation", "cell", "page", "tensorboard", "pooled"]
 """Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
@@ -267,8 +267,8 @@ class Column:
     """Whether the 95 % interval stands beside the mean; of one evaluation, the range."""
     compared: bool = False
     """Whether it is marked where an agent does not differ from the reference."""
-    bound: Literal["", "needed", "instead", "relaxed"] = ""
-    """Left out without a bound of all agents, over all cells with one, or without a relaxation."""
+    bound: Literal["", "needed", "instead"] = ""
+    """Left out without a bound of all agents, or over all cells with one."""
     of_accuracy: bool = False
     """Left out where all answers are right."""
 
@@ -300,10 +300,6 @@ COLUMNS = (
     _compared("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
     _bound("cores_over_common_bound", "cores over attained bound", "", 2),
-    Column(
-        "cores_over_relaxation", "cores over the relaxation", "", 2, ("cell",), interval=True,
-        bound="relaxed",
-    ),
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
     Column("latency_p50_s", "p50", "ms", 0),

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.profile import Profile
@@ -52,24 +52,16 @@ def replay(
     return run_episode(system, ScheduleController(schedule), run).summary
 
 
-def replay_all(
-    scenario: Scenario, seed: int, replicas: int = 2, every_batch: bool = False
-) -> list[EpisodeMetrics]:
-    """Run all schedules with at most so many replicas, of the largest batches or of any."""
-    profile = scenario_profile(scenario)
-    choices = [
-        itertools.product(
-            range(1, stage.limits.cores + 1),
-            range(1 if every_batch else stage.limits.batch, stage.limits.batch + 1),
-            range(1, min(replicas, stage.limits.replicas) + 1),
-            range(len(stage.variants)),
-        )
-        for stage in scenario.pipeline
-    ]
+def replay_all(scenario: Scenario, seed: int, replicas: int) -> list[EpisodeMetrics]:
+    """Run all schedules with at most so many replicas."""
+    profile, limits = scenario_profile(scenario), scenario.limits
+    choices = itertools.product(
+        range(1, limits.cores + 1), range(1, limits.batch + 1), range(1, replicas + 1)
+    )
     allocations = [
-        Allocation(stages=tuple(itertools.starmap(StageAllocation, chosen)))
-        for chosen in itertools.product(*choices)
-        if sum(cores * count for cores, _, count, _ in chosen) <= scenario.limits.machine_cores
+        Allocation(cores, batch, count)
+        for cores, batch, count in choices
+        if cores * count <= limits.machine_cores
     ]
     schedules = itertools.product(allocations, repeat=scenario.intervals)
     return [replay(scenario, profile, seed, schedule) for schedule in schedules]

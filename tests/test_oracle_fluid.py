@@ -43,7 +43,6 @@ def episode(
         mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
         last_batch=np.array([last_batch]),
         cores_count=np.ones(intervals, np.int64),
-        cost_max=99,
         start=np.full(intervals, start),
         ready_from=1,
         replicas=replicas,

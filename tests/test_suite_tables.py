@@ -33,7 +33,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
         **dict.fromkeys(rates, violated), "cores_over_common_bound": np.asarray(cores) / 4.0,
         "accuracy": 1.0, "effective_accuracy": 1.0, "more_cores_rate": 0.0,
         "mean_cores": cores, "core_seconds": np.asarray(cores) * DURATION_S,
-        "cores_over_relaxation": np.nan, "latency_p99_s": 0.5,
+        "latency_p99_s": 0.5,
         "offered": 1000, "hopeless": 2, "duration_s": DURATION_S,
     }  # fmt: skip
     named = dict(zip(("agent", "scenario", "profile", "start"), (agent, *cell), strict=True))

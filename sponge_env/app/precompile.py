@@ -82,11 +82,10 @@ def _decide(scenario: Scenario, controller: Controller) -> None:
 
 
 def _bounds(scenario: Scenario) -> None:
-    from sponge_env.oracle import bound, relaxation
+    from sponge_env.oracle import bound
 
     for joint in (False, True):
         bound(scenario, 0, joint=joint)
-    relaxation(scenario, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

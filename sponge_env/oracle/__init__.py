@@ -2,11 +2,9 @@
 
 ``episode.py`` holds what is known in advance, ``fluid.py`` proves that no schedule can do better,
 ``beam.py`` finds one that the serving core attains, and ``bound.py`` puts the two sides together.
-Of several stages or variants ``relaxation.py`` has the lower side only.
 ``docs/oracle.md`` says why the proofs hold.
 """
 
 from sponge_env.oracle.bound import Bound, bound
-from sponge_env.oracle.relaxation import Relaxation, relaxation
 
-__all__ = ["Bound", "Relaxation", "bound", "relaxation"]
+__all__ = ["Bound", "bound"]

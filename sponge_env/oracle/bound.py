@@ -64,8 +64,8 @@ def bound(
         SpongeError: The scenario or profile cannot be used.
     """
     if scenario.stages:
-        raise ConfigError(f"scenario {scenario.name!r} lists stages, which only have a relaxation")
-    e = known_episode(scenario, [profile or scenario_profile(scenario)], seed)
+        raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")
+    e = known_episode(scenario, profile or scenario_profile(scenario), seed)
     if not joint:
         e = e._replace(replicas_max=1)
     found = _joint_schedule(e) if joint else _vertical_schedule(e)

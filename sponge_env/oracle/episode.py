@@ -11,7 +11,6 @@ to itself, at the largest throughput there is, and no request took less than the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -92,19 +91,13 @@ class KnownEpisode(NamedTuple):
     replica_slots: int  # Most replicas at one time, draining ones included
 
 
-def known_episode(
-    scenario: Scenario, variants: Sequence[Profile], seed: int, workload: Workload | None = None
-) -> KnownEpisode:
-    """Collect what is known of an episode that any of several variants of one model serve.
-
-    The requests are those of scenario and seed, or others.
+def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
+    """Collect what is known of an episode.
 
     Raises:
         SpongeError: The oracle has no model of something in the scenario.
     """
-    check_known(scenario)
-    profile = variants[0]
-    workload = workload or draw_workload(scenario, profile, seed)
+    _check(scenario)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
     cores_count = (boundaries_s[1:] > scenario.count_from_s + 1e-9).astype(np.int64)
@@ -113,7 +106,7 @@ def known_episode(
     e = KnownEpisode(
         intervals=scenario.intervals,
         interval_s=scenario.interval_s,
-        **_requests(scenario, workload, boundaries_s),
+        **_requests(scenario, draw_workload(scenario, profile, seed), boundaries_s),
         cores_count=cores_count,
         cores_max=spec.first.cores_max,
         batch_max=spec.first.batch_max,
@@ -121,7 +114,7 @@ def known_episode(
         total_cores=spec.total_cores,
         cold_start_s=spec.first.cold_start_s,
         drop_grace_s=scenario.serving.drop_grace_s,
-        **fastest_service(scenario, variants),
+        **_service(scenario, profile),
         seed=seed,
         settings=rows(worker.settings),
         models=rows(worker.models[0]),
@@ -133,8 +126,8 @@ def known_episode(
     return e
 
 
-def check_known(scenario: Scenario) -> None:
-    """Refuse what no bound has a model of."""
+def _check(scenario: Scenario) -> None:
+    """Refuse what the oracle has no model of."""
     delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
     if delay_s > 0:
         raise ConfigError(
@@ -181,24 +174,18 @@ def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -
     return np.stack(columns, axis=1).astype(np.int64)
 
 
-def fastest_service(scenario: Scenario, variants: Sequence[Profile]) -> dict[str, Any]:
-    """Return what is known about service by whichever of several variants is the fastest.
-
-    The first says what limits the CPU, as in the core.
-    """
+def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
+    """Return what is known about service."""
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
-    variants = [each.scaled(scenario.simulation.service_scale) for each in variants]
-    profile = variants[0]
+    profile = profile.scaled(scenario.simulation.service_scale)
     quota = profile.quota
     if profile.resolve_service(scenario.simulation.service) == "quota" and quota is not None:
-        tables_s = [each.work_table_s(limits.batch) for each in variants]
-        work_s = np.repeat(np.min(tables_s, axis=0)[:, None], limits.cores, axis=1)
+        work_s = np.repeat(profile.work_table_s(limits.batch)[:, None], limits.cores, axis=1)
         dispatch_s = quota.dispatch_s + quota.dispatch_request_s  # of one request
         contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
         quota, nothing = None, np.zeros(limits.cores)
-        tables_s = [each.service_table_s(limits.batch, limits.cores) for each in variants]
-        work_s = np.min(tables_s, axis=0)
+        work_s = profile.service_table_s(limits.batch, limits.cores)
         dispatch_s, contention = 0.0, 1.0
         grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1

@@ -50,7 +50,6 @@ class Fluid(NamedTuple):
     # costs, rounded down
     last_batch: FloatArray
     cores_count: IntArray  # (intervals,) 1 where cores count
-    cost_max: int  # What the ready replicas of an interval cost at most, whatever they hold
     start: IntArray  # (intervals,) cores that a replica has cost by the time it is ready, at least
     ready_from: int  # First interval in which a replica that was not there at the start can serve
     replicas: int  # Replicas at the start
@@ -92,7 +91,6 @@ def fluid(e: KnownEpisode) -> Fluid:
         mixed=mixed(cores, served, awake[1:], e.total_cores, e.batch_max),
         last_batch=np.minimum(e.batch_max, costs * best + awake.max()),
         cores_count=e.cores_count,
-        cost_max=LEVELS,
         replicas=min(e.replicas_max, int(e.models["initial"]["replicas"][0])),
         replicas_max=e.replicas_max,
         violation=0.0,
@@ -371,7 +369,7 @@ def _serve_steps(f: Fluid, k: int, n: int, cores: int, level: int, served: float
         missing = max(0.0, f.due[k, step] - min(served + ahead, startable))
         served += missing
         left_out += hopeless + missing
-    cost = level + f.cores_count[k] * min(f.cost_max, cores * (n + 1))
+    cost = level + f.cores_count[k] * cores * (n + 1)
     return _reach(f, k, n, cores, cost, served, left_out, n, level)
 
 

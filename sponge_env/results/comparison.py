@@ -192,11 +192,6 @@ class Comparison:
         """Return those of some cells that have the bound of all agents."""
         return [c for c in cells if self.common_bound and c not in self._without_bound]
 
-    def relaxed(self, cell: Cell) -> bool:
-        """Return whether a relaxation of a cell is known."""
-        rows = [self._rows["episodes", agent, *cell] for agent in self.agents_on(cell)]
-        return any(frame["cores_over_relaxation"].notna().any() for frame in rows)
-
     def bounds_on(self, cell: Cell) -> list[str]:
         """Return the bounds of a cell on which an agent has results."""
         names = [] if self.bounds.empty else [*self.bounds["agent"].unique()]

@@ -26,9 +26,8 @@ TEST_NOTE = (
 CELL_NOTE = (
     f"[95 % interval], from {MIN_SEEDS} seeds on; only more cores: avoidable violations that no "
     "replica of one core could save; beyond attained bound, cores over it: compared with the best "
-    "schedule found; cores over the relaxation: compared with what no schedule with as many "
-    "violations can go below; p99: of all requests; dropped (n of m): in n of m seeds more than "
-    "1 % were never answered"
+    "schedule found; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were "
+    "never answered"
 )
 
 SWEEP_NOTE = (
@@ -62,15 +61,13 @@ def _cell_text(comparison: Comparison, cell: Cell) -> str:
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     """Return the agents with results on one cell, and what its bounds attain.
 
-    It has the columns of more places if named; without bounds or a relaxation, none relative to
-    one. A value is marked where it does not differ from the reference's.
+    It has the columns of more places if named; without bounds, none relative to one. A value is
+    marked where it does not differ from the reference's.
     """
     agents, bounds = comparison.agents_on(cell), comparison.bounds_on(cell)
     headings, rows = ["agent"], {name: [name] for name in (*agents, *bounds)}
     for c in columns("cell", *more, accuracies=comparison.accuracies([cell])):
-        if (c.bound == "needed" and not bounds) or (
-            c.bound == "relaxed" and not comparison.relaxed(cell)
-        ):
+        if c.bound == "needed" and not bounds:
             continue
         headings.append(c.label)
         cells_of = {agent: [cell] for agent in agents if c.compared}

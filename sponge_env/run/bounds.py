@@ -1,4 +1,4 @@
-"""The clairvoyant bounds of a suite's cells, and those that ship; of stages the relaxations.
+"""The clairvoyant bounds of a suite's cells, and those that ship.
 
     python -m sponge_env.run.bounds [--suite standard]
 
@@ -13,13 +13,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -31,11 +31,9 @@ from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import (
     BOUND_AGENTS,
-    RELAXATION,
-    RELAXED,
-    SHARES,
     SIDES,
     SUITE_DIR,
+    BoundName,
     Suite,
     cell_name,
     cells,
@@ -51,28 +49,22 @@ from sponge_env.utils.files import check_writable, replacing
 if TYPE_CHECKING:
     from sponge_env.run.unit import Recorder
 
-Kind = Literal["vertical", "joint", "relaxation"]
-"""Which bound: of one stage by its kind of scaling, of several stages or variants one for all."""
-
 SHIPPED = SUITE_DIR / "bounds.json"
 """By cell and kind: the fingerprint of the scenario, and each seed's bound."""
-
-NAMES: Mapping[Kind, tuple[str, ...]] = {"vertical": SIDES, "joint": SIDES, "relaxation": RELAXED}
-"""The numbers of each kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundUnit:
     """The bound of one cell; a unit of work like an agent's."""
 
-    control: Kind
+    control: BoundName
     scenario: Scenario
     seeds: int
 
     @property
     def agent(self) -> str:
         """Name in the results."""
-        return RELAXATION if self.control == RELAXATION else BOUND_AGENTS[self.control]
+        return BOUND_AGENTS[self.control]
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code."""
@@ -80,14 +72,14 @@ class BoundUnit:
         return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
 
     def run(self, record: Recorder) -> None:
-        """Bound all seeds, or recall what was found before, as ``bounds`` or ``relaxations``."""
-        record.facts["relaxations" if self.control == RELAXATION else "bounds"] = [
-            {"seed": seed, **dict(zip(NAMES[self.control], numbers, strict=True))}
+        """Bound all seeds, or recall what was found before, as ``bounds``."""
+        record.facts["bounds"] = [
+            {"seed": seed, **dict(zip(SIDES, numbers, strict=True))}
             for seed, numbers in enumerate(self.found())
         ]
 
     def found(self) -> list[tuple[float, ...]]:
-        """Return the numbers of each seed, see :data:`NAMES`."""
+        """Return :data:`SIDES` of each seed."""
         known = shipped(self.scenario, self.control)
         if len(known) < self.seeds:
             known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
@@ -97,20 +89,18 @@ class BoundUnit:
 def bound_units(suite: Suite) -> list[BoundUnit]:
     """Return the bounds that a suite asks for, but of cells that are overloaded all the time.
 
-    The search has no end in them, and the least violations say nothing. Of a cell with stages
-    there is one bound, whichever is asked for.
+    The search has no end in them, and the least violations say nothing. Cells with stages have
+    no bound.
     """
-    asked = dict.fromkeys(
-        (RELAXATION if cell.stages else kind, cell)
-        for kind, cell in product(suite.bounds, cells(suite))
-    )
+    bounded = [cell for cell in cells(suite) if not cell.stages]
+    if not (bounded or suite.agents):
+        raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")
+    asked = product(suite.bounds, bounded)
     return [BoundUnit(kind, cell, suite.seeds) for kind, cell in asked if _in_reach(kind, cell)]
 
 
-def _in_reach(control: Kind, scenario: Scenario) -> bool:
+def _in_reach(control: BoundName, scenario: Scenario) -> bool:
     """Return whether the mean rate can be served; what cannot be played says so itself."""
-    if control == RELAXATION:
-        return True
     try:
         profile = scenario_profile(scenario)
         most_rps = capacity_rps(scenario, profile, control == "joint")
@@ -122,45 +112,40 @@ def _in_reach(control: Kind, scenario: Scenario) -> bool:
 def bound_rows(
     store: RunStore, work: Sequence[Any], episodes: Sequence[EpisodeMetrics]
 ) -> list[EpisodeMetrics]:
-    """Return what each bound attains on each seed, or a relaxation allows, as a row beside agents.
+    """Return what each bound attains on each seed, as a row beside agents.
 
     Which of its violations are avoidable is known where an agent met the same requests.
     """
     hopeless = {episode.seed: episode.hopeless for episode in episodes if not episode.partial}
     rows = []
     for unit in (unit for unit in work if isinstance(unit, BoundUnit)):
-        scenario, relaxed = unit.scenario, unit.control == RELAXATION
+        scenario = unit.scenario
         from_s, end_s = scenario.count_from_s, scenario.intervals * scenario.interval_s
-        side = "0" if relaxed else "upper"
-        for bound in store.kept(unit).get("relaxations" if relaxed else "bounds", ()):
-            run = Run.of(unit.agent + " (not attained)" * relaxed, scenario, "sim", bound["seed"])
+        for bound in store.kept(unit).get("bounds", ()):
+            run = Run.of(unit.agent, scenario, "sim", bound["seed"])
             arrival_s = draw_workload(scenario, scenario_profile(scenario), run.seed).arrival_s
             offered = max(1, np.count_nonzero((arrival_s >= from_s) & (arrival_s < end_s)))
-            violations = bound[f"violations_{side}"]
+            violations = bound["violations_upper"]
             measured = {
                 "duration_s": end_s - from_s,
                 "violation_rate": violations / offered,
                 "avoidable_violation_rate": (violations - hopeless.get(run.seed, NAN)) / offered,
-                "mean_cores": bound[f"core_seconds_{side}"] / (end_s - from_s),
+                "mean_cores": bound["core_seconds_upper"] / (end_s - from_s),
             }
             rows.append(EpisodeMetrics(**asdict(run), **measured))
     return rows
 
 
-def bound_of(scenario: Scenario, seed: int, control: Kind) -> tuple[float, ...]:
-    """Return :data:`NAMES` of an episode: what a controller that knows the future can reach."""
-    from sponge_env.oracle import bound, relaxation  # compiled; only bounds need it
+def bound_of(scenario: Scenario, seed: int, control: BoundName) -> tuple[float, ...]:
+    """Return :data:`SIDES` of an episode: what a controller that knows the future can reach."""
+    from sponge_env.oracle import bound  # compiled; only bounds need it
 
-    if control == RELAXATION:
-        least = relaxation(scenario, seed)
-        pairs = ((v, least.core_seconds(v)) for v in map(least.beyond, SHARES))
-        return (least.accuracy_upper, *(float(number) for pair in pairs for number in pair))
     found = bound(scenario, seed, joint=control == "joint")
     return tuple(round(float(getattr(found, side)), 4) for side in SIDES)
 
 
-def shipped(scenario: Scenario, control: Kind) -> list[list[float]]:
-    """Return :data:`NAMES` of the first seeds as they ship; none for a changed scenario."""
+def shipped(scenario: Scenario, control: BoundName) -> list[list[float]]:
+    """Return :data:`SIDES` of the first seeds as they ship; none for a changed scenario."""
     entry = _shipped().get(cell_name(scenario), {}).get(control)
     if entry is None or entry["scenario"] != scenario_fingerprint(scenario):
         return []

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
@@ -27,7 +26,7 @@ from sponge_env.metrics import (
     names,
 )
 from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
-from sponge_env.run.suite import BOUND_AGENTS, RELAXED, SHARES, SIDES, Arrangement
+from sponge_env.run.suite import BOUND_AGENTS, SIDES, Arrangement
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import read_json
 
@@ -56,7 +55,6 @@ def load_results(path: Path) -> pd.DataFrame:
     beyond = frame["violations"] - violations
     frame["beyond_common_bound_rate"] = beyond / frame["offered"].clip(lower=1)
     frame["cores_over_common_bound"] = frame["core_seconds"] / core_seconds
-    frame["cores_over_relaxation"] = frame["core_seconds"] / _least_core_seconds(frame, results)
     return frame[list(EPISODE)]
 
 
@@ -92,20 +90,6 @@ def _listed(
         for each in result.get(kind, ())
     ]
     return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *columns])
-
-
-def _least_core_seconds(
-    episodes: pd.DataFrame, results: Iterable[Mapping[str, Any]]
-) -> NDArray[np.float64]:
-    """Return (episodes,) what any controller with as many violations holds by the relaxation."""
-    relaxations = _listed(results, "relaxations", RELAXED).drop(columns="agent")
-    there = pd.MultiIndex.from_frame(episodes[[*CELL, "seed"]])
-    numbers = relaxations.set_index([*CELL, "seed"]).reindex(there).to_numpy(np.float64)
-    violations, core_seconds = numbers[:, 1::2], numbers[:, 2::2]
-    # The first listed number of violations that is no smaller; the last is all requests.
-    k = (violations < episodes["violations"].to_numpy()[:, None]).sum(axis=1)
-    least: NDArray[np.float64] = core_seconds[np.arange(len(k)), np.minimum(k, len(SHARES) - 1)]
-    return least
 
 
 def load_failures(path: Path) -> pd.DataFrame:

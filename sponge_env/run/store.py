@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
 from sponge_env.metrics import CELL, EpisodeMetrics, StageMetrics, declared, names
-from sponge_env.run.suite import RELAXED, SIDES, Suite, arranged, cell_name, cells
+from sponge_env.run.suite import SIDES, Suite, arranged, cell_name, cells
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
@@ -278,11 +278,7 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
     """Return what must hold for a result, by what is wrong if it does not or raises an error."""
     place = [str(result.get(name)) for name in ("agent", *CELL)]
     error = result.get("error", "")
-    wanted = {
-        "episodes": {*_EPISODE},
-        "bounds": {"seed", *SIDES},
-        "relaxations": {"seed", *RELAXED},
-    }
+    wanted = {"episodes": {*_EPISODE}, "bounds": {"seed", *SIDES}}
     lists = {name: result.get(name, []) for name in wanted}
     stages = [each.get("stages", {}) for each in lists["episodes"] if isinstance(each, dict)]
     return {
@@ -312,8 +308,7 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         ),
         "a bound is no number": lambda: all(
             _fits(value, "float") and value is not None
-            for kind in ("bounds", "relaxations")
-            for table in lists[kind]
+            for table in lists["bounds"]
             for value in table.values()
         ),
     }

@@ -37,19 +37,8 @@ BoundName = Literal["vertical", "joint"]
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the clairvoyant bounds stand in the results."""
 
-RELAXATION: Literal["relaxation"] = "relaxation"
-"""Name in the results of what no controller of stages or variants can go below."""
-
 SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
 """The numbers of a bound, in the order in which they are shipped."""
-
-SHARES = (0.0, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Violations per request, beyond the fewest, for which a relaxation says the least cores."""
-
-_PAIRS = product(range(len(SHARES)), ("violations", "core_seconds"))
-
-RELAXED = ("accuracy_upper", *(f"{name}_{k}" for k, name in _PAIRS))
-"""The numbers of a relaxation: pairs of violations and the fewest core-seconds with so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +118,7 @@ class Suite:
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
     bounds: tuple[BoundName, ...] = ()
-    """Clairvoyant bounds that are computed for each cell."""
+    """Clairvoyant bounds that are computed for each cell without stages."""
     reference: str = ""
     """Agent that the others are compared with; the first if left out."""
     featured: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import BOUND_AGENTS, RELAXATION, Suite, cells, changed, origins
+from sponge_env.run.suite import BOUND_AGENTS, Suite, cells, changed, origins
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -196,7 +196,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
     """
     registry, tuned_options = known_controllers(), imported(f"{bundled('baselines')}:tuned_options")
     for name, entry in suite.agents.items():
-        if name in (*BOUND_AGENTS.values(), RELAXATION):
+        if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
     work: list[Unit] = []
