@@ -280,7 +280,6 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
     error = result.get("error", "")
     wanted = {"episodes": {*_EPISODE}, "bounds": {"seed", *SIDES}}
     lists = {name: result.get(name, []) for name in wanted}
-    stages = [each.get("stages", {}) for each in lists["episodes"] if isinstance(each, dict)]
     return {
         "it is of another agent or cell": lambda: (
             (file.parent.name, file.stem) == (place[0], "+".join(place[1:]))
@@ -303,8 +302,8 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         "the stages of an episode lack numbers or have others": lambda: all(
             {*names(StageMetrics)} <= table.keys()
             and all(_fits(value, "float") for value in table.values())
-            for own in stages
-            for table in own.values()
+            for each in lists["episodes"]
+            for table in each.get("stages", {}).values()
         ),
         "a bound is no number": lambda: all(
             _fits(value, "float") and value is not None
