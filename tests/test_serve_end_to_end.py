@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered
+from hammer import Hammer, Tally
 from machine import needs_two_cpus
 from numpy.typing import NDArray
 from served import Running, running
@@ -23,7 +24,6 @@ from test_live_ocr import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
 from test_serve_clients import Client, InferenceServerException
 
-from benchmarks.hammer import Hammer, Tally
 from benchmarks.servers import Server
 from sponge_env.models.images import TextImage, draw
 from sponge_env.models.ocr import Recognition, read_alphabet
