@@ -82,6 +82,8 @@ class SpongeIP(BaseController):
         self._sigmas = STAGE_SIGMAS if in_pipeline else SIGMAS
         self._fleets = None
         if config.formulation == "paper":
+            if config.solver == "pulp":
+                raise ConfigError("solver pulp solves the per-request form only")
             self._published = PublishedProgram(spec)
             return
         self._program = StageProgram(config, spec)

@@ -13,7 +13,7 @@ from sponge_env.utils.installation import bundled
 COMMANDS = {
     "train": ("", "train a learned controller on scenarios"),
     "evaluate": ("app.evaluate", "compare controllers on a scenario or on a suite of them"),
-    "list": ("app.evaluate", "show agents, scenarios, suites, profiles and policies"),
+    "list": ("app.evaluate", "show agents, scenarios, suites and profiles"),
     "serve": ("serve.__main__", "serve a model to clients with deadlines"),
     "calibrate": ("app.calibrate", "measure the real worker on this machine"),
     "load": ("serve.load.__main__", "send a scenario's requests to a server"),

@@ -51,6 +51,9 @@ def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    except BrokenPipeError:  # nobody reads on, as with ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 @contextmanager

@@ -446,6 +446,8 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent static-8 --drop lat", "must be none, expired or late:SECONDS, not 'lat'"),
         ("--agent static-8 --load 1 --rate 2", "--rate: not allowed with argument --load"),
         ("--agent static-8 --traces .", "--traces needs --suite"),
+        ("--agent static-8 --ray", "--ray needs --suite"),
+        ("--suite quick --jobs 2 --ray", "--jobs does not go with --ray"),
         ("--suite quick --rate 2", "--rate does not go with --suite"),
         ("--suite real", "suite 'real' needs --traces, a folder of trace files"),
         ("--suite real --traces .", "there is no trace for suite 'real' in '.'"),

@@ -199,7 +199,20 @@ def test_any_whole_numbers_are_an_action(action: Any) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    [5, [5], [1, 2, 3], [16, 0], [-1, 0], [0.5, 1], [np.nan, 1], "ab", None, [[1, 2]], [2**70, 1]],
+    [
+        5,
+        [5],
+        [1, 2, 3],
+        [16, 0],
+        [-1, 0],
+        [0.5, 1],
+        [np.nan, 1],
+        "ab",
+        None,
+        [[1, 2]],
+        [2**70, 1],
+        [[1], [1, 2]],
+    ],
 )
 def test_an_action_outside_the_space_is_named(action: Any) -> None:
     with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import cgroups, limits
-from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy
+from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
 from sponge_env.live.janitor import Janitor, kill, start_ticks
 from sponge_env.live.limits import DutyCycleLimiter, enforcement_period_s, open_limits
 from sponge_env.scenario.config import Limiter
@@ -40,6 +40,22 @@ def test_a_quota_of_one_unit_is_legal(core_unit: float) -> None:
     period_s = enforcement_period_s(core_unit)
     assert 0.01 <= period_s <= 1.0 + 1e-9
     assert round(core_unit * period_s * 1e6) >= 1000
+
+
+def test_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid, leaf in ((dead.pid, "replica-0"), (dead.pid, "replica-1"), (os.getpid(), "replica-0")):
+        (tmp_path / f"sponge-{pid}-0a1b2c3d" / leaf).mkdir(parents=True)
+    (tmp_path / f"sponge-{dead.pid}-0a1b2c3d-harness").mkdir()
+    (tmp_path / f"sponge-{dead.pid}-busy" / "process").mkdir(parents=True)  # the kernel keeps it
+    (tmp_path / "sponge-of-others").mkdir()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"sponge-{os.getpid()}-0a1b2c3d",
+        f"sponge-{dead.pid}-busy",
+        "sponge-of-others",
+    }
 
 
 def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:

@@ -162,6 +162,8 @@ def _open(
     for backend, units in work.items():
         store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
         runs[backend] = opened.enter_context(store), units
+        if arguments.requests:
+            runs[backend][0].check_requests(units)
     return runs
 
 
@@ -187,7 +189,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     text = "agents to compare: names that --list shows, your own controller as module:Class, or a "
     text += "model of Stable-Baselines3 as sb3:FILE.zip (loading one executes code in it)"
     parser.add_argument("--agent", nargs="+", metavar="NAME", help=text)
-    text = "show all agents, scenarios, suites, profiles and policies, and do nothing else"
+    text = "show all agents, scenarios, suites and profiles, and do nothing else"
     parser.add_argument("--list", action="store_true", help=text)
     cli.add_experiment_arguments(parser, both=True)
     _add_arguments(parser)
@@ -197,10 +199,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
-    for name in only_single if arguments.suite else ("jobs", "traces", "requests"):
+    for name in only_single if arguments.suite else ("jobs", "ray", "traces", "requests"):
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
+    if arguments.ray is not None and arguments.jobs:
+        raise ConfigError("--jobs does not go with --ray, which runs a unit on each CPU")
     if arguments.json:
         if not arguments.json.absolute().parent.is_dir():
             raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")

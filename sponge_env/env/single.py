@@ -175,7 +175,10 @@ def whole(action: ArrayLike, choices: NDArray[np.int64]) -> Action:
     Of ``choices`` there are (parts,), or () for a single part. Anything else than one choice for
     each part is a ConfigError.
     """
-    given = np.asarray(action)
+    try:
+        given = np.asarray(action)
+    except ValueError:  # its parts are of different lengths
+        given = np.array(None)
     if given.dtype.kind in "iuf" and given.shape == choices.shape:
         # Plain numbers, for NumPy takes longer for so few.
         chosen, counts = given.ravel().tolist(), choices.ravel().tolist()

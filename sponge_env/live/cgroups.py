@@ -150,6 +150,7 @@ class RunGroup:
         name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.ExitStack() as self._cleanup:
             base = hierarchy.own if hierarchy.version == 1 else self._delegate(name)
+            sweep(base)
             self._path = self._make(base / name)
             self._cleanup.callback(remove_group, str(self._path))
             file, weight = WEIGHT[hierarchy.version]
@@ -207,6 +208,16 @@ def _leave(own: Path) -> None:
         # a group that hands out controllers must not hold processes itself
         _write(own / "cgroup.subtree_control", "-cpu")
         _write(own / "cgroup.procs", str(os.getpid()))
+
+
+def sweep(base: Path) -> None:
+    """Remove the groups that dead runs left in a group, but none that has a process."""
+    for group in base.glob("sponge-*-*"):
+        pid = group.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            for path in (*group.glob("replica-*"), group):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def _hands_out_cpu(group: Path) -> bool:

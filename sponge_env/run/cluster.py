@@ -1,12 +1,15 @@
 """Tasks on a Ray cluster: one CPU each, on whatever node has one free.
 
-Ray runs units of suites, tuning and bounds, never requests. A node needs this version of the
+Ray runs units of suites, never requests. A node needs this version of the
 project and of the packages that results depend on; whatever a unit leaves comes back as data.
 """
 
 from __future__ import annotations
 
 import importlib
+import signal
+import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 RETRIES = 2
 """Nodes that may die under a task, one after the other, before it has failed."""
+_ANSWER_S = 5.0
+"""How long a cluster's head may take to accept a connection."""
 _CHECK_S = 0.2
 """So often an interrupt is looked for while all tasks run."""
 
@@ -125,7 +130,11 @@ def _join(address: str) -> Any:
         return ray
     here: dict[str, Any] = {} if address else {"include_dashboard": False}
     environment = {"env_vars": installation.ONE_THREAD}
+    ended_by = signal.getsignal(signal.SIGTERM)
     try:
+        if address:  # Ray itself would try for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _ANSWER_S).close()
         ray.init(
             address or "local",
             runtime_env=environment,
@@ -133,9 +142,14 @@ def _join(address: str) -> Any:
             logging_level="warning",
             **here,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"cannot join the Ray cluster {address!r}: {reason}") from error
+        raise ConfigError(
+            f"cannot join a Ray cluster at {address!r} (HOST:PORT of its head): {reason}"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ended_by)  # Ray would end this process at once
     try:
         _prepare_nodes(ray)
     except ConfigError:
@@ -159,6 +173,8 @@ def _prepare_nodes(ray: Any) -> None:
                 raise ConfigError(
                     f"node {name} has {other}; install what this machine has there, too"
                 )
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            continue  # it has died meanwhile
         except ray.exceptions.RayError as error:
             raise ConfigError(
                 f"node {name} cannot run sponge-env: {str(error).strip().splitlines()[-1]}"

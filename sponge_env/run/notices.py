@@ -39,6 +39,10 @@ MUCH_GB = 1.0
 """Memory of an episode that a user should know of."""
 MAX_HOPELESS = 0.9
 """Share of hopeless requests."""
+MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
+"""Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
+FEW = 10
+"""Samples or requests below which a file was written by hand."""
 NO_MS = "its times are in seconds, not in milliseconds"
 
 
@@ -113,6 +117,9 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     """Say what of a scenario can hardly be meant, and what to do about it."""
     yield from _of_the_network(scenario.network.trace)
     yield from _of_arrivals(scenario, profile)
+    slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
+    if slo_s > MAX_SLO_S:
+        yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
@@ -136,12 +143,18 @@ def _of_the_network(name: str) -> Iterator[str]:
             f"{name} has a mean bandwidth of {mean:.3g} MB/s: is its unit the one that its format "
             f"({format_of(name, 'bandwidth')}) has?"
         )
+    apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
+    if apart_s > MAX_SAMPLE_GAP_S:
+        yield f"{name} has a sample every {apart_s:.6g} s: {NO_MS}"
 
 
 def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     source, hint = f"scenario {scenario.name}", ""
     if scenario.arrivals.kind == "trace":
         source, hint = str(scenario.arrivals.file), f"; {NO_MS}"
+        times_s = getattr(read_arrivals(source), "time_s", np.zeros(0))
+        if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
+            yield f"{source} has whole numbers only{hint}"
     rate = rate_rps(scenario, profile)
     if (needed_gb := record_bytes(scenario, rate) / 1e9) > MUCH_GB:
         yield (

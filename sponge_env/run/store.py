@@ -211,6 +211,17 @@ class RunStore:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
+    def check_requests(self, units: Sequence[Unit]) -> None:
+        """Refuse to go on where seeds have ended without their requests."""
+        for unit in units:
+            for episode in whole_episodes(self.kept(unit)):
+                file = self.file("requests", unit, f"-seed{episode['seed']}.parquet")
+                if not file.exists():
+                    raise RunDirectoryError(
+                        f"{str(self.path)!r} holds episodes of agent {unit.agent!r} without their "
+                        "requests; leave out --requests, or choose another --run-dir"
+                    )
+
     def kept(self, unit: Unit) -> dict[str, Any]:
         """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")

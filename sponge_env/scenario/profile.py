@@ -121,6 +121,9 @@ class Profile:
             values = attrgetter(name)(self)
             if not values or not np.all(np.abs(values) <= MOST_OFF):
                 raise self._error(f"needs {name} of at most {MOST_OFF}, which may be (0,)")
+        fit = self.latency
+        if max(map(abs, (fit.gamma_s, fit.epsilon_s, fit.delta_s, fit.eta_s))) > LONGEST_S:
+            raise self._error("has a coefficient of the latency above an hour")
         for each in self.samples:
             if not each.latency_s or not all(0 < value <= LONGEST_S for value in each.latency_s):
                 raise self._error("has samples without latencies of up to an hour")
@@ -271,6 +274,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         data = parsed(read, read_text(path))
         if data.pop("format") != FORMAT:
             raise ProfileError(f"a profile must have format {FORMAT}; calibrate again")
+        (data.get("facts") or {}).pop("accuracy", None)  # which nothing read, until version 0.2
         profile = from_mapping(Profile, data)
     except FileNotFoundError:
         raise ProfileError(f"there is no profile file {str(path)!r}") from None
