@@ -24,7 +24,7 @@ COPIED = ("sponge_env", "agents", "baselines", "benchmarks", "traces", "tests", 
 FILES = ("pyproject.toml", "train.py", "evaluate.py", "README.md", "Makefile")
 
 
-PATIENCE_S = 1200.0
+PATIENCE_S = 300.0
 
 
 class Mutant(NamedTuple):
