@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -123,11 +124,15 @@ def attempt(work: Work, task: Any) -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    before = dict(os.environ)
+    before, main = dict(os.environ), threading.current_thread() is threading.main_thread()
     os.environ.update(ONE_THREAD)
+    # Inherited, so that a terminal's interrupt does not reach a process that is still importing.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
         for name in ONE_THREAD.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
