@@ -207,6 +207,10 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
+MOST_COMBINATIONS = 1 << 20
+"""Largest number of discrete actions."""
+
+
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
     """``Discrete(n)``, for learners of one number (DQN).
 
@@ -221,6 +225,12 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         super().__init__(env)
         self._choices = env._choices
         self._combinations = math.prod(self._choices.tolist())
+        if self._combinations > MOST_COMBINATIONS:
+            raise ConfigError(
+                f"an action has {self._combinations:,} combinations of choices, more than the "
+                f"{MOST_COMBINATIONS:,} that one number may stand for; lower the stages' limits "
+                "or take an environment whose actions have parts"
+            )
         self.action_space = gym.spaces.Discrete(self._combinations)
 
     def action(self, action: Any) -> Action:

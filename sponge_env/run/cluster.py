@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: one CPU each, on whatever node has one free.
 
-Ray runs units of suites, never requests. A node needs this version of the
-project and of the packages that results depend on; whatever a unit leaves comes back as data.
+Ray runs units of suites, never requests. A node needs this version of the project and of the
+packages that results depend on. The files of a unit come back as bytes and are written here.
 """
 
 from __future__ import annotations
