@@ -381,3 +381,10 @@ def test_real_numbers_cover_every_choice_equally() -> None:
     for action in ([0.0], 0.0, [0.0, np.nan], [[0.0, 0.0]]):
         with pytest.raises(ConfigError, match="an action must be 2 real numbers, not"):
             env.action(action)
+
+
+def test_too_many_combinations_for_one_number_are_counted() -> None:
+    stages = tuple(dataclasses.replace(CHAIN.stages[0], name=name) for name in "abcdef")
+    many = dataclasses.replace(CHAIN, stages=stages, limits=Limits(total_cores=64))
+    with pytest.raises(ConfigError, match=r"12,230,590,464 combinations"):
+        gymnasium.make("SpongeDiscrete-v0", scenario=many, control="pipeline")
