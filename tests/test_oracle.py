@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from schedules import replay, replay_all
@@ -39,6 +40,9 @@ CLASSES = (RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0))
 KINDS = {
     "plain": TINY,
     "late requests dropped": dataclasses.replace(TINY, serving=Serving(drop="expired")),
+    "unmeetable requests dropped": dataclasses.replace(
+        TINY, slo_s=0.6, classes=CLASSES, serving=Serving(drop="unmeetable")
+    ),
     "two classes": dataclasses.replace(TINY, slo_s=0.6, classes=CLASSES),
     "first come, first served": dataclasses.replace(
         TINY, slo_s=0.6, classes=CLASSES, serving=Serving(order="fifo")
@@ -64,9 +68,12 @@ TEAMS = {
         FEW, limits=Limits(cores=2, batch=2, replicas=2, total_cores=4)
     ),
     "three at the start": dataclasses.replace(
-        FEW, limits=Limits(cores=3, batch=1, replicas=3), initial=Initial(replicas=3)
+        FEW,
+        serving=Serving(drop="unmeetable"),
+        limits=Limits(cores=3, batch=1, replicas=3),
+        initial=Initial(replicas=3),
     ),
-    "quota": dataclasses.replace(FEW, profile="lite0"),
+    "quota": dataclasses.replace(FEW, profile="lite0", serving=Serving(drop="unmeetable")),
     "warm start": dataclasses.replace(FEW, start="warm", warmup_s=1.0),
 }
 
@@ -113,20 +120,20 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "profile", "start", "joint"),
+    ("name", "profile", "start", "joint", "drop"),
     [
-        ("bursty", "yolov5s", "warm", False),
-        ("deep-fade", "lite0", "cold", False),
-        ("mixed", "resnet18", "cold", False),
-        ("bursty", "resnet18", "cold", True),
-        ("mixed", "lite0", "cold", True),
+        ("bursty", "yolov5s", "warm", False, "none"),
+        ("deep-fade", "lite0", "cold", False, "unmeetable"),
+        ("mixed", "resnet18", "cold", False, "unmeetable"),
+        ("bursty", "resnet18", "cold", True, "expired"),
+        ("mixed", "lite0", "cold", True, "unmeetable"),
     ],
 )
 def test_the_schedule_attains_what_it_claims(
-    name: str, profile: str, start: str, joint: bool
+    name: str, profile: str, start: str, joint: bool, drop: Literal["none", "expired", "unmeetable"]
 ) -> None:
     changes = {"profile": profile, "start": start, "duration_s": 40.0}
-    scenario = dataclasses.replace(load_scenario(name), **changes)
+    scenario = dataclasses.replace(load_scenario(name), **changes, serving=Serving(drop=drop))
     found = bound(scenario, 3, joint)
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
     most = max(allocation.total_cores for allocation in found.schedule)

@@ -27,7 +27,7 @@ from sponge_env.scenario.config import (
     Stage,
     Variant,
 )
-from sponge_env.scenario.graph import predecessors
+from sponge_env.scenario.graph import always_passed, predecessors
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.system import SimulatedSystem
@@ -69,7 +69,9 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         profiles = [load_profile(v.profile) for v in each.variants]
         tables_s = [p.service_table_s(LIMITS.batch, LIMITS.cores).tolist() for p in profiles]
         accuracies = [v.accuracy for v in each.variants]
-        stages.append(StageModel(tables_s, accuracies, after[k], each.initial.replicas))
+        pace = 1 + scenario.simulation.noise * np.mean(np.abs([p.noise_quantiles for p in profiles]))
+        own = after[k], each.initial.replicas, pace, always_passed(scenario.stages)[k]
+        stages.append(StageModel(tables_s, accuracies, *own))
 
     def fan_out(row: int, k: int, done: int) -> int:
         ends = np.cumsum(system.plan.stages[k].tasks)
@@ -80,8 +82,7 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         StageAllocation(s.initial.cores, s.initial.batch, variant=s.initial.variant)
         for s in scenario.stages
     ]
-    serving = scenario.serving
-    return Pipeline(stages, initial, fan_out, serving.drop_grace_s, serving.order == "fifo")
+    return Pipeline(stages, initial, fan_out, scenario.serving)
 
 
 def compare(scenario: Scenario, plan: Sequence[Sequence[StageAllocation]], seed: int) -> None:
@@ -151,7 +152,7 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[StageAllocation]], in
             )
         )
     serving = Serving(
-        drop=draw(st.sampled_from(["none", "expired"])),
+        drop=draw(st.sampled_from(["none", "expired", "unmeetable"])),
         order=draw(st.sampled_from(["edf", "fifo"])),
     )
     scenario = pipeline(

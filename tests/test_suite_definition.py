@@ -169,7 +169,7 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) 
 
 def test_keys_of_one_table_change_together() -> None:
     late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
-    assert changed(load_scenario("paper"), late).serving.drop_grace_s == 0.5
+    assert changed(load_scenario("paper"), late).serving.drop_late_by_s == 0.5
     load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
     recorded = changed(load_scenario("paper"), {"network.trace": "bus.csv"})
@@ -207,9 +207,9 @@ def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
     late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
     drops = Sweep(("serving.drop",), ("none", "expired"), points={"late by 0.5 s": late})
     swept = suite(starts=("cold",), sweeps={"drop": drops})
-    names = {cell.name: cell.serving.drop_grace_s for cell in cells(swept)}
+    names = {cell.name: cell.serving.drop_below_s(0) for cell in cells(swept)}
     assert names == {
-        "paper": math.inf, "paper-drop-expired": 0.0, "paper-drop-late-by-0.5-s": 0.5
+        "paper": -math.inf, "paper-drop-expired": 0.0, "paper-drop-late-by-0.5-s": -0.5
     }  # fmt: skip
     assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
 

@@ -80,7 +80,7 @@ def drop_expired(w: World) -> None:
 @inlined
 def is_expired(w: World, due_s: float) -> bool:
     """Return whether the policy gives up what waits with this deadline."""
-    return due_s < w.env.now_s - w.settings.drop_grace_s
+    return due_s < w.env.now_s + w.model.drop_below_s
 
 
 @inlined
@@ -165,13 +165,12 @@ def _entry(w: World, row: int, sent_s: float, outcome: int) -> LedgerRow:
     return entry
 
 
-@inlined
-def shed(w: World, batch_max: int) -> int:
+@compiled
+def _shed(w: World, batch_max: int) -> int:
     """Drop the first requests that a batch would answer late; return how many it should take."""
-    drop_expired(w)
-    size = 0
-    while size == 0 and w.stage.head < w.stage.tail:
-        size = size_in_time(w, min(batch_max, w.stage.tail - w.stage.head))
+    stage, size = w.stage, 0
+    while size == 0 and stage.head < stage.tail:
+        size = size_in_time(w, deadline_s(w, stage.head), batch_max, stage.tail - stage.head)
         if size == 0:
             _drop_first(w)
     return size
@@ -183,6 +182,8 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)
+    if w.settings.sheds and not w.settings.fifo:
+        count = _shed(w, batch_max)
     if count:
         if w.settings.fifo:
             bring_forward(w, count)

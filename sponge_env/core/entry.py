@@ -211,14 +211,14 @@ def offer(
 
 @entry_point
 def look_after(arrays: Arrays, metrics: NDArray[Any], now_s: float) -> float:
-    """Drop what has expired by now; return the earliest deadline of what still waits."""
+    """Drop what is given up by now; return when the next that waits will be."""
     w, next_s = _world(arrays, 0, metrics), np.inf
     w.env.now_s = now_s
     for k in range(len(w.stages)):
         stage = at(w, k)
         batching.drop_expired(stage)
         if stage.stage.head < stage.stage.tail:
-            next_s = min(next_s, deadline_s(stage, stage.stage.head))
+            next_s = min(next_s, deadline_s(stage, stage.stage.head) - stage.model.drop_below_s)
     return next_s
 
 
@@ -234,8 +234,6 @@ def cancel(arrays: Arrays, metrics: NDArray[Any], row: int, now_s: float) -> Non
 def form_batch(arrays: Arrays, metrics: NDArray[Any], k: int, row: int, batch_max: int) -> int:
     """Form a batch of stage ``k`` in a row of its ``replicas``; return its size."""
     w = at(_world(arrays, 0, metrics), k)
-    if w.settings.sheds and not w.settings.fifo:
-        batch_max = batching.shed(w, batch_max)
     return batching.form_batch(w, w.replicas[row], batch_max)
 
 

@@ -1,4 +1,4 @@
-"""What cannot be met any more, however fast all is from now on: for systems that serve clients.
+"""What cannot be met any more: the rule ``unmeetable`` of what is dropped.
 
 An expired request is the most urgent one, and so is one that will be late: if they were served
 first, all that follow would be late, too. Bounds are from below. What goes on meanwhile counts at
@@ -45,21 +45,20 @@ def _takes_s(w: World, variant: int, count: int) -> float:
 
 
 @compiled
-def size_in_time(w: World, count: int) -> int:
-    """Return how many of the first ``count`` that wait can be answered before the first is late.
+def size_in_time(w: World, due_s: float, batch_max: int, waiting: int) -> int:
+    """Return how large a batch may be of what waits to meet its most urgent request's deadline.
 
-    It is 0 if the first cannot be met, or only by batches so small that others would be lost.
+    It is 0 if that cannot be met, or only by batches so small that others would be lost.
     """
-    stage = w.stage
-    slack_s = deadline_s(w, stage.head) - w.env.now_s
+    slack_s = due_s - w.env.now_s - w.model.after_s
+    count = min(batch_max, waiting)
     size, takes_s, whole_s = count + 1, math.inf, math.inf
     while takes_s > slack_s and size > 1:
         size -= 1
         takes_s = shortest_s(w, size)
         if size == count:
             whole_s = takes_s
-    more_waits = stage.tail - stage.head > count
-    if takes_s > slack_s or (more_waits and size * whole_s < CHEAP * count * takes_s):
+    if takes_s > slack_s or (waiting > count and size * whole_s < CHEAP * count * takes_s):
         return 0
     return size
 

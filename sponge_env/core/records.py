@@ -168,7 +168,8 @@ class Stage:
     """Model that batches are formed for; negative where each chooses its own."""
     last_variant: int
     pace: float
-    """Time that batches take of late, relative to the undisturbed; where :attr:`Settings.sheds`."""
+    """Time of batches that are slower than most, relative to the profile's: mean and mean deviation
+    together, known when simulated and else measured."""
     cores: int
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""

@@ -75,8 +75,6 @@ class Settings:
 
     fifo: bool
     """Whether batches are formed first in, first out."""
-    drop_grace_s: float
-    """Lateness at which a waiting request is dropped."""
     sheds: bool
     """Whether batches leave out what they would answer late; see :mod:`.overload`."""
     hopeless_below_s: float
@@ -128,8 +126,14 @@ class StageSettings:
     noise_points: int
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
+    drop_below_s: float
+    """Time to its deadline below which a waiting request is dropped."""
+    after_s: float
+    """Shortest time that its requests take in the stages that none of them can miss afterwards."""
+    pace: float
+    """See :attr:`.Stage.pace`; at the start."""
     cheapest_core_s: float
-    """Least work of a task in any batch, in core units over time or CPU time; where it sheds."""
+    """Least work of a task in any batch, in core units over time or CPU time."""
     cold_start_s: float
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""

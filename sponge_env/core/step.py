@@ -37,7 +37,7 @@ def reset(w: World, seed: int) -> None:
         stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
         wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
         wanted.variant = stage.last_variant = initial.variant
-        stage.planned_cores = initial.cores
+        stage.planned_cores, stage.pace = initial.cores, w.models[k].pace
         worker.reset_worker(at(w, k))
         worker.read_meters(at(w, k))
         remember_meters(stage.meters, stage.before)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sponge_env.core import entry
 from sponge_env.core.settings import write_table
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec, Worker
+from sponge_env.live.slowdown import Slowdown
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.system import SimulatedSystem, System
@@ -46,6 +47,8 @@ class LiveSystem(System):
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
+        self._steady_cores: dict[int, int] = {}
+        """Cores of each batch that runs, if they have not changed since it began."""
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)
@@ -130,6 +133,8 @@ class LiveSystem(System):
         entry.last_deadline(*moves)
         entry.abandon(*moves, 0.0)
         self._run(entry.RESET)
+        self._slowdowns = [Slowdown(model, self._arrays) for model in self._arrays.models[0]]
+        self._arrays.stages["pace"] = 1.0  # until it is measured
         # From now on rows are batches, whichever replica runs them.
         self._arrays.stages["replicas"][0] = self._arrays.replicas.shape[2]
 
@@ -138,6 +143,7 @@ class LiveSystem(System):
         self._env["now_s"] = self.worker.now()
         self.worker.resize(allocation)
         entry.begin_live_interval(self._arrays, self._metrics, self._wanted)
+        self._pass_interval()
         ended = int(self._env["ended"])
         self._drive(self._ends_s())
         self._forget_since(ended)
@@ -147,6 +153,16 @@ class LiveSystem(System):
         if self._hold:
             self.worker.hold()
         return {"paused_s": paused_s}
+
+    def _pass_interval(self) -> None:
+        """Forget which batches were steady if their cores have changed, and let slowdowns age."""
+        cores = self._arrays.stages["planned_cores"][0]
+        for batch in list(self._steady_cores):
+            if self._steady_cores[batch] != cores[self._slots[batch][0]]:
+                del self._steady_cores[batch]
+        for slowdown in self._slowdowns:
+            slowdown.pass_interval()
+        self._arrays.stages["pace"][0] = [each.factor for each in self._slowdowns]
 
     def _ends_s(self) -> float:
         return float(self._env["interval"]) * self.spec.interval_s
@@ -214,6 +230,7 @@ class LiveSystem(System):
             of_batch = self._rows_of(k, row)
             requests = tuple(arrays.requests["id"][0][of_batch].tolist())
             variant = int(arrays.replicas["variant"][0, k, row])
+            self._steady_cores[self._batches] = int(arrays.stages["planned_cores"][0, k])
             self._begin(Batch(self._batches, requests, k, variant), of_batch)
         return bool(count)
 
@@ -227,7 +244,13 @@ class LiveSystem(System):
         return rows
 
     def _end(self, completion: Completion) -> None:
-        k, row = self._slots.pop(completion.batch.id)
+        batch = completion.batch
+        k, row = self._slots.pop(batch.id)
+        steady_cores = self._steady_cores.pop(batch.id, None)
+        if completion.ok and steady_cores:
+            took_s = completion.finished_s - completion.started_s
+            self._slowdowns[k].add(batch.variant, batch.size, steady_cores, took_s)
+            self._arrays.stages["pace"][0, k] = self._slowdowns[k].factor
         if completion.tasks:  # only the first stage's answers say so, of a request each
             self._arrays.requests["tasks"][0, self._rows_of(k, row)] = completion.tasks
         end = completion.replica, (completion.started_s, completion.finished_s), completion.ok

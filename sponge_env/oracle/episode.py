@@ -67,7 +67,7 @@ class KnownEpisode(NamedTuple):
     quota: bool  # Whether a quota limits the CPU
     # By how much longer a cold start takes when many replicas start at once
     loading_contention: float
-    drop_grace_s: float  # Lateness at which a waiting request is dropped; infinite where none is
+    drops: bool  # Whether waiting requests are dropped at some time
     work_s: FloatArray  # (batch_max, cores_max) work of a batch
     # (batch_max, cores_max) least work of a batch of this size or a larger one
     padded_s: FloatArray
@@ -113,7 +113,7 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
         replicas_max=min(spec.first.replicas_max, spec.total_cores),
         total_cores=spec.total_cores,
         cold_start_s=spec.first.cold_start_s,
-        drop_grace_s=scenario.serving.drop_grace_s,
+        drops=scenario.serving.drop != "none",
         **_service(scenario, profile),
         seed=seed,
         settings=rows(worker.settings),
@@ -230,7 +230,7 @@ def _busy_period(
         at_least_s = max(done_s, e.release_s[i] + e.fastest_s)
         in_time = at_least_s <= e.deadline_s[i] + SLACK_S
         late += 0 if in_time else e.counts[i]
-        if in_time or e.drop_grace_s == math.inf:
+        if in_time or not e.drops:
             free_s = done_s
         i += 1
     return i, late

@@ -17,6 +17,7 @@ from sponge_env.core import records
 from sponge_env.core import replicas as worker
 from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
+from sponge_env.core.overload import size_in_time
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
@@ -45,6 +46,8 @@ class ScheduleState:
 
     now_s: float
     noise_rng: Words
+    pace: float
+    planned_cores: int
     room_cores: int
     target_cores: int
     target_replicas: int
@@ -109,6 +112,7 @@ def begin(e: KnownEpisode, w: Branch) -> None:
     worker.reset_worker(_world(w))
     for kind in range(e.classes):
         w.env.served[kind] = e.first[kind]
+    w.env.pace = w.model.pace
     w.env.counted_core_s, w.env.violations = 0.0, 0
 
 
@@ -118,7 +122,7 @@ def serve(e: KnownEpisode, w: Branch, interval: int, cores: int, batch: int, rep
 
     After the last interval, what is left is served, too.
     """
-    held_core_s = worker.held_core_s(_world(w))
+    held_core_s, w.env.planned_cores = worker.held_core_s(_world(w)), cores
     worker.resize(_world(w), cores, replicas)
     largest = _serve_until(e, w, interval, batch, (interval + 1) * e.interval_s)
     for n in range(w.env.replicas):  # as the core does when it reads the meters
@@ -194,8 +198,8 @@ def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
             _drop_expired(e, w, interval)
             for kind in range(e.classes):
                 replica.begin[kind] = w.env.served[kind]
-            size = 0
-            while size < limit and _take_most_urgent(e, w.env, interval):
+            size, most = 0, _batch_limit(e, w, interval, limit)
+            while size < most and _take_most_urgent(e, w.env, interval):
                 size += 1
             if size == 0:
                 break
@@ -218,18 +222,45 @@ def _drop_expired(e: KnownEpisode, w: Branch, interval: int) -> None:
 
 
 @compiled
+def _batch_limit(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
+    """Return how large a batch may be; drop what it would answer late, as the core does."""
+    size = limit
+    if w.settings.sheds and not w.settings.fifo:
+        size, chosen = 0, _most_urgent(e, w.env, interval)
+        while size == 0 and chosen >= 0:
+            first, waiting = w.env.served[chosen], 0
+            for kind in range(e.classes):
+                i = w.env.served[kind]
+                while waiting <= limit and _waits(e, w.env, interval, kind, i):
+                    waiting, i = waiting + 1, i + 1
+            size = size_in_time(_world(w), e.deadline_s[first], limit, waiting)
+            if size == 0:
+                w.env.violations += e.counts[first]
+                w.env.served[chosen] += 1
+                chosen = _most_urgent(e, w.env, interval)
+    return size
+
+
+@compiled
 def _waits(e: KnownEpisode, state: ScheduleState, interval: int, kind: int, i: int) -> bool:
     return bool(i < e.arrived[interval + 1, kind] and e.release_s[i] <= state.now_s)
 
 
 @compiled
-def _take_most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> bool:
+def _most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> int:
+    """Return the class of the most urgent request that waits; -1 if none does."""
     chosen = -1
     for kind in range(e.classes):
         i = state.served[kind]
         waits = _waits(e, state, interval, kind, i)
         if waits and (chosen < 0 or e.urgency[i] < e.urgency[state.served[chosen]]):
             chosen = kind
+    return chosen
+
+
+@compiled
+def _take_most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> bool:
+    chosen = _most_urgent(e, state, interval)
     if chosen >= 0:
         state.served[chosen] += 1
     return chosen >= 0

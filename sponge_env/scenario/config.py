@@ -288,9 +288,10 @@ class RequestClass:
 class Serving:
     """How the queue is served, and what becomes of requests that are late already."""
 
-    drop: Literal["none", "expired", "late"] = "none"
-    """Keep every request; drop it once its deadline has passed; or only
-    ``drop_late_by_s`` after that."""
+    drop: Literal["none", "expired", "late", "unmeetable"] = "none"
+    """Keep every request; drop it once its deadline has passed; only ``drop_late_by_s`` after
+    that; or once not even the fastest service could still answer it in time. With ``unmeetable``
+    batches are no larger than their most urgent request allows, too."""
     drop_late_by_s: float = 0.0
     """Grace of the policy ``late``, and of no other."""
     order: Literal["edf", "fifo"] = "edf"
@@ -303,10 +304,13 @@ class Serving:
             rule = f"left out unless drop='late' (it is {self.drop!r})"
             require(self.drop_late_by_s == 0, "serving.drop_late_by_s", self.drop_late_by_s, rule)
 
-    @property
-    def drop_grace_s(self) -> float:
-        """Lateness at which a waiting request is dropped; infinite for ``none``."""
-        return {"none": math.inf, "expired": 0.0, "late": self.drop_late_by_s}[self.drop]
+    def drop_below_s(self, least_left_s: float) -> float:
+        """Return the time to its deadline below which a waiting request is dropped.
+
+        ``least_left_s`` is the shortest time in which it can be answered.
+        """
+        late_by_s = {"none": math.inf, "expired": 0.0, "late": self.drop_late_by_s}
+        return least_left_s if self.drop == "unmeetable" else -late_by_s[self.drop]
 
 
 @dataclass(frozen=True, slots=True)

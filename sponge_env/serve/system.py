@@ -45,13 +45,6 @@ MAX_WAIT_S = 86_400.0
 MAX_AT_ONCE = 256
 """Calls that are taken in before batches are formed and replies are sent."""
 
-MEMORY = 1 / 16
-"""Weight of the newest batch."""
-FORGOTTEN = 1 / 8
-"""Share of the estimate that is given up in an interval without a measured batch."""
-MAX_RATIO, MIN_RATIO = 3.0, 0.5
-"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
-
 _STATUS: dict[int, Status] = {
     Outcome.ON_TIME: Status.ANSWERED,
     Outcome.LATE: Status.ANSWERED,
@@ -80,7 +73,7 @@ def variant_name(variant: Variant) -> str:
 
 
 def endless(scenario: Scenario) -> Scenario:
-    """Return a scenario as it is served: no traffic of its own, and nothing expired is kept."""
+    """Return a scenario as it is served: no traffic of its own, and what is late is dropped."""
     return replace(
         scenario,
         duration_s=max(PLANNED_S, 2 * scenario.interval_s),
@@ -88,7 +81,7 @@ def endless(scenario: Scenario) -> Scenario:
         classes=(),
         arrivals=Arrivals(kind="constant", rate_rps=1.0),
         network=Network(trace="none", base_delay_s=0.0),
-        serving=Serving(drop="expired", order=scenario.serving.order),
+        serving=Serving(drop="unmeetable", order=scenario.serving.order),
     )
 
 
@@ -115,8 +108,6 @@ class ServedSystem(LiveSystem):
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
         self._table = RowTable(queue_max)
         """Rows of ``requests``."""
-        self._steady_cores: dict[int, int] = {}
-        """Cores of each batch that runs, if they have not changed since it began."""
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []
         """What of the ledger was read in this interval."""
@@ -153,12 +144,6 @@ class ServedSystem(LiveSystem):
         entry.offer(*moves, 0, 0, (0.0, 0.0, 0.0), 0.0, 0.0, True)
         entry.cancel(*moves, 0, 0.0)
         super()._rehearse()
-        self._arrays.settings["sheds"] = True
-        self._arrays.stages["pace"] = 1.0
-        self._slowdowns = [Slowdown(model, self._arrays) for model in self._arrays.models[0]]
-        self._arrays.models["cheapest_core_s"][0] = [
-            each.cheapest_core_s for each in self._slowdowns
-        ]
 
     @property
     def done(self) -> bool:
@@ -213,18 +198,7 @@ class ServedSystem(LiveSystem):
         return np.array(self._past, LEDGER_ROW)
 
     def _ends_s(self) -> float:
-        """Return when the interval ends that begins; missed intervals are skipped.
-
-        Batches whose cores have changed are not steady any more, and the slowdowns age.
-        """
-        cores = self._arrays.stages["planned_cores"][0]
-        for batch in list(self._steady_cores):
-            k, _ = self._slots[batch]
-            if self._steady_cores[batch] != cores[k]:
-                del self._steady_cores[batch]
-        for each in self._slowdowns:
-            each.pass_interval()
-        self._arrays.stages["pace"][0] = [each.factor for each in self._slowdowns]
+        """Return when the interval ends that begins; missed intervals are skipped."""
         interval_s = self.spec.interval_s
         self._ended_s = max(self._ended_s, self.worker.now() - interval_s / 2) + interval_s
         return self._ended_s
@@ -289,7 +263,6 @@ class ServedSystem(LiveSystem):
 
     def _begin(self, batch: Batch, rows: NDArray[Any]) -> None:
         self._table.begin(batch.id, rows.tolist())
-        self._steady_cores[batch.id] = int(self._arrays.stages["planned_cores"][0, batch.stage])
         super()._begin(batch, rows)
 
     def _end(self, completion: Completion) -> None:
@@ -300,12 +273,6 @@ class ServedSystem(LiveSystem):
         if batch.stage + 1 < len(self.spec.stages) or not completion.ok:
             self._waiting = True
         cores = int(self._arrays.stages["planned_cores"][0, batch.stage])
-        steady_cores = self._steady_cores.pop(batch.id, None)
-        if completion.ok and steady_cores:
-            took_s = completion.finished_s - completion.started_s
-            slowdown = self._slowdowns[batch.stage]
-            slowdown.add(batch.variant, batch.size, steady_cores, took_s)
-            self._arrays.stages["pace"][0, batch.stage] = slowdown.factor
         for call in self._table.end(batch.id):
             call.add_batch(completion)
             call.batch, call.cores = batch.size, cores
@@ -360,60 +327,6 @@ class ServedSystem(LiveSystem):
     def _end_call(self, call: OpenCall, reply: Reply) -> None:
         del self._by_ticket[call.ticket]
         send(call.done, reply)
-
-
-class Slowdown:
-    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
-
-    That is of the undisturbed machine. Under a quota only batches that had a whole CPU measure its
-    speed.
-    """
-
-    def __init__(self, model: Any, arrays: Arrays) -> None:
-        """Read the tables of a stage."""
-        self._limited = bool(model["limited"])
-        # Under a quota it is the CPU time, on however few cores: there is one column then.
-        cores = 1 if self._limited else int(model["limits"]["cores"])
-        shape = int(model["variants"]), int(model["limits"]["batch"]), cores
-        begin = int(model["work_at" if self._limited else "served_at"])
-        numbers = arrays.numbers[begin : begin + math.prod(shape)]
-        self._table_s: FloatArray = numbers.reshape(shape).copy()
-        """(variants, batch, cores) time of a batch."""
-        self._whole_cores = round(1 / float(model["core_unit"]))
-        self._mean, self._deviation = 1.0, 0.0
-        self._measured = False
-
-    @property
-    def cheapest_core_s(self) -> float:
-        """Minimum work of a task over variants, batch sizes and cores."""
-        _, batch, cores = self._table_s.shape
-        core_s = self._table_s * np.arange(1, cores + 1) / np.arange(1, batch + 1)[:, None]
-        return float(core_s.min())
-
-    @property
-    def factor(self) -> float:
-        """Time of a batch that is slower than most, relative to the profile."""
-        return self._mean + self._deviation
-
-    def pass_interval(self) -> None:
-        """Give up part of the estimate if no batch was measured since the last call.
-
-        Otherwise all requests would be dropped for ever after the machine was slow once.
-        """
-        if not self._measured:
-            self._mean += FORGOTTEN * (1.0 - self._mean)
-            self._deviation -= FORGOTTEN * self._deviation
-        self._measured = False
-
-    def add(self, variant: int, size: int, cores: int, took_s: float) -> None:
-        """Add the measured time of a batch that had this many cores throughout."""
-        if self._limited and cores < self._whole_cores:
-            return
-        self._measured = True
-        profile_s = self._table_s[variant, size - 1, 0 if self._limited else cores - 1]
-        ratio = min(MAX_RATIO, max(MIN_RATIO, took_s / float(profile_s)))
-        self._deviation += MEMORY * (abs(ratio - self._mean) - self._deviation)
-        self._mean += MEMORY * (ratio - self._mean)
 
 
 def send(done: Callable[[Reply], None], reply: Reply) -> None:

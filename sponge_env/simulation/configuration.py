@@ -81,7 +81,7 @@ class Configuration(MemoryPlan):
         several = len(spec.stages) > 1
         # Requests of one class arrive in the order of their deadlines.
         row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
-        row["drop_grace_s"] = scenario.serving.drop_grace_s
+        row["sheds"] = scenario.serving.drop == "unmeetable"
         models = stage_profiles(scenario, profile)
         row["hopeless_below_s"] = shortest_s(scenario, models)
         row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
@@ -91,6 +91,10 @@ class Configuration(MemoryPlan):
             self.room.at_least(queue=min(MOST_QUEUED, math.ceil(1.25 * expected * tasks)))
             self._add_flow(self.models[at, k], stage, scenario, k)
             self._add_service(self.models[at, k], stage, spec.stages[k], scenario, models[k])
+            after_s = shortest_s(scenario, models, after=k)
+            least_left_s = fastest_s(scenario, models)[k] + after_s
+            self.models[at, k]["after_s"] = after_s
+            self.models[at, k]["drop_below_s"] = scenario.serving.drop_below_s(least_left_s)
             if self._measured_work:
                 self.models[at, k]["replay_at"] = self.numbers.add(self._measured_work[k])
         if self._listed or scenario.classes:
@@ -126,6 +130,8 @@ class Configuration(MemoryPlan):
         row["core_unit"] = profile.core_unit
         points = max(len(each.noise_quantiles) for each in profiles)
         row["noise_points"] = points
+        scatter = np.mean([np.mean(np.abs(each.noise_quantiles)) for each in profiles])
+        row["pace"] = 1.0 + simulation.noise * scatter
         known = [np.linspace(0, 1, len(each.noise_quantiles)) for each in profiles]
         row["noise_at"] = self.numbers.add(
             [
@@ -137,6 +143,7 @@ class Configuration(MemoryPlan):
             row["limited"], row["cpu_cores"] = True, spec.cpu_cores
             write_table(row["quota"], quota)
             work_s = np.array([each.work_table_s(limits.batch) for each in profiles])
+            core_s = work_s
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
             overheads_s = np.array(
@@ -155,7 +162,9 @@ class Configuration(MemoryPlan):
         else:
             served_s = np.array([each.service_table_s(*shape) for each in profiles])
             row["served_at"] = self.numbers.add(served_s)
+            core_s = (served_s * np.arange(1, limits.cores + 1)).min(axis=2)
             slowest_s = served_s.max()
+        row["cheapest_core_s"] = (core_s / np.arange(1, limits.batch + 1)).min()
         most_noise = max(max(each.noise_quantiles) for each in profiles)
         most_noise = max(1.0, 1.0 + simulation.noise * most_noise)
         # Room for all that can be under way at once: a draining replica lives on for one batch at
@@ -170,24 +179,38 @@ class Configuration(MemoryPlan):
         return self._replicas_max or stage.limits.replicas
 
 
-def shortest_s(
+def fastest_s(
     scenario: Scenario, profiles: Sequence[Sequence[Profile]], one_core: bool = False
+) -> list[float]:
+    """Return the shortest time of a task in each stage, by any variant, on all cores or on one."""
+    service, scale = scenario.simulation.service, scenario.simulation.service_scale
+    found_s = []
+    for stage, variants in zip(scenario.pipeline, profiles, strict=True):
+        models = [each.scaled(scale) for each in variants]
+        # Under a quota a single request runs at full speed on one core as well.
+        if one_core and models[0].resolve_service(service) == "profile":
+            times_s = [float(model.service_table_s(1, 1)[0, 0]) for model in models]
+        else:
+            times_s = [model.fastest_s(stage.limits.cores) for model in models]
+        found_s.append(min(times_s))
+    return found_s
+
+
+def shortest_s(
+    scenario: Scenario,
+    profiles: Sequence[Sequence[Profile]],
+    one_core: bool = False,
+    after: int | None = None,
 ) -> float:
     """Return the shortest time in which a request can be answered, on all cores or on one.
 
-    It goes through all stages that none can miss, one after the other where they follow each
-    other, with the fastest variant of each.
+    It goes through all stages that none can miss, or those of them that come ``after`` one,
+    one after the other where they follow each other.
     """
     stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
-    service, scale = scenario.simulation.service, scenario.simulation.service_scale
-    own_s = []
-    for k in range(len(stages)):
-        models, cores = [each.scaled(scale) for each in profiles[k]], stages[k].limits.cores
-        fastest_s = min(model.fastest_s(cores) for model in models)
-        # Under a quota a single request runs at full speed on one core as well.
-        if one_core and models[0].resolve_service(service) == "profile":
-            fastest_s = min(float(model.service_table_s(1, 1)[0, 0]) for model in models)
-        own_s.append(fastest_s * passed[k])
+    own_s = fastest_s(scenario, profiles, one_core)
+    for k, before in enumerate(ancestors(stages)):
+        own_s[k] *= passed[k] and (after is None or after in before)
     return longest_path(stages, own_s)
 
 

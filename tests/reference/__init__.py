@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from reference.quota import QuotaBucket
 from reference.system import System, requests_of
 from reference.worker import ProfileService, SimulatedWorker, noise_source
-from sponge_env.interfaces import SystemSpec, Worker
+from sponge_env.interfaces import FloatArray, SystemSpec, Worker
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
@@ -34,7 +36,19 @@ def make_system(
     requests = requests_of(draw_workload(scenario, profile, seed))
     worker = worker or SimulatedWorker(**worker_settings(scenario, profile, spec, seed))
     fastest_s = served.fastest_s(scenario.limits.cores)
-    return System(scenario, spec, requests, worker, fastest_s, one_core_s)
+    takes_s = usual_times(scenario, served)
+    return System(scenario, spec, requests, worker, fastest_s, one_core_s, takes_s)
+
+
+def usual_times(scenario: Scenario, served: Profile) -> FloatArray:
+    """Return (batch_max, cores_max) how long batches take that are slower than most."""
+    limits, quota = scenario.limits, served.quota
+    scatter = scenario.simulation.noise * float(np.mean(np.abs(served.noise_quantiles)))
+    if served.resolve_service(scenario.simulation.service) == "profile" or quota is None:
+        return served.service_table_s(limits.batch, limits.cores) * (1 + scatter)
+    dispatch_s = quota.dispatch_s + quota.dispatch_request_s * np.arange(1, limits.batch + 1)
+    work_s = served.work_table_s(limits.batch) * (1 + scatter)  # on however few cores
+    return np.repeat((dispatch_s + work_s)[:, None], limits.cores, axis=1)
 
 
 def worker_settings(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sponge_env.interfaces import StageAllocation
+from sponge_env.scenario.config import Serving
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class StageModel:
     accuracies: Sequence[float]
     after: tuple[int, ...]
     replicas: int
+    pace: float
+    """How slow batches are taken to be when requests are given up, relative to these latencies."""
+    certain: bool
+    """Whether every request goes through."""
 
 
 @dataclass(eq=False)
@@ -54,12 +59,11 @@ class Pipeline:
         stages: Sequence[StageModel],
         initial: Sequence[StageAllocation],
         fan_out: Callable[[int, int, int], int],
-        drop_grace_s: float,
-        fifo: bool = False,
+        serving: Serving,
     ) -> None:
         """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
         self.stages, self.allocations, self.fan_out = stages, list(initial), fan_out
-        self.drop_grace_s, self.fifo, self.now_s = drop_grace_s, fifo, 0.0
+        self.serving, self.fifo, self.now_s = serving, serving.order == "fifo", 0.0
         self.queues: list[list[Ticket]] = [[] for _ in stages]
         self.replicas: list[list[Running | None]] = [[None] * s.replicas for s in stages]
         self.tickets: list[Ticket] = []
@@ -118,9 +122,44 @@ class Pipeline:
         self.queues[k].sort(key=lambda each: (0 if self.fifo else each.deadline_s, each.row))
 
     def _drop_expired(self, k: int) -> None:
+        below_s = self.serving.drop_below_s(self._fastest_s(k) + self._after_s(k))
         for ticket in list(self.queues[k]):
-            if not ticket.outcome and ticket.deadline_s < self.now_s - self.drop_grace_s:
+            if not ticket.outcome and ticket.deadline_s < self.now_s + below_s:
                 self._close(ticket, "dropped", k, self.now_s)
+
+    def _fastest_s(self, k: int) -> float:
+        return min(s for variant in self.stages[k].latency_s for row in variant for s in row)
+
+    def _after_s(self, k: int) -> float:
+        """The shortest time that a request takes from a stage's end to its answer."""
+        followers = [j for j, stage in enumerate(self.stages) if k in stage.after]
+        own_s = [self._fastest_s(j) * self.stages[j].certain + self._after_s(j) for j in followers]
+        return max(own_s, default=0.0)
+
+    def _batch(self, k: int) -> list[Ticket]:
+        """Take the next batch out of a queue; give up first what would be late in any."""
+        self._drop_expired(k)
+        queue, limit = self.queues[k], self.allocations[k].batch
+        if self.serving.drop == "unmeetable" and not self.fifo:
+            while queue and (limit := self._in_time(k, queue)) == 0:
+                self._close(queue[0], "dropped", k, self.now_s)
+        batch = queue[:limit]
+        del queue[:limit]
+        return batch
+
+    def _in_time(self, k: int, queue: Sequence[Ticket]) -> int:
+        """Return how many can be answered before the first is late, 0 if too few for the rest."""
+        asked, stage = self.allocations[k], self.stages[k]
+        tables = stage.latency_s if asked.variant < 0 else [stage.latency_s[asked.variant]]
+        full = min(asked.batch, len(queue))
+        takes_s = [
+            stage.pace * min(table[size - 1][asked.cores - 1] for table in tables)
+            for size in range(1, full + 1)
+        ]
+        left_s = queue[0].deadline_s - self.now_s - self._after_s(k)
+        size = max((n for n in range(1, full + 1) if takes_s[n - 1] <= left_s), default=0)
+        slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[-1]
+        return 0 if slower and len(queue) > full else size
 
     def _close(self, ticket: Ticket, outcome: str, k: int, finished_s: float) -> None:
         ticket.outcome, ticket.finished_s, ticket.stage = outcome, finished_s, k
@@ -131,11 +170,9 @@ class Pipeline:
         allocation = self.allocations[k]
         for place, running in enumerate(self.replicas[k]):
             if running is None:
-                self._drop_expired(k)
-                batch = self.queues[k][: allocation.batch]
+                batch = self._batch(k)
                 if not batch:
                     return
-                del self.queues[k][: len(batch)]
                 variant = self._variant(k, len(batch), batch[0].deadline_s)
                 self.switches[k] += variant != self.last_variants[k]
                 self.last_variants[k] = variant

@@ -74,11 +74,12 @@ class System:
         worker: Any,
         fastest_s: float,
         one_core_s: float,
+        takes_s: FloatArray,
     ) -> None:
         """Start at time 0."""
         self.spec, self.intervals, self._scenario = spec, scenario.intervals, scenario
         self.worker: Worker | Any = worker
-        self._fastest_s, self._one_core_s = fastest_s, one_core_s
+        self._fastest_s, self._one_core_s, self._takes_s = fastest_s, one_core_s, takes_s
         self._coming, self._arrived = list(requests), 0
         self._queue: list[Request] = []
         self._running: dict[int, tuple[list[Request], float]] = {}
@@ -195,7 +196,7 @@ class System:
 
     def _start_batch(self) -> bool:
         self._drop_expired()
-        requests = self._queue[: self._allocation.stages[0].batch]
+        requests = self._queue[: self._batch_limit()]
         if not requests:
             return False
         del self._queue[: len(requests)]
@@ -207,11 +208,31 @@ class System:
         self.worker.start(Batch(self._batches, tuple(request.id for request in requests)))
         return True
 
+    def _batch_limit(self) -> int:
+        """Return how large a batch may be; drop those first that none would answer in time.
+
+        Nor is one kept that only a batch meets whose throughput is 5 % below that of the full one
+        that there are more than enough requests for.
+        """
+        limit, serving = self._allocation.stages[0].batch, self._scenario.serving
+        if serving.drop != "unmeetable" or serving.order == "fifo":
+            return limit
+        while self._queue:
+            size = full = min(limit, len(self._queue))
+            takes_s = self._takes_s[:, self.worker.in_force[-1][1] - 1]
+            left_s = self._queue[0].deadline_s - self.worker.now()
+            while size and takes_s[size - 1] > left_s:
+                size -= 1
+            slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[full - 1]
+            if size and not (slower and len(self._queue) > full):
+                return size
+            self._drop(self._queue[:1])
+        return 0
+
     def _drop_expired(self) -> None:
-        grace_s = self._scenario.serving.drop_grace_s
-        if not math.isinf(grace_s):
-            limit_s = self.worker.now() - grace_s
-            self._drop([request for request in self._queue if request.deadline_s < limit_s])
+        left_s = self._scenario.serving.drop_below_s(self._fastest_s)
+        limit_s = self.worker.now() + left_s
+        self._drop([request for request in self._queue if request.deadline_s < limit_s])
 
     def _drop(self, requests: Sequence[Request]) -> None:
         for request in requests:
