@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
-from sponge_env.scenario.scenario import load_scenario, sets_key
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.utils.installation import TRUST, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
@@ -27,9 +27,8 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 DROP_NOTICE = (
-    "requests are dropped once their deadline has passed, as by default with recorded traces: by "
-    "deadline, the expired ones would be served first and be most of what is measured (--drop "
-    "none keeps them)"
+    "requests that cannot be answered in time any more are dropped, as by default with recorded "
+    "traces (--drop none keeps them)"
 )
 """Says why recorded traces have a drop policy of their own."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -153,7 +152,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
     text = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
-    text = "none, expired, or late:SECONDS (default: the scenario's; with a trace file expired)"
+    text = "what becomes of late requests: unmeetable, expired, late:SECONDS or none"
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
@@ -203,26 +202,27 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.rate is not None or arguments.load is not None:
         changes |= {"arrivals.rate_rps": arguments.rate, "arrivals.load": arguments.load}
     if drops_by_default(arguments):
-        changes["serving.drop"] = "expired"
+        changes["serving.drop"] = "unmeetable"
     return changes | (arguments.drop or {})
 
 
 def drops_by_default(arguments: argparse.Namespace) -> bool:
-    """Return whether a trace file is played and nobody says what becomes of late requests."""
+    """Return whether a trace file is played in the paper's scenario, which drops nothing."""
     recorded = arguments.arrivals or arguments.trace not in (None, *RESERVED)
-    return bool(
-        recorded and not arguments.drop and not sets_key(arguments.scenario, "serving", "drop")
-    )
+    shipped = not str(arguments.scenario).endswith(".toml")
+    keeps = shipped and recorded and load_scenario(arguments.scenario).serving.drop == "none"
+    return keeps and not arguments.drop
 
 
 def drop_policy(text: str) -> dict[str, Any]:
-    """Return the changes to a scenario that ``none``, ``expired`` or ``late:SECONDS`` means."""
+    """Return the changes to a scenario that one of its rules, or ``late:SECONDS``, means."""
     kind, _, grace = text.partition(":")
     with suppress(ValueError):
         late_by_s = float(grace) if kind == "late" else 0.0
-        if text in ("none", "expired") or 0 < late_by_s < math.inf:
+        if text in ("none", "expired", "unmeetable") or 0 < late_by_s < math.inf:
             return {"serving.drop": kind, "serving.drop_late_by_s": late_by_s}
-    raise argparse.ArgumentTypeError(f"must be none, expired or late:SECONDS, not {text!r}")
+    rule = "unmeetable, expired, late:SECONDS or none"
+    raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
 
 
 def at_least(minimum: int, note: str = "") -> Callable[[str], int]:

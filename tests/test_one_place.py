@@ -89,7 +89,7 @@ duration_s = 5.0
 initial = {cores = 2, batch = 4}
 arrivals = {load = 0.9}
 network = {trace = "none", base_delay_s = 0.1}
-serving = {drop_hopeless = true}
+serving = {drop = "none", drop_early_s = 0.3}
 """
 """Two cores are too few for it, so that a queue grows until no answer can be in time."""
 
@@ -190,7 +190,7 @@ def test_an_observation_field_arrives_in_every_environment(found: dict[str, Any]
 def test_everything_else_is_computed_as_before(found: dict[str, Any], tmp_path: Path) -> None:
     """A shipped policy decides as before, too, though its inputs have moved."""
     file = tmp_path / "hard.toml"
-    file.write_text(SCENARIO.replace("drop_hopeless = true", ""))
+    file.write_text(SCENARIO.replace(", drop_early_s = 0.3", ""))
     before, now = arrived.of_system(load_scenario(file)), found["without_key"]
     assert now["decisions"] == before["decisions"]
     assert len({tuple(chosen) for chosen in now["decisions"]}) > 1

@@ -69,8 +69,9 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         profiles = [load_profile(v.profile) for v in each.variants]
         tables_s = [p.service_table_s(LIMITS.batch, LIMITS.cores).tolist() for p in profiles]
         accuracies = [v.accuracy for v in each.variants]
-        pace = 1 + scenario.simulation.noise * np.mean(np.abs([p.noise_quantiles for p in profiles]))
-        own = after[k], each.initial.replicas, pace, always_passed(scenario.stages)[k]
+        scatter = np.mean(np.abs([p.noise_quantiles for p in profiles]))
+        pace = 1 + scenario.simulation.noise * scatter
+        own = after[k], each.initial.replicas, float(pace), always_passed(scenario.stages)[k]
         stages.append(StageModel(tables_s, accuracies, *own))
 
     def fan_out(row: int, k: int, done: int) -> int:

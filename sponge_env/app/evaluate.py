@@ -141,8 +141,7 @@ def _notices(
                     notices.append(f"agent {unit.agent} {description}")
                 elif what := stands_for(unit.agent, suite.agents[unit.agent], unit.options):
                     notices.append(f"agent {unit.agent} stands for {what}")
-    expired = {cell.serving.drop for cell in played} == {"expired"}
-    if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
+    if cli.drops_by_default(arguments):
         notices.append(cli.DROP_NOTICE)
     return notices + announce(played)
 

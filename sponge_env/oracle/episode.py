@@ -10,7 +10,6 @@ to itself, at the largest throughput there is, and no request took less than the
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple

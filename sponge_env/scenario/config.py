@@ -288,7 +288,7 @@ class RequestClass:
 class Serving:
     """How the queue is served, and what becomes of requests that are late already."""
 
-    drop: Literal["none", "expired", "late", "unmeetable"] = "none"
+    drop: Literal["none", "expired", "late", "unmeetable"] = "unmeetable"
     """Keep every request; drop it once its deadline has passed; only ``drop_late_by_s`` after
     that; or once not even the fastest service could still answer it in time. With ``unmeetable``
     batches are no larger than their most urgent request allows, too."""

@@ -31,7 +31,7 @@ from sponge_env.scenario.config import (
 from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
-from sponge_env.scenario.toml import load_toml, read_toml, relative_to
+from sponge_env.scenario.toml import load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
@@ -204,9 +204,3 @@ def with_own_slo(scenario: Scenario) -> Scenario:
 def _with_files(folder: Path, stage: Stage) -> Stage:
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))
-
-
-def sets_key(name_or_path: str | Path, table: str, key: str) -> bool:
-    """Return whether a scenario's file sets a key itself."""
-    data, _ = read_toml("scenario", name_or_path, SCENARIO_DIR)
-    return key in data.get(table, {})

@@ -18,6 +18,7 @@ from sponge_env.interfaces import (
     Allocation,
     Batch,
     Completion,
+    FloatArray,
     RunningBatch,
     SystemSpec,
     Worker,
