@@ -1,16 +1,15 @@
-"""Controllers to compare with, and the options that they were tuned to, cell by cell."""
+"""Controllers to compare with, and the options that they were tuned to."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Start
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.utils.files import parsed, read_text
 
 _KNOWN = {
@@ -26,96 +25,76 @@ _KNOWN = {
     "static": ("rules:Static", "all cores, or those of --option static.cores=N"),
     "static-8": ("rules:static_8", "8 cores"),
     "static-16": ("rules:static_16", "16 cores"),
-    "static-tuned": ("rules:Static", "smallest fixed allocation that did on training seeds"),
     "themis": ("themis:Themis", "two stages: vertical at once, horizontal when stable"),
     "throttle": ("throttle:Throttle", "Autothrottle's local loop over CPU throttling"),
     "vpa": ("kubernetes:VPA", "Kubernetes: cores by a percentile of past use"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
-"""Name -> ``module:callable``, imported only when asked for. ``static-tuned`` is ``static`` with
-the smallest allocation that does on training seeds, see ``tune.py``."""
+"""Name -> ``module:callable``, imported only when asked for."""
 ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
 """Name -> what it does, in one line."""
+
+CONSTANT = "static"
+"""The controller that is sized for each cell; the others are tuned once for a profile."""
 
 LOG = logging.getLogger("baselines")
 
 TUNED_FILE = Path(__file__).parent / "tuned.json"
-"""The results of ``python -m baselines.tune``, and how it was run."""
+"""The results of ``python -m baselines.tune``."""
 
 
-def tuned_options(
-    agent: str,
-    scenario: str,
-    profile: str,
-    start: str,
-    conditions: Callable[..., str],
-    required: bool = False,
-) -> dict[str, Any]:
-    """Return a controller's tuned options for a scenario with a profile, by name or file.
+def tuned_options(agent: str, scenario: Scenario, required: bool = False) -> dict[str, Any]:
+    """Return a controller's tuned options for the profile of a scenario, or for its cell.
 
-    They are those for a scenario of this name and, asked for only then, fingerprint of its
-    conditions; or of any name and these conditions, with a rate ``as_load``. Where it was tuned
-    with the other start only, those options are used, with a warning; where it was not at all, the
-    controller has its defaults, with a warning as well, or a ConfigError is raised if there have to
-    be some.
+    Where it was not tuned the controller has its defaults, with a warning, or a ConfigError is
+    raised if there have to be some.
     """
-    cells, cell = _tuned().get(agent, {}).get("cells", {}), cell_key(scenario, profile, start)
-    keys = {s: cell_key(scenario, profile, s) for s in (start, *get_args(Start))}
-    named = [s for s, key in keys.items() if key in cells]
-    there = [s for s in named if cells[keys[s]].get("conditions") == conditions()]
-    alike = [key for key in cells if key.split("/")[1] == Path(profile).stem]
-    if alike and not named:
-        own = conditions(as_load=True)
-        twins = {k.rpartition("/")[2]: k for k in alike if cells[k].get("conditions") == own}
-        keys, there = keys | twins, [s for s in keys if s in twins]
-    if there:
-        if there[0] != start:
-            _warn(agent, f"a {start} start", f"those for a {there[0]} one")
-        return dict(cells[keys[there[0]]]["options"])
-    where = f"{cell} as it is here" if named else cell
+    found = _tuned().get(agent, {})
+    for key in (cell_key(scenario), profile_key(scenario)):
+        if key in found:
+            return dict(found[key]["options"])
+    key = (cell_key if agent == CONSTANT else profile_key)(scenario)
     if not required:
-        _warn(agent, where, "its defaults")
+        _warn(agent, key)
         return {}
-    scenarios, profiles = (sorted({each.split("/")[k] for each in cells}) for k in (0, 1))
-    others = f"; it was for {', '.join(scenarios)} with {', '.join(profiles)}"
     raise ConfigError(
-        f"{agent} was not tuned for {where}{others if cells and not named else ''}; leave out the "
-        "agent or what changes the scenario, or tune it "
-        f"(python -m {__name__}.tune --agents {agent} --suite FILE, a suite with this cell)"
+        f"{agent} was not tuned for {key}; it was for {', '.join(sorted(found)) or 'nothing'}; "
+        f"leave out the agent, or tune it (python -m {__name__}.tune --agents {agent} --suite "
+        "FILE, a suite with this cell)"
     )
 
 
-def cell_key(scenario: str, profile: str, start: str) -> str:
-    """Return how ``tuned.json`` names a cell, whose profile is a name or a file's path."""
-    return f"{scenario}/{Path(profile).stem}/{start}"
+def profile_key(scenario: Scenario) -> str:
+    """Return how ``tuned.json`` names a scenario's profile, or its stages."""
+    return scenario.cell[1]
+
+
+def cell_key(scenario: Scenario) -> str:
+    """Return how ``tuned.json`` names a scenario with its profile."""
+    return "/".join(scenario.cell[:2])
 
 
 @cache
-def _warn(agent: str, where: str, used: str) -> None:
+def _warn(agent: str, key: str) -> None:
     """Warn, once per process."""
-    text = (
-        "no tuned options of %s for %s: %s are used (python -m %s.tune --agents %s --suite SUITE "
-    )
-    text += "tunes it, for the cells of a suite's name or file)"
-    LOG.warning(text, agent, where, used, __name__, agent)
+    text = "%s was not tuned for %s: its defaults are used (python -m %s.tune --agents %s --suite "
+    LOG.warning(text + "SUITE tunes it, for a suite's name or file)", agent, key, __name__, agent)
 
 
 def load_tuned(path: Path) -> dict[str, dict[str, Any]]:
-    """Read ``runs`` and ``agents``, as tune.py has them; ConfigError if it cannot be."""
+    """Read what ``tune.py`` writes, by agent; ConfigError if it cannot be."""
     try:
-        data = parsed(json.loads, read_text(path))
-        runs, agents = dict(data["runs"]), dict(data["agents"])
-        entries = [entry for agent in agents.values() for entry in agent["cells"].values()]
-        good = all(isinstance(e.get("options", {}), dict) and e["run"] in runs for e in entries)
+        agents = dict(parsed(json.loads, read_text(path))["agents"])
+        good = all(isinstance(e["options"], dict) for own in agents.values() for e in own.values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         good = False
     if not good:
         raise ConfigError(
             f"{path} is not what python -m {__name__}.tune writes; remove it or choose another file"
         )
-    return {"runs": runs, "agents": agents}
+    return agents
 
 
 @cache
 def _tuned() -> dict[str, Any]:
-    return load_tuned(TUNED_FILE)["agents"]
+    return load_tuned(TUNED_FILE)

@@ -1,35 +1,34 @@
-"""Tune the baselines for every cell of a suite, on training seeds.
+"""Tune controllers for every profile of a suite, with one budget, on training seeds.
 
-    python -m baselines.tune [--suite standard] [--agents hpa vpa ...] [--seeds 5] [--out FILE]
+    python -m baselines.tune [--suite standard-v1] [--agents hpa vpa ...] [--out FILE]
 
-For each scenario, profile and start, Optuna looks for the best options of :mod:`.searches`.
-``tuned.json`` keeps them, each as soon as it is best, and says what best means:
+Every controller is tuned once for a profile, over all of its cells, as an operator would: not
+again for each load. Optuna proposes options within the ranges of :mod:`.searches`, and the best
+are those of the least cost, :func:`cost_cores`. ``static`` alone is sized for each cell: it is the
+best constant there, on these seeds. ``tuned.json`` keeps what was found:
 
-    {"runs": {RUN: {"command", "suite", "starts", "seeds", "objective", "searches", "versions"}},
-     "agents": {AGENT: {"cells": {CELL: {"options", ..., "conditions", "run": RUN}}}}}
+    {"agents": {AGENT: {PROFILE or CELL: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
+from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.hindsight import MET, best_constant
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
-from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
@@ -37,187 +36,172 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
-from sponge_env.utils.installation import describe_versions, require_extra
+from sponge_env.utils.installation import require_extra
 
-from . import TUNED_FILE, cell_key, load_tuned
-from .searches import IN_PIPELINES, SEARCHES, TOLERANCE, YARDSTICK, Candidate, Grid
+from . import CONSTANT, TUNED_FILE, cell_key, load_tuned, profile_key
+from .searches import SEARCHES, Options, Range, Space
 
-TRIALS = 120
-"""Combinations of options that are tried at most on a cell."""
-_VIOLATIONS_PRICE = 1e6
-"""Cores that a share of violations beyond the allowed ones counts for, so that they come first."""
+CONFIGURATIONS = 200
+"""Combinations of options that are tried for each controller and profile."""
+SEEDS = tuple(range(EVALUATION_SEEDS, EVALUATION_SEEDS + 5))
+"""Training seeds; each cell is played with the next one."""
 
-OBJECTIVE = (
-    "fewest avoidable violations beyond the tolerance and those of static with all cores "
-    "and its best batch size (unsaved), as shares of all requests; of equal ones the fewest "
-    "mean cores, with two more for each percent of accuracy lost; of equal ones the first tried"
-)
+
+def cost_cores(cores: float, missed: float) -> float:
+    """Return the cores of a cell, as many times as it misses more than the objective allows.
+
+    ``missed`` is the share of avoidable violations.
+    """
+    return cores * max(1.0, missed / MET)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One controller on one cell."""
+    """A controller and the cells that it is tuned for: all of a profile, or of ``static`` one."""
 
     agent: str
-    scenario: Scenario
-    seeds: tuple[int, ...]
-    unsaved: float = 0.0
-    """Avoidable violations of the yardstick, as a share of all requests."""
+    key: str
+    scenarios: tuple[Scenario, ...]
 
-    @property
-    def cell(self) -> str:
-        """Name of the cell in ``tuned.json``."""
-        return cell_key(*self.scenario.cell)
+    def cost(self, options: Options, to_beat: float = math.inf) -> float:
+        """Return the geometric mean of the cells' :func:`cost_cores`; more once it is ``to_beat``.
 
-    @property
-    def grid(self) -> Grid:
-        """Where to look for its options."""
-        several = len(self.scenario.pipeline) > 1
-        grid = (several and IN_PIPELINES.get(self.agent)) or SEARCHES[self.agent]
-        all_cores = tuple(range(1, self.scenario.limits.cores + 1))
-        return {name: values or all_cores for name, values in grid.items()}
-
-    @property
-    def allowed(self) -> float:
-        """Share of avoidable violations that counts as none."""
-        return self.unsaved + (TOLERANCE if self.agent != YARDSTICK else 0.0)
-
-    def try_options(self, options: dict[str, Any], to_beat: Candidate | None = None) -> Candidate:
-        """Run the seeds: all of them, unless the options fall behind others before.
-
-        Each episode only adds violations and cores, which are shares and means of all seeds from
-        the beginning; so options that are behind stay behind.
+        No cell costs less than a core, so what is behind stays behind.
         """
-        profile, seeds = scenario_profile(self.scenario), len(self.seeds)
-        controller = make_controller(self.agent, known_controllers(), options)
-        scenario = warm(self.scenario, controller, profile)
-        best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.pipeline)
-        best_accuracy = math.prod(best) or 1.0
-        offered, violations, cores, lost = 0, 0.0, 0.0, 0.0
-        for seed in self.seeds:
-            run = Run.of(self.agent, scenario, "sim", seed)
-            system = SimulatedSystem(scenario, seed, profile)
-            summary = run_episode(system, controller, run).summary
-            offered += summary.offered
-            violations += summary.avoidable_violation_rate * summary.offered
-            cores += summary.mean_cores
-            if not math.isnan(summary.accuracy):
-                lost += 100 * (1 - summary.accuracy / best_accuracy)
-            total = to_beat.offered if to_beat else offered
-            candidate = Candidate(
-                options,
-                violations / max(1, total),
-                cores / seeds,
-                total,
-                percent_lost=max(0.0, lost / seeds),
-            )
-            if to_beat and candidate.rank(self.allowed) > to_beat.rank(self.allowed):
+        total, limit = 0.0, math.log(to_beat) * len(self.scenarios)
+        for k, cell in enumerate(self.scenarios):
+            total += math.log(self._play(cell, SEEDS[k % len(SEEDS)], options))
+            if total > limit:
                 break
-        return candidate
+        return math.exp(total / len(self.scenarios))
+
+    def _play(self, cell: Scenario, seed: int, options: Options) -> float:
+        profile = scenario_profile(cell)
+        controller = make_controller(self.agent, known_controllers(), options)
+        scenario = warm(cell, controller, profile)
+        system, run = SimulatedSystem(scenario, seed, profile), Run.of(self.agent, cell, "sim", seed)
+        summary = run_episode(system, controller, run).summary
+        best = math.prod(max(v.accuracy for v in stage.variants) for stage in cell.pipeline)
+        lost = 0.0 if math.isnan(summary.accuracy) else 100 * (1 - summary.accuracy / (best or 1.0))
+        cores = summary.mean_cores + ACCURACY_PRICE * max(0.0, lost)
+        return max(1.0, cost_cores(cores, summary.avoidable_violation_rate))
 
 
-def tune_cell(task: Task) -> Candidate:
+def tune_task(task: Task) -> dict[str, Any]:
     """Search the best options of a task.
 
-    The defaults come first. Optuna proposes the others: all of a small grid, else those that its
-    estimator expects to be good.
+    The defaults come first. Where the best value lies at the end of its range, that is widened,
+    and as many combinations are tried again.
     """
-    optuna, grid, best = import_optuna(), task.grid, task.try_options({})
-    size, tried = math.prod(map(len, grid.values())), dict[str, Candidate]()
-    small, samplers = size <= TRIALS, optuna.samplers
-    sampler = samplers.GridSampler(grid, 0) if small else samplers.TPESampler(seed=0)
+    if task.agent == CONSTANT:
+        (scenario,) = task.scenarios
+        cores, batch, replicas, _ = best_constant(scenario, scenario_profile(scenario), SEEDS)
+        return {"options": {"cores": cores, "batch": batch, "replicas": replicas}}
+    best: tuple[float, Options] = task.cost({}), {}
+    space, tried, widest = SEARCHES[task.agent], 1, None
+    while space != widest:
+        best, widest = _search(task, space, best), space
+        tried += CONFIGURATIONS
+        space = {
+            name: own.widened(best[1][name]) if isinstance(own, Range) and name in best[1] else own
+            for name, own in space.items()
+        }
+    return {
+        "options": best[1],
+        "cost_cores": round(best[0], 4),
+        "configurations": tried,
+        "episodes": len(task.scenarios),
+    }
+
+
+def _search(task: Task, space: Space, best: tuple[float, Options]) -> tuple[float, Options]:
+    optuna = import_optuna()
 
     def objective(trial: Any) -> float:
         nonlocal best
-        options = {name: trial.suggest_categorical(name, v) for name, v in grid.items()}
-        if (key := repr(options)) not in tried:
-            tried[key] = task.try_options(options, best)
-        candidate = tried[key]
-        if candidate.rank(task.allowed) < best.rank(task.allowed):
-            best = candidate
-        violations, cores = candidate.rank(task.allowed)
-        return _VIOLATIONS_PRICE * violations + cores
+        options: Options = {}
+        for name, own in space.items():
+            if not isinstance(own, Range):
+                options[name] = trial.suggest_categorical(name, own)
+            elif own.whole:
+                options[name] = trial.suggest_int(name, own.low, own.high, log=own.log)
+            else:
+                value = trial.suggest_float(name, own.low, own.high, log=own.log)
+                options[name] = float(f"{value:.4g}")
+        cost = task.cost(options, 2 * best[0])
+        if cost < best[0]:
+            best = cost, options
+        return math.log(cost)
 
-    study = optuna.create_study(sampler=sampler)
-    study.optimize(objective, n_trials=size if small else TRIALS)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
+    study.optimize(objective, n_trials=CONFIGURATIONS)
     return best
 
 
 def import_optuna() -> ModuleType:
     """Import optuna; a MissingExtraError names what to install."""
     require_extra("search", "tuning")
+    import warnings
+
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     return optuna
 
 
-def tune(
-    scenarios: Sequence[Scenario],
-    agents: Sequence[str],
-    seeds: Sequence[int],
-    processes: int,
-    keep: Callable[[Mapping[str, Mapping[str, Candidate]]], None],
-) -> dict[str, dict[str, Candidate]]:
-    """Return the best trials by controller and cell; among these is the yardstick.
+def tasks(scenarios: Sequence[Scenario], agents: Sequence[str]) -> list[Task]:
+    """Return what there is to tune."""
+    of_profile: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        of_profile.setdefault(profile_key(scenario), []).append(scenario)
+    found = [
+        Task(agent, key, tuple(own))
+        for agent in agents
+        if agent != CONSTANT
+        for key, own in of_profile.items()
+    ]
+    if CONSTANT in agents:
+        found += [Task(CONSTANT, cell_key(scenario), (scenario,)) for scenario in scenarios]
+    return found
 
-    ``keep`` is given all results so far each time that a controller is done with a cell.
-    A ConfigError says on which cell a controller failed.
+
+def tune(work: Sequence[Task], processes: int, out: Path) -> None:
+    """Tune, and keep each result in a file as soon as it is there.
+
+    A ConfigError says where a controller failed.
     """
-    best: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
-    measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
-    progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
-    executor = Processes(processes)
-
-    def collect(tasks: Sequence[Task]) -> None:
-        with closing(executor.run(tune_cell, tasks)) as results:
-            for task, result in results:
-                if isinstance(result, Failure):
-                    reason = f"{result.type}: {result.message}"
-                    raise ConfigError(f"{task.agent} failed on {task.cell} ({reason})")
-                best[task.agent][task.cell] = result
-                keep(best)
-                progress.show(sum(map(len, best.values())), f"{task.agent} on {task.cell}")
-
-    collect(measures)
-    unsaved = {cell: best.avoidable_violation_rate for cell, best in best[YARDSTICK].items()}
-    replace = dataclasses.replace
-    collect([replace(t, agent=a, unsaved=unsaved[t.cell]) for t in measures for a in agents])
+    progress = Progress("tuning", len(work), "task")
+    with closing(Processes(processes).run(tune_task, work)) as results:
+        for done, (task, result) in enumerate(results, start=1):
+            if isinstance(result, Failure):
+                reason = f"{result.type}: {result.message}"
+                raise ConfigError(f"{task.agent} failed on {task.key} ({reason})")
+            write(out, task, result)
+            progress.show(done, f"{task.agent} on {task.key}")
     progress.close()
-    return {agent: dict(sorted(cells.items())) for agent, cells in best.items()}
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Return what is in a file; nothing is, if there is none."""
-    return load_tuned(path) if path.is_file() else {"runs": {}, "agents": {}}
+    return load_tuned(path) if path.is_file() else {}
 
 
-def write(
-    path: Path, run: str, about: Mapping[str, Any], best: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Put tuned cells, by agent, in the place of their old entries.
-
-    Runs, which are named by their date, go when no cell names them any more.
-    """
-    data = read(path)
-    agents, runs = data["agents"], {**data["runs"], run: dict(about)}
-    for agent, tuned in best.items():
-        old = agents.get(agent, {}).get("cells", {})
-        new = {cell: {**entry, "run": run} for cell, entry in tuned.items()}
-        agents[agent] = {"cells": dict(sorted({**old, **new}.items()))}
-    named = {entry["run"] for agent in agents.values() for entry in agent["cells"].values()}
-    kept = {name: runs[name] for name in sorted(runs) if name in named}
-    write_json(path, {"runs": kept, "agents": dict(sorted(agents.items()))})
+def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:
+    """Put what was found in the place of what was there."""
+    agents = read(path)
+    own = {**agents.get(task.agent, {}), task.key: dict(found)}
+    agents[task.agent] = dict(sorted(own.items()))
+    write_json(path, {"agents": dict(sorted(agents.items()))})
 
 
 def run(argv: Sequence[str]) -> int:
     """Tune, and write the file."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
-    add, known = parser.add_argument, sorted(SEARCHES.keys() - {YARDSTICK})
-    add("--suite", default="standard", help="suite whose cells are tuned for")
+    add, known = parser.add_argument, sorted({*SEARCHES, CONSTANT})
+    add("--suite", default="standard-v1", help="suite whose cells are tuned for")
     text, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
     add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
-    add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
     add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
     cli.add_trust(parser)
@@ -225,43 +209,9 @@ def run(argv: Sequence[str]) -> int:
     import_optuna()
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
-    suite = load_suite(arguments.suite)
-    scenarios = {cell_key(*scenario.cell): scenario for scenario in cells(suite)}
-    seeds = list(range(EVALUATION_SEEDS, EVALUATION_SEEDS + arguments.seeds))
-    date, tuned_for = datetime.now(UTC).isoformat(timespec="seconds"), Path(arguments.suite).name
-    words = ["python", "-m", "baselines.tune", "--suite", tuned_for, "--seeds", str(len(seeds))]
-    searched = sorted({YARDSTICK, *arguments.agents})
-    # What is to be known of a run, without anything that belongs to the machine.
-    about = {
-        "command": shlex.join([*words, "--agents", *arguments.agents]),
-        "suite": tuned_for,
-        "starts": list(suite.starts),
-        "seeds": seeds,
-        "objective": OBJECTIVE,
-        "tolerance": TOLERANCE,
-        "searches": {n: SEARCHES[n] for n in searched},
-        "searches_in_pipelines": {n: IN_PIPELINES[n] for n in searched if n in IN_PIPELINES},
-        "versions": describe_versions(),
-    }
-
-    def keep(best: Mapping[str, Mapping[str, Candidate]]) -> None:
-        yardstick = best[YARDSTICK]
-        more = {
-            cell: {
-                "unsaved": yardstick[cell].avoidable_violation_rate,
-                "conditions": conditions_fingerprint(scenarios[cell]),
-            }
-            for cell in yardstick
-        }
-        tuned = {
-            agent: {cell: dataclasses.asdict(o) | more[cell] for cell, o in trials.items()}
-            for agent, trials in best.items()
-            if agent != YARDSTICK and trials
-        }
-        write(arguments.out, date, about, tuned)
-
     with cli.terminate_like_interrupt():
-        tune(list(scenarios.values()), arguments.agents, seeds, arguments.jobs, keep)
+        work = tasks(cells(load_suite(arguments.suite)), arguments.agents)
+        tune(work, arguments.jobs, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0
 

@@ -201,6 +201,7 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         changes["arrivals"] = {"kind": "trace", "file": arguments.arrivals}
     if arguments.rate is not None or arguments.load is not None:
         changes |= {"arrivals.rate_rps": arguments.rate, "arrivals.load": arguments.load}
+        changes["arrivals.peak"] = None
     if drops_by_default(arguments):
         changes["serving.drop"] = "unmeetable"
     return changes | (arguments.drop or {})

@@ -152,7 +152,8 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     fades: dict[str, Any] = {}
     if random.random() < OTHER_FADES and network.trace != "none":
         fades = {"fade_every_s": every_s, "fade_s": fade_s, "fade_depth": depth}
-    rate, load = (x and x * busier for x in (arrivals.rate_rps, arrivals.load))
+    scales = "rate_rps", "load", "peak"
+    rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}
     classes = [
         replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
         for each in scenario.classes
@@ -161,7 +162,7 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
         scenario,
         slo_s=scenario.slo_s * longer,
         classes=tuple(classes),
-        arrivals=replace(arrivals, rate_rps=rate, load=load),
+        arrivals=replace(arrivals, **rates),
         network=replace(network, payload_bytes=network.payload_bytes * larger, **fades),
         simulation=replace(
             simulation,

@@ -85,7 +85,8 @@ def find_trace(name: str | Path, content: Content) -> Path:
     name = str(name)
     shipped = {
         file.stem: file
-        for file in TRACE_DIR.glob("*.csv")
+        for pattern in ("*.csv", "recorded/3g-*", "recorded/arrivals-*")
+        for file in TRACE_DIR.glob(pattern)
         if file.stem.startswith("arrivals-") == (content == "arrivals")
     }
     stem = name.removesuffix(".csv")

@@ -38,7 +38,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
 from sponge_env.metrics import CELL, EpisodeMetrics, StageMetrics, declared, names
 from sponge_env.run.suite import SIDES, Suite, arranged, cell_name, cells
-from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, as_name
+from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, Serving, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
@@ -105,7 +105,8 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
     for path in without:
         table, _, key = path.rpartition(".")
         del (data[table] if table else data)[key]
-    return fingerprint(_beyond(data, asdict(Scenario(scenario.name))))
+    usual = asdict(Scenario(scenario.name, serving=Serving(drop="none")))  # until version 0.3
+    return fingerprint(_beyond(data, usual))
 
 
 def _measured(profile: Profile) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class CellGroup:
     """Shipped scenarios, or TOML files relative to the suite's."""
     profiles: tuple[str, ...] = ()
     """Profiles that take the place of each scenario's own; that one if left out."""
+    across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of further changes: each combination is a cell, named after its values."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
@@ -93,6 +95,8 @@ class AgentEntry:
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
+    hindsight: bool = False
+    """Whether its options are those of the best constant in hindsight, for ``static``."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
     system rather than from the controller."""
@@ -309,6 +313,7 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
+        scenarios = [each for scenario in scenarios for each in _combined(scenario, group.across)]
         for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
             if name and scenario.stages:
                 raise ConfigError(
@@ -317,6 +322,14 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
                 )
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
             yield group.family, with_own_slo(cell) if name else cell
+
+
+def _combined(scenario: Scenario, across: Mapping[str, Sequence[Any]]) -> Iterator[Scenario]:
+    """Yield a scenario with each combination of changes, named after their values."""
+    for values in product(*across.values()):
+        words = (Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values)
+        name = "-".join([scenario.name, *words])
+        yield changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
 
 
 def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
@@ -336,12 +349,13 @@ def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
 
 def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
     """Return a moved scenario's arrivals, as many as before even if its limits move its load."""
-    if moved.limits == scenario.limits or moved.arrivals.load != scenario.arrivals.load:
+    loads = [(each.arrivals.load, each.arrivals.peak) for each in (scenario, moved)]
+    if moved.limits == scenario.limits or loads[0] != loads[1]:
         return moved.arrivals
     from sponge_env.simulation.traffic import rate_rps  # brings numba
 
     rate = rate_rps(scenario, scenario_profile(scenario))
-    return dataclasses.replace(moved.arrivals, load=None, rate_rps=rate)
+    return dataclasses.replace(moved.arrivals, load=None, peak=None, rate_rps=rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
@@ -29,7 +28,6 @@ from sponge_env.run.rollout import Episode, Run, play, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
-    conditions_fingerprint,
     fingerprint,
     scenario_fingerprint,
     whole_episodes,
@@ -151,6 +149,8 @@ class AgentUnit:
     backend: Backend = "sim"
     limiter: Limiter = "auto"
     """CPU limiter of the real worker."""
+    hindsight: bool = False
+    """Whether the options are those of the best constant in hindsight."""
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
@@ -171,8 +171,14 @@ class AgentUnit:
 
         A failure and an interrupt are raised when the record has the episode up to then.
         """
-        profile = scenario_profile(self.scenario)
-        controller = make_controller(self.controller, {}, self.options)
+        profile, options = scenario_profile(self.scenario), self.options
+        if self.hindsight:
+            from sponge_env.run.hindsight import best_constant
+
+            cores, batch, replicas, _ = best_constant(self.scenario, profile, range(self.seeds))
+            options = options | {"cores": cores, "batch": batch, "replicas": replicas}
+            record.facts["constant"] = options
+        controller = make_controller(self.controller, {}, options)
         scenario = warm(self.scenario, controller, profile)
         record.facts["initial"] = asdict(scenario.initial)
         for seed in range(record.seeds, self.seeds):
@@ -211,11 +217,10 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
             message = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(message)
         origin = swept_from.get(cell.cell, cell)
-        conditions = partial(conditions_fingerprint, origin)
-        wanted = controller, *origin.cell, conditions, not entry.defaults
-        tuned = tuned_options(*wanted) if entry.tuned else {}
+        tuned = tuned_options(controller, origin, not entry.defaults) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
-        work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter))
+        run = suite.seeds, backend, limiter, entry.hindsight
+        work.append(AgentUnit(name, *what, scenario, *run))
     return work
 
 

@@ -198,8 +198,11 @@ class Arrivals:
     rate_rps: float | None = option(None, above=0)
     """Mean rate of the requests sent. A trace has its own without this and ``load``."""
     load: float | None = option(None, above=0)
-    """Mean rate as a fraction of the profile's largest throughput, instead of
+    """Mean rate as a share of what one replica serves with all its cores, instead of
     ``rate_rps``."""
+    peak: float | None = option(None, above=0)
+    """Highest rate as a share of what the best fleet serves on the whole machine, instead of
+    either; of a trace the highest of five seconds."""
     file: str | None = None
     """Arrival trace (kind ``trace``); relative to the scenario's file."""
     burst_factors: tuple[float, ...] = option((0.4, 1.0, 2.4), at_least=0)
@@ -218,13 +221,14 @@ class Arrivals:
     """Length of a ``diurnal`` day; it begins at a random hour."""
 
     def __post_init__(self) -> None:
+        scales = 3 - [self.rate_rps, self.load, self.peak].count(None)
         if self.kind == "trace":
             require(self.file is not None, "arrivals.file", self.file, "the path of a trace")
-            if None not in (self.rate_rps, self.load):
-                raise ConfigError("arrivals of a trace take either rate_rps or load, or neither")
+            if scales > 1:
+                raise ConfigError("arrivals of a trace take one of rate_rps, load, peak, or none")
         else:
-            if (self.rate_rps is None) == (self.load is None):
-                raise ConfigError("arrivals needs either rate_rps or load")
+            if scales != 1:
+                raise ConfigError("arrivals needs one of rate_rps, load and peak")
             require(self.file is None, "arrivals.file", self.file, "left out unless kind='trace'")
         check_options(self, "arrivals.")
         rule = f"a number of at least flash_s = {self.flash_s:g}"

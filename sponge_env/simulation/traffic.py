@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ MOST_RECORDED = 50_000_000
 """Requests of a trace with exact times, before it is thinned: each is kept."""
 MOST_RPS = 1e6
 """Largest mean rate, of episodes without such records as well."""
+
+PEAK_S = 5
+"""Seconds of a trace whose rate counts as its highest."""
 
 REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
 """Memory that the record of a request and that of an interval take, measured."""
@@ -97,7 +101,7 @@ def _add_arrivals(plan: MemoryPlan, row: Any, scenario: Scenario, rate: float) -
         outside_rps = rate / (1.0 + (arrivals.flash_factor - 1.0) * share)
         rates_rps = [outside_rps, outside_rps * arrivals.flash_factor, outside_rps]
     elif arrivals.kind == "trace":
-        scaled = None if arrivals.rate_rps is arrivals.load is None else rate
+        scaled = None if arrivals.rate_rps is arrivals.load is arrivals.peak is None else rate
         _add_recorded(plan, row, read_arrivals(str(arrivals.file)), scenario, scaled)
     if rates_rps:
         row["states"], row["rates_at"] = len(rates_rps), plan.numbers.add(rates_rps)
@@ -142,19 +146,47 @@ def _add_recorded(
 def rate_rps(scenario: Scenario, profile: Profile) -> float:
     """Return the mean rate of requests in a scenario.
 
-    A load is taken of what one replica of each stage can serve within its limits; a
-    trace has the rate of its part that the episode plays.
+    A load is taken of what one replica of each stage can serve within its limits, a peak of what
+    the machine can; a trace has the rate of its part that the episode plays.
     """
     arrivals = scenario.arrivals
     if arrivals.rate_rps is not None:
         rate = arrivals.rate_rps
     elif arrivals.load is not None:
         rate = arrivals.load * capacity_rps(scenario, profile, joint=False)
+    elif arrivals.peak is not None:
+        highest_rps = arrivals.peak * capacity_rps(scenario, profile, joint=True)
+        rate = highest_rps / peak_factor(arrivals, scenario.duration_s)
     else:
         rate = read_arrivals(str(arrivals.file)).mean_rps(scenario.duration_s)
     rule = f"at most {MOST_RPS:g} requests/s (arrivals.rate_rps, --rate, thins a trace as well)"
     require(rate <= MOST_RPS, "the mean rate", rate, rule)
     return rate
+
+
+def peak_factor(arrivals: Arrivals, duration_s: float) -> float:
+    """Return the highest rate of a scenario relative to the mean one.
+
+    That of a trace is of :data:`PEAK_S` seconds of it, that of the other kinds the expected one.
+    """
+    if arrivals.kind == "diurnal":
+        return 1.0 + arrivals.diurnal_amplitude
+    if arrivals.kind == "bursty":
+        return max(arrivals.burst_factors) / fmean(arrivals.burst_factors)
+    if arrivals.kind == "flash-crowd":
+        share = arrivals.flash_s / arrivals.flash_every_s
+        return max(1.0, arrivals.flash_factor) / (1.0 + (arrivals.flash_factor - 1.0) * share)
+    if arrivals.kind == "trace":
+        trace = read_arrivals(str(arrivals.file))
+        if isinstance(trace, EventTrace):
+            seconds = math.ceil(duration_s)
+            counts, _ = np.histogram(trace.recorded_s(duration_s), seconds, (0, seconds))
+        else:
+            counts = trace.recorded(duration_s)
+        width = min(PEAK_S, counts.size)
+        highest = np.convolve(counts, np.ones(width) / width, "valid").max()
+        return float(highest / max(counts.mean(), 1e-9))
+    return 1.0
 
 
 def record_bytes(scenario: Scenario, rate: float) -> float:

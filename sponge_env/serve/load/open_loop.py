@@ -95,7 +95,7 @@ def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
     try:
         return scenario, scenario_profile(scenario)
     except ProfileError as error:
-        if arguments.profile or scenario.arrivals.load is not None:
+        if arguments.profile or scenario.arrivals.rate_rps is None:
             raise ConfigError(f"{error}; or say --rate") from None
     return scenario, None
 
