@@ -34,9 +34,6 @@ CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items(
 ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
 """Name -> what it does, in one line."""
 
-CONSTANT = "static"
-"""The controller that is sized for each cell; the others are tuned once for a profile."""
-
 LOG = logging.getLogger("baselines")
 
 TUNED_FILE = Path(__file__).parent / "tuned.json"
@@ -44,34 +41,27 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 
 
 def tuned_options(agent: str, scenario: Scenario, required: bool = False) -> dict[str, Any]:
-    """Return a controller's tuned options for the profile of a scenario, or for its cell.
+    """Return a controller's tuned options for the profile of a scenario, or for its stages.
 
     Where it was not tuned the controller has its defaults, with a warning, or a ConfigError is
     raised if there have to be some.
     """
-    found = _tuned().get(agent, {})
-    for key in (cell_key(scenario), profile_key(scenario)):
-        if key in found:
-            return dict(found[key]["options"])
-    key = (cell_key if agent == CONSTANT else profile_key)(scenario)
+    found, key = _tuned().get(agent, {}), profile_key(scenario)
+    if key in found:
+        return dict(found[key]["options"])
     if not required:
         _warn(agent, key)
         return {}
     raise ConfigError(
         f"{agent} was not tuned for {key}; it was for {', '.join(sorted(found)) or 'nothing'}; "
         f"leave out the agent, or tune it (python -m {__name__}.tune --agents {agent} --suite "
-        "FILE, a suite with this cell)"
+        "FILE, a suite with it)"
     )
 
 
 def profile_key(scenario: Scenario) -> str:
     """Return how ``tuned.json`` names a scenario's profile, or its stages."""
     return scenario.cell[1]
-
-
-def cell_key(scenario: Scenario) -> str:
-    """Return how ``tuned.json`` names a scenario with its profile."""
-    return "/".join(scenario.cell[:2])
 
 
 @cache

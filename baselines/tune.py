@@ -4,10 +4,9 @@
 
 Every controller is tuned once for a profile, over all of its cells, as an operator would: not
 again for each load. Optuna proposes options within the ranges of :mod:`.searches`, and the best
-are those of the least cost, :func:`cost_cores`. ``static`` alone is sized for each cell: it is the
-best constant there, on these seeds. ``tuned.json`` keeps what was found:
+are those of the least cost, :func:`cost_cores`. ``tuned.json`` keeps what was found:
 
-    {"agents": {AGENT: {PROFILE or CELL: {"options", "cost_cores", "configurations", "episodes"}}}}
+    {"agents": {AGENT: {PROFILE: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
 
 from __future__ import annotations
@@ -26,25 +25,23 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.hindsight import MET, best_constant
+from sponge_env.run.hindsight import MET
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.scenario.seeds import EVALUATION_SEEDS
+from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import require_extra
 
-from . import CONSTANT, TUNED_FILE, cell_key, load_tuned, profile_key
+from . import TUNED_FILE, load_tuned, profile_key
 from .searches import SEARCHES, Options, Range, Space
 
 CONFIGURATIONS = 200
 """Combinations of options that are tried for each controller and profile."""
-SEEDS = tuple(range(EVALUATION_SEEDS, EVALUATION_SEEDS + 5))
-"""Training seeds; each cell is played with the next one."""
 
 
 def cost_cores(cores: float, missed: float) -> float:
@@ -57,20 +54,22 @@ def cost_cores(cores: float, missed: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A controller and the cells that it is tuned for: all of a profile, or of ``static`` one."""
+    """A controller and the cells that it is tuned for: all of a profile, or of some stages."""
 
     agent: str
-    key: str
+    profile: str
     scenarios: tuple[Scenario, ...]
+    configurations: int = CONFIGURATIONS
 
     def cost(self, options: Options, to_beat: float = math.inf) -> float:
-        """Return the geometric mean of the cells' :func:`cost_cores`; more once it is ``to_beat``.
+        """Return the geometric mean of the cells' :func:`cost_cores`.
 
-        No cell costs less than a core, so what is behind stays behind.
+        Each cell is played with the next training seed. None costs less than a core, so what is
+        behind ``to_beat`` stays behind, and the other cells are left out.
         """
         total, limit = 0.0, math.log(to_beat) * len(self.scenarios)
         for k, cell in enumerate(self.scenarios):
-            total += math.log(self._play(cell, SEEDS[k % len(SEEDS)], options))
+            total += math.log(self._play(cell, TRAINING_SEEDS[k % len(TRAINING_SEEDS)], options))
             if total > limit:
                 break
         return math.exp(total / len(self.scenarios))
@@ -79,8 +78,8 @@ class Task:
         profile = scenario_profile(cell)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
-        system, run = SimulatedSystem(scenario, seed, profile), Run.of(self.agent, cell, "sim", seed)
-        summary = run_episode(system, controller, run).summary
+        run = Run.of(self.agent, scenario, "sim", seed)
+        summary = run_episode(SimulatedSystem(scenario, seed, profile), controller, run).summary
         best = math.prod(max(v.accuracy for v in stage.variants) for stage in cell.pipeline)
         lost = 0.0 if math.isnan(summary.accuracy) else 100 * (1 - summary.accuracy / (best or 1.0))
         cores = summary.mean_cores + ACCURACY_PRICE * max(0.0, lost)
@@ -93,15 +92,11 @@ def tune_task(task: Task) -> dict[str, Any]:
     The defaults come first. Where the best value lies at the end of its range, that is widened,
     and as many combinations are tried again.
     """
-    if task.agent == CONSTANT:
-        (scenario,) = task.scenarios
-        cores, batch, replicas, _ = best_constant(scenario, scenario_profile(scenario), SEEDS)
-        return {"options": {"cores": cores, "batch": batch, "replicas": replicas}}
     best: tuple[float, Options] = task.cost({}), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
     while space != widest:
         best, widest = _search(task, space, best), space
-        tried += CONFIGURATIONS
+        tried += task.configurations
         space = {
             name: own.widened(best[1][name]) if isinstance(own, Range) and name in best[1] else own
             for name, own in space.items()
@@ -134,7 +129,7 @@ def _search(task: Task, space: Space, best: tuple[float, Options]) -> tuple[floa
         return math.log(cost)
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, multivariate=True))
-    study.optimize(objective, n_trials=CONFIGURATIONS)
+    study.optimize(objective, n_trials=task.configurations)
     return best
 
 
@@ -150,20 +145,16 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
-def tasks(scenarios: Sequence[Scenario], agents: Sequence[str]) -> list[Task]:
+def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: int) -> list[Task]:
     """Return what there is to tune."""
     of_profile: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
         of_profile.setdefault(profile_key(scenario), []).append(scenario)
-    found = [
-        Task(agent, key, tuple(own))
+    return [
+        Task(agent, key, tuple(own), configurations)
         for agent in agents
-        if agent != CONSTANT
         for key, own in of_profile.items()
     ]
-    if CONSTANT in agents:
-        found += [Task(CONSTANT, cell_key(scenario), (scenario,)) for scenario in scenarios]
-    return found
 
 
 def tune(work: Sequence[Task], processes: int, out: Path) -> None:
@@ -176,9 +167,9 @@ def tune(work: Sequence[Task], processes: int, out: Path) -> None:
         for done, (task, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 reason = f"{result.type}: {result.message}"
-                raise ConfigError(f"{task.agent} failed on {task.key} ({reason})")
+                raise ConfigError(f"{task.agent} failed on {task.profile} ({reason})")
             write(out, task, result)
-            progress.show(done, f"{task.agent} on {task.key}")
+            progress.show(done, f"{task.agent} on {task.profile}")
     progress.close()
 
 
@@ -190,7 +181,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:
     """Put what was found in the place of what was there."""
     agents = read(path)
-    own = {**agents.get(task.agent, {}), task.key: dict(found)}
+    own = {**agents.get(task.agent, {}), task.profile: dict(found)}
     agents[task.agent] = dict(sorted(own.items()))
     write_json(path, {"agents": dict(sorted(agents.items()))})
 
@@ -198,10 +189,12 @@ def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:
 def run(argv: Sequence[str]) -> int:
     """Tune, and write the file."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
-    add, known = parser.add_argument, sorted({*SEARCHES, CONSTANT})
+    add, known = parser.add_argument, sorted(SEARCHES)
     add("--suite", default="standard-v1", help="suite whose cells are tuned for")
     text, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
     add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
+    text = "combinations of options that are tried (default: %(default)s)"
+    add("--configurations", type=cli.at_least(1), default=CONFIGURATIONS, metavar="N", help=text)
     add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
     cli.add_trust(parser)
@@ -210,7 +203,8 @@ def run(argv: Sequence[str]) -> int:
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     with cli.terminate_like_interrupt():
-        work = tasks(cells(load_suite(arguments.suite)), arguments.agents)
+        played = cells(load_suite(arguments.suite))
+        work = tasks(played, arguments.agents, arguments.configurations)
         tune(work, arguments.jobs, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import json
+import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 import baselines
-from baselines import cell_key, tune, tuned_options
-from baselines.searches import SEARCHES, Candidate
-from baselines.tune import Task, tune_cell
+from baselines import profile_key, tune, tuned_options
+from baselines.searches import SEARCHES, Range
+from baselines.tune import Task, tune_task
 from sponge_env.errors import ConfigError
+from sponge_env.run.hindsight import MET, _play, best_constant, constants
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario.config import Arrivals, Limits, Network, Reward, Serving, Start
+from sponge_env.scenario.config import Arrivals, Limits
 from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
 
 SHORT = Scenario(
     name="short",
@@ -29,7 +31,7 @@ SHORT = Scenario(
 SUITE = """
 seeds = 1
 [[cells]]
-scenarios = ["{}"]
+scenarios = ["short.toml"]
 profiles = ["resnet18"]
 [agents.static]
 """
@@ -42,76 +44,77 @@ rate_rps = 40.0
 
 
 @pytest.mark.parametrize("agent", SEARCHES)
-def test_a_search_has_an_ascending_grid_of_options(agent: str) -> None:
-    grid = Task(agent, dataclasses.replace(SHORT, limits=Limits(cores=3)), ()).grid
-    for values in grid.values():
-        assert list(values) == sorted(set(values))
-    for values in itertools.product(*grid.values()):
-        make_controller(agent, known_controllers(), dict(zip(grid, values, strict=True)))
+def test_a_search_goes_over_options_that_there_are(agent: str) -> None:
+    space = SEARCHES[agent]
+    for at in ("low", "high", "least", "most"):
+        ends = {n: getattr(own, at) for n, own in space.items() if isinstance(own, Range)}
+        options = {name: end for name, end in ends.items() if math.isfinite(end)}
+        make_controller(agent, known_controllers(), options)
+    for name, own in space.items():
+        for word in own if isinstance(own, tuple) else ():
+            make_controller(agent, known_controllers(), {name: word})
 
 
-def outcome(violations: float, cores: float, options: dict[str, Any] | None = None) -> Candidate:
-    return Candidate(options or {}, violations, cores, offered=1000)
+def test_a_range_is_widened_where_the_best_lies_at_its_end() -> None:
+    plain = Range(0.0, 1.0, least=0.0)
+    assert plain.widened(0.5) == plain == plain.widened(0.0)
+    assert plain.widened(0.99).high == 2.0
+    whole = Range(1, 16, log=True, least=1)
+    assert (whole.widened(16).high, whole.widened(15), whole.widened(1)) == (64, whole, whole)
 
 
-def test_violations_come_first_and_the_allowed_ones_do_not_count() -> None:
-    few, cheap, bad = outcome(0.0, 9.0), outcome(0.001, 8.0), outcome(0.002, 1.0)
-    assert sorted([few, bad, cheap], key=lambda o: o.rank(allowed=0.001)) == [cheap, few, bad]
-
-
-def tuned_to(
-    monkeypatch: pytest.MonkeyPatch, cores: dict[tuple[int, ...], float], values: int
-) -> tuple[Candidate, list[Any]]:
-    """Tune options x and y by their cores, 9 unless given; return the best and what was tried."""
-    grid = {name: tuple(range(1, values + 1)) for name in "xy"}
+def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, Any], list[Any]]:
+    """Tune an option x, 5 by default, to a value; return the answer and what was tried."""
     tried: list[Any] = []
 
-    def try_options(task: Task, options: dict[str, Any], to_beat: Any = None) -> Candidate:
-        tried.append(tuple(options.values()))
-        return outcome(0.0, cores.get(tried[-1], 9.0), dict(options))
+    def cost(task: Task, options: dict[str, Any], to_beat: float = math.inf) -> float:
+        tried.append(options.get("x", 5.0))
+        return 1.0 + abs(tried[-1] - best)
 
-    monkeypatch.setattr(Task, "grid", grid)
-    monkeypatch.setattr(Task, "try_options", try_options)
-    return tune_cell(Task("vpa", SHORT, (1000,))), tried
-
-
-def test_all_of_a_small_grid_is_tried_and_the_first_of_equals_wins(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    best, tried = tuned_to(monkeypatch, {(5, 1): 8.0}, values=5)
-    assert best.options == {"x": 5, "y": 1}
-    assert tried[0] == (), "the defaults"
-    assert sorted(tried[1:]) == sorted(itertools.product(range(1, 6), repeat=2))
-    best, _ = tuned_to(monkeypatch, {}, values=5)
-    assert best.options == {}
+    monkeypatch.setitem(SEARCHES, "vpa", {"x": Range(0.0, 10.0, least=0.0)})  # type: ignore[arg-type]
+    monkeypatch.setattr(Task, "cost", cost)
+    return tune_task(Task("vpa", "resnet18", (SHORT,), 40)), tried
 
 
-def test_of_a_large_grid_the_promising_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    bowl: dict[tuple[int, ...], float] = {
-        (x, y): (x - 7) ** 2 + (y - 4) ** 2 for x in range(1, 21) for y in range(1, 21)
-    }
-    best, tried = tuned_to(monkeypatch, bowl, values=20)
-    assert best.mean_cores <= 2
-    assert len(set(tried)) == len(tried) <= tune.TRIALS + 1
+def test_the_best_is_found_beyond_the_range_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, tried = tuned_to(monkeypatch, 7.0)
+    assert tried[0] == 5.0, "the defaults"
+    assert found["options"]["x"] == pytest.approx(7.0, abs=0.3)
+    assert found["configurations"] == len(tried) == 41
+    found, tried = tuned_to(monkeypatch, 15.0)
+    assert found["options"]["x"] == pytest.approx(15.0, abs=0.5)
+    assert len(tried) > 41
+    assert tuned_to(monkeypatch, 5.0)[0]["options"] == {}, "the first of equals wins"
 
 
-def test_static_gets_the_smallest_allocation_without_avoidable_violations() -> None:
-    task = Task("static-tuned", SHORT, seeds=(1000, 1001))
-    best = tune_cell(task)
-    assert best.avoidable_violation_rate == 0.0
-    assert best.mean_cores == best.options["cores"] < 16
-    smaller = task.try_options({**best.options, "cores": best.options["cores"] - 1})
-    assert smaller.avoidable_violation_rate > 0
+def test_violations_beyond_the_objective_cost_cores() -> None:
+    assert tune.cost_cores(4.0, 0.0) == tune.cost_cores(4.0, MET) == 4.0
+    assert tune.cost_cores(4.0, 3 * MET) == pytest.approx(12.0)
 
 
-def test_giving_up_early_changes_no_outcome() -> None:
-    task = Task("static-tuned", SHORT, seeds=(1000, 1001, 1002))
+def test_giving_up_early_changes_no_order() -> None:
+    task = Task("static", "resnet18", (SHORT,) * 3)
     small, large = ({"batch": 4, "cores": cores} for cores in (1, 12))
-    few, many = task.try_options(small), task.try_options(large)
-    assert few.rank(task.allowed) > many.rank(task.allowed)
-    assert task.try_options(large, to_beat=few) == many
-    given_up = task.try_options(small, to_beat=many)
-    assert many.rank(task.allowed) < given_up.rank(task.allowed) < few.rank(task.allowed)
+    few, many = task.cost(small), task.cost(large)
+    assert few > many
+    assert task.cost(large, to_beat=few) == many
+    assert many < task.cost(small, to_beat=many) < few
+
+
+def test_no_constant_beats_the_best_in_hindsight() -> None:
+    scenario = dataclasses.replace(SHORT, limits=Limits(4, 4, 4, 4))
+    profile, seeds = scenario_profile(scenario), (1, 2, 3)
+    best = best_constant(scenario, profile, seeds)
+    fleets = [fleet for own in constants(make_spec(scenario, profile)) for fleet in own]
+    assert len(set(fleets)) == len(fleets) == 4 * 8, "batches times pairs that fit"
+    violations, offered = _play(scenario, fleets, seeds)
+    good = [f for f, v in zip(fleets, violations.tolist(), strict=True) if v <= MET * offered]
+    assert best in good
+    assert best.cores * best.replicas == min(f.cores * f.replicas for f in good)
+    hard = dataclasses.replace(scenario, arrivals=Arrivals(rate_rps=300.0))
+    best = best_constant(hard, profile, seeds)
+    violations, _ = _play(hard, [*fleets, best], seeds)
+    assert violations[-1] == violations.min() > 0
 
 
 def test_script_writes_what_the_suite_reads(
@@ -119,38 +122,19 @@ def test_script_writes_what_the_suite_reads(
 ) -> None:
     (tmp_path / "short.toml").write_text(SCENARIO)
     suite, out = tmp_path / "suite.toml", tmp_path / "tuned.json"
-    suite.write_text(SUITE.format("short.toml"))
-    arguments = ["--suite", str(suite), "--seeds", "1", "--jobs", "1", "--out", str(out)]
-    assert tune.main([*arguments, "--agents", "sponge-no-scaling"]) == 0
+    suite.write_text(SUITE)
+    out.write_text(json.dumps({"agents": {"hpa": {"resnet18": {"options": {"target": 0.5}}}}}))
+    arguments = ["--suite", str(suite), "--jobs", "1", "--out", str(out), "--agents", "vpa"]
+    assert tune.main([*arguments, "--configurations", "2"]) == 0
     assert f"written to {out}" in capsys.readouterr().out
-    data = tune.read(out)
-    entry = data["agents"]["sponge-no-scaling"]["cells"]["short/resnet18/warm"]
-    run = data["runs"][entry["run"]]
-    assert (run["suite"], run["starts"], run["seeds"]) == ("suite.toml", ["cold", "warm"], [1000])
     assert str(tmp_path) not in out.read_text()
-    monkeypatch.setattr("baselines._tuned", lambda: data["agents"])
-    conditions = entry["conditions"]
-    chosen = tuned_options("sponge-no-scaling", "short", "resnet18", "warm", lambda: conditions)
-    assert chosen == entry["options"]
-    assert 1 <= chosen["cores_fixed"] <= 16
+    monkeypatch.setattr("baselines._tuned", lambda: tune.read(out))
+    (cell, _) = cells(load_suite(suite))
+    assert tuned_options("hpa", cell) == {"target": 0.5}, "what was there stays"
+    assert tuned_options("vpa", cell, required=True).keys() in ({*()}, {*SEARCHES["vpa"]})
 
 
-def test_tuning_again_replaces_its_cells_and_nothing_else(tmp_path: Path) -> None:
-    out = tmp_path / "tuned.json"
-    tune.write(out, "run1", {"suite": "one"}, {"hpa": {"a/x": {"n": 1}, "b/x": {"n": 1}}})
-    tune.write(out, "run2", {"suite": "two"}, {"hpa": {"b/x": {"n": 2}}, "vpa": {"b/x": {}}})
-    assert tune.read(out) == {
-        "runs": {"run1": {"suite": "one"}, "run2": {"suite": "two"}},
-        "agents": {
-            "hpa": {"cells": {"a/x": {"n": 1, "run": "run1"}, "b/x": {"n": 2, "run": "run2"}}},
-            "vpa": {"cells": {"b/x": {"run": "run2"}}},
-        },
-    }
-    tune.write(out, "run3", {}, {"hpa": {"a/x": {}}})
-    assert tune.read(out)["runs"].keys() == {"run2", "run3"}
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {"hpa": {"a": {}}}}'])
 def test_a_file_of_something_else_is_not_replaced(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,102 +145,32 @@ def test_a_file_of_something_else_is_not_replaced(
     assert out.read_text() == text
 
 
-def options_of(*cell: str, conditions: str = "as tuned", required: bool = False) -> dict[str, Any]:
-    return tuned_options("hpa", *cell, lambda: conditions, required)  # type: ignore[arg-type]
-
-
-def no_conditions() -> str:
-    raise AssertionError("nobody needs a profile that may have to be measured first")
-
-
-def test_a_cell_that_was_not_tuned_gets_defaults_and_one_warning(
-    caplog: pytest.LogCaptureFixture,
+def test_what_was_not_tuned_has_its_defaults_and_one_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     baselines._warn.cache_clear()
+    monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"yolov5s": {"options": {}}}})
     for _ in range(2):
-        assert tuned_options("hpa", "my-own", "/home/me/mine.json", "warm", no_conditions) == {}
-    assert caplog.text.count("no tuned options of hpa for my-own/mine/warm") == 1
-    assert "python -m baselines.tune --agents hpa --suite" in caplog.text
+        assert tuned_options("hpa", SHORT) == {}
+    assert caplog.text.count("hpa was not tuned for resnet18: its defaults are used") == 1
+    with pytest.raises(ConfigError, match="hpa was not tuned for resnet18; it was for yolov5s; "):
+        tuned_options("hpa", SHORT, required=True)
 
 
-@pytest.fixture
-def two_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
-    baselines._warn.cache_clear()
-    entry = {"options": {"target": 0.5}, "conditions": "as tuned"}
-    cells = {f"{name}/yolov5s/warm": entry for name in ("a", "b")}
-    monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"cells": cells}})
-
-
-@pytest.mark.usefixtures("two_tuned")
-def test_options_of_another_start_are_used_with_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    assert options_of("a", "yolov5s", "warm") == {"target": 0.5}
-    assert options_of("a", "yolov5s", "cold") == {"target": 0.5}
-    assert options_of("b", "yolov5s", "cold", required=True) == {"target": 0.5}
-    assert caplog.text.count("of hpa for a cold start: those for a warm one are used") == 1
-
-
-@pytest.mark.usefixtures("two_tuned")
-def test_options_of_another_scenario_of_that_name_are_not_used(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    assert options_of("a", "yolov5s", "warm", conditions="others") == {}
-    said = "no tuned options of hpa for a/yolov5s/warm as it is here: its defaults are used"
-    assert said in caplog.text
-    said = "hpa was not tuned for a/yolov5s/warm as it is here; leave out .* or tune it"
-    with pytest.raises(ConfigError, match=said):
-        options_of("a", "yolov5s", "warm", conditions="others", required=True)
-
-
-def test_what_is_tuned_for_are_load_limits_and_files_and_not_how_long_it_lasts() -> None:
-    same = [
-        {"start": "cold", "duration_s": 60.0},
-        {"name": "another", "reward": Reward(violation_weight=2.0)},
-        {"limits": Limits(total_cores=256)},
-    ]
-    other = [
-        {"arrivals": Arrivals(rate_rps=41.0)},
-        {"limits": Limits(cores=8)},
-        {"profile": "yolov5s"},
-        {"network": Network(trace="none")},
-        {"serving": Serving(drop="expired")},
-    ]
-    wanted = conditions_fingerprint(SHORT)
-    for changes, equal in [(each, each in same) for each in same + other]:
-        found = conditions_fingerprint(dataclasses.replace(SHORT, **changes))
-        assert (found == wanted) == equal, changes
-
-
-@pytest.mark.parametrize("name", ["standard", "stages"])
-def test_every_cell_of_a_suite_has_what_was_tuned_for_it(name: str) -> None:
-    shipped, suite = tune.read(baselines.TUNED_FILE)["agents"], load_suite(name)
-    # ``static-tuned`` is tuned by its own name, the others by their controllers'.
-    asked = [agent for agent, entry in suite.agents.items() if entry.tuned]
-    agents = [a if a in shipped else suite.agents[a].controller for a in asked]
-    assert len(agents) >= 5
-    assert name != "standard" or set(agents) == shipped.keys() - {"ipa"}, "every other that ships"
-    for cell in cells(suite):
-        keys = [cell_key(*cell.cell[:2], start) for start in (cell.start, *get_args(Start))]
-        for agent in agents:
-            found = shipped[agent]["cells"]
-            key = next(key for key in keys if key in found)
-            assert found[key]["conditions"] == conditions_fingerprint(cell), (agent, key)
-
-
-def test_what_is_shipped_fits_the_controllers() -> None:
+def test_what_is_shipped_fits_suites_and_controllers() -> None:
     shipped = tune.read(baselines.TUNED_FILE)
-    for agent, entry in shipped["agents"].items():
-        for cell in entry["cells"].values():
-            make_controller(agent, known_controllers(), cell["options"])
-            assert agent in shipped["runs"][cell["run"]]["searches"]
+    for agent, own in shipped.items():
+        for found in own.values():
+            make_controller(agent, known_controllers(), found["options"])
+    suite = load_suite("standard-v1")
+    asked = {e.controller or agent for agent, e in suite.agents.items() if e.tuned}
+    assert asked <= shipped.keys()
+    for cell in cells(suite):
+        assert all(profile_key(cell) in shipped[agent] for agent in asked)
 
 
-def test_a_failing_controller_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_controller_is_named(tmp_path: Path) -> None:
     broken = dataclasses.replace(SHORT, profile="no-such-profile")
-    kept: list[list[str]] = []
-    with pytest.raises(tune.ConfigError, match="static failed on short/no-such-profile/warm"):
-        tune.tune(
-            [SHORT, broken], ["vpa"], [1000], 1, lambda found: kept.append([*found["static"]])
-        )
-    assert kept == [["short/resnet18/warm"]]  # what was found before is not lost
+    work = [Task("static", "no-such-profile", (broken,))]
+    with pytest.raises(ConfigError, match="static failed on no-such-profile"):
+        tune.tune(work, 1, tmp_path / "tuned.json")

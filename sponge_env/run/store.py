@@ -28,7 +28,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -42,7 +42,6 @@ from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, Serving
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile, stage_profiles
-from sponge_env.simulation.traffic import capacity_rps
 from sponge_env.utils.files import content_hash, explained, read_json, write_json
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
@@ -86,11 +85,10 @@ def code_fingerprint() -> str:
     return fingerprint(content)
 
 
-def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str:
+def scenario_fingerprint(scenario: Scenario) -> str:
     """Return the fingerprint of a scenario; profile and traces count by what they say.
 
-    What is as by default is left out, so that a further key changes no fingerprint, and so are
-    the keys (``key`` or ``table.key``) in ``without``.
+    What is as by default is left out, so that a further key changes no fingerprint.
     """
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
@@ -102,9 +100,6 @@ def scenario_fingerprint(scenario: Scenario, without: Sequence[str] = ()) -> str
         data["arrivals"]["file"] = trace_hash(scenario.arrivals.file, "arrivals")
     if (trace := scenario.network.trace) not in RESERVED:
         data["network"]["trace"] = trace_hash(trace, "bandwidth")
-    for path in without:
-        table, _, key = path.rpartition(".")
-        del (data[table] if table else data)[key]
     usual = asdict(Scenario(scenario.name, serving=Serving(drop="none")))  # until version 0.3
     return fingerprint(_beyond(data, usual))
 
@@ -115,20 +110,6 @@ def _measured(profile: Profile) -> dict[str, Any]:
     if data["quota"] and data["quota"]["wake_s"] is None:
         del data["quota"]["wake_s"]
     return data
-
-
-def conditions_fingerprint(scenario: Scenario, as_load: bool = False) -> str:
-    """Return the fingerprint of what options are tuned for.
-
-    That is a scenario but for its start and duration, how large a machine its replicas have, and
-    the reward, by which nothing is tuned. With ``as_load`` a rate counts as the load that it is.
-    """
-    if as_load and (rate_rps := scenario.arrivals.rate_rps) is not None:
-        capacity = capacity_rps(scenario, scenario_profile(scenario), joint=False)
-        arrivals = replace(scenario.arrivals, rate_rps=None, load=round(rate_rps / capacity, 12))
-        scenario = replace(scenario, arrivals=arrivals)
-    free = ("name", "description", "start", "duration_s", "limits.total_cores", "reward")
-    return scenario_fingerprint(scenario, free)
 
 
 def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:

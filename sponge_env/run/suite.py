@@ -95,8 +95,9 @@ class AgentEntry:
     defaults: bool = True
     """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
     there."""
-    hindsight: bool = False
-    """Whether its options are those of the best constant in hindsight, for ``static``."""
+    constant: Literal["", "training", "hindsight"] = ""
+    """Whether it holds the best constant of each cell, see :mod:`.hindsight`: on training seeds,
+    or on those that are played."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
     system rather than from the controller."""

@@ -36,6 +36,7 @@ from sponge_env.run.suite import BOUND_AGENTS, Suite, cells, changed, origins
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import draw_workload
@@ -149,8 +150,8 @@ class AgentUnit:
     backend: Backend = "sim"
     limiter: Limiter = "auto"
     """CPU limiter of the real worker."""
-    hindsight: bool = False
-    """Whether the options are those of the best constant in hindsight."""
+    constant: str = ""
+    """See :attr:`.AgentEntry.constant`."""
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
@@ -172,12 +173,13 @@ class AgentUnit:
         A failure and an interrupt are raised when the record has the episode up to then.
         """
         profile, options = scenario_profile(self.scenario), self.options
-        if self.hindsight:
+        if self.constant:
             from sponge_env.run.hindsight import best_constant
 
-            cores, batch, replicas, _ = best_constant(self.scenario, profile, range(self.seeds))
-            options = options | {"cores": cores, "batch": batch, "replicas": replicas}
-            record.facts["constant"] = options
+            seeds = range(self.seeds) if self.constant == "hindsight" else TRAINING_SEEDS
+            cores, batch, replicas, _ = best_constant(self.scenario, profile, seeds)
+            options = {**options, "cores": cores, "batch": batch, "replicas": replicas}
+            record.facts["options"] = options
         controller = make_controller(self.controller, {}, options)
         scenario = warm(self.scenario, controller, profile)
         record.facts["initial"] = asdict(scenario.initial)
@@ -219,7 +221,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         origin = swept_from.get(cell.cell, cell)
         tuned = tuned_options(controller, origin, not entry.defaults) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
-        run = suite.seeds, backend, limiter, entry.hindsight
+        run = suite.seeds, backend, limiter, entry.constant
         work.append(AgentUnit(name, *what, scenario, *run))
     return work
 

@@ -8,6 +8,8 @@ import numpy as np
 
 EVALUATION_SEEDS = 1000
 """Seeds below this are for evaluation; training and tuning use those from here on."""
+TRAINING_SEEDS = tuple(range(EVALUATION_SEEDS, EVALUATION_SEEDS + 5))
+"""Those that options and constants are chosen on."""
 SEED_LIMIT = 2**31
 """Seeds of training episodes are drawn below this; what judges a policy while it is trained
 uses those from here on."""
