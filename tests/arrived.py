@@ -84,7 +84,7 @@ def report(scenario_file: str, out: Path) -> dict[str, Any]:
         "fields": FIELDS,
         "observation_table": field_table(),
         "metrics_page": metrics_page(),
-        "without_key": of_system(dataclasses.replace(scenario, serving=Serving())),
+        "without_key": of_system(dataclasses.replace(scenario, serving=Serving(drop="none"))),
         "system": of_system(scenario),
         "environments": of_environments(scenario),
         "command": of_command(scenario_file, out),

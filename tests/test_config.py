@@ -76,10 +76,10 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
             r"network\.start must be 'beginning' for the trace '4g', which is no file, not 'ra",
         ),
         ("name = 'a/b'", r"name must be letters, digits, .* not 'a/b'"),
-        ("[arrivals]\nkind = 'poisson'", r"arrivals needs either rate_rps or load"),
+        ("[arrivals]\nkind = 'poisson'", r"arrivals needs one of rate_rps, load and peak"),
         (
             "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1",
-            r"arrivals of a trace take either rate_rps or load, or neither",
+            r"arrivals of a trace take one of rate_rps, load, peak, or none",
         ),
         ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
         ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),

@@ -280,7 +280,8 @@ def test_more_replicas_start_than_there_are_slots() -> None:
 @EACH
 def test_a_view_shows_what_the_core_observes(name: str) -> None:
     scenario, kind, counts = CONTROLLED[name]
-    system = SimulatedSystem(dataclasses.replace(scenario, duration_s=40.0), 4)
+    kept = dataclasses.replace(scenario, duration_s=40.0, serving=Serving(drop="expired"))
+    system = SimulatedSystem(kept, 4)
     control, rng = control_named(kind, system.spec), np.random.default_rng(3)
     seen = []
     while not system.done:

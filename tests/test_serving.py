@@ -61,7 +61,7 @@ def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
     requests = requests_at((0.0, 9), *times_s)
     arrivals_s, deadlines_s = zip(*times_s, strict=True)
     for order, keys in (("edf", deadlines_s), ("fifo", arrivals_s)):
-        serving = Serving(order=order)  # type: ignore[arg-type]
+        serving = Serving("none", order=order)  # type: ignore[arg-type]
         system = serve(requests, FAST, serving=serving, **(FIFO if order == "fifo" else {}))
         assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 

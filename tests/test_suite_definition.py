@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from baselines import tuned_options
 from sponge_env.errors import ConfigError
 from sponge_env.run.bounds import BoundUnit
-from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
@@ -28,7 +24,7 @@ from sponge_env.run.suite import (
     with_traces,
 )
 from sponge_env.run.unit import AgentUnit, units
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.workload import draw_workload
 
@@ -214,14 +210,14 @@ def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
     assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
 
 
-def test_a_sweep_keeps_what_was_tuned_for_its_cell() -> None:
-    group = CellGroup(("paper-300kb",), ("yolov5s",))
-    entry = AgentEntry(controller="fa2", tuned=True, defaults=False)
-    swept = suite(cells=(group,), starts=("cold",), sweeps={"x": DELAY}, agents={"a": entry})
-    found = [unit.options for unit in units(swept) if isinstance(unit, AgentUnit)]
-    conditions = partial(conditions_fingerprint, load_scenario("paper-300kb"))
-    tuned = tuned_options("fa2", "paper-300kb", "yolov5s", "cold", conditions, required=True)
-    assert found == [tuned] * 3
+def test_each_combination_of_values_is_a_cell_named_after_them() -> None:
+    across = {"network.trace": ("4g", "3g-bus"), "slo_s": (0.5, 2.0)}
+    group = CellGroup(("paper",), ("yolov5s",), across=across)
+    found = {c.name: (c.network.trace, c.slo_s) for c in cells(suite(cells=(group,)))}
+    assert found == {
+        "paper-4g-0.5": ("4g", 0.5), "paper-4g-2": ("4g", 2.0),
+        "paper-3g-bus-0.5": ("3g-bus", 0.5), "paper-3g-bus-2": ("3g-bus", 2.0),
+    }  # fmt: skip
 
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
@@ -241,20 +237,10 @@ def named(*agents: str, scenario: str = "paper-300kb") -> list[AgentUnit]:
     return [unit for unit in work if isinstance(unit, AgentUnit)]
 
 
-def test_a_tuned_name_has_what_was_tuned_or_is_refused() -> None:
-    (unit,) = named("static-tuned")
-    conditions = partial(conditions_fingerprint, load_scenario("paper-300kb"))
-    cell = "static-tuned", "paper-300kb", "yolov5s", "cold"
-    assert unit.options == tuned_options(*cell, conditions) != {}
-    for name in ("static-tuned", "fa2-tuned", "themis-tuned"):
-        (twin,), (same,) = named(name), named(name, scenario="paper")
-        assert twin.options == same.options, "paper is paper-300kb by another name"
-        with pytest.raises(
-            ConfigError, match=r"tuned for load-step/yolov5s/cold; .* paper-300kb.* with .*yolov5s"
-        ):
-            named(name, scenario="load-step")
-    (unit,) = named("hpa", scenario="load-step")
-    assert unit.options == {}
+def test_a_constant_is_sized_where_it_is_played() -> None:
+    training, hindsight = named("fixed-fleet", "fixed-hindsight")
+    assert (training.constant, hindsight.constant) == ("training", "hindsight")
+    assert training.options == hindsight.options == {}
 
 
 def test_bounds_are_chosen_like_agents() -> None:
@@ -288,9 +274,9 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(
 
 
 def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(*cell: Any) -> dict[str, object]:
-        assert cell[:3] == ("static", "paper", "yolov5s")
-        return {"cores": {"cold": 5, "warm": 3}[cell[3]], "batch": 4}
+    def tuned(agent: str, scenario: Scenario, required: bool) -> dict[str, object]:
+        assert (agent, scenario.cell[:2], required) == ("static", ("paper", "yolov5s"), False)
+        return {"cores": {"cold": 5, "warm": 3}[scenario.start], "batch": 4}
 
     monkeypatch.setattr("baselines.tuned_options", tuned)
     entry = AgentEntry(controller="static", options={"batch": 2}, tuned=True)

@@ -28,7 +28,7 @@ from sponge_env.utils.installation import data_folder
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
 
-NAMES = ("standard", "stages")
+NAMES = ("standard-v1", "stages")
 """The suites whose names of agents hold everywhere."""
 
 BoundName = Literal["vertical", "joint"]
@@ -49,14 +49,14 @@ class CellGroup:
     """Shipped scenarios, or TOML files relative to the suite's."""
     profiles: tuple[str, ...] = ()
     """Profiles that take the place of each scenario's own; that one if left out."""
-    across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Values of further changes: each combination is a cell, named after its values."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
     family: str = ""
     """What nearly equal scenarios have in common: they count once in means over all cells."""
+    across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of further changes: each combination is a cell, named after its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,9 @@ class AgentEntry:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the controller."""
     tuned: bool = False
-    """Whether each cell's tuned options come first, those above on top of them. In a sweep these
-    are the ones of the cell that is swept."""
+    """Whether the options that were tuned for each profile come first, those above on top."""
     defaults: bool = True
-    """Whether the controller's defaults do where nothing was tuned for a cell; else it is refused
-    there."""
+    """Whether the controller's defaults do where nothing was tuned; else it is refused there."""
     constant: Literal["", "training", "hindsight"] = ""
     """Whether it holds the best constant of each cell, see :mod:`.hindsight`: on training seeds,
     or on those that are played."""
@@ -287,9 +285,12 @@ def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None =
     parts = [entry.controller] if entry.controller not in ("", name) else []
     parts += [f"{key}={value}" for key, value in changes.items()]
     if entry.tuned and options is None:
-        parts.append("tuned scenario by scenario")
+        parts.append("tuned for each profile")
     elif entry.tuned and changes.keys() - {**entry.options, **entry.changes}.keys():
-        parts.append("tuned for this scenario")
+        parts.append("tuned for this profile")
+    seeds = {"training": "training seeds", "hindsight": "the seeds that are played"}
+    if entry.constant:
+        parts.append(f"best constant on {seeds[entry.constant]}")
     return ", ".join(parts)
 
 
