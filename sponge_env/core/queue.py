@@ -1,4 +1,4 @@
-"""The queue: a ring in the order of the deadlines, equal ones by id.
+"""The queue: a ring in the order of the deadlines, equal ones by id, that grows as it fills.
 
 What the kernels draw arrives in that order; listed requests take their place from the end, and
 so do those that come back from a batch whose replica died. A batch is a run of positions at the
@@ -11,6 +11,9 @@ from __future__ import annotations
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
+
+FEW = 64
+"""Places that a ring begins with, if there is room for so many."""
 
 
 @compiled
@@ -38,6 +41,7 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
         _close_holes(w)
+        _grow(w)
         if stage.tail - stage.oldest > stage.ring:
             return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
@@ -54,6 +58,17 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
     stage.tail += 1
     stage.waited_s -= joined_s
     return True
+
+
+@inlined
+def _grow(w: World) -> None:
+    """Double the ring, if that is possible and more than half of it is full."""
+    stage, places = w.stage, w.stage.ring + 1
+    if places < len(w.queue) and 2 * (stage.tail - stage.oldest) > places:
+        for position in range(stage.oldest, stage.tail):
+            if position & places:
+                w.queue[position & (2 * places - 1)] = w.queue[position & stage.ring]
+        stage.ring = 2 * places - 1
 
 
 @inlined

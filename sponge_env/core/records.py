@@ -122,7 +122,7 @@ class Stage:
     """One model of an environment, with its queue and replicas."""
 
     ring: Position
-    """Capacity of the queue minus 1; position k is row ``k & ring``."""
+    """Places in use of the queue, a power of two, minus 1; position k is row ``k & ring``."""
     head: int
     """Position of the waiting request that is due first."""
     tail: int
