@@ -48,10 +48,10 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
     # Later stages get their tasks in the order of the batches that end.
     position = stage.tail
     if w.place > 0 or w.settings.arrival_kind == LISTED:
-        # From the end: whoever comes last is mostly due last, too, or nearly so.
-        while position > stage.head and _precedes(w, row, sent_s, position - 1):
-            w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
-            position -= 1
+        position = _place_of(w, row, sent_s)
+        ring = stage.ring
+        for k in range(stage.tail, position, -1):
+            w.queue[k & ring] = w.queue[(k - 1) & ring]
     waiting = w.queue[position & stage.ring]
     waiting.row, waiting.sent_s, waiting.hopeless = row, sent_s, hopeless
     waiting.retries = retries
@@ -97,6 +97,20 @@ def _last_run(w: World, end: int) -> int:
         runs = replica.batch_size and replica.first < end
         if runs and (last < 0 or replica.first > w.replicas[last].first):
             last = k
+    return last
+
+
+@compiled
+def _place_of(w: World, row: int, sent_s: float) -> int:
+    """Return the position after all that are due before a request, or with it."""
+    # Halving begins at the end: whoever comes last is mostly due last, too.
+    first, last, middle = w.stage.head, w.stage.tail, w.stage.tail - 1
+    while first < last:
+        if _precedes(w, row, sent_s, middle):
+            last = middle
+        else:
+            first = middle + 1
+        middle = (first + last) // 2
     return last
 
 

@@ -14,10 +14,10 @@ from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
+from sponge_env.core.queue import FEW
 from sponge_env.core.records import AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
-from sponge_env.core.queue import FEW
 from sponge_env.core.settings import LISTED
 
 
