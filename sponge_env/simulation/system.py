@@ -193,8 +193,8 @@ class System(ABC):
         if k == 0:  # those too that were refused as they arrived
             arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
         else:
-            past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
-            arrivals = self._arrays.stages["arrivals"][0, k, past]
+            past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
+            arrivals = np.diff(self._arrays.stages["arrived"][0, k, past])
         resizes = self._arrays.pending[0, k, :pending]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
