@@ -59,7 +59,9 @@ def _remember_arrivals(w: World) -> None:
         if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
     for k in range(len(w.stages)):
-        w.stages[k].arrivals[(env.interval - 1) & (PAST - 1)] = w.stages[k].joined
+        arrived = w.stages[k].arrived
+        before = arrived[(env.interval - 2) & (PAST - 1)]
+        arrived[(env.interval - 1) & (PAST - 1)] = before + w.stages[k].joined
     env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = mean_s
     env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
 

@@ -124,11 +124,9 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
 
 @compiled
 def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
-    interval = w.env.interval
-    span = min(span, min(interval, HISTORY))
-    total = 0.0
-    for k in range(interval - span, interval):
-        total += w.stage.arrivals[k & (PAST - 1)]
+    last = w.env.interval - 1
+    span = min(span, min(last + 1, HISTORY))
+    total = w.stage.arrived[last & (PAST - 1)] - w.stage.arrived[(last - span) & (PAST - 1)]
     rate = total / span / w.settings.interval_s
     _put(observation, field, rate / w.model.rate_scale)
 

@@ -1,4 +1,4 @@
-"""The queue: a ring in the order of the deadlines, equal ones by id.
+"""The queue: a ring in the order of the deadlines, equal ones by id, that grows as it fills.
 
 What the kernels draw arrives in that order; listed requests take their place from the end, and
 so do those that come back from a batch whose replica died. A batch is a run of positions at the
@@ -11,6 +11,9 @@ from __future__ import annotations
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
+
+FEW = 64
+"""Places that a ring begins with, if there is room for so many."""
 
 
 @compiled
@@ -38,22 +41,34 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
     stage = w.stage
     if stage.tail - stage.oldest > stage.ring:
         _close_holes(w)
+        _grow(w)
         if stage.tail - stage.oldest > stage.ring:
             return False
     # One SLO and one payload for all: what arrives last has the latest deadline.
     # Later stages get their tasks in the order of the batches that end.
     position = stage.tail
     if w.place > 0 or w.settings.arrival_kind == LISTED:
-        # From the end: whoever comes last is mostly due last, too, or nearly so.
-        while position > stage.head and _precedes(w, row, sent_s, position - 1):
-            w.queue[position & stage.ring] = w.queue[(position - 1) & stage.ring]
-            position -= 1
+        position = _place_of(w, row, sent_s)
+        ring = stage.ring
+        for k in range(stage.tail, position, -1):
+            w.queue[k & ring] = w.queue[(k - 1) & ring]
     waiting = w.queue[position & stage.ring]
     waiting.row, waiting.sent_s, waiting.hopeless = row, sent_s, hopeless
     waiting.retries = retries
     stage.tail += 1
     stage.waited_s -= joined_s
     return True
+
+
+@inlined
+def _grow(w: World) -> None:
+    """Double the ring, if that is possible and more than half of it is full."""
+    stage, places = w.stage, w.stage.ring + 1
+    if places < len(w.queue) and 2 * (stage.tail - stage.oldest) > places:
+        for position in range(stage.oldest, stage.tail):
+            if position & places:
+                w.queue[position & (2 * places - 1)] = w.queue[position & stage.ring]
+        stage.ring = 2 * places - 1
 
 
 @inlined
@@ -82,6 +97,20 @@ def _last_run(w: World, end: int) -> int:
         runs = replica.batch_size and replica.first < end
         if runs and (last < 0 or replica.first > w.replicas[last].first):
             last = k
+    return last
+
+
+@compiled
+def _place_of(w: World, row: int, sent_s: float) -> int:
+    """Return the position after all that are due before a request, or with it."""
+    # Halving begins at the end: whoever comes last is mostly due last, too.
+    first, last, middle = w.stage.head, w.stage.tail, w.stage.tail - 1
+    while first < last:
+        if _precedes(w, row, sent_s, middle):
+            last = middle
+        else:
+            first = middle + 1
+        middle = (first + last) // 2
     return last
 
 

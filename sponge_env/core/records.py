@@ -23,7 +23,7 @@ PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
 find interval k at ``k & (length - 1)``, not below what the observation looks at."""
 
-assert PAST >= HISTORY
+assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
 
 Past = Annotated[Records[float], np.float64, PAST]
@@ -122,7 +122,7 @@ class Stage:
     """One model of an environment, with its queue and replicas."""
 
     ring: Position
-    """Capacity of the queue minus 1; position k is row ``k & ring``."""
+    """Places in use of the queue, a power of two, minus 1; position k is row ``k & ring``."""
     head: int
     """Position of the waiting request that is due first."""
     tail: int
@@ -136,8 +136,8 @@ class Stage:
     """Whether something has changed that decides on ``next_s`` or ``idle``."""
     idle: bool
     """Whether a replica could start a batch, unless ``stale``."""
-    arrivals: Past
-    """Those that joined the queue in past intervals."""
+    arrived: Past
+    """Those that had joined the queue by the end of past intervals, since the episode began."""
     joined: int
     """From here to ``switches`` sums over this interval: those that joined the queue."""
     waited_s: float

@@ -220,7 +220,8 @@ def fit(
     are fewer cores for each, and no more replicas than ``places``, or than the machine has cores.
     """
     added = max(0, min(replicas - staying, total_cores - held, places - held))
-    return min(cores, total_cores // (held + added)), added
+    held += added
+    return (cores if cores * held <= total_cores else total_cores // held), added
 
 
 _fit_inlined = inlined(fit)

@@ -14,7 +14,8 @@ from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
-from sponge_env.core.records import AllocationRow, Env, World
+from sponge_env.core.queue import FEW
+from sponge_env.core.records import PAST, AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
 from sponge_env.core.settings import LISTED
@@ -35,6 +36,8 @@ def reset(w: World, seed: int) -> None:
     for k in range(len(w.stages)):
         stage, initial, wanted = w.stages[k], w.models[k].initial, w.stages[k].wanted
         stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
+        stage.arrived[PAST - 1] = 0.0
+        stage.ring = min(FEW, len(w.queue)) - 1
         wanted.cores, wanted.batch, wanted.replicas = initial.cores, initial.batch, initial.replicas
         wanted.variant = stage.last_variant = initial.variant
         stage.planned_cores, stage.pace = initial.cores, w.models[k].pace

@@ -47,7 +47,7 @@ _ANSWERED = int(Outcome.LATE)
 """Largest outcome of an answer; a plain number, with which NumPy compares faster."""
 _MOST_ROOM = 1 << 18
 """Tasks that the queue of a stage can hold, if there are not more requests."""
-_STAGE_FIELDS = ["head", "tail", "pending", "planned_cores", "measured"]
+_STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
 
@@ -185,16 +185,16 @@ class System(ABC):
         )
 
     def _stage_view(self, k: int, now_s: float) -> StageView:
-        head, tail, pending, planned_cores, measured = self._stage_fields[k].item()
-        rows = self._queue_row[k]
-        waiting = rows[head % rows.size :][: tail - head]
+        ring, head, tail, pending, planned_cores, measured = self._stage_fields[k].item()
+        rows = self._queue_row[k, : ring + 1]
+        waiting = rows[head & ring :][: tail - head]
         if waiting.size < tail - head:  # the ring's end is in between
             waiting = np.append(waiting, rows[: tail - head - waiting.size])
         if k == 0:  # those too that were refused as they arrived
             arrivals = self._history[0, max(0, HISTORY - self._interval) :].copy()
         else:
-            past = np.arange(max(0, self._interval - HISTORY), self._interval) & (PAST - 1)
-            arrivals = self._arrays.stages["arrivals"][0, k, past]
+            past = np.arange(max(0, self._interval - HISTORY) - 1, self._interval) & (PAST - 1)
+            arrivals = np.diff(self._arrays.stages["arrived"][0, k, past])
         resizes = self._arrays.pending[0, k, :pending]
         ready, starting_s = self._replicas_now(k, now_s)
         return StageView(
