@@ -21,7 +21,7 @@ from sponge_env.interfaces import (
     fit_to_machine,
 )
 
-from .flow import Flow, FlowForecast, fit_rate
+from .flow import Flow, FlowForecast
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force
@@ -96,7 +96,6 @@ class LookAhead:
         delayed = math.ceil(spec.resize_delay_s / spec.interval_s)
         paths, intervals = self._draws.weight.size, delayed + 1 + config.look_ahead
         self._scratch = make_scratch(rules, paths, intervals, max(self._batch_max), _PLACES)
-        fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
