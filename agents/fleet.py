@@ -409,8 +409,7 @@ class Fleets:
         """
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
-            held = part.allocation.stages[0]
-            stages.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
+            stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))
         return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]
 
     @property

@@ -89,7 +89,7 @@ class Flow:
             ):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
-            mean_s = float(view.delays_s.mean())
+            mean_s = float(np.add.reduce(view.delays_s)) / view.delays_s.size
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), mean_s)
             self._note_kinds(view, mean_s)
             # Where sizes differ, the newest one's delay says little of the next one's.
