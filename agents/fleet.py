@@ -22,7 +22,7 @@ from sponge_env.interfaces import (
     fit_to_machine,
 )
 
-from .rates import SAMPLES, SMOOTHED, RateHistory, pairwise_sum, rate_samples
+from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
 _BUSY = 0.5
 """Share of what one core serves from which a second replica is worth its core."""
@@ -67,91 +67,61 @@ class Fleet(NamedTuple):
 
     most_cores: IntArray
     """(sizes,) cores that each of 1, 2, ... replicas can have."""
-    fewest: int
-    """Replicas to hold at least where one core would be busy."""
     cpu_cores: float
     utilisation: float
     reluctance: float
     slo_s: float
-    interval_s: float
-    cold_start: int
-    """Intervals from asking for a replica until it serves."""
-    loading_s: float
-    """The part of that time in which it starts."""
-    windows: int
+    cold_start_s: float
     in_pipeline: bool
     serves_rps: FloatArray
     """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
     step: FloatArray
     """(sizes, sizes) cost of a cold start on the way from one size to another."""
     value: FloatArray
-    """(2, sizes) cost of all that follows."""
+    """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
     costs: FloatArray
-    """(2, samples) cores, and costs, under each rate."""
+    """(2, samples) cores and costs under each rate."""
 
 
 class Moment(NamedTuple):
     """What one decision looks at."""
 
     replicas: int
-    """Those asked for so far."""
+    """Those asked for so far; those of them that are ready; and all that are."""
     ready: int
-    starting_s: FloatArray
-    """(starting,) seconds until each serves."""
+    serving: int
+    wait: FloatArray
+    """(sizes,) cold starts until so many are warm."""
     waiting: int
-    rates_rps: FloatArray
-    """(intervals,) past rates, newest last."""
-    smooth_rps: FloatArray
-    """(<= intervals,) means over a few of them each."""
+    rate_rps: float
+    """Mean of the last intervals, and what may last; negative if nothing does."""
+    lasting_rps: float
     coming_rps: FloatArray
-    """(<= samples,) equally likely rates a cold start later; may be overwritten."""
+    """(<= samples,) equally likely rates after a cold start."""
     overloaded: bool
 
 
 @entry_point
 def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tuple[int, bool]:
     """Return how many replicas to hold, and whether the ready ones are too few until they serve."""
-    _write_throughput(fleet, service_s)
-    serves_rps, coming_rps = fleet.serves_rps, moment.coming_rps
-    ready, windows = min(max(moment.ready, 1), moment.replicas), moment.rates_rps[-fleet.windows :]
-    if fleet.windows and fleet.in_pipeline:
-        rate_rps = pairwise_sum(windows) / windows.size
-        # What others on the machine need is not known here, so the rate has to do.
-        if rate_rps > max(1, moment.ready) * serves_rps[1, -1]:
-            for sample in range(coming_rps.size):
-                coming_rps[sample] = max(coming_rps[sample], rate_rps)
-    replicas, overloaded = _cheapest(fleet, moment, ready), False
-    if fleet.windows and not fleet.in_pipeline:
-        # What an outage of the network held back comes within an interval or two.
-        rate_rps = windows[0]
-        for window in range(1, windows.size):
-            rate_rps = min(rate_rps, windows[window])
-        replicas, overloaded = _following(fleet, moment, ready, replicas, rate_rps)
-    kept = moment.smooth_rps[-(_KEPT - SMOOTHED + 1) :]
-    busy = False
-    for window in range(kept.size):
-        busy = busy or kept[window] > _BUSY * serves_rps[0, 0]
-    return max(replicas, fleet.fewest) if busy else replicas, overloaded
-
-
-@compiled
-def _write_throughput(fleet: Fleet, service_s: FloatArray) -> None:
-    """Write the most that a replica serves, never less with more cores."""
     longest_s, highest_rps = _BATCH_SHARE * fleet.slo_s, 0.0
     for row in range(service_s.shape[0]):
         longest_s = max(longest_s, service_s[row, 0])
+    # The most that a replica serves, never less with more cores.
     for row in range(service_s.shape[0]):
         for column in range(service_s.shape[1]):
             if service_s[row, column] <= longest_s:
                 highest_rps = max(highest_rps, (column + 1) / service_s[row, column])
         fleet.serves_rps[0, row] = highest_rps
         fleet.serves_rps[1, row] = highest_rps * fleet.utilisation
+    usual = _cheapest(fleet, moment)
+    if fleet.in_pipeline or moment.lasting_rps < 0.0:
+        return usual, False
+    return _following(fleet, moment, usual)
 
 
 @compiled
-def _following(
-    fleet: Fleet, moment: Moment, ready: int, usual: int, rate_rps: float
-) -> tuple[int, bool]:
+def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
 
     New ones come late and take cores from the ready ones, who share the machine with them. So
@@ -160,45 +130,31 @@ def _following(
     end what gathers until they serve; none of these is given up before the ready ones serve
     the rate and no request must be late any more.
     """
+    (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
-    for replicas in range(1, sizes + 1):
-        soonest_s = min(soonest_s, _end_s(fleet, moment, ready, replicas, rate_rps))
-        most_rps = max(most_rps, replicas * _each_rps(fleet, replicas))
-    serves_rps = ready * _each_rps(fleet, ready)
+    for size in range(sizes):
+        replicas, cores = size + 1, fleet.most_cores[size]
+        each_rps = fleet.serves_rps[0, cores - 1] * min(1.0, fleet.cpu_cores / (replicas * cores))
+        all_rps[size] = replicas * each_rps
+        # Those that start are of no use before all are warm: the worse for a larger fleet.
+        short_rps = rate_rps - min(replicas, ready) * each_rps
+        wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
+        end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
+        soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
+    serves_rps = all_rps[ready - 1]
     late = moment.waiting > serves_rps * fleet.slo_s
     late |= moment.overloaded and rate_rps > serves_rps
-    soon_s = _SOON * soonest_s
-    if not late:
-        soon_s = max(soon_s, fleet.cold_start * fleet.interval_s)
-    enough, good = 0, False
-    while not good and enough < sizes:
+    soon_s = _SOON * soonest_s if late else max(_SOON * soonest_s, fleet.cold_start_s)
+    enough = 1
+    while enough < sizes and end_s[enough - 1] > soon_s:
         enough += 1
-        if soonest_s < math.inf:
-            good = _end_s(fleet, moment, ready, enough, rate_rps) <= soon_s
-        else:  # sums of equal shares differ by rounding
-            good = enough * _each_rps(fleet, enough) > (1 - 1e-9) * most_rps
+    if soonest_s == math.inf:
+        enough = 1
+        while all_rps[enough - 1] <= (1 - 1e-9) * most_rps:  # equal sums differ by rounding
+            enough += 1
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
     return max(usual, min(enough, ready)), False
-
-
-@compiled
-def _each_rps(fleet: Fleet, replicas: int) -> float:
-    """Return what each of so many replicas serves on as many cores as there are for all."""
-    cores = fleet.most_cores[replicas - 1]
-    share = min(1.0, fleet.cpu_cores / (replicas * cores))
-    each_rps: float = fleet.serves_rps[0, cores - 1] * share
-    return each_rps
-
-
-@compiled
-def _end_s(fleet: Fleet, moment: Moment, ready: int, replicas: int, rate_rps: float) -> float:
-    """Return when the backlog ends with so many replicas."""
-    each_rps = _each_rps(fleet, replicas)
-    # Those that start are of no use before all are warm, which is the worse for a larger fleet.
-    short_rps = rate_rps - min(replicas, ready) * each_rps
-    wait_s = _wait(fleet, moment, ready, replicas) * (fleet.cold_start * fleet.interval_s)
-    return backlog_end_s(moment.waiting, short_rps, rate_rps - replicas * each_rps, wait_s)
 
 
 @compiled
@@ -215,21 +171,10 @@ def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: f
 
 
 @compiled
-def _wait(fleet: Fleet, moment: Moment, ready: int, replicas: int) -> float:
-    """Return cold starts until so many replicas are warm."""
-    if replicas <= ready:
-        return 0.0
-    started = replicas - ready - 1
-    if started >= moment.starting_s.size:
-        return 1.0
-    return min(moment.starting_s[started] / max(fleet.loading_s, 1e-9), 1.0)
-
-
-@compiled
-def _cheapest(fleet: Fleet, moment: Moment, ready: int) -> int:
+def _cheapest(fleet: Fleet, moment: Moment) -> int:
     """Return the first step of the cheapest path, in units of cold starts."""
     step, value, sizes = fleet.step, fleet.value, fleet.most_cores.size
-    _write_steps(fleet, moment.coming_rps)
+    _write_steps(fleet, moment)
     # Backward induction: what each size costs from its first cold start on.
     value[0] = 0.0
     for ahead in range(_COLD_STARTS_AHEAD):
@@ -238,43 +183,41 @@ def _cheapest(fleet: Fleet, moment: Moment, ready: int) -> int:
             for after in range(sizes):
                 least = min(least, step[size, after] + value[ahead % 2, after])
             value[1 - ahead % 2, size] = least
-    newest = moment.rates_rps[-SMOOTHED:]
-    rate_rps = pairwise_sum(newest) / newest.size
     best, least, kept = 0, math.inf, math.inf
-    for replicas in range(1, sizes + 1):
+    for size in range(sizes):
         # Replicas that start already come sooner, so their first cold start counts in part.
-        wait, load_rps = _wait(fleet, moment, ready, replicas), rate_rps / min(replicas, ready)
-        waiting = _cost(_size(fleet, replicas), load_rps, _cores(fleet, load_rps))
-        warm = step[replicas - 1, replicas - 1]
-        total = wait * waiting + (1 - wait) * warm + value[_COLD_STARTS_AHEAD % 2, replicas - 1]
-        if replicas == moment.replicas:
+        wait, load_rps = moment.wait[size], moment.rate_rps / min(size + 1, moment.ready)
+        waiting = _cost(_size(fleet, size + 1), load_rps, _cores(fleet, load_rps))
+        total = wait * waiting + (1 - wait) * step[size, size] + value[_COLD_STARTS_AHEAD % 2, size]
+        if size + 1 == moment.replicas:
             kept = total
         if total < least:
-            best, least = replicas, total
-    # So few intervals of a pipeline give up nothing that takes as long.
-    young = fleet.in_pipeline and moment.rates_rps.size < fleet.cold_start
+            best, least = size + 1, total
     # A change for little gain would be reversed soon.
-    stays = least >= (1 - fleet.reluctance) * kept or (young and best < moment.replicas)
-    return moment.replicas if stays else best
+    return moment.replicas if least >= (1 - fleet.reluctance) * kept else best
 
 
 @compiled
-def _write_steps(fleet: Fleet, coming_rps: FloatArray) -> None:
+def _write_steps(fleet: Fleet, moment: Moment) -> None:
     """Write the cost of each step from one size to another, relative to a cold start's time.
 
     From ``n`` to ``m`` replicas fewer are warm at once, more hold their cores while they start.
     """
+    coming_rps, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
     cores, costs = fleet.costs[0], fleet.costs[1, : coming_rps.size]
-    for before in range(1, fleet.most_cores.size + 1):
-        for sample in range(coming_rps.size):
-            cores[sample] = _cores(fleet, coming_rps[sample] / before)
-        for after in range(before, fleet.most_cores.size + 1):
+    # What others on the machine need is not known in a pipeline, so the rate has to do.
+    if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
+        least_rps = moment.lasting_rps
+    for before in range(1, sizes + 1):
+        for sample in range(costs.size):
+            cores[sample] = _cores(fleet, max(coming_rps[sample], least_rps) / before)
+        for after in range(before, sizes + 1):
             size = _size(fleet, after)
-            for sample in range(coming_rps.size):
-                costs[sample] = _cost(size, coming_rps[sample] / before, cores[sample])
-            fleet.step[before - 1, after - 1] = pairwise_sum(costs) / coming_rps.size
-        for larger in range(before, fleet.most_cores.size):
-            fleet.step[larger, before - 1] = fleet.step[before - 1, before - 1]
+            for sample in range(costs.size):
+                load_rps = max(coming_rps[sample], least_rps) / before
+                costs[sample] = _cost(size, load_rps, cores[sample])
+            fleet.step[before - 1, after - 1] = pairwise_sum(costs) / costs.size
+        fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
 
 
 @compiled
@@ -290,21 +233,14 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
     return (load_rps - below_rps) * (1.0 / (serves_rps[enough] - below_rps)) + enough
 
 
-class Size(NamedTuple):
-    """So many replicas, and what the machine has for each."""
-
-    replicas: int
-    most: float
-    """Most cores of each."""
-    most_rps: float
-    """What it is trusted with on those."""
-    cpu_cores: float
+Size = tuple[int, float, float, float]
+"""Replicas, the most cores that each can have, what it is trusted with on those, and the CPU's."""
 
 
 @compiled
 def _size(fleet: Fleet, replicas: int) -> Size:
     most = fleet.most_cores[replicas - 1]
-    return Size(replicas, float(most), fleet.serves_rps[1, most - 1], fleet.cpu_cores)
+    return replicas, float(most), fleet.serves_rps[1, most - 1], fleet.cpu_cores
 
 
 @compiled
@@ -314,9 +250,9 @@ def _cost(size: Size, load_rps: float, cores: float) -> float:
     Each holds the cores that those which serve need, as far as the machine has so many for
     all. Replicas that hold more than their CPU has take it from each other.
     """
-    allocated = min(cores, size.most) * size.replicas
-    missing = max(allocated - size.cpu_cores, 0.0)
-    missing += size.most * max(load_rps / size.most_rps - 1.0, 0.0)
+    replicas, most, most_rps, cpu_cores = size
+    allocated = min(cores, most) * replicas
+    missing = max(allocated - cpu_cores, 0.0) + most * max(load_rps / most_rps - 1.0, 0.0)
     return allocated + _OVERLOAD * missing
 
 
@@ -333,54 +269,66 @@ class FleetPlanner:
         sizes, cores_max = spec.most_replicas(cores=1), spec.first.cores_max
         ready_s = spec.resize_delay_s + spec.first.cold_start_s
         alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
+        self._fewest = min(_FEWEST if alone else 1, sizes)
+        self._config, self._spec = config, spec
+        self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = Fleet(
             most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
-            fewest=min(_FEWEST if alone else 1, sizes),
             cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual),
             reluctance=reluctance,
             slo_s=float(spec.slo_s),
-            interval_s=float(spec.interval_s),
-            cold_start=max(1, round(ready_s / spec.interval_s)),
-            loading_s=float(spec.first.cold_start_s),
-            windows=config.overload_windows,
+            cold_start_s=float(self._cold_start * spec.interval_s),
             in_pipeline=in_pipeline,
             serves_rps=np.empty((2, cores_max)),
             step=np.empty((sizes, sizes)),
             value=np.empty((2, sizes)),
             costs=np.empty((2, 2 * SAMPLES)),
         )
-        self._rates, none = RateHistory(_REMEMBERED), np.ones(1)
         # Compile it now, so that no decision waits for it.
-        nothing = Moment(1, 1, none, 0, none, none, none.copy(), False)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, 1.0, 1.0, np.ones(1), overloaded=False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
+        self._rates_rps = np.empty(0)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        news = view.first.arrivals[-1:] if self._rates.known.size else view.first.arrivals
-        for rate_rps in (news / self._fleet.interval_s).tolist():
-            self._rates.add(rate_rps)
+        news = view.first.arrivals[-1:] if self._rates_rps.size else view.first.arrivals
+        rates_rps = np.concatenate([self._rates_rps, news / self._spec.interval_s])
+        self._rates_rps = rates_rps[-_REMEMBERED:]
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included.
 
         (cores_max, batch_max) are the seconds of a batch.
         """
-        stage, smooth_rps = view.first, self._rates.smooth
+        fleet, current, rates_rps = self._fleet, view.allocation.replicas, self._rates_rps
+        serving, lasting_rps = max(view.first.replicas_ready, 1), -1.0
+        loading_s = max(self._spec.first.cold_start_s, 1e-9)
+        starting = [min(left_s / loading_s, 1.0) for left_s in view.first.starting_s]
+        wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.most_cores.size
+        if windows := self._config.overload_windows:
+            # What an outage of the network held back comes within an interval or two.
+            lasting = np.mean if fleet.in_pipeline else np.min
+            lasting_rps = float(lasting(rates_rps[-windows:]))
+        smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         moment = Moment(
-            view.allocation.replicas,
-            stage.replicas_ready,
-            np.array(stage.starting_s, np.float64),
-            stage.queued_deadlines_s.size,
-            self._rates.known,
-            smooth_rps,
-            rate_samples(smooth_rps, 2 * self._fleet.cold_start),
+            current,
+            min(serving, current),
+            serving,
+            np.array(wait[: fleet.most_cores.size]),
+            waiting,
+            float(rates_rps[-SMOOTHED:].mean()),
+            lasting_rps,
+            rate_samples(smooth_rps, 2 * self._cold_start),
             self.overloaded,
         )
-        desired, self.overloaded = choose_replicas(self._fleet, moment, service_s)
-        return desired
+        desired, self.overloaded = choose_replicas(fleet, moment, service_s)
+        if fleet.in_pipeline and rates_rps.size < self._cold_start:
+            desired = max(desired, current)  # so few intervals give up nothing that takes as long
+        busy = smooth_rps[-(_KEPT - SMOOTHED + 1) :].max() > _BUSY * fleet.serves_rps[0, 0]
+        return max(desired, self._fewest) if busy else desired
 
 
 class Fleets:

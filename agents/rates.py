@@ -40,7 +40,7 @@ SMOOTHED = 5
 _LASTING_PRIOR = 30
 """Intervals of experience that the belief in a lasting rate counts for."""
 SAMPLES = 64
-"""Rates that stand for the distribution of the coming ones; less than twice as many do."""
+"""Rates that stand for the distribution of the coming ones."""
 _ERROR_PRIOR = 10
 """Intervals without a forecast error that the first ones count against."""
 _ERRORS_MAX = 300
@@ -105,37 +105,10 @@ def _budget_range_s(spec: SystemSpec, view: SystemView) -> tuple[float, float]:
     return min(low_s, remembered_s), quantile(budgets_s, 1 - _BUDGET_QUANTILE)
 
 
-class RateHistory:
-    """Past rates, and means over a few of them each."""
-
-    def __init__(self, remembered: int) -> None:
-        # Twice the memory, so that it is moved only once in a while.
-        self._memory, self._first, self._stop = np.empty((2, 2 * remembered)), 0, 0
-        self._remembered = remembered
-
-    def add(self, rate: float) -> None:
-        """Take in the newest."""
-        if self._stop == self._memory.shape[1]:
-            self._memory[:, : self._remembered] = self._memory[:, self._remembered :]
-            self._first, self._stop = 0, self._remembered
-        self._memory[0, self._stop] = rate
-        self._stop += 1
-        self._first = max(self._first, self._stop - self._remembered)
-        mean, width = 0.0, min(SMOOTHED, self._stop - self._first)
-        for each in self._memory[0, self._stop - width : self._stop].tolist():
-            mean += each * (1 / width)
-        self._memory[1, self._stop - 1] = mean
-
-    @property
-    def known(self) -> FloatArray:
-        """(<= remembered,) rates, newest last."""
-        return self._memory[0, self._first : self._stop]
-
-    @property
-    def smooth(self) -> FloatArray:
-        """Means over a few intervals each; of fewer than that, the one over all."""
-        first = min(self._first + SMOOTHED, self._stop) - 1
-        return self._memory[1, first : self._stop]
+def smoothed(rates: FloatArray) -> FloatArray:
+    """Return means over a few intervals each; of fewer than that, the one over all."""
+    width = min(SMOOTHED, len(rates))
+    return np.convolve(rates, np.full(width, 1 / width), "valid")
 
 
 @compiled
@@ -161,11 +134,11 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
     past rates, smoothed and the newest last, there is one at least.
     """
-    mean = np.add.reduce(smooth) / smooth.size  # as np.mean does, which takes thrice as long
+    mean = np.add.reduce(smooth) / smooth.size  # np.mean takes thrice as long
     swing = smooth - mean
     pairs = len(swing) - lag
     if pairs < 1:
-        return smooth[-1:].copy()
+        return smooth[-1:]
     before, after = swing[:-lag], swing[lag:]
     power = float(before @ before)
     seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0

@@ -18,7 +18,7 @@ from agents.fleet import FleetPlanner, backlog_end_s
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaTimes
-from agents.rates import RateHistory, rate_samples
+from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
 from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import entry_point
@@ -107,14 +107,11 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
 
 def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
     def samples(rates: FloatArray, lag: int) -> FloatArray:
-        history = RateHistory(300)  # of which the memory is moved
-        for rate in rates:
-            history.add(rate)
-        return rate_samples(history.smooth, lag)
+        return rate_samples(smoothed(rates), lag)
 
     assert samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
     assert samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
-    slow = 20 + 10 * np.sin(np.arange(700) / 80)
+    slow = 20 + 10 * np.sin(np.arange(400) / 80)
     assert samples(slow, lag=10).mean() == pytest.approx(slow[-1], abs=2)
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
     assert samples(bursts[:366], lag=20).mean() < 45

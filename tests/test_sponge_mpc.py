@@ -232,10 +232,10 @@ def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
 
 
 def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:
-    ones, memory = np.ones(12), np.empty((2, 13, 2))
-    steady, watched_s = fit_rate(20 * ones, ones, 1.0, memory)
+    ones = np.ones(12)
+    steady, watched_s = fit_rate(20 * ones, ones, 1.0)
     assert (steady, watched_s) == (20.0, 12.0)
-    stepped, watched_s = fit_rate(np.array([10.0] * 8 + [50.0] * 4), ones, 1.0, memory)
+    stepped, watched_s = fit_rate(np.array([10.0] * 8 + [50.0] * 4), ones, 1.0)
     assert (stepped, watched_s) == (50.0, 4.0)
 
 
@@ -243,7 +243,7 @@ def test_a_stall_in_the_network_does_not_change_the_rate() -> None:
     """The second interval from the end tells that the one before was cut short, too."""
     counts = np.array([20.0, 20.0, 20.0, 8.0, 0.0, 0.0])
     spans_s = np.array([1.0, 1.0, 1.0, 1.0, -0.6, 0.0])
-    rate_rps, _ = fit_rate(counts, spans_s, 1.0, np.empty((2, 7, 2)))
+    rate_rps, _ = fit_rate(counts, spans_s, 1.0)
     assert rate_rps == pytest.approx(20.0)
 
 

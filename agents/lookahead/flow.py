@@ -10,6 +10,7 @@ the rate at which requests are sent, and rate times delay what is on the way.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec, SystemView
 
-from ..rates import ForecastError, pairwise_sum
+from ..rates import ForecastError
 
 _INTERVALS = 30
 """Intervals that are remembered."""
@@ -32,9 +33,9 @@ _SIGMAS = 3.0
 """Standard deviations of a Poisson process by which a rate must differ to be another one."""
 _LEAST_SPREAD = 0.05
 """Relative uncertainty of a rate however long it was watched."""
-_FEWEST_DELAYS, _FIRST_SWING = 5, 0.4
+_FIRST_SWING = 0.4
 _LEAST_SWING = 0.2
-"""Standard deviation of the log of the bandwidth, before so many delays are known and at least."""
+"""Standard deviation of the log of the bandwidth, before it is known and at least."""
 _SAME_SIZE = 1e-6
 """Relative deviation of a delay that is taken for rounding."""
 _LEAST_DELAY_S = 1e-3
@@ -65,25 +66,22 @@ class Flow:
 
     def __init__(self, spec: SystemSpec) -> None:
         """Start without knowledge."""
-        self._interval_s = float(spec.interval_s)
+        self._interval_s = spec.interval_s
         self._longest_stall_s = _STALL_SLOS * spec.slo_s
-        self._past, self._known = np.zeros((3, _INTERVALS)), 0
-        """(3, intervals) arrivals, their spans, and the log of the newest's delay."""
-        self._memory = np.empty((2, _INTERVALS + 1, 2))
-        self._rate_rps, self._watched_s, self._swing = 0.0, spec.interval_s, _FIRST_SWING
+        self._counts: deque[float] = deque(maxlen=_INTERVALS)
+        self._spans_s: deque[float] = deque(maxlen=_INTERVALS)
+        self._log_delays: deque[float] = deque(maxlen=_INTERVALS)
+        self._rate_rps, self._watched_s = 0.0, spec.interval_s
         self._scatter, self._scatter_intervals = 1.0, 3
         self._error = ForecastError(spec.interval_s, spec.resize_delay_s)
         self._sizes_differ = False
         self._points: list[tuple[float, float]] = []
-        self.kinds = np.array([[1.0, float(spec.slo_s)]])
+        self.kinds = np.array([[1.0, spec.slo_s]])
         """(arrivals, 2) relative size and SLO of the newest arrivals."""
-        # Compile now, so that no decision waits for it.
-        take_in(np.zeros((3, 1)), (1.0, 1.0, 0.0), 1, self._interval_s, self._memory)
-        slo_range_s(self.kinds[0], self.kinds[0])
 
     def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, at least one has; return what to expect now."""
-        if not self._known:
+        if not self._counts:
             for count, delay_s in zip(
                 view.first.arrivals[:-1], view.mean_delays_s[:-1], strict=True
             ):
@@ -91,48 +89,51 @@ class Flow:
         if view.delays_s.size:
             mean_s = float(np.add.reduce(view.delays_s)) / view.delays_s.size
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), mean_s)
-            self._note_kinds(view, mean_s)
-            # Where sizes differ, the newest one's delay says little of the next one's.
-            newest_s = float(view.delays_s[-1]) if len(self.kinds) == 1 else mean_s
-        self._add(
-            float(view.first.arrivals[-1]),
-            _known_s(newest_s) if view.delays_s.size else self._stalled_s(),
-        )
+            self.kinds = _kinds(view, self._sizes_differ, mean_s)
+        self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
+        logs, swing = np.array(self._log_delays), _FIRST_SWING
+        if logs.size >= 5:  # as np.std does, which takes thrice as long
+            logs -= np.add.reduce(logs) / logs.size
+            swing = max(math.sqrt(np.add.reduce(logs * logs) / logs.size), _LEAST_SWING)
         scatter = min(1.0, max(self._scatter, 0.01))
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
         return FlowForecast(
             rate_rps=self._rate_rps,
             spread=math.sqrt(_LEAST_SPREAD**2 + noise + self._error.variance),
             scatter=scatter,
-            transfer_s=self._transfer_s(),
+            transfer_s=math.exp(self._log_delays[-1]),
             typical_s=self._typical_s(),
-            swing=self._swing,
+            swing=swing,
             surge=self._error.surge,
         )
 
     def _add(self, count: float, delay_s: float) -> None:
-        before_s = self._transfer_s() if self._known else delay_s
+        before_s = math.exp(self._log_delays[-1]) if self._log_delays else delay_s
+        self._counts.append(count)
         # What arrived within an interval was sent within its span; see the top of this file.
-        span_s = self._interval_s - (delay_s - before_s)
-        self._known = min(self._known + 1, _INTERVALS)
-        newest, memory = (count, span_s, math.log(delay_s)), self._memory
-        rate_rps, self._watched_s, self._swing = take_in(
-            self._past, newest, self._known, self._interval_s, memory
+        self._spans_s.append(self._interval_s - (delay_s - before_s))
+        self._log_delays.append(math.log(delay_s))
+        rate_rps, self._watched_s = fit_rate(
+            np.array(self._counts), np.array(self._spans_s), self._interval_s
         )
         self._rate_rps = max(rate_rps, _LEAST_RATE_RPS)
         self._error.add(count, self._rate_rps)
-        if self._known > 1:
+        if len(self._counts) > 1:
             # Differences of neighbouring intervals: a slow change of the rate is no scatter.
-            counts, spans_s = self._past[:2, -2:].tolist()
-            before, after = (n - self._rate_rps * s for n, s in zip(counts, spans_s, strict=True))
+            counts, spans_s = self._counts, self._spans_s
+            after, before = (counts[at] - self._rate_rps * spans_s[at] for at in (-1, -2))
             expected = self._rate_rps * (spans_s[-1] + spans_s[-2])
             ratio = min((after - before) ** 2 / max(expected, 0.2), 4.0)
             self._scatter_intervals = min(self._scatter_intervals + 1, _SCATTER_INTERVALS)
             self._scatter += (ratio - self._scatter) / self._scatter_intervals
 
-    def _stalled_s(self) -> float:
-        """Return how long nothing has come through, after an interval without arrivals."""
-        last_s = self._transfer_s() if self._known else _LEAST_DELAY_S
+    def _newest_delay_s(self, view: SystemView) -> float:
+        """Return the delay of the newest arrival, or how long nothing has come through."""
+        if view.delays_s.size:
+            # Where sizes differ, the newest one's delay says little of the next one's.
+            alike = len(self.kinds) == 1
+            return _known_s(float(view.delays_s[-1] if alike else view.delays_s.mean()))
+        last_s = math.exp(self._log_delays[-1]) if self._log_delays else _LEAST_DELAY_S
         if self._rate_rps * self._interval_s < _STALL_ARRIVALS:
             return last_s
         # Nothing came where some should have: what is on the way got older by an interval.
@@ -156,22 +157,8 @@ class Flow:
             self._points = [*self._points[-2:], point]
             self._sizes_differ = not _on_one_line(self._points)
 
-    def _note_kinds(self, view: SystemView, mean_s: float) -> None:
-        """Write :attr:`kinds`, delays relative to the mean; one row if all are alike."""
-        low_s, high_s, first_s = slo_range_s(view.delays_s, view.budgets_s)
-        if self._sizes_differ or high_s - low_s >= 1e-6:
-            relative = np.maximum(view.delays_s, _LEAST_DELAY_S) / _known_s(mean_s)
-            self.kinds = np.stack([relative, view.delays_s + view.budgets_s], axis=1)
-        elif len(self.kinds) > 1 or self.kinds[0, 1] != first_s:
-            self.kinds = np.array([[1.0, first_s]])
-
-    def _transfer_s(self) -> float:
-        """Return the newest delay as it is remembered."""
-        return math.exp(self._past[2, -1])
-
     def _typical_s(self) -> float:
-        logs: list[float] = self._past[2, _INTERVALS - self._known :].tolist()
-        return math.exp(math.fsum(logs) / max(1, self._known))
+        return math.exp(math.fsum(self._log_delays) / max(1, len(self._log_delays)))
 
 
 def _known_s(delay_s: float) -> float:
@@ -179,54 +166,34 @@ def _known_s(delay_s: float) -> float:
     return _LEAST_DELAY_S if math.isnan(delay_s) else max(delay_s, _LEAST_DELAY_S)
 
 
-@entry_point
-def slo_range_s(delays_s: FloatArray, budgets_s: FloatArray) -> tuple[float, float, float]:
-    """Return the lowest and the highest SLO of some arrivals, and that of the first."""
-    first_s = delays_s[0] + budgets_s[0]
-    low_s, high_s = first_s, first_s
-    for arrival in range(1, delays_s.size):
-        slo_s = delays_s[arrival] + budgets_s[arrival]
-        low_s, high_s = min(low_s, slo_s), max(high_s, slo_s)
-    return low_s, high_s, first_s
+def _kinds(view: SystemView, sizes_differ: bool, mean_s: float) -> FloatArray:
+    """Return (arrivals, 2) delay relative to the mean and SLO; one row if all are alike."""
+    slos_s = view.delays_s + view.budgets_s
+    if not sizes_differ and slos_s.max() - slos_s.min() < 1e-6:
+        return np.array([[1.0, slos_s[0]]])
+    sizes = np.maximum(view.delays_s, _LEAST_DELAY_S) / _known_s(mean_s)
+    return np.stack([sizes, slos_s], axis=1)
 
 
-@entry_point
-def take_in(
-    past: FloatArray,
-    newest: tuple[float, float, float],
-    known: int,
-    interval_s: float,
-    memory: FloatArray,
-) -> tuple[float, float, float]:
-    """Add an interval to (3, intervals) past ones, see :class:`Flow`.
-
-    Returns what :func:`fit_rate` makes of those that are known, and the deviation of the delays.
-    """
-    for row in range(past.shape[0]):
-        for interval in range(1, past.shape[1]):
-            past[row, interval - 1] = past[row, interval]
-        past[row, -1] = newest[row]
-    counts, spans_s, logs = past[0, -known:], past[1, -known:], past[2, -known:]
-    rate_rps, watched_s = fit_rate(counts, spans_s, interval_s, memory)
-    if known < _FEWEST_DELAYS:
-        return rate_rps, watched_s, _FIRST_SWING
-    mean, squares = pairwise_sum(logs) / known, memory.reshape(-1)[:known]
-    for interval in range(known):
-        squares[interval] = (logs[interval] - mean) * (logs[interval] - mean)
-    return rate_rps, watched_s, max(math.sqrt(pairwise_sum(squares) / known), _LEAST_SWING)
-
-
-@entry_point
-def fit_rate(
-    counts: FloatArray, spans_s: FloatArray, interval_s: float, memory: FloatArray
-) -> tuple[float, float]:
+def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tuple[float, float]:
     """Average the rate over as many past intervals as agree on it.
 
     They are (intervals,) arrivals, newest last, and the time within which they were sent, which
     may be negative. Returns requests per second, and the seconds over which they were averaged.
-    The memory, (2, more than intervals, 2), is overwritten.
     """
-    groups, totals = memory[0], memory[1]
+    groups, totals = np.empty((2, counts.size + 1, 2))
+    return _fit_rate(counts, spans_s, interval_s, groups, totals)
+
+
+@entry_point
+def _fit_rate(
+    counts: FloatArray,
+    spans_s: FloatArray,
+    interval_s: float,
+    groups: FloatArray,
+    totals: FloatArray,
+) -> tuple[float, float]:
+    """Do so with memory for groups of intervals, and for sums over the newest ones."""
     joined = _group(counts, spans_s, interval_s, groups)
     if joined == 0:
         count, span_s = 0.0, 0.0

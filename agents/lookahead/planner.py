@@ -21,11 +21,11 @@ from sponge_env.interfaces import (
     fit_to_machine,
 )
 
-from .flow import Flow, FlowForecast
+from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force
-from .tandem import TAIL, fill_queue
+from .tandem import HEAD, TAIL
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -96,6 +96,7 @@ class LookAhead:
         delayed = math.ceil(spec.resize_delay_s / spec.interval_s)
         paths, intervals = self._draws.weight.size, delayed + 1 + config.look_ahead
         self._scratch = make_scratch(rules, paths, intervals, max(self._batch_max), _PLACES)
+        fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
         free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
@@ -120,8 +121,8 @@ class LookAhead:
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
         kinds = self._flow.kinds
-        largest = float(kinds[:, 0].max()) if len(kinds) > 1 else 1.0
-        expected = forecast.rate_rps * (played_s + forecast.transfer_s * max(1.0, largest))
+        largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
+        expected = forecast.rate_rps * (played_s + forecast.transfer_s * largest)
         group = self._group(view, expected)
         ready = [
             max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
@@ -159,7 +160,7 @@ class LookAhead:
             best,
         )
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
-        expired = any([queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s])
+        expired = any(queue_s.size and queue_s[0] < view.now_s for queue_s in queues_s)
         feasible = not expired and bool(group * late < _LATE_IN_ONE_PLAN)
         chosen = zip(best.tolist(), replicas, self._batch_max, strict=True)
         stages = [
@@ -248,24 +249,28 @@ class LookAhead:
         A group is due with the first of its tasks. When a running task is due a view does
         not say: they came before those that wait, or are the newest arrivals, at the rate.
         """
-        now_s, spec, queued_s = view.now_s, self._spec, stage.queued_deadlines_s
+        queues, now_s, spec = self._scratch.start, view.now_s, self._spec
+        ahead, largest = 0, max(1, self._batch_max[k] // group)
         row_s = self._times.service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
         asked_s = spec.resize_delay_s + spec.stages[k].cold_start_s
-        largest = max(1, self._batch_max[k] // group)
-        states = [
-            (max(free_s, _OVERDUE * row_s[size - 1]), in_groups(size, group, largest))
-            if size
-            else (free_s, 0)
-            for free_s, size in replica_states(stage, now_s, asked_s, replicas)
-        ]
+        queues.free_s[k], queues.size[k] = math.inf, 0
+        states = replica_states(stage, now_s, asked_s, replicas)
+        for at, (free_s, size) in enumerate(states):
+            groups = in_groups(size, group, largest) if size else 0
+            queues.free_s[k, at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
+            queues.first[k, at], queues.size[k, at] = ahead, groups
+            ahead += groups
+        queued_s = stage.queued_deadlines_s[::group]
+        tail = ahead + queued_s.size
+        np.subtract(queued_s, now_s, out=queues.due_s[k, ahead:tail])
         newest_s = float(view.budgets_s[-1]) if view.budgets_s.size else spec.slo_s
         newest_s -= self._before_s[k]
         if queued_s.size:
             newest_s = float(queued_s[0]) - now_s
-        gap_s = group / max(rate_rps, 1.0)
-        fill_queue(
-            self._scratch.start, k, np.array(states), queued_s, group, now_s, newest_s, gap_s
-        )
+        older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
+        queues.due_s[k, :ahead] = newest_s - older_s
+        queues.marks[k] = 0
+        queues.marks[k, HEAD], queues.marks[k, TAIL] = ahead, tail
 
     def _identify(self) -> int:
         """Say whose the tasks are that are there; return the number of requests.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.core.compiled import compiled, entry_point, inlined
+from sponge_env.core.compiled import compiled, inlined
 
 HEAD, TAIL, NEXT, COMING, LEFT = 0, 1, 2, 3, 4
 """Places in :attr:`Queues.marks`."""
@@ -87,39 +87,6 @@ def queue_of(queues: Queues, k: int) -> Queues:
         queues.ids[k],
         queues.counted,
     )
-
-
-@entry_point
-def fill_queue(
-    queues: Queues,
-    k: int,
-    states: FloatArray,
-    queued_s: FloatArray,
-    group: int,
-    now_s: float,
-    newest_s: float,
-    gap_s: float,
-) -> None:
-    """Write a stage's running batches and waiting tasks, in groups.
-
-    (replicas, 2) say when each is free, and what it runs: tasks that were due a gap after each
-    other, the last one a gap before ``newest_s``. (queued,) are deadlines.
-    """
-    queue, ahead = queue_of(queues, k), 0
-    for replica in range(queue.free_s.size):
-        running = replica < states.shape[0]
-        queue.free_s[replica] = states[replica, 0] if running else np.inf
-        queue.first[replica], queue.size[replica] = ahead, states[replica, 1] if running else 0
-        ahead += queue.size[replica]
-    for place in range(ahead):
-        queue.due_s[place] = newest_s - (ahead - place) * gap_s
-    tail = ahead
-    for task in range(0, queued_s.size, group):
-        queue.due_s[tail] = queued_s[task] - now_s
-        tail += 1
-    for mark in range(queue.marks.size):
-        queue.marks[mark] = 0
-    queue.marks[HEAD], queue.marks[TAIL] = ahead, tail
 
 
 @compiled
