@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from sponge_env.arrays import IntArray
 from sponge_env.control.base import Options, option
 from sponge_env.control.split import shares, stage_spec, stage_views
+from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import (
     Allocation,
     FloatArray,
@@ -20,7 +22,7 @@ from sponge_env.interfaces import (
     fit_to_machine,
 )
 
-from .rates import SMOOTHED, rate_samples, smoothed
+from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
 _BUSY = 0.5
 """Share of what one core serves from which a second replica is worth its core."""
@@ -60,18 +62,198 @@ class FleetOptions(Options):
     replicas cannot serve it; 0 for none."""
 
 
-def backlog_end_s(
-    waiting: int, before_rps: FloatArray, after_rps: FloatArray, change_s: FloatArray
-) -> FloatArray:
-    """Return when backlogs end that grow by so many requests per second before and after a change.
+class Fleet(NamedTuple):
+    """What stays the same of a stage for an episode, and memory that is overwritten."""
 
-    Infinite where they grow, or last, for ever; of those that shrink already before, when they do.
+    most_cores: IntArray
+    """(sizes,) cores that each of 1, 2, ... replicas can have."""
+    cpu_cores: float
+    utilisation: float
+    reluctance: float
+    slo_s: float
+    cold_start_s: float
+    in_pipeline: bool
+    serves_rps: FloatArray
+    """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
+    step: FloatArray
+    """(sizes, sizes) cost of a cold start on the way from one size to another."""
+    value: FloatArray
+    """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
+    costs: FloatArray
+    """(2, samples) cores and costs under each rate."""
+
+
+class Moment(NamedTuple):
+    """What one decision looks at."""
+
+    replicas: int
+    """Those asked for so far; those of them that are ready; and all that are."""
+    ready: int
+    serving: int
+    wait: FloatArray
+    """(sizes,) cold starts until so many are warm."""
+    waiting: int
+    rate_rps: float
+    """Mean of the last intervals, and what may last; negative if nothing does."""
+    lasting_rps: float
+    coming_rps: FloatArray
+    """(<= samples,) equally likely rates after a cold start."""
+    overloaded: bool
+
+
+@entry_point
+def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tuple[int, bool]:
+    """Return how many replicas to hold, and whether the ready ones are too few until they serve."""
+    longest_s, highest_rps = _BATCH_SHARE * fleet.slo_s, 0.0
+    for row in range(service_s.shape[0]):
+        longest_s = max(longest_s, service_s[row, 0])
+    # The most that a replica serves, never less with more cores.
+    for row in range(service_s.shape[0]):
+        for column in range(service_s.shape[1]):
+            if service_s[row, column] <= longest_s:
+                highest_rps = max(highest_rps, (column + 1) / service_s[row, column])
+        fleet.serves_rps[0, row] = highest_rps
+        fleet.serves_rps[1, row] = highest_rps * fleet.utilisation
+    usual = _cheapest(fleet, moment)
+    if fleet.in_pipeline or moment.lasting_rps < 0.0:
+        return usual, False
+    return _following(fleet, moment, usual)
+
+
+@compiled
+def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
+    """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
+
+    New ones come late and take cores from the ready ones, who share the machine with them. So
+    none is asked for before requests must be late with what is ready, and no ready one is
+    given up that the rate or the backlog needs. In an overload they are the fewest that soon
+    end what gathers until they serve; none of these is given up before the ready ones serve
+    the rate and no request must be late any more.
     """
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ended_s = np.where(before_rps < 0, waiting / -before_rps, np.inf)
-        left = waiting + before_rps * change_s
-        end_s = np.where(ended_s <= change_s, ended_s, change_s - left / after_rps)
-    return np.where(after_rps < 0, end_s, np.inf)
+    (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
+    soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
+    for size in range(sizes):
+        replicas, cores = size + 1, fleet.most_cores[size]
+        each_rps = fleet.serves_rps[0, cores - 1] * min(1.0, fleet.cpu_cores / (replicas * cores))
+        all_rps[size] = replicas * each_rps
+        # Those that start are of no use before all are warm: the worse for a larger fleet.
+        short_rps = rate_rps - min(replicas, ready) * each_rps
+        wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
+        end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
+        soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
+    serves_rps = all_rps[ready - 1]
+    late = moment.waiting > serves_rps * fleet.slo_s
+    late |= moment.overloaded and rate_rps > serves_rps
+    soon_s = _SOON * soonest_s if late else max(_SOON * soonest_s, fleet.cold_start_s)
+    enough = 1
+    while enough < sizes and end_s[enough - 1] > soon_s:
+        enough += 1
+    if soonest_s == math.inf:
+        enough = 1
+        while all_rps[enough - 1] <= (1 - 1e-9) * most_rps:  # equal sums differ by rounding
+            enough += 1
+    if late and (moment.overloaded or enough > ready):
+        return max(enough, moment.replicas), True
+    return max(usual, min(enough, ready)), False
+
+
+@compiled
+def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
+    """Return when a backlog ends that grows by so many requests per second before and after then.
+
+    Infinite where it grows, or lasts, for ever; if it shrinks already before, when it does.
+    """
+    if after_rps >= 0.0:
+        return math.inf
+    if before_rps < 0.0 and waiting / -before_rps <= change_s:
+        return waiting / -before_rps
+    return change_s - (waiting + before_rps * change_s) / after_rps
+
+
+@compiled
+def _cheapest(fleet: Fleet, moment: Moment) -> int:
+    """Return the first step of the cheapest path, in units of cold starts."""
+    step, value, sizes = fleet.step, fleet.value, fleet.most_cores.size
+    _write_steps(fleet, moment)
+    # Backward induction: what each size costs from its first cold start on.
+    value[0] = 0.0
+    for ahead in range(_COLD_STARTS_AHEAD):
+        for size in range(sizes):
+            least = math.inf
+            for after in range(sizes):
+                least = min(least, step[size, after] + value[ahead % 2, after])
+            value[1 - ahead % 2, size] = least
+    best, least, kept = 0, math.inf, math.inf
+    for size in range(sizes):
+        # Replicas that start already come sooner, so their first cold start counts in part.
+        wait, load_rps = moment.wait[size], moment.rate_rps / min(size + 1, moment.ready)
+        waiting = _cost(_size(fleet, size + 1), load_rps, _cores(fleet, load_rps))
+        total = wait * waiting + (1 - wait) * step[size, size] + value[_COLD_STARTS_AHEAD % 2, size]
+        if size + 1 == moment.replicas:
+            kept = total
+        if total < least:
+            best, least = size + 1, total
+    # A change for little gain would be reversed soon.
+    return moment.replicas if least >= (1 - fleet.reluctance) * kept else best
+
+
+@compiled
+def _write_steps(fleet: Fleet, moment: Moment) -> None:
+    """Write the cost of each step from one size to another, relative to a cold start's time.
+
+    From ``n`` to ``m`` replicas fewer are warm at once, more hold their cores while they start.
+    """
+    coming_rps, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
+    cores, costs = fleet.costs[0], fleet.costs[1, : coming_rps.size]
+    # What others on the machine need is not known in a pipeline, so the rate has to do.
+    if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
+        least_rps = moment.lasting_rps
+    for before in range(1, sizes + 1):
+        for sample in range(costs.size):
+            cores[sample] = _cores(fleet, max(coming_rps[sample], least_rps) / before)
+        for after in range(before, sizes + 1):
+            size = _size(fleet, after)
+            for sample in range(costs.size):
+                load_rps = max(coming_rps[sample], least_rps) / before
+                costs[sample] = _cost(size, load_rps, cores[sample])
+            fleet.step[before - 1, after - 1] = pairwise_sum(costs) / costs.size
+        fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
+
+
+@compiled
+def _cores(fleet: Fleet, load_rps: float) -> float:
+    """Return the cores that a replica needs for a load, between whole numbers in proportion."""
+    serves_rps = fleet.serves_rps[1]
+    enough = 0  # cores that serve no more than that; all are compared, for that is vector code
+    for cores in range(serves_rps.size):
+        enough += serves_rps[cores] <= load_rps
+    if enough == 0 or enough == serves_rps.size:
+        return float(max(enough, 1))
+    below_rps = serves_rps[enough - 1]
+    return (load_rps - below_rps) * (1.0 / (serves_rps[enough] - below_rps)) + enough
+
+
+Size = tuple[int, float, float, float]
+"""Replicas, the most cores that each can have, what it is trusted with on those, and the CPU's."""
+
+
+@compiled
+def _size(fleet: Fleet, replicas: int) -> Size:
+    most = fleet.most_cores[replicas - 1]
+    return replicas, float(most), fleet.serves_rps[1, most - 1], fleet.cpu_cores
+
+
+@compiled
+def _cost(size: Size, load_rps: float, cores: float) -> float:
+    """Return what replicas cost if those that serve have such a load each and need such cores.
+
+    Each holds the cores that those which serve need, as far as the machine has so many for
+    all. Replicas that hold more than their CPU has take it from each other.
+    """
+    replicas, most, most_rps, cpu_cores = size
+    allocated = min(cores, most) * replicas
+    missing = max(allocated - cpu_cores, 0.0) + most * max(load_rps / most_rps - 1.0, 0.0)
+    return allocated + _OVERLOAD * missing
 
 
 class FleetPlanner:
@@ -83,130 +265,70 @@ class FleetPlanner:
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
-        usual, self._reluctance = _IN_PIPELINE if in_pipeline else _ALONE
-        self._utilisation = config.utilisation or usual
-        self._config, self._spec, self._in_pipeline = config, spec, in_pipeline
-        self._replicas = np.arange(1, spec.most_replicas(cores=1) + 1)
-        self._most_cores = np.array([spec.most_cores(int(n)) for n in self._replicas])
+        usual, reluctance = _IN_PIPELINE if in_pipeline else _ALONE
+        sizes, cores_max = spec.most_replicas(cores=1), spec.first.cores_max
         ready_s = spec.resize_delay_s + spec.first.cold_start_s
-        self._cold_start = max(1, round(ready_s / spec.interval_s))
         alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
-        self._fewest = min(_FEWEST if alone else 1, len(self._replicas))
-        self._rates_rps: deque[float] = deque(maxlen=_REMEMBERED)
+        self._fewest = min(_FEWEST if alone else 1, sizes)
+        self._config, self._spec = config, spec
+        self._cold_start = max(1, round(ready_s / spec.interval_s))
+        self._fleet = Fleet(
+            most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
+            cpu_cores=float(spec.first.cpu_cores),
+            utilisation=float(config.utilisation or usual),
+            reluctance=reluctance,
+            slo_s=float(spec.slo_s),
+            cold_start_s=float(self._cold_start * spec.interval_s),
+            in_pipeline=in_pipeline,
+            serves_rps=np.empty((2, cores_max)),
+            step=np.empty((sizes, sizes)),
+            value=np.empty((2, sizes)),
+            costs=np.empty((2, 2 * SAMPLES)),
+        )
+        # Compile it now, so that no decision waits for it.
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, 1.0, 1.0, np.ones(1), overloaded=False)
+        choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
+        self._rates_rps = np.empty(0)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
-        news = view.first.arrivals[-1:] if self._rates_rps else view.first.arrivals
-        self._rates_rps.extend((news / self._spec.interval_s).tolist())
+        news = view.first.arrivals[-1:] if self._rates_rps.size else view.first.arrivals
+        rates_rps = np.concatenate([self._rates_rps, news / self._spec.interval_s])
+        self._rates_rps = rates_rps[-_REMEMBERED:]
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
-        """Return how many replicas to hold now, starting ones included."""
-        # The most that a replica serves, never less with more cores: (cores_max,).
-        batches = np.arange(1, self._spec.first.batch_max + 1)
-        longest_s = max(_BATCH_SHARE * self._spec.slo_s, service_s[:, 0].max())
-        throughput_rps = np.where(service_s <= longest_s, batches / service_s, 0.0).max(axis=1)
-        throughput_rps = np.maximum.accumulate(throughput_rps)
-        rates_rps = np.array(self._rates_rps)
-        desired = self._desired(view, rates_rps, throughput_rps)
-        busy = smoothed(rates_rps[-_KEPT:]).max() > _BUSY * throughput_rps[0]
+        """Return how many replicas to hold now, starting ones included.
+
+        (cores_max, batch_max) are the seconds of a batch.
+        """
+        fleet, current, rates_rps = self._fleet, view.allocation.replicas, self._rates_rps
+        serving, lasting_rps = max(view.first.replicas_ready, 1), -1.0
+        loading_s = max(self._spec.first.cold_start_s, 1e-9)
+        starting = [min(left_s / loading_s, 1.0) for left_s in view.first.starting_s]
+        wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.most_cores.size
+        if windows := self._config.overload_windows:
+            # What an outage of the network held back comes within an interval or two.
+            lasting = np.mean if fleet.in_pipeline else np.min
+            lasting_rps = float(lasting(rates_rps[-windows:]))
+        smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
+        moment = Moment(
+            current,
+            min(serving, current),
+            serving,
+            np.array(wait[: fleet.most_cores.size]),
+            waiting,
+            float(rates_rps[-SMOOTHED:].mean()),
+            lasting_rps,
+            rate_samples(smooth_rps, 2 * self._cold_start),
+            self.overloaded,
+        )
+        desired, self.overloaded = choose_replicas(fleet, moment, service_s)
+        if fleet.in_pipeline and rates_rps.size < self._cold_start:
+            desired = max(desired, current)  # so few intervals give up nothing that takes as long
+        busy = smooth_rps[-(_KEPT - SMOOTHED + 1) :].max() > _BUSY * fleet.serves_rps[0, 0]
         return max(desired, self._fewest) if busy else desired
-
-    def _desired(self, view: SystemView, rates: FloatArray, throughput_rps: FloatArray) -> int:
-        serves_rps = throughput_rps * self._utilisation
-        now = self._cost(rates[-SMOOTHED:].mean(keepdims=True), serves_rps)
-        coming = rate_samples(rates, 2 * self._cold_start)
-        windows = self._config.overload_windows
-        if windows and self._in_pipeline:
-            rate_rps = float(rates[-windows:].mean())
-            # What others on the machine need is not known here, so the rate has to do.
-            if rate_rps > max(1, view.first.replicas_ready) * serves_rps[-1]:
-                coming = np.maximum(coming, rate_rps)
-        usual = self._cheapest(view, now, self._cost(coming, serves_rps))
-        if not windows or self._in_pipeline:
-            return usual
-        # What an outage of the network held back comes within an interval or two.
-        return self._following(usual, view, float(rates[-windows:].min()), throughput_rps)
-
-    def _following(
-        self, usual: int, view: SystemView, rate_rps: float, throughput_rps: FloatArray
-    ) -> int:
-        """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
-
-        New ones come late and take cores from the ready ones, who share the machine with them. So
-        none is asked for before requests must be late with what is ready, and no ready one is
-        given up that the rate or the backlog needs. In an overload they are the fewest that soon
-        end what gathers until they serve; none of these is given up before the ready ones serve
-        the rate and no request must be late any more.
-        """
-        current, waiting = view.allocation.replicas, view.first.queued_deadlines_s.size
-        ready = min(max(view.first.replicas_ready, 1), current)
-        cpu_share = self._spec.first.cpu_cores / (self._replicas * self._most_cores)
-        each_rps = throughput_rps[self._most_cores - 1] * np.minimum(1.0, cpu_share)
-        all_rps = self._replicas * each_rps
-        cold_start_s = self._cold_start * self._spec.interval_s
-        # Those that start are of no use before all are warm, which is the worse for a larger fleet.
-        short_rps = rate_rps - np.minimum(self._replicas, ready) * each_rps
-        wait_s = self._wait(view, ready) * cold_start_s
-        end_s = backlog_end_s(waiting, short_rps, rate_rps - all_rps, wait_s)
-        serves_rps = float(all_rps[ready - 1])
-        late = waiting > serves_rps * self._spec.slo_s
-        late |= self.overloaded and rate_rps > serves_rps
-        soon_s = _SOON * end_s.min()
-        if math.isfinite(soon_s):
-            good = end_s <= (soon_s if late else max(soon_s, cold_start_s))
-        else:
-            good = all_rps > (1 - 1e-9) * all_rps.max()  # sums of equal shares differ by rounding
-        enough = int(good.argmax()) + 1
-        self.overloaded = late and (self.overloaded or enough > ready)
-        return max(enough, current) if self.overloaded else max(usual, min(enough, ready))
-
-    def _cost(self, rates_rps: FloatArray, serves_rps: FloatArray) -> FloatArray:
-        """Return (serving, allocated) mean cost of so many replicas of which so many serve.
-
-        Each holds the cores that those which serve need, as far as the machine has so many for
-        all. Replicas that hold more than their CPU has take it from each other.
-        """
-        load_rps = rates_rps / self._replicas[:, None]
-        cores = np.interp(load_rps, serves_rps, np.arange(1, self._spec.first.cores_max + 1))
-        limit = self._most_cores[:, None]
-        allocated = np.minimum(cores[:, None, :], limit) * self._replicas[:, None]
-        missing = np.maximum(allocated - self._spec.first.cpu_cores, 0.0)
-        missing += limit * np.maximum(load_rps[:, None, :] / serves_rps[limit - 1] - 1, 0.0)
-        cost: FloatArray = (allocated + _OVERLOAD * missing).mean(axis=2)
-        return cost
-
-    def _cheapest(self, view: SystemView, now: FloatArray, ahead: FloatArray) -> int:
-        """Return the first step of the cheapest path, in units of cold starts."""
-        current = view.allocation.replicas
-        ready = min(max(view.first.replicas_ready, 1), current)
-        warm = ahead.diagonal()
-        # From n to m replicas: fewer are warm at once, more hold their cores while they start.
-        step = np.where(self._replicas >= self._replicas[:, None], ahead, warm)
-        # Backward induction: what each size costs from its first cold start on.
-        value = np.zeros(len(self._replicas))
-        for _ in range(_COLD_STARTS_AHEAD):
-            value = (step + value).min(axis=1)
-        # Replicas that start already come sooner, so their first cold start counts in part.
-        wait = self._wait(view, ready)
-        waiting = np.where(self._replicas > ready, now[ready - 1], now.diagonal())
-        total = wait * waiting + (1 - wait) * warm + value
-        best = int(total.argmin())
-        if self._in_pipeline and len(self._rates_rps) < self._cold_start:
-            best = max(best, current - 1)  # so few intervals give up nothing that takes as long
-        # A change for little gain would be reversed soon.
-        good_enough = total[best] >= (1 - self._reluctance) * total[current - 1]
-        return current if good_enough else best + 1
-
-    def _wait(self, view: SystemView, ready: int) -> FloatArray:
-        """Return (replicas_max,) cold starts until a fleet of each size is warm."""
-        wait = np.ones(len(self._replicas))
-        wait[:ready] = 0.0
-        left = np.array(view.first.starting_s[: len(wait) - ready])
-        left /= max(self._spec.first.cold_start_s, 1e-9)
-        wait[ready : ready + len(left)] = np.minimum(left, 1.0)
-        return wait
 
 
 class Fleets:
@@ -235,8 +357,7 @@ class Fleets:
         """
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
-            held = part.allocation.stages[0]
-            stages.append(held._replace(cores=1, replicas=planner.replicas(part, service_s)))
+            stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))
         return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]
 
     @property

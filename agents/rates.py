@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray
+from sponge_env.core.compiled import compiled
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
@@ -38,7 +39,7 @@ SMOOTHED = 5
 """Intervals over which a fleet's rates are averaged: queues absorb shorter swings."""
 _LASTING_PRIOR = 30
 """Intervals of experience that the belief in a lasting rate counts for."""
-_SAMPLES = 64
+SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
 _ERROR_PRIOR = 10
 """Intervals without a forecast error that the first ones count against."""
@@ -110,16 +111,30 @@ def smoothed(rates: FloatArray) -> FloatArray:
     return np.convolve(rates, np.full(width, 1 / width), "valid")
 
 
-def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
+@compiled
+def pairwise_sum(values: FloatArray) -> float:
+    """Add numbers in the order in which NumPy does up to 128."""
+    total, eights = 0.0, values.size // 8 * 8
+    if eights:
+        a, b, c, d, e, f, g, h = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for k in range(0, eights, 8):
+            a, b, c, d = a + values[k], b + values[k + 1], c + values[k + 2], d + values[k + 3]
+            e, f, g, h = e + values[k + 4], f + values[k + 5], g + values[k + 6], h + values[k + 7]
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+    for k in range(eights, values.size):
+        total += values[k]
+    return total
+
+
+def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     """Return equally likely rates some intervals ahead, from all the past ones.
 
     Rates revert to their mean as fast as they have done so far: with ``phi`` the
     autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
     the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
-    past rates, the newest last, there is one at least.
+    past rates, smoothed and the newest last, there is one at least.
     """
-    smooth = smoothed(rates)
-    mean = smooth.mean()
+    mean = np.add.reduce(smooth) / smooth.size  # np.mean takes thrice as long
     swing = smooth - mean
     pairs = len(swing) - lag
     if pairs < 1:
@@ -129,7 +144,7 @@ def rate_samples(rates: FloatArray, lag: int) -> FloatArray:
     seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
     # A belief that rates last, until so much experience says otherwise.
     phi = (pairs * seen + _LASTING_PRIOR) / (pairs + _LASTING_PRIOR)
-    errors = (after - phi * before)[:: -max(1, pairs // _SAMPLES)]
+    errors = (after - phi * before)[:: -max(1, pairs // SAMPLES)]
     samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
     return samples
 

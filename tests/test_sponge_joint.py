@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view
 
 from agents import fleet
-from agents.fleet import FleetPlanner, backlog_end_s, rate_samples
+from agents.fleet import FleetPlanner, backlog_end_s
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaTimes
+from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
+from sponge_env.arrays import FloatArray
+from sponge_env.core.compiled import entry_point
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
 from sponge_env.latency import LatencyModel
@@ -103,13 +106,16 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
 
 
 def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
-    assert rate_samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
-    assert rate_samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
+    def samples(rates: FloatArray, lag: int) -> FloatArray:
+        return rate_samples(smoothed(rates), lag)
+
+    assert samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
+    assert samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
     slow = 20 + 10 * np.sin(np.arange(400) / 80)
-    assert rate_samples(slow, lag=10).mean() == pytest.approx(slow[-1], abs=2)
+    assert samples(slow, lag=10).mean() == pytest.approx(slow[-1], abs=2)
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
-    assert rate_samples(bursts[:366], lag=20).mean() < 45
-    assert np.all(rate_samples(bursts, lag=20) >= 0)
+    assert samples(bursts[:366], lag=20).mean() < 45
+    assert np.all(samples(bursts, lag=20) >= 0)
 
 
 def fleet_size(
@@ -285,14 +291,18 @@ def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps: int, wa
     assert chosen <= nearly, "more would be little sooner, and leave the ready one fewer cores"
 
 
+@entry_point
+def ended(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
+    return backlog_end_s(waiting, before_rps, after_rps, change_s)
+
+
 @given(
     st.integers(0, 500), st.floats(-50, 50), st.floats(-50, 50), st.floats(0, 20), st.floats(0, 1)
 )
 def test_a_backlog_ends_when_all_of_it_is_served(
     waiting: int, before_rps: float, after_rps: float, change_s: float, share: float
 ) -> None:
-    columns = (np.array([value]) for value in (before_rps, after_rps, change_s))
-    (end_s,) = backlog_end_s(waiting, *columns)
+    end_s = ended(waiting, before_rps, after_rps, change_s)
 
     def left(now_s: float) -> float:
         return waiting + before_rps * min(now_s, change_s) + after_rps * max(0, now_s - change_s)

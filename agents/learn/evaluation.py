@@ -32,6 +32,7 @@ from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
+from sponge_env.utils.installation import one_blas_thread
 
 from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
@@ -116,6 +117,7 @@ class PolicyEvaluator:
         self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields))
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
+    @one_blas_thread()
     def __call__(self, policy: Policy) -> Evaluation:
         """Play a policy."""
         info, played, first = policy.info, self._simulator, self._specs[0]

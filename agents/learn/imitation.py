@@ -137,7 +137,7 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
     """
     model.normalise(shown.seen)
     seen, choices, replicas = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
-    optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5)
+    optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5, fused=True)
     minibatches = [
         rows
         for _ in range(config.imitation_epochs)

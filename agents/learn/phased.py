@@ -123,7 +123,7 @@ class Training:
     def _practise(self) -> None:
         plan, config = self.plan, self.config
         interval = max(1, self._planned // config.evaluations)
-        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5)
+        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5, fused=True)
         least = np.array([least_cores(each) * each.interval_s for each in plan.scenarios])
         # A run that is resumed draws other episodes than those it has learned from.
         seed, looked_at = plan.seed + self.steps, self.steps

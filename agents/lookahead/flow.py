@@ -87,11 +87,14 @@ class Flow:
             ):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
-            self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), view.delays_s)
-            self.kinds = _kinds(view, self._sizes_differ)
+            mean_s = float(np.add.reduce(view.delays_s)) / view.delays_s.size
+            self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), mean_s)
+            self.kinds = _kinds(view, self._sizes_differ, mean_s)
         self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
-        logs = np.array(self._log_delays)
-        swing = max(float(logs.std()), _LEAST_SWING) if logs.size >= 5 else _FIRST_SWING
+        logs, swing = np.array(self._log_delays), _FIRST_SWING
+        if logs.size >= 5:  # as np.std does, which takes thrice as long
+            logs -= np.add.reduce(logs) / logs.size
+            swing = max(math.sqrt(np.add.reduce(logs * logs) / logs.size), _LEAST_SWING)
         scatter = min(1.0, max(self._scatter, 0.01))
         noise = scatter / max(1.0, self._rate_rps * self._watched_s)
         return FlowForecast(
@@ -137,7 +140,7 @@ class Flow:
         stalled_s = last_s + self._interval_s
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 
-    def _compare_sizes(self, bandwidth_bytes_per_s: float, delays_s: FloatArray) -> None:
+    def _compare_sizes(self, bandwidth_bytes_per_s: float, mean_s: float) -> None:
         """Find out whether all requests are of one size, which a view does not say.
 
         Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
@@ -148,7 +151,7 @@ class Flow:
         # The bandwidth is NaN where no transfer took time.
         if self._sizes_differ or not bandwidth_bytes_per_s > 0:
             return
-        point = 1 / bandwidth_bytes_per_s, float(delays_s.mean())
+        point = 1 / bandwidth_bytes_per_s, mean_s
         # An interval that shows the same bandwidth again may not have measured any.
         if not self._points or point[0] != self._points[-1][0]:
             self._points = [*self._points[-2:], point]
@@ -163,13 +166,13 @@ def _known_s(delay_s: float) -> float:
     return _LEAST_DELAY_S if math.isnan(delay_s) else max(delay_s, _LEAST_DELAY_S)
 
 
-def _kinds(view: SystemView, sizes_differ: bool) -> FloatArray:
+def _kinds(view: SystemView, sizes_differ: bool, mean_s: float) -> FloatArray:
     """Return (arrivals, 2) delay relative to the mean and SLO; one row if all are alike."""
     slos_s = view.delays_s + view.budgets_s
-    if not sizes_differ and float(np.ptp(slos_s)) < 1e-6:
-        return np.array([[1.0, float(slos_s[0])]])
-    mean_s = _known_s(float(view.delays_s.mean()))
-    return np.stack([np.maximum(view.delays_s, _LEAST_DELAY_S) / mean_s, slos_s], axis=1)
+    if not sizes_differ and slos_s.max() - slos_s.min() < 1e-6:
+        return np.array([[1.0, slos_s[0]]])
+    sizes = np.maximum(view.delays_s, _LEAST_DELAY_S) / _known_s(mean_s)
+    return np.stack([sizes, slos_s], axis=1)
 
 
 def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ may import what it likes.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -60,6 +61,20 @@ TRUST = "--trust"
 
 _words: Sequence[str] | None = None
 """The words of the command line; None where there is none."""
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy's OpenBLAS use one thread: of small products, others only wait."""
+    library = ctypes.CDLL(importlib.import_module("numpy.linalg._umath_linalg").__file__)
+    count = getattr(library, "scipy_openblas_get_num_threads64_", lambda: 1)
+    use = getattr(library, "scipy_openblas_set_num_threads64_", lambda threads: None)
+    before = count()
+    use(1)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def data_folder(name: str) -> Path:
