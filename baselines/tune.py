@@ -28,13 +28,12 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.run.executor import Failure, Processes
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode, warm
+from sponge_env.run.rollout import Run, summaries, warm
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import describe_versions, require_extra
@@ -94,10 +93,8 @@ class Task:
         best = (max(v.accuracy for v in stage.variants) for stage in self.scenario.pipeline)
         best_accuracy = math.prod(best) or 1.0
         offered, violations, cores, lost = 0, 0.0, 0.0, 0.0
-        for seed in self.seeds:
-            run = Run.of(self.agent, scenario, "sim", seed)
-            system = SimulatedSystem(scenario, seed, profile)
-            summary = run_episode(system, controller, run).summary
+        runs = [Run.of(self.agent, scenario, "sim", seed) for seed in self.seeds]
+        for summary in summaries(scenario, profile, controller, runs):
             offered += summary.offered
             violations += summary.avoidable_violation_rate * summary.offered
             cores += summary.mean_cores
