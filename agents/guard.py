@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.simulation.batch import BatchView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
 from .lookahead import SpongeJoint, SpongeMPC
@@ -98,10 +100,11 @@ class Guard:
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._views: deque[SystemView] = deque(maxlen=_RECALLED)
-        self._lengths: deque[int] = deque([0], maxlen=_GROWING + 1)
+        self._lengths: deque[Any] = deque([0], maxlen=_GROWING + 1)
         self._watched = spec.is_one_model
         watched = math.ceil(_WATCHED_S / spec.interval_s)
-        self._missed: deque[tuple[int, int]] = deque(maxlen=watched)
+        self._missed: deque[Any] = deque([(0, 0)], maxlen=watched + 1)
+        """Requests missed and ended, all in all, after each of the last intervals."""
         self._suspended = self._trusted = 0
         """Intervals of the last suspension, and since then."""
         # A longer queue takes longer than the SLO even with all cores of one replica.
@@ -115,28 +118,48 @@ class Guard:
         Returns the (fields,) observation within the range that the policy has seen, and the
         program's allocation if it decides.
         """
-        shown, is_beyond = observation, False
-        if self._range is not None:
-            shown = observation.copy()
-            is_beyond = _clip(shown, self._places, self._range, self._is_demand)
-        answer = self._answer(observation, view, is_beyond)
-        self._views.append(view)
-        return shown, answer
-
-    def _answer(
-        self, observation: FloatMatrix, view: SystemView, is_beyond: bool
-    ) -> Allocation | None:
         decided = self._left > 0
         if decided:
             self._left -= 1
-        self._lengths.append(sum([stage.queued_deadlines_s.size for stage in view.stages]))
-        is_growing = len(self._lengths) > _GROWING and self._lengths[-1] > self._hopeless
-        if is_beyond or (is_growing and all(x < y for x, y in pairwise(self._lengths))):
+        (shown,), (is_alarming,) = self._look(observation[None], view)
+        answer = self._answer(observation, view, decided, is_alarming)
+        self._views.append(view)
+        return shown, answer
+
+    def alarmed(
+        self, observations: FloatMatrix, view: BatchView
+    ) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+        """Take in an interval of (n,) episodes in which no program has decided yet.
+
+        Returned are the (n, fields) observations within the range that the policy has seen, and
+        whether the program decides from now on.
+        """
+        shown, is_alarming = self._look(observations, view)
+        if self._watched:
+            is_alarming |= self._misses(view)
+        return shown, is_alarming
+
+    def _look(self, observations: FloatMatrix, view: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+        """Return (n, fields) observations within range, and whether the demand is beyond it."""
+        shown, is_alarming = observations, np.zeros(len(observations), np.bool_)
+        if self._range is not None:
+            shown = observations.copy()
+            _clip(shown, self._places, self._range, self._is_demand, is_alarming)
+        self._lengths.append(sum([stage.queued for stage in view.stages]))
+        if len(self._lengths) > _GROWING:
+            is_growing = [x < y for x, y in pairwise(self._lengths)]
+            is_alarming |= np.all([*is_growing, self._lengths[-1] > self._hopeless], axis=0)
+        return shown, is_alarming
+
+    def _answer(
+        self, observation: FloatMatrix, view: SystemView, decided: bool, is_alarming: bool
+    ) -> Allocation | None:
+        if is_alarming:
             self._left = max(self._left, self._calm)
         if self._watched and not decided and self._misses(view):
             # For longer if this happens again soon.
             shortest, longest = (math.ceil(x / self._spec.interval_s) for x in _SUSPENDED_S)
-            self._missed.clear()
+            self._missed = deque([(0, 0)], maxlen=self._missed.maxlen)
             again = self._trusted < 2 * self._suspended
             self._suspended = min(2 * self._suspended, longest) if again else shortest
             self._left, self._trusted = max(self._left, self._suspended), 0
@@ -154,28 +177,33 @@ class Guard:
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
 
-    def _misses(self, view: SystemView) -> bool:
+    def _misses(self, view: Any) -> Any:
         """Return whether the policy has missed too much in the last intervals that it decided."""
         self._trusted += 1
-        if view.last is None:
+        if (last := view.last) is None:
             return False
-        ended = view.last.on_time + view.last.violations
-        self._missed.append((view.last.avoidable_violations, ended))
-        missed = sum([missed for missed, _ in self._missed])
-        return missed >= _MIN_MISSED and missed > _MAX_MISSED * sum([n for _, n in self._missed])
+        before, ended_before = self._missed[-1]
+        ended = ended_before + last.on_time + last.violations
+        self._missed.append((before + last.avoidable_violations, ended))
+        (missed, ended), (since, ended_since) = self._missed[-1], self._missed[0]
+        missed, ended = missed - since, ended - ended_since
+        return (missed >= _MIN_MISSED) & (missed > _MAX_MISSED * ended)
 
 
 @entry_point
 def _clip(
-    shown: FloatMatrix, places: IntArray, ends: FloatMatrix, is_demand: NDArray[np.bool_]
-) -> bool:
-    """Clip (fields,) values to (2, inputs) ends; return whether a demand lay beyond them."""
-    is_beyond = False
-    for k in range(len(places)):
-        value = shown[places[k]]
-        shown[places[k]] = clipped = min(max(value, ends[0, k]), ends[1, k])
-        is_beyond |= is_demand[k] and clipped != value
-    return is_beyond
+    shown: FloatMatrix,
+    places: IntArray,
+    ends: FloatMatrix,
+    is_demand: NDArray[np.bool_],
+    is_beyond: NDArray[np.bool_],
+) -> None:
+    """Clip (n, fields) values to (2, inputs) ends; note whether a demand lay beyond them."""
+    for i in range(len(shown)):
+        for k in range(len(places)):
+            value = shown[i, places[k]]
+            shown[i, places[k]] = clipped = min(max(value, ends[0, k]), ends[1, k])
+            is_beyond[i] |= is_demand[k] and clipped != value
 
 
 def _with_margin(names: Sequence[str], seen: FloatMatrix | None) -> FloatMatrix | None:

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from sponge_env.arrays import IntArray
 from sponge_env.control.base import BaseController
 from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
+from sponge_env.simulation.batch import BatchView
 from sponge_env.simulation.encoding import Control, control_named, reaching
 from sponge_env.utils.installation import program
 
@@ -59,12 +63,31 @@ class PolicyController(BaseController):
         if self._system != system:
             self._path, policy = self._find(spec)
             self._policy, self._system = reading(policy, layout_of(spec).inputs), system
-        info = self.policy.info
-        self._state = PolicyState([spec], info.every, info.batches)
+        self._begin_many(spec, 1)
+
+    def reset_many(self, spec: SystemSpec, count: int) -> bool:
+        """Start as many episodes on the described system, if it is of one model."""
+        if spec.is_one_model:
+            self.reset(spec, 0)
+            self._begin_many(spec, count)
+        return spec.is_one_model
+
+    def _begin_many(self, spec: SystemSpec, count: int) -> None:
+        info, self.alone = self.policy.info, np.zeros(count, np.bool_)
+        self._state = PolicyState([spec] * count, info.every, info.batches)
         if info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
         guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
+
+    def decide_many(self, view: BatchView) -> IntArray:
+        """Return the policy's most probable allocations; where it is guarded, it plays alone."""
+        self._state.watch(view)
+        shown = self._state.seen
+        if self._guard is not None:
+            shown, alarmed = self._guard.alarmed(shown, view)
+            self.alone |= alarmed
+        return self._state.choose(self.policy.logits_of_each(shown))
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""

@@ -91,9 +91,13 @@ class Policy:
         hidden = self.inputs(observation)
         *inner, (last, last_bias) = self.layers
         for weight, bias in inner:
-            hidden = np.tanh(hidden.dot(weight.T) + bias)  # for one, @ takes longer
-        result: FloatMatrix = hidden.dot(last.T) + last_bias
+            hidden = np.tanh(hidden @ weight.T + bias)
+        result: FloatMatrix = hidden @ last.T + last_bias
         return result
+
+    def logits_of_each(self, observations: FloatMatrix) -> FloatMatrix:
+        """Return the (n, choices) logits as :meth:`logits` does one by one, to the bit."""
+        return self.logits(observations[:, None])[:, 0]
 
     def inputs(self, observation: FloatMatrix) -> FloatMatrix:
         """Return the (..., inputs) that it reads of (..., fields) observations."""

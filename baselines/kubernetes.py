@@ -23,11 +23,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, option
+from sponge_env.control.base import BaseController, in_arrays, option
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size
@@ -38,6 +39,7 @@ HALF_LIFE_S = 60.0
 """Time in which a sample of CPU usage loses half of its weight."""
 UPDATE_S = 1.0
 """Time between two resizes."""
+_TINY = 1e-300
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
 FIRST_BUCKET = 0.01
@@ -69,47 +71,49 @@ class HPA(BaseController):
         """Start with the initial replicas as the first recommendation."""
         self._scaler = Scaler(self.config, spec.initial.replicas)
         self._sync_s = self.config.period_s
-        self._used_core_s = self._ready_core_s = 0.0
+        self._used_core_s: Any = 0.0
+        self._ready_core_s: Any = 0.0
 
+    @in_arrays
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Scale if a sync period has passed."""
         limit = spec.most_replicas(cores=1)
-        replicas = min(view.allocation.replicas, limit)
+        replicas: Any = np.minimum(view.allocation.replicas, limit)
         if view.last is not None:
-            self._used_core_s += view.last.utilisation * view.last.core_seconds
+            used_core_s = view.last.utilisation * view.last.core_seconds
             ready_cores = view.first.replicas_ready * view.allocation.cores
-            self._ready_core_s += ready_cores * spec.interval_s
+            self._used_core_s = self._used_core_s + used_core_s
+            self._ready_core_s = self._ready_core_s + ready_cores * spec.interval_s
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
                 replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
         return Allocation(1, batch_size(self.config, spec, cores=1), replicas)
 
-    def _desired(self, view: SystemView) -> int:
+    def _desired(self, view: SystemView) -> Any:
         """Close a sync period."""
         used_core_s, ready_core_s = self._used_core_s, self._ready_core_s
         self._sync_s = view.now_s + self.config.period_s
         self._used_core_s = self._ready_core_s = 0.0
         ready, current = view.first.replicas_ready, view.allocation.replicas
-        if not (ready and ready_core_s):
-            return current
         # What draining replicas used is in the sum, but a ready one cannot use more than all.
-        ratio = min(1.0, used_core_s / ready_core_s) / self.config.target
-        return desired_replicas(ratio, ready, len(view.first.starting_s), current)
+        share = np.minimum(1.0, used_core_s / np.maximum(ready_core_s, _TINY))
+        desired = desired_replicas(share / self.config.target, ready, view.first.starting, current)
+        return np.where((ready > 0) & (ready_core_s > 0), desired, current)
 
 
-def desired_replicas(ratio: float, ready: int, starting: int, current: int) -> int:
-    """Return how many replicas would bring the utilisation to its target.
+def desired_replicas(ratio: Any, ready: Any, starting: Any, current: Any) -> Any:
+    """Return how many replicas, one number or (n,), would bring the utilisation to its target.
 
     ``ratio`` is that of the ready replicas, relative to the target; ``current`` the last decision.
     """
-    if ratio > 1 and starting:
-        ratio, ready = ratio * ready / (ready + starting), ready + starting
-        if ratio < 1:
-            return current
-    if abs(1 - ratio) <= TOLERANCE:
-        return current
-    desired = math.ceil(ratio * ready)
-    return max(desired, current) if ratio > 1 else desired
+    out = ratio > 1
+    soon = np.where(out, ready + starting, ready)
+    # With nothing starting as it was, to the bit.
+    ratio = np.where(soon > ready, ratio * ready / np.maximum(soon, 1), ratio)
+    desired = np.ceil(ratio * soon).astype(np.int64)
+    desired = np.where(out, np.maximum(desired, current), desired)
+    stays = (np.abs(1 - ratio) <= TOLERANCE) | (out & (ratio < 1))
+    return np.where(stays, current, desired)
 
 
 class Scaler:
@@ -117,10 +121,10 @@ class Scaler:
 
     def __init__(self, config: HPAConfig, replicas: int) -> None:
         self._config = config
-        self._recommended = deque([(0.0, replicas)])
-        self._changes: deque[tuple[float, int]] = deque()
+        self._recommended: deque[tuple[float, Any]] = deque([(0.0, replicas)])
+        self._changes: deque[tuple[float, Any]] = deque()
 
-    def scale(self, now_s: float, current: int, desired: int, replicas_max: int) -> int:
+    def scale(self, now_s: float, current: Any, desired: Any, replicas_max: int) -> Any:
         """Return the replicas to ask for, after ``current`` ones, where so many are desired.
 
         They grow at once, as far as the policies allow, and shrink to the highest recommendation of
@@ -129,16 +133,17 @@ class Scaler:
         recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))
         _forget(recommended, now_s - self._config.down_window_s)
-        stable = min(max(current, desired), max(count for _, count in recommended))
+        highest = reduce(np.maximum, [count for _, count in recommended])
+        stable = np.minimum(np.maximum(current, desired), highest)
         _forget(changes, now_s - self._config.policy_s + ROUNDING_S)
         before = current - sum(change for _, change in changes)
-        allowed = max(current, min(max(before + 4, 2 * before), replicas_max))
-        replicas = max(1, min(stable, allowed))
+        most = np.minimum(np.maximum(before + 4, 2 * before), replicas_max)
+        replicas = np.maximum(1, np.minimum(stable, np.maximum(current, most)))
         changes.append((now_s, replicas - current))
         return replicas
 
 
-def _forget(entries: deque[tuple[float, int]], since_s: float) -> None:
+def _forget(entries: deque[tuple[float, Any]], since_s: float) -> None:
     while entries and entries[0][0] < since_s:
         entries.popleft()
 
@@ -167,17 +172,18 @@ class DecayingHistogram:
         self._weights = np.zeros(buckets)
         self._now_s = 0.0
 
-    def add(self, value: float, weight: float, now_s: float) -> None:
-        """Add a sample, not older than the last one."""
-        self._weights *= 0.5 ** ((now_s - self._now_s) / self._half_life_s)
+    def add(self, value: Any, weight: Any, now_s: float) -> None:
+        """Add a sample, one number or (n,) of as many histograms, not older than the last one."""
+        kept = self._weights * 0.5 ** ((now_s - self._now_s) / self._half_life_s)
         self._now_s = now_s
-        bucket = int(np.searchsorted(self._ends, value, side="right"))
-        self._weights[min(bucket, self._ends.size - 1)] += weight
+        bucket = np.minimum(np.searchsorted(self._ends, value, "right"), self._ends.size - 1)
+        hit = np.arange(self._ends.size) == bucket[..., None]
+        self._weights = kept + hit * np.asarray(weight)[..., None]
 
-    def percentile(self, probability: float) -> float:
+    def percentile(self, probability: float) -> Any:
         """Return the end of the bucket below which so much of the weight lies."""
-        cumulative = np.cumsum(self._weights)
-        return float(self._ends[np.searchsorted(cumulative, probability * cumulative[-1])])
+        cumulative = np.cumsum(self._weights, axis=-1)
+        return self._ends[(cumulative >= probability * cumulative[..., -1:]).argmax(axis=-1)]
 
 
 class VPA(BaseController):
@@ -190,13 +196,14 @@ class VPA(BaseController):
         self._usage = DecayingHistogram(HALF_LIFE_S, spec.first.cores_max)
         self._update_s = UPDATE_S
 
+    @in_arrays
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Add the last interval's usage; resize if it is time."""
-        usage, cores = self._usage, view.allocation.cores
+        usage, cores = self._usage, np.asarray(view.allocation.cores)
         if view.last is not None:
             usage.add(view.last.utilisation * view.last.cores, view.last.cores, view.now_s)
             if view.now_s >= self._update_s - ROUNDING_S:
                 self._update_s = view.now_s + UPDATE_S
-                cores = math.ceil(usage.percentile(self.config.percentile) * self.config.margin)
-        cores = max(1, min(cores, spec.first.cores_max))
+                cores = np.ceil(usage.percentile(self.config.percentile) * self.config.margin)
+        cores = np.clip(cores, 1, spec.first.cores_max).astype(np.int64)
         return Allocation(cores, batch_size(self.config, spec, cores))

@@ -9,13 +9,13 @@ be as long as leaves time to wait for the batch before it and for the network.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.base import BaseController, Options, in_arrays, option
 from sponge_env.control.split import shares
 from sponge_env.interfaces import (
     BY_SLACK,
@@ -41,16 +41,16 @@ class BatchConfig(Options):
     """Share of the SLO within which a batch has to be served."""
 
 
-def batch_size(config: BatchConfig, spec: SystemSpec, cores: int) -> int:
-    """Return the largest batch for replicas of ``cores``, at least 1."""
-    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
-    return largest_batch(latency_s, config.batch_slo_share * spec.slo_s)
+def batch_size(config: BatchConfig, spec: SystemSpec, cores: Any) -> Any:
+    """Return the largest batch for replicas of ``cores``, one number or (n,), at least 1."""
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    return largest_batch(latency_s[:, cores - 1], config.batch_slo_share * spec.slo_s)
 
 
-def largest_batch(latency_s: FloatArray, limit_s: float) -> int:
-    """Return the largest batch, by (batch_max,) seconds, that takes no longer; 1 if none does."""
-    fits = np.flatnonzero(latency_s <= limit_s)
-    return int(fits[-1]) + 1 if fits.size else 1
+def largest_batch(latency_s: FloatArray, limit_s: float) -> Any:
+    """Return the largest batch, by (batch_max, ...) seconds, that takes no longer, at least 1."""
+    sizes = np.arange(1, len(latency_s) + 1)
+    return np.maximum(1, (sizes * (latency_s <= limit_s).T).max(axis=-1))
 
 
 def peak_load(spec: SystemSpec, view: SystemView, windows: int) -> tuple[float, float]:
@@ -91,6 +91,7 @@ class Static(BaseController):
                     held[f"{name}={most} instead of {asked}"] = None
         return f"keeps to the limits: {', '.join(held)}" if held else ""
 
+    @in_arrays
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the allocation, within the limits."""
         config, held = self.config, spec.initial.replicas if self.part_of_pipeline else 1
@@ -126,22 +127,23 @@ class QueueRule(BaseController):
 
     def begin(self, spec: SystemSpec) -> None:
         """Forget how many intervals were calm."""
-        self._calm = 0
+        self._calm: Any = 0
 
+    @in_arrays
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Compare the queue with the thresholds."""
         config, cores = self.config, view.allocation.cores
-        waiting = view.first.queued_deadlines_s.size / cores
+        waiting = view.first.queued / cores
         # The first moment of an episode is no sign of calm.
-        calm = waiting < _CALM_SHARE * config.up_queue and view.first.arrivals.size > 0
-        self._calm = self._calm + 1 if calm else 0
-        if waiting > config.up_queue:
-            cores = max(cores + 1, math.ceil(cores * _UP_FACTOR))
+        calm = (waiting < _CALM_SHARE * config.up_queue) & (view.last is not None)
+        self._calm = np.where(calm, self._calm + 1, 0)
+        grown = np.maximum(cores + 1, np.ceil(cores * _UP_FACTOR))
         # Release slowly: a core too few costs deadlines, one too many only itself.
-        elif self._calm >= config.down_after:
-            self._calm, cores = 0, cores - 1
-        cores = max(1, min(cores, spec.first.cores_max))
-        return Allocation(cores, batch_size(config, spec, cores))
+        releases = self._calm >= config.down_after
+        self._calm = np.where(releases, 0, self._calm)
+        wanted = np.where(waiting > config.up_queue, grown, cores - releases)
+        chosen = np.clip(wanted, 1, spec.first.cores_max).astype(np.int64)
+        return Allocation(chosen, batch_size(config, spec, chosen))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,6 @@ class GrandSLAm(_Held):
                 slack_s = float(due_s[0]) - view.now_s - after * spec.slo_s
             stage = spec.stages[k]
             table_s = stage.latencies[held.variant].table_s(stage.batch_max, stage.cores_max)
-            batch = largest_batch(table_s[:, held.cores - 1], slack_s)
+            batch = int(largest_batch(table_s[:, held.cores - 1], slack_s))
             stages.append(held._replace(batch=batch))
         return Allocation(stages=tuple(stages))

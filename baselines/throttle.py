@@ -67,7 +67,7 @@ class Throttle(BaseController):
         if view.last is not None:
             self._captain.move(*signals(view.last, spec.first.core_unit))
         cores = min(math.ceil(self._captain.limit), spec.first.cores_max)
-        return Allocation(cores, batch_size(self.config, spec, cores))
+        return Allocation(cores, int(batch_size(self.config, spec, cores)))
 
 
 class Captain:

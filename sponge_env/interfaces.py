@@ -355,6 +355,16 @@ class StageView:
     last: StageMetrics | None = None
     """Metrics of the last interval; None before the first."""
 
+    @property
+    def queued(self) -> int:
+        """How much waits."""
+        return self.queued_deadlines_s.size
+
+    @property
+    def starting(self) -> int:
+        """Replicas that are starting."""
+        return len(self.starting_s)
+
 
 @dataclass(frozen=True, slots=True)
 class SystemView:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Better = Literal["less", "more", ""]
 
@@ -343,6 +346,47 @@ def names(cls: type[Any]) -> tuple[str, ...]:
 def blank(cls: type[Any]) -> dict[str, Any]:
     """Return what each metric is where nothing was measured."""
     return {f.name: f.default for f in declared(cls)}
+
+
+Columns = Mapping[str, NDArray[Any]]
+"""(intervals,) by the name of a metric; of a stage's (:func:`of_stage`) where there are several."""
+
+
+def to_columns(intervals: Sequence[IntervalMetrics]) -> Columns:
+    """Return the metrics of an episode's intervals as columns."""
+    columns = dict[str, NDArray[Any]]()
+    for each in declared(IntervalMetrics):
+        values = [getattr(metrics, each.name) for metrics in intervals]
+        columns[each.name] = np.array(values, np.int64 if each.type == "int" else np.float64)
+    for stage, measured in (intervals[0].stages if intervals else {}).items():
+        for name in measured:
+            columns[of_stage(stage, name)] = np.array([m.stages[stage][name] for m in intervals])
+    return columns
+
+
+def by_stage(columns: Columns) -> dict[str, Columns]:
+    """Return the columns of each stage, under the names of its metrics."""
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, column in columns.items():
+        stage, separator, own = name.partition(of_stage("", ""))
+        if separator:
+            found.setdefault(stage, {})[own] = column
+    return dict(found)
+
+
+def from_columns(columns: Columns) -> list[IntervalMetrics]:
+    """Return the intervals of :func:`to_columns`."""
+    stages = {stage: _rows(own) for stage, own in by_stage(columns).items()}
+    whole = _rows({name: columns[name] for name in names(IntervalMetrics)})
+    return [
+        IntervalMetrics(**each, stages={stage: own[k] for stage, own in stages.items()})
+        for k, each in enumerate(whole)
+    ]
+
+
+def _rows(columns: Columns) -> list[dict[str, Any]]:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 INFO = {

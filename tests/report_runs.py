@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, summary
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, summary, to_columns
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import FORMAT
 from sponge_env.run.unit import interval_columns, write_table
@@ -111,4 +111,4 @@ def write_intervals(path: Path, agent: str, cell: Cell, violations: int, cores: 
     ]
     run = Run(agent, scenario, "sim", 0, profile, start)
     file = path / "intervals" / agent / f"{'+'.join(cell)}-seed0.parquet"
-    write_table(file, interval_columns(run, intervals))
+    write_table(file, interval_columns(run, to_columns(intervals)))

@@ -17,7 +17,7 @@ from unit_runs import IDENTITY
 
 import sponge_env
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary, to_columns
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import IDENTITY as IDENTITY_COLUMNS
 from sponge_env.run.store import RunStore, describe, new_folder
@@ -94,7 +94,7 @@ def test_an_existing_directory_is_refused_and_left_alone(tmp_path):
 def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
     folder = tmp_path_factory.mktemp("intervals")
     values = attrgetter(*names(IntervalMetrics))
-    write_table(folder / "a.parquet", interval_columns(RUN, intervals))
+    write_table(folder / "a.parquet", interval_columns(RUN, to_columns(intervals)))
     parquet = [values(interval) for interval in read_intervals(folder / "a.parquet")]
     np.testing.assert_array_equal(parquet, [values(interval) for interval in intervals])
     frame = pd.read_parquet(folder / "a.parquet")
@@ -106,7 +106,7 @@ def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
     scenario = dataclasses.replace(SHORT, duration_s=5.0)
-    unit = AgentUnit("killed", "baselines.rules:static_8", {}, scenario, 3)
+    unit = AgentUnit("killed", "baselines.throttle:Throttle", {}, scenario, 3)
     kept, keep = [], RunStore.keep
 
     def remember(self, unit, result, error=None, complete=True):

@@ -29,13 +29,13 @@ from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerp
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.batch import BatchSimulator, BatchView
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 from sponge_env.utils.installation import one_blas_thread
 
 from ..guard import InputRange
-from ..history import FloatMatrix, batch_times_of, layout_of
+from ..history import FloatMatrix, layout_of
 from ..policy import Policy, reading
 from ..stepwise import PolicyState
 from . import spec_of
@@ -121,20 +121,18 @@ class PolicyEvaluator:
     def __call__(self, policy: Policy) -> Evaluation:
         """Play a policy."""
         info, played, first = policy.info, self._simulator, self._specs[0]
-        layout, count = layout_of(first), len(self._seeds)
-        policy = reading(policy, layout.inputs)
+        policy = reading(policy, layout_of(first).inputs)
         state = PolicyState(self._specs, info.every, info.batches)
-        seen = InputRange(len(info.inputs))
-        observations = np.zeros((count, len(layout.fields)), np.float32)
-        played.reset(np.ones(count, np.bool_), self._seeds, observations)
-        sums, cost, batch_times = np.zeros((4, count)), AccuracyCost(played.scenarios), None
-        while not played.over.all():
-            state.see(observations, batch_times)
-            requested = state.choose(policy.logits(state.seen))
-            running = ~played.over
+        seen, running = InputRange(len(info.inputs)), np.zeros(len(self._seeds), np.bool_)
+
+        def decide(view: BatchView) -> IntArray:
+            state.watch(view)
+            np.logical_not(played.over, out=running)
             seen.widen(policy.inputs(state.seen)[running])
-            observations, metrics = played.step(requested)
-            batch_times = batch_times_of(metrics)
+            return state.choose(policy.logits(state.seen))
+
+        sums, cost = np.zeros((4, len(running))), AccuracyCost(played.scenarios)
+        for metrics in played.play(self._seeds, decide):
             names = "cores", "avoidable_violations", "offered"
             sums += (*(metrics[name] for name in names), running)
             sums[0] += cost.of(metrics, played.assignment) / first.interval_s

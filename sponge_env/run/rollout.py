@@ -1,4 +1,4 @@
-"""One controller, one episode: the loop that every experiment runs, and where it begins.
+"""One controller in its episodes: the loops that every experiment runs, and where they begin.
 
 A *cold* start has the scenario's allocation. A *warm* one has the allocation that the
 controller settles on under a steady mean load, found with :func:`warm`.
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +18,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import total
+from sponge_env.arrays import IntArray, total
+from sponge_env.core.fields import JOINT_OBS_DIM
+from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Allocation, Controller, Sink
-from sponge_env.metrics import AVERAGED, SHARE, EpisodeMetrics, IntervalMetrics
+from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec
+from sponge_env.metrics import (
+    AVERAGED,
+    SHARE,
+    EpisodeMetrics,
+    IntervalMetrics,
+    by_stage,
+    declared,
+    from_columns,
+    to_columns,
+)
 from sponge_env.run.registry import decision, start
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.summary import summarise_accuracy, summarise_requests
+from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.batch import BatchSimulator, BatchView
+from sponge_env.simulation.summary import interval_latencies, summarise_accuracy, summarise_requests
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import Workload, draw_workload
@@ -45,6 +57,9 @@ _REHEARSAL_SEED = EVALUATION_SEEDS
 
 DECISION_LIMIT_S = 60.0
 """A controller that takes longer on a live system has failed. What it compiles takes less."""
+
+_MOST_TOGETHER = 1 << 20
+"""Requests or intervals, of all seeds, that are kept in memory at once."""
 
 REHEARSED = 5
 """Intervals of a rehearsal: enough for requests to wait, and to be forecast."""
@@ -74,9 +89,17 @@ class Episode:
 
     summary: EpisodeMetrics
     """``summary.partial`` tells whether it ended early."""
-    intervals: tuple[IntervalMetrics, ...]
+    columns: Mapping[str, NDArray[Any]]
+    """(intervals,) each, see :func:`sponge_env.metrics.to_columns`."""
+    requests: Mapping[str, NDArray[Any]]
+    """(offered,) each, see :func:`sponge_env.simulation.memory.ledger_columns`."""
     failure: SpongeError | None = None
     """Why worker, controller or a sink could not go on."""
+
+    @property
+    def intervals(self) -> list[IntervalMetrics]:
+        """The metrics of each interval."""
+        return from_columns(self.columns)
 
 
 def run_episode(
@@ -114,13 +137,96 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
         partial = True
     except SpongeError as error:
         partial, failure = True, error
-    summary = _summarise(system, intervals, run, partial)
+    columns, requests = to_columns(intervals), system.columns()
+    counted = _summarise(requests, columns, run, system.plan, system.spec)
+    summary = dataclasses.replace(
+        counted, partial=partial, limiter=system.limiter, measured_accuracy=system.measured_accuracy
+    )
+    return _finished(Episode(summary, columns, requests, failure), sinks)
+
+
+def _finished(episode: Episode, sinks: Sequence[Sink]) -> Episode:
+    """Give the summary to all sinks; the failure of the episode, or the first of theirs, counts."""
+    failure = episode.failure
     for sink in sinks:
         try:
-            sink.episode(summary)
+            sink.episode(episode.summary)
         except SpongeError as error:
             failure = failure or error
-    return Episode(summary, tuple(intervals), failure)
+    return dataclasses.replace(episode, failure=failure)
+
+
+def followed(episode: Episode, sinks: Sequence[Sink]) -> Episode:
+    """Show sinks an episode that is over; it has failed if one of them cannot go on."""
+    for sink in sinks:
+        for metrics in episode.intervals:
+            sink.interval(metrics)
+    return _finished(episode, sinks)
+
+
+def play_together(
+    scenario: Scenario, profile: Profile, controller: Any, runs: Sequence[Run]
+) -> dict[int, Episode]:
+    """Let a controller drive the simulated episodes of several seeds at once; return them by seed.
+
+    They are those of :func:`play`, but for the time that decisions took. None are there if the
+    controller does not decide for many, and not those that it would rather be played alone in,
+    or that memory has no room for.
+    """
+    spec = make_spec(scenario, profile)
+    size = scenario.intervals + rate_rps(scenario, profile) * scenario.duration_s
+    runs, begins = runs[: int(_MOST_TOGETHER / size)], False
+    if len(runs) > 1 and hasattr(controller, "reset_many"):
+        with suppress(SpongeError):  # it shows again when it is alone
+            begins = controller.reset_many(spec, len(runs))
+    if not begins:
+        return {}
+    seeds = [run.seed for run in runs]
+    workloads = [draw_workload(scenario, profile, seed) for seed in seeds]
+    simulator = BatchSimulator(
+        [scenario],
+        np.zeros(len(runs), np.int64),
+        threads=1,
+        obs_dim=JOINT_OBS_DIM,
+        profile=profile,
+        workloads=workloads,
+    )
+    rows = np.empty((scenario.intervals, len(runs)), METRICS)
+    ended, took_s = list[IntArray](), list[float]()
+
+    def decide(view: BatchView) -> IntArray:
+        began_s = time.perf_counter()
+        asked: IntArray = controller.decide_many(view)
+        took_s.append((time.perf_counter() - began_s) / len(runs))
+        return asked
+
+    for metrics in simulator.play(np.array(seeds), decide):
+        rows[len(ended)] = metrics
+        ended.append(simulator.ended)
+    simulator.drain()
+    ends, episodes = np.array(ended), {}
+    for i in np.flatnonzero(~controller.alone).tolist():
+        latencies = interval_latencies(simulator.ledger(i), ends[:, i])
+        own = {name: rows[name][:, i].copy() for name in METRICS.names or ()}
+        own |= {**latencies, "decision_s": np.array(took_s)}
+        columns = {f.name: own[f.name] for f in declared(IntervalMetrics)}
+        requests = simulator.columns(i)
+        summary = _summarise(requests, columns, runs[i], scenario, spec)
+        summary = dataclasses.replace(summary, limiter=SimulatedSystem.limiter)
+        episodes[runs[i].seed] = Episode(summary, columns, requests)
+    return episodes
+
+
+def summaries(
+    scenario: Scenario, profile: Profile, controller: Controller, runs: Sequence[Run]
+) -> Iterator[EpisodeMetrics]:
+    """Play simulated episodes, together where that is possible; yield the summaries in order."""
+    together = play_together(scenario, profile, controller, runs)
+    for run in runs:
+        if (episode := together.get(run.seed)) is None:
+            system = SimulatedSystem(scenario, run.seed, profile)
+            episode = run_episode(system, controller, run)
+        yield episode.summary
 
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
@@ -139,15 +245,18 @@ def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
 
 
 def _summarise(
-    system: System, intervals: Sequence[IntervalMetrics], run: Run, partial: bool
+    requests: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, NDArray[Any]],
+    run: Run,
+    plan: Scenario,
+    spec: SystemSpec,
 ) -> EpisodeMetrics:
     """Sum up the part of an episode that counts, from its ledger and its intervals.
 
     Cores are those held during the intervals; the requests that were still in the system
     after the last one count with the outcome that :meth:`System.drain` gave them.
     """
-    from_s = system.plan.count_from_s
-    requests: Mapping[str, NDArray[Any]] = system.columns()
+    from_s = plan.count_from_s
     counts = requests["arrival_s"] >= from_s
     ended = {name: column[counts] for name, column in requests.items()}
     outcome, latency_s = ended["outcome"], ended["finished_s"] - ended["sent_s"]
@@ -155,47 +264,40 @@ def _summarise(
         **summarise_requests(outcome, latency_s, ended["hopeless"]),
         **summarise_accuracy(outcome, ended["accuracy"], ended["needs_cores"]),
     }
-    intervals = [each for each in intervals if each.time_s > from_s + 1e-9]
-    duration_s = len(intervals) * system.spec.interval_s
-    core_seconds = total(each.core_seconds for each in intervals)
-    decisions_s = [each.decision_s for each in intervals] or [0.0]
+    later = columns["time_s"] > from_s + 1e-9
+    intervals = {name: column[later] for name, column in columns.items()}
+    duration_s = int(later.sum()) * spec.interval_s
+    core_seconds = total(intervals["core_seconds"].tolist())
+    decisions_s = intervals["decision_s"] if duration_s else [0.0]
 
     def mean_by_cores(name: str) -> float:
-        used = total(getattr(each, name) * each.core_seconds for each in intervals)
+        used = total((intervals[name] * intervals["core_seconds"]).tolist())
         return used / core_seconds if core_seconds > 0 else 0.0
 
     return EpisodeMetrics(
         **dataclasses.asdict(run),
-        partial=partial,
-        limiter=system.limiter,
         duration_s=duration_s,
         **counted,
-        mean_cores=core_seconds / duration_s if intervals else 0.0,
+        mean_cores=core_seconds / duration_s if duration_s else 0.0,
         core_seconds=core_seconds,
-        physical_core_seconds=core_seconds * system.spec.first.core_unit,
+        physical_core_seconds=core_seconds * spec.first.core_unit,
         utilisation=mean_by_cores("utilisation"),
         throttled_share=mean_by_cores("throttled_share"),
-        restarts=sum(each.restarts for each in intervals),
-        infeasible_decisions=sum(not each.feasible for each in intervals),
-        guarded=sum(each.guarded for each in intervals),
-        measured_accuracy=system.measured_accuracy,
+        restarts=int(intervals["restarts"].sum()),
+        infeasible_decisions=int((intervals["feasible"] == 0).sum()),
+        guarded=int(intervals["guarded"].sum()),
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
-        reward=total(each.reward for each in intervals),
-        stages={
-            stage: over_episode([each.stages[stage] for each in intervals])
-            for stage in (intervals[0].stages if intervals else ())
-        },
+        reward=total(intervals["reward"].tolist()),
+        stages={stage: over_episode(own) for stage, own in by_stage(intervals).items()},
     )
 
 
-def over_episode(intervals: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return what was measured of a stage in all intervals together."""
-    columns = {name: np.array([each[name] for each in intervals]) for name in intervals[0]}
+def over_episode(columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return what was measured of a stage, (intervals,) each, in all intervals together."""
     found = {name: float(column.sum()) for name, column in columns.items()}
-    weights = {
-        name: columns.get(weight, np.ones(len(intervals))) for name, weight in AVERAGED.items()
-    }
+    ones = np.ones(len(columns["taken"]))
+    weights = {name: columns.get(weight, ones) for name, weight in AVERAGED.items()}
     weights |= {name: columns["answered"] for name in columns if name.startswith(SHARE)}
     for name, weight in weights.items():
         counts = weight > 0  # what was not measured has no weight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sponge_env.env.factory import check_live, ensure_profile, make_system
 from sponge_env.errors import ConfigError, RunDirectoryError, TraceError
 from sponge_env.interfaces import Sink
-from sponge_env.metrics import IntervalMetrics, declared, names, of_stage, summary
+from sponge_env.metrics import Columns, IntervalMetrics, names, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Episode, Run, play, warm
+from sponge_env.run.rollout import Episode, Run, followed, play, play_together, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
@@ -38,7 +38,6 @@ from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import content_hash, replacing
@@ -78,14 +77,13 @@ class Recorder:
         if self._watched:
             yield ConsoleSink(Progress(f"{run.agent}, seed {run.seed}", intervals, "interval"))
 
-    def add(self, run: Run, episode: Episode, system: System) -> None:
-        """Write an episode that ended, and the unit's results so far."""
+    def add(self, run: Run, episode: Episode) -> None:
+        """Write an episode that ended; :meth:`keep` writes its summary."""
         # Whatever cannot be written now, the summary has the episode.
         self._episodes.append(summary(episode.summary))
         if self._requests:
-            write_table(self._file("requests", run), system.columns())
-        write_table(self._file("intervals", run), interval_columns(run, episode.intervals))
-        self.keep(complete=False)
+            write_table(self._file("requests", run), episode.requests)
+        write_table(self._file("intervals", run), interval_columns(run, episode.columns))
 
     def keep(self, complete: bool) -> None:
         """Write the unit's results, and whether they are all there."""
@@ -96,20 +94,10 @@ class Recorder:
         return self._store.file(kind, self._unit, f"-seed{run.seed}.parquet")
 
 
-def interval_columns(run: Run, intervals: Sequence[IntervalMetrics]) -> dict[str, NDArray[Any]]:
-    """Return the intervals of an episode as columns (intervals,), after what identifies it.
-
-    What was measured of a stage follows below its name: ``detector/queued``.
-    """
-    head = zip(IDENTITY, _of_run(run), strict=True)
-    columns = {name: np.full(len(intervals), value) for name, value in head}
-    for field in declared(IntervalMetrics):
-        values = [getattr(metrics, field.name) for metrics in intervals]
-        columns[field.name] = np.array(values, np.int64 if field.type == "int" else np.float64)
-    for stage, measured in (intervals[0].stages if intervals else {}).items():
-        for name in measured:
-            columns[of_stage(stage, name)] = np.array([m.stages[stage][name] for m in intervals])
-    return columns
+def interval_columns(run: Run, columns: Columns) -> dict[str, NDArray[Any]]:
+    """Return an episode's columns (intervals,) after those of what identifies it."""
+    head, intervals = zip(IDENTITY, _of_run(run), strict=True), len(columns["time_s"])
+    return {name: np.full(intervals, value) for name, value in head} | {**columns}
 
 
 def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -183,16 +171,23 @@ class AgentUnit:
         controller = make_controller(self.controller, {}, options)
         scenario = warm(self.scenario, controller, profile)
         record.facts["initial"] = asdict(scenario.initial)
-        for seed in range(record.seeds, self.seeds):
-            system = make_system(
-                scenario, seed, backend=self.backend, profile=profile, limiter=self.limiter
-            )
-            run = Run.of(self.agent, scenario, self.backend, seed)
-            with closing(system), ExitStack() as stack:
-                opened = record.sinks(run, system.plan.intervals)
+        seeds = range(record.seeds, self.seeds)
+        runs = [Run.of(self.agent, scenario, self.backend, seed) for seed in seeds]
+        together = dict[int, Episode]()
+        if self.backend == "sim":
+            together = play_together(scenario, profile, controller, runs)
+        for run in runs:
+            with ExitStack() as stack:
+                opened = record.sinks(run, scenario.intervals)
                 sinks = [stack.enter_context(closing(sink)) for sink in opened]
-                episode = play(system, controller, run, sinks)
-                record.add(run, episode, system)
+                if run.seed in together:
+                    record.add(run, followed(together[run.seed], sinks))
+                    continue
+                options = {"backend": self.backend, "limiter": self.limiter}
+                system = make_system(scenario, run.seed, profile=profile, **options)
+                episode = play(stack.enter_context(closing(system)), controller, run, sinks)
+                record.add(run, episode)
+            record.keep(complete=False)
             if episode.summary.partial:
                 raise episode.failure or KeyboardInterrupt
 

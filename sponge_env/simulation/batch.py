@@ -2,29 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import CPUS, rows
 from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.fields import OBS_DIM
-from sponge_env.core.records import METRICS
+from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
-from sponge_env.simulation.workload import list_requests
+from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns, only
+from sponge_env.simulation.system import make_room
+from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
 
 ENVS_PER_THREAD = 256
 """With fewer environments, waking another thread costs more than it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """What all environments show: of a system's view, and its first stage, what is one number each.
+
+    A rule that counts as NumPy does decides on it as on the view of one system.
+    """
+
+    _arrays: Arrays
+    observations: Observations
+    """(n, obs_dim)"""
+    last: Any
+    """(n,) records of the last interval's metrics; None before the first."""
+
+    @property
+    def now_s(self) -> float:
+        """The time, which is the same in all."""
+        return float(self._arrays.envs["now_s"][0])
+
+    @property
+    def first(self) -> BatchView:
+        """The first stage."""
+        return self
+
+    @property
+    def stages(self) -> tuple[BatchView]:
+        """The first stage only."""
+        return (self,)
+
+    @property
+    def allocation(self) -> Any:
+        """(n,) records of what was asked for last."""
+        return self._arrays.stages["wanted"][:, 0].view(np.recarray)
+
+    @property
+    def queued(self) -> IntArray:
+        """(n,) requests that wait."""
+        stages = self._arrays.stages[:, 0]
+        waiting: IntArray = stages["tail"] - stages["head"]
+        return waiting
+
+    @property
+    def replicas_ready(self) -> IntArray:
+        """(n,) replicas that can run a batch now."""
+        return self._replicas(ready=True)
+
+    @property
+    def starting(self) -> IntArray:
+        """(n,) replicas that are starting."""
+        return self._replicas(ready=False)
+
+    def _replicas(self, ready: bool) -> IntArray:
+        held, replicas = self._arrays.stages["replicas"][:, 0], self._arrays.replicas[:, 0]
+        counts = ~replicas["draining"] & (np.arange(replicas.shape[1]) < held[:, None])
+        counts &= (replicas["ready_s"] <= self.now_s) == ready
+        found: IntArray = counts.sum(axis=1)
+        return found
+
+
+Decide = Callable[[BatchView], IntArray]
+"""Returns the (n, stages, 4) allocations for an interval."""
 
 
 class BatchSimulator:
@@ -44,6 +110,8 @@ class BatchSimulator:
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
         intervals_max: int | None = None,
+        profile: Profile | None = None,
+        workloads: Sequence[Workload] = (),
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -60,6 +128,9 @@ class BatchSimulator:
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
+            profile: Instead of those that the scenarios name.
+            workloads: (n,) requests of each environment's only episode, in place of those that
+                are drawn; what becomes of them is kept, for :meth:`ledger` and :meth:`columns`.
         """
         count = len(assignment)
         for name, value, least in (
@@ -76,7 +147,10 @@ class BatchSimulator:
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
         self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
-        self._configuration = Configuration(self.scenarios, replicas_max)
+        self._configuration = Configuration(
+            self.scenarios, replicas_max, profile=profile, listed=len(workloads) > 0
+        )
+        self._workloads = workloads
         self._most = np.array(
             [
                 (s.cores_max, s.batch_max, replicas_max or s.replicas_max, len(s.latencies) - 1)
@@ -89,6 +163,8 @@ class BatchSimulator:
             np.minimum(intervals, intervals_max, out=intervals)
         room = self._configuration.room
         room.queue = queue_capacity or room.queue
+        if workloads:
+            make_room(room, self.specs[0], 2 * max(1, *(each.id.size for each in workloads)))
         self._arrays = self._configuration.allocate(count)
         self._numbers, self._wanted = allocations(count, len(self._most))
         self._seeds = np.full(count, -1)
@@ -137,12 +213,39 @@ class BatchSimulator:
         # What the kernels do not draw one at a time.
         listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
         for i in np.flatnonzero(chosen & listed).tolist():
-            workload = self._configuration.workload(int(scenarios[i]), int(seeds[i]))
+            drawn = int(scenarios[i]), int(seeds[i])
+            workload = self._workloads[i] if self._workloads else None
+            workload = workload or self._configuration.workload(*drawn)
             self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
         self._run(begin_traffic_range, self._seeds, self._metrics)
         self._move(RESET, out)
+
+    def play(self, seeds: NDArray[np.int64], decide: Decide) -> Iterator[NDArray[Any]]:
+        """Play an episode in each environment; yield each interval's metrics, as of a step."""
+        observations, last = np.zeros((self.num_envs, self._obs_dim), np.float32), None
+        self.reset(np.ones(self.num_envs, np.bool_), seeds, observations)
+        while not self.over.all():
+            shown = None if last is None else last.view(np.recarray)
+            asked = decide(BatchView(self._arrays, observations, shown))
+            observations, last = self.step(asked)
+            yield last
+
+    def ledger(self, i: int) -> NDArray[Any]:
+        """Return the records of an environment's requests that have ended, in that order."""
+        ended: NDArray[Any] = self._arrays.ledger[i, : self._arrays.envs["ended"][i]]
+        return ended
+
+    def columns(self, i: int) -> dict[str, NDArray[Any]]:
+        """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
+        sent = int(self._arrays.envs["sent"][i]) - 1
+        return ledger_columns(only(self._arrays, i), self._workloads[i].first(sent))
+
+    @property
+    def ended(self) -> IntArray:
+        """(n,) requests that have ended in each environment."""
+        return np.array(self._arrays.envs["ended"])
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
