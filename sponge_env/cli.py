@@ -17,7 +17,6 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
-from sponge_env.scenario.scenario import load_scenario, sets_key
 from sponge_env.utils.installation import TRUST, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
@@ -189,6 +188,8 @@ def _cpus(text: str) -> frozenset[int]:
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the arguments change about a scenario but its profile, for ``suite.changed``."""
+    from sponge_env.scenario.scenario import load_scenario  # takes a while to import
+
     changes: dict[str, Any] = {}
     files = [f for f in (arguments.trace, arguments.arrivals) if f not in (None, *RESERVED)]
     if files:
@@ -209,6 +210,8 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def drops_by_default(arguments: argparse.Namespace) -> bool:
     """Return whether a trace file is played and nobody says what becomes of late requests."""
+    from sponge_env.scenario.scenario import sets_key
+
     recorded = arguments.arrivals or arguments.trace not in (None, *RESERVED)
     return bool(
         recorded and not arguments.drop and not sets_key(arguments.scenario, "serving", "drop")

@@ -11,7 +11,6 @@ may import what it likes.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -199,6 +198,8 @@ def _typed(path: Path) -> str:
 
 def describe_versions() -> dict[str, str | None]:
     """Return the versions of Python, the platform and :data:`PACKAGES` (None: missing)."""
+    import importlib.metadata  # takes a while
+
     versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
