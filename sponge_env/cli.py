@@ -130,15 +130,21 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
     return parse
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
-    """Add the options that say what runs where, or that it runs on ``both`` backends."""
+def add_backends(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on what an experiment runs."""
+    text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
+    backend = one_of("backend", (*get_args(Backend), "both"))
+    parser.add_argument("--backend", type=backend, default="sim", help=text)
+    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    limiter = one_of("limiter", get_args(Limiter))
+    parser.add_argument("--limiter", type=limiter, default="auto", help=text)
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs."""
     add = parser.add_argument
     text = "shipped scenario or TOML file (default: paper)"
     add("--scenario", action=Once, default="paper", help=text)
-    text = "sim (virtual time) or live (real worker, real time)"
-    text += ", or both, beside each other" * both
-    backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
-    add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
@@ -154,8 +160,6 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
     text = "none, expired, or late:SECONDS (default: the scenario's; with a trace file expired)"
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
-    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
     add_machine(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)

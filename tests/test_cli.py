@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ import train
 from agents.policy import save_policy
 from baselines import tune
 from sponge_env.__main__ import main as sponge
-from sponge_env.app import evaluate as evaluation
+from sponge_env.app import compare
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.run import bounds
 from sponge_env.run.store import RunStore
@@ -229,8 +230,8 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("sponge_env.env.factory.live_machine", machine)
     monkeypatch.setattr("sponge_env.run.unit.run_unit", run)
-    monkeypatch.setattr(evaluation, "_notices", notices)
-    monkeypatch.setattr(evaluation, "_report_cell", lambda *_: None)
+    monkeypatch.setattr(compare, "_notices", notices)
+    monkeypatch.setattr(compare, "_report_cell", lambda *_: None)
     return seen
 
 
@@ -493,12 +494,21 @@ def test_bad_arguments_end_with_one_sentence(
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
-        ("--backend live --scenario local", "learns on the simulator; .* --agent sb3:FILE"),
+        ("--suite standard --profile lite0 --envs 8", "9 scenarios need at least as many --envs"),
+        ("--option learning_rat=1", "did you mean 'learning_rate'"),
+        ("--option ppo.hidden=8", "must have the form KEY=VALUE, not 'ppo.hidden=8'"),
+        ("--run-dir /proc/none", "cannot write '/proc/none'"),
+        ("--also variants", "'paper' and 'variants' cannot be trained on together"),
+        ("--backend live", "unrecognized arguments: --backend live"),
     ],
 )
-def test_bad_training_arguments_end_with_one_sentence(
-    arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]
+def test_bad_training_arguments_end_with_one_sentence_that_does_not_wait_for_the_learner(
+    arguments: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setitem(sys.modules, "agents.learn.phased", None)  # cannot be imported
     assert re.search(sentence, failure(arguments.split(), capsys, train))
 
 

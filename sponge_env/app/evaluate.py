@@ -46,7 +46,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--agent", nargs="+", metavar="NAME", help=text)
     text = "show all agents, scenarios, suites and profiles, and do nothing else"
     parser.add_argument("--list", action="store_true", help=text)
-    cli.add_experiment_arguments(parser, both=True)
+    cli.add_backends(parser)
+    cli.add_experiment_arguments(parser)
     _add_arguments(parser)
     if "--compare" in argv:
         parser.error(f"--compare is a command of its own: {cli.program('report')} RUN RUN")
