@@ -17,7 +17,7 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
-from sponge_env.utils.installation import TRUST, typing
+from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
 
@@ -144,7 +144,7 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what runs."""
     add = parser.add_argument
     text = "shipped scenario or TOML file (default: paper)"
-    add("--scenario", action=Once, default="paper", help=text)
+    add("--scenario", action=Once, type=_scenario, default="paper", help=text)
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
@@ -163,6 +163,11 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     add_machine(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
+
+
+def _scenario(name: str) -> str:
+    shipped = {path.stem for path in data_folder("traces").glob("scenarios/*.toml")}
+    return name if name.endswith(".toml") else one_of("scenario", shipped)(name)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -269,7 +274,8 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
             message = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
             raise ConfigError(message)
         if agent not in agents:
-            raise ConfigError(f"--option {option!r} is for an agent that does not run here")
+            whose = unknown("agent of this run", agent, agents)
+            raise ConfigError(f"--option {option!r}: {whose}")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)
     return parsed
 

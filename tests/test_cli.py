@@ -411,7 +411,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
     [
         ("--agent spong-ip", "unknown agent 'spong-ip'.*did you mean 'sponge-ip'"),
         ("--agent nowhere:Mine", "agent 'nowhere:Mine' cannot be imported"),
-        ("--agent static-8 --scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
+        ("--scenario papre", "unknown scenario 'papre'.*mean 'paper'"),
         ("--agent static-8 --backend simm", "unknown backend 'simm'.*mean 'sim'"),
         ("--agent fa2 --seeds 3-7", "not '3-7'; it is how many seeds run, and the first is 0"),
         ("--agent fa2 --compare run other", r"command of its own: .* report RUN RUN; see"),
@@ -419,7 +419,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent keep_up.KeepUp", r"\(did you mean 'keep_up:KeepUp'\?\)"),
         ("--agent static-8 --option static-8=1", "must have the form AGENT.KEY=VALUE"),
         ("--agent static-8 --option cores=5", "did you mean static-8.cores=5?"),
-        ("--agent static-8 --option fa2.n=1", "'fa2.n=1' is for an agent that does not run here"),
+        ("--agent static-8 --option fa2.n=1", "'fa2.n=1': unknown agent .* from static-8$"),
         ("--agent static --option static.cors=1", "unknown key 'cors'.*did you mean 'cores'"),
         ("--agent ppo-joint --scenario pipeline-video", "no policy of ppo-joint for this profile"),
         ("--agent ppo --option ppo.x=1", "unknown option of agent ppo 'x'; choose from guard"),
