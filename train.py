@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a learned controller on scenarios, on the simulator or on the real worker."""
+"""Train a learned controller on simulated scenarios."""
 
 import sys
 

@@ -6,6 +6,7 @@ Its body is :mod:`.learn.command`, which takes a while to import.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sponge_env.utils.installation import imported
 from . import LEARNERS
 
 CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
-FOLLOWED = "--scenario", "--backend", "--limiter", "--profile", *CONDITIONS
+FOLLOWED = "--scenario", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
 """Options for what a suite defines already."""
@@ -28,7 +29,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.Parser(
         prog=cli.program("train"),
-        description="Train a learned controller on simulated scenarios.",
+        description="Train a learned controller on the simulator. On the real worker train any "
+        "learner in SpongeLive-v0, and follow a model of Stable-Baselines3 as --agent sb3:FILE.",
         epilog=f"example: {cli.program('train')} --agent ppo --scenario paper",
     )
     cli.add_experiment_arguments(parser)
@@ -37,7 +39,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--agent", default="ppo", type=known, help=text)
     text = "further scenarios of the same profile and limits to train on"
     add("--also", nargs="+", default=[], metavar="S", help=text)
-    add("--steps", type=cli.at_least(1), help=f"over all environments (default: {STEPS})")
+    text = f"over all environments, up to the end of the last rollout (default: {STEPS})"
+    add("--steps", type=cli.at_least(1), help=text)
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
@@ -59,11 +62,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise ConfigError(f"{option} is about the cells of a --suite")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
-    if arguments.backend == "live":
-        raise ConfigError(
-            "train.py learns on the simulator; on the real worker train any learner in "
-            "SpongeLive-v0, and follow a model of Stable-Baselines3 as --agent sb3:FILE"
-        )
+    for option in arguments.option:
+        if not re.fullmatch("[^.=]+=.*", option):
+            raise ConfigError(f"--option must have the form KEY=VALUE, not {option!r}")
     return arguments
 
 

@@ -17,8 +17,7 @@ from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
-from sponge_env.scenario.scenario import load_scenario
-from sponge_env.utils.installation import TRUST, typing
+from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
 
@@ -130,15 +129,21 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
     return parse
 
 
-def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False) -> None:
-    """Add the options that say what runs where, or that it runs on ``both`` backends."""
+def add_backends(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say on what an experiment runs."""
+    text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
+    backend = one_of("backend", (*get_args(Backend), "both"))
+    parser.add_argument("--backend", type=backend, default="sim", help=text)
+    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    limiter = one_of("limiter", get_args(Limiter))
+    parser.add_argument("--limiter", type=limiter, default="auto", help=text)
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what runs."""
     add = parser.add_argument
     text = "shipped scenario or TOML file (default: paper)"
-    add("--scenario", action=Once, default="paper", help=text)
-    text = "sim (virtual time) or live (real worker, real time)"
-    text += ", or both, beside each other" * both
-    backend = one_of("backend", (*get_args(Backend), *(["both"] if both else [])))
-    add("--backend", type=backend, default="sim", help=f"{text}; default: sim")
+    add("--scenario", action=Once, type=_scenario, default="paper", help=text)
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
@@ -154,11 +159,14 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, both: bool = False
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
     text = "what becomes of late requests: unmeetable, expired, late:SECONDS or none"
     add("--drop", type=drop_policy, metavar="POLICY", help=text)
-    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    add("--limiter", type=one_of("limiter", get_args(Limiter)), default="auto", help=text)
     add_machine(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
+
+
+def _scenario(name: str) -> str:
+    shipped = {path.stem for path in data_folder("traces").glob("scenarios/*.toml")}
+    return name if name.endswith(".toml") else one_of("scenario", shipped)(name)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +196,8 @@ def _cpus(text: str) -> frozenset[int]:
 
 def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the arguments change about a scenario but its profile, for ``suite.changed``."""
+    from sponge_env.scenario.scenario import load_scenario  # takes a while to import
+
     changes: dict[str, Any] = {}
     files = [f for f in (arguments.trace, arguments.arrivals) if f not in (None, *RESERVED)]
     if files:
@@ -209,6 +219,8 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def drops_by_default(arguments: argparse.Namespace) -> bool:
     """Return whether a trace file is played in the paper's scenario, which drops nothing."""
+    from sponge_env.scenario.scenario import load_scenario
+
     recorded = arguments.arrivals or arguments.trace not in (None, *RESERVED)
     shipped = not str(arguments.scenario).endswith(".toml")
     keeps = shipped and recorded and load_scenario(arguments.scenario).serving.drop == "none"
@@ -263,7 +275,8 @@ def parse_options(options: Sequence[str], agents: Sequence[str]) -> dict[str, di
             message = f"--option must have the form AGENT.KEY=VALUE, not {option!r}{meant}"
             raise ConfigError(message)
         if agent not in agents:
-            raise ConfigError(f"--option {option!r} is for an agent that does not run here")
+            whose = unknown("agent of this run", agent, agents)
+            raise ConfigError(f"--option {option!r}: {whose}")
         parsed.setdefault(agent, {})[key.replace("-", "_")] = _value(value)
     return parsed
 

@@ -246,7 +246,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(executor, "Processes", Shown)
-    for module in ("app.evaluate", "run.unit"):  # no pictures, which take most of the time
+    for module in ("app.compare", "run.unit"):  # no pictures, which take most of the time
         monkeypatch.setattr(f"sponge_env.{module}.missing", lambda extra: True)
     (suite := tmp_path / "small.toml").write_text(SUITE)
     valid = [suite] if kind == "suite" else loaders[kind][0]

@@ -279,7 +279,7 @@ def test_a_command_that_ends_early_keeps_what_it_has(
         (["--scenario", "lokal"], "did you mean 'local'"),
         (["--repetitions", "0"], "at least 1, not '0'"),
         (["--duration", "0"], "duration_s must be"),
-        (["--option", "fa2.x=1"], "does not run here"),
+        (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'"),
     ],
 )
 def test_bad_input_ends_with_a_sentence(

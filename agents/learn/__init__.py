@@ -127,19 +127,17 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if self.agent not in LEARNERS:
             raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
-
-    @property
-    def spec(self) -> SystemSpec:
-        """The system that the policy is for; a ConfigError if the scenarios are of several."""
-        specs = [spec_of(each) for each in self.scenarios]
-        control = control_of(self.agent, specs[0])
-        for scenario, spec in zip(self.scenarios, specs, strict=True):
-            if control.fingerprint(spec) != control.fingerprint(specs[0]):
+        for scenario in self.scenarios:
+            if self.control.fingerprint(spec_of(scenario)) != self.fingerprint:
                 raise ConfigError(
                     f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
                     "trained on together: their profile or stages, interval or limits differ"
                 )
-        return specs[0]
+
+    @property
+    def spec(self) -> SystemSpec:
+        """The system that the policy is for, which all the scenarios have."""
+        return spec_of(self.scenarios[0])
 
     @property
     def control(self) -> Control:

@@ -108,29 +108,29 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         arguments.resume /= CHECKPOINT_FILE
     require_extra("train", "training")
     scenario, *also = scenarios_of(arguments)
-    # PyTorch takes seconds to import; bad input should not wait for it.
-    from . import phased
-
     prepare_machine(arguments.wait, arguments.cpus)
-    profile = check_scenario(scenario, "sim", arguments.limiter)
+    profile = check_scenario(scenario, "sim", "auto")
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command)
     if plan.resume is not None:
         check_checkpoint(plan.resume, plan)
-        if arguments.steps is None:
-            plan = replace(plan, steps=phased.steps_left(plan.resume) or plan.steps)
     named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     config = settings(named.get("x", {}), plan.resume)
     if plan.envs < (count := len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
+    learned = Path(arguments.suite).stem if arguments.suite else scenario.name
+    folder = new_folder(f"train-{plan.agent}-{learned}", arguments.run_dir)
+    # PyTorch takes seconds to import; bad input should not wait for it.
+    from . import phased
+
+    if plan.resume is not None and arguments.steps is None:
+        plan = replace(plan, steps=phased.steps_left(plan.resume) or plan.steps)
     for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
     served = scenario.cell[1] if scenario.stages else profile.name
     sys.stdout.write(f"{plan.agent} learns {names} ({served})\n")
-    learned = Path(arguments.suite).stem if arguments.suite else scenario.name
-    folder = new_folder(f"train-{plan.agent}-{learned}", arguments.run_dir)
     options = {key: str(value) for key, value in vars(arguments).items()}
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": options})
     describe(folder, shlex.split(plan.command))
@@ -141,7 +141,9 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             phased.train(replace(plan, folder=folder), config, progress.show)
     except KeyboardInterrupt:
         if not (folder / POLICY_FILE).exists():
-            raise
+            why = "the programs are measured before there is a policy"
+            sys.stdout.write(f"interrupted; nothing is kept: {why}\n")
+            return cli.INTERRUPTED
         interrupted = True
     sys.stdout.write(_summary(arguments, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0

@@ -154,7 +154,7 @@ event.register("numba:compile", _COMPILING)
 
 @functools.cache
 def _say_compiling(package: str) -> None:
-    sys.stderr.write(f"compiling {package}, once on this machine, up to a minute ...\n")
+    sys.stderr.write(f"compiling {package}, once in this installation, up to a minute ...\n")
 
 
 def _without_warnings(function: Function) -> Function:

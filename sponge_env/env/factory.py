@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, get_args
 
-from sponge_env.control.chain import is_chain
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Allocation, SystemSpec, Worker
 from sponge_env.scenario.config import Backend, Limiter
@@ -104,6 +103,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
+    from sponge_env.control.chain import is_chain
     from sponge_env.live.local import LocalLauncher
 
     stages = stage_profiles(scenario, profile)

@@ -21,7 +21,7 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage, column
 from sponge_env.results import statistics
 from sponge_env.results.drawing import DRAWN, STANDARD, featured_of, in_order
-from sponge_env.results.statistics import Estimate, holm, paired_p
+from sponge_env.results.statistics import MIN_SEEDS, Estimate, holm, paired_p
 from sponge_env.run import read
 from sponge_env.run.suite import arranged, load_suite
 from sponge_env.utils.files import read_json, read_text
@@ -167,13 +167,14 @@ class Comparison:
     def p_values(self, name: str, cells_of: Mapping[str, Sequence[Cell]]) -> dict[str, float]:
         """Return by agent the corrected p value of "as much of a metric as the reference".
 
-        Agents are compared on their cells if the reference has results there; those of one
-        column of a table are one family of tests.
+        Agents are compared on their cells if the reference has results there, and enough seeds
+        to differ; those of one column of a table are one family of tests.
         """
         both = {
             agent: [self.pooled(a, name, cells) for a in (agent, self.reference)]
             for agent, cells in cells_of.items()
             if agent != self.reference and cells and self.has(self.reference, *cells)
+            if self.samples(cells) >= MIN_SEEDS
         }
         corrected = holm([paired_p(ours, theirs) for ours, theirs in both.values()])
         return dict(zip(both, corrected, strict=True))

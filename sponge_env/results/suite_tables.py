@@ -84,7 +84,7 @@ def _marks(p_values: Mapping[str, float]) -> dict[str, str]:
 
 def mark_note(comparison: Comparison) -> str:
     """Return what the marks mean."""
-    if len(comparison.agents) < 2:
+    if len(comparison.agents) < 2 or comparison.seeds < MIN_SEEDS:
         return ""
     return f"{NOT_SIGNIFICANT}: no significant difference from {comparison.reference} ({TEST_NOTE})"
 

@@ -25,7 +25,7 @@ from sponge_env.formats import (
 )
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.scenario.spec import scenario_profile, stage_profiles
+from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
 from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.traffic import capacity_rps, rate_rps, record_bytes
 from sponge_env.simulation.workload import draw_workload
@@ -41,6 +41,9 @@ MAX_HOPELESS = 0.9
 """Share of hopeless requests."""
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
 """Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
+MAX_BEGINNING = 1 / 3
+"""Share of an episode that is its warm-up or, of a cold start, the time of three: until then one
+sees little of how a controller goes on."""
 FEW = 10
 """Samples or requests below which a file was written by hand."""
 NO_MS = "its times are in seconds, not in milliseconds"
@@ -120,6 +123,13 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MAX_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
+    cold_s = max(stage.cold_start_s for stage in make_spec(scenario, profile).stages)
+    beginning_s, what = 3 * cold_s, f"cold starts of {cold_s:.3g} s"
+    if scenario.start == "warm":
+        beginning_s, what = scenario.warmup_s, f"a warm-up of {scenario.warmup_s:g} s"
+    if beginning_s > MAX_BEGINNING * scenario.duration_s:
+        much = "the result is mostly that of the beginning"
+        yield f"{scenario.duration_s:g} s are little beside {what}: {much}"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))

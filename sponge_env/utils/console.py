@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label
 from sponge_env.utils.installation import require_extra
@@ -23,6 +22,8 @@ class Progress:
 
     def __init__(self, label: str, total: int, unit: str, shown: bool = True) -> None:
         """Start at 0 of so many units; nothing at all appears unless it is shown."""
+        from tqdm import tqdm  # an environment does without
+
         hidden = not (shown and sys.stderr.isatty())
         self._bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=hidden)
         self._label, self._total, self._unit, self._shown = label, total, unit, shown

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -214,6 +213,8 @@ def _typed(path: Path) -> str:
 
 def describe_versions() -> dict[str, str | None]:
     """Return the versions of Python, the platform and :data:`PACKAGES` (None: missing)."""
+    import importlib.metadata  # takes a while
+
     versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
