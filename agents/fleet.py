@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import IntArray
-from sponge_env.control.base import Options, option
+from sponge_env.control.base import Planning, option
 from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import (
@@ -40,6 +40,10 @@ _SOON = 1.5
 """How late a backlog may end, relative to the soonest, that fewer replicas may do: the more there
 start, the less the ready ones serve for so long."""
 
+_MISSED = 0.02
+"""Share of an interval's requests from which on missing them shows that the ready replicas are too
+few, where what cannot be met does not wait."""
+
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
 """Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
 fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
@@ -51,7 +55,7 @@ cannot, or serve it on fewer cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FleetOptions(Options):
+class FleetOptions(Planning):
     """Options of :class:`FleetPlanner`."""
 
     utilisation: float | None = option(None, above=0, at_most=1)
@@ -93,6 +97,8 @@ class Moment(NamedTuple):
     wait: FloatArray
     """(sizes,) cold starts until so many are warm."""
     waiting: int
+    missing: bool
+    """Whether more was missed in the last interval than by chance."""
     rate_rps: float
     """Mean of the last intervals, and what may last; negative if nothing does."""
     lasting_rps: float
@@ -142,7 +148,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
         soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
     serves_rps = all_rps[ready - 1]
-    late = moment.waiting > serves_rps * fleet.slo_s
+    late = moment.missing or moment.waiting > serves_rps * fleet.slo_s
     late |= moment.overloaded and rate_rps > serves_rps
     soon_s = _SOON * soonest_s if late else max(_SOON * soonest_s, fleet.cold_start_s)
     enough = 1
@@ -286,7 +292,7 @@ class FleetPlanner:
             costs=np.empty((2, 2 * SAMPLES)),
         )
         # Compile it now, so that no decision waits for it.
-        nothing = Moment(1, 1, 1, np.ones(sizes), 0, 1.0, 1.0, np.ones(1), overloaded=False)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, 1.0, np.ones(1), False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
         self.overloaded = False
@@ -313,12 +319,14 @@ class FleetPlanner:
             lasting = np.mean if fleet.in_pipeline else np.min
             lasting_rps = float(lasting(rates_rps[-windows:]))
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
+        last = view.last
         moment = Moment(
             current,
             min(serving, current),
             serving,
             np.array(wait[: fleet.most_cores.size]),
             waiting,
+            last is not None and last.avoidable_violations > _MISSED * max(1, last.offered),
             float(rates_rps[-SMOOTHED:].mean()),
             lasting_rps,
             rate_samples(smooth_rps, 2 * self._cold_start),

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.base import BaseController, Planning, option
 from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
@@ -24,13 +24,11 @@ from .rules import peak_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FA2Config(Options):
+class FA2Config(Planning):
     """Options of :class:`FA2`."""
 
     slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO within which an interval's last batch must end, as published."""
-    headroom: float = option(0.0, at_least=0)
-    """Time by which batches are planned to take longer than by the fit, relative to that."""
     rate_windows: int = option(1, at_least=1)
     """Past intervals whose highest rate is planned for; 1 as published. With more, a short
     lull does not give up replicas, or cancel starting ones, that are wanted again at once."""
@@ -57,7 +55,6 @@ class FA2(BaseController):
             self._chain = IPA(
                 mode="scale",
                 cores=1,
-                headroom=config.headroom,
                 rate_windows=config.rate_windows,
                 slo_fraction=config.slo_fraction,
             )
@@ -75,7 +72,6 @@ class FA2(BaseController):
             answer = self._chain.allocate(spec, view)
         else:
             rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
-            spec = spec.with_headroom(config.headroom)
             fitting = smallest_fleet(spec, rate_rps, delay_max_s, config.slo_fraction)
             answer = fitting or largest_fleet(spec, config.slo_fraction)
         keep = not answer.feasible and config.when_infeasible == "keep"

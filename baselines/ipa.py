@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.base import BaseController, Planning, option
 from sponge_env.control.chain import CORE_COST, Chain, is_chain
 from sponge_env.interfaces import (
     ACCURACY_PRICE,
@@ -39,7 +39,7 @@ _CORES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IPAConfig(Options):
+class IPAConfig(Planning):
     """Options of :class:`IPA`."""
 
     mode: Literal["switch", "scale", "both"] = "both"
@@ -48,7 +48,6 @@ class IPAConfig(Options):
     """Cores of each replica, never more than the stage's limit. If left out 2, and where replicas
     do not change those that there are at first."""
     headroom: float = option(0.3, at_least=0)
-    """Time by which batches are planned to take longer than by the fit, relative to that."""
     rate_windows: int = option(20, at_least=1)
     """Past intervals whose highest rate is planned for."""
     slo_fraction: float = option(0.8, above=0, at_most=1)
@@ -115,7 +114,7 @@ class _Stage:
         sizes = stage.batch_max, stage.cores_max
         tables_s = np.array([fit.table_s(*sizes) for fit in stage.latencies])
         service_s = tables_s[self.variant, self.batch - 1, self._cores - 1]
-        self._service_s: FloatArray = (1 + config.headroom) * service_s
+        self._service_s: FloatArray = service_s
         self._served_rps = self.replicas * self.batch / self._service_s
         self.held = self.replicas * self._cores
         self.loss: FloatArray = config.accuracy_price * stage.percent_lost[self.variant]

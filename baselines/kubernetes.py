@@ -58,6 +58,8 @@ class HPAConfig(BatchConfig):
     """Time between two looks at the utilisation, which is averaged over it."""
     down_window_s: float = option(300.0, at_least=0)
     """Past time whose highest recommendation bounds scaling in."""
+    min_replicas: int = option(1, at_least=1)
+    """Fewest replicas that are held."""
     policy_s: float = option(15.0, above=0)
     """Time in which the replicas may double, or grow by four if that is more."""
 
@@ -138,7 +140,8 @@ class Scaler:
         _forget(changes, now_s - self._config.policy_s + ROUNDING_S)
         before = current - sum(change for _, change in changes)
         most = np.minimum(np.maximum(before + 4, 2 * before), replicas_max)
-        replicas = np.maximum(1, np.minimum(stable, np.maximum(current, most)))
+        least = min(self._config.min_replicas, replicas_max)
+        replicas = np.maximum(least, np.minimum(stable, np.maximum(current, most)))
         changes.append((now_s, replicas - current))
         return replicas
 

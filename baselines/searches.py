@@ -62,6 +62,7 @@ _PROGRAM: Space = {
     "guard": Range(0.005, 0.3, log=True, least=0.001, most=0.9),
     "late_price": Range(3.0, 100.0, log=True),
     "look_ahead": Range(0, 2, least=0, most=5),
+    "headroom": Range(0.0, 0.5, least=0.0),
 }
 
 SEARCHES: Mapping[str, Space] = {
@@ -69,6 +70,7 @@ SEARCHES: Mapping[str, Space] = {
     "hpa": {
         "target": Range(0.3, 0.9, least=0.05, most=0.95),
         "down_window_s": Range(0.0, 600.0, least=0.0),
+        "min_replicas": Range(1, 8, log=True, least=1),
         **_BATCH,
     },
     "ipa": {**_PLAN, "cores": Range(1, 4, least=1, most=4)},
@@ -77,6 +79,7 @@ SEARCHES: Mapping[str, Space] = {
         "down_after": Range(1, 100, log=True, least=1),
         **_BATCH,
     },
+    "sponge-ip": {"headroom": Range(0.0, 0.5, least=0.0)},
     # Of stages; of one the best constant is known, see sponge_env/run/hindsight.py.
     "static": {
         "cores": Range(1, 8, least=1),

@@ -21,20 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.control.base import BaseController, Options, option
+from sponge_env.control.base import BaseController, Planning, option
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 from .rules import peak_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThemisConfig(Options):
+class ThemisConfig(Planning):
     """Options of :class:`Themis`."""
 
     slo_fraction: float = option(0.9, above=0, at_most=1)
     """Share of the SLO to plan with."""
-    headroom: float = option(0.0, at_least=0)
-    """Time by which batches are planned to take longer than by the fit, relative to that."""
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
@@ -58,7 +56,7 @@ class Themis(BaseController):
         """
         if not view.first.arrivals.any():
             return view.allocation
-        config, spec = self.config, spec.with_headroom(self.config.headroom)
+        config = self.config
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
         budget_s = config.slo_fraction * spec.slo_s - delay_max_s
         self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))

@@ -244,6 +244,7 @@ def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[fl
         stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2),
         stage("classifier", with_service(tmp_path, "classifier", 0.06)),
         slo_s=0.3,
+        serving=Serving(drop="none"),
     )
     sent_s = np.array([0.0, 0.05, 0.1])
     workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.control.base import Options, option
+from sponge_env.control.base import Planning, option
 from sponge_env.interfaces import (
     ACCURACY_PRICE,
     Allocation,
@@ -46,7 +46,7 @@ _LATE_IN_ONE_PLAN = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MPCConfig(Options):
+class MPCConfig(Planning):
     """Options of the look-ahead program.
 
     Prices are in core-seconds of the system's core units. The defaults were chosen on training

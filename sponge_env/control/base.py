@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -29,6 +30,14 @@ def in_arrays(allocate: Rule) -> Rule:
     """Mark a rule, an ``allocate``, as one on (n,) numbers of as many systems of one model, too."""
     vars(allocate)["in_arrays"] = True
     return allocate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning(Options):
+    """Options of a program that plans with the latency fit."""
+
+    headroom: float = option(0.0, at_least=0)
+    """Time by which batches are planned to take longer than by the fit, relative to that."""
 
 
 class BaseController(ABC):
@@ -73,6 +82,8 @@ class BaseController(ABC):
                 part.part_of_pipeline = len(spec.stages) > 1
                 part.reset(stage_spec(spec, k, self._shares[k][0]), seed)
         else:
+            if headroom := getattr(self.config, "headroom", 0.0):
+                spec = spec.with_headroom(headroom)
             self.begin(spec)
         self._spec = spec
 
