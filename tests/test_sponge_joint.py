@@ -27,6 +27,7 @@ from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemVi
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.scenario.config import Serving
 from sponge_env.scenario.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)
@@ -317,6 +318,7 @@ def test_a_backlog_ends_when_all_of_it_is_served(
 def test_load_steps_beyond_one_replica_are_followed() -> None:
     """The target is twice the late requests of Themis."""
     scenario, late = load_scenario("load-step"), []
+    scenario = dataclasses.replace(scenario, serving=Serving(drop="none"))
     alone = [(1, SpongeJoint()), (1, SpongeJoint(overload_windows=0))]
     for fewest, controller in [(2, SpongeJoint()), *alone, (2, Themis())]:
         run = Run.of("x", scenario, "sim", 1000)

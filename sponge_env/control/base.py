@@ -82,7 +82,7 @@ class BaseController(ABC):
                 part.part_of_pipeline = len(spec.stages) > 1
                 part.reset(stage_spec(spec, k, self._shares[k][0]), seed)
         else:
-            if headroom := getattr(self.config, "headroom", 0.0):
+            if headroom := getattr(getattr(self, "config", None), "headroom", 0.0):
                 spec = spec.with_headroom(headroom)
             self.begin(spec)
         self._spec = spec
