@@ -255,7 +255,7 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             seeds=1,
             starts=(arguments.start or scenario.start,),
             bounds=bounds,
-            cells=(CellGroup((arguments.scenario,), profiles, changes),),
+            cells=(CellGroup((arguments.scenario,), profiles, changes=changes),),
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
@@ -432,7 +432,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         failures=failures[failures["agent"].isin(shown)],
         agents=list(suite.agents),
         cells=arrangement.cells,
-        families=arrangement.families,
+        groups=arrangement.groups,
         sweeps=arrangement.sweeps,
         replayed=arrangement.replayed,
         reference=suite.compared_with,

@@ -28,7 +28,7 @@ from sponge_env.utils.installation import data_folder
 SUITE_DIR = data_folder("traces") / "suites"
 """Suites that ship with the project."""
 
-NAMES = ("standard", "stages")
+NAMES = ("standard-v1", "stages")
 """The suites whose names of agents hold everywhere."""
 
 BoundName = Literal["vertical", "joint"]
@@ -55,8 +55,6 @@ class CellGroup:
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
-    family: str = ""
-    """What nearly equal scenarios have in common: they count once in means over all cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,7 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
             for scenario in group.scenarios:
                 own = name if len(group.scenarios) == 1 else f"{Path(scenario).stem}-{name}"
                 all_changes = {**group.changes, **played, **changes, "name": own}
-                groups.append(CellGroup((scenario,), group.profiles, all_changes))
+                groups.append(CellGroup((scenario,), group.profiles, changes=all_changes))
     if not groups:
         why = f": {left_out[0]}" if left_out else ""
         raise ConfigError(f"there is no trace for suite {suite.name!r} in {str(folder)!r}{why}")
@@ -313,23 +311,30 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
-        scenarios = [each for scenario in scenarios for each in _combined(scenario, group.across)]
-        for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
+        named = [each for scenario in scenarios for each in _combined(scenario, group.across)]
+        profiles = group.profiles or ("",)
+        for (label, scenario), name, start in product(named, profiles, suite.starts):
             if name and scenario.stages:
                 raise ConfigError(
                     f"scenario {scenario.name!r} lists stages, which name their profiles "
                     f"themselves; leave out the profile {name!r}"
                 )
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
-            yield group.family, with_own_slo(cell) if name else cell
+            yield label, with_own_slo(cell) if name else cell
 
 
-def _combined(scenario: Scenario, across: Mapping[str, Sequence[Any]]) -> Iterator[Scenario]:
-    """Yield a scenario with each combination of changes, named after their values."""
+def _combined(
+    scenario: Scenario, across: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[str, Scenario]]:
+    """Yield a scenario with each combination of changes, named after their values.
+
+    Before it stands the last of these with its key, such as ``peak 0.4``.
+    """
     for values in product(*across.values()):
-        words = (Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values)
+        words = [Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values]
         name = "-".join([scenario.name, *words])
-        yield changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
+        last = [*across][-1].rpartition(".")[2] + f" {words[-1]}" if across else ""
+        yield last, changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
 
 
 def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
@@ -364,8 +369,10 @@ class Arrangement:
 
     cells: tuple[tuple[str, str, str], ...] = ()
     """Without those of sweeps."""
-    families: dict[str, str] = field(default_factory=dict)
-    """By scenario, for those that have one."""
+    reference: str = ""
+    """Agent that the others are compared with."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """By scenario that differs from others in one value, such as the load: that value's name."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
     replayed: dict[str, str] = field(default_factory=dict)
@@ -385,7 +392,8 @@ def arranged(suite: Suite) -> Arrangement:
         by_label[label] = (*by_label.get(label, ()), moved.cell)
     return Arrangement(
         cells=tuple(cell.cell for _, cell in own),
-        families={cell.name: family for family, cell in own if family},
+        reference=suite.compared_with,
+        groups={cell.name: label for label, cell in own if label},
         sweeps=sweeps,
     )
 
