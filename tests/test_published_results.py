@@ -86,5 +86,5 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     assert "| hpa | 0 of 2 | - | - | - | 4.050 |" in readme
     page = (docs / "results.md").read_text()
     assert "### All scenarios and models: by group, warm start" in page
-    assert "| cores over sponge-ip | delay [s] 0 | delay [s] 2 | scale 1 |" in page
+    assert "met · cores over sponge-ip | delay [s] 0 | delay [s] 2 | scale 1 |" in page
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 | 1/1 · 0.50 |" in page

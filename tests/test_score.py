@@ -57,8 +57,9 @@ def test_the_score_by_hand() -> None:
     table = score_table(rows, ["bad", "nobody", "good"])
     assert table.headings[2] == "cores over fixed"
     assert table.rows == [
-        ["bad", "0 of 4", "-", "-", "-", "2.500"], ["good", "4 of 4", "0.71", "2.52", "1.00", "0.025"]
-    ]  # fmt: skip
+        ["bad", "0 of 4", "-", "-", "-", "2.500"],
+        ["good", "4 of 4", "0.71", "2.52", "1.00", "0.025"],
+    ]
 
 
 @settings(max_examples=30, deadline=None)

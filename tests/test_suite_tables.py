@@ -76,7 +76,7 @@ def test_a_cell_table_shows_means_with_intervals_and_what_the_bound_attains() ->
 def test_a_rate_of_fewer_than_ten_violations_has_no_interval(
     violations: int, interval: bool
 ) -> None:
-    rates = np.where(SEEDS < violations, 0.001, 0.0)
+    rates = np.where(violations > SEEDS, 0.001, 0.0)
     row = entries(cell_table(comparison(rows("ip", COLD, rates, 8 + NOISE)), COLD), "ip")
     assert [text.endswith("]") for text in row[:3]] == [interval, interval, True]
 
