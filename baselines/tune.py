@@ -25,9 +25,8 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
-from sponge_env.metrics import MET
 from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.hindsight import best_constant
+from sponge_env.run.hindsight import MET, best_constant
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
@@ -80,10 +79,7 @@ class Task:
         profile = scenario_profile(cell)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
-        system, run = (
-            SimulatedSystem(scenario, seed, profile),
-            Run.of(self.agent, cell, "sim", seed),
-        )
+        system, run = SimulatedSystem(scenario, seed, profile), Run.of(self.agent, cell, "sim", seed)
         summary = run_episode(system, controller, run).summary
         best = math.prod(max(v.accuracy for v in stage.variants) for stage in cell.pipeline)
         lost = 0.0 if math.isnan(summary.accuracy) else 100 * (1 - summary.accuracy / (best or 1.0))

@@ -100,18 +100,19 @@ def test_the_list_shows_what_there_is_to_choose_from(capsys: pytest.CaptureFixtu
 
 
 def test_names_of_the_tables_stand_beside_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = "--agent sponge-paper static-8 oracle --scenario paper-300kb --duration 20"
+    argv = "--agent sponge-paper static-tuned oracle --scenario paper-300kb --duration 20"
     assert evaluate.main([*argv.split(), "--run-dir", "run"]) == 0
     printed = capsys.readouterr().out
     assert "agent sponge-paper stands for sponge-ip, formulation=paper\n" in printed
+    assert "agent static-tuned stands for batch=8, cores=7, tuned for this scenario\n" in printed
     rows = [line.split() for line in printed.splitlines() if line.startswith(("static", "oracle"))]
-    (_, *fixed), (_, *bound) = rows
-    assert fixed[2] == "8.00"
+    (_, *tuned), (_, *bound) = rows
+    assert tuned[2] == "7.00"
     assert 0.0 < float(bound[2]) < 16.0
-    assert float(bound[0]) <= float(fixed[0])
+    assert float(bound[0]) <= float(tuned[0])
     assert bound[3] == "-", "a bound has no latency"
     runs = sorted(path.name for path in Path("run/tensorboard").iterdir())
-    assert runs == ["sponge-paper", "static-8"], "there is one seed"
+    assert runs == ["sponge-paper", "static-tuned"], "there is one seed"
 
 
 def test_a_model_of_stable_baselines_takes_part(
@@ -431,6 +432,15 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --scenario local --backend live --run-dir files", "'files' is no run"),
         ("--agent fa2 --trace files/short.csv --run-dir files", "'files' is no run"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
+        (
+            "--agent static-tuned --rate 9",
+            "static-tuned was not tuned for paper/yolov5s/cold; it was for",
+        ),
+        (
+            "--agent static-tuned --scenario paper-300kb --load 0.9",
+            "not tuned for paper-300kb/yolov5s/cold as it is here; leave out the agent or what "
+            "changes the scenario, or tune it",
+        ),
         ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
         ("--agent static-8 --drop lat", "must be none, expired or late:SECONDS, not 'lat'"),
         ("--agent static-8 --load 1 --rate 2", "--rate: not allowed with argument --load"),

@@ -56,15 +56,6 @@ def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
     assert len(asked("--suite standard-v1 --like bursty --held-out steps-0.4")) == 23
 
 
-def test_each_scenario_has_an_environment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = "--agent ppo-joint --suite standard-v1 --profile lite0 --envs 8".split()
-    assert main([*line, "--run-dir", str(tmp_path / "run")]) == cli.BAD_INPUT
-    assert "24 scenarios need at least as many --envs, not 8" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_further_scenarios_have_the_profile_of_the_first() -> None:
     found = asked("--scenario bursty --also mixed --profile lite0 --load 0.5")
     assert [(s.name, s.profile) for s in found] == [("bursty", "lite0"), ("mixed", "lite0")]

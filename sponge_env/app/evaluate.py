@@ -255,7 +255,7 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
             seeds=1,
             starts=(arguments.start or scenario.start,),
             bounds=bounds,
-            cells=(CellGroup((arguments.scenario,), profiles, changes=changes),),
+            cells=(CellGroup((arguments.scenario,), profiles, changes),),
             agents=agents,
         )
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}

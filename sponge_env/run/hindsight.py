@@ -11,7 +11,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation, SystemSpec
-from sponge_env.metrics import MET
+from sponge_env.metrics import MET as MET
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec

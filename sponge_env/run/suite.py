@@ -49,12 +49,12 @@ class CellGroup:
     """Shipped scenarios, or TOML files relative to the suite's."""
     profiles: tuple[str, ...] = ()
     """Profiles that take the place of each scenario's own; that one if left out."""
-    across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Values of further changes: each combination is a cell, named after its values."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
+    across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of further changes: each combination is a cell, named after its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple
             for scenario in group.scenarios:
                 own = name if len(group.scenarios) == 1 else f"{Path(scenario).stem}-{name}"
                 all_changes = {**group.changes, **played, **changes, "name": own}
-                groups.append(CellGroup((scenario,), group.profiles, changes=all_changes))
+                groups.append(CellGroup((scenario,), group.profiles, all_changes))
     if not groups:
         why = f": {left_out[0]}" if left_out else ""
         raise ConfigError(f"there is no trace for suite {suite.name!r} in {str(folder)!r}{why}")
