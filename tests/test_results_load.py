@@ -61,20 +61,18 @@ def test_the_reference_is_the_suites_else_the_usual_one_else_the_first_agent(
     assert run.comparison.reference == reference
 
 
-def test_the_warm_up_is_left_out(tmp_path: Path) -> None:
-    run = load_run(write_suite(tmp_path / "run", {"fa2": ([5], 8.0)}))
-    warm = run.comparison.intervals_of("fa2", WARM)["time_s"]
+def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_one(
+    tmp_path: Path,
+) -> None:
+    lost = ("lost", *COLD[1:])
+    shown = {"cells": [COLD, lost, WARM]}
+    path = write_suite(tmp_path / "run", {"fa2": ([5], 8.0)}, [COLD, WARM], arrangement=shown)
+    keep(path, "fa2", lost, {}, type="ValueError", message="no")
+    run = load_run(path).comparison
+    assert (run.cells, len(run.failures)) == ([COLD, lost, WARM], 1)
+    warm = run.intervals_of("fa2", WARM)["time_s"]
     assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
-    assert run.comparison.intervals_of("fa2", COLD)["time_s"].min() == 1
-
-
-def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
-    arrangement = {"cells": [COLD, WARM]}
-    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD], arrangement=arrangement)
-    keep(path, "sponge-ip", WARM, {}, type="ValueError", message="no")
-    run = load_run(path)
-    assert run.comparison.cells == [COLD, WARM]
-    assert len(run.comparison.failures) == 1
+    assert run.intervals_of("fa2", COLD)["time_s"].min() == 1
 
 
 def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:

@@ -71,7 +71,7 @@ class Style:
     line: str = "-"
 
     @property
-    def of_line(self) -> dict[str, str]:
+    def of_line(self) -> dict[str, Any]:
         """Matplotlib's arguments for a line."""
         return {"color": self.colour, "linestyle": self.line}
 

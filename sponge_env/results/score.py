@@ -8,13 +8,14 @@ cells their ratios have a geometric mean. All of it follows from the rows of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sponge_env.metrics import CELL, MET
-from sponge_env.results.layout import MISSING, Table
+from sponge_env.results.layout import MISSING, Columns, Table
 from sponge_env.run.suite import BOUND_AGENTS
 
 SCORED = ("sweep", "value", "start")
@@ -72,27 +73,28 @@ def _geometric_mean(values: pd.Series[float]) -> float:
 
 def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
     """Return some agents' scores on the same cells."""
-    headings = ["controller", "met", f"cores over {rows['reference'].iloc[0]}"]
-    headings += ["cores over bound", "worst cell", "missed [%]"]
-    shown = rows.set_index("agent").reindex([a for a in agents if a in {*rows["agent"]}])
-    entries = [
-        [
-            str(agent),
-            f"{row['met']} of {row['cells']}",
-            *(_number(row[name]) for name in ("cores_over_reference", "cores_over_bound", "worst")),
-            f"{row['missed'] * 100:.3f}",
-        ]
-        for agent, row in shown.iterrows()
+    columns: Columns[Mapping[str, Any]] = [
+        ("controller", lambda row: row["agent"]),
+        ("met", lambda row: f"{row['met']} of {row['cells']}"),
+        (
+            f"cores over {rows['reference'].iloc[0]}",
+            lambda row: _number(row["cores_over_reference"]),
+        ),
+        ("cores over bound", lambda row: _number(row["cores_over_bound"])),
+        ("worst cell", lambda row: _number(row["worst"])),
+        ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),
     ]
-    return Table(headings, entries)
+    found = {row["agent"]: row for row in rows.to_dict("records")}
+    return Table.of(columns, [found[agent] for agent in agents if agent in found])
 
 
 def score_grid(rows: pd.DataFrame, across: str, agents: Sequence[str]) -> Table:
     """Return ``met/cells · cores over the reference`` of some agents at each value of a column."""
     entries = {
-        (row.agent, getattr(row, across)): f"{row.met}/{row.cells} · "
-        + _number(row.cores_over_reference)
-        for row in rows.itertuples()
+        (row["agent"], row[across]): (
+            f"{row['met']}/{row['cells']} · {_number(row['cores_over_reference'])}"
+        )
+        for row in rows.to_dict("records")
     }
     values = [*rows[across].unique()]
     lines = [[a, *(entries.get((a, v), MISSING) for v in values)] for a in agents]
