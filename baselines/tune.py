@@ -79,7 +79,10 @@ class Task:
         profile = scenario_profile(cell)
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
-        system, run = SimulatedSystem(scenario, seed, profile), Run.of(self.agent, cell, "sim", seed)
+        system, run = (
+            SimulatedSystem(scenario, seed, profile),
+            Run.of(self.agent, cell, "sim", seed),
+        )
         summary = run_episode(system, controller, run).summary
         best = math.prod(max(v.accuracy for v in stage.variants) for stage in cell.pipeline)
         lost = 0.0 if math.isnan(summary.accuracy) else 100 * (1 - summary.accuracy / (best or 1.0))
