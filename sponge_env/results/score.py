@@ -8,7 +8,7 @@ cells their ratios have a geometric mean. All of it follows from the rows of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def _geometric_mean(values: pd.Series[float]) -> float:
 
 def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
     """Return some agents' scores on the same cells."""
-    columns: Columns[Mapping[str, Any]] = [
+    columns: Columns[dict[Any, Any]] = [
         ("controller", lambda row: row["agent"]),
         ("met", lambda row: f"{row['met']} of {row['cells']}"),
         (
