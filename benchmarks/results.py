@@ -157,7 +157,7 @@ def _of_suite(cells: pd.DataFrame, reference: str) -> dict[str, Table]:
     for start, swept in cells[~own].groupby("start", sort=False):
         rows = score_rows(swept, reference)
         named = rows.assign(point=rows["sweep"] + " " + rows["value"])
-        found[f"one change at a time, {start} start"] = score_grid(
+        found[f"one change at a time, {start} start: met · cores over {reference}"] = score_grid(
             named, "point", featured_of(agents)
         )
     return found

@@ -85,6 +85,6 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     assert "| sponge-ip | 2 of 2 | 2.00 | 2.67 | 2.00 | 0.050 |" in readme
     assert "| hpa | 0 of 2 | - | - | - | 4.050 |" in readme
     page = (docs / "results.md").read_text()
-    assert "### All scenarios and models: by group, warm start" in page
-    assert "met · cores over sponge-ip | delay [s] 0 | delay [s] 2 | scale 1 |" in page
+    assert "### All scenarios and models: by group, warm start: met · cores over fa2" in page
+    assert "| controller | delay [s] 0 | delay [s] 2 | scale 1 |" in page
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 | 1/1 · 0.50 |" in page

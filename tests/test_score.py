@@ -89,10 +89,15 @@ def test_starts_groups_and_sweeps_have_scores_of_their_own() -> None:
     assert grid.rows == [["good", "2/2 · 0.71", "2/2 · 0.71"], ["bad", "0/2 · -", "0/2 · -"]]
     tables = score_tables(cells, "fixed", ["good"])
     assert [*tables] == [
-        "all scenarios and profiles, warm start", "by group, warm start", "delay [s], warm start",
-        "all scenarios and profiles, cold start", "by group, cold start",
-    ]  # fmt: skip
-    assert tables["delay [s], warm start"].rows == [["good", "4/4 · 0.71", "4/4 · 1.00"]]
+        "all scenarios and profiles, warm start",
+        "by group, warm start: met · cores over fixed",
+        "delay [s], warm start: met · cores over fixed",
+        "all scenarios and profiles, cold start",
+        "by group, cold start: met · cores over fixed",
+    ]
+    assert tables["delay [s], warm start: met · cores over fixed"].rows == [
+        ["good", "4/4 · 0.71", "4/4 · 1.00"]
+    ]
 
 
 def test_the_profile_has_a_step_for_each_cell_that_is_met() -> None:

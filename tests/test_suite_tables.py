@@ -92,8 +92,11 @@ def test_a_suite_has_one_score_and_one_for_each_value_of_a_sweep() -> None:
     one = replace(comparison(*frames), sweeps=sweeps, groups={"paper": "a", "bursty": "b"})
     tables = scores(one)
     assert entries(tables[ALL], "fa2") == ["2 of 2", "0.53", "1.06", "0.75", "0.000"]
-    assert entries(tables["by group, cold start"], "fa2") == ["1/1 · 0.75", "1/1 · 0.38"]
-    table = tables["delay [s], cold start"]
+    assert entries(tables["by group, cold start: met · cores over ip"], "fa2") == [
+        "1/1 · 0.75",
+        "1/1 · 0.38",
+    ]
+    table = tables["delay [s], cold start: met · cores over ip"]
     assert table.headings[1:] == ["0", "2"]
     assert entries(table, "ip") == ["1/1 · 1.00", "0/1 · -"]
     assert entries(table, "fa2") == ["1/1 · 0.75", "-"]

@@ -98,8 +98,7 @@ def score_grid(rows: pd.DataFrame, across: str, agents: Sequence[str]) -> Table:
     }
     values = [*rows[across].unique()]
     lines = [[a, *(entries.get((a, v), MISSING) for v in values)] for a in agents]
-    heading = f"controller, met · cores over {rows['reference'].iloc[0]}"
-    return Table([heading, *values], [line for line in lines if {*line[1:]} != {MISSING}])
+    return Table(["controller", *values], [line for line in lines if {*line[1:]} != {MISSING}])
 
 
 def _number(value: float) -> str:
@@ -110,14 +109,15 @@ def score_tables(cells: pd.DataFrame, reference: str, agents: Sequence[str]) -> 
     """Return by title the scores of each start: over all cells, by group and profile, of sweeps."""
     tables = {}
     for start, own in cells.groupby("start", sort=False):
-        plain = own[own["sweep"] == ""]
+        plain, shown = own[own["sweep"] == ""], f"{start} start: met · cores over {reference}"
         title = f"all scenarios and profiles, {start} start"
         tables[title] = score_table(score_rows(plain, reference), agents)
         for by in ("group", "profile"):
-            if plain[by].nunique() > 1:
-                found = score_rows(plain, reference, by)
-                tables[f"by {by}, {start} start"] = score_grid(found, by, agents)
+            named = plain[plain[by] != ""]
+            if named[by].nunique() > 1:
+                found = score_rows(named, reference, by)
+                tables[f"by {by}, {shown}"] = score_grid(found, by, agents)
         for sweep, swept in own[own["sweep"] != ""].groupby("sweep", sort=False):
             found = score_rows(swept, reference)
-            tables[f"{sweep}, {start} start"] = score_grid(found, "value", agents)
+            tables[f"{sweep}, {shown}"] = score_grid(found, "value", agents)
     return tables
