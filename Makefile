@@ -15,11 +15,10 @@ DEMO_STEPS := 500000
 DEMO_SECONDS := 20
 DEMO_OCR_SECONDS := 60
 
-# The comparison, and what python -m sponge_env.fidelity wrote if it is to stand beside it.
+# The suites of docs/results.md, and what python -m sponge_env.fidelity wrote beside them.
 RESULTS := runs/results
+SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml))) stages
 FIDELITY := $(wildcard docs/fidelity*.json)
-SENSITIVITY := runs/sensitivity
-STAGES := runs/stages
 
 # Seeds of the trainings of each policy, the median of which ships. Those of one model learn the
 # scenarios of a suite, those of variants and pipelines the cells of their stages.
@@ -91,10 +90,10 @@ bench: setup  ## run the benchmarks of docs/benchmarks.md
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed
 # somewhere; it has no row where it lacks a cell.
 results: setup  ## run the large suites, write docs/results/*.csv and the tables of the pages
-	$(PY) evaluate.py --suite standard --run-dir $(RESULTS) || [ $$? -eq 1 ]
-	$(PY) evaluate.py --suite sensitivity --run-dir $(SENSITIVITY) || [ $$? -eq 1 ]
-	$(PY) evaluate.py --suite stages --run-dir $(STAGES) || [ $$? -eq 1 ]
-	$(PY) -m benchmarks.results --standard $(RESULTS) --sensitivity $(SENSITIVITY) --stages $(STAGES) $(if $(FIDELITY),--fidelity $(FIDELITY))
+	@set -e; for suite in $(SUITES); do \
+	  $(PY) evaluate.py --suite $$suite --run-dir $(RESULTS)/$$suite || [ $$? -eq 1 ]; \
+	done
+	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(suite:-v1=) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
@@ -112,7 +111,7 @@ policies: setup  ## train the policies that ship, about nine hours
 	  $(PY) -m benchmarks.judged $$files $$3 --keep agents/policies/$$1-$$2.safetensors; \
 	}; \
 	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
-	  several $$agent $$profile "--suite standard --profile $$profile" "--held-out paper-200kb"; \
+	  several $$agent $$profile "--suite standard-v1 --profile $$profile" ""; \
 	done; done; \
 	for scenario in $(STAGED); do \
 	  several ppo $$scenario "--suite stages --like $$scenario" "--steps 4000000"; \

@@ -1,6 +1,6 @@
 """How policies that were learned in phases do beside the best rule of each scenario.
 
-    python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard] [--episodes 10]
+    python -m benchmarks.judged POLICY ... --profile yolov5s [--suite standard-v1] [--episodes 10]
         [--first-seed N] [--keep FILE]
     python -m benchmarks.judged POLICY ... --suite stages --like pipeline-video
 
@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     add("policies", type=Path, nargs="+", metavar="POLICY", help="policy.safetensors of a training")
     add("--profile", help="latency profile they were trained for")
     add("--like", metavar="S", help="instead, a scenario of whose stages the cells are")
-    add("--suite", default="standard", help="whose cells (default: standard)")
+    add("--suite", default="standard-v1", help="whose cells (default: standard-v1)")
     add("--episodes", type=cli.at_least(1), default=10, help="of each scenario (default: 10)")
     training = LearnConfig()
     unused = SEED_LIMIT + training.evaluation_episodes

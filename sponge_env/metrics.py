@@ -242,14 +242,12 @@ class EpisodeMetrics:
     stages: ByStage = field(default_factory=dict)
 
 
-AGAINST_BOUND = ("beyond_common_bound_rate", "cores_over_common_bound")
-"""An episode beside a schedule that knows arrivals, delays and service times: violations per
-request beyond those of the bound of all agents, and core-seconds over its. NaN where the suite has
-no bound of the cell."""
+MET = 0.001
+"""Avoidable violations, as a share of all requests, up to which an objective counts as met."""
 
-Place = Literal["evaluation", "cell", "page", "tensorboard", "pooled"]
+Place = Literal["evaluation", "cell", "page", "tensorboard"]
 """Terminal table of one evaluation; table of a suite's cell; only the report's table of it;
-comparison of episodes in TensorBoard; table of means over all cells."""
+comparison of episodes in TensorBoard."""
 
 SCALES = {"%": 100.0, "ms": 1000.0, "MB/s": 1e-6}
 """From a metric's own unit to the one that people read."""
@@ -268,10 +266,6 @@ class Column:
     places: tuple[Place, ...] = ()
     interval: bool = False
     """Whether the 95 % interval stands beside the mean; of one evaluation, the range."""
-    compared: bool = False
-    """Whether it is marked where an agent does not differ from the reference."""
-    bound: Literal["", "needed", "instead"] = ""
-    """Left out without a bound of all agents, or over all cells with one."""
     of_accuracy: bool = False
     """Left out where all answers are right."""
 
@@ -291,22 +285,18 @@ class Column:
 
 
 EVERYWHERE: tuple[Place, ...] = ("evaluation", "cell", "tensorboard")
-_compared = partial(Column, places=(*EVERYWHERE, "pooled"), interval=True, compared=True)
-_bound = partial(Column, places=("cell", "pooled"), interval=True, bound="needed")
+_of_all = partial(Column, places=EVERYWHERE, interval=True)
 
 COLUMNS = (
-    Column("violation_rate", "violated", "%", 3, EVERYWHERE, interval=True),
-    _compared("avoidable_violation_rate", "avoidable", "%", 3),
-    Column("more_cores_rate", "only more cores", "%", 3, ("page", "pooled")),
-    _bound("beyond_common_bound_rate", "beyond attained bound", "%", 3),
-    _compared("mean_cores", "mean cores", "", 2, bound="instead"),
-    _compared("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
+    _of_all("violation_rate", "violated", "%", 3),
+    _of_all("avoidable_violation_rate", "avoidable", "%", 3),
+    _of_all("mean_cores", "mean cores", "", 2),
+    _of_all("effective_accuracy", "effective accuracy", "%", 2, of_accuracy=True),
     Column("core_seconds", "core-seconds", "", 0, ("tensorboard",)),
-    _bound("cores_over_common_bound", "cores over attained bound", "", 2),
     Column("utilisation", "utilisation", "%", 1),
     Column("latency_mean_s", "mean", "ms", 0),
     Column("latency_p50_s", "p50", "ms", 0),
-    Column("latency_p99_s", "p99", "ms", 0, EVERYWHERE, interval=True),
+    _of_all("latency_p99_s", "p99", "ms", 0),
     Column("infeasible_decisions", "infeasible decisions", "", 0, ("page",)),
     Column("guarded", "guarded decisions", "", 0, ("page", "tensorboard")),
     Column("decision_p50_s", "decision p50", "ms", 3, ("page",)),

@@ -124,7 +124,7 @@ def test_the_package_knows_no_controllers() -> None:
 def test_no_string_of_the_package_is_an_agents_name() -> None:
     """What knows agents by name lives in suites and in ``benchmarks/``."""
     agents = {*agents_registry.CONTROLLERS, *baselines_registry.CONTROLLERS}
-    agents |= set(load_suite("standard").agents)
+    agents |= set(load_suite("standard-v1").agents)
     assert not [
         f"{path}:{node.lineno}: {node.value}"
         for path in files("sponge_env")

@@ -29,19 +29,18 @@ def asked(line: str) -> list[Scenario]:
 
 
 def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
-    cells = asked("--suite standard --profile resnet18")
+    cells = asked("--suite standard-v1 --profile resnet18")
     names = [scenario.name for scenario in cells]
-    assert len(names) == len(set(names)) == 9
+    assert len(names) == len(set(names)) == 24
     assert {(scenario.profile, scenario.start) for scenario in cells} == {("resnet18", "cold")}
-    assert {s.arrivals.load for s in cells if s.name.startswith("paper")} == {0.55}
-    left = asked("--suite standard --profile resnet18 --held-out paper-200kb mixed")
-    assert left == [cell for cell in cells if cell.name not in ("paper-200kb", "mixed")]
+    left = asked("--suite standard-v1 --profile resnet18 --held-out steps-0.4 fades-0.15")
+    assert left == [cell for cell in cells if cell.name not in ("steps-0.4", "fades-0.15")]
 
 
 @pytest.mark.parametrize(
     ("line", "steps", "envs"),
     [
-        ("--agent ppo-joint --suite standard --profile lite0", 8_000_000, 864),
+        ("--agent ppo-joint --suite standard-v1 --profile lite0", 8_000_000, 864),
         ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
     ],
 )
@@ -54,7 +53,7 @@ def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
     cells = asked("--agent ppo --suite stages --like pipeline-video")
     names = [scenario.name for scenario in cells]
     assert names == ["pipeline-video", "pipeline-video-constant", "pipeline-video-4g"]
-    assert len(asked("--suite standard --like bursty --held-out bursty")) == 8
+    assert len(asked("--suite standard-v1 --like bursty --held-out steps-0.4")) == 23
 
 
 def test_further_scenarios_have_the_profile_of_the_first() -> None:
@@ -67,17 +66,17 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("--suite standard", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
-        ("--suite standard --profile resnet", "choose one with --profile"),
-        ("--suite standard --profile lite0 --also bursty", "leave out --also"),
-        ("--suite standard --profile lite0 --held-out burst", "did you mean 'bursty'"),
+        ("--suite standard-v1", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
+        ("--suite standard-v1 --profile resnet", "choose one with --profile"),
+        ("--suite standard-v1 --profile lite0 --also bursty", "leave out --also"),
+        ("--suite standard-v1 --profile lite0 --held-out steps-0.3", "did you mean 'steps-0.4'"),
         ("--scenario bursty --held-out paper", "the cells of a --suite"),
         ("--scenario=paper --suite quick", "leave out --scenario=paper"),
         ("--scenario paper --like paper", "--like is about the cells of a --suite"),
         ("--suite quick --random-start", "leave out --random-start"),
         ("--suite stages", "has cells that list their stages; choose some with --like"),
         ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
-        ("--suite standard --like paper --profile lite0", "leave out --profile"),
+        ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
         ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],
 )

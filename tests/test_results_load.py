@@ -38,30 +38,41 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
     other = ("aaa", "yolov5s", "cold")
     agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
     run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
-    assert run.comparison.agents == ["sponge-ip", "fa2", "static-8", "mine"]
+    assert run.comparison.agents == ["fa2", "sponge-ip", "mine", "static-8"]
     assert run.comparison.cells == [other, WARM, COLD]
-    assert run.comparison.reference == "sponge-ip"
     assert run.command == "python evaluate.py"
     assert (run.comparison.seeds, run.comparison.starts) == (2, ["cold", "warm"])
 
 
-def test_the_warm_up_is_left_out_and_without_the_usual_reference_the_first_agent_is_it(
+@pytest.mark.parametrize(
+    ("agents", "said", "reference"),
+    [
+        ("mine fa2 hpa", "mine", "mine"),
+        ("mine fixed-hindsight hpa", "gone", "fixed-hindsight"),
+        ("mine fa2", "", "fa2"),
+    ],
+)
+def test_the_reference_is_the_suites_else_the_usual_one_else_the_first_agent(
+    tmp_path: Path, agents: str, said: str, reference: str
+) -> None:
+    played = {name: ([0], 8.0) for name in agents.split()}
+    arrangement = {"reference": said, "families": {"of": "earlier versions"}}
+    run = load_run(write_suite(tmp_path / "run", played, arrangement=arrangement))
+    assert run.comparison.reference == reference
+
+
+def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_one(
     tmp_path: Path,
 ) -> None:
-    run = load_run(write_suite(tmp_path / "run", {"mine": ([0], 8.0), "fa2": ([5], 8.0)}))
-    assert run.comparison.reference == "fa2"
-    warm = run.comparison.intervals_of("fa2", WARM)["time_s"]
+    lost = ("lost", *COLD[1:])
+    shown = {"cells": [COLD, lost, WARM]}
+    path = write_suite(tmp_path / "run", {"fa2": ([5], 8.0)}, [COLD, WARM], arrangement=shown)
+    keep(path, "fa2", lost, {}, type="ValueError", message="no")
+    run = load_run(path).comparison
+    assert (run.cells, len(run.failures)) == ([COLD, lost, WARM], 1)
+    warm = run.intervals_of("fa2", WARM)["time_s"]
     assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
-    assert run.comparison.intervals_of("fa2", COLD)["time_s"].min() == 1
-
-
-def test_a_cell_on_which_everybody_failed_is_still_a_cell(tmp_path: Path) -> None:
-    arrangement = {"cells": [COLD, WARM]}
-    path = write_suite(tmp_path / "run", {"sponge-ip": ([0], 8.0)}, [COLD], arrangement=arrangement)
-    keep(path, "sponge-ip", WARM, {}, type="ValueError", message="no")
-    run = load_run(path)
-    assert run.comparison.cells == [COLD, WARM]
-    assert len(run.comparison.failures) == 1
+    assert run.intervals_of("fa2", COLD)["time_s"].min() == 1
 
 
 def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
@@ -70,8 +81,7 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
     (cell,) = run.comparison.cells
     assert cell == ("paper", "yolov5s", "warm")
     assert run.comparison.seeds == 2
-    assert run.comparison.common_bound == ""
-    assert run.comparison.bounded([cell]) == []
+    assert run.comparison.bounds_on(cell) == []
     assert run.comparison.intervals_of("fa2", cell)["time_s"].min() == 31
 
 

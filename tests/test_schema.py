@@ -9,7 +9,6 @@ import pytest
 from benchmarks.results import environment_page, field_table, metrics_page
 from sponge_env.core.fields import JOINT_NAMES
 from sponge_env.metrics import (
-    AGAINST_BOUND,
     COLUMNS,
     STAGE_COLUMNS,
     EpisodeMetrics,
@@ -84,7 +83,7 @@ def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
 def test_every_column_shows_a_metric_once_in_its_unit():
     shown = [c.metric for c in COLUMNS]
     assert len(set(shown)) == len(shown)
-    assert set(shown) <= {*names(EpisodeMetrics), *AGAINST_BOUND}
+    assert set(shown) <= {*names(EpisodeMetrics)}
     assert {c.metric for c in STAGE_COLUMNS} <= {*names(StageMetrics)}
     for c in (*COLUMNS, *STAGE_COLUMNS):
         unit = unit_of(c.metric)
@@ -99,7 +98,7 @@ def test_a_column_writes_a_value_in_its_unit():
 
 
 def test_accuracy_has_columns_only_where_some_answers_are_wrong():
-    for place in ("tensorboard", "pooled"):
+    for place in ("tensorboard", "cell"):
         sure, wrong = (
             {c.metric for c in columns(place, accuracies=a)} for a in ([math.nan, 1.0], [0.5])
         )

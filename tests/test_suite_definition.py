@@ -182,7 +182,7 @@ def test_a_sweep_adds_the_cells_at_its_other_values() -> None:
     assert (half.name, half.simulation.actuation_delay_s) == ("paper-resize-delay-0.5", 0.5)
     assert changed(two, {"simulation.actuation_delay_s": 0.0}).simulation == own.simulation
     found = arranged(swept)
-    assert found.cells == (own.cell,)
+    assert (found.cells, found.reference, found.groups) == ((own.cell,), "fa2", {})
     assert found.sweeps == {
         "resize delay [s]": {"0": (own.cell,), "0.5": (half.cell,), "2": (two.cell,)}
     }
@@ -197,6 +197,16 @@ def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
     ]
     assert len(drawn) == 6
     assert all(arrival_s == drawn[0] for arrival_s in drawn)
+
+
+def test_scenarios_that_differ_in_one_value_are_groups() -> None:
+    across = {"network.payload_bytes": (3e5, 1e5), "arrivals.rate_rps": (8.0, 20.0)}
+    found = arranged(suite(cells=(CellGroup(("paper",), ("yolov5s",), across=across), PAPER)))
+    assert found.groups == {
+        f"paper-{size}-{rate}": f"rate_rps {rate}"
+        for size in ("300000", "100000")
+        for rate in ("8", "20")
+    }
 
 
 def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:

@@ -362,7 +362,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
         failures=failures[failures["agent"].isin(shown)],
         agents=list(suite.agents),
         cells=arrangement.cells,
-        families=arrangement.families,
+        groups=arrangement.groups,
         sweeps=arrangement.sweeps,
         replayed=arrangement.replayed,
         reference=suite.compared_with,

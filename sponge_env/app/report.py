@@ -61,7 +61,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where = f"where {PAGE}, its pictures and tables go (default: report in the run, of several in "
     where += "the folder that they are in)"
     add("--out", type=Path, metavar="DIR", help=where)
-    text = "agent that the others are compared with (default: the suite's, or sponge-ip)"
+    text = "agent that the others are compared with (default: the suite's)"
     add("--reference", metavar="AGENT", help=text)
     arguments = parser.parse_args(argv)
     arguments.both = [path for path in arguments.runs if len(_runs_in(path)) > 1]

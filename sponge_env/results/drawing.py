@@ -21,7 +21,7 @@ from sponge_env.utils.files import replacing
 
 Styles = Mapping[str, "Style"]
 
-STANDARD = "standard"
+STANDARD = "standard-v1"
 """Suite whose order of agents all reports keep to."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -68,18 +68,25 @@ class Style:
     """How one agent is drawn, in every picture of a report."""
 
     colour: str
-    marker: str = "o"
+    line: str = "-"
 
     @property
-    def of_marker(self) -> dict[str, Any]:
-        """Matplotlib's arguments for the marker; stars need more to be as large."""
-        size = 12.0 if self.marker == "*" else 5.5
-        return {"marker": self.marker, "markersize": size, "color": self.colour}
+    def of_line(self) -> dict[str, Any]:
+        """Matplotlib's arguments for a line."""
+        return {"color": self.colour, "linestyle": self.line}
 
 
 def style_of(agents: Sequence[str]) -> dict[str, Style]:
-    """Give every agent a colour; they repeat where there are more agents."""
-    return {agent: Style(COLOURS[n % len(COLOURS)]) for n, agent in enumerate(agents)}
+    """Give every agent a colour; they repeat where there are more agents.
+
+    The reference of the standard suite is grey, and needs none.
+    """
+    others = [agent for agent in agents if agent != load_suite(STANDARD).compared_with]
+    styles = {agent: Style(COLOURS[n % len(COLOURS)]) for n, agent in enumerate(others)}
+    return {agent: styles.get(agent, REFERENCE_STYLE) for agent in agents}
+
+
+REFERENCE_STYLE = Style("#777777", "--")
 
 
 def in_order(played: Collection[str]) -> list[str]:
@@ -209,7 +216,7 @@ def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
     for agent, run in runs.items():
         total = np.cumsum(np.asarray(run["violations"]))
         label = f"{agent}: {total[-1]:.0f}"
-        ax.step(run["time_s"], total, where="post", color=styles[agent].colour, label=label)
+        ax.step(run["time_s"], total, where="post", label=label, **styles[agent].of_line)
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
     ax.yaxis.set_major_locator(FewTicks(*VIOLATION_TICKS))
     ax.yaxis.set_major_formatter(PLAIN)
@@ -222,8 +229,8 @@ def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
     for agent, run in runs.items():
         values = np.asarray(run[name], dtype=np.float64)
         smooth = moving_mean(values, round(len(values) * SMOOTHING))
-        colour = styles[agent].colour
-        ax.plot(run["time_s"], values, color=colour, linewidth=0.6, alpha=0.3)
-        ax.plot(run["time_s"], smooth, color=colour, linewidth=1.6)
+        look = styles[agent].of_line
+        ax.plot(run["time_s"], values, linewidth=0.6, alpha=0.3, **look)
+        ax.plot(run["time_s"], smooth, linewidth=1.6, **look)
     ax.set_ylim(bottom=0)
     ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))

@@ -11,13 +11,11 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation, SystemSpec
+from sponge_env.metrics import MET as MET
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.batch import BatchSimulator
-
-MET = 0.001
-"""Avoidable violations, as a share of all requests, up to which an objective counts as met."""
 
 _AT_ONCE = 512
 """Episodes that are played side by side."""

@@ -6,34 +6,25 @@ of another version.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import (
-    AGAINST_BOUND,
-    CELL,
-    EpisodeMetrics,
-    IntervalMetrics,
-    declared,
-    from_summary,
-    names,
-)
+from sponge_env.metrics import CELL, EpisodeMetrics, IntervalMetrics, declared, from_summary, names
 from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
-from sponge_env.run.suite import BOUND_AGENTS, SIDES, Arrangement
+from sponge_env.run.suite import SIDES, Arrangement
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import read_json
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""
 
-EPISODE = (*names(EpisodeMetrics), *AGAINST_BOUND, "stages")
+EPISODE = (*names(EpisodeMetrics), "stages")
 """Columns that describe an episode. The last has what was measured of each stage."""
 
 
@@ -44,27 +35,7 @@ def load_episodes(path: Path) -> list[EpisodeMetrics]:
 
 def load_results(path: Path) -> pd.DataFrame:
     """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
-    results = _results(path)
-    rows = [asdict(from_summary(each)) for result in results for each in result["episodes"]]
-    frame = pd.DataFrame(rows, columns=[*names(EpisodeMetrics), "stages"])
-    bounds = _listed(results, "bounds", SIDES)
-    common = bounds[bounds["agent"] == common_bound(bounds["agent"])]
-    sides = common.set_index([*CELL, "seed"])[["violations_upper", "core_seconds_upper"]]
-    keys = pd.MultiIndex.from_frame(frame[[*CELL, "seed"]])
-    violations, core_seconds = sides.reindex(keys).to_numpy(np.float64).T
-    beyond = frame["violations"] - violations
-    frame["beyond_common_bound_rate"] = beyond / frame["offered"].clip(lower=1)
-    frame["cores_over_common_bound"] = frame["core_seconds"] / core_seconds
-    return frame[list(EPISODE)]
-
-
-def common_bound(there: Iterable[str]) -> str:
-    """Return the bound that agents of all kinds can be held against; empty if there is none.
-
-    That is the joint one: what scales vertically only could also have been scaled by it.
-    """
-    found = set(there)
-    return next((BOUND_AGENTS[k] for k in ("joint", "vertical") if BOUND_AGENTS[k] in found), "")
+    return pd.DataFrame([asdict(each) for each in load_episodes(path)], columns=list(EPISODE))
 
 
 def load_arrangement(path: Path) -> Arrangement:
@@ -72,24 +43,19 @@ def load_arrangement(path: Path) -> Arrangement:
     found = read_json(path / "run.json").get("arrangement", {})
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
-    found.pop("about", None)  # which earlier versions had
+    for former in ("about", "families"):  # which earlier versions had
+        found.pop(former, None)
     return from_mapping(Arrangement, found)
 
 
 def load_bounds(path: Path) -> pd.DataFrame:
     """Return one row per bound (``agent``), cell and seed, with :data:`SIDES`."""
-    return _listed(_results(path), "bounds", SIDES)
-
-
-def _listed(
-    results: Iterable[Mapping[str, Any]], kind: str, columns: Sequence[str]
-) -> pd.DataFrame:
     rows = [
         {name: result[name] for name in ("agent", *CELL)} | each
-        for result in results
-        for each in result.get(kind, ())
+        for result in _results(path)
+        for each in result.get("bounds", ())
     ]
-    return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *columns])
+    return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *SIDES])
 
 
 def load_failures(path: Path) -> pd.DataFrame:

@@ -53,8 +53,6 @@ class CellGroup:
     """Changes to the scenarios, see :func:`changed`."""
     traces: Literal["", "bandwidth", "arrivals"] = ""
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
-    family: str = ""
-    """What nearly equal scenarios have in common: they count once in means over all cells."""
     across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values of further changes: each combination is a cell, named after its values."""
 
@@ -315,23 +313,30 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
 def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
     for group in suite.cells:
         scenarios = [changed(load_scenario(name), group.changes) for name in group.scenarios]
-        scenarios = [each for scenario in scenarios for each in _combined(scenario, group.across)]
-        for scenario, name, start in product(scenarios, group.profiles or ("",), suite.starts):
+        named = [each for scenario in scenarios for each in _combined(scenario, group.across)]
+        profiles = group.profiles or ("",)
+        for (label, scenario), name, start in product(named, profiles, suite.starts):
             if name and scenario.stages:
                 raise ConfigError(
                     f"scenario {scenario.name!r} lists stages, which name their profiles "
                     f"themselves; leave out the profile {name!r}"
                 )
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
-            yield group.family, with_own_slo(cell) if name else cell
+            yield label, with_own_slo(cell) if name else cell
 
 
-def _combined(scenario: Scenario, across: Mapping[str, Sequence[Any]]) -> Iterator[Scenario]:
-    """Yield a scenario with each combination of changes, named after their values."""
+def _combined(
+    scenario: Scenario, across: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[str, Scenario]]:
+    """Yield a scenario with each combination of changes, named after their values.
+
+    Before it stands the last of these with its key, such as ``peak 0.4``.
+    """
     for values in product(*across.values()):
-        words = (Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values)
+        words = [Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values]
         name = "-".join([scenario.name, *words])
-        yield changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
+        last = [*across][-1].rpartition(".")[2] + f" {words[-1]}" if across else ""
+        yield last, changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
 
 
 def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
@@ -366,8 +371,10 @@ class Arrangement:
 
     cells: tuple[tuple[str, str, str], ...] = ()
     """Without those of sweeps."""
-    families: dict[str, str] = field(default_factory=dict)
-    """By scenario, for those that have one."""
+    reference: str = ""
+    """Agent that the others are compared with."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """By scenario that differs from others in one value, such as the load: that value's name."""
     sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
     """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
     replayed: dict[str, str] = field(default_factory=dict)
@@ -387,7 +394,8 @@ def arranged(suite: Suite) -> Arrangement:
         by_label[label] = (*by_label.get(label, ()), moved.cell)
     return Arrangement(
         cells=tuple(cell.cell for _, cell in own),
-        families={cell.name: family for family, cell in own if family},
+        reference=suite.compared_with,
+        groups={cell.name: label for label, cell in own if label},
         sweeps=sweeps,
     )
 
