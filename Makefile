@@ -98,16 +98,13 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 
-policies: setup  ## train the policies that ship, about nine hours
-	@set -e; learn() { \
-	  if [ -e runs/policies/$$1-$$2/whole ]; then return; fi; rm -rf runs/policies/$$1-$$2; \
-	  $(PY) train.py --agent $$1 $$3 --run-dir runs/policies/$$1-$$2; touch runs/policies/$$1-$$2/whole; \
-	}; \
-	several() { \
-	  files=; for seed in $(POLICY_SEEDS); do \
-	    learn $$1 $$2-$$seed "$$3 --randomised $$4 --seed $$seed"; \
-	    files="$$files runs/policies/$$1-$$2-$$seed/policy.safetensors"; \
-	  done; \
+policies: setup  ## train the policies that ship, two at a time, some hours
+	@set -e; several() { \
+	  printf '%s\n' $(POLICY_SEEDS) | NUMBA_NUM_THREADS=1 xargs -P 2 -I SEED sh -ec 'run=$$1; \
+	    [ ! -e $$run/whole ] || exit 0; rm -rf $$run; \
+	    $(PY) train.py --agent $$2 $$3 --run-dir $$run; touch $$run/whole' \
+	    sh runs/policies/$$1-$$2-SEED $$1 "$$3 --randomised $$4 --seed SEED"; \
+	  files=$$(printf "runs/policies/$$1-$$2-%s/policy.safetensors " $(POLICY_SEEDS)); \
 	  $(PY) -m benchmarks.judged $$files $$3 --keep agents/policies/$$1-$$2.safetensors; \
 	}; \
 	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \

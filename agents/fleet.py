@@ -154,10 +154,9 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     enough = 1
     while enough < sizes and end_s[enough - 1] > soon_s:
         enough += 1
-    if soonest_s == math.inf:
-        enough = 1
-        while all_rps[enough - 1] <= (1 - 1e-9) * most_rps:  # equal sums differ by rounding
-            enough += 1
+    # Where nothing ends it, those that serve most; equal sums differ by rounding.
+    while soonest_s == math.inf and all_rps[enough - 1] <= (1 - 1e-9) * most_rps:
+        enough += 1
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
     return max(usual, min(enough, ready)), False
@@ -239,18 +238,15 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
     return (load_rps - below_rps) * (1.0 / (serves_rps[enough] - below_rps)) + enough
 
 
-Size = tuple[int, float, float, float]
-"""Replicas, the most cores that each can have, what it is trusted with on those, and the CPU's."""
-
-
 @compiled
-def _size(fleet: Fleet, replicas: int) -> Size:
+def _size(fleet: Fleet, replicas: int) -> tuple[int, float, float, float]:
+    """Return replicas, the most cores of each, with what these are trusted, and the CPU's cores."""
     most = fleet.most_cores[replicas - 1]
     return replicas, float(most), fleet.serves_rps[1, most - 1], fleet.cpu_cores
 
 
 @compiled
-def _cost(size: Size, load_rps: float, cores: float) -> float:
+def _cost(size: tuple[int, float, float, float], load_rps: float, cores: float) -> float:
     """Return what replicas cost if those that serve have such a load each and need such cores.
 
     Each holds the cores that those which serve need, as far as the machine has so many for
@@ -305,10 +301,7 @@ class FleetPlanner:
         self._rates_rps = rates_rps[-_REMEMBERED:]
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
-        """Return how many replicas to hold now, starting ones included.
-
-        (cores_max, batch_max) are the seconds of a batch.
-        """
+        """Return how many replicas to hold now, starting ones included."""
         fleet, current, rates_rps = self._fleet, view.allocation.replicas, self._rates_rps
         serving, lasting_rps = max(view.first.replicas_ready, 1), -1.0
         loading_s = max(self._spec.first.cold_start_s, 1e-9)
@@ -316,26 +309,26 @@ class FleetPlanner:
         wait = [0.0] * min(serving, current) + starting + [1.0] * fleet.most_cores.size
         if windows := self._config.overload_windows:
             # What an outage of the network held back comes within an interval or two.
-            lasting = np.mean if fleet.in_pipeline else np.min
-            lasting_rps = float(lasting(rates_rps[-windows:]))
+            lasting = rates_rps[-windows:]
+            lasting_rps = float(lasting.mean()) if fleet.in_pipeline else min(lasting.tolist())
+        rate_rps = float(np.add.reduce(rates_rps[-SMOOTHED:])) / min(rates_rps.size, SMOOTHED)
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         last = view.last
-        moment = Moment(
-            current,
-            min(serving, current),
-            serving,
-            np.array(wait[: fleet.most_cores.size]),
+        missing = last is not None and last.avoidable_violations > _MISSED * max(1, last.offered)
+        demand = (
             waiting,
-            last is not None and last.avoidable_violations > _MISSED * max(1, last.offered),
-            float(rates_rps[-SMOOTHED:].mean()),
+            missing,
+            rate_rps,
             lasting_rps,
             rate_samples(smooth_rps, 2 * self._cold_start),
-            self.overloaded,
         )
+        held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
+        moment = Moment(*held, *demand, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
             desired = max(desired, current)  # so few intervals give up nothing that takes as long
-        busy = smooth_rps[-(_KEPT - SMOOTHED + 1) :].max() > _BUSY * fleet.serves_rps[0, 0]
+        highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
+        busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]
         return max(desired, self._fewest) if busy else desired
 
 

@@ -68,15 +68,6 @@ class Cores(NamedTuple):
 
 
 @compiled
-def count_hopeless(tables: StageTables, state: StageState) -> int:
-    """Return how many tasks at the head of the queue do not count."""
-    hopeless = 0
-    while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
-        hopeless += 1
-    return hopeless
-
-
-@compiled
 def latency_s(tables: StageTables, variant: int, batch: float, cores: float) -> float:
     """Return what a batch takes by the fit."""
     fit = tables.coefficients_s[variant]

@@ -4,9 +4,8 @@ Minimise the cost of variant, cores and batch size of each stage so that no requ
 deadline. Two formulations say which do: the published one, of one stage, gives every request the
 worst budget; ours follows each request's own deadline (:mod:`.lateness`). Where every choice makes
 some late, it makes the fewest late, and of such choices works the backlog off fastest: what is late
-already makes the next ones late until it is gone. One stage is solved by enumeration
-(:mod:`.enumeration`), several by dynamic programming (:mod:`.stages`), and
-both with PuLP on request (:mod:`.solvers`).
+already makes the next ones late until it is gone. It is solved by dynamic programming
+(:mod:`.stages`), and with PuLP on request (:mod:`.solvers`).
 """
 
 from __future__ import annotations

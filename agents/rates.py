@@ -108,7 +108,7 @@ def _budget_range_s(spec: SystemSpec, view: SystemView) -> tuple[float, float]:
 def smoothed(rates: FloatArray) -> FloatArray:
     """Return means over a few intervals each; of fewer than that, the one over all."""
     width = min(SMOOTHED, len(rates))
-    return np.convolve(rates, np.full(width, 1 / width), "valid")
+    return np.correlate(rates, np.full(width, 1 / width))
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""PuLP as a second solver of Sponge's program, whose answers equal the enumeration's."""
+"""PuLP as a second solver of Sponge's program, whose answers equal those of dynamic programming."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class SpongeIPConfig(FleetOptions):
     """Where no pair meets every budget: take one of those that miss the fewest, or keep the
     allocation in force, as published. Both count as infeasible."""
     solver: Literal["exact", "pulp"] = "exact"
-    """Of the per-request form: ``exact`` is compiled enumeration, for several stages dynamic
-    programming; ``pulp`` solves the same program with PuLP and its CBC. Their answers are equal."""
+    """Of the per-request form: ``exact`` is compiled dynamic programming; ``pulp`` solves the same
+    program with PuLP and its CBC. Their answers are equal."""
     slo_fraction: float = option(1.0, above=0, at_most=1)
     """Share of the SLO that ``paper`` plans with. 1 gives the published answer (5 cores and
     batch 10 for ResNet18 at 100 requests per second, a delay of 50 ms and an SLO of 1 s);

@@ -19,8 +19,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.chain import (
     BIG_M,
@@ -31,6 +29,7 @@ from sponge_env.control.chain import (
     CostTables,
     begin_stage,
     min_room,
+    read_back,
     relax,
     stage_table,
     winning_margin,
@@ -38,11 +37,9 @@ from sponge_env.control.chain import (
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .enumeration import pair_order, solve_pairs
 from .lateness import (
     Service,
     begin_cores,
-    count_hopeless,
     count_late,
     done_s,
     option_of,
@@ -80,21 +77,25 @@ def lay_out(
     k: int,
     late: IntArray,
     costs: CostTables,
+    chosen: IntArray,
     compete: bool,
-) -> None:
+) -> int:
     """Write the options of stage ``k``, in the order of variants, cores and batches.
 
     Without rows in ``late`` they are to be chosen by cost, else by the late requests, which are
     written there. If they are to ``compete``, they relax ``costs``, after those of the later
-    stages; then the room or late requests of what cannot win are not written.
+    stages; then the room or late requests of what cannot win are not written, and after the first
+    stage all are ``chosen``, whose cost is returned.
     """
     variants, cores_max, batch_max = tables.service_s.shape
     write_arrivals(state)
-    hopeless, rows = count_hopeless(tables, state), variants * cores_max
+    hopeless, rows = 0, variants * cores_max
+    while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
+        hopeless += 1
     begin_stage(costs, k)
     table = stage_table(choices, late, costs, k, 0, 0)
     if compete and table.after[-1] >= INFEASIBLE:
-        return
+        return INFEASIBLE
     for each in range(rows):
         # The cheapest first, for the others to lose at once: the fewest cores, or the most where
         # late requests count.
@@ -130,6 +131,7 @@ def lay_out(
                 choices.room[at] = room_of(tables, state, option, hopeless)
             if compete:
                 relax(table, at)
+    return read_back(choices, late, costs, chosen) if compete and k == 0 else INFEASIBLE
 
 
 @compiled
@@ -160,37 +162,19 @@ class StageProgram:
 
     def __init__(self, config: Any, spec: SystemSpec) -> None:
         """Lay the system out, with the options of :class:`.sponge_ip.SpongeIPConfig`."""
-        self._spec = spec
         self.model = SystemModel(spec, config.variant, config.accuracy_price)
         counts = [tables.service_s.size for tables in self.model.tables]
         self.chain = Chain(counts, TICKS, spec.total_cores)
         self._pulp = config.solver == "pulp"
-        one = not self._pulp and len(spec.stages) == len(self.model.variants[0]) == 1
-        self.pair_order = pair_order(self._of_variant()) if one else None
-        """Of a single stage and variant, which is solved by enumeration."""
-        self._any_cores = spec.total_cores // spec.first.cores_max
-        """So many replicas have room with any cores."""
         # Compile the kernels, or load them from disk, so that no decision waits for it.
         states = [idle_state(tables) for tables in self.model.tables]
-        if self.pair_order:
-            solve_pairs(self.model.tables[0], states[0], self.pair_order)
-            return
         for late_too in (False, True):
             for k, state in reversed(list(enumerate(states))):
                 self.lay_out_stage(k, state, self.chain.late_rows(late_too), compete=True)
-            self.chain.read_back(late_too)
-
-    def _of_variant(self) -> SystemSpec:
-        """Return the system as if the only variant to choose were the only one it has."""
-        variant = self.model.variants[0][0]
-        return self._spec.with_first(latencies=self._spec.first.latencies[variant:][:1])
 
     def choose(self, view: SystemView, forecast: Forecast, replicas: Sequence[int]) -> Allocation:
         """Choose variant, cores and batch of each stage, given the replicas that it holds."""
         states = self.model.states(view, forecast, replicas)
-        if self.pair_order and replicas[0] <= self._any_cores:
-            cores, batch, late = solve_pairs(self.model.tables[0], states[0], self.pair_order)
-            return Allocation(cores, batch, replicas[0], self.model.variants[0][0], late == 0)
         feasible = self.solve(states, count_late=False)
         if not feasible:
             self.solve(states, count_late=True)
@@ -204,8 +188,7 @@ class StageProgram:
         chain, late = self.chain, self.chain.late_rows(count_late)
         if not self._pulp:
             for k in reversed(range(len(states))):
-                self.lay_out_stage(k, states[k], late, compete=True)
-            cost = chain.read_back(count_late)
+                cost = self.lay_out_stage(k, states[k], late, compete=True)
             if cost >= INFEASIBLE or chain.fits():
                 return cost < BIG_M
         for k, state in enumerate(states):
@@ -218,16 +201,16 @@ class StageProgram:
 
     def lay_out_stage(
         self, k: int, state: StageState, late: IntArray, compete: bool = False
-    ) -> None:
+    ) -> int:
         """Write the options of a stage, see :func:`lay_out`."""
-        chain = self.chain
-        lay_out(self.model.tables[k], state, chain.choices, k, late, chain.any_cores, compete)
+        into = self.chain.any_cores, self.chain.chosen
+        return lay_out(self.model.tables[k], state, self.chain.choices, k, late, *into, compete)
 
     def _chosen(self, replicas: Sequence[int]) -> tuple[StageAllocation, ...]:
         chosen = []
         for k, option in enumerate(self.chain.options()):
-            shape = self.model.tables[k].service_s.shape
-            row, cores, batch = (int(place) for place in np.unravel_index(option, shape))
+            _, cores_max, batch_max = self.model.tables[k].service_s.shape
+            (row, cores), batch = divmod(option // batch_max, cores_max), option % batch_max
             variant = self.model.variants[k][row]
             chosen.append(StageAllocation(cores + 1, batch + 1, replicas[k], variant))
         return tuple(chosen)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from reference.program import count_late
 from views import NOTHING, busy_view, make_spec, make_view, views
 
-from agents.enumeration import solve_pairs
 from agents.rates import Forecast, forecast_arrivals
 from agents.sponge_ip import (
     Ablated,
@@ -23,7 +22,7 @@ from agents.sponge_ip import (
     bundled,
     no_scaling,
 )
-from agents.stages import StageProgram
+from agents.stages import StageProgram, lay_out
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -296,10 +295,10 @@ def test_the_view_may_be_read_only() -> None:
 def test_no_decision_waits_for_the_compiler() -> None:
     controller = SpongeIP()
     controller.reset(make_spec(), seed=0)
-    compiled = list(solve_pairs.signatures)  # type: ignore[attr-defined]
+    compiled = list(lay_out.signatures)  # type: ignore[attr-defined]
     assert compiled
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
-    assert solve_pairs.signatures == compiled  # type: ignore[attr-defined]
+    assert lay_out.signatures == compiled  # type: ignore[attr-defined]
 
 
 @given(cores=st.integers(1, 16), profile=st.sampled_from(["yolov5s", "resnet18"]))

@@ -16,7 +16,7 @@ from agents.lookahead import SpongeMPC, planner
 from agents.lookahead.flow import Flow, FlowForecast, fit_rate
 from agents.lookahead.paths import draw_paths, sample_path
 from agents.lookahead.planner import drawn_tasks
-from agents.lookahead.service_times import FullBatchTimes, cost_curve
+from agents.lookahead.service_times import FullBatchTimes, cost_curve, price_of
 from agents.lookahead.tandem import (
     COMING,
     Queues,
@@ -304,10 +304,10 @@ def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[fl
 
 def test_the_price_of_a_request_rises_with_the_rate() -> None:
     curve = cost_curve(SERVICE_S)
-    prices = [curve.price(rate_rps) for rate_rps in np.linspace(0, 60, 200)]
+    prices = [price_of(curve, rate_rps) for rate_rps in np.linspace(0, 60, 200)]
     assert prices[0] == 0.0
     assert np.all(np.diff(prices) >= 0)
-    at_20 = curve.price(20.0)
+    at_20 = price_of(curve, 20.0)
     capacity_rps = (np.arange(1, 17) / SERVICE_S).max(axis=1)
     assert (
         1 / (capacity_rps[5] - capacity_rps[4]) <= at_20 <= 1 / (capacity_rps[7] - capacity_rps[6])

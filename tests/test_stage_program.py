@@ -8,12 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_sponge_ip import random_spec, random_view
 
 from agents.program import TICKS, StageState, tasks_of_requests
-from agents.rates import forecast_arrivals
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
@@ -112,20 +108,6 @@ def test_options_are_counted_as_they_are_defined() -> None:
                 else:
                     room = NEVER if short else min([TICKS, *left])
                     assert chain.choices.room[option] == room
-
-
-@settings(deadline=None, max_examples=300)
-@given(seed=st.integers(0, 2**32), replicas=st.integers(1, 3))
-def test_a_chain_of_one_decides_as_the_single_model(seed: int, replicas: int) -> None:
-    rng = np.random.default_rng(seed)
-    spec = random_spec(rng, largest=12)
-    view = random_view(rng, spec)
-    forecast = forecast_arrivals(spec, view)
-    program = StageProgram(SpongeIPConfig(), spec)
-    single = program.choose(view, forecast, [replicas])
-    program.pair_order = None
-    chain = program.choose(view, forecast, [replicas])
-    assert (chain.stages, chain.feasible) == (single.stages, single.feasible)
 
 
 @pytest.mark.parametrize("total_cores", [5, 32])

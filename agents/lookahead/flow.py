@@ -169,7 +169,7 @@ def _known_s(delay_s: float) -> float:
 def _kinds(view: SystemView, sizes_differ: bool, mean_s: float) -> FloatArray:
     """Return (arrivals, 2) delay relative to the mean and SLO; one row if all are alike."""
     slos_s = view.delays_s + view.budgets_s
-    if not sizes_differ and slos_s.max() - slos_s.min() < 1e-6:
+    if not sizes_differ and np.maximum.reduce(slos_s) - np.minimum.reduce(slos_s) < 1e-6:
         return np.array([[1.0, slos_s[0]]])
     sizes = np.maximum(view.delays_s, _LEAST_DELAY_S) / _known_s(mean_s)
     return np.stack([sizes, slos_s], axis=1)

@@ -24,7 +24,7 @@ from sponge_env.interfaces import (
 from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
-from .service_times import StageTimes, cost_curve, grouped_service_s, in_force
+from .service_times import StageTimes, cost_curve, grouped_service_s, in_force, price_of
 from .tandem import HEAD, TAIL
 
 _OVERDUE = 0.02
@@ -187,7 +187,7 @@ class LookAhead:
         for k in reversed(range(len(last))):
             own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
             for variant, curve in enumerate(self._curves[k]):
-                prices[k, variant] = own_price * curve.price(own_rps) + later
+                prices[k, variant] = own_price * price_of(curve, own_rps) + later
             later = self._ratios[k] * float(prices[k, in_force(last[k])])
         return prices
 

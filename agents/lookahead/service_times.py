@@ -6,10 +6,8 @@ shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1`
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -226,38 +224,28 @@ def in_force(allocation: StageAllocation) -> int:
     return max(allocation.variant, 0)
 
 
-class CostCurve(NamedTuple):
-    """Cores against rate: the lower convex hull of what each number of cores can serve.
+def cost_curve(service_s: FloatArray) -> list[tuple[float, float]]:
+    """Return cores against rate: where each straight piece ends, and its core-seconds per request.
 
-    Going to and fro between two numbers of cores serves any rate between theirs, so the hull is
-    what the best mix costs.
+    It is the lower convex hull of what each number of cores can serve by (cores_max, batch_max)
+    seconds of a batch: going to and fro between two of them serves any rate between theirs.
     """
-
-    rates_rps: list[float]
-    """(n,) where each straight piece ends, ascending."""
-    slopes: list[float]
-    """(n,) core-seconds per request on each piece, ascending."""
-
-    def price(self, rate_rps: float) -> float:
-        """Return the core-seconds that one more request costs at a rate.
-
-        It is 0 where a single core serves more than the rate, since no fewer can be held,
-        and stays at its last value beyond what all cores serve.
-        """
-        piece = bisect.bisect_left(self.rates_rps, rate_rps)
-        return self.slopes[min(piece, len(self.slopes) - 1)]
-
-
-def cost_curve(service_s: FloatArray) -> CostCurve:
-    """Build the curve from (cores_max, batch_max) seconds of a batch."""
-    batches = np.arange(1, service_s.shape[1] + 1)
-    rates_rps, held, slopes = [0.0], [1.0], list[float]()
+    batches, ends = np.arange(1, service_s.shape[1] + 1), [(0.0, 1.0)]
+    slopes: list[float] = []
     for cores, rate_rps in enumerate((batches / service_s).max(axis=1).tolist(), start=1):
-        if rate_rps <= rates_rps[-1]:
+        if rate_rps <= ends[-1][0]:
             continue  # more cores that serve no more never pay
-        while slopes and slopes[-1] >= (cores - held[-1]) / (rate_rps - rates_rps[-1]):
-            del rates_rps[-1], held[-1], slopes[-1]
-        slopes.append((cores - held[-1]) / (rate_rps - rates_rps[-1]))
-        rates_rps.append(rate_rps)
-        held.append(float(cores))
-    return CostCurve(rates_rps[1:], slopes)
+        while slopes and slopes[-1] >= (cores - ends[-1][1]) / (rate_rps - ends[-1][0]):
+            del ends[-1], slopes[-1]
+        slopes.append((cores - ends[-1][1]) / (rate_rps - ends[-1][0]))
+        ends.append((rate_rps, float(cores)))
+    return [(end_rps, slope) for (end_rps, _), slope in zip(ends[1:], slopes, strict=True)]
+
+
+def price_of(curve: Sequence[tuple[float, float]], rate_rps: float) -> float:
+    """Return the core-seconds that one more request costs at a rate.
+
+    It is 0 where a single core serves more than the rate, since no fewer can be held,
+    and stays at its last value beyond what all cores serve.
+    """
+    return next((slope for end_rps, slope in curve if rate_rps <= end_rps), curve[-1][1])

@@ -103,7 +103,7 @@ class Chain:
         """
         late = self.late_rows(count_late)
         relax_all(self.choices, late, self.any_cores)
-        cost = self.read_back(count_late)
+        cost = read_back(self.choices, late, self.any_cores, self.chosen)
         if cost < INFEASIBLE and not self.fits():
             # Cores become a dimension only where the machine is too small for the cheapest.
             if self._by_cores is None:
@@ -112,13 +112,9 @@ class Chain:
             cost = read_back(self.choices, late, self._by_cores, self.chosen)
         return cost
 
-    def read_back(self, count_late: bool) -> int:
-        """Do the same after all options have relaxed ``any_cores``, whether they fit or not."""
-        return read_back(self.choices, self.late_rows(count_late), self.any_cores, self.chosen)
-
     def fits(self) -> bool:
         """Return whether the machine has all cores that the chosen options hold."""
-        return bool(self.choices.cores[self.chosen].sum() <= self.total_cores)
+        return int(np.add.reduce(self.choices.cores[self.chosen])) <= self.total_cores
 
     def late_rows(self, count_late: bool) -> IntArray:
         """Return ``late``, or an array without rows if late requests do not count."""
