@@ -228,8 +228,8 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append("checked")
         return []
 
-    monkeypatch.setattr("sponge_env.env.factory.live_machine", machine)
-    monkeypatch.setattr("sponge_env.run.unit.run_unit", run)
+    monkeypatch.setattr(compare, "live_machine", machine)
+    monkeypatch.setattr(compare, "run_unit", run)
     monkeypatch.setattr(compare, "_notices", notices)
     monkeypatch.setattr(compare, "_report_cell", lambda *_: None)
     return seen
