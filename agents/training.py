@@ -68,12 +68,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_train, argv)
-
-
-def _train(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
     arguments = parse(argv)  # bad input does not wait for the learner
     exit_code: int = imported(f"{__package__}.learn.command:train")(arguments, argv)
     return exit_code

@@ -185,7 +185,8 @@ def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:
     write_json(path, {"agents": dict(sorted(agents.items()))})
 
 
-def run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Tune, and write the file."""
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
     add, known = parser.add_argument, sorted(SEARCHES)
@@ -207,11 +208,6 @@ def run(argv: Sequence[str]) -> int:
         tune(work, arguments.jobs, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(run, argv)
 
 
 if __name__ == "__main__":

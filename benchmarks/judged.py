@@ -67,12 +67,8 @@ def check(paths: Sequence[Path], infos: Sequence[PolicyInfo], scenario: Scenario
             raise PolicyError(f"{path} is not for {served} under the limits of the suite")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; an error is one sentence."""
-    return cli.run_script(run, argv)
-
-
-def run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Judge policies, and print the table."""
     text = "Judge policies beside the best rules."
     parser = cli.Parser(prog="python -m benchmarks.judged", description=text)

@@ -74,12 +74,8 @@ SECTIONS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(write_results, argv)
-
-
-def write_results(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Write CSV files, pictures and the tables of both pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     for suite in SUITES:

@@ -227,6 +227,7 @@ def measure(name: str, python: Path | None) -> None:
         print_throughput(servers, session, rows)
 
 
+@cli.command
 def run(argv: Sequence[str]) -> int:
     """Measure, and print the tables."""
     parser = cli.Parser(prog="python -m benchmarks.serving", description=__doc__.splitlines()[0])
@@ -242,4 +243,4 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run_script(run, None))
+    sys.exit(run())

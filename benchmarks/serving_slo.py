@@ -110,6 +110,7 @@ def table(found: pd.DataFrame) -> str:
     return by_name.agg(["mean", "min", "max"]).to_string(float_format="%.2f")
 
 
+@cli.command
 def compare(argv: Sequence[str]) -> int:
     """Print the table."""
     parser = cli.Parser(prog="python -m benchmarks.serving_slo", description="Compare deadlines.")
@@ -127,4 +128,4 @@ def compare(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    sys.exit(cli.run_script(compare, None))
+    sys.exit(compare())

@@ -23,12 +23,9 @@ COMMANDS = {
 """Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
     does = "".join(f"  {name:11}{message}\n" for name, (_, message) in COMMANDS.items())
     parser = cli.Parser(
         prog="sponge",

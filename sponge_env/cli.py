@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import os
@@ -13,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
-from sponge_env.scenario.config import RESERVED, Backend, Limiter, as_name
+from sponge_env.scenario.config import RESERVED, as_name
 from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
@@ -37,21 +38,29 @@ RAISE_AGAIN_S = 0.05
 """Time until an interrupt that C code dropped is raised again."""
 
 
-def run_script(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run what takes arguments (the process's if None); bad input is one sentence on stderr."""
-    words = sys.argv[1:] if argv is None else argv
-    try:
-        with typing(words):
-            return main(words)
-    except SpongeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
-    except BrokenPipeError:  # nobody reads on, as with ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
+    """Let what takes the words of a command line take the process's, and end as commands do.
+
+    Bad input is one sentence on standard error and exit code 2.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        words = sys.argv[1:] if argv is None else argv
+        try:
+            with typing(words):
+                return main(words)
+        except SpongeError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return INTERRUPTED
+        except BrokenPipeError:  # nobody reads on, as with ``| head``
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+    return run
 
 
 @contextmanager
@@ -114,7 +123,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise the :class:`ConfigError` that :func:`run_script` prints."""
+        """Raise the :class:`ConfigError` that :func:`command` prints."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
@@ -127,16 +136,6 @@ def one_of(kind: str, allowed: Collection[str]) -> Callable[[str], str]:
         return text
 
     return parse
-
-
-def add_backends(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say on what an experiment runs."""
-    text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
-    backend = one_of("backend", (*get_args(Backend), "both"))
-    parser.add_argument("--backend", type=backend, default="sim", help=text)
-    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
-    limiter = one_of("limiter", get_args(Limiter))
-    parser.add_argument("--limiter", type=limiter, default="auto", help=text)
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from functools import cache, partial
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -261,7 +261,6 @@ REFERENCE_MAY_IMPORT = {
 def test_a_command_line_the_names_and_an_environment_load_no_heavy_library(code: str) -> None:
     heavy = {"torch", "pulp", "numba", "onnxruntime", "pandas", "matplotlib", "numba.np.linalg"}
     code += f"\nimport sys; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
-    run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
     for _ in range(2):  # the first time may compile
-        done = run([sys.executable, "-c", code])
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr

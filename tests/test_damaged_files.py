@@ -26,7 +26,6 @@ from sponge_env.errors import SpongeError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
 from sponge_env.results.comparison import load_run
-from sponge_env.run import executor
 from sponge_env.run.executor import Failure, Results, Work
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
 from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
@@ -245,7 +244,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(executor, "Processes", Shown)
+    monkeypatch.setattr("sponge_env.app.compare.Processes", Shown)
     for module in ("app.compare", "run.unit"):  # no pictures, which take most of the time
         monkeypatch.setattr(f"sponge_env.{module}.missing", lambda extra: True)
     (suite := tmp_path / "small.toml").write_text(SUITE)

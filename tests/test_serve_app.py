@@ -47,7 +47,7 @@ def main(arguments):
     sys.stdout.write(f"ended {engine.drained}")
     return 0
 
-sys.exit(cli.run_script(main, None))
+sys.exit(cli.command(main)())
 """
 
 

@@ -53,7 +53,8 @@ def summary(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Measure and report."""
     args = _parser().parse_args(argv)
     files = _files(args)
@@ -112,11 +113,6 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
             f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
         )
     return {local_profile_path(config.model): config for config in configs}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_run, argv)
 
 
 if __name__ == "__main__":

@@ -5,40 +5,43 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sponge_env import cli
+from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
-from sponge_env.run.registry import described_controllers, make_controller, start, who_takes
+from sponge_env.metrics import EpisodeMetrics, from_summary
+from sponge_env.results.tables import comparison_table, write_summaries
+from sponge_env.run.bounds import bound_rows, bound_units
+from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.notices import announce, replayed
+from sponge_env.run.registry import make_controller, start, who_takes
+from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
 from sponge_env.run.suite import (
-    BOUND_AGENTS,
-    SUITE_DIR,
     CellGroup,
     Suite,
     cells,
     chosen,
     load_suite,
-    named_agents,
     stands_for,
     with_agents,
     with_traces,
 )
+from sponge_env.run.unit import AgentUnit, check_scenario, read_intervals, run_unit, units
 from sponge_env.scenario.config import Backend
-from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
-from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import replacing
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 if TYPE_CHECKING:
-    from sponge_env.metrics import EpisodeMetrics
-    from sponge_env.run.store import RunStore, Unit
+    from sponge_env.run.store import Unit
 
     Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
@@ -48,18 +51,9 @@ FAILED = 1
 
 def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
-    if arguments.list:
-        print(listing())
-        return 0
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
-    # These take a while to import; a mistyped option should not wait for them.
-    from sponge_env.env.factory import ensure_profile, prepare_machine
-    from sponge_env.run.notices import replayed
-    from sponge_env.run.store import check_run, holds_something, new_folder
-    from sponge_env.run.unit import units
-
     backends: list[Backend] = [arguments.backend]
     if arguments.backend == "both":
         backends = ["sim", "live"]
@@ -85,7 +79,7 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
         path = path or new_folder(kind)
         runs = runs or _open(opened, path, suite, work, arguments)
-        todo = {backend: store.missing(units) for backend, (store, units) in runs.items()}
+        todo = {backend: store.missing(own) for backend, (store, own) in runs.items()}
         for store, _ in runs.values():
             command = [*cli.program("evaluate", recorded=True).split(), *argv]
             store.describe(suite, command, alike)
@@ -111,10 +105,6 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 def _notices(
     suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
 ) -> list[str]:
-    from sponge_env.run.notices import announce
-    from sponge_env.run.unit import AgentUnit, check_scenario
-    from sponge_env.scenario.spec import make_spec
-
     played, notices = cells(suite), list[str]()
     if not arguments.suite:
         for backend in work:
@@ -141,15 +131,13 @@ def _open(
     arguments: argparse.Namespace,
 ) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
-    from sponge_env.run.store import RunStore, identity
-
     folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
-    for backend, units in work.items():
+    for backend, own in work.items():
         store = RunStore.open(folders[backend], identity(suite, backend, arguments.limiter))
-        runs[backend] = opened.enter_context(store), units
+        runs[backend] = opened.enter_context(store), own
         if arguments.requests:
-            runs[backend][0].check_requests(units)
+            runs[backend][0].check_requests(own)
     return runs
 
 
@@ -157,8 +145,6 @@ def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
     """Return where the results of each backend go; one folder has no other run in it."""
     if len(backends) == 1:
         return {backends[0]: path}
-    from sponge_env.run.store import holds_something
-
     folders = {backend: path / backend for backend in backends}
     if holds_something(path) and not any(folder.exists() for folder in folders.values()):
         message = f"{str(path)!r} is no run on both backends; choose a new folder"
@@ -175,19 +161,22 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
     if arguments.suite:
         suite = with_agents(load_suite(arguments.suite), arguments.agent or ())
         if arguments.traces:
-            suite, left_out = _of_traces(suite, arguments, changes)
+            suite, left_out = with_traces(suite, arguments.traces, changes)
     else:
-        scenario = load_scenario(arguments.scenario)
-        profiles = (arguments.profile,) if arguments.profile else ()
-        agents, bounds = chosen(arguments.agent)
+        scenario, (agents, bounds) = load_scenario(arguments.scenario), chosen(arguments.agent)
         suite = Suite(
             name=changes.get("name", scenario.name),
             seeds=1,
-            starts=(arguments.start or scenario.start,),
+            starts=(scenario.start,),
             bounds=bounds,
-            cells=(CellGroup((arguments.scenario,), profiles, changes),),
+            cells=(CellGroup((arguments.scenario,), (), changes),),
             agents=agents,
         )
+    if arguments.start:
+        suite = replace(suite, starts=(arguments.start,))
+    if arguments.profile:
+        groups = (replace(group, profiles=(arguments.profile,)) for group in suite.cells)
+        suite = replace(suite, cells=tuple(groups))
     controllers = {name: entry.controller or name for name, entry in suite.agents.items()}
     if arguments.policy is not None:
         arguments.option.append(f"{who_takes('policy', controllers)}.policy={arguments.policy}")
@@ -195,17 +184,6 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
     for name, more in cli.parse_options(arguments.option, list(agents)).items():
         agents[name] = replace(agents[name], options={**agents[name].options, **more})
     return replace(suite, agents=agents, seeds=arguments.seeds or suite.seeds), left_out
-
-
-def _of_traces(
-    suite: Suite, arguments: argparse.Namespace, changes: Mapping[str, Any]
-) -> tuple[Suite, list[str]]:
-    suite, left_out = with_traces(suite, arguments.traces, changes)
-    groups = suite.cells
-    if arguments.profile:
-        groups = tuple(replace(group, profiles=(arguments.profile,)) for group in groups)
-    starts = (arguments.start,) if arguments.start else suite.starts
-    return replace(suite, cells=groups, starts=starts), left_out
 
 
 def _run(
@@ -220,9 +198,6 @@ def _run(
     A failure on the only scenario is raised, a controller's after all units; after an interrupt no
     process is left.
     """
-    from sponge_env.env.factory import live_machine
-    from sponge_env.run.unit import run_unit
-
     if not arguments.suite:
         alone = backend == "live" and todo
         with live_machine(cells(suite)[0], arguments.limiter) if alone else nullcontext():
@@ -239,8 +214,6 @@ def _run(
             if broken is not None:
                 raise broken
         return
-    from sponge_env.run.executor import Failure, Processes
-
     if arguments.ray is not None:
         from sponge_env.run.cluster import Cluster, run_units
 
@@ -260,19 +233,13 @@ def _run(
 
 
 def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
-    from sponge_env.metrics import from_summary
-    from sponge_env.results.tables import comparison_table, write_summaries
-    from sponge_env.scenario.spec import scenario_profile
-
     found: dict[Backend, list[EpisodeMetrics]] = {}
-    for backend, (store, units) in runs.items():
-        kept = [store.kept(unit).get("episodes", ()) for unit in units]
+    for backend, (store, work) in runs.items():
+        kept = [store.kept(unit).get("episodes", ()) for unit in work]
         found[backend] = [from_summary(episode) for episodes in kept for episode in episodes]
     summaries = [episode for episodes in found.values() for episode in episodes]
     shown = dict(found)
     if suite.bounds:
-        from sponge_env.run.bounds import bound_rows
-
         shown["sim"] = [*found["sim"], *bound_rows(*runs["sim"], summaries)]
     if not any(shown.values()):
         return
@@ -294,8 +261,8 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
     if missing("report"):
         print(f"results      {path}; for TensorBoard and plots: {how_to_install('report')}")
         return
-    for backend, (store, units) in runs.items():
-        _draw(store, units, f"{scenario.name} ({backend}), seed 0")
+    for backend, (store, work) in runs.items():
+        _draw(store, work, f"{scenario.name} ({backend}), seed 0")
     if summaries:
         print(f"report       {cli.program('report')} {path}")
         logs = path if len(runs) > 1 else path / "tensorboard"
@@ -308,8 +275,7 @@ def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics])
 
 
 def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
-    from sponge_env.results.drawing import plot_comparison
-    from sponge_env.run.unit import read_intervals
+    from sponge_env.results.drawing import plot_comparison  # brings Matplotlib
 
     files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
     intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
@@ -318,41 +284,10 @@ def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
         print(f"plot         {plot}")
 
 
-def listing() -> str:
-    """Return what there is to choose from: a line each, or only names where these say enough."""
-    described = described_controllers()
-    defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
-    both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
-    agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})
-    local = f"{local_profile_path().stem} (this machine's, by {cli.program('calibrate')})"
-    kinds = {
-        "agents": f"{agents}\n  and, of the tables:\n{_names(defined.keys() - described.keys())}",
-        "scenarios": _lines(_descriptions(SCENARIO_DIR, load_scenario)),
-        "suites": _lines(_descriptions(SUITE_DIR, load_suite)),
-        "profiles": _names([*(path.stem for path in PROFILE_DIR.glob("*.json")), local]),
-    }
-    return "\n\n".join(f"{kind}\n{text}" for kind, text in kinds.items())
-
-
-def _descriptions(folder: Path, load: Callable[[str], Any]) -> dict[str, str]:
-    return {name: load(name).description for name in sorted(p.stem for p in folder.glob("*.toml"))}
-
-
-def _lines(texts: Mapping[str, str]) -> str:
-    width = max(map(len, texts))
-    return "\n".join(f"  {name:{width}}  {text}" for name, text in texts.items())
-
-
-def _names(names: Iterable[str]) -> str:
-    text = ", ".join(sorted(names))
-    return textwrap.indent(textwrap.fill(text, 96, break_on_hyphens=False), "  ")
-
-
 def _report_suite(path: Path, suite: Suite) -> int:
     # These bring pandas and SciPy.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables
-    from sponge_env.run.bounds import bound_units
     from sponge_env.run.read import load_arrangement, load_bounds, load_failures, load_results
 
     arrangement, failures = load_arrangement(path), load_failures(path)

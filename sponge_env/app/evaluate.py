@@ -6,13 +6,15 @@ Its body is :mod:`.compare`, which takes a while to import.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Start
+from sponge_env.scenario.config import Backend, Limiter, Start
 from sponge_env.utils.files import check_writable
 
 NOT_FOR_SUITES = (
@@ -23,14 +25,14 @@ NOT_FOR_SUITES = (
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_evaluate, argv)
-
-
-def _evaluate(argv: Sequence[str]) -> int:
-    arguments = _parse(argv)  # bad input does not wait for what runs
-    from sponge_env.app.compare import evaluate
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    arguments = _parse(argv)
+    if arguments.list:
+        sys.stdout.write(f"{listing()}\n")
+        return 0
+    from sponge_env.app.compare import evaluate  # bad input does not wait for it
 
     return evaluate(arguments, argv)
 
@@ -46,7 +48,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--agent", nargs="+", metavar="NAME", help=text)
     text = "show all agents, scenarios, suites and profiles, and do nothing else"
     parser.add_argument("--list", action="store_true", help=text)
-    cli.add_backends(parser)
     cli.add_experiment_arguments(parser)
     _add_arguments(parser)
     if "--compare" in argv:
@@ -70,6 +71,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_arguments(parser: cli.Parser) -> None:
     add, at_least_1 = parser.add_argument, cli.at_least(1)
+    text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
+    add(
+        "--backend",
+        type=cli.one_of("backend", (*get_args(Backend), "both")),
+        default="sim",
+        help=text,
+    )
+    text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
+    add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=text)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
@@ -91,3 +101,38 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--jobs", type=at_least_1, metavar="N", help=text)
     text = "run a suite on the Ray cluster at this address, or on one of this machine"
     add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+
+
+def listing() -> str:
+    """Return what there is to choose from: a line each, or only names where these say enough."""
+    from sponge_env.run.registry import described_controllers
+    from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, load_suite, named_agents, stands_for
+    from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
+    from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
+
+    described = described_controllers()
+    defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
+    both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
+    agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})
+    local = f"{local_profile_path().stem} (this machine's, by {cli.program('calibrate')})"
+    kinds = {
+        "agents": f"{agents}\n  and, of the tables:\n{_names(defined.keys() - described.keys())}",
+        "scenarios": _lines(_descriptions(SCENARIO_DIR, load_scenario)),
+        "suites": _lines(_descriptions(SUITE_DIR, load_suite)),
+        "profiles": _names([*(path.stem for path in PROFILE_DIR.glob("*.json")), local]),
+    }
+    return "\n\n".join(f"{kind}\n{text}" for kind, text in kinds.items())
+
+
+def _descriptions(folder: Path, load: Callable[[str], Any]) -> dict[str, str]:
+    return {name: load(name).description for name in sorted(p.stem for p in folder.glob("*.toml"))}
+
+
+def _lines(texts: Mapping[str, str]) -> str:
+    width = max(map(len, texts))
+    return "\n".join(f"  {name:{width}}  {text}" for name, text in texts.items())
+
+
+def _names(names: Iterable[str]) -> str:
+    text = ", ".join(sorted(names))
+    return textwrap.indent(textwrap.fill(text, 96, break_on_hyphens=False), "  ")

@@ -88,12 +88,8 @@ def _bounds(scenario: Scenario) -> None:
         bound(scenario, 0, joint=joint)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; an interrupt is one word."""
-    return cli.run_script(compile_all, argv)
-
-
-def compile_all(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Compile everything."""
     for name, compile_it in steps("--all" in argv):
         sys.stderr.write(f"compiling {name}\n")

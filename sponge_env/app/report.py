@@ -17,12 +17,8 @@ from sponge_env.utils.installation import require_extra
 PAGE = "report.html"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(report, argv)
-
-
-def report(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Read everything, then write page, pictures and tables; return the exit code."""
     arguments = _parse(argv)
     require_extra("report", "the report")

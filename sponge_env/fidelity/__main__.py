@@ -63,7 +63,8 @@ def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
     return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
 
 
-def run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
     """Run all trials, the agents in turn, and report; return the exit code."""
     arguments = parse(argv)
     scenarios = [chosen_scenario(name, arguments) for name in arguments.scenario]
@@ -100,11 +101,6 @@ def run(argv: Sequence[str]) -> int:
     if text:
         sys.stdout.write(f"{text}\n\nresults  {out}\n")
     return code
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(run, argv)
 
 
 if __name__ == "__main__":

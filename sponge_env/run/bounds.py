@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sponge_env.cli import Parser, add_trust, at_least, run_script, terminate_like_interrupt
+from sponge_env.cli import Parser, add_trust, at_least, command, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.executor import Failure, Processes
@@ -172,12 +172,9 @@ def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[st
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    return run_script(_command, argv)
-
-
-def _command(argv: Sequence[str]) -> int:
     parser = Parser(
         prog="python -m sponge_env.run.bounds",
         description="Find the clairvoyant bounds that ship with a suite.",

@@ -67,14 +67,9 @@ def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
     for scenario in scenarios if seeds > 1 else ():
         with suppress(SpongeError):
             if any(files_read(scenario)) and _alike(scenario, scenario_profile(scenario)):
-                sentence = f"every seed has the same requests in {scenario.name}: one seed says as "
-                if scenario.network.trace in RESERVED:
-                    found[scenario.name] = f"{sentence}much"
-                else:
-                    offer = (
-                        'much; --random-start (in a suite: network.start = "random") draws starts'
-                    )
-                    found[scenario.name] = sentence + offer
+                said = f"every seed has the same requests in {scenario.name}: one seed says as much"
+                offer = '; --random-start (in a suite: network.start = "random") draws starts'
+                found[scenario.name] = said + offer * (scenario.network.trace not in RESERVED)
     return found
 
 

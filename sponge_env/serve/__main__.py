@@ -23,12 +23,9 @@ SWITCH_S = 0.0005
 """Maximum time that a busy thread keeps the interpreter from the serving thread."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_run, argv)
-
-
-def _run(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
     arguments = _parser().parse_args(argv)
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.

@@ -14,12 +14,9 @@ DEADLINES = ("headers", "timeout")
 ``timeout``, in microseconds from its arrival on."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; bad input ends with one sentence and exit code 2."""
-    return cli.run_script(_load, argv)
-
-
-def _load(argv: Sequence[str]) -> int:
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
     arguments = _parse(argv)
     require_extra("serve", "sponge load")
     # It takes a while to import; a mistyped option should not wait for it.
