@@ -178,23 +178,35 @@ def _fit_targets(w: World) -> None:
 @inlined
 def _start_batches(w: World) -> None:
     """Give every idle replica a batch; note whether one stays idle, and the next event."""
-    idle, event_s = False, worker.next_resize_s(w)
-    for k in range(w.stage.replicas):
-        replica = w.replicas[k]
-        if not worker.is_idle(w.env, replica):
-            event_s = min(event_s, worker.busy_until_s(replica))
-            continue
-        if idle:  # there is nothing to start for this one, too
-            continue
-        if batching.form_batch(w, replica, w.stage.wanted.batch):
-            start_service(w, replica, w.env.now_s)
-            event_s = min(event_s, replica.finish_s)
-        else:
-            idle = True
+    stage, idle, event_s = w.stage, False, worker.next_resize_s(w)
+    block, first = 0, 0
+    while first < stage.replicas:
+        if stage.soonest_s[block] <= w.env.now_s or (stage.idles[block] and not idle):
+            idle = _start_in_block(w, block, first, idle)
+        event_s = min(event_s, stage.soonest_s[block])
+        block, first = block + 1, first + stage.block
     if w.model.limited:  # a batch that starts slows the others down
         worker.share_cpu(w)
         event_s = worker.next_event_s(w)
     w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
+
+
+@inlined
+def _start_in_block(w: World, block: int, first: int, idle: bool) -> bool:
+    """Do so in a block, unless one is ``idle`` already; return whether one is."""
+    stage, soonest_s, idles = w.stage, math.inf, False
+    for k in range(first, min(first + stage.block, stage.replicas)):
+        replica = w.replicas[k]
+        if worker.is_idle(w.env, replica):
+            # Where one stays idle, there is nothing to start for the others, too.
+            idle = idle or not batching.form_batch(w, replica, stage.wanted.batch)
+            if idle:
+                idles = True
+                continue
+            start_service(w, replica, w.env.now_s)
+        soonest_s = min(soonest_s, worker.busy_until_s(replica))
+    stage.soonest_s[block], stage.idles[block] = soonest_s, idles
+    return idle
 
 
 @inlined
@@ -222,11 +234,14 @@ def _first_ended(w: World) -> tuple[int, int, int]:
     """Return how many batches have ended by now, and stage and row of the first's replica."""
     ended, first, first_row, first_s = 0, -1, -1, math.inf
     for k in range(len(w.stages)):
-        if w.stages[k].stale:
-            for row in range(w.stages[k].replicas):
-                replica = w.all_replicas[k, row]
-                if worker.has_ended(w.env, replica):
-                    ended += 1
-                    if replica.finish_s < first_s:
-                        first, first_row, first_s = k, row, replica.finish_s
+        stage, block, begin = w.stages[k], 0, 0
+        while stage.stale and begin < stage.replicas:
+            if stage.soonest_s[block] <= w.env.now_s:
+                for row in range(begin, min(begin + stage.block, stage.replicas)):
+                    replica = w.all_replicas[k, row]
+                    if worker.has_ended(w.env, replica):
+                        ended += 1
+                        if replica.finish_s < first_s:
+                            first, first_row, first_s = k, row, replica.finish_s
+            block, begin = block + 1, begin + stage.block
     return ended, first, first_row
