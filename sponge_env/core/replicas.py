@@ -12,7 +12,7 @@ import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
-from sponge_env.core.records import BLOCKS, Env, ReplicaState, Stage, World
+from sponge_env.core.records import Env, ReplicaState, World, limited
 from sponge_env.core.rng import NOISE, normal, seed_stream
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -37,7 +37,6 @@ def reset_worker(w: World) -> None:
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
     for _ in range(initial.replicas):
         _add_replica(w)
-    look_anew(stage)
     update_held(w)
 
 
@@ -51,14 +50,6 @@ def is_idle(env: Env, replica: ReplicaState) -> bool:
 def busy_until_s(replica: ReplicaState) -> float:
     """Return when the batch of a replica that is not idle ends, or when it becomes ready."""
     return replica.finish_s if replica.batch_size else replica.ready_s
-
-
-@compiled
-def look_anew(stage: Stage) -> None:
-    """Divide the replicas into blocks, all of which are to be looked at."""
-    stage.block = 1 + stage.replicas // BLOCKS
-    for k in range(min(stage.replicas, BLOCKS)):
-        stage.soonest_s[k] = -math.inf
 
 
 @inlined
@@ -82,7 +73,7 @@ def next_event_s(w: World) -> float:
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
     env, stage, model = w.env, w.stage, w.model
-    if not model.limited or model.limits.replicas == 1:
+    if not limited(w) or model.limits.replicas == 1:
         return
     busy = 0
     for k in range(stage.replicas):
@@ -95,7 +86,6 @@ def share_cpu(w: World) -> None:
         share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
-    look_anew(stage)
 
 
 @compiled
@@ -258,7 +248,6 @@ def _fit(w: World) -> None:
         _add_replica(w)
         load_service(w, w.replicas[k], now_s, loading)
         w.replicas[k].ready_s = w.replicas[k].finish_s
-    look_anew(stage)
     update_held(w)
 
 
@@ -305,4 +294,3 @@ def _retire(w: World, row: int) -> None:
     # Rows are in the order of age, which tells who goes next.
     for k in range(row, stage.replicas):
         w.replicas[k] = w.replicas[k + 1]
-    look_anew(stage)
