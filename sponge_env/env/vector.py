@@ -75,7 +75,7 @@ class SpongeVectorEnv(VectorEnv[Observations, Actions, NDArray[Any]]):
             autoreset_mode: When an environment whose episode is over starts the next.
             queue_capacity: Requests that one environment holds at most; see
                 :class:`~sponge_env.simulation.batch.BatchSimulator`.
-            threads: Threads that share the work; chosen by the number of environments
+            threads: Threads that share the work; chosen by the work in a step
                 if left out.
             control: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``, for all.
             max_episode_steps: Steps after which an episode is truncated, if it is not over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
+from sponge_env.core import entry
 from sponge_env.core.compiled import CPUS, rows
-from sponge_env.core.entry import DRAIN, RESET, STEP, begin_traffic_range, fit, run_range
 from sponge_env.core.fields import OBS_DIM
 from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
@@ -27,8 +28,8 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
 
-ENVS_PER_THREAD = 256
-"""With fewer environments, waking another thread costs more than it saves."""
+WORTH_S = 1e-4
+"""With less work in a step for each thread, waking another costs more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,8 @@ class BatchSimulator:
             queue_capacity: Requests that can wait and run in one environment, rounded up to a
                 power of two. Further ones are dropped and counted as ``overflowed``. If left out,
                 an episode's expected requests and a quarter more, between 1024 and 65536.
-            threads: Threads that share the work; if left out, all CPUs
-                (``NUMBA_NUM_THREADS``), but one for each 256 environments.
+            threads: Threads that share the work, where a step has enough for them; if left out,
+                all CPUs (``NUMBA_NUM_THREADS``).
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
             profile: Instead of those that the scenarios name.
@@ -146,7 +147,8 @@ class BatchSimulator:
         self._obs_dim = obs_dim
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
-        self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
+        self.threads = min(threads or CPUS, count)
+        self._step_s = 0.0
         self._configuration = Configuration(
             self.scenarios, replicas_max, profile=profile, listed=len(workloads) > 0
         )
@@ -219,8 +221,8 @@ class BatchSimulator:
             self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
-        self._run(begin_traffic_range, self._seeds, self._metrics)
-        self._move(RESET, out)
+        self._run(entry.begin_traffic_range, self._seeds, self._metrics)
+        self._move(entry.RESET, out)
 
     def play(self, seeds: NDArray[np.int64], decide: Decide) -> Iterator[NDArray[Any]]:
         """Play an episode in each environment; yield each interval's metrics, as of a step."""
@@ -261,7 +263,7 @@ class BatchSimulator:
             self._numbers[:, 0, :3] = _array("allocations", allocations, np.int64, shape)
         else:
             self._numbers[:] = _array("allocations", allocations, np.int64, self._numbers.shape)
-        if not fit(self._numbers, self._most, self.specs[0].total_cores):
+        if not entry.fit(self._numbers, self._most, self.specs[0].total_cores):
             raise ConfigError(
                 f"cores, batch and replicas must lie between 1 and {self._most[:, :3].tolist()}, "
                 f"and variants between 0 and {self._most[:, 3].tolist()}, stage by stage, but one "
@@ -270,7 +272,7 @@ class BatchSimulator:
         new = np.zeros if self.over.any() else np.empty
         observations = new((self.num_envs, self._obs_dim), np.float32)
         self._metrics = rows(new(self.num_envs, METRICS))
-        self._move(STEP, observations)
+        self._move(entry.STEP, observations)
         return observations, self._metrics
 
     def drain(self) -> NDArray[Any]:
@@ -280,7 +282,7 @@ class BatchSimulator:
         those requests ended, and mean nothing beyond that.
         """
         self._metrics = blank_metrics(self.num_envs)
-        self._move(DRAIN, np.zeros((self.num_envs, self._obs_dim), np.float32))
+        self._move(entry.DRAIN, np.zeros((self.num_envs, self._obs_dim), np.float32))
         return self._metrics
 
     def close(self) -> None:
@@ -291,21 +293,28 @@ class BatchSimulator:
 
     def _move(self, move: int, observations: Observations) -> None:
         out = observations, self._metrics, self.over
-        self._run(run_range, move, self._seeds, self._wanted, *out)
+        kernel = entry.run_simple_range if self._configuration.is_simple else entry.run_range
+        taken_s = self._run(kernel, move, self._seeds, self._wanted, *out)
+        if move == entry.STEP:
+            self._step_s = taken_s
 
-    def _run(self, kernel: Callable[..., None], *arguments: Any) -> None:
-        """Share the environments among the threads; this one works, too."""
-        edges = [self.num_envs * k // self.threads for k in range(self.threads + 1)]
-        if self.threads > 1 and self._pool is None:
+    def _run(self, kernel: Callable[..., None], *arguments: Any) -> float:
+        """Share the environments among threads; this one works, too. Return the CPU time of all."""
+        threads = min(self.threads, max(1, int(self._step_s / WORTH_S)))
+        edges = [self.num_envs * k // threads for k in range(threads + 1)]
+        if threads > 1 and self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, "sponge-vector")
         others = [
             self._pool.submit(kernel, self._arrays, *edges[k : k + 2], *arguments)
-            for k in range(1, self.threads)
+            for k in range(1, threads)
             if self._pool is not None
         ]
+        begun_s = time.thread_time()
         kernel(self._arrays, *edges[:2], *arguments)
+        taken_s = time.thread_time() - begun_s
         for other in others:
             other.result()
+        return threads * taken_s
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:
