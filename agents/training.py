@@ -40,6 +40,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=cli.at_least(1), help=f"over all environments (default: {STEPS})")
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    text = "train with each of these seeds, in processes or on a cluster, a folder each"
+    add("--seeds", type=_seeds, metavar="A-B", help=text)
+    cli.add_workers(parser)
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=text)
     text = "instead of a profile: those cells of the suite that serve this scenario's stages"
@@ -67,6 +70,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last) + 1)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; bad input ends with one sentence and exit code 2."""
     return cli.run_script(_train, argv)
@@ -74,5 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     arguments = parse(argv)  # bad input does not wait for the learner
-    exit_code: int = imported(f"{__package__}.learn.command:train")(arguments, argv)
+    name = "train" if arguments.seeds is None else "train_each"
+    exit_code: int = imported(f"{__package__}.learn.command:{name}")(arguments, argv)
     return exit_code

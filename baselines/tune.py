@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.executor import Executor, Failure, executor_of
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, summaries, warm
 from sponge_env.run.store import conditions_fingerprint
@@ -62,6 +61,10 @@ class Task:
     seeds: tuple[int, ...]
     unsaved: float = 0.0
     """Avoidable violations of the yardstick, as a share of all requests."""
+
+    def fingerprint(self) -> str:
+        """Return what stands for the content of all files that it names."""
+        return conditions_fingerprint(self.scenario)
 
     @property
     def cell(self) -> str:
@@ -153,7 +156,7 @@ def tune(
     scenarios: Sequence[Scenario],
     agents: Sequence[str],
     seeds: Sequence[int],
-    processes: int,
+    executor: Executor,
     keep: Callable[[Mapping[str, Mapping[str, Candidate]]], None],
 ) -> dict[str, dict[str, Candidate]]:
     """Return the best trials by controller and cell; among these is the yardstick.
@@ -164,7 +167,6 @@ def tune(
     best: dict[str, dict[str, Candidate]] = {agent: {} for agent in (YARDSTICK, *agents)}
     measures = [Task(YARDSTICK, scenario, tuple(seeds)) for scenario in scenarios]
     progress = Progress("tuning", len(measures) * (1 + len(agents)), "task")
-    executor = Processes(processes)
 
     def collect(tasks: Sequence[Task]) -> None:
         with closing(executor.run(tune_cell, tasks)) as results:
@@ -215,11 +217,12 @@ def run(argv: Sequence[str]) -> int:
     text, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
     add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
     add("--seeds", type=cli.at_least(1), default=5, help="episodes of each try")
-    add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
+    cli.add_workers(parser)
     cli.add_trust(parser)
     arguments = parser.parse_args(argv)
     import_optuna()
+    executor = executor_of(arguments)
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     suite = load_suite(arguments.suite)
@@ -258,7 +261,7 @@ def run(argv: Sequence[str]) -> int:
         write(arguments.out, date, about, tuned)
 
     with cli.terminate_like_interrupt():
-        tune(list(scenarios.values()), arguments.agents, seeds, arguments.jobs, keep)
+        tune(list(scenarios.values()), arguments.agents, seeds, executor, keep)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0
 

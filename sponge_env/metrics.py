@@ -375,18 +375,9 @@ def by_stage(columns: Columns) -> dict[str, Columns]:
 
 
 def from_columns(columns: Columns) -> list[IntervalMetrics]:
-    """Return the intervals of :func:`to_columns`."""
-    stages = {stage: _rows(own) for stage, own in by_stage(columns).items()}
-    whole = _rows({name: columns[name] for name in names(IntervalMetrics)})
-    return [
-        IntervalMetrics(**each, stages={stage: own[k] for stage, own in stages.items()})
-        for k, each in enumerate(whole)
-    ]
-
-
-def _rows(columns: Columns) -> list[dict[str, Any]]:
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    """Return the intervals of :func:`to_columns`, without what was measured of stages."""
+    own = [columns[name].tolist() for name in names(IntervalMetrics)]
+    return [IntervalMetrics(*values) for values in zip(*own, strict=True)]
 
 
 INFO = {

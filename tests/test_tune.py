@@ -12,6 +12,7 @@ from baselines import cell_key, tune, tuned_options
 from baselines.searches import SEARCHES, Candidate
 from baselines.tune import Task, tune_cell
 from sponge_env.errors import ConfigError
+from sponge_env.run.executor import Processes
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
@@ -257,6 +258,6 @@ def test_a_failing_controller_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     kept: list[list[str]] = []
     with pytest.raises(tune.ConfigError, match="static failed on short/no-such-profile/warm"):
         tune.tune(
-            [SHORT, broken], ["vpa"], [1000], 1, lambda found: kept.append([*found["static"]])
+            [SHORT, broken], ["vpa"], [1000], Processes(1), lambda n: kept.append([*n["static"]])
         )
     assert kept == [["short/resnet18/warm"]]  # what was found before is not lost

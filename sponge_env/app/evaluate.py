@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
+from sponge_env.run.executor import Failure, executor_of
 from sponge_env.run.registry import described_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
@@ -203,8 +203,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
-    if arguments.ray is not None and arguments.jobs:
-        raise ConfigError("--jobs does not go with --ray, which runs a unit on each CPU")
+    arguments.executor = executor_of(arguments)
     if arguments.json:
         if not arguments.json.absolute().parent.is_dir():
             raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")
@@ -213,7 +212,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_arguments(parser: cli.Parser) -> None:
-    add, at_least_1 = parser.add_argument, cli.at_least(1)
+    add = parser.add_argument
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
@@ -231,10 +230,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--suite", metavar="NAME", help=f"{text}; with --agent only these agents")
     text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=text)
-    text = "processes of a suite (default: one per CPU)"
-    add("--jobs", type=at_least_1, metavar="N", help=text)
-    text = "run a suite on the Ray cluster at this address, or on one of this machine"
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+    cli.add_workers(parser)
 
 
 def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
@@ -310,15 +306,13 @@ def _run(
             if broken is not None:
                 raise broken
         return
-    from sponge_env.run.executor import Failure, Processes
-
     if arguments.ray is not None:
-        from sponge_env.run.cluster import Cluster, run_units
+        from sponge_env.run.cluster import run_units
 
-        running = run_units(Cluster(arguments.ray), store, todo, arguments.requests)
+        running = run_units(arguments.executor, store, todo, arguments.requests)
     else:
         task = partial(run_unit, store=store, requests=arguments.requests)
-        running = Processes(arguments.jobs or len(os.sched_getaffinity(0))).run(task, todo)
+        running = arguments.executor.run(task, todo)
     progress, failed = Progress("suite", len(todo), "result"), 0
     progress.show(0)
     with closing(progress), closing(running) as results:

@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: one CPU each, on whatever node has one free.
 
-Ray runs units of suites, never requests. A node needs this version of the project and of the
-packages that results depend on. The files of a unit come back as bytes and are written here.
+Ray runs units of suites and whole trainings, never requests. A node needs this version of the
+project and of the packages that results depend on. Files come back as bytes, and are written here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sponge_env.run.unit import run_unit
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
-from sponge_env.utils.files import replacing
+from sponge_env.utils.files import read_all, write_all
 
 if TYPE_CHECKING:
     from sponge_env.run.store import Unit
@@ -53,7 +53,7 @@ class Cluster:
         ray = _join(self.address)
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt_typed)
         shared = ray.put((work, installation.typed()))
-        running = {remote.remote(shared, task): task for task in tasks}
+        running = {remote.remote(shared, task, _fingerprint(task)): task for task in tasks}
         try:
             while running:
                 for ended in ray.wait(list(running), timeout=_CHECK_S)[0]:
@@ -68,17 +68,27 @@ class Cluster:
                 ray.cancel(left, force=True)
 
 
-def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any) -> Any:
+def _fingerprint(task: Any) -> str:
+    made: str = task.fingerprint() if hasattr(task, "fingerprint") else ""
+    return made
+
+
+def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerprint: str) -> Any:
     work, typed = shared
+    if _fingerprint(task) != fingerprint:
+        text = "a trace, policy or controller that it names is another file on that node"
+        return Failure("ConfigError", f"{text}; copy the file to every node")
     with installation.typing(typed):
         return attempt(work, task)
 
 
 class _Order(NamedTuple):
     unit: Unit
-    fingerprint: str
     kept: bytes
     """What an earlier run kept of it; empty if nothing."""
+
+    def fingerprint(self) -> str:
+        return self.unit.fingerprint()
 
 
 def run_units(
@@ -91,16 +101,14 @@ def run_units(
     orders = []
     for unit in units:
         kept = store.file("results", unit, ".json")
-        orders.append(_Order(unit, unit.fingerprint(), kept.read_bytes() if kept.exists() else b""))
+        orders.append(_Order(unit, kept.read_bytes() if kept.exists() else b""))
     results = cluster.run(partial(_run_order, requests=requests), orders)
     try:
         for order, result in results:
             failure = result
             if not isinstance(result, Failure):
                 files, failure = result
-                for name, content in files.items():
-                    with replacing(store.path / name) as partial_file:
-                        partial_file.write_bytes(content)
+                write_all(store.path, files)
             yield order.unit, failure
     finally:
         results.close()
@@ -108,9 +116,6 @@ def run_units(
 
 def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure | None]:
     """Run a unit on a node; return its files by their names in the run, and why it failed."""
-    if order.unit.fingerprint() != order.fingerprint:
-        text = "a trace, policy or controller that it names is another file on that node"
-        return {}, Failure("ConfigError", f"{text}; copy the file to every node")
     with TemporaryDirectory(prefix="sponge-") as folder:
         store = RunStore(Path(folder))
         if order.kept:
@@ -118,8 +123,7 @@ def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure
             path.parent.mkdir(parents=True)
             path.write_bytes(order.kept)
         failure = attempt(partial(run_unit, store=store, requests=requests), order.unit)
-        files = [path for path in store.path.rglob("*") if path.is_file()]
-        return {str(path.relative_to(store.path)): path.read_bytes() for path in files}, failure
+        return read_all(store.path), failure
 
 
 def _join(address: str) -> Any:

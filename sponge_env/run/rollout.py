@@ -142,26 +142,12 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     summary = dataclasses.replace(
         counted, partial=partial, limiter=system.limiter, measured_accuracy=system.measured_accuracy
     )
-    return _finished(Episode(summary, columns, requests, failure), sinks)
-
-
-def _finished(episode: Episode, sinks: Sequence[Sink]) -> Episode:
-    """Give the summary to all sinks; the failure of the episode, or the first of theirs, counts."""
-    failure = episode.failure
     for sink in sinks:
         try:
-            sink.episode(episode.summary)
+            sink.episode(summary)
         except SpongeError as error:
             failure = failure or error
-    return dataclasses.replace(episode, failure=failure)
-
-
-def followed(episode: Episode, sinks: Sequence[Sink]) -> Episode:
-    """Show sinks an episode that is over; it has failed if one of them cannot go on."""
-    for sink in sinks:
-        for metrics in episode.intervals:
-            sink.interval(metrics)
-    return _finished(episode, sinks)
+    return Episode(summary, columns, requests, failure)
 
 
 def play_together(
@@ -192,7 +178,7 @@ def play_together(
         workloads=workloads,
     )
     rows = np.empty((scenario.intervals, len(runs)), METRICS)
-    ended, took_s = list[IntArray](), list[float]()
+    took_s = list[float]()
 
     def decide(view: BatchView) -> IntArray:
         began_s = time.perf_counter()
@@ -200,11 +186,10 @@ def play_together(
         took_s.append((time.perf_counter() - began_s) / len(runs))
         return asked
 
-    for metrics in simulator.play(np.array(seeds), decide):
-        rows[len(ended)] = metrics
-        ended.append(simulator.ended)
+    for k, metrics in enumerate(simulator.play(np.array(seeds), decide)):
+        rows[k] = metrics
     simulator.drain()
-    ends, episodes = np.array(ended), {}
+    ends, episodes = np.cumsum(rows["on_time"] + rows["violations"], axis=0), {}
     for i in np.flatnonzero(~controller.alone).tolist():
         latencies = interval_latencies(simulator.ledger(i), ends[:, i])
         own = {name: rows[name][:, i].copy() for name in METRICS.names or ()}

@@ -67,9 +67,7 @@ class BatchView:
     @property
     def queued(self) -> IntArray:
         """(n,) requests that wait."""
-        stages = self._arrays.stages[:, 0]
-        waiting: IntArray = stages["tail"] - stages["head"]
-        return waiting
+        return np.subtract(*(self._arrays.stages[name][:, 0] for name in ("tail", "head")))
 
     @property
     def replicas_ready(self) -> IntArray:
@@ -85,8 +83,7 @@ class BatchView:
         held, replicas = self._arrays.stages["replicas"][:, 0], self._arrays.replicas[:, 0]
         counts = ~replicas["draining"] & (np.arange(replicas.shape[1]) < held[:, None])
         counts &= (replicas["ready_s"] <= self.now_s) == ready
-        found: IntArray = counts.sum(axis=1)
-        return found
+        return np.count_nonzero(counts, axis=1)
 
 
 Decide = Callable[[BatchView], IntArray]
@@ -241,11 +238,6 @@ class BatchSimulator:
         """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
         sent = int(self._arrays.envs["sent"][i]) - 1
         return ledger_columns(only(self._arrays, i), self._workloads[i].first(sent))
-
-    @property
-    def ended(self) -> IntArray:
-        """(n,) requests that have ended in each environment."""
-        return np.array(self._arrays.envs["ended"])
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.
