@@ -21,7 +21,7 @@ from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard
-from .history import layout_of
+from .history import batch_times_of, layout_of
 from .policy import POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
@@ -82,12 +82,13 @@ class PolicyController(BaseController):
 
     def decide_many(self, view: BatchView) -> IntArray:
         """Return the policy's most probable allocations; where it is guarded, it plays alone."""
-        self._state.watch(view)
+        self._state.see(view.observations, batch_times_of(view.last))
         shown = self._state.seen
         if self._guard is not None:
             shown, alarmed = self._guard.alarmed(shown, view)
             self.alone |= alarmed
-        return self._state.choose(self.policy.logits_of_each(shown))
+        # A stack of single rows, for a matrix of many comes out a little different.
+        return self._state.choose(self.policy.logits(shown[:, None])[:, 0])
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""

@@ -34,7 +34,7 @@ from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..guard import InputRange
-from ..history import FloatMatrix, layout_of
+from ..history import FloatMatrix, batch_times_of, layout_of
 from ..policy import Policy, reading
 from ..stepwise import PolicyState
 from . import spec_of
@@ -122,7 +122,7 @@ class PolicyEvaluator:
         seen, running = InputRange(len(info.inputs)), np.zeros(len(self._seeds), np.bool_)
 
         def decide(view: BatchView) -> IntArray:
-            state.watch(view)
+            state.see(view.observations, batch_times_of(view.last))
             np.logical_not(played.over, out=running)
             seen.widen(policy.inputs(state.seen)[running])
             return state.choose(policy.logits(state.seen))

@@ -169,14 +169,8 @@ def play_together(
         return {}
     seeds = [run.seed for run in runs]
     workloads = [draw_workload(scenario, profile, seed) for seed in seeds]
-    simulator = BatchSimulator(
-        [scenario],
-        np.zeros(len(runs), np.int64),
-        threads=1,
-        obs_dim=JOINT_OBS_DIM,
-        profile=profile,
-        workloads=workloads,
-    )
+    same = np.zeros(len(runs), np.int64)
+    simulator = BatchSimulator([scenario], same, obs_dim=JOINT_OBS_DIM, workloads=workloads)
     rows = np.empty((scenario.intervals, len(runs)), METRICS)
     took_s = list[float]()
 

@@ -179,8 +179,8 @@ class AgentUnit:
                         sink.episode(episode.summary)
                     record.add(run, episode)
                     continue
-                options = {"backend": self.backend, "limiter": self.limiter}
-                system = make_system(scenario, run.seed, profile=profile, **options)
+                where = self.backend, self.limiter
+                system = make_system(scenario, run.seed, *where, profile=profile)
                 episode = play(stack.enter_context(closing(system)), controller, run, sinks)
                 record.add(run, episode)
             record.keep(complete=False)

@@ -18,7 +18,6 @@ from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns, only
@@ -67,7 +66,8 @@ class BatchView:
     @property
     def queued(self) -> IntArray:
         """(n,) requests that wait."""
-        return np.subtract(*(self._arrays.stages[name][:, 0] for name in ("tail", "head")))
+        queued: IntArray = self._arrays.stages["tail"][:, 0] - self._arrays.stages["head"][:, 0]
+        return queued
 
     @property
     def replicas_ready(self) -> IntArray:
@@ -83,7 +83,7 @@ class BatchView:
         held, replicas = self._arrays.stages["replicas"][:, 0], self._arrays.replicas[:, 0]
         counts = ~replicas["draining"] & (np.arange(replicas.shape[1]) < held[:, None])
         counts &= (replicas["ready_s"] <= self.now_s) == ready
-        return np.count_nonzero(counts, axis=1)
+        return counts.sum(axis=1, dtype=np.int64)
 
 
 Decide = Callable[[BatchView], IntArray]
@@ -107,7 +107,6 @@ class BatchSimulator:
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
         intervals_max: int | None = None,
-        profile: Profile | None = None,
         workloads: Sequence[Workload] = (),
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
@@ -125,7 +124,6 @@ class BatchSimulator:
                 (``NUMBA_NUM_THREADS``), but one for each 256 environments.
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
-            profile: Instead of those that the scenarios name.
             workloads: (n,) requests of each environment's only episode, in place of those that
                 are drawn; what becomes of them is kept, for :meth:`ledger` and :meth:`columns`.
         """
@@ -144,9 +142,7 @@ class BatchSimulator:
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
         self.threads = threads or max(1, min(CPUS, count // ENVS_PER_THREAD))
-        self._configuration = Configuration(
-            self.scenarios, replicas_max, profile=profile, listed=len(workloads) > 0
-        )
+        self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self._workloads = workloads
         self._most = np.array(
             [
@@ -211,8 +207,8 @@ class BatchSimulator:
         listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
         for i in np.flatnonzero(chosen & listed).tolist():
             drawn = int(scenarios[i]), int(seeds[i])
-            workload = self._workloads[i] if self._workloads else None
-            workload = workload or self._configuration.workload(*drawn)
+            given = self._workloads[i] if self._workloads else None
+            workload = given or self._configuration.workload(*drawn)
             self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
