@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
-from sponge_env.simulation.batch import BatchView
 from sponge_env.simulation.encoding import Control, control_named, reaching
 from sponge_env.utils.installation import program
 
@@ -80,7 +80,7 @@ class PolicyController(BaseController):
         guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
-    def decide_many(self, view: BatchView) -> IntArray:
+    def decide_many(self, view: Any) -> IntArray:
         """Return the policy's most probable allocations; where it is guarded, it plays alone."""
         self._state.see(view.observations, batch_times_of(view.last))
         shown = self._state.seen

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sponge_env import cli
@@ -71,8 +72,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    return range(int(first), int(last) + 1)
+    with suppress(ValueError):
+        first, last = map(int, text.split("-"))
+        if first <= last:
+            return range(first, last + 1)
+    raise argparse.ArgumentTypeError(f"must be two seeds such as 0-4, not {text!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

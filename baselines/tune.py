@@ -25,7 +25,8 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
-from sponge_env.run.executor import Executor, Failure, executor_of
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, summaries, warm
 from sponge_env.run.store import conditions_fingerprint

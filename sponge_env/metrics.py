@@ -374,12 +374,6 @@ def by_stage(columns: Columns) -> dict[str, Columns]:
     return dict(found)
 
 
-def from_columns(columns: Columns) -> list[IntervalMetrics]:
-    """Return the intervals of :func:`to_columns`, without what was measured of stages."""
-    own = [columns[name].tolist() for name in names(IntervalMetrics)]
-    return [IntervalMetrics(*values) for values in zip(*own, strict=True)]
-
-
 INFO = {
     f.name: float if f.type == "float" else int
     for f in declared(IntervalMetrics)

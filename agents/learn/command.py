@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
 from sponge_env.errors import ConfigError, PolicyError, unknown
-from sponge_env.run.executor import Failure, executor_of
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import cells, changed, load_suite

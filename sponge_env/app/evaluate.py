@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
-from sponge_env.run.executor import Failure, executor_of
+from sponge_env.run.cluster import Cluster, executor_of, run_units
+from sponge_env.run.executor import Failure
 from sponge_env.run.registry import described_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
     BOUND_AGENTS,
@@ -306,13 +307,11 @@ def _run(
             if broken is not None:
                 raise broken
         return
-    if arguments.ray is not None:
-        from sponge_env.run.cluster import run_units
-
-        running = run_units(arguments.executor, store, todo, arguments.requests)
+    task = partial(run_unit, requests=arguments.requests)
+    if isinstance(arguments.executor, Cluster):
+        running = run_units(arguments.executor, store, todo, task)
     else:
-        task = partial(run_unit, store=store, requests=arguments.requests)
-        running = arguments.executor.run(task, todo)
+        running = arguments.executor.run(partial(task, store=store), todo)
     progress, failed = Progress("suite", len(todo), "result"), 0
     progress.show(0)
     with closing(progress), closing(running) as results:

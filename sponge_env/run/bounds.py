@@ -25,7 +25,8 @@ import numpy as np
 from sponge_env.cli import Parser, add_trust, add_workers, run_script, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
-from sponge_env.run.executor import Executor, Failure, executor_of
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import (

@@ -6,7 +6,9 @@ project and of the packages that results depend on. Files come back as bytes, an
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -18,9 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.executor import Failure, Results, Task, Work, attempt
+from sponge_env.run.executor import Executor, Failure, Processes, Results, Task, Work, attempt
 from sponge_env.run.store import RunStore, code_fingerprint
-from sponge_env.run.unit import run_unit
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
@@ -73,6 +74,15 @@ def _fingerprint(task: Any) -> str:
     return made
 
 
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """Return what runs tasks as a command line says, see :func:`sponge_env.cli.add_workers`."""
+    if arguments.ray is None:
+        return Processes(arguments.jobs or len(os.sched_getaffinity(0)))
+    if arguments.jobs:
+        raise ConfigError("--jobs does not go with --ray, which runs a task on each CPU")
+    return Cluster(arguments.ray)
+
+
 def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerprint: str) -> Any:
     work, typed = shared
     if _fingerprint(task) != fingerprint:
@@ -92,9 +102,9 @@ class _Order(NamedTuple):
 
 
 def run_units(
-    cluster: Cluster, store: RunStore, units: Sequence[Unit], requests: bool
+    cluster: Cluster, store: RunStore, units: Sequence[Unit], run_unit: Work
 ) -> Results[Unit]:
-    """Run units of a store on a cluster; write what they leave into the store.
+    """Run units on a cluster, each with a store there; write what they leave into the store here.
 
     Yield each with None, or with its :class:`~sponge_env.run.executor.Failure`.
     """
@@ -102,7 +112,7 @@ def run_units(
     for unit in units:
         kept = store.file("results", unit, ".json")
         orders.append(_Order(unit, kept.read_bytes() if kept.exists() else b""))
-    results = cluster.run(partial(_run_order, requests=requests), orders)
+    results = cluster.run(partial(_run_order, run_unit), orders)
     try:
         for order, result in results:
             failure = result
@@ -114,7 +124,7 @@ def run_units(
         results.close()
 
 
-def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure | None]:
+def _run_order(run_unit: Work, order: _Order) -> tuple[dict[str, bytes], Failure | None]:
     """Run a unit on a node; return its files by their names in the run, and why it failed."""
     with TemporaryDirectory(prefix="sponge-") as folder:
         store = RunStore(Path(folder))
@@ -122,7 +132,7 @@ def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure
             path = store.file("results", order.unit, ".json")
             path.parent.mkdir(parents=True)
             path.write_bytes(order.kept)
-        failure = attempt(partial(run_unit, store=store, requests=requests), order.unit)
+        failure = attempt(partial(run_unit, store=store), order.unit)
         return read_all(store.path), failure
 
 

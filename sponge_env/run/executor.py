@@ -6,7 +6,6 @@ closing the results ends every process at once, whatever it is doing.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol, TypeVar, cast
 
-from sponge_env.errors import ConfigError
 from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
 
@@ -43,17 +41,6 @@ class Executor(Protocol):
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end."""
-
-
-def executor_of(arguments: argparse.Namespace) -> Executor:
-    """Return what runs tasks as a command line says, see :func:`sponge_env.cli.add_workers`."""
-    if arguments.ray is None:
-        return Processes(arguments.jobs or len(os.sched_getaffinity(0)))
-    if arguments.jobs:
-        raise ConfigError("--jobs does not go with --ray, which runs a task on each CPU")
-    from sponge_env.run.cluster import Cluster
-
-    return Cluster(arguments.ray)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,7 @@ from sponge_env.metrics import (
     EpisodeMetrics,
     IntervalMetrics,
     by_stage,
-    declared,
-    from_columns,
+    names,
     to_columns,
 )
 from sponge_env.run.registry import decision, start
@@ -98,8 +97,9 @@ class Episode:
 
     @property
     def intervals(self) -> list[IntervalMetrics]:
-        """The metrics of each interval."""
-        return from_columns(self.columns)
+        """The metrics of each interval, without what was measured of stages."""
+        own = [self.columns[name].tolist() for name in names(IntervalMetrics)]
+        return [IntervalMetrics(*values) for values in zip(*own, strict=True)]
 
 
 def run_episode(
@@ -167,8 +167,7 @@ def play_together(
             begins = controller.reset_many(spec, len(runs))
     if not begins:
         return {}
-    seeds = [run.seed for run in runs]
-    workloads = [draw_workload(scenario, profile, seed) for seed in seeds]
+    workloads = [draw_workload(scenario, profile, run.seed) for run in runs]
     same = np.zeros(len(runs), np.int64)
     simulator = BatchSimulator([scenario], same, obs_dim=JOINT_OBS_DIM, workloads=workloads)
     rows = np.empty((scenario.intervals, len(runs)), METRICS)
@@ -180,7 +179,8 @@ def play_together(
         took_s.append((time.perf_counter() - began_s) / len(runs))
         return asked
 
-    for k, metrics in enumerate(simulator.play(np.array(seeds), decide)):
+    seeds = np.array([run.seed for run in runs])
+    for k, metrics in enumerate(simulator.play(seeds, decide)):
         rows[k] = metrics
     simulator.drain()
     ends, episodes = np.cumsum(rows["on_time"] + rows["violations"], axis=0), {}
@@ -188,7 +188,7 @@ def play_together(
         latencies = interval_latencies(simulator.ledger(i), ends[:, i])
         own = {name: rows[name][:, i].copy() for name in METRICS.names or ()}
         own |= {**latencies, "decision_s": np.array(took_s)}
-        columns = {f.name: own[f.name] for f in declared(IntervalMetrics)}
+        columns = {name: own[name] for name in names(IntervalMetrics)}
         requests = simulator.columns(i)
         summary = _summarise(requests, columns, runs[i], scenario, spec)
         summary = dataclasses.replace(summary, limiter=SimulatedSystem.limiter)

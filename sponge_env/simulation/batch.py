@@ -83,7 +83,8 @@ class BatchView:
         held, replicas = self._arrays.stages["replicas"][:, 0], self._arrays.replicas[:, 0]
         counts = ~replicas["draining"] & (np.arange(replicas.shape[1]) < held[:, None])
         counts &= (replicas["ready_s"] <= self.now_s) == ready
-        return counts.sum(axis=1, dtype=np.int64)
+        found: IntArray = counts.sum(axis=1)
+        return found
 
 
 Decide = Callable[[BatchView], IntArray]
