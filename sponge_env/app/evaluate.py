@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
-from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
 from sponge_env.run.registry import described_controllers, make_controller, start, who_takes
 from sponge_env.run.suite import (
@@ -70,10 +69,12 @@ def evaluate(argv: Sequence[str]) -> int:
     suite, left_out = _chosen_suite(arguments)
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import ensure_profile, prepare_machine
+    from sponge_env.run.cluster import executor_of
     from sponge_env.run.notices import replayed
     from sponge_env.run.store import check_run, holds_something, new_folder
     from sponge_env.run.unit import units
 
+    arguments.executor = executor_of(arguments)
     backends: list[Backend] = [arguments.backend]
     if arguments.backend == "both":
         backends = ["sim", "live"]
@@ -204,7 +205,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
-    arguments.executor = executor_of(arguments)
     if arguments.json:
         if not arguments.json.absolute().parent.is_dir():
             raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")
@@ -289,6 +289,7 @@ def _run(
     process is left.
     """
     from sponge_env.env.factory import live_machine
+    from sponge_env.run.cluster import Cluster, run_units
     from sponge_env.run.unit import run_unit
 
     if not arguments.suite:
