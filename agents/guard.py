@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
-from sponge_env.simulation.batch import BatchView
 
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
 from .lookahead import SpongeJoint, SpongeMPC
@@ -127,7 +126,7 @@ class Guard:
         return shown, answer
 
     def alarmed(
-        self, observations: FloatMatrix, view: BatchView
+        self, observations: FloatMatrix, view: Any
     ) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Take in an interval of (n,) episodes in which no program has decided yet.
 

@@ -135,9 +135,9 @@ def units_of(spec: SystemSpec, every: int) -> FloatArray:
     return np.array([*system, *chain(*stages)], np.float64)
 
 
-def batch_times_of(metrics: Any) -> FloatArray:
-    """Return (n, 3) :data:`BATCH_TIMES` of (n,) metrics, for :func:`remember`."""
-    return np.stack([metrics[name] for name in BATCH_TIMES], axis=1)
+def batch_times_of(metrics: Any) -> FloatArray | None:
+    """Return (n, 3) :data:`BATCH_TIMES` of (n,) metrics, for :func:`remember`; None of none."""
+    return None if metrics is None else np.stack([metrics[name] for name in BATCH_TIMES], axis=1)
 
 
 @entry_point

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,12 @@ from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
-from sponge_env.simulation.batch import BatchView
 from sponge_env.simulation.encoding import Control, control_named, reaching
 from sponge_env.utils.installation import program
 
 from . import LEARNERS
 from .guard import Guard
-from .history import layout_of
+from .history import batch_times_of, layout_of
 from .policy import POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
@@ -80,14 +80,15 @@ class PolicyController(BaseController):
         guards = self._guarded and is_chain(spec.stages)
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
-    def decide_many(self, view: BatchView) -> IntArray:
+    def decide_many(self, view: Any) -> IntArray:
         """Return the policy's most probable allocations; where it is guarded, it plays alone."""
-        self._state.watch(view)
+        self._state.see(view.observations, batch_times_of(view.last))
         shown = self._state.seen
         if self._guard is not None:
             shown, alarmed = self._guard.alarmed(shown, view)
             self.alone |= alarmed
-        return self._state.choose(self.policy.logits_of_each(shown))
+        # A stack of single rows, for a matrix of many comes out a little different.
+        return self._state.choose(self.policy.logits(shown[:, None])[:, 0])
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the policy's most probable allocation, or the program's."""

@@ -95,10 +95,6 @@ class Policy:
         result: FloatMatrix = hidden @ last.T + last_bias
         return result
 
-    def logits_of_each(self, observations: FloatMatrix) -> FloatMatrix:
-        """Return the (n, choices) logits as :meth:`logits` does one by one, to the bit."""
-        return self.logits(observations[:, None])[:, 0]
-
     def inputs(self, observation: FloatMatrix) -> FloatMatrix:
         """Return the (..., inputs) that it reads of (..., fields) observations."""
         # Rows stay contiguous, so that products come out the same to the bit.

@@ -15,18 +15,9 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
-from sponge_env.simulation.batch import BatchView
 from sponge_env.simulation.encoding import Control, encode, fit
 
-from .history import (
-    BATCH_TIMES,
-    REMEMBERED,
-    FloatMatrix,
-    batch_times_of,
-    layout_of,
-    remember,
-    units_of,
-)
+from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
 from .lookahead.service_times import fitted_s
 
 MAX_REPLICAS = 8
@@ -131,10 +122,6 @@ class PolicyState:
         if view.last is not None:
             times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
-
-    def watch(self, view: BatchView) -> None:
-        """Take in what all episodes' systems show."""
-        self.see(view.observations, None if view.last is None else batch_times_of(view.last))
 
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sponge_env import cli
@@ -43,6 +44,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=cli.at_least(1), help=text)
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
+    text = "train with each of these seeds, in processes or on a cluster, a folder each"
+    add("--seeds", type=_seeds, metavar="A-B", help=text)
+    cli.add_workers(parser)
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=text)
     text = "instead of a profile: those cells of the suite that serve this scenario's stages"
@@ -68,9 +72,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _seeds(text: str) -> range:
+    with suppress(ValueError):
+        first, last = map(int, text.split("-"))
+        if first <= last:
+            return range(first, last + 1)
+    raise argparse.ArgumentTypeError(f"must be two seeds such as 0-4, not {text!r}")
+
+
 @cli.command
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     arguments = parse(argv)  # bad input does not wait for the learner
-    exit_code: int = imported(f"{__package__}.learn.command:train")(arguments, argv)
+    name = "train" if arguments.seeds is None else "train_each"
+    exit_code: int = imported(f"{__package__}.learn.command:{name}")(arguments, argv)
     return exit_code

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, in_arrays, option
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.control.base import ArrayController, option
+from sponge_env.interfaces import SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size
 
@@ -64,7 +64,7 @@ class HPAConfig(BatchConfig):
     """Time in which the replicas may double, or grow by four if that is more."""
 
 
-class HPA(BaseController):
+class HPA(ArrayController):
     """Keeps the mean utilisation of one-core replicas near a target."""
 
     config: HPAConfig
@@ -76,8 +76,7 @@ class HPA(BaseController):
         self._used_core_s: Any = 0.0
         self._ready_core_s: Any = 0.0
 
-    @in_arrays
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
         """Scale if a sync period has passed."""
         limit = spec.most_replicas(cores=1)
         replicas: Any = np.minimum(view.allocation.replicas, limit)
@@ -89,7 +88,7 @@ class HPA(BaseController):
             if view.now_s >= self._sync_s - ROUNDING_S:
                 desired = self._desired(view)
                 replicas = self._scaler.scale(view.now_s, replicas, desired, limit)
-        return Allocation(1, batch_size(self.config, spec, cores=1), replicas)
+        return 1, batch_size(self.config, spec, cores=1), replicas
 
     def _desired(self, view: SystemView) -> Any:
         """Close a sync period."""
@@ -189,7 +188,7 @@ class DecayingHistogram:
         return self._ends[(cumulative >= probability * cumulative[..., -1:]).argmax(axis=-1)]
 
 
-class VPA(BaseController):
+class VPA(ArrayController):
     """Gives one replica a percentile of the cores it used lately, plus a margin."""
 
     config: VPAConfig
@@ -199,8 +198,7 @@ class VPA(BaseController):
         self._usage = DecayingHistogram(HALF_LIFE_S, spec.first.cores_max)
         self._update_s = UPDATE_S
 
-    @in_arrays
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
         """Add the last interval's usage; resize if it is time."""
         usage, cores = self._usage, np.asarray(view.allocation.cores)
         if view.last is not None:
@@ -209,4 +207,4 @@ class VPA(BaseController):
                 self._update_s = view.now_s + UPDATE_S
                 cores = np.ceil(usage.percentile(self.config.percentile) * self.config.margin)
         cores = np.clip(cores, 1, spec.first.cores_max).astype(np.int64)
-        return Allocation(cores, batch_size(self.config, spec, cores))
+        return cores, batch_size(self.config, spec, cores)

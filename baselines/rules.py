@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, Options, in_arrays, option
+from sponge_env.control.base import ArrayController, BaseController, Options, option
 from sponge_env.control.split import shares
 from sponge_env.interfaces import (
     BY_SLACK,
@@ -72,7 +72,7 @@ class StaticConfig(Options):
     those that there are at first."""
 
 
-class Static(BaseController):
+class Static(ArrayController):
     """Asks for the same cores and batch size always.
 
     With the default batch every waiting request joins the next batch.
@@ -91,14 +91,13 @@ class Static(BaseController):
                     held[f"{name}={most} instead of {asked}"] = None
         return f"keeps to the limits: {', '.join(held)}" if held else ""
 
-    @in_arrays
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
         """Return the allocation, within the limits."""
         config, held = self.config, spec.initial.replicas if self.part_of_pipeline else 1
-        return Allocation(
-            cores=min(config.cores or spec.first.cores_max, spec.first.cores_max),
-            batch=min(config.batch or spec.first.batch_max, spec.first.batch_max),
-            replicas=min(config.replicas or held, spec.first.replicas_max),
+        return (
+            min(config.cores or spec.first.cores_max, spec.first.cores_max),
+            min(config.batch or spec.first.batch_max, spec.first.batch_max),
+            min(config.replicas or held, spec.first.replicas_max),
         )
 
 
@@ -116,7 +115,7 @@ class QueueRuleConfig(BatchConfig):
     """Calm intervals in a row after which one core is released."""
 
 
-class QueueRule(BaseController):
+class QueueRule(ArrayController):
     """Scales one replica by how many requests wait at the moment of the decision.
 
     Between the two thresholds nothing changes, and giving back takes a while: the hysteresis
@@ -129,8 +128,7 @@ class QueueRule(BaseController):
         """Forget how many intervals were calm."""
         self._calm: Any = 0
 
-    @in_arrays
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
         """Compare the queue with the thresholds."""
         config, cores = self.config, view.allocation.cores
         waiting = view.first.queued / cores
@@ -143,7 +141,7 @@ class QueueRule(BaseController):
         self._calm = np.where(releases, 0, self._calm)
         wanted = np.where(waiting > config.up_queue, grown, cores - releases)
         chosen = np.clip(wanted, 1, spec.first.cores_max).astype(np.int64)
-        return Allocation(chosen, batch_size(config, spec, chosen))
+        return chosen, batch_size(config, spec, chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,6 @@ are those of the least cost, :func:`cost_cores`. ``tuned.json`` keeps what was f
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -24,10 +23,12 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.hindsight import MET
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, summaries, warm
+from sponge_env.run.store import scenario_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
@@ -59,6 +60,10 @@ class Task:
     profile: str
     scenarios: tuple[Scenario, ...]
     configurations: int = CONFIGURATIONS
+
+    def fingerprint(self) -> str:
+        """Return what stands for the content of all files that it names."""
+        return "".join(map(scenario_fingerprint, self.scenarios))
 
     def cost(self, options: Options, to_beat: float = math.inf) -> float:
         """Return the geometric mean of the cells' :func:`cost_cores`.
@@ -156,13 +161,13 @@ def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: 
     ]
 
 
-def tune(work: Sequence[Task], processes: int, out: Path) -> None:
+def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:
     """Tune, and keep each result in a file as soon as it is there.
 
     A ConfigError says where a controller failed.
     """
     progress = Progress("tuning", len(work), "task")
-    with closing(Processes(processes).run(tune_task, work)) as results:
+    with closing(executor.run(tune_task, work)) as results:
         for done, (task, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 reason = f"{result.type}: {result.message}"
@@ -195,17 +200,18 @@ def main(argv: Sequence[str]) -> int:
     add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
     text = "combinations of options that are tried (default: %(default)s)"
     add("--configurations", type=cli.at_least(1), default=CONFIGURATIONS, metavar="N", help=text)
-    add("--jobs", type=cli.at_least(1), default=os.cpu_count(), help="processes")
     add("--out", type=Path, default=TUNED_FILE, help="default: %(default)s")
+    cli.add_workers(parser)
     cli.add_trust(parser)
     arguments = parser.parse_args(argv)
     import_optuna()
+    executor = executor_of(arguments)
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     with cli.terminate_like_interrupt():
         played = cells(load_suite(arguments.suite))
         work = tasks(played, arguments.agents, arguments.configurations)
-        tune(work, arguments.jobs, arguments.out)
+        tune(work, executor, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")
     return 0
 

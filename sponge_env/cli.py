@@ -177,6 +177,14 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add where tasks run, for :func:`sponge_env.run.executor.executor_of`."""
+    text = "processes (default: one per CPU)"
+    parser.add_argument("--jobs", type=at_least(1), metavar="N", help=text)
+    text = "run on the Ray cluster at this address, or on one of this machine"
+    parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the option without which files name no code; see :mod:`sponge_env.utils.installation`."""
     text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"

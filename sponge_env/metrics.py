@@ -364,21 +364,6 @@ def by_stage(columns: Columns) -> dict[str, Columns]:
     return dict(found)
 
 
-def from_columns(columns: Columns) -> list[IntervalMetrics]:
-    """Return the intervals of :func:`to_columns`."""
-    stages = {stage: _rows(own) for stage, own in by_stage(columns).items()}
-    whole = _rows({name: columns[name] for name in names(IntervalMetrics)})
-    return [
-        IntervalMetrics(**each, stages={stage: own[k] for stage, own in stages.items()})
-        for k, each in enumerate(whole)
-    ]
-
-
-def _rows(columns: Columns) -> list[dict[str, Any]]:
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
 INFO = {
     f.name: float if f.type == "float" else int
     for f in declared(IntervalMetrics)

@@ -105,7 +105,7 @@ def test_plans_with_the_cores_of_the_machine(
     assert isinstance(controller, BaseController)
     for _ in range(3):  # some count how long a wish lasts
         answer = controller.allocate(spec, view)
-        check(Allocation(*map(int, answer.stages[0])), spec)
+        check(answer, spec)
 
 
 @pytest.mark.parametrize("name", ["fa2", "hpa", "hpa-fast", "ppo-joint", "sponge-joint", "themis"])

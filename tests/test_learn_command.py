@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import evaluate
@@ -83,6 +84,22 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
 def test_what_cannot_be_trained_on_is_refused(line: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         asked(line)
+
+
+def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 5.0\n")
+    line = f"--scenario tiny.toml --drop=expired --envs 2 --steps 32 {' '.join(SETTINGS)}".split()
+    assert main([*line, "--seeds", "3-4", "--jobs", "1", "--run-dir", "all"]) == 0
+    assert main([*line, "--seed", "4", "--run-dir", "one"]) == 0
+    one, other = (load_policy(Path(each, "policy.safetensors")) for each in ("one", "all/seed-4"))
+    np.testing.assert_equal(one.layers, other.layers)
+    assert sorted(path.name for path in Path("all").iterdir()) == ["seed-3", "seed-4"]
+    assert main([*line, "--seeds", "4-3"]) == cli.BAD_INPUT
+    assert "must be two seeds such as 0-4, not '4-3'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick_rules")

@@ -60,8 +60,8 @@ EPISODE_METRIC: Insertions = {
     ],
     "sponge_env/run/rollout.py": [
         after(
-            "        restarts=sum(each.restarts for each in intervals),\n",
-            "        most_queued=max(each.queued for each in intervals),\n",
+            '        restarts=int(intervals["restarts"].sum()),\n',
+            '        most_queued=int(intervals["queued"].max()),\n',
         )
     ],
 }

@@ -29,10 +29,13 @@ from agents.policy import POLICY_FILE, save_policy
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
-from sponge_env.run.rollout import Run, run_episode
+from sponge_env.metrics import summary
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Run, play_together, run_episode
 from sponge_env.scenario.config import Arrivals, Network
-from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.scenario.spec import scenario_profile
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
 
@@ -61,6 +64,25 @@ def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -
     assert result.input_range is not None
     slo = result.input_range[:, INPUTS.index("slo")]
     assert (slo[0], slo[1]) == (0.0, 0.0), "the logarithm of a second"
+
+
+RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa-fast", "vpa")]
+
+
+@pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (1, 3))])
+def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) -> None:
+    scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0)
+    options = {"policy": "shipped"} if agent == "ppo" else {}
+    controller = make_controller(agent, known_controllers(), options)
+    runs = [Run.of(agent, scenario, "sim", seed) for seed in range(4)]
+    together = play_together(scenario, scenario_profile(scenario), controller, runs)
+    assert tuple(together) == seeds, "but where the guard takes over"
+    for seed, episode in together.items():
+        alone = run_episode(make_system(scenario, seed), controller, runs[seed])
+        kept = [{**summary(e.summary), **e.requests, **e.columns} for e in (episode, alone)]
+        for name in ("decision_s", "decision_p50_s", "decision_p99_s"):
+            assert all(np.all(each.pop(name) > 0) for each in kept)
+        np.testing.assert_equal(*kept)
 
 
 def test_a_policy_finds_its_inputs_wherever_they_stand() -> None:
@@ -121,7 +143,7 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 UNGUARDED = """
 from agents.learn.evaluation import run_programs
-from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
 run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
 """

@@ -13,6 +13,7 @@ from baselines import profile_key, tune, tuned_options
 from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
 from sponge_env.errors import ConfigError
+from sponge_env.run.executor import Processes
 from sponge_env.run.hindsight import MET, _play, best_constant, constants
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import cells, load_suite
@@ -173,4 +174,4 @@ def test_a_failing_controller_is_named(tmp_path: Path) -> None:
     broken = dataclasses.replace(SHORT, profile="no-such-profile")
     work = [Task("static", "no-such-profile", (broken,))]
     with pytest.raises(ConfigError, match="static failed on no-such-profile"):
-        tune.tune(work, 1, tmp_path / "tuned.json")
+        tune.tune(work, Processes(1), tmp_path / "tuned.json")

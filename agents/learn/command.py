@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
 from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.utils.console import Progress
-from sponge_env.utils.files import read_json, write_json
+from sponge_env.utils.files import read_all, read_json, write_all, write_json
 from sponge_env.utils.installation import require_extra
 
 from ..learned import shipped_for
 from ..policy import POLICY_FILE, load_policy
-from ..training import FOLLOWED, STEPS
+from ..training import FOLLOWED, STEPS, parse
 from . import CHECKPOINT_FILE, EVALUATED_FILE, TrainingPlan, settings, spec_of
 
 
@@ -108,6 +112,10 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         arguments.resume /= CHECKPOINT_FILE
     require_extra("train", "training")
     scenario, *also = scenarios_of(arguments)
+    if arguments.ray is not None or arguments.jobs:
+        from . import evaluation
+
+        evaluation.EXECUTOR.set(executor_of(arguments))
     prepare_machine(arguments.wait, arguments.cpus)
     profile = check_scenario(scenario, "sim", "auto")
     scenario = with_own_slo(scenario)  # which may have been measured only now
@@ -147,6 +155,32 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         interrupted = True
     sys.stdout.write(_summary(arguments, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0
+
+
+def train_each(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Train with each of several seeds; their folders lie in one."""
+    require_extra("train", "training")
+    executor = executor_of(arguments)
+    folder = new_folder(f"train-{arguments.agent}-seeds", arguments.run_dir)
+    _, others = cli.split_options(argv, ("--seeds", "--run-dir", "--jobs", "--ray", "--seed"))
+    tasks = [(*others, "--seed", str(seed)) for seed in arguments.seeds]
+    with cli.terminate_like_interrupt(), contextlib.closing(executor.run(_trained, tasks)) as done:
+        for task, result in done:
+            if isinstance(result, Failure):
+                raise ConfigError(f"seed {task[-1]} failed ({result.type}: {result.message})")
+            write_all(own := folder / f"seed-{task[-1]}", result)
+            sys.stdout.write(f"policy       {own / POLICY_FILE}\n")
+    return 0
+
+
+def _trained(argv: Sequence[str]) -> dict[str, bytes]:
+    """Train in a folder that is removed; return its files."""
+    arguments, silent = parse(argv), io.StringIO()
+    with TemporaryDirectory(prefix="sponge-") as folder:
+        arguments.run_dir = Path(folder) / "run"
+        with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+            train(arguments, argv)
+        return read_all(arguments.run_dir)
 
 
 def _summary(

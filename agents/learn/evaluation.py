@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import closing
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -21,8 +22,7 @@ from sponge_env.core.compiled import CPUS
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.interfaces import ACCURACY_PRICE
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.executor import Failure, Processes, Work
+from sponge_env.run.executor import Executor, Failure, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
@@ -35,7 +35,7 @@ from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 from sponge_env.utils.installation import one_blas_thread
 
 from ..guard import InputRange
-from ..history import FloatMatrix, layout_of
+from ..history import FloatMatrix, batch_times_of, layout_of
 from ..policy import Policy, reading
 from ..stepwise import PolicyState
 from . import spec_of
@@ -47,6 +47,10 @@ TOLERANCE = 1e-4
 
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
+
+
+EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
+"""What plays programs, if not a process on each CPU."""
 
 
 class AccuracyCost:
@@ -69,12 +73,6 @@ class AccuracyCost:
         lost = 100 * (1 - metrics["accuracy"] / self._best[assigned])
         costs: FloatArray = np.where(answered > 0, self._percent[assigned] * lost * answered, 0.0)
         return costs
-
-    def of_episode(self, intervals: Sequence[IntervalMetrics]) -> float:
-        """Return the cost of an episode of the first scenario, without later answers."""
-        names = "on_time", "late", "accuracy"
-        columns = {name: np.array([getattr(each, name) for each in intervals]) for name in names}
-        return float(self.of(columns, np.zeros(len(intervals), np.int64)).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ class PolicyEvaluator:
         seen, running = InputRange(len(info.inputs)), np.zeros(len(self._seeds), np.bool_)
 
         def decide(view: BatchView) -> IntArray:
-            state.watch(view)
+            state.see(view.observations, batch_times_of(view.last))
             np.logical_not(played.over, out=running)
             seen.widen(policy.inputs(state.seen)[running])
             return state.choose(policy.logits(state.seen))
@@ -189,11 +187,12 @@ def play_program(
 def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
     """Return the results of work with programs in episodes, in the order of the tasks.
 
-    They are shared out to as many processes as there are CPUs, so that a script which calls this
-    needs ``if __name__ == "__main__":``.
+    They are shared out to as many processes as there are CPUs, or as :data:`EXECUTOR` says, so that
+    a script which calls this needs ``if __name__ == "__main__":``.
     """
     results: dict[Task, Any] = {}
-    with closing(Processes(min(CPUS, len(tasks))).run(work, tasks)) as ended:
+    executor = EXECUTOR.get() or Processes(min(CPUS, len(tasks)))
+    with closing(executor.run(work, tasks)) as ended:
         for task, result in ended:
             if isinstance(result, Failure):
                 (program, _, scenario), reason = task, f"{result.type}: {result.message}"
@@ -211,6 +210,8 @@ def _play_episode(task: Task) -> tuple[float, float, float, float]:
     run = Run.of(program, scenario, "sim", seed)
     played = run_episode(make_system(scenario, seed), controller, run)
     one, from_s = played.summary, scenario.count_from_s + 1e-9
-    counted = [each for each in played.intervals if each.time_s > from_s]
-    spent = one.core_seconds + AccuracyCost([scenario]).of_episode(counted)
+    later = played.columns["time_s"] > from_s
+    counted = {name: column[later] for name, column in played.columns.items()}
+    lost = AccuracyCost([scenario]).of(counted, np.zeros(int(later.sum()), np.int64))
+    spent = one.core_seconds + float(lost.sum())
     return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
@@ -18,7 +17,8 @@ from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, from_summary
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.bounds import bound_rows, bound_units
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.cluster import Cluster, executor_of, run_units
+from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
@@ -54,6 +54,7 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
+    arguments.executor = executor_of(arguments)
     backends: list[Backend] = [arguments.backend]
     if arguments.backend == "both":
         backends = ["sim", "live"]
@@ -214,13 +215,11 @@ def _run(
             if broken is not None:
                 raise broken
         return
-    if arguments.ray is not None:
-        from sponge_env.run.cluster import Cluster, run_units
-
-        running = run_units(Cluster(arguments.ray), store, todo, arguments.requests)
+    task = partial(run_unit, requests=arguments.requests)
+    if isinstance(arguments.executor, Cluster):
+        running = run_units(arguments.executor, store, todo, task)
     else:
-        task = partial(run_unit, store=store, requests=arguments.requests)
-        running = Processes(arguments.jobs or len(os.sched_getaffinity(0))).run(task, todo)
+        running = arguments.executor.run(partial(task, store=store), todo)
     progress, failed = Progress("suite", len(todo), "result"), 0
     progress.show(0)
     with closing(progress), closing(running) as results:

@@ -60,8 +60,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
-    if arguments.ray is not None and arguments.jobs:
-        raise ConfigError("--jobs does not go with --ray, which runs a unit on each CPU")
     if arguments.json:
         if not arguments.json.absolute().parent.is_dir():
             raise ConfigError(f"--json {str(arguments.json)!r} is in no folder that exists")
@@ -70,7 +68,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _add_arguments(parser: cli.Parser) -> None:
-    add, at_least_1 = parser.add_argument, cli.at_least(1)
+    add = parser.add_argument
     text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
     add(
         "--backend",
@@ -97,10 +95,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--suite", metavar="NAME", help=f"{text}; with --agent only these agents")
     text = "folder of trace files, each of which is a cell of a suite for such: --suite real"
     add("--traces", type=Path, metavar="DIR", help=text)
-    text = "processes of a suite (default: one per CPU)"
-    add("--jobs", type=at_least_1, metavar="N", help=text)
-    text = "run a suite on the Ray cluster at this address, or on one of this machine"
-    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+    cli.add_workers(parser)
 
 
 def listing() -> str:

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
-from sponge_env.control.split import Rule as SplitRule
-from sponge_env.control.split import shares, stage_spec, stage_view
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.control.split import Rule, shares, stage_spec, stage_view
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 from sponge_env.scenario.option import Options as Options
 from sponge_env.scenario.option import option as option
 from sponge_env.scenario.toml import from_mapping
-
-Rule = TypeVar("Rule", bound=Callable[..., Allocation])
-
-
-def in_arrays(allocate: Rule) -> Rule:
-    """Mark a rule, an ``allocate``, as one on (n,) numbers of as many systems of one model, too."""
-    vars(allocate)["in_arrays"] = True
-    return allocate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +44,6 @@ class BaseController(ABC):
     """Options: an instance of the type with which a subclass annotates this attribute."""
     part_of_pipeline = False
     """Whether what it controls is one of several stages."""
-    alone: NDArray[np.bool_]
-    """(n,) the episodes of many that are to be played alone."""
     _spec: SystemSpec | None = None
     _parts: Sequence[BaseController] = ()
 
@@ -87,41 +76,11 @@ class BaseController(ABC):
             self.begin(spec)
         self._spec = spec
 
-    def reset_many(self, spec: SystemSpec, count: int) -> bool:
-        """Start as many episodes on the described system; return whether it can.
-
-        Nobody calls :meth:`decide` then, but :meth:`decide_many`.
-        """
-        begins = spec.is_one_model and self._in_arrays
-        if begins:
-            self.reset(spec, 0)
-            self.alone = np.zeros(count, np.bool_)
-        return begins
-
-    @property
-    def _in_arrays(self) -> bool:
-        return hasattr(self.allocate, "in_arrays")
-
-    def decide_many(self, view: Any) -> IntArray:
-        """Return the (n, 1, 4) allocations, which the simulator fits onto the machine.
-
-        The view is a :class:`sponge_env.simulation.batch.BatchView`. Those episodes in which a
-        controller wants to see more are from then on noted in ``alone``, and what they get is no
-        matter.
-        """
-        asked = np.empty((len(self.alone), 1, 4), np.int64)
-        for part, numbers in enumerate(self.allocate(self.spec, view).stages[0]):
-            asked[:, 0, part] = numbers
-        return asked
-
     def decide(self, view: SystemView) -> Allocation:
         """Return the allocation for the next interval, of no more cores than the machine has."""
         spec = self.spec
         if not self._parts:
-            answer = self.allocate(spec, view)
-            if self._in_arrays:
-                answer = Allocation(*map(int, answer.stages[0]))
-            return spec.fitting(answer)
+            return spec.fitting(self.allocate(spec, view))
         answers = [
             part.decide(stage_view(view, spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)
@@ -135,7 +94,7 @@ class BaseController(ABC):
         """Return whether :meth:`allocate` answers for all stages and variants of a system."""
         return False
 
-    def split_by(self) -> SplitRule:
+    def split_by(self) -> Rule:
         """Return how the SLO is divided among the stages where it does not."""
         return "proportional"
 
@@ -145,3 +104,33 @@ class BaseController(ABC):
     @abstractmethod
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Apply the rule to what the system shows now."""
+
+
+class ArrayController(BaseController):
+    """A controller whose rule is one on (n,) numbers of as many systems of one model, too."""
+
+    alone: NDArray[np.bool_]
+    """(n,) the systems in which it wants to see more, so that they are to be played alone."""
+
+    @abstractmethod
+    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
+        """Return cores, batch and perhaps replicas, a number each or (n,) of them.
+
+        The view is one of a single system or a :class:`sponge_env.simulation.batch.BatchView`.
+        """
+
+    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+        """Apply the rule to a single system."""
+        return Allocation(stages=(StageAllocation(*map(int, self.choose(spec, view))),))
+
+    def reset_many(self, spec: SystemSpec, count: int) -> bool:
+        """Start as many episodes, for :meth:`decide_many`; return whether it can."""
+        self.reset(spec, seed=0)
+        self.alone = np.zeros(count, np.bool_)
+        return spec.is_one_model and type(self).allocate is ArrayController.allocate
+
+    def decide_many(self, view: Any) -> IntArray:
+        """Return the (n, 1, 4) allocations for the next interval."""
+        chosen = StageAllocation(*self.choose(self.spec, view))
+        rows = np.stack(np.broadcast_arrays(*chosen, self.alone)[:-1], axis=-1)
+        return rows[:, None].astype(np.int64)

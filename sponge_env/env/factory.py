@@ -60,11 +60,11 @@ def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list[LiveCo
 def make_system(
     scenario: Scenario,
     seed: int,
-    *,
     backend: Backend = "sim",
+    limiter: Limiter = "auto",
+    *,
     profile: Profile | None = None,
     workload: Workload | None = None,
-    limiter: Limiter = "auto",
     hold_between_steps: bool = False,
 ) -> System:
     """Build a system at the start of an episode; its class says what the arguments are.

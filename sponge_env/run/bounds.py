@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,10 +22,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sponge_env.cli import Parser, add_trust, at_least, command, terminate_like_interrupt
+from sponge_env.cli import Parser, add_trust, add_workers, command, terminate_like_interrupt
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
-from sponge_env.run.executor import Failure, Processes
+from sponge_env.run.cluster import executor_of
+from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import RunStore, fingerprint, scenario_fingerprint
 from sponge_env.run.suite import (
@@ -157,11 +157,11 @@ def _shipped() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(SHIPPED.read_text())) if SHIPPED.exists() else {}
 
 
-def find_bounds(units: Sequence[BoundUnit], processes: int) -> dict[str, dict[str, Any]]:
+def find_bounds(units: Sequence[BoundUnit], executor: Executor) -> dict[str, dict[str, Any]]:
     """Bound cells in parallel; return what :data:`SHIPPED` holds."""
     progress = Progress("bounds", len(units), "cell")
     found: dict[str, dict[str, Any]] = {}
-    with closing(progress), closing(Processes(processes).run(BoundUnit.found, units)) as results:
+    with closing(progress), closing(executor.run(BoundUnit.found, units)) as results:
         for done, (unit, result) in enumerate(results, start=1):
             name = cell_name(unit.scenario)
             if isinstance(result, Failure):
@@ -180,14 +180,14 @@ def main(argv: Sequence[str]) -> int:
         description="Find the clairvoyant bounds that ship with a suite.",
     )
     parser.add_argument("--suite", default="standard-v1", help="shipped suite or TOML file")
-    parser.add_argument("--jobs", type=at_least(1), help="processes (default: one per CPU)")
+    add_workers(parser)
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
     add_trust(parser)
     arguments = parser.parse_args(argv)
-    suite = load_suite(arguments.suite)
+    suite, executor = load_suite(arguments.suite), executor_of(arguments)
     check_writable(arguments.out)
     with terminate_like_interrupt():
-        found = find_bounds(bound_units(suite), arguments.jobs or len(os.sched_getaffinity(0)))
+        found = find_bounds(bound_units(suite), executor)
     lines = []
     for name, kinds in sorted({**_shipped(), **found}.items()):  # those of other cells stay
         entries = [f'  "{kind}": {json.dumps(entry)}' for kind, entry in sorted(kinds.items())]

@@ -1,12 +1,14 @@
 """Tasks on a Ray cluster: one CPU each, on whatever node has one free.
 
-Ray runs units of suites, never requests. A node needs this version of the project and of the
-packages that results depend on. The files of a unit come back as bytes and are written here.
+Ray runs units of suites and whole trainings, never requests. A node needs this version of the
+project and of the packages that results depend on. Files come back as bytes, and are written here.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -18,13 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.executor import Failure, Results, Task, Work, attempt
+from sponge_env.run.executor import Executor, Failure, Processes, Results, Task, Work, attempt
 from sponge_env.run.store import RunStore, code_fingerprint
-from sponge_env.run.unit import run_unit
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
-from sponge_env.utils.files import replacing
+from sponge_env.utils.files import read_all, write_all
 
 if TYPE_CHECKING:
     from sponge_env.run.store import Unit
@@ -53,7 +54,7 @@ class Cluster:
         ray = _join(self.address)
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt_typed)
         shared = ray.put((work, installation.typed()))
-        running = {remote.remote(shared, task): task for task in tasks}
+        running = {remote.remote(shared, task, _fingerprint(task)): task for task in tasks}
         try:
             while running:
                 for ended in ray.wait(list(running), timeout=_CHECK_S)[0]:
@@ -68,58 +69,71 @@ class Cluster:
                 ray.cancel(left, force=True)
 
 
-def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any) -> Any:
+def _fingerprint(task: Any) -> str:
+    made: str = task.fingerprint() if hasattr(task, "fingerprint") else ""
+    return made
+
+
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """Return what runs tasks as a command line says, see :func:`sponge_env.cli.add_workers`."""
+    if arguments.ray is None:
+        return Processes(arguments.jobs or len(os.sched_getaffinity(0)))
+    if arguments.jobs:
+        raise ConfigError("--jobs does not go with --ray, which runs a task on each CPU")
+    return Cluster(arguments.ray)
+
+
+def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerprint: str) -> Any:
     work, typed = shared
+    if _fingerprint(task) != fingerprint:
+        text = "a trace, policy or controller that it names is another file on that node"
+        return Failure("ConfigError", f"{text}; copy the file to every node")
     with installation.typing(typed):
         return attempt(work, task)
 
 
 class _Order(NamedTuple):
     unit: Unit
-    fingerprint: str
     kept: bytes
     """What an earlier run kept of it; empty if nothing."""
 
+    def fingerprint(self) -> str:
+        return self.unit.fingerprint()
+
 
 def run_units(
-    cluster: Cluster, store: RunStore, units: Sequence[Unit], requests: bool
+    cluster: Cluster, store: RunStore, units: Sequence[Unit], run_unit: Work
 ) -> Results[Unit]:
-    """Run units of a store on a cluster; write what they leave into the store.
+    """Run units on a cluster, each with a store there; write what they leave into the store here.
 
     Yield each with None, or with its :class:`~sponge_env.run.executor.Failure`.
     """
     orders = []
     for unit in units:
         kept = store.file("results", unit, ".json")
-        orders.append(_Order(unit, unit.fingerprint(), kept.read_bytes() if kept.exists() else b""))
-    results = cluster.run(partial(_run_order, requests=requests), orders)
+        orders.append(_Order(unit, kept.read_bytes() if kept.exists() else b""))
+    results = cluster.run(partial(_run_order, run_unit), orders)
     try:
         for order, result in results:
             failure = result
             if not isinstance(result, Failure):
                 files, failure = result
-                for name, content in files.items():
-                    with replacing(store.path / name) as partial_file:
-                        partial_file.write_bytes(content)
+                write_all(store.path, files)
             yield order.unit, failure
     finally:
         results.close()
 
 
-def _run_order(order: _Order, requests: bool) -> tuple[dict[str, bytes], Failure | None]:
+def _run_order(run_unit: Work, order: _Order) -> tuple[dict[str, bytes], Failure | None]:
     """Run a unit on a node; return its files by their names in the run, and why it failed."""
-    if order.unit.fingerprint() != order.fingerprint:
-        text = "a trace, policy or controller that it names is another file on that node"
-        return {}, Failure("ConfigError", f"{text}; copy the file to every node")
     with TemporaryDirectory(prefix="sponge-") as folder:
         store = RunStore(Path(folder))
         if order.kept:
             path = store.file("results", order.unit, ".json")
             path.parent.mkdir(parents=True)
             path.write_bytes(order.kept)
-        failure = attempt(partial(run_unit, store=store, requests=requests), order.unit)
-        files = [path for path in store.path.rglob("*") if path.is_file()]
-        return {str(path.relative_to(store.path)): path.read_bytes() for path in files}, failure
+        failure = attempt(partial(run_unit, store=store), order.unit)
+        return read_all(store.path), failure
 
 
 def _join(address: str) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from sponge_env.utils import installation
 from sponge_env.utils.installation import ONE_THREAD
@@ -34,6 +34,13 @@ class Failure:
     type: str
     """Name of the exception, or ``ProcessDied``."""
     message: str
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere."""
+
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it, in the order in which they end."""
 
 
 @dataclass(frozen=True, slots=True)

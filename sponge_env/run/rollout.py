@@ -29,8 +29,7 @@ from sponge_env.metrics import (
     EpisodeMetrics,
     IntervalMetrics,
     by_stage,
-    declared,
-    from_columns,
+    names,
     to_columns,
 )
 from sponge_env.run.registry import decision, start
@@ -98,8 +97,9 @@ class Episode:
 
     @property
     def intervals(self) -> list[IntervalMetrics]:
-        """The metrics of each interval."""
-        return from_columns(self.columns)
+        """The metrics of each interval, without what was measured of stages."""
+        own = [self.columns[name].tolist() for name in names(IntervalMetrics)]
+        return [IntervalMetrics(*values) for values in zip(*own, strict=True)]
 
 
 def run_episode(
@@ -142,26 +142,12 @@ def play(system: System, controller: Controller, run: Run, sinks: Sequence[Sink]
     summary = dataclasses.replace(
         counted, partial=partial, limiter=system.limiter, measured_accuracy=system.measured_accuracy
     )
-    return _finished(Episode(summary, columns, requests, failure), sinks)
-
-
-def _finished(episode: Episode, sinks: Sequence[Sink]) -> Episode:
-    """Give the summary to all sinks; the failure of the episode, or the first of theirs, counts."""
-    failure = episode.failure
     for sink in sinks:
         try:
-            sink.episode(episode.summary)
+            sink.episode(summary)
         except SpongeError as error:
             failure = failure or error
-    return dataclasses.replace(episode, failure=failure)
-
-
-def followed(episode: Episode, sinks: Sequence[Sink]) -> Episode:
-    """Show sinks an episode that is over; it has failed if one of them cannot go on."""
-    for sink in sinks:
-        for metrics in episode.intervals:
-            sink.interval(metrics)
-    return _finished(episode, sinks)
+    return Episode(summary, columns, requests, failure)
 
 
 def play_together(
@@ -181,18 +167,11 @@ def play_together(
             begins = controller.reset_many(spec, len(runs))
     if not begins:
         return {}
-    seeds = [run.seed for run in runs]
-    workloads = [draw_workload(scenario, profile, seed) for seed in seeds]
-    simulator = BatchSimulator(
-        [scenario],
-        np.zeros(len(runs), np.int64),
-        threads=1,
-        obs_dim=JOINT_OBS_DIM,
-        profile=profile,
-        workloads=workloads,
-    )
+    workloads = [draw_workload(scenario, profile, run.seed) for run in runs]
+    same = np.zeros(len(runs), np.int64)
+    simulator = BatchSimulator([scenario], same, obs_dim=JOINT_OBS_DIM, workloads=workloads)
     rows = np.empty((scenario.intervals, len(runs)), METRICS)
-    ended, took_s = list[IntArray](), list[float]()
+    took_s = list[float]()
 
     def decide(view: BatchView) -> IntArray:
         began_s = time.perf_counter()
@@ -200,16 +179,16 @@ def play_together(
         took_s.append((time.perf_counter() - began_s) / len(runs))
         return asked
 
-    for metrics in simulator.play(np.array(seeds), decide):
-        rows[len(ended)] = metrics
-        ended.append(simulator.ended)
+    seeds = np.array([run.seed for run in runs])
+    for k, metrics in enumerate(simulator.play(seeds, decide)):
+        rows[k] = metrics
     simulator.drain()
-    ends, episodes = np.array(ended), {}
+    ends, episodes = np.cumsum(rows["on_time"] + rows["violations"], axis=0), {}
     for i in np.flatnonzero(~controller.alone).tolist():
         latencies = interval_latencies(simulator.ledger(i), ends[:, i])
         own = {name: rows[name][:, i].copy() for name in METRICS.names or ()}
         own |= {**latencies, "decision_s": np.array(took_s)}
-        columns = {f.name: own[f.name] for f in declared(IntervalMetrics)}
+        columns = {name: own[name] for name in names(IntervalMetrics)}
         requests = simulator.columns(i)
         summary = _summarise(requests, columns, runs[i], scenario, spec)
         summary = dataclasses.replace(summary, limiter=SimulatedSystem.limiter)

@@ -24,7 +24,7 @@ from sponge_env.errors import ConfigError, RunDirectoryError, TraceError
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import Columns, IntervalMetrics, names, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Episode, Run, followed, play, play_together, warm
+from sponge_env.run.rollout import Episode, Run, play, play_together, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
@@ -180,11 +180,15 @@ class AgentUnit:
             with ExitStack() as stack:
                 opened = record.sinks(run, scenario.intervals)
                 sinks = [stack.enter_context(closing(sink)) for sink in opened]
-                if run.seed in together:
-                    record.add(run, followed(together[run.seed], sinks))
+                if episode := together.get(run.seed):
+                    for sink, metrics in product(sinks, episode.intervals):
+                        sink.interval(metrics)
+                    for sink in sinks:
+                        sink.episode(episode.summary)
+                    record.add(run, episode)
                     continue
-                options = {"backend": self.backend, "limiter": self.limiter}
-                system = make_system(scenario, run.seed, profile=profile, **options)
+                where = self.backend, self.limiter
+                system = make_system(scenario, run.seed, *where, profile=profile)
                 episode = play(stack.enter_context(closing(system)), controller, run, sinks)
                 record.add(run, episode)
             record.keep(complete=False)

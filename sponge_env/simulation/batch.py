@@ -19,7 +19,6 @@ from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
-from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns, only
@@ -68,9 +67,8 @@ class BatchView:
     @property
     def queued(self) -> IntArray:
         """(n,) requests that wait."""
-        stages = self._arrays.stages[:, 0]
-        waiting: IntArray = stages["tail"] - stages["head"]
-        return waiting
+        queued: IntArray = self._arrays.stages["tail"][:, 0] - self._arrays.stages["head"][:, 0]
+        return queued
 
     @property
     def replicas_ready(self) -> IntArray:
@@ -111,7 +109,6 @@ class BatchSimulator:
         threads: int | None = None,
         obs_dim: int = OBS_DIM,
         intervals_max: int | None = None,
-        profile: Profile | None = None,
         workloads: Sequence[Workload] = (),
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
@@ -129,7 +126,6 @@ class BatchSimulator:
                 all CPUs (``NUMBA_NUM_THREADS``).
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
-            profile: Instead of those that the scenarios name.
             workloads: (n,) requests of each environment's only episode, in place of those that
                 are drawn; what becomes of them is kept, for :meth:`ledger` and :meth:`columns`.
         """
@@ -149,9 +145,7 @@ class BatchSimulator:
         """(n,) whether each environment's episode is over."""
         self.threads = min(threads or CPUS, count)
         self._step_s = 0.0
-        self._configuration = Configuration(
-            self.scenarios, replicas_max, profile=profile, listed=len(workloads) > 0
-        )
+        self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self._workloads = workloads
         self._most = np.array(
             [
@@ -216,8 +210,8 @@ class BatchSimulator:
         listed = self._arrays.settings["arrival_kind"][scenarios] == LISTED
         for i in np.flatnonzero(chosen & listed).tolist():
             drawn = int(scenarios[i]), int(seeds[i])
-            workload = self._workloads[i] if self._workloads else None
-            workload = workload or self._configuration.workload(*drawn)
+            given = self._workloads[i] if self._workloads else None
+            workload = given or self._configuration.workload(*drawn)
             self._arrays = list_requests(self._arrays, i, workload)
         self._arrays.envs["scenario"][chosen] = scenarios[chosen]
         self._seeds = np.where(chosen, seeds, -1)
@@ -243,11 +237,6 @@ class BatchSimulator:
         """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
         sent = int(self._arrays.envs["sent"][i]) - 1
         return ledger_columns(only(self._arrays, i), self._workloads[i].first(sent))
-
-    @property
-    def ended(self) -> IntArray:
-        """(n,) requests that have ended in each environment."""
-        return np.array(self._arrays.envs["ended"])
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.

@@ -72,7 +72,8 @@ def has_ended(outcome: NDArray[np.str_]) -> NDArray[np.bool_]:
 
 def _is_one(outcome: NDArray[np.str_], names: Sequence[str]) -> NDArray[np.bool_]:
     # For a few names faster than np.isin, which sorts them.
-    return np.logical_or.reduce([outcome == name for name in names])
+    found: NDArray[np.bool_] = np.logical_or.reduce([outcome == name for name in names])
+    return found
 
 
 def rate(which: NDArray[np.bool_], ended: NDArray[np.bool_]) -> float:
@@ -105,36 +106,27 @@ def latency_quantiles_s(
 
 
 def interval_latencies(ended: NDArray[Any], ends: IntArray) -> dict[str, FloatArray]:
-    """Return ``latency_mean_s``, ``latency_p50_s`` and ``latency_p99_s``, (intervals,) each.
+    """Return the mean, p50 and p99 latency of intervals under their names, (intervals,) each.
 
-    Of the records of requests in the order in which they ended, as many belong to the intervals
-    up to each as ``ends`` says. What they are is what the intervals of a single system have, see
-    :func:`sponge_env.latency.latency_quantile_s`.
+    ``ended`` are the records of requests in the order in which they ended; those before ``ends``
+    did so by the end of each interval. See :func:`~sponge_env.latency.latency_quantile_s`.
     """
     ended, counts = ended[: ends[-1]], np.diff(ends, prepend=0)
     interval = np.repeat(np.arange(len(ends)), counts)
     took_s, lost = ended["finished_s"] - ended["sent_s"], ended["outcome"] > Outcome.LATE
-    took_s = np.append(took_s[np.lexsort((took_s, lost, interval))], math.nan)
+    took_s = took_s[np.lexsort((took_s, lost, interval))]
     answered = np.bincount(interval[~lost], minlength=len(ends))
     first, last = ends - counts, np.maximum(counts, 1) - 1
     kept = np.arange(len(interval)) - first[interval] < answered[interval]
-    sums_s = np.bincount(interval[kept], took_s[:-1][kept], len(ends))  # one after the other
-
-    def quantile_s(probability: float) -> FloatArray:
+    sums_s = np.bincount(interval[kept], took_s[kept], len(ends))  # one after the other
+    found = {"latency_mean_s": np.where(answered > 0, sums_s / np.maximum(answered, 1), math.nan)}
+    took_s = np.append(took_s, math.nan)
+    for name, probability in (("latency_p50_s", 0.5), ("latency_p99_s", 0.99)):
         position = probability * last
         below = position.astype(np.int64)
-        low, high = (
-            took_s[first + np.maximum(0, np.minimum(k, answered - 1))]
-            for k in (below, np.minimum(below + 1, last))
-        )
-        found = np.where(
-            np.ceil(position) >= answered, math.inf, low + (position - below) * (high - low)
-        )
-        return np.where(counts > 0, found, math.nan)
-
-    mean_s = np.where(answered > 0, sums_s / np.maximum(answered, 1), math.nan)
-    return {
-        "latency_mean_s": mean_s,
-        "latency_p50_s": quantile_s(0.5),
-        "latency_p99_s": quantile_s(0.99),
-    }
+        places = [np.clip(k, 0, answered - 1) for k in (below, np.minimum(below + 1, last))]
+        low_s, high_s = (took_s[first + np.maximum(place, 0)] for place in places)
+        between_s = low_s + (position - below) * (high_s - low_s)
+        infinite = (counts > 0) & (np.ceil(position) >= answered)
+        found[name] = np.where(infinite, math.inf, np.where(counts > 0, between_s, math.nan))
+    return found
