@@ -84,7 +84,6 @@ $(LINTED): $(INSTALLED) $(SOURCES)
 # TRITON=PATH/bin/python, of an environment with nvidia-pytriton, puts Triton beside the server.
 bench: setup  ## run the benchmarks of docs/benchmarks.md
 	$(PY) -m benchmarks.throughput
-	$(PY) -m benchmarks.decisions
 	$(PY) -m benchmarks.serving $(if $(TRITON),--triton $(TRITON))
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed

@@ -8,8 +8,6 @@ _KNOWN = {
     "sponge-ip": ("sponge_ip:SpongeIP", "integer program; every request has its own deadline"),
     "sponge-mpc": ("lookahead:SpongeMPC", "sponge-ip that looks ahead at load and bandwidth"),
     "sponge-joint": ("lookahead:SpongeJoint", "cores now, replicas once they are warm"),
-    "sponge-no-batching": ("sponge_ip:no_batching", "sponge-ip with batches of one"),
-    "sponge-no-scaling": ("sponge_ip:no_scaling", "sponge-ip with fixed cores"),
     "sponge-smallest": ("sponge_ip:smallest_variant", "sponge-ip with the least accurate variants"),
     "sponge-largest": ("sponge_ip:largest_variant", "sponge-ip with the most accurate variants"),
     "equal-split": ("sponge_ip:equal_split", "sponge-ip for each stage, with equal budgets"),

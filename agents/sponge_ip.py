@@ -154,55 +154,6 @@ class PublishedProgram:
         return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AblatedConfig(SpongeIPConfig):
-    """Options of :class:`Ablated`."""
-
-    cores_fixed: int | None = option(None, at_least=1)
-    """Cores to hold always, never more than the scenario's limit; chosen by the program if left
-    out."""
-    batch_limit: int | None = option(None, at_least=1)
-    """Largest batch to plan with; the scenario's limit if left out."""
-
-
-class Ablated(SpongeIP):
-    """Sponge without batching or without scaling: its program sees a smaller system.
-
-    The third of its means, order, is the system's: ``serving.order = "fifo"`` in the scenario.
-    """
-
-    config: AblatedConfig
-
-    def begin(self, spec: SystemSpec) -> None:
-        """Plan for a system with less to choose from; a ConfigError if it has several stages."""
-        config = self.config
-        if self.part_of_pipeline or not spec.is_one_model:
-            raise ConfigError("Sponge without one of its means is for one stage and one variant")
-        batch_max = min(config.batch_limit or spec.first.batch_max, spec.first.batch_max)
-        self._smaller = spec.with_first(batch_max=batch_max)
-        if config.cores_fixed is not None:
-            self._smaller = bundled(self._smaller, min(config.cores_fixed, spec.first.cores_max))
-        super().begin(self._smaller)
-
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Solve the smaller program."""
-        fixed, smaller = self.config.cores_fixed, self._smaller
-        if fixed is not None:
-            view = view.with_first(cores_in_force=1, pending=())
-        answer = super().allocate(smaller, view)
-        cores = answer.cores if fixed is None else min(fixed, spec.first.cores_max)
-        return answer.changed(cores=cores, batch=min(answer.batch, smaller.first.batch_max))
-
-
-def bundled(spec: SystemSpec, cores: int) -> SystemSpec:
-    """Return a system of a single core unit that is as fast as ``cores`` of this one."""
-    latency = spec.first.latency.bundled(cores)
-    core_unit = spec.first.core_unit * cores
-    return spec.with_first(cores_max=1, latencies=(latency,), core_unit=core_unit)
-
-
-no_batching = partial(Ablated, batch_limit=1)
-no_scaling = partial(Ablated, cores_fixed=16)
 equal_split = partial(SpongeIP, budget="equal")
 proportional_split = partial(SpongeIP, budget="proportional")
 smallest_variant = partial(SpongeIP, variant="smallest")

@@ -26,7 +26,6 @@ _KNOWN = {
     "static-8": ("rules:static_8", "8 cores"),
     "static-16": ("rules:static_16", "16 cores"),
     "themis": ("themis:Themis", "two stages: vertical at once, horizontal when stable"),
-    "throttle": ("throttle:Throttle", "Autothrottle's local loop over CPU throttling"),
     "vpa": ("kubernetes:VPA", "Kubernetes: cores by a percentile of past use"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}

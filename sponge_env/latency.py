@@ -61,10 +61,6 @@ class LatencyModel:
         names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
         return replace(self, **{name: getattr(self, name) * scale for name in names})
 
-    def bundled(self, cores: int) -> Self:
-        """Return the model on one core unit that is as fast as ``cores`` of this one's."""
-        return replace(self, gamma_s=self.gamma_s / cores, epsilon_s=self.epsilon_s / cores)
-
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
@@ -108,16 +104,6 @@ class MeasuredLatency(LatencyModel):
         within_s = low_s + np.clip(part, 0, 1) * (high_s - low_s)
         predicted_s: FloatArray = (within_s + beyond_s) * np.maximum(1, units[0] / c)
         return predicted_s
-
-    def bundled(self, cores: int) -> MeasuredLatency:
-        """Return the same grid in larger units."""
-        fit = LatencyModel.bundled(self, cores)
-        return replace(
-            self,
-            gamma_s=fit.gamma_s,
-            epsilon_s=fit.epsilon_s,
-            cores=tuple(each / cores for each in self.cores),
-        )
 
 
 @lru_cache(maxsize=64)

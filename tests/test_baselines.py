@@ -24,7 +24,6 @@ from baselines.kubernetes import (
 )
 from baselines.rules import BatchConfig, QueueRule, Static, batch_size, static_8, static_16
 from baselines.themis import Themis, grow
-from baselines.throttle import Captain, Throttle, ThrottleConfig, signals
 from sponge_env.control.base import BaseController
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics
@@ -308,65 +307,3 @@ class TestThemis:
         flood = busy_view(rate_rps=200, allocation=Allocation(1, 1, 4), replicas_ready=4)
         grown = decide(Themis(), flood, total_cores=16)
         assert (grown.cores, grown.replicas) == (4, 4), "warm replicas do not go for larger ones"
-
-
-class TestThrottle:
-    TARGET = 0.05
-
-    def moved(self, limit: float, *moves: tuple[float, float]) -> Captain:
-        """Return a controller after intervals of throttled share and usage."""
-        captain = Captain(ThrottleConfig(target=self.TARGET, usage_windows=2), limit, limit_max=16)
-        for throttled, usage in moves:
-            captain.move(throttled, usage)
-        return captain
-
-    def test_growth_is_one_plus_the_excess(self) -> None:
-        grown = self.moved(4.0, (0.65, 4.0))
-        assert grown.limit == pytest.approx(4.0 * 1.5)
-        assert grown.margin == pytest.approx(3.0 + 0.65 - self.TARGET)
-
-    @pytest.mark.parametrize(
-        ("limit", "moves", "after"),
-        [
-            (16.0, [(0.0, 10.0)], 16.0),  # the usage of two intervals is needed
-            (16.0, [(0.0, 10.0), (0.0, 11.0)], 11.0 + (3.0 - 0.1) * 0.5**0.5),
-            (16.0, [(0.0, 1.0)] * 2, 8.0),  # half at most
-            (10.0, [(0.0, 9.5)] * 2, 10.0),  # not for a little
-            (8.0, [(0.0, 6.0)] * 2, 6.0),
-            (8.0, [(0.0, 6.0), (0.0, 6.0), (0.5, 6.0)], 10.0),  # takes it back twice
-            (8.0, [(0.0, 6.0), (0.0, 6.0), (0.5, 6.0), (0.25, 6.0)], 11.0),
-        ],
-    )
-    def test_shrinks_to_recent_usage_and_takes_back_what_was_wrong(
-        self, limit: float, moves: list[tuple[float, float]], after: float
-    ) -> None:
-        assert self.moved(limit, *moves).limit == pytest.approx(after)
-
-    @pytest.mark.parametrize(
-        ("cores", "core_unit", "measured", "expected"),
-        [
-            # At 4/16 core a replica that never rests is stopped for 3/4 of each period.
-            (4, 1 / 16, {"utilisation": 1.0, "throttled_share": 0.75}, (1.0, 4.0)),
-            (8, 1 / 16, {"utilisation": 0.5, "throttled_share": 0.1}, (0.2, 4.0)),
-            # Without a quota the load stands in.
-            (4, 1.0, {"utilisation": 0.8, "batch": 4, "batch_mean": 2.0}, (0.16, 1.6)),
-            (16, 1 / 16, {"utilisation": 0.8, "batch": 4, "batch_mean": 2.0}, (0.16, 6.4)),
-            # A batch longer than the interval counts as full.
-            (2, 1.0, {"utilisation": 1.0, "batch": 4}, (1.0, 2.0)),
-        ],
-    )
-    def test_signals(
-        self, cores: int, core_unit: float, measured: dict[str, Any], expected: tuple[float, float]
-    ) -> None:
-        last = IntervalMetrics(requested_cores=cores, cores=float(cores), **measured)
-        assert signals(last, core_unit) == pytest.approx(expected)
-
-    def test_cores_are_the_limit_rounded_up(self) -> None:
-        last = IntervalMetrics(
-            requested_cores=4, cores=4.0, utilisation=1.0, batch=1, batch_mean=1.0
-        )
-        initial = Allocation(cores=4, batch=1)
-        answer = decide(
-            Throttle(batch_slo_share=0.01), make_view(), busy_view(last=last), initial=initial
-        )
-        assert answer == Allocation(cores=8, batch=1)

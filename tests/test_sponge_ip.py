@@ -14,14 +14,7 @@ from reference.program import count_late
 from views import NOTHING, busy_view, make_spec, make_view, views
 
 from agents.rates import Forecast, forecast_arrivals
-from agents.sponge_ip import (
-    Ablated,
-    PublishedProgram,
-    SpongeIP,
-    SpongeIPConfig,
-    bundled,
-    no_scaling,
-)
+from agents.sponge_ip import PublishedProgram, SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram, lay_out
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ProfileError
@@ -144,10 +137,9 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     assert 0.3 * STATES < feasible < 0.7 * STATES
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_limit": 2}])
-def test_equals_pulp_on_random_states(options: dict[str, Any]) -> None:
+def test_equals_pulp_on_random_states() -> None:
     rng = np.random.default_rng(10)
-    exact, pulp = Ablated(**options), Ablated(solver="pulp", **options)
+    exact, pulp = SpongeIP(), SpongeIP(solver="pulp")
     for _ in range(60):
         spec = random_spec(rng, largest=8)
         view = random_view(rng, spec)
@@ -299,33 +291,3 @@ def test_no_decision_waits_for_the_compiler() -> None:
     assert compiled
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
     assert lay_out.signatures == compiled  # type: ignore[attr-defined]
-
-
-@given(cores=st.integers(1, 16), profile=st.sampled_from(["yolov5s", "resnet18"]))
-def test_a_bundle_is_as_fast_as_its_cores(cores: int, profile: str) -> None:
-    spec = make_spec(profile)
-    one = bundled(spec, cores)
-    expected_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
-    np.testing.assert_allclose(one.first.latency.table_s(16, 1)[:, 0], expected_s, rtol=1e-12)
-
-
-@settings(max_examples=20, deadline=None)
-@given(cores=st.integers(1, 16), budget_s=st.floats(0.1, 0.9), queued=st.integers(0, 30))
-def test_no_scaling_takes_the_smallest_batch_that_is_feasible_on_its_cores(
-    cores: int, budget_s: float, queued: int
-) -> None:
-    view = busy_view(budgets_left_s=(budget_s,) * queued, allocation=Allocation(cores, 1))
-    controller = Ablated(cores_fixed=cores)
-    controller.reset(make_spec(), seed=0)
-    answer, chosen = controller.decide(view), decide(view)
-    assert answer.cores == cores
-    if chosen.feasible and chosen.cores <= cores:
-        assert answer.feasible
-        assert answer.batch <= chosen.batch
-
-
-def test_fixed_cores_stay_within_the_limit() -> None:
-    controller = no_scaling()
-    controller.reset(make_spec(cores_max=6), seed=0)
-    assert controller.decide(make_view()).cores == 6
-    assert controller.decide(busy_view()).cores == 6

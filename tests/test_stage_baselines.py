@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from agents.lookahead import SpongeMPC
-from agents.sponge_ip import SpongeIP, no_batching
+from agents.sponge_ip import SpongeIP
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
 from baselines.rules import GrandSLAm, SlackFit
 from sponge_env.control.base import BaseController
 from sponge_env.control.split import shares
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
 from sponge_env.scenario.config import Arrivals, Variant
 from sponge_env.scenario.scenario import load_scenario
@@ -133,11 +132,6 @@ def test_splits_take_any_variant_that_is_in_force_at_first() -> None:
             answer = controller.decide(system.view())
             system.step(answer)
         assert answer.stages[0].variant == 1 or controller.plans(system.spec)
-
-
-def test_sponge_without_one_of_its_means_is_for_one_stage() -> None:
-    with pytest.raises(ConfigError, match="one stage and one variant"):
-        played("pipeline-video", no_batching())
 
 
 def test_the_look_ahead_trades_accuracy_for_cores() -> None:

@@ -153,9 +153,6 @@ FOR_STAGES = {
 }
 """Agents that are played where there are stages or variants."""
 
-FOR_ONE_STAGE = {"sponge-no-batching", "sponge-no-scaling"}
-"""Agents that refuse several stages or variants."""
-
 LEARNED = {"ppo": "vertical", "ppo-joint": "joint"}
 """Agents that follow a shipped policy, and what they see."""
 
@@ -188,7 +185,7 @@ def agents_of(cell: Cell, known: list[str]) -> list[str]:
     able = list(known)
     if not cell.shipped_policies:
         able = [agent for agent in able if agent not in LEARNED]
-    apart = FOR_ONE_STAGE if cell.stages else FOR_STAGES
+    apart = set[str]() if cell.stages else FOR_STAGES
     able = [agent for agent in able if agent not in apart]
     return sorted([*able, *(VARIANTS if cell.variants else ())])
 
