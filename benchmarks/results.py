@@ -36,8 +36,8 @@ from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
 from sponge_env.results.score import score_grid, score_rows, score_table, score_tables
 
-TIME_SERIES = (("swing-8-60s-0.4", "warm"), ("steps-0.4", "warm"))
-"""Scenarios and starts whose first episode is drawn, with the first profile."""
+TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")
+"""Scenarios whose first episode is drawn, with the first profile."""
 
 SUITES = {
     "standard": "All scenarios and models",
@@ -114,9 +114,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
     drawn = draw_all(run.comparison, run.featured)
-    groups = [run.comparison.cells_of(scenario, start) for scenario, start in TIME_SERIES]
-    names = {series_name(cells[0]) for cells in groups if cells}
-    pictures = {f"results-{name}.png": drawn[name].content for name in sorted(names)}
+    groups = [run.comparison.cells_of(scenario) for scenario in TIME_SERIES]
+    names = [series_name(cells[0]) for cells in groups if cells]
+    pictures = {f"results-{name}.png": drawn[name].content for name in names}
     return pictures | {"comparison.png": drawn["profile"].content}
 
 

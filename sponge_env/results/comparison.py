@@ -53,18 +53,13 @@ class Comparison:
         return list(dict.fromkeys(scenario for scenario, _, _ in self.cells))
 
     @property
-    def starts(self) -> list[str]:
-        """The starts, in order."""
-        return list(dict.fromkeys(start for _, _, start in self.cells))
-
-    @property
     def seeds(self) -> int:
         """Episodes of each agent and cell."""
         return int(self.episodes["seed"].nunique())
 
-    def cells_of(self, scenario: str = "", start: str = "") -> list[Cell]:
-        """Return the cells of a scenario, or a start, or both."""
-        return [c for c in self.cells if scenario in ("", c[0]) and start in ("", c[2])]
+    def cells_of(self, scenario: str) -> list[Cell]:
+        """Return the cells of a scenario."""
+        return [cell for cell in self.cells if cell[0] == scenario]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
