@@ -19,7 +19,7 @@ from sponge_env.metrics import EpisodeMetrics, from_summary
 from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.bounds import bound_rows, bound_units
 from sponge_env.run.executor import Failure, Processes
-from sponge_env.run.notices import announce, replayed
+from sponge_env.run.notices import announce, beginnings, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
 from sponge_env.run.suite import (
@@ -54,9 +54,8 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
-    backends: list[Backend] = [arguments.backend]
-    if arguments.backend == "both":
-        backends = ["sim", "live"]
+    both: list[Backend] = ["sim", "live"]
+    backends = both if arguments.backend == "both" else [arguments.backend]
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
     prepare_machine(arguments.wait, arguments.cpus)
@@ -121,7 +120,7 @@ def _notices(
     expired = {cell.serving.drop for cell in played} == {"expired"}
     if cli.drops_by_default(arguments) or (arguments.traces and expired and not arguments.drop):
         notices.append(cli.DROP_NOTICE)
-    return notices + announce(played)
+    return notices + beginnings(played) + announce(played)
 
 
 def _open(
