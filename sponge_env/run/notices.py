@@ -42,8 +42,7 @@ MAX_HOPELESS = 0.9
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
 """Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
 MAX_BEGINNING = 1 / 3
-"""Share of an episode that is its warm-up or, of a cold start, the time of three: until then one
-sees little of how a controller goes on."""
+"""Share of an episode that its warm-up may take or, after a cold start, three cold starts."""
 FEW = 10
 """Samples or requests below which a file was written by hand."""
 NO_MS = "its times are in seconds, not in milliseconds"
@@ -59,6 +58,22 @@ def announce(scenarios: Sequence[Scenario]) -> list[str]:
     for warning in warned:
         sys.stderr.write(f"warning: {warning}\n")
     return list(read)
+
+
+def beginnings(scenarios: Sequence[Scenario]) -> list[str]:
+    """Say of which episodes there is little but the beginning."""
+    found = dict[str, None]()
+    for scenario in scenarios:
+        with suppress(SpongeError):
+            spec = make_spec(scenario, scenario_profile(scenario))
+            cold_s = max(stage.cold_start_s for stage in spec.stages)
+            beginning_s, what = 3 * cold_s, f"cold starts of {cold_s:.3g} s"
+            if scenario.start == "warm":
+                beginning_s, what = scenario.warmup_s, f"a warm-up of {scenario.warmup_s:g} s"
+            if beginning_s > MAX_BEGINNING * scenario.duration_s:
+                little = f"{scenario.duration_s:g} s are little beside {what}"
+                found[f"{little}: the result is mostly that of the beginning"] = None
+    return list(found)
 
 
 def replayed(scenarios: Sequence[Scenario], seeds: int) -> dict[str, str]:
@@ -118,13 +133,6 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
     slo_s = max([scenario.slo_s, *(kind.slo_s for kind in scenario.classes)])
     if slo_s > MAX_SLO_S:
         yield f"slo_s = {slo_s:g} is over a minute: it is in seconds, not in milliseconds"
-    cold_s = max(stage.cold_start_s for stage in make_spec(scenario, profile).stages)
-    beginning_s, what = 3 * cold_s, f"cold starts of {cold_s:.3g} s"
-    if scenario.start == "warm":
-        beginning_s, what = scenario.warmup_s, f"a warm-up of {scenario.warmup_s:g} s"
-    if beginning_s > MAX_BEGINNING * scenario.duration_s:
-        much = "the result is mostly that of the beginning"
-        yield f"{scenario.duration_s:g} s are little beside {what}: {much}"
     workload = draw_workload(scenario, profile, 0)
     budget_s = workload.deadline_s - workload.arrival_s
     fastest_s = shortest_s(scenario, stage_profiles(scenario, profile))
