@@ -28,12 +28,13 @@ from sponge_env.errors import ConfigError
 from sponge_env.run.cluster import executor_of
 from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, summaries, warm
+from sponge_env.run.rollout import Run, play_together, run_episode, warm
 from sponge_env.run.store import conditions_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import describe_versions, require_extra
@@ -98,7 +99,12 @@ class Task:
         best_accuracy = math.prod(best) or 1.0
         offered, violations, cores, lost = 0, 0.0, 0.0, 0.0
         runs = [Run.of(self.agent, scenario, "sim", seed) for seed in self.seeds]
-        for summary in summaries(scenario, profile, controller, runs):
+        together = play_together(scenario, profile, controller, runs)
+        for run in runs:
+            if (episode := together.get(run.seed)) is None:
+                system = SimulatedSystem(scenario, run.seed, profile)
+                episode = run_episode(system, controller, run)
+            summary = episode.summary
             offered += summary.offered
             violations += summary.avoidable_violation_rate * summary.offered
             cores += summary.mean_cores
