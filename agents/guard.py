@@ -120,7 +120,9 @@ class Guard:
         decided = self._left > 0
         if decided:
             self._left -= 1
-        (shown,), (is_alarming,) = self._look(observation[None], view)
+        (shown,), (is_alarming,) = self._look(
+            observation[None], sum([stage.queued for stage in view.stages])
+        )
         answer = self._answer(observation, view, decided, is_alarming)
         self._views.append(view)
         return shown, answer
@@ -133,18 +135,20 @@ class Guard:
         Returned are the (n, fields) observations within the range that the policy has seen, and
         whether the program decides from now on.
         """
-        shown, is_alarming = self._look(observations, view)
+        shown, is_alarming = self._look(observations, view.queued)
         if self._watched:
             is_alarming |= self._misses(view)
         return shown, is_alarming
 
-    def _look(self, observations: FloatMatrix, view: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+    def _look(
+        self, observations: FloatMatrix, queued: Any
+    ) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Return (n, fields) observations within range, and whether the demand is beyond it."""
         shown, is_alarming = observations, np.zeros(len(observations), np.bool_)
         if self._range is not None:
             shown = observations.copy()
             _clip(shown, self._places, self._range, self._is_demand, is_alarming)
-        self._lengths.append(sum([stage.queued for stage in view.stages]))
+        self._lengths.append(queued)
         if len(self._lengths) > _GROWING:
             is_growing = [x < y for x, y in pairwise(self._lengths)]
             is_alarming |= np.all([*is_growing, self._lengths[-1] > self._hopeless], axis=0)

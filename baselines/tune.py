@@ -27,12 +27,13 @@ from sponge_env.run.cluster import executor_of
 from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.hindsight import MET
 from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, summaries, warm
+from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import scenario_fingerprint
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import require_extra
@@ -83,7 +84,7 @@ class Task:
         controller = make_controller(self.agent, known_controllers(), options)
         scenario = warm(cell, controller, profile)
         run = Run.of(self.agent, scenario, "sim", seed)
-        (summary,) = summaries(scenario, profile, controller, [run])
+        summary = run_episode(SimulatedSystem(scenario, seed, profile), controller, run).summary
         best = math.prod(max(v.accuracy for v in stage.variants) for stage in cell.pipeline)
         lost = 0.0 if math.isnan(summary.accuracy) else 100 * (1 - summary.accuracy / (best or 1.0))
         cores = summary.mean_cores + ACCURACY_PRICE * max(0.0, lost)

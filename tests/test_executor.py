@@ -32,6 +32,7 @@ def test_results_come_as_tasks_end() -> None:
         first, result = next(results)
         assert result[0] == first
     assert not active_children()
+    assert list(Processes(2).run(work, [])) == []
 
 
 def may_run(name: str) -> bool:
@@ -44,10 +45,6 @@ def test_code_counts_as_typed_in_every_process() -> None:
         found = dict(Processes(2).run(may_run, ["own:Mine", "a:B"]))
     assert found["own:Mine"] is True
     assert found["a:B"].type == "ConfigError"
-
-
-def test_without_tasks_there_are_no_results() -> None:
-    assert list(Processes(2).run(work, [])) == []
 
 
 def test_a_process_that_dies_takes_only_its_task_along() -> None:

@@ -16,7 +16,7 @@ from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.run.cluster import executor_of
-from sponge_env.run.executor import Failure
+from sponge_env.run.executor import Failure, Inline
 from sponge_env.run.notices import announce
 from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import cells, changed, load_suite
@@ -175,6 +175,9 @@ def train_each(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def _trained(argv: Sequence[str]) -> dict[str, bytes]:
     """Train in a folder that is removed; return its files."""
+    from .evaluation import EXECUTOR
+
+    EXECUTOR.set(Inline())  # a process of many has none of its own
     arguments, silent = parse(argv), io.StringIO()
     with TemporaryDirectory(prefix="sponge-") as folder:
         arguments.run_dir = Path(folder) / "run"

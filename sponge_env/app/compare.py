@@ -19,7 +19,6 @@ from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.run.bounds import bound_rows, bound_units
 from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
-from sponge_env.run.notices import announce, replayed
 from sponge_env.run.notices import announce, beginnings, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
@@ -55,15 +54,9 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if arguments.suite:
         require_extra("report", "a suite")
     suite, left_out = _chosen_suite(arguments)
-<<<<<<< HEAD
     arguments.executor = executor_of(arguments)
-    backends: list[Backend] = [arguments.backend]
-    if arguments.backend == "both":
-        backends = ["sim", "live"]
-=======
     both: list[Backend] = ["sim", "live"]
     backends = both if arguments.backend == "both" else [arguments.backend]
->>>>>>> issue31
     if suite.bounds and "live" in backends:
         raise ConfigError("a bound knows the simulator's future, not the real worker's; leave it")
     prepare_machine(arguments.wait, arguments.cpus)

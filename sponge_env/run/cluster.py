@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ class _Order(NamedTuple):
 
 
 def run_units(
-    cluster: Cluster, store: RunStore, units: Sequence[Unit], run_unit: Work
+    cluster: Cluster, store: RunStore, units: Sequence[Unit], run_unit: Callable[..., None]
 ) -> Results[Unit]:
     """Run units on a cluster, each with a store there; write what they leave into the store here.
 
@@ -124,7 +124,9 @@ def run_units(
         results.close()
 
 
-def _run_order(run_unit: Work, order: _Order) -> tuple[dict[str, bytes], Failure | None]:
+def _run_order(
+    run_unit: Callable[..., None], order: _Order
+) -> tuple[dict[str, bytes], Failure | None]:
     """Run a unit on a node; return its files by their names in the run, and why it failed."""
     with TemporaryDirectory(prefix="sponge-") as folder:
         store = RunStore(Path(folder))

@@ -43,6 +43,15 @@ class Executor(Protocol):
         """Yield each task with what became of it, in the order in which they end."""
 
 
+class Inline:
+    """Runs tasks here, one after the other."""
+
+    def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
+        """Yield each task with what became of it."""
+        for task in tasks:
+            yield task, attempt(work, task)
+
+
 @dataclass(frozen=True, slots=True)
 class Processes:
     """Runs tasks in processes of its own, each with one thread."""

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.batch import BatchSimulator, BatchView
+from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import interval_latencies, summarise_accuracy, summarise_requests
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.traffic import rate_rps
@@ -185,27 +186,16 @@ def play_together(
     simulator.drain()
     ends, episodes = np.cumsum(rows["on_time"] + rows["violations"], axis=0), {}
     for i in np.flatnonzero(~controller.alone).tolist():
-        latencies = interval_latencies(simulator.ledger(i), ends[:, i])
+        arrays = simulator.only(i)
+        latencies = interval_latencies(arrays.ledger[0], ends[:, i])
         own = {name: rows[name][:, i].copy() for name in METRICS.names or ()}
         own |= {**latencies, "decision_s": np.array(took_s)}
         columns = {name: own[name] for name in names(IntervalMetrics)}
-        requests = simulator.columns(i)
+        requests = ledger_columns(arrays, workloads[i].first(int(arrays.envs["sent"][0]) - 1))
         summary = _summarise(requests, columns, runs[i], scenario, spec)
         summary = dataclasses.replace(summary, limiter=SimulatedSystem.limiter)
         episodes[runs[i].seed] = Episode(summary, columns, requests)
     return episodes
-
-
-def summaries(
-    scenario: Scenario, profile: Profile, controller: Controller, runs: Sequence[Run]
-) -> Iterator[EpisodeMetrics]:
-    """Play simulated episodes, together where that is possible; yield the summaries in order."""
-    together = play_together(scenario, profile, controller, runs)
-    for run in runs:
-        if (episode := together.get(run.seed)) is None:
-            system = SimulatedSystem(scenario, run.seed, profile)
-            episode = run_episode(system, controller, run)
-        yield episode.summary
 
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> None:

@@ -21,7 +21,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
-from sponge_env.simulation.memory import allocations, asked_for, blank_metrics, ledger_columns, only
+from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
 from sponge_env.simulation.system import make_room
 from sponge_env.simulation.workload import Workload, list_requests
 
@@ -55,11 +55,6 @@ class BatchView:
         return self
 
     @property
-    def stages(self) -> tuple[BatchView]:
-        """The first stage only."""
-        return (self,)
-
-    @property
     def allocation(self) -> Any:
         """(n,) records of what was asked for last."""
         return self._arrays.stages["wanted"][:, 0].view(np.recarray)
@@ -86,10 +81,6 @@ class BatchView:
         counts &= (replicas["ready_s"] <= self.now_s) == ready
         found: IntArray = counts.sum(axis=1)
         return found
-
-
-Decide = Callable[[BatchView], IntArray]
-"""Returns the (n, stages, 4) allocations for an interval."""
 
 
 class BatchSimulator:
@@ -127,7 +118,7 @@ class BatchSimulator:
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
             workloads: (n,) requests of each environment's only episode, in place of those that
-                are drawn; what becomes of them is kept, for :meth:`ledger` and :meth:`columns`.
+                are drawn; what becomes of them is kept in the ledger.
         """
         count = len(assignment)
         for name, value, least in (
@@ -218,8 +209,13 @@ class BatchSimulator:
         self._run(entry.begin_traffic_range, self._seeds, self._metrics)
         self._move(entry.RESET, out)
 
-    def play(self, seeds: NDArray[np.int64], decide: Decide) -> Iterator[NDArray[Any]]:
-        """Play an episode in each environment; yield each interval's metrics, as of a step."""
+    def play(
+        self, seeds: NDArray[np.int64], decide: Callable[[BatchView], IntArray]
+    ) -> Iterator[NDArray[Any]]:
+        """Play an episode in each environment; yield each interval's metrics, as of a step.
+
+        A function returns the (n, stages, 4) allocations for an interval.
+        """
         observations, last = np.zeros((self.num_envs, self._obs_dim), np.float32), None
         self.reset(np.ones(self.num_envs, np.bool_), seeds, observations)
         while not self.over.all():
@@ -228,15 +224,11 @@ class BatchSimulator:
             observations, last = self.step(asked)
             yield last
 
-    def ledger(self, i: int) -> NDArray[Any]:
-        """Return the records of an environment's requests that have ended, in that order."""
-        ended: NDArray[Any] = self._arrays.ledger[i, : self._arrays.envs["ended"][i]]
-        return ended
-
-    def columns(self, i: int) -> dict[str, NDArray[Any]]:
-        """Return the ledger; see :func:`sponge_env.simulation.memory.ledger_columns`."""
-        sent = int(self._arrays.envs["sent"][i]) - 1
-        return ledger_columns(only(self._arrays, i), self._workloads[i].first(sent))
+    def only(self, i: int) -> Arrays:
+        """Return the memory of one of the environments, as that of the only one."""
+        of_each = Arrays._fields.index("settings")
+        each = (array[i : i + 1] for array in self._arrays[:of_each])
+        return Arrays(*each, *self._arrays[of_each:])
 
     def step(self, allocations: NDArray[np.int64]) -> tuple[Observations, NDArray[Any]]:
         """Serve one interval; environments whose episode is over stand still.

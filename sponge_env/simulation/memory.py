@@ -147,12 +147,6 @@ def _sparse(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return np.ndarray(shape, dtype, memory)
 
 
-def only(arrays: Arrays, i: int) -> Arrays:
-    """Return the memory of one of the environments, as that of the only one."""
-    of_each = arrays._fields.index("settings")
-    return Arrays(*(each[i : i + 1] for each in arrays[:of_each]), *arrays[of_each:])
-
-
 def _check_free(count: int, one_bytes: int) -> None:
     if (needed := count * one_bytes) > _UNASKED_BYTES and needed > (free := free_bytes()):
         raise ConfigError(
