@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.core.compiled import Position, Records, Words, dtype_of, inlined
+from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.interfaces import HISTORY
@@ -350,22 +350,6 @@ class World(NamedTuple):
     all_pending: NDArray[Any]
     all_queues: NDArray[Any]
     """(stages, capacity)"""
-    listed: bool
-    """Whether its requests are ``LISTED``."""
-    simple: bool
-    """Whether the compiler knows that there is one stage, with one replica and no quota."""
-
-
-@inlined
-def limited(w: World) -> bool:
-    """Return whether a quota limits the stage's replicas."""
-    return not w.simple and w.model.limited
-
-
-@inlined
-def held(w: World) -> int:
-    """Return how many replicas the stage holds."""
-    return 1 if w.simple else w.stage.replicas
 
 
 class Arrays(NamedTuple):

@@ -15,9 +15,10 @@ from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.queue import FEW
-from sponge_env.core.records import BLOCKS, PAST, AllocationRow, Env, Stage, World, held, limited
+from sponge_env.core.records import BLOCKS, PAST, AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
+from sponge_env.core.settings import LISTED
 
 
 @inlined
@@ -25,7 +26,7 @@ def reset(w: World, seed: int) -> None:
     """Start an episode; where requests are not listed, their traffic has begun already."""
     env = w.env
     env.interval, env.measured_s, env.ended = 0, 0.0, 0
-    if w.listed:
+    if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
     seed_stream(env.noise_rng, seed, FAN_OUT)
@@ -112,7 +113,7 @@ def simulate(w: World, until_s: float) -> None:
     """
     env = w.env
     for k in range(len(w.stages)):
-        _look_anew(w.stages[k])
+        _look_anew(at(w, k))
     while True:
         batching.take_in(w, env.now_s)
         if env.now_s >= until_s:
@@ -123,7 +124,7 @@ def simulate(w: World, until_s: float) -> None:
         for k in range(len(w.stages)):
             stage = w.stages[k]
             # Under a quota whoever wakes or sleeps changes the part of the CPU that others have.
-            if stage.stale or (stage.idle and stage.head < stage.tail) or limited(at(w, k)):
+            if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
                 _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
         if jump(env, event_s, min(until_s, env.arrival_s) if w.stages[0].idle else until_s):
@@ -142,7 +143,7 @@ def _let_happen(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.apply_pending(at(w, k))
-            _look_anew(w.stages[k])
+            _look_anew(at(w, k))
     if _settle(w) or resized:
         _fit_targets(w)
 
@@ -172,15 +173,34 @@ def _fit_targets(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.fit_target(at(w, k))
-            _look_anew(w.stages[k])
+            _look_anew(at(w, k))
 
 
-@compiled
-def _look_anew(stage: Stage) -> None:
+@inlined
+def _divided(w: World) -> bool:
+    """Return whether there can be so many replicas that blocks are worth it."""
+    return len(w.replicas) > BLOCKS
+
+
+@inlined
+def _block_size(w: World) -> int:
+    return w.stage.block if _divided(w) else len(w.replicas)
+
+
+@inlined
+def _is_due(w: World, block: int) -> bool:
+    """Return whether something may have happened in a block."""
+    return not _divided(w) or w.stage.soonest_s[block] <= w.env.now_s
+
+
+@inlined
+def _look_anew(w: World) -> None:
     """Divide a stage's replicas into blocks, all of which are to be looked at."""
-    stage.stale, stage.block = True, 1 + stage.replicas // BLOCKS
-    for k in range(min(stage.replicas, BLOCKS)):
-        stage.soonest_s[k] = -math.inf
+    w.stage.stale = True
+    if _divided(w):
+        w.stage.block = 1 + w.stage.replicas // BLOCKS
+        for k in range(min(w.stage.replicas, BLOCKS)):
+            w.stage.soonest_s[k] = -math.inf
 
 
 @inlined
@@ -188,23 +208,25 @@ def _start_batches(w: World) -> None:
     """Give every idle replica a batch; note whether one stays idle, and the next event."""
     stage, idle, event_s = w.stage, False, worker.next_resize_s(w)
     block, first = 0, 0
-    while first < held(w):
-        if w.simple or stage.soonest_s[block] <= w.env.now_s or (stage.idles[block] and not idle):
-            idle = _start_in_block(w, block, first, idle)
-        event_s = min(event_s, stage.soonest_s[block])
-        block, first = block + 1, first + stage.block
-    if limited(w):  # a batch that starts slows the others down
+    while first < stage.replicas:
+        if _is_due(w, block) or (stage.idles[block] and not idle):
+            idle, soonest_s = _start_in_block(w, block, first, idle)
+        else:
+            soonest_s = stage.soonest_s[block]
+        event_s = min(event_s, soonest_s)
+        block, first = block + 1, first + _block_size(w)
+    if w.model.limited:  # a batch that starts slows the others down
         worker.share_cpu(w)
         event_s = worker.next_event_s(w)
-        _look_anew(stage)
+        _look_anew(w)
     w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
 
 
 @inlined
-def _start_in_block(w: World, block: int, first: int, idle: bool) -> bool:
-    """Do so in a block, unless one is ``idle`` already; return whether one is."""
+def _start_in_block(w: World, block: int, first: int, idle: bool) -> tuple[bool, float]:
+    """Do so in a block, unless one is ``idle`` already; return whether one is, and the event."""
     stage, soonest_s, idles = w.stage, math.inf, False
-    for k in range(first, min(first + stage.block, held(w))):
+    for k in range(first, min(first + _block_size(w), w.stage.replicas)):
         replica = w.replicas[k]
         if worker.is_idle(w.env, replica):
             # Where one stays idle, there is nothing to start for the others, too.
@@ -214,8 +236,9 @@ def _start_in_block(w: World, block: int, first: int, idle: bool) -> bool:
                 continue
             start_service(w, replica, w.env.now_s)
         soonest_s = min(soonest_s, worker.busy_until_s(replica))
-    stage.soonest_s[block], stage.idles[block] = soonest_s, idles
-    return idle
+    if _divided(w):
+        stage.soonest_s[block], stage.idles[block] = soonest_s, idles
+    return idle, soonest_s
 
 
 @inlined
@@ -233,7 +256,7 @@ def _settle(w: World) -> bool:
             batching.answer(stage, stage.replicas[row], stage.replicas[row].finish_s)
             if worker.release(stage, row):
                 gone = True
-                _look_anew(stage.stage)
+                _look_anew(stage)
             worker.update_held(stage)
             batching.rewind(stage)
             left -= 1
@@ -245,14 +268,14 @@ def _first_ended(w: World) -> tuple[int, int, int]:
     """Return how many batches have ended by now, and stage and row of the first's replica."""
     ended, first, first_row, first_s = 0, -1, -1, math.inf
     for k in range(len(w.stages)):
-        stage, block, begin = w.stages[k], 0, 0
-        while stage.stale and begin < held(at(w, k)):
-            if w.simple or stage.soonest_s[block] <= w.env.now_s:
-                for row in range(begin, min(begin + stage.block, held(at(w, k)))):
-                    replica = w.all_replicas[k, row]
+        here, block, begin = at(w, k), 0, 0
+        while here.stage.stale and begin < here.stage.replicas:
+            if _is_due(here, block):
+                for row in range(begin, min(begin + _block_size(here), here.stage.replicas)):
+                    replica = here.replicas[row]
                     if worker.has_ended(w.env, replica):
                         ended += 1
                         if replica.finish_s < first_s:
                             first, first_row, first_s = k, row, replica.finish_s
-            block, begin = block + 1, begin + stage.block
+            block, begin = block + 1, begin + _block_size(here)
     return ended, first, first_row
