@@ -100,7 +100,7 @@ def _last_run(w: World, end: int) -> int:
     return last
 
 
-@compiled
+@inlined
 def _place_of(w: World, row: int, sent_s: float) -> int:
     """Return the position after all that are due before a request, or with it."""
     # Halving begins at the end: whoever comes last is mostly due last, too.

@@ -26,9 +26,6 @@ find interval k at ``k & (length - 1)``, not below what the observation looks at
 assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
 
-BLOCKS = 32
-"""Parts of a stage's replicas that are looked at only when something happens in them."""
-
 Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
 PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
@@ -175,12 +172,6 @@ class Stage:
     cores: int
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""
-    block: int
-    """Rows of each block of them, as are the next."""
-    soonest_s: Annotated[Records[float], np.float64, BLOCKS]
-    """When a batch ends in a block or a replica becomes ready; past if all is to be looked at."""
-    idles: Annotated[Records[int], np.uint8, BLOCKS]
-    """Whether a replica of the block is idle."""
     next_replica: int
     pending: int
     held_cores: float
