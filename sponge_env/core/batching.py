@@ -15,6 +15,7 @@ from sponge_env.core.overload import size_in_time
 from sponge_env.core.queue import bring_forward, deadline_s, due_s, push, remove
 from sponge_env.core.records import LedgerRow, ReplicaState, Waiting, World
 from sponge_env.core.service import planned_s
+from sponge_env.core.settings import LISTED
 from sponge_env.interfaces import Outcome
 
 ON_TIME, LATE = int(Outcome.ON_TIME), int(Outcome.LATE)
@@ -35,7 +36,7 @@ def any_pending(w: World) -> bool:
 def take_in(w: World, until_s: float) -> None:
     """Take in the requests that have arrived by a moment that is now or past."""
     env, settings = w.env, w.settings
-    if w.listed:
+    if settings.arrival_kind == LISTED:
         while env.arrival_s <= until_s:
             request = w.requests[env.sent - 1]
             offer(w, request.deadline_s, request.payload_bytes, True)
@@ -110,7 +111,7 @@ def _close_cancelled(w: World, row: int, sent_s: float, attempts: int) -> None:
 
 @inlined
 def _is_cancelled(w: World, row: int) -> bool:
-    return w.listed and w.requests[row].cancelled
+    return w.settings.arrival_kind == LISTED and w.requests[row].cancelled
 
 
 @inlined

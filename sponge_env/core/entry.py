@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sponge_env.core import batching
 from sponge_env.core.arrivals import next_request, reset_arrivals
-from sponge_env.core.compiled import compiled, entry_point, inlined
+from sponge_env.core.compiled import entry_point, inlined
 from sponge_env.core.measure import measure
 from sponge_env.core.network import reset_network, start_over, transferred_s
 from sponge_env.core.observe import encode
@@ -35,10 +35,9 @@ STEP, DRAIN, RESET = range(3)
 
 
 @inlined
-def _world(arrays: Arrays, i: int, metrics: NDArray[Any], simple: bool = False) -> World:
+def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
     """Return the first stage of an environment."""
     env = arrays.envs[i]
-    listed = not simple and arrays.settings[env.scenario].arrival_kind == LISTED
     return World(
         0,
         arrays.stages[i, 0],
@@ -60,14 +59,11 @@ def _world(arrays: Arrays, i: int, metrics: NDArray[Any], simple: bool = False) 
         arrays.replicas[i],
         arrays.pending[i],
         arrays.queue[i],
-        listed,
-        simple,
     )
 
 
-@compiled
-def _run(
-    simple: bool,
+@entry_point
+def run_range(
     arrays: Arrays,
     first: int,
     last: int,
@@ -78,9 +74,14 @@ def _run(
     metrics: NDArray[Any],
     over: NDArray[np.bool_],
 ) -> None:
-    """Make a move of a range of environments, see :func:`run_range`."""
+    """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
+
+    A reset starts those that have a seed; a step leaves out those whose episode is over; to drain
+    is to serve what is left, after which metrics have lost their meaning. The allocations are
+    (n, stages) of ``ALLOCATION``. What the moves share is compiled once.
+    """
     for i in range(first, last):
-        w = _world(arrays, i, metrics, simple)
+        w = _world(arrays, i, metrics)
         if move == RESET:
             acts = seeds[i] >= 0
         else:
@@ -93,28 +94,6 @@ def _run(
                 step(w, allocations[i], move == DRAIN)
             encode(w, observations[i])
             over[i] = w.env.interval == w.settings.intervals
-
-
-@entry_point
-def run_range(*arguments: Any) -> None:
-    """Start episodes (``RESET``), serve an interval of them (``STEP``) or end them (``DRAIN``).
-
-    A reset starts those that have a seed; a step leaves out those whose episode is over; to drain
-    is to serve what is left, after which metrics have lost their meaning. The allocations are
-    (n, stages) of ``ALLOCATION``. What the moves share is compiled once. Arguments are those of
-    :func:`_run` but the first.
-    """
-    _run(False, *arguments)
-
-
-@entry_point
-def run_simple_range(arrays: Arrays, *arguments: Any) -> None:
-    """Do the same, faster, where there is one stage, with at most one replica and no quota.
-
-    Requests are drawn one at a time.
-    """
-    if arrays.stages.shape[1] == 1:  # so the compiler knows it
-        _run(True, arrays, *arguments)
 
 
 @entry_point
@@ -149,7 +128,7 @@ def begin_traffic_range(
     """Start the traffic of the environments that have a seed, unless their requests are listed."""
     for i in range(first, last):
         w = _world(arrays, i, metrics)
-        if seeds[i] >= 0 and not w.listed:
+        if seeds[i] >= 0 and w.settings.arrival_kind != LISTED:
             reset_network(w, seeds[i])
             reset_arrivals(w, seeds[i])
 

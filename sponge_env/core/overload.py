@@ -12,7 +12,7 @@ import math
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
-from sponge_env.core.records import World, limited
+from sponge_env.core.records import World
 from sponge_env.core.service import dispatched_s, served_s
 
 CHEAP = 0.95
@@ -38,7 +38,7 @@ def shortest_s(w: World, count: int) -> float:
 @inlined
 def _takes_s(w: World, variant: int, count: int) -> float:
     """Return how long a batch of a variant takes on the cores that a replica has, or at most."""
-    if limited(w):
+    if w.model.limited:
         work_s = w.numbers[w.model.work_at + variant * w.model.limits.batch + count - 1]
         return dispatched_s(w, variant, count) + work_s * w.stage.pace
     return served_s(w, variant, count, w.stage.planned_cores) * w.stage.pace
@@ -78,7 +78,7 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
         rate = _done_per_s(at(w, k))
         ahead_core_s += _ahead_core_s(at(w, k), due_s, rate, until_s)
         forced += rate * w.stages[k].wanted.replicas
-    if limited(w):
+    if w.model.limited:
         # Unused tokens of a period let a replica run faster than its quota for so long.
         ahead_core_s -= w.model.quota.period_s
         machine = min(machine, w.model.cpu_cores) * w.model.core_unit
@@ -94,7 +94,7 @@ def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
 def _done_per_s(w: World) -> float:
     """Return how much a replica does under the allocation in force, of the least work there is."""
     wanted, model, rate = w.stage.wanted, w.model, 0.0
-    if limited(w):
+    if model.limited:
         return wanted.cores * model.core_unit
     for count in range(1, wanted.batch + 1):
         rate = max(rate, count / shortest_s(w, count))
@@ -114,7 +114,7 @@ def _ahead_core_s(w: World, due_s: float, done_per_s: float, until_s: float) -> 
         if replica.batch_size:
             takes_s = _takes_s(w, replica.variant, replica.batch_size)
             left_s = max(0.0, takes_s - (w.env.now_s - replica.started_s))
-            if limited(w):
+            if w.model.limited:
                 core_s += left_s
             else:
                 first_s = min(left_s, until_s - w.env.now_s)

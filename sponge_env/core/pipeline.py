@@ -12,6 +12,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.queue import deadline_s, push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
+from sponge_env.core.settings import LISTED
 
 FREE = 0
 """What a free place has instead of a request: so is memory that was never used."""
@@ -151,7 +152,7 @@ def _fan_out(w: World, row: int, task: int) -> int:
 
     What a live system was answered by the first stage needs no drawing.
     """
-    if w.place == 0 and w.listed and w.requests[row].tasks >= 0:
+    if w.place == 0 and w.settings.arrival_kind == LISTED and w.requests[row].tasks >= 0:
         return w.requests[row].tasks
     most, at_ = w.model.fan_outs - 1, w.model.fan_out_at
     tasks = most

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
+from sponge_env.core.settings import LISTED
 
 FEW = 64
 """Places that a ring begins with, if there is room for so many."""
@@ -25,7 +26,7 @@ def deadline_s(w: World, position: int) -> float:
 @compiled
 def due_s(w: World, row: int, sent_s: float) -> float:
     """Return the deadline of the request at a place in the order of arrival."""
-    if w.listed:
+    if w.settings.arrival_kind == LISTED:
         return w.requests[row].deadline_s
     return sent_s + w.settings.slo_s
 
@@ -46,7 +47,7 @@ def push(w: World, row: int, sent_s: float, hopeless: bool, retries: int, joined
     # One SLO and one payload for all: what arrives last has the latest deadline.
     # Later stages get their tasks in the order of the batches that end.
     position = stage.tail
-    if w.place > 0 or w.listed:
+    if w.place > 0 or w.settings.arrival_kind == LISTED:
         position = _place_of(w, row, sent_s)
         ring = stage.ring
         for k in range(stage.tail, position, -1):
@@ -99,7 +100,7 @@ def _last_run(w: World, end: int) -> int:
     return last
 
 
-@compiled
+@inlined
 def _place_of(w: World, row: int, sent_s: float) -> int:
     """Return the position after all that are due before a request, or with it."""
     # Halving begins at the end: whoever comes last is mostly due last, too.
@@ -119,7 +120,7 @@ def _precedes(w: World, row: int, sent_s: float, position: int) -> bool:
     if one_s != other_s:
         return one_s < other_s
     other = w.queue[position & w.stage.ring].row
-    if w.listed:
+    if w.settings.arrival_kind == LISTED:
         return w.requests[row].id < w.requests[other].id
     return row < other
 
@@ -165,7 +166,7 @@ def bring_forward(w: World, count: int) -> None:
 @inlined
 def _came_before(w: World, row: int, other: int) -> bool:
     """Return whether one of two requests arrived before the other, of equal ones by id."""
-    if not w.listed:
+    if w.settings.arrival_kind != LISTED:
         return row < other
     one, two = w.requests[row], w.requests[other]
     if one.arrival_s != two.arrival_s:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.core.compiled import Position, Records, Words, dtype_of, inlined
+from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.interfaces import HISTORY
@@ -25,9 +25,6 @@ find interval k at ``k & (length - 1)``, not below what the observation looks at
 
 assert PAST > HISTORY
 assert RECENT > TREND_INTERVALS
-
-BLOCKS = 32
-"""Parts of a stage's replicas that are looked at only when something happens in them."""
 
 Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
@@ -176,12 +173,6 @@ class Stage:
     cores: int
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""
-    block: int
-    """Rows of each block of them, as are the next."""
-    soonest_s: Annotated[Records[float], np.float64, BLOCKS]
-    """When a batch ends in a block or a replica becomes ready; past if all is to be looked at."""
-    idles: Annotated[Records[int], np.uint8, BLOCKS]
-    """Whether a replica of the block is idle."""
     next_replica: int
     pending: int
     held_cores: float
@@ -351,22 +342,6 @@ class World(NamedTuple):
     all_pending: NDArray[Any]
     all_queues: NDArray[Any]
     """(stages, capacity)"""
-    listed: bool
-    """Whether its requests are ``LISTED``."""
-    simple: bool
-    """Whether the compiler knows that there is one stage, with one replica and no quota."""
-
-
-@inlined
-def limited(w: World) -> bool:
-    """Return whether a quota limits the stage's replicas."""
-    return not w.simple and w.model.limited
-
-
-@inlined
-def held(w: World) -> int:
-    """Return how many replicas the stage holds."""
-    return 1 if w.simple else w.stage.replicas
 
 
 class Arrays(NamedTuple):

@@ -12,7 +12,7 @@ import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
-from sponge_env.core.records import Env, ReplicaState, World, limited
+from sponge_env.core.records import Env, ReplicaState, World
 from sponge_env.core.rng import NOISE, normal, seed_stream
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -73,7 +73,7 @@ def next_event_s(w: World) -> float:
 def share_cpu(w: World) -> None:
     """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
     env, stage, model = w.env, w.stage, w.model
-    if not limited(w) or model.limits.replicas == 1:
+    if not model.limited or model.limits.replicas == 1:
         return
     busy = 0
     for k in range(stage.replicas):

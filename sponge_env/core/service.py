@@ -11,7 +11,7 @@ import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import advance_bucket, new_bucket, wake, write_quota
-from sponge_env.core.records import ReplicaState, World, limited
+from sponge_env.core.records import ReplicaState, World
 from sponge_env.core.rng import uniform
 from sponge_env.latency import CONTENDING
 
@@ -26,7 +26,7 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
     replica.cores = cores
     replica.account.since_s = replica.finish_s = 0.0
     replica.account.used_core_s = replica.account.throttled_s = 0.0
-    if limited(w):
+    if w.model.limited:
         new_bucket(w.model, replica, uniform(w.env.noise_rng))
 
 
@@ -37,7 +37,7 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
     The cold start was measured on one core unit with its pauses, so these cost nothing more.
     """
     model = w.model
-    if limited(w):
+    if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
         work_s = model.cold_start_s * model.core_unit * slowdown
@@ -51,7 +51,7 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
     """Begin a batch."""
     model, count = w.model, replica.batch_size
     noise = _work(w, replica.variant, count)
-    if limited(w):
+    if model.limited:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
@@ -72,7 +72,7 @@ def dispatched_s(w: World, variant: int, count: int) -> float:
 @compiled
 def advance(w: World, replica: ReplicaState, now_s: float) -> None:
     """Let the batch and the counters progress to ``now_s``."""
-    if limited(w):
+    if w.model.limited:
         advance_bucket(w.model, replica, now_s)
         return
     to_s = min(now_s, replica.finish_s)
@@ -84,7 +84,7 @@ def advance(w: World, replica: ReplicaState, now_s: float) -> None:
 @inlined
 def resize_service(w: World, replica: ReplicaState, now_s: float, cores: int) -> None:
     """Change the cores; what is left of the batch goes on at the new speed."""
-    if limited(w):
+    if w.model.limited:
         replica.cores = cores
         write_quota(w.model, replica, now_s)
         return

@@ -15,9 +15,10 @@ from sponge_env.core.compiled import Records, compiled, inlined
 from sponge_env.core.measure import clear_sums, measure, remember_meters
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.queue import FEW
-from sponge_env.core.records import BLOCKS, PAST, AllocationRow, Env, Stage, World, held, limited
+from sponge_env.core.records import PAST, AllocationRow, Env, World
 from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
+from sponge_env.core.settings import LISTED
 
 
 @inlined
@@ -25,7 +26,7 @@ def reset(w: World, seed: int) -> None:
     """Start an episode; where requests are not listed, their traffic has begun already."""
     env = w.env
     env.interval, env.measured_s, env.ended = 0, 0.0, 0
-    if w.listed:
+    if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
     seed_stream(env.noise_rng, seed, FAN_OUT)
@@ -112,7 +113,7 @@ def simulate(w: World, until_s: float) -> None:
     """
     env = w.env
     for k in range(len(w.stages)):
-        _look_anew(w.stages[k])
+        w.stages[k].stale = True
     while True:
         batching.take_in(w, env.now_s)
         if env.now_s >= until_s:
@@ -123,7 +124,7 @@ def simulate(w: World, until_s: float) -> None:
         for k in range(len(w.stages)):
             stage = w.stages[k]
             # Under a quota whoever wakes or sleeps changes the part of the CPU that others have.
-            if stage.stale or (stage.idle and stage.head < stage.tail) or limited(at(w, k)):
+            if stage.stale or (stage.idle and stage.head < stage.tail) or w.models[k].limited:
                 _start_batches(at(w, k))
             event_s = min(event_s, stage.next_s)
         if jump(env, event_s, min(until_s, env.arrival_s) if w.stages[0].idle else until_s):
@@ -142,7 +143,6 @@ def _let_happen(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.apply_pending(at(w, k))
-            _look_anew(w.stages[k])
     if _settle(w) or resized:
         _fit_targets(w)
 
@@ -172,50 +172,29 @@ def _fit_targets(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.fit_target(at(w, k))
-            _look_anew(w.stages[k])
-
-
-@compiled
-def _look_anew(stage: Stage) -> None:
-    """Divide a stage's replicas into blocks, all of which are to be looked at."""
-    stage.stale, stage.block = True, 1 + stage.replicas // BLOCKS
-    for k in range(min(stage.replicas, BLOCKS)):
-        stage.soonest_s[k] = -math.inf
+            w.stages[k].stale = True
 
 
 @inlined
 def _start_batches(w: World) -> None:
     """Give every idle replica a batch; note whether one stays idle, and the next event."""
-    stage, idle, event_s = w.stage, False, worker.next_resize_s(w)
-    block, first = 0, 0
-    while first < held(w):
-        if w.simple or stage.soonest_s[block] <= w.env.now_s or (stage.idles[block] and not idle):
-            idle = _start_in_block(w, block, first, idle)
-        event_s = min(event_s, stage.soonest_s[block])
-        block, first = block + 1, first + stage.block
-    if limited(w):  # a batch that starts slows the others down
+    idle, event_s = False, worker.next_resize_s(w)
+    for k in range(w.stage.replicas):
+        replica = w.replicas[k]
+        if not worker.is_idle(w.env, replica):
+            event_s = min(event_s, worker.busy_until_s(replica))
+            continue
+        if idle:  # there is nothing to start for this one, too
+            continue
+        if batching.form_batch(w, replica, w.stage.wanted.batch):
+            start_service(w, replica, w.env.now_s)
+            event_s = min(event_s, replica.finish_s)
+        else:
+            idle = True
+    if w.model.limited:  # a batch that starts slows the others down
         worker.share_cpu(w)
         event_s = worker.next_event_s(w)
-        _look_anew(stage)
     w.stage.idle, w.stage.next_s, w.stage.stale = idle, event_s, False
-
-
-@inlined
-def _start_in_block(w: World, block: int, first: int, idle: bool) -> bool:
-    """Do so in a block, unless one is ``idle`` already; return whether one is."""
-    stage, soonest_s, idles = w.stage, math.inf, False
-    for k in range(first, min(first + stage.block, held(w))):
-        replica = w.replicas[k]
-        if worker.is_idle(w.env, replica):
-            # Where one stays idle, there is nothing to start for the others, too.
-            idle = idle or not batching.form_batch(w, replica, stage.wanted.batch)
-            if idle:
-                idles = True
-                continue
-            start_service(w, replica, w.env.now_s)
-        soonest_s = min(soonest_s, worker.busy_until_s(replica))
-    stage.soonest_s[block], stage.idles[block] = soonest_s, idles
-    return idle
 
 
 @inlined
@@ -231,9 +210,7 @@ def _settle(w: World) -> bool:
         if left > 0:
             stage = at(w, place)
             batching.answer(stage, stage.replicas[row], stage.replicas[row].finish_s)
-            if worker.release(stage, row):
-                gone = True
-                _look_anew(stage.stage)
+            gone |= worker.release(stage, row)
             worker.update_held(stage)
             batching.rewind(stage)
             left -= 1
@@ -245,14 +222,11 @@ def _first_ended(w: World) -> tuple[int, int, int]:
     """Return how many batches have ended by now, and stage and row of the first's replica."""
     ended, first, first_row, first_s = 0, -1, -1, math.inf
     for k in range(len(w.stages)):
-        stage, block, begin = w.stages[k], 0, 0
-        while stage.stale and begin < held(at(w, k)):
-            if w.simple or stage.soonest_s[block] <= w.env.now_s:
-                for row in range(begin, min(begin + stage.block, held(at(w, k)))):
-                    replica = w.all_replicas[k, row]
-                    if worker.has_ended(w.env, replica):
-                        ended += 1
-                        if replica.finish_s < first_s:
-                            first, first_row, first_s = k, row, replica.finish_s
-            block, begin = block + 1, begin + stage.block
+        if w.stages[k].stale:
+            for row in range(w.stages[k].replicas):
+                replica = w.all_replicas[k, row]
+                if worker.has_ended(w.env, replica):
+                    ended += 1
+                    if replica.finish_s < first_s:
+                        first, first_row, first_s = k, row, replica.finish_s
     return ended, first, first_row

@@ -82,7 +82,6 @@ class Branch(NamedTuple):
     replicas: Records[PlannedReplica]
     pending: Records[records.PendingResize]
     numbers: Records[float]
-    simple: bool
 
 
 class Branches(NamedTuple):
@@ -97,7 +96,7 @@ def branch(e: KnownEpisode, branches: Branches, k: int) -> Branch:
     """Return one of many schedules."""
     state = branches.states[k]
     replicas, settings = branches.replicas[k], e.settings[0]
-    return Branch(state, state, settings, e.models[0], replicas, e.pending, e.numbers, False)
+    return Branch(state, state, settings, e.models[0], replicas, e.pending, e.numbers)
 
 
 @inlined

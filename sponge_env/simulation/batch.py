@@ -135,7 +135,8 @@ class BatchSimulator:
         self.over = np.ones(count, np.bool_)
         """(n,) whether each environment's episode is over."""
         self.threads = min(threads or CPUS, count)
-        self._step_s = 0.0
+        self._step_s = np.inf
+        """CPU time of the last step, if there was one."""
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self._workloads = workloads
         self._most = np.array(
@@ -274,14 +275,13 @@ class BatchSimulator:
 
     def _move(self, move: int, observations: Observations) -> None:
         out = observations, self._metrics, self.over
-        kernel = entry.run_simple_range if self._configuration.is_simple else entry.run_range
-        taken_s = self._run(kernel, move, self._seeds, self._wanted, *out)
+        taken_s = self._run(entry.run_range, move, self._seeds, self._wanted, *out)
         if move == entry.STEP:
             self._step_s = taken_s
 
     def _run(self, kernel: Callable[..., None], *arguments: Any) -> float:
         """Share the environments among threads; this one works, too. Return the CPU time of all."""
-        threads = min(self.threads, max(1, int(self._step_s / WORTH_S)))
+        threads = int(max(1, min(self.threads, self._step_s / WORTH_S)))
         edges = [self.num_envs * k // threads for k in range(threads + 1)]
         if threads > 1 and self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, "sponge-vector")

@@ -65,15 +65,6 @@ class Configuration(MemoryPlan):
         found = cache(lambda name: profile or scenario_profile(by_profile[name]))
         for row, scenario in enumerate(scenarios):
             self._add(row, scenario, found(scenario.profile))
-        models = self.models
-        self.is_simple = bool(
-            models.shape[1] == 1
-            and (replicas_max or models["limits"]["replicas"].max()) == 1
-            and (models["initial"]["replicas"] == 1).all()
-            and not models["limited"].any()
-            and (self.settings["arrival_kind"] != LISTED).all()
-        )
-        """Whether each has one stage, with one replica, no quota and requests that are drawn."""
 
     def workload(self, row: int, seed: int) -> Workload:
         """Return the requests of an episode of one of the scenarios."""

@@ -22,9 +22,6 @@ from sponge_env.interfaces import Outcome
 _UNASKED_BYTES = 1 << 28
 """Memory that is taken without looking whether it is free."""
 
-_SPARSE = "queue", "opened"
-"""What has room for more than most environments ever use."""
-
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
@@ -115,10 +112,7 @@ class MemoryPlan:
         }
         one = sum(math.prod(shape) * dtype.itemsize for shape, dtype in each.values())
         _check_free(count, one + room.private * records.SAMPLE.itemsize)
-        made = {
-            name: (_sparse if name in _SPARSE else np.zeros)((count, *shape), dtype)
-            for name, (shape, dtype) in each.items()
-        }
+        made = {name: _zeros((count, *shape), dtype) for name, (shape, dtype) in each.items()}
         all_traces = np.zeros(shared + count * room.private, records.SAMPLE)
         all_traces[:shared] = traces
         made["envs"]["private_at"] = shared + np.arange(count) * room.private
@@ -135,13 +129,15 @@ class MemoryPlan:
         return Arrays(*map(rows, arrays))
 
 
-def _sparse(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros that take memory only where they are written to, by small pages.
+def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return zeros; many of them take memory only where they are written to, by small pages.
 
-    NumPy asks for huge ones, each of which has room for all places of several environments.
+    NumPy asks for huge ones, each of which has room for whole queues that are hardly ever used.
     """
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags)
+    needed = math.prod(shape) * dtype.itemsize
+    if needed <= _UNASKED_BYTES:
+        return np.zeros(shape, dtype)
+    memory = mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # where there are none
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.ndarray(shape, dtype, memory)
