@@ -121,9 +121,8 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
         fleet.serves_rps[0, row] = highest_rps
         fleet.serves_rps[1, row] = highest_rps * fleet.utilisation
     usual = _cheapest(fleet, moment)
-    if fleet.in_pipeline or moment.lasting_rps < 0.0:
-        return usual, False
-    return _following(fleet, moment, usual)
+    follows = moment.lasting_rps >= 0.0 and not fleet.in_pipeline
+    return _following(fleet, moment, usual) if follows else (usual, False)
 
 
 @compiled
@@ -208,19 +207,18 @@ def _write_steps(fleet: Fleet, moment: Moment) -> None:
 
     From ``n`` to ``m`` replicas fewer are warm at once, more hold their cores while they start.
     """
-    coming_rps, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
-    cores, costs = fleet.costs[0], fleet.costs[1, : coming_rps.size]
+    coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
+    cores, costs = fleet.costs[0], fleet.costs[1, : coming.size]
     # What others on the machine need is not known in a pipeline, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
         least_rps = moment.lasting_rps
     for before in range(1, sizes + 1):
         for sample in range(costs.size):
-            cores[sample] = _cores(fleet, max(coming_rps[sample], least_rps) / before)
+            cores[sample] = _cores(fleet, max(coming[sample], least_rps) / before)
         for after in range(before, sizes + 1):
             size = _size(fleet, after)
             for sample in range(costs.size):
-                load_rps = max(coming_rps[sample], least_rps) / before
-                costs[sample] = _cost(size, load_rps, cores[sample])
+                costs[sample] = _cost(size, max(coming[sample], least_rps) / before, cores[sample])
             fleet.step[before - 1, after - 1] = pairwise_sum(costs) / costs.size
         fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
 
@@ -235,7 +233,7 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
     if enough == 0 or enough == serves_rps.size:
         return float(max(enough, 1))
     below_rps = serves_rps[enough - 1]
-    return (load_rps - below_rps) * (1.0 / (serves_rps[enough] - below_rps)) + enough
+    return float((load_rps - below_rps) * (1.0 / (serves_rps[enough] - below_rps)) + enough)
 
 
 @compiled
@@ -297,8 +295,7 @@ class FleetPlanner:
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
         news = view.first.arrivals[-1:] if self._rates_rps.size else view.first.arrivals
-        rates_rps = np.concatenate([self._rates_rps, news / self._spec.interval_s])
-        self._rates_rps = rates_rps[-_REMEMBERED:]
+        self._rates_rps = np.append(self._rates_rps, news / self._spec.interval_s)[-_REMEMBERED:]
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
@@ -36,12 +38,22 @@ from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.utils.installation import one_blas_thread
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
 
 
 def of_program(name: str, scenarios: tuple[Scenario, ...], episodes: int) -> Evaluation:
     return Evaluation.of(play_program(name, scenarios, episodes))
+
+
+def test_small_products_need_no_second_thread() -> None:
+    blas = ctypes.CDLL(importlib.import_module("numpy.linalg._umath_linalg").__file__)
+    with one_blas_thread():
+        blas.scipy_openblas_set_num_threads64_(2)
+        with one_blas_thread():
+            assert blas.scipy_openblas_get_num_threads64_() == 1
+        assert blas.scipy_openblas_get_num_threads64_() == 2
 
 
 @pytest.mark.parametrize("beyond", [False, True])

@@ -20,7 +20,6 @@ from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import QuotaTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
-from sponge_env.arrays import FloatArray
 from sponge_env.core.compiled import entry_point
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
@@ -107,16 +106,13 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
 
 
 def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
-    def samples(rates: FloatArray, lag: int) -> FloatArray:
-        return rate_samples(smoothed(rates), lag)
-
-    assert samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
-    assert samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
+    assert rate_samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
+    assert rate_samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
     slow = 20 + 10 * np.sin(np.arange(400) / 80)
-    assert samples(slow, lag=10).mean() == pytest.approx(slow[-1], abs=2)
+    assert rate_samples(smoothed(slow), lag=10).mean() == pytest.approx(slow[-1], abs=2)
     bursts = np.where(np.arange(400) % 40 < 8, 60.0, 20.0)
-    assert samples(bursts[:366], lag=20).mean() < 45
-    assert np.all(samples(bursts, lag=20) >= 0)
+    assert rate_samples(smoothed(bursts[:366]), lag=20).mean() < 45
+    assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
 
 
 def fleet_size(

@@ -120,9 +120,8 @@ class LookAhead:
         spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
-        kinds = self._flow.kinds
-        largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
-        expected = forecast.rate_rps * (played_s + forecast.transfer_s * largest)
+        on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
         ready = [
             max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
@@ -156,7 +155,7 @@ class LookAhead:
             ),
             # In groups, the number of requests scatters less.
             forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
-            kinds,
+            self._flow.kinds,
             best,
         )
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
