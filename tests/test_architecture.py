@@ -167,7 +167,7 @@ def test_controllers_work_within_another_package(tmp_path: Path) -> None:
         "        assert module.startswith('bundle.'), module\n"
         "        getattr(importlib.import_module(module), name)\n"
         "import bundle.agents.learn\n"
-        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE)['agents']['vpa']\n"
+        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE)\n"
         "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
     )
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -242,7 +242,7 @@ REFERENCE_MAY_IMPORT = {
     "core.fields",
     "interfaces",
     "latency",
-    *(f"scenario.{name}" for name in ("profile", "scenario", "seeds", "spec")),
+    *(f"scenario.{name}" for name in ("config", "profile", "scenario", "seeds", "spec")),
     "simulation.workload",
 }
 

@@ -69,12 +69,9 @@ class KeptCode:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """Return compiled code, or None where there is none that can be read.
-
-        numba's own way first imports all that compiling needs, SciPy too: 0.3 s and 50 MB.
-        """
+        """Return compiled code, or None where there is none that can be read."""
         try:
-            return self._cache._load_overload(signature, context)
+            return self._cache.load_overload(signature, context)
         except Exception as error:  # whatever a damaged pickle raises
             LOG.warning("code in %s cannot be read and is made anew: %s", self._folder, error)
             for file in self._folder.rglob("*.nb[ic]"):
@@ -82,14 +79,7 @@ class KeptCode:
             return None
 
     def save_overload(self, signature: Any, data: Any) -> None:
-        """Keep compiled code, but of what other code could be linked with only the door's name.
-
-        No kernel calls an entry point, and the rest would be two thirds of the file.
-        """
-        from llvmlite.binding import parse_assembly  # numba has it
-
-        door = f'@"{data.fndesc.llvm_cpython_wrapper_name}" = global i8 0'
-        data.library._shared_module = parse_assembly(door)
+        """Keep compiled code."""
         try:
             self._cache.save_overload(signature, data)
         except OSError as error:
