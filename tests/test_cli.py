@@ -482,7 +482,7 @@ def test_bad_arguments_end_with_one_sentence(
         ("--resume nowhere", "there is no checkpoint 'nowhere' to resume from"),
         ("--rate -1", r"arrivals.rate_rps must be a number above 0, not -1\.0"),
         ("--trace nowhere.csv", "unknown.*'nowhere.csv'|no .*'nowhere.csv'"),
-        ("--suite standard-v1 --profile lite0 --envs 8", "24 scenarios need at least as many --envs"),
+        ("--suite standard-v1 --profile lite0 --envs 8", "24 scenarios need at least as many"),
         ("--option learning_rat=1", "did you mean 'learning_rate'"),
         ("--option ppo.hidden=8", "must have the form KEY=VALUE, not 'ppo.hidden=8'"),
         ("--run-dir /proc/none", "cannot write '/proc/none'"),
