@@ -39,23 +39,15 @@ TUNED_FILE = Path(__file__).parent / "tuned.json"
 """The results of ``python -m baselines.tune``."""
 
 
-def tuned_options(agent: str, scenario: Scenario, required: bool = False) -> dict[str, Any]:
+def tuned_options(agent: str, scenario: Scenario) -> dict[str, Any]:
     """Return a controller's tuned options for the profile of a scenario, or for its stages.
 
-    Where it was not tuned the controller has its defaults, with a warning, or a ConfigError is
-    raised if there have to be some.
+    Where it was not tuned the controller has its defaults, with a warning.
     """
     found, key = _tuned().get(agent, {}), profile_key(scenario)
-    if key in found:
-        return dict(found[key]["options"])
-    if not required:
+    if key not in found:
         _warn(agent, key)
-        return {}
-    raise ConfigError(
-        f"{agent} was not tuned for {key}; it was for {', '.join(sorted(found)) or 'nothing'}; "
-        f"leave out the agent, or tune it (python -m {__name__}.tune --agents {agent} --suite "
-        "FILE, a suite with it)"
-    )
+    return dict(found.get(key, {}).get("options", {}))
 
 
 def profile_key(scenario: Scenario) -> str:

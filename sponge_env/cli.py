@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import math
 import os
 import re
 import signal
@@ -14,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
-from sponge_env.scenario.config import RESERVED, as_name
+from sponge_env.scenario.config import RESERVED, Drop, as_name
 from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
@@ -156,8 +155,8 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
     text = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
-    text = "what becomes of late requests: unmeetable, expired, late:SECONDS or none"
-    add("--drop", type=drop_policy, metavar="POLICY", help=text)
+    text = f"what becomes of late requests: {', '.join(get_args(Drop))}"
+    add("--drop", type=one_of("drop rule", get_args(Drop)), metavar="RULE", help=text)
     add_machine(parser)
     text = "folder for the results: a new one, or that of a run to go on with"
     add("--run-dir", type=Path, help=text)
@@ -221,7 +220,9 @@ def scenario_changes(arguments: argparse.Namespace) -> dict[str, Any]:
         changes["arrivals.peak"] = None
     if drops_by_default(arguments):
         changes["serving.drop"] = "unmeetable"
-    return changes | (arguments.drop or {})
+    if arguments.drop:
+        changes["serving.drop"] = arguments.drop
+    return changes
 
 
 def drops_by_default(arguments: argparse.Namespace) -> bool:
@@ -232,17 +233,6 @@ def drops_by_default(arguments: argparse.Namespace) -> bool:
     shipped = not str(arguments.scenario).endswith(".toml")
     keeps = shipped and recorded and load_scenario(arguments.scenario).serving.drop == "none"
     return keeps and not arguments.drop
-
-
-def drop_policy(text: str) -> dict[str, Any]:
-    """Return the changes to a scenario that one of its rules, or ``late:SECONDS``, means."""
-    kind, _, grace = text.partition(":")
-    with suppress(ValueError):
-        late_by_s = float(grace) if kind == "late" else 0.0
-        if text in ("none", "expired", "unmeetable") or 0 < late_by_s < math.inf:
-            return {"serving.drop": kind, "serving.drop_late_by_s": late_by_s}
-    rule = "unmeetable, expired, late:SECONDS or none"
-    raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
 
 
 def at_least(minimum: int, note: str = "") -> Callable[[str], int]:

@@ -89,10 +89,10 @@ def networks(folder: Path) -> st.SearchStrategy[Network]:
 
 
 def servings() -> st.SearchStrategy[Serving]:
-    drops = st.sampled_from([(rule, 0.0) for rule in ("none", "expired", "unmeetable")])
-    late = st.tuples(st.just("late"), st.floats(0.001, 1.0))
     return st.builds(
-        lambda drop, order: Serving(*drop, order), drops | late, st.sampled_from(["edf", "fifo"])
+        Serving,
+        st.sampled_from(["none", "expired", "unmeetable"]),
+        st.sampled_from(["edf", "fifo"]),
     )
 
 

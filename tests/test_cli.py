@@ -388,7 +388,7 @@ def evaluated(line: str, capsys: Printed) -> tuple[Scenario, str, str]:
         ("--arrivals arrivals-day-600s", "unmeetable"),
         ("--trace steady.csv --scenario keeps.toml", "none"),
         ("--trace steady.csv --drop none", "none"),
-        ("--drop late:0.25", "late"),
+        ("--drop expired", "expired"),
     ],
 )
 def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
@@ -398,7 +398,6 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
     Path("keeps.toml").write_text("[serving]\ndrop = 'none'\n")
     scenario, printed, _ = evaluated(line, capsys)
     assert scenario.serving.drop == drop
-    assert scenario.serving.drop_late_by_s == (0.25 if drop == "late" else 0.0)
     by_default = drop == "unmeetable" and "--scenario" not in line
     assert ("as by default with recorded traces" in printed) == by_default
 
@@ -429,10 +428,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("--agent fa2 --trace files/short.csv --run-dir files", "'files' is no run"),
         ("--agent oracle --backend live --scenario local", "a bound knows the simulator's future"),
         ("--agent sb3:nowhere.zip", "there is no model 'nowhere.zip'"),
-        (
-            "--agent static-8 --drop lat",
-            "must be unmeetable, expired, late:SECONDS or none, not 'lat'",
-        ),
+        ("--agent static-8 --drop lat", "unknown drop rule 'lat'"),
         ("--agent static-8 --load 1 --rate 2", "--rate: not allowed with argument --load"),
         ("--agent static-8 --traces .", "--traces needs --suite"),
         ("--agent static-8 --ray", "--ray needs --suite"),

@@ -66,11 +66,7 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("[limits]\ncores = 0", r"limits\.cores must be between 1 and 4096, not 0"),
         ("[limits]\nbatch = 1.5", r"limits\.batch must be a whole number, not 1\.5"),
         ("[serving]\ndrop = 'expire'", r"unknown serving\.drop 'expire'.*mean 'expired'"),
-        ("[serving]\ndrop = 'late'", r"drop_late_by_s must be a number above 0, not 0\.0"),
-        (
-            "[serving]\ndrop = 'expired'\ndrop_late_by_s = 0.5",
-            r"drop_late_by_s must be left out unless drop='late' \(it is 'expired'\), not 0\.5",
-        ),
+        ("[serving]\ndrop = 'late'", "unknown serving.drop 'late'"),
         (
             "[network]\nstart = 'random'",
             r"network\.start must be 'beginning' for the trace '4g', which is no file, not 'ra",

@@ -61,7 +61,7 @@ def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
     requests = requests_at((0.0, 9), *times_s)
     arrivals_s, deadlines_s = zip(*times_s, strict=True)
     for order, keys in (("edf", deadlines_s), ("fifo", arrivals_s)):
-        serving = Serving("none", order=order)  # type: ignore[arg-type]
+        serving = Serving("none", order)  # type: ignore[arg-type]
         system = serve(requests, FAST, serving=serving, **(FIFO if order == "fifo" else {}))
         assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 
@@ -75,8 +75,6 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
     ("serving", "expected"),
     [
         (Serving("expired"), ["on_time", "dropped", "on_time"]),
-        (Serving("late", 0.5), ["on_time", "late", "on_time"]),
-        (Serving("late", 0.01), ["on_time", "dropped", "on_time"]),
         (Serving("none"), ["on_time", "late", "on_time"]),
     ],
 )
@@ -84,7 +82,7 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
 def test_drop_policies(serving: Serving, expected: list[str], order: str) -> None:
     """The second is 0.05 s late when the first is answered at 0.1 s."""
     changes = FIFO if order == "fifo" else {}
-    serving = Serving(serving.drop, serving.drop_late_by_s, order)  # type: ignore[arg-type]
+    serving = Serving(serving.drop, order)  # type: ignore[arg-type]
     requests = requests_at((0.0, 1.0), (0.01, 0.05), (0.02, 2.0))
     system = serve(requests, FAST, serving=serving, **changes)
     assert by_id(system, "outcome") == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -209,17 +208,6 @@ def test_scenarios_that_differ_in_one_value_are_groups() -> None:
     }
 
 
-def test_a_point_of_a_sweep_has_a_value_for_each_of_its_keys() -> None:
-    late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
-    drops = Sweep(("serving.drop",), ("none", "expired"), points={"late by 0.5 s": late})
-    swept = suite(starts=("cold",), sweeps={"drop": drops})
-    names = {cell.name: cell.serving.drop_below_s(0) for cell in cells(swept)}
-    assert names == {
-        "paper": -math.inf, "paper-drop-expired": 0.0, "paper-drop-late-by-0.5-s": -0.5
-    }  # fmt: skip
-    assert list(arranged(swept).sweeps["drop"]) == ["none", "expired", "late by 0.5 s"]
-
-
 def test_each_combination_of_values_is_a_cell_named_after_them() -> None:
     across = {"network.trace": ("4g", "3g-bus"), "slo_s": (0.5, 2.0)}
     group = CellGroup(("paper",), ("yolov5s",), across=across)
@@ -284,8 +272,8 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(
 
 
 def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tuned(agent: str, scenario: Scenario, required: bool) -> dict[str, object]:
-        assert (agent, scenario.cell[:2], required) == ("static", ("paper", "yolov5s"), False)
+    def tuned(agent: str, scenario: Scenario) -> dict[str, object]:
+        assert (agent, scenario.cell[:2]) == ("static", ("paper", "yolov5s"))
         return {"cores": {"cold": 5, "warm": 3}[scenario.start], "batch": 4}
 
     monkeypatch.setattr("baselines.tuned_options", tuned)

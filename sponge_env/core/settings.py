@@ -1,7 +1,7 @@
 """A scenario as the kernels need it: its own tables, and what follows from them.
 
 Every number of the configuration's dataclasses is here under its own name, such as
-``settings.serving.drop_late_by_s``; a new key needs no line in this file.
+``settings.network.payload_bytes``; a new key needs no line in this file.
 """
 
 from __future__ import annotations

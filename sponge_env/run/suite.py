@@ -67,16 +67,13 @@ class Sweep:
     """Numbers or words. The cell itself stands for the value that its scenario has."""
     unit: str = ""
     """Unit of the values."""
-    points: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What comes after the values: by what to call it, changes as in :func:`changed`, where
-    several keys have values of their own."""
 
     @property
     def changes(self) -> dict[str, dict[str, Any]]:
-        """What changes, by label: every value, then every point."""
+        """What changes, by label."""
         labels = (f"{v:g}" if isinstance(v, float) else str(v) for v in self.values)
         values = (dict.fromkeys(self.keys, value) for value in self.values)
-        return dict(zip(labels, values, strict=True)) | self.points
+        return dict(zip(labels, values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +86,6 @@ class AgentEntry:
     """Options of the controller."""
     tuned: bool = False
     """Whether the options that were tuned for each profile come first, those above on top."""
-    defaults: bool = True
-    """Whether the controller's defaults do where nothing was tuned; else it is refused there."""
     constant: Literal["", "training", "hindsight"] = ""
     """Whether it holds the best constant of each cell, see :mod:`.hindsight`: on training seeds,
     or on those that are played."""

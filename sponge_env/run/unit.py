@@ -218,7 +218,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
             message = f"agents.{name}.changes must leave name, profile and start as they are"
             raise ConfigError(message)
         origin = swept_from.get(cell.cell, cell)
-        tuned = tuned_options(controller, origin, not entry.defaults) if entry.tuned else {}
+        tuned = tuned_options(controller, origin) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
         run = suite.seeds, backend, limiter, entry.constant
         work.append(AgentUnit(name, *what, scenario, *run))

@@ -13,11 +13,13 @@ from typing import Literal
 
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LONGEST_S
-from sponge_env.scenario.option import check_options, option, positive, require
+from sponge_env.scenario.option import check_options, option, require
 
 Backend = Literal["sim", "live"]
 """Simulated worker in virtual time, or real worker in real time."""
 
+Drop = Literal["none", "expired", "unmeetable"]
+"""What becomes of requests that are late, or will be."""
 ControlName = Literal["vertical", "joint", "variants", "pipeline"]
 """What an environment's action chooses: cores and batch size; replicas as well; the variant
 instead; or all of it in every stage."""
@@ -292,29 +294,19 @@ class RequestClass:
 class Serving:
     """How the queue is served, and what becomes of requests that are late already."""
 
-    drop: Literal["none", "expired", "late", "unmeetable"] = "unmeetable"
-    """Keep every request; drop it once its deadline has passed; only ``drop_late_by_s`` after
-    that; or once not even the fastest service could still answer it in time. With ``unmeetable``
-    batches are no larger than their most urgent request allows, too."""
-    drop_late_by_s: float = 0.0
-    """Grace of the policy ``late``, and of no other."""
+    drop: Drop = "unmeetable"
+    """Keep every request; drop it once its deadline has passed; or once not even the fastest
+    service could still answer it in time. With ``unmeetable`` batches are no larger than their
+    most urgent request allows, too."""
     order: Literal["edf", "fifo"] = "edf"
     """Earliest deadline first, or first in, first out (to see what the order is worth)."""
-
-    def __post_init__(self) -> None:
-        if self.drop == "late":
-            positive("serving.drop_late_by_s", self.drop_late_by_s)
-        else:
-            rule = f"left out unless drop='late' (it is {self.drop!r})"
-            require(self.drop_late_by_s == 0, "serving.drop_late_by_s", self.drop_late_by_s, rule)
 
     def drop_below_s(self, least_left_s: float) -> float:
         """Return the time to its deadline below which a waiting request is dropped.
 
         ``least_left_s`` is the shortest time in which it can be answered.
         """
-        late_by_s = {"none": math.inf, "expired": 0.0, "late": self.drop_late_by_s}
-        return least_left_s if self.drop == "unmeetable" else -late_by_s[self.drop]
+        return {"none": -math.inf, "expired": 0.0, "unmeetable": least_left_s}[self.drop]
 
 
 @dataclass(frozen=True, slots=True)

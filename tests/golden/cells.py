@@ -59,7 +59,7 @@ CELLS = {
     # Options that reach other code.
     "expired-classes": cell("mixed", "resnet18", serving={"drop": "expired"}),
     "late-fifo": cell(
-        "mixed", "yolov5s", serving={"drop": "late", "drop_late_by_s": 0.25, "order": "fifo"}
+        "mixed", "yolov5s", serving={"drop": "expired", "order": "fifo"}
     ),
     "fifo-quota": cell("mixed", "lite0", serving={"drop": "expired", "order": "fifo"}),
     "slow-actuation": cell(
@@ -91,7 +91,7 @@ CELLS = {
         arrivals={
             "kind": "trace", "file": "arrivals-day-600s", "rate_rps": None, "load": None
         },
-        serving={"drop": "late", "drop_late_by_s": 1.0},
+        serving={"drop": "none"},
     ),
     "short-trace-ends": cell(
         "diurnal", "resnet18", duration_s=52.5, network={"trace": TRACE}, variants=True
