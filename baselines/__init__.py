@@ -16,7 +16,6 @@ _KNOWN = {
     "fa2": ("fa2:FA2", "horizontal with one-core replicas"),
     "grandslam": ("rules:GrandSLAm", "batch sizes by the slack of each stage's share of the SLO"),
     "hpa": ("kubernetes:HPA", "Kubernetes: replicas for a target utilisation"),
-    "hpa-fast": ("kubernetes:hpa_fast", "hpa that decides every second and scales in soon"),
     "ipa": ("ipa:IPA", "replicas, variants and batches of all stages by one latency budget"),
     "ipa-scale": ("ipa:ipa_scale", "ipa with the most accurate variants"),
     "ipa-switch": ("ipa:ipa_switch", "ipa with the replicas that there are"),
@@ -26,7 +25,6 @@ _KNOWN = {
     "static-8": ("rules:static_8", "8 cores"),
     "static-16": ("rules:static_16", "16 cores"),
     "themis": ("themis:Themis", "two stages: vertical at once, horizontal when stable"),
-    "vpa": ("kubernetes:VPA", "Kubernetes: cores by a percentile of past use"),
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when asked for."""

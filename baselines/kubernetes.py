@@ -20,10 +20,9 @@ episodes of ten minutes.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -35,17 +34,9 @@ from .rules import BatchConfig, batch_size
 
 TOLERANCE = 0.1
 """Relative distance from the target utilisation within which nothing changes."""
-HALF_LIFE_S = 60.0
-"""Time in which a sample of CPU usage loses half of its weight."""
-UPDATE_S = 1.0
-"""Time between two resizes."""
 _TINY = 1e-300
 ROUNDING_S = 1e-9
 """Time by which a decision may come early by rounding."""
-FIRST_BUCKET = 0.01
-"""Size of the histogram's first bucket, in core units."""
-GROWTH = 1.05
-"""Size of each bucket relative to the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,63 +139,3 @@ class Scaler:
 def _forget(entries: deque[tuple[float, Any]], since_s: float) -> None:
     while entries and entries[0][0] < since_s:
         entries.popleft()
-
-
-hpa_fast = partial(HPA, period_s=1.0, down_window_s=20.0, policy_s=1.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VPAConfig(BatchConfig):
-    """Options of :class:`VPA`."""
-
-    percentile: float = option(0.9, above=0, at_most=1)
-    """Share of the weighted samples that the recommendation covers."""
-    margin: float = option(1.15, above=0)
-    """Recommendation relative to that percentile."""
-
-
-class DecayingHistogram:
-    """Weighted samples in buckets of exponential size, which are forgotten exponentially."""
-
-    def __init__(self, half_life_s: float, largest: float) -> None:
-        """Values above the largest count alike."""
-        buckets = math.ceil(math.log(1 + largest * (GROWTH - 1) / FIRST_BUCKET, GROWTH))
-        self._half_life_s = half_life_s
-        self._ends = FIRST_BUCKET * (GROWTH ** np.arange(1, buckets + 1) - 1) / (GROWTH - 1)
-        self._weights = np.zeros(buckets)
-        self._now_s = 0.0
-
-    def add(self, value: Any, weight: Any, now_s: float) -> None:
-        """Add a sample, one number or (n,) of as many histograms, not older than the last one."""
-        kept = self._weights * 0.5 ** ((now_s - self._now_s) / self._half_life_s)
-        self._now_s = now_s
-        bucket = np.minimum(np.searchsorted(self._ends, value, "right"), self._ends.size - 1)
-        hit = np.arange(self._ends.size) == bucket[..., None]
-        self._weights = kept + hit * np.asarray(weight)[..., None]
-
-    def percentile(self, probability: float) -> Any:
-        """Return the end of the bucket below which so much of the weight lies."""
-        cumulative = np.cumsum(self._weights, axis=-1)
-        return self._ends[(cumulative >= probability * cumulative[..., -1:]).argmax(axis=-1)]
-
-
-class VPA(ArrayController):
-    """Gives one replica a percentile of the cores it used lately, plus a margin."""
-
-    config: VPAConfig
-
-    def begin(self, spec: SystemSpec) -> None:
-        """Start with an empty histogram."""
-        self._usage = DecayingHistogram(HALF_LIFE_S, spec.first.cores_max)
-        self._update_s = UPDATE_S
-
-    def choose(self, spec: SystemSpec, view: Any) -> tuple[Any, ...]:
-        """Add the last interval's usage; resize if it is time."""
-        usage, cores = self._usage, np.asarray(view.allocation.cores)
-        if view.last is not None:
-            usage.add(view.last.utilisation * view.last.cores, view.last.cores, view.now_s)
-            if view.now_s >= self._update_s - ROUNDING_S:
-                self._update_s = view.now_s + UPDATE_S
-                cores = np.ceil(usage.percentile(self.config.percentile) * self.config.margin)
-        cores = np.clip(cores, 1, spec.first.cores_max).astype(np.int64)
-        return cores, batch_size(self.config, spec, cores)

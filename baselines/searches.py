@@ -89,10 +89,5 @@ SEARCHES: Mapping[str, Space] = {
     "sponge-joint": {**_PROGRAM, "utilisation": Range(0.5, 1.0, most=1.0)},
     "sponge-mpc": _PROGRAM,
     "themis": {**_PLAN, "stable_windows": Range(1, 100, log=True, least=1)},
-    "vpa": {
-        "percentile": Range(0.5, 1.0, least=0.01, most=1.0),
-        "margin": Range(1.0, 3.0, least=1.0),
-        **_BATCH,
-    },
 }
 """By registered name."""

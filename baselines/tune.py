@@ -1,6 +1,6 @@
 """Tune controllers for every profile of a suite, with one budget, on training seeds.
 
-    python -m baselines.tune [--suite standard-v1] [--agents hpa vpa ...] [--out FILE]
+    python -m baselines.tune [--suite standard-v1] [--agents hpa fa2 ...] [--out FILE]
 
 Every controller is tuned once for a profile, over all of its cells, as an operator would: not
 again for each load. Optuna proposes options within the ranges of :mod:`.searches`, and the best

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from views import NOTHING, busy_view, make_spec, make_view
 
 from baselines.fa2 import FA2, largest_fleet, smallest_fleet
-from baselines.kubernetes import (
-    HPA,
-    VPA,
-    DecayingHistogram,
-    HPAConfig,
-    Scaler,
-    desired_replicas,
-    hpa_fast,
-)
+from baselines.kubernetes import HPA, HPAConfig, Scaler, desired_replicas
 from baselines.rules import BatchConfig, QueueRule, Static, batch_size, static_8, static_16
 from baselines.themis import Themis, grow
 from sponge_env.control.base import BaseController
@@ -43,7 +35,6 @@ def decide(controller: BaseController, *views: SystemView, **spec: Any) -> Alloc
     [
         (QueueRule(batch_slo_share=0.01, down_after=1), Allocation(6, 9), Allocation(6, 1)),
         (HPA(batch_slo_share=0.01), Allocation(8, 2, 4), Allocation(1, 1, 4)),
-        (VPA(batch_slo_share=0.01), Allocation(7, 9), Allocation(7, 1)),
         (FA2(), Allocation(4, 2, 3), Allocation(4, 2, 3)),
         (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4)),
     ],
@@ -141,7 +132,7 @@ class TestHPA:
         assert controller.decide(hpa_view(16, 1.0, 6)).replicas == 6
 
     def test_scales_in_only_after_its_window(self) -> None:
-        controller = self.started(hpa_fast(target=0.5))
+        controller = self.started(HPA(target=0.5, period_s=1, down_window_s=20, policy_s=1))
         replicas = [controller.decide(hpa_view(s, 0.1, 4)).replicas for s in range(1, 40)]
         assert replicas[:20] == [4] * 20
         assert set(replicas[20:]) == {1}
@@ -152,36 +143,6 @@ class TestHPA:
         assert scaler.scale(2.0, 6, 50, 16) == 6
         assert scaler.scale(16.0, 6, 50, 64) == 12  # doubling is more than four
         assert scaler.scale(31.0, 12, 50, 16) == 16
-
-
-class TestVPA:
-    @staticmethod
-    def run(controller: VPA, used: list[float], held: int = 16) -> list[int]:
-        """Return the cores after each interval, in which that many cores were used, or all."""
-        controller.reset(SPEC, seed=0)
-        answers = []
-        for second, wanted in enumerate(used, start=1):
-            last = IntervalMetrics(utilisation=min(wanted, held) / held, cores=float(held))
-            view = busy_view(now_s=float(second), allocation=Allocation(held, 1), last=last)
-            held = controller.decide(view).cores
-            answers.append(held)
-        return answers
-
-    def test_samples_count_by_weight_and_lose_half_of_it_per_half_life(self) -> None:
-        histogram = DecayingHistogram(half_life_s=10, largest=16)
-        histogram.add(8.0, weight=2.0, now_s=0.0)
-        histogram.add(2.0, weight=2.0, now_s=20.0)  # after a quarter is left: 80 % of the weight
-        assert histogram.percentile(0.79) == pytest.approx(2.0, rel=0.06)
-        assert histogram.percentile(0.81) == pytest.approx(8.0, rel=0.06)
-
-    def test_a_steady_usage_gets_its_margin(self) -> None:
-        assert set(self.run(VPA(margin=1.15), [4.0] * 20)) == {math.ceil(4.0 * 1.15)}
-
-    def test_grows_out_of_saturation_and_forgets_a_peak(self) -> None:
-        cores = self.run(VPA(), [12.0] * 30 + [2.0] * 300, held=1)
-        assert cores[29] >= 12
-        assert cores == sorted(cores[:30]) + sorted(cores[30:], reverse=True)
-        assert cores[-1] == 3
 
 
 def fa2_as_published(spec: SystemSpec, rate: float, delay_s: float) -> tuple[int, int] | None:

@@ -108,7 +108,7 @@ def test_plans_with_the_cores_of_the_machine(
         check(answer, spec)
 
 
-@pytest.mark.parametrize("name", ["fa2", "hpa", "hpa-fast", "ppo-joint", "sponge-joint", "themis"])
+@pytest.mark.parametrize("name", ["fa2", "hpa", "ppo-joint", "sponge-joint", "themis"])
 @pytest.mark.parametrize("cell", ["flash-crowd", "local", "many-replicas", "narrow"])
 def test_fleets_stay_on_the_machine_in_an_episode(name: str, cell: str) -> None:
     if name in TRAINED and not cells.CELLS[cell].shipped_policies:

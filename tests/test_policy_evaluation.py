@@ -78,7 +78,7 @@ def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -
     assert (slo[0], slo[1]) == (0.0, 0.0), "the logarithm of a second"
 
 
-RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa-fast", "vpa")]
+RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa")]
 
 
 @pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (1, 3))])

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrangement = {"cells": [COLD, WARM], "sweeps": sweeps}
     path = tmp_path_factory.mktemp("runs") / "run"
     write_suite(path, AGENTS, [COLD, WARM, SLOW], bounds=bounds, arrangement=arrangement)
-    keep(path, "vpa", COLD, {}, type="ValueError", message="1 < 2")
+    keep(path, "queue-rule", COLD, {}, type="ValueError", message="1 < 2")
     return path
 
 

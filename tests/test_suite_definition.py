@@ -163,8 +163,8 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) 
 
 
 def test_keys_of_one_table_change_together() -> None:
-    late = {"serving.drop": "late", "serving.drop_late_by_s": 0.5}
-    assert changed(load_scenario("paper"), late).serving.drop_late_by_s == 0.5
+    crowds = {"arrivals.flash_s": 200.0, "arrivals.flash_every_s": 300.0}
+    assert changed(load_scenario("paper"), crowds).arrivals.flash_s == 200.0
     load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
     recorded = changed(load_scenario("paper"), {"network.trace": "bus.csv"})

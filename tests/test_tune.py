@@ -72,9 +72,9 @@ def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, An
         tried.append(options.get("x", 5.0))
         return 1.0 + abs(tried[-1] - best)
 
-    monkeypatch.setitem(SEARCHES, "vpa", {"x": Range(0.0, 10.0, least=0.0)})  # type: ignore[arg-type]
+    monkeypatch.setitem(SEARCHES, "queue-rule", {"x": Range(0.0, 10.0, least=0.0)})  # type: ignore[arg-type]
     monkeypatch.setattr(Task, "cost", cost)
-    return tune_task(Task("vpa", "resnet18", (SHORT,), 40)), tried
+    return tune_task(Task("queue-rule", "resnet18", (SHORT,), 40)), tried
 
 
 def test_the_best_is_found_beyond_the_range_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,14 +125,14 @@ def test_script_writes_what_the_suite_reads(
     suite, out = tmp_path / "suite.toml", tmp_path / "tuned.json"
     suite.write_text(SUITE)
     out.write_text(json.dumps({"agents": {"hpa": {"resnet18": {"options": {"target": 0.5}}}}}))
-    arguments = ["--suite", str(suite), "--jobs", "1", "--out", str(out), "--agents", "vpa"]
+    arguments = ["--suite", str(suite), "--jobs", "1", "--out", str(out), "--agents", "queue-rule"]
     assert tune.main([*arguments, "--configurations", "2"]) == 0
     assert f"written to {out}" in capsys.readouterr().out
     assert str(tmp_path) not in out.read_text()
     monkeypatch.setattr("baselines._tuned", lambda: tune.read(out))
     (cell, _) = cells(load_suite(suite))
     assert tuned_options("hpa", cell) == {"target": 0.5}, "what was there stays"
-    assert tuned_options("vpa", cell).keys() in ({*()}, {*SEARCHES["vpa"]})
+    assert tuned_options("queue-rule", cell).keys() in ({*()}, {*SEARCHES["queue-rule"]})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {"hpa": {"a": {}}}}'])
