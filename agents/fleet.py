@@ -312,15 +312,10 @@ class FleetPlanner:
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         last = view.last
         missing = last is not None and last.avoidable_violations > _MISSED * max(1, last.offered)
-        demand = (
-            waiting,
-            missing,
-            rate_rps,
-            lasting_rps,
-            rate_samples(smooth_rps, 2 * self._cold_start),
-        )
+        coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        moment = Moment(*held, *demand, self.overloaded)
+        rates = rate_rps, lasting_rps, coming_rps
+        moment = Moment(*held, waiting, missing, *rates, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
             desired = max(desired, current)  # so few intervals give up nothing that takes as long

@@ -73,6 +73,9 @@ def _geometric_mean(values: pd.Series[float]) -> float:
 
 def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
     """Return some agents' scores on the same cells."""
+    bound: Columns[dict[Any, Any]] = []
+    if rows["cores_over_bound"].notna().any():
+        bound = [("cores over bound", lambda row: _number(row["cores_over_bound"]))]
     columns: Columns[dict[Any, Any]] = [
         ("controller", lambda row: row["agent"]),
         ("met", lambda row: f"{row['met']} of {row['cells']}"),
@@ -80,7 +83,7 @@ def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
             f"cores over {rows['reference'].iloc[0]}",
             lambda row: _number(row["cores_over_reference"]),
         ),
-        ("cores over bound", lambda row: _number(row["cores_over_bound"])),
+        *bound,
         ("worst cell", lambda row: _number(row["worst"])),
         ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),
     ]

@@ -220,8 +220,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         origin = swept_from.get(cell.cell, cell)
         tuned = tuned_options(controller, origin) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
-        run = suite.seeds, backend, limiter, entry.constant
-        work.append(AgentUnit(name, *what, scenario, *run))
+        work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter, entry.constant))
     return work
 
 
