@@ -41,8 +41,8 @@ _SOON = 1.5
 start, the less the ready ones serve for so long."""
 
 _MISSED = 0.02
-"""Share of an interval's requests from which on missing them shows that the ready replicas are too
-few, where what cannot be met does not wait."""
+"""Share of an interval's requests from which on dropping them shows that the ready replicas are too
+few: what cannot be met does not wait."""
 
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
 """Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
@@ -98,7 +98,7 @@ class Moment(NamedTuple):
     """(sizes,) cold starts until so many are warm."""
     waiting: int
     missing: bool
-    """Whether more was missed in the last interval than by chance."""
+    """Whether more was dropped in the last interval than by chance."""
     rate_rps: float
     """Mean of the last intervals, and what may last; negative if nothing does."""
     lasting_rps: float
@@ -311,7 +311,8 @@ class FleetPlanner:
         rate_rps = float(np.add.reduce(rates_rps[-SMOOTHED:])) / min(rates_rps.size, SMOOTHED)
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         last = view.last
-        missing = last is not None and last.avoidable_violations > _MISSED * max(1, last.offered)
+        missed = min(last.dropped, last.avoidable_violations) if last is not None else 0
+        missing = last is not None and missed > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
         rates = rate_rps, lasting_rps, coming_rps

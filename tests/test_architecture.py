@@ -167,7 +167,7 @@ def test_controllers_work_within_another_package(tmp_path: Path) -> None:
         "        assert module.startswith('bundle.'), module\n"
         "        getattr(importlib.import_module(module), name)\n"
         "import bundle.agents.learn\n"
-        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE)\n"
+        "assert bundle.baselines.load_tuned(bundle.baselines.TUNED_FILE) is not None\n"
         "assert list(bundle.agents.learned.SHIPPED.iterdir())\n"
     )
     path = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -259,7 +259,7 @@ REFERENCE_MAY_IMPORT = {
     ],
 )
 def test_a_command_line_the_names_and_an_environment_load_no_heavy_library(code: str) -> None:
-    heavy = {"torch", "pulp", "numba", "onnxruntime", "pandas", "matplotlib", "numba.np.linalg"}
+    heavy = {"torch", "pulp", "numba", "onnxruntime", "pandas", "matplotlib"}
     code += f"\nimport sys; sys.exit(', '.join({heavy} & set(sys.modules)) or 0)"
     for _ in range(2):  # the first time may compile
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)

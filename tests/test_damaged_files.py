@@ -244,7 +244,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("sponge_env.app.compare.Processes", Shown)
+    monkeypatch.setattr("sponge_env.run.cluster.Processes", Shown)
     for module in ("app.compare", "run.unit"):  # no pictures, which take most of the time
         monkeypatch.setattr(f"sponge_env.{module}.missing", lambda extra: True)
     (suite := tmp_path / "small.toml").write_text(SUITE)

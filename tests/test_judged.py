@@ -47,8 +47,8 @@ def test_the_table_has_a_row_for_each_scenario_and_for_all() -> None:
 def test_what_is_kept_says_of_how_many_it_is_the_median(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.judged.best_rules", lambda *_: (np.ones((4, 1, 9)), []))
-    result = reached([1.0] * 9, [[0] * 9])
+    monkeypatch.setattr("benchmarks.judged.best_rules", lambda *_: (np.ones((4, 1, 24)), []))
+    result = reached([1.0] * 24, [[0] * 24])
     monkeypatch.setattr("benchmarks.judged.PolicyEvaluator", lambda *_, **__: lambda policy: result)
     paths = [tmp_path / name for name in "abc"]
     for path, seed, score in zip(paths, (0, 1, 2), (0.9, 0.7, 0.8), strict=True):

@@ -34,7 +34,7 @@ from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import summary
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, play_together, run_episode
-from sponge_env.scenario.config import Arrivals, Network
+from sponge_env.scenario.config import Arrivals, Network, Serving
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
@@ -83,7 +83,8 @@ RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa")]
 
 @pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (1, 3))])
 def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) -> None:
-    scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0)
+    kept = Serving(drop="expired")  # so that the guard has something to do
+    scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0, serving=kept)
     options = {"policy": "shipped"} if agent == "ppo" else {}
     controller = make_controller(agent, known_controllers(), options)
     runs = [Run.of(agent, scenario, "sim", seed) for seed in range(4)]
@@ -119,7 +120,10 @@ def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
 
 
 def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
-    scenarios = tuple(short(duration_s=30.0, arrivals=Arrivals(load=load)) for load in (0.2, 0.8))
+    scenarios = tuple(
+        short(duration_s=30.0, arrivals=Arrivals(load=load), serving=Serving(drop="none"))
+        for load in (0.2, 0.8)
+    )
     names = programs_for(True)
     costs = [of_program(name, scenarios, 3).cost for name in names]
     sums, chosen = best_rules(True, scenarios, 3)

@@ -13,7 +13,7 @@ from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.config import Simulation
+from sponge_env.scenario.config import Serving, Simulation
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -23,7 +23,8 @@ DELAYED_S = 0.4
 def delayed(name: str = "paper", *, duration_s: float = 20.0, **simulation: float) -> Scenario:
     settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
     scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
-    return dataclasses.replace(scenario, simulation=Simulation(**settings))  # type: ignore[arg-type]
+    own = Simulation(**settings)  # type: ignore[arg-type]
+    return dataclasses.replace(scenario, simulation=own, serving=Serving(drop="none"))
 
 
 def in_force_s(scatter: float, seed: int) -> list[float]:

@@ -93,9 +93,9 @@ def test_drop_policies(serving: Serving, expected: list[str], order: str) -> Non
 
 
 @pytest.mark.parametrize(("late_s", "outcome"), [(0.0, "late"), (1e-9, "dropped")])
-def test_exactly_the_grace_is_not_too_late(late_s: float, outcome: str) -> None:
-    requests = requests_at((0.0, 1.0), (0.01, 0.1 - 0.0625 - late_s))
-    system = serve(requests, FAST, serving=Serving("late", 0.0625))
+def test_exactly_at_its_deadline_a_request_has_not_expired(late_s: float, outcome: str) -> None:
+    requests = requests_at((0.0, 1.0), (0.01, 0.1 - late_s))
+    system = serve(requests, FAST, serving=Serving("expired"))
     assert by_id(system, "outcome")[1] == outcome
 
 

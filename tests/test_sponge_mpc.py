@@ -30,6 +30,7 @@ from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, StageAllocation, SystemView
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
+from sponge_env.scenario.config import Serving
 
 GUARD_S = 1e-9
 """So short that only late requests count."""
@@ -128,11 +129,11 @@ def reference(case: Case) -> float:
     """Serve with the plain model of a pipeline; weight late answers alike."""
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     models = [
-        StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count)
+        StageModel([table_s.T.tolist()], [1.0], (k - 1,) if k else (), count, 1.0, True)
         for k, (table_s, count) in enumerate(zip(service_s, replicas, strict=True))
     ]
     first, second = ([StageAllocation(c, batch)] * len(models) for c in cores)
-    model = Pipeline(models, first, lambda row, stage, done: [*tasks, 0][stage], math.inf)
+    model = Pipeline(models, first, lambda row, stage, done: [*tasks, 0][stage], Serving("none"))
     arrivals = arrivals_s.tolist()
     model.serve([each for each in arrivals if each[0] <= edge_s], first, edge_s)
     model.serve([each for each in arrivals if each[0] > edge_s], second, 1e4)

@@ -108,7 +108,6 @@ def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> No
     assert run(f"{line} --jobs 1") == 0
     printed = capsys.readouterr().out
     assert "left out: traces/notes.txt is in no known format" in printed
-    assert "as by default with recorded traces" in printed
     assert printed.count("bus.csv: bandwidth, CSV") == printed.count("load: arrivals, req") == 1
     assert "load, yolov5s, warm start" in printed
     assert "\noracle-joint " in printed

@@ -24,7 +24,7 @@ from sponge_env.env.sb3 import SpongeVecEnv
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.config import Arrivals, Network, RequestClass
+from sponge_env.scenario.config import Arrivals, Network, RequestClass, Serving
 from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
@@ -228,7 +228,8 @@ def test_it_truncates_as_a_time_limit_does() -> None:
 
 
 def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted() -> None:
-    flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 200.0))
+    kept = Serving(drop="none")
+    flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 200.0), serving=kept)
     envs = SpongeVectorEnv(1, flood, queue_capacity=60)
     envs.reset(seed=0)
     infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(4)]
@@ -244,7 +245,11 @@ def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted() -> None:
 
 def test_by_default_the_queue_has_room_for_a_whole_episode() -> None:
     flood = dataclasses.replace(
-        BRIEF, arrivals=Arrivals("constant", 400.0), network=Network("none"), duration_s=8.0
+        BRIEF,
+        arrivals=Arrivals("constant", 400.0),
+        network=Network("none"),
+        serving=Serving(drop="none"),
+        duration_s=8.0,
     )
     envs = SpongeVectorEnv(1, flood)
     envs.reset(seed=0)

@@ -181,11 +181,11 @@ class AgentUnit:
                 opened = record.sinks(run, scenario.intervals)
                 sinks = [stack.enter_context(closing(sink)) for sink in opened]
                 if episode := together.get(run.seed):
+                    record.add(run, episode)
                     for sink, metrics in product(sinks, episode.intervals):
                         sink.interval(metrics)
                     for sink in sinks:
                         sink.episode(episode.summary)
-                    record.add(run, episode)
                     continue
                 where = self.backend, self.limiter
                 system = make_system(scenario, run.seed, *where, profile=profile)
