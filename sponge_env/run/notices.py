@@ -42,7 +42,7 @@ MAX_HOPELESS = 0.9
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
 """Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
 MAX_BEGINNING = 1 / 3
-"""Share of an episode that its warm-up may take or, after a cold start, three cold starts."""
+"""Share of an episode that three cold starts may take."""
 FEW = 10
 """Samples or requests below which a file was written by hand."""
 NO_MS = "its times are in seconds, not in milliseconds"
@@ -67,12 +67,10 @@ def beginnings(scenarios: Sequence[Scenario]) -> list[str]:
         with suppress(SpongeError):
             spec = make_spec(scenario, scenario_profile(scenario))
             cold_s = max(stage.cold_start_s for stage in spec.stages)
-            beginning_s, what = 3 * cold_s, f"cold starts of {cold_s:.3g} s"
-            if scenario.start == "warm":
-                beginning_s, what = scenario.warmup_s, f"a warm-up of {scenario.warmup_s:g} s"
-            if beginning_s > MAX_BEGINNING * scenario.duration_s:
-                little = f"{scenario.duration_s:g} s are little beside {what}"
-                found[f"{little}: the result is mostly that of the beginning"] = None
+            lasts_s = scenario.duration_s
+            if scenario.start == "cold" and 3 * cold_s > MAX_BEGINNING * lasts_s:
+                beside = f"{lasts_s:g} s are little beside cold starts of {cold_s:.3g} s"
+                found[f"{beside}: the result is mostly that of the beginning"] = None
     return list(found)
 
 
