@@ -40,6 +40,10 @@ _SOON = 1.5
 """How late a backlog may end, relative to the soonest, that fewer replicas may do: the more there
 start, the less the ready ones serve for so long."""
 
+_PEAK_S, _PEAK_AGO_S = 5.0, 300.0
+"""The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
+when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
+replicas do not."""
 _MISSED = 0.02
 """Share of an interval's requests from which on dropping them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -102,6 +106,8 @@ class Moment(NamedTuple):
     rate_rps: float
     """Mean of the last intervals, and what may last; negative if nothing does."""
     lasting_rps: float
+    peak_rps: float
+    """Highest rate of the last minutes."""
     coming_rps: FloatArray
     """(<= samples,) equally likely rates after a cold start."""
     overloaded: bool
@@ -121,8 +127,22 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
         fleet.serves_rps[0, row] = highest_rps
         fleet.serves_rps[1, row] = highest_rps * fleet.utilisation
     usual = _cheapest(fleet, moment)
-    follows = moment.lasting_rps >= 0.0 and not fleet.in_pipeline
-    return _following(fleet, moment, usual) if follows else (usual, False)
+    if moment.lasting_rps < 0.0 or fleet.in_pipeline:
+        return usual, False
+    return _following(fleet, moment, usual)
+
+
+@compiled
+def _least(fleet: Fleet, moment: Moment) -> int:
+    """Return the fewest replicas that serve a peak once they have all cores of the machine."""
+    least, most_rps = 1, 0.0
+    for size in range(fleet.most_cores.size):
+        cores = fleet.most_cores[size]
+        share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
+        serves_rps = (size + 1) * fleet.serves_rps[0, cores - 1] * share
+        if serves_rps > (1 + 1e-9) * most_rps and most_rps < moment.peak_rps:
+            least, most_rps = size + 1, serves_rps
+    return least
 
 
 @compiled
@@ -158,6 +178,8 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         enough += 1
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
+    if not late:
+        usual = max(usual, _least(fleet, moment))
     return max(usual, min(enough, ready)), False
 
 
@@ -286,7 +308,7 @@ class FleetPlanner:
             costs=np.empty((2, 2 * SAMPLES)),
         )
         # Compile it now, so that no decision waits for it.
-        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, 1.0, np.ones(1), False)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, 1.0, 1.0, np.ones(1), False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
         self.overloaded = False
@@ -315,7 +337,7 @@ class FleetPlanner:
         missing = last is not None and missed > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        rates = rate_rps, lasting_rps, coming_rps
+        rates = rate_rps, lasting_rps, self._peak_rps(), coming_rps
         moment = Moment(*held, waiting, missing, *rates, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
@@ -323,6 +345,13 @@ class FleetPlanner:
         highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
         busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]
         return max(desired, self._fewest) if busy else desired
+
+    def _peak_rps(self) -> float:
+        width, ago = (math.ceil(s / self._spec.interval_s) for s in (_PEAK_S, _PEAK_AGO_S))
+        rates_rps = self._rates_rps[-ago:]
+        width = min(width, rates_rps.size)
+        sums = np.add.accumulate(np.concatenate([[0.0], rates_rps]))
+        return float(np.maximum.reduce(sums[width:] - sums[:-width])) / width
 
 
 class Fleets:
