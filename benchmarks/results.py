@@ -149,7 +149,8 @@ def tables(folder: Path) -> str:
 def _of_suite(cells: pd.DataFrame, reference: str) -> dict[str, Table]:
     """Return the scores of a suite, those of all its sweeps in one table for each start."""
     agents, own = [*cells["agent"].unique()], cells["sweep"] == ""
-    found = score_tables(cells[own], reference, agents)
+    every = [*score_tables(cells[own], reference, agents).items()]
+    found = dict(every if own.all() else every[:1])  # sweeps say more than groups
     for start, swept in cells[~own].groupby("start", sort=False):
         rows = score_rows(swept, reference)
         named = rows.assign(point=rows["sweep"] + " " + rows["value"])
