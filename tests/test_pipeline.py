@@ -267,6 +267,22 @@ def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[fl
     assert (classifier["queued"], classifier["dropped"], classifier["switches"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(("spare_s", "end"), [(-1e-6, ("dropped", 0)), (1e-6, ("on_time", 1))])
+def test_what_later_stages_need_is_no_time_for_this_one(spare_s: float, end: Any) -> None:
+    scenario = pipeline(stage("a", "video-detector"), stage("b", "video-classifier"))
+    first, second = (
+        load_profile(f"video-{name}").service_table_s(LIMITS.batch, LIMITS.cores)
+        for name in ("detector", "classifier")
+    )
+    # On one core in the first stage, on all in the second, however fast the first could be.
+    budget_s = first[0, 0] + second[0].min() + spare_s
+    workload = Workload(*np.array([[0], [0.0], [0.0], [budget_s], [0.0]]))
+    system = SimulatedSystem(scenario, seed=0, workload=workload)
+    system.step(Allocation(stages=(StageAllocation(1, 1), StageAllocation(LIMITS.cores, 1))))
+    columns = system.columns()
+    assert (columns["outcome"][0], columns["stage"][0]) == end
+
+
 def test_stages_share_the_machine() -> None:
     scenario = pipeline(
         stage("a", "video-detector", initial=Initial(cores=4)),
