@@ -182,7 +182,7 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
     stage = w.stage
     drop_expired(w)
     count = min(batch_max, stage.tail - stage.head)
-    if w.settings.sheds and not w.settings.fifo:
+    if w.settings.sheds:
         count = _shed(w, batch_max)
     if count:
         if w.settings.fifo:

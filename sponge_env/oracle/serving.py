@@ -225,7 +225,7 @@ def _drop_expired(e: KnownEpisode, w: Branch, interval: int) -> None:
 def _batch_limit(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
     """Return how large a batch may be; drop what it would answer late, as the core does."""
     size = limit
-    if w.settings.sheds and not w.settings.fifo:
+    if w.settings.sheds:
         size, chosen = 0, _most_urgent(e, w.env, interval)
         while size == 0 and chosen >= 0:
             first, waiting = w.env.served[chosen], 0

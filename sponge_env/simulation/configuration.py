@@ -81,7 +81,8 @@ class Configuration(MemoryPlan):
         several = len(spec.stages) > 1
         # Requests of one class arrive in the order of their deadlines.
         row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
-        row["sheds"] = scenario.serving.drop == "unmeetable"
+        serving = scenario.serving
+        row["sheds"] = serving.drop == "unmeetable" and serving.order == "edf"
         models = stage_profiles(scenario, profile)
         row["hopeless_below_s"] = shortest_s(scenario, models)
         row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
