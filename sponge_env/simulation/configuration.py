@@ -14,7 +14,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core.settings import INSTANT, LISTED, write_spec, write_table, write_tables
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageSpec, SystemSpec
-from sponge_env.scenario.config import Initial, Stage
+from sponge_env.scenario.config import Initial, Serving, Stage
 from sponge_env.scenario.graph import always_passed, ancestors, longest_path, predecessors
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -81,8 +81,7 @@ class Configuration(MemoryPlan):
         several = len(spec.stages) > 1
         # Requests of one class arrive in the order of their deadlines.
         row["fifo"] = scenario.serving.order == "fifo" and (several or len(scenario.classes) > 0)
-        serving = scenario.serving
-        row["sheds"] = serving.drop == "unmeetable" and serving.order == "edf"
+        row["sheds"] = scenario.serving == Serving("unmeetable", "edf")
         models = stage_profiles(scenario, profile)
         row["hopeless_below_s"] = shortest_s(scenario, models)
         row["one_core_below_s"] = shortest_s(scenario, models, one_core=True)
