@@ -29,15 +29,18 @@ class Range:
 
     def widened(self, value: float) -> Range:
         """Return the range with more room at the end where a value lies, if there may be more."""
-        width = self.high - self.low
-        near = 0.0 if self.whole else 0.02 * width
+        scale, back = (math.log, math.exp) if self.log else (float, float)
+        first, last, at = map(scale, (self.low, self.high, value))
+        near = 0.0 if self.whole else 0.02 * (last - first)
+        more = math.log(4) if self.log else last - first
         low, high = self.low, self.high
-        if value <= self.low + near:
-            low = self.low / 4 if self.log else self.low - width
-        if value >= self.high - near:
-            high = self.high * 4 if self.log else self.high + width
-        low, high = max(low, self.least), min(high, self.most)
-        return replace(self, low=math.ceil(low) if self.whole else low, high=type(self.high)(high))
+        if at <= first + near:
+            low = max(back(first - more), self.least)
+        if at >= last - near:
+            high = min(back(last + more), self.most)
+        if self.whole:
+            low, high = round(low), round(high)
+        return replace(self, low=low, high=high)
 
 
 Space = Mapping[str, Range | tuple[Any, ...]]
@@ -49,15 +52,12 @@ _BATCH: Space = {"batch_slo_share": Range(0.02, 0.5, log=True, least=0.001, most
 _WINDOWS = Range(1, 30, log=True, least=1, most=30)
 """Past intervals; a view holds no more."""
 
-# Below half the SLO hardly anything fits, and all there is is asked for: a constant.
 _PLAN: Space = {
     "slo_fraction": Range(0.5, 1.0, least=0.5, most=1.0),
     "headroom": Range(0.0, 0.5, least=0.0),
     "rate_windows": _WINDOWS,
 }
 
-# How far before a deadline an answer counts as late, what a late one costs, and how far ahead the
-# program plays.
 _PROGRAM: Space = {
     "guard": Range(0.005, 0.3, log=True, least=0.001, most=0.9),
     "late_price": Range(3.0, 100.0, log=True),

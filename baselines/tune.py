@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,8 @@ from .searches import SEARCHES, Options, Range, Space
 
 CONFIGURATIONS = 200
 """Combinations of options that are tried for each controller and profile."""
+ROUNDS = 4
+"""Times that as many are tried where the best lies at the end of its range."""
 
 
 def cost_cores(cores: float, missed: float) -> float:
@@ -95,11 +98,11 @@ def tune_task(task: Task) -> dict[str, Any]:
     """Search the best options of a task.
 
     The defaults come first. Where the best value lies at the end of its range, that is widened,
-    and as many combinations are tried again.
+    and as many combinations are tried again, :data:`ROUNDS` times at most in all.
     """
     best: tuple[float, Options] = task.cost({}), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
-    while space != widest:
+    while space != widest and tried <= ROUNDS * task.configurations:
         best, widest = _search(task, space, best), space
         tried += task.configurations
         space = {
@@ -152,14 +155,11 @@ def import_optuna() -> ModuleType:
 
 def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: int) -> list[Task]:
     """Return what there is to tune."""
-    of_profile: dict[str, list[Scenario]] = {}
+    own: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
-        of_profile.setdefault(profile_key(scenario), []).append(scenario)
-    return [
-        Task(agent, key, tuple(own), configurations)
-        for agent in agents
-        for key, own in of_profile.items()
-    ]
+        own.setdefault(profile_key(scenario), []).append(scenario)
+    pairs = product(agents, own.items())
+    return [Task(agent, key, tuple(cells), configurations) for agent, (key, cells) in pairs]
 
 
 def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:

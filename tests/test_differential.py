@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scenarios import SHORT, short
 
 from sponge_env.interfaces import Allocation
-from sponge_env.scenario.config import Arrivals, Limits, Network, Simulation
+from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.encoding import OBS_DIM
 from sponge_env.simulation.system import SimulatedSystem
@@ -38,6 +38,14 @@ def test_different_scenarios_run_side_by_side(
 ) -> None:
     limits = Limits(12, 9, 3)
     check_equal([data.draw(scenarios(files, limits, 0.5)) for _ in seeds], seeds)
+
+
+def test_first_in_first_out_drops_by_the_first_rule_only() -> None:
+    """With one class, too, where the order is the same as by deadline."""
+    flood = dataclasses.replace(SHORT, arrivals=Arrivals("poisson", 60.0))
+    for order in ("edf", "fifo"):
+        serving = Serving("unmeetable", order)  # type: ignore[arg-type]
+        check_equal([dataclasses.replace(flood, serving=serving)], [1])
 
 
 @pytest.mark.parametrize("total_cores", [None, 7, 16])

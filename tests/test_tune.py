@@ -62,6 +62,9 @@ def test_a_range_is_widened_where_the_best_lies_at_its_end() -> None:
     assert plain.widened(0.99).high == 2.0
     whole = Range(1, 16, log=True, least=1)
     assert (whole.widened(16).high, whole.widened(15), whole.widened(1)) == (64, whole, whole)
+    wide = Range(0.06, 16.0, log=True)
+    assert wide.widened(0.3) == wide, "near by the logarithm"
+    assert wide.widened(0.061).low == pytest.approx(0.015)
 
 
 def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, Any], list[Any]]:
