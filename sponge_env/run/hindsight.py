@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import product
 
 import numpy as np
 
 from sponge_env.arrays import FloatArray
-from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation, SystemSpec
 from sponge_env.metrics import MET as MET
+from sponge_env.scenario.config import Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.memory import ledger_columns
+from sponge_env.simulation.summary import VIOLATIONS, rate
+from sponge_env.simulation.workload import draw_workload
 
-_AT_ONCE = 512
-"""Episodes that are played side by side."""
+_AT_ONCE = 16
+"""Episodes that are played side by side, for each keeps what becomes of every request."""
 
 
 def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
@@ -42,48 +47,45 @@ def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
 def best_constant(scenario: Scenario, profile: Profile, seeds: Sequence[int]) -> StageAllocation:
     """Return the fixed fleet with the fewest cores that meets the objective on some episodes.
 
-    It is one for all of them. Of several with as few cores it is
-    the one with the fewest avoidable violations. If none meets it, that is so over all fleets.
+    It is one for all of them; of several with as few cores the one with the fewest avoidable
+    violations. If none meets the objective, it is the one with the fewest on the first episode.
     """
-    best, fewest = StageAllocation(1, 1, 1), np.inf
+    unmet, fewest = StageAllocation(1, 1, 1), math.inf
     for fleets in constants(make_spec(scenario, profile)):
-        left, missed, offered = fleets, np.zeros(len(fleets)), 0.0
-        # Further episodes only add violations, so those that are beyond the objective are left out.
-        for first, last in ((0, 1), (1, len(seeds))):
-            if not left or first == last:
-                continue
-            violations, requests = _play(scenario, left, seeds[first:last])
-            missed, offered = missed + violations, offered + requests
-            if last < len(seeds):
-                few = missed <= max(MET * offered * len(seeds), missed.min())
-                left = [fleet for fleet, kept in zip(left, few.tolist(), strict=True) if kept]
-                missed = missed[few]
-        at, rate = int(np.argmin(missed)), float(missed.min()) / max(1.0, offered)
-        if rate < fewest:
-            best, fewest = left[at], rate
-        if fewest <= MET:
-            break
-    return best
+        rates, left = np.zeros(len(fleets)), np.arange(len(fleets))
+        for seed in seeds:  # further ones only add to the mean: who is beyond the limit stays there
+            own = _rates(scenario, profile, [fleets[k] for k in left.tolist()], seed)
+            if seed == seeds[0] and own.min() < fewest:
+                unmet, fewest = fleets[int(np.argmin(own))], float(own.min())
+            rates[left] += own / len(seeds)
+            left = np.flatnonzero(rates <= MET)
+            if not left.size:
+                break
+        if left.size:
+            return fleets[int(left[np.argmin(rates[left])])]
+    return unmet
 
 
-def _play(
-    scenario: Scenario, fleets: Sequence[StageAllocation], seeds: Sequence[int]
-) -> tuple[FloatArray, float]:
-    """Return (fleets,) avoidable violations of all seeds, and the requests of each fleet."""
-    runs = [(k, seed) for k in range(len(fleets)) for seed in seeds]
-    violations, offered = np.zeros(len(fleets)), 0.0
-    for begin in range(0, len(runs), _AT_ONCE):
-        fleet, seed = np.array(runs[begin : begin + _AT_ONCE]).T
-        played = BatchSimulator([scenario], np.zeros(len(fleet), np.int64), threads=1)
-        held = np.array(fleets)[fleet][:, None]
-        unused = np.zeros((len(fleet), OBS_DIM), np.float32)
-        played.reset(np.ones(len(fleet), np.bool_), seed, unused)
-        counted_from = round(scenario.count_from_s / scenario.interval_s)
-        for interval in range(scenario.intervals):
-            _, metrics = played.step(held)
-            if interval >= counted_from:
-                np.add.at(violations, fleet, metrics["avoidable_violations"])
-                offered += float(metrics["offered"].sum())
-        np.add.at(violations, fleet, played.drain()["avoidable_violations"])
-        played.close()
-    return violations, offered / len(fleets)
+def _rates(
+    scenario: Scenario, profile: Profile, fleets: Sequence[StageAllocation], seed: int
+) -> FloatArray:
+    """Return (fleets,) shares of avoidable violations in an episode, as results have them."""
+    workload, found, own = draw_workload(scenario, profile, seed), [], [scenario] * len(fleets)
+    if scenario.start == "warm":
+        own = [scenario.starting_with([Initial(*fleet)]) for fleet in fleets]
+    for begin in range(0, len(own), _AT_ONCE):
+        held = np.array(fleets[begin : begin + _AT_ONCE])[:, None]
+        count, some = len(held), own[begin : begin + _AT_ONCE]
+        with closing(
+            BatchSimulator(some, np.arange(count), workloads=[workload] * count)
+        ) as played:
+            for _ in played.play(np.full(count, seed), lambda _, held=held: held):
+                pass
+            played.drain()
+            for arrays in map(played.only, range(count)):
+                sent = workload.first(int(arrays.envs["sent"][0]) - 1)
+                columns = ledger_columns(arrays, sent)
+                counts = columns["arrival_s"] >= scenario.count_from_s
+                lost = np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
+                found.append(rate(lost & counts, counts))
+    return np.array(found)
