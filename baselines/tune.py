@@ -159,7 +159,7 @@ def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: 
     for scenario in scenarios:
         own.setdefault(profile_key(scenario), []).append(scenario)
     pairs = product(agents, own.items())
-    return [Task(agent, key, tuple(cells), configurations) for agent, (key, cells) in pairs]
+    return [Task(agent, key, tuple(each), configurations) for agent, (key, each) in pairs]
 
 
 def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:

@@ -35,9 +35,8 @@ def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
     if len(spec.stages) > 1 or not spec.is_one_model:
         raise ConfigError("the best constant in hindsight is known for one stage and one model")
     limits, fleets = spec.first, dict[int, list[StageAllocation]]()
-    for replicas, cores in product(
-        range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1)
-    ):
+    pairs = product(range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1))
+    for replicas, cores in pairs:
         if replicas * cores <= spec.total_cores:
             own = fleets.setdefault(replicas * cores, [])
             own += [StageAllocation(cores, b, replicas) for b in range(1, limits.batch_max + 1)]
@@ -75,17 +74,16 @@ def _rates(
         own = [scenario.starting_with([Initial(*fleet)]) for fleet in fleets]
     for begin in range(0, len(own), _AT_ONCE):
         held = np.array(fleets[begin : begin + _AT_ONCE])[:, None]
-        count, some = len(held), own[begin : begin + _AT_ONCE]
-        with closing(
-            BatchSimulator(some, np.arange(count), workloads=[workload] * count)
-        ) as played:
+        some, count = own[begin : begin + _AT_ONCE], len(held)
+        played = BatchSimulator(some, np.arange(count), workloads=[workload] * count)
+        with closing(played):
             for _ in played.play(np.full(count, seed), lambda _, held=held: held):
                 pass
             played.drain()
             for arrays in map(played.only, range(count)):
-                sent = workload.first(int(arrays.envs["sent"][0]) - 1)
-                columns = ledger_columns(arrays, sent)
+                sent = int(arrays.envs["sent"][0]) - 1
+                columns = ledger_columns(arrays, workload.first(sent))
                 counts = columns["arrival_s"] >= scenario.count_from_s
-                lost = np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
-                found.append(rate(lost & counts, counts))
+                lost = counts & np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
+                found.append(rate(lost, counts))
     return np.array(found)
