@@ -24,9 +24,9 @@ from typing import Any
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
+from sponge_env.metrics import MET
 from sponge_env.run.cluster import executor_of
 from sponge_env.run.executor import Executor, Failure
-from sponge_env.run.hindsight import MET
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import scenario_fingerprint

@@ -15,8 +15,9 @@ from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation
+from sponge_env.metrics import MET
 from sponge_env.run.executor import Processes
-from sponge_env.run.hindsight import MET, best_constant, constants
+from sponge_env.run.hindsight import best_constant, constants
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite

@@ -12,7 +12,7 @@ import numpy as np
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import StageAllocation, SystemSpec
-from sponge_env.metrics import MET as MET
+from sponge_env.metrics import MET
 from sponge_env.scenario.config import Initial
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -20,7 +20,7 @@ from sponge_env.scenario.spec import make_spec
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import VIOLATIONS, rate
-from sponge_env.simulation.workload import draw_workload
+from sponge_env.simulation.workload import Workload, draw_workload
 
 _AT_ONCE = 16
 """Episodes that are played side by side, for each keeps what becomes of every request."""
@@ -69,21 +69,27 @@ def _rates(
     scenario: Scenario, profile: Profile, fleets: Sequence[StageAllocation], seed: int
 ) -> FloatArray:
     """Return (fleets,) shares of avoidable violations in an episode, as results have them."""
-    workload, found, own = draw_workload(scenario, profile, seed), [], [scenario] * len(fleets)
+    workload, own = draw_workload(scenario, profile, seed), [scenario] * len(fleets)
     if scenario.start == "warm":
         own = [scenario.starting_with([Initial(*fleet)]) for fleet in fleets]
-    for begin in range(0, len(own), _AT_ONCE):
-        held = np.array(fleets[begin : begin + _AT_ONCE])[:, None]
-        some, count = own[begin : begin + _AT_ONCE], len(held)
-        played = BatchSimulator(some, np.arange(count), workloads=[workload] * count)
-        with closing(played):
-            for _ in played.play(np.full(count, seed), lambda _, held=held: held):
-                pass
-            played.drain()
-            for arrays in map(played.only, range(count)):
-                sent = int(arrays.envs["sent"][0]) - 1
-                columns = ledger_columns(arrays, workload.first(sent))
-                counts = columns["arrival_s"] >= scenario.count_from_s
-                lost = counts & np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
-                found.append(rate(lost, counts))
+    parts = [slice(begin, begin + _AT_ONCE) for begin in range(0, len(own), _AT_ONCE)]
+    return np.concatenate([_played(own[part], workload, fleets[part], seed) for part in parts])
+
+
+def _played(
+    scenarios: Sequence[Scenario], workload: Workload, held: Sequence[StageAllocation], seed: int
+) -> FloatArray:
+    count, actions, found = len(held), np.array(held)[:, None], []
+    with closing(
+        BatchSimulator(scenarios, np.arange(count), workloads=[workload] * count)
+    ) as batch:
+        for _ in batch.play(np.full(count, seed), lambda _: actions):
+            pass
+        batch.drain()
+        for arrays, scenario in zip(map(batch.only, range(count)), scenarios, strict=True):
+            sent = int(arrays.envs["sent"][0]) - 1
+            columns = ledger_columns(arrays, workload.first(sent))
+            counts = columns["arrival_s"] >= scenario.count_from_s
+            lost = counts & np.isin(columns["outcome"], VIOLATIONS) & ~columns["hopeless"]
+            found.append(rate(lost, counts))
     return np.array(found)

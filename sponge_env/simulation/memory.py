@@ -172,9 +172,7 @@ def blank_metrics(count: int) -> NDArray[Any]:
     return rows(np.repeat(records.BLANK, count))
 
 
-def ledger_columns(
-    arrays: Arrays, requests: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[np.generic]]:
+def ledger_columns(arrays: Arrays, requests: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return what became of the requests that have arrived in the only environment.
 
     To the (offered,) columns of the workload come ``started_s`` of the last batch and
