@@ -70,6 +70,8 @@ class Themis(BaseController):
         replicas = self._wanted[-1] if stable else held
         ready = max(1, min(view.first.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(min(held, replicas)))
+        if stable and not grown.feasible:  # growing is not enough, so cores are given back
+            grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(replicas))
         # New ones find room only beside the cores that the ready ones need until then.
         replicas = min(replicas, max(held, spec.most_replicas(grown.cores)))
         return Allocation(grown.cores, grown.batch, replicas, feasible=grown.feasible)
