@@ -268,3 +268,7 @@ class TestThemis:
         flood = busy_view(rate_rps=200, allocation=Allocation(1, 1, 4), replicas_ready=4)
         grown = decide(Themis(), flood, total_cores=16)
         assert (grown.cores, grown.replicas) == (4, 4), "warm replicas do not go for larger ones"
+        many = busy_view(rate_rps=80, allocation=Allocation(16, 4, 1), replicas_ready=1)
+        assert not decide(Themis(), many, total_cores=16).feasible
+        settled = decide(Themis(), many, many, many, total_cores=16)
+        assert settled.cores == 1 < settled.replicas, "one could not grow enough: room for others"
