@@ -1,157 +1,149 @@
-"""How fast the simulators are: batch, single environment, whole episodes.
+"""How fast simulators and evaluations are, beside an earlier version.
 
-    python -m benchmarks.throughput
+    python -m benchmarks.throughput [--against REF] [--at-most RATIO]
 
-The system is that of the scenario ``paper``: full observations, 4G traces made anew for every
-episode, in-flight resizes, noise, random actions. Under other loads than 20 requests per
-second its worker is as much faster as the load is higher, so that the same share of requests
-meets its deadline everywhere. All simulators serve episodes of 60 intervals, resets included,
-and each number is the best of several runs.
+It prints the CPU time of a step of an environment in batches (gymnasium.make_vec, one thread but
+for ``2 threads``), alone, and in ``evaluate.py`` under several controllers; and the same of an
+earlier version, which is checked out beside it: both are measured in turn, so that the ratio is of
+one machine in one state. With ``--at-most`` only a batch of 1,024 is measured, and the exit code
+is 1 where this version takes more than so many times as long.
 """
 
 from __future__ import annotations
 
-import itertools
-import timeit
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from typing import Any
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 
-from sponge_env.env.single import SpongeEnv
-from sponge_env.results.layout import aligned
-from sponge_env.run.registry import known_controllers, make_controller
-from sponge_env.run.rollout import Run, run_episode
-from sponge_env.run.suite import changed
-from sponge_env.scenario.config import Arrivals
-from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.scenario.spec import make_spec, scenario_profile
-from sponge_env.simulation.batch import BatchSimulator
-from sponge_env.simulation.encoding import control_named
-from sponge_env.simulation.memory import allocations
-from sponge_env.simulation.system import SimulatedSystem
-
-LOADS_RPS = (10, 20, 100, 1000)
-ENVS = (16, 256, 1024, 4096)
-THREADS = (1, 2)
-INTERVALS = 60
-PAPER_RPS = 20
-EPISODES = ("paper", "bursty", "mixed"), ("static-16", "sponge-ip", "fa2")
+BATCHES = {"batch of 16": (16, 1), "batch of 256": (256, 1), "batch of 1,024": (1024, 1),
+           "batch of 4,096": (4096, 1), "batch of 1,024, 2 threads": (1024, 2)}  # fmt: skip
+"""Environments and threads of each batch; all play the scenario ``paper``, 20 requests a step."""
+GATE = "batch of 1,024"
+AGENTS = ("static-16", "sponge-ip", "sponge-joint", "ppo-joint")
+ROUNDS = 5
 
 
-def make_scenario(rate_rps: int) -> Scenario:
-    """Return the paper's system, made for another load."""
-    changes = {
-        "arrivals": Arrivals("constant", float(rate_rps)),
-        "duration_s": float(INTERVALS),
-        "simulation.service_scale": PAPER_RPS / rate_rps,
-    }
-    return changed(load_scenario("paper"), changes)
+def shortest_ns(work: Callable[[], object], steps: int) -> tuple[float, float]:
+    """Return the CPU time and the wall time of a step, each the shortest of three runs."""
+    runs = []
+    for _ in range(3):
+        began = time.process_time(), time.perf_counter()
+        work()
+        ended = time.process_time(), time.perf_counter()
+        runs.append([1e9 * (b - a) / steps for a, b in zip(began, ended, strict=True)])
+    return min(cpu for cpu, _ in runs), min(wall for _, wall in runs)
 
 
-def best_s(run: Callable[[], object], repeats: int) -> float:
-    """Return the shortest time of several runs, after one to warm up."""
-    return min(timeit.repeat(run, "import gc; gc.enable()", repeat=repeats + 1, number=1)[1:])
+def measure(only_gate: bool) -> dict[str, tuple[float, float]]:
+    """Return (CPU, wall) nanoseconds of a step of each kind.
+
+    Only what every version offers is used, for this file measures the earlier one as well.
+    """
+    importlib.import_module("sponge_env")
+    found = {}
+    for name, (count, threads) in BATCHES.items():
+        if name == GATE or not only_gate:
+            kind = {"num_envs": count, "scenario": "paper", "threads": threads}
+            batch = gymnasium.make_vec("Sponge-v0", **kind)
+            found[name] = _shortest_of(batch, (count, 2), max(20, 40_000 // count), count)
+    if not only_gate:
+        found["one environment"] = _shortest_of(gymnasium.make("Sponge-v0"), (2,), 500, 1)
+        found.update((f"evaluate, {agent}", _evaluated(agent)) for agent in AGENTS)
+    return found
 
 
-def steps_per_s(begin: Callable[[], Callable[[Any], object]], actions: Iterable[Any]) -> float:
-    """Measure episodes, which begin with a call that returns what makes a step."""
+def _shortest_of(
+    env: gymnasium.Env | gymnasium.vector.VectorEnv, shape: tuple[int, ...], steps: int, envs: int
+) -> tuple[float, float]:
+    actions = np.random.default_rng(0).integers(0, 16, (steps, *shape))
 
-    def episode() -> None:
-        step = begin()
+    def play() -> None:
         for action in actions:
-            step(action)
+            env.step(action)
 
-    return INTERVALS / best_s(episode, 3)
-
-
-def batch_steps_per_s(scenario: Scenario, envs: int, threads: int) -> float:
-    """Measure the batch simulator in environment steps per second, under random actions."""
-    spec = make_spec(scenario, scenario_profile(scenario))
-    control = control_named("vertical", spec)
-    choices = control.spaces(spec)[0].nvec
-    simulator = BatchSimulator(
-        [scenario], np.zeros(envs, np.int64), threads=threads, obs_dim=control.obs_dim,
-        queue_capacity=4096, replicas_max=1,
-    )  # fmt: skip
-    requested, _ = allocations(envs, len(spec.stages))
-    actions = np.random.default_rng(0).integers(0, choices, (INTERVALS, envs, choices.size))
-    observations = np.zeros((envs, control.obs_dim), np.float32)
-
-    def begin() -> Callable[[Any], object]:
-        simulator.reset(np.ones(envs, np.bool_), np.arange(envs), observations)
-
-        def step(chosen: Any) -> None:
-            control.write(chosen, requested)
-            simulator.step(requested)
-
-        return step
-
-    with closing(simulator):
-        return envs * steps_per_s(begin, actions)
+    env.reset(seed=1)
+    play()
+    with contextlib.closing(env):
+        return shortest_ns(play, steps * envs)
 
 
-def single_steps_per_s(scenario: Scenario) -> float:
-    """Measure one environment, under random actions."""
-    env = SpongeEnv(scenario)
-    actions = np.random.default_rng(0).integers(0, 16, (INTERVALS, 2))
+def _evaluated(agent: str) -> tuple[float, float]:
+    main, seeds, intervals = importlib.import_module("evaluate").main, 8, 600
 
-    def begin() -> Callable[[Any], object]:
-        env.reset()
-        return env.step
+    def run(seconds: int = intervals) -> None:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            options = {"agent": agent, "scenario": "paper", "seeds": seeds, "jobs": 1,
+                       "duration": seconds, "run-dir": f"{folder}/run"}  # fmt: skip
+            main([text for name, value in options.items() for text in (f"--{name}", str(value))])
 
-    with closing(env):
-        return steps_per_s(begin, actions)
-
-
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a title, an aligned table and a blank line."""
-    print("\n".join([f"{title}:\n", *aligned([header, *rows]), ""]))
+    run(2)
+    return shortest_ns(run, seeds * intervals)
 
 
-def print_speeds() -> None:
-    """Print environment steps per second."""
-    rows = []
-    for envs, threads in itertools.product(ENVS, THREADS):
-        speeds = {
-            # A large batch under a high load takes long and shows nothing new.
-            rate: batch_steps_per_s(make_scenario(rate), envs, threads)
-            for rate in LOADS_RPS
-            if envs * rate <= max(ENVS) * 100
-        }
-        cells = (f"{speeds[rate]:,.0f}" if rate in speeds else "-" for rate in LOADS_RPS)
-        rows.append([str(envs), str(threads), *cells])
-    title = "Environment steps per second of the batch simulator"
-    print_table(title, ["envs", "threads", *(f"{rate} rps" for rate in LOADS_RPS)], rows)
+def in_turn(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float, float]]]:
+    """Measure checkouts in turn; return the median of each."""
+    runs: list[list[dict[str, tuple[float, float]]]] = [[] for _ in folders]
+    for k in range(ROUNDS):
+        for folder, own in list(zip(folders, runs, strict=True))[:: 1 if k % 2 else -1]:
+            code = [sys.executable, str(Path(__file__).resolve()), "--measure"]
+            text = subprocess.run(
+                [*code, *(["--at-most", "1"] if only_gate else [])],
+                cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True,
+                stdout=subprocess.PIPE,
+            ).stdout  # fmt: skip
+            own.append(json.loads(text.splitlines()[-1]))
+    return [
+        {name: tuple(statistics.median(run[name][k] for run in own) for k in (0, 1))
+         for name in own[0]}
+        for own in runs
+    ]  # fmt: skip
 
 
-def print_single() -> None:
-    """Print environment steps per second of one environment."""
-    speed = single_steps_per_s(make_scenario(PAPER_RPS))
-    print(f"One environment, Sponge-v0, at {PAPER_RPS} rps: {speed:,.0f} steps/s\n")
+def check_out(ref: str, folder: Path) -> Path:
+    """Put an earlier version into a folder."""
+    archive = subprocess.run(["git", "archive", ref], check=True, stdout=subprocess.PIPE).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
-def print_episodes() -> None:
-    """Print the shortest wall time of whole episodes, as suites and evaluations run them."""
-    rows, controllers, seed = [], known_controllers(), EVALUATION_SEEDS
-    for name, agent in itertools.product(*EPISODES):
-        scenario = load_scenario(name)
-        run = Run.of(agent, scenario, "sim", seed)
-
-        def episode(scenario: Scenario = scenario, run: Run = run) -> None:
-            system = SimulatedSystem(scenario, seed)
-            run_episode(system, make_controller(run.agent, controllers), run)
-
-        taken_s = best_s(episode, 5)
-        per_interval_us = 1e6 * taken_s / scenario.intervals
-        rows.append([name, agent, f"{1000 * taken_s:.0f}", f"{per_interval_us:.0f}"])
-    title = "Episodes of 600 intervals, as suites and evaluations run them"
-    print_table(title, ["scenario", "agent", "ms", "microseconds per interval"], rows)
+def main() -> int:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
+    parser.add_argument("--against", metavar="REF", help="an earlier version, as git names it")
+    parser.add_argument("--at-most", type=float, metavar="RATIO", help="for a batch of 1,024")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    only_gate = arguments.at_most is not None
+    if arguments.measure:
+        print(json.dumps(measure(only_gate)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [Path(__file__).resolve().parents[1]]
+        if arguments.against:
+            folders.append(check_out(arguments.against, Path(folder)))
+        now, *then = in_turn(folders, only_gate)
+    header = f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
+    print(header + "".join(f"{arguments.against + ', ns':>14}{'ratio':>8}" for _ in then))
+    for name, (cpu, wall) in now.items():
+        row = f"{name:26}{cpu:14,.0f}{1e9 / wall:12,.0f}"
+        print(row + "".join(f"{old[name][0]:14,.0f}{cpu / old[name][0]:8.2f}" for old in then))
+    return int(only_gate and any(now[GATE][0] > arguments.at_most * old[GATE][0] for old in then))
 
 
 if __name__ == "__main__":
-    print_speeds()
-    print_single()
-    print_episodes()
+    sys.exit(main())
