@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sponge_env import cli
@@ -45,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
     text = "train with each of these seeds, in processes or on a cluster, a folder each"
-    add("--seeds", type=_seeds, metavar="A-B", help=text)
+    add("--seeds", type=cli.seed_range, metavar="A-B", help=text)
     cli.add_workers(parser)
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=text)
@@ -70,14 +69,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         if not re.fullmatch("[^.=]+=.*", option):
             raise ConfigError(f"--option must have the form KEY=VALUE, not {option!r}")
     return arguments
-
-
-def _seeds(text: str) -> range:
-    with suppress(ValueError):
-        first, last = map(int, text.split("-"))
-        if first <= last:
-            return range(first, last + 1)
-    raise argparse.ArgumentTypeError(f"must be two seeds such as 0-4, not {text!r}")
 
 
 @cli.command

@@ -32,7 +32,7 @@ from sponge_env.run.executor import Executor, Failure
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.store import scenario_fingerprint
-from sponge_env.run.suite import cells, load_suite
+from sponge_env.run.suite import cells, load_suite, only
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import scenario_profile
@@ -202,6 +202,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(prog="python -m baselines.tune", description=__doc__.split("\n")[0])
     add, known = parser.add_argument, sorted(SEARCHES)
     add("--suite", default="standard-v1", help="suite whose cells are tuned for")
+    cli.add_cells(parser)
     text, name = f"what to tune: {', '.join(known)}; default: all", cli.one_of("agent", known)
     add("--agents", nargs="+", type=name, default=known, metavar="NAME", help=text)
     text = "combinations of options that are tried (default: %(default)s)"
@@ -215,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
     check_writable(arguments.out)
     read(arguments.out)  # a file that is something else is noticed now
     with cli.terminate_like_interrupt():
-        played = cells(load_suite(arguments.suite))
+        played = cells(only(load_suite(arguments.suite), arguments.cells))
         work = tasks(played, arguments.agents, arguments.configurations)
         tune(work, executor, arguments.out)
     sys.stdout.write(f"written to {arguments.out}\n")

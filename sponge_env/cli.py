@@ -184,6 +184,12 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
 
 
+def add_cells(parser: argparse.ArgumentParser) -> None:
+    """Add which cells of a suite are meant, by the pattern :attr:`.Suite.only`."""
+    text = "only cells with such a name, SCENARIO+PROFILE+START, e.g. 'swing-*+lite0+*'"
+    parser.add_argument("--cells", metavar="PATTERN", help=text)
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add the option without which files name no code; see :mod:`sponge_env.utils.installation`."""
     text = "run code that only a suite, scenario or profile names: module:Class, sb3:FILE"
@@ -246,6 +252,17 @@ def at_least(minimum: int, note: str = "") -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(message)
 
     return parse
+
+
+def seed_range(text: str) -> range:
+    """Parse ``N``, the seeds 0 .. N-1, or ``A-B``."""
+    with suppress(ValueError):
+        first, dash, last = text.partition("-")
+        seeds = range(int(first), int(last) + 1) if dash else range(int(first))
+        if seeds:
+            return seeds
+    message = f"must be how many seeds, the first is 0, or a range such as 5-9, not {text!r}"
+    raise argparse.ArgumentTypeError(message)
 
 
 def split_options(argv: Sequence[str], options: Collection[str]) -> tuple[list[str], list[str]]:

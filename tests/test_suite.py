@@ -98,6 +98,14 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
     assert run("--suite tiny.toml --run-dir run --seeds 1") == 2
     assert "other seeds" in capsys.readouterr().err
 
+    assert run("--suite tiny.toml --run-dir part --seeds 1-2 --cells *+resnet18+cold") == 0
+    part = load_results(Path("part"))
+    assert len(part) == 2 * 2
+    assert set(part["seed"]) == {1, 2}
+    some = ["agent", "profile", "start", "seed", "mean_cores", "violation_rate", "reward"]
+    both = part[some].merge(frame[some])
+    assert len(both) == 2, "seed 1 is the same in both"
+
 
 def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
     Path("traces").mkdir()

@@ -21,13 +21,21 @@ from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, beginnings, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
-from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
+from sponge_env.run.store import (
+    RunStore,
+    check_run,
+    holds_something,
+    identity,
+    new_folder,
+    seeds_of,
+)
 from sponge_env.run.suite import (
     CellGroup,
     Suite,
     cells,
     chosen,
     load_suite,
+    only,
     stands_for,
     with_agents,
     with_traces,
@@ -67,7 +75,7 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         if "live" in backends:  # measuring this machine may change what scenarios say
             for folder in _folders(path, backends).values() if goes_on else ():
                 if holds_something(folder):  # and takes a while, which another's is not worth
-                    check_run(folder, {"suite": suite.name, "seeds": suite.seeds})
+                    check_run(folder, {"suite": suite.name, **seeds_of(suite)})
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
@@ -183,7 +191,9 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
     agents = dict(suite.agents)
     for name, more in cli.parse_options(arguments.option, list(agents)).items():
         agents[name] = replace(agents[name], options={**agents[name].options, **more})
-    return replace(suite, agents=agents, seeds=arguments.seeds or suite.seeds), left_out
+    seeds = arguments.seeds or suite.seed_range
+    suite = replace(suite, agents=agents, seeds=len(seeds), first_seed=seeds[0])
+    return only(suite, arguments.cells), left_out
 
 
 def _run(

@@ -56,7 +56,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if not (arguments.suite or arguments.agent or arguments.list):
         parser.error("the following arguments are required: --agent, or --suite")
     only_single = [n for n in NOT_FOR_SUITES if not (arguments.traces and n in CHANGING)]
-    for name in only_single if arguments.suite else ("jobs", "ray", "traces", "requests"):
+    for name in only_single if arguments.suite else ("jobs", "ray", "traces", "requests", "cells"):
         if getattr(arguments, name) != parser.get_default(name):
             relation = "does not go with" if arguments.suite else "needs"
             raise ConfigError(f"--{name.replace('_', '-')} {relation} --suite")
@@ -81,9 +81,9 @@ def _add_arguments(parser: cli.Parser) -> None:
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")
-    text = "run seeds 0 .. N-1 (default: 1, or as the suite says)"
-    seeds = cli.at_least(1, "; it is how many seeds run, and the first is 0")
-    add("--seeds", type=seeds, metavar="N", help=text)
+    text = "run seeds 0 .. N-1, or A .. B (default: 1, or as the suite says)"
+    add("--seeds", type=cli.seed_range, metavar="N|A-B", help=text)
+    cli.add_cells(parser)
     text = "policy of the learned agent (default: the newest in runs/ that was trained on the "
     text += "scenario, else the shipped one)"
     add("--policy", metavar="FILE", help=text)

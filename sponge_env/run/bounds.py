@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sponge_env.cli import Parser, add_trust, add_workers, command, terminate_like_interrupt
+from sponge_env.cli import (
+    Parser,
+    add_cells,
+    add_trust,
+    add_workers,
+    command,
+    terminate_like_interrupt,
+)
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.cluster import executor_of
@@ -38,6 +45,7 @@ from sponge_env.run.suite import (
     cell_name,
     cells,
     load_suite,
+    only,
 )
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
@@ -60,6 +68,7 @@ class BoundUnit:
     control: BoundName
     scenario: Scenario
     seeds: int
+    first_seed: int = 0
 
     @property
     def agent(self) -> str:
@@ -68,22 +77,23 @@ class BoundUnit:
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code."""
-        parts = {"control": self.control, "seeds": self.seeds}
+        parts = {"control": self.control, "seeds": self.seeds, "first": self.first_seed}
         return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
 
     def run(self, record: Recorder) -> None:
         """Bound all seeds, or recall what was found before, as ``bounds``."""
         record.facts["bounds"] = [
             {"seed": seed, **dict(zip(SIDES, numbers, strict=True))}
-            for seed, numbers in enumerate(self.found())
+            for seed, numbers in enumerate(self.found(), self.first_seed)
         ]
 
     def found(self) -> list[tuple[float, ...]]:
         """Return :data:`SIDES` of each seed."""
-        known = shipped(self.scenario, self.control)
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        known = shipped(self.scenario, self.control)[seeds.start : seeds.stop]
         if len(known) < self.seeds:
-            known = [[*bound_of(self.scenario, s, self.control)] for s in range(self.seeds)]
-        return [tuple(numbers) for numbers in known[: self.seeds]]
+            return [bound_of(self.scenario, seed, self.control) for seed in seeds]
+        return [tuple(numbers) for numbers in known]
 
 
 def bound_units(suite: Suite) -> list[BoundUnit]:
@@ -96,7 +106,8 @@ def bound_units(suite: Suite) -> list[BoundUnit]:
     if not (bounded or suite.agents):
         raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")
     asked = product(suite.bounds, bounded)
-    return [BoundUnit(kind, cell, suite.seeds) for kind, cell in asked if _in_reach(kind, cell)]
+    seeds = suite.seeds, suite.first_seed
+    return [BoundUnit(kind, cell, *seeds) for kind, cell in asked if _in_reach(kind, cell)]
 
 
 def _in_reach(control: BoundName, scenario: Scenario) -> bool:
@@ -180,11 +191,12 @@ def main(argv: Sequence[str]) -> int:
         description="Find the clairvoyant bounds that ship with a suite.",
     )
     parser.add_argument("--suite", default="standard-v1", help="shipped suite or TOML file")
+    add_cells(parser)
     add_workers(parser)
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
     add_trust(parser)
     arguments = parser.parse_args(argv)
-    suite, executor = load_suite(arguments.suite), executor_of(arguments)
+    suite, executor = only(load_suite(arguments.suite), arguments.cells), executor_of(arguments)
     check_writable(arguments.out)
     with terminate_like_interrupt():
         found = find_bounds(bound_units(suite), executor)

@@ -118,12 +118,17 @@ def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
 
 
+def seeds_of(suite: Suite) -> dict[str, int]:
+    """Return which seeds are played; a folder keeps no first one that is 0."""
+    return {"seeds": suite.seeds} | ({"first_seed": suite.first_seed} if suite.first_seed else {})
+
+
 def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
     """Return what all results in one folder have in common; it may get more agents later."""
     content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
         "suite": suite.name,
-        "seeds": suite.seeds,
+        **seeds_of(suite),
         "backend": backend,
         "limiter": limiter,
         "code": code_fingerprint(),

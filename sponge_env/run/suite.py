@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -110,7 +111,10 @@ class Suite:
         at_most=EVALUATION_SEEDS,
         rule=f"between 1 and {EVALUATION_SEEDS}, for training uses those above",
     )
-    """Episodes of each agent and cell: seeds 0 .. seeds - 1."""
+    """Episodes of each agent and cell."""
+    first_seed: int = option(0, at_least=0)
+    only: str = "*"
+    """Pattern of the names of the cells that are played, as :mod:`fnmatch` has it."""
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
     bounds: tuple[BoundName, ...] = ()
@@ -126,6 +130,8 @@ class Suite:
 
     def __post_init__(self) -> None:
         check_options(self)
+        last, rule = self.seed_range[-1], f"below {EVALUATION_SEEDS}, for training uses the others"
+        require(last < EVALUATION_SEEDS, "the last seed", last, rule)
         parts = {name: getattr(self, name) for name in ("starts", "cells")}
         parts["agents"] = self.agents or self.bounds
         for name, sweep in self.sweeps.items():
@@ -140,6 +146,11 @@ class Suite:
             for name in names:
                 if name not in self.agents:
                     raise ConfigError(unknown(key, name, self.agents))
+
+    @property
+    def seed_range(self) -> range:
+        """The seeds that are played."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def compared_with(self) -> str:
@@ -159,6 +170,11 @@ def load_suite(name_or_path: str | Path) -> Suite:
         for group in suite.cells
     )
     return dataclasses.replace(suite, cells=tuple(groups))
+
+
+def only(suite: Suite, pattern: str | None) -> Suite:
+    """Return the suite with only those cells whose names are such, or all."""
+    return dataclasses.replace(suite, only=pattern) if pattern else suite
 
 
 def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
@@ -302,6 +318,8 @@ def cells(suite: Suite) -> tuple[Scenario, ...]:
         if cell_name(cell) in found:
             raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
         found[cell_name(cell)] = cell
+    if not found:
+        raise ConfigError(f"no cell of suite {suite.name!r} is called {suite.only!r}")
     return tuple(found.values())
 
 
@@ -317,7 +335,8 @@ def _own_cells(suite: Suite) -> Iterator[tuple[str, Scenario]]:
                     f"themselves; leave out the profile {name!r}"
                 )
             cell = dataclasses.replace(scenario, profile=name or scenario.profile, start=start)
-            yield label, with_own_slo(cell) if name else cell
+            if fnmatchcase(cell_name(cell), suite.only):
+                yield label, with_own_slo(cell) if name else cell
 
 
 def _combined(

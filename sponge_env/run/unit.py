@@ -10,7 +10,7 @@ import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
@@ -140,6 +140,7 @@ class AgentUnit:
     """CPU limiter of the real worker."""
     constant: str = ""
     """See :attr:`.AgentEntry.constant`."""
+    first_seed: int = 0
 
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
@@ -161,18 +162,18 @@ class AgentUnit:
         A failure and an interrupt are raised when the record has the episode up to then.
         """
         profile, options = scenario_profile(self.scenario), self.options
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
         if self.constant:
             from sponge_env.run.hindsight import best_constant
 
-            seeds = range(self.seeds) if self.constant == "hindsight" else TRAINING_SEEDS
-            cores, batch, replicas, _ = best_constant(self.scenario, profile, seeds)
+            sized_on = seeds if self.constant == "hindsight" else TRAINING_SEEDS
+            cores, batch, replicas, _ = best_constant(self.scenario, profile, sized_on)
             options = {**options, "cores": cores, "batch": batch, "replicas": replicas}
             record.facts["options"] = options
         controller = make_controller(self.controller, {}, options)
         scenario = warm(self.scenario, controller, profile)
         record.facts["initial"] = asdict(scenario.initial)
-        seeds = range(record.seeds, self.seeds)
-        runs = [Run.of(self.agent, scenario, self.backend, seed) for seed in seeds]
+        runs = [Run.of(self.agent, scenario, self.backend, s) for s in seeds[record.seeds :]]
         together = dict[int, Episode]()
         if self.backend == "sim":
             together = play_together(scenario, profile, controller, runs)
@@ -220,7 +221,8 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         origin = swept_from.get(cell.cell, cell)
         tuned = tuned_options(controller, origin) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
-        work.append(AgentUnit(name, *what, scenario, suite.seeds, backend, limiter, entry.constant))
+        own = AgentUnit(name, *what, scenario, suite.seeds, backend, limiter, entry.constant)
+        work.append(replace(own, first_seed=suite.first_seed))
     return work
 
 
