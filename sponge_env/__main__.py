@@ -18,6 +18,7 @@ COMMANDS = {
     "calibrate": ("app.calibrate", "measure the real worker on this machine"),
     "load": ("serve.load.__main__", "send a scenario's requests to a server"),
     "report": ("app.report", "make one page of what runs found"),
+    "validate": ("app.validate", "play the allocations of a simulated run again"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
 """Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""

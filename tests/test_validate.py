@@ -1,0 +1,59 @@
+"""``sponge validate``: a run's allocations played again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sponge_env.app import evaluate, validate
+
+LINE = "--agent sponge-ip hpa --scenario bursty --duration 20 --seeds 2-3 --run-dir run"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.main(LINE.split()) == 0
+
+
+def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:
+    capsys.readouterr()
+    assert validate.main(["run", "--jobs", "1"]) == exit_code
+    output = capsys.readouterr()
+    return output.out + output.err
+
+
+def test_a_run_is_what_its_allocations_make(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "4 episodes were played again; 0 metrics differ" in said(capsys, 0)
+
+
+def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    (file,) = Path("run/results/hpa").iterdir()
+    result = json.loads(file.read_text())
+    result["episodes"][1]["mean_cores"] -= 0.001
+    file.write_text(json.dumps(result))
+    text = said(capsys, 1)
+    assert "hpa, bursty+resnet18+cold, seed 3: mean_cores is" in text
+    assert "; 1 metrics differ" in text
+    (table,) = Path("run/intervals/sponge-ip").glob("*-seed2.parquet")
+    frame = pd.read_parquet(table)
+    frame.loc[15, "requested_cores"] += 1
+    frame.to_parquet(table)
+    assert "sponge-ip, bursty+resnet18+cold, seed 2: mean_cores" in said(capsys, 1)
+    frame[:19].to_parquet(table)
+    assert "seed 2: 19 of 20 intervals" in said(capsys, 1)
+
+
+def test_what_is_damaged_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    about = json.loads(Path("run/run.json").read_text())
+    definition = about["definition"]
+    for changes, sentence in (
+        ({"backend": "live"}, "is no simulated run"),
+        ({"definition": {**definition, "agents": {"fa2": {}}}}, "which its suite has not"),
+        ({"definition": {**definition, "cells": 5}}, "cells"),
+    ):
+        Path("run/run.json").write_text(json.dumps(about | changes))
+        assert sentence in said(capsys, 2)
