@@ -265,7 +265,7 @@ class Column:
     """Decimal places."""
     places: tuple[Place, ...] = ()
     interval: bool = False
-    """Whether the 95 % interval stands beside the mean; of one evaluation, the range."""
+    """Whether the range of the seeds stands beside the mean."""
     of_accuracy: bool = False
     """Left out where all answers are right."""
 

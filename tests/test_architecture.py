@@ -58,7 +58,6 @@ DOORS = {
     },
     "optuna": {"baselines/tune.py"},
     "numba": {"sponge_env/core/compiled.py"},
-    "scipy": {"sponge_env/results/statistics.py"},
     "tensorboard": {"sponge_env/run/tensorboard.py"},
     "google_crc32c": {"sponge_env/run/tensorboard.py"},
     "prometheus_client": {"sponge_env/serve/monitor/exposition.py"},

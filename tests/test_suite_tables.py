@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from sponge_env.results.comparison import Comparison
 from sponge_env.results.export import cell_rows
@@ -59,7 +58,7 @@ def entries(table: Table, agent: str) -> list[str]:
 PAIR = rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)
 
 
-def test_a_cell_table_shows_means_with_intervals_and_what_the_bound_attains() -> None:
+def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains() -> None:
     table = cell_table(comparison(*PAIR), COLD)
     assert table.headings[2:4] == ["avoidable [%]", "mean cores"]
     assert entries(table, "fa2") == [
@@ -68,20 +67,9 @@ def test_a_cell_table_shows_means_with_intervals_and_what_the_bound_attains() ->
     assert entries(table, "oracle") == [
         "0.300 [0.300, 0.300]", "0.100 [0.100, 0.100]", "4.00 [4.00, 4.00]", "-", "1.00"
     ]  # fmt: skip
-    few = comparison(*(frame[frame["seed"] < 5] for frame in PAIR))
-    assert entries(cell_table(few, COLD), "fa2")[1:3] == ["2.100", "4.94"]
     replayed = replace(comparison(*PAIR), replayed={"paper": "one sample"})
     assert entries(cell_table(replayed, COLD), "fa2")[:3] == ["2.100", "2.100", "5.00"]
     assert {*cell_rows(replayed)["n"]} == {1}
-
-
-@pytest.mark.parametrize(("violations", "interval"), [(9, False), (10, True)])
-def test_a_rate_of_fewer_than_ten_violations_has_no_interval(
-    violations: int, interval: bool
-) -> None:
-    rates = np.where(violations > SEEDS, 0.001, 0.0)
-    row = entries(cell_table(comparison(rows("ip", COLD, rates, 8 + NOISE)), COLD), "ip")
-    assert [text.endswith("]") for text in row[:3]] == [interval, interval, True]
 
 
 def test_a_suite_has_one_score_and_one_for_each_value_of_a_sweep() -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from sponge_env.metrics import CELL, Column, Place, columns
+from sponge_env.metrics import CELL, Place, columns
 from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.export import cell_rows
-from sponge_env.results.layout import MISSING, Table, terminal
+from sponge_env.results.layout import Table, terminal
 from sponge_env.results.score import SCORE_NOTE, score_tables
-from sponge_env.results.statistics import MIN_EVENTS, MIN_SEEDS, mean
-from sponge_env.results.tables import dropped_text
+from sponge_env.results.tables import spread_text
 
 CELL_NOTE = (
-    f"[95 % interval], from {MIN_SEEDS} seeds on, and of violations from {MIN_EVENTS} on in all "
-    "seeds; cores over bound: over those of the best schedule found that knows the future; p99: of "
-    "all requests; dropped (n of m): in n of m seeds more than 1 % were never answered"
+    "mean [min, max] of the seeds; cores over bound: over those of the best schedule found that "
+    "knows the future; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were "
+    "never answered"
 )
 
 
@@ -48,32 +45,16 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
     bounds = comparison.bounds_on(cell)
     names = [*comparison.agents_on(cell), *bounds]
     shown = columns("cell", *more, accuracies=comparison.accuracies(cell))
-    rows = [[name, *(_text(comparison, name, c, cell) for c in shown)] for name in names]
+    rows = [
+        [name, *(spread_text(c, comparison.values(name, c.metric, cell)) for c in shown)]
+        for name in names
+    ]
     headings = ["agent", *(c.label for c in shown)]
     if bounds:
         headings.append("cores over bound")
         cores = {name: comparison.values(name, "mean_cores", cell).mean() for name in names}
         rows = [[*row, f"{cores[row[0]] / cores[bounds[0]]:.2f}"] for row in rows]
     return Table(headings, rows)
-
-
-def _text(comparison: Comparison, name: str, c: Column, cell: Cell) -> str:
-    values = comparison.values(name, c.metric, cell)
-    measured = values[~np.isnan(values)]
-    if not measured.size:
-        return MISSING
-    if infinite := int(np.isinf(values).sum()):
-        return dropped_text(infinite, values.size)
-    if not c.interval:
-        return c.text(float(measured.mean()))
-    events = np.inf
-    if c.metric.endswith("violation_rate"):
-        events = float(values @ comparison.values(name, "offered", cell))
-    found = mean(measured, events)
-    text = c.text(found.value)
-    if np.isnan(found.low):
-        return text
-    return f"{text} [{c.text(found.low)}, {c.text(found.high)}]"
 
 
 def failure_table(comparison: Comparison) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -42,17 +42,18 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
 
 
 def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
-    measured = [
-        value
-        for value in (float(getattr(each, shown.metric)) for each in group if _measured(each))
-        if not math.isnan(value)
-    ]
+    return spread_text(shown, [getattr(each, shown.metric) for each in group if _measured(each)])
+
+
+def spread_text(shown: Column, values: Iterable[float]) -> str:
+    """Write the mean of an agent's seeds, with the least and the largest if there are several."""
+    measured = [float(value) for value in values if not math.isnan(value)]
     if not measured:
         return MISSING
     if infinite := sum(map(math.isinf, measured)):
-        return dropped_text(infinite, len(group))
+        return dropped_text(infinite, len(measured))
     text = shown.text(fmean(measured))
-    if not shown.interval or len(group) == 1:
+    if not shown.interval or len(measured) == 1:
         return text
     return f"{text} [{shown.text(min(measured))}, {shown.text(max(measured))}]"
 

@@ -50,7 +50,7 @@ EXTRAS = {
         "uvloop",
     ),
     "report": (
-        "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "scipy", "tensorboard",
+        "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard",
     ),
 }  # fmt: skip
 """Modules without which what an extra is for cannot work."""
