@@ -34,7 +34,7 @@ from sponge_env.results.drawing import featured_of
 from sponge_env.results.export import csv_files, csv_text, read_rows, write_files
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
-from sponge_env.results.score import score_grid, score_rows, score_table, score_tables
+from sponge_env.results.score import score_table, score_tables
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")
 """Scenarios whose first episode is drawn, with the first profile."""
@@ -47,6 +47,8 @@ SUITES = {
     "stages": "Model variants and pipelines",
 }
 """Suites with results, and what their tables are called."""
+CHANGES = ("cold", "robust")
+"""Suites of one change at a time."""
 
 METRICS = """# Metrics
 
@@ -100,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     readme, results = docs.parent / "README.md", docs / "results.md"
     if (scores := folder / "standard-score.csv").exists():
         rows = read_rows(scores)
-        rows, featured = rows[rows["sweep"] == ""], featured_of([*rows["agent"].unique()])
+        featured = featured_of([*rows["agent"].unique()])
         shown = [score_table(own, featured) for _, own in rows.groupby("start", sort=False)]
         summary = "\n\n".join(map(markdown, shown))
         write_files({readme: with_block(readme.read_text(), "results", summary)})
@@ -139,25 +141,14 @@ def tables(folder: Path) -> str:
     for suite, title in SUITES.items():
         if (scores := folder / f"{suite}-score.csv").exists():
             reference = read_rows(scores)["reference"].iloc[0]
-            found = _of_suite(read_rows(folder / f"{suite}-cells.csv"), reference)
-            titled |= {f"{title}: {name}": table for name, table in found.items()}
+            cells = read_rows(folder / f"{suite}-cells.csv")
+            found = score_tables(cells, reference, [*cells["agent"].unique()])
+            # Where a group is a value of what changes, a mean over all says nothing.
+            own = [n for n in found if n.startswith("by group")] if suite in CHANGES else found
+            titled |= {f"{title}: {name}": found[name] for name in own}
     if (live := folder / "fidelity.csv").exists():
         titled["Simulator against the real worker [%]"] = _fidelity(pd.read_csv(live))
     return "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in titled.items())
-
-
-def _of_suite(cells: pd.DataFrame, reference: str) -> dict[str, Table]:
-    """Return the scores of a suite, those of all its sweeps in one table for each start."""
-    agents, own = [*cells["agent"].unique()], cells["sweep"] == ""
-    every = [*score_tables(cells[own], reference, agents).items()]
-    found = dict(every if own.all() else every[:1])  # sweeps say more than groups
-    for start, swept in cells[~own].groupby("start", sort=False):
-        rows = score_rows(swept, reference)
-        named = rows.assign(point=rows["sweep"] + " " + rows["value"])
-        found[f"one change at a time, {start} start: met · cores over {reference}"] = score_grid(
-            named, "point", featured_of(agents)
-        )
-    return found
 
 
 def _texts(values: pd.Series[float], form: str) -> pd.Series[str]:

@@ -196,9 +196,7 @@ starts = ["cold", "warm"]
 scenarios = ["paper"]
 profiles = ["resnet18"]
 changes = { duration_s = 3.0, warmup_s = 1.0, "network.base_delay_s" = 0.05 }
-[sweeps.slo]
-keys = ["slo_s"]
-values = [0.5, 1.0]
+across = { slo_s = [0.5, 1.0] }
 [agents.static]
 options = { cores = 4 }
 [agents.fa2]

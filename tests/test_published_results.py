@@ -63,8 +63,7 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     shown = {"reference": "fa2", "groups": groups}
     standard = write_suite(tmp_path / "standard", AGENTS, both, bounds=bounds, arrangement=shown)
     stages = write_suite(tmp_path / "stages", AGENTS, [COLD])
-    sweeps = {"delay [s]": {"0": [steps], "2": [slow]}, "scale": {"1": [steps]}}
-    shown = {"cells": [steps], "sweeps": sweeps, "reference": "sponge-ip"}
+    shown = {"groups": {"steps-0.4": "delay 0", "slow": "delay 2"}, "reference": "sponge-ip"}
     robust = write_suite(tmp_path / "robust", AGENTS, [steps, slow], arrangement=shown)
     argv = ["--standard", str(standard), "--stages", str(stages), "--robust", str(robust)]
     argv += ["--fidelity", *map(str, sorted(DOCS.glob("fidelity*.json"))), "--docs", str(docs)]
@@ -86,5 +85,5 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     assert "| hpa | 0 of 2 | - | - | - | 4.050 |" in readme
     page = (docs / "results.md").read_text()
     assert "### All scenarios and models: by group, warm start: met · cores over fa2" in page
-    assert "| controller | delay [s] 0 | delay [s] 2 | scale 1 |" in page
-    assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 | 1/1 · 0.50 |" in page
+    assert "| controller | delay 0 | delay 2 |" in page
+    assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 |" in page

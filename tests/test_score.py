@@ -24,18 +24,15 @@ MISSED = {
 CORES = {"fixed": [2.0, 4.0, 8.0, 16.0], "good": [1.0, 4.0, 4.0, 16.0], "bad": [1.0] * 4}
 
 
-def frame(start: str = "warm", sweep: str = "", value: str = "") -> pd.DataFrame:
+def frame(start: str = "warm") -> pd.DataFrame:
     """Return four cells of three agents, with a bound of one core that lacks the last."""
     rows = [
-        (sweep, value, name, "m", start, group, agent, MISSED[agent][k], CORES[agent][k])
+        (name, "m", start, group, agent, MISSED[agent][k], CORES[agent][k])
         for k, (name, group) in enumerate(CELLS)
         for agent in MISSED
     ]
-    rows += [
-        (sweep, value, name, "m", start, group, "oracle-joint", 0.0, 1.0)
-        for name, group in CELLS[:3]
-    ]
-    names = ["sweep", "value", "scenario", "profile", "start", "group", "agent"]
+    rows += [(name, "m", start, group, "oracle-joint", 0.0, 1.0) for name, group in CELLS[:3]]
+    names = ["scenario", "profile", "start", "group", "agent"]
     return pd.DataFrame(rows, columns=[*names, "avoidable_violation_rate", "mean_cores"])
 
 
@@ -80,10 +77,9 @@ def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compar
     assert math.isnan(of(score_rows(cells, "nobody"), "good")[2])
 
 
-def test_starts_groups_and_sweeps_have_scores_of_their_own() -> None:
-    slow = frame(sweep="delay [s]", value="2").assign(mean_cores=3.0)
-    cells = pd.concat([frame(), frame("cold"), frame(sweep="delay [s]", value="0"), slow])
-    assert len(score_rows(cells, "fixed")) == 4 * len(MISSED)
+def test_starts_and_groups_have_scores_of_their_own() -> None:
+    cells = pd.concat([frame(), frame("cold")])
+    assert len(score_rows(cells, "fixed")) == 2 * len(MISSED)
     grid = score_grid(score_rows(frame(), "fixed", "group"), "group", ["good", "bad", "nobody"])
     assert [*grid.headings[1:]] == ["load 0.1", "load 0.4"]
     assert grid.rows == [["good", "2/2 · 0.71", "2/2 · 0.71"], ["bad", "0/2 · -", "0/2 · -"]]
@@ -91,12 +87,8 @@ def test_starts_groups_and_sweeps_have_scores_of_their_own() -> None:
     assert [*tables] == [
         "all scenarios and profiles, warm start",
         "by group, warm start: met · cores over fixed",
-        "delay [s], warm start: met · cores over fixed",
         "all scenarios and profiles, cold start",
         "by group, cold start: met · cores over fixed",
-    ]
-    assert tables["delay [s], warm start: met · cores over fixed"].rows == [
-        ["good", "4/4 · 0.71", "4/4 · 1.00"]
     ]
 
 

@@ -13,7 +13,6 @@ from sponge_env.run.suite import (
     AgentEntry,
     CellGroup,
     Suite,
-    Sweep,
     arranged,
     cells,
     changed,
@@ -24,8 +23,6 @@ from sponge_env.run.suite import (
 )
 from sponge_env.run.unit import AgentUnit, units
 from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.workload import draw_workload
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
@@ -97,7 +94,7 @@ def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
 )
 def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        cells(suite(sweeps={"x": Sweep(tuple(changes), tuple(changes.values()))}))
+        cells(suite(cells=(CellGroup(("paper",), changes=dict(changes)),)))
     with pytest.raises(ConfigError, match=sentence):
         changed(load_scenario("paper"), changes)
 
@@ -114,8 +111,6 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ('reference = "fa3"', "unknown reference 'fa3'.*did you mean 'fa2'"),
         ('featured = ["fa3"]', "unknown featured 'fa3'.*did you mean 'fa2'"),
         ("[agents.fa2]\noption = 1", "unknown key 'agents.fa2.option'"),
-        ("[sweeps.x]\nvalues = [1]", "sweeps.x.* needs keys"),
-        ("[sweeps.x]\nkeys = []\nvalues = [1]", "sweeps.x.keys must be not empty"),
         ("cells = [", "is not a TOML suite"),
     ],
 )
@@ -169,33 +164,6 @@ def test_keys_of_one_table_change_together() -> None:
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
     recorded = changed(load_scenario("paper"), {"network.trace": "bus.csv"})
     assert changed(recorded, {"network.start": "random"}).network.start == "random"
-
-
-DELAY = Sweep(("simulation.actuation_delay_s",), (0.0, 0.5, 2), "s")
-
-
-def test_a_sweep_adds_the_cells_at_its_other_values() -> None:
-    swept = suite(starts=("cold",), sweeps={"resize-delay": DELAY})
-    own, half, two = cells(swept)
-    assert own == load_scenario("paper")
-    assert (half.name, half.simulation.actuation_delay_s) == ("paper-resize-delay-0.5", 0.5)
-    assert changed(two, {"simulation.actuation_delay_s": 0.0}).simulation == own.simulation
-    found = arranged(swept)
-    assert (found.cells, found.reference, found.groups) == ((own.cell,), "fa2", {})
-    assert found.sweeps == {
-        "resize delay [s]": {"0": (own.cell,), "0.5": (half.cell,), "2": (two.cell,)}
-    }
-
-
-@pytest.mark.parametrize("name", ["paper-300kb", "bursty"])
-def test_a_sweep_of_the_machine_leaves_the_requests_alone(name: str) -> None:
-    machine = Sweep(("limits.cores", "limits.replicas"), (8, 16, 32))
-    swept = suite(cells=(CellGroup((name,), ("yolov5s",)),), sweeps={"cores": machine})
-    drawn = [
-        draw_workload(cell, scenario_profile(cell), 3).arrival_s.tolist() for cell in cells(swept)
-    ]
-    assert len(drawn) == 6
-    assert all(arrival_s == drawn[0] for arrival_s in drawn)
 
 
 def test_scenarios_that_differ_in_one_value_are_groups() -> None:

@@ -306,7 +306,6 @@ def _report_suite(path: Path, suite: Suite) -> int:
         agents=list(suite.agents),
         cells=arrangement.cells,
         groups=arrangement.groups,
-        sweeps=arrangement.sweeps,
         replayed=arrangement.replayed,
         reference=suite.compared_with,
         bounds=load_bounds(path),

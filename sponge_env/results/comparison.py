@@ -37,8 +37,6 @@ class Comparison:
     """Agent that the others are compared with."""
     groups: Mapping[str, str] = field(default_factory=dict)
     """By scenario, which of those that differ in one value it is."""
-    sweeps: Mapping[str, Mapping[str, Sequence[Cell]]] = field(default_factory=dict)
-    """By what is swept and its value: further cells, in the order of those above."""
     replayed: Mapping[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests: its seeds are one sample,
     their mean."""
@@ -154,7 +152,6 @@ def load_run(path: Path) -> RunFolder:
         cells=[c for c in arrangement.cells if c in cells] or sorted(cells),
         reference=next(agent for agent in asked if agent in agents),
         groups=arrangement.groups,
-        sweeps=arrangement.sweeps,
         replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),

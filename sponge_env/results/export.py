@@ -19,22 +19,14 @@ CELL_METRICS = (
 
 
 def cell_rows(comparison: Comparison) -> pd.DataFrame:
-    """Return a row for each agent and cell, and for what the first bound attains there.
-
-    A suite's own cells have neither ``sweep`` nor ``value``; those of its sweeps follow.
-    """
-    c = comparison
-    cells = [("", "", cell) for cell in c.cells]
-    for sweep, by_value in c.sweeps.items():
-        cells += [(sweep, value, cell) for value, swept in by_value.items() for cell in swept]
-    named = ["sweep", "value", *CELL, "group", "agent"]
-    rows = []
-    for sweep, value, cell in cells:
-        place = (sweep, value, *cell, c.groups.get(cell[0], ""))
+    """Return a row for each agent and cell, and for what the first bound attains there."""
+    c, rows = comparison, []
+    for cell in c.cells:
+        place = (*cell, c.groups.get(cell[0], ""))
         for agent in [*c.agents_on(cell), *c.bounds_on(cell)[:1]]:
             means = [c.values(agent, name, cell).mean() for name in CELL_METRICS]
             rows.append((*place, agent, c.values(agent, "seed", cell).size, *means))
-    return pd.DataFrame(rows, columns=[*named, "n", *CELL_METRICS])
+    return pd.DataFrame(rows, columns=[*CELL, "group", "agent", "n", *CELL_METRICS])
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -58,6 +50,6 @@ def csv_files(comparison: Comparison) -> dict[str, str]:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """Return what :func:`csv_text` wrote of cells or scores."""
-    names = ["sweep", "value", *CELL, "group"]
+    names = [*CELL, "group"]
     rows = pd.read_csv(path, dtype=dict.fromkeys(names, str))
     return rows.fillna(dict.fromkeys(names, ""))

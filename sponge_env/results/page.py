@@ -86,7 +86,7 @@ def profile_figure(cells: pd.DataFrame, reference: str, styles: Styles) -> Figur
     It shows the share of a suite's cells that agents meet with at most so many times the
     reference's cores.
     """
-    rows = ratios(cells[cells["sweep"] == ""], reference)
+    rows = ratios(cells, reference)
     starts = [*rows["start"].unique()]
     figure = Figure((0.7 + 4.6 * len(starts), 3.4), dpi=100, layout="constrained")
     grid = figure.subplots(1, len(starts), squeeze=False, sharex=True, sharey=True)

@@ -18,17 +18,12 @@ from sponge_env.metrics import CELL, MET
 from sponge_env.results.layout import MISSING, Columns, Table
 from sponge_env.run.suite import BOUND_AGENTS
 
-SCORED = ("sweep", "value", "start")
-"""What is never mixed in a score; the first two are empty for a suite's own cells."""
-
 SCORE_NOTE = (
     f"met: cells with at most {MET * 100:g} % avoidable violations, mean over seeds; cores: "
     "geometric mean over the cells that are met of an agent's mean cores over the reference's "
     "there, and over what the clairvoyant bound attains; worst cell: the largest of the former; "
     "missed: avoidable violations, mean over all cells with a result"
 )
-
-_PLACE = ["sweep", "value", *CELL]
 
 
 def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -40,9 +35,9 @@ def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
     others = {"reference": cells[cells["agent"] == reference], "bound": cells[bounds]}
     rows = cells[~bounds].copy()
     rows["met"] = rows["avoidable_violation_rate"].round(9) <= MET
-    places = pd.MultiIndex.from_frame(rows[_PLACE])
+    places = pd.MultiIndex.from_frame(rows[[*CELL]])
     for name, own in others.items():
-        theirs = own.set_index(_PLACE)["mean_cores"].reindex(places).to_numpy()
+        theirs = own.set_index([*CELL])["mean_cores"].reindex(places).to_numpy()
         rows[f"cores_over_{name}"] = (rows["mean_cores"] / theirs).where(rows["met"])
     return rows
 
@@ -52,9 +47,9 @@ def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
 
     A cell without a result is none that is met.
     """
-    keys = [*SCORED, *by]
+    keys = ["start", *by]
     rows = ratios(cells, reference)
-    total = rows.drop_duplicates(_PLACE).groupby(keys).size().rename("cells")
+    total = rows.drop_duplicates([*CELL]).groupby(keys).size().rename("cells")
     found = rows.groupby([*keys, "agent"], sort=False).agg(
         met=("met", "sum"),
         cores_over_reference=("cores_over_reference", _geometric_mean),
@@ -109,18 +104,15 @@ def _number(value: float) -> str:
 
 
 def score_tables(cells: pd.DataFrame, reference: str, agents: Sequence[str]) -> dict[str, Table]:
-    """Return by title the scores of each start: over all cells, by group and profile, of sweeps."""
+    """Return by title the scores of each start: over all cells, by group and by profile."""
     tables = {}
     for start, own in cells.groupby("start", sort=False):
-        plain, shown = own[own["sweep"] == ""], f"{start} start: met · cores over {reference}"
+        shown = f"{start} start: met · cores over {reference}"
         title = f"all scenarios and profiles, {start} start"
-        tables[title] = score_table(score_rows(plain, reference), agents)
+        tables[title] = score_table(score_rows(own, reference), agents)
         for by in ("group", "profile"):
-            named = plain[plain[by] != ""]
+            named = own[own[by] != ""]
             if named[by].nunique() > 1:
                 found = score_rows(named, reference, by)
                 tables[f"by {by}, {shown}"] = score_grid(found, by, agents)
-        for sweep, swept in own[own["sweep"] != ""].groupby("sweep", sort=False):
-            found = score_rows(swept, reference)
-            tables[f"{sweep}, {shown}"] = score_grid(found, "value", agents)
     return tables

@@ -17,7 +17,7 @@ CELL_NOTE = (
 
 
 def all_tables(comparison: Comparison) -> str:
-    """Return a suite for the terminal: a table for each cell, start and sweep."""
+    """Return a suite for the terminal: a table for each cell and start."""
     c = comparison
     parts = [_cell_text(c, cell) for cell in c.cells]
     parts.append("; ".join([CELL_NOTE, *c.replayed.values()]))

@@ -43,7 +43,7 @@ def load_arrangement(path: Path) -> Arrangement:
     found = read_json(path / "run.json").get("arrangement", {})
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
-    for former in ("about", "families"):  # which earlier versions had
+    for former in ("about", "families", "sweeps"):  # which earlier versions had
         found.pop(former, None)
     return from_mapping(Arrangement, found)
 

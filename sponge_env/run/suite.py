@@ -18,11 +18,10 @@ from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
 from sponge_env.run.registry import file_controllers, known_controllers
-from sponge_env.scenario.config import Arrivals, Start, as_name
+from sponge_env.scenario.config import Start, as_name
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.scenario.spec import scenario_profile
 from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
@@ -56,25 +55,6 @@ class CellGroup:
     """Of which content each trace in a folder, see :func:`with_traces`, makes a cell."""
     across: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     """Values of further changes: each combination is a cell, named after its values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Scenarios with one quantity at several values, all else as in the suite's cells."""
-
-    keys: tuple[str, ...]
-    """What takes the value, as in :func:`changed`."""
-    values: tuple[Any, ...]
-    """Numbers or words. The cell itself stands for the value that its scenario has."""
-    unit: str = ""
-    """Unit of the values."""
-
-    @property
-    def changes(self) -> dict[str, dict[str, Any]]:
-        """What changes, by label."""
-        labels = (f"{v:g}" if isinstance(v, float) else str(v) for v in self.values)
-        values = (dict.fromkeys(self.keys, value) for value in self.values)
-        return dict(zip(labels, values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +104,6 @@ class Suite:
     featured: tuple[str, ...] = ()
     """Agents that a report shows where there is no room for all."""
     cells: tuple[CellGroup, ...] = ()
-    sweeps: dict[str, Sweep] = field(default_factory=dict)
-    """By name, which those of the scenarios contain."""
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -134,8 +112,6 @@ class Suite:
         require(last < EVALUATION_SEEDS, "the last seed", last, rule)
         parts = {name: getattr(self, name) for name in ("starts", "cells")}
         parts["agents"] = self.agents or self.bounds
-        for name, sweep in self.sweeps.items():
-            parts |= {f"sweeps.{name}.{key}": getattr(sweep, key) for key in ("keys", "values")}
         for name, value in parts.items():
             require(len(value) > 0, name, value, "not empty")
         for name in self.agents:
@@ -309,12 +285,11 @@ def cell_name(scenario: Scenario) -> str:
 
 
 def cells(suite: Suite) -> tuple[Scenario, ...]:
-    """Return the scenarios of all cells, each of which may be there once; swept ones follow."""
+    """Return the scenarios of all cells, each of which may be there once."""
     if any(group.traces for group in suite.cells):
         raise ConfigError(f"suite {suite.name!r} needs --traces, a folder of trace files")
-    own = [cell for _, cell in _own_cells(suite)]
     found: dict[str, Scenario] = {}
-    for cell in [*own, *(moved for _, _, cell, moved in _swept(suite) if moved != cell)]:
+    for _, cell in _own_cells(suite):
         if cell_name(cell) in found:
             raise ConfigError(f"suite {suite.name!r} has the cell {cell_name(cell)} twice")
         found[cell_name(cell)] = cell
@@ -353,44 +328,15 @@ def _combined(
         yield last, changed(scenario, dict(zip(across, values, strict=True)) | {"name": name})
 
 
-def _swept(suite: Suite) -> Iterator[tuple[str, str, Scenario, Scenario]]:
-    """Yield each sweep's name, a label, and a cell before and after: the same if it stays."""
-    if not suite.sweeps:
-        return
-    own = [cell for _, cell in _own_cells(suite)]
-    for name, sweep in suite.sweeps.items():
-        for cell, (label, changes) in product(own, sweep.changes.items()):
-            moved = changed(cell, changes)
-            if moved != cell:
-                named = as_name(f"{cell.name}-{name}-{label}")
-                arrivals = _arrivals_as_in(cell, moved)
-                moved = dataclasses.replace(moved, name=named, arrivals=arrivals)
-            yield name, label, cell, moved
-
-
-def _arrivals_as_in(scenario: Scenario, moved: Scenario) -> Arrivals:
-    """Return a moved scenario's arrivals, as many as before even if its limits move its load."""
-    loads = [(each.arrivals.load, each.arrivals.peak) for each in (scenario, moved)]
-    if moved.limits == scenario.limits or loads[0] != loads[1]:
-        return moved.arrivals
-    from sponge_env.simulation.traffic import rate_rps  # brings numba
-
-    rate = rate_rps(scenario, scenario_profile(scenario))
-    return dataclasses.replace(moved.arrivals, load=None, peak=None, rate_rps=rate)
-
-
 @dataclass(frozen=True, slots=True)
 class Arrangement:
     """How the cells of a suite are shown."""
 
     cells: tuple[tuple[str, str, str], ...] = ()
-    """Without those of sweeps."""
     reference: str = ""
     """Agent that the others are compared with."""
     groups: dict[str, str] = field(default_factory=dict)
     """By scenario that differs from others in one value, such as the load: that value's name."""
-    sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = field(default_factory=dict)
-    """By what is swept, with its unit, and by label: cells, in the order of the suite's own."""
     replayed: dict[str, str] = field(default_factory=dict)
     """By scenario, what to say where every seed has the same requests."""
 
@@ -398,25 +344,11 @@ class Arrangement:
 def arranged(suite: Suite) -> Arrangement:
     """Return how the cells of a suite are shown."""
     own = list(_own_cells(suite))
-    shown = {
-        name: f"{name.replace('-', ' ')}{f' [{sweep.unit}]' if sweep.unit else ''}"
-        for name, sweep in suite.sweeps.items()
-    }
-    sweeps: dict[str, dict[str, tuple[tuple[str, str, str], ...]]] = {}
-    for name, label, _, moved in _swept(suite):
-        by_label = sweeps.setdefault(shown[name], {})
-        by_label[label] = (*by_label.get(label, ()), moved.cell)
     return Arrangement(
         cells=tuple(cell.cell for _, cell in own),
         reference=suite.compared_with,
         groups={cell.name: label for label, cell in own if label},
-        sweeps=sweeps,
     )
-
-
-def origins(suite: Suite) -> dict[tuple[str, str, str], Scenario]:
-    """Return for each cell of a sweep the one that it is made of."""
-    return {moved.cell: cell for _, _, cell, moved in _swept(suite)}
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
