@@ -87,3 +87,14 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     assert "### All scenarios and models: by group, warm start: met · cores over fa2" in page
     assert "| controller | delay 0 | delay 2 |" in page
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 |" in page
+
+
+def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(docs: Path) -> None:
+    (docs / "leaderboard.md").write_text("a\n<!-- entries:begin -->\n<!-- entries:end -->\nb\n")
+    assert main(["--docs", str(docs)]) == 0
+    board = block(docs / "leaderboard.md", "entries")
+    assert board == block(DOCS / "leaderboard.md", "entries"), "run: python -m benchmarks.results"
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in board.splitlines()[2:]]
+    assert "**closed/keep-up**" in {name for name, _ in rows}
+    met = [int(text.split(" of ")[0]) for _, text in rows]
+    assert met == sorted(met, reverse=True)

@@ -244,12 +244,12 @@ class System(ABC):
     def _running(self, k: int) -> tuple[RunningBatch, ...]:
         """Return a stage's running batches in the order in which they were formed."""
         spec, cores = self.spec.stages[k], self._arrays.stages["planned_cores"][0, k]
-        batches = []
+        most, batches = (spec.batch_max, spec.cores_max), []
+        columns = [latency.table_s(*most)[:, cores - 1] for latency in spec.latencies]
         for _, _, count, started_s, planned_s, variant in self._rows(k):
             if count:
                 if math.isnan(planned_s):
-                    table_s = spec.latencies[variant].table_s(spec.batch_max, spec.cores_max)
-                    planned_s = started_s + float(table_s[count - 1, cores - 1])
+                    planned_s = started_s + float(columns[variant][count - 1])
                 batches.append(RunningBatch(count, started_s, planned_s))
         return tuple(sorted(batches, key=lambda batch: batch.started_s))
 
