@@ -81,9 +81,11 @@ $(LINTED): $(INSTALLED) $(SOURCES)
 	$(PY) -m mypy
 	@mv $@.new $@
 
+# EARLIER is the version before scenarios had several stages, which cost the batch speed.
+EARLIER := e2e7f30
 # TRITON=PATH/bin/python, of an environment with nvidia-pytriton, puts Triton beside the server.
 bench: setup  ## run the benchmarks of docs/benchmarks.md
-	$(PY) -m benchmarks.throughput
+	$(PY) -m benchmarks.throughput --against $(EARLIER)
 	$(PY) -m benchmarks.serving $(if $(TRITON),--triton $(TRITON))
 
 # Resumes where it was interrupted. Exit code 1 of the suite means that an agent failed

@@ -114,7 +114,9 @@ def in_turn(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float,
 
 
 def check_out(ref: str, folder: Path) -> Path:
-    """Put an earlier version into a folder."""
+    """Return a folder with an earlier version: the one named, or one that is filled with it."""
+    if Path(ref).is_dir():
+        return Path(ref).resolve()
     archive = subprocess.run(["git", "archive", ref], check=True, stdout=subprocess.PIPE).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
@@ -124,7 +126,7 @@ def check_out(ref: str, folder: Path) -> Path:
 def main() -> int:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
-    parser.add_argument("--against", metavar="REF", help="an earlier version, as git names it")
+    parser.add_argument("--against", metavar="REF", help="earlier version, or its folder")
     parser.add_argument("--at-most", type=float, metavar="RATIO", help="for a batch of 1,024")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -137,8 +139,9 @@ def main() -> int:
         if arguments.against:
             folders.append(check_out(arguments.against, Path(folder)))
         now, *then = in_turn(folders, only_gate)
-    header = f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}"
-    print(header + "".join(f"{arguments.against + ', ns':>14}{'ratio':>8}" for _ in then))
+    print(
+        f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}" + f"{'earlier':>14}{'ratio':>8}" * len(then)
+    )
     for name, (cpu, wall) in now.items():
         row = f"{name:26}{cpu:14,.0f}{1e9 / wall:12,.0f}"
         print(row + "".join(f"{old[name][0]:14,.0f}{cpu / old[name][0]:8.2f}" for old in then))

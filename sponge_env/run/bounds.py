@@ -22,14 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from sponge_env.cli import (
-    Parser,
-    add_cells,
-    add_trust,
-    add_workers,
-    command,
-    terminate_like_interrupt,
-)
+from sponge_env import cli
 from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.metrics import NAN, EpisodeMetrics
 from sponge_env.run.cluster import executor_of
@@ -183,22 +176,22 @@ def find_bounds(units: Sequence[BoundUnit], executor: Executor) -> dict[str, dic
     return found
 
 
-@command
+@cli.command
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    parser = Parser(
+    parser = cli.Parser(
         prog="python -m sponge_env.run.bounds",
         description="Find the clairvoyant bounds that ship with a suite.",
     )
     parser.add_argument("--suite", default="standard-v1", help="shipped suite or TOML file")
-    add_cells(parser)
-    add_workers(parser)
+    cli.add_cells(parser)
+    cli.add_workers(parser)
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
-    add_trust(parser)
+    cli.add_trust(parser)
     arguments = parser.parse_args(argv)
     suite, executor = only(load_suite(arguments.suite), arguments.cells), executor_of(arguments)
     check_writable(arguments.out)
-    with terminate_like_interrupt():
+    with cli.terminate_like_interrupt():
         found = find_bounds(bound_units(suite), executor)
     lines = []
     for name, kinds in sorted({**_shipped(), **found}.items()):  # those of other cells stay
