@@ -14,7 +14,7 @@ from sponge_env import cli
 from sponge_env.errors import ConfigError, RunDirectoryError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.metrics import CELL, summary
-from sponge_env.run.executor import Executor, Failure
+from sponge_env.run.executor import Failure
 from sponge_env.scenario.config import Initial
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.utils.console import Progress
@@ -65,9 +65,8 @@ class _Replay:
 
 
 def _is_same(recorded: Any, found: Any) -> bool:
-    if isinstance(recorded, float) and isinstance(found, float):
-        return math.isclose(recorded, found, rel_tol=1e-9, abs_tol=1e-12)
-    return bool(recorded == found)
+    numbers = isinstance(recorded, float) and isinstance(found, float)
+    return bool(recorded == found or (numbers and math.isclose(recorded, found, abs_tol=1e-12)))
 
 
 def recorded(path: Path) -> Iterator[Recorded]:
@@ -102,17 +101,6 @@ def recorded(path: Path) -> Iterator[Recorded]:
             yield Recorded(scenario, metrics, list(rows))
 
 
-def validate(episodes: Sequence[Recorded], executor: Executor) -> list[str]:
-    """Return in what replays differ from what was recorded."""
-    progress, found = Progress("replays", len(episodes), "episode"), list[str]()
-    with closing(progress), closing(executor.run(Recorded.differences, episodes)) as results:
-        for done, (episode, result) in enumerate(results, start=1):
-            failed = isinstance(result, Failure)
-            found += [f"{episode.metrics['agent']}: {result.message}"] if failed else result
-            progress.show(done)
-    return found
-
-
 @cli.command
 def main(argv: Sequence[str]) -> int:
     """Say whether the run is what the simulator makes of its allocations; 1 if it is not."""
@@ -123,9 +111,14 @@ def main(argv: Sequence[str]) -> int:
     cli.add_workers(parser)
     arguments = parser.parse_args(argv)
     require_extra("report", "validate")
-    episodes = list(recorded(arguments.run))
-    with cli.terminate_like_interrupt():
-        found = validate(episodes, executor_of(arguments))
+    episodes, found = list(recorded(arguments.run)), list[str]()
+    progress = Progress("replays", len(episodes), "episode")
+    results = executor_of(arguments).run(Recorded.differences, episodes)
+    with cli.terminate_like_interrupt(), closing(progress), closing(results):
+        for done, (episode, result) in enumerate(results, start=1):
+            failed = isinstance(result, Failure)
+            found += [f"{episode.metrics['agent']}: {result.message}"] if failed else result
+            progress.show(done)
     text = f"{len(episodes)} episodes were played again; {len(found)} metrics differ"
     sys.stdout.write("\n".join([*found, text]) + "\n")
     return int(bool(found))
