@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
     text = "train with each of these seeds, in processes or on a cluster, a folder each"
-    add("--seeds", type=cli.seed_range, metavar="A-B", help=text)
+    add("--seeds", type=cli.seed_range, metavar="N|A-B", help=text)
     cli.add_workers(parser)
     text = "train on a suite's cells of the profile, started cold, in place of scenarios"
     add("--suite", metavar="S", help=text)

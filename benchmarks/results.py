@@ -20,8 +20,10 @@ import pandas as pd
 
 from sponge_env import cli
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
+from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.metrics import (
+    CELL,
     EpisodeMetrics,
     IntervalMetrics,
     StageMetrics,
@@ -35,6 +37,10 @@ from sponge_env.results.export import csv_files, csv_text, read_rows, write_file
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
 from sponge_env.results.score import score_rows, score_table, score_tables
+from sponge_env.run.store import identity
+from sponge_env.run.suite import cells as suite_cells
+from sponge_env.run.suite import load_suite
+from sponge_env.utils.files import read_json
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")
 """Scenarios whose first episode is drawn, with the first profile."""
@@ -169,10 +175,16 @@ def _missed_grid(cells: pd.DataFrame) -> Table:
 
 def leaderboard(cells: pd.DataFrame, reference: str) -> Table:
     """Return the scores of all entries beside the suite's agents, the best first."""
-    known = cells["agent"].unique()
+    suite, key = load_suite("standard-v1"), [*CELL, "n"]
+    places = sorted((*scenario.cell, suite.seeds) for scenario in suite_cells(suite))
+    wanted = {name: value for name, value in identity(suite).items() if name != "code"}
     for path in sorted(ENTRIES.glob("*/*/cells.csv")):
-        name, entry = "/".join(path.parts[-3:-1]), read_rows(path)
-        cells = pd.concat([cells, entry[~entry["agent"].isin(known)].assign(agent=f"**{name}**")])
+        entry, run = read_rows(path), read_json(path.parent / "run.json")
+        same = all(run.get(name) == wanted[name] for name in wanted)
+        same &= entry["agent"].nunique() == 1
+        if not same or sorted(entry[key].itertuples(index=False, name=None)) != places:
+            raise ConfigError(f"{path} is not one agent on the cells and seeds of {suite.name}")
+        cells = pd.concat([cells, entry.assign(agent=f"**{'/'.join(path.parts[-3:-1])}**")])
     rows = score_rows(cells, reference)
     rows = rows.sort_values(["met", "cores_over_reference"], ascending=[False, True])
     return score_table(rows, [*rows["agent"]])

@@ -259,7 +259,7 @@ def seed_range(text: str) -> range:
     with suppress(ValueError):
         first, dash, last = text.partition("-")
         seeds = range(int(first), int(last) + 1) if dash else range(int(first))
-        if seeds:
+        if seeds and seeds[-1] < 2**31 and seeds[-1] - seeds[0] < 10_000:  # no seeds are larger
             return seeds
     message = f"must be how many seeds, the first is 0, or a range such as 5-9, not {text!r}"
     raise argparse.ArgumentTypeError(message)

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from report_runs import COLD, write_suite
 
+from benchmarks import results
 from benchmarks.results import main
 from sponge_env.results.export import read_rows
 from sponge_env.results.score import score_rows
+from sponge_env.run.suite import arranged, load_suite
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "results"
@@ -89,7 +91,9 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 |" in page
 
 
-def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(docs: Path) -> None:
+def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (docs / "leaderboard.md").write_text("a\n<!-- entries:begin -->\n<!-- entries:end -->\nb\n")
     assert main(["--docs", str(docs)]) == 0
     board = block(docs / "leaderboard.md", "entries")
@@ -98,3 +102,20 @@ def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(docs: 
     assert "**closed/keep-up**" in {name for name, _ in rows}
     met = [int(text.split(" of ")[0]) for _, text in rows]
     assert met == sorted(met, reverse=True)
+    entries = docs / "entries"
+    mine = entries / "open" / "mine"
+    shutil.copytree(results.ENTRIES / "closed" / "keep-up", mine)
+    monkeypatch.setattr(results, "ENTRIES", entries)
+    entry = pd.read_csv(mine / "cells.csv")
+    for wrong in (entry[1:], pd.concat([entry, entry]), entry.assign(n=1)):
+        wrong.to_csv(mine / "cells.csv", index=False)
+        assert main(["--docs", str(docs)]) == 2
+        assert "mine/cells.csv is not one agent on the cells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["standard", "cold", "robust", "real"])
+def test_published_cells_are_those_of_the_suite(name: str) -> None:
+    shown = arranged(load_suite(f"{name}-v1"))
+    cells = read_rows(RESULTS / f"{name}-cells.csv")
+    found = cells[["scenario", "profile", "start", "group"]].itertuples(index=False, name=None)
+    assert {*found} == {(*cell, shown.groups.get(cell[0], "")) for cell in shown.cells}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:
 
 
 def test_a_run_is_what_its_allocations_make(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "4 episodes were played again; 0 metrics differ" in said(capsys, 0)
+    assert "0 of 4 episodes differ from their replay" in said(capsys, 0)
 
 
 def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,22 +38,40 @@ def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[st
     file.write_text(json.dumps(result))
     text = said(capsys, 1)
     assert "hpa, bursty+resnet18+cold, seed 3: mean_cores is" in text
-    assert "; 1 metrics differ" in text
+    assert "1 of 4 episodes differ" in text
     (table,) = Path("run/intervals/sponge-ip").glob("*-seed2.parquet")
     frame = pd.read_parquet(table)
     frame.loc[15, "requested_cores"] += 1
     frame.to_parquet(table)
     assert "sponge-ip, bursty+resnet18+cold, seed 2: mean_cores" in said(capsys, 1)
     frame[:19].to_parquet(table)
-    assert "seed 2: 19 of 20 intervals" in said(capsys, 1)
+    assert "seed 2: 19 of 20 intervals are there" in said(capsys, 1)
+    frame.assign(batch=99).to_parquet(table)
+    assert "seed 2: allocation.batch must be" in said(capsys, 1)
+
+
+def test_a_start_that_is_not_the_scenarios_and_results_that_lack_do_not_pass(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (file,) = Path("run/results/hpa").iterdir()
+    result = json.loads(file.read_text())
+    result["initial"]["replicas"] = 8
+    file.write_text(json.dumps(result))
+    assert "0 of 4" in said(capsys, 0), "a cold start is the scenario's whatever a file says"
+    del result["episodes"][0]
+    file.write_text(json.dumps(result))
+    assert "hpa, bursty+resnet18+cold, seed 2: there is no result" in said(capsys, 1)
+    shutil.rmtree("run/results")
+    assert "4 of 4 episodes differ" in said(capsys, 1)
 
 
 def test_what_is_damaged_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     about = json.loads(Path("run/run.json").read_text())
-    definition = about["definition"]
+    definition, changing = about["definition"], {"hpa": {"changes": {"slo_s": 9.0}}}
     for changes, sentence in (
         ({"backend": "live"}, "is no simulated run"),
-        ({"definition": {**definition, "agents": {"fa2": {}}}}, "which its suite has not"),
+        ({"definition": {**definition, "agents": changing}}, "hpa changes the scenarios"),
+        ({"definition": {**definition, "starts": ["hot"]}}, "unknown starts"),
         ({"definition": {**definition, "cells": 5}}, "cells"),
     ):
         Path("run/run.json").write_text(json.dumps(about | changes))

@@ -270,7 +270,7 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         print(f"results      {path}; for TensorBoard and plots: {how_to_install('report')}")
         return
     for backend, (store, work) in runs.items():
-        _draw(store, work, f"{scenario.name} ({backend}), seed 0")
+        _draw(store, work, f"{scenario.name} ({backend}), seed {suite.first_seed}", suite)
     if summaries:
         print(f"report       {cli.program('report')} {path}")
         logs = path if len(runs) > 1 else path / "tensorboard"
@@ -282,10 +282,11 @@ def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics])
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
-def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
+def _draw(store: RunStore, work: Sequence[Unit], title: str, suite: Suite) -> None:
     from sponge_env.results.drawing import plot_comparison  # brings Matplotlib
 
-    files = {unit.agent: store.file("intervals", unit, "-seed0.parquet") for unit in work}
+    ending = f"-seed{suite.first_seed}.parquet"
+    files = {unit.agent: store.file("intervals", unit, ending) for unit in work}
     intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
     if any(intervals.values()):
         plot_comparison(intervals, plot := store.path / "comparison.png", title)
@@ -293,7 +294,7 @@ def _draw(store: RunStore, work: Sequence[Unit], title: str) -> None:
 
 
 def _report_suite(path: Path, suite: Suite) -> int:
-    # These bring pandas and SciPy.
+    # These bring pandas.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.read import load_arrangement, load_bounds, load_failures, load_results

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Read everything, then write page, pictures and tables; return the exit code."""
     arguments = _parse(argv)
     require_extra("report", "the report")
-    # These bring pandas, SciPy and Matplotlib, which a mistyped option should not wait for.
+    # These bring pandas and Matplotlib, which a mistyped option should not wait for.
     from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
     from sponge_env.results.export import csv_files, write_files

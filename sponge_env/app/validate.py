@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sponge_env.metrics import CELL, summary
 from sponge_env.run.executor import Failure
 from sponge_env.scenario.config import Initial
 from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.spec import check_allocation
 from sponge_env.utils.console import Progress
 from sponge_env.utils.installation import require_extra
 
@@ -26,11 +28,14 @@ OF_CONTROLLERS = ("decision_p50_s", "decision_p99_s", "guarded", "infeasible_dec
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """An episode that a run has kept."""
+    """An episode of a run's suite, and what the run has kept of it."""
 
+    agent: str
     scenario: Scenario
     """As the agent began it."""
+    seed: int
     metrics: dict[str, Any]
+    """Empty if there is no result."""
     allocations: list[tuple[int, int, int]]
     """Cores, batch and replicas of each interval."""
 
@@ -39,15 +44,17 @@ class Recorded:
         from sponge_env.run.rollout import Run, run_episode
         from sponge_env.simulation.system import SimulatedSystem
 
-        agent, seed = self.metrics["agent"], self.metrics["seed"]
-        named = f"{agent}, {'+'.join(self.scenario.cell)}, seed {seed}"
-        if len(self.allocations) != self.scenario.intervals:
-            return [f"{named}: {len(self.allocations)} of {self.scenario.intervals} intervals"]
-        run = Run.of(agent, self.scenario, "sim", seed)
-        system = SimulatedSystem(self.scenario, seed)
+        if not self.metrics:
+            return ["there is no result"]
+        if (count := len(self.allocations)) != self.scenario.intervals:
+            return [f"{count} of {self.scenario.intervals} intervals are there"]
+        run = Run.of(self.agent, self.scenario, "sim", self.seed)
+        system = SimulatedSystem(self.scenario, self.seed)
+        for allocation in self.allocations:
+            check_allocation(Allocation(*allocation), system.spec)
         found = summary(run_episode(system, _Replay(self.allocations), run).summary)
         return [
-            f"{named}: {name} is {self.metrics.get(name)} in the run, {value} in the replay"
+            f"{name} is {self.metrics.get(name)} in the run, {value} in the replay"
             for name, value in found.items()
             if name not in OF_CONTROLLERS and not _is_same(self.metrics.get(name), value)
         ]
@@ -70,13 +77,14 @@ def _is_same(recorded: Any, found: Any) -> bool:
 
 
 def recorded(path: Path) -> Iterator[Recorded]:
-    """Yield the episodes of a simulated run.
+    """Yield all episodes of the suite of a simulated run, those without a result included.
 
-    A ConfigError says of which there is no replay, a RunDirectoryError what is damaged.
+    A cold episode begins as the scenario does, a warm one as the run says. A ConfigError says of
+    which run there is no replay, a RunDirectoryError what is damaged.
     """
     from sponge_env.run.read import load_intervals
     from sponge_env.run.store import read_result, result_files, whole_episodes
-    from sponge_env.run.suite import Suite, cells, changed
+    from sponge_env.run.suite import Suite, cells
     from sponge_env.scenario.toml import from_mapping
     from sponge_env.utils.files import read_json
 
@@ -84,21 +92,24 @@ def recorded(path: Path) -> Iterator[Recorded]:
     if about.get("backend") != "sim":
         raise ConfigError(f"{str(path)!r} is no simulated run, so there is no replay")
     suite = from_mapping(Suite, about.get("definition", {}))
-    played = {scenario.cell: scenario for scenario in cells(suite)}
+    if changing := [name for name, entry in suite.agents.items() if entry.changes]:
+        raise ConfigError(f"{changing[0]} changes the scenarios, so it is not compared with others")
+    results = {(each["agent"], *(each[n] for n in CELL)): each for each in map(read_result, files)}
     intervals = load_intervals(path, ("requested_cores", "batch", "replicas"))
     asked = dict(iter(intervals.groupby(["agent", *CELL, "seed"])))
-    for result in map(read_result, files):
-        for metrics in whole_episodes(result):
-            of_cell = tuple(metrics[name] for name in CELL)
-            if of_cell not in played or metrics["agent"] not in suite.agents:
-                raise RunDirectoryError(f"{str(path)!r} has {of_cell}, which its suite has not")
-            scenario = changed(played[of_cell], suite.agents[metrics["agent"]].changes)
-            if scenario.stages:
-                raise ConfigError(f"a run with stages has no replay: {'+'.join(scenario.cell)}")
-            scenario = scenario.starting_with([from_mapping(Initial, result.get("initial", {}))])
-            own = asked.get((metrics["agent"], *of_cell, metrics["seed"]), intervals[:0])
+    for agent, cell in product(suite.agents, cells(suite)):
+        if cell.stages:
+            raise ConfigError(f"a run with stages has no replay: {'+'.join(cell.cell)}")
+        result, scenario = results.get((agent, *cell.cell), {"error": None}), cell
+        if cell.start == "warm" and "initial" in result:
+            if not isinstance(result["initial"], dict):
+                raise RunDirectoryError(f"{str(path)!r} is damaged: it has no initial allocation")
+            scenario = cell.starting_with([from_mapping(Initial, result["initial"])])
+        episodes = {} if result["error"] else {e["seed"]: e for e in whole_episodes(result)}
+        for seed in suite.seed_range:
+            own = asked.get((agent, *cell.cell, seed), intervals[:0])
             rows = own[["requested_cores", "batch", "replicas"]].itertuples(index=False, name=None)
-            yield Recorded(scenario, metrics, list(rows))
+            yield Recorded(agent, scenario, seed, episodes.get(seed, {}), list(rows))
 
 
 @cli.command
@@ -111,17 +122,19 @@ def main(argv: Sequence[str]) -> int:
     cli.add_workers(parser)
     arguments = parser.parse_args(argv)
     require_extra("report", "validate")
-    episodes, found = list(recorded(arguments.run)), list[str]()
+    episodes, found = list(recorded(arguments.run)), dict[str, list[str]]()
     progress = Progress("replays", len(episodes), "episode")
     results = executor_of(arguments).run(Recorded.differences, episodes)
     with cli.terminate_like_interrupt(), closing(progress), closing(results):
-        for done, (episode, result) in enumerate(results, start=1):
-            failed = isinstance(result, Failure)
-            found += [f"{episode.metrics['agent']}: {result.message}"] if failed else result
+        for done, (e, result) in enumerate(results, start=1):
+            lines = [result.message] if isinstance(result, Failure) else result
+            found[f"{e.agent}, {'+'.join(e.scenario.cell)}, seed {e.seed}"] = lines
             progress.show(done)
-    text = f"{len(episodes)} episodes were played again; {len(found)} metrics differ"
-    sys.stdout.write("\n".join([*found, text]) + "\n")
-    return int(bool(found))
+    for name in sorted(found):
+        sys.stdout.writelines(f"{name}: {line}\n" for line in found[name])
+    differ = sum(map(bool, found.values()))
+    sys.stdout.write(f"{differ} of {len(episodes)} episodes differ from their replay\n")
+    return int(differ > 0)
 
 
 if __name__ == "__main__":

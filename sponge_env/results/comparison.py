@@ -144,6 +144,7 @@ def load_run(path: Path) -> RunFolder:
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
     agents = in_order(set(episodes["agent"]))
+    first = int(episodes["seed"].min())
     asked = (arrangement.reference, load_suite(STANDARD).compared_with, agents[0])
     comparison = Comparison(
         episodes=episodes,
@@ -154,7 +155,7 @@ def load_run(path: Path) -> RunFolder:
         groups=arrangement.groups,
         replayed=arrangement.replayed,
         bounds=read.load_bounds(path),
-        intervals=_counted(read.load_intervals(path, DRAWN, seed=0), episodes),
+        intervals=_counted(read.load_intervals(path, DRAWN, seed=first), episodes),
     )
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")

@@ -71,7 +71,7 @@ def _pictures(
     for cell in c.cells:
         frames = {agent: c.intervals_of(agent, cell) for agent in few}
         runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
-        text = f"{cell[0]}, {cell[1]}, {cell[2]} start, seed 0, over time"
+        text = f"{cell[0]}, {cell[1]}, {cell[2]} start, the first seed, over time"
         yield series_name(cell), text, partial(time_series, runs, few)
 
 

@@ -150,7 +150,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
 
 def only(suite: Suite, pattern: str | None) -> Suite:
     """Return the suite with only those cells whose names are such, or all."""
-    return dataclasses.replace(suite, only=pattern) if pattern else suite
+    return dataclasses.replace(suite, only=pattern) if pattern is not None else suite
 
 
 def with_traces(suite: Suite, folder: Path, changes: Mapping[str, Any]) -> tuple[Suite, list[str]]:
@@ -321,6 +321,8 @@ def _combined(
 
     Before it stands the last of these with its key, such as ``peak 0.4``.
     """
+    for key, values in across.items():
+        require(all(isinstance(v, str | float | int) for v in values), key, values, "plain values")
     for values in product(*across.values()):
         words = [Path(v).stem if isinstance(v, str) else f"{v:g}" for v in values]
         name = "-".join([scenario.name, *words])
