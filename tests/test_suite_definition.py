@@ -229,7 +229,6 @@ def test_a_file_is_followed_by_what_the_registry_has_for_it() -> None:
         ("fa3", AgentEntry(), "unknown agent 'fa3'.*did you mean 'fa2'"),
         ("fa2", AgentEntry(options={"slo": 1}), "slo"),
         ("oracle", AgentEntry(controller="fa2"), "taken by a bound"),
-        ("fa2", AgentEntry(changes={"profile": "resnet18"}), "must leave name, profile and start"),
     ],
 )
 def test_an_agent_that_cannot_run_is_refused_before_anything_does(

@@ -70,7 +70,7 @@ def test_what_is_damaged_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> No
     definition, changing = about["definition"], {"hpa": {"changes": {"slo_s": 9.0}}}
     for changes, sentence in (
         ({"backend": "live"}, "is no simulated run"),
-        ({"definition": {**definition, "agents": changing}}, "hpa changes the scenarios"),
+        ({"definition": {**definition, "agents": changing}}, "unknown key"),
         ({"definition": {**definition, "starts": ["hot"]}}, "unknown starts"),
         ({"definition": {**definition, "cells": 5}}, "cells"),
     ):

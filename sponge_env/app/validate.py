@@ -92,8 +92,6 @@ def recorded(path: Path) -> Iterator[Recorded]:
     if about.get("backend") != "sim":
         raise ConfigError(f"{str(path)!r} is no simulated run, so there is no replay")
     suite = from_mapping(Suite, about.get("definition", {}))
-    if changing := [name for name, entry in suite.agents.items() if entry.changes]:
-        raise ConfigError(f"{changing[0]} changes the scenarios, so it is not compared with others")
     results = {(each["agent"], *(each[n] for n in CELL)): each for each in map(read_result, files)}
     intervals = load_intervals(path, ("requested_cores", "batch", "replicas"))
     asked = dict(iter(intervals.groupby(["agent", *CELL, "seed"])))

@@ -70,9 +70,6 @@ class AgentEntry:
     constant: Literal["", "training", "hindsight"] = ""
     """Whether it holds the best constant of each cell, see :mod:`.hindsight`: on training seeds,
     or on those that are played."""
-    changes: dict[str, Any] = field(default_factory=dict)
-    """Changes to every scenario, see :func:`changed`: what an ablation takes away from the
-    system rather than from the controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,12 +263,11 @@ def with_agents(suite: Suite, names: Sequence[str]) -> Suite:
 
 def stands_for(name: str, entry: AgentEntry, options: Mapping[str, Any] | None = None) -> str:
     """Say what a name stands for in one cell; nothing for a controller with its defaults."""
-    changes = {**(entry.options if options is None else options), **entry.changes}
     parts = [entry.controller] if entry.controller not in ("", name) else []
-    parts += [f"{key}={value}" for key, value in changes.items()]
+    parts += [f"{k}={v}" for k, v in (entry.options if options is None else options).items()]
     if entry.tuned and options is None:
         parts.append("tuned for each profile")
-    elif entry.tuned and changes.keys() - {**entry.options, **entry.changes}.keys():
+    elif entry.tuned and options and options.keys() - entry.options.keys():
         parts.append("tuned for this profile")
     seeds = {"training": "training seeds", "hindsight": "the seeds that are played"}
     if entry.constant:

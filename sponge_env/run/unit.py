@@ -32,7 +32,7 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import BOUND_AGENTS, Suite, cells, changed
+from sponge_env.run.suite import BOUND_AGENTS, Suite, cells
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
@@ -213,13 +213,10 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
 
         work += bound_units(suite)
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
-        controller, scenario = entry.controller or name, changed(cell, entry.changes)
-        if scenario.cell != cell.cell:
-            message = f"agents.{name}.changes must leave name, profile and start as they are"
-            raise ConfigError(message)
+        controller = entry.controller or name
         tuned = tuned_options(controller, cell) if entry.tuned else {}
         what = registry.get(controller, controller), {**tuned, **entry.options}
-        own = AgentUnit(name, *what, scenario, suite.seeds, backend, limiter, entry.constant)
+        own = AgentUnit(name, *what, cell, suite.seeds, backend, limiter, entry.constant)
         work.append(replace(own, first_seed=suite.first_seed))
     return work
 
