@@ -31,18 +31,17 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
     shown = columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
-    rows = [
-        [agent + "*" * any(e.partial for e in group), *(_with_range(c, group) for c in shown)]
-        for agent, group in groups.items()
-    ]
+    rows = []
+    for agent, group in groups.items():
+        lasted = [
+            e for e in group if e.duration_s > 0 or not e.partial
+        ]  # of others nothing is known
+        texts = [spread_text(c, [getattr(e, c.metric) for e in lasted]) for c in shown]
+        rows.append([agent + "*" * any(e.partial for e in group), *texts])
     table = Table(["agent", *(c.label for c in shown)], rows)
     text = terminal(table, notes=_caption(list(groups.values()), shown))
     stages = stage_table({agent: [e.stages for e in group] for agent, group in groups.items()})
     return "\n\n".join([text, *([terminal(stages, "stage by stage")] if stages.rows else [])])
-
-
-def _with_range(shown: Column, group: Sequence[EpisodeMetrics]) -> str:
-    return spread_text(shown, [getattr(each, shown.metric) for each in group if _measured(each)])
 
 
 def spread_text(shown: Column, values: Iterable[float]) -> str:
@@ -56,11 +55,6 @@ def spread_text(shown: Column, values: Iterable[float]) -> str:
     if not shown.interval or len(measured) == 1:
         return text
     return f"{text} [{shown.text(min(measured))}, {shown.text(max(measured))}]"
-
-
-def _measured(episode: EpisodeMetrics) -> bool:
-    """Return whether an episode lasted at all: of one that failed at once nothing is known."""
-    return episode.duration_s > 0 or not episode.partial
 
 
 def dropped_text(infinite: int, seeds: int) -> str:
