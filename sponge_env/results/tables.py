@@ -33,9 +33,8 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     shown = columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
     rows = []
     for agent, group in groups.items():
-        lasted = [
-            e for e in group if e.duration_s > 0 or not e.partial
-        ]  # of others nothing is known
+        # Of one that failed at once nothing is known.
+        lasted = [e for e in group if e.duration_s > 0 or not e.partial]
         texts = [spread_text(c, [getattr(e, c.metric) for e in lasted]) for c in shown]
         rows.append([agent + "*" * any(e.partial for e in group), *texts])
     table = Table(["agent", *(c.label for c in shown)], rows)
