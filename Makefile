@@ -116,7 +116,7 @@ policies: setup  ## train the policies that ship, two at a time, some hours
 	done
 
 # On an otherwise idle machine: each run is as long as it says.
-fidelity: setup  ## compare simulator and real worker anew, an hour and a half
+fidelity: setup  ## compare simulator and real worker anew, two hours
 	@set -e; compare() { \
 	  $(PY) -m sponge_env calibrate --scenario $$2; \
 	  $(PY) train.py --agent $$7 --scenario $$2 $$6 --run-dir runs/fidelity/$$7-$$2; \
@@ -129,7 +129,10 @@ fidelity: setup  ## compare simulator and real worker anew, an hour and a half
 	compare variants variants-local "" "sponge-ip sponge-mpc slackfit ppo" 45 \
 	  "--steps 2000000" ppo; \
 	compare programs local flash-crowd-local "sponge-mpc sponge-joint ppo-joint" 60 \
-	  "--also flash-crowd-local --randomised --steps 3000000" ppo-joint
+	  "--also flash-crowd-local --randomised --steps 3000000" ppo-joint; \
+	$(PY) -m sponge_env.fidelity --scenario flash-crowd-local --calibrate --duration 60 \
+	  --agent static-16 hpa sponge-mpc sponge-joint --out runs/fidelity/crowds; \
+	cp runs/fidelity/crowds/fidelity.json docs/fidelity-crowds.json
 
 docs: setup  ## write the generated pages again
 	$(PY) -m benchmarks.results

@@ -158,7 +158,7 @@ def tables(folder: Path) -> str:
                 found = {name: found[name] for name in found if name.startswith("by group")}
             titled |= {f"{title}: {name}": table for name, table in found.items()}
     if (live := folder / "fidelity.csv").exists():
-        titled["Simulator against the real worker [%]"] = _fidelity(pd.read_csv(live))
+        titled["Simulator against the real worker"] = _fidelity(pd.read_csv(live))
     return "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in titled.items())
 
 
@@ -195,18 +195,17 @@ def _texts(values: pd.Series[float], form: str) -> pd.Series[str]:
 
 
 def _fidelity(rows: pd.DataFrame) -> Table:
-    rows = rows.assign(key=rows["scenario"] + ", " + rows["agent"])
-    by_quantity = dict(iter(rows.set_index(["run", "key"]).groupby("quantity")))
-    violations = by_quantity["violation_rate"]
-    shown = {
-        "violations live": _texts(violations["live"], ".2f"),
-        "simulated": _texts(violations["simulated"], ".2f"),
-    }
-    for name in ("latency_mean_s", "latency_p99_s", "mean_cores"):
+    runs = rows["run"].str.removeprefix("fidelity-")
+    rows = rows.assign(key=runs + ": " + rows["scenario"] + ", " + rows["agent"])
+    by_quantity = dict(iter(rows.set_index("key").groupby("quantity")))
+    violations, cores = by_quantity["violation_rate"], by_quantity["mean_cores"]
+    shown = {f"violations {k} [%]": _texts(violations[k], ".2f") for k in ("live", "simulated")}
+    shown |= {f"cores {k}": cores[k].map("{:.2f}".format) for k in ("live", "simulated")}
+    for name in ("latency_mean_s", "latency_p99_s"):
         differences = by_quantity[name]["difference"]
-        shown[f"{column(name).heading} off by"] = _texts(differences, "+.1f")
-    texts = pd.DataFrame(shown, index=violations.index).droplevel(0).fillna(MISSING)
-    return Table(["scenario, controller", *texts.columns], list(texts.itertuples()))
+        shown[f"{column(name).heading} off by [%]"] = _texts(differences, "+.1f")
+    texts = pd.DataFrame(shown, index=violations.index).fillna(MISSING)
+    return Table(["run: scenario, controller", *texts.columns], list(texts.itertuples()))
 
 
 def text_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

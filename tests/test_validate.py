@@ -29,6 +29,7 @@ def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:
 
 def test_a_run_is_what_its_allocations_make(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 of 4 episodes differ from their replay" in said(capsys, 0)
+    assert Path("run/comparison.png").is_file(), "of the first seed, whichever that is"
 
 
 def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
