@@ -137,7 +137,7 @@ def _search(task: Task, space: Space, best: tuple[float, Options]) -> tuple[floa
             best = math.exp(fmean(costs)), options
         return fmean(costs)
 
-    # After 4, 8 and 16 cells the worse half is left at that.
+    # After 4, 8 and 16 cells the worse half is not played any further.
     study = optuna.create_study(
         sampler=optuna.samplers.TPESampler(seed=0, multivariate=True),
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=4, reduction_factor=2),

@@ -2,11 +2,11 @@
 
     python -m benchmarks.throughput [--against REF] [--at-most RATIO]
 
-It prints the CPU time of a step of an environment in batches (gymnasium.make_vec, one thread but
-for ``2 threads``), alone, and in ``evaluate.py`` under several controllers; and the same of an
-earlier version, which is checked out beside it: both are measured in turn, so that the ratio is of
-one machine in one state. With ``--at-most`` only a batch of 1,024 is measured, and the exit code
-is 1 where this version takes more than so many times as long.
+It prints the CPU time of one step: of a batch of environments (on one thread unless it says two),
+of a single one, and of an evaluation. The earlier version is checked out, and the two are measured
+alternately, so that their ratio compares them on one machine in one state. With ``--at-most`` only
+a batch of 1,024 is measured, and the exit code is 1 if this version takes more than RATIO times
+the CPU time of the earlier one.
 """
 
 from __future__ import annotations
@@ -103,11 +103,8 @@ def _interval_ns(agent: str) -> tuple[float, ...]:
 
     def run(seeds: int) -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            suite, text = (
-                Path(folder, "one.toml"),
-                "[[cells]]\nscenarios = ['paper']\nprofiles = ['yolov5s']\n",
-            )
-            suite.write_text(f"seeds = {seeds}\nstarts = ['warm']\n{text}[agents.{agent}]\n")
+            suite = Path(folder, "one.toml")
+            suite.write_text(f"seeds = {seeds}{ONE_CELL}[agents.{agent}]\n")
             if main(["--suite", str(suite), "--jobs", "1", "--run-dir", f"{folder}/run"]):
                 raise RuntimeError(f"{agent} cannot be evaluated")
 
@@ -117,14 +114,14 @@ def _interval_ns(agent: str) -> tuple[float, ...]:
     return tuple((b - a) / (several * intervals) for a, b in zip(few, many, strict=True))
 
 
-def in_turn(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float, ...]]]:
-    """Measure checkouts in turn; return the median of each."""
+def alternately(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float, ...]]]:
+    """Measure checkouts alternately; return the median of each."""
     runs: list[list[dict[str, tuple[float, ...]]]] = [[] for _ in folders]
     for k in range(ROUNDS):
         for folder, own in list(zip(folders, runs, strict=True))[:: 1 if k % 2 else -1]:
-            code = [sys.executable, str(Path(__file__).resolve()), "--measure"]
+            what = ["--measure", "gate" if only_gate else "all"]
             text = subprocess.run(
-                [*code, *(["--at-most", "1"] if only_gate else [])],
+                [sys.executable, str(Path(__file__).resolve()), *what],
                 cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True,
                 stdout=subprocess.PIPE,
             ).stdout  # fmt: skip
@@ -153,19 +150,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__)
     parser.add_argument("--against", metavar="REF", help="earlier version, or its folder")
     parser.add_argument("--at-most", type=float, metavar="RATIO", help="for a batch of 1,024")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("gate", "all"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     only_gate = arguments.at_most is not None
-    if only_gate and not (arguments.against or arguments.measure):
+    if only_gate and not arguments.against:
         parser.error("--at-most needs --against")
     if arguments.measure:
-        print(json.dumps(measure(only_gate)))
+        print(json.dumps(measure(arguments.measure == "gate")))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         folders = [Path(__file__).resolve().parents[1]]
         if arguments.against:
             folders.append(check_out(arguments.against, Path(folder)))
-        now, *then = in_turn(folders, only_gate)
+        now, *then = alternately(folders, only_gate)
     print(
         f"{'':26}{'CPU ns a step':>14}{'steps/s':>12}" + f"{'earlier':>14}{'ratio':>8}" * len(then)
     )

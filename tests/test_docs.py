@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("sponge_env", "agents", "baselines", "benchmarks", "examples", "traces", "docs", "tests")
 FILES = {f"/{path.relative_to(ROOT)}" for each in FOLDERS for path in (ROOT / each).rglob("*.*")}
 FILES |= {f"/{path.name}" for path in ROOT.glob("*.*")}
-OF_A_USER = re.compile(r"mine|my-.*|out|run|cells|versions|host|learn|fidelity")
+OF_A_USER = re.compile(r"mine|my-.*|out|run|versions|host|learn|fidelity")
 """Names of files that a user has, or that a run writes."""
 
 PAGES = [
