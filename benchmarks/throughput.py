@@ -114,7 +114,7 @@ def _interval_ns(agent: str) -> tuple[float, ...]:
 
 
 def alternately(folders: list[Path], only_gate: bool) -> list[dict[str, tuple[float, ...]]]:
-    """Measure checkouts alternately; return the shortest times of each, for others only add to them."""
+    """Measure checkouts alternately; return the shortest times of each: load only adds to them."""
     runs: list[list[dict[str, tuple[float, ...]]]] = [[] for _ in folders]
     for k in range(ROUNDS):
         for folder, own in list(zip(folders, runs, strict=True))[:: 1 if k % 2 else -1]:
