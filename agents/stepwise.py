@@ -18,7 +18,6 @@ from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, Syste
 from sponge_env.simulation.encoding import Control, encode, fit
 
 from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
-from .lookahead.service_times import fitted_s
 
 MAX_REPLICAS = 8
 """Replicas of a stage beyond which a stepwise policy does not go."""
@@ -96,7 +95,8 @@ class PolicyState:
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        self._fit_s = fitted_s(first)[0, 0] if first.is_one_model else np.zeros((0, 0))
+        limits = first.first.batch_max, first.first.cores_max
+        self._fit_s = np.ascontiguousarray(first.first.latency.table_s(*limits).T)
         self._all, self._nothing = np.ones(count, np.bool_), np.zeros((count, len(BATCH_TIMES)))
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 

@@ -235,6 +235,8 @@ class StageSpec:
     """Saturated latency of a batch, l(b, c), for each variant."""
     cold_start_s: float
     """Expected time from asking for a replica until it serves."""
+    measured: tuple[LatencyModel, ...] = ()
+    """The latencies as they were measured, the fits in between; only the fits if left out."""
     accuracies: tuple[float, ...] = (1.0,)
     """Of each variant, ascending."""
     core_unit: float = 1.0
@@ -247,6 +249,11 @@ class StageSpec:
     """Probabilities that an answer leads to 0, 1, 2, ... tasks in each stage that follows."""
     mean_tasks: float = 1.0
     """Tasks of a request in this stage, on average."""
+
+    def service_s(self, variant: int) -> FloatArray:
+        """Return the (cores_max, batch_max) seconds of a batch, as measured if that is known."""
+        models = self.measured or self.latencies
+        return models[variant].table_s(self.batch_max, self.cores_max).T
 
     @property
     def latency(self) -> LatencyModel:

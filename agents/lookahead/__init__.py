@@ -16,12 +16,6 @@ from ..fleet import FleetOptions, Fleets, everything
 from .planner import LookAhead, MPCConfig
 from .service_times import StageTimes, in_force
 
-_MARGIN_PROBABILITY = 0.95
-"""Probability with which a latency that was never measured should stay below prediction plus
-margin, by the residuals of the profile's fit."""
-_SAFETY = 0.03
-"""Relative allowance on measured latencies, for single batches scatter."""
-
 
 class SpongeMPC(BaseController):
     """Vertical scaling by receding horizon: simulate, choose, and simulate anew.
@@ -46,12 +40,10 @@ class SpongeMPC(BaseController):
         return is_chain(spec.stages)
 
     def begin(self, spec: SystemSpec) -> None:
-        """Start from the fitted service times; compiles at the first call."""
+        """Start from the measured service times; compiles at the first call."""
         held = [stage.replicas for stage in spec.initial.stages]
         self._replicas = held if len(held) > 1 else [1]
-        # The gaps between full batches tell most, but nothing where several tasks come at once.
-        times = StageTimes(spec, full_batches=spec.is_one_model)
-        self._program = LookAhead(spec, self.config, times)
+        self._program = LookAhead(spec, self.config, StageTimes(spec))
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose variant, cores and batch size of each stage for the next interval."""
@@ -91,8 +83,8 @@ class SpongeJoint(SpongeMPC):
     config: SpongeJointConfig
 
     def begin(self, spec: SystemSpec) -> None:
-        """Start from the fitted service times and a margin; compiles at the first call."""
-        self._times = StageTimes(spec, _MARGIN_PROBABILITY, _SAFETY)
+        """Start from the measured service times; compiles at the first call."""
+        self._times = StageTimes(spec)
         self._program = LookAhead(spec, self.config, self._times)
         self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
 

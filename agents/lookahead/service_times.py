@@ -15,36 +15,16 @@ from sponge_env.arrays import FloatArray
 from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
-RATIO_RANGE = (0.5, 2.0)
-"""Measured service times are believed between these multiples of the fit."""
-_TRUST = 2
-"""Intervals that the fit counts for against those with full batches."""
-_REMEMBERED = 20
-"""Such intervals that count at most."""
-_PRIOR_S = 1.0
-"""Service that the first guess of a service time counts for."""
+RATIO_RANGE = np.array([0.5, 2.0])
+"""Measured service times are believed between these multiples of the profile's."""
+_CAUTION = 1.03
+"""First guess of how much longer batches take than the profile says: single ones scatter."""
+_PRIOR_S = 2.0
+"""Service that a guess counts for."""
 _FORGET = 0.998
 """Weight that experience of service times keeps per interval."""
-_SAME_BATCH = 0.1
-"""Distance of a mean batch size from a whole number up to which all batches count as equal."""
-
-
-def fitted_s(spec: SystemSpec) -> FloatArray:
-    """Return (stages, variants, cores, batches) seconds of a batch by the fits.
-
-    What a stage does not have of it is infinite.
-    """
-    shape = (
-        max(len(stage.latencies) for stage in spec.stages),
-        max(stage.cores_max for stage in spec.stages),
-        max(stage.batch_max for stage in spec.stages),
-    )
-    service_s = np.full((len(spec.stages), *shape), math.inf)
-    for k, stage in enumerate(spec.stages):
-        for variant, fit in enumerate(stage.latencies):
-            table_s = fit.table_s(stage.batch_max, stage.cores_max).T
-            service_s[k, variant, : stage.cores_max, : stage.batch_max] = table_s
-    return service_s
+_NOTABLE = 0.005
+"""Relative change of service times from which on it is worth to plan with the new ones."""
 
 
 def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: int) -> FloatArray:
@@ -64,138 +44,79 @@ def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: in
     return grouped_s
 
 
-class FullBatchTimes:
-    """Learns the service times of one model from the gaps between full batches.
+class ServiceTimes:
+    """Learns how much longer the batches of one model take than its profile says.
 
-    An interval tells the time of a cell where nothing is mixed: under the same cores as before,
-    all its batches full. Full batches follow each other without a gap, for a replica that waits
-    takes the first request that comes alone. So the batches that ended took the time from the
-    start of the one that ran before to the start of the one that runs now.
-    """
-
-    def __init__(self, fit_s: FloatArray) -> None:
-        """Start from the (cores, batches) seconds of the fit."""
-        self._fit_s, self.table_s = fit_s, fit_s.copy()
-        self._count: dict[tuple[int, int], int] = {}
-        self._before: SystemView | None = None
-
-    def observe(self, view: SystemView) -> bool:
-        """Take in the interval that has passed; return whether it changed the table."""
-        before, self._before = self._before, view
-        last, batch, cores = view.last, view.allocation.batch, view.first.cores_in_force
-        if (
-            before is None
-            or last is None
-            or not len(before.first.running) == len(view.first.running) == 1
-            or before.first.cores_in_force != cores
-            # A lone request is a full batch of one: it says nothing about gaps before it.
-            or not last.batch_mean == batch > 1
-            or last.restarts  # the time of a batch that died says nothing
-            or last.on_time + last.late < batch
-        ):
-            return False
-        whole_s = view.first.running[0].started_s - before.first.running[0].started_s
-        if whole_s <= 0:
-            return False
-        mean_s = whole_s / round((last.on_time + last.late) / batch)
-        cell = cores - 1, batch - 1
-        count = self._count[cell] = min(self._count.get(cell, 0) + 1, _REMEMBERED)
-        step_s = believable_s(np.array(mean_s), self._fit_s[cell]) - self.table_s[cell]
-        self.table_s[cell] += step_s / (_TRUST + count)
-        return True
-
-
-def believable_s(seconds: FloatArray, fit_s: FloatArray) -> FloatArray:
-    """Return measured times, but none outside :data:`RATIO_RANGE` times the fit's."""
-    return np.clip(seconds, RATIO_RANGE[0] * fit_s, RATIO_RANGE[1] * fit_s)
-
-
-class QuotaTimes:
-    """Learns the service times of one model from how long batches ran.
-
-    An interval tells how long its batches ran, and their mean size. Where all were of one size,
-    that is the latency of one cell of the table. What was never seen keeps the first guess.
+    That is one factor for each number of cores, which begins at the mean of all of them: whatever
+    the size, a batch tells of all others on these cores, for their ratios were measured.
 
     Under a CPU quota a lone batch runs at full speed on what the quota has left, and batches
     back to back do not. So a batch counts as long as its cores take to grant what it used,
     should that be longer than it ran.
     """
 
-    def __init__(self, spec: SystemSpec, margin: float, safety: float) -> None:
-        """Start from the fit, with a first guess of how much longer batches take than that.
-
-        ``safety`` is the allowance on what is learned, for single batches scatter.
-        """
+    def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
+        """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores, self._delayed = spec.first.cpu_cores, spec.resize_delay_s > 0
-        self._fit_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max).T
-        self._guess_s = self._fit_s * (1 + margin)
-        self._sums = np.zeros((3, *self._fit_s.shape))
-        """Seconds that batches ran, seconds until they were granted their CPU time, and batches."""
-        self._safety, self._loading, self._cores = safety, False, 0
+        self._measured_s = measured_s
+        self._sums = np.zeros((2, len(measured_s)))
+        """Seconds that batches ran on so many cores, and seconds that they should have."""
+        self._loading, self._cores = False, 0
+        self._factor = np.full(len(measured_s), _CAUTION)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
         last, cores, starting = view.last, view.first.cores_in_force, bool(view.first.starting_s)
         loading, self._loading = self._loading or starting, starting
         resized, self._cores = self._cores not in (0, cores), cores
-        if self._delayed and resized:
-            return False  # in the middle of the interval
-        if last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
-            return False  # replicas that wait for each other's CPU say nothing of their own
-        size = round(last.batch_mean)
-        if abs(last.batch_mean - size) > _SAME_BATCH or size > self._fit_s.shape[1]:
+        if resized or last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
+            # Batches on other cores, or replicas that wait for each other's CPU, say nothing.
             return False
-        self._sums *= _FORGET
-        batches = (last.on_time + last.late) / last.batch_mean
+        row_s, batches = self._measured_s[cores - 1], (last.on_time + last.late) / last.batch_mean
+        sizes = np.arange(1, row_s.size + 1)
+        planned_s = batches * float(np.interp(last.batch_mean, sizes, row_s))
         ran_s = last.service_mean_s * batches
-        # A replica that loads its model uses its cores, too.
-        used_s = last.utilisation * last.core_seconds / cores
-        granted_s = ran_s if loading or last.restarts else used_s
-        self._sums[:, cores - 1, size - 1] += ran_s, granted_s, batches
-        return True
+        if math.isfinite(self._cpu_cores) and not (loading or last.restarts):
+            # A replica that loads its model uses its cores, too.
+            ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
+        self._sums *= _FORGET
+        self._sums[:, cores - 1] += np.clip(ran_s, *(RATIO_RANGE * planned_s)), planned_s
+        ran, planned = self._sums
+        mean = (ran.sum() + _PRIOR_S * _CAUTION) / (planned.sum() + _PRIOR_S)
+        factor = (ran + _PRIOR_S * mean) / (planned + _PRIOR_S)
+        changed = bool(np.abs(factor / self._factor - 1).max() > _NOTABLE)
+        if changed:
+            self._factor = factor
+        return changed
 
     @property
     def table_s(self) -> FloatArray:
         """(cores, batches) seconds to plan with now."""
-        ran_s, granted_s, batches = self._sums
-        seen_s = believable_s(np.maximum(ran_s, granted_s), self._fit_s * batches)
-        prior = _PRIOR_S / self._guess_s
-        table_s: FloatArray = (_PRIOR_S + (1 + self._safety) * seen_s) / (prior + batches)
+        table_s: FloatArray = self._measured_s * self._factor[:, None]
         return table_s
 
 
 class StageTimes:
     """Learns the service times of every stage and variant, in one table for all."""
 
-    def __init__(
-        self,
-        spec: SystemSpec,
-        margin_probability: float = 0.0,
-        safety: float = 0.0,
-        full_batches: bool = False,
-    ) -> None:
-        """Start from the fits.
-
-        The learners are :class:`FullBatchTimes`, or :class:`QuotaTimes` with the quantile of the
-        fit's residuals as margin.
-        """
+    def __init__(self, spec: SystemSpec) -> None:
+        """Start from the profiles."""
         self._spec, self._shares = spec, shares(spec, "proportional")
-        self.service_s = fitted_s(spec)
+        shape = (
+            max(len(stage.latencies) for stage in spec.stages),
+            max(stage.cores_max for stage in spec.stages),
+            max(stage.batch_max for stage in spec.stages),
+        )
+        self.service_s = np.full((len(spec.stages), *shape), math.inf)
         """(stages, variants, cores, batches) seconds of a batch; infinite where a stage has no such
         variant, cores or batch."""
         self._before = [-1] * len(spec.stages)
-        self._times: list[list[FullBatchTimes | QuotaTimes]] = []
-        for k, (share, _) in enumerate(self._shares):
-            own = stage_spec(spec, k, share)
-            self._times.append([])
-            for variant, fit in enumerate(spec.stages[k].latencies):
-                margin = max(0.0, fit.residual_quantile(margin_probability))
-                learner = (
-                    FullBatchTimes(self.table_s(k, variant).copy())
-                    if full_batches
-                    else QuotaTimes(own.with_first(latencies=(fit,)), margin, safety)
-                )
-                self._times[k].append(learner)
+        self._times: list[list[ServiceTimes]] = []
+        for k, stage in enumerate(spec.stages):
+            own = stage_spec(spec, k, self._shares[k][0])
+            tables_s = [stage.service_s(variant) for variant in range(len(stage.latencies))]
+            self._times.append([ServiceTimes(own, table_s) for table_s in tables_s])
+            for variant, learner in enumerate(self._times[k]):
                 self.table_s(k, variant)[:] = learner.table_s
 
     def observe(self, view: SystemView) -> list[tuple[int, int]]:

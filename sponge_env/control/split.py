@@ -55,6 +55,7 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
         after=(),
         mean_tasks=1.0,
         latencies=(stage.latencies[initial.variant],),
+        measured=stage.measured[initial.variant :][:1],
         accuracies=(stage.accuracies[initial.variant],),
     )
     alone = Allocation(stages=(initial._replace(variant=0),))

@@ -167,15 +167,26 @@ class Profile:
         """The latencies that controllers plan with: the fit, or what was measured."""
         if not self.poor_fit:
             return self.latency
+        return self._grid(self.batches, self.cores, self.latency_s)
+
+    def measured(self, batch_max: int, cores_max: int) -> MeasuredLatency:
+        """What batches take, by measurement where there is one; see :meth:`service_table_s`."""
+        table_s = self.service_table_s(batch_max, cores_max).tolist()
+        sizes, cores = range(1, batch_max + 1), range(1, cores_max + 1)
+        return self._grid(tuple(sizes), tuple(cores), tuple(map(tuple, table_s)))
+
+    def _grid(
+        self, batches: tuple[int, ...], cores: tuple[float, ...], table_s: Sequence[tuple[float, ...]]
+    ) -> MeasuredLatency:
         runs = [np.array(each.latency_s) for each in self.samples]
         scatter = np.concatenate([each / each.mean() - 1 for each in runs] or [np.zeros(1)])
         names = ("gamma_s", "delta_s", "epsilon_s", "eta_s")
         return MeasuredLatency(
             **{name: max(0.0, getattr(self.latency, name)) for name in names},
             residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
-            batches=self.batches,
-            cores=self.cores,
-            latency_s=self.latency_s,
+            batches=batches,
+            cores=cores,
+            latency_s=tuple(table_s),
         )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:

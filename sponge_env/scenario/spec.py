@@ -68,6 +68,7 @@ def _stage_spec(scenario: Scenario, k: int, models: Sequence[Profile]) -> StageS
         batch_max=limits.batch,
         replicas_max=limits.replicas,
         latencies=tuple(model.planned for model in models),
+        measured=tuple(model.measured(limits.batch, limits.cores) for model in models),
         accuracies=tuple(variant.accuracy for variant in stage.variants),
         cold_start_s=cold_start_s,
         core_unit=one.core_unit,
