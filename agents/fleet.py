@@ -176,7 +176,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     # Where nothing ends it, those that serve most; equal sums differ by rounding.
     while soonest_s == math.inf and all_rps[enough - 1] <= (1 - 1e-9) * most_rps:
         enough += 1
-    if late and enough < ready and end_s[ready - 1] > soon_s:
+    if late and enough < ready and end_s[ready - 1] == math.inf:
         return enough, True  # a replica less lets the others have more cores
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True

@@ -191,9 +191,9 @@ def fit_to_machine(
 
     One unit after the other is given up: by the stage that holds the most cores, a replica or, if
     it has only one, a core; by that with the most cores for each replica, a core; or by that with
-    the most replicas beyond the ``ready`` ones, a replica.
+    the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
     """
-    fitted = list(stages)
+    fitted, counts = list(stages), [*ready] or [each.replicas for each in stages]
 
     def size(k: int) -> int:
         if give_up == "cores":
@@ -202,7 +202,11 @@ def fit_to_machine(
             return fitted[k].replicas - ready[k]
         return fitted[k].cores * fitted[k].replicas
 
-    while sum(each.cores * each.replicas for each in fitted) > total_cores:
+    def held(k: int) -> int:
+        starting = max(0, fitted[k].replicas - counts[k])
+        return fitted[k].cores * (fitted[k].replicas - starting) + starting
+
+    while sum(map(held, range(len(fitted)))) > total_cores:
         k = max(range(len(fitted)), key=size)
         last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
         part = "cores" if give_up == "cores" or last_one else "replicas"
@@ -436,8 +440,8 @@ class Worker(Protocol):
 
     Semantics shared by every implementation (``tests/test_worker_contract.py``):
     a resize acts at once, also on a running batch; new replicas serve after their cold
-    start and hold their cores from the moment they are asked for; a replica that is
-    scaled in finishes its batch first; a batch on a replica that dies comes back as a
+    start and hold one core until then; as many as the machine has room for share the
+    rest; a replica that is scaled in finishes its batch first; a batch on a replica that dies comes back as a
     completion that is not ``ok``.
     """
 

@@ -171,8 +171,11 @@ class Stage:
     """Time of batches that are slower than most, relative to the profile's: mean and mean deviation
     together, known when simulated and else measured."""
     cores: int
+    """Of each replica that is ready."""
     replicas: int
     """Replicas held: rows of ``replicas`` in use, by id."""
+    starting: int
+    """Those of them that were not ready when cores were given last: these hold one."""
     next_replica: int
     pending: int
     held_cores: float

@@ -1,9 +1,9 @@
 """Simulated replicas on a virtual clock that jumps from event to event.
 
 A resize acts at once, also on a running batch, or after the actuation delay; new replicas
-serve after their cold start and hold their cores from the moment they are asked for; a replica
-that is scaled in finishes its batch first. All that are held, those that start or drain
-included, never have more cores than the machine.
+serve after their cold start and hold one core until then; a replica that is scaled in finishes
+its batch first. All that are held, those that start or drain included, never have more cores
+than the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
-from sponge_env.core.records import Env, ReplicaState, World
+from sponge_env.core.records import Env, ReplicaState, Stage, World
 from sponge_env.core.rng import NOISE, normal, seed_stream
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
 
@@ -32,11 +32,11 @@ def reset_worker(w: World) -> None:
     stage.variant = initial.variant
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
-    stage.replicas, stage.next_replica, stage.pending = 0, 0, 0
+    stage.replicas, stage.starting, stage.next_replica, stage.pending = 0, 0, 0, 0
     stage.retired_core_s = stage.retired_throttled_s = 0.0
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
     for _ in range(initial.replicas):
-        _add_replica(w)
+        _add_replica(w, initial.cores)
     update_held(w)
 
 
@@ -78,12 +78,12 @@ def share_cpu(w: World) -> None:
     busy = 0
     for k in range(stage.replicas):
         busy += not is_idle(env, w.replicas[k])
-    whole = float(stage.cores)
-    part = min(whole, model.cpu_cores / max(1, busy))
+    part = model.cpu_cores / max(1, busy)
     for k in range(stage.replicas):
         replica = w.replicas[k]
+        whole = float(replica.cores)
         # Whoever is idle takes nothing from the others, so its part need not be smaller.
-        share(model, replica, env.now_s, whole if is_idle(env, replica) else part)
+        share(model, replica, env.now_s, whole if is_idle(env, replica) else min(whole, part))
         if replica.ready_s > env.now_s:
             replica.ready_s = replica.finish_s
 
@@ -123,7 +123,9 @@ def release(w: World, row: int) -> bool:
 @inlined
 def fit_target(w: World) -> None:
     """Come nearer to the allocation that was asked for, if there was no room for it."""
-    if w.stage.cores < w.stage.target_cores or _staying(w) < w.stage.target_replicas:
+    stage = w.stage
+    short = stage.cores < stage.target_cores or _staying(w) < stage.target_replicas
+    if short or _starting(w) < stage.starting:
         _fit(w)
 
 
@@ -164,13 +166,19 @@ def apply_pending(w: World) -> None:
             w.pending[k] = w.pending[k + 1]
 
 
+@inlined
+def cores_held(stage: Stage) -> int:
+    """Return the cores of all replicas, one of each that starts."""
+    return stage.cores * (stage.replicas - stage.starting) + stage.starting
+
+
 @compiled
 def update_held(w: World) -> None:
     """Charge the cores held so far and note what is held from now on."""
     stage = w.stage
     stage.held_core_s = held_core_s(w)
     stage.held_since_s = w.env.now_s
-    stage.held_cores = float(stage.cores * stage.replicas)
+    stage.held_cores = float(cores_held(stage))
 
 
 @inlined
@@ -212,16 +220,18 @@ def _apply(w: World, cores: int, replicas: int) -> None:
 
 
 def fit(
-    cores: int, replicas: int, staying: int, held: int, places: int, total_cores: int
+    cores: int, replicas: int, counts: tuple[int, int, int], places: int, total_cores: int
 ) -> tuple[int, int]:
-    """Return the cores of each replica and how many to add, for an allocation as far as it fits.
+    """Return the cores of each ready replica and how many to add, as far as it fits.
 
-    Those that drain are ``held`` like those ``staying``, and have cores, too. Until they go there
-    are fewer cores for each, and no more replicas than ``places``, or than the machine has cores.
+    ``counts`` are the replicas held, those of them that stay, and those that start. Those that
+    drain have cores, too. Until they go there are fewer cores for each, and no more replicas than
+    ``places``, or than the machine has cores.
     """
+    held, staying, starting = counts
     added = max(0, min(replicas - staying, total_cores - held, places - held))
-    held += added
-    return (cores if cores * held <= total_cores else total_cores // held), added
+    ready = max(1, held - starting)
+    return max(1, min(cores, (total_cores - starting - added) // ready)), added
 
 
 _fit_inlined = inlined(fit)
@@ -230,25 +240,35 @@ _fit_inlined = inlined(fit)
 
 @compiled
 def _fit(w: World) -> None:
-    stage, held = w.stage, w.stage.replicas
+    _give_cores(w)
+    if _starting(w) < w.stage.starting:  # there is no cold start
+        _give_cores(w)
+
+
+@compiled
+def _give_cores(w: World) -> None:
+    stage, held, now_s = w.stage, w.stage.replicas, w.env.now_s
     places, total = len(w.replicas), stage.room_cores
-    wanted, staying = stage.target_replicas, _staying(w)
-    cores, added = _fit_inlined(stage.target_cores, wanted, staying, held, places, total)
-    now_s, loading = w.env.now_s, added
-    if cores != stage.cores:
-        stage.cores = cores
-        for k in range(held):
-            replica = w.replicas[k]
-            resize_service(w, replica, now_s, cores)
-            if replica.ready_s > now_s:
-                replica.ready_s = replica.finish_s
+    counts = held, _staying(w), _starting(w)
+    cores, added = _fit_inlined(stage.target_cores, stage.target_replicas, counts, places, total)
+    stage.cores, stage.starting = cores, counts[2] + added
     for k in range(held):
-        loading += w.replicas[k].ready_s > now_s
+        replica = w.replicas[k]
+        if replica.ready_s <= now_s and replica.cores != cores:
+            resize_service(w, replica, now_s, cores)
     for k in range(held, held + added):
-        _add_replica(w)
-        load_service(w, w.replicas[k], now_s, loading)
+        _add_replica(w, 1)
+        load_service(w, w.replicas[k], now_s, stage.starting)
         w.replicas[k].ready_s = w.replicas[k].finish_s
     update_held(w)
+
+
+@compiled
+def _starting(w: World) -> int:
+    starting = 0
+    for k in range(w.stage.replicas):
+        starting += w.replicas[k].ready_s > w.env.now_s
+    return starting
 
 
 @compiled
@@ -274,12 +294,12 @@ def _next_to_go(w: World) -> int:
 
 
 @compiled
-def _add_replica(w: World) -> None:
+def _add_replica(w: World, cores: int) -> None:
     stage = w.stage
     replica = w.replicas[stage.replicas]
     replica.id, replica.ready_s = stage.next_replica, w.env.now_s
     replica.batch_size, replica.draining = 0, False
-    new_service(w, replica, stage.cores)
+    new_service(w, replica, cores)
     stage.next_replica += 1
     stage.replicas += 1
 
@@ -287,6 +307,7 @@ def _add_replica(w: World) -> None:
 @compiled
 def _retire(w: World, row: int) -> None:
     stage, replica = w.stage, w.replicas[row]
+    stage.starting -= replica.ready_s > w.env.now_s
     advance(w, replica, w.env.now_s)
     stage.retired_core_s += replica.account.used_core_s
     stage.retired_throttled_s += replica.account.throttled_s

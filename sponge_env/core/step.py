@@ -143,7 +143,12 @@ def _let_happen(w: World) -> None:
         for k in range(len(w.stages)):
             _make_room(w, k)
             worker.apply_pending(at(w, k))
-    if _settle(w) or resized:
+    gone = _settle(w)
+    for k in range(len(w.stages)):  # those that have become ready get their cores
+        if w.stages[k].starting and w.stages[k].stale:
+            _make_room(w, k)
+            worker.fit_target(at(w, k))
+    if gone or resized:
         _fit_targets(w)
 
 
@@ -161,7 +166,7 @@ def _make_room(w: World, place: int) -> None:
         room = w.settings.total_cores
         for k in range(len(w.stages)):
             if k != place:
-                room -= w.stages[k].cores * w.stages[k].replicas
+                room -= worker.cores_held(w.stages[k])
         w.stages[place].room_cores = room
 
 

@@ -65,6 +65,8 @@ class Member:
     launched_s: float
     hangs_from_s: float
     """From when on it is taken for hung; moved on by times in which there was no poll."""
+    cores: int
+    """Core units that it is limited to; 0 while it starts at full speed."""
     state: Phase = Phase.STARTING
     draining: bool = False
     """Whether it is stopped after its batch."""
@@ -146,7 +148,7 @@ class Fleet:
         self.target = config.initial.stages[0]
         """What was asked for."""
         self.cores = self.target.cores
-        """Core units of each replica now."""
+        """Core units of each replica that serves now; one that starts has one."""
         self.core_seconds = self.held_cores = 0.0
         """Core units times time, up to the last charge, and core units since then."""
         self.batch_cpu_s = self.warm_up_cpu_s = 0.0
@@ -178,7 +180,7 @@ class Fleet:
     @property
     def held(self) -> int:
         """Core units of all replicas, those that start or drain included."""
-        return self.cores * len(self.members)
+        return sum(member.cores for member in self.members)
 
     @property
     def idle(self) -> list[Member]:
@@ -193,7 +195,12 @@ class Fleet:
     @property
     def serving(self) -> int:
         """Replicas that have loaded and are not draining."""
-        return sum(member.state is not Phase.STARTING for member in self.staying)
+        return len(self.staying) - self.starting
+
+    @property
+    def starting(self) -> int:
+        """Replicas that have not loaded yet."""
+        return sum(member.state is Phase.STARTING for member in self.members)
 
     @property
     def gives_up(self) -> bool:
@@ -215,11 +222,11 @@ class Fleet:
 
     def fit(self, room_cores: int) -> None:
         """Come as close to the allocation as the room and those that still drain allow."""
-        counts = self.target.replicas, len(self.staying), len(self.members)
-        cores, added = fit(self.target.cores, *counts, room_cores, room_cores)
-        # a quota write refills the kernel's tokens: none without need
-        if cores != self.cores:
-            self.limit(cores)
+        counts = len(self.members), len(self.staying), self.starting
+        cores, added = fit(
+            self.target.cores, self.target.replicas, counts, room_cores, room_cores
+        )
+        self.limit(cores)
         self.grow(added)
 
     def start(self, batch: Batch, tensors: Sequence[NDArray[Any]]) -> None:
@@ -231,10 +238,13 @@ class Fleet:
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
-        """Grant core units to each replica, also to what is running."""
+        """Grant core units to each replica that has loaded, also to what is running."""
         self.cores = cores
         for member in self.members:
-            member.replica.limit(self.config.physical_cores(cores))
+            # a quota write refills the kernel's tokens: none without need
+            if member.state is not Phase.STARTING and member.cores != cores:
+                member.cores = cores
+                member.replica.limit(self.config.physical_cores(cores))
 
     def shrink(self, replicas: int) -> None:
         """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
@@ -253,7 +263,7 @@ class Fleet:
         If it refuses one, those that there are go on, and it is asked again after a while; that it
         refuses the only one is a ``WorkerError``.
         """
-        cores = self.config.physical_cores(self.cores)
+        cores = self.config.physical_cores(1)
         for _ in range(count):
             launched_s = time.monotonic()
             if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
@@ -270,7 +280,8 @@ class Fleet:
                 return
             self._refused_at_s = -math.inf
             self._next_id += 1
-            self.members.append(Member(replica, launched_s, launched_s + START_TIMEOUT_S))
+            until_s = launched_s + START_TIMEOUT_S
+            self.members.append(Member(replica, launched_s, until_s, cores=int(not full_speed)))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
-from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Watch
+from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
 from sponge_env.live.local import LocalLauncher, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
@@ -165,9 +165,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         of their stage serves.
         """
         while True:
-            left_s, held = until_s - self.now(), [fleet.held for fleet in self._fleets]
+            left_s, before = until_s - self.now(), [(f.held, f.serving) for f in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if [fleet.held for fleet in self._fleets] != held:  # else there is nothing to fit
+            if [(f.held, f.serving) for f in self._fleets] != before:  # else nothing is to be fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
@@ -216,7 +216,9 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charge()
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit
-        granted_cores = [member.replica.granted_cores() for member in fleet.members[:1]]
+        serving = [member for member in fleet.members if member.state is not Phase.STARTING]
+        first = (serving or fleet.members)[:1]
+        granted_cores = [member.replica.granted_cores() for member in first]
         return WorkerStatus(
             ready=fleet.serving,
             starting_s=tuple(fleet.starting_s),

@@ -188,7 +188,7 @@ def mixed(
     best = float((steady / np.arange(1, steady.size + 1)).max())
     for n, starting in itertools.product(range(1, cores.size), range(cores.size)):
         most = cores[n - 1]
-        line = _concave(steady[:most], np.minimum((costs + 1 + starting) / (n + starting), most))
+        line = _concave(steady[:most], np.minimum((costs + 1) / n, most))
         for gone in range(1, cores.size - n + 1):
             written = (1 + gone) * burst[:most].max()
             last_batches = np.minimum(gone * batch_max, (costs + 1 - n) * best + gone * written)
@@ -207,11 +207,10 @@ def _least_mixed_cost(replicas_max: int, cores_max: int, total_cores: int) -> In
     after, cores, starting, draining = np.ogrid[
         1 : replicas_max + 1, 1 : cores_max + 1, :replicas_max, 1:replicas_max
     ]
-    held = after + starting + draining
-    shared = total_cores // held
-    limited = (shared > 0) & (shared < cores) & (cores * (after + starting) <= total_cores)
-    # What those that start must cost is charged elsewhere.
-    cost = np.minimum(shared * held, cores * (after + starting)) - starting
+    # Those that start hold one core, which is charged elsewhere.
+    shared = (total_cores - starting) // (after + draining)
+    limited = (shared > 0) & (shared < cores) & (cores + after + starting - 1 <= total_cores)
+    cost = np.minimum(shared * (after + draining), cores * after)
     cost = np.where(limited, cost, LEVELS).min(axis=1)
     cheapest: IntArray = np.minimum.accumulate(cost, axis=2)
     return cheapest

@@ -54,6 +54,7 @@ class ScheduleState:
     variant: int
     cores: int
     replicas: int
+    starting: int
     next_replica: int
     pending: int
     head: int
@@ -176,6 +177,8 @@ def _settle(e: KnownEpisode, w: Branch) -> None:
         row = worker.first_ended(_world(w))
     if ended:
         worker.update_held(_world(w))
+    if w.env.starting:
+        worker.fit_target(_world(w))
 
 
 @compiled

@@ -176,7 +176,10 @@ def check_stage_allocation(
 
 
 def check_total_cores(stages: Sequence[StageAllocation], total_cores: int) -> None:
-    """Raise a :class:`ConfigError` where stages hold more cores than the machine has."""
-    if sum(each.cores * each.replicas for each in stages) > total_cores:
+    """Raise a :class:`ConfigError` where stages hold more cores than the machine has.
+
+    That is if all replicas of each but one hold one core, as they do while they start.
+    """
+    if sum(each.cores + each.replicas - 1 for each in stages) > total_cores:
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
         raise ConfigError(f"{replicas} are more than the {total_cores} cores of the machine")

@@ -67,6 +67,7 @@ class Replica:
     """One replica, and the batch that it runs."""
 
     id: int
+    cores: int
     ready_s: float
     service: Any
     batch: Batch | None = None
@@ -114,7 +115,7 @@ class SimulatedWorker:
         self._restarts = 0
         self._held = self._held_since_s = self._held_core_s = 0.0
         for _ in range(initial.stages[0].replicas):
-            self._add_replica()
+            self._add_replica(self._cores)
         self._update_held()
 
     def now(self) -> float:
@@ -138,7 +139,9 @@ class SimulatedWorker:
         self._now_s = max(self._now_s, min([until_s, *self.events_s()]))
         while self.pending and self.pending[0][0] <= self._now_s:
             self._apply(self.pending.pop(0)[1])
-        return self._take_completions()
+        completions = self._take_completions()
+        self._fit()  # those that have become ready get their cores
+        return completions
 
     def forget(self, requests: Sequence[int]) -> None:
         """Do nothing: nothing is kept of requests."""
@@ -208,10 +211,11 @@ class SimulatedWorker:
     def _share_cpu(self) -> None:
         """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
         busy = len(self._replicas) - self.idle()
-        part = min(self._cores, self.cpu_cores / max(1, busy))
         for replica in self._replicas:
-            cores = self._cores if replica.is_idle(self._now_s) else part
-            replica.service.share(self._now_s, float(cores))
+            cores = float(replica.cores)
+            if not replica.is_idle(self._now_s):
+                cores = min(cores, self.cpu_cores / max(1, busy))
+            replica.service.share(self._now_s, cores)
             self._follow_loading(replica)
 
     def _follow_loading(self, replica: Replica) -> None:
@@ -248,26 +252,31 @@ class SimulatedWorker:
         self._fit()
 
     def _fit(self) -> None:
-        """Come as close to the allocation as those that still drain, and hold cores, allow."""
+        """Come as close to the allocation as those that still drain, and hold cores, allow.
+
+        One core each goes to those that start, and as many to each of the others as are left.
+        """
         held, target = len(self._replicas), self._target
         missing = max(0, min(target.replicas - len(self._staying), self._total_cores - held))
-        self._set_cores(min(target.cores, self._total_cores // max(1, held + missing)))
-        new = [self._add_replica() for _ in range(missing)]
         loading = missing + sum(map(self._is_cold, self._replicas))
+        others = held + missing - loading
+        self._cores = min(target.cores, (self._total_cores - loading) // max(1, others))
+        self._cores = max(1, self._cores)
+        for replica in self._replicas:
+            if not self._is_cold(replica) and replica.cores != self._cores:
+                replica.cores = self._cores
+                replica.service.resize(self._now_s, self._cores)
+        new = [self._add_replica(1) for _ in range(missing)]
         for replica in new:
             replica.service.load(self._now_s, self._cold_start_s, loading)
             replica.ready_s = replica.service.finish_s
+        if any(not self._is_cold(replica) for replica in new):  # there is no cold start
+            self._fit()
         self._update_held()
 
-    def _set_cores(self, cores: int) -> None:
-        if cores != self._cores:
-            self._cores = cores
-            for replica in self._replicas:
-                replica.service.resize(self._now_s, cores)
-                self._follow_loading(replica)
-
-    def _add_replica(self) -> Replica:
-        replica = Replica(self._next_id, self._now_s, self._make_service(self._cores))
+    def _add_replica(self, cores: int) -> Replica:
+        service = self._make_service(cores)
+        replica = Replica(self._next_id, cores, self._now_s, service)
         self._replicas.append(replica)
         self._next_id += 1
         return replica
@@ -281,7 +290,7 @@ class SimulatedWorker:
 
     def _update_held(self) -> None:
         self._held_core_s += self._held * (self._now_s - self._held_since_s)
-        self._held, self._held_since_s = float(self._cores * len(self._replicas)), self._now_s
+        self._held, self._held_since_s = float(sum(r.cores for r in self._replicas)), self._now_s
 
 
 def noise_source(
