@@ -75,6 +75,7 @@ class Fleet(NamedTuple):
 
     most_cores: IntArray
     """(sizes,) cores that each of 1, 2, ... replicas can have."""
+    total_cores: int
     cpu_cores: float
     utilisation: float
     reluctance: float
@@ -162,7 +163,10 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         each_rps = fleet.serves_rps[0, cores - 1] * min(1.0, fleet.cpu_cores / (replicas * cores))
         all_rps[size] = replicas * each_rps
         # Those that start are of no use before all are warm: the worse for a larger fleet.
-        short_rps = rate_rps - min(replicas, ready) * each_rps
+        serving = min(replicas, ready)
+        most = _most(fleet, serving, replicas - serving)
+        share = min(1.0, fleet.cpu_cores / (serving * most))
+        short_rps = rate_rps - serving * fleet.serves_rps[0, most - 1] * share
         wait_s, long_rps = moment.wait[size] * fleet.cold_start_s, rate_rps - all_rps[size]
         end_s[size] = backlog_end_s(moment.waiting, short_rps, long_rps, wait_s)
         soonest_s, most_rps = min(soonest_s, end_s[size]), max(most_rps, all_rps[size])
@@ -215,7 +219,8 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
     for size in range(sizes):
         # Replicas that start already come sooner, so their first cold start counts in part.
         wait, load_rps = moment.wait[size], moment.rate_rps / min(size + 1, moment.ready)
-        waiting = _cost(_size(fleet, size + 1), load_rps, _cores(fleet, load_rps))
+        serving = min(size + 1, moment.ready)
+        waiting = _cost(fleet, serving, size + 1 - serving, load_rps, _cores(fleet, load_rps))
         total = wait * waiting + (1 - wait) * step[size, size] + value[_COLD_STARTS_AHEAD % 2, size]
         if size + 1 == moment.replicas:
             kept = total
@@ -229,7 +234,7 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
 def _write_steps(fleet: Fleet, moment: Moment) -> None:
     """Write the cost of each step from one size to another, relative to a cold start's time.
 
-    From ``n`` to ``m`` replicas fewer are warm at once, more hold their cores while they start.
+    From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
     """
     coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
     cores, costs = fleet.costs[0], fleet.costs[1, : coming.size]
@@ -240,9 +245,9 @@ def _write_steps(fleet: Fleet, moment: Moment) -> None:
         for sample in range(costs.size):
             cores[sample] = _cores(fleet, max(coming[sample], least_rps) / before)
         for after in range(before, sizes + 1):
-            size = _size(fleet, after)
             for sample in range(costs.size):
-                costs[sample] = _cost(size, max(coming[sample], least_rps) / before, cores[sample])
+                load_rps = max(coming[sample], least_rps) / before
+                costs[sample] = _cost(fleet, before, after - before, load_rps, cores[sample])
             fleet.step[before - 1, after - 1] = pairwise_sum(costs) / costs.size
         fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
 
@@ -261,31 +266,31 @@ def _cores(fleet: Fleet, load_rps: float) -> float:
 
 
 @compiled
-def _size(fleet: Fleet, replicas: int) -> tuple[int, float, float, float]:
-    """Return replicas, the most cores of each, with what these are trusted, and the CPU's cores."""
-    most = fleet.most_cores[replicas - 1]
-    return replicas, float(most), fleet.serves_rps[1, most - 1], fleet.cpu_cores
+def _most(fleet: Fleet, serving: int, starting: int) -> int:
+    """Return the most cores of each replica that serves; each that starts has one."""
+    left = (fleet.total_cores - starting) // serving
+    return max(1, min(fleet.serves_rps.shape[1], left))
 
 
 @compiled
-def _cost(size: tuple[int, float, float, float], load_rps: float, cores: float) -> float:
+def _cost(fleet: Fleet, serving: int, starting: int, load_rps: float, cores: float) -> float:
     """Return what replicas cost if those that serve have such a load each and need such cores.
 
-    Each holds the cores that those which serve need, as far as the machine has so many for
-    all. Replicas that hold more than their CPU has take it from each other.
+    They hold these as far as the machine has so many for all. Replicas that hold more than their
+    CPU has take it from each other.
     """
-    replicas, most, most_rps, cpu_cores = size
-    allocated = min(cores, most) * replicas
-    missing = max(allocated - cpu_cores, 0.0) + most * max(load_rps / most_rps - 1.0, 0.0)
-    return allocated + _OVERLOAD * missing
+    most = _most(fleet, serving, starting)
+    allocated = min(cores, most) * serving + starting
+    overload = max(load_rps / fleet.serves_rps[1, most - 1] - 1.0, 0.0)
+    return allocated + _OVERLOAD * (max(allocated - fleet.cpu_cores, 0.0) + most * overload)
 
 
 class FleetPlanner:
     """Chooses how many replicas to hold, by the cheapest path through the next cold starts.
 
-    While replicas start they hold as many cores as those that serve, which must be many just then.
-    So each step from one fleet to the next has a cost: ``m`` replicas held for one cold start on
-    the cores that the ``n`` ready ones need.
+    While replicas start they hold a core each, which those that serve may need just then. So each
+    step from one fleet to the next has a cost: that of one cold start in which the ``n`` ready
+    ones serve on the cores that they need, and the others have one.
     """
 
     def __init__(self, config: FleetOptions, spec: SystemSpec, in_pipeline: bool = False) -> None:
@@ -298,6 +303,7 @@ class FleetPlanner:
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = Fleet(
             most_cores=np.array([spec.most_cores(size + 1) for size in range(sizes)]),
+            total_cores=spec.total_cores,
             cpu_cores=float(spec.first.cpu_cores),
             utilisation=float(config.utilisation or usual),
             reluctance=reluctance,

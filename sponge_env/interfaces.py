@@ -181,6 +181,16 @@ class Allocation:
         return sum(stage.cores * stage.replicas for stage in self.stages)
 
 
+def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> int:
+    """Return the cores of all replicas; those beyond the ``ready`` ones start, with one core."""
+    serving = [min(s.replicas, n) for s, n in zip(stages, ready, strict=True)] if ready else None
+    held = 0
+    for k, each in enumerate(stages):
+        count = serving[k] if serving else each.replicas
+        held += each.cores * count + each.replicas - count
+    return held
+
+
 def fit_to_machine(
     stages: Sequence[StageAllocation],
     total_cores: int,
@@ -193,7 +203,7 @@ def fit_to_machine(
     it has only one, a core; by that with the most cores for each replica, a core; or by that with
     the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
     """
-    fitted, counts = list(stages), [*ready] or [each.replicas for each in stages]
+    fitted = list(stages)
 
     def size(k: int) -> int:
         if give_up == "cores":
@@ -202,11 +212,7 @@ def fit_to_machine(
             return fitted[k].replicas - ready[k]
         return fitted[k].cores * fitted[k].replicas
 
-    def held(k: int) -> int:
-        starting = max(0, fitted[k].replicas - counts[k])
-        return fitted[k].cores * (fitted[k].replicas - starting) + starting
-
-    while sum(map(held, range(len(fitted)))) > total_cores:
+    while cores_held(fitted, ready) > total_cores:
         k = max(range(len(fitted)), key=size)
         last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
         part = "cores" if give_up == "cores" or last_one else "replicas"
@@ -314,9 +320,12 @@ class SystemSpec:
         """Whether there is one stage, without variants."""
         return len(self.stages) == 1 and not self.has_variants
 
-    def fitting(self, allocation: Allocation) -> Allocation:
-        """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`."""
-        if allocation.total_cores <= self.total_cores:
+    def fitting(self, allocation: Allocation, ready: Sequence[int] = ()) -> Allocation:
+        """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`.
+
+        It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
+        """
+        if cores_held(allocation.stages, ready) <= self.total_cores:
             return allocation
         stages = fit_to_machine(allocation.stages, self.total_cores)
         return dataclasses.replace(allocation, stages=stages)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.core.compiled import compiled, entry_point, inlined
 
 from .flow import FlowForecast
 from .paths import PathDraws, sample_path
@@ -51,7 +51,7 @@ class Rules(NamedTuple):
     tasks: IntArray
     """(stages, draws), see :attr:`.tandem.SamplePath.tasks`."""
     replicas: IntArray
-    """(stages,) replicas, each of which holds the cores."""
+    """(stages,) replicas; each that starts holds one core."""
     ready: IntArray
     """(stages,) those that are ready, which find room on the machine whatever else does."""
     total_cores: int
@@ -262,7 +262,7 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
     for k in range(tried.shape[0]):
-        cost += rules.replicas[k] * (tried[k, CORES] * rules.interval_s)
+        cost += _held(rules, k, tried[k, CORES]) * rules.interval_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
     _set(scratch.then, tried)
     for path in range(draws.weight.size):
@@ -276,6 +276,12 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         expected += draws.weight[path] * late
         cost += draws.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
     return cost, expected
+
+
+@inlined
+def _held(rules: Rules, k: int, cores: int) -> float:
+    """Return the cores of a stage's replicas, one of each that starts."""
+    return float(rules.ready[k] * cores + rules.replicas[k] - rules.ready[k])
 
 
 @compiled
@@ -383,7 +389,7 @@ def _rest(decision: Decision, path: int, tried: IntArray) -> float:
         late += _serve(decision, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):
             variant, cores = then[k, VARIANT], then[k, CORES]
-            cores_s += rules.replicas[k] * cores * (horizon_s - begin_s)
+            cores_s += _held(rules, k, cores) * (horizon_s - begin_s)
             left = unfinished(queues, k, horizon_s, rules.service_s[k, variant, cores - 1])
             backlog += decision.backlog_price[k, variant] * left
     return cores_s + rules.late_price * late + backlog

@@ -37,6 +37,8 @@ and in proportion fewer where there are more, so that a decision takes a few mil
 _DRAWS = 1021
 """Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
+_SPARE = 0.25
+"""Share of their cores that the ready replicas may give to those that start in any case."""
 _GUARD_MAX = 0.9
 _BACKLOG_PRICE = 1.2
 """What a request costs that is left at the end of the look-ahead, relative to what serving one more
@@ -92,7 +94,7 @@ class LookAhead:
             for k, stage in enumerate(stages)
         ]
         one_each = [1] * len(stages)
-        rules = self._rules(1, one_each, one_each, one_each)
+        rules = self._rules(1, one_each, one_each, [0] * len(stages))
         delayed = math.ceil(spec.resize_delay_s / spec.interval_s)
         paths, intervals = self._draws.weight.size, delayed + 1 + config.look_ahead
         self._scratch = make_scratch(rules, paths, intervals, max(self._batch_max), _PLACES)
@@ -114,7 +116,7 @@ class LookAhead:
     ) -> Allocation:
         """Choose for the next interval, after :meth:`observe`.
 
-        Each stage is to have so many replicas. Those that start find room only beside the cores
+        Each stage is to have so many replicas. Those that start find little room beside the cores
         that the ready ones need now, unless these are to make room.
         """
         spec, forecast = self._spec, self._forecast
@@ -126,7 +128,10 @@ class LookAhead:
         ready = [
             max(1, min(s.replicas_ready, n)) for s, n in zip(view.stages, replicas, strict=True)
         ]
-        rules = self._rules(group, replicas, ready, replicas if make_room else ready)
+        starting = [max(0, n - r) for n, r in zip(replicas, ready, strict=True)]
+        if not make_room:
+            starting = [_room(spec, r, n) for r, n in zip(ready, starting, strict=True)]
+        rules = self._rules(group, replicas, ready, starting)
         self._reserve(view, rules, expected, group)
         for k, stage in enumerate(view.stages):
             rate_rps = forecast.rate_rps * self._mean_tasks[k]
@@ -191,17 +196,17 @@ class LookAhead:
         return prices
 
     def _rules(
-        self, group: int, replicas: Sequence[int], ready: Sequence[int], room_for: Sequence[int]
+        self, group: int, replicas: Sequence[int], ready: Sequence[int], starting: Sequence[int]
     ) -> Rules:
-        """Write the rules of a decision; so many replicas are to have room with any cores."""
+        """Write the rules of a decision; so many that start are to have room."""
         config, spec = self._config, self._spec
         limits = [
             (
                 len(stage.latencies),
-                max(1, min(stage.cores_max, spec.total_cores // count)),
+                max(1, min(stage.cores_max, (spec.total_cores - new) // count)),
                 max(1, stage.batch_max // group),
             )
-            for stage, count in zip(spec.stages, room_for, strict=True)
+            for stage, count, new in zip(spec.stages, ready, starting, strict=True)
         ]
         # What is wrong about one stage adds to the others as deviations do.
         guard = min(config.guard * math.sqrt(len(spec.stages)), _GUARD_MAX)
@@ -212,7 +217,7 @@ class LookAhead:
             tasks=self._tasks,
             replicas=np.array(replicas),
             ready=np.array(ready),
-            total_cores=spec.total_cores,
+            total_cores=spec.total_cores - sum(starting),
             interval_s=float(spec.interval_s),
             delay_s=float(spec.resize_delay_s),
             look_ahead=config.look_ahead,
@@ -286,6 +291,16 @@ class LookAhead:
         for k, ids in enumerate(np.split(own, ends[:-1]), start=1):
             queues.ids[k, : ids.size] = ids
         return int(tails[0] + known.size)
+
+
+def _room(spec: SystemSpec, ready: int, starting: int) -> int:
+    """Return how many of those that are to start have room that the ready ones hardly miss."""
+    if len(spec.stages) > 1:
+        return 0
+    least = (1 - _SPARE) * (spec.total_cores // ready * ready)
+    while starting and (spec.total_cores - starting) // ready * ready < least:
+        starting -= 1
+    return starting
 
 
 def drawn_tasks(shares: Sequence[float]) -> IntArray:

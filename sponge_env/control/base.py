@@ -80,7 +80,8 @@ class BaseController(ABC):
         """Return the allocation for the next interval, of no more cores than the machine has."""
         spec = self.spec
         if not self._parts:
-            return spec.fitting(self.allocate(spec, view))
+            ready = [max(1, stage.replicas_ready) for stage in view.stages]
+            return spec.fitting(self.allocate(spec, view), ready)
         answers = [
             part.decide(stage_view(view, spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)
