@@ -75,10 +75,13 @@ def share_cpu(w: World) -> None:
     env, stage, model = w.env, w.stage, w.model
     if not model.limited or model.limits.replicas == 1:
         return
-    busy = 0
+    busy, starting = 0, 0
     for k in range(stage.replicas):
         busy += not is_idle(env, w.replicas[k])
+        starting += w.replicas[k].ready_s > env.now_s
     part = model.cpu_cores / max(1, busy)
+    if part > 1.0:  # those that start do not take more than their core
+        part = (model.cpu_cores - starting) / max(1, busy - starting)
     for k in range(stage.replicas):
         replica = w.replicas[k]
         whole = float(replica.cores)

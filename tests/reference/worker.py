@@ -211,12 +211,22 @@ class SimulatedWorker:
     def _share_cpu(self) -> None:
         """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
         busy = len(self._replicas) - self.idle()
+        level, left = math.inf, self.cpu_cores
+        for cores, others in zip(self._wanted(), range(busy, 0, -1), strict=True):
+            level = left / others  # who wants less leaves the rest to the others
+            if cores > level:
+                break
+            left, level = left - cores, math.inf
         for replica in self._replicas:
             cores = float(replica.cores)
             if not replica.is_idle(self._now_s):
-                cores = min(cores, self.cpu_cores / max(1, busy))
+                cores = min(cores, level)
             replica.service.share(self._now_s, cores)
             self._follow_loading(replica)
+
+    def _wanted(self) -> list[int]:
+        """Return the cores of those that serve or load, ascending."""
+        return sorted(r.cores for r in self._replicas if not r.is_idle(self._now_s))
 
     def _follow_loading(self, replica: Replica) -> None:
         if self._is_cold(replica):
