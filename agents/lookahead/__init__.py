@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from sponge_env.control.base import BaseController
 from sponge_env.control.chain import is_chain
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from ..fleet import FleetOptions, Fleets, everything
+from ..shadow import ShadowFleets
 from .planner import LookAhead, MPCConfig
 from .service_times import StageTimes, in_force
 
@@ -78,6 +79,9 @@ class SpongeJoint(SpongeMPC):
     cold start to change, and the look-ahead program with which cores and batch size they serve the
     next seconds best. Before the first interval has passed the load is unknown, and the replicas
     that there are share all cores.
+
+    Where there is one model, it never does worse than the best constant for long: a third part,
+    :class:`ShadowFleets`, says when to hold that.
     """
 
     config: SpongeJointConfig
@@ -87,6 +91,8 @@ class SpongeJoint(SpongeMPC):
         self._times = StageTimes(spec)
         self._program = LookAhead(spec, self.config, self._times)
         self._fleets = Fleets(self.config, spec, self.part_of_pipeline or len(spec.stages) > 1)
+        alone = spec.is_one_model and not self.part_of_pipeline
+        self._shadow = ShadowFleets(spec, self._times.table_s(0, 0)) if alone else None
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Choose the fleets, then their variants, cores and batch sizes."""
@@ -96,8 +102,39 @@ class SpongeJoint(SpongeMPC):
         replicas = self._fleets.replicas(
             [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
         )
-        return self._program.choose(view, replicas, make_room=self._fleets.overloaded)
+        overloaded = self._fleets.overloaded
+        constant = self._shadow.to_hold(view.now_s, overloaded) if self._shadow else None
+        if self._shadow is None or constant is None:
+            return self._program.choose(view, replicas, make_room=overloaded)
+        return self._holding(constant, self._shadow, view, replicas[0])
+
+    def _holding(
+        self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
+    ) -> Allocation:
+        """Return at least the constant, once all fleets on the way to it serve the load.
+
+        Until then all cores go to the replicas that there are.
+        """
+        spec, first = self.spec, view.first
+        ready = max(1, min(first.replicas_ready, first.allocation.replicas))
+        held = constant.replicas in (ready, first.allocation.replicas)
+        if held := held or shadow.may_become(constant.replicas, ready):
+            replicas = constant.replicas
+        plan = self._program.choose(view, [replicas], make_room=self._fleets.overloaded)
+        serving = max(1, min(first.replicas_ready, plan.replicas))
+        room = (spec.total_cores - (plan.replicas - serving)) // serving
+        cores = min(constant.cores if held else spec.first.cores_max, room)
+        if held and serving == plan.replicas and spec.resize_delay_s:
+            return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
+        if serving < plan.replicas:
+            return plan.changed(cores=max(cores, plan.cores))
+        there = (plan.replicas, cores) == (constant.replicas, constant.cores)
+        if cores > plan.cores or (cores == plan.cores and there):
+            plan = plan.changed(cores=cores, batch=max(plan.batch, constant.batch))
+        return plan
 
     def _observe(self, view: SystemView) -> None:
         super()._observe(view)
         self._fleets.observe(view)
+        if self._shadow:
+            self._shadow.observe(view, self._times.table_s(0, 0))

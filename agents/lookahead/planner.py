@@ -61,7 +61,7 @@ class MPCConfig(Planning):
     """What a late request costs."""
     accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
     """Cores that a percent of accuracy is worth, where there are model variants."""
-    guard: float = option(0.15, above=0, below=1)
+    guard: float = option(0.25, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
     more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
     number of stages."""

@@ -1,0 +1,221 @@
+"""Fixed fleets, played in the shadow of the one that serves: what each would have missed.
+
+What arrives does not depend on what is decided. So at any time a controller can know which
+constant would have been the best of the last minutes, and hold that one where it has missed more
+itself, or where resizes are too slow to follow the load (the follow-the-leader rule of learning
+with expert advice, among all constants: Cesa-Bianchi and Lugosi, "Prediction, Learning, and
+Games", 2006, without its switches, for each costs a cold start).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import compiled, entry_point
+from sponge_env.core.overload import CHEAP
+from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
+
+_MEMORY_S = 300.0
+"""What was missed so long ago counts, for a peak comes again."""
+_ALLOWED = 0.0005
+"""Share of the requests that a constant may have missed, and that the own decisions may."""
+_CAUTION = 1.03
+"""How much longer batches are taken to last than they do: the next peak may be a little higher."""
+_SLOW = 0.25
+"""Delay of a resize, relative to an interval, with which a constant is held."""
+_KNOWN, _JUDGED = 10, 30
+"""Intervals after which there is a best constant, and after which the own decisions are judged."""
+_HELD_S, _LONGEST_S = 600.0, 3600.0
+"""For how long a constant is held; twice as long each time, up to this."""
+_RECENT = 10
+"""Intervals without misses after which a fleet serves the present load."""
+_BATCH_SHARE, _MOST_THROUGHPUT = 0.4, 0.97
+"""A fleet is played with the smallest batch of almost the largest throughput, of those that take
+this share of the SLO at most, and with the largest."""
+_QUEUE = 1 << 13
+"""Requests that can wait in each fleet."""
+
+
+class Fleets(NamedTuple):
+    """Fixed fleets and their state; times are absolute."""
+
+    sizes: IntArray
+    """(fleets, 3) replicas, cores and batch size."""
+    free_s: FloatArray
+    """(fleets, replicas_max) when each replica is free."""
+    due_s: FloatArray
+    """(fleets, capacity) deadlines of what waits, ascending."""
+    marks: IntArray
+    """(fleets, 2) where the first of these stands, and the end."""
+    missed: IntArray
+    """(fleets,) requests that were dropped in the last interval."""
+
+
+@entry_point
+def play(
+    fleets: Fleets,
+    service_s: FloatArray,
+    arrivals_s: FloatArray,
+    deadlines_s: FloatArray,
+    from_s: float,
+    until_s: float,
+) -> None:
+    """Let all fleets serve the arrivals of an interval, by (cores, batches) seconds of a batch."""
+    for k in range(len(fleets.sizes)):
+        fleets.missed[k] = _play_one(
+            fleets, k, service_s[fleets.sizes[k, 1] - 1], arrivals_s, deadlines_s, from_s, until_s
+        )
+
+
+@compiled
+def _play_one(
+    fleets: Fleets,
+    k: int,
+    row_s: FloatArray,
+    arrivals_s: FloatArray,
+    deadlines_s: FloatArray,
+    from_s: float,
+    until_s: float,
+) -> int:
+    due_s, free_s, now_s, coming, missed = fleets.due_s[k], fleets.free_s[k], from_s, 0, 0
+    head, tail = fleets.marks[k]
+    for place in range(head, tail):
+        due_s[place - head] = due_s[place]
+    head, tail = 0, tail - head
+    while True:
+        replica = 0
+        for other in range(1, fleets.sizes[k, 0]):
+            if free_s[other] < free_s[replica]:
+                replica = other
+        now_s = max(now_s, free_s[replica])
+        if head == tail and coming < arrivals_s.size:
+            now_s = max(now_s, arrivals_s[coming])
+        while coming < arrivals_s.size and arrivals_s[coming] <= min(now_s, until_s):
+            if tail < due_s.size:
+                place = tail
+                while place > head and due_s[place - 1] > deadlines_s[coming]:
+                    due_s[place] = due_s[place - 1]
+                    place -= 1
+                due_s[place] = deadlines_s[coming]
+                tail += 1
+            else:
+                missed += 1
+            coming += 1
+        if now_s >= until_s or head == tail:
+            break
+        size = _size_in_time(due_s[head] - now_s, row_s, fleets.sizes[k, 2], tail - head)
+        if size:
+            free_s[replica] = now_s + row_s[size - 1]
+        missed += size == 0
+        head += max(1, size)
+    fleets.marks[k, 0], fleets.marks[k, 1] = head, tail
+    return missed
+
+
+@compiled
+def _size_in_time(slack_s: float, row_s: FloatArray, batch: int, waiting: int) -> int:
+    """Return how large a batch may be, as :func:`sponge_env.core.overload.size_in_time` does."""
+    count = min(batch, waiting)
+    size = count
+    while size > 0 and row_s[size - 1] > slack_s:
+        size -= 1
+    cheap = waiting == count or size * row_s[count - 1] >= CHEAP * count * row_s[size - 1]
+    return size if cheap else 0
+
+
+class ShadowFleets:
+    """Plays all fixed fleets of a system with one model, and says when to hold the best of them."""
+
+    def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
+        """Start with idle fleets; compiles at the first call.
+
+        ``measured_s`` are the (cores, batches) seconds of a batch.
+        """
+        self._spec, self._fastest_s = spec, float(measured_s.min())
+        sizes = np.array([*_sizes(spec, measured_s)])
+        count = len(sizes)
+        self._fleets = Fleets(
+            sizes,
+            np.zeros((count, spec.first.replicas_max)),
+            np.zeros((count, _QUEUE)),
+            np.zeros((count, 2), np.int64),
+            np.zeros(count, np.int64),
+        )
+        self._cores = sizes[:, 0] * sizes[:, 1]
+        memory = math.ceil(_MEMORY_S / spec.interval_s)
+        self._missed = np.zeros((memory, count + 1), np.int64)
+        """(intervals, fleets and own) avoidable misses; the latest overwrite the oldest."""
+        self._offered = np.zeros(memory, np.int64)
+        self._intervals, self._rng = 0, np.random.default_rng(0)
+        self._until_s, self._next_s = -math.inf, _HELD_S
+        play(self._fleets, measured_s, np.empty(0), np.empty(0), 0.0, 0.0)
+
+    def observe(self, view: SystemView, service_s: FloatArray) -> None:
+        """Play the interval that has passed; a batch takes (cores, batches) seconds."""
+        spec, budgets_s = self._spec, np.asarray(view.budgets_s)
+        from_s = view.now_s - spec.interval_s
+        # When they came within the interval a view does not say.
+        came_s = from_s + spec.interval_s * np.sort(self._rng.random(budgets_s.size))
+        possible = budgets_s >= self._fastest_s
+        due_s = (came_s + budgets_s)[possible]
+        table_s = np.ascontiguousarray(service_s * _CAUTION)
+        play(self._fleets, table_s, came_s[possible], due_s, from_s, view.now_s)
+        row = self._intervals % len(self._missed)
+        self._missed[row, :-1] = self._fleets.missed
+        self._missed[row, -1] = view.last.avoidable_violations if view.last is not None else 0
+        self._offered[row] = budgets_s.size
+        self._intervals += 1
+
+    def to_hold(self, now_s: float, overloaded: bool) -> StageAllocation | None:
+        """Return the constant to hold from now on; None while the own decisions may go on."""
+        missed, offered = self._missed.sum(axis=0), self._offered.sum()
+        *fleets, own = missed.tolist()
+        best = int(np.lexsort((missed[:-1], self._cores, missed[:-1] > _ALLOWED * offered))[0])
+        if missed[best] > _ALLOWED * offered:
+            best = int(np.lexsort((self._cores, missed[:-1]))[0])
+        if self._spec.resize_delay_s >= _SLOW * self._spec.interval_s:
+            held = self._intervals >= _KNOWN and not (overloaded and self._lately()[best])
+        else:
+            worse = own > max(_ALLOWED * offered, 2 * fleets[best] + 1)
+            if worse and self._intervals >= _JUDGED and now_s >= self._until_s:
+                self._until_s = now_s + self._next_s
+                self._next_s = min(2 * self._next_s, _LONGEST_S)
+            held = now_s < self._until_s
+        replicas, cores, batch = self._fleets.sizes[best].tolist()
+        return StageAllocation(cores, batch, replicas) if held else None
+
+    def may_become(self, replicas: int, ready: int) -> bool:
+        """Return whether all fleets on the way to so many replicas serve the present load."""
+        total, missed = self._spec.total_cores, self._lately()
+        way = {(ready, (total - max(0, replicas - ready)) // ready)}
+        way |= {(n, total // n) for n in range(min(replicas, ready), max(replicas, ready) + 1)}
+        most = self._spec.first.cores_max
+        for n, cores in way:
+            own = (self._fleets.sizes[:, :2] == (n, min(cores, most))).all(axis=1)
+            if own.any() and missed[own].min() > 0:
+                return False
+        return True
+
+    def _lately(self) -> IntArray:
+        rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._missed)
+        missed: IntArray = self._missed[rows, :-1].sum(axis=0)
+        return missed
+
+
+def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, int]]:
+    """Return replicas, cores and batch size of the fleets that find room on the machine."""
+    limits, batches = spec.first, np.arange(1, spec.first.batch_max + 1)
+    for n, cores in product(range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1)):
+        if n * cores <= spec.total_cores:
+            row_s = service_s[cores - 1]
+            quick = row_s <= max(_BATCH_SHARE * spec.slo_s, row_s[0])
+            throughput = np.where(quick, batches / row_s, 0.0)
+            batch = int(np.argmax(throughput >= _MOST_THROUGHPUT * throughput.max())) + 1
+            for size in sorted({batch, limits.batch_max}):
+                yield n, cores, size
