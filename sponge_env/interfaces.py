@@ -336,11 +336,13 @@ class SystemSpec:
         return dataclasses.replace(self, stages=(first, *self.stages[1:]))
 
     def with_headroom(self, headroom: float) -> SystemSpec:
-        """Return the system as it is planned for: latencies longer than the fit's by a share."""
-        scaled = [tuple(fit.scaled(1 + headroom) for fit in s.latencies) for s in self.stages]
-        pairs = zip(self.stages, scaled, strict=True)
-        stages = tuple(dataclasses.replace(stage, latencies=fits) for stage, fits in pairs)
-        return dataclasses.replace(self, stages=stages)
+        """Return the system as it is planned for: latencies longer than known by a share."""
+        stages = []
+        for stage in self.stages:
+            fits = tuple(model.scaled(1 + headroom) for model in stage.latencies)
+            grids = tuple(model.scaled(1 + headroom) for model in stage.measured)
+            stages.append(dataclasses.replace(stage, latencies=fits, measured=grids))
+        return dataclasses.replace(self, stages=tuple(stages))
 
     def most_cores(self, replicas: int) -> int:
         """Return the most cores that each of so many replicas can have."""
@@ -449,9 +451,9 @@ class Worker(Protocol):
 
     Semantics shared by every implementation (``tests/test_worker_contract.py``):
     a resize acts at once, also on a running batch; new replicas serve after their cold
-    start and hold one core until then; as many as the machine has room for share the
-    rest; a replica that is scaled in finishes its batch first; a batch on a replica that dies comes back as a
-    completion that is not ``ok``.
+    start and hold one core until then, the others as many as asked for, as far as the
+    machine has room; a replica that is scaled in finishes its batch first; a batch on a
+    replica that dies comes back as a completion that is not ``ok``.
     """
 
     @property

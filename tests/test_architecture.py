@@ -39,6 +39,7 @@ CONTROLLERS_MAY_IMPORT = {
     "arrays",
     "control",
     "core.compiled",
+    "core.overload",
     "errors",
     "interfaces",
     "latency",

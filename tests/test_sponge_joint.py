@@ -17,7 +17,7 @@ from agents import fleet
 from agents.fleet import FleetPlanner, backlog_end_s
 from agents.lookahead import SpongeJoint, SpongeJointConfig
 from agents.lookahead.planner import replica_states
-from agents.lookahead.service_times import QuotaTimes
+from agents.lookahead.service_times import ServiceTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
 from sponge_env.core.compiled import entry_point
@@ -158,61 +158,71 @@ def interval(**changes: Any) -> IntervalMetrics:
     return IntervalMetrics(**values | changes)
 
 
-def learned_s(*lasts: IntervalMetrics, **view: Any) -> float:
+LIMITED = make_spec(cpu_cores=96.0)
+TABLE_S = LIMITED.first.service_s(0)
+
+
+def learned_s(*lasts: IntervalMetrics, spec: SystemSpec = LIMITED, **view: Any) -> float:
     """Return what batches of one request are taken to need on two cores after intervals."""
-    latency = QuotaTimes(SPEC, margin=0.0, safety=0.0)
+    times = ServiceTimes(spec, TABLE_S)
     for last in lasts:
-        latency.observe(make_view(last=last, allocation=TWO, **view))
-    return float(latency.table_s[1, 0])
+        times.observe(make_view(last=last, allocation=TWO, **view))
+    return float(times.table_s[1, 0])
 
 
-def test_latencies_are_learned_where_batches_are_of_one_size() -> None:
-    latency = QuotaTimes(SPEC, margin=0.1, safety=0.0)
-    guess_s = latency.table_s
-    assert guess_s == pytest.approx(1.1 * SPEC.first.latency.table_s(16, 16).T)
-    latency.observe(make_view(last=interval(service_mean_s=0.15), allocation=TWO))
-    latency.observe(make_view(last=interval(requested_cores=3, batch_mean=1.5), cores_in_force=3))
-    latency.observe(
-        make_view(last=interval(batch_mean=np.nan, service_mean_s=np.nan), allocation=TWO)
-    )
-    learned_s = latency.table_s
-    assert learned_s[1, 0] == pytest.approx(0.15, abs=0.01)
-    others = np.ones(learned_s.shape, np.bool_)
-    others[1, 0] = False
-    assert learned_s[others] == pytest.approx(guess_s[others])
+def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores() -> None:
+    times = ServiceTimes(LIMITED, TABLE_S)
+    assert times.table_s == pytest.approx(1.03 * TABLE_S)
+    # Between two sizes, batches take what lies between.
+    expected_s = (TABLE_S[1, 0] + TABLE_S[1, 1]) / 2
+    last = interval(batch_mean=1.5, service_mean_s=1.4 * expected_s, utilisation=0.0)
+    for _ in range(50):
+        assert times.observe(make_view(last=last, allocation=TWO)) or _
+    factor = times.table_s / TABLE_S
+    assert factor[1] == pytest.approx(1.4, rel=0.01)
+    assert 1.35 < factor[7, 0] < factor[1, 0], "other cores are taken to be as slow"
+    nothing = interval(batch_mean=np.nan, service_mean_s=np.nan)
+    assert not times.observe(make_view(last=nothing, allocation=TWO))
 
 
 @pytest.mark.parametrize(
-    ("changes", "starting_s", "expected_s"),
+    ("changes", "starting_s", "spec", "expected_s"),
     [
         # 30 core-seconds for 100 batches on two cores, though each was done after 0.12 s.
-        ({"utilisation": 0.5}, (), 0.15),
+        ({"utilisation": 0.5}, (), LIMITED, 0.15),
+        ({"utilisation": 0.5}, (), SPEC, 0.12),
         # With serial parts, two cores are not busy all the time that a batch runs.
-        ({"utilisation": 0.2}, (), 0.12),
+        ({"utilisation": 0.2}, (), LIMITED, 0.12),
         # Loading a model is no service.
-        ({"utilisation": 0.5}, (3.0,), 0.12),
-        ({"utilisation": 0.5, "restarts": 1}, (), 0.12),
+        ({"utilisation": 0.5}, (3.0,), LIMITED, 0.12),
+        ({"utilisation": 0.5, "restarts": 1}, (), LIMITED, 0.12),
     ],
 )
 def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used(
-    changes: dict[str, Any], starting_s: tuple[float, ...], expected_s: float
+    changes: dict[str, Any], starting_s: tuple[float, ...], spec: SystemSpec, expected_s: float
 ) -> None:
-    learned = learned_s(interval(**changes), starting_s=starting_s)
+    learned = learned_s(interval(**changes), starting_s=starting_s, spec=spec)
     assert learned == pytest.approx(expected_s, abs=0.01)
 
 
 def test_a_replica_that_became_ready_within_the_interval_was_loading() -> None:
-    latency = QuotaTimes(SPEC, margin=0.0, safety=0.0)
-    latency.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
-    latency.observe(make_view(last=interval(utilisation=0.5), allocation=TWO))
-    assert latency.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
+    times = ServiceTimes(LIMITED, TABLE_S)
+    times.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
+    times.observe(make_view(last=interval(utilisation=0.5), allocation=TWO))
+    assert times.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
+
+
+def test_an_interval_with_two_numbers_of_cores_tells_nothing() -> None:
+    times = ServiceTimes(LIMITED, TABLE_S)
+    times.observe(make_view(last=None, allocation=Allocation(3, 4)))
+    assert not times.observe(make_view(last=interval(), allocation=TWO))
+    assert times.observe(make_view(last=interval(), allocation=TWO))
 
 
 def test_what_is_learned_stays_near_the_profile() -> None:
-    fit_s = SPEC.first.latency.table_s(16, 16)[0, 1]
     for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
-        assert learned_s(*intervals) == pytest.approx(factor * fit_s, rel=0.02)
+        assert learned_s(*intervals) == pytest.approx(factor * TABLE_S[1, 0], rel=0.02)
 
 
 MACHINE = make_spec(total_cores=16)

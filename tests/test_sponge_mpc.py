@@ -16,7 +16,7 @@ from agents.lookahead import SpongeMPC, planner
 from agents.lookahead.flow import Flow, FlowForecast, fit_rate
 from agents.lookahead.paths import draw_paths, sample_path
 from agents.lookahead.planner import drawn_tasks
-from agents.lookahead.service_times import FullBatchTimes, cost_curve, price_of
+from agents.lookahead.service_times import cost_curve, price_of
 from agents.lookahead.tandem import (
     COMING,
     Queues,
@@ -27,9 +27,8 @@ from agents.lookahead.tandem import (
     resize,
 )
 from sponge_env.core.compiled import entry_point
-from sponge_env.interfaces import Allocation, FloatArray, RunningBatch, StageAllocation, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, StageAllocation, SystemView
 from sponge_env.latency import LatencyModel
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.scenario.config import Serving
 
 GUARD_S = 1e-9
@@ -313,50 +312,6 @@ def test_the_price_of_a_request_rises_with_the_rate() -> None:
     assert (
         1 / (capacity_rps[5] - capacity_rps[4]) <= at_20 <= 1 / (capacity_rps[7] - capacity_rps[6])
     )
-
-
-def full_batches_view(now_s: float, started_s: float, cores: int = 4, **last: Any) -> SystemView:
-    """Return a view after an interval in which eight batches of 2 ended, 0.125 s each."""
-    metrics: dict[str, Any] = {"time_s": now_s, "batch_mean": 2.0, "on_time": 15, "late": 1}
-    return make_view(
-        now_s=now_s,
-        running=(RunningBatch(2, started_s, now_s + 0.1),),
-        allocation=Allocation(cores=cores, batch=2),
-        last=IntervalMetrics(**metrics | last),
-    )
-
-
-def test_service_times_are_learnt_from_intervals_of_full_batches() -> None:
-    times = FullBatchTimes(SERVICE_S.copy())
-    assert not times.observe(full_batches_view(1.0, 0.95))
-    off_s = [SERVICE_S[3, 1] - 0.125]
-    for second in range(2, 100):
-        assert times.observe(full_batches_view(second, second - 0.05))
-        off_s.append(times.table_s[3, 1] - 0.125)
-    # Each counts as one of all so far, and the fit as two more.
-    assert off_s[1:3] == pytest.approx([off_s[0] * 2 / 3, off_s[0] * 2 / 4])
-    assert times.table_s[3, 1] == pytest.approx(0.125, rel=1e-3)
-    others = np.ones_like(SERVICE_S, dtype=bool)
-    others[3, 1] = False
-    np.testing.assert_array_equal(times.table_s[others], SERVICE_S[others])
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        full_batches_view(2.0, 1.95, cores=5),
-        full_batches_view(2.0, 1.95, batch_mean=1.9),
-        full_batches_view(2.0, 0.95),
-        full_batches_view(2.0, 1.95, restarts=1),
-        full_batches_view(2.0, 1.95, on_time=0, late=0),
-        full_batches_view(2.0, 1.95).with_first(running=()),
-    ],
-    ids=["resized", "partly filled", "one long batch", "crashed", "nothing ended", "idle"],
-)
-def test_no_service_time_is_learnt_where_something_is_mixed(view: SystemView) -> None:
-    times = FullBatchTimes(SERVICE_S.copy())
-    times.observe(full_batches_view(1.0, 0.95))
-    assert not times.observe(view)
 
 
 def decide(view: SystemView, spec: Any = SPEC, **options: Any) -> Any:

@@ -15,14 +15,14 @@ from tiny_policies import BATCHES, EVERY, SCENARIO, SPEC, drawn_policy
 from agents.history import INPUTS, JOINT_LAYOUT, REMEMBERED, layout_of, remember, units_of
 from agents.learn import spec_of
 from agents.learned import PolicyController
-from agents.lookahead.service_times import RATIO_RANGE, fitted_s
+from agents.lookahead.service_times import RATIO_RANGE
 from agents.policy import POLICY_FILE, save_policy
 from agents.stepwise import MAX_REPLICAS, PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.simulation.encoding import JOINT
 
-FIT_S = fitted_s(SPEC)[0, 0]
+FIT_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
 SERVICE = INPUTS.index("service_ratio")
 
 

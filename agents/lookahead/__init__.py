@@ -85,6 +85,7 @@ class SpongeJoint(SpongeMPC):
     """
 
     config: SpongeJointConfig
+    grows_ready = True
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the measured service times; compiles at the first call."""

@@ -15,7 +15,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
-RATIO_RANGE = np.array([0.5, 2.0])
+RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the profile's."""
 _CAUTION = 1.03
 """First guess of how much longer batches take than the profile says: single ones scatter."""
@@ -80,7 +80,9 @@ class ServiceTimes:
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
         self._sums *= _FORGET
-        self._sums[:, cores - 1] += np.clip(ran_s, *(RATIO_RANGE * planned_s)), planned_s
+        least, most = RATIO_RANGE
+        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
+        self._sums[:, cores - 1] += believed_s, planned_s
         ran, planned = self._sums
         mean = (ran.sum() + _PRIOR_S * _CAUTION) / (planned.sum() + _PRIOR_S)
         factor = (ran + _PRIOR_S * mean) / (planned + _PRIOR_S)

@@ -42,6 +42,8 @@ class BaseController(ABC):
 
     config: Any
     """Options: an instance of the type with which a subclass annotates this attribute."""
+    grows_ready = False
+    """Whether the ready replicas may have more cores while others start than all of them can."""
     part_of_pipeline = False
     """Whether what it controls is one of several stages."""
     _spec: SystemSpec | None = None
@@ -81,7 +83,7 @@ class BaseController(ABC):
         spec = self.spec
         if not self._parts:
             ready = [max(1, stage.replicas_ready) for stage in view.stages]
-            return spec.fitting(self.allocate(spec, view), ready)
+            return spec.fitting(self.allocate(spec, view), ready if self.grows_ready else ())
         answers = [
             part.decide(stage_view(view, spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)

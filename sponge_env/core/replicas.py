@@ -1,9 +1,9 @@
 """Simulated replicas on a virtual clock that jumps from event to event.
 
 A resize acts at once, also on a running batch, or after the actuation delay; new replicas
-serve after their cold start and hold one core until then; a replica that is scaled in finishes
-its batch first. All that are held, those that start or drain included, never have more cores
-than the machine.
+serve after their cold start and hold one core until then, but all if none serves; a replica that
+is scaled in finishes its batch first. All that are held, those that start or drain included,
+never have more cores than the machine.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def share_cpu(w: World) -> None:
         busy += not is_idle(env, w.replicas[k])
         starting += w.replicas[k].ready_s > env.now_s
     part = model.cpu_cores / max(1, busy)
-    if part > 1.0:  # those that start do not take more than their core
+    if part > 1.0 and starting < busy:  # those that start do not take more than their core
         part = (model.cpu_cores - starting) / max(1, busy - starting)
     for k in range(stage.replicas):
         replica = w.replicas[k]
@@ -171,8 +171,9 @@ def apply_pending(w: World) -> None:
 
 @inlined
 def cores_held(stage: Stage) -> int:
-    """Return the cores of all replicas, one of each that starts."""
-    return stage.cores * (stage.replicas - stage.starting) + stage.starting
+    """Return the cores of all replicas."""
+    ready = stage.replicas - stage.starting
+    return stage.cores * ready + stage.starting * _started_with(stage.cores, ready)
 
 
 @compiled
@@ -229,15 +230,22 @@ def fit(
 
     ``counts`` are the replicas held, those of them that stay, and those that start. Those that
     drain have cores, too. Until they go there are fewer cores for each, and no more replicas than
-    ``places``, or than the machine has cores.
+    ``places``, or than the machine has cores. Where none is ready, those that start have the cores.
     """
     held, staying, starting = counts
     added = max(0, min(replicas - staying, total_cores - held, places - held))
-    ready = max(1, held - starting)
-    return max(1, min(cores, (total_cores - starting - added) // ready)), added
+    ready, starting = held - starting, starting + added
+    if ready == 0:
+        return max(1, min(cores, total_cores // max(1, starting))), added
+    return max(1, min(cores, (total_cores - starting) // ready)), added
 
 
-_fit_inlined = inlined(fit)
+def started_with(cores: int, ready: int) -> int:
+    """Return the cores of a replica that starts beside so many that are ready."""
+    return 1 if ready > 0 else cores
+
+
+_fit_inlined, _started_with = inlined(fit), inlined(started_with)
 """The same for compiled code, which Python cannot call."""
 
 
@@ -255,12 +263,16 @@ def _give_cores(w: World) -> None:
     counts = held, _staying(w), _starting(w)
     cores, added = _fit_inlined(stage.target_cores, stage.target_replicas, counts, places, total)
     stage.cores, stage.starting = cores, counts[2] + added
+    few = _started_with(cores, held - counts[2])
     for k in range(held):
         replica = w.replicas[k]
-        if replica.ready_s <= now_s and replica.cores != cores:
-            resize_service(w, replica, now_s, cores)
+        own = cores if replica.ready_s <= now_s else few
+        if replica.cores != own:
+            resize_service(w, replica, now_s, own)
+            if replica.ready_s > now_s:
+                replica.ready_s = replica.finish_s
     for k in range(held, held + added):
-        _add_replica(w, 1)
+        _add_replica(w, few)
         load_service(w, w.replicas[k], now_s, stage.starting)
         w.replicas[k].ready_s = w.replicas[k].finish_s
     update_held(w)

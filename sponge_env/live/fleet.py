@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from sponge_env.core.replicas import fit
+from sponge_env.core.replicas import fit, started_with
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
@@ -148,7 +148,7 @@ class Fleet:
         self.target = config.initial.stages[0]
         """What was asked for."""
         self.cores = self.target.cores
-        """Core units of each replica that serves now; one that starts has one."""
+        """Core units of each replica that serves; one that starts has one if there are such."""
         self.core_seconds = self.held_cores = 0.0
         """Core units times time, up to the last charge, and core units since then."""
         self.batch_cpu_s = self.warm_up_cpu_s = 0.0
@@ -203,6 +203,11 @@ class Fleet:
         return sum(member.state is Phase.STARTING for member in self.members)
 
     @property
+    def _few(self) -> int:
+        """Core units of a replica that starts."""
+        return started_with(self.cores, len(self.members) - self.starting)
+
+    @property
     def gives_up(self) -> bool:
         """Whether none serves, and so many died before they were ready that no more are started."""
         return self._failed_starts >= START_ATTEMPTS and not self.serving
@@ -223,9 +228,7 @@ class Fleet:
     def fit(self, room_cores: int) -> None:
         """Come as close to the allocation as the room and those that still drain allow."""
         counts = len(self.members), len(self.staying), self.starting
-        cores, added = fit(
-            self.target.cores, self.target.replicas, counts, room_cores, room_cores
-        )
+        cores, added = fit(self.target.cores, self.target.replicas, counts, room_cores, room_cores)
         self.limit(cores)
         self.grow(added)
 
@@ -238,13 +241,18 @@ class Fleet:
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
-        """Grant core units to each replica that has loaded, also to what is running."""
+        """Grant core units to each replica that has loaded, also to what is running.
+
+        Those that start have fewer, but at first full speed.
+        """
         self.cores = cores
         for member in self.members:
+            starts = member.state is Phase.STARTING
+            own = self._few if starts else cores
             # a quota write refills the kernel's tokens: none without need
-            if member.state is not Phase.STARTING and member.cores != cores:
-                member.cores = cores
-                member.replica.limit(self.config.physical_cores(cores))
+            if member.cores != own and not (starts and member.cores == 0):
+                member.cores = own
+                member.replica.limit(self.config.physical_cores(own))
 
     def shrink(self, replicas: int) -> None:
         """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
@@ -263,7 +271,8 @@ class Fleet:
         If it refuses one, those that there are go on, and it is asked again after a while; that it
         refuses the only one is a ``WorkerError``.
         """
-        cores = self.config.physical_cores(1)
+        few = self._few
+        cores = self.config.physical_cores(few)
         for _ in range(count):
             launched_s = time.monotonic()
             if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
@@ -281,7 +290,7 @@ class Fleet:
             self._refused_at_s = -math.inf
             self._next_id += 1
             until_s = launched_s + START_TIMEOUT_S
-            self.members.append(Member(replica, launched_s, until_s, cores=int(not full_speed)))
+            self.members.append(Member(replica, launched_s, until_s, cores=few * (not full_speed)))
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:

@@ -176,7 +176,10 @@ class Profile:
         return self._grid(tuple(sizes), tuple(cores), tuple(map(tuple, table_s)))
 
     def _grid(
-        self, batches: tuple[int, ...], cores: tuple[float, ...], table_s: Sequence[tuple[float, ...]]
+        self,
+        batches: tuple[int, ...],
+        cores: tuple[float, ...],
+        table_s: tuple[tuple[float, ...], ...],
     ) -> MeasuredLatency:
         runs = [np.array(each.latency_s) for each in self.samples]
         scatter = np.concatenate([each / each.mean() - 1 for each in runs] or [np.zeros(1)])
@@ -186,7 +189,7 @@ class Profile:
             residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
             batches=batches,
             cores=cores,
-            latency_s=tuple(table_s),
+            latency_s=table_s,
         )
 
     def service_table_s(self, batch_max: int, cores_max: int) -> FloatArray:

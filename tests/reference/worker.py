@@ -264,19 +264,24 @@ class SimulatedWorker:
     def _fit(self) -> None:
         """Come as close to the allocation as those that still drain, and hold cores, allow.
 
-        One core each goes to those that start, and as many to each of the others as are left.
+        One core each goes to those that start, and as many to each of the others as are left; if
+        there are no others, those that start share all.
         """
         held, target = len(self._replicas), self._target
         missing = max(0, min(target.replicas - len(self._staying), self._total_cores - held))
         loading = missing + sum(map(self._is_cold, self._replicas))
         others = held + missing - loading
-        self._cores = min(target.cores, (self._total_cores - loading) // max(1, others))
-        self._cores = max(1, self._cores)
+        sharing, few = (others, 1) if others else (max(1, loading), None)
+        left = self._total_cores - (loading if others else 0)
+        self._cores = max(1, min(target.cores, left // sharing))
+        few = few or self._cores
         for replica in self._replicas:
-            if not self._is_cold(replica) and replica.cores != self._cores:
-                replica.cores = self._cores
-                replica.service.resize(self._now_s, self._cores)
-        new = [self._add_replica(1) for _ in range(missing)]
+            own = few if self._is_cold(replica) else self._cores
+            if replica.cores != own:
+                replica.cores = own
+                replica.service.resize(self._now_s, own)
+                self._follow_loading(replica)
+        new = [self._add_replica(few) for _ in range(missing)]
         for replica in new:
             replica.service.load(self._now_s, self._cold_start_s, loading)
             replica.ready_s = replica.service.finish_s
