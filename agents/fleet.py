@@ -24,9 +24,13 @@ from sponge_env.interfaces import (
 
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
+_BUSY = 0.5
+"""Share of what one core serves from which a second replica is worth its core."""
 _BATCH_SHARE = 0.4
 """Longest batch to reckon with, relative to the SLO."""
 _COLD_STARTS_AHEAD = 6
+_KEPT = 600
+"""Intervals for which a second replica is held after it was last worth its core."""
 _REMEMBERED = 3600
 """Past intervals whose rates are remembered."""
 _OVERLOAD = 10.0
@@ -48,6 +52,11 @@ _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
 """Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
 fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
 late in all, and few cores cannot come to the rescue."""
+
+_FEWEST = 2
+"""Replicas to hold at least where one core would be half busy, but not in a pipeline or where all
+share one CPU. Each core adds less than the one before, so that two replicas serve a burst that one
+cannot, or serve it on fewer cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +298,8 @@ class FleetPlanner:
         usual, reluctance = _IN_PIPELINE if in_pipeline else _ALONE
         sizes, cores_max = spec.most_replicas(cores=1), spec.first.cores_max
         ready_s = spec.resize_delay_s + spec.first.cold_start_s
+        alone = not in_pipeline and math.isinf(spec.first.cpu_cores)
+        self._fewest = min(_FEWEST if alone else 1, sizes)
         self._config, self._spec = config, spec
         self._cold_start = max(1, round(ready_s / spec.interval_s))
         self._fleet = Fleet(
@@ -340,7 +351,9 @@ class FleetPlanner:
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
             desired = max(desired, current)  # so few intervals give up nothing that takes as long
-        return desired
+        highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
+        busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]
+        return max(desired, self._fewest) if busy else desired
 
     def _peak_rps(self) -> float:
         width, ago = (math.ceil(s / self._spec.interval_s) for s in (_PEAK_S, _PEAK_AGO_S))
