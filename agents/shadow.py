@@ -173,14 +173,17 @@ class ShadowFleets:
         self._intervals += 1
 
     def to_hold(self, now_s: float, overloaded: bool) -> StageAllocation | None:
-        """Return the constant to hold from now on; None while the own decisions may go on."""
+        """Return the constant to hold from now on; None while the own decisions may go on.
+
+        They do in an overload in which the constant fails, too.
+        """
         missed, offered = self._missed.sum(axis=0), self._offered.sum()
         *fleets, own = missed.tolist()
         best = int(np.lexsort((missed[:-1], self._cores, missed[:-1] > _ALLOWED * offered))[0])
         if missed[best] > _ALLOWED * offered:
             best = int(np.lexsort((self._cores, missed[:-1]))[0])
         if self._spec.resize_delay_s >= _SLOW * self._spec.interval_s:
-            held = self._intervals >= _KNOWN and not (overloaded and self._lately()[best])
+            held = self._intervals >= _KNOWN
         else:
             worse = own > max(_ALLOWED * offered, 2 * fleets[best] + 1)
             if worse and self._intervals >= _JUDGED and now_s >= self._until_s:
@@ -188,7 +191,8 @@ class ShadowFleets:
                 self._next_s = min(2 * self._next_s, _LONGEST_S)
             held = now_s < self._until_s
         replicas, cores, batch = self._fleets.sizes[best].tolist()
-        return StageAllocation(cores, batch, replicas) if held else None
+        fails = overloaded and bool(self._lately()[best])
+        return StageAllocation(cores, batch, replicas) if held and not fails else None
 
     def may_become(self, replicas: int, ready: int) -> bool:
         """Return whether all fleets on the way to so many replicas serve the present load."""
