@@ -20,9 +20,8 @@ RESULTS := runs/results
 SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml))) stages
 FIDELITY := $(wildcard docs/fidelity*.json)
 
-# Seeds of the trainings of each policy, the median of which ships. Those of one model learn the
-# scenarios of a suite, those of variants and pipelines the cells of their stages.
-POLICY_SEEDS := 0 1 2
+# Policies of one model learn the scenarios of a suite, those of variants and pipelines the cells of
+# their stages.
 STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
@@ -100,20 +99,15 @@ bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 
 policies: setup  ## train the policies that ship, two at a time, some hours
-	@set -e; several() { \
-	  printf '%s\n' $(POLICY_SEEDS) | NUMBA_NUM_THREADS=1 xargs -P 2 -I SEED sh -ec 'run=$$1; \
-	    [ ! -e $$run/whole ] || exit 0; rm -rf $$run; \
-	    $(PY) train.py --agent $$2 $$3 --run-dir $$run; touch $$run/whole' \
-	    sh runs/policies/$$1-$$2-SEED $$1 "$$3 --randomised $$4 --seed SEED"; \
-	  files=$$(printf "runs/policies/$$1-$$2-%s/policy.safetensors " $(POLICY_SEEDS)); \
-	  $(PY) -m benchmarks.judged $$files $$3 --keep agents/policies/$$1-$$2.safetensors; \
-	}; \
-	for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
-	  several $$agent $$profile "--suite standard-v1 --profile $$profile" ""; \
+	@{ for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
+	  echo "$$agent $$profile --suite standard-v1 --profile $$profile"; \
 	done; done; \
 	for scenario in $(STAGED); do \
-	  several ppo $$scenario "--suite stages --like $$scenario" "--steps 4000000"; \
-	done
+	  echo "ppo $$scenario --suite stages --like $$scenario --steps 4000000"; \
+	done; } | NUMBA_NUM_THREADS=1 xargs -P 2 -L 1 sh -ec 'run=runs/policies/$$0-$$1; \
+	  [ ! -e $$run/whole ] || exit 0; rm -rf $$run; agent=$$0 name=$$1; shift; \
+	  $(PY) train.py --agent $$agent "$$@" --randomised --run-dir $$run; touch $$run/whole; \
+	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours

@@ -4,8 +4,8 @@ A network answers every input, but far from its training data an answer is only 
 network ten times as fast as any in training, or with thousands of requests in the queue. So inputs
 are clipped to the range that the policy saw when it was validated. Where the demand itself lies
 outside that range, or a hopeless queue grows, a program decides until things have been normal for a
-while: a run-time monitor with a safe fallback (the Simplex architecture: Sha, IEEE Software 18(4),
-2001).
+while; where fixed fleets would have missed less, for some minutes: a run-time monitor with a safe
+fallback (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from .history import DEPLOYMENT, REMEMBERED, SERVICE, layout_of
 from .lookahead import SpongeJoint, SpongeMPC
 from .policy import FloatMatrix, Policy
+from .shadow import ShadowFleets
 
 _DEMAND = ("queue_length", "budget_", "arrivals_", "late", *DEPLOYMENT)
 """Prefixes of the inputs that describe the demand and the kind of system. The others follow from
@@ -50,13 +51,6 @@ _RECALLED = 120
 """Maximum number of past intervals that the program is shown before it decides: it learns from them
 how long batches take and how the load comes. More would hardly change its decisions, and this many
 take ten milliseconds."""
-_MAX_MISSED, _MIN_MISSED = 0.01, 5
-"""Share and number of requests above which misses within ``_WATCHED_S`` suspend a policy of one
-model; on variants and pipelines the programs miss more than the policies."""
-_WATCHED_S = 30.0
-_SUSPENDED_S = 60.0, 960.0
-"""Minimum and maximum time of a suspension. It is twice as long as the last one if the policy has
-decided for less than that in between."""
 
 
 class InputRange:
@@ -100,12 +94,11 @@ class Guard:
         self._left = 0
         self._views: deque[SystemView] = deque(maxlen=_RECALLED)
         self._lengths: deque[Any] = deque([0], maxlen=_GROWING + 1)
-        self._watched = spec.is_one_model
-        watched = math.ceil(_WATCHED_S / spec.interval_s)
-        self._missed: deque[Any] = deque([(0, 0)], maxlen=watched + 1)
-        """Requests missed and ended, all in all, after each of the last intervals."""
-        self._suspended = self._trusted = 0
-        """Intervals of the last suspension, and since then."""
+        # On variants and pipelines the programs miss more than the policies.
+        self._table_s = spec.first.service_s(0)
+        self._shadow = ShadowFleets(spec, self._table_s) if spec.is_one_model else None
+        self._missed: Any = 0
+        """Requests missed in all episodes that are watched at once."""
         # A longer queue takes longer than the SLO even with all cores of one replica.
         self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
 
@@ -136,8 +129,10 @@ class Guard:
         whether the program decides from now on.
         """
         shown, is_alarming = self._look(observations, view.queued)
-        if self._watched:
-            is_alarming |= self._misses(view)
+        if self._shadow and view.last is not None:
+            # Whoever misses more than one may have to be judged by what fixed fleets missed.
+            self._missed = self._missed + view.last.avoidable_violations
+            is_alarming |= (self._missed > 1) | self._shadow.holds_always
         return shown, is_alarming
 
     def _look(
@@ -159,38 +154,23 @@ class Guard:
     ) -> Allocation | None:
         if is_alarming:
             self._left = max(self._left, self._calm)
-        if self._watched and not decided and self._misses(view):
-            # For longer if this happens again soon.
-            shortest, longest = (math.ceil(x / self._spec.interval_s) for x in _SUSPENDED_S)
-            self._missed = deque([(0, 0)], maxlen=self._missed.maxlen)
-            again = self._trusted < 2 * self._suspended
-            self._suspended = min(2 * self._suspended, longest) if again else shortest
-            self._left, self._trusted = max(self._left, self._suspended), 0
+        # Shorter batches do not count: under a quota, one that runs alone is faster.
+        longer = max(1.0, float(observation[self._service]))
+        if self._shadow and view.last is not None:
+            self._shadow.observe(view, longer * self._table_s)
+            if self._shadow.to_hold(view.now_s, overloaded=False) is not None:
+                self._left = max(self._left, 1)
         if not self._left:
             return None
         if not decided:
             # The program learns latencies only of the allocations in force, and would believe all
-            # others to be faster than the last ones. Shorter ones do not count: under a quota, a
-            # batch that runs alone is faster.
-            ratio = float(observation[self._service])
-            self._program.reset(self._spec.with_headroom(max(0.0, ratio - 1)), seed=0)
+            # others to be faster than the last ones.
+            self._program.reset(self._spec.with_headroom(longer - 1), seed=0)
             # It has not decided so far: it has to catch up on the load and on service times.
             for past in self._views:
                 self._program.observe(past)
         answer = self._program.decide(view)
         return Allocation(stages=answer.stages, feasible=answer.feasible, guarded=True)
-
-    def _misses(self, view: Any) -> Any:
-        """Return whether the policy has missed too much in the last intervals that it decided."""
-        self._trusted += 1
-        if (last := view.last) is None:
-            return False
-        before, ended_before = self._missed[-1]
-        ended = ended_before + last.on_time + last.violations
-        self._missed.append((before + last.avoidable_violations, ended))
-        (missed, ended), (since, ended_since) = self._missed[-1], self._missed[0]
-        missed, ended = missed - since, ended - ended_since
-        return (missed >= _MIN_MISSED) & (missed > _MAX_MISSED * ended)
 
 
 @entry_point

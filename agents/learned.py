@@ -39,6 +39,8 @@ def control_of(agent: str, spec: SystemSpec) -> Control:
 class PolicyController(BaseController):
     """Follows a policy that was trained for the system at hand, under a :class:`.guard.Guard`."""
 
+    grows_ready = True  # as the program that the guard may ask does
+
     def __init__(self, agent: str, policy: str = "newest", guard: bool = True) -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 

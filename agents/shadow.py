@@ -142,7 +142,7 @@ class ShadowFleets:
         count = len(sizes)
         self._fleets = Fleets(
             sizes,
-            np.zeros((count, spec.first.replicas_max)),
+            np.full((count, spec.first.replicas_max), -math.inf),
             np.zeros((count, _QUEUE)),
             np.zeros((count, 2), np.int64),
             np.zeros(count, np.int64),
@@ -182,7 +182,7 @@ class ShadowFleets:
         best = int(np.lexsort((missed[:-1], self._cores, missed[:-1] > _ALLOWED * offered))[0])
         if missed[best] > _ALLOWED * offered:
             best = int(np.lexsort((self._cores, missed[:-1]))[0])
-        if self._spec.resize_delay_s >= _SLOW * self._spec.interval_s:
+        if self.holds_always:
             held = self._intervals >= _KNOWN
         else:
             worse = own > max(_ALLOWED * offered, 2 * fleets[best] + 1)
@@ -193,6 +193,11 @@ class ShadowFleets:
         replicas, cores, batch = self._fleets.sizes[best].tolist()
         fails = overloaded and bool(self._lately()[best])
         return StageAllocation(cores, batch, replicas) if held and not fails else None
+
+    @property
+    def holds_always(self) -> bool:
+        """Whether resizes are too slow to follow a load."""
+        return self._spec.resize_delay_s >= _SLOW * self._spec.interval_s
 
     def may_become(self, replicas: int, ready: int) -> bool:
         """Return whether all fleets on the way to so many replicas serve the present load."""

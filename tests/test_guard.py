@@ -173,7 +173,7 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool
     ("changes", "is_known"),
     [
         ({}, True),
-        ({"simulation.actuation_delay_s": 0.3}, True),
+        ({"simulation.actuation_delay_s": 0.2}, True),
         ({"simulation.actuation_delay_s": 3.0}, False),
         ({"slo_s": 5.0}, False),
         ({"simulation.cold_start_s": 100.0}, False),
@@ -188,38 +188,14 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(
     assert summary.guarded == (0 if is_known else 60)
 
 
-@pytest.mark.parametrize(
-    ("missed", "lengths"),
-    [
-        # The second bad interval makes eight of six hundred requests. A hundred good ones do not
-        # make up for a minute's suspension, and 280 for two minutes'.
-        (
-            [(40, 0), (60, 4), (100, 0), (60, 4), (340, 0), (100, 4)],
-            [41, 60, 100, 120, 280, 60, 2, 37],
-        ),
-        ([(1, 1), (19, 0)] * 10, [200]),  # few late requests
-    ],
-)
-def test_a_policy_that_misses_much_is_suspended_for_longer_if_it_does_so_again_soon(
-    missed: list[tuple[int, int]], lengths: list[int]
-) -> None:
+def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes() -> None:
     guard, guarded = Guard(calm_policy(), SPEC, scales_out=False), []
-    for intervals, each in missed:
-        view = dataclasses.replace(busy_view(), last=measured(each))
-        observation = shown(view)
-        guarded += [guard.watch(observation, view)[1] is not None for _ in range(intervals)]
+    for second in range(700):
+        last = measured(4 if second == 40 else 0)
+        view = dataclasses.replace(busy_view(), last=last, now_s=float(second))
+        guarded.append(guard.watch(shown(view), view)[1] is not None)
     runs = [(each, len(list(group))) for each, group in groupby(guarded)]
-    assert runs == [(k % 2 == 1, length) for k, length in enumerate(lengths)]
-
-
-def test_an_alarm_does_not_forget_what_was_missed_before_it() -> None:
-    guard, wild = Guard(calm_policy(), SPEC, scales_out=False), flood()
-    bad, good = (dataclasses.replace(busy_view(), last=measured(count)) for count in (4, 0))
-    views = [*[good] * 20, bad, wild, *[good] * 11, bad, *[good] * 59]
-    guarded = [guard.watch(shown(view), view)[1] is not None for view in views]
-    # Ten intervals of alarm; then the second bad one makes eight of six hundred.
-    lengths = [(each, len(list(group))) for each, group in groupby(guarded)]
-    assert lengths == [(False, 21), (True, 10), (False, 2), (True, 60)]
+    assert runs == [(False, 40), (True, 600), (False, 60)]
 
 
 def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> None:
@@ -252,11 +228,11 @@ def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
     times_s = np.sort(np.concatenate(sent_s))
     path.write_text("\n".join(["arrival_s", *map(str, times_s)]) + "\n")
     arrivals = {"kind": "trace", "file": str(path)}
-    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "expired"}
+    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "unmeetable"}
     scenario = changed(load_scenario("paper"), changes)
     episode = play(ppo_joint("shipped"), scenario)
     assert 0 < episode.summary.guarded < 60
     assert episode.summary.guarded == sum(each.guarded for each in episode.intervals)
     unguarded = play(ppo_joint("shipped", guard=False), scenario).summary
     assert unguarded.guarded == 0
-    assert episode.summary.violation_rate < 0.7 * unguarded.violation_rate
+    assert episode.summary.violation_rate < 0.9 * unguarded.violation_rate

@@ -1,0 +1,129 @@
+"""Fixed fleets that are played in the shadow of whoever decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from views import busy_view, make_spec
+
+from agents.lookahead import SpongeJoint
+from agents.shadow import Fleets, ShadowFleets, play
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
+from sponge_env.metrics import IntervalMetrics
+from sponge_env.run.suite import cells, changed, load_suite, only
+from sponge_env.scenario.config import Initial
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.simulation.workload import draw_workload
+
+SPEC = make_spec(total_cores=16)
+TABLE_S = SPEC.first.service_s(0)
+SIZES = [(1, 16, 16), (3, 1, 2), (3, 1, 16), (4, 4, 8), (8, 1, 16), (7, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["swing-2-60s-0.75+yolov5s+warm", "fades-0.4+resnet18+warm", "classes-0.75+resnet18+warm"],
+)
+def test_it_misses_what_the_core_counts(name: str) -> None:
+    (cell,) = cells(only(load_suite("standard-v1"), name))
+    scenario = changed(cell, {"warmup_s": 0.0, "duration_s": 60.0, "simulation.noise": 0.0})
+    profile = scenario_profile(scenario)
+    workload = draw_workload(scenario, profile, 5)
+    shape = len(SIZES), 2
+    fleets = Fleets(
+        np.array(SIZES), np.zeros((len(SIZES), 16)), np.zeros((len(SIZES), 1 << 12)),
+        np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64),
+    )  # fmt: skip
+    table_s = np.ascontiguousarray(profile.service_table_s(16, 16).T)
+    due_s, arrival_s = workload.deadline_s, workload.arrival_s
+    missed = np.zeros(len(SIZES), np.int64)
+    for second in range(64):
+        now = (arrival_s > second - 1e-12) & (arrival_s <= second + 1) & (second < 60)
+        play(fleets, table_s, arrival_s[now], due_s[now], float(second), second + 1.0)
+        missed += fleets.missed
+    assert missed.max() > 100
+    for size, own in zip(SIZES, missed.tolist(), strict=True):
+        replicas, cores, batch = size
+        system = SimulatedSystem(
+            scenario.starting_with([Initial(cores, batch, replicas)]), 5, profile, workload
+        )
+        while not system.done:
+            system.step(Allocation(cores, batch, replicas))
+        system.drain()
+        # What comes in the last interval may be served under another rule.
+        assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), size
+
+
+def shadow_of(spec: SystemSpec, rate_rps: int, intervals: int, missed: int = 0) -> Any:
+    """Return fleets that have seen a steady load, of which so much was missed each second."""
+    shadow = ShadowFleets(spec, TABLE_S)
+    for second in range(1, intervals + 1):
+        last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
+        view = busy_view(rate_rps=rate_rps, intervals=second, last=last)
+        shadow.observe(view, TABLE_S)
+    return shadow
+
+
+def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more() -> None:
+    shadow = shadow_of(SPEC, 20, 29, missed=1)
+    assert shadow.to_hold(29.0, overloaded=False) is None, "too early to judge"
+    shadow = shadow_of(SPEC, 20, 40, missed=1)
+    held = shadow.to_hold(40.0, overloaded=False)
+    assert held == StageAllocation(1, held.batch, 3)
+    assert shadow.to_hold(639.0, overloaded=False) == held
+    assert shadow_of(SPEC, 20, 40).to_hold(40.0, overloaded=False) is None
+
+
+def test_it_is_held_for_twice_as_long_each_time() -> None:
+    shadow = shadow_of(SPEC, 20, 40, missed=1)
+    ends = [40.0]
+    for seconds in (600.0, 1200.0, 2400.0, 3600.0, 3600.0):
+        assert shadow.to_hold(ends[-1], overloaded=False) is not None
+        ends.append(ends[-1] + seconds)
+        assert shadow.to_hold(ends[-1] - 0.1, overloaded=False) is not None
+
+
+def test_where_resizes_are_slow_it_is_held_from_the_beginning() -> None:
+    slow = dataclasses.replace(SPEC, resize_delay_s=1.8)
+    assert shadow_of(slow, 20, 9).to_hold(9.0, overloaded=False) is None
+    assert shadow_of(slow, 20, 10).to_hold(10.0, overloaded=False).replicas == 3
+    quick = dataclasses.replace(SPEC, resize_delay_s=0.2)
+    assert shadow_of(quick, 20, 10).to_hold(10.0, overloaded=False) is None
+
+
+def test_nothing_is_held_in_an_overload_that_no_fleet_survives() -> None:
+    slow = dataclasses.replace(SPEC, resize_delay_s=1.8)
+    flood = shadow_of(slow, 200, 20)
+    assert flood.to_hold(20.0, overloaded=True) is None
+    assert flood.to_hold(20.0, overloaded=False) is not None
+
+
+def test_a_fleet_is_reached_only_through_fleets_that_serve_the_load() -> None:
+    shadow = shadow_of(SPEC, 70, 20)
+    assert shadow.may_become(12, ready=12)
+    assert not shadow.may_become(12, ready=8), "nine of one core serve less than eight of two"
+    assert shadow_of(SPEC, 40, 20).may_become(12, ready=8)
+
+
+def test_the_controller_follows_a_load_only_where_resizes_are_quick() -> None:
+    decided = []
+    for delay_s in (0.0, 1.8):
+        controller = SpongeJoint()
+        controller.reset(dataclasses.replace(SPEC, resize_delay_s=delay_s), seed=0)
+        held = Allocation(1, 1, 3)
+        for second in range(1, 40):
+            rate_rps = 20 if second < 30 else 6
+            view = busy_view(
+                rate_rps=rate_rps,
+                intervals=second,
+                allocation=held,
+                replicas_ready=3,
+                last=IntervalMetrics(offered=rate_rps, on_time=rate_rps),
+            )
+            answer = controller.decide(view)
+        decided.append(answer.total_cores)
+    assert decided[0] < decided[1] == 3
