@@ -48,11 +48,6 @@ def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
-def test_tianshou_trains_on_the_environments() -> None:
-    pytest.importorskip("tianshou")
-    assert example("tianshou_ppo").train(256, envs=4, rollout=16, scenario=SHORT) < 0
-
-
 def test_a_controller_of_ones_own_takes_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
