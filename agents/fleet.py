@@ -342,8 +342,7 @@ class FleetPlanner:
         rate_rps = float(np.add.reduce(rates_rps[-SMOOTHED:])) / min(rates_rps.size, SMOOTHED)
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         last = view.last
-        missed = min(last.dropped, last.avoidable_violations) if last is not None else 0
-        missing = last is not None and missed > _MISSED * last.offered
+        missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
         rates = rate_rps, lasting_rps, self._peak_rps(), coming_rps

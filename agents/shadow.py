@@ -211,6 +211,12 @@ class ShadowFleets:
                 return False
         return True
 
+    def best_batch(self, replicas: int, cores: int) -> int:
+        """Return the batch size with which such a fleet has missed least; 1 if there is none."""
+        own = (self._fleets.sizes[:, :2] == (replicas, cores)).all(axis=1)
+        missed = self._missed[:, :-1].sum(axis=0)[own]
+        return int(self._fleets.sizes[own, 2][np.argmin(missed)]) if missed.size else 1
+
     def _lately(self) -> IntArray:
         rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._missed)
         missed: IntArray = self._missed[rows, :-1].sum(axis=0)

@@ -127,12 +127,10 @@ class SpongeJoint(SpongeMPC):
         cores = min(constant.cores if held else spec.first.cores_max, room)
         if held and serving == plan.replicas and spec.resize_delay_s:
             return plan.changed(cores=cores, batch=constant.batch)  # it comes too late for more
-        if serving < plan.replicas:
-            return plan.changed(cores=max(cores, plan.cores))
-        there = (plan.replicas, cores) == (constant.replicas, constant.cores)
-        if cores > plan.cores or (cores == plan.cores and there):
-            plan = plan.changed(cores=cores, batch=max(plan.batch, constant.batch))
-        return plan
+        if cores < plan.cores:
+            return plan
+        batch = shadow.best_batch(plan.replicas, cores)
+        return plan.changed(cores=cores, batch=max(plan.batch, batch))
 
     def _observe(self, view: SystemView) -> None:
         super()._observe(view)
