@@ -81,7 +81,7 @@ def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -
 RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa")]
 
 
-@pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (1, 3))])
+@pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (3,))])
 def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) -> None:
     kept = Serving(drop="expired")  # so that the guard has something to do
     scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0, serving=kept)
@@ -128,7 +128,6 @@ def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
     costs = [of_program(name, scenarios, 3).cost for name in names]
     sums, chosen = best_rules(True, scenarios, 3)
     assert chosen == [names[place] for place in np.argmin(costs, axis=0)]
-    assert len(set(chosen)) == 2
     assert best_rules(False, scenarios, 3)[1] == ["sponge-mpc"] * 2
     rule = Evaluation.of(sums)
     assert rule.violation_rate[0] <= FEW_VIOLATIONS

@@ -10,7 +10,7 @@ import pandas as pd
 from sponge_env.results.comparison import Comparison
 from sponge_env.results.export import cell_rows
 from sponge_env.results.layout import Table
-from sponge_env.results.suite_tables import all_tables, cell_table, scores
+from sponge_env.results.suite_tables import all_tables, cell_table, failure_table, scores
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
 ALL = "all scenarios and profiles, cold start"
@@ -91,6 +91,7 @@ def test_a_failed_agent_has_a_line_of_its_own() -> None:
     frames = [rows("ip", COLD, 0, 8.0), rows("ip", OTHER, 0, 8.0), rows("fa2", OTHER, 0, 5.0)]
     one = comparison(*frames, **failure)
     assert all_tables(one).count("fa2: failed with ValueError: no good") == 1
+    assert entries(failure_table(one), "fa2") == ["paper, yolov5s, cold", "ValueError: no good"]
     assert entries(scores(one)[ALL], "fa2")[0] == "1 of 2"
 
 

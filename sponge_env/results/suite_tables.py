@@ -55,3 +55,12 @@ def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
         cores = {name: comparison.values(name, "mean_cores", cell).mean() for name in names}
         rows = [[*row, f"{cores[row[0]] / cores[bounds[0]]:.2f}"] for row in rows]
     return Table(headings, rows)
+
+
+def failure_table(comparison: Comparison) -> Table:
+    """Return every agent and cell without a result, and why."""
+    rows = [
+        [f"{f.agent}", f"{f.scenario}, {f.profile}, {f.start}", f"{f.type}: {f.message}"]
+        for f in comparison.failures.itertuples()
+    ]
+    return Table(["agent", "cell", "failed with"], rows)
