@@ -45,14 +45,13 @@ _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
 replicas do not."""
 _MISSED = 0.02
-"""Share of an interval's requests from which on dropping them shows that the ready replicas are too
+"""Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
 
 _ALONE, _IN_PIPELINE = (0.9, 0.03), (0.45, 0.1)
 """Utilisation, where it is left out, and the saving, relative to the whole cost, for which the
 fleet changes. Stages of a pipeline have to be quick rather than busy: what one of them holds up is
 late in all, and few cores cannot come to the rescue."""
-
 _FEWEST = 2
 """Replicas to hold at least where one core would be half busy, but not in a pipeline or where all
 share one CPU. Each core adds less than the one before, so that two replicas serve a burst that one
@@ -155,7 +154,8 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     none is asked for before requests must be late with what is ready, and no ready one is
     given up that the rate or the backlog needs. In an overload they are the fewest that soon
     end what gathers until they serve; none of these is given up before the ready ones serve
-    the rate and no request must be late any more.
+    the rate and no request must be late any more. A ready one is given up where all of them
+    would never end it, and fewer would, with more cores each.
     """
     (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
@@ -280,6 +280,9 @@ def _cost(fleet: Fleet, serving: int, starting: int, load_rps: float, cores: flo
     They hold these as far as the machine has so many for all. Replicas that hold more than their
     CPU has take it from each other.
     """
+    if fleet.in_pipeline:
+        # Charged like the others: at one core, stages would start some in every swing.
+        serving, starting = serving + starting, 0
     most = _most(fleet, serving, starting)
     allocated = min(cores, most) * serving + starting
     overload: float = max(load_rps / fleet.serves_rps[1, most - 1] - 1.0, 0.0)

@@ -42,7 +42,7 @@ _QUEUE = 1 << 13
 """Requests that can wait in each fleet."""
 
 
-class Fleets(NamedTuple):
+class ShadowState(NamedTuple):
     """Fixed fleets and their state; times are absolute."""
 
     sizes: IntArray
@@ -59,7 +59,7 @@ class Fleets(NamedTuple):
 
 @entry_point
 def play(
-    fleets: Fleets,
+    fleets: ShadowState,
     service_s: FloatArray,
     arrivals_s: FloatArray,
     deadlines_s: FloatArray,
@@ -75,7 +75,7 @@ def play(
 
 @compiled
 def _play_one(
-    fleets: Fleets,
+    fleets: ShadowState,
     k: int,
     row_s: FloatArray,
     arrivals_s: FloatArray,
@@ -140,7 +140,7 @@ class ShadowFleets:
         self._spec, self._fastest_s = spec, float(measured_s.min())
         sizes = np.array([*_sizes(spec, measured_s)])
         count = len(sizes)
-        self._fleets = Fleets(
+        self._fleets = ShadowState(
             sizes,
             np.full((count, spec.first.replicas_max), -math.inf),
             np.zeros((count, _QUEUE)),
@@ -226,7 +226,7 @@ class ShadowFleets:
 def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, int]]:
     """Return replicas, cores and batch size of the fleets that find room on the machine."""
     limits, batches = spec.first, np.arange(1, spec.first.batch_max + 1)
-    for n, cores in product(range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1)):
+    for n, cores in product(_numbers(limits.replicas_max), _numbers(limits.cores_max)):
         if n * cores <= spec.total_cores:
             row_s = service_s[cores - 1]
             quick = row_s <= max(_BATCH_SHARE * spec.slo_s, row_s[0])
@@ -234,3 +234,8 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
             batch = int(np.argmax(throughput >= _MOST_THROUGHPUT * throughput.max())) + 1
             for size in sorted({batch, limits.batch_max}):
                 yield n, cores, size
+
+
+def _numbers(most: int) -> list[int]:
+    """Return the numbers up to a limit: all small ones, of large ones four in each octave."""
+    return [n for n in range(1, most + 1) if n % max(1, 1 << (n.bit_length() - 3)) == 0 or n <= 16]

@@ -177,17 +177,19 @@ class Allocation:
 
     @property
     def total_cores(self) -> int:
-        """Core units of all replicas of all stages."""
-        return sum(stage.cores * stage.replicas for stage in self.stages)
+        """Core units of all replicas of all stages, once all are ready."""
+        return cores_held(self.stages)
 
 
 def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> int:
-    """Return the cores of all replicas; those beyond the ``ready`` ones start, with one core."""
-    serving = [min(s.replicas, n) for s, n in zip(stages, ready, strict=True)] if ready else None
+    """Return the cores of all replicas of all stages.
+
+    Of each stage those beyond the ``ready`` ones start, and hold one core; if left out, all are.
+    """
     held = 0
-    for k, each in enumerate(stages):
-        count = serving[k] if serving else each.replicas
-        held += each.cores * count + each.replicas - count
+    for each, count in zip(stages, ready or [s.replicas for s in stages], strict=True):
+        serving = min(each.replicas, count)
+        held += each.cores * serving + each.replicas - serving
     return held
 
 
@@ -413,6 +415,11 @@ class SystemView:
     def first(self) -> StageView:
         """The first stage, which is the only one in most systems."""
         return self.stages[0]
+
+    @property
+    def ready(self) -> tuple[int, ...]:
+        """Replicas of each stage that are ready; one where none is, for the first to be has all."""
+        return tuple(max(1, stage.replicas_ready) for stage in self.stages)
 
     def with_first(self, **changes: Any) -> SystemView:
         """Return the view with changes of its first stage."""

@@ -149,8 +149,8 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> Non
         assert answer is not None
         asked.append(answer.stages[0])
     assert asked[0] == asked[1]
-    held = [each.cores * each.replicas for each in asked]
-    assert held[2] > held[1]
+    assert asked[2].replicas == asked[1].replicas
+    assert asked[2].cores > asked[1].cores
 
 
 @pytest.mark.parametrize(
@@ -228,11 +228,11 @@ def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
     times_s = np.sort(np.concatenate(sent_s))
     path.write_text("\n".join(["arrival_s", *map(str, times_s)]) + "\n")
     arrivals = {"kind": "trace", "file": str(path)}
-    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "unmeetable"}
+    changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "expired"}
     scenario = changed(load_scenario("paper"), changes)
     episode = play(ppo_joint("shipped"), scenario)
     assert 0 < episode.summary.guarded < 60
     assert episode.summary.guarded == sum(each.guarded for each in episode.intervals)
     unguarded = play(ppo_joint("shipped", guard=False), scenario).summary
     assert unguarded.guarded == 0
-    assert episode.summary.violation_rate < 0.9 * unguarded.violation_rate
+    assert episode.summary.violation_rate < 0.7 * unguarded.violation_rate

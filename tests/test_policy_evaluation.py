@@ -78,16 +78,16 @@ def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -
     assert (slo[0], slo[1]) == (0.0, 0.0), "the logarithm of a second"
 
 
-RULES = [(rule, (0, 1, 2, 3)) for rule in ("static-8", "queue-rule", "hpa")]
+RULES = [(rule, tuple(range(7))) for rule in ("static-8", "queue-rule", "hpa")]
 
 
-@pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (3,))])
+@pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (3, 5, 6))])
 def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) -> None:
     kept = Serving(drop="expired")  # so that the guard has something to do
     scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0, serving=kept)
     options = {"policy": "shipped"} if agent == "ppo" else {}
     controller = make_controller(agent, known_controllers(), options)
-    runs = [Run.of(agent, scenario, "sim", seed) for seed in range(4)]
+    runs = [Run.of(agent, scenario, "sim", seed) for seed in range(7)]
     together = play_together(scenario, scenario_profile(scenario), controller, runs)
     assert tuple(together) == seeds, "but where the guard takes over"
     for seed, episode in together.items():
@@ -122,12 +122,13 @@ def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
 def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
     scenarios = tuple(
         short(duration_s=30.0, arrivals=Arrivals(load=load), serving=Serving(drop="none"))
-        for load in (0.2, 0.8)
+        for load in (0.2, 1.2)
     )
     names = programs_for(True)
     costs = [of_program(name, scenarios, 3).cost for name in names]
     sums, chosen = best_rules(True, scenarios, 3)
     assert chosen == [names[place] for place in np.argmin(costs, axis=0)]
+    assert len(set(chosen)) == 2
     assert best_rules(False, scenarios, 3)[1] == ["sponge-mpc"] * 2
     rule = Evaluation.of(sums)
     assert rule.violation_rate[0] <= FEW_VIOLATIONS

@@ -10,7 +10,7 @@ import pytest
 from views import busy_view, make_spec
 
 from agents.lookahead import SpongeJoint
-from agents.shadow import Fleets, ShadowFleets, play
+from agents.shadow import ShadowFleets, ShadowState, play
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.suite import cells, changed, load_suite, only
@@ -34,7 +34,7 @@ def test_it_misses_what_the_core_counts(name: str) -> None:
     profile = scenario_profile(scenario)
     workload = draw_workload(scenario, profile, 5)
     shape = len(SIZES), 2
-    fleets = Fleets(
+    fleets = ShadowState(
         np.array(SIZES), np.zeros((len(SIZES), 16)), np.zeros((len(SIZES), 1 << 12)),
         np.zeros(shape, np.int64), np.zeros(len(SIZES), np.int64),
     )  # fmt: skip

@@ -26,6 +26,7 @@ from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemVi
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Serving
 from sponge_env.scenario.scenario import load_scenario
 
@@ -86,7 +87,7 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> No
     flood = busy_view(rate_rps=400, allocation=Allocation(2, 4, 4), replicas_ready=4)
     answer = decide(flood, machine)
     assert answer.cores == 2
-    assert 4 <= answer.replicas <= 4 + 11 - 4 * 2, "warm replicas do not go for larger ones"
+    assert answer.replicas == 4 + 11 - 4 * 2, "warm replicas do not go for larger ones"
 
 
 def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
@@ -175,8 +176,9 @@ def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores() -> None:
     # Between two sizes, batches take what lies between.
     expected_s = (TABLE_S[1, 0] + TABLE_S[1, 1]) / 2
     last = interval(batch_mean=1.5, service_mean_s=1.4 * expected_s, utilisation=0.0)
-    for _ in range(50):
-        assert times.observe(make_view(last=last, allocation=TWO)) or _
+    changed_s = [times.observe(make_view(last=last, allocation=TWO)) for _ in range(50)]
+    assert changed_s[0]
+    assert not changed_s[-1], "it is worth nothing to plan with the same times anew"
     factor = times.table_s / TABLE_S
     assert factor[1] == pytest.approx(1.4, rel=0.01)
     assert 1.35 < factor[7, 0] < factor[1, 0], "other cores are taken to be as slow"
@@ -232,12 +234,16 @@ def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be
     late = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 60)
     answer = decide(late, MACHINE)
     assert answer.replicas > 2
+    assert answer.cores < 15
     assert answer.cores + answer.replicas - 1 <= 16, "the ready one makes room"
     steady = busy_view(rate_rps=20, allocation=held, budgets_left_s=(0.5,) * 60)
-    assert decide(steady, MACHINE).replicas <= 2, "a backlog that one can work off"
+    answer = decide(steady, MACHINE)
+    assert (answer.replicas, answer.cores) == (2, 15), "a backlog that one can work off"
     short = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 10)
-    assert decide(short, MACHINE).replicas <= 2, "nobody is late yet, and room would cost cores"
-    assert decide(late, MACHINE, overload_windows=0).replicas < answer.replicas
+    answer = decide(short, MACHINE)
+    assert (answer.replicas, answer.cores) == (2, 15), "nobody is late yet, and room costs cores"
+    answer = decide(late, MACHINE, overload_windows=0)
+    assert (answer.replicas, answer.cores) == (2, 15)
 
 
 def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
@@ -334,6 +340,16 @@ def test_load_steps_beyond_one_replica_are_followed() -> None:
     pair, follows, themis = late
     assert pair < follows / 4, "two replicas follow a step to where one cannot"
     assert follows <= 2 * themis
+
+
+def test_an_overload_is_followed_where_the_usual_fleet_would_not_be() -> None:
+    steps = {"flash_factor": 6.0, "flash_s": 60.0, "flash_every_s": 120.0, "peak": 0.9}
+    changes = {"duration_s": 240.0, "arrivals": {"kind": "flash-crowd", **steps}}
+    scenario, missed = changed(load_scenario("flash-crowd"), changes), []
+    for controller in (SpongeJoint(), SpongeJoint(overload_windows=0)):
+        run = Run.of("x", scenario, "sim", 1001)
+        missed.append(run_episode(make_system(scenario, 1001), controller, run).summary.violations)
+    assert missed[0] < missed[1] / 2
 
 
 def test_where_one_core_is_half_busy_there_are_two_replicas() -> None:

@@ -156,9 +156,7 @@ def test_where_the_load_is_steady_it_holds_what_it_takes() -> None:
     steady = Arrivals(kind="constant", rate_rps=30.0)
     system = system_of("pipeline-video", arrivals=steady)
     decided = decide(system, SpongeIP())
-    held = [each.total_cores for each in decided[15:]]
-    assert max(held) <= 5
-    assert np.mean(held) < 4.2
+    assert {each.total_cores for each in decided[15:]} <= {3, 4}
     assert all(each.feasible for each in decided[2:])
 
 

@@ -80,8 +80,8 @@ class SpongeJoint(SpongeMPC):
     next seconds best. Before the first interval has passed the load is unknown, and the replicas
     that there are share all cores.
 
-    Where there is one model, it never does worse than the best constant for long: a third part,
-    :class:`ShadowFleets`, says when to hold that.
+    Where there is one model, a third part, :class:`ShadowFleets`, says when the best constant of
+    the last minutes would have missed less, and is to be held.
     """
 
     config: SpongeJointConfig
@@ -118,8 +118,9 @@ class SpongeJoint(SpongeMPC):
         """
         spec, first = self.spec, view.first
         ready = max(1, min(first.replicas_ready, first.allocation.replicas))
-        held = constant.replicas in (ready, first.allocation.replicas)
-        if held := held or shadow.may_become(constant.replicas, ready):
+        asked_for = constant.replicas in (ready, first.allocation.replicas)
+        held = asked_for or shadow.may_become(constant.replicas, ready)
+        if held:
             replicas = constant.replicas
         plan = self._program.choose(view, [replicas], make_room=self._fleets.overloaded)
         serving = max(1, min(first.replicas_ready, plan.replicas))

@@ -57,7 +57,7 @@ class ServiceTimes:
 
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
         """Start from the (cores, batches) seconds of the profile."""
-        self._cpu_cores, self._delayed = spec.first.cpu_cores, spec.resize_delay_s > 0
+        self._cpu_cores = spec.first.cpu_cores
         self._measured_s = measured_s
         self._sums = np.zeros((2, len(measured_s)))
         """Seconds that batches ran on so many cores, and seconds that they should have."""

@@ -82,8 +82,7 @@ class BaseController(ABC):
         """Return the allocation for the next interval, of no more cores than the machine has."""
         spec = self.spec
         if not self._parts:
-            ready = [max(1, stage.replicas_ready) for stage in view.stages]
-            return spec.fitting(self.allocate(spec, view), ready if self.grows_ready else ())
+            return spec.fitting(self.allocate(spec, view), view.ready if self.grows_ready else ())
         answers = [
             part.decide(stage_view(view, spec, k, *self._shares[k]))
             for k, part in enumerate(self._parts)

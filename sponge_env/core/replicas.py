@@ -173,7 +173,7 @@ def apply_pending(w: World) -> None:
 def cores_held(stage: Stage) -> int:
     """Return the cores of all replicas."""
     ready = stage.replicas - stage.starting
-    return stage.cores * ready + stage.starting * _started_with(stage.cores, ready)
+    return stage.cores * ready + stage.starting * _starting_cores(stage.cores, ready)
 
 
 @compiled
@@ -240,12 +240,12 @@ def fit(
     return max(1, min(cores, (total_cores - starting) // ready)), added
 
 
-def started_with(cores: int, ready: int) -> int:
+def starting_cores(cores: int, ready: int) -> int:
     """Return the cores of a replica that starts beside so many that are ready."""
     return 1 if ready > 0 else cores
 
 
-_fit_inlined, _started_with = inlined(fit), inlined(started_with)
+_fit_inlined, _starting_cores = inlined(fit), inlined(starting_cores)
 """The same for compiled code, which Python cannot call."""
 
 
@@ -263,7 +263,7 @@ def _give_cores(w: World) -> None:
     counts = held, _staying(w), _starting(w)
     cores, added = _fit_inlined(stage.target_cores, stage.target_replicas, counts, places, total)
     stage.cores, stage.starting = cores, counts[2] + added
-    few = _started_with(cores, held - counts[2])
+    few = _starting_cores(cores, held - counts[2])
     for k in range(held):
         replica = w.replicas[k]
         own = cores if replica.ready_s <= now_s else few

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from sponge_env.core.replicas import fit, started_with
+from sponge_env.core.replicas import fit, starting_cores
 from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, Replica
@@ -203,9 +203,9 @@ class Fleet:
         return sum(member.state is Phase.STARTING for member in self.members)
 
     @property
-    def _few(self) -> int:
+    def _cores_to_start(self) -> int:
         """Core units of a replica that starts."""
-        return started_with(self.cores, len(self.members) - self.starting)
+        return starting_cores(self.cores, len(self.members) - self.starting)
 
     @property
     def gives_up(self) -> bool:
@@ -248,7 +248,7 @@ class Fleet:
         self.cores = cores
         for member in self.members:
             starts = member.state is Phase.STARTING
-            own = self._few if starts else cores
+            own = self._cores_to_start if starts else cores
             # a quota write refills the kernel's tokens: none without need
             if member.cores != own and not (starts and member.cores == 0):
                 member.cores = own
@@ -271,7 +271,7 @@ class Fleet:
         If it refuses one, those that there are go on, and it is asked again after a while; that it
         refuses the only one is a ``WorkerError``.
         """
-        few = self._few
+        few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for _ in range(count):
             launched_s = time.monotonic()

@@ -187,7 +187,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = own._replace(variant=0)  # a batch says its own
             check_stage_allocation(target, fleet.config)
-            check_total_cores([target], fleet.config.total_cores)
+            # others may have become ready since it was decided: they have what is left
+            check_total_cores([target], fleet.config.total_cores, (1,))
             fleet.target = target
         for fleet in self._fleets:
             fleet.shrink(fleet.target.replicas)

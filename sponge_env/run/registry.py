@@ -155,7 +155,7 @@ def decision(
     try:
         if not isinstance(answer, Allocation):
             raise ValueError(f"it must return an Allocation, not {type(answer).__name__}")
-        check_allocation(answer, spec)
+        check_allocation(answer, spec, view.ready)
     except ValueError as error:
         raise ControllerError(f"{_call(controller, 'decide')}: {error}") from None
     if all(type(number) is int for stage in answer.stages for number in stage):

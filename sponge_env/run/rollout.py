@@ -298,7 +298,8 @@ def settled(scenario: Scenario, controller: Controller, profile: Profile) -> All
     while not system.done:
         chosen.append(decision(controller, system.view(), system.spec))
         system.step(chosen[-1])
-    return Counter(reversed(chosen[-COUNTED:])).most_common(1)[0][0]
+    frequent = Counter(reversed(chosen[-COUNTED:])).most_common(1)[0][0]
+    return system.spec.fitting(frequent)  # all of them are ready at the start
 
 
 def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:

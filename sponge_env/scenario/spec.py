@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, StageSpec, SystemSpec
+from sponge_env.interfaces import (
+    BY_SLACK,
+    Allocation,
+    StageAllocation,
+    StageSpec,
+    SystemSpec,
+    cores_held,
+)
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import POOR_FIT, REMEDY, Profile, load_profile
@@ -145,15 +152,19 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
 _LIMITS = ("cores", "batch", "replicas")
 
 
-def check_allocation(allocation: Allocation, spec: SystemSpec) -> None:
-    """Raise a :class:`ConfigError` where an allocation is not within a system's limits."""
+def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[int] = ()) -> None:
+    """Raise a :class:`ConfigError` where an allocation is not within a system's limits.
+
+    Replicas beyond the ``ready`` ones of a stage start, and hold one core; if left out, all hold
+    what is asked for.
+    """
     own, stages = allocation.stages, spec.stages
     if len(own) != len(stages):
         raise ConfigError(f"an allocation must be one of {len(stages)} stages, not {len(own)}")
     for each, stage in zip(own, stages, strict=True):
         where = f"allocation of {stage.name}" if len(stages) > 1 else "allocation"
         check_stage_allocation(each, stage, where, variants=len(stage.latencies))
-    check_total_cores(own, spec.total_cores)
+    check_total_cores(own, spec.total_cores, ready)
 
 
 def check_stage_allocation(
@@ -175,11 +186,10 @@ def check_stage_allocation(
         raise ConfigError(f"{where}.variant must be {rule}, not {variant!r}")
 
 
-def check_total_cores(stages: Sequence[StageAllocation], total_cores: int) -> None:
-    """Raise a :class:`ConfigError` where stages hold more cores than the machine has.
-
-    That is if all replicas of each but one hold one core, as they do while they start.
-    """
-    if sum(each.cores + each.replicas - 1 for each in stages) > total_cores:
+def check_total_cores(
+    stages: Sequence[StageAllocation], total_cores: int, ready: Sequence[int] = ()
+) -> None:
+    """Raise a :class:`ConfigError` where stages hold more cores than the machine has."""
+    if cores_held(stages, ready) > total_cores:
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
         raise ConfigError(f"{replicas} are more than the {total_cores} cores of the machine")

@@ -89,6 +89,8 @@ class System(ABC):
         self._interval = 0
         self._history = np.zeros((3, HISTORY))
         self._last: IntervalMetrics | None = None
+        self._ready: tuple[int, ...] = ()
+        """Ready replicas that the last view showed: what is decided on it must fit with these."""
         self.waited_s = 0.0
         """Longest time that a request which was given up in the last interval had waited."""
         require(seed >= 0, "the seed", seed, "at least 0")
@@ -173,7 +175,7 @@ class System(ABC):
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
         delays_s, budgets_s = self._last_arrivals()
         recent = self._history[:, max(0, HISTORY - self._interval) :]
-        return SystemView(
+        view = SystemView(
             now_s=now_s,
             stages=stages,
             allocation=self._allocation,
@@ -183,6 +185,8 @@ class System(ABC):
             bandwidths_bytes_per_s=recent[2].copy(),
             last=self._last,
         )
+        self._ready = view.ready
+        return view
 
     def _stage_view(self, k: int, now_s: float) -> StageView:
         ring, head, tail, pending, planned_cores, measured = self._stage_fields[k].item()
@@ -221,7 +225,7 @@ class System(ABC):
         """
         if self.done:
             raise RuntimeError("the episode is over; start a new one")
-        check_allocation(allocation, self.spec)
+        check_allocation(allocation, self.spec, self._ready)
         ended = int(self._env["ended"])
         for k, asked in enumerate(allocation.stages):
             self._wanted[0, k] = asked
