@@ -238,4 +238,6 @@ def _sizes(spec: SystemSpec, service_s: FloatArray) -> Iterator[tuple[int, int, 
 
 def _numbers(most: int) -> list[int]:
     """Return the numbers up to a limit: all small ones, of large ones four in each octave."""
-    return [n for n in range(1, most + 1) if n % max(1, 1 << (n.bit_length() - 3)) == 0 or n <= 16]
+    steps = range(1, min(most, 16) + 1)
+    larger = range(20, most + 1, 4)
+    return [*steps, *(n for n in larger if n % (1 << (n.bit_length() - 3)) == 0)]
