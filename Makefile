@@ -98,16 +98,19 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
 	$(PY) -m sponge_env.run.bounds
 
-policies: setup  ## train the policies that ship, two at a time, some hours
-	@{ for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
-	  echo "$$agent $$profile --suite standard-v1 --profile $$profile"; \
+# Those for one model begin with the ones for any.
+policies: setup  ## train the policies that ship, two at a time, two hours
+	@train() { NUMBA_NUM_THREADS=1 xargs -P 2 -L 1 sh -ec 'run=runs/policies/$$0-$$1; \
+	  [ ! -e $$run/whole ] || exit 0; rm -rf $$run; agent=$$0 name=$$1; shift; \
+	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
+	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'; }; \
+	for agent in ppo ppo-joint; do echo "$$agent any --systems 192"; done | train; \
+	{ for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
+	  echo "$$agent $$profile --suite standard-v1 --profile $$profile --randomised"; \
 	done; done; \
 	for scenario in $(STAGED); do \
-	  echo "ppo $$scenario --suite stages --like $$scenario --steps 4000000"; \
-	done; } | NUMBA_NUM_THREADS=1 xargs -P 2 -L 1 sh -ec 'run=runs/policies/$$0-$$1; \
-	  [ ! -e $$run/whole ] || exit 0; rm -rf $$run; agent=$$0 name=$$1; shift; \
-	  $(PY) train.py --agent $$agent "$$@" --randomised --run-dir $$run; touch $$run/whole; \
-	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
+	  echo "ppo $$scenario --suite stages --like $$scenario --randomised --steps 4000000"; \
+	done; } | train
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours

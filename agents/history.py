@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import SystemSpec
-from sponge_env.simulation.encoding import JOINT, control_named
+from sponge_env.simulation.encoding import CLIP, JOINT, control_named
 
 from .lookahead.service_times import RATIO_RANGE
+from .needs import DELAYS, NEEDS, RATES
+from .needs import FloatMatrix as FloatMatrix
 
 ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
 """Time constants of the moving averages of arrivals."""
@@ -28,12 +30,15 @@ DELAY_TIMES_S = (5.0, 40.0)
 """The same of the communication delay."""
 EXTREME_TIME_S = 60.0
 """Time constant with which a maximum or minimum of the past fades."""
+PEAK_TIME_S = 600.0
+"""The same of the highest mean over the first of the time constants: a peak comes again."""
 AGES_S = (30.0, 300.0)
 """Time constants with which the beginning of an episode is forgotten."""
 SERVICE_TIME_S = 20.0
 """Time constant of the moving average of how long batches take."""
-BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores")
-"""Metrics of an interval that tell how long its batches took."""
+BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores", "offered")
+"""Metrics of an interval that tell how long its batches took, and how many requests came: fleets
+serve more than an observation can show."""
 
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
@@ -44,15 +49,16 @@ _STAGES = 5
 _MEANS = len(ARRIVAL_TIMES_S)
 _TIMES_S = ARRIVAL_TIMES_S + DELAY_TIMES_S
 _MOST = len(_TIMES_S)
-_LEAST, _LONGEST, _BEFORE = _MOST + 1, _MOST + 2, _MOST + 3
+_LEAST, _LONGEST, _PEAK, _BEFORE = _MOST + 1, _MOST + 2, _MOST + 3, _MOST + 4
 _SERVICE = _BEFORE + 2
-SERVICE = "service_ratio"
+SERVICE, PEAK = "service_ratio", "arrivals_peak"
 REMEMBERED = (
     *(f"arrivals_mean_{time_s:g}s" for time_s in ARRIVAL_TIMES_S),
     *(f"delay_mean_{time_s:g}s" for time_s in DELAY_TIMES_S),
     "arrivals_most",
     "arrivals_least",
     "delay_most",
+    PEAK,
     "arrivals_before",
     "delay_before",
     SERVICE,
@@ -68,8 +74,6 @@ DEPLOYMENT = ("slo", "resize_delay", "cold_start", SERVICE)
 FIRST_INTERVALS = 12
 """Intervals at the beginning in each of which the number of replicas may change."""
 
-FloatMatrix = NDArray[np.float32]
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -83,6 +87,8 @@ class Layout:
     """(3,) places of the arrivals and of the mean and longest delay."""
     stages: IntArray
     """(stages, 4) places of each stage's queue, first due bin, cores and replicas."""
+    needs: IntArray
+    """(13,) places for :func:`.needs.add_needs`; none where there are several stages."""
 
 
 def layout_of(spec: SystemSpec) -> Layout:
@@ -109,11 +115,16 @@ def _laid_out(fields: tuple[str, ...]) -> Layout:
     )
     requests = [f"{stages[0]}arrivals_last", "delay_mean", "delay_max"]
     places = [[f"{stage}{name}" for name in _OF_STAGE] for stage in stages]
+    needed: tuple[str, ...] = ()
+    if fields == JOINT.fields:
+        inputs = (*inputs, *NEEDS)
+        needed = (*RATES, *DELAYS, "due_1_of_8", "replicas_ready", SERVICE, NEEDS[0], PEAK)
     return Layout(
         fields,
         inputs,
         np.array([fields.index(name) for name in requests]),
         np.array([[fields.index(name) for name in row] for row in places]),
+        np.array([inputs.index(name) for name in needed], np.int64),
     )
 
 
@@ -136,7 +147,7 @@ def units_of(spec: SystemSpec, every: int) -> FloatArray:
 
 
 def batch_times_of(metrics: Any) -> FloatArray | None:
-    """Return (n, 3) :data:`BATCH_TIMES` of (n,) metrics, for :func:`remember`; None of none."""
+    """Return (n, 4) :data:`BATCH_TIMES` of (n,) metrics, for :func:`remember`; None of none."""
     return None if metrics is None else np.stack([metrics[name] for name in BATCH_TIMES], axis=1)
 
 
@@ -144,7 +155,7 @@ def batch_times_of(metrics: Any) -> FloatArray | None:
 def remember(
     observations: FloatMatrix,
     batch_times: FloatArray,
-    fit_s: FloatArray,
+    fits_s: FloatArray,
     chosen: NDArray[np.bool_],
     intervals: IntArray,
     scales: FloatArray,
@@ -155,19 +166,22 @@ def remember(
 ) -> None:
     """Take in (n, fields) observations; write (n, inputs) what policies see, of chosen ones.
 
-    ``batch_times`` (n, 3) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
-    ended in it; ``fit_s`` (cores, batches) is how long batches should take, of no size where there
-    are several stages or variants. ``intervals`` (n,) counts the decisions of each episode before
-    this one: at 0 the (n, remembered) memory is begun anew. ``scales`` is (n, 5 + 2 stages), see
-    :func:`units_of`; of places in an observation see :class:`Layout`.
+    ``batch_times`` (n, 4) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
+    ended in it; ``fits_s`` (n, cores, batches) is how long batches should take. ``intervals`` (n,)
+    counts the decisions of each episode before this one: at 0 the (n, remembered) memory is begun
+    anew. ``scales`` is (n, 5 + 2 stages), see :func:`units_of`; of places in an observation see
+    :class:`Layout`.
     """
     for i in range(len(observations)):
         if not chosen[i]:
             continue
         observed, kept, row, units = observations[i], memory[i], inputs[i], scales[i]
         slo_s, interval_s, every = units[0], units[1], units[2]
-        _update(observed, kept, requests_at, intervals[i], interval_s)
-        _update_service(kept, batch_times[i], fit_s, intervals[i], interval_s)
+        arrivals = float(observed[requests_at[0]])
+        if arrivals >= CLIP:
+            arrivals = batch_times[i, 3] * slo_s / (units[_STAGES] * interval_s)
+        _update(observed, kept, arrivals, requests_at, intervals[i], interval_s)
+        _update_service(kept, batch_times[i], fits_s[i], intervals[i], interval_s)
         _copy(observed, row)
         at = len(observed)
         _copy(kept, row[at:])
@@ -214,17 +228,18 @@ def _copy(values: FloatMatrix, out: FloatMatrix) -> None:
 def _update(
     observed: FloatMatrix,
     kept: FloatMatrix,
+    arrivals: float,
     requests_at: IntArray,
     interval: int,
     interval_s: float,
 ) -> None:
-    arrivals, delay = observed[requests_at[0]], observed[requests_at[1]]
-    longest = observed[requests_at[2]]
+    delay, longest = observed[requests_at[1]], observed[requests_at[2]]
     if interval <= 1:
         # The first observation comes before the first arrivals.
         kept[:_MEANS] = arrivals
         kept[_MEANS:_MOST] = delay
         kept[_MOST], kept[_LEAST], kept[_LONGEST] = arrivals, arrivals, longest
+        kept[_PEAK] = arrivals
     else:
         for k in range(_MOST):
             value = arrivals if k < _MEANS else delay
@@ -233,6 +248,8 @@ def _update(
         kept[_MOST] = max(kept[_MOST] + fading * (arrivals - kept[_MOST]), arrivals)
         kept[_LEAST] = min(kept[_LEAST] + fading * (arrivals - kept[_LEAST]), arrivals)
         kept[_LONGEST] = max(kept[_LONGEST] + fading * (longest - kept[_LONGEST]), longest)
+        fading = 1 - math.exp(-interval_s / PEAK_TIME_S)
+        kept[_PEAK] = max(kept[_PEAK] + fading * (kept[0] - kept[_PEAK]), kept[0])
     kept[_BEFORE], kept[_BEFORE + 1] = arrivals, delay
 
 
@@ -248,7 +265,7 @@ def _update_service(
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
     if interval <= 1:
         kept[_SERVICE] = 1.0
-    elif mean_s > 0 and batch >= 1 and cores >= 1 and len(fit_s) > 0:
+    elif mean_s > 0 and batch >= 1 and cores >= 1:
         row = fit_s[min(cores, len(fit_s)) - 1]
         below = min(int(batch), len(row))
         above = min(below + 1, len(row))

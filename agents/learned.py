@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sponge_env.utils.installation import program
 from . import LEARNERS
 from .guard import Guard
 from .history import batch_times_of, layout_of
-from .policy import POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
+from .policy import ANY_MODEL, POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
 RUNS = Path("runs")
@@ -45,8 +46,9 @@ class PolicyController(BaseController):
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario, or else the shipped one; ``shipped``; or the path of a policy file or
-        run directory. Without ``guard`` it is followed wherever it leads.
+        and on this scenario, or else the shipped one for the system, or for any model; ``shipped``;
+        or the path of a policy file or run directory. Without ``guard`` it is followed wherever it
+        leads.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
@@ -76,7 +78,7 @@ class PolicyController(BaseController):
 
     def _begin_many(self, spec: SystemSpec, count: int) -> None:
         info, self.alone = self.policy.info, np.zeros(count, np.bool_)
-        self._state = PolicyState([spec] * count, info.every, info.batches)
+        self._state = PolicyState([spec] * count, info.form)
         if info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
         guards = self._guarded and is_chain(spec.stages)
@@ -129,7 +131,7 @@ class PolicyController(BaseController):
         return f"{text} {info.steps} steps"
 
     def _find(self, spec: SystemSpec) -> tuple[Path, Policy]:
-        own = self._agent, self._control.fingerprint(spec)
+        fitting = [self._control.fingerprint(spec)] + [ANY_MODEL] * spec.is_one_model
         train = f"{program('train')} --agent {self._agent}"
         if self._source not in ("newest", "shipped"):
             path = Path(self._source)
@@ -137,18 +139,20 @@ class PolicyController(BaseController):
             info = (policy := load_policy(path)).info
             if info.agent != self._agent:
                 raise PolicyError(f"{path} is a policy of {info.agent}, not of {self._agent}")
-            if info.fingerprint != own[1]:
+            if info.fingerprint not in fitting:
                 raise PolicyError(
                     f"{path} was trained on {', '.join(info.scenarios)}, whose profile or stages, "
                     f"interval or limits are others; train one with: {train}"
                 )
             return path, policy
-        for path, policy in _policies(RUNS if self._source == "newest" else None):
+        known = list(_policies(RUNS if self._source == "newest" else None))
+        for fingerprint, (path, policy) in product(fitting, known):
             info = policy.info
             sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
-            if info.partial or (info.agent, info.fingerprint) != own or not sees_all:
+            if info.partial or (info.agent, info.fingerprint) != (self._agent, fingerprint):
                 continue
-            if path.is_relative_to(SHIPPED) or spec.scenario in ("", *info.scenarios):
+            for_any = fingerprint == ANY_MODEL or path.is_relative_to(SHIPPED)
+            if sees_all and (for_any or spec.scenario in ("", *info.scenarios)):
                 return path, policy
         raise PolicyError(
             f"no policy of {self._agent} for this profile or pipeline, interval and these "

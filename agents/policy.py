@@ -24,6 +24,8 @@ from sponge_env.utils.files import parsed, read_bytes, replacing
 
 from . import LEARNERS
 from .history import FloatMatrix as FloatMatrix
+from .needs import NEEDS
+from .stepwise import MAX_REPLICAS, Form
 
 FORMAT = 3
 """Version of the file layout."""
@@ -31,6 +33,9 @@ FORMAT = 3
 STEPWISE_PARTS = 3
 """Parts of an action, for each stage: cores, batch size, and a step of the
 replicas; and the variant where there are several."""
+
+ANY_MODEL = "any model"
+"""In place of a fingerprint: a policy for every system of one model."""
 
 POLICY_FILE = "policy.safetensors"
 """Its name in a run directory."""
@@ -70,7 +75,15 @@ class PolicyInfo:
     smaller. None in files that do not say so."""
     median_of: int = 1
     """Trainings, whose seeds alone differ, of which this one was the median by that score."""
+    replicas: int = 8
+    """Most replicas of a stage that it asks for."""
     format: int = FORMAT
+
+    @property
+    def form(self) -> Form:
+        """What it chooses among."""
+        keeps = NEEDS[0] in self.inputs
+        return Form(self.every, self.batches, self.replicas, keeps, self.fingerprint == ANY_MODEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,16 @@ class Policy:
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
     not say so."""
+
+    @property
+    def likeness(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+        """Agent, inputs and choices: one can go on learning where another of the same begins."""
+        return self.info.agent, self.info.inputs, self.info.actions
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Units of the hidden layers, without the first one, which normalises."""
+        return tuple(bias.size for _, bias in self.layers[1:-1])
 
     def logits(self, observation: FloatMatrix) -> FloatMatrix:
         """Return the (..., sum of choices) logits under (..., fields) observations."""
@@ -182,5 +205,6 @@ def _fits(policy: Policy) -> bool:
             return False
         width = bias.size
     finite = all(array.dtype == np.float32 and np.isfinite(array).all() for array in arrays)
-    chosen = len(actions) >= STEPWISE_PARTS and min(actions) >= 1 and len(sizes) == actions[1]
+    chosen = 1 <= policy.info.replicas <= MAX_REPLICAS
+    chosen &= len(actions) >= STEPWISE_PARTS and min(actions) >= 1 and len(sizes) == actions[1]
     return finite and chosen and sum(actions) == width

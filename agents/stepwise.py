@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +16,45 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.simulation.encoding import Control, encode, fit
 
 from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
+from .needs import CORES, add_needs, table_of
 
-MAX_REPLICAS = 8
-"""Replicas of a stage beyond which a stepwise policy does not go."""
+MAX_REPLICAS = 16
+"""Replicas of a stage beyond which no stepwise policy goes."""
+STEP = MAX_REPLICAS + 1
+"""Situations of as many replicas follow each other: those with 0, 1, 2, ... ready ones."""
+SITUATIONS = 2 * STEP * STEP
+"""What may be chosen depends on the replicas that were asked for, how many of them are ready, and
+whether none may be given up, in this order from the middle to the last."""
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
 _NUMBERS = len(StageAllocation._fields)
 _batch_times = attrgetter(*BATCH_TIMES)
+
+
+class Form(NamedTuple):
+    """What a policy may choose among, besides the limits of a system."""
+
+    every: int
+    """Intervals after which the number of replicas may change; there is one if it is 0."""
+    sizes: tuple[int, ...]
+    """Batch sizes."""
+    replicas: int = MAX_REPLICAS
+    """Most replicas of a stage."""
+    keeps: bool = True
+    """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
+    gives the ready replicas what those that start leave."""
+    any_model: bool = False
+    """Whether it is for any system of one model: it then chooses up to :data:`.needs.CORES`
+    cores."""
+
+    @property
+    def most_replicas(self) -> int:
+        """Most replicas of a stage, also where there may be only one."""
+        return self.replicas if self.every else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +69,39 @@ class StageChoices:
     limits: IntArray
     """(stages, 4) largest cores, batch, replicas and variant."""
     room: NDArray[np.bool_]
-    """(stages, replicas + 1, cores) which numbers of cores, from 1 on, numbers of replicas, from 0
-    on, have room for. One core always counts as such: the machine then has fewer replicas."""
+    """(stages, situations, cores) which numbers of cores, from 1 on, the ready replicas have room
+    for beside one for each that starts. One core always counts as such: the machine then has fewer
+    replicas."""
     moves: NDArray[np.bool_]
-    """(stages, replicas + 1, 3) which steps, one down, none or one up, numbers of replicas allow.
-    """
-    total_cores: int
+    """(stages, situations, 3) which steps, one down, none or one up, are allowed."""
 
     @classmethod
-    def of(cls, spec: SystemSpec, sizes: Sequence[int], scales_out: bool = True) -> StageChoices:
-        """Return those of a system under a policy of such batch sizes.
-
-        There is one replica of each stage unless it ``scales_out``.
-        """
+    def of(cls, spec: SystemSpec, form: Form) -> StageChoices:
+        """Return those of a system under a policy of such a form."""
         counts, limits = [], []
         for stage in spec.stages:
             variants = len(stage.latencies) if len(stage.latencies) > 1 else 0
-            counts.append([stage.cores_max, len(sizes), MOVES, variants])
-            replicas = min(MAX_REPLICAS, stage.replicas_max) if scales_out else 1
-            limits.append([stage.cores_max, stage.batch_max, replicas, max(0, variants - 1)])
+            cores = stage.cores_max
+            if spec.is_one_model:  # so that a policy for any model can be where learning starts
+                cores = CORES if form.any_model else max(CORES, cores)
+            counts.append([cores, len(form.sizes), MOVES, variants])
+            most_each = min(cores, stage.cores_max), stage.batch_max
+            replicas = min(form.most_replicas, stage.replicas_max, spec.total_cores)
+            limits.append([*most_each, replicas, max(0, variants - 1)])
         most = np.array(limits)[..., None, None]
-        cores, held = np.arange(1, most[:, 0].max() + 1), np.arange(MAX_REPLICAS + 1)[:, None]
-        room = (cores * held <= spec.total_cores) | (cores == 1)
+        most_cores = max(cores for cores, *_ in counts)
+        kept, held, ready = np.unravel_index(np.arange(SITUATIONS)[:, None], (2, STEP, STEP))
+        each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
+        room = (each * serving + held - serving <= spec.total_cores) | (each == 1)
         after = held + np.arange(MOVES) - 1
-        moves = (after >= 1) & (after <= most[:, 2])
-        own = np.array(counts), most[..., 0, 0], room & (cores <= most[:, 0]), moves
-        return cls(np.array(sizes), *own, spec.total_cores)
+        moves = (after >= 1) & (after <= most[:, 2]) & (after >= held * kept)
+        own = np.array(counts), most[..., 0, 0], room & (each <= most[:, 0]), moves
+        return cls(np.array(form.sizes), *own)
+
+    def most_cores(self, situations: IntArray) -> IntArray:
+        """Return the largest (stages,) cores in (stages,) situations."""
+        most: IntArray = self.room[np.arange(len(situations)), situations].sum(axis=1)
+        return most
 
     @property
     def actions(self) -> tuple[int, ...]:
@@ -75,28 +112,28 @@ class StageChoices:
 class PolicyState:
     """Where episodes are: what a policy remembers of each, and its replicas."""
 
-    def __init__(self, specs: Sequence[SystemSpec], every: int, sizes: Sequence[int]) -> None:
-        """Begin an episode of each system; they share their stages and limits.
-
-        Replicas may step after so many intervals; if ``every`` is 0 there is one all the time.
-        A policy chooses among such batch sizes.
-        """
+    def __init__(self, specs: Sequence[SystemSpec], form: Form) -> None:
+        """Begin an episode of each system; they share their limits, and stages if several."""
         count, first = len(specs), specs[0]
         self._spec, self._layout = first, layout_of(first)
         self._until_step = self._layout.inputs.index("until_step")
         self._observed = Control(self._layout.fields, ())
-        self.scales = np.array([units_of(spec, every) for spec in specs])
-        self.choices = StageChoices.of(first, sizes, every > 0)
+        self.choices = StageChoices.of(first, form)
+        known = {id(spec): spec for spec in specs}
+        rows = {key: _known(spec, form) for key, spec in known.items()}
+        columns = zip(*(rows[id(spec)] for spec in specs), strict=True)
+        self._known = tuple(np.array(each) for each in columns)
+        """(n, ...) what stays the same of each system, see :func:`_known`."""
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
         self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
+        self._keeps = form.keeps and first.is_one_model
+        self._fewest, self._ready = np.zeros((2, *self.replicas.shape), np.int64)
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
         self._memory = np.zeros((count, len(REMEMBERED)), np.float32)
-        limits = first.first.batch_max, first.first.cores_max
-        self._fit_s = np.ascontiguousarray(first.first.latency.table_s(*limits).T)
         self._all, self._nothing = np.ones(count, np.bool_), np.zeros((count, len(BATCH_TIMES)))
         self._rows = np.zeros((*self.replicas.shape, _NUMBERS), np.int64)
 
@@ -108,13 +145,17 @@ class PolicyState:
     ) -> None:
         """Take in the observations of the next decision, (n, fields) of all or (n,) chosen ones.
 
-        ``batch_times`` (n, 3) are those of the last interval, see :func:`.history.batch_times_of`;
+        ``batch_times`` (n, 4) are those of the last interval, see :func:`.history.batch_times_of`;
         None if there was none.
         """
         times = self._nothing if batch_times is None else batch_times
         who = self._all if chosen is None else chosen
         at, kept = (self._layout.requests, self._layout.stages), (self._memory, self.seen)
-        remember(observations, times, self._fit_s, who, self.intervals, self.scales, *at, *kept)
+        units, fits_s, tables = self._known
+        remember(observations, times, fits_s, who, self.intervals, units, *at, *kept)
+        if tables.size:
+            held = self.replicas, self._ready, self._fewest
+            add_needs(self.seen, self._layout.needs, tables, who, *held)
 
     def look(self, view: SystemView) -> None:
         """Take in what a view of the first episode's system shows."""
@@ -125,9 +166,18 @@ class PolicyState:
 
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
-        self.scales[chosen] = pool.scales[assigned]
+        for own, new in zip(self._known, pool._known, strict=True):
+            own[chosen] = new[assigned]
         self.replicas[chosen] = pool.replicas[assigned]
         self.intervals[chosen] = 0
+
+    @property
+    def situations(self) -> IntArray:
+        """(n, stages) rows in the tables of the choices."""
+        held = self.replicas
+        ready = np.clip(self._ready, 1, held) if self._keeps else held
+        rows: IntArray = ((self._keeps & (held <= self._fewest)) * STEP + held) * STEP + ready
+        return rows
 
     def take(self, choices: IntArray) -> IntArray:
         """Go on with (n, stages, 4) choices of each part, the steps from 0, down, to 2, up.
@@ -153,7 +203,8 @@ class PolicyState:
         """
         own, seen, until_step = self.choices, self.seen, self._until_step
         parts = own.counts, own.limits, own.sizes, own.room, own.moves
-        _choose(logits, seen, until_step, *parts, self.replicas, self.intervals, self._rows)
+        held = self.situations, self.replicas, self.intervals
+        _choose(logits, seen, until_step, *parts, *held, self._rows)
         return self._fitting()
 
     def _fitting(self) -> IntArray:
@@ -161,10 +212,20 @@ class PolicyState:
 
         The stage that holds the most cores gives up first, replicas too, even between steps.
         """
-        fits = fit(self._rows, self.choices.limits, self.choices.total_cores)
+        # Where those that start count as one core, the choices fit already.
+        total_cores = self._spec.total_cores if not self._keeps else MAX_TOTAL_CORES
+        fits = fit(self._rows, self.choices.limits, total_cores)
         assert fits, "a policy chooses within the limits"
         self.replicas[:] = self._rows[..., 2]
         return self._rows
+
+
+def _known(spec: SystemSpec, form: Form) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return its units, how long batches take by the fit, and the table for its needs, if any."""
+    stage = spec.first
+    fit_s = np.ascontiguousarray(stage.latency.table_s(stage.batch_max, stage.cores_max).T)
+    table = table_of(spec, form.most_replicas) if spec.is_one_model else np.zeros(0)
+    return units_of(spec, form.every), fit_s, table
 
 
 def allocation(rows: IntArray) -> Allocation:
@@ -182,6 +243,7 @@ def _choose(
     sizes: IntArray,
     room: NDArray[np.bool_],
     moves: NDArray[np.bool_],
+    situations: IntArray,
     replicas: IntArray,
     intervals: IntArray,
     rows: IntArray,
@@ -193,10 +255,11 @@ def _choose(
             batches = at + counts[k, 0]
             steps = batches + counts[k, 1]
             variants = steps + counts[k, 2]
-            held = replicas[i, k]
+            now, step = situations[i, k], 0
             if not waits:
-                held += _best(logits[i, steps:variants], moves[k, held]) - 1
-            rows[i, k, 0] = _best(logits[i, at:batches], room[k, held]) + 1
+                step = _best(logits[i, steps:variants], moves[k, now]) - 1
+            held = replicas[i, k] + step
+            rows[i, k, 0] = _best(logits[i, at:batches], room[k, now + step * STEP]) + 1
             rows[i, k, 1] = min(sizes[logits[i, batches:steps].argmax()], limits[k, 1])
             rows[i, k, 2] = held
             at = variants + counts[k, 3]

@@ -20,9 +20,12 @@ CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--d
 FOLLOWED = "--scenario", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
+MACHINES = (16, 8, 16, 32, 16, 4)
+"""Cores of the machines of random systems, in turn."""
 """Options for what a suite defines already."""
-STEPS, ENVS = 8_000_000, 864
-"""Default environment steps of a training, and its environments."""
+STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 20_000_000, 1152
+"""Default environment steps of a training, of one that begins with a policy, and of one on random
+systems; and its environments."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,7 +42,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--agent", default="ppo", type=known, help=text)
     text = "further scenarios of the same profile and limits to train on"
     add("--also", nargs="+", default=[], metavar="S", help=text)
-    text = f"over all environments, up to the end of the last rollout (default: {STEPS})"
+    text = (
+        f"over all environments (default: {STEPS}; {FEW_STEPS} if it begins with a policy, "
+        f"{MANY_STEPS} on random systems)"
+    )
     add("--steps", type=cli.at_least(1), help=text)
     add("--envs", type=cli.at_least(1), default=ENVS, help=f"environments (default: {ENVS})")
     add("--seed", type=cli.at_least(0), default=0, help="default: 0")
@@ -52,10 +58,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--like", metavar="S", help=text)
     text = "scenarios of the suite that are not trained on, to see how it does there"
     add("--held-out", nargs="+", default=[], metavar="S", help=text)
+    text = "learn on so many random systems at a time: a policy for any model (e.g. 192)"
+    add("--systems", type=cli.at_least(len(MACHINES)), default=0, metavar="N", help=text)
     text = "let some of the environments run random variants of the scenarios"
     add("--randomised", action="store_true", help=text)
     text = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "what to begin with: programs to imitate, or a policy (default: the one for any model)"
+    add("--start", metavar="programs|FILE", help=text)
     text = "run directory or checkpoint.zip to go on from, to the steps that were planned"
     add("--resume", type=Path, metavar="RUN", help=text)
     arguments = parser.parse_args(argv)
@@ -65,6 +75,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             raise ConfigError(f"{option} is about the cells of a --suite")
     if arguments.suite is not None and given:
         raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
+    named, _ = cli.split_options(argv, ("--suite", "--profile", *NOT_WITH_A_SUITE))
+    if arguments.systems and (named or arguments.randomised):
+        others = (*named, "--randomised")
+        raise ConfigError(f"--systems says what to train on; leave out {others[0]}")
     for option in arguments.option:
         if not re.fullmatch("[^.=]+=.*", option):
             raise ConfigError(f"--option must have the form KEY=VALUE, not {option!r}")

@@ -18,7 +18,7 @@ from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
 from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.policy import Policy, load_policy, reading, save_policy
-from agents.stepwise import PolicyState
+from agents.stepwise import Form, PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation, SystemView
 from sponge_env.metrics import IntervalMetrics
@@ -41,7 +41,7 @@ def over(bandwidth: float) -> SystemView:
 
 def shown(view: SystemView) -> NDArray[np.float32]:
     """Return what a policy sees first, of the view."""
-    state = PolicyState([SPEC], 20, (1,))
+    state = PolicyState([SPEC], Form(20, (1,)))
     state.see(encode(view, SPEC, JOINT)[None], None)
     return state.seen[0].copy()
 

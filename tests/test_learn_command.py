@@ -41,7 +41,7 @@ def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
 @pytest.mark.parametrize(
     ("line", "steps", "envs"),
     [
-        ("--agent ppo-joint --suite standard-v1 --profile lite0", 8_000_000, 864),
+        ("--agent ppo-joint --suite standard-v1 --profile lite0", 8_000_000, 1152),
         ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
     ],
 )
@@ -78,6 +78,9 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite stages", "has cells that list their stages; choose some with --like"),
         ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
         ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
+        ("--systems 12 --suite quick", "--systems says what to train on; leave out --suite"),
+        ("--systems 12 --randomised", "leave out --randomised"),
+        ("--systems 3", "--systems: must be a whole number of at least 6"),
         ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],
 )

@@ -15,7 +15,7 @@ from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
 from agents import learned
 from agents.history import INPUTS
 from agents.learned import PolicyController
-from agents.policy import POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
+from agents.policy import ANY_MODEL, POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
 from sponge_env.env.factory import make_spec, make_system, scenario_profile
 from sponge_env.errors import PolicyError
 from sponge_env.run.rollout import Run, run_episode
@@ -214,6 +214,8 @@ def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(
     own = saved(runs / "a" / POLICY_FILE, scenarios=("elsewhere",))
     with pytest.raises(PolicyError, match="name one with --policy or train one"):
         followed(controller)
+    for_any = saved(shipped / "any.safetensors", fingerprint=ANY_MODEL)
+    assert str(for_any) in followed(PolicyController("ppo-joint")), "better than none"
     there = saved(shipped / "short.safetensors", scenarios=("anything",))
     assert followed(controller).startswith(f"follows {there}, trained for 1")
     assert str(own) in followed(PolicyController("ppo-joint", str(own))), "it is named"

@@ -58,7 +58,7 @@ def test_small_products_need_no_second_thread() -> None:
 
 @pytest.mark.parametrize("beyond", [False, True])
 def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -> None:
-    policy = drawn_policy()
+    policy = drawn_policy(seed=0)
     save_policy(policy, tmp_path / POLICY_FILE)
     # Some requests are hopeless, and many are still in the queue at the end.
     network = Network(trace="4g", payload_bytes=1.5e6)

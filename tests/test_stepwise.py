@@ -17,10 +17,10 @@ from agents.learn import spec_of
 from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE
 from agents.policy import POLICY_FILE, save_policy
-from agents.stepwise import MAX_REPLICAS, PolicyState
+from agents.stepwise import Form, PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
-from sponge_env.simulation.encoding import JOINT
+from sponge_env.simulation.encoding import CLIP, JOINT
 
 FIT_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
 SERVICE = INPUTS.index("service_ratio")
@@ -31,18 +31,18 @@ def seen_over_time(
 ) -> np.ndarray:
     """Return the (time, n, inputs) that policies see of (time, n, fields) observations.
 
-    ``batch_times`` (n, 3) are those of all intervals; no batch ends if left out.
+    ``batch_times`` (n, 4) are those of all intervals; no batch ends if left out.
     """
     count = observations.shape[1]
     scales = np.array([units_of(SPEC, EVERY)] * count)
     memory = np.full((count, len(REMEMBERED)), np.nan, np.float32)
-    times = np.zeros((count, 3)) if batch_times is None else np.array(batch_times)
+    times = np.zeros((count, 4)) if batch_times is None else np.array(batch_times)
     shown = []
     for k, each in enumerate(observations):
         seen = np.zeros((count, len(INPUTS)), np.float32)
         at = JOINT_LAYOUT.requests, JOINT_LAYOUT.stages
         counted = np.ones(count, np.bool_), np.full(count, k), scales
-        remember(each, times, FIT_S, *counted, *at, memory, seen)
+        remember(each, times, np.stack([FIT_S] * count), *counted, *at, memory, seen)
         shown.append(seen)
     return np.array(shown)
 
@@ -50,7 +50,7 @@ def seen_over_time(
 def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -> None:
     observations = np.random.default_rng(0).random((40, 3, JOINT.obs_dim)).astype(np.float32)
     cells = (0.8, 1, 1), (1.2, 2, 3), (1.5, 3, 2)
-    times = [(factor * FIT_S[c - 1, b - 1], b, c) for factor, b, c in cells]
+    times = [(factor * FIT_S[c - 1, b - 1], b, c, 0) for factor, b, c in cells]
     together = seen_over_time(observations, times)
     assert np.isfinite(together).all()
     assert len(set(together[-1, :, SERVICE])) == 3
@@ -77,7 +77,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
     def ratios(factor: float, batch: float, cores: float) -> np.ndarray:
         row = FIT_S[round(cores) - 1]
         mean_s = factor * float(np.interp(batch, np.arange(1, len(row) + 1), row))
-        return seen_over_time(observations, [(mean_s, batch, cores)])[:, 0, SERVICE]
+        return seen_over_time(observations, [(mean_s, batch, cores, 0.0)])[:, 0, SERVICE]
 
     for batch, cores in ((1.7, 2.9999), (SPEC.stages[0].batch_max, SPEC.stages[0].cores_max)):
         found = ratios(1.3, batch, cores)
@@ -85,14 +85,22 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         assert found[21] == pytest.approx(1 + 0.3 * (1 - np.exp(-1)), abs=1e-6)
         assert found[-1] == pytest.approx(1.3, abs=1e-3)
     assert ratios(10.0, 1.0, 1.0)[-1] == pytest.approx(RATIO_RANGE[1], abs=1e-3)
-    for nothing in ((0.0, 0.0, 0.0), (np.nan, np.nan, 2.0)):
+    for nothing in ((0.0, 0.0, 0.0, 0.0), (np.nan, np.nan, 2.0, 0.0)):
         assert (seen_over_time(observations, [nothing])[:, 0, SERVICE] == 1.0).all()
 
 
+def test_a_rate_beyond_what_an_observation_shows_is_counted() -> None:
+    state = PolicyState([SPEC], Form(1, BATCHES))
+    row = np.zeros((1, JOINT.obs_dim), np.float32)
+    row[0, JOINT.fields.index("arrivals_last")] = CLIP
+    state.see(row, np.array([[0.0, 0.0, 0.0, 8 * SPEC.first.capacity_rps * SPEC.interval_s]]))
+    assert state.seen[0, INPUTS.index("arrivals_mean_3s")] == pytest.approx(8)
+
+
 def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
-    state = PolicyState([SPEC] * 2, EVERY, BATCHES)
+    state = PolicyState([SPEC] * 2, Form(EVERY, BATCHES))
     observations = np.zeros((2, JOINT.obs_dim), np.float32)
-    slow = np.array([[2 * FIT_S[0, 0], 1.0, 1.0]] * 2)
+    slow = np.array([[2 * FIT_S[0, 0], 1.0, 1.0, 0.0]] * 2)
     for number in range(4):
         state.intervals[:] = number
         state.see(observations, slow)
@@ -107,7 +115,7 @@ def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
 def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
     every: int, intervals: list[int]
 ) -> None:
-    state, due = PolicyState([SPEC], every, (1, 2)), []
+    state, due = PolicyState([SPEC], Form(every, (1, 2))), []
     logits = np.zeros((2, 1, sum(state.choices.actions)), np.float32)
     logits[0, 0, -1] = logits[1, 0, -3] = 1.0  # up from one replica, down from two
     for k in range(45):
@@ -120,7 +128,7 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     for spec, sizes in ((SPEC, BATCHES), (spec_of(CHAIN), (1, 2, 4))):
         random, held = np.random.default_rng(0), []
-        state = PolicyState([spec] * 64, 1, sizes)
+        state = PolicyState([spec] * 64, Form(1, sizes, keeps=False))
         for _ in range(40):
             before = state.replicas.copy()
             logits = random.normal(0, 3, (64, sum(state.choices.actions))).astype(np.float32)
@@ -137,14 +145,29 @@ def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     ]
 
 
+def test_ready_replicas_get_what_those_that_start_leave() -> None:
+    state = PolicyState([SPEC], Form(1, BATCHES))
+    most, row = np.zeros((1, 16 + len(BATCHES) + 3)), np.zeros((1, JOINT.obs_dim))
+    most[0, :16] = np.arange(16)
+    most[0, -1] = 1.0  # one replica more
+    row[0, JOINT.fields.index("replicas_ready")] = 2 / SPEC.first.replicas_max
+    asked = []
+    state.replicas[:] = 2
+    for _ in range(4):
+        state.see(row.astype(np.float32), None)
+        asked.append(state.choose(most.astype(np.float32))[0, 0].tolist())
+    assert SPEC.total_cores == 16
+    assert [(cores, n) for cores, _, n, _ in asked] == [(7, 3), (7, 4), (6, 5), (6, 6)]
+
+
 def test_replicas_stay_within_what_a_policy_knows() -> None:
     most = SPEC.stages[0].replicas_max
-    state = PolicyState([SPEC], EVERY, (1,))
-    for asked, followed in ((0, 1), (3, 3), (99, min(MAX_REPLICAS, most))):
+    state = PolicyState([SPEC], Form(EVERY, (1,), replicas=8))
+    for asked, followed in ((0, 1), (3, 3), (99, 8)):
         state.follow(Allocation(1, 1, replicas=asked))
         assert state.replicas.tolist() == [[followed]]
     many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=most))
-    assert PolicyState([many], 1, (1,)).replicas[0, 0] == MAX_REPLICAS < most
+    assert PolicyState([many], Form(1, (1,), replicas=8)).replicas[0, 0] == 8 < most
 
 
 def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path: Path) -> None:
@@ -164,7 +187,7 @@ def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
     spec = spec_of(CHAIN)
     layout = layout_of(spec)
     observed = np.random.default_rng(0).random((1, len(layout.fields))).astype(np.float32)
-    state = PolicyState([spec], 1, (1,))
+    state = PolicyState([spec], Form(1, (1,)))
     state.see(observed, None)
     shown = dict(zip(layout.inputs, state.seen[0].tolist(), strict=True))
     known = dict(zip(layout.fields, observed[0].tolist(), strict=True))

@@ -11,14 +11,14 @@ from scenarios import short
 from agents.history import INPUTS
 from agents.learn import LearnConfig, TrainingPlan, spec_of
 from agents.policy import Policy, PolicyInfo
-from agents.stepwise import StageChoices
+from agents.stepwise import MAX_REPLICAS, Form, StageChoices
 from sponge_env.simulation.encoding import JOINT
 
 SCENARIO = short(duration_s=30.0)
 SPEC = spec_of(SCENARIO)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 EVERY = 4
-CHOICES = StageChoices.of(SPEC, BATCHES)
+CHOICES = StageChoices.of(SPEC, Form(EVERY, BATCHES))
 CONFIG = LearnConfig(
     rollout_steps=4,
     minibatch=16,
@@ -41,6 +41,7 @@ STEPWISE = PolicyInfo(
     seed=0,
     batches=BATCHES,
     every=EVERY,
+    replicas=MAX_REPLICAS,
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from sponge_env.control.base import Options, option
 from sponge_env.errors import ConfigError, PolicyError, unknown
 from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario.config import Limits
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.scenario.toml import from_mapping
@@ -22,7 +23,8 @@ from sponge_env.utils.files import read_json
 from .. import LEARNERS
 from ..history import layout_of
 from ..learned import control_of
-from ..policy import PolicyInfo
+from ..policy import ANY_MODEL, Policy, PolicyInfo
+from ..stepwise import Form, StageChoices
 
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
@@ -33,6 +35,15 @@ EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the best rules."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
+
+
+FOR_ANY_MODEL: dict[str, Any] = {
+    "hidden": "128,128",
+    "evaluation_episodes": 2,
+    "demonstrations": 4,
+    "imitation_epochs": 8,
+}
+"""Hyper-parameters that differ where there are hundreds of systems instead of a few scenarios."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +68,13 @@ class LearnConfig(Options):
     """Units of the hidden layers."""
     evaluations: int = option(32, at_least=1)
     """How often the policy is evaluated during training."""
-    evaluation_episodes: int = option(32, at_least=1)
+    evaluation_episodes: int = option(16, at_least=1)
     """Episodes of each scenario in an evaluation, always the same."""
     imitations: int = option(4, at_least=1)
     """Rounds of demonstrations by a program, each but the first where the policy leads."""
     demonstrations: int = option(12, at_least=1)
-    """Episodes of each scenario in a round, every other of another system if randomised."""
+    """Episodes of each scenario in a round, every other of another system if randomised; of random
+    systems so many times as many as learn at a time."""
     imitation_epochs: int = option(30, at_least=1)
     """Passes over all demonstrations so far, after each round."""
 
@@ -98,6 +110,16 @@ def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnCon
     return config
 
 
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Batch sizes that a policy chooses among, as far as the limits go."""
+
+
+def batches_for(spec: SystemSpec) -> tuple[int, ...]:
+    """Return the batch sizes that a policy chooses among in a system."""
+    largest = BATCHES[-1] if spec.is_one_model else max(stage.batch_max for stage in spec.stages)
+    return tuple(size for size in BATCHES if size <= largest)
+
+
 def spec_of(scenario: Scenario) -> SystemSpec:
     """Return the system of a scenario with its own profile."""
     return make_spec(scenario, scenario_profile(scenario))
@@ -119,6 +141,11 @@ class TrainingPlan:
     """Name of the learner."""
     randomised: bool = False
     """Whether some environments get random variants of their scenarios."""
+    systems: int = 0
+    """Random systems to learn on at a time, for a policy that decides for any model; the scenarios
+    are then those that it is evaluated on. Only the scenarios if 0."""
+    start: Policy | None = None
+    """A policy to begin with instead of with what programs show."""
     resume: Path | None = None
     """A checkpoint of an earlier run to go on from."""
     command: str = ""
@@ -128,7 +155,7 @@ class TrainingPlan:
         if self.agent not in LEARNERS:
             raise ConfigError(unknown("agent to train", self.agent, LEARNERS))
         for scenario in self.scenarios:
-            if self.control.fingerprint(spec_of(scenario)) != self.fingerprint:
+            if not self.systems and self.control.fingerprint(spec_of(scenario)) != self.fingerprint:
                 raise ConfigError(
                     f"scenarios {self.scenarios[0].name!r} and {scenario.name!r} cannot be "
                     "trained on together: their profile or stages, interval or limits differ"
@@ -145,9 +172,21 @@ class TrainingPlan:
         return control_of(self.agent, self.spec)
 
     @property
-    def every(self) -> int:
-        """Intervals after which the policy may change the replicas; never if 0."""
-        return int(self.control.scales_out)
+    def form(self) -> Form:
+        """What the policy chooses among."""
+        every = int(self.control.scales_out)
+        return Form(every, batches_for(self.spec), any_model=self.systems > 0)
+
+    @property
+    def choices(self) -> dict[Limits, StageChoices]:
+        """What there is to choose on each machine that the scenarios have."""
+        machines = {each.limits: each for each in self.scenarios}
+        return {key: StageChoices.of(spec_of(each), self.form) for key, each in machines.items()}
+
+    @property
+    def likeness(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+        """See :attr:`.policy.Policy.likeness`."""
+        return self.agent, self.inputs, next(iter(self.choices.values())).actions
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -157,11 +196,15 @@ class TrainingPlan:
     @property
     def fingerprint(self) -> str:
         """What has to be equal in a system that the policy is to fit."""
-        return self.control.fingerprint(self.spec)
+        return ANY_MODEL if self.systems else self.control.fingerprint(self.spec)
 
     def info(self, actions: tuple[int, ...], **more: Any) -> PolicyInfo:
         """Describe a policy with so many choices of each part, whose training has not ended."""
+        form = self.form
         return PolicyInfo(
+            batches=form.sizes,
+            every=form.every,
+            replicas=form.replicas,
             agent=self.agent,
             fingerprint=self.fingerprint,
             scenarios=tuple(dict.fromkeys(scenario.name for scenario in self.scenarios)),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
@@ -22,14 +23,19 @@ from sponge_env.run.store import RUNS, describe, new_folder
 from sponge_env.run.suite import cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.seeds import stream
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import read_all, read_json, write_all, write_json
 from sponge_env.utils.installation import require_extra
 
 from ..learned import shipped_for
-from ..policy import POLICY_FILE, load_policy
-from ..training import FOLLOWED, STEPS, parse
-from . import CHECKPOINT_FILE, EVALUATED_FILE, TrainingPlan, settings, spec_of
+from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
+from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, parse
+from . import CHECKPOINT_FILE, EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
+from .systems import random_systems
+
+VALIDATED = 96
+"""Random systems by which a policy for any model is chosen, always the same."""
 
 
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
@@ -85,10 +91,30 @@ def plan_of(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], command: str = ""
 ) -> TrainingPlan:
     """Return the plan that a command line asks for, but for its folder."""
-    names = "envs", "seed", "agent", "randomised", "resume"
+    names = "envs", "seed", "agent", "randomised", "systems", "resume"
     given = {name: getattr(arguments, name) for name in names}
-    steps = arguments.steps or STEPS
-    return TrainingPlan(tuple(scenarios), steps, folder=Path(), command=command, **given)
+    plan = TrainingPlan(tuple(scenarios), STEPS, folder=Path(), command=command, **given)
+    plan = replace(plan, start=start_of(arguments, plan))
+    usual = FEW_STEPS if plan.start else MANY_STEPS if plan.systems else STEPS
+    return replace(plan, steps=arguments.steps or usual)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+    return (FOR_ANY_MODEL if arguments.systems else {}) | named.get("x", {})
+
+
+def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None:
+    """Return the policy that a training is to begin with; None if it imitates programs."""
+    path, like = arguments.start, plan.likeness
+    if path is None and not (plan.systems or plan.resume or _settings(arguments).get("hidden")):
+        path = next(iter(shipped_for(plan.agent, ANY_MODEL)), None)
+        return load_policy(path) if path and load_policy(path).likeness == like else None
+    if path in (None, "programs"):
+        return None
+    if (policy := load_policy(Path(path))).likeness != like:
+        raise PolicyError(f"{path} has other inputs or choices than a policy for these scenarios")
+    return policy
 
 
 def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
@@ -111,7 +137,15 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     if arguments.resume is not None and arguments.resume.is_dir():
         arguments.resume /= CHECKPOINT_FILE
     require_extra("train", "training")
-    scenario, *also = scenarios_of(arguments)
+    count = VALIDATED if arguments.systems else 0
+    with random_systems(stream(0, "validation"), count) as systems:
+        return _train(arguments, argv, systems or scenarios_of(arguments))
+
+
+def _train(
+    arguments: argparse.Namespace, argv: Sequence[str], scenarios: Sequence[Scenario]
+) -> int:
+    scenario, *also = scenarios
     if arguments.ray is not None or arguments.jobs:
         from . import evaluation
 
@@ -123,22 +157,27 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     plan = plan_of(arguments, (scenario, *also), command)
     if plan.resume is not None:
         check_checkpoint(plan.resume, plan)
-    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
-    config = settings(named.get("x", {}), plan.resume)
+    config = settings(_settings(arguments), plan.resume)
+    if plan.start is not None:
+        config = replace(config, hidden=plan.start.hidden)
     if plan.envs < (count := len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     learned = Path(arguments.suite).stem if arguments.suite else scenario.name
+    learned = "any-model" if plan.systems else learned
     folder = new_folder(f"train-{plan.agent}-{learned}", arguments.run_dir)
     # PyTorch takes seconds to import; bad input should not wait for it.
     from . import phased
 
     if plan.resume is not None and arguments.steps is None:
         plan = replace(plan, steps=phased.steps_left(plan.resume) or plan.steps)
-    for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios):
+    for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios) * (
+        not plan.systems
+    ):
         sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
     served = scenario.cell[1] if scenario.stages else profile.name
-    sys.stdout.write(f"{plan.agent} learns {names} ({served})\n")
+    what = "any model" if plan.systems else f"{names} ({served})"
+    sys.stdout.write(f"{plan.agent} learns {what}\n")
     options = {key: str(value) for key, value in vars(arguments).items()}
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": options})
     describe(folder, shlex.split(plan.command))

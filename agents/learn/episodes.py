@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.traffic import rate_rps
 
 from ..history import batch_times_of, layout_of
-from ..stepwise import MAX_REPLICAS, PolicyState
+from ..stepwise import Form, PolicyState
 from . import spec_of
 from .evaluation import AccuracyCost
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that a policy chooses among, as far as the limits go."""
+QUEUE = 1 << 13
+"""Requests that can wait in an episode; with more of them it is lost anyway."""
 DRAWS = 100
 """Changed versions of each scenario, from which episodes are drawn."""
 LENGTHS = (0.33, 0.7)
@@ -62,33 +63,45 @@ class Episodes:
         self,
         scenarios: Sequence[Scenario],
         count: int,
-        every: int,
+        form: Form,
         seed: int,
         randomised: bool = False,
+        draws: int = DRAWS,
+        machine: int = 0,
     ) -> None:
-        """Begin all of them; some are of other systems if ``randomised``.
+        """Begin all of them, each of a drawn version of its scenario.
 
-        Replicas may step after ``every`` intervals, or never if it is 0.
+        Some are of other systems if ``randomised``. All run on the same of a plan's machines.
         """
-        self._random = stream(seed, "episodes")
+        self._random, self._draws, self.machine = stream(seed, "episodes"), draws, machine
         pool = [
             changed(scenario, randomised and k % OTHERS == 0, self._random)
             for scenario in scenarios
-            for k in range(DRAWS)
+            for k in range(draws)
         ]
         self.scenario = np.arange(count) % len(scenarios)
         """(n,) which scenario each is of."""
-        self._assigned = self.scenario * DRAWS
+        rates = np.array([rate_rps(each, scenario_profile(each)) for each in scenarios])
+        self.offered = (rates * [each.interval_s for each in scenarios])[self.scenario]
+        """(n,) requests of an interval, on average."""
+        least = np.array([least_cores(each) * each.interval_s for each in scenarios])
+        self.least = least[self.scenario]
+        """(n,) core-seconds of an interval that the mean load needs at least."""
+        self._assigned = self.scenario * draws
         fields = len(layout_of(spec_of(pool[0])).fields)
         self._simulator = BatchSimulator(
-            pool, self._assigned, replicas_max=MAX_REPLICAS, obs_dim=fields
+            pool,
+            self._assigned,
+            replicas_max=form.most_replicas,
+            queue_capacity=QUEUE,
+            obs_dim=fields,
+            grows_ready=True,
         )
         self._accuracy_cost = AccuracyCost(pool)
         specs = self._simulator.specs
-        sizes = batches_for(specs[0])
         self._observations = np.zeros((count, fields), np.float32)
-        self._pool = PolicyState(specs, every, sizes)
-        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], every, sizes)
+        self._pool = PolicyState(specs, form)
+        self.state = PolicyState([specs[k] for k in self._assigned.tolist()], form)
         self._begin(np.ones(count, np.bool_))
 
     def step(self, choices: IntArray) -> Outcomes:
@@ -112,19 +125,13 @@ class Episodes:
         self._simulator.close()
 
     def _begin(self, chosen: NDArray[np.bool_]) -> None:
-        drawn = self._random.integers(0, DRAWS, int(chosen.sum()))
-        self._assigned[chosen] = self.scenario[chosen] * DRAWS + drawn
+        drawn = self._random.integers(0, self._draws, int(chosen.sum()))
+        self._assigned[chosen] = self.scenario[chosen] * self._draws + drawn
         # Lower seeds are for evaluation runs, higher ones for the evaluator: training sees neither.
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
         self.state.begin(chosen, self._pool, self._assigned[chosen])
         self.state.see(self._observations, None, chosen)
-
-
-def batches_for(spec: SystemSpec) -> tuple[int, ...]:
-    """Return the batch sizes that a policy chooses among in a system."""
-    largest = max(stage.batch_max for stage in spec.stages)
-    return tuple(size for size in BATCHES if size <= largest)
 
 
 def changed(scenario: Scenario, is_other: bool, random: np.random.Generator) -> Scenario:
@@ -171,3 +178,13 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
             cold_start_s=colder * cold_start_s,
         ),
     )
+
+
+def least_cores(scenario: Scenario) -> float:
+    """Return the fewest cores that serve a scenario's mean load, at the best use of them."""
+    core_s = 0.0
+    for stage in spec_of(scenario).stages:
+        cores, sizes = np.arange(1, stage.cores_max + 1), np.arange(1, stage.batch_max + 1)
+        tables_s = [each.table_s(stage.batch_max, stage.cores_max) for each in stage.latencies]
+        core_s += stage.mean_tasks * (np.array(tables_s) * cores / sizes[:, None]).min()
+    return float(core_s * rate_rps(scenario, scenario_profile(scenario)))

@@ -108,11 +108,35 @@ class PolicyEvaluator:
     def __init__(
         self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
     ) -> None:
+        limits = [each.limits for each in scenarios]
+        self._groups = []
+        """Of the scenarios on each machine: their places, and what plays them."""
+        for one in dict.fromkeys(limits):
+            places = [k for k, each in enumerate(limits) if each == one]
+            own = [scenarios[k] for k in places]
+            self._groups.append((places, _OneMachine(own, episodes, first_seed)))
+
+    def __call__(self, policy: Policy) -> Evaluation:
+        """Play a policy."""
+        count = sum(len(places) for places, _ in self._groups)
+        cores, missed, seen = np.zeros(count), np.zeros(count), InputRange(len(policy.info.inputs))
+        for places, played in self._groups:
+            found = played(policy)
+            cores[places], missed[places] = found.cores, found.violation_rate
+            assert found.input_range is not None
+            seen.widen(found.input_range)
+        return Evaluation(cores, missed, seen.ends)
+
+
+class _OneMachine:
+    """Plays policies on scenarios with the same limits."""
+
+    def __init__(self, scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> None:
         self._count = len(scenarios)
         self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
         assigned = np.tile(np.arange(self._count), episodes)
         fields = layout_of(spec_of(scenarios[0])).fields
-        self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields))
+        self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields), grows_ready=True)
         self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
 
     @one_blas_thread()
@@ -120,7 +144,7 @@ class PolicyEvaluator:
         """Play a policy."""
         info, played, first = policy.info, self._simulator, self._specs[0]
         policy = reading(policy, layout_of(first).inputs)
-        state = PolicyState(self._specs, info.every, info.batches)
+        state = PolicyState(self._specs, info.form)
         seen, running = InputRange(len(info.inputs)), np.zeros(len(self._seeds), np.bool_)
 
         def decide(view: BatchView) -> IntArray:

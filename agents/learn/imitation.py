@@ -9,7 +9,7 @@ lead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,17 +18,19 @@ import torch
 
 from sponge_env.arrays import IntArray
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec
+from sponge_env.interfaces import Allocation
 from sponge_env.run.registry import known_controllers, make_controller, start
+from sponge_env.scenario.config import Limits
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy
-from ..stepwise import PolicyState, allocation
+from ..stepwise import SITUATIONS, STEP, Form, PolicyState, allocation
 from . import LearnConfig, TrainingPlan
-from .episodes import batches_for, changed
-from .evaluation import Task, run_programs
+from .episodes import changed
+from .evaluation import Task, programs_for, run_programs
 from .ppo import ActorCritic
+from .systems import random_systems
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""
@@ -44,8 +46,8 @@ class Demonstrations(NamedTuple):
     seen: FloatMatrix
     choices: IntArray
     """(n, stages, 4)"""
-    replicas: IntArray
-    """(n, stages) requested before."""
+    situations: IntArray
+    """(n, stages) of the replicas requested before, as :class:`.ppo.ActorCritic` counts them."""
 
 
 def demonstrations(
@@ -58,14 +60,20 @@ def demonstrations(
     """Let programs show what they do where a policy leads, or without one where they do.
 
     Each scenario of the plan has a program. The episodes are like those of the training; half are
-    of other systems if it is randomised.
+    of other systems if it is randomised. A plan of random systems has as many drawn.
     """
     random, tasks = stream(seed, "demonstrations"), []
-    for k in range(config.demonstrations):
-        for program, each in zip(programs, plan.scenarios, strict=True):
-            scenario = changed(each, plan.randomised and k % 2 == 1, random)
+    machines = {limits: k * SITUATIONS for k, limits in enumerate(plan.choices)}
+    with random_systems(random, plan.systems * config.demonstrations) as systems:
+        first = programs_for(plan.control.scales_out)[0]
+        shown = [(first, each, False) for each in systems]
+        for k in range(0 if plan.systems else config.demonstrations):
+            is_other = plan.randomised and k % 2 == 1
+            shown += [(*each, is_other) for each in zip(programs, plan.scenarios, strict=True)]
+        for program, each, is_other in shown:
+            scenario = changed(each, is_other, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-    return joined(run_programs(partial(_demonstrate, plan.every, policy), tasks))
+        return joined(run_programs(partial(_demonstrate, plan.form, machines, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -73,19 +81,22 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
     return Demonstrations(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstrations:
+def _demonstrate(
+    form: Form, machines: Mapping[Limits, int], policy: Policy | None, task: Task
+) -> Demonstrations:
     program, seed, scenario = task
     system, controller = make_system(scenario, seed), make_controller(program, known_controllers())
     start(controller, system.spec, 0)
-    state = PolicyState([system.spec], every, batches_for(system.spec))
+    state, machine = PolicyState([system.spec], form), machines[scenario.limits]
     disturbance, rows = Disturbance(seed), []
     while not system.done:
         view = system.view()
         state.look(view)
-        choices = _as_choices(controller.decide(view), state, system.spec)
-        rows.append((state.seen[0].copy(), choices, state.replicas[0].copy()))
+        choices = _as_choices(controller.decide(view), state)
+        rows.append((state.seen[0].copy(), choices, state.situations[0] + machine))
         if policy is None:
-            most = most_cores(system.spec, state.replicas[0] + choices[:, 2] - 1)
+            after = state.situations[0] + (choices[:, 2] - 1) * STEP
+            most = state.choices.most_cores(after)
             requested = state.take(disturbance.apply(choices, most)[None])
         else:
             requested = state.choose(policy.logits(state.seen))
@@ -93,12 +104,14 @@ def _demonstrate(every: int, policy: Policy | None, task: Task) -> Demonstration
     return Demonstrations(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _as_choices(decided: Allocation, state: PolicyState, spec: SystemSpec) -> IntArray:
+def _as_choices(decided: Allocation, state: PolicyState) -> IntArray:
     """Return (stages, 4) choices like a decision, as far as all fits and the replicas may step."""
     cores, batch, replicas, variants = np.array(decided.stages).T
     own = state.choices
     steps = np.sign(np.clip(replicas, 1, own.limits[:, 2]) - state.replicas[0])
-    cores = np.minimum(cores, most_cores(spec, state.replicas[0] + steps))
+    may_shrink = own.moves[np.arange(len(steps)), state.situations[0], 0]
+    steps = np.maximum(steps, -may_shrink.astype(np.int64))
+    cores = np.minimum(cores, own.most_cores(state.situations[0] + steps * STEP))
     # A larger batch than the program's only starts if so many wait.
     places = np.minimum(np.searchsorted(own.sizes, batch), len(own.sizes) - 1)
     variants = np.where(own.counts[:, 3] > 0, np.maximum(variants, 0), 0)
@@ -123,20 +136,13 @@ class Disturbance:
         return np.column_stack([np.minimum(self._cores, most) - 1, choices[:, 1:]])
 
 
-def most_cores(spec: SystemSpec, replicas: IntArray) -> IntArray:
-    """Return the largest number of cores of (stages,) replicas, each stage by itself."""
-    limits = np.array([stage.cores_max for stage in spec.stages])
-    cores: IntArray = np.maximum(1, np.minimum(limits, spec.total_cores // replicas))
-    return cores
-
-
 def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
     """Make the demonstrated actions probable.
 
     The inputs are normalised by their mean and deviation in the demonstrations from now on.
     """
     model.normalise(shown.seen)
-    seen, choices, replicas = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
+    seen, choices, situations = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5, fused=True)
     minibatches = [
         rows
@@ -146,7 +152,7 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
     for k, rows in enumerate(minibatches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        log_probability, _ = model.probabilities(seen[rows], choices[rows], replicas[rows])
+        log_probability, _ = model.probabilities(seen[rows], choices[rows], situations[rows])
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

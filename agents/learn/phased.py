@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,24 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import PolicyError
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.traffic import rate_rps
+from sponge_env.scenario.seeds import stream
 from sponge_env.utils.files import write_json
 
 from ..guard import InputRange
 from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
-from ..stepwise import StageChoices
-from . import (
-    CHECKPOINT_FILE,
-    EVALUATED_FILE,
-    SETTINGS_FILE,
-    LearnConfig,
-    Report,
-    TrainingPlan,
-    spec_of,
-)
-from .episodes import Episodes, batches_for
+from . import CHECKPOINT_FILE, EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
+from .episodes import DRAWS, Episodes
 from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, PolicyEvaluator, best_rules
 from .imitation import Demonstrations, demonstrations, imitate, joined
-from .ppo import ActorCritic, collect, update
+from .ppo import ActorCritic, Transitions, collect, update
+from .systems import random_systems
+
+RENEWED = 1_200_000
+"""Steps after which random systems are drawn anew."""
+CRITIC_FIRST = 0.02
+"""Share of the steps in which only the critic learns: what it says of a policy that imitates is
+noise at first."""
 
 
 def train(
@@ -75,9 +73,9 @@ class Training:
     def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.config, self._progress = plan, config, progress
-        spec, scenarios = plan.spec, plan.scenarios
-        self._choices = StageChoices.of(spec, batches_for(spec), plan.every > 0)
-        self.model = ActorCritic(config.hidden, self._choices, len(plan.inputs))
+        scenarios, choices = plan.scenarios, list(plan.choices.values())
+        self._actions = choices[0].actions
+        self.model = ActorCritic(config.hidden, choices, len(plan.inputs))
         self._evaluate = PolicyEvaluator(scenarios, config.evaluation_episodes)
         if plan.resume is None:
             progress(0, "measuring the programs")
@@ -99,7 +97,9 @@ class Training:
     def run(self) -> None:
         """Imitate the programs and practise, from where the run is."""
         try:
-            if not self.steps:
+            if not self.steps and self.plan.start is not None:
+                self.model.begin_with(self.plan.start.layers)
+            elif not self.steps:
                 self._imitate()
             self._practise()
         except KeyboardInterrupt:
@@ -124,36 +124,55 @@ class Training:
         plan, config = self.plan, self.config
         interval = max(1, self._planned // config.evaluations)
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5, fused=True)
-        least = np.array([least_cores(each) * each.interval_s for each in plan.scenarios])
-        # A run that is resumed draws other episodes than those it has learned from.
-        seed, looked_at = plan.seed + self.steps, self.steps
+        looked_at = self.steps
         if not self.steps:
             self._look()
-        with closing(
-            Episodes(plan.scenarios, plan.envs, plan.every, seed, plan.randomised)
-        ) as episodes:
-            while self.steps < self._planned:
-                left = 1 - self.steps / self._planned
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * max(0.1, left)
-                batch = collect(self.model, episodes, least, config)
-                self._deployed.widen(episodes.state.seen)
-                entropy = config.entropy * (0.2 + 0.8 * left)
-                losses = update(self.model, optimizer, batch, config, entropy)
-                self.steps += len(batch.inputs)
-                for key, value in losses.items():
-                    self._writer.add_scalar(f"train/{key}", value, self.steps)
-                self._progress(self.steps - self._start, self._status)
-                if self.steps - looked_at >= interval or self.steps >= self._planned:
-                    looked_at = self.steps
-                    self._look()
+        while self.steps < self._planned:
+            until = min(self.steps + RENEWED, self._planned) if plan.systems else self._planned
+            with self._episodes() as groups:
+                while self.steps < until:
+                    left = 1 - self.steps / self._planned
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * max(0.1, left)
+                    parts = [collect(self.model, episodes, config) for episodes in groups]
+                    batch = Transitions(*map(torch.cat, zip(*parts, strict=True)))
+                    for episodes in groups:
+                        self._deployed.widen(episodes.state.seen)
+                    entropy = config.entropy * (0.2 + 0.8 * left) * (left < 1 - CRITIC_FIRST)
+                    losses = update(self.model, optimizer, batch, config, entropy)
+                    self.steps += len(batch.inputs)
+                    for key, value in losses.items():
+                        self._writer.add_scalar(f"train/{key}", value, self.steps)
+                    self._progress(self.steps - self._start, self._status)
+                    if self.steps - looked_at >= interval or self.steps >= self._planned:
+                        looked_at = self.steps
+                        self._look()
+
+    @contextmanager
+    def _episodes(self) -> Iterator[list[Episodes]]:
+        """Begin episodes on each machine that there is."""
+        # A run that is resumed draws other episodes than those it has learned from.
+        plan, seed, draws = self.plan, self.plan.seed + self.steps, DRAWS
+        with random_systems(stream(seed, "systems"), plan.systems) as systems, ExitStack() as stack:
+            scenarios: Sequence[Scenario] = plan.scenarios
+            if plan.systems:
+                scenarios, draws = systems, 1
+            groups = []
+            for machine, limits in enumerate(plan.choices):
+                own = [each for each in scenarios if each.limits == limits]
+                count = plan.envs * len(own) // len(scenarios)
+                episodes = Episodes(
+                    own, count, plan.form, seed, plan.randomised, draws=draws, machine=machine
+                )
+                groups.append(stack.enter_context(closing(episodes)))
+            yield groups
 
     def _look(self) -> None:
         """Evaluate the policy, keep it if it is the best so far, and write where the run is."""
         policy = self.export()
         result = self._keep(policy)
         add = self._writer.add_scalar
-        for k, scenario in enumerate(self.plan.scenarios):
+        for k, scenario in enumerate(() if self.plan.systems else self.plan.scenarios):
             add(f"cores/{scenario.name}", result.cores[k], self.steps)
             add(f"violations/{scenario.name}", result.violation_rate[k], self.steps)
         add("evaluation/cost", score_of(result, self.rule), self.steps)
@@ -185,12 +204,10 @@ class Training:
     def export(self) -> Policy:
         """Return the policy as it is now."""
         info = self.plan.info(
-            self._choices.actions,
+            self._actions,
             steps=self.steps,
             planned=self._planned,
             seconds=round(time.monotonic() - self._began_s, 1),
-            batches=tuple(self._choices.sizes.tolist()),
-            every=self.plan.every,
         )
         return Policy(info, tuple(self.model.layers()))
 
@@ -227,18 +244,9 @@ def score_of(result: Evaluation, rule: Evaluation) -> float:
     """Return one number, better when smaller: cores relative to the best rule's, on average.
 
     Violations beyond the rule's, or beyond few where it has more, count like cores: as many more
-    as the tolerance are a tenth.
+    as the tolerance are a tenth, and the more there are the less each counts, for some systems are
+    hopeless.
     """
     allowed = np.minimum(rule.violation_rate, FEW_VIOLATIONS) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
-    return float(np.mean(result.cores / rule.cores + 0.1 * np.minimum(over, 100)))
-
-
-def least_cores(scenario: Scenario) -> float:
-    """Return the fewest cores that serve a scenario's mean load, at the best use of them."""
-    core_s = 0.0
-    for stage in spec_of(scenario).stages:
-        cores, sizes = np.arange(1, stage.cores_max + 1), np.arange(1, stage.batch_max + 1)
-        tables_s = [each.table_s(stage.batch_max, stage.cores_max) for each in stage.latencies]
-        core_s += stage.mean_tasks * (np.array(tables_s) * cores / sizes[:, None]).min()
-    return float(core_s * rate_rps(scenario, scenario_profile(scenario)))
+    return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

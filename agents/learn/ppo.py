@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sponge_env.arrays import FloatArray
 
 from ..policy import FloatMatrix
-from ..stepwise import StageChoices
+from ..stepwise import SITUATIONS, STEP, StageChoices
 from . import LearnConfig
 from .episodes import Episodes, Outcomes
 
@@ -27,18 +28,18 @@ MAX_LOGIT = 4.0
 """Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
 STEP_PROBABILITY = 0.03
 """Of one replica more, and of one fewer, when the replicas begin to be learned."""
-VALUE_UNIT = 10.0
-"""Unit of the critic's values."""
 SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 CLIP = 0.2
 """Largest relative change of an action's probability that an update rewards."""
-VIOLATION_PRICE = 50.0
-"""Core-seconds that a violation costs."""
-MAX_VIOLATIONS = 30
-"""Violations of one interval that count at most, so that one lost queue is not all that matters."""
+VIOLATION_PRICE = 500.0
+"""What it costs to miss all requests that come in the mean, if it counted in proportion."""
+SATURATES = 50.0
+"""Cost from which on it grows with its logarithm only, so that one lost queue is not all that
+matters."""
 MIN_TYPICAL = 0.05
 """Smallest typical advantage."""
+_MOST_LOG = 11.0
 _NEVER = -1e9
 """Logit of what may not be chosen."""
 
@@ -51,14 +52,19 @@ class ActorCritic(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, hidden: Sequence[int], choices: StageChoices, inputs: int) -> None:
+    def __init__(self, hidden: Sequence[int], machines: Sequence[StageChoices], inputs: int):
+        """Draw weights for systems that differ in their machines only.
+
+        The situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so
+        on.
+        """
         super().__init__()
-        self._counts: list[list[int]] = choices.counts.tolist()
-        self._room = torch.from_numpy(choices.room)
-        self._moves = torch.from_numpy(choices.moves)
+        self._counts: list[list[int]] = machines[0].counts.tolist()
+        self._room = torch.from_numpy(np.concatenate([each.room for each in machines], axis=1))
+        self._moves = torch.from_numpy(np.concatenate([each.moves for each in machines], axis=1))
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
-        self.actor = _network(inputs, hidden, sum(choices.actions))
+        self.actor = _network(inputs, hidden, sum(machines[0].actions))
         self.critic = _network(inputs, hidden, 1)
         step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
         assert isinstance(last, nn.Linear)
@@ -69,6 +75,18 @@ class ActorCritic(nn.Module):
                 last.weight[own] = 0.0
                 last.bias[own] = torch.tensor([step, 0.0, step])
                 at = own.stop + variants
+
+    def begin_with(self, layers: Sequence[tuple[FloatMatrix, FloatMatrix]]) -> None:
+        """Take the actor of a policy, the layers being those of :meth:`layers`."""
+        (scale, shift), (first, bias), *others = layers
+        self.scale = torch.from_numpy(np.diag(scale).copy())
+        self.mean = torch.from_numpy(-shift / np.diag(scale))
+        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
+        own = [(first / np.float32(SATURATION), bias), *others]
+        with torch.no_grad():
+            for layer, (weight, offset) in zip(linear, own, strict=True):
+                layer.weight.copy_(torch.from_numpy(weight))
+                layer.bias.copy_(torch.from_numpy(offset))
 
     def normalise(self, seen: FloatMatrix) -> None:
         """Take mean and deviation from (n, inputs); a deviation is never 0."""
@@ -82,36 +100,36 @@ class ActorCritic(nn.Module):
 
     def values(self, inputs: Tensor) -> Tensor:
         """Return the (n,) values of states."""
-        values: Tensor = VALUE_UNIT * self.critic(inputs)[:, 0]
+        values = _unsquashed(self.critic(inputs)[:, 0])
         return values
 
     @torch.no_grad()
-    def sample(self, inputs: Tensor, replicas: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw (n, stages, 4) choices in states of (n, stages) replicas.
+    def sample(self, inputs: Tensor, situations: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw (n, stages, 4) choices in (n, stages) situations.
 
         Their (n,) log-probabilities come with them.
         """
-        return self._decided(inputs, replicas, None)[:2]
+        return self._decided(inputs, situations, None)[:2]
 
     def probabilities(
-        self, inputs: Tensor, choices: Tensor, replicas: Tensor
+        self, inputs: Tensor, choices: Tensor, situations: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the (n,) log-probabilities of choices, and the entropies of their parts."""
-        return self._decided(inputs, replicas, choices)[1:]
+        return self._decided(inputs, situations, choices)[1:]
 
     def _decided(
-        self, inputs: Tensor, replicas: Tensor, choices: Tensor | None
+        self, inputs: Tensor, situations: Tensor, choices: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return choices, drawn if none are given, their log-probabilities, and entropies."""
         sizes, logs, taken = [sum(each) for each in self._counts], [], []
         for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
             core, batch, step, variant = [None] * 4 if choices is None else choices[:, k].T
             cores, batches, steps, variants = logits.split(self._counts[k], dim=1)
-            steps = steps.masked_fill(~self._moves[k, replicas[:, k]], _NEVER)
+            steps = steps.masked_fill(~self._moves[k, situations[:, k]], _NEVER)
             batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
             # The step first: how many cores fit depends on the replicas that result from it.
             step, batch = _taken(steps, step), _taken(batches, batch)
-            room = self._room[k, replicas[:, k] + step - 1, : cores.shape[1]]
+            room = self._room[k, situations[:, k] + (step - 1) * STEP, : cores.shape[1]]
             bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
             cores = bounded.masked_fill(~room, _NEVER).log_softmax(dim=1)
             logs += [cores, batches, steps, variants]
@@ -143,6 +161,11 @@ def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def _unsquashed(squashed: Tensor) -> Tensor:
+    """Return values of the logarithms that the critic predicts, of which some are large."""
+    return squashed.sign() * squashed.abs().clamp_max(_MOST_LOG).expm1()
+
+
 def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
     """Return a given choice, or draw from (n, choices) log-probabilities; 0 if there are none."""
     if given is not None:
@@ -163,7 +186,7 @@ class Transitions(NamedTuple):
     inputs: Tensor
     choices: Tensor
     """(n, stages, 4)"""
-    replicas: Tensor
+    situations: Tensor
     """(n, stages) before."""
     log_probabilities: Tensor
     """(n,) of the choices when they were drawn."""
@@ -171,32 +194,28 @@ class Transitions(NamedTuple):
     returns: Tensor
 
 
-def rewards(outcomes: Outcomes, least: FloatArray) -> Floats:
+def rewards(outcomes: Outcomes, least: FloatArray, offered: FloatArray) -> Floats:
     """Return (n,) rewards.
 
     ``least`` (n,) are the core-seconds of an interval that count as 1: the fewest that the mean
-    load needs. So large and small scenarios weigh alike.
+    load needs; ``offered`` (n,) the requests of that. So large and small systems weigh alike.
     """
-    cost = VIOLATION_PRICE * np.minimum(outcomes.violations, MAX_VIOLATIONS)
-    earned: Floats = (1 - (outcomes.core_seconds + cost) / least).astype(np.float32)
+    missed = VIOLATION_PRICE * outcomes.violations / offered
+    cost = SATURATES * np.log1p(missed / SATURATES)
+    earned: Floats = (1 - outcomes.core_seconds / least - cost).astype(np.float32)
     return earned
 
 
-def collect(
-    model: ActorCritic, episodes: Episodes, least: FloatArray, config: LearnConfig
-) -> Transitions:
-    """Let a policy act for a rollout; return what there is to learn from it.
-
-    ``least`` (scenarios,) is that of :func:`rewards`.
-    """
+def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Transitions:
+    """Let a policy act for a rollout; return what there is to learn from it."""
     state, scenario = episodes.state, episodes.scenario
     states, played, earned, over, final = [model.inputs(state.seen)], [], [], [], []
     for _ in range(config.rollout_steps):
-        replicas = torch.from_numpy(state.replicas)
-        choices, log = model.sample(states[-1], replicas)
-        played.append((states[-1], choices, replicas, log))
+        held = torch.from_numpy(state.situations + episodes.machine * SITUATIONS)
+        choices, log = model.sample(states[-1], held)
+        played.append((states[-1], choices, held, log))
         outcomes = episodes.step(choices.numpy())
-        earned.append(rewards(outcomes, least[scenario]))
+        earned.append(rewards(outcomes, episodes.least, episodes.offered))
         over.append(outcomes.over)
         # An episode that is over would have gone on: its last state counts as any other.
         final.append(_values(model, model.inputs(state.seen)) if over[-1].any() else None)
@@ -254,16 +273,22 @@ def update(
     config: LearnConfig,
     entropy: float,
 ) -> dict[str, float]:
-    """Learn from a batch with a weight of the entropy; return what is worth a curve."""
+    """Learn from a batch with a weight of the entropy; return what is worth a curve.
+
+    If it is 0, only the critic learns.
+    """
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):
-            inputs, choices, replicas, before, advantage, returns = (x[rows] for x in batch)
-            now, entropies = model.probabilities(inputs, choices, replicas)
+            inputs, choices, held, before, advantage, returns = (x[rows] for x in batch)
+            now, entropies = model.probabilities(inputs, choices, held)
             ratio = (now - before).exp()
             clipped = ratio.clamp(1 - CLIP, 1 + CLIP)
             gain = torch.minimum(ratio * advantage, clipped * advantage).mean()
-            value_loss = (((model.values(inputs) - returns) / VALUE_UNIT) ** 2).mean()
-            loss = 0.5 * value_loss - gain - entropy * entropies.mean()
+            squashed = model.critic(inputs)[:, 0], returns.sign() * returns.abs().log1p()
+            value_loss = functional.smooth_l1_loss(*squashed)
+            loss = 0.5 * value_loss
+            if entropy:
+                loss = loss - gain - entropy * entropies.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             # Each by itself: a rare violation moves the critic far and would stop the actor.

@@ -170,7 +170,9 @@ def play_together(
         return {}
     workloads = [draw_workload(scenario, profile, run.seed) for run in runs]
     same = np.zeros(len(runs), np.int64)
-    simulator = BatchSimulator([scenario], same, obs_dim=JOINT_OBS_DIM, workloads=workloads)
+    grows = bool(getattr(controller, "grows_ready", False))
+    options: Any = {"obs_dim": JOINT_OBS_DIM, "grows_ready": grows}
+    simulator = BatchSimulator([scenario], same, workloads=workloads, **options)
     rows = np.empty((scenario.intervals, len(runs)), METRICS)
     took_s = list[float]()
 

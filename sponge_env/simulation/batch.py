@@ -19,6 +19,7 @@ from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
@@ -101,6 +102,7 @@ class BatchSimulator:
         obs_dim: int = OBS_DIM,
         intervals_max: int | None = None,
         workloads: Sequence[Workload] = (),
+        grows_ready: bool = False,
     ) -> None:
         """Allocate everything; :meth:`reset` starts the first episodes.
 
@@ -117,6 +119,8 @@ class BatchSimulator:
                 all CPUs (``NUMBA_NUM_THREADS``).
             obs_dim: Length of an observation, of one of :mod:`sponge_env.simulation.encoding`.
             intervals_max: Intervals after which an episode is over even if its scenario is not.
+            grows_ready: Whether an allocation may be of more cores than the machine has while
+                replicas start, which hold one core each.
             workloads: (n,) requests of each environment's only episode, in place of those that
                 are drawn; what becomes of them is kept in the ledger.
         """
@@ -139,6 +143,7 @@ class BatchSimulator:
         """CPU time of the last step, if there was one."""
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self._workloads = workloads
+        self._total_cores = MAX_TOTAL_CORES if grows_ready else self.specs[0].total_cores
         self._most = np.array(
             [
                 (s.cores_max, s.batch_max, replicas_max or s.replicas_max, len(s.latencies) - 1)
@@ -245,7 +250,7 @@ class BatchSimulator:
             self._numbers[:, 0, :3] = _array("allocations", allocations, np.int64, shape)
         else:
             self._numbers[:] = _array("allocations", allocations, np.int64, self._numbers.shape)
-        if not entry.fit(self._numbers, self._most, self.specs[0].total_cores):
+        if not entry.fit(self._numbers, self._most, self._total_cores):
             raise ConfigError(
                 f"cores, batch and replicas must lie between 1 and {self._most[:, :3].tolist()}, "
                 f"and variants between 0 and {self._most[:, 3].tolist()}, stage by stage, but one "

@@ -1,0 +1,184 @@
+"""Random systems of one model: what a policy that is to decide for any model learns on.
+
+Latencies, limits, objectives, loads, networks and the ways in which a profile is wrong are drawn
+anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployments have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from sponge_env.errors import ProfileError
+from sponge_env.latency import fit_latency
+from sponge_env.scenario.config import (
+    Arrivals,
+    Initial,
+    Limits,
+    Network,
+    RequestClass,
+    Serving,
+    Simulation,
+)
+from sponge_env.scenario.profile import POOR_FIT, Profile, load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario
+from sponge_env.simulation.traffic import rate_rps
+
+from ..training import MACHINES
+
+_GRID = (1, 2, 4, 8, 16)
+"""Batch sizes and cores of a profile's measurements."""
+_QUOTAS = 0.4
+"""Share of the machines of 16 core units that are one CPU, which quotas share out."""
+_LATENCY_S, _PARALLEL, _BEND = (0.005, 0.4), (0.3, 0.98), 0.2
+"""Ranges of the latency of one request on one core and of its share that more cores speed up, and
+the largest deviation of a measurement from the fit."""
+_SLOWEST = 0.15
+"""A fit that is below this share of the least measurement somewhere is no good."""
+_SLO, _SLO_S = (1.3, 25.0), (0.05, 3.0)
+"""Range of the SLO, relative to that latency, and its ends."""
+_FASTEST = 2.0
+"""The SLO is at least so many times the shortest service."""
+_PEAK, _HIGH_PEAK, _MOST_RPS = (0.05, 0.85), (0.4, 0.9), 800.0
+"""Ranges of the highest load of most systems and of a third of them, and the highest rate."""
+_KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal")
+_SHARES = (0.15, 0.1, 0.25, 0.25, 0.25)
+_TRANSFER, _BANDWIDTH = (0.01, 0.8), 3e6
+"""Range of the share of the SLO in which a payload arrives, and at how many bytes per second."""
+_NO_TRANSFER, _FADES, _CLASSES, _EXPIRED, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.15, 0.5, 0.45
+"""Shares of the systems without transfer times, with deep fades, with three classes of requests,
+with the drop rule ``expired``, with resizes at once, and as fast as their profile says."""
+
+
+@contextmanager
+def random_systems(random: np.random.Generator, count: int) -> Iterator[list[Scenario]]:
+    """Draw systems on all kinds of machines; their profiles can be read within the context."""
+    machines = [MACHINES[k % len(MACHINES)] for k in range(count)]
+    with TemporaryDirectory(prefix="sponge-") as folder:
+        paths = [Path(folder) / f"system-{k}.json" for k in range(count)]
+        yield [_random_system(random, *each) for each in zip(paths, machines, strict=True)]
+
+
+def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:
+    """Draw a system on a machine of so many cores; its profile is written to a file."""
+    quota = cores == 16 and random.random() < _QUOTAS
+    profile = _quota_profile(random) if quota else _random_profile(random)
+    save_profile(replace(profile, name=path.stem, model=path.stem, samples=()), path)
+    each = min(cores, 16)
+    alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
+    slo_s = float(np.clip(alone_s * _between(random, *_SLO), *_SLO_S))
+    slo_s = max(slo_s, _FASTEST * fastest_s)
+    network = _random_network(random, slo_s)
+    made = Scenario(
+        name=path.stem,
+        profile=str(path),
+        slo_s=slo_s,
+        duration_s=round(_between(random, 120.0, 900.0)),
+        classes=_random_classes(random, slo_s, network.payload_bytes),
+        limits=Limits(cores=each, replicas=min(cores, 16), total_cores=cores),
+        initial=_random_initial(random, cores),
+        arrivals=_random_arrivals(random),
+        network=network,
+        serving=Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
+        simulation=Simulation(
+            actuation_delay_s=_rarely(random, _INSTANT, 0.1, 2.0),
+            service_scale=_rarely(random, _AS_PROFILED, 0.9, 1.3) or 1.0,
+            cold_start_s=_between(random, 2.0, 30.0),
+        ),
+    )
+    over = max(rate_rps(made, profile) / _MOST_RPS, 1.0)
+    peak = (made.arrivals.peak or 0.0) / over
+    return replace(made, arrivals=replace(made.arrivals, peak=peak))
+
+
+def _between(random: np.random.Generator, least: float, most: float) -> float:
+    """Draw evenly by the logarithm."""
+    return float(math.exp(random.uniform(math.log(least), math.log(most))))
+
+
+def _rarely(random: np.random.Generator, share: float, least: float, most: float) -> float:
+    """Draw 0 in a share of the cases, else between two values."""
+    drawn = _between(random, least, most)
+    return 0.0 if random.random() < share else drawn
+
+
+def _quota_profile(random: np.random.Generator) -> Profile:
+    return load_profile("lite0").scaled(_between(random, 0.4, 2.5))
+
+
+def _random_profile(random: np.random.Generator) -> Profile:
+    """Draw measurements that scatter around a fit of l(b, c), and fit them again."""
+    batches, cores = np.meshgrid(_GRID, _GRID, indexing="ij")
+    while True:
+        alone_s, parallel = _between(random, *_LATENCY_S), random.uniform(*_PARALLEL)
+        of_batch, of_each = random.uniform(-0.4, 0.75), random.uniform(0.1, 0.95)
+        work_s = parallel * alone_s * ((1 - of_batch) * batches + of_batch) / cores
+        serial_s = (1 - parallel) * alone_s * (of_each * batches + 1 - of_each)
+        bend = random.uniform(0, _BEND)
+        table_s = (work_s + serial_s) * np.exp(random.uniform(-bend, bend, batches.shape))
+        if table_s.min() <= 0:
+            continue
+        table_s = np.minimum.accumulate(np.maximum.accumulate(table_s, axis=0), axis=1)
+        latency, error = fit_latency(_GRID, _GRID, table_s, relative=bool(random.integers(2)))
+        try:
+            whole_s = latency.table_s(_GRID[-1], _GRID[-1])
+        except ProfileError:  # not positive everywhere
+            continue
+        if whole_s.min() >= _SLOWEST * table_s.min() and error.mape <= POOR_FIT:
+            grid = tuple(tuple(row) for row in table_s.tolist())
+            own: dict[str, Any] = {"latency_s": grid, "latency": latency, "fit_error": error}
+            return replace(load_profile("yolov5s"), batches=_GRID, cores=_GRID, **own)
+
+
+def _random_arrivals(random: np.random.Generator) -> Arrivals:
+    fast = random.random() < 0.6
+    flash_s = random.uniform(10.0, 40.0)
+    return Arrivals(
+        kind=random.choice(_KINDS, p=_SHARES),
+        peak=random.uniform(*_HIGH_PEAK) if random.random() < 1 / 3 else _between(random, *_PEAK),
+        burst_factors=(0.4, 1.0, 2.4) if fast else (0.4, 1.0, 1.6),
+        burst_dwell_s=_between(random, 4.0, 30.0) if fast else random.uniform(50.0, 120.0),
+        flash_factor=random.uniform(2.0, 8.0),
+        flash_s=flash_s,
+        flash_every_s=max(flash_s, random.uniform(60.0, 240.0)),
+        diurnal_amplitude=random.uniform(0.3, 0.9),
+        diurnal_period_s=_between(random, 60.0, 400.0),
+    )
+
+
+def _random_network(random: np.random.Generator, slo_s: float) -> Network:
+    if random.random() < _NO_TRANSFER:
+        return Network(trace="none")
+    fades = random.random() < _FADES
+    return Network(
+        payload_bytes=_between(random, *_TRANSFER) * slo_s * _BANDWIDTH,
+        base_delay_s=0.01 * min(1.0, slo_s),
+        fade_every_s=random.uniform(40.0, 120.0) if fades else None,
+        fade_s=random.uniform(1.0, 6.0),
+        fade_depth=_between(random, 1e-3, 0.1),
+    )
+
+
+def _random_classes(
+    random: np.random.Generator, slo_s: float, payload_bytes: float
+) -> tuple[RequestClass, ...]:
+    if random.random() >= _CLASSES:
+        return ()
+    kinds = (0.3, 1.0, 1 / 3), (0.5, 1.6, 1.0), (0.2, 3.2, 2.0)
+    return tuple(RequestClass(a, b * slo_s, c * payload_bytes) for a, b, c in kinds)
+
+
+def _random_initial(random: np.random.Generator, machine: int) -> Initial:
+    if random.random() < 0.3:
+        return Initial()
+    replicas = int(random.integers(1, min(5, machine) + 1))
+    most = max(1, min(16, machine // replicas) // 2)
+    cores = int(random.integers(1, most + 1))
+    return Initial(cores, int(random.choice((1, 2, 4, 8))), replicas)
