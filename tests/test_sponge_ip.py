@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference.program import count_late
-from views import NOTHING, busy_view, make_spec, make_view, views
+from views import NOTHING, busy_view, make_spec, make_view, views, with_first
 
 from agents.rates import Forecast, forecast_arrivals
 from agents.sponge_ip import PublishedProgram, SpongeIP, SpongeIPConfig
@@ -44,7 +44,7 @@ def same(one: Allocation, other: Allocation) -> bool:
 def program_of(spec: SystemSpec, margin: float) -> StageProgram:
     """Return the program of one stage with a margin in place of that of the profile's fit."""
     fit = dataclasses.replace(spec.first.latency, residual_quantiles=(margin,))
-    return StageProgram(SpongeIPConfig(), spec.with_first(latencies=(fit,)))
+    return StageProgram(SpongeIPConfig(), with_first(spec, latencies=(fit,)))
 
 
 def choose(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float) -> Allocation:
