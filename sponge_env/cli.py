@@ -241,14 +241,14 @@ def drops_by_default(arguments: argparse.Namespace) -> bool:
     return keeps and not arguments.drop
 
 
-def at_least(minimum: int, note: str = "") -> Callable[[str], int]:
-    """Make an argument type for whole numbers of at least ``minimum``; a note ends its error."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Make an argument type for whole numbers of at least ``minimum``."""
 
     def parse(text: str) -> int:
         with suppress(ValueError):
             if int(text) >= minimum:
                 return int(text)
-        message = f"must be a whole number of at least {minimum}, not {text!r}{note}"
+        message = f"must be a whole number of at least {minimum}, not {text!r}"
         raise argparse.ArgumentTypeError(message)
 
     return parse
