@@ -19,6 +19,7 @@ from sponge_env.core.records import METRICS, Arrays
 from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
+from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
@@ -121,14 +122,14 @@ class BatchSimulator:
                 are drawn; what becomes of them is kept in the ledger.
         """
         count = len(assignment)
-        for name, value, least in (
-            ("the number of environments", count, 1),
-            ("the number of scenarios", len(scenarios), 1),
-            ("queue_capacity", queue_capacity, 1),
-            ("threads", threads, 1),
-            ("the number of steps", intervals_max, 1),
+        for name, value in (
+            ("the number of environments", count),
+            ("the number of scenarios", len(scenarios)),
+            ("queue_capacity", queue_capacity),
+            ("threads", threads),
+            ("the number of steps", intervals_max),
         ):
-            _at_least(name, value, least)
+            require(value is None or value >= 1, name, value, "at least 1")
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
@@ -195,7 +196,8 @@ class BatchSimulator:
         scenarios = _array("assignment", self.assignment, np.int64, (self.num_envs,))
         if _array("out", out, np.float32, (self.num_envs, self._obs_dim)) is not out:
             raise ValueError("out must be a contiguous float32 array, to be written to")
-        _at_least("every episode seed", int(seeds.min()), 0)
+        least = int(seeds.min())
+        require(least >= 0, "every episode seed", least, "at least 0")
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
         # What the kernels do not draw one at a time.
@@ -296,11 +298,6 @@ class BatchSimulator:
         for other in others:
             other.result()
         return threads * taken_s
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
 
 
 def _array(name: str, values: Any, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -38,10 +38,6 @@ class Arrival:
     grpc_remaining_s: float | None = None
     """Time left until the deadline that the client's gRPC library sets."""
 
-    def monotonic_s(self, unix_s: float) -> float:
-        """Return the time of the monotonic clock for one of the wall clock."""
-        return self.arrived_s + (unix_s - self.unix_s)
-
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -120,6 +116,6 @@ def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[
     number = _number(name, value)
     if number is None:
         return None, False
-    time_s = arrival.monotonic_s(number * 1e-3)
+    time_s = arrival.arrived_s + (number * 1e-3 - arrival.unix_s)
     wrong = not arrival.began_s - MAX_AGE_S <= time_s <= latest_s
     return None if wrong else time_s, wrong
