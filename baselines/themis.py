@@ -50,11 +50,8 @@ class Themis(BaseController):
         self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Scale horizontally if the load is stable; choose cores for the ready replicas.
-
-        Until a request has arrived there is nothing to plan for, and the allocation stays.
-        """
-        if not view.first.arrivals.any():
+        """Scale horizontally if the load is stable; choose cores for the ready replicas."""
+        if not view.first.arrivals.any():  # nothing to plan for yet
             return view.allocation
         config = self.config
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)

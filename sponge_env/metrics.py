@@ -333,11 +333,6 @@ def names(cls: type[Any]) -> tuple[str, ...]:
     return tuple(f.name for f in declared(cls))
 
 
-def blank(cls: type[Any]) -> dict[str, Any]:
-    """Return what each metric is where nothing was measured."""
-    return {f.name: f.default for f in declared(cls)}
-
-
 Columns = Mapping[str, NDArray[Any]]
 """(intervals,) by the name of a metric; of a stage's (:func:`of_stage`) where there are several."""
 

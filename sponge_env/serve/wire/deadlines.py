@@ -49,11 +49,6 @@ class Deadline:
     """Whether a clock of the client was wrong and does not count."""
 
 
-def deadline_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that state a deadline."""
-    return {name: parameters[name] for name in PARAMETERS if name in parameters}
-
-
 def request_deadline(
     parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], arrival: Arrival
 ) -> Deadline:

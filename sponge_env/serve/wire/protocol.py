@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sponge_env.serve.interface import VERSION, ServedModel
-from sponge_env.serve.wire.deadlines import deadline_parameters
+from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import (
@@ -69,10 +69,7 @@ def output_names(served: ServedModel) -> tuple[str, ...]:
 
 
 def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
-    """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON.
-
-    What violates the protocol is a WireError.
-    """
+    """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON; else a WireError."""
     view = memoryview(body)
     request = make_request(read_json(view[:size]), view[size:], served, max_rows)
     if max(request.rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON
@@ -91,7 +88,8 @@ def make_request(
     if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
         raise WireError(text)
-    return InferRequest(rows, outputs, name, deadline_parameters(parameters))
+    stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
+    return InferRequest(rows, outputs, name, stated)
 
 
 def write_answer(
