@@ -221,10 +221,7 @@ def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
 
 
 def _ucc(rows: Rows) -> BandwidthTrace:
-    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s.
-
-    Where the logger had no reading, the last one goes on.
-    """
+    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s; without a reading the last goes on."""
     rows = rows.measured("DL_bitrate")
     time_s = rows.column("Timestamp", lambda text: _unix_us(text, "%Y.%m.%d_%H.%M.%S") / 1e6)
     return _held(rows, "Timestamp", time_s, rows.column("DL_bitrate") * 1e3 / 8)

@@ -175,10 +175,7 @@ class Bench(AbstractContextManager["Bench"]):
                 self.grid[b, c].append(run)
 
     def work_s(self) -> FloatArray:
-        """Return the (batch_max,) CPU seconds of each batch size, interpolated.
-
-        They are medians, for some of the runs may have been disturbed.
-        """
+        """Return (batch_max,) interpolated CPU seconds: medians, for runs may be disturbed."""
         work_s = [median(run.cpu_s for run in runs) for runs in self.work.values()]
         return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 

@@ -50,10 +50,7 @@ class Model(ABC):
         return None
 
     def open(self, load: Callable[[int], Any]) -> None:
-        """Read what root alone may read, before its right to do so ends.
-
-        No thread may be started here: it would keep that right.
-        """
+        """Read what root alone may read; no thread may start here, for it would keep that right."""
         load(1)
 
     @abstractmethod

@@ -211,10 +211,7 @@ def in_reading_order(boxes: list[Box]) -> list[Box]:
 
 
 def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
-    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image.
-
-    Those that would be wider at this height are squeezed.
-    """
+    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image; wider ones are squeezed."""
     from PIL import Image  # once, in the first batch
 
     _, height, width = CROP.shape

@@ -41,10 +41,7 @@ REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
-    """Write arrivals and network into a scenario's settings, which have its tables already.
-
-    A trace that cannot be used raises a :class:`TraceError`.
-    """
+    """Write arrivals and network into settings that have their tables; TraceError if unusable."""
     _add_network(plan, row, scenario)
     _add_arrivals(plan, row, scenario, rate_rps(scenario, profile))
 
