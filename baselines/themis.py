@@ -36,8 +36,7 @@ class ThemisConfig(Planning):
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
-    """Intervals for which the number of one-core replicas must stay the same before the
-    load counts as stable."""
+    """Intervals in which the one-core replicas must stay the same before the load is stable."""
 
 
 class Themis(BaseController):

@@ -1,7 +1,6 @@
 """Servers that benchmarks start, and on which CPUs they run.
 
-Each serves a model on the last CPU that this process may use; what is around the model, and the
-clients, keep to the others.
+Each serves a model on the last CPU that this process may use; the rest keeps to the others.
 """
 
 from __future__ import annotations

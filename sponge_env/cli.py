@@ -118,7 +118,6 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and takes no option for another's abbreviation."""
 
     def __init__(self, **options: Any) -> None:
-        """Take the options of :class:`argparse.ArgumentParser`."""
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

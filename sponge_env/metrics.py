@@ -56,8 +56,7 @@ CELL = ("scenario", "profile", "start")
 
 ByStage = Mapping[str, Mapping[str, float]]
 """By the names of the stages, what :class:`StageMetrics` measures of each and, below
-:data:`SHARE`, the share of its tasks that each variant has done, where there are several. Empty
-for one model."""
+:data:`SHARE`, the share of its tasks that each of several variants did; empty for one model."""
 
 SHARE = "share/"
 """Begins the names of the shares; a variant's name follows."""

@@ -136,8 +136,7 @@ class Bench(AbstractContextManager["Bench"]):
         """Run batches of several sizes, so many of each; ``again`` is not shown.
 
         Each runs after a rest, and once more right after that. The latter is its work. The idle
-        penalty is that of small batches, for it is the same for all and large ones differ by more
-        from one to the next.
+        penalty is that of small batches: it is the same for all, and large ones differ by more.
         """
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
@@ -154,8 +153,7 @@ class Bench(AbstractContextManager["Bench"]):
         """Run batches back to back in each cell of the grid.
 
         It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
-        least, so that the machine's drift spreads over all cells; batches that are run again come
-        on top.
+        least, so that the machine's drift spreads over all cells; repeated batches come on top.
         """
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)

@@ -33,8 +33,7 @@ class Model(ABC):
     """Answers batches of tasks in a replica's process. Derive from it, and name ``module:Class``.
 
     The process makes its own copy, from the fields if the class is a dataclass, which must be of
-    JSON's types, else without arguments. What a module imports at its top is paid for by every
-    cold start.
+    JSON's types, else without arguments. Every cold start pays for a module's imports.
     """
 
     max_tasks: int = 0

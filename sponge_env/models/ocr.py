@@ -43,8 +43,7 @@ PIXEL = 0.3
 LINE = 0.6
 """Mean probability within its rectangle from which a region is a line."""
 UNCLIP = 1.5
-"""How far a region is grown, relative to its area over its perimeter: undoes the shrinking that
-the network was trained on."""
+"""How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
 SMALLEST = 3
 """Height and width of a region, in pixels, below which it is no line."""
 

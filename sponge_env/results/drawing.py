@@ -39,8 +39,7 @@ Runs = Mapping[str, Any]
 """By agent, its interval metrics: name to (intervals,) values."""
 
 LINEAR_UP_TO = 10
-"""Violations so far from which on their axis is logarithmic: agents differ by orders of
-magnitude."""
+"""Violations so far from which their axis is logarithmic: agents differ by magnitudes."""
 
 VIOLATION_TICKS = (
     (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),

@@ -132,8 +132,7 @@ class AgentUnit:
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
 
-        A controller from elsewhere counts by its module's file, and an option that names a
-        file by that file's content.
+        A controller from elsewhere counts by its module's file, an option by the file it names.
         """
         module = importlib.util.find_spec(self.controller.partition(":")[0])
         files = {"code": module and module.origin, **self.options}

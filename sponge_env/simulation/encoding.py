@@ -30,8 +30,7 @@ from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"
 _MASKED_SHARE = 0.7
-"""Share of the recent rate that the fewest cores must serve: bursts end, and a queue may wait for
-the next interval."""
+"""Share of the recent rate that the fewest cores must serve: bursts end, and queues may wait."""
 
 
 @dataclass(frozen=True, slots=True)

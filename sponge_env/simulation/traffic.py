@@ -210,8 +210,7 @@ def check_record(scenario: Scenario, rate: float) -> None:
 def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
     """Return the largest rate of requests that one replica of each stage can serve.
 
-    With ``joint``, as many replicas as the machine has room for, where stages share it as suits
-    them best.
+    With ``joint``, as many as the machine has room for, shared as suits the stages best.
     """
     profiles, tasks = stage_profiles(scenario, profile), mean_tasks(scenario.pipeline)
     passed = [k for k, mean in enumerate(tasks) if mean > 0]

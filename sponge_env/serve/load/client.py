@@ -1,7 +1,6 @@
 """An HTTP/1.1 client for loads and benchmarks: requests are bytes, answers go through httptools.
 
-It costs little per request, and limits neither the number of connections nor the time: the caller
-does.
+It costs little per request, and leaves limits of connections and time to the caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The counters of a server: calls as they end, intervals as they pass.
 
-Each number is kept here once: for Prometheus (:mod:`.exposition`), for the statistics of the v2
-protocol and for the live page.
+Each number is kept once: for Prometheus, for the protocol's statistics, for the live page.
 """
 
 from __future__ import annotations
@@ -73,8 +72,7 @@ class ServerMetrics:
     ) -> None:
         """Count for this model.
 
-        ``wall`` is the clock of :meth:`statistics`, since the epoch; ``batches`` returns those of
-        each stage that have ended.
+        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended.
         """
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)

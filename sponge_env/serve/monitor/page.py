@@ -41,7 +41,6 @@ class History:
     """Keeps a point for each of the last intervals, as the JSON that it is sent as."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
-        """Keep what these metrics count in each interval."""
         self.metrics = metrics
         self._counted = metrics.counts()
         self._points: deque[tuple[float, orjson.Fragment]] = deque(maxlen=KEPT)
