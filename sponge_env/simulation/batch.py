@@ -121,7 +121,7 @@ class BatchSimulator:
             workloads: (n,) requests of each environment's only episode, in place of those that
                 are drawn; what becomes of them is kept in the ledger.
         """
-        count = len(assignment)
+        self.num_envs = count = len(assignment)
         for name, value in (
             ("the number of environments", count),
             ("the number of scenarios", len(scenarios)),
@@ -139,6 +139,8 @@ class BatchSimulator:
         self._step_s = np.inf
         """CPU time of the last step, if there was one."""
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
+        self.specs: Sequence[SystemSpec] = self._configuration.specs
+        """(scenarios,) what a controller may know about each system."""
         self._workloads = workloads
         self._most = np.array(
             [
@@ -168,16 +170,6 @@ class BatchSimulator:
         """Go on where the copied one was."""
         self.__dict__ |= state
         self._wanted = asked_for(self._numbers)
-
-    @property
-    def num_envs(self) -> int:
-        """Number of environments."""
-        return len(self.over)
-
-    @property
-    def specs(self) -> Sequence[SystemSpec]:
-        """(scenarios,) what a controller may know about each system."""
-        return self._configuration.specs
 
     @property
     def episode_intervals(self) -> NDArray[np.int64]:
