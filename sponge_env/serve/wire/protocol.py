@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
@@ -63,9 +64,10 @@ class InferRequest:
     """Those that state the deadline."""
 
 
-def output_names(served: ServedModel) -> tuple[str, ...]:
-    """Return the names of the tensors of an answer."""
-    return (OUTPUT, TASKS) if len(served.stages) > 1 else (OUTPUT,)
+def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:
+    """Return the tensors of an answer by name, without their batch axis."""
+    tasks = {TASKS: TensorSpec((), "int64")} if len(served.stages) > 1 else {}
+    return {OUTPUT: served.outputs, **tasks}
 
 
 def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
@@ -192,7 +194,7 @@ def _requested_outputs(
     value: Any, parameters: Mapping[str, Any], served: ServedModel
 ) -> tuple[RequestedOutput, ...]:
     """Return which outputs are requested: all of them, unless some are named."""
-    names, binary = output_names(served), parameters.get("binary_data_output", False)
+    names, binary = output_tensors(served), parameters.get("binary_data_output", False)
     if value is None or value == []:
         return tuple(RequestedOutput(name, _flag(binary, "binary_data_output")) for name in names)
     outputs = []
