@@ -42,15 +42,10 @@ def tuned_options(agent: str, scenario: Scenario) -> dict[str, Any]:
 
     Where it was not tuned the controller has its defaults, with a warning.
     """
-    found, key = _tuned().get(agent, {}), profile_key(scenario)
+    found, key = _tuned().get(agent, {}), scenario.cell[1]
     if key not in found:
         _warn(agent, key)
     return dict(found.get(key, {}).get("options", {}))
-
-
-def profile_key(scenario: Scenario) -> str:
-    """Return how ``tuned.json`` names a scenario's profile, or its stages."""
-    return scenario.cell[1]
 
 
 @cache

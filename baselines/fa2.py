@@ -61,11 +61,8 @@ class FA2(BaseController):
             self._chain.begin(spec)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Return the smallest fleet that fits; if none does, what ``when_infeasible`` says.
-
-        Until a request has arrived there is nothing to plan for, and the allocation stays.
-        """
-        if not view.first.arrivals.any():
+        """Return the smallest fleet that fits; if none does, what ``when_infeasible`` says."""
+        if not view.first.arrivals.any():  # nothing to plan for yet
             return dataclasses.replace(view.allocation, feasible=True)
         config = self.config
         if self._chain is not None:

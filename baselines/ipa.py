@@ -78,12 +78,9 @@ class IPA(BaseController):
         self._chain = Chain([each.batch.size for each in self._stages], TICKS, spec.total_cores)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Solve the program for the highest of the last rates and the tightest budget.
-
-        Until a request has arrived there is nothing to plan for, and the allocation stays.
-        """
+        """Solve the program for the highest of the last rates and the tightest budget."""
         config, choices = self.config, self._chain.choices
-        if not view.first.arrivals.any():
+        if not view.first.arrivals.any():  # nothing to plan for yet
             return dataclasses.replace(view.allocation, feasible=True)
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
         budget_s = config.slo_fraction * spec.slo_s - delay_max_s

@@ -73,10 +73,7 @@ class StaticConfig(Options):
 
 
 class Static(ArrayController):
-    """Asks for the same cores and batch size always.
-
-    With the default batch every waiting request joins the next batch.
-    """
+    """Asks for the same always; with the default batch all that waits joins the next."""
 
     config: StaticConfig
 

@@ -36,8 +36,7 @@ class ThemisConfig(Planning):
     rate_windows: int = option(2, at_least=1)
     """Past intervals whose highest rate is planned for."""
     stable_windows: int = option(3, at_least=1)
-    """Intervals for which the number of one-core replicas must stay the same before the
-    load counts as stable."""
+    """Intervals in which the one-core replicas must stay the same before the load is stable."""
 
 
 class Themis(BaseController):
@@ -50,11 +49,8 @@ class Themis(BaseController):
         self._wanted: deque[int] = deque(maxlen=self.config.stable_windows)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
-        """Scale horizontally if the load is stable; choose cores for the ready replicas.
-
-        Until a request has arrived there is nothing to plan for, and the allocation stays.
-        """
-        if not view.first.arrivals.any():
+        """Scale horizontally if the load is stable; choose cores for the ready replicas."""
+        if not view.first.arrivals.any():  # nothing to plan for yet
             return view.allocation
         config = self.config
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)

@@ -41,7 +41,7 @@ from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable, write_json
 from sponge_env.utils.installation import require_extra
 
-from . import TUNED_FILE, load_tuned, profile_key
+from . import TUNED_FILE, load_tuned
 from .searches import SEARCHES, Options, Range, Space
 
 CONFIGURATIONS = 200
@@ -162,16 +162,13 @@ def tasks(scenarios: Sequence[Scenario], agents: Sequence[str], configurations: 
     """Return what there is to tune."""
     own: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
-        own.setdefault(profile_key(scenario), []).append(scenario)
+        own.setdefault(scenario.cell[1], []).append(scenario)
     pairs = product(agents, own.items())
     return [Task(agent, key, tuple(each), configurations) for agent, (key, each) in pairs]
 
 
 def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:
-    """Tune, and keep each result in a file as soon as it is there.
-
-    A ConfigError says where a controller failed.
-    """
+    """Tune, and keep each result in a file at once; a ConfigError says where one failed."""
     progress = Progress("tuning", len(work), "task")
     with closing(executor.run(tune_task, work)) as results:
         for done, (task, result) in enumerate(results, start=1):

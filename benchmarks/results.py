@@ -138,7 +138,7 @@ def fidelity_rows(paths: Sequence[Path]) -> pd.DataFrame:
     rows = [
         [path.stem, row.scenario, row.agent, row.quantity.metric, *(getattr(row, n) for n in names)]
         for path in paths
-        for row in load_fidelity(path).rows
+        for row in load_fidelity(path)
     ]
     frame = pd.DataFrame(rows, columns=["run", "scenario", "agent", "quantity", *names])
     return frame.replace([math.inf, -math.inf], math.nan)

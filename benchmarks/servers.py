@@ -1,7 +1,6 @@
 """Servers that benchmarks start, and on which CPUs they run.
 
-Each serves a model on the last CPU that this process may use; what is around the model, and the
-clients, keep to the others.
+Each serves a model on the last CPU that this process may use; the rest keeps to the others.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,15 +111,9 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
             process.wait()
 
 
-@contextmanager
-def cpu_locked() -> Iterator[None]:
+def cpu_locked() -> AbstractContextManager[object]:
     """Have the model's CPU to ourselves, as our server does by itself."""
-    lock = lock_cpu(MODEL_CPU, wait=True)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.close()
+    return lock_cpu(MODEL_CPU, wait=True) or nullcontext()
 
 
 def children(pid: int) -> list[int]:

@@ -118,7 +118,6 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, and takes no option for another's abbreviation."""
 
     def __init__(self, **options: Any) -> None:
-        """Take the options of :class:`argparse.ArgumentParser`."""
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -142,12 +141,23 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "shipped scenario or TOML file (default: paper)"
     add("--scenario", action=Once, type=_scenario, default="paper", help=text)
+    add_traffic(parser)
+    text = "draw for each seed where in the bandwidth trace it starts"
+    add("--random-start", action="store_true", help=text)
+    text = f"what becomes of late requests: {', '.join(get_args(Drop))}"
+    add("--drop", type=one_of("drop rule", get_args(Drop)), metavar="RULE", help=text)
+    add_machine(parser)
+    text = "folder for the results: a new one, or that of a run to go on with"
+    add("--run-dir", type=Path, help=text)
+
+
+def add_traffic(parser: argparse.ArgumentParser) -> None:
+    """Add what takes the place of a scenario's profile, network and arrivals."""
+    add = parser.add_argument
     text = "latency profile instead of the scenario's: name or file"
     add("--profile", action=Once, metavar="P", help=text)
     text = "bandwidth trace instead of the scenario's"
     add("--trace", action=Once, metavar="FILE", help=text)
-    text = "draw for each seed where in the bandwidth trace it starts"
-    add("--random-start", action="store_true", help=text)
     text = "arrival trace instead of the scenario's arrivals"
     add("--arrivals", action=Once, metavar="FILE", help=text)
     scaling = parser.add_mutually_exclusive_group()
@@ -155,11 +165,6 @@ def add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
     scaling.add_argument("--rate", type=float, metavar="RPS", help=text)
     text = "the same as a share of what one replica with all its cores can serve, e.g. 0.6"
     scaling.add_argument("--load", type=float, metavar="SHARE", help=text)
-    text = f"what becomes of late requests: {', '.join(get_args(Drop))}"
-    add("--drop", type=one_of("drop rule", get_args(Drop)), metavar="RULE", help=text)
-    add_machine(parser)
-    text = "folder for the results: a new one, or that of a run to go on with"
-    add("--run-dir", type=Path, help=text)
 
 
 def _scenario(name: str) -> str:
@@ -241,14 +246,14 @@ def drops_by_default(arguments: argparse.Namespace) -> bool:
     return keeps and not arguments.drop
 
 
-def at_least(minimum: int, note: str = "") -> Callable[[str], int]:
-    """Make an argument type for whole numbers of at least ``minimum``; a note ends its error."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Make an argument type for whole numbers of at least ``minimum``."""
 
     def parse(text: str) -> int:
         with suppress(ValueError):
             if int(text) >= minimum:
                 return int(text)
-        message = f"must be a whole number of at least {minimum}, not {text!r}{note}"
+        message = f"must be a whole number of at least {minimum}, not {text!r}"
         raise argparse.ArgumentTypeError(message)
 
     return parse

@@ -7,10 +7,7 @@ from collections.abc import Iterable
 
 
 class SpongeError(Exception):
-    """Bad input: one sentence that names the value, what is allowed and what to do.
-
-    The command-line scripts print the sentence and exit with code 2.
-    """
+    """Bad input: one sentence that names the value, what is allowed and what to do; exit code 2."""
 
 
 class ConfigError(SpongeError, ValueError):

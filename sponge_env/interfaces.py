@@ -31,7 +31,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -332,11 +332,6 @@ class SystemSpec:
         stages = fit_to_machine(allocation.stages, self.total_cores)
         return dataclasses.replace(allocation, stages=stages)
 
-    def with_first(self, **changes: Any) -> SystemSpec:
-        """Return the system with changes of its first stage."""
-        first = dataclasses.replace(self.first, **changes)
-        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
-
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than known by a share."""
         stages = []
@@ -420,11 +415,6 @@ class SystemView:
     def ready(self) -> tuple[int, ...]:
         """Replicas of each stage that are ready; one where none is, for the first to be has all."""
         return tuple(max(1, stage.replicas_ready) for stage in self.stages)
-
-    def with_first(self, **changes: Any) -> SystemView:
-        """Return the view with changes of its first stage."""
-        first = dataclasses.replace(self.first, **changes)
-        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,7 @@ class LatencyModel:
     eta_s: float
     """Serial work per batch."""
     residual_quantiles: tuple[float, ...] = (0.0,)
-    """Relative errors (measured / predicted - 1) at evenly spaced probabilities from 0
-    to 1."""
+    """Relative errors (measured / predicted - 1) at evenly spaced probabilities from 0 to 1."""
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
         """Predict the latency of batches on core units: seconds, in the broadcast shape."""
@@ -64,8 +63,7 @@ class LatencyModel:
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
         """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
 
-        It is read-only, for it is shared between calls. A latency that is no positive number is
-        a :class:`ProfileError`.
+        It is shared and so read-only. A latency that is not positive is a :class:`ProfileError`.
         """
         return _table_s(self, batch_max, cores_max)
 

@@ -56,8 +56,7 @@ CELL = ("scenario", "profile", "start")
 
 ByStage = Mapping[str, Mapping[str, float]]
 """By the names of the stages, what :class:`StageMetrics` measures of each and, below
-:data:`SHARE`, the share of its tasks that each variant has done, where there are several. Empty
-for one model."""
+:data:`SHARE`, the share of its tasks that each of several variants did; empty for one model."""
 
 SHARE = "share/"
 """Begins the names of the shares; a variant's name follows."""
@@ -331,11 +330,6 @@ def columns(*places: Place, accuracies: Iterable[float] = ()) -> tuple[Column, .
 def names(cls: type[Any]) -> tuple[str, ...]:
     """Return the names of a schema's metrics, in order."""
     return tuple(f.name for f in declared(cls))
-
-
-def blank(cls: type[Any]) -> dict[str, Any]:
-    """Return what each metric is where nothing was measured."""
-    return {f.name: f.default for f in declared(cls)}
 
 
 Columns = Mapping[str, NDArray[Any]]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from fake_engine import FakeEngine
 
-from sponge_env.metrics import IntervalMetrics, StageMetrics, blank
+from sponge_env.metrics import IntervalMetrics, StageMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
 from sponge_env.serve.monitor.metrics import ServerMetrics
@@ -85,7 +85,7 @@ class Story:
             running=2,
             feasible=1,
             stages={
-                name: blank(StageMetrics) | {"cores": float(held)}
+                name: dataclasses.asdict(StageMetrics()) | {"cores": float(held)}
                 for name, held in zip(served.stages, cores, strict=True)
                 if count > 1
             },

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from views import make_spec, make_view
+from views import make_spec, make_view, with_first
 
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.control.split import stage_view
@@ -68,5 +68,5 @@ def test_no_more_cores_are_asked_for_than_the_machine_has() -> None:
 
 def test_the_part_of_a_single_stage_sees_the_late_answers_of_the_system() -> None:
     last = IntervalMetrics(on_time=5, late=3)
-    view = make_view(last=last).with_first(last=StageMetrics(answered=8))
+    view = with_first(make_view(last=last), last=StageMetrics(answered=8))
     assert stage_view(view, make_spec(), 0, 1.0, 0.0).last == last

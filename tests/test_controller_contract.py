@@ -10,7 +10,7 @@ import pytest
 from golden import cells, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from views import busy_view, make_spec, make_view, views
+from views import busy_view, make_spec, make_view, views, with_first
 
 import agents
 import baselines
@@ -74,7 +74,8 @@ def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
     ready = draw(st.integers(0, replicas))
     starting_s = (draw(st.floats(0, 10)),) * (replicas - ready)
     allocation = Allocation(cores, draw(st.integers(1, 16)), replicas)
-    view = dataclasses.replace(draw(views()), allocation=allocation).with_first(
+    view = with_first(
+        dataclasses.replace(draw(views()), allocation=allocation),
         cores_in_force=cores,
         allocation=allocation.stages[0],
         replicas_ready=ready,

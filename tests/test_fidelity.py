@@ -30,6 +30,7 @@ from sponge_env.fidelity.report import (
     compare,
     load_fidelity,
     side_by_side,
+    tables,
     write_results,
 )
 from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
@@ -195,7 +196,7 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(
     for kind in ("simulated", "replayed"):
         runs += [made_up(kind, r, **{metric: simulated_s}) for r in range(2)]
     write_results(tmp_path, runs, PROFILE, ["python"])
-    for rows in (compare(runs), load_fidelity(tmp_path / "fidelity.json").rows):
+    for rows in (compare(runs), load_fidelity(tmp_path / "fidelity.json")):
         (row,) = [row for row in rows if row.quantity.metric == metric]
         assert row.verdict == verdict
         if metric == "latency_mean_s":
@@ -210,13 +211,13 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
     ]
     write_results(tmp_path, runs, PROFILE, ["python"])
     loaded = load_fidelity(tmp_path / "fidelity.json")
-    for each in (compare(runs), loaded.rows):
+    for each in (compare(runs), loaded):
         rows = {row.quantity.metric: row for row in each}
         assert rows["violation_rate"].difference == pytest.approx(0.004)
         assert rows["violation_rate"].verdict == "met"
         assert math.isnan(rows["latency_mean_s"].difference)
         assert rows["latency_mean_s"].verdict == ""
-    assert len(loaded.tables["s"].rows) == len(QUANTITIES)
+    assert len(tables(loaded)["s"].rows) == len(QUANTITIES)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from report_runs import COLD, WARM, write_suite
 
+from sponge_env.app.compare import _draw
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.results.comparison import load_run
@@ -23,12 +24,12 @@ from sponge_env.results.drawing import (
     time_series,
 )
 from sponge_env.results.page import _pictures
-from sponge_env.run.suite import load_suite
+from sponge_env.run.suite import AgentEntry, load_suite
 
 
 def run(intervals, violations=0, cores=4.0):
     one = IntervalMetrics(violations=violations, cores=cores, delay_mean_s=0.1, delay_max_s=0.2)
-    return [replace(one, time_s=index + 1.0) for index in range(intervals)]
+    return pd.DataFrame([replace(one, time_s=index + 1.0) for index in range(intervals)])
 
 
 def colours_in(path):
@@ -71,8 +72,8 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
     "intervals",
     [
         {"one interval": run(1)},
-        {"a": run(5), "interrupted at once": [], "interrupted": run(2)},
-        {"no arrivals": [IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)]},
+        {"a": run(5), "interrupted": run(2)},
+        {"no arrivals": pd.DataFrame([IntervalMetrics(time_s=1.0), IntervalMetrics(time_s=2.0)])},
         {str(index): run(3) for index in range(9)},
     ],
 )
@@ -82,17 +83,22 @@ def test_odd_runs_are_drawn_without_a_warning(tmp_path, intervals):
         assert picture.format == "PNG"
 
 
-def test_without_any_interval_there_is_no_picture_and_without_a_place_one_sentence(tmp_path):
-    for intervals in ({}, {"a": []}):
-        plot_comparison(intervals, tmp_path / "comparison.png", "empty")
-        assert not list(tmp_path.iterdir())
+def test_where_no_agent_has_intervals_there_is_no_picture(tmp_path):
+    made = write_suite(tmp_path / "run", {"a": ([1], 4.0)}, [COLD])
+    for agent, drawn in (("b", False), ("a", True)):
+        suite = replace(load_suite("quick"), agents={agent: AgentEntry()}, reference="")
+        _draw(made, replace(suite, featured=()), "one agent")
+        assert (made / "comparison.png").exists() == drawn
+
+
+def test_without_a_place_for_the_picture_there_is_one_sentence(tmp_path):
     with pytest.raises(RunDirectoryError, match="cannot write"):
         plot_comparison({"a": run(2)}, tmp_path, "a folder")
 
 
 @pytest.mark.parametrize(("accuracy", "shown"), [(math.nan, False), (1.0, False), (0.8, True)])
 def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
-    one = pd.DataFrame(replace(i, accuracy=accuracy, effective_accuracy=0.7) for i in run(9))
+    one = run(9).assign(accuracy=accuracy, effective_accuracy=0.7)
     figure = time_series({"a": one}, style_of(["a"]))
     assert any("accuracy" in ax.get_ylabel() for ax in figure.axes) == shown
 

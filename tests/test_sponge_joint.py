@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from views import busy_view, make_spec, make_view
+from views import busy_view, make_spec, make_view, with_first
 
 from agents import fleet
 from agents.fleet import FleetPlanner, backlog_end_s
@@ -46,7 +46,7 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     own, shared = (
         FleetPlanner(
-            SpongeJointConfig(), SPEC.with_first(latencies=(latency,), cpu_cores=cpu_cores)
+            SpongeJointConfig(), with_first(SPEC, latencies=(latency,), cpu_cores=cpu_cores)
         )
         for cpu_cores in (math.inf, 16.0)
     )
@@ -78,7 +78,7 @@ def test_cores_cover_the_load_until_a_replica_is_warm() -> None:
 
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> None:
-    machine = dataclasses.replace(SPEC.with_first(cores_max=11), total_cores=11)
+    machine = dataclasses.replace(with_first(SPEC, cores_max=11), total_cores=11)
     held = Allocation(4, 4, 3)
     starting = busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0))
     unbound, bound = decide(starting), decide(starting, machine)

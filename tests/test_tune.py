@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import baselines
-from baselines import profile_key, tune, tuned_options
+from baselines import tune, tuned_options
 from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
 from sponge_env.errors import ConfigError
@@ -191,7 +191,7 @@ def test_what_is_shipped_fits_suites_and_controllers() -> None:
     asked = {e.controller or agent for agent, e in suite.agents.items() if e.tuned}
     assert asked <= shipped.keys()
     for cell in cells(suite):
-        assert all(profile_key(cell) in shipped[agent] for agent in asked)
+        assert all(cell.cell[1] in shipped[agent] for agent in asked)
 
 
 def test_a_failing_controller_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -17,6 +17,8 @@ from sponge_env.interfaces import (
     SystemView,
 )
 from sponge_env.scenario.profile import load_profile
+
+System = TypeVar("System", SystemSpec, SystemView)
 
 NOTHING = np.zeros(0)
 INITIAL = Allocation(cores=4, batch=4)
@@ -48,6 +50,12 @@ def make_view(**changes: Any) -> SystemView:
     network = ("delays_s", "budgets_s", "mean_delays_s", "bandwidths_bytes_per_s")
     known = {"now_s": 0.0, **dict.fromkeys(network, NOTHING), "stages": (StageView(**own),)}
     return SystemView(**{**known, **changes})
+
+
+def with_first(system: System, **changes: Any) -> System:
+    """Return a spec or a view with changes of its first stage."""
+    first = dataclasses.replace(system.first, **changes)
+    return dataclasses.replace(system, stages=(first, *system.stages[1:]))
 
 
 def busy_view(

@@ -40,7 +40,7 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, check_scenario, read_intervals, run_unit, units
+from sponge_env.run.unit import AgentUnit, check_scenario, run_unit, units
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
@@ -269,8 +269,8 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
     if missing("report"):
         print(f"results      {path}; for TensorBoard and plots: {how_to_install('report')}")
         return
-    for backend, (store, work) in runs.items():
-        _draw(store, work, f"{scenario.name} ({backend}), seed {suite.first_seed}", suite)
+    for backend, (store, _) in runs.items():
+        _draw(store.path, suite, f"{scenario.name} ({backend}), seed {suite.first_seed}")
     if summaries:
         print(f"report       {cli.program('report')} {path}")
         logs = path if len(runs) > 1 else path / "tensorboard"
@@ -282,14 +282,14 @@ def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics])
     return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
 
 
-def _draw(store: RunStore, work: Sequence[Unit], title: str, suite: Suite) -> None:
-    from sponge_env.results.drawing import plot_comparison  # brings Matplotlib
+def _draw(path: Path, suite: Suite, title: str) -> None:
+    from sponge_env.results.drawing import DRAWN, plot_comparison  # brings Matplotlib
+    from sponge_env.run.read import load_intervals
 
-    ending = f"-seed{suite.first_seed}.parquet"
-    files = {unit.agent: store.file("intervals", unit, ending) for unit in work}
-    intervals = {agent: read_intervals(file) for agent, file in files.items() if file.exists()}
-    if any(intervals.values()):
-        plot_comparison(intervals, plot := store.path / "comparison.png", title)
+    intervals = load_intervals(path, DRAWN, suite.first_seed)
+    runs = {str(agent): own for agent, own in intervals.groupby("agent") if agent in suite.agents}
+    if runs:
+        plot_comparison(runs, plot := path / "comparison.png", title)
         print(f"plot         {plot}")
 
 

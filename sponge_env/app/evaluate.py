@@ -1,7 +1,4 @@
-"""The command that compares controllers, as far as it needs nothing that runs.
-
-Its body is :mod:`.compare`, which takes a while to import.
-"""
+"""The command that compares controllers; its body, :mod:`.compare`, takes a while to import."""
 
 from __future__ import annotations
 

@@ -61,10 +61,7 @@ class BaseController(ABC):
         return self._spec
 
     def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Start a new episode, whatever the seed.
-
-        A SpongeError says that the controller cannot plan for this system.
-        """
+        """Start a new episode; a SpongeError says that it cannot plan for this system."""
         self._parts = ()
         if not spec.is_one_model and not self.plans(spec):
             self._shares = shares(spec, self.split_by())

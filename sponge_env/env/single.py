@@ -67,8 +67,7 @@ class SpongeEnv(gym.Env[Observation, Action], EzPickle):
     - ``render_mode``: None or ``"rgb_array"``.
     - ``control``: ``"vertical"``, ``"joint"``, ``"variants"`` or ``"pipeline"``.
 
-    ``reset(options={"episode_seed": k})`` runs exactly the episode that ``evaluate.py``
-    runs as seed ``k``.
+    ``reset(options={"episode_seed": k})`` runs the episode that ``evaluate.py`` has as seed ``k``.
     """
 
     # Gymnasium declares it on instances, so ClassVar would contradict the base class.

@@ -200,22 +200,12 @@ def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
     ]
 
 
-class Fidelity:
-    """A comparison, by what ``fidelity.json`` holds.
-
-    LookupError, TypeError, ValueError or AttributeError if that is not all there.
-    """
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        self.rows = compare(map(_read_trial, data["trials"]))
-
-    @property
-    def tables(self) -> dict[str, Table]:
-        """A table for each scenario, in order of appearance."""
-        of_scenario: dict[str, list[Row]] = {}
-        for row in self.rows:
-            of_scenario.setdefault(row.scenario, []).append(row)
-        return {scenario: Table.of(COLUMNS, rows) for scenario, rows in of_scenario.items()}
+def tables(rows: Iterable[Row]) -> dict[str, Table]:
+    """Return a table for each scenario, in order of appearance."""
+    of_scenario: dict[str, list[Row]] = {}
+    for row in rows:
+        of_scenario.setdefault(row.scenario, []).append(row)
+    return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
 
 
 def _read_trial(data: Mapping[str, Any]) -> Trial:
@@ -224,11 +214,11 @@ def _read_trial(data: Mapping[str, Any]) -> Trial:
     return Trial(own[0], own[1], from_summary(values), own[2])
 
 
-def load_fidelity(path: Path) -> Fidelity:
+def load_fidelity(path: Path) -> list[Row]:
     """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
-        return Fidelity(data)
+        return compare(map(_read_trial, data["trials"]))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(path)!r} is no result of this version's sponge fidelity; run it again"
@@ -251,8 +241,8 @@ def write_results(
         ],
     }
     write_json(folder / "fidelity.json", data)
-    tables = Fidelity(data).tables.items()
-    return "\n\n".join([introduction(data), *(terminal(table, name) for name, table in tables)])
+    shown = [terminal(table, name) for name, table in tables(compare(trials)).items()]
+    return "\n\n".join([introduction(data), *shown])
 
 
 def introduction(measured: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -162,13 +163,10 @@ class Subject:
     def _play(self, backend: Backend, repetition: int, system: System) -> EpisodeMetrics:
         """Run one episode; KeyboardInterrupt if it was interrupted."""
         label = f"{self.agent}, {self.scenario.name}, {backend}, repetition {repetition + 1}"
+        run = Run.of(self.agent, self.scenario, backend, self.seed)
         sink = ConsoleSink(Progress(label, system.plan.intervals, "interval"))
-        try:
-            run = Run.of(self.agent, self.scenario, backend, self.seed)
+        with closing(system), closing(sink):
             summary = run_episode(system, self.controller, run, [sink]).summary
-        finally:
-            sink.close()
-            system.close()
         if summary.partial:
             raise KeyboardInterrupt
         return summary

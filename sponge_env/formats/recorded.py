@@ -154,8 +154,7 @@ class BandwidthTrace:
 def _cellular_log(rows: Rows) -> BandwidthTrace:
     """Bytes received in intervals of so many milliseconds, which are laid end to end.
 
-    Times and positions are not read: the clock may have been set on the way, and some
-    positions are no numbers.
+    Times and positions are not read: clocks may have been set, some positions are no numbers.
     """
     received_bytes, interval_s = rows.column("bytes"), rows.column("interval") / 1000.0
     rows.require(interval_s > 0, "interval is 0")
@@ -221,10 +220,7 @@ def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
 
 
 def _ucc(rows: Rows) -> BandwidthTrace:
-    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s.
-
-    Where the logger had no reading, the last one goes on.
-    """
+    """``Timestamp`` to the second, ``DL_bitrate`` in kbit/s; without a reading the last goes on."""
     rows = rows.measured("DL_bitrate")
     time_s = rows.column("Timestamp", lambda text: _unix_us(text, "%Y.%m.%d_%H.%M.%S") / 1e6)
     return _held(rows, "Timestamp", time_s, rows.column("DL_bitrate") * 1e3 / 8)
@@ -338,8 +334,7 @@ def _counts_by_time(rows: Rows) -> CountTrace:
 def _unix_us(text: str, form: str = "") -> float:
     """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds.
 
-    float64 holds them exactly, unlike seconds with a fraction. The trace's seventh digit
-    is cut off.
+    float64 holds them exactly, unlike fractions of seconds. A seventh digit is cut off.
     """
     time = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
     since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH

@@ -136,8 +136,7 @@ class Bench(AbstractContextManager["Bench"]):
         """Run batches of several sizes, so many of each; ``again`` is not shown.
 
         Each runs after a rest, and once more right after that. The latter is its work. The idle
-        penalty is that of small batches, for it is the same for all and large ones differ by more
-        from one to the next.
+        penalty is that of small batches: it is the same for all, and large ones differ by more.
         """
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
@@ -154,8 +153,7 @@ class Bench(AbstractContextManager["Bench"]):
         """Run batches back to back in each cell of the grid.
 
         It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
-        least, so that the machine's drift spreads over all cells; batches that are run again come
-        on top.
+        least, so that the machine's drift spreads over all cells; repeated batches come on top.
         """
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
@@ -175,10 +173,7 @@ class Bench(AbstractContextManager["Bench"]):
                 self.grid[b, c].append(run)
 
     def work_s(self) -> FloatArray:
-        """Return the (batch_max,) CPU seconds of each batch size, interpolated.
-
-        They are medians, for some of the runs may have been disturbed.
-        """
+        """Return (batch_max,) interpolated CPU seconds: medians, for runs may be disturbed."""
         work_s = [median(run.cpu_s for run in runs) for runs in self.work.values()]
         return np.interp(np.arange(1, self.config.batch_max + 1), list(self.work), work_s)
 

@@ -204,7 +204,6 @@ class Fleet:
 
     @property
     def _cores_to_start(self) -> int:
-        """Core units of a replica that starts."""
         return starting_cores(self.cores, len(self.members) - self.starting)
 
     @property

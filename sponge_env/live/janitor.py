@@ -71,10 +71,7 @@ def environment() -> dict[str, str]:
 
 
 def start_ticks(pid: int) -> str:
-    """Return when a process started, which tells it from a later one of the same id.
-
-    It is in clock ticks since boot; empty if there is no such process.
-    """
+    """Return when a process started, in clock ticks since boot; empty if there is none."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             # the name in parentheses may hold spaces; the start time is field 22

@@ -80,6 +80,7 @@ class LocalReplica:
             self._channel, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             opened.enter_context(self._channel)
             self._channel.setblocking(False)
+            self.fileno = self._channel.fileno
             with far_end, _memory("sponge-tensors") as memory:
                 channel, tensors = shared = far_end.fileno(), memory.fileno()
                 job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
@@ -114,10 +115,6 @@ class LocalReplica:
     def threads(self) -> int:
         """Threads of the next batch: more than the quota can run make it collapse."""
         return math.ceil(self._cores)
-
-    def fileno(self) -> int:
-        """Return the descriptor of the channel to the child."""
-        return self._channel.fileno()
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Lay the tasks' inputs into the shared memory and order their answers."""

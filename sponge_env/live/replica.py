@@ -62,8 +62,7 @@ class Replica(Protocol):
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send a batch to a replica that waits for one; in vain if it has just died.
 
-        ``tensors`` are the inputs of its tasks, ``variant`` is the index of the model that is to
-        answer them.
+        ``tensors`` are the inputs of its tasks, ``variant`` is the index of the model that answers.
         """
 
     def answers(self, size: int) -> list[NDArray[Any]]:

@@ -19,12 +19,10 @@ MAX_RATIO, MIN_RATIO = 3.0, 0.5
 class Slowdown:
     """Mean and mean deviation of the batches' time in one stage, relative to the profile.
 
-    That is of the undisturbed machine. Under a quota only batches that had a whole CPU measure its
-    speed.
+    That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
     """
 
     def __init__(self, model: Any, arrays: Arrays) -> None:
-        """Read the tables of a stage."""
         self._limited = bool(model["limited"])
         # Under a quota it is the CPU time, on however few cores: there is one column then.
         cores = 1 if self._limited else int(model["limits"]["cores"])

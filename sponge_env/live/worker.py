@@ -71,7 +71,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     There are settings for each stage. The constructor returns when the initial replicas are ready;
     they start at full speed, then their limits are put in force and the clock starts. If none
     starts, that is a ``WorkerError``. The launcher, by default that of child processes on this
-    machine, is closed with the worker. All methods but :meth:`wake` belong to one thread at a time.
+    machine, is closed with the worker. All methods but ``wake`` belong to one thread at a time.
 
     Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
     that a request brought and all answers to it.
@@ -88,9 +88,12 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         with contextlib.ExitStack() as cleanup:
             self.launcher = launcher or LocalLauncher(configs)
             cleanup.callback(self.launcher.close)
+            self.limiter = self.launcher.limiter
             self._handover = Handover(self.launcher, len(configs))
+            self.bring, self.take_answers = self._handover.bring, self._handover.take_answers
             with too_many_as_sentence():
                 self._watch = Watch()
+            self.wake = self._watch.wake
             cleanup.callback(self._watch.close)
             self._fleets = [
                 Fleet(config, self.launcher, self._watch, k) for k, config in enumerate(configs)
@@ -105,11 +108,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
         self._charge()
-
-    @property
-    def limiter(self) -> str:
-        """What limits the CPU: cgroup-v1, cgroup-v2, duty-cycle or none."""
-        return self.launcher.limiter
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -142,14 +140,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             raise RuntimeError("no replica is idle")
         fleet.start(batch, self._handover.take(batch))
 
-    def bring(self, request: int, tensor: NDArray[Any]) -> None:
-        """Keep the input that a request brings, until it ends; others get a sample."""
-        self._handover.bring(request, tensor)
-
-    def take_answers(self, request: int) -> list[NDArray[Any]]:
-        """Return what was answered to the last stage's tasks of a request, in their order."""
-        return self._handover.take_answers(request)
-
     def forget(self, requests: Sequence[int]) -> None:
         """Let go of what is kept for requests that have ended."""
         if self._checks:
@@ -172,10 +162,6 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
-
-    def wake(self) -> None:
-        """Make a :meth:`wait` in another thread return now; safe from any thread."""
-        self._watch.wake()
 
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, as far as those that drain leave room.

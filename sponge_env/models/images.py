@@ -104,10 +104,7 @@ class TextImage(NamedTuple):
 
 
 def draw(seed: int) -> TextImage:
-    """Draw an image with 0 to 12 lines of text, in one column or two; the same for a seed.
-
-    A font that is not there is a ``ConfigError``.
-    """
+    """Draw 0 to 12 lines of text in one or two columns, by a seed; ConfigError without a font."""
     from PIL import Image, ImageDraw
 
     rng = np.random.default_rng(seed)

@@ -33,8 +33,7 @@ class Model(ABC):
     """Answers batches of tasks in a replica's process. Derive from it, and name ``module:Class``.
 
     The process makes its own copy, from the fields if the class is a dataclass, which must be of
-    JSON's types, else without arguments. What a module imports at its top is paid for by every
-    cold start.
+    JSON's types, else without arguments. Every cold start pays for a module's imports.
     """
 
     max_tasks: int = 0
@@ -50,10 +49,7 @@ class Model(ABC):
         return None
 
     def open(self, load: Callable[[int], Any]) -> None:
-        """Read what root alone may read, before its right to do so ends.
-
-        No thread may be started here: it would keep that right.
-        """
+        """Read what root alone may read; no thread may start here, for it would keep that right."""
         load(1)
 
     @abstractmethod

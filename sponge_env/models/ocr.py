@@ -43,8 +43,7 @@ PIXEL = 0.3
 LINE = 0.6
 """Mean probability within its rectangle from which a region is a line."""
 UNCLIP = 1.5
-"""How far a region is grown, relative to its area over its perimeter: undoes the shrinking that
-the network was trained on."""
+"""How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
 SMALLEST = 3
 """Height and width of a region, in pixels, below which it is no line."""
 
@@ -211,10 +210,7 @@ def in_reading_order(boxes: list[Box]) -> list[Box]:
 
 
 def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
-    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image.
-
-    Those that would be wider at this height are squeezed.
-    """
+    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image; wider ones are squeezed."""
     from PIL import Image  # once, in the first batch
 
     _, height, width = CROP.shape

@@ -26,8 +26,7 @@ NUMBERS = "biuf"
 def resolve_model(name: str) -> Model:
     """Find a model by its name in :data:`KNOWN`, an ONNX file's path, or ``module:Class``.
 
-    What cannot be used is a ``ConfigError``; without the extra that it needs it is a
-    ``MissingExtraError``.
+    What cannot be used is a ``ConfigError``, a missing extra a ``MissingExtraError``.
     """
     require_extra("live", "the real worker")
     if name.endswith(".onnx"):

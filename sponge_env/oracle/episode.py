@@ -174,7 +174,6 @@ def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -
 
 
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
-    """Return what is known about service."""
     limits, sizes = scenario.limits, np.arange(1, scenario.limits.batch + 1)
     profile = profile.scaled(scenario.simulation.service_scale)
     quota = profile.quota

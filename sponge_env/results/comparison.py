@@ -38,8 +38,7 @@ class Comparison:
     groups: Mapping[str, str] = field(default_factory=dict)
     """By scenario, which of those that differ in one value it is."""
     replayed: Mapping[str, str] = field(default_factory=dict)
-    """By scenario, what to say where every seed has the same requests: its seeds are one sample,
-    their mean."""
+    """By scenario, what to say where all seeds have the same requests, and count as one sample."""
     bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)

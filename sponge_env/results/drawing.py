@@ -6,7 +6,7 @@ import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,8 +39,7 @@ Runs = Mapping[str, Any]
 """By agent, its interval metrics: name to (intervals,) values."""
 
 LINEAR_UP_TO = 10
-"""Violations so far from which on their axis is logarithmic: agents differ by orders of
-magnitude."""
+"""Violations so far from which their axis is logarithmic: agents differ by magnitudes."""
 
 VIOLATION_TICKS = (
     (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),
@@ -121,10 +120,10 @@ def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
     figure.set_figheight(figure.get_figheight() + rows)
 
 
-def open_frame(ax: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+def open_frame(ax: Axes) -> None:
     """Take away what carries nothing and put a faint grid behind the data."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis=grid, color="#DDDDDD", linewidth=0.6)
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
 
 
@@ -164,17 +163,13 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
     return around.mean().to_numpy(np.float64)
 
 
-def plot_comparison(
-    intervals: Mapping[str, Sequence[IntervalMetrics]], path: Path, title: str
-) -> None:
-    """Draw agents that have intervals over time, below a title; without any, no PNG is written."""
-    agents = in_order([agent for agent, run in intervals.items() if run])
-    if agents:
-        runs = {agent: pd.DataFrame(intervals[agent])[list(DRAWN)] for agent in agents}
-        figure = time_series(runs, styles_of_run(agents))
-        figure.axes[0].set_title(title, loc="left", fontweight="bold")
-        with replacing(path) as partial:
-            figure.savefig(partial, format="png")
+def plot_comparison(runs: Runs, path: Path, title: str) -> None:
+    """Draw some agents over time, below a title, as a PNG file."""
+    agents = in_order(runs)
+    figure = time_series({agent: runs[agent] for agent in agents}, styles_of_run(agents))
+    figure.axes[0].set_title(title, loc="left", fontweight="bold")
+    with replacing(path) as partial:
+        partial.write_bytes(png(figure))
 
 
 def time_series(runs: Runs, styles: Styles) -> Figure:

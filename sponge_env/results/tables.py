@@ -49,16 +49,11 @@ def spread_text(shown: Column, values: Iterable[float]) -> str:
     if not measured:
         return MISSING
     if infinite := sum(map(math.isinf, measured)):
-        return dropped_text(infinite, len(measured))
+        return f"dropped ({infinite} of {len(measured)})"
     text = shown.text(fmean(measured))
     if not shown.interval or len(measured) == 1:
         return text
     return f"{text} [{shown.text(min(measured))}, {shown.text(max(measured))}]"
-
-
-def dropped_text(infinite: int, seeds: int) -> str:
-    """Write in how many seeds so many requests were never answered that a latency is infinite."""
-    return f"dropped ({infinite} of {seeds})"
 
 
 def _caption(groups: Sequence[Sequence[EpisodeMetrics]], shown: Sequence[Column]) -> list[str]:

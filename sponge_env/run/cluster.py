@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -112,16 +113,13 @@ def run_units(
     for unit in units:
         kept = store.file("results", unit, ".json")
         orders.append(_Order(unit, kept.read_bytes() if kept.exists() else b""))
-    results = cluster.run(partial(_run_order, run_unit), orders)
-    try:
+    with closing(cluster.run(partial(_run_order, run_unit), orders)) as results:
         for order, result in results:
             failure = result
             if not isinstance(result, Failure):
                 files, failure = result
                 write_all(store.path, files)
             yield order.unit, failure
-    finally:
-        results.close()
 
 
 def _run_order(

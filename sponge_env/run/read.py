@@ -1,7 +1,6 @@
 """What a run found, as data frames; the same for a suite and for a single evaluation.
 
-All of them raise a :class:`~sponge_env.errors.RunDirectoryError` where a folder is no run, or one
-of another version.
+A folder that is no run, or one of another version, is a RunDirectoryError in all of them.
 """
 
 from __future__ import annotations

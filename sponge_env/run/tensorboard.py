@@ -110,6 +110,7 @@ class TensorBoardSink:
     def __init__(self, folder: Path, trial: str = "") -> None:
         """Open an event file; without a trial's name, folder and parent name the table's row."""
         self._file = EventFile(folder)
+        self.close = self._file.close
         self._trial = trial or f"{folder.parent.name}/{folder.name}"
         self._start_s = time.time()
         self._steps = 0
@@ -142,10 +143,6 @@ class TensorBoardSink:
         table = hparams.hparams_config_pb([hparams.HParam(name) for name in row], compared)
         for summary in (table, hparams.hparams_pb(row, trial_id=self._trial)):
             self._add(Event(summary=summary), metrics.duration_s)
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        self._file.close()
 
     def _add(self, event: Event, time_s: float) -> None:
         event.wall_time, event.step = self._start_s + time_s, self._steps

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.env.factory import check_live, ensure_profile, make_system
-from sponge_env.errors import ConfigError, RunDirectoryError, TraceError
+from sponge_env.errors import ConfigError, TraceError
 from sponge_env.interfaces import Sink
-from sponge_env.metrics import Columns, IntervalMetrics, names, summary
+from sponge_env.metrics import Columns, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
 from sponge_env.run.rollout import Episode, Run, play, play_together, warm
 from sponge_env.run.store import (
@@ -112,19 +112,6 @@ def write_table(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-def read_intervals(path: Path) -> list[IntervalMetrics]:
-    """Return the intervals of one episode that has ended, without what was measured of stages."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path, columns=list(names(IntervalMetrics)))
-        return [IntervalMetrics(**row) for row in table.to_pylist()]
-    except (OSError, TypeError, pyarrow.ArrowException) as error:
-        message = str(error).partition("\n")[0]
-        raise RunDirectoryError(f"cannot read {str(path)!r}: {message}") from error
-
-
 @dataclass(frozen=True, slots=True)
 class AgentUnit:
     """The episodes of one agent on one cell."""
@@ -145,8 +132,7 @@ class AgentUnit:
     def fingerprint(self) -> str:
         """Return what stands for everything that the result depends on but the code.
 
-        A controller from elsewhere counts by its module's file, and an option that names a
-        file by that file's content.
+        A controller from elsewhere counts by its module's file, an option by the file it names.
         """
         module = importlib.util.find_spec(self.controller.partition(":")[0])
         files = {"code": module and module.origin, **self.options}

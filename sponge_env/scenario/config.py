@@ -200,8 +200,7 @@ class Arrivals:
     rate_rps: float | None = option(None, above=0)
     """Mean rate of the requests sent. A trace has its own without this and ``load``."""
     load: float | None = option(None, above=0)
-    """Mean rate as a share of what one replica serves with all its cores, instead of
-    ``rate_rps``."""
+    """Mean rate as a share of what one replica serves with all cores, instead of ``rate_rps``."""
     peak: float | None = option(None, above=0)
     """Highest rate as a share of what the best fleet serves on the whole machine, instead of
     either; of a trace the highest of five seconds."""
@@ -255,8 +254,7 @@ class Network:
     base_delay_s: float = option(0.01, at_least=0)
     """Delay that does not depend on the bandwidth."""
     fade_every_s: float | None = option(None, above=0)
-    """There is one deep fade in each such stretch of time, at a random moment of it; none if
-    left out."""
+    """There is one deep fade in each such stretch, at a random moment of it; none if left out."""
     fade_s: float = option(4.0, above=0)
     """Length of a fade."""
     fade_depth: float = option(0.02, above=0, at_most=1)
@@ -321,8 +319,7 @@ class Simulation:
     cold_start_s: float | None = option(None, at_least=0, at_most=LONGEST_S)
     """Cold start of a replica; the profile's if left out."""
     actuation_delay_s: float = option(0.0, at_least=0, at_most=LONGEST_S)
-    """Time from a resize call until it takes effect, the median one if it scatters. Controllers
-    are told."""
+    """Time until a resize takes effect, the median if it scatters. Controllers are told."""
     actuation_scatter: float = option(0.0, at_least=0, at_most=5)
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
     service_scale: float = option(1.0, above=0, at_most=1000)

@@ -54,8 +54,7 @@ class Scenario:
     profile: str = "yolov5s"
     """Shipped latency profile, ``local`` (this machine's), or a path."""
     slo_s: float = option(1.0, above=0)
-    """End-to-end latency objective: deadline minus send time. Where there are classes, that
-    of the strictest."""
+    """End-to-end latency objective: deadline minus send time; of classes that of the strictest."""
     slo_services: float | None = option(None, above=0)
     """The same relative to the models: times what an average request takes alone, with the most
     accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
@@ -65,8 +64,7 @@ class Scenario:
     """Length of an episode."""
     start: Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
-    begins with the allocation that the controller settles on under a steady mean load, and
-    counts from ``warmup_s`` on."""
+    begins with what the controller settles on under a steady load, and counts from ``warmup_s``."""
     warmup_s: float = option(30.0, at_least=0)
     """Time that does not count, of a warm start."""
     classes: tuple[RequestClass, ...] = ()

@@ -155,8 +155,7 @@ _LIMITS = ("cores", "batch", "replicas")
 def check_allocation(allocation: Allocation, spec: SystemSpec, ready: Sequence[int] = ()) -> None:
     """Raise a :class:`ConfigError` where an allocation is not within a system's limits.
 
-    Replicas beyond the ``ready`` ones of a stage start, and hold one core; if left out, all hold
-    what is asked for.
+    Replicas beyond a stage's ``ready`` ones start, and hold one core; if left out, none do.
     """
     own, stages = allocation.stages, spec.stages
     if len(own) != len(stages):

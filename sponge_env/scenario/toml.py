@@ -22,15 +22,6 @@ def load_toml(cls: type[T], kind: str, name_or_path: str | Path, shipped: Path) 
 
     Its ``name`` is the file's if it says none; its folder is returned with it.
     """
-    data, path = read_toml(kind, name_or_path, shipped)
-    try:
-        return from_mapping(cls, {"name": path.stem, **data}), path.parent
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def read_toml(kind: str, name_or_path: str | Path, shipped: Path) -> tuple[dict[str, Any], Path]:
-    """Return what such a file says itself, and where it is."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         files = {file.stem: file for file in shipped.glob("*.toml")}
@@ -38,7 +29,8 @@ def read_toml(kind: str, name_or_path: str | Path, shipped: Path) -> tuple[dict[
             raise ConfigError(unknown(kind, str(name_or_path), files))
         path = files[str(name_or_path)]
     try:
-        return parsed(tomllib.loads, read_text(path)), path
+        data = parsed(tomllib.loads, read_text(path))
+        return from_mapping(cls, {"name": path.stem, **data}), path.parent
     except FileNotFoundError:
         raise ConfigError(f"there is no {kind} file {str(path)!r}") from None
     except ConfigError as error:

@@ -54,8 +54,7 @@ class Inbox:
     def take(self, count: int) -> Iterator[Submitted]:
         """Yield at most ``count`` entries, in the order in which they came.
 
-        A thread that is woken has to call it even where nothing is left. Several threads may take
-        at the same time.
+        A woken thread has to call it even where nothing is left. Several threads may take at once.
         """
         self._woken = False
         with suppress(IndexError):

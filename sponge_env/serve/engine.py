@@ -66,8 +66,7 @@ class ServingEngine:
         """Take a call; ``done`` is called exactly once, from the engine's thread, quickly.
 
         The ticket that is returned is for :meth:`cancel`. It does not block: a call that cannot
-        be met or for which there is no room is refused through ``done``, which may be called
-        before this returns.
+        be met or has no room is refused through ``done``, perhaps before this returns.
         """
         if not self.ready:
             send(done, Reply(Status.STOPPED, finished_s=time.monotonic()))

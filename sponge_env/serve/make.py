@@ -98,8 +98,7 @@ def controllers(
 ) -> Callable[[str], Controller]:
     """Return what makes controllers by their names.
 
-    The first one may be anything; later ones must be registered, so that no client has code
-    imported from elsewhere.
+    The first may be anything; later ones must be registered, so that no client imports code.
     """
     registry, (entries, _) = known_controllers(), chosen([agent])
     if not entries:

@@ -20,6 +20,7 @@ from sponge_env.core.settings import LISTED
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import MAX_TOTAL_CORES
+from sponge_env.scenario.option import require
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.configuration import Configuration
 from sponge_env.simulation.memory import allocations, asked_for, blank_metrics
@@ -124,15 +125,15 @@ class BatchSimulator:
             workloads: (n,) requests of each environment's only episode, in place of those that
                 are drawn; what becomes of them is kept in the ledger.
         """
-        count = len(assignment)
-        for name, value, least in (
-            ("the number of environments", count, 1),
-            ("the number of scenarios", len(scenarios), 1),
-            ("queue_capacity", queue_capacity, 1),
-            ("threads", threads, 1),
-            ("the number of steps", intervals_max, 1),
+        self.num_envs = count = len(assignment)
+        for name, value in (
+            ("the number of environments", count),
+            ("the number of scenarios", len(scenarios)),
+            ("queue_capacity", queue_capacity),
+            ("threads", threads),
+            ("the number of steps", intervals_max),
         ):
-            _at_least(name, value, least)
+            require(value is None or value >= 1, name, value, "at least 1")
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
@@ -142,6 +143,8 @@ class BatchSimulator:
         self._step_s = np.inf
         """CPU time of the last step, if there was one."""
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
+        self.specs: Sequence[SystemSpec] = self._configuration.specs
+        """(scenarios,) what a controller may know about each system."""
         self._workloads = workloads
         self._total_cores = MAX_TOTAL_CORES if grows_ready else self.specs[0].total_cores
         self._most = np.array(
@@ -174,16 +177,6 @@ class BatchSimulator:
         self._wanted = asked_for(self._numbers)
 
     @property
-    def num_envs(self) -> int:
-        """Number of environments."""
-        return len(self.over)
-
-    @property
-    def specs(self) -> Sequence[SystemSpec]:
-        """(scenarios,) what a controller may know about each system."""
-        return self._configuration.specs
-
-    @property
     def episode_intervals(self) -> NDArray[np.int64]:
         """(n,) intervals of each environment's episode so far."""
         return np.array(self._arrays.envs["interval"])
@@ -200,7 +193,8 @@ class BatchSimulator:
         scenarios = _array("assignment", self.assignment, np.int64, (self.num_envs,))
         if _array("out", out, np.float32, (self.num_envs, self._obs_dim)) is not out:
             raise ValueError("out must be a contiguous float32 array, to be written to")
-        _at_least("every episode seed", int(seeds.min()), 0)
+        least = int(seeds.min())
+        require(least >= 0, "every episode seed", least, "at least 0")
         if scenarios.min() < 0 or scenarios.max() >= len(self.scenarios):
             raise ConfigError(f"assignment must lie between 0 and {len(self.scenarios) - 1}")
         # What the kernels do not draw one at a time.
@@ -301,11 +295,6 @@ class BatchSimulator:
         for other in others:
             other.result()
         return threads * taken_s
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
 
 
 def _array(name: str, values: Any, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

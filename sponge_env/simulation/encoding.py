@@ -30,8 +30,7 @@ from sponge_env.simulation.recall import recalled
 
 _RATE = "arrivals_5s"
 _MASKED_SHARE = 0.7
-"""Share of the recent rate that the fewest cores must serve: bursts end, and a queue may wait for
-the next interval."""
+"""Share of the recent rate that the fewest cores must serve: bursts end, and queues may wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +118,7 @@ def reaching(name: ControlName, spec: SystemSpec) -> ControlName:
 
 
 def encode(view: SystemView, spec: SystemSpec, control: Control = VERTICAL) -> NDArray[np.float32]:
-    """Turn a view of a system into an observation.
-
-    It is (control.obs_dim,) float32 in [-CLIP, CLIP], in the order of ``control.fields``.
-    """
+    """Turn a view into (control.obs_dim,) float32 in [-CLIP, CLIP], as ``control.fields`` says."""
     observation = np.zeros((1, control.obs_dim), np.float32)
     observe_one(*recalled(view, spec), observation)
     first: NDArray[np.float32] = observation[0]
@@ -142,10 +138,7 @@ def combination(number: IntArray, choices: IntArray) -> IntArray:
 
 
 def stepped(action: NDArray[np.floating[Any]], choices: IntArray) -> IntArray:
-    """Return the (parts,) choices at real numbers from -1, the least, to 1, the most.
-
-    What is beyond the ends counts as the end.
-    """
+    """Return the (parts,) choices at real numbers, clipped to -1, the least, to 1, the most."""
     share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1) / 2
     chosen: IntArray = np.minimum((share * choices).astype(np.int64), choices - 1)
     return chosen

@@ -75,7 +75,6 @@ class System(ABC):
         """The scenario as it is played: how long, and from when on it counts."""
         self._arrays = self._make_memory(configuration, seed, workload)
         self._env: Any = self._arrays.envs[0]
-        self._stage: Any = self._arrays.stages[0, 0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
         # A field of records costs more to look up than to read, so it is looked up once.
         self._queue_row = self._arrays.queue["row"][0]
@@ -328,10 +327,7 @@ class SimulatedSystem(System):
         return seen
 
     def tell(self, tasks: Mapping[int, int]) -> None:
-        """Say, by the id of a request, how many tasks the first stage's answer leads to.
-
-        The others' are drawn.
-        """
+        """Say how many tasks the first stage leads to, by request id; others' are drawn."""
         counts = [tasks.get(request, -1) for request in self._workload.id.tolist()]
         self._arrays.requests["tasks"][0, : len(counts)] = counts
 

@@ -41,10 +41,7 @@ REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
 
 
 def add_traffic(plan: MemoryPlan, row: Any, scenario: Scenario, profile: Profile) -> None:
-    """Write arrivals and network into a scenario's settings, which have its tables already.
-
-    A trace that cannot be used raises a :class:`TraceError`.
-    """
+    """Write arrivals and network into settings that have their tables; TraceError if unusable."""
     _add_network(plan, row, scenario)
     _add_arrivals(plan, row, scenario, rate_rps(scenario, profile))
 
@@ -213,8 +210,7 @@ def check_record(scenario: Scenario, rate: float) -> None:
 def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
     """Return the largest rate of requests that one replica of each stage can serve.
 
-    With ``joint``, as many replicas as the machine has room for, where stages share it as suits
-    them best.
+    With ``joint``, as many as the machine has room for, shared as suits the stages best.
     """
     profiles, tasks = stage_profiles(scenario, profile), mean_tasks(scenario.pipeline)
     passed = [k for k, mean in enumerate(tasks) if mean > 0]

@@ -53,8 +53,7 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
     """Draw the requests of one episode of a scenario.
 
     They are sent over ``[0, duration_s)`` and numbered in that order. A request arrives
-    when its transfer ends, plus the base delay; those that arrive after the episode's
-    end are included.
+    when its transfer ends, plus the base delay; those after the episode's end are included.
     """
     rate = rate_rps(scenario, profile)
     check_record(scenario, rate)

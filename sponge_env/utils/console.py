@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Progress:
 
         hidden = not (shown and sys.stderr.isatty())
         self._bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=hidden)
+        self.close: Callable[[], None] = self._bar.close
+        """Takes the bar away."""
         self._label, self._total, self._unit, self._shown = label, total, unit, shown
         self._due_s = time.monotonic() + EVERY_S
 
@@ -43,16 +45,12 @@ class Progress:
         sys.stderr.write(f"{self._label}: {text}\n")
         sys.stderr.flush()
 
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
-
 
 class ConsoleSink:
     """Shows the progress of an episode, and in one line how it ended."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+        self._progress, self.close = progress, progress.close
         self._done = self._violations = 0
 
     def interval(self, metrics: IntervalMetrics) -> None:
@@ -69,10 +67,6 @@ class ConsoleSink:
             f"{'interrupted' if metrics.partial else 'done'} after {self._done} intervals, "
             f"{metrics.violation_rate:.3%} violations, {metrics.mean_cores:.2f} cores"
         )
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._progress.close()
 
 
 _WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100

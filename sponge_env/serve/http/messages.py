@@ -187,10 +187,7 @@ def too_large(max_bytes: int) -> WireError:
 
 
 def decompress(body: Buffer, encoding: str, max_bytes: int) -> Buffer:
-    """Return a body unpacked, or raise a WireError.
-
-    At most ``max_bytes`` are ever unpacked, whatever a small body claims to hold.
-    """
+    """Return a body unpacked, never more than ``max_bytes`` of it, or raise a WireError."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body

@@ -39,18 +39,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--model", metavar="NAME", help="model to call (default: the server's only one)")
     add("--scenario", action=cli.Once, default="local",
         help="shipped scenario or TOML file (default: local)")  # fmt: skip
-    add("--profile", metavar="P",
-        help="latency profile instead of the scenario's, which loads are relative to")  # fmt: skip
-    add("--trace", action=cli.Once, metavar="FILE",
-        help="bandwidth trace instead of the scenario's")  # fmt: skip
-    add("--arrivals", action=cli.Once, metavar="FILE",
-        help="arrival trace instead of the scenario's arrivals")  # fmt: skip
-    scaling = parser.add_mutually_exclusive_group()
-    scaling.add_argument("--rate", type=float, metavar="RPS",
-        help="mean rate of the requests instead of the scenario's or the trace's")  # fmt: skip
-    scaling.add_argument("--load", type=float, metavar="SHARE",
-        help="the same as a share of what one replica with all its cores can serve, "
-        "e.g. 0.6")  # fmt: skip
+    cli.add_traffic(parser)
     add("--duration", type=float, metavar="SECONDS",
         help="send requests for so long (default: as long as the scenario)")  # fmt: skip
     add("--seed", type=cli.at_least(0), default=0, metavar="N", help="of the workload (default: 0)")

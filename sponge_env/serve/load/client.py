@@ -1,7 +1,6 @@
 """An HTTP/1.1 client for loads and benchmarks: requests are bytes, answers go through httptools.
 
-It costs little per request, and limits neither the number of connections nor the time: the caller
-does.
+It costs little per request, and leaves limits of connections and time to the caller.
 """
 
 from __future__ import annotations
@@ -52,10 +51,7 @@ class AnswerParser:
         self.keep_alive = True
 
     def feed(self, data: bytes) -> list[Answer]:
-        """Parse more data; return the answers that are complete by now.
-
-        What is not HTTP is a ``ConnectionError``.
-        """
+        """Parse more data; return the complete answers; no HTTP is a ``ConnectionError``."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -91,10 +87,7 @@ class HttpConnection(asyncio.Protocol):
         """Times that something arrived for which there was no request."""
 
     async def request(self, parts: Sequence[bytes]) -> Answer:
-        """Send a request and return its answer; cancelling this closes the connection.
-
-        A connection that ends before the answer is an ``OSError``.
-        """
+        """Send a request; return its answer, or OSError. Cancelling closes the connection."""
         self._pending = asyncio.get_running_loop().create_future()
         self.transport.writelines(parts)
         try:

@@ -81,10 +81,7 @@ def load(arguments: argparse.Namespace) -> None:
 
 
 def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
-    """Return the scenario that the arguments name, and its profile if one is there.
-
-    Without one, requests can be sent that do not depend on it.
-    """
+    """Return the scenario of the arguments, and its profile unless none is there, or needed."""
     arguments.drop, arguments.random_start = None, False  # the server's business; none to draw
     changes = cli.scenario_changes(arguments)
     changes.pop("serving.drop", None)

@@ -81,10 +81,7 @@ class LoadResult:
 
 
 def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> EpisodeMetrics:
-    """Return the metrics of an episode as far as a client knows them, else NaN.
-
-    Which requests were hopeless is only known with the profile.
-    """
+    """Return an episode's metrics as far as a client, with or without the profile, knows them."""
     counted, cores = result.counted, result.state.mean_cores
     scenario, served, start = result.scenario.cell
     budget_s = result.workload.deadline_s - result.workload.arrival_s

@@ -41,10 +41,7 @@ class Target:
 
 
 async def find_target(client: HttpClient, model: str | None) -> Target:
-    """Ask a server what it serves.
-
-    A ``ConfigError`` if it is no such server, has no such model, or none that needs one tensor.
-    """
+    """Ask a server what it serves; a ConfigError unless it has the model, of one tensor."""
     about = await _ask(client, "GET", "/v2")
     server = about.json if about.status == HTTPStatus.OK else None
     if not isinstance(server, dict) or "name" not in server:

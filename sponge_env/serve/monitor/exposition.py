@@ -80,9 +80,7 @@ def _batch_sizes(m: ServerMetrics) -> Metric:
 
 
 def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[Metric]:
-    agent = InfoMetricFamily("sponge_agent", "The controller in charge.")
-    agent.add_metric([], {"agent": now.agent})
-    yield agent
+    yield InfoMetricFamily("sponge_agent", "The controller in charge.", value={"agent": now.agent})
     yield _gauge("ready", "1 while calls are taken.", now.ready)
     yield _gauge("uptime_seconds", "Time since the server began.", now.now_s)
     if last := now.last:

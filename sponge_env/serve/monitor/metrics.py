@@ -1,7 +1,6 @@
 """The counters of a server: calls as they end, intervals as they pass.
 
-Each number is kept here once: for Prometheus (:mod:`.exposition`), for the statistics of the v2
-protocol and for the live page.
+Each number is kept once: for Prometheus, for the protocol's statistics, for the live page.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from threading import Lock
 from typing import Any
@@ -48,22 +48,17 @@ class Histogram:
         self.total += times * value
 
 
+@dataclass(slots=True)
 class Duration:
     """How often something took time, and how much in all."""
 
-    __slots__ = ("count", "ns")
-
-    def __init__(self) -> None:
-        self.count = self.ns = 0
+    count: int = 0
+    ns: int = 0
 
     def add(self, seconds: float, times: int = 1) -> None:
         """Count more, of this time in all; below 0, which clocks may say, is 0."""
         self.count += times
         self.ns += max(0, round(seconds * 1e9))
-
-    def as_json(self) -> dict[str, int]:
-        """Return it as the v2 protocol does."""
-        return {"count": self.count, "ns": self.ns}
 
 
 class ServerMetrics:
@@ -77,8 +72,7 @@ class ServerMetrics:
     ) -> None:
         """Count for this model.
 
-        ``wall`` is the clock of :meth:`statistics`, since the epoch; ``batches`` returns those of
-        each stage that have ended.
+        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended.
         """
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
@@ -169,7 +163,7 @@ class ServerMetrics:
         what stands beside them, calls; ``execution_count`` and ``batch_stats``, the batches of all
         stages.
         """
-        none = {"count": 0, "ns": 0}
+        none = asdict(Duration())
         by_size: defaultdict[int, Duration] = defaultdict(Duration)
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
@@ -184,11 +178,11 @@ class ServerMetrics:
                 "execution_count": sum(each.count for each in by_size.values()),
                 "inference_stats": {
                     "success": {"count": self.success.count, "ns": handled_ns},
-                    "fail": self.fail.as_json(),
-                    "queue": self.queue.as_json(),
-                    "compute_input": self.input.as_json(),
-                    "compute_infer": self.infer.as_json(),
-                    "compute_output": self.output.as_json(),
+                    "fail": asdict(self.fail),
+                    "queue": asdict(self.queue),
+                    "compute_input": asdict(self.input),
+                    "compute_infer": asdict(self.infer),
+                    "compute_output": asdict(self.output),
                     "cache_hit": none,
                     "cache_miss": none,
                 },
@@ -196,7 +190,7 @@ class ServerMetrics:
                     {
                         "batch_size": size,
                         "compute_input": none,
-                        "compute_infer": by_size[size].as_json(),
+                        "compute_infer": asdict(by_size[size]),
                         "compute_output": none,
                     }
                     for size in sorted(by_size)

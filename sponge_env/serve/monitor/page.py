@@ -36,14 +36,11 @@ PLACES = 4
 NEVER = -1.0
 """Infinite latency, of requests that were never answered, in JSON."""
 
-Point = dict[str, Any]
-
 
 class History:
     """Keeps a point for each of the last intervals, as the JSON that it is sent as."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
-        """Keep what these metrics count in each interval."""
         self.metrics = metrics
         self._counted = metrics.counts()
         self._points: deque[tuple[float, orjson.Fragment]] = deque(maxlen=KEPT)
@@ -62,7 +59,7 @@ class History:
         return [text for at_s, text in list(self._points) if at_s >= since_s]
 
 
-def _point(now: Snapshot, ended: Mapping[str, int]) -> Point:
+def _point(now: Snapshot, ended: Mapping[str, int]) -> dict[str, Any]:
     """Return an interval in a few numbers; unknown ones are NaN, which is null in JSON."""
     last = now.last or IntervalMetrics()
     stages_cores = [stage["cores"] for stage in last.stages.values()]

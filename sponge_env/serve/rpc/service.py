@@ -47,10 +47,7 @@ STREAM_REQUESTS = 64
 
 
 async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
-    """Return a server that listens and its port, None without gRPC in the options.
-
-    A port in use is a ``ConfigError``.
-    """
+    """Return a server that listens and its port, None without gRPC; ConfigError if it is in use."""
     options = front.options
     if options.grpc_port is None:
         return None

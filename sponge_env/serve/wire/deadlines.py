@@ -38,10 +38,6 @@ class Arrival:
     grpc_remaining_s: float | None = None
     """Time left until the deadline that the client's gRPC library sets."""
 
-    def monotonic_s(self, unix_s: float) -> float:
-        """Return the time of the monotonic clock for one of the wall clock."""
-        return self.arrived_s + (unix_s - self.unix_s)
-
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -51,11 +47,6 @@ class Deadline:
     due_s: float
     clamped: bool = False
     """Whether a clock of the client was wrong and does not count."""
-
-
-def deadline_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters that state a deadline."""
-    return {name: parameters[name] for name in PARAMETERS if name in parameters}
 
 
 def request_deadline(
@@ -120,6 +111,6 @@ def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[
     number = _number(name, value)
     if number is None:
         return None, False
-    time_s = arrival.monotonic_s(number * 1e-3)
+    time_s = arrival.arrived_s + (number * 1e-3 - arrival.unix_s)
     wrong = not arrival.began_s - MAX_AGE_S <= time_s <= latest_s
     return None if wrong else time_s, wrong

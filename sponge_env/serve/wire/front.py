@@ -21,7 +21,7 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
-from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest, output_names
+from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import INPUT, brief, datatype
 
@@ -80,7 +80,7 @@ class Front:
             "versions": [VERSION],
             "platform": PLATFORM,
             "inputs": [described(INPUT, self.served.inputs)],
-            "outputs": [described(name, self._output(name)) for name in output_names(self.served)],
+            "outputs": [described(*each) for each in output_tensors(self.served).items()],
         }
 
     def model_config(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Front:
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": served.batch_max,
             "input": [described(INPUT, served.inputs)],
-            "output": [described(name, self._output(name)) for name in output_names(served)],
+            "output": [described(*each) for each in output_tensors(served).items()],
             "instance_group": [{"name": served.name, "kind": "KIND_CPU", "count": 1}],
             "dynamic_batching": {},
             "parameters": {
@@ -109,9 +109,6 @@ class Front:
             },
             "model_transaction_policy": {"decoupled": False},
         }
-
-    def _output(self, name: str) -> TensorSpec:
-        return {OUTPUT: self.served.outputs, TASKS: TensorSpec((), "int64")}[name]
 
     def index(self) -> list[dict[str, Any]]:
         """Return the list of models, which is one."""

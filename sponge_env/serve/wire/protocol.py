@@ -16,8 +16,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, ServedModel
-from sponge_env.serve.wire.deadlines import deadline_parameters
+from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import (
@@ -63,16 +64,14 @@ class InferRequest:
     """Those that state the deadline."""
 
 
-def output_names(served: ServedModel) -> tuple[str, ...]:
-    """Return the names of the tensors of an answer."""
-    return (OUTPUT, TASKS) if len(served.stages) > 1 else (OUTPUT,)
+def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:
+    """Return the tensors of an answer by name, without their batch axis."""
+    tasks = {TASKS: TensorSpec((), "int64")} if len(served.stages) > 1 else {}
+    return {OUTPUT: served.outputs, **tasks}
 
 
 def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
-    """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON.
-
-    What violates the protocol is a WireError.
-    """
+    """Parse an uncompressed HTTP body, whose first ``size`` bytes are JSON; else a WireError."""
     view = memoryview(body)
     request = make_request(read_json(view[:size]), view[size:], served, max_rows)
     if max(request.rows.nbytes, LARGE_BYTES) < size < len(body):  # a view would keep the JSON
@@ -91,7 +90,8 @@ def make_request(
     if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
         raise WireError(text)
-    return InferRequest(rows, outputs, name, deadline_parameters(parameters))
+    stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
+    return InferRequest(rows, outputs, name, stated)
 
 
 def write_answer(
@@ -194,7 +194,7 @@ def _requested_outputs(
     value: Any, parameters: Mapping[str, Any], served: ServedModel
 ) -> tuple[RequestedOutput, ...]:
     """Return which outputs are requested: all of them, unless some are named."""
-    names, binary = output_names(served), parameters.get("binary_data_output", False)
+    names, binary = output_tensors(served), parameters.get("binary_data_output", False)
     if value is None or value == []:
         return tuple(RequestedOutput(name, _flag(binary, "binary_data_output")) for name in names)
     outputs = []
