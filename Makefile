@@ -95,7 +95,7 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 	done
 	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(suite:-v1=) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
 
-bounds: setup  ## find the clairvoyant bounds that ship again, half an hour
+bounds: setup  ## find the clairvoyant bounds that ship again, five minutes
 	$(PY) -m sponge_env.run.bounds
 
 # Those for one model begin with the ones for any.

@@ -32,7 +32,7 @@ SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 CLIP = 0.2
 """Largest relative change of an action's probability that an update rewards."""
-VIOLATION_PRICE = 500.0
+VIOLATION_PRICE = 2000.0
 """What it costs to miss all requests that come in the mean, if it counted in proportion."""
 SATURATES = 50.0
 """Cost from which on it grows with its logarithm only, so that one lost queue is not all that

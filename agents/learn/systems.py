@@ -50,7 +50,7 @@ _PEAK, _HIGH_PEAK, _MOST_RPS = (0.05, 0.85), (0.4, 0.9), 800.0
 """Ranges of the highest load of most systems and of a third of them, and the highest rate."""
 _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal")
 _SHARES = (0.15, 0.1, 0.25, 0.25, 0.25)
-_TRANSFER, _BANDWIDTH = (0.01, 0.8), 3e6
+_TRANSFER, _BANDWIDTH = (0.01, 0.5), 3e6
 """Range of the share of the SLO in which a payload arrives, and at how many bytes per second."""
 _NO_TRANSFER, _FADES, _CLASSES, _EXPIRED, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.15, 0.5, 0.45
 """Shares of the systems without transfer times, with deep fades, with three classes of requests,

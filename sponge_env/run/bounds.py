@@ -1,6 +1,6 @@
 """The clairvoyant bounds of a suite's cells, and those that ship.
 
-    python -m sponge_env.run.bounds [--suite standard-v1]
+    python -m sponge_env.run.bounds [--suite paper]
 
 A bound takes seconds for each episode and is a fact about a scenario, a profile and a seed,
 whoever is compared with it. So those of the shipped suites are in :data:`SHIPPED`, made by the
@@ -183,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m sponge_env.run.bounds",
         description="Find the clairvoyant bounds that ship with a suite.",
     )
-    parser.add_argument("--suite", default="standard-v1", help="shipped suite or TOML file")
+    parser.add_argument("--suite", default="paper", help="shipped suite or TOML file")
     cli.add_cells(parser)
     cli.add_workers(parser)
     parser.add_argument("--out", type=Path, default=SHIPPED, help=argparse.SUPPRESS)
