@@ -17,7 +17,7 @@ from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
-STANDARD = load_suite("standard-v1")
+BOUNDED = load_suite("paper")
 SHIPPED = json.loads(bounds.SHIPPED.read_text())
 PAPER = load_scenario("paper-300kb")
 SUITE = """
@@ -32,10 +32,11 @@ changes = { duration_s = 5.0 }
 """
 
 
-@pytest.mark.parametrize("kind", STANDARD.bounds)
-def test_those_of_the_standard_suite_that_ship_are_of_its_cells(kind: ControlName) -> None:
-    found = {cell_name(c): bounds.shipped(c, kind) for c in cells(STANDARD)}
-    old = [name for name, own in found.items() if name in SHIPPED and len(own) < STANDARD.seeds]
+@pytest.mark.parametrize("kind", BOUNDED.bounds)
+def test_those_that_ship_are_of_the_cells_of_their_suite(kind: ControlName) -> None:
+    found = {cell_name(c): bounds.shipped(c, kind) for c in cells(BOUNDED)}
+    assert found.keys() == SHIPPED.keys()
+    old = [name for name, own in found.items() if len(own) < BOUNDED.seeds]
     assert not old, "run make bounds"
 
 
