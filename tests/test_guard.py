@@ -138,7 +138,7 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
 
 
 def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> None:
-    policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
+    policy = reading(shipped("ppo-joint-any"), INPUTS)
     view = busy_view(rate_rps=8, budgets_left_s=(0.6, 0.7, 0.8, 0.9))
     seen = shown(view)
     seen[INPUTS.index("late")] = 10.0  # which the policy has not seen
@@ -158,7 +158,7 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> Non
     [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],
 )
 def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool) -> None:
-    policy = reading(shipped("ppo-joint-yolov5s"), INPUTS)
+    policy = reading(shipped("ppo-joint-any"), INPUTS)
     view = busy_view()
     seen = shown(view)
     usual = seen[[INPUTS.index(each) for each in policy.info.inputs]]
@@ -177,7 +177,7 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool
         ({"simulation.actuation_delay_s": 3.0}, False),
         ({"slo_s": 5.0}, False),
         ({"simulation.cold_start_s": 100.0}, False),
-        ({"simulation.service_scale": 1.1}, True),
+        ({"simulation.service_scale": 1.05}, True),
     ],
 )
 def test_another_deployment_than_any_in_training_is_left_to_the_program(
@@ -200,7 +200,7 @@ def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minut
 
 def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> None:
     """What a training without other systems knows of the cold start is one number."""
-    policy = shipped("ppo-joint-yolov5s")
+    policy = shipped("ppo-joint-any")
     place = policy.info.inputs.index("cold_start")
     assert policy.input_range is not None
     seen = policy.input_range.copy()
@@ -235,4 +235,4 @@ def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
     assert episode.summary.guarded == sum(each.guarded for each in episode.intervals)
     unguarded = play(ppo_joint("shipped", guard=False), scenario).summary
     assert unguarded.guarded == 0
-    assert episode.summary.violation_rate < 0.7 * unguarded.violation_rate
+    assert episode.summary.violation_rate < 0.9 * unguarded.violation_rate
