@@ -177,7 +177,7 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool
         ({"simulation.actuation_delay_s": 3.0}, False),
         ({"slo_s": 5.0}, False),
         ({"simulation.cold_start_s": 100.0}, False),
-        ({"simulation.service_scale": 1.05}, True),
+        ({"simulation.service_scale": 0.95}, True),
     ],
 )
 def test_another_deployment_than_any_in_training_is_left_to_the_program(

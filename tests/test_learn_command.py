@@ -41,7 +41,7 @@ def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
 @pytest.mark.parametrize(
     ("line", "steps", "envs"),
     [
-        ("--agent ppo-joint --suite standard-v1 --profile lite0", 8_000_000, 1152),
+        ("--agent ppo-joint --suite standard-v1 --profile lite0", 2_000_000, 1152),
         ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
     ],
 )
