@@ -98,19 +98,17 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 bounds: setup  ## find the clairvoyant bounds that ship again, five minutes
 	$(PY) -m sponge_env.run.bounds
 
-# Those for one model begin with the ones for any.
 policies: setup  ## train the policies that ship, two at a time, two hours
-	@train() { NUMBA_NUM_THREADS=1 xargs -P 2 -L 1 sh -ec 'run=runs/policies/$$0-$$1; \
-	  [ ! -e $$run/whole ] || exit 0; rm -rf $$run; agent=$$0 name=$$1; shift; \
-	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
-	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'; }; \
-	for agent in ppo ppo-joint; do echo "$$agent any --systems 192"; done | train; \
-	{ for profile in yolov5s resnet18 lite0; do for agent in ppo ppo-joint; do \
-	  echo "$$agent $$profile --suite standard-v1 --profile $$profile --randomised"; \
-	done; done; \
+	@{ echo "ppo-joint any --systems 192"; \
+	for profile in yolov5s resnet18 lite0; do \
+	  echo "ppo $$profile --suite standard-v1 --profile $$profile --randomised"; \
+	done; \
 	for scenario in $(STAGED); do \
 	  echo "ppo $$scenario --suite stages --like $$scenario --randomised --steps 4000000"; \
-	done; } | train
+	done; } | NUMBA_NUM_THREADS=1 xargs -P 2 -L 1 sh -ec 'run=runs/policies/$$0-$$1; \
+	  [ ! -e $$run/whole ] || exit 0; rm -rf $$run; agent=$$0 name=$$1; shift; \
+	  $(PY) train.py --agent $$agent "$$@" --run-dir $$run; touch $$run/whole; \
+	  cp $$run/policy.safetensors agents/policies/$$agent-$$name.safetensors'
 
 # On an otherwise idle machine: each run is as long as it says.
 fidelity: setup  ## compare simulator and real worker anew, two hours

@@ -167,10 +167,10 @@ def remember(
     """Take in (n, fields) observations; write (n, inputs) what policies see, of chosen ones.
 
     ``batch_times`` (n, 4) are :data:`BATCH_TIMES` of the last interval, zero or NaN if no batch
-    ended in it; ``fits_s`` (n, cores, batches) is how long batches should take. ``intervals`` (n,)
-    counts the decisions of each episode before this one: at 0 the (n, remembered) memory is begun
-    anew. ``scales`` is (n, 5 + 2 stages), see :func:`units_of`; of places in an observation see
-    :class:`Layout`.
+    ended in it; ``fits_s`` (n or 1, cores, batches) is how long batches should take. ``intervals``
+    (n,) counts the decisions of each episode before this one: at 0 the (n, remembered) memory is
+    begun anew. ``scales`` is (n, 5 + 2 stages), see :func:`units_of`; of places in an observation
+    see :class:`Layout`.
     """
     for i in range(len(observations)):
         if not chosen[i]:
@@ -181,7 +181,8 @@ def remember(
         if arrivals >= CLIP:
             arrivals = batch_times[i, 3] * slo_s / (units[_STAGES] * interval_s)
         _update(observed, kept, arrivals, requests_at, intervals[i], interval_s)
-        _update_service(kept, batch_times[i], fits_s[i], intervals[i], interval_s)
+        fit_s = fits_s[min(i, len(fits_s) - 1)]
+        _update_service(kept, batch_times[i], fit_s, intervals[i], interval_s)
         _copy(observed, row)
         at = len(observed)
         _copy(kept, row[at:])

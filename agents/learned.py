@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +45,9 @@ class PolicyController(BaseController):
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
 
         That is ``newest``: the newest in ``runs/`` that fits the system, was trained to the end,
-        and on this scenario, or else the shipped one for the system, or for any model; ``shipped``;
-        or the path of a policy file or run directory. Without ``guard`` it is followed wherever it
-        leads.
+        and on this scenario; or else the shipped one for the system; or else the newest for any
+        model. Or it is ``shipped``, or the path of a policy file or run directory. Without
+        ``guard`` it is followed wherever it leads.
         """
         require(isinstance(guard, bool), "guard", guard, "true or false")
         self._agent, self._source, self._guarded = agent, str(policy), guard
@@ -145,8 +144,9 @@ class PolicyController(BaseController):
                     f"interval or limits are others; train one with: {train}"
                 )
             return path, policy
-        known = list(_policies(RUNS if self._source == "newest" else None))
-        for fingerprint, (path, policy) in product(fitting, known):
+        runs = RUNS if self._source == "newest" else None
+        known = ((each, *found) for each in fitting for found in _policies(runs))
+        for fingerprint, path, policy in known:
             info = policy.info
             sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
             if info.partial or (info.agent, info.fingerprint) != (self._agent, fingerprint):

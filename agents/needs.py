@@ -73,9 +73,10 @@ NEEDS = (
     *(f"now_{cores}" for cores in range(1, CORES + 1)),
     *(f"soon_{cores}" for cores in range(1, CORES + 1)),
 )
-"""Names of the inputs, in order: first what a system is, which does not change, then cores that
-each ready replica needs, eighths of the machine that a fleet of one replica fewer or more would
-hold, what that saves, and the cores that are needed now and soon, as one mark among all."""
+"""Names of the inputs, in order: what a system is, which does not change; the cores that each ready
+replica needs for the rates; the eighths of the machine that a fleet of one replica fewer, as many
+and one more would hold; the cores for what is due and for the delays; how the replicas stand; what
+the other fleets save, which is the cheapest; and the cores needed now and soon, as a mark each."""
 _SERVES, _ALONE = len(STATIC), len(STATIC) + CORES
 _CAPACITY, _SLO, _TOTAL, _REPLICAS, _MOST_REPLICAS = range(_ALONE + CORES, _ALONE + CORES + 5)
 
@@ -102,7 +103,9 @@ def table_of(spec: SystemSpec, most_replicas: int) -> FloatArray:
         math.log2(spec.total_cores / CORES),
         float(math.isfinite(stage.cpu_cores)),
     ]
-    limits = spec.total_cores, stage.replicas_max, min(most_replicas, spec.total_cores)
+    total_cores = min(spec.total_cores, stage.cpu_cores)  # replicas may share less than the machine
+    most = min(most_replicas, stage.replicas_max, spec.total_cores)
+    limits = total_cores, stage.replicas_max, most
     return np.array([*static, *serves_rps, *table_s[0], stage.capacity_rps, slo_s, *limits])
 
 
@@ -135,7 +138,7 @@ def add_needs(
 def _fewest(table: FloatArray, rate_rps: float) -> int:
     best, best_rps = 1, 0.0
     for n in range(1, int(table[_MOST_REPLICAS]) + 1):
-        cores = min(CORES, int(table[_TOTAL]) // n)
+        cores = max(1, min(CORES, int(table[_TOTAL]) // n))
         serves_rps = n * table[_SERVES + cores - 1]
         if serves_rps > best_rps and best_rps < rate_rps:
             best, best_rps = n, serves_rps
@@ -202,7 +205,7 @@ def _add_fleets(
 
 @compiled
 def _add_savings(row: FloatMatrix, at: int, fleets: int, may_shrink: bool, may_grow: bool) -> int:
-    """Write what these fleets save, and which of them is the cheapest that can be stepped to."""
+    """Write what these fleets save, and which of them is the cheapest."""
     fewer, same, more = 0.0, 0.0, 0.0
     for k in range(fleets, fleets + 3):
         row[at] = math.log(row[k] / row[k + 3])

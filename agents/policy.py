@@ -76,7 +76,7 @@ class PolicyInfo:
     median_of: int = 1
     """Trainings, whose seeds alone differ, of which this one was the median by that score."""
     replicas: int = 8
-    """Most replicas of a stage that it asks for."""
+    """Most replicas of a stage that it asks for; 8 in files that do not say so."""
     format: int = FORMAT
 
     @property
@@ -101,7 +101,7 @@ class Policy:
 
     @property
     def likeness(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """Agent, inputs and choices: one can go on learning where another of the same begins."""
+        """Agent, inputs and choices: of the same, one can begin where another ended."""
         return self.info.agent, self.info.inputs, self.info.actions
 
     @property

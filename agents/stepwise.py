@@ -24,11 +24,11 @@ from .needs import CORES, add_needs, table_of
 
 MAX_REPLICAS = 16
 """Replicas of a stage beyond which no stepwise policy goes."""
-STEP = MAX_REPLICAS + 1
-"""Situations of as many replicas follow each other: those with 0, 1, 2, ... ready ones."""
-SITUATIONS = 2 * STEP * STEP
-"""What may be chosen depends on the replicas that were asked for, how many of them are ready, and
-whether none may be given up, in this order from the middle to the last."""
+PER_REPLICA = MAX_REPLICAS + 1
+SITUATIONS = 2 * PER_REPLICA**2
+"""What may be chosen depends on the situation: whether no replica may be given up (0 or 1), how
+many are asked for, and how many of them are ready. Its number is ``(kept * PER_REPLICA + asked) *
+PER_REPLICA + ready``."""
 MOVES = 3
 """Choices of the replicas' part of an action: one down, as they are, one up."""
 _NUMBERS = len(StageAllocation._fields)
@@ -82,7 +82,7 @@ class StageChoices:
         for stage in spec.stages:
             variants = len(stage.latencies) if len(stage.latencies) > 1 else 0
             cores = stage.cores_max
-            if spec.is_one_model:  # so that a policy for any model can be where learning starts
+            if spec.is_one_model and form.keeps:  # as many as a policy for any model chooses among
                 cores = CORES if form.any_model else max(CORES, cores)
             counts.append([cores, len(form.sizes), MOVES, variants])
             most_each = min(cores, stage.cores_max), stage.batch_max
@@ -90,8 +90,11 @@ class StageChoices:
             limits.append([*most_each, replicas, max(0, variants - 1)])
         most = np.array(limits)[..., None, None]
         most_cores = max(cores for cores, *_ in counts)
-        kept, held, ready = np.unravel_index(np.arange(SITUATIONS)[:, None], (2, STEP, STEP))
+        shape = (2, PER_REPLICA, PER_REPLICA)
+        kept, held, ready = np.unravel_index(np.arange(SITUATIONS)[:, None], shape)
         each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
+        if not (form.keeps and spec.is_one_model):
+            serving = held  # those that start are charged like the others
         room = (each * serving + held - serving <= spec.total_cores) | (each == 1)
         after = held + np.arange(MOVES) - 1
         moves = (after >= 1) & (after <= most[:, 2]) & (after >= held * kept)
@@ -121,8 +124,10 @@ class PolicyState:
         self.choices = StageChoices.of(first, form)
         known = {id(spec): spec for spec in specs}
         rows = {key: _known(spec, form) for key, spec in known.items()}
-        columns = zip(*(rows[id(spec)] for spec in specs), strict=True)
-        self._known = tuple(np.array(each) for each in columns)
+        units, fits_s, tables = zip(*(rows[id(spec)] for spec in specs), strict=True)
+        if len({spec.first.latency for spec in specs}) == 1:  # which may be large
+            fits_s = fits_s[:1]
+        self._known = np.array(units), np.array(fits_s), np.array(tables)
         """(n, ...) what stays the same of each system, see :func:`_known`."""
         self.intervals = np.zeros(count, np.int64)
         """(n,) decisions so far."""
@@ -167,17 +172,19 @@ class PolicyState:
     def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         for own, new in zip(self._known, pool._known, strict=True):
-            own[chosen] = new[assigned]
+            if len(new) > 1 or len(own) > 1:
+                own[chosen] = new[assigned]
         self.replicas[chosen] = pool.replicas[assigned]
         self.intervals[chosen] = 0
 
     @property
     def situations(self) -> IntArray:
-        """(n, stages) rows in the tables of the choices."""
+        """(n, stages) numbers of the situations, see :data:`SITUATIONS`."""
         held = self.replicas
         ready = np.clip(self._ready, 1, held) if self._keeps else held
-        rows: IntArray = ((self._keeps & (held <= self._fewest)) * STEP + held) * STEP + ready
-        return rows
+        kept = self._keeps & (held <= self._fewest)
+        numbers: IntArray = (kept * PER_REPLICA + held) * PER_REPLICA + ready
+        return numbers
 
     def take(self, choices: IntArray) -> IntArray:
         """Go on with (n, stages, 4) choices of each part, the steps from 0, down, to 2, up.
@@ -259,7 +266,7 @@ def _choose(
             if not waits:
                 step = _best(logits[i, steps:variants], moves[k, now]) - 1
             held = replicas[i, k] + step
-            rows[i, k, 0] = _best(logits[i, at:batches], room[k, now + step * STEP]) + 1
+            rows[i, k, 0] = _best(logits[i, at:batches], room[k, now + step * PER_REPLICA]) + 1
             rows[i, k, 1] = min(sizes[logits[i, batches:steps].argmax()], limits[k, 1])
             rows[i, k, 2] = held
             at = variants + counts[k, 3]

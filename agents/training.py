@@ -20,9 +20,9 @@ CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--d
 FOLLOWED = "--scenario", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
 NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
+"""Options for what a suite defines already."""
 MACHINES = (16, 8, 16, 32, 16, 4)
 """Cores of the machines of random systems, in turn."""
-"""Options for what a suite defines already."""
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 20_000_000, 1152
 """Default environment steps of a training, of one that begins with a policy, and of one on random
 systems; and its environments."""
@@ -64,7 +64,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--randomised", action="store_true", help=text)
     text = "hyper-parameter, e.g. learning_rate=1e-3 or hidden=128,128; may be repeated"
     add("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
-    text = "what to begin with: programs to imitate, or a policy (default: the one for any model)"
+    text = (
+        "what to begin with: programs to imitate, or a policy's file (default: the shipped policy "
+        "for any model, if it has the same inputs and choices)"
+    )
     add("--start", metavar="programs|FILE", help=text)
     text = "run directory or checkpoint.zip to go on from, to the steps that were planned"
     add("--resume", type=Path, metavar="RUN", help=text)
@@ -79,6 +82,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.systems and (named or arguments.randomised):
         others = (*named, "--randomised")
         raise ConfigError(f"--systems says what to train on; leave out {others[0]}")
+    if arguments.start and arguments.resume:
+        raise ConfigError("--resume goes on with the policy of its run; leave out --start")
+    layers = [each for each in arguments.option if each.startswith("hidden=")]
+    if layers and arguments.start not in (None, "programs"):
+        raise ConfigError(f"the layers are those of the policy; leave out --option {layers[0]}")
+    if arguments.systems and arguments.ray is not None:
+        raise ConfigError("random systems are files of this machine; leave out --ray")
     for option in arguments.option:
         if not re.fullmatch("[^.=]+=.*", option):
             raise ConfigError(f"--option must have the form KEY=VALUE, not {option!r}")

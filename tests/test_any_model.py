@@ -87,6 +87,8 @@ def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it() -> Non
     assert alone["cheapest_same"] == 1.0
     one = dataclasses.replace(SPEC, total_cores=1)
     assert needs(one, 1, arrivals_last=rate)["cheapest_more"] == 0.0, "there is no room"
+    two = dataclasses.replace(SPEC, stages=(dataclasses.replace(SPEC.first, replicas_max=2),))
+    assert needs(two, 2, arrivals_last=rate)["cheapest_more"] == 0.0, "there may be no third"
 
 
 def test_no_replica_is_given_up_that_the_highest_rate_needs() -> None:
@@ -171,6 +173,9 @@ def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(for_any: Pa
         controller = PolicyController("ppo-joint", str(for_any), guard=False)
         run = Run("ppo-joint", scenario.name, "sim", 0)
         played = run_episode(make_system(scenario, 0), controller, run)
-        assert played.summary.offered
+        limits, seen = spec_of(scenario).first, played.columns
+        assert 1 <= seen["replicas"].min() <= seen["replicas"].max() <= limits.replicas_max
+        assert seen["batch"].max() <= limits.batch_max
+        assert seen["cores"].max() <= scenario.limits.machine_cores
     with pytest.raises(PolicyError, match="whose profile or stages"):
         PolicyController("ppo-joint", str(for_any)).reset(spec_of(CHAIN), 0)

@@ -127,7 +127,7 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
 
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     for spec, sizes in ((SPEC, BATCHES), (spec_of(CHAIN), (1, 2, 4))):
-        random, held = np.random.default_rng(0), []
+        random, held, steps = np.random.default_rng(0), [], set[int]()
         state = PolicyState([spec] * 64, Form(1, sizes, keeps=False))
         for _ in range(40):
             before = state.replicas.copy()
@@ -139,7 +139,9 @@ def test_no_decision_asks_for_more_than_the_machine_has() -> None:
             assert np.isin(asked[..., 1], [*sizes, *state.choices.limits[:, 1]]).all()
             assert np.array_equal(state.replicas, asked[..., 2]), "without those without room"
             assert (asked[..., 2] <= before + 1).all()
+            steps |= set((asked[..., 2] - before).flatten().tolist())
         assert np.max(held) == spec.total_cores
+        assert {-1, 0, 1} <= steps
     assert (state.choices.counts[:, 3] > 0).tolist() == [
         len(stage.variants) > 1 for stage in CHAIN.stages
     ]

@@ -73,8 +73,8 @@ class LearnConfig(Options):
     imitations: int = option(4, at_least=1)
     """Rounds of demonstrations by a program, each but the first where the policy leads."""
     demonstrations: int = option(12, at_least=1)
-    """Episodes of each scenario in a round, every other of another system if randomised; of random
-    systems so many times as many as learn at a time."""
+    """Episodes of each scenario in a round, every other of another system if randomised. Of random
+    systems a round has this many times their number, one episode each."""
     imitation_epochs: int = option(30, at_least=1)
     """Passes over all demonstrations so far, after each round."""
 
@@ -111,11 +111,14 @@ def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnCon
 
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that a policy chooses among, as far as the limits go."""
+"""Batch sizes that policies choose among."""
 
 
 def batches_for(spec: SystemSpec) -> tuple[int, ...]:
-    """Return the batch sizes that a policy chooses among in a system."""
+    """Return the batch sizes that a policy chooses among: all of them where there is one model.
+
+    Those beyond its limit then count as that.
+    """
     largest = BATCHES[-1] if spec.is_one_model else max(stage.batch_max for stage in spec.stages)
     return tuple(size for size in BATCHES if size <= largest)
 
@@ -200,14 +203,14 @@ class TrainingPlan:
 
     def info(self, actions: tuple[int, ...], **more: Any) -> PolicyInfo:
         """Describe a policy with so many choices of each part, whose training has not ended."""
-        form = self.form
+        form, names = self.form, (scenario.name for scenario in self.scenarios)
         return PolicyInfo(
             batches=form.sizes,
             every=form.every,
             replicas=form.replicas,
             agent=self.agent,
             fingerprint=self.fingerprint,
-            scenarios=tuple(dict.fromkeys(scenario.name for scenario in self.scenarios)),
+            scenarios=("random systems",) if self.systems else tuple(dict.fromkeys(names)),
             actions=actions,
             inputs=self.inputs,
             seed=self.seed,

@@ -101,15 +101,16 @@ def plan_of(
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
-    return (FOR_ANY_MODEL if arguments.systems else {}) | named.get("x", {})
+    usual = FOR_ANY_MODEL if arguments.systems and not arguments.resume else {}
+    return usual | named.get("x", {})
 
 
 def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None:
     """Return the policy that a training is to begin with; None if it imitates programs."""
     path, like = arguments.start, plan.likeness
     if path is None and not (plan.systems or plan.resume or _settings(arguments).get("hidden")):
-        path = next(iter(shipped_for(plan.agent, ANY_MODEL)), None)
-        return load_policy(path) if path and load_policy(path).likeness == like else None
+        known = map(load_policy, shipped_for(plan.agent, ANY_MODEL))
+        return next((policy for policy in known if policy.likeness == like), None)
     if path in (None, "programs"):
         return None
     if (policy := load_policy(Path(path))).likeness != like:
@@ -160,7 +161,7 @@ def _train(
     config = settings(_settings(arguments), plan.resume)
     if plan.start is not None:
         config = replace(config, hidden=plan.start.hidden)
-    if plan.envs < (count := len(plan.scenarios)):
+    if plan.envs < (count := plan.systems or len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     learned = Path(arguments.suite).stem if arguments.suite else scenario.name
     learned = "any-model" if plan.systems else learned
@@ -254,7 +255,7 @@ def _summary(
     }
     lines = [f"{name:<12} {text}" for name, text in texts.items() if text]
     if interrupted:
-        _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps"))
+        _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps", "--start"))
         go_on = shlex.join([*more, "--resume", str(folder)])
         lines = ["interrupted; go on with", f"  {cli.program('train')} {go_on}", *lines]
     return "".join(f"{line}\n" for line in lines)

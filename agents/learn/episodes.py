@@ -21,8 +21,9 @@ from ..stepwise import Form, PolicyState
 from . import spec_of
 from .evaluation import AccuracyCost
 
-QUEUE = 1 << 13
-"""Requests that can wait in an episode; with more of them it is lost anyway."""
+QUEUE, QUEUED_S = 1 << 13, 10.0
+"""Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of
+them an episode is lost anyway."""
 DRAWS = 100
 """Changed versions of each scenario, from which episodes are drawn."""
 LENGTHS = (0.33, 0.7)
@@ -84,6 +85,7 @@ class Episodes:
         rates = np.array([rate_rps(each, scenario_profile(each)) for each in scenarios])
         self.offered = (rates * [each.interval_s for each in scenarios])[self.scenario]
         """(n,) requests of an interval, on average."""
+        slos_s = np.array([each.slo_s for each in scenarios])
         least = np.array([least_cores(each) * each.interval_s for each in scenarios])
         self.least = least[self.scenario]
         """(n,) core-seconds of an interval that the mean load needs at least."""
@@ -93,7 +95,7 @@ class Episodes:
             pool,
             self._assigned,
             replicas_max=form.most_replicas,
-            queue_capacity=QUEUE,
+            queue_capacity=max(QUEUE, int(QUEUED_S * max(rates * slos_s))),
             obs_dim=fields,
             grows_ready=True,
         )

@@ -25,7 +25,7 @@ from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 
 from ..history import FloatMatrix
 from ..policy import Policy
-from ..stepwise import SITUATIONS, STEP, Form, PolicyState, allocation
+from ..stepwise import PER_REPLICA, SITUATIONS, Form, PolicyState, allocation
 from . import LearnConfig, TrainingPlan
 from .episodes import changed
 from .evaluation import Task, programs_for, run_programs
@@ -95,7 +95,7 @@ def _demonstrate(
         choices = _as_choices(controller.decide(view), state)
         rows.append((state.seen[0].copy(), choices, state.situations[0] + machine))
         if policy is None:
-            after = state.situations[0] + (choices[:, 2] - 1) * STEP
+            after = state.situations[0] + (choices[:, 2] - 1) * PER_REPLICA
             most = state.choices.most_cores(after)
             requested = state.take(disturbance.apply(choices, most)[None])
         else:
@@ -111,7 +111,7 @@ def _as_choices(decided: Allocation, state: PolicyState) -> IntArray:
     steps = np.sign(np.clip(replicas, 1, own.limits[:, 2]) - state.replicas[0])
     may_shrink = own.moves[np.arange(len(steps)), state.situations[0], 0]
     steps = np.maximum(steps, -may_shrink.astype(np.int64))
-    cores = np.minimum(cores, own.most_cores(state.situations[0] + steps * STEP))
+    cores = np.minimum(cores, own.most_cores(state.situations[0] + steps * PER_REPLICA))
     # A larger batch than the program's only starts if so many wait.
     places = np.minimum(np.searchsorted(own.sizes, batch), len(own.sizes) - 1)
     variants = np.where(own.counts[:, 3] > 0, np.maximum(variants, 0), 0)

@@ -97,9 +97,9 @@ class Training:
     def run(self) -> None:
         """Imitate the programs and practise, from where the run is."""
         try:
-            if not self.steps and self.plan.start is not None:
+            if self.plan.start is not None:
                 self.model.begin_with(self.plan.start.layers)
-            elif not self.steps:
+            elif not self.steps and self.plan.resume is None:
                 self._imitate()
             self._practise()
         except KeyboardInterrupt:
@@ -138,8 +138,8 @@ class Training:
                     batch = Transitions(*map(torch.cat, zip(*parts, strict=True)))
                     for episodes in groups:
                         self._deployed.widen(episodes.state.seen)
-                    entropy = config.entropy * (0.2 + 0.8 * left) * (left < 1 - CRITIC_FIRST)
-                    losses = update(self.model, optimizer, batch, config, entropy)
+                    entropy, first = config.entropy * (0.2 + 0.8 * left), left > 1 - CRITIC_FIRST
+                    losses = update(self.model, optimizer, batch, config, entropy, first)
                     self.steps += len(batch.inputs)
                     for key, value in losses.items():
                         self._writer.add_scalar(f"train/{key}", value, self.steps)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from sponge_env.arrays import FloatArray
 
 from ..policy import FloatMatrix
-from ..stepwise import SITUATIONS, STEP, StageChoices
+from ..stepwise import PER_REPLICA, SITUATIONS, StageChoices
 from . import LearnConfig
 from .episodes import Episodes, Outcomes
 
@@ -33,13 +33,14 @@ SATURATION = 5.0
 CLIP = 0.2
 """Largest relative change of an action's probability that an update rewards."""
 VIOLATION_PRICE = 2000.0
-"""What it costs to miss all requests that come in the mean, if it counted in proportion."""
+"""What it would cost to miss all requests of a mean interval, if none counted less for many."""
 SATURATES = 50.0
 """Cost from which on it grows with its logarithm only, so that one lost queue is not all that
 matters."""
 MIN_TYPICAL = 0.05
 """Smallest typical advantage."""
 _MOST_LOG = 11.0
+"""Largest logarithm that the critic is believed."""
 _NEVER = -1e9
 """Logit of what may not be chosen."""
 
@@ -129,7 +130,7 @@ class ActorCritic(nn.Module):
             batches, steps, variants = (x.log_softmax(dim=1) for x in (batches, steps, variants))
             # The step first: how many cores fit depends on the replicas that result from it.
             step, batch = _taken(steps, step), _taken(batches, batch)
-            room = self._room[k, situations[:, k] + (step - 1) * STEP, : cores.shape[1]]
+            room = self._room[k, situations[:, k] + (step - 1) * PER_REPLICA, : cores.shape[1]]
             bounded = MAX_LOGIT * torch.tanh(cores / MAX_LOGIT)
             cores = bounded.masked_fill(~room, _NEVER).log_softmax(dim=1)
             logs += [cores, batches, steps, variants]
@@ -272,11 +273,9 @@ def update(
     batch: Transitions,
     config: LearnConfig,
     entropy: float,
+    critic_only: bool = False,
 ) -> dict[str, float]:
-    """Learn from a batch with a weight of the entropy; return what is worth a curve.
-
-    If it is 0, only the critic learns.
-    """
+    """Learn from a batch with a weight of the entropy; return what is worth a curve."""
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):
             inputs, choices, held, before, advantage, returns = (x[rows] for x in batch)
@@ -287,7 +286,7 @@ def update(
             squashed = model.critic(inputs)[:, 0], returns.sign() * returns.abs().log1p()
             value_loss = functional.smooth_l1_loss(*squashed)
             loss = 0.5 * value_loss
-            if entropy:
+            if not critic_only:
                 loss = loss - gain - entropy * entropies.mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
