@@ -80,6 +80,8 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
         ("--systems 12 --suite quick", "--systems says what to train on; leave out --suite"),
         ("--systems 12 --randomised", "leave out --randomised"),
+        ("--start a --resume b", "leave out --start"),
+        ("--start a --option hidden=8,8", "the layers are those of the policy"),
         ("--systems 3", "--systems: must be a whole number of at least 6"),
         ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],

@@ -300,6 +300,21 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 
+def test_a_training_begins_where_a_policy_ended(tmp_path: Path) -> None:
+    def interrupt(steps: int, status: str) -> None:
+        assert "imitating" not in status
+        if steps:  # only the critic has learned
+            raise KeyboardInterrupt
+
+    model, seen = networks(), demonstrated().seen
+    model.normalise(seen)
+    start = dataclasses.replace(drawn_policy(), layers=tuple(model.layers()))
+    with pytest.raises(KeyboardInterrupt):
+        train(plan(tmp_path, start=start, steps=10_000), CONFIG, interrupt)
+    begun = load_policy(tmp_path / POLICY_FILE)
+    assert begun.logits(seen) == pytest.approx(start.logits(seen), abs=1e-4)
+
+
 def test_a_checkpoint_of_something_else_is_refused(trained: Path, tmp_path: Path) -> None:
     checkpoint, damaged = trained / "checkpoint.zip", tmp_path / "checkpoint.zip"
     check_checkpoint(checkpoint, plan(tmp_path))
