@@ -105,7 +105,7 @@ def test_no_replica_is_given_up_that_the_highest_rate_needs() -> None:
             state.see(row, None)
             state.choose(down)
         assert state.replicas[0, 0] == fewest
-    held = PolicyState([SPEC], FORM._replace(keeps=False))
+    held = PolicyState([SPEC], FORM._replace(holds_peak=False))
     held.replicas[:] = 6
     for _ in range(8):
         held.see(row, None)

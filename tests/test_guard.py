@@ -188,14 +188,22 @@ def test_another_deployment_than_any_in_training_is_left_to_the_program(
     assert summary.guarded == (0 if is_known else 60)
 
 
+def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less() -> None:
+    changes = {"duration_s": 60.0, "simulation.service_scale": 1.1}
+    episode = play(ppo_joint("shipped"), changed(load_scenario("paper-200kb"), changes))
+    guarded = [bool(each.guarded) for each in episode.intervals]
+    assert guarded == [False] * 30 + [True] * 30
+
+
 def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes() -> None:
     guard, guarded = Guard(calm_policy(), SPEC, scales_out=False), []
-    for second in range(700):
-        last = measured(4 if second == 40 else 0)
+    for second in range(2200):
+        last = measured(4 if second in (40, 900) else 0)
         view = dataclasses.replace(busy_view(), last=last, now_s=float(second))
         guarded.append(guard.watch(shown(view), view)[1] is not None)
     runs = [(each, len(list(group))) for each, group in groupby(guarded)]
-    assert runs == [(False, 40), (True, 600), (False, 60)]
+    first, again = [(False, 40), (True, 600)], [(False, 260), (True, 1200)]
+    assert runs == [*first, *again, (False, 100)], "the second time for twice as long"
 
 
 def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from agents.learn import spec_of
 from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE
 from agents.policy import POLICY_FILE, save_policy
-from agents.stepwise import Form, PolicyState
+from agents.stepwise import MAX_REPLICAS, Form, PolicyState
 from sponge_env.env.factory import make_system
 from sponge_env.interfaces import Allocation
 from sponge_env.simulation.encoding import CLIP, JOINT
@@ -128,7 +128,7 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
 def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     for spec, sizes in ((SPEC, BATCHES), (spec_of(CHAIN), (1, 2, 4))):
         random, held, steps = np.random.default_rng(0), [], set[int]()
-        state = PolicyState([spec] * 64, Form(1, sizes, keeps=False))
+        state = PolicyState([spec] * 64, Form(1, sizes, holds_peak=False))
         for _ in range(40):
             before = state.replicas.copy()
             logits = random.normal(0, 3, (64, sum(state.choices.actions))).astype(np.float32)
@@ -168,6 +168,9 @@ def test_replicas_stay_within_what_a_policy_knows() -> None:
     for asked, followed in ((0, 1), (3, 3), (99, 8)):
         state.follow(Allocation(1, 1, replicas=asked))
         assert state.replicas.tolist() == [[followed]]
+    state = PolicyState([SPEC], Form(EVERY, (1,)))
+    state.follow(Allocation(1, 1, replicas=99))
+    assert state.replicas.tolist() == [[min(MAX_REPLICAS, most)]]
     many = dataclasses.replace(SPEC, initial=Allocation(1, 1, replicas=most))
     assert PolicyState([many], Form(1, (1,), replicas=8)).replicas[0, 0] == 8 < most
 

@@ -16,12 +16,10 @@ def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "BATCHES", {"a": (2, 1), throughput.GATE: (3, 2)})
     monkeypatch.setattr(throughput, "AGENTS", ("static-16",))
     monkeypatch.setattr(throughput, "STEPS", 600)
-    monkeypatch.setattr(throughput, "REPEATS", 1)
+    monkeypatch.setattr(throughput, "REPEATS", 2)  # one alone may be disturbed
     found = throughput.measure(only_gate=False)
     assert [*found] == ["a", throughput.GATE, "one environment", "evaluate, static-16"]
-    *steps, evaluated = found.values()
-    assert all(cpu > 0 and wall > 0 for cpu, wall in steps)
-    assert len(evaluated) == 2, "a difference, which other load may make negative"
+    assert all(cpu > 0 and wall > 0 for cpu, wall in found.values())
 
 
 def test_another_installation_is_not_measured(
