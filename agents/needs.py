@@ -20,7 +20,7 @@ from sponge_env.interfaces import SystemSpec
 FloatMatrix = NDArray[np.float32]
 
 CORES = 16
-"""Cores of a replica that are told apart."""
+"""Largest number of cores of a replica that the inputs tell apart."""
 _POINTS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
 """Batch size and cores of the latencies that are shown."""
 _GAINS = (2, 4, 8, 16)

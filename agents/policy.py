@@ -82,8 +82,10 @@ class PolicyInfo:
     @property
     def form(self) -> Form:
         """What it chooses among."""
-        keeps = NEEDS[0] in self.inputs
-        return Form(self.every, self.batches, self.replicas, keeps, self.fingerprint == ANY_MODEL)
+        holds_peak = NEEDS[0] in self.inputs
+        return Form(
+            self.every, self.batches, self.replicas, holds_peak, self.fingerprint == ANY_MODEL
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Policy:
     not say so."""
 
     @property
-    def likeness(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
         """Agent, inputs and choices: of the same, one can begin where another ended."""
         return self.info.agent, self.info.inputs, self.info.actions
 

@@ -44,7 +44,7 @@ class Form(NamedTuple):
     """Batch sizes."""
     replicas: int = MAX_REPLICAS
     """Most replicas of a stage."""
-    keeps: bool = True
+    holds_peak: bool = True
     """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
     gives the ready replicas what those that start leave."""
     any_model: bool = False
@@ -82,7 +82,7 @@ class StageChoices:
         for stage in spec.stages:
             variants = len(stage.latencies) if len(stage.latencies) > 1 else 0
             cores = stage.cores_max
-            if spec.is_one_model and form.keeps:  # as many as a policy for any model chooses among
+            if spec.is_one_model and form.holds_peak:  # as with one for any model, to begin with it
                 cores = CORES if form.any_model else max(CORES, cores)
             counts.append([cores, len(form.sizes), MOVES, variants])
             most_each = min(cores, stage.cores_max), stage.batch_max
@@ -93,7 +93,7 @@ class StageChoices:
         shape = (2, PER_REPLICA, PER_REPLICA)
         kept, held, ready = np.unravel_index(np.arange(SITUATIONS)[:, None], shape)
         each, serving = np.arange(1, most_cores + 1), np.minimum(held, ready)
-        if not (form.keeps and spec.is_one_model):
+        if not (form.holds_peak and spec.is_one_model):
             serving = held  # those that start are charged like the others
         room = (each * serving + held - serving <= spec.total_cores) | (each == 1)
         after = held + np.arange(MOVES) - 1
@@ -134,7 +134,7 @@ class PolicyState:
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
         self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
-        self._keeps = form.keeps and first.is_one_model
+        self._holds_peak = form.holds_peak and first.is_one_model
         self._fewest, self._ready = np.zeros((2, *self.replicas.shape), np.int64)
         self.seen = np.zeros((count, len(self._layout.inputs)), np.float32)
         """(n, inputs) of the policy."""
@@ -181,8 +181,8 @@ class PolicyState:
     def situations(self) -> IntArray:
         """(n, stages) numbers of the situations, see :data:`SITUATIONS`."""
         held = self.replicas
-        ready = np.clip(self._ready, 1, held) if self._keeps else held
-        kept = self._keeps & (held <= self._fewest)
+        ready = np.clip(self._ready, 1, held) if self._holds_peak else held
+        kept = self._holds_peak & (held <= self._fewest)
         numbers: IntArray = (kept * PER_REPLICA + held) * PER_REPLICA + ready
         return numbers
 
@@ -220,7 +220,7 @@ class PolicyState:
         The stage that holds the most cores gives up first, replicas too, even between steps.
         """
         # Where those that start count as one core, the choices fit already.
-        total_cores = self._spec.total_cores if not self._keeps else MAX_TOTAL_CORES
+        total_cores = self._spec.total_cores if not self._holds_peak else MAX_TOTAL_CORES
         fits = fit(self._rows, self.choices.limits, total_cores)
         assert fits, "a policy chooses within the limits"
         self.replicas[:] = self._rows[..., 2]

@@ -187,8 +187,8 @@ class TrainingPlan:
         return {key: StageChoices.of(spec_of(each), self.form) for key, each in machines.items()}
 
     @property
-    def likeness(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """See :attr:`.policy.Policy.likeness`."""
+    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+        """See :attr:`.policy.Policy.signature`."""
         return self.agent, self.inputs, next(iter(self.choices.values())).actions
 
     @property

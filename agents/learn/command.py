@@ -107,13 +107,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None:
     """Return the policy that a training is to begin with; None if it imitates programs."""
-    path, like = arguments.start, plan.likeness
+    path, like = arguments.start, plan.signature
     if path is None and not (plan.systems or plan.resume or _settings(arguments).get("hidden")):
         known = map(load_policy, shipped_for(plan.agent, ANY_MODEL))
-        return next((policy for policy in known if policy.likeness == like), None)
+        return next((policy for policy in known if policy.signature == like), None)
     if path in (None, "programs"):
         return None
-    if (policy := load_policy(Path(path))).likeness != like:
+    if (policy := load_policy(Path(path))).signature != like:
         raise PolicyError(f"{path} has other inputs or choices than a policy for these scenarios")
     return policy
 

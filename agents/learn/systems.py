@@ -41,7 +41,7 @@ _LATENCY_S, _PARALLEL, _BEND = (0.005, 0.4), (0.3, 0.98), 0.2
 """Ranges of the latency of one request on one core and of its share that more cores speed up, and
 the largest deviation of a measurement from the fit."""
 _SLOWEST = 0.15
-"""A fit that is below this share of the least measurement somewhere is no good."""
+"""A profile is drawn again where its fit falls below this share of the shortest measurement."""
 _SLO, _SLO_S = (1.3, 25.0), (0.05, 3.0)
 """Range of the SLO, relative to that latency, and its ends."""
 _FASTEST = 2.0

@@ -1,6 +1,6 @@
 """What a run found, as data frames; the same for a suite and for a single evaluation.
 
-A folder that is no run, or one of another version, is a RunDirectoryError in all of them.
+All of them raise a RunDirectoryError where a folder is no run, or one of another version.
 """
 
 from __future__ import annotations

@@ -319,7 +319,7 @@ class Simulation:
     cold_start_s: float | None = option(None, at_least=0, at_most=LONGEST_S)
     """Cold start of a replica; the profile's if left out."""
     actuation_delay_s: float = option(0.0, at_least=0, at_most=LONGEST_S)
-    """Time until a resize takes effect, the median if it scatters. Controllers are told."""
+    """Time until a resize takes effect; the median, if it scatters. Controllers know it."""
     actuation_scatter: float = option(0.0, at_least=0, at_most=5)
     """Standard deviation of the logarithm of that time; 0 makes it the same always."""
     service_scale: float = option(1.0, above=0, at_most=1000)
