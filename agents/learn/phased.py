@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.errors import PolicyError
@@ -36,6 +37,8 @@ from .systems import random_systems
 
 RENEWED = 1_200_000
 """Steps after which random systems are drawn anew."""
+AVERAGED = 0.2
+"""Share of the steps, the last ones, over which the weights of the policy are averaged."""
 CRITIC_FIRST = 0.02
 """Share of the steps in which only the critic learns: what it says of a policy that imitates is
 noise at first."""
@@ -76,6 +79,7 @@ class Training:
         scenarios, choices = plan.scenarios, list(plan.choices.values())
         self._actions = choices[0].actions
         self.model = ActorCritic(config.hidden, choices, len(plan.inputs))
+        self._exported = self.model
         self._evaluate = PolicyEvaluator(scenarios, config.evaluation_episodes)
         if plan.resume is None:
             progress(0, "measuring the programs")
@@ -124,7 +128,7 @@ class Training:
         plan, config = self.plan, self.config
         interval = max(1, self._planned // config.evaluations)
         optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5, fused=True)
-        looked_at = self.steps
+        mean, looked_at = AveragedModel(self.model), self.steps
         if not self.steps:
             self._look()
         while self.steps < self._planned:
@@ -141,6 +145,10 @@ class Training:
                     entropy, first = config.entropy * (0.2 + 0.8 * left), left > 1 - CRITIC_FIRST
                     losses = update(self.model, optimizer, batch, config, entropy, first)
                     self.steps += len(batch.inputs)
+                    if left < AVERAGED:
+                        mean.update_parameters(self.model)
+                        assert isinstance(mean.module, ActorCritic)
+                        self._exported = mean.module
                     for key, value in losses.items():
                         self._writer.add_scalar(f"train/{key}", value, self.steps)
                     self._progress(self.steps - self._start, self._status)
@@ -210,7 +218,7 @@ class Training:
             planned=self._planned,
             seconds=round(time.monotonic() - self._began_s, 1),
         )
-        return Policy(info, tuple(self.model.layers()))
+        return Policy(info, tuple(self._exported.layers()))
 
     def save(self) -> None:
         """Write where the run is."""

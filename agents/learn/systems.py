@@ -52,9 +52,11 @@ _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal")
 _SHARES = (0.15, 0.1, 0.25, 0.25, 0.25)
 _TRANSFER, _BANDWIDTH = (0.01, 0.5), 3e6
 """Range of the share of the SLO in which a payload arrives, and at how many bytes per second."""
-_NO_TRANSFER, _FADES, _CLASSES, _EXPIRED, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.15, 0.5, 0.45
+_NO_TRANSFER, _FADES, _CLASSES, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.5, 0.45
 """Shares of the systems without transfer times, with deep fades, with three classes of requests,
-with the drop rule ``expired``, with resizes at once, and as fast as their profile says."""
+with resizes at once, and as fast as their profile says."""
+_RULES = {"unmeetable": 0.8, "expired": 0.12, "none": 0.08}
+"""Shares of the drop rules."""
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         initial=_random_initial(random, cores),
         arrivals=_random_arrivals(random),
         network=network,
-        serving=Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
+        serving=Serving(random.choice(list(_RULES), p=list(_RULES.values()))),
         simulation=Simulation(
             actuation_delay_s=_rarely(random, _INSTANT, 0.1, 2.0),
             service_scale=_rarely(random, _AS_PROFILED, 0.9, 1.3) or 1.0,
