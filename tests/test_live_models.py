@@ -61,7 +61,7 @@ def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts() -> N
             replica.start(batch_id, [np.zeros(2)])
             assert isinstance(next_event(replica), Answer)
         replica.start(3, [np.ones(2)])
-        assert next_event(replica) == Death("ValueError: the last word")
+        assert next_event(replica) == Death("the last word")
 
 
 @pytest.fixture

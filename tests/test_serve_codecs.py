@@ -34,7 +34,7 @@ from sponge_env.serve.wire.protocol import (
     read_request,
     write_answer,
 )
-from sponge_env.serve.wire.tensors import DATATYPES, from_numbers
+from sponge_env.serve.wire.tensors import DATATYPES, from_values
 
 TINY, ROWS = served(), 16
 DTYPES = tuple(DATATYPES)
@@ -99,8 +99,8 @@ def test_every_datatype_there_and_back(dtype: str) -> None:
 def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "array", lambda *_: pytest.fail("an array was made of it"))
     for data in ([0] * 1000, [], [[0] * 4] * 3):
-        with pytest.raises(WireError, match="needs 8 numbers"):
-            from_numbers(data, 2, TensorSpec((4,)))
+        with pytest.raises(WireError, match="needs 8 values"):
+            from_values(data, 2, TensorSpec((4,)))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.Monkey
 )  # fmt: skip
 def test_numbers_that_do_not_fit(dtype: str, numbers: Any) -> None:
     with pytest.raises(WireError):
-        from_numbers(numbers, 1, TensorSpec((), dtype))
+        from_values(numbers, 1, TensorSpec((), dtype))
 
 
 @pytest.mark.parametrize("depth", [10, 100, 1000, 100_000])

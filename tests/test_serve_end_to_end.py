@@ -6,14 +6,17 @@ On fakes first, which shows that the client sees what it should, then on real re
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from fake_engine import FakeEngine, answered
 from hammer import Hammer, Tally
@@ -22,7 +25,9 @@ from numpy.typing import NDArray
 from served import Running, running
 from test_live_ocr import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
-from test_serve_clients import Client, InferenceServerException
+from test_serve_clients import CLIENTS, Client, InferenceServerException, plain
+from tritonclient.utils import np_to_triton_dtype
+from user_models import TOKENS, USER_MODELS, UserModel
 
 from benchmarks.servers import Server
 from sponge_env.models.images import TextImage, draw
@@ -92,6 +97,56 @@ def test_text_is_read_with_one_deadline_for_both_stages(tmp_path: Path) -> None:
         assert refused.value.status() in ("503", "504")
     statuses = [reply.status for _, reply, _ in server.recorder.ended]
     assert statuses.count(Status.ANSWERED) == len(statuses) - 1 == len(IMAGES)
+
+
+def asked(client: Client, model: UserModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Send a request as a program would that knows only the model; return the answer."""
+    tensors = []
+    for name, rows in inputs.items():
+        kind = np_to_triton_dtype(rows.dtype)
+        tensors.append(client.tensors.InferInput(name, list(rows.shape), kind))
+        tensors[-1].set_data_from_numpy(rows)
+    found = client.infer("own", tensors)
+    return {name: found.as_numpy(name) for name in model.outputs}
+
+
+@pytest.mark.live
+@needs_two_cpus
+@pytest.mark.parametrize("name", USER_MODELS)
+def test_a_users_model_is_served_as_it_is(name: str, tmp_path: Path) -> None:
+    model = USER_MODELS[name]
+    scenario = one_stage(tmp_path, str(model.write(tmp_path)))
+    with (
+        engine_of(scenario, "static-16", name="own", slo_s=LONG_S) as engine,
+        running(engine) as server,
+    ):
+        for kind in CLIENTS:
+            client = Client(kind, server)
+            about = plain(client, client.get_model_metadata("own"))
+            assert [tensor["name"] for tensor in about["inputs"]] == [*model.inputs]
+            for inputs in (model.inputs, dict(reversed([*model.inputs.items()]))):
+                found = asked(client, model, inputs)
+                for output, expected in model.outputs.items():
+                    assert found[output].dtype == expected.dtype
+                    assert np.array_equal(found[output], expected)
+            if name == "text":
+                with pytest.raises(InferenceServerException, match="idx=7 must be within"):
+                    asked(client, model, model.inputs | {"ids": TOKENS + 6})
+        body = [
+            {"name": key, "datatype": np_to_triton_dtype(rows.dtype), "shape": rows.shape,
+             "data": [value.decode() if name == "strings" else value for value in rows.flat]}
+            for key, rows in model.inputs.items()
+        ]  # fmt: skip
+        url = f"http://{server.http}/v2/models/own/infer"
+        sent = urllib.request.Request(
+            url, orjson.dumps({"inputs": body}, option=orjson.OPT_SERIALIZE_NUMPY)
+        )
+        with urllib.request.urlopen(sent) as answer:
+            told = {each["name"]: each["data"] for each in json.load(answer)["outputs"]}
+        for output, expected in model.outputs.items():
+            flat = [v.decode() if name == "strings" else v for v in expected.flat]
+            assert told[output] == flat
+        assert engine._system.worker.status().restarts == 0
 
 
 async def hammered(server: Running, row: NDArray[Any], kill: Callable[[], None]) -> Tally:

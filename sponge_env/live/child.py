@@ -30,7 +30,14 @@ ORDER = struct.Struct("=qIII")
 """What the parent sends: batch id, batch size, threads, index of the variant."""
 
 REPORT = struct.Struct("=qdd")
-"""What the child sends: batch id, monotonic start and end."""
+"""What the child sends: batch id, monotonic start and end. Where the model failed on some tasks of
+the batch, ``{place: reason}`` follows in JSON."""
+
+MAX_REASONS = 1 << 14
+"""Characters of all reasons of a report together."""
+
+STATUS = "Status Message: "
+"""Before the reason in what ONNX Runtime says."""
 
 SESSIONS_KEPT = 2
 """Numbers of threads that each variant is kept ready for: each holds memory of its own, and takes
@@ -38,6 +45,10 @@ its time to be made ready (``sponge calibrate`` measures both)."""
 
 READY = -1
 """Batch id of the report that the child is ready."""
+
+
+Layout = str | Sequence[tuple[str, str, Sequence[int]]]
+"""Type of a tensor; of several, which are one record, name, type and shape of each."""
 
 
 class Tensors(NamedTuple):
@@ -58,9 +69,9 @@ class Job:
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    inputs: tuple[Sequence[int], str]
+    inputs: tuple[Sequence[int], Layout]
     """Shape and type of one task's input."""
-    outputs: tuple[Sequence[int], str]
+    outputs: tuple[Sequence[int], Layout]
     """Of one task's answer, or of one of the tasks that it leads to."""
     max_tasks: int = 0
     """How many tasks an answer can lead to."""
@@ -80,9 +91,9 @@ class Job:
         several = (self.max_tasks,) if self.max_tasks else ()
         return np.dtype(
             [
-                ("inputs", task_type, (self.batch_max, *task)),
+                ("inputs", _element(task_type), (self.batch_max, *task)),
                 ("counts", "int32", (self.batch_max,)),
-                ("answers", answer_type, (self.batch_max, *several, *answer)),
+                ("answers", _element(answer_type), (self.batch_max, *several, *answer)),
             ],
             align=True,
         )
@@ -92,6 +103,12 @@ class Job:
         dtype = self.tensors_dtype
         block = np.ndarray((), dtype, mmap.mmap(self.memory, dtype.itemsize))
         return Tensors(*(block[name] for name in Tensors._fields))
+
+
+def _element(layout: Layout) -> np.dtype[Any]:
+    if isinstance(layout, str):
+        return np.dtype(layout)
+    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in layout], align=True)
 
 
 class ModelServer:
@@ -115,13 +132,34 @@ class ModelServer:
         for variant in range(len(self._models)):
             self.run(len(self._tensors.inputs), threads, variant)
 
-    def run(self, size: int, threads: int, variant: int = 0) -> None:
-        """Answer the first ``size`` tasks with one of the variants."""
+    def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
+        """Answer the first ``size`` tasks; where the model fails, return on which, and why.
+
+        It fails on what a client sent, such as a token beyond the vocabulary. The others of its
+        batch are answered one by one then.
+        """
+        self._sessions[variant](threads)  # if it cannot be made, that is no task's fault
+        try:
+            self.run(size, threads, variant)
+            return {}
+        except Exception:
+            reasons, counts = {}, self._tensors.counts
+        for task in range(size):
+            try:
+                self.run(1, threads, variant, task)
+            except Exception as error:
+                text = " ".join(str(error).rpartition(STATUS)[2].split()) or type(error).__name__
+                reasons[task] = text.encode("ascii", "replace").decode()[: MAX_REASONS // size]
+                counts[task] = 0
+        return reasons
+
+    def run(self, size: int, threads: int, variant: int = 0, first: int = 0) -> None:
+        """Answer ``size`` tasks with one of the variants."""
         model, session = self._models[variant], self._sessions[variant](threads)
         inputs, counts, slots = self._tensors
-        batch = inputs[:size]
+        batch = inputs[first : first + size]
         answers = model.finish(batch, model.run(session, batch))
-        for task, answer in zip(range(size), answers, strict=True):
+        for task, answer in zip(range(first, first + size), answers, strict=True):
             if model.max_tasks:
                 counts[task] = len(answer)
                 slots[task, : len(answer)] = answer
@@ -162,16 +200,17 @@ def main() -> None:
     job = Job(**json.loads(sys.argv[1]))
     import_light(job.path)
     server = load(job)
-    report = (READY, started_s, time.monotonic())
+    report = REPORT.pack(READY, started_s, time.monotonic())
+    failed: dict[int, str] = {}
     while True:
-        os.write(job.socket, REPORT.pack(*report))
+        os.write(job.socket, report + (json.dumps(failed).encode() if failed else b""))
         order = os.read(job.socket, ORDER.size)
         if not order:
             return
         batch_id, size, threads, variant = ORDER.unpack(order)
         started_s = time.monotonic()
-        server.run(size, threads, variant)
-        report = (batch_id, started_s, time.monotonic())
+        failed = server.answer(size, threads, variant)
+        report = REPORT.pack(batch_id, started_s, time.monotonic())
 
 
 if __name__ == "__main__":

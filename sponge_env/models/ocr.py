@@ -91,7 +91,8 @@ class Detection(_PaddleModel):
     def run(self, session: Any, batch: Array) -> Array:
         """Return (size, height, width) probabilities of (size, 3, height, width) images."""
         # the networks of PP-OCR take their colours in the order of OpenCV
-        return run_onnx(session, (batch[:, ::-1] - MEAN) / STD)[:, 0]
+        probabilities: Array = run_onnx(session, (batch[:, ::-1] - MEAN) / STD)
+        return probabilities[:, 0]
 
     def finish(self, batch: Array, result: Array) -> list[Array]:
         """Cut the lines out: for each image (lines, 3, 48, 320)."""
@@ -114,7 +115,8 @@ class Recognition(_PaddleModel):
 
     def run(self, session: Any, batch: Array) -> Array:
         """Return (size, columns, characters) probabilities."""
-        return run_onnx(session, batch[:, ::-1] / np.float32(127.5) - np.float32(1))
+        probabilities: Array = run_onnx(session, batch[:, ::-1] / np.float32(127.5) - np.float32(1))
+        return probabilities
 
     def finish(self, batch: Array, result: Array) -> Array:
         """Decode greedily: for each line the characters, without blanks and repetitions."""
