@@ -37,7 +37,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
             assert isinstance(answer, Answer)
             assert answer.batch_id == variant
             found, nothing = replica.answers(2)
-            assert found.shape == (3, 3, 48, 320)
+            assert found["crop"].shape == (3, 3, 48, 320)
             assert len(nothing) == 0
             crops.append(found)
         assert not np.array_equal(*crops), "another model cuts another way"

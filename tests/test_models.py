@@ -197,6 +197,22 @@ def test_an_order_names_the_variant() -> None:
         assert tensors.answers.tolist() == [[2, 4], [1.5, 2], [0, 0], [0, 0]]
 
 
+class Picky(Doubled):
+    """Fails on large numbers."""
+
+    def run(self, session: object, batch: Array) -> Array:
+        if (batch > 9).any():
+            raise ValueError("a number\nis too large")
+        return super().run(session, batch)
+
+
+def test_a_model_that_fails_on_a_task_answers_the_others() -> None:
+    with served([Picky()]) as (server, tensors):
+        tensors.inputs[:3] = [[1, 2], [10, 0], [3, 4]]
+        assert server.answer(3, threads=1) == {1: "a number is too large"}
+        assert tensors.answers[[0, 2]].tolist() == [[2, 4], [6, 8]]
+
+
 class Repeated(Model):
     """Leads to as many tasks as its first number says."""
 
@@ -294,13 +310,8 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
             {"inputs": (("batch", 3), (1, 3)), "op": "Add"},
             "all have the same batch axis, open or 1",
         ),
-        ({"inputs": (("batch", 1, 2, 3, 4, 5),)}, "must have one to 5 axes"),
-        ({"inputs": ((),)}, "must have one to 5 axes"),
+        ({"inputs": ((),)}, r"of shape \(\) .* dynamic batch axis in front, or one of size 1"),
         ({"inputs": (("batch", 3, "h", "w"),)}, "shape_fixed --dim_param h --dim_value LENGTH bad"),
-        (
-            {"inputs": (("batch", 3, 0),)},
-            "--input_name in0 --input_shape 1,3,LENGTH bad.onnx fixed",
-        ),
         ({"dtype": TensorProto.BFLOAT16}, "'in0', which is no tensor of numbers or texts"),
         (
             {"inputs": (("batch", 3), ("batch", 2)), "output": ("x", "y"), "op": "Add"},

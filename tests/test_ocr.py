@@ -128,7 +128,7 @@ def test_reading_order_is_by_rows_then_from_the_left() -> None:
 def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long() -> None:
     image = np.zeros(IMAGE.shape, np.uint8)
     image[0] = np.arange(320)[None] // 2  # red grows to the right
-    short, long = cut(image, [Box(100, 10, 148, 34), Box(0, 20, 320, 30)])
+    short, long = cut(image, [Box(100, 10, 148, 34), Box(0, 20, 320, 30)])["crop"]
     assert short.shape == CROP.shape
     assert (short[:, :, 96:] == 127).all()
     assert (short[1:, :, :96] == 0).all()

@@ -47,10 +47,6 @@ READY = -1
 """Batch id of the report that the child is ready."""
 
 
-Layout = str | Sequence[tuple[str, str, Sequence[int]]]
-"""Type of a tensor; of several, which are one record, name, type and shape of each."""
-
-
 class Tensors(NamedTuple):
     """What parent and child share."""
 
@@ -69,9 +65,9 @@ class Job:
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    inputs: tuple[Sequence[int], Layout]
+    inputs: tuple[Sequence[int], Any]
     """Shape and type of one task's input."""
-    outputs: tuple[Sequence[int], Layout]
+    outputs: tuple[Sequence[int], Any]
     """Of one task's answer, or of one of the tasks that it leads to."""
     max_tasks: int = 0
     """How many tasks an answer can lead to."""
@@ -89,11 +85,12 @@ class Job:
         """Layout of the shared memory."""
         (task, task_type), (answer, answer_type) = self.inputs, self.outputs
         several = (self.max_tasks,) if self.max_tasks else ()
+        answers = (self.batch_max, *several, *answer)
         return np.dtype(
             [
-                ("inputs", _element(task_type), (self.batch_max, *task)),
+                ("inputs", np.dtype(task_type, align=True), (self.batch_max, *task)),
                 ("counts", "int32", (self.batch_max,)),
-                ("answers", _element(answer_type), (self.batch_max, *several, *answer)),
+                ("answers", np.dtype(answer_type, align=True), answers),
             ],
             align=True,
         )
@@ -103,12 +100,6 @@ class Job:
         dtype = self.tensors_dtype
         block = np.ndarray((), dtype, mmap.mmap(self.memory, dtype.itemsize))
         return Tensors(*(block[name] for name in Tensors._fields))
-
-
-def _element(layout: Layout) -> np.dtype[Any]:
-    if isinstance(layout, str):
-        return np.dtype(layout)
-    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in layout], align=True)
 
 
 class ModelServer:

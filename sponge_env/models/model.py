@@ -44,15 +44,23 @@ class TensorSpec:
         """The tensors of the record, or the one that it is."""
         return self.fields or (self,)
 
-    @cached_property
-    def layout(self) -> str | list[tuple[str, str, tuple[int, ...]]]:
-        """The type in values of JSON: its name, or name, type and shape of each field."""
-        return [(each.name, each.dtype, each.shape) for each in self.fields] or self.dtype
+    @property
+    def layout(self) -> Any:
+        """The type of a row's elements, as NumPy takes it and JSON can say it."""
+        if not self.fields:
+            return self.dtype
+        formats = [f"{each.shape}{each.dtype}" for each in self.fields]
+        return {"names": [each.name for each in self.fields], "formats": formats}
 
     @cached_property
     def element(self) -> np.dtype[Any]:
-        """The type for NumPy."""
-        return np.dtype(self.layout, align=bool(self.fields))
+        """The same as NumPy's own."""
+        element: np.dtype[Any] = np.dtype(self.layout, align=True)
+        return element
+
+    def parts(self, rows: Any) -> dict[str, Any]:
+        """Return the tensors by name of which rows, or one row, consist."""
+        return {each.name: rows[each.name] for each in self.fields} or {self.name: rows}
 
 
 def record(*tensors: TensorSpec) -> TensorSpec:
@@ -101,11 +109,14 @@ class Model(ABC):
     def samples(self) -> Array:
         """Return (n, *inputs.shape) inputs to show; never called in a replica's process."""
         rng, inputs = np.random.default_rng(0), self.inputs
-        if not inputs.fields:
-            return _random(rng, inputs)
-        samples = np.zeros(SAMPLES, inputs.element)
-        for each in inputs.fields:
-            samples[each.name] = _random(rng, each)
+        samples = np.zeros((SAMPLES, *inputs.shape), inputs.element)
+        for values in inputs.parts(samples).values():
+            if values.dtype.kind == "f":
+                values[...] = rng.standard_normal(values.shape)
+            else:  # 0 and 1 are tokens of every vocabulary
+                values[...] = rng.integers(
+                    256 if values.dtype == np.uint8 else 2, size=values.shape
+                )
         return samples
 
     def taking(self, inputs: TensorSpec) -> Model:
@@ -113,14 +124,6 @@ class Model(ABC):
         raise ConfigError(
             f"it takes inputs of {described(self.inputs)}, not of {described(inputs)}"
         )
-
-
-def _random(rng: np.random.Generator, tensor: TensorSpec) -> Array:
-    """Return (SAMPLES, *tensor.shape) values: of integers 0 and 1, tokens of every vocabulary."""
-    shape, dtype = (SAMPLES, *tensor.shape), tensor.element
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
 
 
 def shares_of_tasks(model: Model) -> tuple[float, ...]:

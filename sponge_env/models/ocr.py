@@ -106,9 +106,7 @@ class Detection(_PaddleModel):
 
     def finish(self, batch: Array, result: Array) -> list[Array]:
         """Cut the lines out: for each image (lines,) crops with their boxes."""
-        return [
-            lines(image, find_lines(shares)) for image, shares in zip(batch, result, strict=True)
-        ]
+        return [cut(image, find_lines(shares)) for image, shares in zip(batch, result, strict=True)]
 
     def samples(self) -> Array:
         """Return drawn text: for each number of lines as many images."""
@@ -160,7 +158,7 @@ class Recognition(_PaddleModel):
     def samples(self) -> Array:
         """Return crops of drawn text."""
         images = (draw(seed) for seed in range(8))
-        return np.concatenate([lines(i.pixels, [line.box for line in i.lines]) for i in images])
+        return np.concatenate([cut(i.pixels, [line.box for line in i.lines]) for i in images])
 
 
 def find_lines(probability: NDArray[np.float32]) -> list[Box]:
@@ -223,25 +221,21 @@ def in_reading_order(boxes: list[Box]) -> list[Box]:
     return [box for row in rows for box in sorted(row)]
 
 
-def lines(image: NDArray[np.uint8], boxes: Sequence[Box]) -> Array:
-    """Return (boxes,) crops of a (3, height, width) image, with their boxes."""
-    found = np.zeros(len(boxes), PLACED.element)
-    found["crop"], found["box"] = cut(image, boxes), np.reshape(boxes, (-1, 4))
-    return found
-
-
-def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
-    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image; wider ones are squeezed."""
+def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> Array:
+    """Return (boxes,) crops of a (3, height, width) image, with boxes; wider ones are squeezed."""
     from PIL import Image  # once, in the first batch
 
     _, height, width = CROP.shape
-    crops = np.full((len(boxes), *CROP.shape), GREY, np.uint8)
+    lines = np.zeros(len(boxes), PLACED.element)
+    crops = lines["crop"]
+    crops[...] = GREY
     pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
-    for crop, (left, top, right, bottom) in zip(crops, boxes, strict=True):
+    for crop, box, (left, top, right, bottom) in zip(crops, lines["box"], boxes, strict=True):
+        box[:] = left, top, right, bottom
         wide = min(width, -(-height * (right - left) // (bottom - top)))
         line = Image.fromarray(pixels[top:bottom, left:right]).resize((wide, height), resample=2)
         crop[:, :, :wide] = np.asarray(line).transpose(2, 0, 1)
-    return crops
+    return lines
 
 
 OCR_MODELS: dict[str, _PaddleModel] = {

@@ -18,8 +18,6 @@ from sponge_env.utils.installation import check_typed, imported, look_here, requ
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""
 
-MAX_AXES = 5
-"""Axes of an input, that of the batch included."""
 NUMBERS = "biuf"
 """Kinds of NumPy types of numbers that tensors may have."""
 
@@ -108,8 +106,8 @@ def _is_fixed(tensor: Any) -> bool:
 def inspect_onnx(path: Path) -> OnnxModel:
     """Check that an ONNX file can be served: with tensors of numbers or texts, batch axis first.
 
-    An input has one to five axes. Its batch axis is open, or of one task; the others are fixed.
-    Shapes of outputs that the file does not say are measured.
+    The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
+    does not say are measured.
     """
     import onnx  # only needed here, and slow to import
 
@@ -125,7 +123,8 @@ def inspect_onnx(path: Path) -> OnnxModel:
     if not inputs or len({tensor.shape[0] for tensor in inputs}) > 1:
         raise ConfigError(f"{path} must have inputs that all have the same batch axis, open or 1")
     outputs = [_tensor(path, value) for value in graph.output]
-    model = OnnxModel(str(path), record(*map(_row, inputs)), record(*map(_row, outputs)))
+    rows = [[replace(t, shape=t.shape[1:]) for t in side] for side in (inputs, outputs)]
+    model = OnnxModel(str(path), record(*rows[0]), record(*rows[1]))
     batch = inputs[0].shape[0]
     if any(each.shape[:1] != (batch,) or 0 in each.shape[1:] for each in outputs):
         model = replace(model, outputs=record(*_measured(model, outputs, batch or 3)))
@@ -134,21 +133,15 @@ def inspect_onnx(path: Path) -> OnnxModel:
 
 def _checked_input(path: Path, value: Any) -> TensorSpec:
     tensor = _tensor(path, value)
-    batch, *others = tensor.shape or (0, 0)
     what = f"{path} has an input {tensor.name!r} of shape {tensor.shape} (0 is open)"
-    if not 1 <= len(tensor.shape) <= MAX_AXES:
-        raise ConfigError(f"{what}, but it must have one to {MAX_AXES} axes")
-    if batch > 1:
-        raise ConfigError(f"{what}; export it with a dynamic batch axis, or one of 1")
-    if 0 in others:
-        axis = value.type.tensor_type.shape.dim[1 + others.index(0)].dim_param
-        fixed = ",".join(str(size or "LENGTH") for size in (1, *others))
-        which = f"--dim_param {axis} --dim_value LENGTH" if axis else (
-            f"--input_name {tensor.name} --input_shape {fixed}"
-        )  # fmt: skip
+    if not tensor.shape or tensor.shape[0] > 1:
+        raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
+    if 0 in tensor.shape[1:]:
+        axes = value.type.tensor_type.shape.dim[1:]
+        name = next(axis.dim_param for axis in axes if not axis.dim_value) or "NAME"
         raise ConfigError(
             f"{what}, but only the batch may be open; fix the rest: python -m onnxruntime.tools."
-            f"make_dynamic_shape_fixed {which} {path.name} fixed.onnx"
+            f"make_dynamic_shape_fixed --dim_param {name} --dim_value LENGTH {path.name} fixed.onnx"
         )
     return tensor
 
@@ -167,10 +160,6 @@ def _measured(model: OnnxModel, outputs: Sequence[TensorSpec], tasks: int) -> li
             "each output must have the batch axis first, and then axes of fixed size"
         )
     return [replace(each, shape=shape) for each, shape in zip(outputs, shapes[0], strict=True)]
-
-
-def _row(tensor: TensorSpec) -> TensorSpec:
-    return replace(tensor, shape=tensor.shape[1:])
 
 
 def _tensor(path: Path, value: Any) -> TensorSpec:

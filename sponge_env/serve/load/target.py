@@ -76,9 +76,7 @@ def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]
         samples = Detection("", "").samples()
     else:
         samples = model_of.samples()
-    if not inputs.fields:
-        return [{inputs.name: sample} for sample in samples]
-    return [{each.name: sample[each.name] for each in inputs.fields} for sample in samples]
+    return [inputs.parts(sample) for sample in samples]
 
 
 async def _ask(client: HttpClient, method: str, path: str) -> Answer:

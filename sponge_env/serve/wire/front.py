@@ -229,8 +229,7 @@ def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, 
     outputs = [reply.output for reply in replies if reply.output is not None]
     output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
     tasks = np.array([len(rows) for rows in outputs], np.int64)
-    named = {each.name: output[each.name] for each in served.outputs.fields}
-    return {TASKS: tasks, **(named or {served.outputs.name: output})}
+    return {TASKS: tasks, **served.outputs.parts(output)}
 
 
 def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:
