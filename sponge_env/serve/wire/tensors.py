@@ -65,7 +65,10 @@ def from_bytes(data: Buffer, rows: int, spec: TensorSpec) -> NDArray[Any]:
     if len(data) != (needed := count * spec.element.itemsize):
         raise WireError(f"{spec.name!r} needs {needed} bytes, not {len(data)}")
     # the protocol is little-endian, and so is every machine that this runs on
-    return np.frombuffer(data, spec.element).reshape(rows, *spec.shape)
+    array = np.frombuffer(data, spec.element).reshape(rows, *spec.shape)
+    if array.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+        raise WireError(f"{spec.name!r} holds bytes that are neither 0 nor 1")
+    return array
 
 
 def from_values(data: object, rows: int, spec: TensorSpec) -> NDArray[Any]:
