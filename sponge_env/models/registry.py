@@ -175,5 +175,5 @@ def _tensor(path: Path, value: Any) -> TensorSpec:
         raise ConfigError(
             f"{path} has {value.name!r}, which is no tensor of numbers or texts; export it without"
         )
-    shape = tuple(int(axis.dim_value) for axis in tensor.shape.dim)
+    shape = tuple(max(0, int(axis.dim_value)) for axis in tensor.shape.dim)
     return TensorSpec(shape, TEXT if dtype.kind == "O" else str(dtype), value.name)
