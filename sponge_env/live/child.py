@@ -145,7 +145,7 @@ class ModelServer:
         return reasons
 
     def run(self, size: int, threads: int, variant: int = 0, first: int = 0) -> None:
-        """Answer ``size`` tasks with one of the variants."""
+        """Answer ``size`` tasks from the ``first`` on with one of the variants."""
         model, session = self._models[variant], self._sessions[variant](threads)
         inputs, counts, slots = self._tensors
         batch = inputs[first : first + size]

@@ -80,6 +80,7 @@ class Reply:
     """Of an answer, whether it is on time, as the system's metrics have it; of what was dropped,
     whether its deadline had not passed yet."""
     reason: str = ""
+    """Why the model failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,11 +205,7 @@ def infer_head(
             "name": name,
             "shape": [1, *tensor.shape],
             "datatype": datatype(tensor.dtype),
-            "parameters": {
-                "binary_data_size": len(to_bytes(tensor))
-                if tensor.dtype.kind == "S"
-                else tensor.nbytes
-            },
+            "parameters": {"binary_data_size": len(to_bytes(tensor))},
         }
         for name, tensor in row.items()
     ]
