@@ -72,7 +72,7 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
     client, path = HttpClient(f"http://127.0.0.1:{server.port}"), infer_path(server.model)
     requests, parser = [], AnswerParser()
     for row in rows:
-        head = infer_head(tensor["name"], row, parameters, "")
+        head = infer_head({tensor["name"]: row}, parameters, "")
         size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
         requests.append(client.head("POST", path, size, headers) + head + row.tobytes())
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:

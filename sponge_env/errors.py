@@ -34,6 +34,10 @@ class WorkerError(SpongeError, RuntimeError):
     """A real worker that cannot be started, limited or kept alive."""
 
 
+class ModelError(SpongeError, ValueError):
+    """An input on which a model fails."""
+
+
 class RunDirectoryError(SpongeError, OSError):
     """A run directory that exists already or cannot be written."""
 

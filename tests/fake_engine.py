@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ FOUR, TWO = TensorSpec((4,)), TensorSpec((2,))
 
 
 def served(inputs: TensorSpec = FOUR, outputs: TensorSpec = TWO) -> ServedModel:
-    return ServedModel("tiny", inputs, outputs, 8, 1.0, ("tiny",), ("tiny",))
+    named = replace(inputs, name="input"), replace(outputs, name="output")
+    return ServedModel("tiny", *named, 8, 1.0, ("tiny",), ("tiny",))
 
 
 def sums(call: Call) -> Reply:

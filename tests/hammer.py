@@ -58,7 +58,7 @@ class Hammer:
         tally = self.tally
         tally.sent += 1
         name = f"{tally.sent:018d}"
-        head = infer_head(self._input, self._row, {"slo_ms": self._slo_s * 1000}, name)
+        head = infer_head({self._input: self._row}, {"slo_ms": self._slo_s * 1000}, name)
         body, headers = [head, self._row.tobytes()], {HEADER_LENGTH: len(head)}
         try:
             async with asyncio.timeout(self._slo_s + GRACE_S):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sponge_env.errors import ModelError, WorkerError
 from sponge_env.interfaces import Batch
 from sponge_env.live.worker import Handover
 
@@ -71,3 +72,18 @@ def test_nothing_is_kept_of_a_request_that_has_ended(handover: Handover) -> None
     assert handover.take_whole(1) is None
     assert not handover._requests
     assert not handover._running
+
+
+def test_a_model_that_fails_says_so_of_what_was_brought_and_must_not_on_samples() -> None:
+    handover = Handover(Samples(), 1)  # type: ignore[arg-type]
+    handover.bring(1, LINE)
+    handover.bring(2, LINE)
+    batch = Batch(1, (1, 2), 0)
+    handover.take(batch)
+    handover.answered(batch, [LINE, LINE], {1: "too large"})
+    assert handover.take_answers(1) == [LINE]
+    with pytest.raises(ModelError, match="too large"):
+        handover.take_answers(2)
+    handover.take(Batch(2, (3,), 0))
+    with pytest.raises(WorkerError, match="fails on its samples: too large"):
+        handover.answered(Batch(2, (3,), 0), [LINE], {0: "too large"})

@@ -90,7 +90,7 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
 @pytest.mark.parametrize(
     ("models", "message"),
     [
-        (("ocr-det-v5", "efficientnet-lite0"), "leads to tasks of 3 x 48 x 320 uint8, but"),
+        (("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
         (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
     ],
 )

@@ -18,6 +18,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.models import images as image_module
 from sponge_env.models.images import TextImage, draw, draw_evenly
 from sponge_env.models.ocr import (
+    COLUMNS,
     CROP,
     IMAGE,
     MAX_LINES,
@@ -30,7 +31,6 @@ from sponge_env.models.ocr import (
     find_lines,
     in_reading_order,
     lines_read,
-    read_alphabet,
     regions,
 )
 from sponge_env.models.registry import resolve_model, resolve_variants
@@ -70,8 +70,15 @@ def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page: TextImage, versio
     with served([reader], 4) as (server, tensors):
         tensors.inputs[:] = crops
         server.run(4, threads=1)
-        texts = [reader.text(answer) for answer in tensors.answers]
-    assert texts == [line.text for line in page.lines]
+        _, alphabet = reader.load(1)
+        for answer, (text, drawn) in zip(tensors.answers, page.lines, strict=True):
+            assert answer["text"].decode() == text
+            indices = answer["indices"]
+            assert "".join(alphabet[index] for index in indices[indices >= 0]) == text
+            middle = (drawn.left + drawn.right) / 2, (drawn.top + drawn.bottom) / 2
+            left, top, right, bottom = answer["box"]
+            assert left < middle[0] < right
+            assert top < middle[1] < bottom
 
 
 def test_versions_are_variants_of_each_other_and_shown_what_they_serve() -> None:
@@ -79,7 +86,8 @@ def test_versions_are_variants_of_each_other_and_shown_what_they_serve() -> None
         models = resolve_variants([f"ocr-{kind}-{version}" for version in VERSIONS])
         assert models == [OCR_MODELS[f"ocr-{kind}-{version}"] for version in VERSIONS]
         shown = models[0].samples()
-        assert (shown.shape[1:], shown.dtype) == (models[0].inputs.shape, models[0].inputs.dtype)
+        inputs = models[0].inputs
+        assert (shown.shape[1:], shown.dtype) == (inputs.shape, inputs.element)
         assert len(shown) >= 16
     assert detection("v5").outputs == recognition("v5").inputs
     with pytest.raises(ConfigError, match=r"rapidocr that is installed has no file models/old\.on"):
@@ -120,7 +128,7 @@ def test_reading_order_is_by_rows_then_from_the_left() -> None:
 def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long() -> None:
     image = np.zeros(IMAGE.shape, np.uint8)
     image[0] = np.arange(320)[None] // 2  # red grows to the right
-    short, long = cut(image, [Box(100, 10, 148, 34), Box(0, 20, 320, 30)])
+    short, long = cut(image, [Box(100, 10, 148, 34), Box(0, 20, 320, 30)])["crop"]
     assert short.shape == CROP.shape
     assert (short[:, :, 96:] == 127).all()
     assert (short[1:, :, :96] == 0).all()
@@ -132,9 +140,10 @@ def test_characters_that_repeat_count_once_unless_a_blank_is_between() -> None:
     columns = [0, 5, 5, 0, 5, 7, 7, 0]
     scores = np.zeros((1, len(columns), 9), np.float32)
     scores[0, range(len(columns)), columns] = 1.0
-    answer = recognition("v5").finish(np.zeros((1, 1)), scores)
-    assert answer.dtype == np.int32
-    assert answer.tolist() == [[5, 5, 7, -1, -1, -1, -1, -1]]
+    line = np.zeros(1, Recognition.inputs.element)
+    (answer,) = Recognition("", "").finish(line, (scores, "-abcdefgh"))
+    assert answer["indices"].tolist() == [5, 5, 7] + [-1] * (COLUMNS - 3)
+    assert answer["text"] == b"eeg"
 
 
 def touch(one: Box, other: Box) -> bool:
@@ -160,28 +169,25 @@ def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
         assert image.pixels[:, outside].std(axis=1).max() < 1.5 * image_module.NOISE
 
 
-def written(reader: Recognition, text: str) -> np.ndarray:
+def written(text: str) -> np.ndarray:
     """Return the answer that stands for a text."""
-    alphabet = read_alphabet(reader)
-    indices = np.full(reader.outputs.shape, -1, np.int32)
-    indices[: len(text)] = [alphabet.index(character) for character in text]
-    return indices
+    answer = np.zeros((), Recognition.outputs.element)
+    answer["text"] = text.encode()
+    return answer
 
 
 def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> None:
     counted = lines_read([["ocr-det-v5", "ocr-det-v6"], ["ocr-rec-v5"]])
     assert counted is not None
-    assert lines_read([["ocr-det-v5"], ["ocr-rec-v5", "ocr-rec-v6"]]) is None, "two alphabets"
     assert lines_read([["ocr-rec-v5"], ["ocr-rec-v5"]]) is None, "nothing finds lines"
-    reader = recognition("v5")
     assert math.isnan(counted.share)
     images = [image for image in draw_evenly(SAMPLES_EACH) if len(image.lines) == 3]
     texts = [[line.text for line in image.lines] for image in images]
-    counted.add(images[0].pixels, [written(reader, text) for text in reversed(texts[0])])
+    counted.add(images[0].pixels, [written(text) for text in reversed(texts[0])])
     assert counted.share == 1.0
     # One of three is not there, one has a mistake, and one was found twice.
     wrong = [texts[1][0], texts[1][1] + "x", texts[1][0]]
-    counted.add(images[1].pixels, [written(reader, text) for text in wrong])
+    counted.add(images[1].pixels, [written(text) for text in wrong])
     assert counted.share == 4 / 6
     nothing = next(image for image in draw_evenly(SAMPLES_EACH) if not image.lines)
     counted.add(nothing.pixels, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +16,10 @@ from fake_engine import FakeEngine, served
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_http import Wire, binary, in_json, request
+from raw_http import Wire, binary, in_json, infer, request
 from served import running
 
-from sponge_env.models.model import TensorSpec
+from sponge_env.models.model import TEXT, TensorSpec, record
 from sponge_env.serve.http.messages import accepted_encoding, compress, decompress
 from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.rpc.codec import MESSAGES, read_message, write_message
@@ -34,7 +35,7 @@ from sponge_env.serve.wire.protocol import (
     read_request,
     write_answer,
 )
-from sponge_env.serve.wire.tensors import DATATYPES, from_numbers
+from sponge_env.serve.wire.tensors import DATATYPES, from_bytes, from_values, to_bytes, to_values
 
 TINY, ROWS = served(), 16
 DTYPES = tuple(DATATYPES)
@@ -96,11 +97,61 @@ def test_every_datatype_there_and_back(dtype: str) -> None:
     assert response.parameters["batch"].int64_param == 3
 
 
+def test_texts_there_and_back() -> None:
+    spec, texts = TensorSpec((2,), TEXT, "t"), [b"", "\N{EURO SIGN}".encode(), b"x" * 4096, b"a"]
+    rows = np.array(texts, TEXT).reshape(2, 2)
+    in_json = [text.decode() for text in texts]
+    assert to_values(rows, "t") == in_json
+    data = to_bytes(rows)
+    for found in (from_bytes(data, 2, spec), *(from_values(t, 2, spec) for t in (in_json, texts))):
+        assert np.array_equal(found, rows)
+    for wrong in (data[:-1], data + b"\0", b"", b"\xff" * len(data)):
+        with pytest.raises(WireError, match="needs 4 texts"):
+            from_bytes(wrong, 2, spec)
+    for text in ("x" * 4097, "a\0", 1):
+        with pytest.raises(WireError):
+            from_values([*in_json[:3], text], 2, spec)
+    with pytest.raises(WireError, match="no UTF-8"):
+        to_values(np.array([b"\xff"]), "t")
+
+
+IDS = {"name": "ids", "datatype": "INT64", "shape": [2, 2], "data": [[1, 2], [3, 4]]}
+MASK = {"name": "mask", "datatype": "BOOL", "shape": [2], "data": [True, False]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([IDS], "has 2 inputs, each once; the model takes 'ids', 'mask'"),
+        ([IDS, MASK, MASK], "each once"),
+        ([IDS, {**MASK, "name": "other"}], "there is no input 'other'; the model takes 'ids', 'm"),
+        ([IDS, {**MASK, "shape": [1], "data": [True]}], r"same number of rows, not \[1, 2\]"),
+        ([IDS, {"parameters": {"binary_data_size": 2}, **MASK}], "both data and"),
+    ],
+)
+def test_inputs_that_do_not_go_together(inputs: list[dict[str, Any]], message: str) -> None:
+    pair = record(TensorSpec((2,), "int64", "ids"), TensorSpec((), "bool", "mask"))
+    right = read(json.dumps({"inputs": [MASK, IDS]}).encode(), None, served(pair)).rows
+    assert right["ids"].tolist() == [[1, 2], [3, 4]]
+    assert right["mask"].tolist() == [True, False]
+    with pytest.raises(WireError, match=message):
+        read(json.dumps({"inputs": inputs}).encode(), None, served(pair))
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_nan_is_counted_and_may_be_refused(refuse: bool) -> None:
+    with running(refuse_nan=refuse) as server, Wire(server) as wire:
+        for row, status in (([1, 2, 3, 4], 200), ([math.nan] * 4, 400)):
+            assert wire.send(infer([row])).answer().status == status
+    assert server.recorder.not_finite == 1
+    assert len(server.engine.calls) == (1 if refuse else 2)
+
+
 def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "array", lambda *_: pytest.fail("an array was made of it"))
     for data in ([0] * 1000, [], [[0] * 4] * 3):
-        with pytest.raises(WireError, match="needs 8 numbers"):
-            from_numbers(data, 2, TensorSpec((4,)))
+        with pytest.raises(WireError, match="needs 8 values"):
+            from_values(data, 2, TensorSpec((4,)))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +162,7 @@ def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.Monkey
 )  # fmt: skip
 def test_numbers_that_do_not_fit(dtype: str, numbers: Any) -> None:
     with pytest.raises(WireError):
-        from_numbers(numbers, 1, TensorSpec((), dtype))
+        from_values(numbers, 1, TensorSpec((), dtype))
 
 
 @pytest.mark.parametrize("depth", [10, 100, 1000, 100_000])

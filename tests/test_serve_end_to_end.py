@@ -6,14 +6,17 @@ On fakes first, which shows that the client sees what it should, then on real re
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from fake_engine import FakeEngine, answered
 from hammer import Hammer, Tally
@@ -22,11 +25,12 @@ from numpy.typing import NDArray
 from served import Running, running
 from test_live_ocr import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
-from test_serve_clients import Client, InferenceServerException
+from test_serve_clients import CLIENTS, Client, InferenceServerException, plain
+from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.servers import Server
 from sponge_env.models.images import TextImage, draw
-from sponge_env.models.ocr import Recognition, read_alphabet
+from sponge_env.models.ocr import Detection, Recognition
 from sponge_env.models.registry import resolve_model
 from sponge_env.serve.interface import Call, Reply, ServedModel, Status
 
@@ -36,23 +40,17 @@ SHORT_MS = 2.0
 """Less than any detection takes."""
 
 
-def reader() -> Recognition:
-    model = resolve_model(MODELS[1])
-    assert isinstance(model, Recognition)
-    return model
-
-
 def texts(server: Running, images: Sequence[TextImage], slo_ms: float) -> list[list[str]]:
     """Have images read in one request, by Triton's client; return the lines of each."""
     client, rows = Client("http", server), np.stack([image.pixels for image in images])
-    tensor = client.tensors.InferInput("input", list(rows.shape), "UINT8")
+    tensor = client.tensors.InferInput("image", list(rows.shape), "UINT8")
     tensor.set_data_from_numpy(rows)
     told = {"x-slo-ms": str(slo_ms)}
     found = client.infer(server.engine.served.name, [tensor], headers=told)
     assert found.get_response()["parameters"]["deadline_met"] is True
     ends = np.cumsum(found.as_numpy("tasks"))
-    lines = [reader().text(row) for row in found.as_numpy("output")]
-    assert len(lines) == ends[-1]
+    lines = [text.decode() for text in found.as_numpy("text")]
+    assert len(lines) == ends[-1] == len(found.as_numpy("box"))
     return [lines[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
@@ -66,18 +64,15 @@ def read_over_the_wire(server: Running) -> float:
 
 
 def test_a_client_gets_the_text_that_a_pipeline_read() -> None:
-    model, known = reader(), {image.pixels.tobytes(): image for image in IMAGES}
-    places = {character: at for at, character in enumerate(read_alphabet(model))}
+    outputs, known = Recognition.outputs, {image.pixels.tobytes(): image for image in IMAGES}
 
     def answer(call: Call) -> Reply:
         lines = known[call.tensor.tobytes()].lines
-        rows = np.full((len(lines), *model.outputs.shape), -1, np.int32)
-        for row, line in zip(rows, lines, strict=True):
-            row[: len(line.text)] = [places[character] for character in line.text]
+        rows = np.zeros(len(lines), outputs.element)
+        rows["text"] = [line.text.encode() for line in lines]
         return answered(rows)
 
-    inputs = resolve_model(MODELS[0]).inputs
-    served = ServedModel("ocr", inputs, model.outputs, 4, 1.0, MODELS, MODELS)
+    served = ServedModel("ocr", Detection.inputs, outputs, 4, 1.0, MODELS, MODELS)
     with running(FakeEngine(served, answer)) as server:
         assert read_over_the_wire(server) == 1.0
 
@@ -92,6 +87,92 @@ def test_text_is_read_with_one_deadline_for_both_stages(tmp_path: Path) -> None:
         assert refused.value.status() in ("503", "504")
     statuses = [reply.status for _, reply, _ in server.recorder.ended]
     assert statuses.count(Status.ANSWERED) == len(statuses) - 1 == len(IMAGES)
+
+
+PICTURES = np.arange(96, dtype=np.float32).reshape(2, 3, 4, 4)
+TOKENS = np.array([[1, 2, 0], [3, 3, 3]])
+TEXTS = np.array([["yes", "\N{EURO SIGN}"], ["", "x" * 4096]], object)
+USER_MODELS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        """(float[n, 3, 4, 4] picture) => (float[n, 3, 1, 1] scores) {
+               scores = GlobalAveragePool (picture) }""",
+        {"picture": PICTURES},
+        {"scores": PICTURES.mean((2, 3), keepdims=True)},
+    ),
+    (
+        """(float[n, 2] features) => (int64[n] label, double[n, 2] hidden) {
+               w = Constant <value = float[2, 2] {1, 0, 1, 1}> ()
+               sums = MatMul (features, w)
+               hidden = Cast <to = 11> (sums)
+               label = ArgMax <axis = 1, keepdims = 0> (sums) }""",
+        {"features": np.array([[1, 0], [0, 2]], np.float32)},
+        {"label": np.array([0, 0]), "hidden": np.array([[1.0, 0.0], [2.0, 2.0]])},
+    ),
+    (
+        """(int64[n, 3] ids, bool[n, 3] mask) => (float[n, unknown] words, bool[n, 3] left) {
+               table = Constant <value = float[4] {0.5, 1.5, 2.5, 3.5}> ()
+               found = Gather (table, ids)
+               kept = Cast <to = 1> (mask)
+               words = Mul (found, kept)
+               left = Not (mask) }""",
+        {"ids": TOKENS, "mask": TOKENS != 0},
+        {"words": np.array([[1.5, 2.5, 0], [3.5] * 3], np.float32), "left": TOKENS == 0},
+    ),
+    ("(string[1, 2] t) => (string[1, 2] o) { o = Identity (t) }", {"t": TEXTS}, {"o": TEXTS}),
+]
+"""Graphs as users bring them, and a request of two rows to each with its answer."""
+
+
+def flat(values: Any) -> list[Any]:
+    return [v.decode() if isinstance(v, bytes) else v for v in values.flatten().tolist()]
+
+
+@pytest.mark.live
+@needs_two_cpus
+@pytest.mark.parametrize(
+    ("graph", "inputs", "outputs"), USER_MODELS, ids=["cnn", "mlp", "tokens", "texts"]
+)
+def test_a_users_model_is_served_as_it_is(
+    graph: str, inputs: dict[str, Any], outputs: dict[str, Any], tmp_path: Path
+) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> own {graph}')
+    onnx.save(model, tmp_path / "own.onnx")
+    scenario = one_stage(tmp_path, str(tmp_path / "own.onnx"))
+    kinds = {name: np_to_triton_dtype(rows.dtype) for name, rows in inputs.items()}
+
+    def asked(client: Client, given: dict[str, Any]) -> Any:
+        tensors = []
+        for name, rows in given.items():
+            tensors.append(client.tensors.InferInput(name, list(rows.shape), kinds[name]))
+            tensors[-1].set_data_from_numpy(rows)
+        return client.infer("own", tensors)
+
+    with (
+        engine_of(scenario, "static-16", name="own", slo_s=LONG_S) as engine,
+        running(engine) as server,
+    ):
+        for kind in CLIENTS:
+            client = Client(kind, server)
+            about = plain(client, client.get_model_metadata("own"))
+            assert {each["name"]: each["datatype"] for each in about["inputs"]} == kinds
+            for given in (inputs, dict(reversed([*inputs.items()]))):
+                found = asked(client, given)
+                for name, expected in outputs.items():
+                    assert found.as_numpy(name).dtype == expected.dtype
+                    assert found.as_numpy(name).shape == expected.shape
+                    assert flat(found.as_numpy(name)) == flat(expected)
+            if "ids" in inputs:
+                with pytest.raises(InferenceServerException, match="idx=7 must be within"):
+                    asked(client, inputs | {"ids": TOKENS + 6})
+        body = [
+            {"name": name, "datatype": kinds[name], "shape": rows.shape, "data": rows.tolist()}
+            for name, rows in inputs.items()
+        ]
+        url, data = f"http://{server.http}/v2/models/own/infer", json.dumps({"inputs": body})
+        with urllib.request.urlopen(url, data.encode()) as answer:
+            told = {each["name"]: each["data"] for each in json.load(answer)["outputs"]}
+        assert told == {name: flat(expected) for name, expected in outputs.items()}
+        assert engine._system.worker.status().restarts == 0
 
 
 async def hammered(server: Running, row: NDArray[Any], kill: Callable[[], None]) -> Tally:

@@ -97,7 +97,6 @@ def set_parameter(parameters: Any, name: str, value: str) -> None:
     parameters[name].string_param = value
 
 
-NANS = np.full(4, np.nan, np.float32).tobytes()
 MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "name": lambda request, tensor: setattr(tensor, "name", "other"),
     "datatype": lambda request, tensor: setattr(tensor, "datatype", "INT8"),
@@ -112,7 +111,6 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "output twice": lambda request, tensor: [request.outputs.add(name="output") for _ in "12"],
     "memory": lambda _, tensor: set_parameter(tensor.parameters, "shared_memory_region", "a"),
     "slo": lambda request, _: set_parameter(request.parameters, "slo_ms", "soon"),
-    "nan": lambda request, tensor: request.raw_input_contents.__setitem__(0, NANS),
 }
 
 

@@ -40,7 +40,7 @@ def test_tritonclient(kind: str) -> None:
     with running() as server:
         options = ["--protocol", kind, "--url", getattr(server, kind)]
         out = run(sys.executable, "client.py", *options, "--model", "tiny", "--slo-ms", "20000")
-    assert "answer of shape (1, 2)" in out
+    assert "output of shape (1, 2)" in out
     assert re.search(r"deadline_met +True", out)
     (call,) = server.engine.calls
     assert 15 < call.deadline_s - call.sent_s < 21

@@ -5,7 +5,7 @@
 set -eu
 url=${1:-http://127.0.0.1:8000}
 model=${2:-efficientnet-lite0}
-input=${3:-input}
+input=${3:-images}
 shape=${4:-3,224,224}
 bytes=${5:-602112}
 type=${TYPE:-FP32}

@@ -30,7 +30,14 @@ ORDER = struct.Struct("=qIII")
 """What the parent sends: batch id, batch size, threads, index of the variant."""
 
 REPORT = struct.Struct("=qdd")
-"""What the child sends: batch id, monotonic start and end."""
+"""What the child sends: batch id, monotonic start and end. Where the model failed on some tasks of
+the batch, ``{place: reason}`` follows in JSON."""
+
+MAX_REASONS = 1 << 14
+"""Characters of all reasons of a report together."""
+
+STATUS = "Status Message: "
+"""Before the reason in what ONNX Runtime says."""
 
 SESSIONS_KEPT = 2
 """Numbers of threads that each variant is kept ready for: each holds memory of its own, and takes
@@ -58,9 +65,9 @@ class Job:
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    inputs: tuple[Sequence[int], str]
+    inputs: tuple[Sequence[int], Any]
     """Shape and type of one task's input."""
-    outputs: tuple[Sequence[int], str]
+    outputs: tuple[Sequence[int], Any]
     """Of one task's answer, or of one of the tasks that it leads to."""
     max_tasks: int = 0
     """How many tasks an answer can lead to."""
@@ -78,11 +85,12 @@ class Job:
         """Layout of the shared memory."""
         (task, task_type), (answer, answer_type) = self.inputs, self.outputs
         several = (self.max_tasks,) if self.max_tasks else ()
+        answers = (self.batch_max, *several, *answer)
         return np.dtype(
             [
-                ("inputs", task_type, (self.batch_max, *task)),
+                ("inputs", np.dtype(task_type, align=True), (self.batch_max, *task)),
                 ("counts", "int32", (self.batch_max,)),
-                ("answers", answer_type, (self.batch_max, *several, *answer)),
+                ("answers", np.dtype(answer_type, align=True), answers),
             ],
             align=True,
         )
@@ -115,13 +123,34 @@ class ModelServer:
         for variant in range(len(self._models)):
             self.run(len(self._tensors.inputs), threads, variant)
 
-    def run(self, size: int, threads: int, variant: int = 0) -> None:
-        """Answer the first ``size`` tasks with one of the variants."""
+    def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
+        """Answer the first ``size`` tasks; where the model fails, return on which, and why.
+
+        It fails on what a client sent, such as a token beyond the vocabulary. The others of its
+        batch are answered one by one then.
+        """
+        self._sessions[variant](threads)  # if it cannot be made, that is no task's fault
+        try:
+            self.run(size, threads, variant)
+            return {}
+        except Exception:
+            reasons, counts = {}, self._tensors.counts
+        for task in range(size):
+            try:
+                self.run(1, threads, variant, task)
+            except Exception as error:
+                text = " ".join(str(error).rpartition(STATUS)[2].split()) or type(error).__name__
+                reasons[task] = text.encode("ascii", "replace").decode()[: MAX_REASONS // size]
+                counts[task] = 0
+        return reasons
+
+    def run(self, size: int, threads: int, variant: int = 0, first: int = 0) -> None:
+        """Answer ``size`` tasks from the ``first`` on with one of the variants."""
         model, session = self._models[variant], self._sessions[variant](threads)
         inputs, counts, slots = self._tensors
-        batch = inputs[:size]
+        batch = inputs[first : first + size]
         answers = model.finish(batch, model.run(session, batch))
-        for task, answer in zip(range(size), answers, strict=True):
+        for task, answer in zip(range(first, first + size), answers, strict=True):
             if model.max_tasks:
                 counts[task] = len(answer)
                 slots[task, : len(answer)] = answer
@@ -162,16 +191,17 @@ def main() -> None:
     job = Job(**json.loads(sys.argv[1]))
     import_light(job.path)
     server = load(job)
-    report = (READY, started_s, time.monotonic())
+    report = REPORT.pack(READY, started_s, time.monotonic())
+    failed: dict[int, str] = {}
     while True:
-        os.write(job.socket, REPORT.pack(*report))
+        os.write(job.socket, report + (json.dumps(failed).encode() if failed else b""))
         order = os.read(job.socket, ORDER.size)
         if not order:
             return
         batch_id, size, threads, variant = ORDER.unpack(order)
         started_s = time.monotonic()
-        server.run(size, threads, variant)
-        report = (batch_id, started_s, time.monotonic())
+        failed = server.answer(size, threads, variant)
+        report = REPORT.pack(batch_id, started_s, time.monotonic())
 
 
 if __name__ == "__main__":

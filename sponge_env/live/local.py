@@ -38,6 +38,8 @@ _DRAWS = 1 << 16
 """Requests whose samples are drawn independently."""
 STDERR_BYTES = 1 << 16
 """What is kept between two batches of what a child says on its standard error."""
+MAX_REPORT_BYTES = 1 << 16
+"""Of a child's report, with all reasons for which its model failed."""
 SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
 """Variables of a child: libraries start no thread of their own, which would use up the quota."""
 END_TIMEOUT_S = 10.0
@@ -145,7 +147,7 @@ class LocalReplica:
     def poll(self) -> Event | None:
         """Read the child's next report; the end of its channel is its death."""
         try:
-            message = self._channel.recv(REPORT.size)
+            message = self._channel.recv(MAX_REPORT_BYTES)
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -155,11 +157,14 @@ class LocalReplica:
             return Death(self._said)
         if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
             self._listen()
-        batch_id, started_s, finished_s = REPORT.unpack(message)
+        batch_id, started_s, finished_s = REPORT.unpack_from(message)
         before_s, self._reported_cpu_s = self._reported_cpu_s, self.cpu_s()
         if batch_id == READY:
             return Ready(finished_s)
-        return Answer(batch_id, started_s, finished_s, self._reported_cpu_s - before_s)
+        cpu_s, failed = self._reported_cpu_s - before_s, None
+        if len(message) > REPORT.size:
+            failed = {int(at): reason for at, reason in json.loads(message[REPORT.size :]).items()}
+        return Answer(batch_id, started_s, finished_s, cpu_s, failed)
 
     def _listen(self) -> None:
         """Note the last line on the standard error, and make room there."""
@@ -282,8 +287,9 @@ def make_job(models: Sequence[Model], batch_max: int) -> Job:
         )
         for model in models
     ]
-    tensors = models[0].inputs, models[0].outputs
-    return Job(makers, batch_max, *tensors, max_tasks=models[0].max_tasks, path=sys.path)
+    inputs, outputs, max_tasks = models[0].inputs, models[0].outputs, models[0].max_tasks
+    sides = (inputs.shape, inputs.layout), (outputs.shape, outputs.layout)
+    return Job(makers, batch_max, *sides, max_tasks=max_tasks, path=sys.path)
 
 
 def _memory(name: str) -> FileIO:

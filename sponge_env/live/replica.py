@@ -8,7 +8,7 @@ no change to the fleet. Every implementation passes ``tests/test_replica_contrac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +36,8 @@ class Answer(NamedTuple):
     finished_s: float
     cpu_s: float
     """CPU time since the event before, the handling of messages included."""
+    failed: Mapping[int, str] | None = None
+    """Why the model failed, for the places of the tasks on which it did; it goes on."""
 
 
 class Death(NamedTuple):

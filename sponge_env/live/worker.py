@@ -7,13 +7,14 @@ import os
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 from numpy.typing import NDArray
 
+from sponge_env.errors import ModelError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
 from sponge_env.live.local import LocalLauncher, too_many_as_sentence
@@ -240,7 +241,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
         self._fleets[end.batch.stage].batch_cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
-        tasks = self._handover.answered(end.batch, end.tensors)
+        tasks = self._handover.answered(end.batch, end.tensors, answer.failed)
         return Completion(
             end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
         )
@@ -256,6 +257,8 @@ class Kept:
     """Those of the last stage."""
     last_tasks: int | None = None
     """Number of tasks in the last stage, as far as the stage before it said so."""
+    failed: str = ""
+    """Why a model failed on one of its tasks, if one did."""
 
 
 class Handover:
@@ -269,6 +272,8 @@ class Handover:
     def __init__(self, launcher: Launcher, stages: int) -> None:
         self._launcher, self._last = launcher, stages - 1
         self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
+        self._shown = False
+        """Whether samples were."""
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
@@ -284,6 +289,7 @@ class Handover:
             waiting = kept.waiting[batch.stage]
             if not waiting:
                 waiting.append((0, self._launcher.sample(request, batch.stage)))
+                self._shown = True
             running.append((kept, waiting.pop(0)))
         return [tensor for _, (_, tensor) in running]
 
@@ -292,13 +298,20 @@ class Handover:
         for kept, task in self._running.pop(batch.id):
             kept.waiting[batch.stage].append(task)
 
-    def answered(self, batch: Batch, answers: Sequence[Tensor]) -> tuple[int, ...]:
+    def answered(
+        self, batch: Batch, answers: Sequence[Tensor], failed: Mapping[int, str] | None = None
+    ) -> tuple[int, ...]:
         """Leave a batch's answers for the next stage; return how many tasks each leads to.
 
         They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        last stage's are kept until they are taken.
+        last stage's are kept until they are taken. That a model ``failed``, :meth:`take_answers`
+        says; if it did on a sample, that is a ``WorkerError``.
         """
         last = batch.stage == self._last
+        for place, reason in (failed or {}).items():
+            if self._shown:
+                raise WorkerError(f"the model fails on its samples: {reason}")
+            self._running[batch.id][place][0].failed = reason
         # without answers there is nothing to keep
         for (kept, (place, _)), answer in zip(self._running.pop(batch.id), answers, strict=False):
             if last:
@@ -309,10 +322,15 @@ class Handover:
         return () if last else tuple(map(len, answers))
 
     def take_answers(self, request: int) -> list[Tensor]:
-        """Return what the last stage answered to the tasks of a request, in their order."""
+        """Return what the last stage answered to the tasks of a request, in their order.
+
+        A model that failed on one of them is a :class:`ModelError`.
+        """
         kept = self._requests.get(request)
         if kept is None:
             return []
+        if kept.failed:
+            raise ModelError(kept.failed)
         answers, kept.answers = kept.answers, []
         return [tensor for _, tensor in sorted(answers, key=itemgetter(0))]
 

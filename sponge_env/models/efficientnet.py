@@ -55,15 +55,17 @@ def efficientnet(name: str) -> OnnxModel:
         with replacing(path) as partial:
             _export_torch(plain, partial)
     side = PRETRAINED[plain]
-    floats = TensorSpec((3, side, side))
-    model = OnnxModel(str(path), floats, TensorSpec((CLASSES,)), resizes=True)
+    floats = TensorSpec((3, side, side), name="images")
+    logits = TensorSpec((CLASSES,), name="logits")
+    model = OnnxModel(str(path), floats, logits, resizes=True)
     if plain == name:
         return model
     of_pixels = path.with_stem(path.stem + PIXELS)
     if not of_pixels.exists():
         with replacing(of_pixels) as partial:
             _put_pixels_in_front(path, partial)
-    return replace(model, path=str(of_pixels), inputs=floats._replace(dtype="uint8"))
+    pixels = TensorSpec(floats.shape, "uint8", "pixels")
+    return replace(model, path=str(of_pixels), inputs=pixels)
 
 
 def _put_pixels_in_front(floats: Path, path: Path) -> None:

@@ -6,9 +6,9 @@ import dataclasses
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,53 @@ SAMPLES = 4
 """Inputs that a model is shown where requests bring none."""
 
 
-class TensorSpec(NamedTuple):
-    """Shape and NumPy type of one tensor."""
+TEXT_BYTES = 4096
+"""Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
+TEXT = f"S{TEXT_BYTES}"
+"""Type of a tensor of texts."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and NumPy type of one task's tensor, or of several tensors in one record."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    name: str = field(default="", compare=False)
+    """What clients call it."""
+    fields: tuple[TensorSpec, ...] = ()
+    """The tensors of a record; see :func:`record`."""
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The tensors of the record, or the one that it is."""
+        return self.fields or (self,)
+
+    @property
+    def layout(self) -> Any:
+        """The type of a row's elements, as NumPy takes it and JSON can say it."""
+        if not self.fields:
+            return self.dtype
+        formats = [f"{each.shape}{each.dtype}" for each in self.fields]
+        return {"names": [each.name for each in self.fields], "formats": formats}
+
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """The same as NumPy's own."""
+        element: np.dtype[Any] = np.dtype(self.layout, align=True)
+        return element
+
+    def parts(self, rows: Any) -> dict[str, Any]:
+        """Return the tensors by name of which rows, or one row, consist."""
+        return {each.name: rows[each.name] for each in self.fields} or {self.name: rows}
+
+
+def record(*tensors: TensorSpec) -> TensorSpec:
+    """Return one specification for all tensors that a model takes, or answers with.
+
+    Of several the rows are records (structured arrays), whose fields have the tensors' names.
+    """
+    return tensors[0] if len(tensors) == 1 else TensorSpec((), "", fields=tensors)
 
 
 class Model(ABC):
@@ -40,7 +82,7 @@ class Model(ABC):
     """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
 
     inputs: TensorSpec
-    """Shape and type of one task's input."""
+    """Shape and type of one task's input, or a :func:`record` of several."""
     outputs: TensorSpec
     """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
 
@@ -66,10 +108,16 @@ class Model(ABC):
 
     def samples(self) -> Array:
         """Return (n, *inputs.shape) inputs to show; never called in a replica's process."""
-        rng, shape = np.random.default_rng(0), (SAMPLES, *self.inputs.shape)
-        if np.dtype(self.inputs.dtype).kind == "f":
-            return rng.standard_normal(shape).astype(self.inputs.dtype)
-        return rng.integers(0, 256, shape).astype(self.inputs.dtype)
+        rng, inputs = np.random.default_rng(0), self.inputs
+        samples = np.zeros((SAMPLES, *inputs.shape), inputs.element)
+        for values in inputs.parts(samples).values():
+            if values.dtype.kind == "f":
+                values[...] = rng.standard_normal(values.shape)
+            else:  # 0 and 1 are tokens of every vocabulary
+                values[...] = rng.integers(
+                    256 if values.dtype == np.uint8 else 2, size=values.shape
+                )
+        return samples
 
     def taking(self, inputs: TensorSpec) -> Model:
         """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
@@ -91,13 +139,13 @@ def shares_of_tasks(model: Model) -> tuple[float, ...]:
 
 
 def described(tensor: TensorSpec) -> str:
-    """Describe a tensor, as in ``3 x 224 x 224 float32``."""
-    return f"{' x '.join(map(str, tensor.shape))} {tensor.dtype}"
+    """Describe tensors, as in ``3 x 224 x 224 float32``."""
+    return " and ".join(f"{' x '.join(map(str, t.shape))} {t.dtype}" for t in tensor.tensors)
 
 
 @dataclass(frozen=True)
 class OnnxModel(Model):
-    """An ONNX file with one input and a dynamic batch axis; the answer is its first output."""
+    """An ONNX file, as :func:`sponge_env.models.registry.inspect_onnx` takes it."""
 
     path: str
     inputs: TensorSpec
@@ -113,14 +161,14 @@ class OnnxModel(Model):
         """Open the file."""
         open_onnx(self.path)
 
-    def run(self, session: Any, batch: Array) -> Array:
-        """Return the first output."""
+    def run(self, session: Any, batch: Array) -> Any:
+        """Return the outputs."""
         return run_onnx(session, batch)
 
     def samples(self) -> Array:
         """Return photographs where the input is an image, else random numbers."""
-        shape, dtype = self.inputs
-        if len(shape) != 3 or shape[0] not in (1, 3):
+        shape, dtype = self.inputs.shape, self.inputs.dtype
+        if len(shape) != 3 or shape[0] not in (1, 3) or not dtype.startswith(("float", "uint8")):
             return super().samples()
         return photographs((shape[0], shape[1], shape[2]), dtype)
 
@@ -155,8 +203,23 @@ def onnx_session(path: str, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def run_onnx(session: Any, batch: Array) -> Array:
-    """Return the first output for a batch of the only input."""
-    (name,) = (value.name for value in session.get_inputs())
-    answers: Array = session.run(None, {name: batch})[0]
-    return answers
+def run_onnx(session: Any, batch: Array) -> Any:
+    """Return the output for a batch; of several outputs a tuple for each task.
+
+    The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
+    runs one task after the other.
+    """
+    inputs = session.get_inputs()
+    if len(batch) > 1 and inputs[0].shape[0] == 1:
+        return [run_onnx(session, batch[k : k + 1])[0] for k in range(len(batch))]
+    fields = [batch[name] for name in batch.dtype.names] if batch.dtype.names else [batch]
+    feeds = {value.name: values for value, values in zip(inputs, fields, strict=True)}
+    outputs = [_in_utf8(a) if a.dtype == object else a for a in session.run(None, feeds)]
+    return outputs[0] if len(outputs) == 1 else list(zip(*outputs, strict=True))
+
+
+def _in_utf8(texts: Array) -> Array:
+    encoded = np.char.encode(texts.astype(str), "utf-8")
+    if encoded.dtype.itemsize > TEXT_BYTES:
+        raise ValueError(f"it answers with a text of more than {TEXT_BYTES} bytes")
+    return encoded

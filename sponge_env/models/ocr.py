@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,22 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw_evenly
-from sponge_env.models.model import Array, Model, TensorSpec, onnx_session, open_onnx, run_onnx
+from sponge_env.models.model import (
+    Array,
+    Model,
+    TensorSpec,
+    onnx_session,
+    open_onnx,
+    record,
+    run_onnx,
+)
 
-IMAGE = TensorSpec(PAGE, "uint8")
-CROP = TensorSpec((3, 48, 320), "uint8")
+IMAGE = TensorSpec(PAGE, "uint8", "image")
+CROP = TensorSpec((3, 48, 320), "uint8", "crop")
 """A line of text, RGB, grey to the right of it."""
+BOX = TensorSpec((4,), "int32", "box")
+"""Where it stands in the image, in pixels: a :class:`.Box`."""
+PLACED = record(CROP, BOX)
 COLUMNS = 40
 """Columns of the last layer for a crop, and so the most characters in a line."""
 SAMPLES_EACH = 4
@@ -85,17 +95,18 @@ class Detection(_PaddleModel):
     """Finds the lines of text in an image; the answer is a crop of each, in reading order."""
 
     inputs = IMAGE
-    outputs = CROP
+    outputs = PLACED
     max_tasks = MAX_LINES
 
     def run(self, session: Any, batch: Array) -> Array:
         """Return (size, height, width) probabilities of (size, 3, height, width) images."""
         # the networks of PP-OCR take their colours in the order of OpenCV
-        return run_onnx(session, (batch[:, ::-1] - MEAN) / STD)[:, 0]
+        probabilities: Array = run_onnx(session, (batch[:, ::-1] - MEAN) / STD)
+        return probabilities[:, 0]
 
     def finish(self, batch: Array, result: Array) -> list[Array]:
-        """Cut the lines out: for each image (lines, 3, 48, 320)."""
-        return [cut(image, find_lines(pixels)) for image, pixels in zip(batch, result, strict=True)]
+        """Cut the lines out: for each image (lines,) crops with their boxes."""
+        return [cut(image, find_lines(shares)) for image, shares in zip(batch, result, strict=True)]
 
     def samples(self) -> Array:
         """Return drawn text: for each number of lines as many images."""
@@ -104,49 +115,50 @@ class Detection(_PaddleModel):
 
 @dataclass(frozen=True)
 class Recognition(_PaddleModel):
-    """Reads a line of text; the answer is the indices of its characters, then -1."""
+    """Reads a line of text; the answer is its text, the indices of its characters, and its box."""
 
     alphabet_file: str = ""
     """File with a character per line; without, they are in the ONNX file's metadata."""
 
-    inputs = CROP
-    outputs = TensorSpec((COLUMNS,), "int32")
+    inputs = PLACED
+    outputs = record(
+        TensorSpec((), f"S{4 * COLUMNS}", "text"),  # a character has at most four bytes
+        TensorSpec((COLUMNS,), "int32", "indices"),  # then -1
+        BOX,
+    )
 
-    def run(self, session: Any, batch: Array) -> Array:
-        """Return (size, columns, characters) probabilities."""
-        return run_onnx(session, batch[:, ::-1] / np.float32(127.5) - np.float32(1))
+    def load(self, threads: int) -> Any:
+        """Open the file, and read the characters by index; the first stands for the blank."""
+        session = super().load(threads)
+        if self.alphabet_file:
+            file = self.path.with_name(self.alphabet_file)
+            return session, file.read_bytes().decode().removesuffix("\n").split("\n")
+        characters = session.get_modelmeta().custom_metadata_map["character"]
+        return session, ["blank", *characters.split("\n"), " "]
 
-    def finish(self, batch: Array, result: Array) -> Array:
+    def run(self, session: Any, batch: Array) -> Any:
+        """Return (size, columns, characters) probabilities, and the characters."""
+        network, alphabet = session
+        pixels = batch["crop"][:, ::-1] / np.float32(127.5) - np.float32(1)
+        return run_onnx(network, pixels), alphabet
+
+    def finish(self, batch: Array, result: Any) -> Array:
         """Decode greedily: for each line the characters, without blanks and repetitions."""
-        best = result.argmax(axis=-1).astype(np.int32)
+        probabilities, alphabet = result
+        best = probabilities.argmax(axis=-1).astype(np.int32)
         kept = (best != 0) & (np.diff(best, axis=1, prepend=0) != 0)
-        indices = np.full(best.shape, -1, np.int32)
-        for row, characters, keep in zip(indices, best, kept, strict=True):
-            row[: keep.sum()] = characters[keep]
-        return indices
-
-    def text(self, indices: Array) -> str:
-        """Return the text of an answer; never called in a replica's process."""
-        alphabet = read_alphabet(self)
-        return "".join(alphabet[index] for index in indices if index >= 0)
+        lines = np.zeros(len(batch), self.outputs.element)
+        lines["indices"], lines["box"] = -1, batch["box"]
+        for line, characters, keep in zip(lines, best, kept, strict=True):
+            read = characters[keep]
+            line["indices"][: len(read)] = read
+            line["text"] = "".join(alphabet[index] for index in read).encode()
+        return lines
 
     def samples(self) -> Array:
         """Return crops of drawn text."""
         images = (draw(seed) for seed in range(8))
         return np.concatenate([cut(i.pixels, [line.box for line in i.lines]) for i in images])
-
-
-@cache
-def read_alphabet(model: Recognition) -> list[str]:
-    """Return the characters by index; the first stands for the blank."""
-    if model.alphabet_file:
-        file = model.path.with_name(model.alphabet_file)
-        return file.read_bytes().decode().removesuffix("\n").split("\n")
-    import onnx  # for the parent only
-
-    properties = onnx.load(model.path).metadata_props
-    (characters,) = (entry.value for entry in properties if entry.key == "character")
-    return ["blank", *characters.split("\n"), " "]
 
 
 def find_lines(probability: NDArray[np.float32]) -> list[Box]:
@@ -209,18 +221,21 @@ def in_reading_order(boxes: list[Box]) -> list[Box]:
     return [box for row in rows for box in sorted(row)]
 
 
-def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
-    """Return (boxes, 3, 48, 320) crops of a (3, height, width) image; wider ones are squeezed."""
+def cut(image: NDArray[np.uint8], boxes: Sequence[Box]) -> Array:
+    """Return (boxes,) crops of a (3, height, width) image, with boxes; wider ones are squeezed."""
     from PIL import Image  # once, in the first batch
 
     _, height, width = CROP.shape
-    crops = np.full((len(boxes), *CROP.shape), GREY, np.uint8)
+    lines = np.zeros(len(boxes), PLACED.element)
+    crops = lines["crop"]
+    crops[...] = GREY
     pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
-    for crop, (left, top, right, bottom) in zip(crops, boxes, strict=True):
+    for crop, box, (left, top, right, bottom) in zip(crops, lines["box"], boxes, strict=True):
+        box[:] = left, top, right, bottom
         wide = min(width, -(-height * (right - left) // (bottom - top)))
         line = Image.fromarray(pixels[top:bottom, left:right]).resize((wide, height), resample=2)
         crop[:, :, :wide] = np.asarray(line).transpose(2, 0, 1)
-    return crops
+    return lines
 
 
 OCR_MODELS: dict[str, _PaddleModel] = {
@@ -237,10 +252,10 @@ class LinesRead:
     Answers are kept and compared later: that takes longer than a live run can wait.
     """
 
-    def __init__(self, recognition: Recognition, images: Iterable[TextImage]) -> None:
-        self._text = recognition.text
+    def __init__(self, images: Iterable[TextImage]) -> None:
         self._drawn = {
-            image.pixels.tobytes(): Counter(line.text for line in image.lines) for image in images
+            image.pixels.tobytes(): Counter(line.text.encode() for line in image.lines)
+            for image in images
         }
         self._kept: list[tuple[Array, Sequence[Array]]] = []
         self._right = self._lines = 0
@@ -254,7 +269,7 @@ class LinesRead:
         """Lines read right; NaN as long as there was none to read."""
         for image, answers in self._kept:
             drawn = self._drawn[image.tobytes()]
-            self._right += (Counter(map(self._text, answers)) & drawn).total()
+            self._right += (Counter(answer["text"].item() for answer in answers) & drawn).total()
             self._lines += drawn.total()
         self._kept.clear()
         return self._right / self._lines if self._lines else math.nan
@@ -263,11 +278,10 @@ class LinesRead:
 def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
     """Return what counts the lines that stages of these variants read from drawn images.
 
-    None where they are not one that finds text and one that reads it, or where several variants
-    read it, in alphabets of their own.
+    None where they are not one that finds text and one that reads it.
     """
     names = {name for stage in stages for name in stage}
-    if len(stages) != 2 or len(stages[1]) > 1 or not names <= OCR_MODELS.keys():
+    if len(stages) != 2 or not names <= OCR_MODELS.keys():
         return None
     from sponge_env.utils.installation import require_extra  # for the parent only
 
@@ -275,4 +289,4 @@ def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
     finds, reads = (OCR_MODELS[stage[0]] for stage in stages)
     if not isinstance(finds, Detection) or not isinstance(reads, Recognition):
         return None
-    return LinesRead(reads, draw_evenly(SAMPLES_EACH))
+    return LinesRead(draw_evenly(SAMPLES_EACH))

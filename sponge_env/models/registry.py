@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,15 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.models.efficientnet import EFFICIENTNETS, efficientnet
-from sponge_env.models.model import Model, OnnxModel, TensorSpec, described
+from sponge_env.models.model import TEXT, Model, OnnxModel, TensorSpec, described, record
 from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.utils.installation import check_typed, imported, look_here, require_extra
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
 """Names of the models that come with the project."""
 
-MAX_AXES = 5
-"""Axes of an input, that of the batch included."""
 NUMBERS = "biuf"
-"""Kinds of NumPy types that tensors may have."""
+"""Kinds of NumPy types of numbers that tensors may have."""
 
 
 def resolve_model(name: str) -> Model:
@@ -94,18 +93,21 @@ def _own(name: str) -> Model:
 
 def _is_fixed(tensor: Any) -> bool:
     try:
-        kind = np.dtype(tensor.dtype).kind
-        return (
-            isinstance(tensor, TensorSpec) and kind in NUMBERS and min(tensor.shape, default=1) >= 1
+        return all(
+            isinstance(each, TensorSpec)
+            and np.dtype(each.dtype).kind in NUMBERS
+            and min(each.shape, default=1) >= 1
+            for each in tensor.tensors
         )
     except (AttributeError, TypeError, ValueError):
         return False
 
 
 def inspect_onnx(path: Path) -> OnnxModel:
-    """Check that an ONNX file can be served in batches: with one input of numbers.
+    """Check that an ONNX file can be served: with tensors of numbers or texts, batch axis first.
 
-    That has two to five axes. All but the batch must be fixed, and the batch must not.
+    The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
+    does not say are measured.
     """
     import onnx  # only needed here, and slow to import
 
@@ -116,40 +118,62 @@ def inspect_onnx(path: Path) -> OnnxModel:
     except Exception as error:  # protobuf's own error types are not public
         raise ConfigError(f"{path} is not an ONNX model: {error}") from error
     constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        raise ConfigError(f"{path} has {len(inputs)} inputs, but a model must have one")
-    shape, dtype = _dimensions(inputs[0]), _dtype(inputs[0])
-    if not (2 <= len(shape) <= MAX_AXES and _is_batch(shape) and dtype in ("float32", "uint8")):
+    values = [value for value in graph.input if value.name not in constants]
+    inputs = [_checked_input(path, value) for value in values]
+    if not inputs or len({tensor.shape[0] for tensor in inputs}) > 1:
+        raise ConfigError(f"{path} must have inputs that all have the same batch axis, open or 1")
+    outputs = [_tensor(path, value) for value in graph.output]
+    rows = [[replace(t, shape=t.shape[1:]) for t in side] for side in (inputs, outputs)]
+    model = OnnxModel(str(path), record(*rows[0]), record(*rows[1]))
+    batch = inputs[0].shape[0]
+    if any(each.shape[:1] != (batch,) or 0 in each.shape[1:] for each in outputs):
+        model = replace(model, outputs=record(*_measured(model, outputs, batch or 3)))
+    return model
+
+
+def _checked_input(path: Path, value: Any) -> TensorSpec:
+    tensor = _tensor(path, value)
+    what = f"{path} has an input {tensor.name!r} of shape {tensor.shape} (0 is open)"
+    if not tensor.shape or tensor.shape[0] > 1:
+        raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
+    if 0 in tensor.shape[1:]:
+        axes = value.type.tensor_type.shape.dim[1:]
+        name = next(axis.dim_param for axis in axes if not axis.dim_value) or "NAME"
         raise ConfigError(
-            f"{path} has an input of shape {shape} (0 is open) in {dtype or 'no numbers'}, but it "
-            f"must have two to {MAX_AXES} axes, in float32 or uint8: first the batch, open, then "
-            "fixed ones; export it with a dynamic batch axis"
+            f"{what}, but only the batch may be open; fix the rest: python -m onnxruntime.tools."
+            f"make_dynamic_shape_fixed --dim_param {name} --dim_value LENGTH {path.name} fixed.onnx"
         )
-    output, answers = _dimensions(graph.output[0]), _dtype(graph.output[0])
-    if not (_is_batch(output) and answers):
+    return tensor
+
+
+def _measured(model: OnnxModel, outputs: Sequence[TensorSpec], tasks: int) -> list[TensorSpec]:
+    """Return the outputs in the shapes in which the file answers to some of its samples."""
+    try:
+        answers = list(model.run(model.load(threads=1), model.samples()[:tasks]))
+    except Exception as error:  # whatever its nodes make of random numbers
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{model.path} cannot answer a batch of {tasks}: {reason}") from error
+    shapes = [list(map(np.shape, a if len(outputs) > 1 else (a,))) for a in answers]
+    if len(answers) != tasks or shapes[1:] != shapes[:-1]:
         raise ConfigError(
-            f"{path} has a first output of shape {output} (0 is open) in "
-            f"{answers or 'no numbers'}, but it must have first the batch, open, then fixed axes"
+            f"{model.path} answers a batch of {tasks} with {len(answers)} rows of shapes {shapes}; "
+            "each output must have the batch axis first, and then axes of fixed size"
         )
-    return OnnxModel(str(path), TensorSpec(shape[1:], dtype), TensorSpec(output[1:], answers))
+    return [replace(each, shape=shape) for each, shape in zip(outputs, shapes[0], strict=True)]
 
 
-def _is_batch(shape: tuple[int, ...]) -> bool:
-    return shape[:1] == (0,) and 0 not in shape[1:]
-
-
-def _dimensions(value: Any) -> tuple[int, ...]:
-    """Return a graph value's shape, with 0 for an open dimension; () if nothing is known of it."""
-    return tuple(int(d.dim_value) for d in value.type.tensor_type.shape.dim)
-
-
-def _dtype(value: Any) -> str:
-    """Return the NumPy type of a graph value, or "" if it is no tensor of numbers."""
+def _tensor(path: Path, value: Any) -> TensorSpec:
+    """Return a graph value's tensor, its batch axis included, with 0 for open axes."""
     from onnx.helper import tensor_dtype_to_np_dtype
 
+    tensor = value.type.tensor_type
     try:
-        dtype = tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    except KeyError:
-        return ""
-    return str(dtype) if dtype.kind in NUMBERS else ""
+        dtype = tensor_dtype_to_np_dtype(tensor.elem_type)
+    except KeyError:  # it is a map, or a sequence
+        dtype = np.dtype("V")
+    if dtype.kind not in NUMBERS + "O":
+        raise ConfigError(
+            f"{path} has {value.name!r}, which is no tensor of numbers or texts; export it without"
+        )
+    shape = tuple(max(0, int(axis.dim_value)) for axis in tensor.shape.dim)
+    return TensorSpec(shape, TEXT if dtype.kind == "O" else str(dtype), value.name)

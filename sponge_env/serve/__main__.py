@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         grpc_port=arguments.grpc_port,
         token=os.environ.get(TOKEN) or None,
         drain_s=arguments.drain_s,
+        refuse_nan=arguments.refuse_nan,
     )
     prepare_machine(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
@@ -109,6 +110,7 @@ def _parser() -> cli.Parser:
         help="requests in the system beyond which others are refused (default: 1024)")  # fmt: skip
     add("--drain-s", type=positive, default=10.0, metavar="SECONDS",
         help="how long to answer what is there when the server ends (default: 10)")  # fmt: skip
+    add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
     cli.add_machine(parser)

@@ -37,6 +37,8 @@ class Status(IntEnum):
     """The client went away or cancelled it."""
     STOPPED = 5
     """The server shuts down."""
+    INVALID = 6
+    """The model failed on its input; :attr:`Reply.reason` says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Call:
     """One task for the (first stage's) model: one row of a client's batch."""
 
     tensor: NDArray[Any]
-    """Input of ``ServedModel.inputs``' shape and type; a view on the client's bytes is fine, it is
-    copied once, into the memory that it shares with the replica."""
+    """Input of ``ServedModel.inputs``' shape and type, of several tensors a record; a view on the
+    client's bytes is fine, it is copied once, into the memory that is shared with the replica."""
     sent_s: float
     """When the client sent it, as far as is known; else when it arrived."""
     deadline_s: float
@@ -60,7 +62,7 @@ class Reply:
 
     status: Status
     output: NDArray[Any] | None = None
-    """(tasks, *outputs.shape) answers of the last stage."""
+    """(tasks, *outputs.shape) answers of the last stage; of several tensors records."""
     finished_s: float = 0.0
     queue_s: float = 0.0
     """Time that it waited, in all stages."""
@@ -77,6 +79,8 @@ class Reply:
     in_time: bool = False
     """Of an answer, whether it is on time, as the system's metrics have it; of what was dropped,
     whether its deadline had not passed yet."""
+    reason: str = ""
+    """Why the model failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class ServedModel:
     name: str
     """Of the model, as clients call it."""
     inputs: TensorSpec
+    """The tensors have names here, as have those of the outputs."""
     outputs: TensorSpec
     batch_max: int
     default_slo_s: float

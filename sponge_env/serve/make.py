@@ -11,6 +11,7 @@ from sponge_env.env.factory import check_live, ensure_profile, real_configs
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import Controller, SystemSpec
 from sponge_env.live.worker import LiveWorker
+from sponge_env.models.model import TensorSpec
 from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import chosen
@@ -24,6 +25,8 @@ from sponge_env.serve.system import ServedSystem
 
 OCR = "ocr"
 """Model that is a pipeline: the scenario of that name."""
+INPUT, OUTPUT = "input", "output"
+"""Names of the tensors of a model that gives them none."""
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
 """A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 
@@ -78,8 +81,8 @@ def make_engine(
     )
     served = ServedModel(
         name=name or scenario.name,
-        inputs=models[0][0].inputs,
-        outputs=outputs,
+        inputs=_named(models[0][0].inputs, INPUT),
+        outputs=_named(outputs, OUTPUT),
         batch_max=system.spec.first.batch_max,
         default_slo_s=scenario.slo_s,
         variants=system.variants[-1],
@@ -91,6 +94,10 @@ def make_engine(
     except BaseException:
         system.close()
         raise
+
+
+def _named(tensor: TensorSpec, name: str) -> TensorSpec:
+    return tensor if tensor.fields or tensor.name else replace(tensor, name=name)
 
 
 def controllers(

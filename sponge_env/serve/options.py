@@ -32,6 +32,7 @@ class ServeOptions(Options):
         16 * 2**20, "Largest body of a request, also after it is unpacked.", above=0
     )
     max_rows: int = option(256, "Longest batch axis of a request.", above=0)
+    refuse_nan: bool = option(False, "Refuse requests that hold NaN or infinity.")
     max_connections: int = option(
         512, "Connections at a time, of HTTP and of gRPC each; also gRPC's calls.", above=0
     )

@@ -22,6 +22,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.core import entry
 from sponge_env.core.compiled import rows as as_rows
 from sponge_env.core.records import LEDGER_ROW, LISTED_REQUEST, Arrays
+from sponge_env.errors import ModelError
 from sponge_env.interfaces import Batch, Completion, Outcome, SystemSpec, Worker
 from sponge_env.live.system import LiveSystem
 from sponge_env.models.model import TensorSpec
@@ -63,7 +64,10 @@ class CallWorker(Worker, Protocol):
         """Keep the input that a request brings, until it ends."""
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
-        """Return what was answered to the last stage's tasks of a request, in their order."""
+        """Return what was answered to the last stage's tasks of a request, in their order.
+
+        A model that failed on one of its tasks is a :class:`ModelError`.
+        """
 
 
 def variant_name(variant: Variant) -> str:
@@ -305,10 +309,15 @@ class ServedSystem(LiveSystem):
         if outcome == Outcome.DROPPED:  # before its deadline, if it was shed
             in_time = finished_s <= float(self._arrays.requests["deadline_s"][0, call.row])
         status = self._dropped if outcome == Outcome.DROPPED else _STATUS[outcome]
-        answered = status is Status.ANSWERED
+        output, reason = None, ""
+        try:
+            if status is Status.ANSWERED:
+                output = self._output(call.ticket)
+        except ModelError as error:
+            status, reason = Status.INVALID, str(error)
         return Reply(
             status=status,
-            output=self._output(call.ticket) if answered else None,
+            output=output,
             finished_s=self.stamp(finished_s),
             queue_s=max(0.0, finished_s - call.arrived_s - call.service_s),
             service_s=call.service_s,
@@ -316,12 +325,13 @@ class ServedSystem(LiveSystem):
             cores=call.cores,
             variant=call.variant,
             in_time=in_time,
+            reason=reason,
         )
 
     def _output(self, ticket: int) -> NDArray[Any]:
         answers = self.worker.take_answers(ticket)
         if not answers:
-            return np.zeros((0, *self._outputs.shape), self._outputs.dtype)
+            return np.zeros((0, *self._outputs.shape), self._outputs.element)
         return answers[0][np.newaxis] if len(answers) == 1 else np.stack(answers)
 
     def _end_call(self, call: OpenCall, reply: Reply) -> None:

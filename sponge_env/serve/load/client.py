@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
-from sponge_env.serve.wire.tensors import datatype
+from sponge_env.serve.wire.tensors import datatype, to_bytes
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -197,16 +197,19 @@ def infer_path(model: str) -> str:
 
 
 def infer_head(
-    name: str, row: NDArray[Any], parameters: Mapping[str, Any], identity: str = ""
+    row: Mapping[str, NDArray[Any]], parameters: Mapping[str, Any], identity: str = ""
 ) -> bytes:
-    """Return the JSON of a request for one row, whose bytes follow it."""
-    tensor = {
-        "name": name,
-        "shape": [1, *row.shape],
-        "datatype": datatype(row.dtype),
-        "parameters": {"binary_data_size": row.nbytes},
-    }
-    request = {"inputs": [tensor], "parameters": {"binary_data_output": True, **parameters}}
+    """Return the JSON of a request for one row of tensors, whose bytes follow it in this order."""
+    tensors = [
+        {
+            "name": name,
+            "shape": [1, *tensor.shape],
+            "datatype": datatype(tensor.dtype),
+            "parameters": {"binary_data_size": len(to_bytes(tensor))},
+        }
+        for name, tensor in row.items()
+    ]
+    request = {"inputs": tensors, "parameters": {"binary_data_output": True, **parameters}}
     return orjson.dumps({"id": identity, **request} if identity else request)
 
 

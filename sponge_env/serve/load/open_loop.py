@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http import HTTPStatus
 from typing import Any
@@ -44,6 +44,7 @@ from sponge_env.serve.load.result import (
 )
 from sponge_env.serve.load.target import ServerState, find_target, sample_inputs
 from sponge_env.serve.options import TOKEN
+from sponge_env.serve.wire.tensors import to_bytes
 from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
@@ -102,11 +103,11 @@ async def _measure(
 ) -> LoadResult:
     with closing(client):
         target = await find_target(client, arguments.model)
-        tensors = sample_inputs(target.model, target.inputs)
+        rows = sample_inputs(target.model, target.inputs)
         result = LoadResult(scenario, target, workload, ServerState(client))
         count = len(workload.id)
         _print([f"{count} requests to {target.model} at {client.url} ({target.server})"])
-        await _send(OpenLoop(client, tensors, result, arguments.deadlines))
+        await _send(OpenLoop(client, rows, result, arguments.deadlines))
     return result
 
 
@@ -151,8 +152,8 @@ class OpenLoop:
     """Sends a workload, and notes in its result how each request ended."""
 
     client: HttpClient
-    tensors: Sequence[NDArray[Any]]
-    """Sent in turn."""
+    rows: Sequence[Mapping[str, NDArray[Any]]]
+    """Tensors that are sent in turn."""
     result: LoadResult
     deadlines: str = "headers"
     """How requests state them; see ``DEADLINES`` of the command."""
@@ -163,7 +164,7 @@ class OpenLoop:
     async def run(self) -> None:
         """Send all; return when all have ended."""
         self._begin_s, self._begin_unix_s = time.monotonic() + LEAD_S, time.time() + LEAD_S
-        bodies = [tensor.tobytes() for tensor in self.tensors]
+        bodies = [b"".join(map(to_bytes, row.values())) for row in self.rows]
         scenario, result = self.result.scenario, self.result
         longest_s = max(scenario.slo_s, *(one.slo_s for one in scenario.classes), 0.0)
         async with asyncio.TaskGroup() as group:
@@ -184,7 +185,7 @@ class OpenLoop:
     async def _send(self, at: int, body: bytes) -> None:
         result, target = self.result, self.result.target
         parameters, headers = self._deadline(at)
-        head = infer_head(target.input_name, self.tensors[at % len(self.tensors)], parameters)
+        head = infer_head(self.rows[at % len(self.rows)], parameters)
         headers[HEADER_LENGTH] = str(len(head))
         result.put_s[at] = now_s = self.now_s
         wait_s = max(0.0, float(result.workload.deadline_s[at]) - now_s) + GRACE_S

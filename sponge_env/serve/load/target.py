@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError, unknown
-from sponge_env.models.model import OnnxModel, TensorSpec
+from sponge_env.models.model import Model, OnnxModel, TensorSpec, record
+from sponge_env.models.ocr import IMAGE, Detection
 from sponge_env.serve.load.client import Answer, HttpClient, reason
 from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import DTYPES
@@ -35,13 +36,12 @@ class Target:
     server: str
     """Name that the server gives itself."""
     model: str
-    input_name: str
     inputs: TensorSpec
-    """Shape and type of one task's input."""
+    """One task's input, or a record of several."""
 
 
 async def find_target(client: HttpClient, model: str | None) -> Target:
-    """Ask a server what it serves; a ConfigError unless it has the model, of one tensor."""
+    """Ask a server what it serves; a ConfigError unless it has the model."""
     about = await _ask(client, "GET", "/v2")
     server = about.json if about.status == HTTPStatus.OK else None
     if not isinstance(server, dict) or "name" not in server:
@@ -60,30 +60,23 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
     if metadata.status != HTTPStatus.OK or not isinstance(metadata.json, dict):
         why = unknown("model", name, models) if models else f"status {metadata.status}"
         raise ConfigError(f"{client.url} does not serve {name!r}: {why}")
-    input_name, inputs = _input(name, metadata.json)
-    return Target(str(server["name"]), name, input_name, inputs)
+    return Target(str(server["name"]), name, _inputs(name, metadata.json))
 
 
-def sample_inputs(model: str, inputs: TensorSpec) -> list[NDArray[Any]]:
-    """Return inputs to send in turn, (*inputs.shape) each.
+def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]]]:
+    """Return tensors to send in turn, by name.
 
     They are images of text for our pipeline that reads, photographs for a model that takes images,
     else random numbers. No model's weights are needed.
     """
-    shape, dtype = inputs
-    kind = np.dtype(dtype).kind
-    if all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
-        from sponge_env.models.ocr import IMAGE, Detection
-
-        if "ocr" in model.lower() and inputs == IMAGE:
-            return list(Detection("", "").samples())
-        if dtype == "uint8" or kind == "f":
-            return list(OnnxModel("", TensorSpec(shape, dtype), TensorSpec(())).samples())
-    rng = np.random.default_rng(0)
-    if kind == "f":
-        return [rng.standard_normal(shape).astype(dtype) for _ in range(4)]
-    high = 2 if dtype == "bool" else min(256, np.iinfo(dtype).max)
-    return [rng.integers(0, high, shape).astype(dtype) for _ in range(4)]
+    model_of: Model = OnnxModel("", inputs, TensorSpec(()))
+    if not all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
+        samples = Model.samples(model_of)
+    elif "ocr" in model.lower() and inputs == IMAGE:
+        samples = Detection("", "").samples()
+    else:
+        samples = model_of.samples()
+    return [inputs.parts(sample) for sample in samples]
 
 
 async def _ask(client: HttpClient, method: str, path: str) -> Answer:
@@ -100,18 +93,22 @@ async def _ask(client: HttpClient, method: str, path: str) -> Answer:
     return answer
 
 
-def _input(model: str, metadata: Mapping[str, Any]) -> tuple[str, TensorSpec]:
-    """Return the name of a model's only input and the shape and type of one task's."""
+def _inputs(model: str, metadata: Mapping[str, Any]) -> TensorSpec:
+    """Return a model's inputs, by what it says of itself."""
+    tensors = []
     try:
-        (tensor,) = metadata["inputs"]
-        batch, *sizes = map(int, tensor["shape"])
-        if batch in (-1, 1) and min(sizes) >= 1:
-            return str(tensor["name"]), TensorSpec(tuple(sizes), DTYPES[tensor["datatype"]])
+        for tensor in metadata["inputs"]:
+            batch, *sizes = map(int, tensor["shape"])
+            if batch in (-1, 1) and min(sizes, default=1) >= 1:
+                dtype = DTYPES[tensor["datatype"]]
+                tensors.append(TensorSpec(tuple(sizes), dtype, str(tensor["name"])))
+        if 0 < len(tensors) == len(metadata["inputs"]):
+            return record(*tensors)
     except (KeyError, TypeError, ValueError):
         pass
     raise ConfigError(
-        f"{model} cannot be loaded: it must take one tensor of numbers, of which all axes except "
-        f"the first (the batch) are fixed, but its metadata say {reprlib.repr(metadata)}"
+        f"{model} cannot be loaded: of its tensors all axes except the first (the batch) must be "
+        f"fixed, but its metadata say {reprlib.repr(metadata)}"
     )
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from sponge_env.serve.interface import VERSION, Batches, Call, Reply, ServedModel, Snapshot, Status
 
-OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "cancelled", "stopped")
-"""How calls end; an answer is the first or the second."""
 VIOLATIONS = ("late", "refused", "expired", "failed")
-"""Outcomes that violate the SLO; cancelled calls and those of a stopped server do not."""
+"""Outcomes that violate the SLO; those that a client or the server's end brings about do not."""
+OUTCOMES = ("on_time", *VIOLATIONS, "cancelled", "stopped", "invalid")
+"""How calls end; an answer is the first or the second."""
 
 SLO_SHARES = (
     *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
@@ -88,7 +88,7 @@ class ServerMetrics:
         self.last_inference_ms = 0
         self.rejections: Counter[int] = Counter()
         """By HTTP status, requests that never came to the engine."""
-        self.clamped_clocks = 0
+        self.clamped_clocks = self.not_finite = 0
         self.decisions = Histogram(DECISION_S)
         self.restarts = self.infeasible = 0
         self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
@@ -134,6 +134,11 @@ class ServerMetrics:
         """Count a client's clock that cannot be right."""
         with self.lock:
             self.clamped_clocks += 1
+
+    def found_not_finite(self) -> None:
+        """Count a request that holds NaN or infinity."""
+        with self.lock:
+            self.not_finite += 1
 
     def take(self, snapshot: Snapshot) -> bool:
         """Count the interval of a snapshot; return False where it has been counted already."""

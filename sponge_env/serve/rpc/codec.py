@@ -8,7 +8,8 @@ end it with "duplicate symbol".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import InferRequest, make_request
-from sponge_env.serve.wire.tensors import INPUT, datatype
+from sponge_env.serve.wire.tensors import datatype, to_bytes
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -44,7 +45,7 @@ _CONTENTS = {
     **{"BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
-    **{"INT64": "int64_contents", "UINT64": "uint64_contents"},
+    **{"INT64": "int64_contents", "UINT64": "uint64_contents", "BYTES": "bytes_contents"},
 }
 """Field that holds values of a datatype; FP16 has none and is sent as bytes."""
 
@@ -74,17 +75,17 @@ def parse(name: str, data: bytes) -> Any:
 def parsed_bytes(data: bytes) -> int:
     """Return how much of a ``ModelInferRequest`` has to be parsed number by number.
 
-    That is all, unless it ends with one item of ``raw_input_contents``, which is copied as it is.
+    That is all, but for items of ``raw_input_contents`` at its end, which are copied as they are.
     Protobuf writes fields in the order of their numbers, and that is the highest. Too many fields
     are a WireError. What is no message is for the parser to say, which stops where this does.
     """
-    end = 0
+    parsed = end = 0
     for _ in range(MAX_FIELDS):
         if end >= len(data):
-            return len(data)
+            return parsed if end == len(data) else len(data)
         at, end = end, _field_end(data, end)
-        if data[at] == RAW_TAG and end == len(data):
-            return at
+        if data[at] != RAW_TAG:
+            parsed = end
     if end < len(data):
         raise WireError(f"a request has at most {MAX_FIELDS} fields", 413)
     return len(data)
@@ -115,24 +116,27 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def read_message(request: Any, served: ServedModel, max_rows: int) -> InferRequest:
     """Parse a ``ModelInferRequest``; what violates the protocol is a WireError."""
     raw = request.raw_input_contents
-    if raw and (len(raw) != 1 or any(tensor.HasField("contents") for tensor in request.inputs)):
-        raise WireError(f"{INPUT!r} needs either contents or one item of raw_input_contents")
+    tensors = request.inputs
+    if raw and (len(raw) != len(tensors) or any(each.HasField("contents") for each in tensors)):
+        raise WireError("each input needs either contents or an item of raw_input_contents")
+    sizes = map(len, raw) if raw else repeat(None)
     values = {
         "id": request.id,
         "parameters": {**_plain(request.parameters), "binary_data_output": True},
-        "inputs": [_described(tensor, raw) for tensor in request.inputs],
+        "inputs": list(map(_described, tensors, sizes)),
         "outputs": [
             {"name": tensor.name, "parameters": dict.fromkeys(tensor.parameters, True)}
             for tensor in request.outputs
         ],
     }
-    return make_request(values, raw[0] if raw else b"", served, max_rows)
+    return make_request(values, b"".join(raw), served, max_rows)
 
 
-def _described(tensor: Any, raw: Sequence[bytes]) -> dict[str, Any]:
-    field = _CONTENTS.get(tensor.datatype)
-    data = {} if raw else {"data": list(getattr(tensor.contents, field)) if field else []}
-    size = len(raw[0]) if raw else None
+def _described(tensor: Any, size: int | None) -> dict[str, Any]:
+    """Return a tensor in the form of the JSON, with its size where its data are bytes."""
+    field, data = _CONTENTS.get(tensor.datatype), {}
+    if size is None:
+        data = {"data": list(getattr(tensor.contents, field)) if field else []}
     return {
         "name": tensor.name,
         "datatype": tensor.datatype,
@@ -165,5 +169,5 @@ def write_message(
     for name, _ in request.outputs:
         array = tensors[name]
         response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
-        response.raw_output_contents.append(array.tobytes())
+        response.raw_output_contents.append(to_bytes(array))
     return response

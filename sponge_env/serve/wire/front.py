@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import VERSION, Call, Reply, Status
+from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.deadlines import Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
-from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest, output_tensors
+from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
-from sponge_env.serve.wire.tensors import INPUT, brief, datatype
+from sponge_env.serve.wire.tensors import brief, datatype
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
@@ -79,7 +79,7 @@ class Front:
             "name": self.served.name,
             "versions": [VERSION],
             "platform": PLATFORM,
-            "inputs": [described(INPUT, self.served.inputs)],
+            "inputs": [described(each.name, each) for each in self.served.inputs.tensors],
             "outputs": [described(*each) for each in output_tensors(self.served).items()],
         }
 
@@ -90,7 +90,8 @@ class Front:
         def described(name: str, tensor: TensorSpec) -> dict[str, Any]:
             # Triton wants a shape here even where nothing but the batch axis is left
             dims = list(tensor.shape or (1,))
-            return {"name": name, "data_type": f"TYPE_{datatype(tensor.dtype)}", "dims": dims}
+            kind = datatype(tensor.dtype).replace("BYTES", "STRING")
+            return {"name": name, "data_type": f"TYPE_{kind}", "dims": dims}
 
         return {
             "name": served.name,
@@ -98,7 +99,7 @@ class Front:
             "backend": BACKEND,
             "version_policy": {"latest": {"num_versions": 1}},
             "max_batch_size": served.batch_max,
-            "input": [described(INPUT, served.inputs)],
+            "input": [described(each.name, each) for each in served.inputs.tensors],
             "output": [described(*each) for each in output_tensors(served).items()],
             "instance_group": [{"name": served.name, "kind": "KIND_CPU", "count": 1}],
             "dynamic_batching": {},
@@ -132,12 +133,16 @@ class Front:
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped:
             self.metrics.clamped()
+        if not request.finite:
+            self.metrics.found_not_finite()
+            if self.options.refuse_nan:
+                raise WireError("a number in the request is NaN or infinite")
         if request.rows.flags.owndata:  # not a view on the body, which is counted
             self.memory.keep(request.rows)
         share = payload_bytes // len(request.rows)
         calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
         replies = await self._submit(calls)
-        return combine_outputs(replies), combine_parameters(replies)
+        return combine_outputs(replies, self.served), combine_parameters(replies)
 
     async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
         """Submit the calls of a request and wait for all replies, in their order.
@@ -214,7 +219,7 @@ class _PendingRows:
         self._loop.call_soon(self._loop.call_soon, self._record, self._calls, self._replies)
 
 
-def combine_outputs(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
+def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, NDArray[Any]]:
     """Return the answer's tensors by name, with the rows' outputs along the first axis.
 
     Raises a ``WireError`` unless each row is answered. A row is answered with as many rows as it
@@ -223,7 +228,8 @@ def combine_outputs(replies: Sequence[Reply]) -> dict[str, NDArray[Any]]:
     raise_unanswered(replies)
     outputs = [reply.output for reply in replies if reply.output is not None]
     output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
-    return {OUTPUT: output, TASKS: np.array([len(rows) for rows in outputs], np.int64)}
+    tasks = np.array([len(rows) for rows in outputs], np.int64)
+    return {TASKS: tasks, **served.outputs.parts(output)}
 
 
 def combine_parameters(replies: Sequence[Reply]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -16,23 +16,25 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from sponge_env.models.model import TensorSpec
+from sponge_env.models.model import TEXT, TEXT_BYTES, TensorSpec
 from sponge_env.serve.interface import VERSION, ServedModel
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
 from sponge_env.serve.wire.tensors import (
-    INPUT,
     Buffer,
     brief,
     check_rows,
     datatype,
     from_bytes,
-    from_numbers,
+    from_values,
+    is_finite,
+    to_bytes,
+    to_values,
 )
 
-OUTPUT, TASKS = "output", "tasks"
-"""Names of the answer's tensors; ``tasks``: how many rows of ``output`` each row led to."""
+TASKS = "tasks"
+"""Name of a pipeline's last output: how many rows of the others each row led to."""
 MAX_ID_LENGTH = 1000
 """Of a request, in characters: the answer repeats it."""
 
@@ -42,6 +44,9 @@ MAX_OBJECTS = 1000
 """Of JSON: tensors and parameters; each takes up to 30 times the memory of its text."""
 NUMBER_BYTES = 32
 """Of a number in JSON, with what separates it from the next; the longest FP64 takes 24."""
+
+TEXT_JSON_BYTES = 6 * TEXT_BYTES + NUMBER_BYTES
+"""The same of a text, each byte of which may be escaped."""
 
 
 class RequestedOutput(NamedTuple):
@@ -62,12 +67,14 @@ class InferRequest:
     id: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Those that state the deadline."""
+    finite: bool = True
+    """Whether it holds neither NaN nor infinity."""
 
 
 def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:
     """Return the tensors of an answer by name, without their batch axis."""
     tasks = {TASKS: TensorSpec((), "int64")} if len(served.stages) > 1 else {}
-    return {OUTPUT: served.outputs, **tasks}
+    return {tensor.name: tensor for tensor in served.outputs.tensors} | tasks
 
 
 def read_request(body: Buffer, size: int, served: ServedModel, max_rows: int) -> InferRequest:
@@ -91,7 +98,7 @@ def make_request(
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
         raise WireError(text)
     stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
-    return InferRequest(rows, outputs, name, stated)
+    return InferRequest(rows, outputs, name, stated, is_finite(rows))
 
 
 def write_answer(
@@ -111,10 +118,10 @@ def write_answer(
             "shape": array.shape,
         }
         if binary:
-            blobs.append(array.tobytes())
+            blobs.append(to_bytes(array))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = np.ascontiguousarray(array.reshape(-1))
+            output["data"] = to_values(array, name)
         outputs.append(output)
     identity = {"id": request.id} if request.id else {}
     answer = {
@@ -140,7 +147,10 @@ def json_size(
         size = int(header_length) or body_size
     limit, what = HEAD_BYTES, "before binary tensors"
     if size == body_size:
-        limit += NUMBER_BYTES * max_rows * math.prod(served.inputs.shape)
+        limit += max_rows * sum(
+            math.prod(each.shape) * (TEXT_JSON_BYTES if each.dtype == TEXT else NUMBER_BYTES)
+            for each in served.inputs.tensors
+        )
         what = "of a request"
     if size > limit:
         raise WireError(f"the JSON {what} has at most {limit} bytes", 413)
@@ -162,24 +172,42 @@ def _objects(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDArray[Any]:
-    tensors = _objects(value, "inputs")
+    """Return the inputs row by row, those of several tensors in records."""
+    tensors, specs = _objects(value, "inputs"), served.inputs.tensors
+    arrays: dict[str, NDArray[Any]] = {}
+    end = 0
     for tensor in tensors:
-        if (name := tensor.get("name")) != INPUT:
-            raise WireError(f"there is no input {brief(name)}; its name is {INPUT!r}")
-    if len(tensors) != 1:
-        raise WireError(f"a request has one tensor {INPUT!r}, not {len(tensors)}")
-    (tensor,) = tensors
-    rows = check_rows(tensor.get("shape"), tensor.get("datatype"), served.inputs, max_rows)
-    size = _tensor_parameters(tensor, INPUT).get("binary_data_size")
-    if size is None:
-        if len(binary):
-            raise WireError(f"{len(binary)} bytes follow the JSON that belong to no tensor")
-        return from_numbers(tensor.get("data"), rows, served.inputs)
-    if "data" in tensor:
-        raise WireError(f"{INPUT!r} has both data and binary_data_size")
-    if type(size) is not int or size != len(binary):
-        raise WireError(f"binary_data_size of {INPUT!r} is {brief(size)}, not {len(binary)}")
-    return from_bytes(binary, rows, served.inputs)
+        spec = next((each for each in specs if each.name == tensor.get("name")), None)
+        if spec is None:
+            raise WireError(f"there is no input {brief(tensor.get('name'))}; {_inputs(specs)}")
+        size = _tensor_parameters(tensor, spec.name).get("binary_data_size")
+        if size is not None and not (type(size) is int and size >= 0):
+            raise WireError(f"binary_data_size of {spec.name!r} is not {brief(size)}")
+        begin, end = end, end + (size or 0)
+        rows = check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
+        if size is None:
+            arrays[spec.name] = from_values(tensor.get("data"), rows, spec)
+        elif "data" in tensor:
+            raise WireError(f"{spec.name!r} has both data and binary_data_size")
+        else:
+            arrays[spec.name] = from_bytes(binary[begin:end], rows, spec)
+    if not len(arrays) == len(tensors) == len(specs):
+        raise WireError(f"a request has {len(specs)} inputs, each once; {_inputs(specs)}")
+    if end != len(binary):
+        raise WireError(f"{len(binary)} bytes follow the JSON, but its tensors have {end}")
+    if not served.inputs.fields:
+        return arrays[specs[0].name]
+    counts = set(map(len, arrays.values()))
+    if len(counts) > 1:
+        raise WireError(f"all inputs have the same number of rows, not {sorted(counts)}")
+    records = np.empty(counts.pop(), served.inputs.element)
+    for name, array in arrays.items():
+        records[name] = array
+    return records
+
+
+def _inputs(specs: Sequence[TensorSpec]) -> str:
+    return f"the model takes {', '.join(repr(each.name) for each in specs)}"
 
 
 def _tensor_parameters(tensor: Mapping[str, Any], name: str) -> dict[str, Any]:
