@@ -193,14 +193,24 @@ def test_answers_are_compressed_where_it_pays() -> None:
         assert "content-encoding" not in plain.headers
 
 
-def test_too_many_connections() -> None:
-    with running(max_connections=2) as server, Wire(server) as one, Wire(server) as two:
-        assert one.send(infer()).answer().status == two.send(infer()).answer().status == 200
+def test_of_too_many_connections_the_longest_idle_gives_way() -> None:
+    health = request(method="GET", path="/v2/health/live")
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine, max_connections=2) as server, Wire(server) as one, Wire(server) as two:
+        for wire in (one, two, one):
+            assert wire.send(health).answer().status == 200
         with Wire(server) as three:
-            refused = three.answer()
-            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-            assert three.closed()
-        assert one.send(infer()).answer().status == 200
+            three.send(infer())
+            assert two.closed()
+            one.send(infer())
+            engine.wait_until(lambda engine: len(engine.held) == 2)
+            with Wire(server) as four:  # none is idle
+                assert four.send(health).answer().status == 200
+                refused = four.send(infer()).answer()
+                assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+                assert four.closed()
+            engine.finish(answered(np.zeros((1, 2), np.float32)))
+            assert one.answer().status == three.answer().status == 200
 
 
 def test_a_client_that_goes_away_frees_its_place() -> None:

@@ -87,6 +87,7 @@ async def run_servers(
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
         await stop.requested.wait()
+        connections.ending = True
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
         http.close()

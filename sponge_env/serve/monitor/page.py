@@ -10,8 +10,9 @@ import hashlib
 import math
 import re
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
@@ -93,14 +94,31 @@ def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[st
 
     metrics = ServerMetrics(engine.served, batches=engine.batches)
     history = History(metrics)
+    text = once_a_second(lambda: exposition.exposition(metrics))
+    whole = once_a_second(lambda: state(engine, history))
     html = "text/html; charset=utf-8"
     resources = {
-        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: exposition.exposition(metrics)),
-        "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
+        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text()),
+        "/state": Resource(
+            "application/json", lambda q: state(engine, history, since(q)) if q else whole()
+        ),
         "/": Resource(html, lambda _: page(), page_headers(), open=True),
     }
     with watched(engine, history):
         yield metrics, resources
+
+
+def once_a_second(make: Callable[[], bytes]) -> Callable[[], bytes]:
+    """Return what makes something anew only once it is a second old."""
+    made_s, made = -math.inf, b""
+
+    def get() -> bytes:
+        nonlocal made_s, made
+        if (now_s := time.monotonic()) > made_s + 1.0:
+            made_s, made = now_s, make()
+        return made
+
+    return get
 
 
 @contextmanager
