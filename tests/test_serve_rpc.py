@@ -105,6 +105,7 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "twice": lambda request, tensor: request.inputs.add().CopyFrom(tensor),
     "none": lambda request, tensor: request.ClearField("inputs"),
     "truncated": lambda request, tensor: request.raw_input_contents.__setitem__(0, b"123"),
+    "priority": lambda request, tensor: set_parameter(request.parameters, "priority", "1"),
     "raw twice": lambda request, tensor: request.raw_input_contents.append(b""),
     "both": lambda request, tensor: tensor.contents.fp32_contents.append(1),
     "neither": lambda request, tensor: request.ClearField("raw_input_contents"),
@@ -139,6 +140,15 @@ def test_a_refusal_says_when_to_try_again() -> None:
             call(channel, "ModelInfer", infer().SerializeToString())
         assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(raised.value.trailing_metadata())[PUSHBACK] == "250"
+
+
+@pytest.mark.parametrize(("method", "data"), [("ServerLive", b""), ("ModelInfer", b"\xff")])
+def test_the_answer_belongs_to_the_trace(method: str, data: bytes, channel: grpc.Channel) -> None:
+    begins, sent = f"00-{'a1' * 16}-", {"traceparent": f"00-{'a1' * 16}-{'1' * 16}-01"}
+    call = channel.unary_unary(f"/{SERVICE}/{method}").future(data, metadata=sent.items())
+    found = dict(call.initial_metadata())["traceparent"]
+    assert found.startswith(begins)
+    assert found not in sent.values()
 
 
 def test_calls_beyond_the_limit_are_refused() -> None:

@@ -78,6 +78,13 @@ class Reply:
     """Of an answer, whether it is on time, as the system's metrics have it; of what was dropped,
     whether its deadline had not passed yet."""
 
+    @property
+    def outcome(self) -> str:
+        """What metrics and logs call it."""
+        if self.status is Status.ANSWERED:
+            return "on_time" if self.in_time else "late"
+        return self.status.name.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:

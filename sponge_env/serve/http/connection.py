@@ -99,6 +99,7 @@ class Connections:
 
     async def close(self, grace_s: float) -> None:
         """Close each connection once it has been answered, all after a grace period."""
+        self.ending = True
         for connection in list(self.open):
             connection.finish()
         with suppress(TimeoutError):
@@ -219,14 +220,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-        self._continue()
+        self._go_on()
 
     def finish(self) -> None:
         """Close once everything in progress is answered."""
-        if (latest := self._latest) is None:
+        if self._latest is None:  # else its last answer does
             self.transport.close()
-        else:
-            latest.keep_alive = False
 
     # Callbacks of the parser.
 
@@ -347,7 +346,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Answering.
 
-    def _continue(self) -> None:
+    def _go_on(self) -> None:
         if self._waiting:
             self.server.begin_later(self)
         else:
@@ -388,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
             self._waiting.clear()
             self.transport.close()
             self._start_timer(self.server.options.body_timeout_s)
-        self._continue()
+        self._go_on()
         if self._refusal is not None and self._latest is None:
             self._send_refusal(self._refusal)
         self._wait_if_idle()

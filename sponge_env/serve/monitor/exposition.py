@@ -51,7 +51,7 @@ def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
     rejected = "Requests that were invalid, not allowed or too many, by HTTP status."
     rejections = {str(status): count for status, count in sorted(m.rejections.items())}
     yield _counters("rejected_requests", rejected, "status", rejections)
-    clamped = "Clocks of clients that cannot be right and were clamped."
+    clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
     yield CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
     yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
     for name, text, value in (

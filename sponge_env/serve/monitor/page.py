@@ -12,9 +12,9 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -94,31 +94,20 @@ def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[st
 
     metrics = ServerMetrics(engine.served, batches=engine.batches)
     history = History(metrics)
-    text = once_a_second(lambda: exposition.exposition(metrics))
-    whole = once_a_second(lambda: state(engine, history))
+    # made once a second, whoever asks
+    text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
+    whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
     html = "text/html; charset=utf-8"
     resources = {
-        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text()),
+        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text(int(time.monotonic()))),
         "/state": Resource(
-            "application/json", lambda q: state(engine, history, since(q)) if q else whole()
+            "application/json",
+            lambda q: state(engine, history, since(q)) if q else whole(int(time.monotonic())),
         ),
         "/": Resource(html, lambda _: page(), page_headers(), open=True),
     }
     with watched(engine, history):
         yield metrics, resources
-
-
-def once_a_second(make: Callable[[], bytes]) -> Callable[[], bytes]:
-    """Return what makes something anew only once it is a second old."""
-    made_s, made = -math.inf, b""
-
-    def get() -> bytes:
-        nonlocal made_s, made
-        if (now_s := time.monotonic()) > made_s + 1.0:
-            made_s, made = now_s, make()
-        return made
-
-    return get
 
 
 @contextmanager
