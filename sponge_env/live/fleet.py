@@ -117,8 +117,6 @@ class Watch:
                 ended += fleet.take_event(member)
         for fleet in self.fleets:
             fleet.kill_hung()
-            if fleet.gives_up:
-                raise WorkerError(fleet.failure)
         return bool(ready), ended
 
     def wake(self) -> None:
@@ -156,8 +154,6 @@ class Fleet:
         self.cold_start_s = config.cold_start_s
         """Time from asking for the last replica until it was ready; at first, a guess."""
         self.restarts = 0
-        self.failure = ""
-        """Why no replica started the last time."""
         self._launch = partial(launcher.launch, stage=stage)
         last = stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
@@ -207,11 +203,6 @@ class Fleet:
     @property
     def _cores_to_start(self) -> int:
         return starting_cores(self.cores, len(self.members) - self.starting)
-
-    @property
-    def gives_up(self) -> bool:
-        """Whether none of the first replicas can be started."""
-        return not (self._warm or self.serving) and self._failed_starts >= START_ATTEMPTS
 
     @property
     def starting_s(self) -> list[float]:
@@ -340,23 +331,29 @@ class Fleet:
         return ended
 
     def _replace(self, dead: Member, death: Death) -> None:
-        """Start another replica in place of one that died, unless none will start."""
+        """Start another replica in place of one that died."""
         self.stop([dead])
         if dead.state is Phase.STARTING:
             self._start_failed(dead.launched_s, death.reason)
-        if not dead.draining and not self.gives_up:
+        if not dead.draining:
             self.restarts += 1
             self.grow()
 
     def _start_failed(self, launched_s: float, reason: str) -> None:
-        """Pause before the next attempt; replicas of one attempt that fail count once."""
+        """Pause before the next attempt; replicas of one attempt that fail count once.
+
+        That none of the first ones starts in a few attempts is a ``WorkerError``.
+        """
         if launched_s < self._failed_s:
             return
         self._failed_s = time.monotonic()
         self._failed_starts += 1
-        self.failure = f"replicas do not start, attempt {self._failed_starts}: {reason}"
-        if self._warm or self._failed_starts >= START_ATTEMPTS:
-            pause_s = HEARTBEAT_S * 2 ** min(self._failed_starts - 1, MAX_DOUBLINGS)
-            self._resumes_s = self._failed_s + pause_s
-            text = "going on with %d replicas, the next attempt is in %g s: %s"
-            LOG.warning(text, self.serving, pause_s, self.failure)
+        if not self._warm and self._failed_starts < START_ATTEMPTS:
+            return
+        why = f"replicas do not start, attempt {self._failed_starts}: {reason}"
+        if not (self._warm or self.serving):
+            raise WorkerError(why)
+        pause_s = HEARTBEAT_S * 2 ** min(self._failed_starts - 1, MAX_DOUBLINGS)
+        self._resumes_s = self._failed_s + pause_s
+        text = "going on with %d replicas, the next attempt is in %g s: %s"
+        LOG.warning(text, self.serving, pause_s, why)
