@@ -69,8 +69,8 @@ class Connections:
         self.open: set[Connection] = set()
         self.ending = False
         """Whether each connection ends with its next answer."""
-        self._ahead: deque[Connection] = deque()
-        """Connections whose next request was sent before the last one was answered."""
+        self._pipelined: deque[Connection] = deque()
+        """Connections whose next request is pipelined, in the order of their turns."""
 
     def make_room(self, newcomer: Connection) -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
@@ -82,18 +82,18 @@ class Connections:
         return True
 
     def begin_later(self, connection: Connection) -> None:
-        """Begin a request that was sent ahead: one of all connections in a turn of the loop.
+        """Begin a pipelined request: one of all connections in each turn of the event loop.
 
-        So clients that do not wait for answers hardly hold up those that do.
+        So they do not hold up clients that wait for their answers.
         """
-        self._ahead.append(connection)
-        if len(self._ahead) == 1:
-            asyncio.get_running_loop().call_soon(self._begin_ahead)
+        self._pipelined.append(connection)
+        if len(self._pipelined) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_pipelined)
 
-    def _begin_ahead(self) -> None:
-        connection = self._ahead.popleft()
-        if self._ahead:
-            asyncio.get_running_loop().call_soon(self._begin_ahead)
+    def _begin_pipelined(self) -> None:
+        connection = self._pipelined.popleft()
+        if self._pipelined:
+            asyncio.get_running_loop().call_soon(self._begin_pipelined)
         if connection in self.open:
             connection.begin_next()
 
