@@ -240,9 +240,9 @@ def test_a_row_that_is_refused_takes_the_others_back() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "age_s", "says"),
-    [(Reply(Status.REFUSED), 7, "by the client's clock it was sent, or due, 7"),
-     (Reply(Status.REFUSED), 4, "its deadline cannot be met"),
-     (answered(np.zeros((1, 2), np.float32), in_time=False), 7, "")],
+    [(Reply(Status.REFUSED), 20, "by the client's clock it was sent, or due, 2"),
+     (Reply(Status.REFUSED), 0, "its deadline cannot be met"),
+     (answered(np.zeros((1, 2), np.float32), in_time=False), 20, "")],
 )  # fmt: skip
 def test_a_violation_says_why_and_is_logged(
     reply: Reply, age_s: float, says: str, caplog: pytest.LogCaptureFixture
@@ -253,13 +253,13 @@ def test_a_violation_says_why_and_is_logged(
         with Wire(server) as wire:
             found = wire.send(asked).answer()
             other = wire.send(asked.replace(b"a1" * 16, b"00" * 16)).answer()
-        assert server.recorder.clamped_clocks == 2 * says.endswith("7")
+        assert server.recorder.clamped_clocks == 2 * ("clock" in says)
     assert says in found.json.get("error", "")
     line = json.loads(caplog.records[0].message)
     assert line["outcome"] == ("refused" if says else "late")
     assert (line["traceparent"], round(line["slo_s"], 6)) == (parent, 0.5)
-    own = found.headers["traceparent"]
-    assert (own[:36], own[-3:], own == parent) == (parent[:36], "-01", False)
+    assert found.headers["traceparent"].startswith(parent[:36])
+    assert found.headers["traceparent"] != parent
     assert "traceparent" not in other.headers
 
 

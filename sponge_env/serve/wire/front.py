@@ -21,7 +21,7 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, Status
 from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, Deadline, request_deadline
+from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import OUTPUT, TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
@@ -143,7 +143,7 @@ class Front:
         calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
         replies = await self._submit(calls)
         if self.options.log_violations:
-            self._log(request, headers, deadline, replies[deciding_row(replies)])
+            self._log(request, headers, calls[0], replies[deciding_row(replies)])
         try:
             return combine_outputs(replies), combine_parameters(replies)
         except WireError as error:
@@ -156,16 +156,14 @@ class Front:
                 )
             raise
 
-    def _log(
-        self, request: InferRequest, headers: Headers, deadline: Deadline, reply: Reply
-    ) -> None:
+    def _log(self, request: InferRequest, headers: Headers, call: Call, reply: Reply) -> None:
         """Write a line of JSON about a request whose end violates its SLO."""
         if reply.outcome in VIOLATIONS:
             line = {
                 **{"unix_s": time.time(), "outcome": reply.outcome, "id": request.id},
                 "traceparent": headers.get(TRACEPARENT, b"").decode("latin-1"),
-                "slo_s": deadline.due_s - deadline.sent_s,
-                "latency_s": reply.finished_s - deadline.sent_s,
+                "slo_s": call.deadline_s - call.sent_s,
+                "latency_s": reply.finished_s - call.sent_s,
                 **{"queue_s": reply.queue_s, "service_s": reply.service_s},
             }
             LOG.warning("%s", orjson.dumps(line).decode())
