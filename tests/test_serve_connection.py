@@ -77,7 +77,6 @@ class Client:
         self.connect()
 
     def connect(self) -> Transport:
-        """Speak to a new connection from now on; return its transport."""
         self.connection, self.transport = Connection(self.server), Transport()
         self.connection.connection_made(self.transport)
         return self.transport

@@ -272,9 +272,7 @@ class Doomed(Lazy):
         return replica
 
 
-def test_the_server_outlives_replicas_that_die_over_and_over(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_server_outlives_replicas_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "HEARTBEAT_S", 0.001)
     launcher = Doomed()
     with rig(launcher, slow=Fixed()) as r:
@@ -286,7 +284,6 @@ def test_the_server_outlives_replicas_that_die_over_and_over(
         replica = until(lambda: next((r for r in launcher.launched[5:] if r.batch_id), None))
         replica.answer()
         assert {reply().status for reply in replies} == {Status.ANSWERED}
-    assert "replicas do not start, attempt 2: no memory" in caplog.text
 
 
 def test_a_call_that_breaks_the_engine_is_told_like_the_others() -> None:

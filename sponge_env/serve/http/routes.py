@@ -59,10 +59,8 @@ class HttpFront:
         except WireError as error:
             self._front.count_rejected(error)
             response = error_response(error, request.headers)
-        if TRACEPARENT in request.headers:
-            extra = *response.headers, *own_parent(request.headers)
-            return replace(response, headers=extra)
-        return response
+        own = own_parent(request.headers) if TRACEPARENT in request.headers else ()
+        return replace(response, headers=(*response.headers, *own)) if own else response
 
     async def _response(self, request: Request) -> Response:
         headers, path = request.headers, request.path

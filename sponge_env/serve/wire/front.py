@@ -150,10 +150,7 @@ class Front:
             age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
             if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
                 self.metrics.clamped()
-                error.sentence = (
-                    f"refused: by the client's clock it was sent, or due, {age_s:.1f} s before it "
-                    "arrived; set that clock, or leave its times out"
-                )
+                error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
             raise
 
     def _log(self, request: InferRequest, headers: Headers, call: Call, reply: Reply) -> None:
