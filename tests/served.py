@@ -25,9 +25,9 @@ class Recorded(ServerMetrics):
         super().__init__(served())
         self.ended: list[tuple[Call, Reply, bool]] = []
 
-    def observe(self, call: Call, reply: Reply, counted: bool = False) -> str:
+    def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
         self.ended.append((call, reply, counted))
-        return super().observe(call, reply, counted)
+        super().observe(call, reply, counted)
 
 
 @dataclass

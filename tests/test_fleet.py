@@ -15,8 +15,8 @@ from fake_replicas import CPU_S, LOAD_S, FakeLauncher, FakeReplica, Monotonic
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import fleet as fleet_module
-from sponge_env.live.fleet import START_ATTEMPTS, EndedBatch, Fleet, Watch
-from sponge_env.live.replica import LiveConfig
+from sponge_env.live.fleet import EndedBatch, Fleet, Phase, Watch
+from sponge_env.live.replica import Death, LiveConfig
 from sponge_env.live.worker import LiveWorker
 
 TENSORS = [np.zeros(1), np.ones(1)]
@@ -73,11 +73,12 @@ class Rig:
         self.replicas[replica].answer()
         return self.poll_ids()
 
-    def fail_to_start(self, times: int = START_ATTEMPTS) -> None:
-        """Let the youngest replica die before it is ready, over and over."""
-        for _ in range(times):
-            self.replicas[-1].die("no such operator")
-            self.poll()
+    def die(self) -> None:
+        """Let all replicas that start die."""
+        for member in self.fleet.members:
+            if member.state is Phase.STARTING:
+                member.replica.kill()
+        self.poll()
 
 
 @pytest.fixture
@@ -150,7 +151,9 @@ def test_a_busy_replica_ends_its_batch_before_it_goes_for_good(
     assert (rig.open, rig.fleet.restarts) == ([0], 0)
 
 
-def test_a_dead_replica_gives_its_batch_back_and_is_replaced(make_rig: MakeRig) -> None:
+def test_a_dead_replica_gives_its_batch_back_and_is_replaced(
+    clock: Monotonic, make_rig: MakeRig
+) -> None:
     rig = make_rig(1)
     rig.start(7)
     rig.replicas[0].die()
@@ -159,6 +162,8 @@ def test_a_dead_replica_gives_its_batch_back_and_is_replaced(make_rig: MakeRig) 
     assert (rig.open, rig.fleet.restarts, rig.fleet.serving) == ([1], 1, 0)
     rig.replicas[1].die()  # while it starts
     assert rig.poll() == []
+    clock.now_s += 1.0
+    rig.scale(1)
     rig.replicas[2].ready()
     rig.poll()
     rig.replicas[2].die()  # while it is idle
@@ -166,46 +171,32 @@ def test_a_dead_replica_gives_its_batch_back_and_is_replaced(make_rig: MakeRig) 
     assert (rig.open, rig.fleet.restarts) == ([3], 3)
 
 
-def test_replicas_that_never_start_end_it_with_their_reason(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.scale(2)
-    rig.start(1)
-    rig.fleet.members[0].draining = True
-    rig.fail_to_start(START_ATTEMPTS - 1)
-    rig.replicas[0].answer()
-    rig.replicas[-1].die("no such operator")
-    assert rig.poll_ids() == [1], "what ended is handed over first"
-    with pytest.raises(WorkerError, match=r"3 replicas died .* error: no such operator"):
-        rig.poll()
-    assert rig.open == []
-
-
-def test_while_another_serves_replicas_that_never_start_do_not_end_it(
-    clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("serving", [0, 1])
+def test_replicas_that_fail_to_start_are_started_again_after_longer_pauses(
+    serving: int, clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = make_rig(1)
-    rig.scale(2)
-    rig.fail_to_start()
-    rig.scale(2)
-    assert rig.open == [0], "it waits with the next attempt"
-    clock.now_s += fleet_module.HEARTBEAT_S
-    rig.scale(2)
-    rig.fail_to_start(1)
-    assert len(caplog.records) == 1
+    rig.scale(2 + serving)
+    if not serving:
+        rig.replicas[0].die()
+        rig.poll()
+    for pause_s in (1, 2, 4, 8, 16, 32, 32):
+        clock.now_s += 0.1
+        rig.die()  # both at once
+        for _ in range(2):
+            assert len(rig.open) == serving
+            clock.now_s += pause_s / 2
+            rig.scale(2 + serving)
+        assert len(rig.open) == 2 + serving
+    assert len(caplog.records) == 7
+    rig.replicas[-1].ready()
+    rig.poll()
+    rig.die()
     rig.start(1)
-    assert rig.answer(0) == [1]
-    rig.replicas[0].die()
-    with pytest.raises(WorkerError, match="4 replicas died"):
-        rig.poll()
-
-
-def test_one_that_starts_in_between_lets_it_go_on(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    for _ in range(2):
-        rig.fail_to_start()  # the first had started
-        rig.replicas[-1].ready()
-        rig.poll()
-    assert rig.fleet.serving == 1
+    assert rig.answer(0 if serving else -1) == [1]
+    clock.now_s += 1.0
+    rig.scale(2 + serving)
+    assert len(rig.open) == 2 + serving
 
 
 def test_what_hangs_is_killed(clock: Monotonic, make_rig: MakeRig) -> None:
@@ -261,31 +252,25 @@ def test_counters_keep_what_past_replicas_used(make_rig: MakeRig) -> None:
     assert rig.fleet.throttled_s == pytest.approx(CPU_S + LOAD_S)
 
 
+@pytest.mark.parametrize("dies", [False, True])
 def test_a_refused_replica_leaves_the_others_running(
-    clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
+    dies: bool, clock: Monotonic, make_rig: MakeRig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = make_rig(1)
     rig.launcher.refuses = True
+    rig.start(1)
+    if dies:
+        rig.replicas[0].die()
+        assert len(rig.poll()) == 1
     for _ in range(3):
         rig.scale(2)
         clock.now_s += fleet_module.HEARTBEAT_S / 4
     assert rig.launcher.refused == len(caplog.records) == 1, "it is not asked all the time"
-    rig.start(1)
-    assert rig.answer(0) == [1]
+    assert dies or rig.answer(0) == [1]
     rig.launcher.refuses = False
     clock.now_s += fleet_module.HEARTBEAT_S
     rig.scale(2)
-    assert rig.open == [0, 1]
-
-
-def test_the_only_replica_that_is_refused_ends_it(make_rig: MakeRig) -> None:
-    rig = make_rig(1)
-    rig.start(1)
-    rig.launcher.refuses = True
-    rig.replicas[0].die()
-    assert len(rig.poll()) == 1, "what ended is handed over first"
-    with pytest.raises(WorkerError, match="no replica is to be had"):
-        rig.poll()
+    assert rig.open == ([1, 2] if dies else [0, 1])
 
 
 def test_replicas_may_have_descriptors_that_select_does_not_take() -> None:
@@ -383,8 +368,15 @@ def test_a_limit_that_comes_late_shows_in_the_status(
         assert not worker.wait(worker.now() + 0.01)
 
 
-def test_a_worker_that_cannot_start_releases_everything(launcher: FakeLauncher) -> None:
-    launcher.refuses = True
-    with pytest.raises(WorkerError, match="no replica is to be had"):
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_worker_that_cannot_start_releases_everything(
+    refuses: bool, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher.refuses = refuses
+    monkeypatch.setattr(FakeReplica, "poll", lambda _: Death("no such operator"))
+    monkeypatch.setattr(FakeReplica, "ready", FakeReplica.die)
+    reason = "no replica is to be had" if refuses else "attempt 3: no such operator"
+    with pytest.raises(WorkerError, match=reason):
         make_worker(launcher)
     assert launcher.closed
+    assert all(replica.closed for replica in launcher.launched)

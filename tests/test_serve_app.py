@@ -141,10 +141,13 @@ def test_calls_are_answered_while_it_ends() -> None:
         engine.wait_until(lambda engine: engine.drained == 1)
         ready = other.send(request(method="GET", path="/v2/health/ready")).answer()
         assert (ready.status, ready.json) == (400, {"ready": False})
-        index = other.send(request(path="/v2/repository/index")).answer()
+        with Wire(server) as third:
+            index = third.send(request(path="/v2/repository/index")).answer()
         assert index.json[0]["state"] == "UNAVAILABLE"
         engine.finish(answered(np.zeros((1, 2), np.float32)))
-        assert wire.answer().status == 200
+        last = wire.answer()
+        assert last.status == 200
+        assert {each.headers["connection"] for each in (ready, index, last)} == {"close"}
         server.thread.join(20)
         assert not server.thread.is_alive()
 

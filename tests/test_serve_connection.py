@@ -73,9 +73,13 @@ class Client:
         front = Front(engine, options, metrics)
         answer = HttpFront(front, {}).answer
         self.memory = front.memory
-        self.connection = Connection(Connections(options, front.memory, answer, metrics.rejected))
-        self.transport = Transport()
+        self.server = Connections(options, front.memory, answer, metrics.rejected)
+        self.connect()
+
+    def connect(self) -> Transport:
+        self.connection, self.transport = Connection(self.server), Transport()
         self.connection.connection_made(self.transport)
+        return self.transport
 
     def send(self, data: bytes) -> None:
         """Have all of it read before anything else runs in the loop."""
@@ -137,7 +141,8 @@ def held_by(first: float) -> Callable[[Call], Reply | None]:
     ("end", "status"),
     [(b"\0", 400), (infer()[:-3], 408), (infer()[:30], 408), (b"GET /" + b"x" * 100_000, 431),
      (b"GET /v2 HTTP/1.1\r\n" + b"x-a: b\r\n" * 12_000, 431),
-     (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 100_000, 431)],
+     (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 100_000, 431),
+     (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 8000 + b"\r\n\r\n", 431)],
 )  # fmt: skip
 @in_a_loop
 async def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) -> None:
@@ -175,6 +180,22 @@ async def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
         await asyncio.sleep(0)
     engine.finish(answered(np.zeros((1, 2), np.float32)))
     await client.transport.until(lambda to: to.statuses == [200, 200])
+
+
+@in_a_loop
+async def test_who_waits_for_answers_is_not_held_up_by_who_does_not() -> None:
+    client = Client(FakeEngine())
+    impatient = []
+    for _ in range(20):
+        impatient.append(client.connect())
+        client.send(SECOND * 20)
+    await impatient[-1].until(lambda to: len(to.statuses) == 1)
+    patient = client.connect()
+    client.send(SECOND)
+    await patient.until(lambda to: to.statuses == [200])
+    assert sum(len(other.statuses) for other in impatient) < 20 + 10
+    for other in impatient:
+        await other.until(lambda to: to.statuses == [200] * 20)
 
 
 @in_a_loop

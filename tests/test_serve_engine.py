@@ -17,6 +17,7 @@ from views import make_spec, make_view
 
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.live import fleet
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.metrics import IntervalMetrics
@@ -257,30 +258,32 @@ def test_to_drain_is_to_answer_what_is_there() -> None:
 
 
 class Doomed(Lazy):
-    """Only the first replica becomes ready."""
+    """All but the first replica die before they are ready, until a test says otherwise."""
+
+    doomed = True
 
     def is_ready(self) -> bool:
-        return not self.launched
+        return not (self.launched and self.doomed)
 
     def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
-        replica = super().launch(id, cores, **more)
-        if len(self.launched) > 1:
+        ready, replica = self.is_ready(), super().launch(id, cores, **more)
+        if not ready:
             replica.die("no memory")
         return replica
 
 
-def test_replicas_that_die_over_and_over_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    with rig(Doomed(), slow=Fixed()) as r:
-        replies = [r.submit() for _ in range(3)]
+def test_the_server_outlives_replicas_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "HEARTBEAT_S", 0.001)
+    launcher = Doomed()
+    with rig(launcher, slow=Fixed()) as r:
+        hopeless, *replies = [r.submit(budget_s=budget_s) for budget_s in (0.5, 9.0, 9.0)]
         r.started().die()
-        assert {reply().status for reply in replies} == {Status.FAILED}
-        until(lambda: not r.engine.ready)
-        r.engine._thread.join(SOON_S)
-        assert not r.engine.alive
-        assert isinstance(r.engine.error, WorkerError)
-        assert "no memory" in str(r.engine.error)
-        assert r.submit()().status is Status.STOPPED
-    assert "cannot go on" in caplog.text
+        assert hopeless().status is Status.EXPIRED
+        until(lambda: len(launcher.launched) > 5)
+        launcher.doomed = False
+        replica = until(lambda: next((r for r in launcher.launched[5:] if r.batch_id), None))
+        replica.answer()
+        assert {reply().status for reply in replies} == {Status.ANSWERED}
 
 
 def test_a_call_that_breaks_the_engine_is_told_like_the_others() -> None:

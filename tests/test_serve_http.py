@@ -8,6 +8,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from functools import partial
@@ -193,14 +194,24 @@ def test_answers_are_compressed_where_it_pays() -> None:
         assert "content-encoding" not in plain.headers
 
 
-def test_too_many_connections() -> None:
-    with running(max_connections=2) as server, Wire(server) as one, Wire(server) as two:
-        assert one.send(infer()).answer().status == two.send(infer()).answer().status == 200
+def test_of_too_many_connections_the_longest_idle_gives_way() -> None:
+    health = request(method="GET", path="/v2/health/live")
+    engine = FakeEngine(answer=lambda call: None)
+    with running(engine, max_connections=2) as server, Wire(server) as one, Wire(server) as two:
+        for wire in (one, two, one):
+            assert wire.send(health).answer().status == 200
         with Wire(server) as three:
-            refused = three.answer()
-            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-            assert three.closed()
-        assert one.send(infer()).answer().status == 200
+            three.send(infer())
+            assert two.closed()
+            one.send(infer())
+            engine.wait_until(lambda engine: len(engine.held) == 2)
+            with Wire(server) as four:  # none is idle
+                assert four.send(health).answer().status == 200
+                refused = four.send(infer()).answer()
+                assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+                assert four.closed()
+            engine.finish(answered(np.zeros((1, 2), np.float32)))
+            assert one.answer().status == three.answer().status == 200
 
 
 def test_a_client_that_goes_away_frees_its_place() -> None:
@@ -225,6 +236,31 @@ def test_a_row_that_is_refused_takes_the_others_back() -> None:
         assert len(engine.cancelled) == 1
         assert len(engine.calls) == 2  # the last one was not even tried
     assert [counted for _, _, counted in server.recorder.ended] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("reply", "age_s", "says"),
+    [(Reply(Status.REFUSED), 20, "s old by the client's clock"),
+     (Reply(Status.REFUSED), 0, "its deadline cannot be met"),
+     (answered(np.zeros((1, 2), np.float32), in_time=False), 20, "")],
+)  # fmt: skip
+def test_a_violation_says_why_and_is_logged(
+    reply: Reply, age_s: float, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent, sent_ms = f"00-{'a1' * 16}-{'1' * 16}-01", (time.time() - age_s) * 1000
+    asked = infer(traceparent=parent, x_sent_at_ms=sent_ms, x_slo_ms=500)
+    with running(FakeEngine(answer=lambda _: reply), log_violations=True) as server:
+        with Wire(server) as wire:
+            found = wire.send(asked).answer()
+            other = wire.send(asked.replace(b"a1" * 16, b"00" * 16)).answer()
+        assert server.recorder.clamped_clocks == 2 * ("clock" in says)
+    assert says in found.json.get("error", "")
+    line = json.loads(caplog.records[0].message)
+    assert line["outcome"] == ("refused" if says else "late")
+    assert (line["traceparent"], round(line["slo_s"], 6)) == (parent, 0.5)
+    assert found.headers["traceparent"].startswith(parent[:36])
+    assert found.headers["traceparent"] != parent
+    assert "traceparent" not in other.headers
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,10 @@ def test_methods_are_those_of_the_protocol(channel: grpc.Channel) -> None:
     assert code(channel, "LogSettings", b"") is grpc.StatusCode.UNIMPLEMENTED
     for method in ("ModelInfer", "ModelReady", "ModelConfig", "ServerLive"):
         assert code(channel, method, b"\xff\xff\xff") is grpc.StatusCode.INVALID_ARGUMENT
+    trace = [("traceparent", f"00-{'a1' * 16}-{'1' * 16}-01")]
     with pytest.raises(grpc.RpcError) as raised:
-        channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20)
+        channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20, metadata=trace)
+    assert dict(raised.value.initial_metadata())["traceparent"].startswith(trace[0][1][:36])
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     pool = MESSAGES["ModelInferRequest"].DESCRIPTOR.file.pool
     assert pool is not descriptor_pool.Default()
@@ -104,6 +106,7 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
     "twice": lambda request, tensor: request.inputs.add().CopyFrom(tensor),
     "none": lambda request, tensor: request.ClearField("inputs"),
     "truncated": lambda request, tensor: request.raw_input_contents.__setitem__(0, b"123"),
+    "priority": lambda request, tensor: set_parameter(request.parameters, "priority", "1"),
     "raw twice": lambda request, tensor: request.raw_input_contents.append(b""),
     "both": lambda request, tensor: tensor.contents.fp32_contents.append(1),
     "neither": lambda request, tensor: request.ClearField("raw_input_contents"),

@@ -31,7 +31,9 @@ MAX_SELECTED = 1024
 START_TIMEOUT_S = 120.0
 """A replica that is not ready by then is taken for hung, and replaced."""
 START_ATTEMPTS = 3
-"""Replicas that may die one after another before any is ready."""
+"""The first replicas are started so often at most, until one is ready."""
+MAX_DOUBLINGS = 5
+"""Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on."""
 
 
 class PreciseSelector(selectors.EpollSelector):
@@ -102,8 +104,7 @@ class Watch:
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
         """Return whether anything happened, waiting for it if need be, and what batches ended.
 
-        Replicas that die one after another before they are ready are a ``WorkerError`` where no
-        other of their fleet serves.
+        That none of the first replicas starts is a ``WorkerError``.
         """
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
         ended = []
@@ -116,9 +117,6 @@ class Watch:
                 ended += fleet.take_event(member)
         for fleet in self.fleets:
             fleet.kill_hung()
-            # batches that ended are handed over first: the failure is still there at the next poll
-            if fleet.gives_up and not ended:
-                raise WorkerError(fleet.failure)
         return bool(ready), ended
 
     def wake(self) -> None:
@@ -156,14 +154,14 @@ class Fleet:
         self.cold_start_s = config.cold_start_s
         """Time from asking for the last replica until it was ready; at first, a guess."""
         self.restarts = 0
-        self.failure = ""
-        """Why replicas died before they were ready."""
         self._launch = partial(launcher.launch, stage=stage)
         last = stage + 1 == len(launcher.max_tasks)
         self._keeps_answers = last or launcher.max_tasks[stage] > 0
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
-        self._refused_at_s = -math.inf
+        self._warm = False
+        self._failed_s = self._resumes_s = -math.inf
+        """When starts failed the last time, and until when there are no others."""
         self._selector = watch.selector
         watch.fleets.append(self)
 
@@ -207,11 +205,6 @@ class Fleet:
         return starting_cores(self.cores, len(self.members) - self.starting)
 
     @property
-    def gives_up(self) -> bool:
-        """Whether none serves, and so many died before they were ready that no more are started."""
-        return self._failed_starts >= START_ATTEMPTS and not self.serving
-
-    @property
     def starting_s(self) -> list[float]:
         """Expected time until each cold-starting replica is ready, ascending."""
         now_s = time.monotonic()
@@ -220,6 +213,7 @@ class Fleet:
 
     def warmed_up(self) -> None:
         """Take note that the first replicas, started at full speed, are ready; limit them."""
+        self._warm = True
         self.cold_start_s = self.config.cold_start_s  # full speed tells nothing of it
         self.warm_up_cpu_s = self.cpu_s
         self.limit(self.cores)
@@ -267,26 +261,23 @@ class Fleet:
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
         """Start further replicas, as many as the machine allows.
 
-        If it refuses one, those that there are go on, and it is asked again after a while; that it
-        refuses the only one is a ``WorkerError``.
+        If it refuses one, or they die as they start, that is tried again after a while; that it
+        refuses the very first one is a ``WorkerError``.
         """
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for _ in range(count):
             launched_s = time.monotonic()
-            if launched_s < self._refused_at_s + HEARTBEAT_S and self.members:
+            if launched_s < self._resumes_s:
                 return
             try:
                 replica = self._launch(self._next_id, cores, full_speed=full_speed)
             except WorkerError as error:
-                if not self.members:
+                if not (self._warm or self.members):
                     raise
-                if self._refused_at_s == -math.inf:  # once, until one starts
-                    # as text: who keeps an error keeps the memory that it came through
-                    LOG.warning("going on with %d replicas: %s", len(self.members), str(error))
-                self._refused_at_s = launched_s
+                # as text: who keeps an error keeps the memory that it came through
+                self._start_failed(launched_s, str(error))
                 return
-            self._refused_at_s = -math.inf
             self._next_id += 1
             until_s = launched_s + START_TIMEOUT_S
             self.members.append(Member(replica, launched_s, until_s, cores=few * (not full_speed)))
@@ -333,28 +324,36 @@ class Fleet:
         elif event is not None:
             member.state, member.hangs_from_s = Phase.IDLE, math.inf
             if isinstance(event, Ready):
-                self._failed_starts = 0
+                self._failed_starts, self._resumes_s = 0, -math.inf
                 self.cold_start_s = event.at_s - member.launched_s
             elif member.draining:
                 self.stop([member])
         return ended
 
     def _replace(self, dead: Member, death: Death) -> None:
-        """Start another replica in place of one that died, unless none will start."""
+        """Start another replica in place of one that died."""
         self.stop([dead])
         if dead.state is Phase.STARTING:
-            self._failed_starts += 1
-            self.failure = (
-                f"{self._failed_starts} replicas died one after another before they were ready; "
-                f"the last error: {death.reason}"
-            )
-            if self._failed_starts >= START_ATTEMPTS and self.serving:
-                if self._failed_starts == START_ATTEMPTS:  # once
-                    LOG.warning("going on with %d replicas: %s", self.serving, self.failure)
-                self._refused_at_s = time.monotonic()  # wait with the next attempt
-        if not dead.draining and not self.gives_up:
+            self._start_failed(dead.launched_s, death.reason)
+        if not dead.draining:
             self.restarts += 1
-            try:
-                self.grow()
-            except WorkerError as error:  # raised when what has ended was handed over
-                self._failed_starts, self.failure = START_ATTEMPTS, str(error)
+            self.grow()
+
+    def _start_failed(self, launched_s: float, reason: str) -> None:
+        """Pause before the next attempt; replicas of one attempt that fail count once.
+
+        That none of the first ones starts in a few attempts is a ``WorkerError``.
+        """
+        if launched_s < self._failed_s:
+            return
+        self._failed_s = time.monotonic()
+        self._failed_starts += 1
+        if not self._warm and self._failed_starts < START_ATTEMPTS:
+            return
+        why = f"replicas do not start, attempt {self._failed_starts}: {reason}"
+        if not (self._warm or self.serving):
+            raise WorkerError(why)
+        pause_s = HEARTBEAT_S * 2 ** min(self._failed_starts - 1, MAX_DOUBLINGS)
+        self._resumes_s = self._failed_s + pause_s
+        text = "going on with %d replicas, the next attempt is in %g s: %s"
+        LOG.warning(text, self.serving, pause_s, why)

@@ -150,11 +150,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._handover.forget(requests)
 
     def wait(self, until_s: float) -> Sequence[Completion]:
-        """Block until something changes, at the latest until ``until_s``; not on a held clock.
-
-        Replicas that die over and over before they are ready are a ``WorkerError`` where no other
-        of their stage serves.
-        """
+        """Block until something changes, at the latest until ``until_s``; not on a held clock."""
         while True:
             left_s, before = until_s - self.now(), [(f.held, f.serving) for f in self._fleets]
             changed, ended = self._watch.poll(max(0.0, left_s))
@@ -189,9 +185,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         """
         fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
         for fleet in fleets:
-            if not fleet.gives_up:
-                others = sum(other.held for other in fleets if other is not fleet)
-                fleet.fit(self.config.total_cores - others)
+            others = sum(other.held for other in fleets if other is not fleet)
+            fleet.fit(self.config.total_cores - others)
         self._charge()
 
     def status(self, stage: int = 0) -> WorkerStatus:

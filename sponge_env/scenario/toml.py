@@ -93,4 +93,5 @@ def _describe(hint: Any) -> str:
         return "a table"
     if get_origin(hint) is tuple:
         return "a list of numbers"
-    return {int: "a whole number", float: "a number", str: "a string"}.get(hint, str(hint))
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, str(hint))

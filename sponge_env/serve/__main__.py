@@ -14,9 +14,12 @@ from sponge_env import cli
 from sponge_env.errors import SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
+from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
 
+SERVER = "server"
+"""Begins the names of the server's own settings, where agents' begin with the agent's."""
 FAILED = 1
 """Exit code of a server that stopped by itself."""
 SWITCH_S = 0.0005
@@ -34,14 +37,7 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.serve.make import make_engine, scenario_of
     from sponge_env.serve.monitor.page import monitored
 
-    options = ServeOptions(
-        host=arguments.host,
-        port=arguments.port,
-        grpc_port=arguments.grpc_port,
-        token=os.environ.get(TOKEN) or None,
-        drain_s=arguments.drain_s,
-        refuse_nan=arguments.refuse_nan,
-    )
+    options = _server_options(arguments)
     prepare_machine(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
     engine = make_engine(
@@ -72,10 +68,20 @@ def served_name(model: str, scenario: str | None) -> str:
     return as_name(Path(name).stem if Path(name).suffix in (".onnx", ".toml") else name)
 
 
+def _server_options(arguments: argparse.Namespace) -> ServeOptions:
+    own = [f"{SERVER}.{name}={getattr(arguments, name)}" for name in ("host", "port", "grpc_port")]
+    own += [f"{SERVER}.refuse_nan=true"] * arguments.refuse_nan
+    own += [option for option in arguments.option if option.startswith(f"{SERVER}.")]
+    values = cli.parse_options(own, [SERVER])[SERVER] | {"token": os.environ.get(TOKEN) or None}
+    if values["grpc_port"] == "none":
+        values["grpc_port"] = None
+    return from_mapping(ServeOptions, values, f"{SERVER}.")
+
+
 def _agent_options(arguments: argparse.Namespace) -> dict[str, dict[str, object]]:
     from sponge_env.run.registry import who_takes
 
-    options = list(arguments.option)
+    options = [option for option in arguments.option if not option.startswith(f"{SERVER}.")]
     if arguments.policy:
         taker = who_takes("policy", {arguments.agent: arguments.agent})
         options.append(f"{taker}.policy={arguments.policy}")
@@ -99,17 +105,16 @@ def _parser() -> cli.Parser:
         help="agent in charge of cores and batches: a name that sponge list shows")  # fmt: skip
     add("--policy", metavar="FILE", help="policy of the learned agent (default: the shipped one)")
     add("--option", action="append", default=[], metavar="AGENT.KEY=VALUE",
-        help="setting of the agent, e.g. static.cores=5; may be repeated")  # fmt: skip
+        help="setting of the agent or the server, e.g. static.cores=5, server.max_rows=64; "
+        "may be repeated")  # fmt: skip
     add("--slo-ms", type=positive, metavar="MS",
         help="SLO of requests that state no deadline (default: the scenario's)")  # fmt: skip
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    add("--port", type=port, default=8000, help="port of HTTP, 0 for a free one (default: 8000)")
-    add("--grpc-port", type=lambda text: None if text == "none" else port(text), default=8001,
+    add("--port", default=8000, help="port of HTTP, 0 for a free one (default: 8000)")
+    add("--grpc-port", default=8001,
         help="port of gRPC, 0 for a free one, none for no gRPC (default: 8001)")  # fmt: skip
     add("--queue", type=cli.at_least(1), default=1024, metavar="N",
         help="requests in the system beyond which others are refused (default: 1024)")  # fmt: skip
-    add("--drain-s", type=positive, default=10.0, metavar="SECONDS",
-        help="how long to answer what is there when the server ends (default: 10)")  # fmt: skip
     add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
@@ -126,13 +131,6 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return value
-
-
-def port(text: str) -> int:
-    """Return the number of a port."""
-    if not (text.isdecimal() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sponge_env.serve.http.connection import Connection, Connections
 from sponge_env.serve.http.routes import HttpFront
 from sponge_env.serve.interface import Resource, Snapshot
 from sponge_env.serve.monitor.metrics import ServerMetrics
-from sponge_env.serve.options import ServeOptions, authority, listening_socket
+from sponge_env.serve.options import BACKLOG, ServeOptions, authority, listening_socket
 from sponge_env.serve.rpc.service import start_rpc
 from sponge_env.serve.wire.front import Front
 from sponge_env.serve.wire.resources import run_detached
@@ -81,12 +81,15 @@ async def run_servers(
         answer = HttpFront(front, resources).answer
         connections = Connections(options, front.memory, answer, metrics.rejected)
         loop = asyncio.get_running_loop()
-        http = await loop.create_server(lambda: Connection(connections), sock=listener)
+        http = await loop.create_server(
+            lambda: Connection(connections), sock=listener, backlog=BACKLOG
+        )
         ports = {"port": listener.getsockname()[1], "grpc_port": grpc_port}
         (listening or _announce)(replace(options, **ports), stop)
         engine.follow(stop.follow)
         stop.follow(engine.snapshot())  # which may have been the last
         await stop.requested.wait()
+        connections.ending = True
         # not in the loop's threads, which may all be busy with large requests
         await run_detached(engine.drain, options.drain_s)
         http.close()

@@ -82,6 +82,13 @@ class Reply:
     reason: str = ""
     """Why the model failed."""
 
+    @property
+    def outcome(self) -> str:
+        """What metrics and logs call it."""
+        if self.status is Status.ANSWERED:
+            return "on_time" if self.in_time else "late"
+        return self.status.name.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:

@@ -52,6 +52,9 @@ class ServeOptions(Options):
     compress_from_bytes: int = option(
         8 * 2**10, "Size from which an answer is compressed, if the client accepts it.", at_least=0
     )
+    log_violations: bool = option(
+        False, "Log a line of JSON for each request that is late, refused, expired or failed."
+    )
 
     def __post_init__(self) -> None:
         """Check all values; a bad token is not repeated."""

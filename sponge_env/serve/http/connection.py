@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -35,11 +36,18 @@ from sponge_env.serve.wire.resources import Memory
 LOG = logging.getLogger("sponge_env")
 
 SCRATCH_BYTES = 2**16
-"""Read at once where nothing is known of what comes."""
+"""Read at once of what is not used."""
+HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
+"""Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
+go, and may hold many small requests."""
 LINGER_S = 1.0
 """How long a refused client is still read."""
 CLOSE_CHECK_S = 0.01
 """Interval of checks whether all connections are closed, at the end of the server."""
+HEALTH_CONNECTIONS = 16
+"""Further ones, for checks of health while the others are all in use."""
+SLOW_S = 3.0
+"""A client that takes longer to send a body, or to read an answer, may give way to another."""
 PEER_CHECK_S = 0.1
 """Interval of checks whether a client that has closed its half is still there."""
 
@@ -59,9 +67,39 @@ class Connections:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Read buffer of all connections: each parses what it has read before the next reads."""
         self.open: set[Connection] = set()
+        self.ending = False
+        """Whether each connection ends with its next answer."""
+        self._pipelined: deque[Connection] = deque()
+        """Connections whose next request is pipelined, in the order of their turns."""
+
+    def make_room(self, newcomer: Connection) -> bool:
+        """Let the connection go that has been idle longest; return whether there is one."""
+        longest = min(self.open, key=lambda each: each.idle_since_s)
+        if longest is newcomer:
+            return False
+        self.open.remove(longest)
+        longest.transport.abort()
+        return True
+
+    def begin_later(self, connection: Connection) -> None:
+        """Begin a pipelined request: one of all connections in each turn of the event loop.
+
+        So they do not hold up clients that wait for their answers.
+        """
+        self._pipelined.append(connection)
+        if len(self._pipelined) == 1:
+            asyncio.get_running_loop().call_soon(self._begin_pipelined)
+
+    def _begin_pipelined(self) -> None:
+        connection = self._pipelined.popleft()
+        if self._pipelined:
+            asyncio.get_running_loop().call_soon(self._begin_pipelined)
+        if connection in self.open:
+            connection.begin_next()
 
     async def close(self, grace_s: float) -> None:
         """Close each connection once it has been answered, all after a grace period."""
+        self.ending = True
         for connection in list(self.open):
             connection.finish()
         with suppress(TimeoutError):
@@ -92,18 +130,34 @@ class Connection(asyncio.BufferedProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
+        self._health_only = False
+        self._answered_s = time.monotonic()
+        """When the last answer was written; at first when the connection was made."""
+
+    @property
+    def idle_since_s(self) -> float:
+        """Since when it waits for its client; infinite unless it may give way to another."""
+        first = self._running or next(iter(self._waiting), None)
+        if first not in (None, self._arriving) and self._write_timer is None:
+            return math.inf
+        since_s = self._answered_s if self._arriving is None else self._arriving.began_s
+        active = first is not None or self.transport.get_write_buffer_size() > 0
+        return math.inf if active and time.monotonic() < since_s + SLOW_S else since_s
 
     # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for a request, unless there are too many connections."""
+        """Begin to wait for a request; the longest idle of too many connections gives way."""
         self.transport = transport
         self._new_parser()
         self.server.open.add(self)
         self._start_timer(self.server.options.body_timeout_s)
-        if len(self.server.open) > self.server.options.max_connections:
-            self._refuse(WireError("too many connections", 503))
-            self.transport.close()
+        surplus = len(self.server.open) - self.server.options.max_connections
+        if surplus > 0 and not self.server.make_room(self):
+            self._health_only = True
+            if surplus > HEALTH_CONNECTIONS:
+                self._refuse(WireError("too many connections", 503))
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the client's requests."""
@@ -119,8 +173,9 @@ class Connection(asyncio.BufferedProtocol):
         """Return where to read to: a body's own buffer, if there is one."""
         if self._arriving is not None and self._arriving.buffer is not None:
             return self._arriving.buffer[self._arriving.filled :]
-        scratch = self.server.scratch
-        return scratch[: self._skip_bytes] if self._skip_bytes else scratch
+        in_chunks = self._arriving is not None and not self._in_headers
+        size = self._skip_bytes or (CHUNK_BYTES if in_chunks else HEAD_BYTES)
+        return self.server.scratch[:size]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process the bytes that were read into the buffer."""
@@ -165,14 +220,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-        self._begin_next()
+        self._go_on()
 
     def finish(self) -> None:
         """Close once everything in progress is answered."""
-        if (latest := self._latest) is None:
+        if self._latest is None:  # else its last answer does
             self.transport.close()
-        else:
-            latest.keep_alive = False
 
     # Callbacks of the parser.
 
@@ -202,16 +255,20 @@ class Connection(asyncio.BufferedProtocol):
             return
         request, max_bytes = self._current, self.server.options.max_body_bytes
         request.end_head(self._parser, self.transport.write)
+        if self._health_only and not request.path.startswith("/v2/health/"):
+            self._health_only = len(self.server.open) > self.server.options.max_connections
+            if self._health_only:
+                raise WireError("too many connections", 503)
         size = int(request.headers.get(b"content-length", b"0"))
         if size > max_bytes:
             request.fail(too_large(max_bytes))
         elif size:
             request.allocate(size, self.server.memory)
-        self._waiting.append(request)
-        if self._running is not None and not self._paused:
+        if self._latest is not None and not self._paused:
             self._paused = True  # what is sent ahead waits in the client's machine
             self.transport.pause_reading()
-        self._begin_next()
+        self._waiting.append(request)
+        self.begin_next()
 
     def on_body(self, body: bytes) -> None:
         """Add a part of a body that came with the headers, or whose size is unknown."""
@@ -289,7 +346,14 @@ class Connection(asyncio.BufferedProtocol):
 
     # Answering.
 
-    def _begin_next(self) -> None:
+    def _go_on(self) -> None:
+        if self._waiting:
+            self.server.begin_later(self)
+        else:
+            self.begin_next()
+
+    def begin_next(self) -> None:
+        """Begin the next request, if the one before is answered; go on reading after the last."""
         if self._running is None and self._write_timer is None and self._waiting:
             self._running = self._waiting.popleft()
             self._task = self._loop.create_task(self._answer(self._running))
@@ -304,6 +368,8 @@ class Connection(asyncio.BufferedProtocol):
             LOG.exception("a request could not be answered")
             response = Response(b'{"error":"the server failed"}', 500, JSON, (CLOSE,))
         request.keep_alive &= CLOSE not in response.headers
+        if self.server.ending and request is self._latest:
+            request.keep_alive = False
         if b"expect" in request.headers and request is self._arriving:
             request.keep_alive = False  # the client may never send the body that it announced
         head = response.head(close=not request.keep_alive)
@@ -316,12 +382,12 @@ class Connection(asyncio.BufferedProtocol):
         if request is self._arriving:
             self._skip_bytes = request.missing
         request.release()
-        self._running = self._task = None
+        self._running, self._task, self._answered_s = None, None, time.monotonic()
         if not request.keep_alive:
             self._waiting.clear()
             self.transport.close()
             self._start_timer(self.server.options.body_timeout_s)
-        self._begin_next()
+        self._go_on()
         if self._refusal is not None and self._latest is None:
             self._send_refusal(self._refusal)
         self._wait_if_idle()

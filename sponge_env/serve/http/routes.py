@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from sponge_env.serve.wire.protocol import (
 )
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, run_in_thread
 from sponge_env.serve.wire.tensors import Buffer, brief
+from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
 
 MAX_SETTING_BYTES = 2**16
 """Of a request that changes a setting."""
@@ -53,10 +55,12 @@ class HttpFront:
     async def answer(self, request: Request) -> Response:
         """Answer one request; cancelling this cancels it in the engine."""
         try:
-            return await self._response(request)
+            response = await self._response(request)
         except WireError as error:
             self._front.count_rejected(error)
-            return error_response(error, request.headers)
+            response = error_response(error, request.headers)
+        own = own_parent(request.headers) if TRACEPARENT in request.headers else ()
+        return replace(response, headers=(*response.headers, *own)) if own else response
 
     async def _response(self, request: Request) -> Response:
         headers, path = request.headers, request.path

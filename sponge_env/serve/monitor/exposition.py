@@ -51,10 +51,10 @@ def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
     rejected = "Requests that were invalid, not allowed or too many, by HTTP status."
     rejections = {str(status): count for status, count in sorted(m.rejections.items())}
     yield _counters("rejected_requests", rejected, "status", rejections)
+    clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
+    yield CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
     yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
     for name, text, value in (
-        ("clamped_clocks", "Clocks of clients that cannot be right and were clamped.",
-         m.clamped_clocks),
         ("nan_requests", "Requests that hold NaN or infinity.", m.not_finite),
         ("infeasible_decisions", "Decisions that met no budget on paper.", m.infeasible),
         ("restarts", "Replicas restarted after a crash.", m.restarts),

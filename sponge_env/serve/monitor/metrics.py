@@ -96,16 +96,14 @@ class ServerMetrics:
         self.snapshot: Snapshot | None = None
         """The latest."""
 
-    def observe(self, call: Call, reply: Reply, counted: bool = False) -> str:
-        """Count a call that has ended; return its outcome.
+    def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
+        """Count a call that has ended.
 
         ``counted`` says that it is a further row of a request that was counted with another.
         """
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
-        answer = "on_time" if reply.in_time else "late"
-        outcome = answer if answered else reply.status.name.lower()
         with self.lock:
-            self.outcomes[outcome] += 1
+            self.outcomes[reply.outcome] += 1
             if not counted:
                 handled = self.success if answered else self.fail
                 handled.add(reply.queue_s + reply.service_s)
@@ -117,7 +115,6 @@ class ServerMetrics:
                 self.infer.add(reply.service_s)
                 self.answers[reply.variant] += 1
                 self.last_inference_ms = now_ms
-        return outcome
 
     def rejected(self, status: int) -> None:
         """Count a request that never came to the engine."""

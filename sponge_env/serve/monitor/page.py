@@ -10,10 +10,11 @@ import hashlib
 import math
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,16 @@ def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[st
 
     metrics = ServerMetrics(engine.served, batches=engine.batches)
     history = History(metrics)
+    # made once a second, whoever asks
+    text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))
+    whole = lru_cache(maxsize=1)(lambda second: state(engine, history))
     html = "text/html; charset=utf-8"
     resources = {
-        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: exposition.exposition(metrics)),
-        "/state": Resource("application/json", lambda q: state(engine, history, since(q))),
+        "/metrics": Resource(exposition.CONTENT_TYPE, lambda _: text(int(time.monotonic()))),
+        "/state": Resource(
+            "application/json",
+            lambda q: state(engine, history, since(q)) if q else whole(int(time.monotonic())),
+        ),
         "/": Resource(html, lambda _: page(), page_headers(), open=True),
     }
     with watched(engine, history):

@@ -26,6 +26,7 @@ from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_in_thread
+from sponge_env.serve.wire.trace import own_parent
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
@@ -114,6 +115,8 @@ class RpcFront:
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
+            if trace := own_parent(headers):
+                await context.send_initial_metadata([(k.decode(), v.decode()) for k, v in trace])
             try:
                 if guarded:
                     self._front.check_token(headers)

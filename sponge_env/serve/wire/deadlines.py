@@ -20,6 +20,8 @@ MAX_SLO_S = 3600.0
 """Longer ones are shortened to it."""
 MAX_AGE_S = 60.0
 """A clock is wrong by which a request was sent, or was due, longer ago than this."""
+DOUBTED_AGE_S = 5.0
+"""A refused request that was sent, or due, so long ago may come from a clock that is behind."""
 CLOCK_SLACK_S = 0.05
 """Accepted difference between the clocks of two machines."""
 

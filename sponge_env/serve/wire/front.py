@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,21 +13,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from sponge_env import __version__
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import VERSION, Call, Reply, ServedModel, Status
-from sponge_env.serve.monitor.metrics import ServerMetrics
+from sponge_env.serve.monitor.metrics import VIOLATIONS, ServerMetrics
 from sponge_env.serve.options import ServeOptions
-from sponge_env.serve.wire.deadlines import Arrival, request_deadline
+from sponge_env.serve.wire.deadlines import DOUBTED_AGE_S, Arrival, request_deadline
 from sponge_env.serve.wire.outcomes import WireError, deciding_row, raise_unanswered
 from sponge_env.serve.wire.protocol import TASKS, InferRequest, output_tensors
 from sponge_env.serve.wire.resources import Memory
 from sponge_env.serve.wire.tensors import brief, datatype
+from sponge_env.serve.wire.trace import TRACEPARENT
 
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
+
+LOG = logging.getLogger("sponge_env")
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
@@ -142,7 +147,28 @@ class Front:
         share = payload_bytes // len(request.rows)
         calls = [Call(row, deadline.sent_s, deadline.due_s, share) for row in request.rows]
         replies = await self._submit(calls)
-        return combine_outputs(replies, self.served), combine_parameters(replies)
+        if self.options.log_violations:
+            self._log(request, headers, calls[0], replies[deciding_row(replies)])
+        try:
+            return combine_outputs(replies, self.served), combine_parameters(replies)
+        except WireError as error:
+            age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
+            if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
+                self.metrics.clamped()
+                error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
+            raise
+
+    def _log(self, request: InferRequest, headers: Headers, call: Call, reply: Reply) -> None:
+        """Write a line of JSON about a request whose end violates its SLO."""
+        if reply.outcome in VIOLATIONS:
+            line = {
+                **{"unix_s": time.time(), "outcome": reply.outcome, "id": request.id},
+                "traceparent": headers.get(TRACEPARENT, b"").decode("latin-1"),
+                "slo_s": call.deadline_s - call.sent_s,
+                "latency_s": reply.finished_s - call.sent_s,
+                **{"queue_s": reply.queue_s, "service_s": reply.service_s},
+            }
+            LOG.warning("%s", orjson.dumps(line).decode())
 
     async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
         """Submit the calls of a request and wait for all replies, in their order.

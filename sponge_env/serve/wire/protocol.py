@@ -97,6 +97,8 @@ def make_request(
     if not (isinstance(name, str) and len(name) <= MAX_ID_LENGTH):
         text = f"id must be a text of at most {MAX_ID_LENGTH} characters, not {brief(name)}"
         raise WireError(text)
+    if parameters.get("priority", 0) != 0:  # 0 is Triton's default
+        raise WireError("priority is not supported: requests are served by their deadlines")
     stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
     return InferRequest(rows, outputs, name, stated, is_finite(rows))
 
