@@ -44,6 +44,11 @@ _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
 when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
 replicas do not."""
+_FULL = 0.25
+"""Share of the SLO in which the ready replicas serve what waits, from which on they have little
+room left."""
+_RISE_S = 4.0
+"""Three times as long says whether the rate rises."""
 _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -187,7 +192,22 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         return max(enough, moment.replicas), True
     if not late:
         usual = max(usual, _least(fleet, moment))
+    if moment.waiting > _FULL * serves_rps * fleet.slo_s:
+        usual = max(usual, _unhindered(fleet, ready, rate_rps))
     return max(usual, min(enough, ready)), False
+
+
+@compiled
+def _unhindered(fleet: Fleet, ready: int, rate_rps: float) -> int:
+    """Return how many replicas may be trusted with a rate, as far as the ready ones keep cores."""
+    wanted, most = ready, fleet.most_cores[ready - 1]
+    while wanted < fleet.most_cores.size and _most(fleet, ready, wanted + 1 - ready) == most:
+        cores = fleet.most_cores[wanted - 1]
+        share = min(1.0, fleet.cpu_cores / (wanted * cores))
+        if wanted * fleet.serves_rps[1, cores - 1] * share >= rate_rps:
+            break
+        wanted += 1
+    return wanted
 
 
 @compiled
@@ -348,7 +368,7 @@ class FleetPlanner:
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        rates = rate_rps, lasting_rps, self._peak_rps(), coming_rps
+        rates = rate_rps, lasting_rps, max(self._peak_rps(), self._rising_rps()), coming_rps
         moment = Moment(*held, waiting, missing, *rates, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
@@ -362,7 +382,23 @@ class FleetPlanner:
         rates_rps = self._rates_rps[-ago:]
         width = min(width, rates_rps.size)
         sums = np.add.accumulate(np.concatenate([[0.0], rates_rps]))
-        return float(np.maximum.reduce(sums[width:] - sums[:-width])) / width
+        highest_rps = float(np.maximum.reduce(sums[width:] - sums[:-width])) / width
+        return highest_rps
+
+    def _rising_rps(self) -> float:
+        """Return the rate after two cold starts if it goes on to rise; 0 if it does not rise.
+
+        It does where of three times in a row each had more than the one before, by more than
+        Poisson arrivals scatter: a step does not. Two, for during one that has begun the next
+        cannot begin without taking cores.
+        """
+        width = math.ceil(_RISE_S / self._spec.interval_s)
+        if self._rates_rps.size < 3 * width:
+            return 0.0
+        first, second, third = self._rates_rps[-3 * width :].reshape(3, width).mean(axis=1).tolist()
+        scatter = math.sqrt((second + third) / (width * self._spec.interval_s))
+        rise = (min(second - first, third - second) - scatter) / width
+        return third + rise * (width / 2 + 2 * self._cold_start) if rise > 0 else 0.0
 
 
 class Fleets:

@@ -177,7 +177,7 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     one_rps, all_rps = (capacity_rps(scenario, profile, joint) for joint in (False, True))
     limits = scenario.limits
     most_rps, where, load = all_rps, f"on {limits.machine_cores} cores", ""
-    if not scenario.stages:  # of which one replica is meant to do
+    if not scenario.stages and scenario.arrivals.peak is None:  # of which one replica may do
         most_rps, load = one_rps, "--load 0.6 or "
         where = f"in one replica of {limits.cores} cores (in replicas {where}: {all_rps:.3g})"
     if rate > most_rps:
