@@ -87,6 +87,8 @@ class Scratch(NamedTuple):
     """(stages, 3) the one that is played while an earlier one is in force."""
     then: IntArray
     """(stages, 3) the one that is played after the next interval."""
+    most: IntArray
+    """(2, stages), see :attr:`.tandem.SamplePath.most`, of what is played, and of the best."""
 
 
 class Decision(NamedTuple):
@@ -122,6 +124,7 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
         tried=np.zeros((_MOST_TRIED, stages, 3), np.int64),
         now=np.zeros((stages, 3), np.int64),
         then=np.zeros((stages, 3), np.int64),
+        most=np.zeros((2, stages), np.int64),
     )
 
 
@@ -150,6 +153,8 @@ def plan(
         if tried_cost < cost:
             _set(best, scratch.tried[known])
             cost, late = tried_cost, tried_late
+            for k in range(stages):
+                scratch.most[1, k] = scratch.most[0, k]
             # It begins the round of moves anew; a round without a better one is the end.
             move, left = (move - 1) // _MOVES * _MOVES if known else 0, _MOVES * stages
         trying = False
@@ -159,8 +164,9 @@ def plan(
             _move(rules, k, move % _MOVES, tried[k])
             _make_room(rules, tried, k)
             move, left = move + 1, left - 1
-            trying = _fits(rules, tried, k) and not _is_known(scratch.tried, known)
-        known += trying
+            if _fits(rules, tried, k) and not _is_known(scratch.tried, known):
+                known += 1
+                trying = not _plays_alike(tried, best, scratch.most[1])
     return late, cost
 
 
@@ -244,6 +250,17 @@ def _is_known(tried: IntArray, known: int) -> bool:
 
 
 @compiled
+def _plays_alike(tried: IntArray, best: IntArray, most: IntArray) -> bool:
+    """Return whether all is the same but largest batches that are never reached."""
+    alike = True
+    for k in range(tried.shape[0]):
+        alike = alike and tried[k, VARIANT] == best[k, VARIANT] and tried[k, CORES] == best[k, CORES]
+        smaller = min(tried[k, BATCH], best[k, BATCH])
+        alike = alike and (tried[k, BATCH] == best[k, BATCH] or smaller >= most[k])
+    return alike
+
+
+@compiled
 def _fits(rules: Rules, tried: IntArray, changed: int) -> bool:
     """Return whether a stage has a number of cores that there is, and room beside the others."""
     total = 0
@@ -257,24 +274,32 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     """Return what an allocation costs: its cores, the accuracy that it loses, and each path.
 
     And the late requests to expect in the next interval. The paths come worst first, and no more
-    are played once the cost has reached ``limit``.
+    is played once the cost must reach ``limit``.
     """
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
-    whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
+    whole_s, cost, expected, least = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0, 0.0
     for k in range(tried.shape[0]):
         cost += _held(rules, k, tried[k, CORES]) * rules.interval_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
+        least += _held(rules, k, 1) * (whole_s - rules.interval_s)
+        scratch.most[0, k] = 0
     _set(scratch.then, tried)
+    left = 1.0
     for path in range(draws.weight.size):
-        if cost >= limit:
-            break
+        # The paths that are left cost that much at least, but for rounding.
+        if cost + left * least * (1.0 - 1e-9) >= limit:
+            return math.inf, expected
         copy_queues(scratch.start, scratch.middle)
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
-        late = _next_interval(decision, path, tried)
-        expected += draws.weight[path] * late
-        cost += draws.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
+        late, weight = _next_interval(decision, path, tried), draws.weight[path]
+        left -= weight
+        served = cost + weight * (rules.late_price * late + least)
+        if served + max(left, 0.0) * least * (1.0 - 1e-9) >= limit:
+            return math.inf, expected
+        expected += weight * late
+        cost += weight * (rules.late_price * late + _look_ahead(decision, path, tried))
     return cost, expected
 
 
@@ -296,7 +321,12 @@ def _serve(
     """Serve all stages under an allocation; return the late requests."""
     rules, scratch, late = decision.rules, decision.scratch, 0.0
     future = SamplePath(
-        scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
+        scratch.arrivals_s[path],
+        scratch.ids,
+        decision.requests,
+        rules.tasks,
+        rules.guard_s,
+        scratch.most[0],
     )
     for k in range(allocation.shape[0]):
         service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
@@ -361,7 +391,7 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
                 then[k, CORES] = before + sign * max(1, int(before * _STRIDE))
             rest = math.inf
             if move == 0 or _fits(rules, then, k):
-                rest = _rest(decision, path, tried)
+                rest = _rest(decision, path, tried, best)
             going = rest < best and move > 0
             if rest < best:
                 best = rest
@@ -371,25 +401,31 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 
 
 @compiled
-def _rest(decision: Decision, path: int, tried: IntArray) -> float:
+def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float:
     """Return what a path costs after the next interval if it goes on with the cores of ``then``.
 
     Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
-    the end is served, too, or a plan could leave its late requests behind the horizon.
+    the end is served, too, or a plan could leave its late requests behind the horizon. Nothing more
+    is played once the cost has reached ``limit``.
     """
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
-    copy_queues(decision.scratch.middle, queues)
+    cost, late, cores_s, backlog = 0.0, 0.0, 0.0, 0.0
     for k in range(then.shape[0]):
-        _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
-    late, cores_s, backlog = 0.0, 0.0, 0.0
+        cores_s += _held(rules, k, then[k, CORES]) * (horizon_s - begin_s)
+    if cores_s < limit:
+        copy_queues(decision.scratch.middle, queues)
+        for k in range(then.shape[0]):
+            _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
     for beyond in range(2):
+        cost = cores_s + rules.late_price * late + backlog
+        if cost >= limit:
+            return cost
         from_s, until_s = (horizon_s, math.inf) if beyond else (begin_s, horizon_s)
         late += _serve(decision, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):
-            variant, cores = then[k, VARIANT], then[k, CORES]
-            cores_s += _held(rules, k, cores) * (horizon_s - begin_s)
-            left = unfinished(queues, k, horizon_s, rules.service_s[k, variant, cores - 1])
-            backlog += decision.backlog_price[k, variant] * left
+            service_s = rules.service_s[k, then[k, VARIANT], then[k, CORES] - 1]
+            left = unfinished(queues, k, horizon_s, service_s)
+            backlog += decision.backlog_price[k, then[k, VARIANT]] * left
     return cores_s + rules.late_price * late + backlog

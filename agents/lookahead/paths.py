@@ -100,16 +100,16 @@ def sample_path(
     sent_s = -forecast.transfer_s * largest
     sent_s += draws.kinds[path, 0] / fast_rps
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
-        kind = int(draws.kinds[path, draw % known] * kinds.shape[0])
+        kind = int(draws.kinds[path, draw] * kinds.shape[0])
         work = kinds[kind, 0] + min(sent_s, 0.0) / forecast.transfer_s
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
             if arrival_s < horizon_s:
                 insert_arrival(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
-        draw += 1
+        draw = draw + 1 if draw + 1 < known else 0
         # The next decision will know the rate.
-        gap = 1.0 + scatter * (draws.gaps[path, draw % known] - 1.0)
+        gap = 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
         sent_s += gap / (fast_rps if sent_s < until_s else forecast.rate_rps)
     return count
 
