@@ -302,14 +302,12 @@ def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float
         serving, starting = serving + starting, 0
     most = _most(fleet, serving, starting)
     serves_rps, cpu_cores = fleet.serves_rps[1, most - 1], fleet.cpu_cores
-    loads_rps, cores, costs = fleet.samples
-    for sample in range(samples):
-        overload = 0.0
-        if loads_rps[sample] > serves_rps:  # seldom, and a division takes long
-            overload = loads_rps[sample] / serves_rps - 1.0
+    loads_rps, cores, costs = fleet.samples[0], fleet.samples[1], fleet.samples[2, :samples]
+    for sample in range(costs.size):  # not up to another number: this becomes vector code
+        overload = max(loads_rps[sample] / serves_rps - 1.0, 0.0)
         allocated = min(cores[sample], float(most)) * serving + starting
         costs[sample] = allocated + _OVERLOAD * (max(allocated - cpu_cores, 0.0) + most * overload)
-    return pairwise_sum(costs[:samples]) / samples
+    return pairwise_sum(costs) / samples
 
 
 class FleetPlanner:
