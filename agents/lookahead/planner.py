@@ -37,6 +37,7 @@ and in proportion fewer where there are more, so that a decision takes a few mil
 _DRAWS = 1021
 """Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
+_NO_RESIZES = np.empty((0, 3))
 _SPARE = 0.25
 """Share of their cores that the ready replicas may give to those that start in any case."""
 _GUARD_MAX = 0.9
@@ -101,8 +102,8 @@ class LookAhead:
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
-        free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
-        decision = Decision(rules, self._draws, self._scratch, free, ones, none, 0)
+        free = np.zeros(service_s.shape[:2])
+        decision = Decision(rules, self._draws, self._scratch, free, ones, _NO_RESIZES, 0)
         plan(decision, nothing, self._flow.kinds, first)
 
     def observe(self, view: SystemView) -> None:
@@ -122,7 +123,9 @@ class LookAhead:
         spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
-        on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        kinds = self._flow.kinds
+        largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
+        on_the_way_s = forecast.transfer_s * largest
         expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
         ready = [
@@ -136,8 +139,13 @@ class LookAhead:
         for k, stage in enumerate(view.stages):
             rate_rps = forecast.rate_rps * self._mean_tasks[k]
             self._fill(k, view, stage, replicas[k], rate_rps, group)
-        requests = self._identify()
-        resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
+        requests, resizes = self._identify(), _NO_RESIZES
+        if any(each.pending for each in view.stages):
+            pending = [(s, k, cores) for k, v in enumerate(view.stages) for s, cores in v.pending]
+            resizes = np.array(sorted(pending))
+        if group > 1:  # in groups, the number of requests scatters less
+            rate_rps, scatter = forecast.rate_rps / group, forecast.scatter / group
+            forecast = forecast._replace(rate_rps=rate_rps, scatter=scatter)
         last = view.allocation.stages
         # The search begins with what is in force, as far as it fits.
         first = []
@@ -153,14 +161,13 @@ class LookAhead:
                 rules,
                 self._draws,
                 self._scratch,
-                self._backlog_prices(forecast.rate_rps, last, replicas, group),
+                self._backlog_prices(self._forecast.rate_rps, last, replicas, group),
                 np.array([stage.cores_in_force for stage in view.stages]),
-                np.array(sorted(resizes), np.float64).reshape(-1, 3),
+                resizes,
                 requests,
             ),
-            # In groups, the number of requests scatters less.
-            forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
-            self._flow.kinds,
+            forecast,
+            kinds,
             best,
         )
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
@@ -230,7 +237,7 @@ class LookAhead:
         scratch, stages = self._scratch, view.stages
         (_, capacity), places = scratch.start.due_s.shape, scratch.arrivals_s.shape[2]
         tasks = [s.queued_deadlines_s.size + sum(b.size for b in s.running) for s in stages]
-        replicas = int(rules.replicas.max())
+        replicas = max(rules.replicas.tolist())
         waiting = max(tasks) // group + replicas + 1
         # What waits or runs goes on to the later stages.
         led, arriving = 0.0, [expected]

@@ -13,7 +13,10 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.control.split import shares, stage_spec, stage_views
+from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
+
+from ..rates import pairwise_sum
 
 RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the profile's."""
@@ -58,11 +61,13 @@ class ServiceTimes:
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
         """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores = spec.first.cpu_cores
-        self._measured_s = measured_s
+        self._measured_s = np.ascontiguousarray(measured_s)
         self._sums = np.zeros((2, len(measured_s)))
         """Seconds that batches ran on so many cores, and seconds that they should have."""
         self._loading, self._cores = False, 0
         self._factor = np.full(len(measured_s), _CAUTION)
+        # Nothing is learned from no batch, but compiled now.
+        _learn(self._sums, self._factor, 0, self._measured_s[0], 0.0, 1.0, 0.0)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
@@ -72,30 +77,53 @@ class ServiceTimes:
         if resized or last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
             # Batches on other cores, or replicas that wait for each other's CPU, say nothing.
             return False
-        row_s, batches = self._measured_s[cores - 1], (last.on_time + last.late) / last.batch_mean
-        sizes = np.arange(1, row_s.size + 1)
-        planned_s = batches * float(np.interp(last.batch_mean, sizes, row_s))
+        batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
         if math.isfinite(self._cpu_cores) and not (loading or last.restarts):
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
-        self._sums *= _FORGET
-        least, most = RATIO_RANGE
-        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
-        self._sums[:, cores - 1] += believed_s, planned_s
-        ran, planned = self._sums
-        mean = (ran.sum() + _PRIOR_S * _CAUTION) / (planned.sum() + _PRIOR_S)
-        factor = (ran + _PRIOR_S * mean) / (planned + _PRIOR_S)
-        changed = bool(np.abs(factor / self._factor - 1).max() > _NOTABLE)
-        if changed:
-            self._factor = factor
-        return changed
+        ran = self._measured_s[cores - 1], batches, last.batch_mean, ran_s
+        return _learn(self._sums, self._factor, cores - 1, *ran)
 
     @property
     def table_s(self) -> FloatArray:
         """(cores, batches) seconds to plan with now."""
         table_s: FloatArray = self._measured_s * self._factor[:, None]
         return table_s
+
+
+@entry_point
+def _learn(
+    sums: FloatArray,
+    factor: FloatArray,
+    row: int,
+    measured_s: FloatArray,
+    batches: float,
+    batch: float,
+    ran_s: float,
+) -> bool:
+    """Take in batches of a mean size that ran so long in all; return whether the factors changed.
+
+    They are overwritten, as is what :attr:`ServiceTimes._sums` are, whose row is to be changed.
+    """
+    below = min(int(batch), measured_s.size)
+    above_s = measured_s[min(below, measured_s.size - 1)]
+    planned_s = (above_s - measured_s[below - 1]) * (batch - below) + measured_s[below - 1]
+    planned_s *= batches
+    for cores in range(factor.size):
+        sums[0, cores] *= _FORGET
+        sums[1, cores] *= _FORGET
+    sums[0, row] += min(max(ran_s, RATIO_RANGE[0] * planned_s), RATIO_RANGE[1] * planned_s)
+    sums[1, row] += planned_s
+    mean = pairwise_sum(sums[0]) + _PRIOR_S * _CAUTION
+    mean /= pairwise_sum(sums[1]) + _PRIOR_S
+    changed = False
+    for cores in range(factor.size):
+        now = (sums[0, cores] + _PRIOR_S * mean) / (sums[1, cores] + _PRIOR_S)
+        changed |= abs(now / factor[cores] - 1) > _NOTABLE
+    for cores in range(factor.size * changed):
+        factor[cores] = (sums[0, cores] + _PRIOR_S * mean) / (sums[1, cores] + _PRIOR_S)
+    return changed
 
 
 class StageTimes:
