@@ -25,7 +25,7 @@ from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force, price_of
-from .tandem import HEAD, TAIL
+from .tandem import TAIL
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -267,10 +267,10 @@ class LookAhead:
         queues.free_s[k], queues.size[k] = math.inf, 0
         states = replica_states(stage, now_s, asked_s, replicas)
         for at, (free_s, size) in enumerate(states):
-            groups = in_groups(size, group, largest) if size else 0
-            queues.free_s[k, at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
-            queues.first[k, at], queues.size[k, at] = ahead, groups
-            ahead += groups
+            if size:
+                free_s, size = max(free_s, _OVERDUE * row_s[size - 1]), in_groups(size, group, largest)
+            queues.free_s[k, at], queues.first[k, at], queues.size[k, at] = free_s, ahead, size
+            ahead += size
         queued_s = stage.queued_deadlines_s[::group]
         tail = ahead + queued_s.size
         np.subtract(queued_s, now_s, out=queues.due_s[k, ahead:tail])
@@ -278,10 +278,10 @@ class LookAhead:
         newest_s -= self._before_s[k]
         if queued_s.size:
             newest_s = float(queued_s[0]) - now_s
-        older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
-        queues.due_s[k, :ahead] = newest_s - older_s
-        queues.marks[k] = 0
-        queues.marks[k, HEAD], queues.marks[k, TAIL] = ahead, tail
+        if ahead:
+            older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
+            queues.due_s[k, :ahead] = newest_s - older_s
+        queues.marks[k] = ahead, tail, 0, 0, 0
 
     def _identify(self) -> int:
         """Say whose the tasks are that are there; return the number of requests.
