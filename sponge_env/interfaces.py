@@ -310,8 +310,8 @@ class SystemSpec:
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
 
-    def __hash__(self) -> int:  # of all its parts it would take longer than what it is looked up for
-        return hash((self.fingerprint, self.scenario, self.total_cores))
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.scenario, self.total_cores))  # of all it takes long
 
     @property
     def first(self) -> StageSpec:

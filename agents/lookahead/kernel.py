@@ -28,8 +28,8 @@ from .tandem import (
     unfinished,
 )
 
-VARIANT, CORES, BATCH = 0, 1, 2
-"""Places in an allocation, and in :attr:`Rules.limits`."""
+VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
+"""Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
 _MOVES = 10
 """Ways to change a stage's allocation; see :func:`_move`."""
 _MOST_TRIED = 512
@@ -82,13 +82,14 @@ class Scratch(NamedTuple):
     counts: IntArray
     """(paths,) number of arrivals in the first stage."""
     tried: IntArray
-    """(tried, stages, 3) allocations whose cost is known, or is asked for."""
+    """(tried, stages, 4) allocations whose cost is known, or is asked for, and up from which
+    largest batch it is the same; 0 if that is not known."""
     now: IntArray
     """(stages, 3) the one that is played while an earlier one is in force."""
     then: IntArray
     """(stages, 3) the one that is played after the next interval."""
     most: IntArray
-    """(2, stages), see :attr:`.tandem.SamplePath.most`, of what is played, and of the best."""
+    """(stages,), see :attr:`.tandem.SamplePath.most`."""
 
 
 class Decision(NamedTuple):
@@ -121,10 +122,10 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
         arrivals_s=np.empty((paths, stages, places, 2)),
         ids=np.zeros((stages, places), np.int64),
         counts=np.zeros(paths, np.int64),
-        tried=np.zeros((_MOST_TRIED, stages, 3), np.int64),
+        tried=np.zeros((_MOST_TRIED, stages, 4), np.int64),
         now=np.zeros((stages, 3), np.int64),
         then=np.zeros((stages, 3), np.int64),
-        most=np.zeros((2, stages), np.int64),
+        most=np.zeros(stages, np.int64),
     )
 
 
@@ -154,19 +155,20 @@ def plan(
             _set(best, scratch.tried[known])
             cost, late = tried_cost, tried_late
             for k in range(stages):
-                scratch.most[1, k] = scratch.most[0, k]
+                scratch.tried[known, k, REACHED] = scratch.most[k]
             # It begins the round of moves anew; a round without a better one is the end.
             move, left = (move - 1) // _MOVES * _MOVES if known else 0, _MOVES * stages
         trying = False
         while left > 0 and known + 1 < _MOST_TRIED and not trying:
             tried, k = scratch.tried[known + 1], move // _MOVES % stages
             _set(tried, best)
+            for stage in range(stages):
+                tried[stage, REACHED] = 0
             _move(rules, k, move % _MOVES, tried[k])
             _make_room(rules, tried, k)
             move, left = move + 1, left - 1
-            if _fits(rules, tried, k) and not _is_known(scratch.tried, known):
-                known += 1
-                trying = not _plays_alike(tried, best, scratch.most[1])
+            trying = _fits(rules, tried, k) and not _is_known(scratch.tried, known)
+        known += trying
     return late, cost
 
 
@@ -242,22 +244,14 @@ def _is_known(tried: IntArray, known: int) -> bool:
     for row in range(known + 1):
         same = True
         for k in range(tried.shape[1]):
-            for part in range(3):
+            for part in range(BATCH):
                 same = same and tried[row, k, part] == tried[known + 1, k, part]
+            batch, other = tried[row, k, BATCH], tried[known + 1, k, BATCH]
+            reached = tried[row, k, REACHED]
+            same = same and (batch == other or min(batch, other) >= reached > 0)
         if same:
             return True
     return False
-
-
-@compiled
-def _plays_alike(tried: IntArray, best: IntArray, most: IntArray) -> bool:
-    """Return whether all is the same but largest batches that are never reached."""
-    alike = True
-    for k in range(tried.shape[0]):
-        alike = alike and tried[k, VARIANT] == best[k, VARIANT] and tried[k, CORES] == best[k, CORES]
-        smaller = min(tried[k, BATCH], best[k, BATCH])
-        alike = alike and (tried[k, BATCH] == best[k, BATCH] or smaller >= most[k])
-    return alike
 
 
 @compiled
@@ -282,21 +276,19 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
         cost += _held(rules, k, tried[k, CORES]) * rules.interval_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
         least += _held(rules, k, 1) * (whole_s - rules.interval_s)
-        scratch.most[0, k] = 0
+        scratch.most[k] = 0
     _set(scratch.then, tried)
-    left = 1.0
+    left = least - 1e-9 * least  # what the paths that are left cost at least, but for rounding
     for path in range(draws.weight.size):
-        # The paths that are left cost that much at least, but for rounding.
-        if cost + left * least * (1.0 - 1e-9) >= limit:
+        if cost + left >= limit:
             return math.inf, expected
         copy_queues(scratch.start, scratch.middle)
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
         late, weight = _next_interval(decision, path, tried), draws.weight[path]
-        left -= weight
-        served = cost + weight * (rules.late_price * late + least)
-        if served + max(left, 0.0) * least * (1.0 - 1e-9) >= limit:
+        left -= weight * least
+        if cost + weight * (rules.late_price * late + least) + left >= limit:
             return math.inf, expected
         expected += weight * late
         cost += weight * (rules.late_price * late + _look_ahead(decision, path, tried))
@@ -320,14 +312,8 @@ def _serve(
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
     rules, scratch, late = decision.rules, decision.scratch, 0.0
-    future = SamplePath(
-        scratch.arrivals_s[path],
-        scratch.ids,
-        decision.requests,
-        rules.tasks,
-        rules.guard_s,
-        scratch.most[0],
-    )
+    arrivals_s, ids, most = scratch.arrivals_s[path], scratch.ids, scratch.most
+    future = SamplePath(arrivals_s, ids, decision.requests, rules.tasks, rules.guard_s, most)
     for k in range(allocation.shape[0]):
         service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
         late += advance(queues, k, future, service_s, allocation[k, BATCH], from_s, until_s)
@@ -411,17 +397,17 @@ def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
-    cost, late, cores_s, backlog = 0.0, 0.0, 0.0, 0.0
+    late, cores_s, backlog = 0.0, 0.0, 0.0
     for k in range(then.shape[0]):
         cores_s += _held(rules, k, then[k, CORES]) * (horizon_s - begin_s)
-    if cores_s < limit:
-        copy_queues(decision.scratch.middle, queues)
-        for k in range(then.shape[0]):
-            _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
+    if cores_s >= limit:
+        return cores_s
+    copy_queues(decision.scratch.middle, queues)
+    for k in range(then.shape[0]):
+        _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
     for beyond in range(2):
-        cost = cores_s + rules.late_price * late + backlog
-        if cost >= limit:
-            return cost
+        if cores_s + rules.late_price * late + backlog >= limit:
+            break
         from_s, until_s = (horizon_s, math.inf) if beyond else (begin_s, horizon_s)
         late += _serve(decision, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):

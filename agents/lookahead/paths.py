@@ -101,9 +101,8 @@ def sample_path(
     sent_s += draws.kinds[path, 0] / fast_rps
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
         kind = int(draws.kinds[path, draw] * kinds.shape[0])
-        work = kinds[kind, 0]
-        if sent_s < 0.0:  # divisions are what takes long here
-            work += sent_s / forecast.transfer_s
+        # Divisions are what takes long here.
+        work = kinds[kind, 0] + (sent_s / forecast.transfer_s if sent_s < 0.0 else 0.0)
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
             if arrival_s < horizon_s:
@@ -112,10 +111,7 @@ def sample_path(
         draw = draw + 1 if draw + 1 < known else 0
         # The next decision will know the rate.
         gap = 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
-        if sent_s < until_s:
-            sent_s += gap / fast_rps
-        else:
-            sent_s += gap / forecast.rate_rps
+        sent_s += gap / fast_rps if sent_s < until_s else gap / forecast.rate_rps
     return count
 
 

@@ -37,7 +37,6 @@ and in proportion fewer where there are more, so that a decision takes a few mil
 _DRAWS = 1021
 """Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
-_NO_RESIZES = np.empty((0, 3))
 _SPARE = 0.25
 """Share of their cores that the ready replicas may give to those that start in any case."""
 _GUARD_MAX = 0.9
@@ -102,8 +101,8 @@ class LookAhead:
         fit_rate(np.ones(1), np.ones(1), spec.interval_s)
         nothing = FlowForecast(1.0, 0.0, 0.0, 0.1, 0.1, 0.0, 1.0)
         ones, first = np.ones(len(stages), np.int64), np.array([(0, 1, 1)] * len(stages))
-        free = np.zeros(service_s.shape[:2])
-        decision = Decision(rules, self._draws, self._scratch, free, ones, _NO_RESIZES, 0)
+        free, none = np.zeros(service_s.shape[:2]), np.empty((0, 3))
+        decision = Decision(rules, self._draws, self._scratch, free, ones, none, 0)
         plan(decision, nothing, self._flow.kinds, first)
 
     def observe(self, view: SystemView) -> None:
@@ -139,13 +138,7 @@ class LookAhead:
         for k, stage in enumerate(view.stages):
             rate_rps = forecast.rate_rps * self._mean_tasks[k]
             self._fill(k, view, stage, replicas[k], rate_rps, group)
-        requests, resizes = self._identify(), _NO_RESIZES
-        if any(each.pending for each in view.stages):
-            pending = [(s, k, cores) for k, v in enumerate(view.stages) for s, cores in v.pending]
-            resizes = np.array(sorted(pending))
-        if group > 1:  # in groups, the number of requests scatters less
-            rate_rps, scatter = forecast.rate_rps / group, forecast.scatter / group
-            forecast = forecast._replace(rate_rps=rate_rps, scatter=scatter)
+        resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
         # The search begins with what is in force, as far as it fits.
         first = []
@@ -161,12 +154,12 @@ class LookAhead:
                 rules,
                 self._draws,
                 self._scratch,
-                self._backlog_prices(self._forecast.rate_rps, last, replicas, group),
+                self._backlog_prices(forecast.rate_rps, last, replicas, group),
                 np.array([stage.cores_in_force for stage in view.stages]),
-                resizes,
-                requests,
+                np.array(sorted(resizes), np.float64).reshape(-1, 3),
+                self._identify(),
             ),
-            forecast,
+            forecast if group == 1 else forecast.in_groups(group),
             kinds,
             best,
         )
@@ -268,7 +261,8 @@ class LookAhead:
         states = replica_states(stage, now_s, asked_s, replicas)
         for at, (free_s, size) in enumerate(states):
             if size:
-                free_s, size = max(free_s, _OVERDUE * row_s[size - 1]), in_groups(size, group, largest)
+                free_s = max(free_s, _OVERDUE * row_s[size - 1])
+                size = in_groups(size, group, largest)
             queues.free_s[k, at], queues.first[k, at], queues.size[k, at] = free_s, ahead, size
             ahead += size
         queued_s = stage.queued_deadlines_s[::group]

@@ -62,12 +62,13 @@ class ServiceTimes:
         """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores = spec.first.cpu_cores
         self._measured_s = np.ascontiguousarray(measured_s)
-        self._sums = np.zeros((2, len(measured_s)))
-        """Seconds that batches ran on so many cores, and seconds that they should have."""
+        self._known = np.zeros((3, len(measured_s)))
+        """Seconds that batches ran on so many cores and seconds that they should have, and the
+        factor."""
         self._loading, self._cores = False, 0
-        self._factor = np.full(len(measured_s), _CAUTION)
+        self._known[2] = _CAUTION
         # Nothing is learned from no batch, but compiled now.
-        _learn(self._sums, self._factor, 0, self._measured_s[0], 0.0, 1.0, 0.0)
+        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
@@ -82,47 +83,41 @@ class ServiceTimes:
         if math.isfinite(self._cpu_cores) and not (loading or last.restarts):
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
-        ran = self._measured_s[cores - 1], batches, last.batch_mean, ran_s
-        return _learn(self._sums, self._factor, cores - 1, *ran)
+        row_s = self._measured_s[cores - 1]
+        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s)
 
     @property
     def table_s(self) -> FloatArray:
         """(cores, batches) seconds to plan with now."""
-        table_s: FloatArray = self._measured_s * self._factor[:, None]
+        table_s: FloatArray = self._measured_s * self._known[2, :, None]
         return table_s
 
 
 @entry_point
 def _learn(
-    sums: FloatArray,
-    factor: FloatArray,
-    row: int,
-    measured_s: FloatArray,
-    batches: float,
-    batch: float,
-    ran_s: float,
+    known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float
 ) -> bool:
     """Take in batches of a mean size that ran so long in all; return whether the factors changed.
 
-    They are overwritten, as is what :attr:`ServiceTimes._sums` are, whose row is to be changed.
+    Overwritten is :attr:`ServiceTimes._known`, of which one row of cores is told something.
     """
-    below = min(int(batch), measured_s.size)
-    above_s = measured_s[min(below, measured_s.size - 1)]
-    planned_s = (above_s - measured_s[below - 1]) * (batch - below) + measured_s[below - 1]
-    planned_s *= batches
-    for cores in range(factor.size):
-        sums[0, cores] *= _FORGET
-        sums[1, cores] *= _FORGET
-    sums[0, row] += min(max(ran_s, RATIO_RANGE[0] * planned_s), RATIO_RANGE[1] * planned_s)
-    sums[1, row] += planned_s
-    mean = pairwise_sum(sums[0]) + _PRIOR_S * _CAUTION
-    mean /= pairwise_sum(sums[1]) + _PRIOR_S
+    below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
+    rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
+    planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
+    for cores in range(known.shape[1]):
+        told = float(cores == row)
+        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
+        known[0, cores] = known[0, cores] * _FORGET + told * believed_s
+        known[1, cores] = known[1, cores] * _FORGET + told * planned_s
+    ran, planned, factors = known
+    mean = pairwise_sum(ran) + _PRIOR_S * _CAUTION
+    mean /= pairwise_sum(planned) + _PRIOR_S
     changed = False
-    for cores in range(factor.size):
-        now = (sums[0, cores] + _PRIOR_S * mean) / (sums[1, cores] + _PRIOR_S)
-        changed |= abs(now / factor[cores] - 1) > _NOTABLE
-    for cores in range(factor.size * changed):
-        factor[cores] = (sums[0, cores] + _PRIOR_S * mean) / (sums[1, cores] + _PRIOR_S)
+    for learns in range(2):
+        for cores in range(factors.size):
+            factor = (ran[cores] + _PRIOR_S * mean) / (planned[cores] + _PRIOR_S)
+            changed |= abs(factor / factors[cores] - 1) > _NOTABLE
+            factors[cores] = factor if learns and changed else factors[cores]
     return changed
 
 
