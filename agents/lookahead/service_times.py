@@ -105,7 +105,7 @@ def _learn(
     rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
     for cores in range(known.shape[1]):
-        told = float(cores == row)
+        told = 1.0 if cores == row else 0.0
         believed_s = min(max(ran_s, least * planned_s), most * planned_s)
         known[0, cores] = known[0, cores] * _FORGET + told * believed_s
         known[1, cores] = known[1, cores] * _FORGET + told * planned_s
