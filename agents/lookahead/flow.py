@@ -60,10 +60,6 @@ class FlowForecast(NamedTuple):
     surge: float
     """How many times as high the rate may become before a decision is in force."""
 
-    def in_groups(self, size: int) -> FlowForecast:
-        """Return the forecast of groups of requests, whose number scatters less."""
-        return self._replace(rate_rps=self.rate_rps / size, scatter=self.scatter / size)
-
 
 class Flow:
     """Follows the requests of one episode, interval by interval."""

@@ -159,7 +159,8 @@ class LookAhead:
                 np.array(sorted(resizes), np.float64).reshape(-1, 3),
                 self._identify(),
             ),
-            forecast if group == 1 else forecast.in_groups(group),
+            # In groups, the number of requests scatters less.
+            forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
             kinds,
             best,
         )
