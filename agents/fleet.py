@@ -138,14 +138,11 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 def _peak_rps(moment: Moment) -> float:
     """Return the highest mean rate of the last minutes."""
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
-    # Differences of sums from the first rate on.
-    before_rps, after_rps, highest_rps = 0.0, 0.0, 0.0
+    before_rps, after_rps, highest_rps = 0.0, 0.0, 0.0  # the first two are sums from the first on
     for at in range(rates_rps.size):
         after_rps += rates_rps[at]
-        if at >= width:
-            before_rps += rates_rps[at - width]
-        if at + 1 >= width:
-            highest_rps = max(highest_rps, after_rps - before_rps)
+        before_rps += rates_rps[at - width] if at >= width else 0.0
+        highest_rps = max(highest_rps, after_rps - before_rps if at + 1 >= width else 0.0)
     return highest_rps / width
 
 
@@ -264,9 +261,9 @@ def _write_steps(fleet: Fleet, moment: Moment) -> None:
         for sample in range(coming.size):
             fleet.samples[0, sample] = max(coming[sample], least_rps) / before
             fleet.samples[1, sample] = _cores(fleet, fleet.samples[0, sample])
+        row = fleet.step[before - 1]
         for after in range(before, sizes + 1):
-            cost = _mean_cost(fleet, before, after - before, coming.size)
-            fleet.step[before - 1, after - 1] = cost
+            row[after - 1] = _mean_cost(fleet, before, after - before, coming.size)
         fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
 
 
@@ -341,12 +338,12 @@ class FleetPlanner:
             samples=np.empty((3, 2 * SAMPLES)),
         )
         # Compile it now, so that no decision waits for it.
-        one, wait = np.ones(1), np.ones(sizes)
-        nothing = Moment(1, 1, 1, wait, 0, False, 1.0, one, 1, one, False)
+        one = np.ones(1)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, one, False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
-        interval_s = spec.interval_s
-        self._peak, self._peak_ago = (math.ceil(s / interval_s) for s in (_PEAK_S, _PEAK_AGO_S))
+        self._peak = math.ceil(_PEAK_S / spec.interval_s)
+        self._peak_ago = math.ceil(_PEAK_AGO_S / spec.interval_s)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
 

@@ -183,10 +183,9 @@ class ShadowFleets:
         They do in an overload in which the constant fails, too.
         """
         own, offered = self._sums[-2:].tolist()
-        allowed, held = _ALLOWED * offered, now_s < self._until_s
-        if self.holds_always:
-            held = self._intervals >= _KNOWN
-        worse = not (held or self.holds_always) and own > allowed and self._intervals >= _JUDGED
+        allowed, always = _ALLOWED * offered, self.holds_always
+        held = self._intervals >= _KNOWN if always else now_s < self._until_s
+        worse = not (held or always) and own > allowed and self._intervals >= _JUDGED
         if not (held or worse):
             return None
         missed = self._sums[:-2]
@@ -219,8 +218,7 @@ class ShadowFleets:
     def best_batch(self, replicas: int, cores: int) -> int:
         """Return the batch size with which such a fleet has missed least; 1 if there is none."""
         own = self._places.get((replicas, cores), [])
-        best = min(own, key=self._sums.__getitem__, default=None)
-        return 1 if best is None else int(self._fleets.sizes[best, 2])
+        return int(self._fleets.sizes[min(own, key=self._sums.item), 2]) if own else 1
 
     def _lately(self) -> IntArray:
         rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._counts)
