@@ -157,8 +157,8 @@ def _rising_rps(fleet: Fleet, moment: Moment) -> float:
     """Return the rate after two cold starts if it goes on to rise; 0 if it does not rise.
 
     It does where of three times in a row each had more than the one before, by more than half of
-    what Poisson arrivals scatter: a step does not. Two, for during one the next cannot begin without taking
-    cores from the ready replicas.
+    what Poisson arrivals scatter: a step does not. Two, for during one the next cannot begin
+    without taking cores from the ready replicas.
     """
     width = math.ceil(_RISE_S / fleet.interval_s)
     rates_rps = moment.rates_rps[-3 * width :]
