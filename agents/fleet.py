@@ -44,6 +44,11 @@ _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
 when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
 replicas do not."""
+_FULL = 0.25
+"""Share of the SLO in which the ready replicas serve what waits, from which on they have little
+room left."""
+_RISE_S, _SCATTER = 4.0, 0.5
+"""Three times as long says whether the rate rises, by more than this many standard deviations."""
 _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -81,6 +86,7 @@ class Fleet(NamedTuple):
     reluctance: float
     slo_s: float
     cold_start_s: float
+    interval_s: float
     in_pipeline: bool
     serves_rps: FloatArray
     """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
@@ -88,8 +94,8 @@ class Fleet(NamedTuple):
     """(sizes, sizes) cost of a cold start on the way from one size to another."""
     value: FloatArray
     """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
-    costs: FloatArray
-    """(2, samples) cores and costs under each rate."""
+    samples: FloatArray
+    """(3, samples) load of each replica under each rate, the cores that it needs, and costs."""
 
 
 class Moment(NamedTuple):
@@ -104,11 +110,12 @@ class Moment(NamedTuple):
     waiting: int
     missing: bool
     """Whether more was dropped in the last interval than by chance."""
-    rate_rps: float
-    """Mean of the last intervals, and what may last; negative if nothing does."""
     lasting_rps: float
-    peak_rps: float
-    """Highest rate of the last minutes."""
+    """Rate that may last; negative if none does."""
+    rates_rps: FloatArray
+    """(past intervals,) rates of the last minutes."""
+    peak: int
+    """Intervals over which the highest of them is averaged."""
     coming_rps: FloatArray
     """(<= samples,) equally likely rates after a cold start."""
     overloaded: bool
@@ -134,14 +141,46 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 
 @compiled
+def _peak_rps(moment: Moment) -> float:
+    """Return the highest mean rate of the last minutes."""
+    rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
+    before_rps, after_rps, highest_rps = 0.0, 0.0, 0.0  # the first two are sums from the first on
+    for at in range(rates_rps.size):
+        after_rps += rates_rps[at]
+        before_rps += rates_rps[at - width] if at >= width else 0.0
+        highest_rps = max(highest_rps, after_rps - before_rps if at + 1 >= width else 0.0)
+    return highest_rps / width
+
+
+@compiled
+def _rising_rps(fleet: Fleet, moment: Moment) -> float:
+    """Return the rate after two cold starts if it goes on to rise; 0 if it does not rise.
+
+    It does where of three times in a row each had more than the one before, by more than half of
+    what Poisson arrivals scatter: a step does not. Two, for during one the next cannot begin
+    without taking cores from the ready replicas.
+    """
+    width = math.ceil(_RISE_S / fleet.interval_s)
+    rates_rps = moment.rates_rps[-3 * width :]
+    if rates_rps.size < 3 * width:
+        return 0.0
+    first, second = rates_rps[:width].mean(), rates_rps[width : 2 * width].mean()
+    third, each_s = rates_rps[2 * width :].mean(), width * fleet.interval_s
+    scatter = math.sqrt((second + third) / each_s)
+    rise = (min(second - first, third - second) - _SCATTER * scatter) / each_s
+    ahead: float = third + rise * (each_s / 2 + 2 * fleet.cold_start_s)
+    return ahead if rise > 0.0 else 0.0
+
+
+@compiled
 def _least(fleet: Fleet, moment: Moment) -> int:
     """Return the fewest replicas that serve a peak once they have all cores of the machine."""
-    least, most_rps = 1, 0.0
+    least, most_rps, peak_rps = 1, 0.0, max(_peak_rps(moment), _rising_rps(fleet, moment))
     for size in range(fleet.most_cores.size):
         cores = fleet.most_cores[size]
         share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
         serves_rps = (size + 1) * fleet.serves_rps[0, cores - 1] * share
-        if serves_rps > (1 + 1e-9) * most_rps and most_rps < moment.peak_rps:
+        if serves_rps > (1 + 1e-9) * most_rps and most_rps < peak_rps:
             least, most_rps = size + 1, serves_rps
     return least
 
@@ -187,7 +226,22 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         return max(enough, moment.replicas), True
     if not late:
         usual = max(usual, _least(fleet, moment))
+    if moment.waiting > _FULL * serves_rps * fleet.slo_s:
+        usual = max(usual, _unhindered(fleet, ready, rate_rps))
     return max(usual, min(enough, ready)), False
+
+
+@compiled
+def _unhindered(fleet: Fleet, ready: int, rate_rps: float) -> int:
+    """Return how many replicas may be trusted with a rate, as far as the ready ones keep cores."""
+    wanted, most = ready, fleet.most_cores[ready - 1]
+    while wanted < fleet.most_cores.size and _most(fleet, ready, wanted + 1 - ready) == most:
+        cores = fleet.most_cores[wanted - 1]
+        share = min(1.0, fleet.cpu_cores / (wanted * cores))
+        if wanted * fleet.serves_rps[1, cores - 1] * share >= rate_rps:
+            break
+        wanted += 1
+    return wanted
 
 
 @compiled
@@ -207,6 +261,8 @@ def backlog_end_s(waiting: int, before_rps: float, after_rps: float, change_s: f
 def _cheapest(fleet: Fleet, moment: Moment) -> int:
     """Return the first step of the cheapest path, in units of cold starts."""
     step, value, sizes = fleet.step, fleet.value, fleet.most_cores.size
+    rates_rps = moment.rates_rps[-SMOOTHED:]
+    rate_rps = pairwise_sum(rates_rps) / rates_rps.size
     _write_steps(fleet, moment)
     # Backward induction: what each size costs from its first cold start on.
     value[0] = 0.0
@@ -219,9 +275,10 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
     best, least, kept = 0, math.inf, math.inf
     for size in range(sizes):
         # Replicas that start already come sooner, so their first cold start counts in part.
-        wait, load_rps = moment.wait[size], moment.rate_rps / min(size + 1, moment.ready)
-        serving = min(size + 1, moment.ready)
-        waiting = _cost(fleet, serving, size + 1 - serving, load_rps, _cores(fleet, load_rps))
+        wait, serving = moment.wait[size], min(size + 1, moment.ready)
+        fleet.samples[0, 0] = rate_rps / serving
+        fleet.samples[1, 0] = _cores(fleet, rate_rps / serving)
+        waiting = _mean_cost(fleet, serving, size + 1 - serving, 1)
         total = wait * waiting + (1 - wait) * step[size, size] + value[_COLD_STARTS_AHEAD % 2, size]
         if size + 1 == moment.replicas:
             kept = total
@@ -238,18 +295,16 @@ def _write_steps(fleet: Fleet, moment: Moment) -> None:
     From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
     """
     coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
-    cores, costs = fleet.costs[0], fleet.costs[1, : coming.size]
     # What others on the machine need is not known in a pipeline, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
         least_rps = moment.lasting_rps
     for before in range(1, sizes + 1):
-        for sample in range(costs.size):
-            cores[sample] = _cores(fleet, max(coming[sample], least_rps) / before)
+        for sample in range(coming.size):
+            fleet.samples[0, sample] = max(coming[sample], least_rps) / before
+            fleet.samples[1, sample] = _cores(fleet, fleet.samples[0, sample])
+        row = fleet.step[before - 1]
         for after in range(before, sizes + 1):
-            for sample in range(costs.size):
-                load_rps = max(coming[sample], least_rps) / before
-                costs[sample] = _cost(fleet, before, after - before, load_rps, cores[sample])
-            fleet.step[before - 1, after - 1] = pairwise_sum(costs) / costs.size
+            row[after - 1] = _mean_cost(fleet, before, after - before, coming.size)
         fleet.step[before:, before - 1] = fleet.step[before - 1, before - 1]
 
 
@@ -274,8 +329,8 @@ def _most(fleet: Fleet, serving: int, starting: int) -> int:
 
 
 @compiled
-def _cost(fleet: Fleet, serving: int, starting: int, load_rps: float, cores: float) -> float:
-    """Return what replicas cost if those that serve have such a load each and need such cores.
+def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float:
+    """Return what replicas cost if those that serve have such loads each and need such cores.
 
     They hold these as far as the machine has so many for all. Replicas that hold more than their
     CPU has take it from each other.
@@ -284,9 +339,13 @@ def _cost(fleet: Fleet, serving: int, starting: int, load_rps: float, cores: flo
         # Charged like the others: at one core, stages would start some in every swing.
         serving, starting = serving + starting, 0
     most = _most(fleet, serving, starting)
-    allocated = min(cores, most) * serving + starting
-    overload: float = max(load_rps / fleet.serves_rps[1, most - 1] - 1.0, 0.0)
-    return allocated + _OVERLOAD * (max(allocated - fleet.cpu_cores, 0.0) + most * overload)
+    serves_rps, cpu_cores = fleet.serves_rps[1, most - 1], fleet.cpu_cores
+    loads_rps, cores, costs = fleet.samples[0], fleet.samples[1], fleet.samples[2, :samples]
+    for sample in range(costs.size):  # not up to another number: this becomes vector code
+        overload = max(loads_rps[sample] / serves_rps - 1.0, 0.0)
+        allocated = min(cores[sample], float(most)) * serving + starting
+        costs[sample] = allocated + _OVERLOAD * (max(allocated - cpu_cores, 0.0) + most * overload)
+    return pairwise_sum(costs) / samples
 
 
 class FleetPlanner:
@@ -313,23 +372,28 @@ class FleetPlanner:
             reluctance=reluctance,
             slo_s=float(spec.slo_s),
             cold_start_s=float(self._cold_start * spec.interval_s),
+            interval_s=float(spec.interval_s),
             in_pipeline=in_pipeline,
             serves_rps=np.empty((2, cores_max)),
             step=np.empty((sizes, sizes)),
             value=np.empty((2, sizes)),
-            costs=np.empty((2, 2 * SAMPLES)),
+            samples=np.empty((3, 2 * SAMPLES)),
         )
         # Compile it now, so that no decision waits for it.
-        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, 1.0, 1.0, np.ones(1), False)
+        one = np.ones(1)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, one, False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
+        self._peak = math.ceil(_PEAK_S / spec.interval_s)
+        self._peak_ago = math.ceil(_PEAK_AGO_S / spec.interval_s)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
 
     def observe(self, view: SystemView) -> None:
         """Remember the last interval's arrivals; at first all that the view shows."""
         news = view.first.arrivals[-1:] if self._rates_rps.size else view.first.arrivals
-        self._rates_rps = np.append(self._rates_rps, news / self._spec.interval_s)[-_REMEMBERED:]
+        known_rps = self._rates_rps[1 - _REMEMBERED :]
+        self._rates_rps = np.concatenate([known_rps, news / self._spec.interval_s])
 
     def replicas(self, view: SystemView, service_s: FloatArray) -> int:
         """Return how many replicas to hold now, starting ones included."""
@@ -342,13 +406,12 @@ class FleetPlanner:
             # What an outage of the network held back comes within an interval or two.
             lasting = rates_rps[-windows:]
             lasting_rps = float(lasting.mean()) if fleet.in_pipeline else min(lasting.tolist())
-        rate_rps = float(np.add.reduce(rates_rps[-SMOOTHED:])) / min(rates_rps.size, SMOOTHED)
         smooth_rps, waiting = smoothed(rates_rps), view.first.queued_deadlines_s.size
         last = view.last
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        rates = rate_rps, lasting_rps, self._peak_rps(), coming_rps
+        rates = lasting_rps, rates_rps[-self._peak_ago :], self._peak, coming_rps
         moment = Moment(*held, waiting, missing, *rates, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
@@ -356,13 +419,6 @@ class FleetPlanner:
         highest_rps = np.maximum.reduce(smooth_rps[-(_KEPT - SMOOTHED + 1) :])
         busy = highest_rps > _BUSY * fleet.serves_rps[0, 0]
         return max(desired, self._fewest) if busy else desired
-
-    def _peak_rps(self) -> float:
-        width, ago = (math.ceil(s / self._spec.interval_s) for s in (_PEAK_S, _PEAK_AGO_S))
-        rates_rps = self._rates_rps[-ago:]
-        width = min(width, rates_rps.size)
-        sums = np.add.accumulate(np.concatenate([[0.0], rates_rps]))
-        return float(np.maximum.reduce(sums[width:] - sums[:-width])) / width
 
 
 class Fleets:

@@ -144,9 +144,10 @@ class Guard:
             shown = observations.copy()
             _clip(shown, self._places, self._range, self._is_demand, is_alarming)
         self._lengths.append(queued)
-        if len(self._lengths) > _GROWING:
+        is_hopeless = queued > self._hopeless
+        if len(self._lengths) > _GROWING and np.any(is_hopeless):
             is_growing = [x < y for x, y in pairwise(self._lengths)]
-            is_alarming |= np.all([*is_growing, self._lengths[-1] > self._hopeless], axis=0)
+            is_alarming |= np.all([*is_growing, is_hopeless], axis=0)
         return shown, is_alarming
 
     def _answer(

@@ -39,6 +39,7 @@ SMOOTHED = 5
 """Intervals over which a fleet's rates are averaged: queues absorb shorter swings."""
 _LASTING_PRIOR = 30
 """Intervals of experience that the belief in a lasting rate counts for."""
+_WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
 SAMPLES = 64
 """Rates that stand for the distribution of the coming ones."""
 _ERROR_PRIOR = 10
@@ -108,7 +109,7 @@ def _budget_range_s(spec: SystemSpec, view: SystemView) -> tuple[float, float]:
 def smoothed(rates: FloatArray) -> FloatArray:
     """Return means over a few intervals each; of fewer than that, the one over all."""
     width = min(SMOOTHED, len(rates))
-    return np.correlate(rates, np.full(width, 1 / width))
+    return np.correlate(rates, _WEIGHTS[width])
 
 
 @compiled
@@ -140,11 +141,12 @@ def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
     if pairs < 1:
         return smooth[-1:]
     before, after = swing[:-lag], swing[lag:]
-    power = float(before @ before)
-    seen = min(max(float(before @ after) / power, 0.0), 1.0) if power > 0 else 0.0
+    power = float(before.dot(before))
+    seen = min(max(float(before.dot(after)) / power, 0.0), 1.0) if power > 0 else 0.0
     # A belief that rates last, until so much experience says otherwise.
     phi = (pairs * seen + _LASTING_PRIOR) / (pairs + _LASTING_PRIOR)
-    errors = (after - phi * before)[:: -max(1, pairs // SAMPLES)]
+    every = -max(1, pairs // SAMPLES)
+    errors = after[::every] - phi * before[::every]
     samples: FloatArray = np.maximum(mean + phi * swing[-1] + errors, 0.0)
     return samples
 

@@ -139,37 +139,42 @@ class ShadowFleets:
         """
         self._spec, self._fastest_s = spec, float(measured_s.min())
         sizes = np.array([*_sizes(spec, measured_s)])
-        count = len(sizes)
+        count, memory = len(sizes), math.ceil(_MEMORY_S / spec.interval_s)
+        self._last = np.zeros(count + 2, np.int64)
+        """What the fleets and the own decisions missed in the last interval, and was offered."""
+        self._counts = np.zeros((memory, count + 2), np.int64)
+        """(intervals, fleets + 2) the same of each; the latest overwrite the oldest."""
+        self._sums = np.zeros(count + 2, np.int64)
         self._fleets = ShadowState(
             sizes,
             np.full((count, spec.first.replicas_max), -math.inf),
             np.zeros((count, _QUEUE)),
             np.zeros((count, 2), np.int64),
-            np.zeros(count, np.int64),
+            self._last[:-2],
         )
         self._cores = sizes[:, 0] * sizes[:, 1]
-        memory = math.ceil(_MEMORY_S / spec.interval_s)
-        self._missed = np.zeros((memory, count + 1), np.int64)
-        """(intervals, fleets and own) avoidable misses; the latest overwrite the oldest."""
-        self._offered = np.zeros(memory, np.int64)
+        self._places: dict[tuple[int, int], list[int]] = {}
+        for place, (replicas, cores, _) in enumerate(sizes.tolist()):
+            self._places.setdefault((replicas, cores), []).append(place)
         self._intervals, self._rng = 0, np.random.default_rng(0)
         self._until_s, self._next_s = -math.inf, _HELD_S
-        play(self._fleets, measured_s, np.empty(0), np.empty(0), 0.0, 0.0)
+        table_s = np.ascontiguousarray(measured_s)
+        play(self._fleets, table_s, np.empty(0), np.empty(0), 0.0, 0.0)
 
     def observe(self, view: SystemView, service_s: FloatArray) -> None:
         """Play the interval that has passed; a batch takes (cores, batches) seconds."""
-        spec, budgets_s = self._spec, np.asarray(view.budgets_s)
-        from_s = view.now_s - spec.interval_s
+        spec, budgets_s = self._spec, view.budgets_s
+        from_s, places = view.now_s - spec.interval_s, self._rng.random(budgets_s.size)
         # When they came within the interval a view does not say.
-        came_s = from_s + spec.interval_s * np.sort(self._rng.random(budgets_s.size))
-        possible = budgets_s >= self._fastest_s
+        places.sort()
+        came_s, possible = from_s + spec.interval_s * places, budgets_s >= self._fastest_s
         due_s = (came_s + budgets_s)[possible]
         table_s = np.ascontiguousarray(service_s * _CAUTION)
         play(self._fleets, table_s, came_s[possible], due_s, from_s, view.now_s)
-        row = self._intervals % len(self._missed)
-        self._missed[row, :-1] = self._fleets.missed
-        self._missed[row, -1] = view.last.avoidable_violations if view.last is not None else 0
-        self._offered[row] = budgets_s.size
+        last, oldest = view.last, self._counts[self._intervals % len(self._counts)]
+        self._last[-2:] = last.avoidable_violations if last is not None else 0, budgets_s.size
+        self._sums += self._last - oldest
+        oldest[:] = self._last
         self._intervals += 1
 
     def to_hold(self, now_s: float, overloaded: bool) -> StageAllocation | None:
@@ -177,22 +182,25 @@ class ShadowFleets:
 
         They do in an overload in which the constant fails, too.
         """
-        missed, offered = self._missed.sum(axis=0), self._offered.sum()
-        *fleets, own = missed.tolist()
-        best = int(np.lexsort((missed[:-1], self._cores, missed[:-1] > _ALLOWED * offered))[0])
-        if missed[best] > _ALLOWED * offered:
-            best = int(np.lexsort((self._cores, missed[:-1]))[0])
-        if self.holds_always:
-            held = self._intervals >= _KNOWN
-        else:
-            worse = own > max(_ALLOWED * offered, 2 * fleets[best] + 1)
-            if worse and self._intervals >= _JUDGED and now_s >= self._until_s:
-                self._until_s = now_s + self._next_s
-                self._next_s = min(2 * self._next_s, _LONGEST_S)
-            held = now_s < self._until_s
+        own, offered = self._sums[-2:].tolist()
+        allowed, always = _ALLOWED * offered, self.holds_always
+        held = self._intervals >= _KNOWN if always else now_s < self._until_s
+        notable = own > allowed + 2 * math.sqrt(allowed) + 1  # by more than chance
+        worse = not (held or always) and notable and self._intervals >= _JUDGED
+        if not (held or worse):
+            return None
+        missed = self._sums[:-2]
+        best = int(np.lexsort((missed, self._cores, missed > allowed))[0])
+        if missed[best] > allowed:
+            best = int(np.lexsort((self._cores, missed))[0])
+        if worse and own <= 2 * missed[best] + 1:
+            return None
+        if worse:
+            self._until_s = now_s + self._next_s
+            self._next_s = min(2 * self._next_s, _LONGEST_S)
         replicas, cores, batch = self._fleets.sizes[best].tolist()
         fails = overloaded and bool(self._lately()[best])
-        return StageAllocation(cores, batch, replicas) if held and not fails else None
+        return None if fails else StageAllocation(cores, batch, replicas)
 
     @property
     def holds_always(self) -> bool:
@@ -205,21 +213,17 @@ class ShadowFleets:
         way = {(ready, (total - max(0, replicas - ready)) // ready)}
         way |= {(n, total // n) for n in range(min(replicas, ready), max(replicas, ready) + 1)}
         most = self._spec.first.cores_max
-        for n, cores in way:
-            own = (self._fleets.sizes[:, :2] == (n, min(cores, most))).all(axis=1)
-            if own.any() and missed[own].min() > 0:
-                return False
-        return True
+        known = [self._places.get((n, min(cores, most)), []) for n, cores in way]
+        return not any(own and missed[own].min() > 0 for own in known)
 
     def best_batch(self, replicas: int, cores: int) -> int:
         """Return the batch size with which such a fleet has missed least; 1 if there is none."""
-        own = (self._fleets.sizes[:, :2] == (replicas, cores)).all(axis=1)
-        missed = self._missed[:, :-1].sum(axis=0)[own]
-        return int(self._fleets.sizes[own, 2][np.argmin(missed)]) if missed.size else 1
+        own = self._places.get((replicas, cores), [])
+        return int(self._fleets.sizes[min(own, key=self._sums.item), 2]) if own else 1
 
     def _lately(self) -> IntArray:
-        rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._missed)
-        missed: IntArray = self._missed[rows, :-1].sum(axis=0)
+        rows = (self._intervals - 1 - np.arange(min(_RECENT, self._intervals))) % len(self._counts)
+        missed: IntArray = self._counts[rows, :-2].sum(axis=0)
         return missed
 
 

@@ -181,7 +181,7 @@ class PolicyState:
     def situations(self) -> IntArray:
         """(n, stages) numbers of the situations, see :data:`SITUATIONS`."""
         held = self.replicas
-        ready = np.clip(self._ready, 1, held) if self._holds_peak else held
+        ready = np.minimum(np.maximum(self._ready, 1), held) if self._holds_peak else held
         kept = self._holds_peak & (held <= self._fewest)
         numbers: IntArray = (kept * PER_REPLICA + held) * PER_REPLICA + ready
         return numbers

@@ -173,7 +173,8 @@ class Allocation:
     def changed(self, **changes: int) -> Allocation:
         """Return the same with other numbers for the first stage."""
         first = self.stages[0]._replace(**changes)
-        return dataclasses.replace(self, stages=(first, *self.stages[1:]))
+        stages = (first, *self.stages[1:])
+        return Allocation(stages=stages, feasible=self.feasible, guarded=self.guarded)
 
     @property
     def total_cores(self) -> int:
@@ -186,8 +187,10 @@ def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> 
 
     Of each stage those beyond the ``ready`` ones start, and hold one core; if left out, all are.
     """
+    if not ready:
+        return sum([each.cores * each.replicas for each in stages])
     held = 0
-    for each, count in zip(stages, ready or [s.replicas for s in stages], strict=True):
+    for each, count in zip(stages, ready, strict=True):
         serving = min(each.replicas, count)
         held += each.cores * serving + each.replicas - serving
     return held
@@ -306,6 +309,9 @@ class SystemSpec:
     """Hash of what gives observations and actions their meaning, such as model and limits."""
     scenario: str = ""
     """Name of the scenario, for controllers that are made for some scenarios only; may be empty."""
+
+    def __hash__(self) -> int:
+        return hash((self.fingerprint, self.scenario, self.total_cores))  # of all it takes long
 
     @property
     def first(self) -> StageSpec:

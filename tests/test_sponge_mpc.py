@@ -114,7 +114,9 @@ def played(case: Case) -> float:
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
-    future = SamplePath(np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S)
+    future = SamplePath(
+        np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S, np.zeros_like(replicas)
+    )
     future.arrivals_s[0, : len(arrivals_s)] = arrivals_s
     size = stages, most, max(replicas), len(arrivals_s)
     queues, spare = make_queues(*size), make_queues(*size)

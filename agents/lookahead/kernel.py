@@ -28,8 +28,8 @@ from .tandem import (
     unfinished,
 )
 
-VARIANT, CORES, BATCH = 0, 1, 2
-"""Places in an allocation, and in :attr:`Rules.limits`."""
+VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
+"""Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
 _MOVES = 10
 """Ways to change a stage's allocation; see :func:`_move`."""
 _MOST_TRIED = 512
@@ -82,11 +82,14 @@ class Scratch(NamedTuple):
     counts: IntArray
     """(paths,) number of arrivals in the first stage."""
     tried: IntArray
-    """(tried, stages, 3) allocations whose cost is known, or is asked for."""
+    """(tried, stages, 4) allocations whose cost is known, or is asked for, and up from which
+    largest batch it is the same; 0 if that is not known."""
     now: IntArray
     """(stages, 3) the one that is played while an earlier one is in force."""
     then: IntArray
     """(stages, 3) the one that is played after the next interval."""
+    most: IntArray
+    """(stages,), see :attr:`.tandem.SamplePath.most`."""
 
 
 class Decision(NamedTuple):
@@ -119,9 +122,10 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
         arrivals_s=np.empty((paths, stages, places, 2)),
         ids=np.zeros((stages, places), np.int64),
         counts=np.zeros(paths, np.int64),
-        tried=np.zeros((_MOST_TRIED, stages, 3), np.int64),
+        tried=np.zeros((_MOST_TRIED, stages, 4), np.int64),
         now=np.zeros((stages, 3), np.int64),
         then=np.zeros((stages, 3), np.int64),
+        most=np.zeros(stages, np.int64),
     )
 
 
@@ -150,12 +154,16 @@ def plan(
         if tried_cost < cost:
             _set(best, scratch.tried[known])
             cost, late = tried_cost, tried_late
+            for k in range(stages):
+                scratch.tried[known, k, REACHED] = scratch.most[k]
             # It begins the round of moves anew; a round without a better one is the end.
             move, left = (move - 1) // _MOVES * _MOVES if known else 0, _MOVES * stages
         trying = False
         while left > 0 and known + 1 < _MOST_TRIED and not trying:
             tried, k = scratch.tried[known + 1], move // _MOVES % stages
             _set(tried, best)
+            for stage in range(stages):
+                tried[stage, REACHED] = 0
             _move(rules, k, move % _MOVES, tried[k])
             _make_room(rules, tried, k)
             move, left = move + 1, left - 1
@@ -236,8 +244,11 @@ def _is_known(tried: IntArray, known: int) -> bool:
     for row in range(known + 1):
         same = True
         for k in range(tried.shape[1]):
-            for part in range(3):
+            for part in range(BATCH):
                 same = same and tried[row, k, part] == tried[known + 1, k, part]
+            batch, other = tried[row, k, BATCH], tried[known + 1, k, BATCH]
+            reached = tried[row, k, REACHED]
+            same = same and (batch == other or min(batch, other) >= reached > 0)
         if same:
             return True
     return False
@@ -257,24 +268,30 @@ def _cost(decision: Decision, tried: IntArray, limit: float) -> tuple[float, flo
     """Return what an allocation costs: its cores, the accuracy that it loses, and each path.
 
     And the late requests to expect in the next interval. The paths come worst first, and no more
-    are played once the cost has reached ``limit``.
+    is played once the cost must reach ``limit``.
     """
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
-    whole_s, cost, expected = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0
+    whole_s, cost, expected, least = (1 + rules.look_ahead) * rules.interval_s, 0.0, 0.0, 0.0
     for k in range(tried.shape[0]):
         cost += _held(rules, k, tried[k, CORES]) * rules.interval_s
         cost += rules.loss[k, tried[k, VARIANT]] * whole_s
+        least += _held(rules, k, 1) * (whole_s - rules.interval_s)
+        scratch.most[k] = 0
     _set(scratch.then, tried)
+    left = least - 1e-9 * least  # what the paths that are left cost at least, but for rounding
     for path in range(draws.weight.size):
-        if cost >= limit:
-            break
+        if cost + left >= limit:
+            return math.inf, expected
         copy_queues(scratch.start, scratch.middle)
         scratch.middle.marks[0, COMING] = scratch.counts[path]
         for k in range(tried.shape[0]):
             scratch.middle.marks[k, LEFT] = path * tried.shape[0] + k  # other draws on each path
-        late = _next_interval(decision, path, tried)
-        expected += draws.weight[path] * late
-        cost += draws.weight[path] * (rules.late_price * late + _look_ahead(decision, path, tried))
+        late, weight = _next_interval(decision, path, tried), draws.weight[path]
+        left -= weight * least
+        if cost + weight * (rules.late_price * late + least) + left >= limit:
+            return math.inf, expected
+        expected += weight * late
+        cost += weight * (rules.late_price * late + _look_ahead(decision, path, tried))
     return cost, expected
 
 
@@ -295,9 +312,8 @@ def _serve(
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
     rules, scratch, late = decision.rules, decision.scratch, 0.0
-    future = SamplePath(
-        scratch.arrivals_s[path], scratch.ids, decision.requests, rules.tasks, rules.guard_s
-    )
+    arrivals_s, ids, most = scratch.arrivals_s[path], scratch.ids, scratch.most
+    future = SamplePath(arrivals_s, ids, decision.requests, rules.tasks, rules.guard_s, most)
     for k in range(allocation.shape[0]):
         service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
         late += advance(queues, k, future, service_s, allocation[k, BATCH], from_s, until_s)
@@ -361,7 +377,7 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
                 then[k, CORES] = before + sign * max(1, int(before * _STRIDE))
             rest = math.inf
             if move == 0 or _fits(rules, then, k):
-                rest = _rest(decision, path, tried)
+                rest = _rest(decision, path, tried, best)
             going = rest < best and move > 0
             if rest < best:
                 best = rest
@@ -371,25 +387,31 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 
 
 @compiled
-def _rest(decision: Decision, path: int, tried: IntArray) -> float:
+def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float:
     """Return what a path costs after the next interval if it goes on with the cores of ``then``.
 
     Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
-    the end is served, too, or a plan could leave its late requests behind the horizon.
+    the end is served, too, or a plan could leave its late requests behind the horizon. Nothing more
+    is played once the cost has reached ``limit``.
     """
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s
+    late, cores_s, backlog = 0.0, 0.0, 0.0
+    for k in range(then.shape[0]):
+        cores_s += _held(rules, k, then[k, CORES]) * (horizon_s - begin_s)
+    if cores_s >= limit:
+        return cores_s
     copy_queues(decision.scratch.middle, queues)
     for k in range(then.shape[0]):
         _resize(rules, queues, k, begin_s, tried[k], then[k, CORES])
-    late, cores_s, backlog = 0.0, 0.0, 0.0
     for beyond in range(2):
+        if cores_s + rules.late_price * late + backlog >= limit:
+            break
         from_s, until_s = (horizon_s, math.inf) if beyond else (begin_s, horizon_s)
         late += _serve(decision, queues, path, then, from_s, until_s)
         for k in range(then.shape[0] * (not beyond)):
-            variant, cores = then[k, VARIANT], then[k, CORES]
-            cores_s += _held(rules, k, cores) * (horizon_s - begin_s)
-            left = unfinished(queues, k, horizon_s, rules.service_s[k, variant, cores - 1])
-            backlog += decision.backlog_price[k, variant] * left
+            service_s = rules.service_s[k, then[k, VARIANT], then[k, CORES] - 1]
+            left = unfinished(queues, k, horizon_s, service_s)
+            backlog += decision.backlog_price[k, then[k, VARIANT]] * left
     return cores_s + rules.late_price * late + backlog

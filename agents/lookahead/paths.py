@@ -100,17 +100,18 @@ def sample_path(
     sent_s = -forecast.transfer_s * largest
     sent_s += draws.kinds[path, 0] / fast_rps
     while sent_s < horizon_s and count < arrivals_s.shape[0]:
-        kind = int(draws.kinds[path, draw % known] * kinds.shape[0])
-        work = kinds[kind, 0] + min(sent_s, 0.0) / forecast.transfer_s
+        kind = int(draws.kinds[path, draw] * kinds.shape[0])
+        # Divisions are what takes long here.
+        work = kinds[kind, 0] + (sent_s / forecast.transfer_s if sent_s < 0.0 else 0.0)
         if work > 0.0 or sent_s >= 0.0:
             arrival_s = _arrival_s(max(sent_s, 0.0), work, speed, interval_s)
             if arrival_s < horizon_s:
                 insert_arrival(arrivals_s, count, arrival_s, sent_s + kinds[kind, 1])
                 count += 1
-        draw += 1
+        draw = draw + 1 if draw + 1 < known else 0
         # The next decision will know the rate.
-        gap = 1.0 + scatter * (draws.gaps[path, draw % known] - 1.0)
-        sent_s += gap / (fast_rps if sent_s < until_s else forecast.rate_rps)
+        gap = 1.0 + scatter * (draws.gaps[path, draw] - 1.0)
+        sent_s += gap / fast_rps if sent_s < until_s else gap / forecast.rate_rps
     return count
 
 
@@ -156,7 +157,7 @@ def _rate_rps(
 @compiled
 def _arrival_s(time_s: float, work: float, speed: FloatArray, interval_s: float) -> float:
     """Return when a transfer ends whose work is left at a time from now on."""
-    interval = min(int(time_s / interval_s), speed.size - 1)
+    interval = 0 if time_s < interval_s else min(int(time_s / interval_s), speed.size - 1)
     while interval + 1 < speed.size:
         edge_s = (interval + 1) * interval_s
         done = (edge_s - time_s) * speed[interval]

@@ -25,7 +25,7 @@ from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
 from .paths import draw_paths
 from .service_times import StageTimes, cost_curve, grouped_service_s, in_force, price_of
-from .tandem import HEAD, TAIL
+from .tandem import TAIL
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
@@ -122,7 +122,9 @@ class LookAhead:
         spec, forecast = self._spec, self._forecast
         # What is on the way or will be sent before the look-ahead ends.
         played_s = self._scratch.speed.size * spec.interval_s
-        on_the_way_s = forecast.transfer_s * max(1.0, float(self._flow.kinds[:, 0].max()))
+        kinds = self._flow.kinds
+        largest = max(1.0, float(kinds[:, 0].max())) if len(kinds) > 1 else 1.0
+        on_the_way_s = forecast.transfer_s * largest
         expected = forecast.rate_rps * (played_s + on_the_way_s)
         group = self._group(view, expected)
         ready = [
@@ -136,7 +138,6 @@ class LookAhead:
         for k, stage in enumerate(view.stages):
             rate_rps = forecast.rate_rps * self._mean_tasks[k]
             self._fill(k, view, stage, replicas[k], rate_rps, group)
-        requests = self._identify()
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
         # The search begins with what is in force, as far as it fits.
@@ -156,11 +157,11 @@ class LookAhead:
                 self._backlog_prices(forecast.rate_rps, last, replicas, group),
                 np.array([stage.cores_in_force for stage in view.stages]),
                 np.array(sorted(resizes), np.float64).reshape(-1, 3),
-                requests,
+                self._identify(),
             ),
             # In groups, the number of requests scatters less.
             forecast._replace(rate_rps=forecast.rate_rps / group, scatter=forecast.scatter / group),
-            self._flow.kinds,
+            kinds,
             best,
         )
         queues_s = [stage.queued_deadlines_s for stage in view.stages]
@@ -230,7 +231,7 @@ class LookAhead:
         scratch, stages = self._scratch, view.stages
         (_, capacity), places = scratch.start.due_s.shape, scratch.arrivals_s.shape[2]
         tasks = [s.queued_deadlines_s.size + sum(b.size for b in s.running) for s in stages]
-        replicas = int(rules.replicas.max())
+        replicas = max(rules.replicas.tolist())
         waiting = max(tasks) // group + replicas + 1
         # What waits or runs goes on to the later stages.
         led, arriving = 0.0, [expected]
@@ -260,10 +261,11 @@ class LookAhead:
         queues.free_s[k], queues.size[k] = math.inf, 0
         states = replica_states(stage, now_s, asked_s, replicas)
         for at, (free_s, size) in enumerate(states):
-            groups = in_groups(size, group, largest) if size else 0
-            queues.free_s[k, at] = max(free_s, _OVERDUE * row_s[size - 1]) if size else free_s
-            queues.first[k, at], queues.size[k, at] = ahead, groups
-            ahead += groups
+            if size:
+                free_s = max(free_s, _OVERDUE * row_s[size - 1])
+                size = in_groups(size, group, largest)
+            queues.free_s[k, at], queues.first[k, at], queues.size[k, at] = free_s, ahead, size
+            ahead += size
         queued_s = stage.queued_deadlines_s[::group]
         tail = ahead + queued_s.size
         np.subtract(queued_s, now_s, out=queues.due_s[k, ahead:tail])
@@ -271,10 +273,10 @@ class LookAhead:
         newest_s -= self._before_s[k]
         if queued_s.size:
             newest_s = float(queued_s[0]) - now_s
-        older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
-        queues.due_s[k, :ahead] = newest_s - older_s
-        queues.marks[k] = 0
-        queues.marks[k, HEAD], queues.marks[k, TAIL] = ahead, tail
+        if ahead:
+            older_s = np.arange(ahead, 0, -1) * (group / max(rate_rps, 1.0))
+            queues.due_s[k, :ahead] = newest_s - older_s
+        queues.marks[k] = ahead, tail, 0, 0, 0
 
     def _identify(self) -> int:
         """Say whose the tasks are that are there; return the number of requests.

@@ -13,7 +13,10 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.control.split import shares, stage_spec, stage_views
+from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
+
+from ..rates import pairwise_sum
 
 RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the profile's."""
@@ -58,11 +61,14 @@ class ServiceTimes:
     def __init__(self, spec: SystemSpec, measured_s: FloatArray) -> None:
         """Start from the (cores, batches) seconds of the profile."""
         self._cpu_cores = spec.first.cpu_cores
-        self._measured_s = measured_s
-        self._sums = np.zeros((2, len(measured_s)))
-        """Seconds that batches ran on so many cores, and seconds that they should have."""
+        self._measured_s = np.ascontiguousarray(measured_s)
+        self._known = np.zeros((3, len(measured_s)))
+        """Seconds that batches ran on so many cores and seconds that they should have, and the
+        factor."""
         self._loading, self._cores = False, 0
-        self._factor = np.full(len(measured_s), _CAUTION)
+        self._known[2] = _CAUTION
+        # Nothing is learned from no batch, but compiled now.
+        _learn(self._known, 0, self._measured_s[0], 0.0, 1.0, 0.0)
 
     def observe(self, view: SystemView) -> bool:
         """Take in the interval that has passed; return whether it changed the table."""
@@ -72,30 +78,47 @@ class ServiceTimes:
         if resized or last is None or not last.service_mean_s > 0 or last.cores > self._cpu_cores:
             # Batches on other cores, or replicas that wait for each other's CPU, say nothing.
             return False
-        row_s, batches = self._measured_s[cores - 1], (last.on_time + last.late) / last.batch_mean
-        sizes = np.arange(1, row_s.size + 1)
-        planned_s = batches * float(np.interp(last.batch_mean, sizes, row_s))
+        batches = (last.on_time + last.late) / last.batch_mean
         ran_s = last.service_mean_s * batches
         if math.isfinite(self._cpu_cores) and not (loading or last.restarts):
             # A replica that loads its model uses its cores, too.
             ran_s = max(ran_s, last.utilisation * last.core_seconds / cores)
-        self._sums *= _FORGET
-        least, most = RATIO_RANGE
-        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
-        self._sums[:, cores - 1] += believed_s, planned_s
-        ran, planned = self._sums
-        mean = (ran.sum() + _PRIOR_S * _CAUTION) / (planned.sum() + _PRIOR_S)
-        factor = (ran + _PRIOR_S * mean) / (planned + _PRIOR_S)
-        changed = bool(np.abs(factor / self._factor - 1).max() > _NOTABLE)
-        if changed:
-            self._factor = factor
-        return changed
+        row_s = self._measured_s[cores - 1]
+        return _learn(self._known, cores - 1, row_s, batches, last.batch_mean, ran_s)
 
     @property
     def table_s(self) -> FloatArray:
         """(cores, batches) seconds to plan with now."""
-        table_s: FloatArray = self._measured_s * self._factor[:, None]
+        table_s: FloatArray = self._measured_s * self._known[2, :, None]
         return table_s
+
+
+@entry_point
+def _learn(
+    known: FloatArray, row: int, row_s: FloatArray, batches: float, batch: float, ran_s: float
+) -> bool:
+    """Take in batches of a mean size that ran so long in all; return whether the factors changed.
+
+    Overwritten is :attr:`ServiceTimes._known`, of which one row of cores is told something.
+    """
+    below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
+    rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
+    planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
+    for cores in range(known.shape[1]):
+        told = 1.0 if cores == row else 0.0
+        believed_s = min(max(ran_s, least * planned_s), most * planned_s)
+        known[0, cores] = known[0, cores] * _FORGET + told * believed_s
+        known[1, cores] = known[1, cores] * _FORGET + told * planned_s
+    ran, planned, factors = known
+    mean = pairwise_sum(ran) + _PRIOR_S * _CAUTION
+    mean /= pairwise_sum(planned) + _PRIOR_S
+    changed = False
+    for learns in range(2):
+        for cores in range(factors.size):
+            factor = (ran[cores] + _PRIOR_S * mean) / (planned[cores] + _PRIOR_S)
+            changed |= abs(factor / factors[cores] - 1) > _NOTABLE
+            factors[cores] = factor if learns and changed else factors[cores]
+    return changed
 
 
 class StageTimes:

@@ -64,6 +64,8 @@ class SamplePath(NamedTuple):
     """(stages, draws) how many tasks of the next stage each in turn leads to; in the last 0."""
     guard_s: float
     """An answer so close before its deadline counts as late in part."""
+    most: IntArray
+    """(stages,) how many waited at most when a batch was formed, raised."""
 
 
 def make_queues(stages: int, capacity: int, replicas: int, requests: int = 0) -> Queues:
@@ -137,7 +139,7 @@ def advance(
     (batch_max,) are the seconds of a batch. Returns the late requests among those that are
     answered by it, weighted by :func:`_lateness`.
     """
-    late, now_s = 0.0, from_s
+    late, now_s, most = 0.0, from_s, future.most[k]
     queue, arrivals_s = queue_of(queues, k), future.arrivals_s[k]
     # Kept apart from the queue, for registers are faster than memory.
     head, tail, following = queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT]
@@ -161,13 +163,14 @@ def advance(
             following += 1
         if now_s >= until_s or head == tail:
             break
-        size = min(batch, tail - head)
+        size, most = min(batch, tail - head), max(most, tail - head)
         queue.first[replica], queue.size[replica] = head, size
         queue.free_s[replica] = now_s + service_s[size - 1]
         head += size
         if queue.free_s[replica] <= until_s:
             late += _settle(queues, k, replica, future)
     queue.marks[HEAD], queue.marks[TAIL], queue.marks[NEXT] = head, tail, following
+    future.most[k] = most
     return late
 
 

@@ -79,7 +79,7 @@ def _write_stage(memory: _Memory, k: int, stage: StageView, now_s: float) -> Non
     held, queued = _held(stage), len(stage.queued_deadlines_s)
     np.subtract(stage.queued_deadlines_s, now_s, out=memory.deadlines_s[k, :queued])
     row["tail"][k], row["wanted"][k] = queued, stage.allocation
-    row["arrived"][k, : len(stage.arrivals)] = np.cumsum(stage.arrivals)
+    row["arrived"][k, : len(stage.arrivals)] = stage.arrivals.cumsum()
     row["replicas"][k], row["running"][k] = held, sum([batch.size for batch in running])
     replicas["batch_size"][k, :held] = 0
     replicas["draining"][k, :held] = False
