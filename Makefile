@@ -25,7 +25,7 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz package kernels lint bench results bounds policies fidelity docs clean
+.PHONY: help setup demo test fuzz package kernels lint bench results policies fidelity docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -94,9 +94,6 @@ results: setup  ## run the large suites, write docs/results/*.csv and the tables
 	  $(PY) evaluate.py --suite $$suite --run-dir $(RESULTS)/$$suite || [ $$? -eq 1 ]; \
 	done
 	$(PY) -m benchmarks.results $(foreach suite,$(SUITES),--$(suite:-v1=) $(RESULTS)/$(suite)) $(if $(FIDELITY),--fidelity $(FIDELITY))
-
-bounds: setup  ## find the clairvoyant bounds that ship again, five minutes
-	$(PY) -m sponge_env.run.bounds
 
 policies: setup  ## train the policies that ship, two at a time, two hours
 	@{ echo "ppo-joint any --systems 192"; \

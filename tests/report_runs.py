@@ -43,8 +43,8 @@ def write_suite(
             keep(path, agent, cell, agent_result(agent, cell, violations, cores))
             write_intervals(path, agent, cell, violations[0], cores)
         for name, cores in (bounds or {}).items():
-            seeds = range(len(next(iter(agents.values()))[0]))
-            keep(path, name, cell, {"bounds": [bound(seed, cores) for seed in seeds]})
+            seeds = len(next(iter(agents.values()))[0])
+            keep(path, name, cell, agent_result(name, cell, [0] * seeds, cores))
     return path
 
 
@@ -58,17 +58,6 @@ def keep(path: Path, agent: str, cell: Cell, result: Mapping[str, Any], **error:
     head = {"format": FORMAT, "agent": agent, "scenario": scenario, "profile": profile}
     head |= {"start": start, "fingerprint": "", "complete": not error, "error": error or None}
     write(path / "results" / agent / f"{'+'.join(cell)}.json", {**head, **result})
-
-
-def bound(seed: int, cores: float) -> dict[str, float]:
-    core_seconds = cores * DURATION_S
-    return {
-        "seed": seed,
-        "violations_lower": 0.0,
-        "violations_upper": 0.0,
-        "core_seconds_lower": 0.98 * core_seconds,
-        "core_seconds_upper": core_seconds,
-    }
 
 
 def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float) -> dict[str, Any]:

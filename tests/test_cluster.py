@@ -13,7 +13,6 @@ import pytest
 from test_suite import ROOT, SUITE
 
 import evaluate
-from sponge_env.run import bounds
 
 CLUSTER = """
 import sys, threading, time
@@ -22,7 +21,6 @@ import ray
 from ray.cluster_utils import Cluster
 import evaluate
 import sponge_env.run.cluster as ours
-from sponge_env.run import bounds
 
 local = {"object_store_memory": 10**8}
 head = {"num_cpus": 0, "include_dashboard": False, **local}
@@ -42,7 +40,6 @@ killer.start()
 assert evaluate.main([*argv, "--requests"]) == 0
 killer.join()
 assert killed
-assert bounds.main(["--suite", "bounds.toml", "--ray", cluster.address, "--out", "there.json"]) == 0
 ray.shutdown()
 ours.code_fingerprint = lambda: "another"
 assert evaluate.main([*argv[:-1], "elsewhere"]) == 2
@@ -67,8 +64,6 @@ def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_ref
     monkeypatch.chdir(tmp_path)
     Path("suite.toml").write_text(SUITE)
     Path("there.py").write_text(CLUSTER)
-    Path("bounds.toml").write_text(f'bounds = ["joint"]{SUITE}')
-    assert bounds.main("--suite bounds.toml --jobs 1 --out here.json".split()) == 0
     assert evaluate.main(["--suite", "suite.toml", "--run-dir", "here"]) == 0
     variables = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every node is at the loopback address
@@ -80,5 +75,4 @@ def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_ref
     assert "code " in done.stderr
     assert "install what this machine has there, too" in done.stderr
     assert episodes_of("there") == episodes_of("here")
-    assert Path("there.json").read_text() == Path("here.json").read_text()
     assert len(list(Path("there/requests").rglob("*.parquet"))) == 16

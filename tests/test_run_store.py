@@ -14,14 +14,7 @@ from unit_runs import result as run
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.bounds import SIDES, BoundUnit
-from sponge_env.run.read import (
-    load_arrangement,
-    load_bounds,
-    load_failures,
-    load_intervals,
-    load_results,
-)
+from sponge_env.run.read import load_arrangement, load_failures, load_intervals, load_results
 from sponge_env.run.store import RunStore, scenario_fingerprint
 from sponge_env.run.unit import AgentUnit
 from sponge_env.scenario.config import Stage, Variant
@@ -31,10 +24,6 @@ from sponge_env.utils.files import write_json
 
 TINY = dataclasses.replace(SHORT, duration_s=5.0)
 UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, TINY, seeds=2)
-BOUND = BoundUnit("vertical", TINY, seeds=2)
-BOUNDS = {
-    "bounds": [{"seed": k, **dict(zip(SIDES, (0, 0, 19.0, 20.0), strict=True))} for k in (0, 1)]
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +35,6 @@ def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> 
     with RunStore.open(tmp_path / "run", IDENTITY) as store:
         assert store.missing([UNIT]) == [UNIT]
         store.keep(UNIT, result, None)
-        store.keep(BOUND, BOUNDS, None)
         assert store.missing([UNIT]) == []
     frame = load_results(tmp_path / "run")
     assert list(frame["seed"]) == [0, 1]
@@ -54,7 +42,6 @@ def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> 
     assert set(frame["profile"]) == {"yolov5s"}
     assert list(frame["mean_cores"]) == [8.0, 8.0]
     assert load_failures(tmp_path / "run").empty
-    assert list(load_bounds(tmp_path / "run")["core_seconds_lower"]) == [19.0, 19.0]
 
 
 def test_intervals_are_kept_for_pictures(tmp_path: Path) -> None:
@@ -107,23 +94,23 @@ def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda data: data["bounds"][1].pop("core_seconds_upper"),
-        lambda data: data["bounds"][0].pop("seed"),
-        lambda data: data["bounds"][0].update(violations_lower="few"),
-        lambda data: data.update(bounds={}),
+        lambda data: data["episodes"][0].update(mean_cores="few"),
+        lambda data: data.update(episodes={}),
         lambda data: data.pop("complete"),
     ],
 )
-def test_a_damaged_bound_is_one_sentence_when_the_run_goes_on(tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(
+    tmp_path: Path, result: dict[str, Any], damage: Any
+) -> None:
     with RunStore.open(tmp_path, IDENTITY) as store:
-        store.keep(BOUND, BOUNDS, None)
+        store.keep(UNIT, result, None)
         (path,) = tmp_path.rglob("short+yolov5s+cold.json")
         data = json.loads(path.read_text())
         damage(data)
         for text, said in ((json.dumps(data), "is damaged"), ("{", "cannot read")):
             path.write_text(text)
             with pytest.raises(RunDirectoryError, match=said):
-                store.missing([BOUND])
+                store.missing([UNIT])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def build(folder: Path) -> Path:
     assert tops == {"sponge_env", f"sponge_env-{sponge_env.__version__}.dist-info"}, tops
     wanted = ("agents/policies/ppo-lite0.safetensors", "baselines/tuned.json", "py.typed")
     wanted += ("serve/rpc/inference.binpb",)
-    shown = ("serve/monitor/page.html", "traces/scenarios/paper.toml", "traces/suites/bounds.json")
+    shown = ("serve/monitor/page.html", "traces/scenarios/paper.toml", "traces/suites/paper.toml")
     for name in (*wanted, *shown):
         assert f"sponge_env/{name}" in names, name
     return wheel

@@ -16,7 +16,6 @@ from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, from_summary
 from sponge_env.results.tables import comparison_table, write_summaries
-from sponge_env.run.bounds import bound_rows, bound_units
 from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, beginnings, replayed
@@ -30,6 +29,7 @@ from sponge_env.run.store import (
     seeds_of,
 )
 from sponge_env.run.suite import (
+    BOUND_AGENTS,
     CellGroup,
     Suite,
     cells,
@@ -243,13 +243,11 @@ def _run(
 def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
     found: dict[Backend, list[EpisodeMetrics]] = {}
     for backend, (store, work) in runs.items():
-        kept = [store.kept(unit).get("episodes", ()) for unit in work]
+        bounds_last = sorted(work, key=lambda unit: not isinstance(unit, AgentUnit))
+        kept = [store.kept(unit).get("episodes", ()) for unit in bounds_last]
         found[backend] = [from_summary(episode) for episodes in kept for episode in episodes]
     summaries = [episode for episodes in found.values() for episode in episodes]
-    shown = dict(found)
-    if suite.bounds:
-        shown["sim"] = [*found["sim"], *bound_rows(*runs["sim"], summaries)]
-    if not any(shown.values()):
+    if not summaries:
         return
     if len(found) > 1 and _paired(found["sim"], found["live"]):
         from sponge_env.fidelity.report import side_by_side
@@ -258,7 +256,7 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         table, notes = side_by_side(found["sim"], found["live"])
         print(terminal(table, notes=notes))
     else:  # of an interrupted run the live part may be missing
-        for rows in filter(None, shown.values()):
+        for rows in filter(None, found.values()):
             print(comparison_table(rows))
     scenario = cells(suite)[0]
     unit = scenario_profile(scenario).core_unit
@@ -271,7 +269,7 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         return
     for backend, (store, _) in runs.items():
         _draw(store.path, suite, f"{scenario.name} ({backend}), seed {suite.first_seed}")
-    if summaries:
+    if suite.agents:
         print(f"report       {cli.program('report')} {path}")
         logs = path if len(runs) > 1 else path / "tensorboard"
         print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {logs}")
@@ -297,10 +295,10 @@ def _report_suite(path: Path, suite: Suite) -> int:
     # These bring pandas.
     from sponge_env.results.comparison import Comparison
     from sponge_env.results.suite_tables import all_tables
-    from sponge_env.run.read import load_arrangement, load_bounds, load_failures, load_results
+    from sponge_env.run.read import load_arrangement, load_failures, load_results
 
     arrangement, failures = load_arrangement(path), load_failures(path)
-    shown = [*suite.agents, *(unit.agent for unit in bound_units(suite))]
+    shown = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
     comparison = Comparison(
         episodes=load_results(path),
         failures=failures[failures["agent"].isin(shown)],
@@ -309,7 +307,6 @@ def _report_suite(path: Path, suite: Suite) -> int:
         groups=arrangement.groups,
         replayed=arrangement.replayed,
         reference=suite.compared_with,
-        bounds=load_bounds(path),
     )
     text = all_tables(comparison)
     with replacing(path / "tables.txt") as partial_file:

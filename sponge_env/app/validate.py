@@ -13,7 +13,7 @@ from typing import Any
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError, RunDirectoryError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.metrics import CELL, summary
 from sponge_env.run.executor import Failure
 from sponge_env.scenario.config import Initial
@@ -36,12 +36,12 @@ class Recorded:
     seed: int
     metrics: dict[str, Any]
     """Empty if there is no result."""
-    allocations: list[tuple[int, int, int]]
-    """Cores, batch and replicas of each interval."""
+    allocations: list[Allocation]
+    """One for each interval."""
 
     def differences(self) -> list[str]:
         """Return in what the replay differs; no code of the run's is needed, or executed."""
-        from sponge_env.run.rollout import Run, run_episode
+        from sponge_env.run.rollout import Replay, Run, run_episode
         from sponge_env.simulation.system import SimulatedSystem
 
         if not self.metrics:
@@ -51,24 +51,13 @@ class Recorded:
         run = Run.of(self.agent, self.scenario, "sim", self.seed)
         system = SimulatedSystem(self.scenario, self.seed)
         for allocation in self.allocations:
-            check_allocation(Allocation(*allocation), system.spec, ready=(1,))  # others may start
-        found = summary(run_episode(system, _Replay(self.allocations), run).summary)
+            check_allocation(allocation, system.spec, ready=(1,))  # others may start
+        found = summary(run_episode(system, Replay(self.allocations), run).summary)
         return [
             f"{name} is {self.metrics.get(name)} in the run, {value} in the replay"
             for name, value in found.items()
             if name not in OF_CONTROLLERS and not _is_same(self.metrics.get(name), value)
         ]
-
-
-class _Replay:
-    def __init__(self, allocations: Sequence[tuple[int, int, int]]) -> None:
-        self._allocations = allocations
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        self._next = iter(self._allocations)
-
-    def decide(self, view: SystemView) -> Allocation:
-        return Allocation(*next(self._next))
 
 
 def _is_same(recorded: Any, found: Any) -> bool:
@@ -107,7 +96,8 @@ def recorded(path: Path) -> Iterator[Recorded]:
         for seed in suite.seed_range:
             own = asked.get((agent, *cell.cell, seed), intervals[:0])
             rows = own[["requested_cores", "batch", "replicas"]].itertuples(index=False, name=None)
-            yield Recorded(agent, scenario, seed, episodes.get(seed, {}), list(rows))
+            asked_for = [Allocation(*row) for row in rows]
+            yield Recorded(agent, scenario, seed, episodes.get(seed, {}), asked_for)
 
 
 @cli.command

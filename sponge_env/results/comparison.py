@@ -29,7 +29,8 @@ class Comparison:
     """Results, and in which order they are shown."""
 
     episodes: pd.DataFrame
-    """See :func:`sponge_env.run.read.load_results`, as for the other frames."""
+    """See :func:`sponge_env.run.read.load_results`, as for the other frames. Bounds are like
+    agents."""
     failures: pd.DataFrame
     agents: Sequence[str]
     cells: Sequence[Cell]
@@ -39,8 +40,6 @@ class Comparison:
     """By scenario, which of those that differ in one value it is."""
     replayed: Mapping[str, str] = field(default_factory=dict)
     """By scenario, what to say where all seeds have the same requests, and count as one sample."""
-    bounds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """Empty without bounds."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
 
@@ -60,27 +59,14 @@ class Comparison:
 
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        """Rows by the name of their frame, agent and cell; what bounds attain is like an agent."""
-        episodes = [self.episodes, *([] if self.bounds.empty else [self._bound_episodes()])]
-        frames = {"intervals": self.intervals, "episodes": pd.concat(episodes).sort_values("seed")}
+        """Rows by the name of their frame, agent and cell."""
+        frames = {"intervals": self.intervals, "episodes": self.episodes.sort_values("seed")}
         return {
             (name, *cast(tuple[str, ...], key)): rows
             for name, frame in frames.items()
             if not frame.empty
             for key, rows in frame.groupby(["agent", *CELL])
         }
-
-    def _bound_episodes(self) -> pd.DataFrame:
-        """Return what the bounds attain, where an agent has results, under the agents' metrics."""
-        key = [*CELL, "seed"]
-        played = self.episodes.drop_duplicates(key)[[*key, "offered", "hopeless", "duration_s"]]
-        rows = self.bounds.merge(played, on=key)
-        violations, requests = rows["violations_upper"], rows["offered"].clip(lower=1)
-        return rows[["agent", *key, "offered"]].assign(
-            violation_rate=violations / requests,
-            avoidable_violation_rate=(violations - rows["hopeless"]) / requests,
-            mean_cores=rows["core_seconds_upper"] / rows["duration_s"],
-        )
 
     def intervals_of(self, agent: str, cell: Cell) -> pd.DataFrame:
         """Return the intervals of an agent's first seed on a cell; empty if it has none."""
@@ -104,7 +90,7 @@ class Comparison:
         return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.agents_on(cell)}
 
     def bounds_on(self, cell: Cell) -> list[str]:
-        """Return the bounds of a cell on which an agent has results.
+        """Return the bounds that have results on a cell.
 
         First comes the one that agents of all kinds can be held against, the joint one if there:
         what scales vertically only could also have been scaled by it.
@@ -135,14 +121,14 @@ class RunFolder:
 def load_run(path: Path) -> RunFolder:
     """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``."""
     episodes = read.load_results(path)
-    if episodes.empty:
+    agents = in_order(set(episodes["agent"]) - set(BOUND_AGENTS.values()))
+    if not agents:
         raise RunDirectoryError(
-            f"{str(path)!r} holds no finished episode; let evaluate.py finish first"
+            f"{str(path)!r} holds no finished episode of an agent; let evaluate.py finish first"
         )
     arrangement, failures = read.load_arrangement(path), read.load_failures(path)
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
-    agents = in_order(set(episodes["agent"]))
     first = int(episodes["seed"].min())
     asked = (arrangement.reference, load_suite(STANDARD).compared_with, agents[0])
     comparison = Comparison(
@@ -153,7 +139,6 @@ def load_run(path: Path) -> RunFolder:
         reference=next(agent for agent in asked if agent in agents),
         groups=arrangement.groups,
         replayed=arrangement.replayed,
-        bounds=read.load_bounds(path),
         intervals=_counted(read.load_intervals(path, DRAWN, seed=first), episodes),
     )
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}

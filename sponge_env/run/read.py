@@ -16,7 +16,7 @@ from pyarrow import ArrowException
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, EpisodeMetrics, IntervalMetrics, declared, from_summary, names
 from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
-from sponge_env.run.suite import SIDES, Arrangement
+from sponge_env.run.suite import Arrangement
 from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import read_json
 
@@ -33,7 +33,7 @@ def load_episodes(path: Path) -> list[EpisodeMetrics]:
 
 
 def load_results(path: Path) -> pd.DataFrame:
-    """Return :data:`EPISODE` of each agent, cell and seed; no row where an agent failed."""
+    """Return :data:`EPISODE` of each agent or bound, cell and seed; no row where one failed."""
     return pd.DataFrame([asdict(each) for each in load_episodes(path)], columns=list(EPISODE))
 
 
@@ -45,16 +45,6 @@ def load_arrangement(path: Path) -> Arrangement:
     for former in ("about", "families", "sweeps"):  # which earlier versions had
         found.pop(former, None)
     return from_mapping(Arrangement, found)
-
-
-def load_bounds(path: Path) -> pd.DataFrame:
-    """Return one row per bound (``agent``), cell and seed, with :data:`SIDES`."""
-    rows = [
-        {name: result[name] for name in ("agent", *CELL)} | each
-        for result in _results(path)
-        for each in result.get("bounds", ())
-    ]
-    return pd.DataFrame(rows, columns=["agent", *CELL, "seed", *SIDES])
 
 
 def load_failures(path: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from sponge_env.arrays import IntArray, total
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
-from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec
+from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
 from sponge_env.metrics import (
     AVERAGED,
     SHARE,
@@ -101,6 +101,21 @@ class Episode:
         """The metrics of each interval, without what was measured of stages."""
         own = [self.columns[name].tolist() for name in names(IntervalMetrics)]
         return [IntervalMetrics(*values) for values in zip(*own, strict=True)]
+
+
+class Replay:
+    """A controller that repeats allocations, one after the other."""
+
+    def __init__(self, allocations: Sequence[Allocation]) -> None:
+        self._allocations = allocations
+
+    def reset(self, spec: SystemSpec, seed: int) -> None:
+        """Begin with the first."""
+        self._next = iter(self._allocations)
+
+    def decide(self, view: SystemView) -> Allocation:
+        """Return the next one."""
+        return next(self._next)
 
 
 def run_episode(

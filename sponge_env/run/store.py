@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
 from sponge_env.metrics import CELL, EpisodeMetrics, StageMetrics, declared, names
-from sponge_env.run.suite import SIDES, Suite, arranged, cell_name, cells
+from sponge_env.run.suite import Suite, arranged, cell_name, cells
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Backend, Limiter, Serving, as_name
 from sponge_env.scenario.profile import Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
@@ -276,8 +276,7 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
     """Return what must hold for a result, by what is wrong if it does not or raises an error."""
     place = [str(result.get(name)) for name in ("agent", *CELL)]
     error = result.get("error", "")
-    wanted = {"episodes": {*_EPISODE}, "bounds": {"seed", *SIDES}}
-    lists = {name: result.get(name, []) for name in wanted}
+    episodes = result.get("episodes", [])
     return {
         "it is of another agent or cell": lambda: (
             (file.parent.name, file.stem) == (place[0], "+".join(place[1:]))
@@ -287,26 +286,20 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
             and isinstance(result["fingerprint"], str)
             and (error is None or {"type", "message"} <= error.keys())
         ),
-        "it has no list with one table for each seed": lambda: all(
-            isinstance(each, list) and len({table["seed"] for table in each}) == len(each)
-            for each in lists.values()
+        "it has no list with one table for each seed": lambda: (
+            isinstance(episodes, list) and len({each["seed"] for each in episodes}) == len(episodes)
         ),
         "an episode has a metric of another type": lambda: all(
-            _fits(each[name], kind) for each in lists["episodes"] for name, kind in _EPISODE.items()
+            _fits(each[name], kind) for each in episodes for name, kind in _EPISODE.items()
         ),
         "it has a number that is not known, or lacks one": lambda: all(
-            each.keys() - {"stages"} == wanted[kind] for kind in wanted for each in lists[kind]
+            each.keys() - {"stages"} == _EPISODE.keys() for each in episodes
         ),
         "the stages of an episode lack numbers or have others": lambda: all(
             {*names(StageMetrics)} <= table.keys()
             and all(_fits(value, "float") for value in table.values())
-            for each in lists["episodes"]
+            for each in episodes
             for table in each.get("stages", {}).values()
-        ),
-        "a bound is no number": lambda: all(
-            _fits(value, "float") and value is not None
-            for table in lists["bounds"]
-            for value in table.values()
         ),
     }
 

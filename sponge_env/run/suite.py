@@ -37,9 +37,6 @@ BoundName = Literal["vertical", "joint"]
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the clairvoyant bounds stand in the results."""
 
-SIDES = ("violations_lower", "violations_upper", "core_seconds_lower", "core_seconds_upper")
-"""The numbers of a bound, in the order in which they are shipped."""
-
 
 @dataclass(frozen=True, slots=True)
 class CellGroup:
