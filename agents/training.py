@@ -69,7 +69,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "for any model, if it has the same inputs and choices)"
     )
     add("--start", metavar="programs|FILE", help=text)
-    text = "run directory or checkpoint.zip to go on from, to the steps that were planned"
+    text = "run directory whose policy to go on with, to the steps that were planned"
     add("--resume", type=Path, metavar="RUN", help=text)
     arguments = parser.parse_args(argv)
     given, _ = cli.split_options(argv, NOT_WITH_A_SUITE)
@@ -84,9 +84,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"--systems says what to train on; leave out {others[0]}")
     if arguments.start and arguments.resume:
         raise ConfigError("--resume goes on with the policy of its run; leave out --start")
-    layers = [each for each in arguments.option if each.startswith("hidden=")]
-    if layers and arguments.start not in (None, "programs"):
-        raise ConfigError(f"the layers are those of the policy; leave out --option {layers[0]}")
     if arguments.systems and arguments.ray is not None:
         raise ConfigError("random systems are files of this machine; leave out --ray")
     for option in arguments.option:

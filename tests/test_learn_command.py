@@ -67,21 +67,19 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("--suite standard-v1", "cells of yolov5s, resnet18, lite0; choose one with --profile"),
-        ("--suite standard-v1 --profile resnet", "choose one with --profile"),
+        ("--suite standard-v1", "cells of yolov5s, resnet18, lite0; choose those of one"),
+        ("--suite standard-v1 --profile resnet", "of one with --profile"),
         ("--suite standard-v1 --profile lite0 --also bursty", "leave out --also"),
         ("--suite standard-v1 --profile lite0 --held-out steps-0.3", "did you mean 'steps-0.4'"),
         ("--scenario bursty --held-out paper", "the cells of a --suite"),
         ("--scenario=paper --suite quick", "leave out --scenario=paper"),
         ("--scenario paper --like paper", "--like is about the cells of a --suite"),
         ("--suite quick --random-start", "leave out --random-start"),
-        ("--suite stages", "has cells that list their stages; choose some with --like"),
-        ("--suite stages --like paper", "has no cells of the stages of 'paper'"),
+        ("--suite stages --like paper", "of the stages of a scenario with --like"),
         ("--suite standard-v1 --like paper --profile lite0", "leave out --profile"),
         ("--systems 12 --suite quick", "--systems says what to train on; leave out --suite"),
         ("--systems 12 --randomised", "leave out --randomised"),
         ("--start a --resume b", "leave out --start"),
-        ("--start a --option hidden=8,8", "the layers are those of the policy"),
         ("--systems 3", "--systems: must be a whole number of at least 6"),
         ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],
@@ -135,16 +133,16 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
     more = f"{line} --resume elsewhere/one"
     assert f"interrupted; go on with\n  {cli.program('train')} {more}\n" in printed
     assert json.loads(Path("elsewhere/one/learn.json").read_text())["hidden"] == [8, 8]
+    assert main([*more.split(), "--option=hidden=9"]) == cli.BAD_INPUT
+    assert "hidden must be (8, 8): the layers are those of the policy" in capsys.readouterr().err
     assert main([*more.split(), "--run-dir", "runs/two"]) == 0
     info = load_policy(Path("runs/two/policy.safetensors")).info
     assert (info.planned, info.partial) == (64, False)
     printed = capsys.readouterr().out
     reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
     assert re.search(f"^reached      {reached}; the best rules {reached}$", printed, re.MULTILINE)
-    shipped = "ppo-yolov5s.safetensors; --option ppo.policy=shipped follows it"
-    assert f"\nships        {shipped}\n" in printed
     assert f"{follow}\n" in printed, "the newest is found by itself"
     assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
     assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out
     assert main(["--agent", "ppo-joint", *more.split()[:-1], "runs/two"]) == cli.BAD_INPUT
-    assert "the checkpoint is one of ppo, not of ppo-joint" in capsys.readouterr().err
+    assert "has other inputs or choices than a policy" in capsys.readouterr().err

@@ -20,8 +20,8 @@ from agents.learn.evaluation import (
     FEW_VIOLATIONS,
     AccuracyCost,
     Evaluation,
-    PolicyEvaluator,
     best_rules,
+    evaluated,
     play_program,
     programs_for,
     run_programs,
@@ -64,7 +64,7 @@ def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -
     network = Network(trace="4g", payload_bytes=1.5e6)
     full = short(arrivals=Arrivals(rate_rps=60.0), network=network)
     scenario = full if beyond else SCENARIO
-    result = PolicyEvaluator([scenario], 1)(policy)
+    result = evaluated(policy, [scenario], 1)
     controller = PolicyController("ppo-joint", str(tmp_path), guard=False)
     run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
     played = run_episode(make_system(scenario, SEED_LIMIT), controller, run)
@@ -103,8 +103,7 @@ def test_a_policy_finds_its_inputs_wherever_they_stand() -> None:
     (first, bias), *others = policy.layers
     info = dataclasses.replace(policy.info, inputs=tuple(INPUTS[k] for k in order))
     moved = dataclasses.replace(policy, info=info, layers=((first[:, order], bias), *others))
-    evaluate = PolicyEvaluator([SCENARIO], 1)
-    expected, result = evaluate(policy), evaluate(moved)
+    expected, result = (evaluated(each, [SCENARIO], 1) for each in (policy, moved))
     assert result.cores == expected.cores
     assert expected.input_range is not None
     np.testing.assert_array_equal(result.input_range, expected.input_range[:, order])

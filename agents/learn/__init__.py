@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sponge_env.control.base import Options, option
-from sponge_env.errors import ConfigError, PolicyError, unknown
+from sponge_env.errors import ConfigError, unknown
 from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Limits
 from sponge_env.scenario.scenario import Scenario
@@ -29,8 +29,6 @@ from ..stepwise import Form, StageChoices
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
 
-CHECKPOINT_FILE = "checkpoint.zip"
-"""Its name in a run directory, for resuming only; :meth:`.phased.Training.save` writes it."""
 EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the best rules."""
 SETTINGS_FILE = "learn.json"
@@ -88,26 +86,14 @@ class LearnConfig(Options):
 def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
     """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``.
 
-    Those of the run whose checkpoint is resumed are the defaults; its layers cannot change.
+    Those of the run that is resumed are the defaults.
     """
     changes = dict(options)
-    if not isinstance(hidden := changes.get("hidden", []), list):
-        parts = [part.strip() for part in str(hidden).split(",")]
+    if "hidden" in changes:
+        parts = [part.strip() for part in str(changes["hidden"]).split(",")]
         changes["hidden"] = [int(part) if part.isdecimal() else part for part in parts]
-    if resume is None:
-        return from_mapping(LearnConfig, changes)
-    path = resume.with_name(SETTINGS_FILE)
-    try:
-        before = read_json(path)
-        known = from_mapping(LearnConfig, before)
-    except (OSError, ValueError, AttributeError) as error:
-        raise PolicyError(f"the hyper-parameters in {path} cannot be read: {error}") from error
-    config = from_mapping(LearnConfig, {**before, **changes})
-    if config.hidden != known.hidden:
-        raise ConfigError(
-            f"hidden cannot change with --resume: the checkpoint's layers have {known.hidden} units"
-        )
-    return config
+    before = {} if resume is None else read_json(resume / SETTINGS_FILE)
+    return from_mapping(LearnConfig, before | changes)
 
 
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -128,6 +114,14 @@ def spec_of(scenario: Scenario) -> SystemSpec:
     return make_spec(scenario, scenario_profile(scenario))
 
 
+def by_machine(scenarios: Sequence[Scenario]) -> dict[Limits, list[int]]:
+    """Return the places of the scenarios on each machine."""
+    places: dict[Limits, list[int]] = {}
+    for k, each in enumerate(scenarios):
+        places.setdefault(each.limits, []).append(k)
+    return places
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """One training run."""
@@ -135,11 +129,11 @@ class TrainingPlan:
     scenarios: tuple[Scenario, ...]
     """What to train on, of one profile, interval and limits; divided among the environments."""
     steps: int
-    """Environment steps over all environments."""
+    """Environment steps over all environments, beside those of a run that is resumed."""
     envs: int
     seed: int
     folder: Path
-    """An existing folder; receives the policy, checkpoint, settings and TensorBoard events."""
+    """An existing folder; receives the policy, settings and TensorBoard events."""
     agent: str = "ppo"
     """Name of the learner."""
     randomised: bool = False
@@ -149,8 +143,8 @@ class TrainingPlan:
     are then those that it is evaluated on. Only the scenarios if 0."""
     start: Policy | None = None
     """A policy to begin with instead of with what programs show."""
-    resume: Path | None = None
-    """A checkpoint of an earlier run to go on from."""
+    resumed: bool = False
+    """Whether that is the policy of an interrupted run, whose steps count."""
     command: str = ""
     """Command line, to be kept with the policy."""
 
@@ -183,8 +177,10 @@ class TrainingPlan:
     @property
     def choices(self) -> dict[Limits, StageChoices]:
         """What there is to choose on each machine that the scenarios have."""
-        machines = {each.limits: each for each in self.scenarios}
-        return {key: StageChoices.of(spec_of(each), self.form) for key, each in machines.items()}
+        return {
+            limits: StageChoices.of(spec_of(self.scenarios[own[0]]), self.form)
+            for limits, own in by_machine(self.scenarios).items()
+        }
 
     @property
     def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:

@@ -31,7 +31,7 @@ from sponge_env.utils.installation import require_extra
 from ..learned import shipped_for
 from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
 from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, parse
-from . import CHECKPOINT_FILE, EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
+from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
 from .systems import random_systems
 
 VALIDATED = 96
@@ -39,7 +39,7 @@ VALIDATED = 96
 
 
 def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
-    """Return what a command line asks to train on, of one profile."""
+    """Return what a command line asks to train on, of one profile or of the same stages."""
     if arguments.suite is not None:
         return cells_of(arguments.suite, arguments.profile, arguments.held_out, arguments.like)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
@@ -51,32 +51,25 @@ def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
 def cells_of(
     name: str, profile: str | None, held_out: Sequence[str] = (), like: str | None = None
 ) -> list[Scenario]:
-    """Return a suite's cells of a profile, started cold, without those of some scenarios.
+    """Return a suite's cells of one system, started cold, without those of some scenarios.
 
-    The profile may be left out where there is one only, or for the cells of the system of a
-    scenario that they are to be ``like``.
+    They are those of a profile, or of the system of a scenario that they are to be ``like``.
     """
-    suite = replace(load_suite(name), starts=("cold",))
-    chosen = list(cells(suite))
+    found = cells(replace(load_suite(name), starts=("cold",)))
     if like and profile:
         raise ConfigError("--like says whose profiles are meant; leave out --profile")
-    if like:
-        system = spec_of(load_scenario(like)).fingerprint
-        chosen = [cell for cell in chosen if spec_of(cell).fingerprint == system]
-        if not chosen:
-            raise ConfigError(f"suite {suite.name!r} has no cells of the stages of {like!r}")
-    elif any(cell.stages for cell in chosen):
+    system = spec_of(load_scenario(like)).fingerprint if like else ""
+    chosen = [
+        cell
+        for cell in found
+        if profile in (None, cell.cell[1]) and system in ("", spec_of(cell).fingerprint)
+    ]
+    if len({cell.cell[1] for cell in chosen}) != 1:
+        known = ", ".join(dict.fromkeys(cell.cell[1] for cell in found))
         raise ConfigError(
-            f"suite {suite.name!r} has cells that list their stages; choose some with --like"
+            f"suite {name!r} has cells of {known}; choose those of one with --profile, or of the "
+            "stages of a scenario with --like"
         )
-    else:
-        profiles = list(dict.fromkeys(cell.profile for cell in chosen))
-        if profile not in profiles and (profile or len(profiles) > 1):
-            known = ", ".join(profiles)
-            raise ConfigError(
-                f"suite {suite.name!r} has cells of {known}; choose one with --profile"
-            )
-        chosen = [cell for cell in chosen if cell.profile in (profile or profiles)]
     names = [cell.name for cell in chosen]
     for scenario in held_out:
         if scenario not in names:
@@ -91,12 +84,14 @@ def plan_of(
     arguments: argparse.Namespace, scenarios: Sequence[Scenario], command: str = ""
 ) -> TrainingPlan:
     """Return the plan that a command line asks for, but for its folder."""
-    names = "envs", "seed", "agent", "randomised", "systems", "resume"
+    names = "envs", "seed", "agent", "randomised", "systems"
     given = {name: getattr(arguments, name) for name in names}
     plan = TrainingPlan(tuple(scenarios), STEPS, folder=Path(), command=command, **given)
-    plan = replace(plan, start=start_of(arguments, plan))
-    usual = FEW_STEPS if plan.start else MANY_STEPS if plan.systems else STEPS
-    return replace(plan, steps=arguments.steps or usual)
+    start, resumed = start_of(arguments, plan), arguments.resume is not None
+    steps = FEW_STEPS if start else MANY_STEPS if plan.systems else STEPS
+    if start and resumed:
+        steps = max(0, start.info.planned - start.info.steps) or steps
+    return replace(plan, start=start, resumed=resumed, steps=arguments.steps or steps)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -108,35 +103,26 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None:
     """Return the policy that a training is to begin with; None if it imitates programs."""
     path, like = arguments.start, plan.signature
-    if path is None and not (plan.systems or plan.resume or _settings(arguments).get("hidden")):
+    if arguments.resume is not None:
+        path = arguments.resume / POLICY_FILE
+    if path is None and not (plan.systems or _settings(arguments).get("hidden")):
         known = map(load_policy, shipped_for(plan.agent, ANY_MODEL))
         return next((policy for policy in known if policy.signature == like), None)
     if path in (None, "programs"):
         return None
-    if (policy := load_policy(Path(path))).signature != like:
+    policy = load_policy(Path(path))
+    if policy.signature != like:
         raise PolicyError(f"{path} has other inputs or choices than a policy for these scenarios")
-    return policy
-
-
-def check_checkpoint(path: Path, plan: TrainingPlan) -> None:
-    """Refuse a checkpoint that is missing, or of another learner or system."""
-    if not path.is_file():
-        raise PolicyError(f"there is no checkpoint {str(path)!r} to resume from")
-    info = load_policy(path.with_name(POLICY_FILE)).info
-    if info.agent != plan.agent:
-        raise PolicyError(f"the checkpoint is one of {info.agent}, not of {plan.agent}")
-    if (info.inputs, info.fingerprint) != (plan.inputs, plan.fingerprint):
-        names = (scenario.name for scenario in plan.scenarios)
+    if arguments.resume is not None and policy.info.fingerprint != plan.fingerprint:
         raise PolicyError(
-            f"the checkpoint was trained on {', '.join(info.scenarios)}, whose profile or stages, "
-            f"interval, limits or inputs differ from those of {', '.join(names)}; train anew"
+            f"{path} was trained on {', '.join(policy.info.scenarios)}, whose profile or stages, "
+            "interval or limits differ; train anew"
         )
+    return policy
 
 
 def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """Train as a command line says, and say where the policy is."""
-    if arguments.resume is not None and arguments.resume.is_dir():
-        arguments.resume /= CHECKPOINT_FILE
     require_extra("train", "training")
     count = VALIDATED if arguments.systems else 0
     with random_systems(stream(0, "validation"), count) as systems:
@@ -152,15 +138,16 @@ def _train(
 
         evaluation.EXECUTOR.set(executor_of(arguments))
     prepare_machine(arguments.wait, arguments.cpus)
-    profile = check_scenario(scenario, "sim", "auto")
+    check_scenario(scenario, "sim", "auto")
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command)
-    if plan.resume is not None:
-        check_checkpoint(plan.resume, plan)
-    config = settings(_settings(arguments), plan.resume)
-    if plan.start is not None:
-        config = replace(config, hidden=plan.start.hidden)
+    config = settings(_settings(arguments), arguments.resume)
+    if (start := plan.start) is not None:
+        asked = any(each.startswith("hidden=") for each in arguments.option)
+        if asked and config.hidden != start.hidden:
+            raise ConfigError(f"hidden must be {start.hidden}: the layers are those of the policy")
+        config = replace(config, hidden=start.hidden)
     if plan.envs < (count := plan.systems or len(plan.scenarios)):
         raise ConfigError(f"{count} scenarios need at least as many --envs, not {plan.envs}")
     learned = Path(arguments.suite).stem if arguments.suite else scenario.name
@@ -169,29 +156,19 @@ def _train(
     # PyTorch takes seconds to import; bad input should not wait for it.
     from . import phased
 
-    if plan.resume is not None and arguments.steps is None:
-        plan = replace(plan, steps=phased.steps_left(plan.resume) or plan.steps)
-    for line in [cli.DROP_NOTICE] * cli.drops_by_default(arguments) + announce(plan.scenarios) * (
-        not plan.systems
-    ):
-        sys.stdout.write(f"{line}\n")
     names = ", ".join(scenario.name for scenario in plan.scenarios)
-    served = scenario.cell[1] if scenario.stages else profile.name
-    what = "any model" if plan.systems else f"{names} ({served})"
-    sys.stdout.write(f"{plan.agent} learns {what}\n")
+    what = "any model" if plan.systems else f"{names} ({scenario.cell[1]})"
+    notices = [cli.DROP_NOTICE] * cli.drops_by_default(arguments)
+    notices += [] if plan.systems else announce(plan.scenarios)
+    sys.stdout.writelines(f"{line}\n" for line in (*notices, f"{plan.agent} learns {what}"))
     options = {key: str(value) for key, value in vars(arguments).items()}
     write_json(folder / "config.json", {"scenario": asdict(scenario), "options": options})
     describe(folder, shlex.split(plan.command))
-    progress = Progress(f"training {plan.agent}", plan.steps, "step")
-    interrupted = False
+    progress, interrupted = Progress(f"training {plan.agent}", plan.steps, "step"), False
     try:
         with cli.terminate_like_interrupt(), contextlib.closing(progress):
             phased.train(replace(plan, folder=folder), config, progress.show)
     except KeyboardInterrupt:
-        if not (folder / POLICY_FILE).exists():
-            why = "the programs are measured before there is a policy"
-            sys.stdout.write(f"interrupted; nothing is kept: {why}\n")
-            return cli.INTERRUPTED
         interrupted = True
     sys.stdout.write(_summary(arguments, folder, argv, interrupted))
     return cli.INTERRUPTED if interrupted else 0
@@ -231,6 +208,8 @@ def _summary(
 ) -> str:
     """Say where the policy is that did best when it was evaluated, and what to do with it."""
     policy = folder / POLICY_FILE
+    if not policy.exists():
+        return "interrupted; nothing is kept: the programs are measured before there is a policy\n"
     info = load_policy(policy).info
     conditions, _ = cli.split_options(argv, FOLLOWED)
     follow = ["--agent", arguments.agent, *conditions]
@@ -238,22 +217,19 @@ def _summary(
         follow += ["--scenario", arguments.like]
     if interrupted or folder.parent != RUNS:  # it is not found by itself
         follow += ["--policy", str(policy)]
-    shipped = shipped_for(info.agent, info.fingerprint)
-    hint = f"; --option {info.agent}.policy=shipped follows it"
-    reached = ""
-    if (file := folder / EVALUATED_FILE).exists():
-        missed = "{missed:.3%} missed on {cores:.2f} cores".format_map
-        means = read_json(file)
-        reached = f"{missed(means['policy'])}; the best rules {missed(means['rules'])}"
+    means = read_json(folder / EVALUATED_FILE)
+    ours, theirs = (
+        f"{means[side]['missed']:.3%} missed on {means[side]['cores']:.2f} cores"
+        for side in ("policy", "rules")
+    )
     texts = {
         "policy": str(policy),
         "best": f"after {info.steps} of {info.planned} steps, by validation",
-        "reached": reached,
+        "reached": f"{ours}; the best rules {theirs}",
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
-        "ships": "".join(f"{path.name}{hint}" for path in list(shipped)[:1]),
         "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
     }
-    lines = [f"{name:<12} {text}" for name, text in texts.items() if text]
+    lines = [f"{name:<12} {text}" for name, text in texts.items()]
     if interrupted:
         _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps", "--start"))
         go_on = shlex.join([*more, "--resume", str(folder)])

@@ -20,6 +20,7 @@ from ..history import batch_times_of, layout_of
 from ..stepwise import Form, PolicyState
 from . import spec_of
 from .evaluation import AccuracyCost
+from .systems import other
 
 QUEUE, QUEUED_S = 1 << 13, 10.0
 """Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of
@@ -30,20 +31,6 @@ LENGTHS = (0.33, 0.7)
 """Minimum and maximum share of a scenario's duration for which an episode lasts."""
 OTHERS = 5
 """One in so many versions is of another system, if the training is randomised."""
-OTHER_SLO, OTHER_PAYLOAD = 0.25, 0.7
-"""Largest change of the logarithm of SLO and payload."""
-OTHER_COLD_START = 1.1
-"""Largest change of the logarithm of a cold start: a third to three times as long."""
-OTHER_LOAD = 0.2
-"""Largest change of the logarithm of the arrival rate."""
-OTHER_DELAYS_S = (0.0, 0.2, 0.5)
-"""Delays of a resize."""
-OTHER_SPEEDS = (0.9, 1.2)
-"""Minimum and maximum factor of the service times in the profile."""
-OTHER_FADES = 0.5
-"""Share of the other systems whose network fades now and then."""
-OTHER_FADES_EVERY_S, OTHER_FADES_S, OTHER_DEPTHS = (40.0, 120.0), (1.0, 6.0), (1e-3, 0.1)
-"""Ranges of the time between two fades, their length, and the share of the bandwidth left."""
 
 
 class Outcomes(NamedTuple):
@@ -142,44 +129,6 @@ def changed(scenario: Scenario, is_other: bool, random: np.random.Generator) -> 
     intervals = max(1, round(duration_s / scenario.interval_s))
     shorter = replace(scenario, start="cold", duration_s=intervals * scenario.interval_s)
     return other(shorter, random) if is_other else shorter
-
-
-def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
-    """Draw another system in a scenario's place (domain randomisation: Tobin et al., 2017).
-
-    Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
-    the network fades: what the next deployment changes. A trace keeps its load.
-    """
-    changes = OTHER_SLO, OTHER_PAYLOAD, OTHER_COLD_START, OTHER_LOAD
-    longer, larger, colder, busier = (float(np.exp(random.uniform(-x, x))) for x in changes)
-    network, simulation, arrivals = scenario.network, scenario.simulation, scenario.arrivals
-    cold_start_s = max(stage.cold_start_s for stage in spec_of(scenario).stages)
-    delay_s = simulation.actuation_delay_s or float(random.choice(OTHER_DELAYS_S))
-    slower = simulation.service_scale * float(random.uniform(*OTHER_SPEEDS))
-    every_s, fade_s = (float(random.uniform(*x)) for x in (OTHER_FADES_EVERY_S, OTHER_FADES_S))
-    depth = float(np.exp(random.uniform(*np.log(OTHER_DEPTHS))))
-    fades: dict[str, Any] = {}
-    if random.random() < OTHER_FADES and network.trace != "none":
-        fades = {"fade_every_s": every_s, "fade_s": fade_s, "fade_depth": depth}
-    scales = "rate_rps", "load", "peak"
-    rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}
-    classes = [
-        replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
-        for each in scenario.classes
-    ]
-    return replace(
-        scenario,
-        slo_s=scenario.slo_s * longer,
-        classes=tuple(classes),
-        arrivals=replace(arrivals, **rates),
-        network=replace(network, payload_bytes=network.payload_bytes * larger, **fades),
-        simulation=replace(
-            simulation,
-            actuation_delay_s=delay_s,
-            service_scale=slower,
-            cold_start_s=colder * cold_start_s,
-        ),
-    )
 
 
 def least_cores(scenario: Scenario) -> float:

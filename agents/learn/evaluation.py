@@ -38,7 +38,7 @@ from ..guard import InputRange
 from ..history import FloatMatrix, batch_times_of, layout_of
 from ..policy import Policy, reading
 from ..stepwise import PolicyState
-from . import spec_of
+from . import by_machine, spec_of
 
 FEW_VIOLATIONS = 0.001
 """Share of the requests that may be violated where cores decide what is best."""
@@ -102,64 +102,42 @@ class Evaluation:
         return cost
 
 
-class PolicyEvaluator:
-    """Plays policies on so many episodes of each scenario, always the same."""
-
-    def __init__(
-        self, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
-    ) -> None:
-        limits = [each.limits for each in scenarios]
-        self._groups = []
-        """Of the scenarios on each machine: their places, and what plays them."""
-        for one in dict.fromkeys(limits):
-            places = [k for k, each in enumerate(limits) if each == one]
-            own = [scenarios[k] for k in places]
-            self._groups.append((places, _OneMachine(own, episodes, first_seed)))
-
-    def __call__(self, policy: Policy) -> Evaluation:
-        """Play a policy."""
-        count = sum(len(places) for places, _ in self._groups)
-        cores, missed, seen = np.zeros(count), np.zeros(count), InputRange(len(policy.info.inputs))
-        for places, played in self._groups:
-            found = played(policy)
-            cores[places], missed[places] = found.cores, found.violation_rate
-            assert found.input_range is not None
-            seen.widen(found.input_range)
-        return Evaluation(cores, missed, seen.ends)
+def evaluated(
+    policy: Policy, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
+) -> Evaluation:
+    """Play a policy on so many episodes of each scenario, always the same."""
+    sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
+    for places in by_machine(scenarios).values():
+        own = [scenarios[k] for k in places]
+        sums[..., places] = _play_policy(policy, own, first_seed + np.arange(episodes), seen)
+    return replace(Evaluation.of(sums), input_range=seen.ends)
 
 
-class _OneMachine:
-    """Plays policies on scenarios with the same limits."""
+@one_blas_thread()
+def _play_policy(
+    policy: Policy, scenarios: Sequence[Scenario], seeds: IntArray, seen: InputRange
+) -> FloatArray:
+    """Return (4, seeds, scenarios) sums of scenarios on one machine, see :meth:`Evaluation.of`."""
+    assigned = np.tile(np.arange(len(scenarios)), len(seeds))
+    layout = layout_of(spec_of(scenarios[0]))
+    simulator = BatchSimulator(scenarios, assigned, obs_dim=len(layout.fields), grows_ready=True)
+    policy, running = reading(policy, layout.inputs), np.zeros(len(assigned), np.bool_)
+    state = PolicyState([simulator.specs[k] for k in assigned.tolist()], policy.info.form)
 
-    def __init__(self, scenarios: Sequence[Scenario], episodes: int, first_seed: int) -> None:
-        self._count = len(scenarios)
-        self._seeds = first_seed + np.repeat(np.arange(episodes), self._count)
-        assigned = np.tile(np.arange(self._count), episodes)
-        fields = layout_of(spec_of(scenarios[0])).fields
-        self._simulator = BatchSimulator(scenarios, assigned, obs_dim=len(fields), grows_ready=True)
-        self._specs = [self._simulator.specs[k] for k in assigned.tolist()]
+    def decide(view: BatchView) -> IntArray:
+        state.see(view.observations, batch_times_of(view.last))
+        np.logical_not(simulator.over, out=running)
+        seen.widen(policy.inputs(state.seen)[running])
+        return state.choose(policy.logits(state.seen))
 
-    @one_blas_thread()
-    def __call__(self, policy: Policy) -> Evaluation:
-        """Play a policy."""
-        info, played, first = policy.info, self._simulator, self._specs[0]
-        policy = reading(policy, layout_of(first).inputs)
-        state = PolicyState(self._specs, info.form)
-        seen, running = InputRange(len(info.inputs)), np.zeros(len(self._seeds), np.bool_)
-
-        def decide(view: BatchView) -> IntArray:
-            state.see(view.observations, batch_times_of(view.last))
-            np.logical_not(played.over, out=running)
-            seen.widen(policy.inputs(state.seen)[running])
-            return state.choose(policy.logits(state.seen))
-
-        sums, cost = np.zeros((4, len(running))), AccuracyCost(played.scenarios)
-        for metrics in played.play(self._seeds, decide):
+    sums, cost = np.zeros((4, len(running))), AccuracyCost(scenarios)
+    with closing(simulator):
+        for metrics in simulator.play(np.repeat(seeds, len(scenarios)), decide):
             names = "cores", "avoidable_violations", "offered"
             sums += (*(metrics[name] for name in names), running)
-            sums[0] += cost.of(metrics, played.assignment) / first.interval_s
-        sums[1] += played.drain()["avoidable_violations"]
-        return replace(Evaluation.of(sums.reshape(4, -1, self._count)), input_range=seen.ends)
+            sums[0] += cost.of(metrics, assigned) / scenarios[0].interval_s
+        sums[1] += simulator.drain()["avoidable_violations"]
+    return sums.reshape(4, len(seeds), len(scenarios))
 
 
 def programs_for(scales_out: bool) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
     for k, rows in enumerate(minibatches):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        log_probability, _ = model.probabilities(seen[rows], choices[rows], situations[rows])
+        _, log_probability, _ = model.decide(seen[rows], situations[rows], choices[rows])
         optimizer.zero_grad()
         (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

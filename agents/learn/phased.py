@@ -13,14 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
-from sponge_env.errors import PolicyError
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.utils.files import write_json
@@ -28,9 +26,9 @@ from sponge_env.utils.files import write_json
 from ..guard import InputRange
 from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
-from . import CHECKPOINT_FILE, EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
+from . import EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
 from .episodes import DRAWS, Episodes
-from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, PolicyEvaluator, best_rules
+from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, best_rules, evaluated
 from .imitation import Demonstrations, demonstrations, imitate, joined
 from .ppo import ActorCritic, Transitions, collect, update
 from .systems import random_systems
@@ -49,25 +47,15 @@ def train(
 ) -> Path:
     """Train a policy and return the file of the best that was seen.
 
-    The best one so far is always in the policy file, the latest state in the checkpoint, also
-    after an interrupt.
+    The best one so far is always in the policy file, also after an interrupt.
     """
     # The networks are too small for more threads to help, and the simulator uses them.
     torch.set_num_threads(1)
     write_json(plan.folder / SETTINGS_FILE, asdict(config))
-    run = Training(plan, config, progress)
-    if plan.resume is not None:
-        run.load(plan.resume)
-    run.run()
-    best = load_policy(run.policy_path)
-    save_policy(replace(best, info=replace(best.info, partial=False)), run.policy_path)
-    return run.policy_path
-
-
-def steps_left(path: Path) -> int:
-    """Return how many steps a checkpoint lacks of those that were planned; 0 if none."""
-    state = _checkpoint(path)
-    return max(0, int(state["planned"]) - int(state["steps"]))
+    path = Training(plan, config, progress).run()
+    best = load_policy(path)
+    save_policy(replace(best, info=replace(best.info, partial=False)), path)
+    return path
 
 
 class Training:
@@ -76,20 +64,17 @@ class Training:
     def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
         torch.manual_seed(plan.seed)
         self.plan, self.config, self._progress = plan, config, progress
-        scenarios, choices = plan.scenarios, list(plan.choices.values())
+        choices = list(plan.choices.values())
         self._actions = choices[0].actions
-        self.model = ActorCritic(config.hidden, choices, len(plan.inputs))
-        self._exported = self.model
-        self._evaluate = PolicyEvaluator(scenarios, config.evaluation_episodes)
-        if plan.resume is None:
-            progress(0, "measuring the programs")
+        self._model = ActorCritic(config.hidden, choices, len(plan.inputs))
+        self._exported = self._model
+        progress(0, "measuring the programs")
         sums, self._programs = best_rules(
-            plan.control.scales_out, scenarios, config.evaluation_episodes
+            plan.control.scales_out, plan.scenarios, config.evaluation_episodes
         )
-        self.rule = Evaluation.of(sums)
-        self.steps = self._start = 0
-        self._planned = plan.steps
-        self.policy_path = plan.folder / POLICY_FILE
+        self._rule = Evaluation.of(sums)
+        self._begun = plan.start.info.steps if plan.start and plan.resumed else 0
+        self._steps, self._planned = self._begun, self._begun + plan.steps
         self._best = math.inf
         """Score of the kept policy."""
         self._deployed = InputRange(len(plan.inputs))
@@ -98,19 +83,22 @@ class Training:
         self._began_s = time.monotonic()
         self._writer = SummaryWriter(str(plan.folder))
 
-    def run(self) -> None:
-        """Imitate the programs and practise, from where the run is."""
+    def run(self) -> Path:
+        """Imitate the programs, or begin with a policy, and practise; return the policy's file."""
         try:
-            if self.plan.start is not None:
-                self.model.begin_with(self.plan.start.layers)
-            elif not self.steps and self.plan.resume is None:
+            if self.plan.start is None:
                 self._imitate()
+            else:
+                self._model.begin_with(self.plan.start.layers)
+                if self.plan.resumed and self.plan.start.input_range is not None:
+                    self._deployed.widen(self.plan.start.input_range)
             self._practise()
         except KeyboardInterrupt:
             self._look()
             raise
         finally:
             self._writer.close()
+        return self.plan.folder / POLICY_FILE
 
     def _imitate(self) -> None:
         plan, config, policy = self.plan, self.config, None
@@ -121,46 +109,50 @@ class Training:
             seed = plan.seed * config.imitations + k
             rounds.append(demonstrations(plan, config, self._programs, seed, policy))
             self._deployed.widen(rounds[-1].seen)
-            imitate(self.model, joined(rounds), config)
-            policy = self.export()
+            imitate(self._model, joined(rounds), config)
+            policy = self._export()
 
     def _practise(self) -> None:
-        plan, config = self.plan, self.config
-        interval = max(1, self._planned // config.evaluations)
-        optimizer = torch.optim.Adam(self.model.parameters(), eps=1e-5, fused=True)
-        mean, looked_at = AveragedModel(self.model), self.steps
-        if not self.steps:
-            self._look()
-        while self.steps < self._planned:
-            until = min(self.steps + RENEWED, self._planned) if plan.systems else self._planned
+        config, model, looked_at = self.config, self._model, self._steps
+        optimizer = torch.optim.Adam(model.parameters(), eps=1e-5, fused=True)
+        mean = AveragedModel(model)
+        self._look()
+        for batch in self._rollouts():
+            left = 1 - self._steps / self._planned
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * max(0.1, left)
+            critic_only = self._steps - self._begun < CRITIC_FIRST * self._planned
+            entropy = config.entropy * (0.2 + 0.8 * left)
+            losses = update(model, optimizer, batch, config, entropy, critic_only)
+            self._steps += len(batch.inputs)
+            if left < AVERAGED:
+                mean.update_parameters(model)
+                assert isinstance(mean.module, ActorCritic)
+                self._exported = mean.module
+            for key, value in losses.items():
+                self._writer.add_scalar(f"train/{key}", value, self._steps)
+            self._progress(self._steps - self._begun, self._status)
+            interval = max(1, self._planned // config.evaluations)
+            if self._steps - looked_at >= interval or self._steps >= self._planned:
+                looked_at = self._steps
+                self._look()
+
+    def _rollouts(self) -> Iterator[Transitions]:
+        """Let the policy act until all steps are done; they are counted elsewhere."""
+        while self._steps < self._planned:
+            until = self._steps + RENEWED if self.plan.systems else self._planned
             with self._episodes() as groups:
-                while self.steps < until:
-                    left = 1 - self.steps / self._planned
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.learning_rate * max(0.1, left)
-                    parts = [collect(self.model, episodes, config) for episodes in groups]
-                    batch = Transitions(*map(torch.cat, zip(*parts, strict=True)))
+                while self._steps < min(until, self._planned):
+                    parts = [collect(self._model, episodes, self.config) for episodes in groups]
                     for episodes in groups:
                         self._deployed.widen(episodes.state.seen)
-                    entropy, first = config.entropy * (0.2 + 0.8 * left), left > 1 - CRITIC_FIRST
-                    losses = update(self.model, optimizer, batch, config, entropy, first)
-                    self.steps += len(batch.inputs)
-                    if left < AVERAGED:
-                        mean.update_parameters(self.model)
-                        assert isinstance(mean.module, ActorCritic)
-                        self._exported = mean.module
-                    for key, value in losses.items():
-                        self._writer.add_scalar(f"train/{key}", value, self.steps)
-                    self._progress(self.steps - self._start, self._status)
-                    if self.steps - looked_at >= interval or self.steps >= self._planned:
-                        looked_at = self.steps
-                        self._look()
+                    yield Transitions(*map(torch.cat, zip(*parts, strict=True)))
 
     @contextmanager
     def _episodes(self) -> Iterator[list[Episodes]]:
         """Begin episodes on each machine that there is."""
         # A run that is resumed draws other episodes than those it has learned from.
-        plan, seed, draws = self.plan, self.plan.seed + self.steps, DRAWS
+        plan, seed, draws = self.plan, self.plan.seed + self._steps, DRAWS
         with random_systems(stream(seed, "systems"), plan.systems) as systems, ExitStack() as stack:
             scenarios: Sequence[Scenario] = plan.scenarios
             if plan.systems:
@@ -176,77 +168,46 @@ class Training:
             yield groups
 
     def _look(self) -> None:
-        """Evaluate the policy, keep it if it is the best so far, and write where the run is."""
-        policy = self.export()
-        result = self._keep(policy)
-        add = self._writer.add_scalar
-        for k, scenario in enumerate(() if self.plan.systems else self.plan.scenarios):
-            add(f"cores/{scenario.name}", result.cores[k], self.steps)
-            add(f"violations/{scenario.name}", result.violation_rate[k], self.steps)
-        add("evaluation/cost", score_of(result, self.rule), self.steps)
-        cores, rate = result.cores.mean(), result.violation_rate.mean()
-        self._status = f"{rate:.3%} missed, {cores:.2f} cores"
-        self.save()
-
-    def _keep(self, policy: Policy) -> Evaluation:
-        """Keep a policy if it is the best so far, and return what it reaches."""
-        result = self._evaluate(policy)
-        score = score_of(result, self.rule)
+        """Evaluate the policy, and keep it if it is the best so far."""
+        policy, scenarios, add = self._export(), self.plan.scenarios, self._writer.add_scalar
+        result = evaluated(policy, scenarios, self.config.evaluation_episodes)
+        score = score_of(result, self._rule)
         # Of random systems many are hopeless, so that the score says less than the training's end.
         if score < self._best or self.plan.systems:
             self._best = score
-            info = replace(policy.info, score=round(score, 4))
-            assert result.input_range is not None
-            seen, trained = result.input_range.copy(), self._deployed.ends
-            own = [self.plan.inputs.index(name) for name in DEPLOYMENT]
-            seen[0, own] = np.minimum(seen[0, own], trained[0, own])
-            seen[1, own] = np.maximum(seen[1, own], trained[1, own])
-            save_policy(replace(policy, info=info, input_range=seen), self.policy_path)
-            sides = {"policy": result, "rules": self.rule}
-            means = {
-                name: {"cores": float(x.cores.mean()), "missed": float(x.violation_rate.mean())}
-                for name, x in sides.items()
-            }
-            write_json(self.plan.folder / EVALUATED_FILE, means)
-        return result
+            self._keep(policy, result)
+        for k, scenario in enumerate(() if self.plan.systems else scenarios):
+            add(f"cores/{scenario.name}", result.cores[k], self._steps)
+            add(f"violations/{scenario.name}", result.violation_rate[k], self._steps)
+        add("evaluation/cost", score, self._steps)
+        cores, rate = result.cores.mean(), result.violation_rate.mean()
+        self._status = f"{rate:.3%} missed, {cores:.2f} cores"
 
-    def export(self) -> Policy:
+    def _keep(self, policy: Policy, result: Evaluation) -> None:
+        """Write a policy, and what it reaches beside the best rules."""
+        assert result.input_range is not None
+        seen, trained = result.input_range.copy(), self._deployed.ends
+        own = [self.plan.inputs.index(name) for name in DEPLOYMENT]
+        seen[0, own] = np.minimum(seen[0, own], trained[0, own])
+        seen[1, own] = np.maximum(seen[1, own], trained[1, own])
+        info = replace(policy.info, score=round(self._best, 4))
+        save_policy(replace(policy, info=info, input_range=seen), self.plan.folder / POLICY_FILE)
+        sides = {"policy": result, "rules": self._rule}
+        means = {
+            name: {"cores": float(x.cores.mean()), "missed": float(x.violation_rate.mean())}
+            for name, x in sides.items()
+        }
+        write_json(self.plan.folder / EVALUATED_FILE, means)
+
+    def _export(self) -> Policy:
         """Return the policy as it is now."""
         info = self.plan.info(
             self._actions,
-            steps=self.steps,
+            steps=self._steps,
             planned=self._planned,
             seconds=round(time.monotonic() - self._began_s, 1),
         )
         return Policy(info, tuple(self._exported.layers()))
-
-    def save(self) -> None:
-        """Write where the run is."""
-        state = {"model": self.model.state_dict(), "steps": self.steps, "planned": self._planned}
-        torch.save(state, self.plan.folder / CHECKPOINT_FILE)
-
-    def load(self, path: Path) -> None:
-        """Go on where another run was."""
-        state = _checkpoint(path)
-        try:
-            self.model.load_state_dict(state["model"])
-            self.steps = int(state["steps"])
-        except Exception as error:  # whatever a damaged file does
-            raise PolicyError(f"{path} cannot be resumed: {error}") from error
-        self._start, self._planned = self.steps, self.steps + self.plan.steps
-        kept = load_policy(path.with_name(POLICY_FILE))
-        if kept.input_range is not None:
-            self._deployed.widen(kept.input_range)
-        self._keep(kept)
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        _ = state["steps"], state["planned"]
-    except Exception as error:  # whatever a damaged file does
-        raise PolicyError(f"{path} cannot be resumed: {error}") from error
-    return state
 
 
 def score_of(result: Evaluation, rule: Evaluation) -> float:

@@ -6,7 +6,6 @@ chooses, and advantages are compared within a scenario.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,8 +25,6 @@ from .episodes import Episodes, Outcomes
 
 MAX_LOGIT = 4.0
 """Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
-STEP_PROBABILITY = 0.03
-"""Of one replica more, and of one fewer, when the replicas begin to be learned."""
 SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
 CLIP = 0.2
@@ -67,15 +64,6 @@ class ActorCritic(nn.Module):
         self.register_buffer("scale", torch.ones(inputs))
         self.actor = _network(inputs, hidden, sum(machines[0].actions))
         self.critic = _network(inputs, hidden, 1)
-        step, last = math.log(STEP_PROBABILITY / (1 - 2 * STEP_PROBABILITY)), self.actor[-1]
-        assert isinstance(last, nn.Linear)
-        at = 0
-        with torch.no_grad():
-            for cores, sizes, moves, variants in self._counts:
-                own = slice(at + cores + sizes, at + cores + sizes + moves)
-                last.weight[own] = 0.0
-                last.bias[own] = torch.tensor([step, 0.0, step])
-                at = own.stop + variants
 
     def begin_with(self, layers: Sequence[tuple[FloatMatrix, FloatMatrix]]) -> None:
         """Take the actor of a policy, the layers being those of :meth:`layers`."""
@@ -99,29 +87,20 @@ class ActorCritic(nn.Module):
         """Return (n, inputs) normalised inputs: near the mean, deviations from it."""
         return SATURATION * torch.tanh((torch.from_numpy(seen) - self.mean) * self.scale)
 
-    def values(self, inputs: Tensor) -> Tensor:
-        """Return the (n,) values of states."""
-        values = _unsquashed(self.critic(inputs)[:, 0])
+    @torch.no_grad()
+    def values(self, inputs: Tensor) -> Floats:
+        """Return the (n,) values of states; the critic predicts logarithms, for some are large."""
+        squashed = self.critic(inputs)[:, 0]
+        values: Floats = (squashed.sign() * squashed.abs().clamp_max(_MOST_LOG).expm1()).numpy()
         return values
 
-    @torch.no_grad()
-    def sample(self, inputs: Tensor, situations: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw (n, stages, 4) choices in (n, stages) situations.
-
-        Their (n,) log-probabilities come with them.
-        """
-        return self._decided(inputs, situations, None)[:2]
-
-    def probabilities(
-        self, inputs: Tensor, choices: Tensor, situations: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the (n,) log-probabilities of choices, and the entropies of their parts."""
-        return self._decided(inputs, situations, choices)[1:]
-
-    def _decided(
-        self, inputs: Tensor, situations: Tensor, choices: Tensor | None
+    def decide(
+        self, inputs: Tensor, situations: Tensor, choices: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return choices, drawn if none are given, their log-probabilities, and entropies."""
+        """Return (n, stages, 4) choices in (n, stages) situations, drawn if none are given.
+
+        Their (n,) log-probabilities and the entropies of their parts come with them.
+        """
         sizes, logs, taken = [sum(each) for each in self._counts], [], []
         for k, logits in enumerate(self.actor(inputs).split(sizes, dim=1)):
             core, batch, step, variant = [None] * 4 if choices is None else choices[:, k].T
@@ -160,11 +139,6 @@ def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.Tanh()]
     return nn.Sequential(*layers[:-1])
-
-
-def _unsquashed(squashed: Tensor) -> Tensor:
-    """Return values of the logarithms that the critic predicts, of which some are large."""
-    return squashed.sign() * squashed.abs().clamp_max(_MOST_LOG).expm1()
 
 
 def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
@@ -213,16 +187,17 @@ def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Tran
     states, played, earned, over, final = [model.inputs(state.seen)], [], [], [], []
     for _ in range(config.rollout_steps):
         held = torch.from_numpy(state.situations + episodes.machine * SITUATIONS)
-        choices, log = model.sample(states[-1], held)
+        with torch.no_grad():
+            choices, log, _ = model.decide(states[-1], held)
         played.append((states[-1], choices, held, log))
         outcomes = episodes.step(choices.numpy())
         earned.append(rewards(outcomes, episodes.least, episodes.offered))
         over.append(outcomes.over)
         # An episode that is over would have gone on: its last state counts as any other.
-        final.append(_values(model, model.inputs(state.seen)) if over[-1].any() else None)
+        final.append(model.values(model.inputs(state.seen)) if over[-1].any() else None)
         episodes.renew()
         states.append(model.inputs(state.seen))
-    values = [_values(model, each) for each in states]
+    values = [model.values(each) for each in states]
     following = [
         after if last is None else np.where(ended, last, after)
         for last, ended, after in zip(final, over, values[1:], strict=True)
@@ -233,12 +208,6 @@ def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Tran
     compared = torch.from_numpy(_compared(advantages, scenario).reshape(-1))
     returns = torch.from_numpy((advantages + known).reshape(-1))
     return Transitions(inputs, drawn, before, logs, compared, returns)
-
-
-@torch.no_grad()
-def _values(model: ActorCritic, inputs: Tensor) -> Floats:
-    values: Floats = model.values(inputs).numpy()
-    return values
 
 
 def _advantages(
@@ -279,7 +248,7 @@ def update(
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(batch.inputs)), config.minibatch):
             inputs, choices, held, before, advantage, returns = (x[rows] for x in batch)
-            now, entropies = model.probabilities(inputs, choices, held)
+            _, now, entropies = model.decide(inputs, held, choices)
             ratio = (now - before).exp()
             clipped = ratio.clamp(1 - CLIP, 1 + CLIP)
             gain = torch.minimum(ratio * advantage, clipped * advantage).mean()

@@ -1,7 +1,8 @@
-"""Random systems of one model: what a policy that is to decide for any model learns on.
+"""Random systems: what a policy learns on that is to decide for more than one.
 
 Latencies, limits, objectives, loads, networks and the ways in which a profile is wrong are drawn
-anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployments have.
+anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployments have; or a
+scenario keeps its model and its kind of load, and the rest is drawn.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ _NO_TRANSFER, _FADES, _CLASSES, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.5, 
 with resizes at once, and as fast as their profile says."""
 _RULES = {"unmeetable": 0.8, "expired": 0.12, "none": 0.08}
 """Shares of the drop rules."""
+_OTHER_SLO, _OTHER_PAYLOAD, _OTHER_LOAD, _OTHER_FADES = 1.3, 2.0, 1.2, 0.5
+"""Of other systems in a scenario's place: largest factors, up and down; share that fades."""
 
 
 @contextmanager
@@ -89,15 +92,36 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         arrivals=_random_arrivals(random),
         network=network,
         serving=Serving(random.choice(list(_RULES), p=list(_RULES.values()))),
-        simulation=Simulation(
-            actuation_delay_s=_rarely(random, _INSTANT, 0.1, 2.0),
-            service_scale=_rarely(random, _AS_PROFILED, 0.9, 1.3) or 1.0,
-            cold_start_s=_between(random, 2.0, 30.0),
-        ),
+        simulation=Simulation(**_random_machine(random)),
     )
     over = max(rate_rps(made, profile) / _MOST_RPS, 1.0)
     peak = (made.arrivals.peak or 0.0) / over
     return replace(made, arrivals=replace(made.arrivals, peak=peak))
+
+
+def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
+    """Draw another system in a scenario's place: what the next deployment of the model changes.
+
+    Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
+    the network fades. A trace keeps its load.
+    """
+    changes = _OTHER_SLO, _OTHER_PAYLOAD, _OTHER_LOAD
+    longer, larger, busier = (_between(random, 1 / most, most) for most in changes)
+    network, arrivals, scales = scenario.network, scenario.arrivals, ("rate_rps", "load", "peak")
+    rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}
+    fades = _random_fades(random, 0.0 if network.trace == "none" else _OTHER_FADES)
+    classes = (
+        replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
+        for each in scenario.classes
+    )
+    return replace(
+        scenario,
+        slo_s=scenario.slo_s * longer,
+        classes=tuple(classes),
+        arrivals=replace(arrivals, **rates),
+        network=replace(network, payload_bytes=network.payload_bytes * larger, **fades),
+        simulation=replace(scenario.simulation, **_random_machine(random)),
+    )
 
 
 def _between(random: np.random.Generator, least: float, most: float) -> float:
@@ -158,14 +182,31 @@ def _random_arrivals(random: np.random.Generator) -> Arrivals:
 def _random_network(random: np.random.Generator, slo_s: float) -> Network:
     if random.random() < _NO_TRANSFER:
         return Network(trace="none")
-    fades = random.random() < _FADES
     return Network(
         payload_bytes=_between(random, *_TRANSFER) * slo_s * _BANDWIDTH,
         base_delay_s=0.01 * min(1.0, slo_s),
-        fade_every_s=random.uniform(40.0, 120.0) if fades else None,
-        fade_s=random.uniform(1.0, 6.0),
-        fade_depth=_between(random, 1e-3, 0.1),
+        **_random_fades(random, _FADES),
     )
+
+
+def _random_fades(random: np.random.Generator, share: float) -> dict[str, Any]:
+    """Draw the keys of a network that fades; none but in a share of the cases."""
+    if random.random() >= share:
+        return {}
+    return {
+        "fade_every_s": random.uniform(40.0, 120.0),
+        "fade_s": random.uniform(1.0, 6.0),
+        "fade_depth": _between(random, 1e-3, 0.1),
+    }
+
+
+def _random_machine(random: np.random.Generator) -> dict[str, Any]:
+    """Draw the keys of a simulation in which a machine differs from its profile."""
+    return {
+        "actuation_delay_s": _rarely(random, _INSTANT, 0.1, 2.0),
+        "service_scale": _rarely(random, _AS_PROFILED, 0.9, 1.3) or 1.0,
+        "cold_start_s": _between(random, 2.0, 30.0),
+    }
 
 
 def _random_classes(
