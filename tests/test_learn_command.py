@@ -122,7 +122,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
     with monkeypatch.context() as patched:
         patched.setattr(Progress, "show", interrupt)
         assert main(line.split()) == cli.INTERRUPTED
-        assert "nothing is kept: the programs are measured before" in capsys.readouterr().out
+        assert "nothing is kept: the program is measured before" in capsys.readouterr().out
         least = 32
         argv = f"{line} --steps 64 --run-dir elsewhere/one".split()
         assert main(argv) == cli.INTERRUPTED
@@ -140,7 +140,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
     assert (info.planned, info.partial) == (64, False)
     printed = capsys.readouterr().out
     reached = r"\d+\.\d{3}% missed on \d+\.\d\d cores"
-    assert re.search(f"^reached      {reached}; the best rules {reached}$", printed, re.MULTILINE)
+    assert re.search(f"^reached      {reached}; the program {reached}$", printed, re.MULTILINE)
     assert f"{follow}\n" in printed, "the newest is found by itself"
     assert evaluate.main(f"--agent ppo {conditions} --run-dir run".split()) == 0
     assert "agent ppo follows runs/two/policy.safetensors" in capsys.readouterr().out

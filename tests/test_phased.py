@@ -19,7 +19,7 @@ from agents.history import INPUTS
 from agents.learn import settings, spec_of
 from agents.learn.command import plan_of
 from agents.learn.episodes import Episodes, Outcomes
-from agents.learn.evaluation import FEW_VIOLATIONS, AccuracyCost, Evaluation
+from agents.learn.evaluation import AccuracyCost, Evaluation
 from agents.learn.evaluation import evaluated as played_policy
 from agents.learn.imitation import (
     MAX_DISTURBED,
@@ -47,6 +47,7 @@ from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
 from agents.training import parse
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
+from sponge_env.metrics import MET
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.scenario import Scenario
@@ -69,7 +70,7 @@ def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
 
 def demonstrated(policy: Policy | None = None) -> Demonstrations:
     made = dataclasses.replace(plan(Path()), steps=1)
-    return demonstrations(made, CONFIG, ["sponge-joint"], 0, policy)
+    return demonstrations(made, CONFIG, 0, policy)
 
 
 def test_the_policy_file_decides_like_the_trained_networks() -> None:
@@ -238,7 +239,7 @@ def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic() 
 
 
 def test_violations_beyond_the_rules_count_against_a_policy() -> None:
-    for missed in (FEW_VIOLATIONS, 0.5):  # that a program misses many does not allow as many
+    for missed in (MET, 0.5):  # that a program misses many does not allow as many
         rule = evaluated(missed, cores=4.0)
         scores = [score_of(evaluated(rate), rule) for rate in (0, 2e-3)]
         assert scores == pytest.approx([0.75, 0.75 + np.log1p(0.9)])
@@ -252,7 +253,7 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     shown = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
     assert "evaluation/cost" in shown
     assert "evaluation/score" not in shown, "of which more is better elsewhere"
-    assert json.loads((trained / "judged.json").read_text()).keys() == {"policy", "rules"}
+    assert json.loads((trained / "judged.json").read_text()).keys() == {"policy", "program"}
     controller = PolicyController("ppo-joint", str(trained))
     system = make_system(SCENARIO, 0)
     assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered

@@ -30,7 +30,7 @@ Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
 
 EVALUATED_FILE = "judged.json"
-"""What the policy that a training keeps reached there, beside the best rules."""
+"""What the policy that a training keeps reached there, beside the program."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
 

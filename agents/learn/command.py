@@ -209,7 +209,7 @@ def _summary(
     """Say where the policy is that did best when it was evaluated, and what to do with it."""
     policy = folder / POLICY_FILE
     if not policy.exists():
-        return "interrupted; nothing is kept: the programs are measured before there is a policy\n"
+        return "interrupted; nothing is kept: the program is measured before there is a policy\n"
     info = load_policy(policy).info
     conditions, _ = cli.split_options(argv, FOLLOWED)
     follow = ["--agent", arguments.agent, *conditions]
@@ -220,12 +220,12 @@ def _summary(
     means = read_json(folder / EVALUATED_FILE)
     ours, theirs = (
         f"{means[side]['missed']:.3%} missed on {means[side]['cores']:.2f} cores"
-        for side in ("policy", "rules")
+        for side in ("policy", "program")
     )
     texts = {
         "policy": str(policy),
         "best": f"after {info.steps} of {info.planned} steps, by validation",
-        "reached": f"{ours}; the best rules {theirs}",
+        "reached": f"{ours}; the program {theirs}",
         "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
         "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
     }

@@ -1,4 +1,4 @@
-"""How good a policy is, scenario by scenario, and how good rules and programs are there.
+"""How good a policy is, scenario by scenario, and how good the program is that it learned from.
 
 All play the same episodes, which neither training nor evaluation runs use.
 """
@@ -40,8 +40,6 @@ from ..policy import Policy, reading
 from ..stepwise import PolicyState
 from . import by_machine, spec_of
 
-FEW_VIOLATIONS = 0.001
-"""Share of the requests that may be violated where cores decide what is best."""
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed a rule's and still count as no more."""
 
@@ -68,7 +66,7 @@ class AccuracyCost:
         self._best, self._percent = np.array(best), ACCURACY_PRICE / np.array(rates)
 
     def of(self, metrics: Any, assigned: IntArray) -> FloatArray:
-        """Return the (n,) costs of the answers in some intervals of assigned scenarios."""
+        """Return the (n,) costs of the answers in intervals, or episodes, of assigned scenarios."""
         answered = metrics["on_time"] + metrics["late"]
         lost = 100 * (1 - metrics["accuracy"] / self._best[assigned])
         costs: FloatArray = np.where(answered > 0, self._percent[assigned] * lost * answered, 0.0)
@@ -94,12 +92,6 @@ class Evaluation:
         """
         cores, violations, offered, intervals = sums.sum(axis=1)
         return cls(cores / intervals, violations / np.maximum(1, offered))
-
-    @property
-    def cost(self) -> FloatArray:
-        """Cores, as many times as there are more than few violations."""
-        cost: FloatArray = self.cores * np.maximum(1.0, self.violation_rate / FEW_VIOLATIONS)
-        return cost
 
 
 def evaluated(
@@ -140,26 +132,12 @@ def _play_policy(
     return sums.reshape(4, len(seeds), len(scenarios))
 
 
-def programs_for(scales_out: bool) -> tuple[str, ...]:
-    """Return the programs that policies learn from and are compared with.
+def program_for(scales_out: bool) -> str:
+    """Return the program that policies learn from and are compared with.
 
-    They choose replicas, too, or none of them does.
+    It chooses replicas, too, or it does not.
     """
-    return ("sponge-joint", "sponge-mpc") if scales_out else ("sponge-mpc",)
-
-
-def best_rules(
-    scales_out: bool, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
-) -> tuple[FloatArray, list[str]]:
-    """Return (4, episodes, scenarios) sums of the best program of each scenario, and its name.
-
-    That is the one of the least :attr:`Evaluation.cost`; for the sums see :meth:`Evaluation.of`.
-    """
-    names = programs_for(scales_out)
-    played = [play_program(name, scenarios, episodes, first_seed) for name in names]
-    best = np.argmin([Evaluation.of(sums).cost for sums in played], axis=0)
-    sums = [played[place][..., k] for k, place in enumerate(best.tolist())]
-    return np.stack(sums, axis=-1), [names[place] for place in best]
+    return "sponge-joint" if scales_out else "sponge-mpc"
 
 
 def play_program(
@@ -210,10 +188,7 @@ def _play_episode(task: Task) -> tuple[float, float, float, float]:
     program, seed, scenario = task
     controller = make_controller(program, known_controllers())
     run = Run.of(program, scenario, "sim", seed)
-    played = run_episode(make_system(scenario, seed), controller, run)
-    one, from_s = played.summary, scenario.count_from_s + 1e-9
-    later = played.columns["time_s"] > from_s
-    counted = {name: column[later] for name, column in played.columns.items()}
-    lost = AccuracyCost([scenario]).of(counted, np.zeros(int(later.sum()), np.int64))
-    spent = one.core_seconds + float(lost.sum())
+    one = run_episode(make_system(scenario, seed), controller, run).summary
+    answers = {name: np.array([getattr(one, name)]) for name in ("on_time", "late", "accuracy")}
+    spent = one.core_seconds + AccuracyCost([scenario]).of(answers, np.zeros(1, np.int64))[0]
     return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s

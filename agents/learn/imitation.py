@@ -28,7 +28,7 @@ from ..policy import Policy
 from ..stepwise import PER_REPLICA, SITUATIONS, Form, PolicyState, allocation
 from . import LearnConfig, TrainingPlan
 from .episodes import changed
-from .evaluation import Task, programs_for, run_programs
+from .evaluation import Task, program_for, run_programs
 from .ppo import ActorCritic
 from .systems import random_systems
 
@@ -51,26 +51,20 @@ class Demonstrations(NamedTuple):
 
 
 def demonstrations(
-    plan: TrainingPlan,
-    config: LearnConfig,
-    programs: Sequence[str],
-    seed: int,
-    policy: Policy | None,
+    plan: TrainingPlan, config: LearnConfig, seed: int, policy: Policy | None
 ) -> Demonstrations:
-    """Let programs show what they do where a policy leads, or without one where they do.
+    """Let the program show what it does where a policy leads, or without one where it does.
 
-    Each scenario of the plan has a program. The episodes are like those of the training; half are
-    of other systems if it is randomised. A plan of random systems has as many drawn.
+    The episodes are like those of the training; half are of other systems if it is randomised. A
+    plan of random systems has as many drawn.
     """
-    random, tasks = stream(seed, "demonstrations"), []
+    random, program = stream(seed, "demonstrations"), program_for(plan.control.scales_out)
     machines = {limits: k * SITUATIONS for k, limits in enumerate(plan.choices)}
     with random_systems(random, plan.systems * config.demonstrations) as systems:
-        first = programs_for(plan.control.scales_out)[0]
-        shown = [(first, each, False) for each in systems]
+        shown, tasks = [(each, False) for each in systems], []
         for k in range(0 if plan.systems else config.demonstrations):
-            is_other = plan.randomised and k % 2 == 1
-            shown += [(*each, is_other) for each in zip(programs, plan.scenarios, strict=True)]
-        for program, each, is_other in shown:
+            shown += [(each, plan.randomised and k % 2 == 1) for each in plan.scenarios]
+        for each, is_other in shown:
             scenario = changed(each, is_other, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
         return joined(run_programs(partial(_demonstrate, plan.form, machines, policy), tasks))

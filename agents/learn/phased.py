@@ -19,6 +19,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
+from sponge_env.metrics import MET
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.utils.files import write_json
@@ -28,7 +29,7 @@ from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
 from . import EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
 from .episodes import DRAWS, Episodes
-from .evaluation import FEW_VIOLATIONS, TOLERANCE, Evaluation, best_rules, evaluated
+from .evaluation import TOLERANCE, Evaluation, evaluated, play_program, program_for
 from .imitation import Demonstrations, demonstrations, imitate, joined
 from .ppo import ActorCritic, Transitions, collect, update
 from .systems import random_systems
@@ -68,10 +69,9 @@ class Training:
         self._actions = choices[0].actions
         self._model = ActorCritic(config.hidden, choices, len(plan.inputs))
         self._exported = self._model
-        progress(0, "measuring the programs")
-        sums, self._programs = best_rules(
-            plan.control.scales_out, plan.scenarios, config.evaluation_episodes
-        )
+        program = program_for(plan.control.scales_out)
+        progress(0, f"measuring {program}")
+        sums = play_program(program, plan.scenarios, config.evaluation_episodes)
         self._rule = Evaluation.of(sums)
         self._begun = plan.start.info.steps if plan.start and plan.resumed else 0
         self._steps, self._planned = self._begun, self._begun + plan.steps
@@ -107,7 +107,7 @@ class Training:
             which = f"round {k + 1} of {config.imitations}"
             self._progress(0, f"imitating programs before the first step, {which}")
             seed = plan.seed * config.imitations + k
-            rounds.append(demonstrations(plan, config, self._programs, seed, policy))
+            rounds.append(demonstrations(plan, config, seed, policy))
             self._deployed.widen(rounds[-1].seen)
             imitate(self._model, joined(rounds), config)
             policy = self._export()
@@ -184,7 +184,7 @@ class Training:
         self._status = f"{rate:.3%} missed, {cores:.2f} cores"
 
     def _keep(self, policy: Policy, result: Evaluation) -> None:
-        """Write a policy, and what it reaches beside the best rules."""
+        """Write a policy, and what it reaches beside the program."""
         assert result.input_range is not None
         seen, trained = result.input_range.copy(), self._deployed.ends
         own = [self.plan.inputs.index(name) for name in DEPLOYMENT]
@@ -192,7 +192,7 @@ class Training:
         seen[1, own] = np.maximum(seen[1, own], trained[1, own])
         info = replace(policy.info, score=round(self._best, 4))
         save_policy(replace(policy, info=info, input_range=seen), self.plan.folder / POLICY_FILE)
-        sides = {"policy": result, "rules": self._rule}
+        sides = {"policy": result, "program": self._rule}
         means = {
             name: {"cores": float(x.cores.mean()), "missed": float(x.violation_rate.mean())}
             for name, x in sides.items()
@@ -211,12 +211,12 @@ class Training:
 
 
 def score_of(result: Evaluation, rule: Evaluation) -> float:
-    """Return one number, better when smaller: cores relative to the best rule's, on average.
+    """Return one number, better when smaller: cores relative to the program's, on average.
 
-    Violations beyond the rule's, or beyond few where it has more, count like cores: as many more
+    Violations beyond the program's, or beyond few where it has more, count like cores: as many more
     as the tolerance are a tenth, and the more there are the less each counts, for some systems are
     hopeless.
     """
-    allowed = np.minimum(rule.violation_rate, FEW_VIOLATIONS) + TOLERANCE
+    allowed = np.minimum(rule.violation_rate, MET) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

@@ -68,19 +68,8 @@ QUANTITIES = (
 ACCURACY = Quantity("effective_accuracy", 2, target=0.005, relative=False)
 """Compared as well where answers can be more or less accurate."""
 
-_BY_METRIC = {quantity.metric: quantity for quantity in (*QUANTITIES, ACCURACY)}
-
-SINGLE_RUN = {
-    "violation_rate": (0.005, 0.055),
-    "mean_cores": (0.10, 0.13),
-    "latency_mean_s": (0.23, 0.33),
-    "latency_p99_s": (0.20, 0.46),
-}
-"""By what is in the table of :func:`side_by_side`: differences of single live runs from their
-simulated counterparts, nine in ten and all of those recorded in which an agent kept up."""
-
-UNUSUAL = "*"
-"""Marks differences as large as or larger than those of nine in ten such runs."""
+SIDE_BY_SIDE = ("violation_rate", "mean_cores", "latency_mean_s", "latency_p99_s")
+"""What is in the table of :func:`side_by_side`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,29 +162,21 @@ def side_by_side(
 
     headings, lines = ["agent"], {agent: [agent] for agent in pairs}
     wrong = _accuracy(trial for own in pairs.values() for trial in own)
-    for quantity in (*(_BY_METRIC[name] for name in SINGLE_RUN), *wrong):
+    shown = [quantity for quantity in QUANTITIES if quantity.metric in SIDE_BY_SIDE]
+    for quantity in (*shown, *wrong):
         headings += [f"{column(quantity.metric).label}, simulated", ", live", ", off by"]
         for agent, own in pairs.items():
             row = _row(own, quantity)
             values = map(quantity.text, (row.simulated, row.live))
-            usual, _ = SINGLE_RUN.get(quantity.metric, (math.inf, math.inf))
-            mark = UNUSUAL * (math.inf > round(abs(row.difference), 4) >= usual)
-            lines[agent] += (*values, quantity.difference_text(row.difference) + mark)
+            lines[agent] += (*values, quantity.difference_text(row.difference))
     live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
     return Table(headings, [*lines.values()]), _notes(live_runs)
 
 
 def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
     requests = min((sum(episode.offered for episode in own) for own in live), default=0)
-    off = [
-        f"{column(name).heading} {_BY_METRIC[name].difference_text(usual)[1:]}, at most "
-        f"{_BY_METRIC[name].difference_text(largest)[1:]}"
-        for name, (usual, largest) in SINGLE_RUN.items()
-    ]
     return [
-        "off by: simulated against live. Nine in ten single live runs of docs/fidelity.md in which "
-        f"an agent kept up with its load were off by less than: {'; '.join(off)}; {UNUSUAL} "
-        "marks what is off by as much or more",
+        "off by: simulated against live",
         f"{requests} requests for each agent: one is {100 / max(1, requests):.2f} pt of violations",
     ]
 
