@@ -73,9 +73,15 @@ def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep measured rules out of the user's cache, and short episodes in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
-        # Episodes this short are over before a process has begun (tests/test_cli.py has some).
+        # Episodes this short are over before a process has begun.
         patch.setattr("agents.learn.evaluation.Processes", Inline)
         yield
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the tasks of a command in this process; ``test_suite`` has some with processes."""
+    monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ def test_a_changed_scenario_has_bounds_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert asked == [0, 1]
 
 
+@pytest.mark.usefixtures("inline")
 def test_the_command_writes_them_beside_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ changes = { duration_s = 5.0 }
 """
 
 
+@pytest.mark.usefixtures("inline")
 def test_cells_with_stages_run_without_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,6 +192,7 @@ def test_code_that_only_a_file_names_is_not_run(line: str, sentence: str, capsys
     assert not Path("ran").exists()
 
 
+@pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("more", ["--trust", "--agent own_thing:Mine"])
 def test_code_that_is_typed_or_trusted_is_run(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path())

@@ -75,9 +75,10 @@ def run(line: str) -> int:
 
 
 def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     assert run("--suite tiny.toml --run-dir run --jobs 2") == 0
+    request.getfixturevalue("inline")
     printed = capsys.readouterr().out
     assert printed.count("paper, yolov5s, cold start") == 1
     assert "all scenarios and profiles, warm start" in printed
@@ -107,6 +108,7 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
     assert len(both) == 2, "seed 1 is the same in both"
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
     Path("traces").mkdir()
     Path("traces/bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3e6\n1,2e6\n")
@@ -127,6 +129,7 @@ def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> No
     assert "other cells" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("inline")
 def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
     line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
     assert run(f"{line} --jobs 1") == 1
@@ -147,6 +150,7 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
     one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
     one += "[[cells]]\nscenarios = ['paper']\n"
