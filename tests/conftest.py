@@ -57,13 +57,27 @@ def _locks_of_the_machine(
         monkeypatch.setattr(cpus, "LOCK_FOLDER", _own_locks)
 
 
+def _measure_less(patch: pytest.MonkeyPatch) -> None:
+    """Calibrate on fewer replicas, pauses, runs and cells: tests need no more precision."""
+    for name, value in {"CONTENDING": 2, "PAUSED_RUNS": 8}.items():
+        patch.setattr(bench, name, value)
+    patch.setattr(
+        bench, "_powers_of_two", lambda most: sorted({min(most, 4**i) for i in range(3)} | {most})
+    )
+    patch.setattr(calibration, "WORK_RUNS", 4)
+
+
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a calibration take a few seconds."""
+    _measure_less(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
     with pytest.MonkeyPatch.context() as patch:
-        # Fewer replicas and pauses, and a grid measured once: tests need no more precision.
-        patch.setattr(bench, "CONTENDING", 2)
-        patch.setattr(bench, "PAUSED_RUNS", 8)
+        _measure_less(patch)
         (profile,) = calibration.calibrate_all([LiveConfig()], seconds=1)
     return profile
 
