@@ -98,6 +98,13 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
 
 
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay pictures out without painting them, which takes longer than a short evaluation."""
+    for name in ("drawing", "page"):
+        monkeypatch.setattr(f"sponge_env.results.{name}.png", lambda figure: b"no picture")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, quick_rules: None) -> Path:
     """Return the folder of a tiny training in phases that many only read."""

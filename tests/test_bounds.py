@@ -17,6 +17,8 @@ from sponge_env.run.suite import cell_name, cells, load_suite
 from sponge_env.scenario.config import ControlName
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 BOUNDED = load_suite("paper")
 SHIPPED = json.loads(bounds.SHIPPED.read_text())
 PAPER = load_scenario("paper-300kb")

@@ -13,6 +13,8 @@ from scenarios import SHORT
 
 import evaluate
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -17,6 +17,8 @@ import pytest
 import evaluate
 from sponge_env.run.read import load_failures, load_intervals, load_results
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 SUITE = """
