@@ -216,7 +216,7 @@ def test_random_cores_replace_the_programs_now_and_then_for_some_intervals() -> 
 
 def test_what_was_demonstrated_becomes_probable() -> None:
     model, shown = networks(), demonstrated()
-    imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=3000))
+    imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=1000))
     seen = model.inputs(shown.seen)
     assert seen.mean(dim=0).abs().max() < 1
     drawn, _ = model.sample(seen, torch.from_numpy(shown.situations))
@@ -368,7 +368,7 @@ def test_every_kind_of_system_is_learned_and_followed(
 ) -> None:
     longer, folder = dataclasses.replace(scenario, duration_s=20.0), tmp_path / "run"
     made = plan(folder, agent=agent, scenarios=(longer,), randomised=True, envs=16, seed=1)
-    config = dataclasses.replace(CONFIG, demonstrations=4)
+    config = dataclasses.replace(CONFIG, demonstrations=2, imitations=1)
     policy = load_policy(train(made, config))
     assert policy.info.actions == actions
     assert policy.info.inputs == made.inputs
