@@ -13,7 +13,6 @@ from sponge_env.metrics import (
     EpisodeMetrics,
     IntervalMetrics,
     StageMetrics,
-    axis_label,
     column,
     columns,
     declared,
@@ -63,19 +62,6 @@ def test_tags_sort_violations_and_cores_before_all_else():
     assert groups == ["resources", "slo", "system"]
     with pytest.raises(KeyError):
         tag(IntervalMetrics, "mean_cores")
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("latency_p99_s", "latency p99 [s]"),
-        ("cores", "cores [core units]"),
-        ("violations", "violations"),
-        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
-    ],
-)
-def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
-    assert axis_label(IntervalMetrics, name) == label
 
 
 def test_every_column_shows_a_metric_once_in_its_unit():
