@@ -36,8 +36,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	# Most modules are never imported: to compile all of them takes longer than all the rest.
-	$(PY) -m pip install --no-compile --editable '.[dev]'
+	$(PY) -m pip install --editable '.[dev]'
 	@touch $@
 
 $(COMPILED): $(INSTALLED)
