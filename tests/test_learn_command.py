@@ -103,8 +103,10 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(
     several = [*line, "--seeds", "3-4", "--jobs", "1", "--run-dir", "all"]
     assert copy_context().run(main, several) == 0, "what a process of many sets is not for others"
     assert main([*line, "--seed", "4", "--run-dir", "one"]) == 0
-    one, other = (load_policy(Path(each, "policy.safetensors")) for each in ("one", "all/seed-4"))
-    np.testing.assert_equal(one.layers, other.layers)
+    folders = "one", "all/seed-4", "all/seed-3"
+    one, same, other = (load_policy(Path(each, "policy.safetensors")).layers for each in folders)
+    np.testing.assert_equal(one, same)
+    assert not np.array_equal(one[0][0], other[0][0])
     assert sorted(path.name for path in Path("all").iterdir()) == ["seed-3", "seed-4"]
     assert main([*line, "--seeds", "4-3"]) == cli.BAD_INPUT
     assert "a range such as 5-9, not '4-3'" in capsys.readouterr().err
