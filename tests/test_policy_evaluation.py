@@ -16,16 +16,8 @@ from tiny_policies import SCENARIO, drawn_policy
 from unit_runs import Inline
 
 from agents.history import INPUTS
-from agents.learn.evaluation import (
-    FEW_VIOLATIONS,
-    AccuracyCost,
-    Evaluation,
-    PolicyEvaluator,
-    best_rules,
-    play_program,
-    programs_for,
-    run_programs,
-)
+from agents.learn import evaluation
+from agents.learn.evaluation import AccuracyCost, Evaluation, PolicyEvaluator, run_programs
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, save_policy
 from sponge_env.env.factory import make_system
@@ -45,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_rules")
 
 
 def of_program(name: str, scenarios: tuple[Scenario, ...], episodes: int) -> Evaluation:
-    return Evaluation.of(play_program(name, scenarios, episodes))
+    return Evaluation.of(evaluation.play_program(name, scenarios, episodes))
 
 
 def test_small_products_need_no_second_thread() -> None:
@@ -125,14 +117,14 @@ def test_each_scenario_has_the_program_that_is_cheapest_there() -> None:
         short(duration_s=30.0, arrivals=Arrivals(load=load), serving=Serving(drop="none"))
         for load in (0.2, 1.2)
     )
-    names = programs_for(True)
+    names = evaluation.programs_for(True)
     costs = [of_program(name, scenarios, 3).cost for name in names]
-    sums, chosen = best_rules(True, scenarios, 3)
+    sums, chosen = evaluation.best_rules(True, scenarios, 3)
     assert chosen == [names[place] for place in np.argmin(costs, axis=0)]
     assert len(set(chosen)) == 2
-    assert best_rules(False, scenarios, 3)[1] == ["sponge-mpc"] * 2
+    assert evaluation.best_rules(False, scenarios, 3)[1] == ["sponge-mpc"] * 2
     rule = Evaluation.of(sums)
-    assert rule.violation_rate[0] <= FEW_VIOLATIONS
+    assert rule.violation_rate[0] <= evaluation.FEW_VIOLATIONS
     assert rule.cores[0] == of_program(chosen[0], scenarios, 3).cores[0]
 
 
@@ -144,18 +136,18 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lambda work, tasks: played.append(len(tasks)) or run_programs(work, tasks),
     )
     question = "sponge-mpc", (SCENARIO,), 1
-    first, again = play_program(*question), play_program(*question)
+    first, again = evaluation.play_program(*question), evaluation.play_program(*question)
     np.testing.assert_array_equal(first, again)
     assert played == [1]
     (kept,) = (tmp_path / "rules").iterdir()
     kept.write_text("damaged")
-    np.testing.assert_array_equal(play_program(*question), first)
-    play_program("sponge-joint", *question[1:])
-    play_program(question[0], (short(duration_s=31.0),), 1)
-    play_program(*question, SEED_LIMIT + 1)
+    np.testing.assert_array_equal(evaluation.play_program(*question), first)
+    evaluation.play_program("sponge-joint", *question[1:])
+    evaluation.play_program(question[0], (short(duration_s=31.0),), 1)
+    evaluation.play_program(*question, SEED_LIMIT + 1)
     assert played == [1] * 5
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
-    np.testing.assert_array_equal(play_program(*question), first)
+    np.testing.assert_array_equal(evaluation.play_program(*question), first)
 
 
 class Dying(Inline):
