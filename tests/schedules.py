@@ -1,4 +1,4 @@
-"""Schedules as controllers: to replay in the real system what the oracle has found."""
+"""Schedules: to replay in the real system what the oracle has found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from scenarios import Scripted
 
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.profile import Profile
@@ -19,24 +20,6 @@ from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import VIOLATIONS
 from sponge_env.simulation.workload import draw_workload
-
-
-class ScheduleController:
-    """Asks for one allocation after the other, whatever it sees."""
-
-    def __init__(self, schedule: Sequence[Allocation]) -> None:
-        """Take the allocation of each interval."""
-        self._schedule = schedule
-        self._next = 0
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Begin with the first."""
-        self._next = 0
-
-    def decide(self, view: SystemView) -> Allocation:
-        """Return the next."""
-        self._next += 1
-        return self._schedule[self._next - 1]
 
 
 def noise_free(scenario: Scenario) -> Scenario:
@@ -55,7 +38,7 @@ def replay(
     """
     system = make_system(noise_free(scenario), seed, profile=profile)
     run = Run.of("oracle", scenario, "sim", seed)
-    return run_episode(system, ScheduleController(schedule), run).summary
+    return run_episode(system, Scripted(*schedule), run).summary
 
 
 def replay_all(scenario: Scenario, seed: int, replicas: int) -> list[tuple[int, float]]:

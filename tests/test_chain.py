@@ -77,18 +77,6 @@ def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
         assert solve_chain(chain, count_late) == ()
 
 
-def test_a_budget_for_all_stages() -> None:
-    chain = Chain([2, 2], horizon=10, total_cores=8)
-    chain.choices.ticks[:] = [6, 3, 5, 2]
-    chain.choices.cores[:] = chain.choices.cost[:] = [1, 3, 1, 2]
-    wanted = {11: [0, 0], 10: [0, 1], 8: [0, 1], 7: [1, 1], 5: [1, 1]}
-    for budget, options in wanted.items():
-        if budget <= chain.horizon:
-            assert chain.within(budget)
-            assert chain.options() == options
-    assert not chain.within(4)
-
-
 @pytest.mark.parametrize(
     ("total_cores", "give_up", "cores", "replicas"),
     [

@@ -79,8 +79,3 @@ def test_accuracy_has_columns_only_where_some_answers_are_wrong():
             for a in ([math.nan, 1.0], [0.5])
         )
         assert wrong - sure == {"effective_accuracy"}
-
-
-def test_what_was_not_measured_has_a_value_of_its_own():
-    assert math.isnan(metrics.IntervalMetrics().latency_p99_s)
-    assert metrics.IntervalMetrics().violations == 0
