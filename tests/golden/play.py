@@ -40,7 +40,7 @@ def registered() -> list[str]:
 def column_names() -> dict[str, list[str]]:
     """Return the columns of today, which are those that are hashed."""
     return {
-        "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
+        "ledger": list(SimulatedSystem(scenario("paper", "cold"), 0).columns()),
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
         "vertical": list(VERTICAL.fields),
@@ -48,14 +48,12 @@ def column_names() -> dict[str, list[str]]:
     }
 
 
-def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario:
+def scenario(cell: str, start: str) -> Scenario:
     made = load_scenario(CELLS[cell].scenario)
     for key, value in CELLS[cell].changes.items():
         if isinstance(value, Mapping):
             value = dataclasses.replace(getattr(made, key), **value)
         made = dataclasses.replace(made, **{key: value})
-    if duration_s is not None:
-        made = dataclasses.replace(made, duration_s=duration_s)
     return dataclasses.replace(made, start=start)
 
 
