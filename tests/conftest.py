@@ -57,13 +57,27 @@ def _locks_of_the_machine(
         monkeypatch.setattr(cpus, "LOCK_FOLDER", _own_locks)
 
 
+def _measure_less(patch: pytest.MonkeyPatch) -> None:
+    """Calibrate on fewer replicas, pauses, runs and cells: tests need no more precision."""
+    for name, value in {"CONTENDING": 2, "PAUSED_RUNS": 8}.items():
+        patch.setattr(bench, name, value)
+    patch.setattr(
+        bench, "_powers_of_two", lambda most: sorted({min(most, 4**i) for i in range(3)} | {most})
+    )
+    patch.setattr(calibration, "WORK_RUNS", 4)
+
+
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a calibration take a few seconds."""
+    _measure_less(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def machine_profile() -> Profile:
     """Return this machine's profile, measured once for all live tests."""
     with pytest.MonkeyPatch.context() as patch:
-        # Fewer replicas and pauses, and a grid measured once: tests need no more precision.
-        patch.setattr(bench, "CONTENDING", 2)
-        patch.setattr(bench, "PAUSED_RUNS", 8)
+        _measure_less(patch)
         (profile,) = calibration.calibrate_all([LiveConfig()], seconds=1)
     return profile
 
@@ -73,9 +87,22 @@ def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep measured rules out of the user's cache, and short episodes in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
-        # Episodes this short are over before a process has begun (tests/test_cli.py has some).
+        # Episodes this short are over before a process has begun.
         patch.setattr("agents.learn.evaluation.Processes", Inline)
         yield
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the tasks of a command in this process; ``test_suite`` has some with processes."""
+    monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay pictures out without painting them, which takes longer than a short evaluation."""
+    for name in ("drawing", "page"):
+        monkeypatch.setattr(f"sponge_env.results.{name}.png", lambda figure: b"no picture")
 
 
 @pytest.fixture(scope="session")

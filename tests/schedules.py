@@ -1,4 +1,4 @@
-"""Schedules as controllers: to replay in the real system what the oracle has found."""
+"""Schedules: to replay in the real system what the oracle has found."""
 
 from __future__ import annotations
 
@@ -6,31 +6,20 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+from scenarios import Scripted
+
 from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
-
-
-class ScheduleController:
-    """Asks for one allocation after the other, whatever it sees."""
-
-    def __init__(self, schedule: Sequence[Allocation]) -> None:
-        """Take the allocation of each interval."""
-        self._schedule = schedule
-        self._next = 0
-
-    def reset(self, spec: SystemSpec, seed: int) -> None:
-        """Begin with the first."""
-        self._next = 0
-
-    def decide(self, view: SystemView) -> Allocation:
-        """Return the next."""
-        self._next += 1
-        return self._schedule[self._next - 1]
+from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.memory import ledger_columns
+from sponge_env.simulation.summary import VIOLATIONS
+from sponge_env.simulation.workload import draw_workload
 
 
 def noise_free(scenario: Scenario) -> Scenario:
@@ -49,19 +38,29 @@ def replay(
     """
     system = make_system(noise_free(scenario), seed, profile=profile)
     run = Run.of("oracle", scenario, "sim", seed)
-    return run_episode(system, ScheduleController(schedule), run).summary
+    return run_episode(system, Scripted(*schedule), run).summary
 
 
-def replay_all(scenario: Scenario, seed: int, replicas: int) -> list[EpisodeMetrics]:
-    """Run all schedules with at most so many replicas."""
-    profile, limits = scenario_profile(scenario), scenario.limits
+def replay_all(scenario: Scenario, seed: int, replicas: int) -> list[tuple[int, float]]:
+    """Run all schedules with at most so many replicas: their violations and core-seconds."""
+    profile, limits, quiet = scenario_profile(scenario), scenario.limits, noise_free(scenario)
     choices = itertools.product(
         range(1, limits.cores + 1), range(1, limits.batch + 1), range(1, replicas + 1)
     )
-    allocations = [
-        Allocation(cores, batch, count)
-        for cores, batch, count in choices
-        if cores * count <= limits.machine_cores
-    ]
-    schedules = itertools.product(allocations, repeat=scenario.intervals)
-    return [replay(scenario, profile, seed, schedule) for schedule in schedules]
+    allocations = [each for each in choices if each[0] * each[2] <= limits.machine_cores]
+    schedules = np.array(list(itertools.product(allocations, repeat=scenario.intervals)))
+    count, workload = len(schedules), draw_workload(quiet, profile, seed)
+    simulator = BatchSimulator([quiet], np.zeros(count, np.int64), workloads=[workload] * count)
+    intervals, core_seconds = iter(range(scenario.intervals)), np.zeros(count)
+    played = simulator.play(np.full(count, seed), lambda _: schedules[:, next(intervals)])
+    for interval, metrics in enumerate(played, 1):
+        counts = interval * scenario.interval_s > scenario.count_from_s + 1e-9
+        core_seconds += counts * metrics["core_seconds"]
+    simulator.drain()
+    violations = []
+    for i in range(count):
+        arrays = simulator.only(i)
+        columns = ledger_columns(arrays, workload.first(int(arrays.envs["sent"][0]) - 1))
+        late = np.isin(columns["outcome"], VIOLATIONS)
+        violations.append(int((late & (columns["arrival_s"] >= scenario.count_from_s)).sum()))
+    return list(zip(violations, core_seconds.tolist(), strict=True))

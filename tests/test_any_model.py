@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from sponge_env.errors import PolicyError
 from sponge_env.interfaces import SystemSpec
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Limits
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT
 from sponge_env.simulation.traffic import rate_rps
@@ -153,18 +156,20 @@ def test_random_systems_are_of_all_kinds_and_possible() -> None:
     assert not Path(systems[0].profile).exists()
 
 
-@pytest.fixture(scope="module")
-def for_any(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a tiny policy on random systems; return its file."""
-    folder = tmp_path_factory.mktemp("any") / "run"
-    folder.mkdir()
-    with random_systems(np.random.default_rng(1), 6) as drawn:
-        shorter = tuple(dataclasses.replace(each, duration_s=20.0) for each in drawn)
-        made = TrainingPlan(shorter, 96, 24, 0, folder, agent="ppo-joint", systems=6)
-        return train(made, CONFIG)
+@contextmanager
+def short_systems(random: np.random.Generator, count: int) -> Iterator[list[Scenario]]:
+    """Draw systems, and let their episodes be short."""
+    with random_systems(random, count) as drawn:
+        yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]
 
 
-def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(for_any: Path) -> None:
+def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
+    tmp_path: Path, quick_rules: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.learn.imitation.random_systems", short_systems)
+    with short_systems(np.random.default_rng(1), 6) as drawn:
+        made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)
+        for_any = train(made, CONFIG)
     policy = load_policy(for_any)
     assert policy.info.fingerprint == ANY_MODEL
     small = short(profile="resnet18", limits=Limits(cores=3, batch=5, replicas=2, total_cores=5))

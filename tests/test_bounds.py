@@ -11,6 +11,8 @@ from sponge_env.oracle import bound
 from sponge_env.run.read import load_results
 from sponge_env.run.suite import cells, load_suite
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 STAGES = """
 seeds = 2
 starts = ["cold"]
@@ -22,6 +24,7 @@ changes = { duration_s = 5.0 }
 """
 
 
+@pytest.mark.usefixtures("inline")
 def test_cells_with_stages_run_without_a_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

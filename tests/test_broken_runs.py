@@ -20,6 +20,8 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.run import tensorboard
 from sponge_env.utils.files import read_bytes, replacing, write_json
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
 

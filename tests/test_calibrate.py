@@ -147,7 +147,7 @@ def test_a_calibration_is_whole(machine_profile: Profile, tmp_path: Path) -> Non
 
 @pytest.mark.live
 def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_bench: None
 ) -> None:
     out, model = tmp_path / "folder" / "mine.json", write_model(tmp_path / "own.onnx")
     arguments = ["--model", str(model), "--cores", "2", "--batch", "2", "--seconds", "0.5"]

@@ -59,7 +59,7 @@ def episodes_of(run: str) -> dict[str, Any]:
 
 
 def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("suite.toml").write_text(SUITE)

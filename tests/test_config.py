@@ -7,7 +7,7 @@ import pytest
 from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import load_profile
-from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
+from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.toml import from_mapping
 
 
@@ -15,14 +15,6 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(text)
     return path
-
-
-@pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda p: p.stem)
-def test_shipped_scenarios_load(path: Path) -> None:
-    scenario = load_scenario(path.stem)
-    assert scenario.name == path.stem
-    assert scenario.description
-    assert scenario == load_scenario(path)
 
 
 def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import cells, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view, views, with_first
@@ -18,7 +17,6 @@ from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView, cores_held
 from sponge_env.run.registry import make_controller
-from sponge_env.simulation.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()
@@ -115,22 +113,6 @@ def test_plans_with_the_cores_of_the_machine(
     for _ in range(3):  # some count how long a wish lasts
         answer = controller.allocate(spec, view)
         check(answer, spec, ready_of(controller, view))
-
-
-@pytest.mark.parametrize("name", ["fa2", "hpa", "ppo-joint", "sponge-joint", "themis"])
-@pytest.mark.parametrize("cell", ["flash-crowd", "local", "many-replicas", "narrow"])
-def test_fleets_stay_on_the_machine_in_an_episode(name: str, cell: str) -> None:
-    if name in TRAINED and not cells.CELLS[cell].shipped_policies:
-        pytest.skip("no policy ships for these limits")
-    scenario = play.scenario(cell, "cold", duration_s=40.0)
-    controller = make_controller(name, REGISTRY, {})
-    system = SimulatedSystem(scenario, seed=1)
-    controller.reset(system.spec, seed=0)
-    while not system.done:
-        view = system.view()
-        answer = controller.decide(view)
-        check(answer, system.spec, max(1, view.first.replicas_ready))
-        system.step(answer)
 
 
 @every_controller

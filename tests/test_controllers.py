@@ -21,6 +21,8 @@ from sponge_env.run.registry import decision, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, settled
 from sponge_env.simulation.system import SimulatedSystem
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 class SilentError(Exception):
     def __str__(self) -> str:

@@ -23,15 +23,7 @@ import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
 from sponge_env import cli
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.fidelity.report import (
-    ACCURACY,
-    QUANTITIES,
-    compare,
-    load_fidelity,
-    side_by_side,
-    tables,
-    write_results,
-)
+from sponge_env.fidelity import report
 from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
 from sponge_env.live.replica import LiveConfig
@@ -99,7 +91,7 @@ def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
     assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
     assert simulated.summary.latency_mean_s < live.summary.latency_mean_s * 0.97
-    for quantity in QUANTITIES:
+    for quantity in report.QUANTITIES:
         wanted = getattr(live.summary, quantity.metric)
         assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
 
@@ -165,10 +157,13 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> No
     live, simulated, replayed = one.repeat(0, partial(MadeUpStages, repetition=0))
     assert live.cpu_ratio == pytest.approx(1.15, abs=0.02)
     assert simulated.summary.latency_mean_s < live.summary.latency_mean_s * 0.97
-    for quantity in (*QUANTITIES, ACCURACY):
+    for quantity in (*report.QUANTITIES, report.ACCURACY):
         wanted = getattr(live.summary, quantity.metric)
         assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
-    assert {row.quantity for row in compare([live, simulated, replayed])} == {*QUANTITIES, ACCURACY}
+    assert {row.quantity for row in report.compare([live, simulated, replayed])} == {
+        *report.QUANTITIES,
+        report.ACCURACY,
+    }
 
 
 def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
@@ -194,8 +189,8 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(
     runs = [made_up("live", r, **{metric: live_s[r]}) for r in range(2)]
     for kind in ("simulated", "replayed"):
         runs += [made_up(kind, r, **{metric: simulated_s}) for r in range(2)]
-    write_results(tmp_path, runs, PROFILE, ["python"])
-    for rows in (compare(runs), load_fidelity(tmp_path / "fidelity.json")):
+    report.write_results(tmp_path, runs, PROFILE, ["python"])
+    for rows in (report.compare(runs), report.load_fidelity(tmp_path / "fidelity.json")):
         (row,) = [row for row in rows if row.quantity.metric == metric]
         assert row.verdict == verdict
         if metric == "latency_mean_s":
@@ -208,15 +203,15 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
         made_up("simulated", 0, violation_rate=0.004),
         made_up("replayed", 0),
     ]
-    write_results(tmp_path, runs, PROFILE, ["python"])
-    loaded = load_fidelity(tmp_path / "fidelity.json")
-    for each in (compare(runs), loaded):
+    report.write_results(tmp_path, runs, PROFILE, ["python"])
+    loaded = report.load_fidelity(tmp_path / "fidelity.json")
+    for each in (report.compare(runs), loaded):
         rows = {row.quantity.metric: row for row in each}
         assert rows["violation_rate"].difference == pytest.approx(0.004)
         assert rows["violation_rate"].verdict == "met"
         assert math.isnan(rows["latency_mean_s"].difference)
         assert rows["latency_mean_s"].verdict == ""
-    assert len(tables(loaded)["s"].rows) == len(QUANTITIES)
+    assert len(report.tables(loaded)["s"].rows) == len(report.QUANTITIES)
 
 
 @pytest.fixture
@@ -237,7 +232,7 @@ def run_command(folder: Path, *arguments: str) -> int:
 def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(here) == 0
     shown = capsys.readouterr().out
-    assert all(column(quantity.metric).label in shown for quantity in QUANTITIES)
+    assert all(column(quantity.metric).label in shown for quantity in report.QUANTITIES)
     data = json.loads((here / "out" / "fidelity.json").read_text())
     assert [trial["kind"] for trial in data["trials"]] == ["live", "simulated", "replayed"]
     assert data["host"]["cpu_model"]
@@ -314,7 +309,7 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
     never = dataclasses.replace(simulated, latency_p99_s=math.inf)
     live = dataclasses.replace(live, latency_p99_s=0.5)
     other = dataclasses.replace(live, agent="ppo")
-    made, notes = side_by_side([never], [live, other])
+    made, notes = report.side_by_side([never], [live, other])
     table = terminal(made, notes=notes)
     (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
     assert row == [
@@ -325,7 +320,7 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
     assert "accuracy" not in table
     assert "2.50 pt" in table  # one of 40 requests
     wrong = [dataclasses.replace(e, accuracy=0.8, effective_accuracy=0.7) for e in (never, live)]
-    made, _ = side_by_side(wrong[:1], wrong[1:])
+    made, _ = report.side_by_side(wrong[:1], wrong[1:])
     assert "effective accuracy [%], simulated" in made.headings
 
 

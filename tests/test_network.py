@@ -40,7 +40,7 @@ traces = (
     .filter(lambda drawn: any(bytes_per_s > 0 for _, bytes_per_s in drawn))
     .map(lambda drawn: trace_of(*drawn))
 )
-payloads_bytes = st.integers(1, 10**7)
+payloads_bytes = st.integers(1, 10**7).map(float)
 
 
 def delivered_bytes(trace: BandwidthTrace, until_s: float) -> float:
@@ -54,7 +54,7 @@ def delivered_bytes(trace: BandwidthTrace, until_s: float) -> float:
 
 @given(traces, times_s, payloads_bytes)
 def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(
-    trace: BandwidthTrace, sent_s: float, payload_bytes: int
+    trace: BandwidthTrace, sent_s: float, payload_bytes: float
 ) -> None:
     arrived_s = float(arrival_s(trace, sent_s, payload_bytes)[0])
     end_bytes = delivered_bytes(trace, sent_s) + payload_bytes
@@ -67,7 +67,7 @@ def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(
 
 @given(traces, st.lists(times_s, min_size=2, max_size=20).map(sorted), payloads_bytes)
 def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
-    trace: BandwidthTrace, sent_s: list[float], payload_bytes: int
+    trace: BandwidthTrace, sent_s: list[float], payload_bytes: float
 ) -> None:
     alone_s = [arrival_s(trace, each_s, payload_bytes)[0] for each_s in sent_s]
     expected_s = np.maximum.accumulate(alone_s)

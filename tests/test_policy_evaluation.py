@@ -5,24 +5,26 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib
-import os
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scenarios import VARIANTS, short
-from tiny_policies import SCENARIO, drawn_policy, plan
+from tiny_policies import SCENARIO, drawn_policy
+from unit_runs import Inline
 
 from agents.history import INPUTS
-from agents.learn.evaluation import AccuracyCost, evaluated, play_program, run_programs
+from agents.learn import evaluation
+from agents.learn.evaluation import AccuracyCost, evaluated, run_programs
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, save_policy
 from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import summary
+from sponge_env.run.executor import Failure, Results, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, play_together, run_episode
 from sponge_env.scenario.config import Arrivals, Network, Serving
@@ -113,36 +115,28 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lambda work, tasks: played.append(len(tasks)) or run_programs(work, tasks),
     )
     question = "sponge-mpc", (SCENARIO,), 1
-    first, again = play_program(*question), play_program(*question)
+    first, again = evaluation.play_program(*question), evaluation.play_program(*question)
     np.testing.assert_array_equal(first, again)
     assert played == [1]
     (kept,) = (tmp_path / "rules").iterdir()
     kept.write_text("damaged")
-    np.testing.assert_array_equal(play_program(*question), first)
-    play_program("sponge-joint", *question[1:])
-    play_program(question[0], (short(duration_s=31.0),), 1)
-    play_program(*question, SEED_LIMIT + 1)
+    np.testing.assert_array_equal(evaluation.play_program(*question), first)
+    evaluation.play_program("sponge-joint", *question[1:])
+    evaluation.play_program(question[0], (short(duration_s=31.0),), 1)
+    evaluation.play_program(*question, SEED_LIMIT + 1)
     assert played == [1] * 5
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
-    np.testing.assert_array_equal(play_program(*question), first)
+    np.testing.assert_array_equal(evaluation.play_program(*question), first)
 
 
-UNGUARDED = """
-from agents.learn.evaluation import run_programs
-from sponge_env.scenario.scenario import Scenario, load_scenario
+class Dying(Inline):
+    """Has processes that import a script which is not guarded, and die."""
 
-run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
-"""
-
-
-def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(UNGUARDED)
-    command = [sys.executable, str(tmp_path / "mine.py")]
-    place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    run = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
-    assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
+    def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
+        yield tasks[0], Failure("ProcessDied", "its process ended with code 1")
 
 
-def test_an_unknown_learner_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown agent to train 'ppo-jiont'"):
-        plan(tmp_path, agent="ppo-jiont")
+def test_a_script_that_trains_has_to_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.learn.evaluation.Processes", Dying)
+    with pytest.raises(ConfigError, match='that trains needs if __name__ == "__main__":'):
+        run_programs(len, [("sponge-mpc", 0, SCENARIO)])

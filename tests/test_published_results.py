@@ -15,6 +15,8 @@ from sponge_env.results.export import read_rows
 from sponge_env.results.score import score_rows
 from sponge_env.run.suite import arranged, load_suite
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "results"
 AGENTS = {"sponge-ip": ([0, 1] * 3, 8.0), "hpa": ([40, 41] * 3, 5.0), "fa2": ([0] * 6, 4.0)}

@@ -220,12 +220,12 @@ sys.path.insert(0, sys.argv[2])
 from sponge_env.live import cpus
 cpus.LOCK_FOLDER = pathlib.Path(sys.argv[3])  # where there is one CPU only, the tests have it
 import busy_model
-from test_real_worker import FULL, batch
+from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live.worker import LiveWorker
 
-with LiveWorker(busy_model.config(initial=FULL, limiter=sys.argv[1])) as worker:
-    worker.start(batch(16))
-    worker.resize(type(FULL)(1, 16, replicas=2))
+with LiveWorker(busy_model.config(initial=Allocation(16, 16), limiter=sys.argv[1])) as worker:
+    worker.start(Batch(1, tuple(range(16))))
+    worker.resize(Allocation(1, 16, replicas=2))
     facts = {
         "pids": [replica.pid for replica in worker.replicas],
         "limiter": worker.limiter,

@@ -18,6 +18,8 @@ from sponge_env.results.comparison import load_run
 from sponge_env.run.unit import AgentUnit
 from sponge_env.scenario.config import Arrivals, Serving
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:

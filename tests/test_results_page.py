@@ -91,6 +91,7 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
     np.testing.assert_allclose(shown, [[0.04025, 5, 8], [0, 3, 8]])
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) -> None:
     for backend in ("sim", "live"):
         write_suite(tmp_path / "both" / backend, {"fa2": ([0], 8.0), "static-8": ([0], 8.0)})
@@ -101,6 +102,7 @@ def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) 
     assert row(page, "fa2", "mean cores, simulated").endswith(">8.00"), "the table of both"
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_one_cell_is_shown_once_and_the_reference_is_the_users(run: Path, tmp_path: Path) -> None:
     assert main([str(write_suite(tmp_path / "run", AGENTS, [COLD]))]) == 0
     page = (tmp_path / "run/report/report.html").read_text()

@@ -14,7 +14,7 @@ from unit_runs import result as run
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.run.read import load_arrangement, load_failures, load_intervals, load_results
+from sponge_env.run import read
 from sponge_env.run.store import RunStore, scenario_fingerprint
 from sponge_env.run.unit import AgentUnit
 from sponge_env.scenario.config import Stage, Variant
@@ -36,24 +36,24 @@ def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> 
         assert store.missing([UNIT]) == [UNIT]
         store.keep(UNIT, result, None)
         assert store.missing([UNIT]) == []
-    frame = load_results(tmp_path / "run")
+    frame = read.load_results(tmp_path / "run")
     assert list(frame["seed"]) == [0, 1]
     assert set(frame["agent"]) == {"eight"}
     assert set(frame["profile"]) == {"yolov5s"}
     assert list(frame["mean_cores"]) == [8.0, 8.0]
-    assert load_failures(tmp_path / "run").empty
+    assert read.load_failures(tmp_path / "run").empty
 
 
 def test_intervals_are_kept_for_pictures(tmp_path: Path) -> None:
     run(UNIT, tmp_path)
-    intervals = load_intervals(tmp_path)
+    intervals = read.load_intervals(tmp_path)
     assert list(intervals.columns[:5]) == ["agent", "scenario", "profile", "start", "seed"]
     assert tuple(intervals.columns[5:]) == names(IntervalMetrics)
     assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0] * 2
     assert list(intervals["seed"]) == [0] * 5 + [1] * 5
     assert set(intervals["cores"]) == {8.0}
     assert set(intervals["agent"]) == {"eight"}
-    few = load_intervals(tmp_path, ["violations"], seed=1)
+    few = read.load_intervals(tmp_path, ["violations"], seed=1)
     assert list(few)[4:] == ["seed", "violations"]
     assert list(few["seed"]) == [1] * 5
 
@@ -62,9 +62,9 @@ def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, {"type": "ValueError", "message": "no good"})
         assert store.missing([UNIT]) == [UNIT]
-    (row,) = load_failures(tmp_path).to_dict("records")
+    (row,) = read.load_failures(tmp_path).to_dict("records")
     assert [*row.values()] == ["eight", "short", "yolov5s", "cold", "ValueError", "no good"]
-    assert load_results(tmp_path).empty
+    assert read.load_results(tmp_path).empty
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_damaged_definition_is_named(tmp_path: Path, damage: dict[str, Any]) -
         pass
     if "arrangement" in damage:
         with pytest.raises(RunDirectoryError, match=r"run\.json.* is damaged"):
-            load_arrangement(tmp_path)
+            read.load_arrangement(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import environment_page, field_table, metrics_page
+from sponge_env import metrics
 from sponge_env.core.fields import JOINT_NAMES
-from sponge_env.metrics import (
-    COLUMNS,
-    STAGE_COLUMNS,
-    EpisodeMetrics,
-    IntervalMetrics,
-    StageMetrics,
-    axis_label,
-    column,
-    columns,
-    declared,
-    names,
-    tag,
-    unit_of,
-)
 
-SCHEMAS = (IntervalMetrics, EpisodeMetrics, StageMetrics)
+SCHEMAS = (metrics.IntervalMetrics, metrics.EpisodeMetrics, metrics.StageMetrics)
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -36,73 +23,59 @@ def test_the_docs_are_what_the_schema_generates():
 
 @pytest.mark.parametrize("cls", SCHEMAS)
 def test_every_metric_is_declared_in_full_and_documented(cls):
-    for field in declared(cls):
+    for field in metrics.declared(cls):
         assert set(field.metadata) == {"group", "help", "better"}, field.name
         assert field.metadata["group"]
         assert field.metadata["help"].endswith(".")
         assert field.metadata["better"] in ("less", "more", "")
     section = metrics_page().split(f"`{cls.__name__}`")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and "`" in line]
-    assert [row.split("`")[1] for row in rows] == list(names(cls))
+    assert [row.split("`")[1] for row in rows] == list(metrics.names(cls))
 
 
 def test_a_quantity_of_both_schemas_means_the_same_in_both():
-    episode = {f.name: f.metadata for f in declared(EpisodeMetrics)}
-    for field in declared(IntervalMetrics):
+    episode = {f.name: f.metadata for f in metrics.declared(metrics.EpisodeMetrics)}
+    for field in metrics.declared(metrics.IntervalMetrics):
         if field.name in episode:
             for key in ("group", "better"):
                 assert field.metadata[key] == episode[field.name][key], field.name
 
 
 def test_tags_sort_violations_and_cores_before_all_else():
-    assert tag(IntervalMetrics, "violations") == "slo/violations"
-    assert tag(EpisodeMetrics, "mean_cores") == "resources/mean_cores"
-    assert tag(IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
-    tags = sorted(tag(IntervalMetrics, name) for name in names(IntervalMetrics))
+    assert metrics.tag(metrics.IntervalMetrics, "violations") == "slo/violations"
+    assert metrics.tag(metrics.EpisodeMetrics, "mean_cores") == "resources/mean_cores"
+    assert metrics.tag(metrics.IntervalMetrics, "latency_p99_s") == "system/latency/latency_p99_s"
+    tags = sorted(
+        metrics.tag(metrics.IntervalMetrics, name)
+        for name in metrics.names(metrics.IntervalMetrics)
+    )
     groups = list(dict.fromkeys(name.partition("/")[0] for name in tags))
     assert groups == ["resources", "slo", "system"]
     with pytest.raises(KeyError):
-        tag(IntervalMetrics, "mean_cores")
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("latency_p99_s", "latency p99 [s]"),
-        ("cores", "cores [core units]"),
-        ("violations", "violations"),
-        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
-    ],
-)
-def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
-    assert axis_label(IntervalMetrics, name) == label
+        metrics.tag(metrics.IntervalMetrics, "mean_cores")
 
 
 def test_every_column_shows_a_metric_once_in_its_unit():
-    shown = [c.metric for c in COLUMNS]
+    shown = [c.metric for c in metrics.COLUMNS]
     assert len(set(shown)) == len(shown)
-    assert set(shown) <= {*names(EpisodeMetrics)}
-    assert {c.metric for c in STAGE_COLUMNS} <= {*names(StageMetrics)}
-    for c in (*COLUMNS, *STAGE_COLUMNS):
-        unit = unit_of(c.metric)
+    assert set(shown) <= {*metrics.names(metrics.EpisodeMetrics)}
+    assert {c.metric for c in metrics.STAGE_COLUMNS} <= {*metrics.names(metrics.StageMetrics)}
+    for c in (*metrics.COLUMNS, *metrics.STAGE_COLUMNS):
+        unit = metrics.unit_of(c.metric)
         assert (unit, c.unit) in {("", "%"), ("s", "ms")} or c.scale == 1.0, c.metric
 
 
 def test_a_column_writes_a_value_in_its_unit():
-    assert column("latency_p99_s").label == "p99 [ms]"
-    assert column("latency_p99_s").text(0.0129) == "13"
-    assert column("violation_rate").text(-1e-9) == "0.000"
-    assert column("violation_rate").text(0.01234) == "1.234"
+    assert metrics.column("latency_p99_s").label == "p99 [ms]"
+    assert metrics.column("latency_p99_s").text(0.0129) == "13"
+    assert metrics.column("violation_rate").text(-1e-9) == "0.000"
+    assert metrics.column("violation_rate").text(0.01234) == "1.234"
 
 
 def test_accuracy_has_columns_only_where_some_answers_are_wrong():
     for place in ("tensorboard", "cell"):
         sure, wrong = (
-            {c.metric for c in columns(place, accuracies=a)} for a in ([math.nan, 1.0], [0.5])
+            {c.metric for c in metrics.columns(place, accuracies=a)}
+            for a in ([math.nan, 1.0], [0.5])
         )
         assert wrong - sure == {"effective_accuracy"}
-
-
-def test_what_was_not_measured_has_a_value_of_its_own():
-    assert math.isnan(IntervalMetrics().latency_p99_s)
-    assert IntervalMetrics().violations == 0

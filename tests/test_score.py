@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sponge_env.results.drawing import style_of
 from sponge_env.results.page import profile_figure
@@ -56,15 +54,6 @@ def test_the_score_by_hand() -> None:
         ["bad", "0 of 4", "-", "-", "-", "2.500"],
         ["good", "4 of 4", "0.71", "2.52", "1.00", "0.025"],
     ]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
-def test_the_unit_of_a_cells_cores_changes_nothing(factors: list[float]) -> None:
-    cells = frame()
-    by_cell = dict(zip((name for name, _ in CELLS), factors, strict=True))
-    scaled = cells.assign(mean_cores=cells["mean_cores"] * cells["scenario"].map(by_cell))
-    pd.testing.assert_frame_equal(score_rows(scaled, "fixed"), score_rows(cells, "fixed"))
 
 
 def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compared() -> None:

@@ -5,13 +5,13 @@ On fakes first, which shows that the client sees what it should, then on real re
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
+import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,16 @@ import numpy as np
 import onnx
 import pytest
 from fake_engine import FakeEngine, answered
-from hammer import Hammer, Tally
 from machine import needs_two_cpus
-from numpy.typing import NDArray
 from served import Running, running
 from test_live_ocr import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
 from test_serve_clients import CLIENTS, Client, InferenceServerException, plain
 from tritonclient.utils import np_to_triton_dtype
 
-from benchmarks.servers import Server
+from sponge_env.__main__ import main
 from sponge_env.models.images import TextImage, draw
 from sponge_env.models.ocr import Detection, Recognition
-from sponge_env.models.registry import resolve_model
 from sponge_env.serve.interface import Call, Reply, ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]
@@ -175,41 +172,42 @@ def test_a_users_model_is_served_as_it_is(
         assert engine._system.worker.status().restarts == 0
 
 
-async def hammered(server: Running, row: NDArray[Any], kill: Callable[[], None]) -> Tally:
-    """Send requests open loop for 8 s, and kill something every two seconds."""
-    options = server.options
-    assert options.grpc_port is not None
-    name = server.engine.served.name
-    known = Server("sponge", name, options.port, options.grpc_port, None)  # type: ignore[arg-type]
-
-    async def kill_again_and_again() -> None:
-        while True:
-            await asyncio.sleep(2.0)
-            kill()
-
-    killing = asyncio.create_task(kill_again_and_again())
-    try:
-        return await Hammer(known, row, LONG_S).run(10.0, 8.0)
-    finally:
-        killing.cancel()
+KILLS = """
+duration_s = 8.0
+slo_s = 60.0
+profile = "lite0"
+arrivals = { kind = "poisson", rate_rps = 10.0 }
+network = { trace = "none" }
+"""
 
 
 @pytest.mark.live
 @needs_two_cpus
-def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path: Path) -> None:
-    name = "efficientnet-lite0-uint8"
-    row, killed = resolve_model(name).samples()[0], []
+def test_each_request_has_one_answer_though_replicas_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``sponge load`` sends open loop, and every two seconds something is killed."""
+    monkeypatch.chdir(tmp_path)
+    Path("kills.toml").write_text(KILLS)
+    name, killed, over = "efficientnet-lite0-uint8", [], threading.Event()
     with engine_of(one_stage(tmp_path, name), "static-16") as engine, running(engine) as server:
         worker = engine._system.worker
 
-        def kill() -> None:
-            (pid, *_) = [r.pid for r in worker.replicas]  # type: ignore[attr-defined]
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+        def kill_again_and_again() -> None:
+            while not over.wait(2.0):
+                (pid, *_) = [r.pid for r in worker.replicas]  # type: ignore[attr-defined]
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
-        tally = asyncio.run(hammered(server, row, kill))
-        assert tally.sent > 20
-        assert tally.statuses == {200: tally.sent}
-        assert (tally.unanswered, tally.wrong) == (0, 0)
-        assert len(server.recorder.ended) == tally.sent
+        killer = threading.Thread(target=kill_again_and_again)
+        killer.start()
+        try:
+            line = f"load --url http://{server.http} --scenario kills.toml --json out.json"
+            assert main(line.split()) == 0
+        finally:
+            over.set()
+            killer.join()
+        (summary,) = json.loads(Path("out.json").read_text())
+        assert summary["offered"] > 20
+        assert summary["on_time"] == summary["offered"] == len(server.recorder.ended)
         assert worker.status().restarts == len(killed) >= 3

@@ -32,6 +32,8 @@ from sponge_env.run.rollout import over_episode
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,12 +169,6 @@ def test_of_equal_cores_the_most_accurate_variant() -> None:
     assert sum(each.total_cores for each in decided) < sum(each.total_cores for each in dear)
 
 
-@pytest.mark.parametrize(("which", "variant"), [("smallest", 0), ("largest", 2)])
-def test_the_variant_may_be_fixed(which: str, variant: int) -> None:
-    decided = decide(system_of("variants"), SpongeIP(variant=which))
-    assert {each.variant for each in decided[1:]} == {variant}
-
-
 @pytest.mark.parametrize("budget", ["end-to-end", "proportional", "equal"])
 def test_a_budget_for_each_stage_or_for_all(budget: str) -> None:
     system = system_of("pipeline-nlp", arrivals=Arrivals(rate_rps=6.0))

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 import evaluate
 from sponge_env.run.read import load_failures, load_intervals, load_results
+
+pytestmark = pytest.mark.usefixtures("unpainted")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,9 +76,10 @@ def run(line: str) -> int:
 
 
 def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     assert run("--suite tiny.toml --run-dir run --jobs 2") == 0
+    request.getfixturevalue("inline")
     printed = capsys.readouterr().out
     assert printed.count("paper, yolov5s, cold start") == 1
     assert "all scenarios and profiles, warm start" in printed
@@ -107,6 +109,7 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
     assert len(both) == 2, "seed 1 is the same in both"
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
     Path("traces").mkdir()
     Path("traces/bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3e6\n1,2e6\n")
@@ -127,6 +130,7 @@ def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> No
     assert "other cells" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("inline")
 def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
     line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
     assert run(f"{line} --jobs 1") == 1
@@ -138,48 +142,6 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixtu
     frame = load_results(Path("run"))
     assert len(frame) == 3 * 4
     assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
-
-
-def without_times(result: dict[str, Any]) -> dict[str, Any]:
-    """Return results without what the wall clock says."""
-    for episode in result["episodes"]:
-        del episode["decision_p50_s"], episode["decision_p99_s"]
-    return result
-
-
-def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
-    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
-    one += "[[cells]]\nscenarios = ['paper']\n"
-    Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
-    assert run("--suite one.toml --run-dir suite --requests") == 0
-    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2"
-    assert run(f"{line} --run-dir single") == 0
-    cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
-    files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
-    for name, found in files.items():
-        for kind in kinds:
-            found |= {str(path.relative_to(name)): path for path in Path(name, kind).glob("*/*")}
-    assert (
-        set(files["suite"])
-        == set(files["single"])
-        == {
-            f"results/{cell}.json",
-            *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-            *(f"requests/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-        }
-    )
-    for name, path in files["suite"].items():
-        other = files["single"][name]
-        if path.suffix == ".json":
-            ours, theirs = (without_times(json.loads(file.read_text())) for file in (path, other))
-            assert ours == theirs
-        else:
-            frames = [pd.read_parquet(file) for file in (path, other)]
-            ours, theirs = (frame.drop(columns="decision_s", errors="ignore") for frame in frames)
-            pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
-    for name in ("run.json", "command.txt", "versions.json", "host.json", "profiles/resnet18.json"):
-        assert Path("suite", name).is_file()
-        assert Path("single", name).is_file()
 
 
 def somebody_is_in_group(group: int) -> bool:

@@ -14,10 +14,20 @@ from sponge_env.app import evaluate, validate
 LINE = "--agent sponge-ip hpa --scenario bursty --duration 20 --seeds 2-3 --run-dir run"
 
 
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("played")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert evaluate.main(LINE.split()) == 0
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert evaluate.main(LINE.split()) == 0
+def _in_a_folder_with_a_run(
+    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: None
+) -> None:
+    monkeypatch.chdir(shutil.copytree(played, tmp_path / "copy"))
 
 
 def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:

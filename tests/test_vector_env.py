@@ -11,7 +11,6 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from numpy.typing import NDArray
 from scenarios import CONTROLLED, SHORT
 from stable_baselines3 import PPO
@@ -25,7 +24,6 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.config import Arrivals, Network, RequestClass, Serving
-from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
 BRIEFER = dataclasses.replace(BRIEF, name="briefer", duration_s=3.0, slo_s=0.7)
@@ -144,17 +142,6 @@ def test_returned_arrays_are_not_written_to_again() -> None:
     for step, (observations, offered) in zip(steps, before, strict=True):
         np.testing.assert_array_equal(step[0], observations)
         np.testing.assert_array_equal(step[4]["offered"], offered)
-
-
-def test_gymnasium_wrappers_take_it() -> None:
-    envs = RecordEpisodeStatistics(NormalizeObservation(vector_env()))
-    envs.reset(seed=0)
-    for _ in range(BRIEF.intervals):
-        observations, _, _, truncated, infos = envs.step(envs.action_space.sample())
-        assert observations.shape == (3, OBS_DIM)
-    assert truncated.all()
-    assert infos["episode"]["l"].tolist() == [BRIEF.intervals] * 3
-    envs.close()
 
 
 OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limits, cores=8))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sponge_env.run.executor import Results, Work
+from sponge_env.run.executor import Results, Work, attempt
 from sponge_env.run.store import RunStore
 from sponge_env.run.unit import run_unit
 
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Inline:
-    """Runs tasks here, as :class:`sponge_env.run.executor.Processes` does elsewhere."""
+    """Runs tasks here, sent and received as :class:`sponge_env.run.executor.Processes` does."""
 
     def __init__(self, count: int) -> None: ...
 
     def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
         for task in tasks:
-            yield task, work(task)
+            yield task, attempt(*pickle.loads(pickle.dumps((work, task))))
 
 
 IDENTITY = {"suite": "s", "seeds": 2, "cells": "abc", "code": "def"}

@@ -79,7 +79,7 @@ def main() -> None:
         foreign = site / "agents" / "__init__.py"
         foreign.parent.mkdir()
         foreign.write_text(FOREIGN)
-        pip = [bare / "bin" / "pip", "install", "--quiet", str(wheel)]
+        pip = [bare / "bin" / "pip", "install", "--quiet", "--no-compile", str(wheel)]
         subprocess.run([*pip, *lowest()], check=True)
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
