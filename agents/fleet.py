@@ -44,11 +44,6 @@ _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
 when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
 replicas do not."""
-_FULL = 0.25
-"""Share of the SLO in which the ready replicas serve what waits, from which on they have little
-room left."""
-_RISE_S, _SCATTER = 4.0, 0.5
-"""Three times as long says whether the rate rises, by more than this many standard deviations."""
 _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -86,7 +81,6 @@ class Fleet(NamedTuple):
     reluctance: float
     slo_s: float
     cold_start_s: float
-    interval_s: float
     in_pipeline: bool
     serves_rps: FloatArray
     """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
@@ -153,29 +147,9 @@ def _peak_rps(moment: Moment) -> float:
 
 
 @compiled
-def _rising_rps(fleet: Fleet, moment: Moment) -> float:
-    """Return the rate after two cold starts if it goes on to rise; 0 if it does not rise.
-
-    It does where of three times in a row each had more than the one before, by more than half of
-    what Poisson arrivals scatter: a step does not. Two, for during one the next cannot begin
-    without taking cores from the ready replicas.
-    """
-    width = math.ceil(_RISE_S / fleet.interval_s)
-    rates_rps = moment.rates_rps[-3 * width :]
-    if rates_rps.size < 3 * width:
-        return 0.0
-    first, second = rates_rps[:width].mean(), rates_rps[width : 2 * width].mean()
-    third, each_s = rates_rps[2 * width :].mean(), width * fleet.interval_s
-    scatter = math.sqrt((second + third) / each_s)
-    rise = (min(second - first, third - second) - _SCATTER * scatter) / each_s
-    ahead: float = third + rise * (each_s / 2 + 2 * fleet.cold_start_s)
-    return ahead if rise > 0.0 else 0.0
-
-
-@compiled
 def _least(fleet: Fleet, moment: Moment) -> int:
     """Return the fewest replicas that serve a peak once they have all cores of the machine."""
-    least, most_rps, peak_rps = 1, 0.0, max(_peak_rps(moment), _rising_rps(fleet, moment))
+    least, most_rps, peak_rps = 1, 0.0, _peak_rps(moment)
     for size in range(fleet.most_cores.size):
         cores = fleet.most_cores[size]
         share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
@@ -226,22 +200,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
         return max(enough, moment.replicas), True
     if not late:
         usual = max(usual, _least(fleet, moment))
-    if moment.waiting > _FULL * serves_rps * fleet.slo_s:
-        usual = max(usual, _unhindered(fleet, ready, rate_rps))
     return max(usual, min(enough, ready)), False
-
-
-@compiled
-def _unhindered(fleet: Fleet, ready: int, rate_rps: float) -> int:
-    """Return how many replicas may be trusted with a rate, as far as the ready ones keep cores."""
-    wanted, most = ready, fleet.most_cores[ready - 1]
-    while wanted < fleet.most_cores.size and _most(fleet, ready, wanted + 1 - ready) == most:
-        cores = fleet.most_cores[wanted - 1]
-        share = min(1.0, fleet.cpu_cores / (wanted * cores))
-        if wanted * fleet.serves_rps[1, cores - 1] * share >= rate_rps:
-            break
-        wanted += 1
-    return wanted
 
 
 @compiled
@@ -372,7 +331,6 @@ class FleetPlanner:
             reluctance=reluctance,
             slo_s=float(spec.slo_s),
             cold_start_s=float(self._cold_start * spec.interval_s),
-            interval_s=float(spec.interval_s),
             in_pipeline=in_pipeline,
             serves_rps=np.empty((2, cores_max)),
             step=np.empty((sizes, sizes)),

@@ -185,8 +185,7 @@ class ShadowFleets:
         own, offered = self._sums[-2:].tolist()
         allowed, always = _ALLOWED * offered, self.holds_always
         held = self._intervals >= _KNOWN if always else now_s < self._until_s
-        notable = own > allowed + 2 * math.sqrt(allowed) + 1  # by more than chance
-        worse = not (held or always) and notable and self._intervals >= _JUDGED
+        worse = not (held or always) and own > allowed and self._intervals >= _JUDGED
         if not (held or worse):
             return None
         missed = self._sums[:-2]

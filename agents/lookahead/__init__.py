@@ -121,8 +121,7 @@ class SpongeJoint(SpongeMPC):
         asked_for = constant.replicas in (ready, first.allocation.replicas)
         held = asked_for or shadow.may_become(constant.replicas, ready)
         if held:
-            # More, where they are asked for, come in time if resizes do.
-            replicas = max(constant.replicas, 0 if shadow.holds_always else replicas)
+            replicas = constant.replicas
         plan = self._program.choose(view, [replicas], make_room=self._fleets.overloaded)
         serving = max(1, min(first.replicas_ready, plan.replicas))
         room = (spec.total_cores - (plan.replicas - serving)) // serving
