@@ -197,7 +197,7 @@ def test_random_cores_replace_the_programs_now_and_then_for_some_intervals() -> 
 
 def test_what_was_demonstrated_becomes_probable() -> None:
     model, shown = networks(), demonstrated()
-    imitation.imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=1000))
+    imitation.imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=2000))
     seen = model.inputs(shown.seen)
     assert seen.mean(dim=0).abs().max() < 1
     drawn, *_ = model.decide(seen, torch.from_numpy(shown.situations))
