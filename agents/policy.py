@@ -165,8 +165,7 @@ def load_policy(path: Path) -> Policy:
         if (agent := description["agent"]) not in LEARNERS or not description["batches"]:
             raise PolicyError(
                 f"{path} is a policy of {agent} that this version cannot follow; train one of "
-                f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3, such as the "
-                "checkpoint.zip beside it, as sb3:FILE"
+                f"{', '.join(LEARNERS)}, or follow a model of Stable-Baselines3 as sb3:FILE"
             )
         arrays = load(contents)
         numbers = range(sum(name.startswith("weight_") for name in arrays))
