@@ -53,11 +53,10 @@ _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal")
 _SHARES = (0.15, 0.1, 0.25, 0.25, 0.25)
 _TRANSFER, _BANDWIDTH = (0.01, 0.5), 3e6
 """Range of the share of the SLO in which a payload arrives, and at how many bytes per second."""
-_NO_TRANSFER, _FADES, _CLASSES, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.5, 0.45
+_NO_TRANSFER, _FADES, _CLASSES, _EXPIRED, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.15, 0.5, 0.45
 """Shares of the systems without transfer times, with deep fades, with three classes of requests,
-with resizes at once, and as fast as their profile says."""
-_RULES = {"unmeetable": 0.8, "expired": 0.12, "none": 0.08}
-"""Shares of the drop rules."""
+with the drop rule ``expired``, with resizes at once, and as fast as their profile says. Keeping all
+requests would take gigabytes where a system is too slow."""
 _OTHER_SLO, _OTHER_PAYLOAD, _OTHER_LOAD, _OTHER_FADES = 1.3, 2.0, 1.2, 0.5
 """Of other systems in a scenario's place: largest factors, up and down; share that fades."""
 
@@ -91,7 +90,7 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         initial=_random_initial(random, cores),
         arrivals=_random_arrivals(random),
         network=network,
-        serving=Serving(random.choice(list(_RULES), p=list(_RULES.values()))),
+        serving=Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
         simulation=Simulation(**_random_machine(random)),
     )
     over = max(rate_rps(made, profile) / _MOST_RPS, 1.0)
