@@ -18,19 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from sponge_env import cli
+from sponge_env import cli, metrics
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
-from sponge_env.metrics import (
-    CELL,
-    EpisodeMetrics,
-    IntervalMetrics,
-    StageMetrics,
-    column,
-    declared,
-    unit_of,
-)
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
 from sponge_env.results.export import csv_files, csv_text, read_rows, write_files
@@ -76,9 +67,9 @@ tasks that a variant did.
 """
 
 SECTIONS = {
-    IntervalMetrics: "Per interval",
-    EpisodeMetrics: "Per episode",
-    StageMetrics: "Per stage and interval",
+    metrics.IntervalMetrics: "Per interval",
+    metrics.EpisodeMetrics: "Per episode",
+    metrics.StageMetrics: "Per stage and interval",
 }
 
 
@@ -175,7 +166,7 @@ def _missed_grid(cells: pd.DataFrame) -> Table:
 
 def leaderboard(cells: pd.DataFrame, reference: str) -> Table:
     """Return the scores of all entries beside the suite's agents, the best first."""
-    suite, key = load_suite("standard-v1"), [*CELL, "n"]
+    suite, key = load_suite("standard-v1"), [*metrics.CELL, "n"]
     places = sorted((*scenario.cell, suite.seeds) for scenario in suite_cells(suite))
     wanted = {name: value for name, value in identity(suite).items() if name != "code"}
     for path in sorted(ENTRIES.glob("*/*/cells.csv")):
@@ -203,7 +194,7 @@ def _fidelity(rows: pd.DataFrame) -> Table:
     shown |= {f"cores {k}": cores[k].map("{:.2f}".format) for k in ("live", "simulated")}
     for name in ("latency_mean_s", "latency_p99_s"):
         differences = by_quantity[name]["difference"]
-        shown[f"{column(name).heading} off by [%]"] = _texts(differences, "+.1f")
+        shown[f"{metrics.column(name).heading} off by [%]"] = _texts(differences, "+.1f")
     texts = pd.DataFrame(shown, index=violations.index).fillna(MISSING)
     return Table(["run: scenario, controller", *texts.columns], list(texts.itertuples()))
 
@@ -224,29 +215,26 @@ def field_table() -> str:
     return text_table(("entry", "name", "meaning", "divided by"), rows)
 
 
-def stage_table() -> str:
-    """Return the table of the fields that controllers of variants and stages see."""
-    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
-    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
-    return text_table(("name", "meaning", "divided by"), rows)
-
-
 def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
     text = METRICS
     for cls, title in SECTIONS.items():
-        described = [(f.name, f.metadata) for f in declared(cls)]
-        rows = [(m["group"], f"`{n}`", unit_of(n), m["better"], m["help"]) for n, m in described]
+        described = [(f.name, f.metadata) for f in metrics.declared(cls)]
+        rows = [
+            (m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in described
+        ]
         text += f"\n## {title}: `{cls.__name__}`\n\n"
         text += text_table(("group", "name", "unit", "better", "meaning"), rows)
-        text += STAGES * (cls is StageMetrics)
+        text += STAGES * (cls is metrics.StageMetrics)
     return text
 
 
 def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
+    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
+    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
     page = with_block(page, "fields", field_table())
-    return with_block(page, "stage-fields", stage_table())
+    return with_block(page, "stage-fields", text_table(("name", "meaning", "divided by"), rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sponge_env.errors import ConfigError
@@ -114,9 +113,3 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 def cpu_locked() -> AbstractContextManager[object]:
     """Have the model's CPU to ourselves, as our server does by itself."""
     return lock_cpu(MODEL_CPU, wait=True) or nullcontext()
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(each) for task in tasks for each in (task / "children").read_text().split()]

@@ -50,12 +50,10 @@ def load(server: Server, seed: int) -> Summary:
     command = [sys.executable, "-m", "sponge_env", "load"]
     command += ["--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
     command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(SECONDS)]
-    command += ["--seed", str(seed)]
-    if server.name == "triton":
-        command += ["--deadlines", "timeout"]
+    command += ["--deadlines", "timeout"] * (server.name == "triton")
     with keeping_to(OTHERS), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "summaries.json"
-        command += ["--json", str(path)]
+        command += ["--seed", str(seed), "--json", str(path)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -78,12 +76,9 @@ def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
 
 def contenders(python: Path | None) -> dict[str, Contender]:
     """Return who is compared."""
-    found: dict[str, Contender] = {
-        f"sponge serve, {agent}": partial(ours, agent) for agent in AGENTS
-    }
-    if python is not None:
-        for name, settings in TRITON.items():
-            found[f"Triton (Python backend), {name}"] = partial(theirs, python, settings)
+    found: dict[str, Contender] = {f"sponge serve, {a}": partial(ours, a) for a in AGENTS}
+    for name, settings in TRITON.items() if python else ():
+        found[f"Triton (Python backend), {name}"] = partial(theirs, python, settings)
     return found
 
 

@@ -126,13 +126,12 @@ def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     require_extra("train", "training")
     count = VALIDATED if arguments.systems else 0
     with random_systems(stream(0, "validation"), count) as systems:
-        return _train(arguments, argv, systems or scenarios_of(arguments))
+        return _train(arguments, argv, *(systems or scenarios_of(arguments)))
 
 
 def _train(
-    arguments: argparse.Namespace, argv: Sequence[str], scenarios: Sequence[Scenario]
+    arguments: argparse.Namespace, argv: Sequence[str], scenario: Scenario, *also: Scenario
 ) -> int:
-    scenario, *also = scenarios
     if arguments.ray is not None or arguments.jobs:
         from . import evaluation
 

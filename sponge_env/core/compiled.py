@@ -12,17 +12,7 @@ import copyreg
 import functools
 import sys
 from collections.abc import Callable
-from typing import (
-    Annotated,
-    Any,
-    Protocol,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import Annotated, Any, Protocol, TypeVar, cast, get_origin, get_type_hints, overload
 
 import numba
 import numpy as np
@@ -184,7 +174,7 @@ def dtype_of(cls: type[Any]) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = []
     for name, hint in get_type_hints(cls, include_extras=True).items():
         if get_origin(hint) is Annotated:
-            fields.append((name, *get_args(hint)[1:]))
+            fields.append((name, *hint.__metadata__))
         elif hint in _SCALARS:
             fields.append((name, _SCALARS[hint]))
         elif get_origin(hint) is None and isinstance(hint, type) and get_type_hints(hint):

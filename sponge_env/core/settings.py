@@ -13,15 +13,7 @@ from typing import Any
 from sponge_env.core.compiled import Position, dtype_of
 from sponge_env.interfaces import SystemSpec
 from sponge_env.latency import QuotaService
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    Reward,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
 """Kinds of arrivals; the requests of the last were drawn before the episode."""
@@ -34,11 +26,11 @@ beginning, a trace from a random moment on."""
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
-    arrivals: Arrivals
-    network: Network
-    serving: Serving
-    simulation: Simulation
-    reward: Reward
+    arrivals: config.Arrivals
+    network: config.Network
+    serving: config.Serving
+    simulation: config.Simulation
+    reward: config.Reward
 
     intervals: int
     interval_s: float
@@ -94,8 +86,8 @@ class Settings:
 class StageSettings:
     """One stage of a scenario: its model and limits. ``*_at`` are positions in ``numbers``."""
 
-    limits: Limits
-    initial: Initial
+    limits: config.Limits
+    initial: config.Initial
     quota: QuotaService
     """All zero without one."""
 

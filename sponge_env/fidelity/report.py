@@ -169,16 +169,11 @@ def side_by_side(
             row = _row(own, quantity)
             values = map(quantity.text, (row.simulated, row.live))
             lines[agent] += (*values, quantity.difference_text(row.difference))
-    live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
-    return Table(headings, [*lines.values()]), _notes(live_runs)
-
-
-def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
-    requests = min((sum(episode.offered for episode in own) for own in live), default=0)
-    return [
-        "off by: simulated against live",
-        f"{requests} requests for each agent: one is {100 / max(1, requests):.2f} pt of violations",
-    ]
+    offered = (sum(t.summary.offered for t in own if t.kind == "live") for own in pairs.values())
+    requests = min(offered, default=0)
+    point = f"one is {100 / max(1, requests):.2f} pt of violations"
+    notes = ["off by: simulated against live", f"{requests} requests for each agent: {point}"]
+    return Table(headings, [*lines.values()]), notes
 
 
 def tables(rows: Iterable[Row]) -> dict[str, Table]:
@@ -189,10 +184,14 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
     return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
 
 
+_OWN = ("kind", "repetition", "cpu_ratio")
+"""What a trial has beside its summary."""
+
+
 def _read_trial(data: Mapping[str, Any]) -> Trial:
     values = dict(data)
-    own = [values.pop(name) for name in ("kind", "repetition", "cpu_ratio")]
-    return Trial(own[0], own[1], from_summary(values), own[2])
+    own = {name: values.pop(name) for name in _OWN}
+    return Trial(summary=from_summary(values), **own)
 
 
 def load_fidelity(path: Path) -> list[Row]:
@@ -215,11 +214,7 @@ def write_results(
         "versions": describe_versions(),
         "host": describe_host(),
         "profile_date": profile.date,
-        "trials": [
-            {"kind": t.kind, "repetition": t.repetition, "cpu_ratio": t.cpu_ratio}
-            | summary(t.summary)
-            for t in trials
-        ],
+        "trials": [{n: getattr(t, n) for n in _OWN} | summary(t.summary) for t in trials],
     }
     write_json(folder / "fidelity.json", data)
     shown = [terminal(table, name) for name, table in tables(compare(trials)).items()]

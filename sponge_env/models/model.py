@@ -143,15 +143,10 @@ def described(tensor: TensorSpec) -> str:
     return " and ".join(f"{' x '.join(map(str, t.shape))} {t.dtype}" for t in tensor.tensors)
 
 
-@dataclass(frozen=True)
-class OnnxModel(Model):
-    """An ONNX file, as :func:`sponge_env.models.registry.inspect_onnx` takes it."""
+class OnnxFile(Model):
+    """A model whose network is an ONNX file."""
 
     path: str
-    inputs: TensorSpec
-    outputs: TensorSpec
-    resizes: bool = False
-    """Whether the file itself resizes images of any height and width."""
 
     def load(self, threads: int) -> Any:
         """Open the file in the CPU's runtime."""
@@ -160,6 +155,17 @@ class OnnxModel(Model):
     def open(self, load: Callable[[int], Any]) -> None:
         """Open the file."""
         open_onnx(self.path)
+
+
+@dataclass(frozen=True)
+class OnnxModel(OnnxFile):
+    """An ONNX file, as :func:`sponge_env.models.registry.inspect_onnx` takes it."""
+
+    path: str
+    inputs: TensorSpec
+    outputs: TensorSpec
+    resizes: bool = False
+    """Whether the file itself resizes images of any height and width."""
 
     def run(self, session: Any, batch: Array) -> Any:
         """Return the outputs."""

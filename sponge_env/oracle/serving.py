@@ -168,14 +168,10 @@ def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
 @compiled
 def _settle(e: KnownEpisode, w: Branch) -> None:
     """Take the batches that have ended from their replicas, and count who was late."""
-    row = worker.first_ended(_world(w))
-    ended = row >= 0
-    while row >= 0:
+    while (row := worker.first_ended(_world(w))) >= 0:
         replica = w.replicas[row]
         w.env.violations += late_in_batch(e, replica, replica.finish_s)
         worker.release(_world(w), row)
-        row = worker.first_ended(_world(w))
-    if ended:
         worker.update_held(_world(w))
     if w.env.starting:
         worker.fit_target(_world(w))
@@ -202,7 +198,8 @@ def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
             for kind in range(e.classes):
                 replica.begin[kind] = w.env.served[kind]
             size, most = 0, _batch_limit(e, w, interval, limit)
-            while size < most and _take_most_urgent(e, w.env, interval):
+            while size < most and (kind := _most_urgent(e, w.env, interval)) >= 0:
+                w.env.served[kind] += 1
                 size += 1
             if size == 0:
                 break
@@ -259,11 +256,3 @@ def _most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> int:
         if waits and (chosen < 0 or e.urgency[i] < e.urgency[state.served[chosen]]):
             chosen = kind
     return chosen
-
-
-@compiled
-def _take_most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> bool:
-    chosen = _most_urgent(e, state, interval)
-    if chosen >= 0:
-        state.served[chosen] += 1
-    return chosen >= 0

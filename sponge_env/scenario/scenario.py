@@ -12,22 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sponge_env.errors import ProfileError
-from sponge_env.scenario.config import (
-    FILE_NAME_RULE,
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Reward,
-    Serving,
-    Simulation,
-    Stage,
-    Start,
-    Variant,
-    check_initial,
-    is_file_name,
-)
+from sponge_env.scenario import config
 from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
@@ -47,7 +32,7 @@ MIN_INTERVAL_S = 1e-3
 class Scenario:
     """One experiment, without controller and seed."""
 
-    name: str = option(check=is_file_name, rule=FILE_NAME_RULE)
+    name: str = option(check=config.is_file_name, rule=config.FILE_NAME_RULE)
     """Short name, used for run directories and tables; the file's if left out."""
     description: str = ""
     """What the scenario is for."""
@@ -62,23 +47,23 @@ class Scenario:
     """Time between two decisions."""
     duration_s: float = option(600.0, above=0)
     """Length of an episode."""
-    start: Start = "cold"
+    start: config.Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
     begins with what the controller settles on under a steady load, and counts from ``warmup_s``."""
     warmup_s: float = option(30.0, at_least=0)
     """Time that does not count, of a warm start."""
-    classes: tuple[RequestClass, ...] = ()
+    classes: tuple[config.RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[config.Stage, ...] = ()
     """Models that a request goes through, which then say profiles, limits and initial allocations
     themselves; empty for one stage of ``profile``, ``limits`` and ``initial``."""
-    limits: Limits = field(default_factory=Limits)
-    initial: Initial = field(default_factory=Initial)
-    arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
-    network: Network = field(default_factory=Network)
-    serving: Serving = field(default_factory=Serving)
-    simulation: Simulation = field(default_factory=Simulation)
-    reward: Reward = field(default_factory=Reward)
+    limits: config.Limits = field(default_factory=config.Limits)
+    initial: config.Initial = field(default_factory=config.Initial)
+    arrivals: config.Arrivals = field(default_factory=lambda: config.Arrivals(rate_rps=20.0))
+    network: config.Network = field(default_factory=config.Network)
+    serving: config.Serving = field(default_factory=config.Serving)
+    simulation: config.Simulation = field(default_factory=config.Simulation)
+    reward: config.Reward = field(default_factory=config.Reward)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -106,7 +91,7 @@ class Scenario:
             strictest_s = min(kind.slo_s for kind in self.classes)
             rule = f"that of the strictest class ({strictest_s:g} s)"
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
-        check_initial(self.initial, self.limits)
+        config.check_initial(self.initial, self.limits)
         check_stages(self.stages)
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
@@ -120,14 +105,14 @@ class Scenario:
         require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
 
     @property
-    def pipeline(self) -> tuple[Stage, ...]:
+    def pipeline(self) -> tuple[config.Stage, ...]:
         """The stages, one where none are listed."""
         if self.stages:
             return self.stages
-        one = (Variant(self.profile),)
-        return (Stage("model", one, limits=self.limits, initial=self.initial),)
+        one = (config.Variant(self.profile),)
+        return (config.Stage("model", one, limits=self.limits, initial=self.initial),)
 
-    def starting_with(self, initial: Sequence[Initial]) -> Scenario:
+    def starting_with(self, initial: Sequence[config.Initial]) -> Scenario:
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
             return dataclasses.replace(self, initial=initial[0])
@@ -199,6 +184,6 @@ def with_own_slo(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
 
 
-def _with_files(folder: Path, stage: Stage) -> Stage:
+def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))

@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import total
-from sponge_env.core import entry
+from sponge_env.arrays import FloatArray, total
+from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
 from sponge_env.interfaces import (
     HISTORY,
     Allocation,
-    FloatArray,
-    Outcome,
     RunningBatch,
     StageView,
     SystemSpec,
@@ -43,8 +41,6 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_ANSWERED = int(Outcome.LATE)
-"""Largest outcome of an answer; a plain number, with which NumPy compares faster."""
 _MOST_ROOM = 1 << 18
 """Tasks that the queue of a stage can hold, if there are not more requests."""
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
@@ -269,7 +265,7 @@ class System(ABC):
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         took_s = rows["finished_s"] - rows["sent_s"]
-        lost = rows["outcome"] > _ANSWERED  # all rows are of requests that have ended
+        lost = rows["outcome"] > batching.LATE  # all rows are of requests that have ended
         self.waited_s = 0.0
         if lost.any():
             self.waited_s, took_s = float(took_s[lost].max()), took_s[~lost]
