@@ -219,10 +219,8 @@ def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
     text = METRICS
     for cls, title in SECTIONS.items():
-        described = [(f.name, f.metadata) for f in metrics.declared(cls)]
-        rows = [
-            (m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in described
-        ]
+        own = [(f.name, f.metadata) for f in metrics.declared(cls)]
+        rows = [(m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in own]
         text += f"\n## {title}: `{cls.__name__}`\n\n"
         text += text_table(("group", "name", "unit", "better", "meaning"), rows)
         text += STAGES * (cls is metrics.StageMetrics)

@@ -56,13 +56,11 @@ class TritonModel:
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""
         model = efficientnet(self.name)
+        sides = ("input", "output"), ("images", "logits"), (model.inputs, model.outputs)
         tensors = "\n".join(
             f'{side} [{{ name: "{name}" data_type: TYPE_{datatype(spec.dtype)} '
             f"dims: {list(spec.shape)} }}]"
-            for side, name, spec in [
-                ("input", "images", model.inputs),
-                ("output", "logits", model.outputs),
-            ]
+            for side, name, spec in zip(*sides, strict=True)
         )
         parameters = "\n".join(
             f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'

@@ -135,14 +135,12 @@ def _drop_first(w: World) -> None:
 
 
 @compiled
-def _drop(
-    w: World, row: int, sent_s: float, hopeless: bool, attempts: int, overflowed: bool
-) -> None:
+def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_room: bool) -> None:
     w.stage.dropped += 1
     w.metrics.dropped += 1
-    w.metrics.overflowed += overflowed
+    w.metrics.overflowed += no_room
     w.metrics.avoidable_violations += not hopeless
-    _enter_unanswered(w, row, sent_s, DROPPED, attempts, overflowed)
+    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room)
 
 
 @compiled
@@ -257,27 +255,22 @@ def _end_task(
 
 @compiled
 def _answer(
-    w: World,
-    request: Waiting,
-    replica: ReplicaState,
-    accuracy: float,
-    finished_s: float,
-    attempts: int,
+    w: World, request: Waiting, replica: ReplicaState, accuracy: float, end_s: float, attempts: int
 ) -> None:
     env, metrics = w.env, w.metrics
     if _is_cancelled(w, request.row):
         _close_cancelled(w, request.row, request.sent_s, attempts)
         return
-    on_time = is_on_time(due_s(w, request.row, request.sent_s), finished_s)
+    on_time = is_on_time(due_s(w, request.row, request.sent_s), end_s)
     if on_time:
         metrics.on_time += 1
         env.accuracy_on_time += accuracy
     else:
         metrics.late += 1
         metrics.avoidable_violations += not request.hopeless
-    env.latency_sum_s += finished_s - request.sent_s
+    env.latency_sum_s += end_s - request.sent_s
     env.accuracy_sum += accuracy
-    _enter(w, request, replica, finished_s, ON_TIME if on_time else LATE, accuracy, attempts)
+    _enter(w, request, replica, end_s, ON_TIME if on_time else LATE, accuracy, attempts)
 
 
 @inlined

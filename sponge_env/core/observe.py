@@ -196,16 +196,14 @@ def _put_stage(w: World, observation: NDArray[np.float32], first: int) -> int:
 def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, model = w.env, w.model
     scale_s = model.cold_start_s if model.cold_start_s > 0 else 1.0
-    starting, slots = 0, first + 1
+    starting, slots = 0, observation[first + 1 : first + 1 + fields.STARTING_SLOTS]
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
-            _put_in_order(
-                observation[slots : slots + fields.STARTING_SLOTS], starting, left_s / scale_s
-            )
+            _put_in_order(slots, starting, left_s / scale_s)
             starting += 1
     _put(observation, first, starting / model.limits.replicas)
-    return slots + fields.STARTING_SLOTS
+    return first + 1 + fields.STARTING_SLOTS
 
 
 @inlined

@@ -94,13 +94,10 @@ def share_cpu(w: World) -> None:
 @compiled
 def first_ended(w: World) -> int:
     """Return the row of the replica whose batch ended first, by now; -1 if none has."""
-    first = -1
+    first, first_s = -1, math.inf
     for k in range(w.stage.replicas):
-        replica = w.replicas[k]
-        if has_ended(w.env, replica) and (
-            first < 0 or replica.finish_s < w.replicas[first].finish_s
-        ):
-            first = k
+        if has_ended(w.env, w.replicas[k]) and w.replicas[k].finish_s < first_s:
+            first, first_s = k, w.replicas[k].finish_s
     return first
 
 

@@ -150,11 +150,10 @@ def replan(w: World, cores: int) -> None:
 @compiled
 def planned_end_s(w: World, replica: ReplicaState) -> float:
     """Return when the latency model expects a running batch to end."""
-    if math.isnan(replica.planned_end_s):
-        return replica.started_s + planned_s(
-            w, replica.variant, replica.batch_size, w.stage.planned_cores
-        )
-    return replica.planned_end_s
+    if not math.isnan(replica.planned_end_s):
+        return replica.planned_end_s
+    cores = w.stage.planned_cores
+    return replica.started_s + planned_s(w, replica.variant, replica.batch_size, cores)
 
 
 @inlined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -146,10 +146,7 @@ class Subject:
         return [Trial(kind, repetition, episode, ratio) for kind, episode in episodes.items()]
 
     def simulated(
-        self,
-        repetition: int,
-        tasks: Mapping[int, int] | None = None,
-        works: Sequence[FloatArray] = (),
+        self, repetition: int, tasks: dict[int, int] | None = None, works: Sequence[FloatArray] = ()
     ) -> SimulatedSystem:
         """Build the simulated counterpart of a live run, with its batches' CPU times if given.
 

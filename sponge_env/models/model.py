@@ -21,7 +21,6 @@ Array = NDArray[Any]
 SAMPLES = 4
 """Inputs that a model is shown where requests bring none."""
 
-
 TEXT_BYTES = 4096
 """Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
 TEXT = f"S{TEXT_BYTES}"
@@ -114,9 +113,7 @@ class Model(ABC):
             if values.dtype.kind == "f":
                 values[...] = rng.standard_normal(values.shape)
             else:  # 0 and 1 are tokens of every vocabulary
-                values[...] = rng.integers(
-                    256 if values.dtype == np.uint8 else 2, size=values.shape
-                )
+                values[...] = rng.integers(256 if values.dtype == "uint8" else 2, size=values.shape)
         return samples
 
     def taking(self, inputs: TensorSpec) -> Model:

@@ -226,7 +226,7 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 
 @entry_point
-def least_fluid_cost(f: Fluid) -> int:
+def least_cost(f: Fluid) -> int:
     """Return the least cost of serving an episode like water."""
     f.now[:] = NOWHERE
     f.now[f.replicas - 1, 0, 0] = 0.0
@@ -241,7 +241,7 @@ def least_fluid_cost(f: Fluid) -> int:
 
 
 def cheapest_replicas(f: Fluid) -> IntArray:
-    """Return the (intervals,) replicas that :func:`least_fluid_cost` found, without a quota."""
+    """Return the (intervals,) replicas that :func:`least_cost` found, without a quota."""
     n, level = int(np.flatnonzero(f.now[:, 0, 0] > NOWHERE).max(initial=0)), 0
     replicas = np.zeros(f.cores_count.size, np.int64)
     for k in reversed(range(replicas.size)):

@@ -181,9 +181,7 @@ class BatchSimulator:
         """(n,) intervals of each environment's episode so far."""
         return np.array(self._arrays.envs["interval"])
 
-    def reset(
-        self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
-    ) -> None:
+    def reset(self, chosen: NDArray[np.bool_], episode_seeds: IntArray, out: Observations) -> None:
         """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
         The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.

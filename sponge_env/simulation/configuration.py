@@ -114,18 +114,13 @@ class Configuration(MemoryPlan):
         row["accuracy_at"] = self.numbers.add([variant.accuracy for variant in stage.variants])
 
     def _add_service(
-        self,
-        row: Any,
-        stage: Stage,
-        spec: StageSpec,
-        scenario: Scenario,
-        profiles: Sequence[Profile],
+        self, row: Any, stage: Stage, spec: StageSpec, scenario: Scenario, models: Sequence[Profile]
     ) -> None:
         """Write how long the variants of a stage take."""
         limits, simulation = stage.limits, scenario.simulation
         shape = limits.batch, limits.cores
-        row["planned_at"] = self.numbers.add([model.table_s(*shape) for model in spec.latencies])
-        profiles = [profile.scaled(simulation.service_scale) for profile in profiles]
+        row["planned_at"] = self.numbers.add([each.table_s(*shape) for each in spec.latencies])
+        profiles = [model.scaled(simulation.service_scale) for model in models]
         profile, quota = profiles[0], profiles[0].quota
         row["core_unit"] = profile.core_unit
         points = max(len(each.noise_quantiles) for each in profiles)

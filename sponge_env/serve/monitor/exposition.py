@@ -74,9 +74,7 @@ def _batch_sizes(m: ServerMetrics) -> core.Metric:
 
 
 def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.Metric]:
-    yield core.InfoMetricFamily(
-        "sponge_agent", "The controller in charge.", value={"agent": now.agent}
-    )
+    yield core.InfoMetricFamily("sponge_agent", "Controller in charge.", value={"agent": now.agent})
     yield _gauge("ready", "1 while calls are taken.", now.ready)
     yield _gauge("uptime_seconds", "Time since the server began.", now.now_s)
     if last := now.last:
