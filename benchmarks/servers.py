@@ -58,10 +58,7 @@ class Server:
     def batches(self) -> dict[int, int]:
         """Return how many batches of each size it has served so far."""
         (stats,) = json.loads(self.fetch(f"/v2/models/{self.model}/stats"))["model_stats"]
-        return {
-            int(each["batch_size"]): int(each["compute_infer"]["count"])
-            for each in stats["batch_stats"]
-        }
+        return {b["batch_size"]: b["compute_infer"]["count"] for b in stats["batch_stats"]}
 
 
 @contextmanager

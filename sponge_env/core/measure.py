@@ -7,7 +7,8 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at, staged
-from sponge_env.core.records import PAST, RECENT, Meters, Stage, World
+from sponge_env.core.records import PAST, RECENT, Stage, World
+from sponge_env.interfaces import WorkerStatus
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
@@ -154,7 +155,7 @@ def _measure_resources(w: World) -> tuple[float, float]:
 
 
 @compiled
-def remember_meters(now: Meters, before: Meters) -> None:
+def remember_meters(now: WorkerStatus, before: Any) -> None:
     """Keep what the counters say now for the next measurement."""
     before.core_seconds, before.used_core_seconds = now.core_seconds, now.used_core_seconds
     before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s

@@ -9,6 +9,7 @@ never have more cores than the machine.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
@@ -192,7 +193,8 @@ def held_core_s(w: World) -> float:
 @compiled
 def read_meters(w: World) -> None:
     """Let all replicas progress until now, and read their counters."""
-    now_s, stage, meters = w.env.now_s, w.stage, w.stage.meters
+    now_s, stage = w.env.now_s, w.stage
+    meters: Any = stage.meters
     used_core_s, throttled_s, ready = 0.0, 0.0, 0
     for k in range(stage.replicas):
         replica = w.replicas[k]

@@ -124,11 +124,7 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.summary.agent, trial.summary.scenario), []).append(trial)
-    return [
-        _row(group, quantity)
-        for group in groups.values()
-        for quantity in (*QUANTITIES, *_accuracy(group))
-    ]
+    return [_row(own, q) for own in groups.values() for q in (*QUANTITIES, *_accuracy(own))]
 
 
 def _accuracy(trials: Iterable[Trial]) -> tuple[Quantity, ...]:

@@ -134,10 +134,8 @@ class Subject:
             by_stage[completion.batch.stage].append(completion)
             tasks.update(zip(completion.batch.requests, completion.tasks, strict=False))
         works = list(map(MeasuredWork, by_stage, _usual_s(self.scenario, self.profile)))
-        kinds: dict[Kind, list[FloatArray]] = {
-            "simulated": [],
-            "replayed": [work.table() for work in works],
-        }
+        measured = [work.table() for work in works]
+        kinds: dict[Kind, list[FloatArray]] = {"simulated": [], "replayed": measured}
         for kind, tables in kinds.items():
             simulated = self.simulated(repetition, tasks, tables)
             episodes[kind] = self._play("sim", repetition, simulated)
@@ -173,8 +171,7 @@ def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
     """Return each stage's (variants, batch_max) CPU seconds of a batch."""
     stages = zip(scenario.pipeline, stage_profiles(scenario, profile), strict=True)
     return [
-        np.array([each.work_table_s(stage.limits.batch) for each in profiles])
-        for stage, profiles in stages
+        np.array([p.work_table_s(stage.limits.batch) for p in models]) for stage, models in stages
     ]
 
 

@@ -41,28 +41,12 @@ class PlannedReplica(records.ReplicaState, _Members):
     """
 
 
-class ScheduleState:
-    """What has happened so far on one schedule; what the worker needs has its names."""
+class ScheduleState(records.WorkerState):
+    """What has happened so far on one schedule; what the core needs has its names."""
 
     now_s: float
     noise_rng: Words
-    pace: float
-    planned_cores: int
-    room_cores: int
-    target_cores: int
-    target_replicas: int
-    variant: int
-    cores: int
-    replicas: int
-    starting: int
-    next_replica: int
-    pending: int
     head: int
-    retired_core_s: float
-    retired_throttled_s: float
-    held_cores: float
-    held_since_s: float
-    held_core_s: float
 
     # Position after the last request of each class that was put into a batch or dropped
     served: PerClass
@@ -168,11 +152,13 @@ def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
 @compiled
 def _settle(e: KnownEpisode, w: Branch) -> None:
     """Take the batches that have ended from their replicas, and count who was late."""
-    while (row := worker.first_ended(_world(w))) >= 0:
+    row = worker.first_ended(_world(w))
+    while row >= 0:
         replica = w.replicas[row]
         w.env.violations += late_in_batch(e, replica, replica.finish_s)
         worker.release(_world(w), row)
         worker.update_held(_world(w))
+        row = worker.first_ended(_world(w))
     if w.env.starting:
         worker.fit_target(_world(w))
 
@@ -198,9 +184,11 @@ def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
             for kind in range(e.classes):
                 replica.begin[kind] = w.env.served[kind]
             size, most = 0, _batch_limit(e, w, interval, limit)
-            while size < most and (kind := _most_urgent(e, w.env, interval)) >= 0:
-                w.env.served[kind] += 1
+            chosen = _most_urgent(e, w.env, interval)
+            while size < most and chosen >= 0:
+                w.env.served[chosen] += 1
                 size += 1
+                chosen = _most_urgent(e, w.env, interval)
             if size == 0:
                 break
             for kind in range(e.classes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -123,17 +123,12 @@ class Configuration(MemoryPlan):
         profiles = [model.scaled(simulation.service_scale) for model in models]
         profile, quota = profiles[0], profiles[0].quota
         row["core_unit"] = profile.core_unit
-        points = max(len(each.noise_quantiles) for each in profiles)
-        row["noise_points"] = points
-        scatter = np.mean([np.mean(np.abs(each.noise_quantiles)) for each in profiles])
+        quantiles, evenly = [each.noise_quantiles for each in profiles], partial(np.linspace, 0, 1)
+        row["noise_points"] = points = max(map(len, quantiles))
+        scatter = np.mean([np.mean(np.abs(each)) for each in quantiles])
         row["pace"] = 1.0 + simulation.noise * scatter
-        known = [np.linspace(0, 1, len(each.noise_quantiles)) for each in profiles]
-        row["noise_at"] = self.numbers.add(
-            [
-                np.interp(np.linspace(0, 1, points), at, each.noise_quantiles)
-                for at, each in zip(known, profiles, strict=True)
-            ]
-        )
+        known = [np.interp(evenly(points), evenly(len(each)), each) for each in quantiles]
+        row["noise_at"] = self.numbers.add(known)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["limited"], row["cpu_cores"] = True, spec.cpu_cores
             write_table(row["quota"], quota)
@@ -141,12 +136,8 @@ class Configuration(MemoryPlan):
             core_s = work_s
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
-            overheads_s = np.array(
-                [
-                    (q.dispatch_s, q.dispatch_request_s, q.idle_s, q.wake_cost_s, q.resume_s)
-                    for q in quotas
-                ]
-            )
+            names = ("dispatch_s", "dispatch_request_s", "idle_s", "wake_cost_s", "resume_s")
+            overheads_s = np.array([[getattr(each, name) for name in names] for each in quotas])
             if self._measured_work:  # it includes what rests and pauses cost
                 overheads_s[:, 3:] = 0.0
             row["overheads_at"] = self.numbers.add(overheads_s)
@@ -160,8 +151,7 @@ class Configuration(MemoryPlan):
             core_s = (served_s * np.arange(1, limits.cores + 1)).min(axis=2)
             slowest_s = served_s.max()
         row["cheapest_core_s"] = (core_s / np.arange(1, limits.batch + 1)).min()
-        most_noise = max(max(each.noise_quantiles) for each in profiles)
-        most_noise = max(1.0, 1.0 + simulation.noise * most_noise)
+        most_noise = max(1.0, 1.0 + simulation.noise * max(map(max, quantiles)))
         # Room for all that can be under way at once: a draining replica lives on for one batch at
         # most, and replicas must be added before a second resize can drain as many again.
         most = max(self._most_replicas(stage), stage.initial.replicas)

@@ -220,12 +220,10 @@ def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
     machine, whole = scenario.limits.machine_cores, math.inf
     cores_per_rps = 0.0
     for limits, own, mean in stages:
-        by_cores = {
-            cores: _replica_rps(limits, own, cores) / mean for cores in range(1, limits.cores + 1)
-        }
-        most = {cores: min(limits.replicas, machine // cores) for cores in by_cores}
-        whole = min(whole, max(most[cores] * rps for cores, rps in by_cores.items()))
-        cores_per_rps += min(cores / rps for cores, rps in by_cores.items())
+        by_cores = {c: _replica_rps(limits, own, c) / mean for c in range(1, limits.cores + 1)}
+        fleets = (min(limits.replicas, machine // c) * rps for c, rps in by_cores.items())
+        whole = min(whole, max(fleets))
+        cores_per_rps += min(c / rps for c, rps in by_cores.items())
     return whole if len(stages) == 1 else min(whole, machine / cores_per_rps)
 
 
