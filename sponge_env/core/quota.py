@@ -33,6 +33,9 @@ KEPT_S = 0.001
 NANOSECOND_S = 1e-9
 """The kernel counts in whole ones: less than that is nothing."""
 
+Costs = tuple[float, float, float]
+"""How long a rest before a batch costs something, how much, and how much each pause in it."""
+
 
 @inlined
 def new_bucket(model: StageSettings, replica: ReplicaState, phase: float) -> None:
@@ -79,21 +82,12 @@ def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: floa
 
 @compiled
 def wake(
-    model: StageSettings,
-    replica: ReplicaState,
-    now_s: float,
-    work_s: float,
-    idle_s: float,
-    wake_s: float,
-    resume_s: float,
+    model: StageSettings, replica: ReplicaState, now_s: float, work_s: float, costs_s: Costs
 ) -> None:
-    """Begin work at ``now_s``.
-
-    A rest of ``idle_s`` or more before it costs ``wake_s``, each pause in it ``resume_s``.
-    """
+    """Begin work at ``now_s``."""
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
-    replica.resume_s = resume_s
+    idle_s, wake_s, replica.resume_s = costs_s
     rested = now_s - replica.account.since_s >= idle_s
     replica.account.since_s, replica.account.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)

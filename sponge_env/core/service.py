@@ -41,7 +41,7 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
         work_s = model.cold_start_s * model.core_unit * slowdown
-        wake(model, replica, now_s, work_s, math.inf, 0.0, 0.0)
+        wake(model, replica, now_s, work_s, (math.inf, 0.0, 0.0))
     else:
         replica.finish_s = now_s + model.cold_start_s
 
@@ -55,8 +55,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
-        idle_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
-        wake(model, replica, begin_s, work_s, idle_s, wake_s, resume_s)
+        costs_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
+        wake(model, replica, begin_s, work_s, costs_s)
     else:
         replica.account.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise

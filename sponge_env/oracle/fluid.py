@@ -236,7 +236,12 @@ def least_cost(f: Fluid) -> int:
         extra = _serve(f, k)
         least += extra
         f.now[:] = NOWHERE
-        _rebase(f, k, extra)
+        for n in range(f.now.shape[0]):  # costs count from the least
+            for level in range(LEVELS - extra):
+                for c in range(f.now.shape[1]):
+                    f.now[n, c, level] = f.then[n, c, level + extra]
+                if f.source.shape[0]:
+                    f.source[k, n, level] = f.source[k, n, level + extra]
     return least
 
 
@@ -413,14 +418,3 @@ def _reach(
         if f.source.shape[0]:
             f.source[k, n, cost] = f.origin[other, other_level]
     return cost
-
-
-@compiled
-def _rebase(f: Fluid, k: int, least: int) -> None:
-    """Count costs from the least."""
-    for n in range(f.now.shape[0]):
-        for level in range(LEVELS - least):
-            for c in range(f.now.shape[1]):
-                f.now[n, c, level] = f.then[n, c, level + least]
-            if f.source.shape[0]:
-                f.source[k, n, level] = f.source[k, n, level + least]

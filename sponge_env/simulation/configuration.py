@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -205,17 +205,11 @@ def _bits(places: Iterable[int]) -> int:
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:
     """Refuse scenarios of several systems; with which allocation each begins is its own."""
-    wanted = _defining(scenarios[0])
-    for scenario in scenarios:
-        for name, value in _defining(scenario).items():
-            if value != wanted[name]:
-                raise ConfigError(
-                    f"all scenarios of one batch need the same {name}, for it defines the "
-                    f"steps and actions, but {scenarios[0].name!r} has {wanted[name]} and "
-                    f"{scenario.name!r} has {value}"
-                )
-
-
-def _defining(scenario: Scenario) -> dict[str, Any]:
-    stages = tuple(replace(stage, initial=Initial()) for stage in scenario.stages)
-    return {"interval_s": scenario.interval_s, "limits": scenario.limits, "stages": stages}
+    first, *others = (each.starting_with([Initial()] * len(each.pipeline)) for each in scenarios)
+    for other, name in product(others, ("interval_s", "limits", "stages")):
+        wanted, value = getattr(first, name), getattr(other, name)
+        if value != wanted:
+            raise ConfigError(
+                f"all scenarios of one batch need the same {name}, for it defines the steps and "
+                f"actions, but {first.name!r} has {wanted} and {other.name!r} has {value}"
+            )

@@ -166,6 +166,7 @@ class ServerMetrics:
         stages.
         """
         none = asdict(Duration())
+        not_measured = {"compute_input": none, "compute_output": none}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
@@ -189,12 +190,7 @@ class ServerMetrics:
                     "cache_miss": none,
                 },
                 "batch_stats": [
-                    {
-                        "batch_size": size,
-                        "compute_input": none,
-                        "compute_infer": asdict(by_size[size]),
-                        "compute_output": none,
-                    }
-                    for size in sorted(by_size)
+                    {"batch_size": size, "compute_infer": asdict(infer), **not_measured}
+                    for size, infer in sorted(by_size.items())
                 ],
             }
