@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -46,31 +47,6 @@ SUITES = {
 """Suites with results, and what their tables are called."""
 ENTRIES = Path(__file__).parent / "leaderboard"
 """Of others: DIVISION/NAME/cells.csv."""
-
-METRICS = """# Metrics
-
-Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
-The name is the CSV column and the JSON key. TensorBoard shows an interval's metrics as `slo/name`,
-`resources/name` and `system/group/name`, running sums below `total/`, and an episode's below
-`whole_episode/`. It hides spikes, such as the violations of a few intervals, unless *Ignore
-outliers in chart scaling* is off.
-
-At any time `offered = on_time + late + dropped + failed + queued + running`.
-"""
-
-
-STAGES = """
-A scenario with several stages or variants has them: in the interval files as `STAGE/name`
-(`detector/queued`), in TensorBoard below `stages/`, in an episode's summary (`--json`) below
-`stages`, where counts are sums and the others means. `share/VARIANT` is the share of the stage's
-tasks that a variant did.
-"""
-
-SECTIONS = {
-    metrics.IntervalMetrics: "Per interval",
-    metrics.EpisodeMetrics: "Per episode",
-    metrics.StageMetrics: "Per stage and interval",
-}
 
 
 @cli.command
@@ -107,9 +83,9 @@ def main(argv: Sequence[str]) -> int:
     if (board := docs / "leaderboard.md").exists():
         table = leaderboard(read_rows(folder / "standard-cells.csv"), rows["reference"].iloc[0])
         write_files({board: with_block(board.read_text(), "entries", markdown(table))})
-    if (environment := docs / "environment.md").exists():
-        page = environment_page(environment.read_text())
-        write_files({environment: page, docs / "metrics.md": metrics_page()})
+    for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
+        if (page := docs / name).exists():
+            write_files({page: page_of(page.read_text())})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
 
@@ -215,16 +191,18 @@ def field_table() -> str:
     return text_table(("entry", "name", "meaning", "divided by"), rows)
 
 
-def metrics_page() -> str:
-    """Return ``docs/metrics.md``."""
-    text = METRICS
-    for cls, title in SECTIONS.items():
-        own = [(f.name, f.metadata) for f in metrics.declared(cls)]
-        rows = [(m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in own]
-        text += f"\n## {title}: `{cls.__name__}`\n\n"
-        text += text_table(("group", "name", "unit", "better", "meaning"), rows)
-        text += STAGES * (cls is metrics.StageMetrics)
-    return text
+def metric_table(cls: type[Any]) -> str:
+    """Return the table of a schema's metrics in ``docs/metrics.md``."""
+    own = [(f.name, f.metadata) for f in metrics.declared(cls)]
+    rows = [(m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in own]
+    return text_table(("group", "name", "unit", "better", "meaning"), rows)
+
+
+def metrics_page(page: str) -> str:
+    """Return ``docs/metrics.md`` with the tables of today between their marks."""
+    for cls in (metrics.IntervalMetrics, metrics.EpisodeMetrics, metrics.StageMetrics):
+        page = with_block(page, cls.__name__, metric_table(cls))
+    return page
 
 
 def environment_page(page: str) -> str:
