@@ -23,15 +23,6 @@ DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
 
 
-@inlined
-def any_pending(w: World) -> bool:
-    """Return whether any request waits or runs."""
-    for k in range(len(w.stages)):
-        if w.stages[k].running > 0 or w.stages[k].head < w.stages[k].tail:
-            return True
-    return False
-
-
 @compiled
 def take_in(w: World, until_s: float) -> None:
     """Take in the requests that have arrived by a moment that is now or past."""

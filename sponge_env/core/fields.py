@@ -20,6 +20,7 @@ BANDWIDTH_SCALE_BYTES_PER_S = 5e6
 BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 DUE_BINS = 8
 TREND_INTERVALS = 5
+SPANS_S = (1, 5, 30)
 STARTING_SLOTS = 8
 """Cold-starting replicas that a joint observation tells apart: those that serve first."""
 
@@ -53,7 +54,7 @@ _QUEUE = (
     Field("arrivals_last", "arrival rate of the last interval", _RATE),
     *(
         Field(f"arrivals_{s}s", f"mean arrival rate over {s} s, at most 30 intervals", _RATE)
-        for s in (1, 5, 30)
+        for s in SPANS_S
     ),
 )
 _NETWORK = (

@@ -91,12 +91,13 @@ def _put_queue(w: World, observation: NDArray[np.float32], first: int) -> int:
         _put(observation, first + due, (end - begin) / scale)
         begin = end
     first += fields.DUE_BINS
-    if w.env.interval:
-        _put_rate(w, observation, first, 1)
-        _put_rate(w, observation, first + 1, w.settings.span_1s)
-        _put_rate(w, observation, first + 2, w.settings.span_5s)
-        _put_rate(w, observation, first + 3, w.settings.span_30s)
-    return first + 4
+    spans, last = w.settings.spans, w.env.interval - 1
+    for k in range(len(spans) if w.env.interval else 0):
+        span = min(spans[k], min(last + 1, HISTORY))
+        total = w.stage.arrived[last & (PAST - 1)] - w.stage.arrived[(last - span) & (PAST - 1)]
+        rate = total / span / w.settings.interval_s
+        _put(observation, first + k, rate / w.model.rate_scale)
+    return first + len(spans)
 
 
 @inlined
@@ -114,26 +115,15 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
 
 
 @compiled
-def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
-    last = w.env.interval - 1
-    span = min(span, min(last + 1, HISTORY))
-    total = w.stage.arrived[last & (PAST - 1)] - w.stage.arrived[(last - span) & (PAST - 1)]
-    rate = total / span / w.settings.interval_s
-    _put(observation, field, rate / w.model.rate_scale)
-
-
-@compiled
 def _put_network(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, slo_s = w.env, w.settings.slo_s
     if env.interval:
-        last = (env.interval - 1) & (RECENT - 1)
-        bandwidth = env.bandwidths[last] / fields.BANDWIDTH_SCALE_BYTES_PER_S
-        bandwidth_trend = _trend(w, env.bandwidths) / fields.BANDWIDTH_SCALE_BYTES_PER_S
+        last, scale = (env.interval - 1) & (RECENT - 1), fields.BANDWIDTH_SCALE_BYTES_PER_S
         _put(observation, first, env.mean_delays_s[last] / slo_s)
         _put(observation, first + 1, env.delay_max_s / slo_s)
         _put(observation, first + 2, _trend(w, env.mean_delays_s) / slo_s)
-        _put(observation, first + 3, bandwidth)
-        _put(observation, first + 4, bandwidth_trend)
+        _put(observation, first + 3, env.bandwidths[last] / scale)
+        _put(observation, first + 4, _trend(w, env.bandwidths) / scale)
     return first + 5
 
 

@@ -14,15 +14,8 @@ from typing import Any
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, Stage, World
-from sponge_env.core.rng import NOISE, normal, seed_stream
+from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
-
-
-@inlined
-def begin_clock(env: Env, seed: int) -> None:
-    """Start at time 0."""
-    seed_stream(env.noise_rng, seed, NOISE)
-    env.now_s = 0.0
 
 
 @inlined

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from sponge_env.core.compiled import Position, dtype_of
+import numpy as np
+
+from sponge_env.core.compiled import Position, Records, dtype_of
+from sponge_env.core.fields import SPANS_S
 from sponge_env.interfaces import SystemSpec
 from sponge_env.latency import QuotaService
 from sponge_env.scenario import config
@@ -77,10 +80,8 @@ class Settings:
     cpu_cores: float
     """Core units of the CPU that all stages share, where a quota limits it."""
 
-    span_1s: int
-    """Intervals in one second, as in the next two."""
-    span_5s: int
-    span_30s: int
+    spans: Annotated[Records[int], np.int64, 1 + len(SPANS_S)]
+    """One interval, and the intervals in the spans of time over which rates are observed."""
 
 
 class StageSettings:
@@ -139,8 +140,7 @@ def write_spec(row: Any, models: Any, spec: SystemSpec) -> None:
     """Write what controllers may know of a system and its stages, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
     row["total_cores"] = spec.total_cores
-    for span_s in (1, 5, 30):
-        row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
+    row["spans"] = [1, *(max(1, round(span_s / spec.interval_s)) for span_s in SPANS_S)]
     for model, stage in zip(models, spec.stages, strict=True):
         model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
 

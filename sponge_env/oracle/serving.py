@@ -18,6 +18,7 @@ from sponge_env.core import replicas as worker
 from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.overload import size_in_time
+from sponge_env.core.rng import NOISE, seed_stream
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
@@ -93,7 +94,8 @@ def _world(w: Branch) -> records.World:
 @compiled
 def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
-    worker.begin_clock(_world(w).env, e.seed)
+    w.env.now_s = 0.0
+    seed_stream(w.env.noise_rng, e.seed, NOISE)
     worker.reset_worker(_world(w))
     for kind in range(e.classes):
         w.env.served[kind] = e.first[kind]
