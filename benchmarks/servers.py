@@ -13,12 +13,11 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sponge_env.errors import ConfigError
-from sponge_env.live.cpus import lock_cpu
 
 CORE_UNIT = 1 / 16
 """Physical cores in one core unit, as in the scenarios of this machine."""
@@ -105,8 +104,3 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def cpu_locked() -> AbstractContextManager[object]:
-    """Have the model's CPU to ourselves, as our server does by itself."""
-    return lock_cpu(MODEL_CPU, wait=True) or nullcontext()

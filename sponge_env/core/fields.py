@@ -125,8 +125,6 @@ JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
 """Names of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
-REQUEST_NAMES = tuple(field.name for field in REQUEST_FIELDS)
-STAGE_NAMES = tuple(field.name for field in STAGE_FIELDS)
 
 
 def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
@@ -134,8 +132,8 @@ def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
 
     Those of a stage begin with its name and a point.
     """
-    own = (f"{stage}.{name}" for stage in stages for name in STAGE_NAMES)
-    return (*REQUEST_NAMES, *own)
+    own = (f"{stage}.{field.name}" for stage in stages for field in STAGE_FIELDS)
+    return (*(field.name for field in REQUEST_FIELDS), *own)
 
 
 # Observations are told apart by their lengths.

@@ -201,12 +201,10 @@ def load_fidelity(path: Path) -> list[Row]:
         ) from error
 
 
-def write_results(
-    folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
-) -> str:
+def write_results(folder: Path, trials: list[Trial], profile: Profile, command: list[str]) -> str:
     """Write ``fidelity.json``, and return its tables; RunDirectoryError if it cannot be."""
     data = {
-        "command": list(command),
+        "command": command,
         "versions": describe_versions(),
         "host": describe_host(),
         "profile_date": profile.date,

@@ -33,10 +33,7 @@ __all__ = [
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
 
-_SETTING = {
-    "bandwidth": "network.trace (option --trace)",
-    "arrivals": "arrivals.file (option --arrivals)",
-}
+_SETTING = {"bandwidth": "network.trace (--trace)", "arrivals": "arrivals.file (--arrivals)"}
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:

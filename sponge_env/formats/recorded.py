@@ -258,9 +258,9 @@ def _counts_in_lines(rows: Rows) -> CountTrace:
     if only_rises(trace) and trace.per_second.size >= MAHIMAHI_LINES:
         raise TraceError(
             f"its {trace.per_second.size} numbers rise from {trace.per_second[0]:g} to "
-            f"{trace.per_second[-1]:g} and never fall: "
-            "a mahimahi trace of bandwidth, not arrivals; use it as network.trace (option "
-            "--trace), or put requests per second that only rise on one line"
+            f"{trace.per_second[-1]:g} and never fall: a mahimahi trace of bandwidth, not arrivals;"
+            " use it as network.trace (--trace), or put requests per second that only rise on one "
+            "line"
         )
     return trace
 

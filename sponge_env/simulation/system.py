@@ -63,13 +63,11 @@ class System(ABC):
         ``measured_work`` is a table of the work of each stage's simulated batches, see
         :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
         """
-        configuration = Configuration(
-            [scenario], profile=profile, listed=True, measured_work=measured_work
-        )
-        self.spec: SystemSpec = configuration.specs[0]
-        self.plan: Scenario = configuration.scenarios[0]
+        setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
+        self.spec: SystemSpec = setup.specs[0]
+        self.plan: Scenario = setup.scenarios[0]
         """The scenario as it is played: how long, and from when on it counts."""
-        self._arrays = self._make_memory(configuration, seed, workload)
+        self._arrays = self._make_memory(setup, seed, workload)
         self._env: Any = self._arrays.envs[0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
         # A field of records costs more to look up than to read, so it is looked up once.

@@ -132,7 +132,7 @@ def _add_recorded(
         counts = trace.recorded(duration_s) if rate is None else trace.scaled(duration_s, rate)
         start_s, length_s = np.arange(counts.size), np.ones(counts.size)
     if not counts.any():
-        raise nothing_sent(scenario.arrivals, duration_s)
+        raise nothing_sent(scenario.arrivals.file, duration_s)
     row["rounded"], row["groups"] = rate is not None, start_s.size
     row["group_start_at"] = plan.numbers.add(start_s)
     row["group_length_at"] = plan.numbers.add(length_s)
@@ -231,8 +231,6 @@ def _replica_rps(limits: Limits, variants: Sequence[Profile], cores: int) -> flo
     return max(variant.capacity_rps(limits.batch, cores) for variant in variants)
 
 
-def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:
+def nothing_sent(file: str | None, duration_s: float) -> TraceError:
     """Say that an arrival trace has no request in the episode."""
-    return TraceError(
-        f"{arrivals.file} has no request in its first {duration_s:g} s; cut its start off"
-    )
+    return TraceError(f"{file} has no request in its first {duration_s:g} s; cut its start off")

@@ -22,10 +22,7 @@ VIOLATIONS = ("late", "refused", "expired", "failed")
 OUTCOMES = ("on_time", *VIOLATIONS, "cancelled", "stopped", "invalid")
 """How calls end; an answer is the first or the second."""
 
-SLO_SHARES = (
-    *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
-    *(1.0, 1.125, 1.25, 1.5, 2.0, 4.0),
-)
+SLO_SHARES = (1 / 16, 1 / 8, 0.25, 3 / 8, 0.5, 5 / 8, 0.75, 7 / 8, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
 """Edges of latencies relative to the SLO, closer to each other where they decide."""
 DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Edges of a decision's wall time, from compiled programs to PuLP."""
