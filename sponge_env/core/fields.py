@@ -40,7 +40,7 @@ _RATE = "requests per second that all cores of a replica serve"
 _BUDGET = "quantile of the waiting requests' budgets; 1 when none waits"
 _DUE = "waiting requests with a budget"
 _INTERVAL = "requests that all cores of a replica serve in an interval"
-_ZERO = "late and unanswered ones counting 0"
+_ACCURACY = "mean accuracy of what ended in it, late and unanswered ones counting 0"
 
 _QUEUE = (
     Field("queue_length", "requests waiting", _CAPACITY),
@@ -99,11 +99,7 @@ VERTICAL_FIELDS = _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
 JOINT_FIELDS = VERTICAL_FIELDS + _STARTING
 """What controllers of replicas see as well."""
 
-REQUEST_FIELDS: tuple[Field, ...] = (
-    *_NETWORK,
-    *_OUTCOME,
-    Field("effective_accuracy", f"mean accuracy of what ended in it, {_ZERO}", ""),
-)
+REQUEST_FIELDS = (*_NETWORK, *_OUTCOME, Field("effective_accuracy", _ACCURACY, ""))
 """What controllers of variants and stages see of requests, in order. The scale is that of the
 first stage."""
 
