@@ -16,6 +16,7 @@ import warnings
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,19 +99,12 @@ def _export_torch(name: str, path: Path) -> None:
     side = PRETRAINED[name]
     network = torch.nn.Sequential(torch.nn.Upsample((side, side), mode="bilinear"), model).eval()
     images = torch.from_numpy(photographs((3, side, side)))
-    open_axes = {0: "batch", 2: "height", 3: "width"}
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}}
+    named: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         # the tracing exporter warns of what the comparison below checks
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            (images,),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": open_axes, "logits": {0: "batch"}},
-            dynamo=False,
-        )
+        torch.onnx.export(network, (images,), str(path), dynamic_axes=axes, dynamo=False, **named)
     session = onnx_session(str(path), threads=1)
     for shown in (side, max(PRETRAINED.values())):  # its own size, and one that it resizes
         images = torch.from_numpy(photographs((3, shown, shown))[:2])

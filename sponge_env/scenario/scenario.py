@@ -43,7 +43,7 @@ class Scenario:
     slo_services: float | None = option(None, above=0)
     """The same relative to the models: times what an average request takes alone, with the most
     accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
-    interval_s: float = option(1.0, above=0)
+    interval_s: float = option(1.0, at_least=MIN_INTERVAL_S)
     """Time between two decisions."""
     duration_s: float = option(600.0, above=0)
     """Length of an episode."""
@@ -67,8 +67,6 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_options(self)
-        rule = f"at least {MIN_INTERVAL_S:g} s"
-        require(self.interval_s >= MIN_INTERVAL_S, "interval_s", self.interval_s, rule)
         longest_s = MAX_INTERVALS * min(1.0, self.interval_s)
         rule = f"at least one interval ({self.interval_s:g} s) and at most {longest_s:g} s"
         fits = self.interval_s <= self.duration_s <= longest_s

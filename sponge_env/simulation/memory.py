@@ -118,14 +118,8 @@ class MemoryPlan:
         made["envs"]["private_at"] = shared + np.arange(count) * room.private
         made["envs"]["interval"] = np.iinfo(np.int64).max
         made["stages"]["ring"] = capacity - 1
-        arrays = Arrays(
-            **made,
-            settings=self.settings,
-            models=self.models,
-            traces=all_traces,
-            numbers=self.numbers.array,
-            blank=records.BLANK,
-        )
+        made |= {"settings": self.settings, "models": self.models, "traces": all_traces}
+        arrays = Arrays(**made, numbers=self.numbers.array, blank=records.BLANK)
         return Arrays(*map(rows, arrays))
 
 
