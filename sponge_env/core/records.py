@@ -382,12 +382,9 @@ UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""
 
 _MEASURED = [f for f in declared(IntervalMetrics) if f.name not in UNMEASURED]
-_TYPES = {int: np.int64, float: np.float64}
+_HINTS, _TYPES = get_type_hints(IntervalMetrics), {int: np.int64, float: np.float64}
 
-METRICS = np.dtype(
-    [(f.name, _TYPES[get_type_hints(IntervalMetrics)[f.name]]) for f in _MEASURED]
-    + [("overflowed", np.int64)]
-)
+METRICS = np.dtype([(f.name, _TYPES[_HINTS[f.name]]) for f in _MEASURED] + [("overflowed", int)])
 """The schema's metrics of an interval, and the requests for which no room was left in the
 queue (they count as dropped)."""
 

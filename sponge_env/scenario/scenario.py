@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ProfileError
@@ -72,11 +73,8 @@ class Scenario:
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
         shortest_s = self.duration_s / MAX_INTERVALS
-        for name, value in {
-            "arrivals.burst_dwell_s": self.arrivals.burst_dwell_s,
-            "arrivals.flash_every_s": self.arrivals.flash_every_s,
-            "network.fade_every_s": self.network.fade_every_s,
-        }.items():
+        for name in ("arrivals.burst_dwell_s", "arrivals.flash_every_s", "network.fade_every_s"):
+            value = attrgetter(name)(self)
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":

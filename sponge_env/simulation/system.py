@@ -160,18 +160,9 @@ class System(ABC):
         """Return what a controller sees now."""
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
-        delays_s, budgets_s = self._last_arrivals()
-        recent = self._history[:, max(0, HISTORY - self._interval) :]
-        view = SystemView(
-            now_s=now_s,
-            stages=stages,
-            allocation=self._allocation,
-            delays_s=delays_s,
-            budgets_s=budgets_s,
-            mean_delays_s=recent[1].copy(),
-            bandwidths_bytes_per_s=recent[2].copy(),
-            last=self._last,
-        )
+        _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
+        past = *self._last_arrivals(), mean_delays_s, bandwidths
+        view = SystemView(now_s, stages, self._allocation, *past, self._last)
         self._ready = view.ready
         return view
 
