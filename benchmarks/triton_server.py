@@ -121,8 +121,7 @@ def _lay_out(folder: Path, home: Path, model: TritonModel) -> None:
     for file in (home / "backends" / "python").iterdir():
         (backend / file.name).symlink_to(file)
     version = home.parents[2].name.removeprefix("python")  # .../python3.11/site-packages/...
-    stub = home / "python_backend_stubs" / version
-    shutil.copy(stub / "triton_python_backend_stub", backend)
+    shutil.copy(home / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
 
 
 def _start_triton(

@@ -69,8 +69,8 @@ EPISODE_METRIC: Insertions = {
 OBSERVATION_FIELD: Insertions = {
     "sponge_env/core/fields.py": [
         after(
-            "VERTICAL_FIELDS: tuple[Field, ...] = (\n",
-            '    Field("violations", "requests that missed their deadline in it", "100"),\n',
+            "VERTICAL_FIELDS = ",
+            '(Field("violations", "requests that missed their deadline in it", "100"),) + ',
         )
     ],
     "sponge_env/core/observe.py": [

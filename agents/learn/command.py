@@ -122,8 +122,7 @@ def start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
 def train(arguments: Namespace, argv: Sequence[str]) -> int:
     """Train as a command line says, and say where the policy is."""
     require_extra("train", "training")
-    count = VALIDATED if arguments.systems else 0
-    with random_systems(stream(0, "validation"), count) as systems:
+    with random_systems(stream(0, "validation"), VALIDATED * (arguments.systems > 0)) as systems:
         return _train(arguments, argv, *(systems or scenarios_of(arguments)))
 
 

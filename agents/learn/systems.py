@@ -88,8 +88,7 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         serving=config.Serving(random.choice(list(_RULES), p=list(_RULES.values()))),
         simulation=config.Simulation(**_random_machine(random)),
     )
-    over = max(rate_rps(made, profile) / _MOST_RPS, 1.0)
-    peak = (made.arrivals.peak or 0.0) / over
+    peak = (made.arrivals.peak or 0.0) / max(rate_rps(made, profile) / _MOST_RPS, 1.0)
     return replace(made, arrivals=replace(made.arrivals, peak=peak))
 
 

@@ -211,8 +211,7 @@ def _pensieve(rows: Rows) -> BandwidthTrace:
         raise rows.error(-1, "the trace needs two lines at different seconds")
     lasts = np.diff(time_s) > 0
     edges_s = time_s - time_s[0]
-    bandwidth = mbit_per_s[1:][lasts] * 1e6 / 8
-    return BandwidthTrace(edges_s[:-1][lasts], bandwidth, float(edges_s[-1]))
+    return BandwidthTrace(edges_s[:-1][lasts], mbit_per_s[1:][lasts] * 1e6 / 8, float(edges_s[-1]))
 
 
 def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
@@ -327,8 +326,7 @@ def _counts_by_time(rows: Rows) -> CountTrace:
         raise rows.error(-1, "timestamp is more than a year after the first")
     edges_s = step_s * np.arange(counts.size + 1)
     so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))
-    whole = np.diff(np.floor(so_far + 1e-9))
-    return CountTrace(whole, np.diff(so_far) if step_s > 1 else None)
+    return CountTrace(np.diff(np.floor(so_far + 1e-9)), np.diff(so_far) if step_s > 1 else None)
 
 
 def _unix_us(text: str, form: str = "") -> float:

@@ -57,16 +57,14 @@ def efficientnet(name: str) -> OnnxModel:
             _export_torch(plain, partial)
     side = PRETRAINED[plain]
     floats = TensorSpec((3, side, side), name="images")
-    logits = TensorSpec((CLASSES,), name="logits")
-    model = OnnxModel(str(path), floats, logits, resizes=True)
+    model = OnnxModel(str(path), floats, TensorSpec((CLASSES,), name="logits"), resizes=True)
     if plain == name:
         return model
     of_pixels = path.with_stem(path.stem + PIXELS)
     if not of_pixels.exists():
         with replacing(of_pixels) as partial:
             _put_pixels_in_front(path, partial)
-    pixels = TensorSpec(floats.shape, "uint8", "pixels")
-    return replace(model, path=str(of_pixels), inputs=pixels)
+    return replace(model, path=str(of_pixels), inputs=TensorSpec(floats.shape, "uint8", "pixels"))
 
 
 def _put_pixels_in_front(floats: Path, path: Path) -> None:

@@ -135,8 +135,7 @@ def _one_by_one(plan: IntArray, ahead: int) -> IntArray:
     """Return a plan in which a replica is asked for when the one before is ready."""
     asked = [1] * ahead
     for wanted in plan.tolist():
-        ready = min(asked[len(asked) - ahead :], default=wanted)
-        asked.append(min(wanted, ready + 1))
+        asked.append(min(wanted, min(asked[len(asked) - ahead :], default=wanted) + 1))
     return np.array(asked[ahead:])
 
 

@@ -70,8 +70,7 @@ class Fluid(NamedTuple):
 def fluid(e: KnownEpisode) -> Fluid:
     """Count an episode's requests by interval; those that nobody can answer are left out."""
     cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
-    sizes = np.arange(1, e.batch_max + 1)[:, None]
-    per_work = (sizes / e.padded_s).max(axis=0)
+    per_work = (np.arange(1, e.batch_max + 1)[:, None] / e.padded_s).max(axis=0)
     served = e.share * e.interval_s * per_work
     ahead, awake, refill = (
         np.append(0.0, e.share * time_s * per_work)

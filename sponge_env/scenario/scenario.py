@@ -94,8 +94,7 @@ class Scenario:
             rule = "left out: the machine is limits.total_cores"
             require(limits.total_cores is None, f"{key}.total_cores", limits.total_cores, rule)
             rule = f"at most {self.limits.machine_cores}, the machine's (limits.total_cores)"
-            fits = limits.cores <= self.limits.machine_cores
-            require(fits, f"{key}.cores", limits.cores, rule)
+            require(limits.cores <= self.limits.machine_cores, f"{key}.cores", limits.cores, rule)
         held = sum(stage.initial.cores * stage.initial.replicas for stage in self.pipeline)
         rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
         require(held <= self.limits.machine_cores, "the initial replicas", held, rule)

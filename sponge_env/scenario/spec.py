@@ -139,8 +139,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
         first = profiles[0][0]
         meaning |= {"model": first.model, "core_unit": first.core_unit}
         meaning["limits"] = stages[0]["limits"]
-    text = json.dumps(meaning, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _LIMITS = ("cores", "batch", "replicas")

@@ -119,8 +119,7 @@ class MemoryPlan:
         made["envs"]["interval"] = np.iinfo(np.int64).max
         made["stages"]["ring"] = capacity - 1
         made |= {"settings": self.settings, "models": self.models, "traces": all_traces}
-        arrays = Arrays(**made, numbers=self.numbers.array, blank=records.BLANK)
-        return Arrays(*map(rows, arrays))
+        return Arrays(*map(rows, Arrays(**made, numbers=self.numbers.array, blank=records.BLANK)))
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
