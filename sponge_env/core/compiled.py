@@ -93,7 +93,8 @@ def entry_point(function: Function) -> Function:
     process compiles anew.
     """
     if INTERPRETED:
-        return _without_warnings(function)
+        # words overflow silently, as they do when compiled
+        return np.errstate(all="ignore")(function)
     _COMPILING.modules.add(function.__module__)
     chosen = _CONFIG.CACHE_DIR
     folder = code_folder(function.__module__, chosen)
@@ -145,17 +146,6 @@ event.register("numba:compile", _COMPILING)
 @functools.cache
 def _say_compiling(package: str) -> None:
     sys.stderr.write(f"compiling {package}, once in this installation, up to a minute ...\n")
-
-
-def _without_warnings(function: Function) -> Function:
-    """Let a function's words overflow silently, as they do when compiled."""
-
-    @functools.wraps(function)
-    def quiet(*args: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return function(*args)
-
-    return cast(Function, quiet)
 
 
 def rows(array: NDArray[Any]) -> NDArray[Any]:

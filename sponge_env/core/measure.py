@@ -8,7 +8,6 @@ from typing import Any
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at, staged
 from sponge_env.core.records import PAST, RECENT, Stage, World
-from sponge_env.interfaces import WorkerStatus
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
@@ -147,16 +146,8 @@ def _measure_resources(w: World) -> tuple[float, float]:
     metrics.cpu_s += now.cpu_s - before.cpu_s
     metrics.restarts += now.restarts - before.restarts
     metrics.actuation_s += now.actuation_s
-    remember_meters(now, before)
+    w.stage.before = now
     return used_core_s, stopped_core_s
-
-
-@compiled
-def remember_meters(now: WorkerStatus, before: Any) -> None:
-    """Keep what the counters say now for the next measurement."""
-    before.core_seconds, before.used_core_seconds = now.core_seconds, now.used_core_seconds
-    before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s
-    before.restarts = now.restarts
 
 
 @inlined

@@ -52,7 +52,7 @@ def advance_bucket(model: StageSettings, replica: ReplicaState, now_s: float) ->
     """Let work and counters progress to ``now_s``."""
     if replica.account.left_s > 0:
         if now_s >= replica.finish_s:
-            _copy(replica.at_end, replica.account)
+            replica.account = replica.at_end
         else:
             _run(model, replica, replica.account, now_s)
 
@@ -120,16 +120,9 @@ def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> 
 def _predict(model: StageSettings, replica: ReplicaState) -> None:
     # Until the end a resize or another's batch may change it, so the account stays as it is now;
     # undisturbed, the end's account is taken as it was found. Without work the end is now.
-    _copy(replica.account, replica.at_end)
+    replica.at_end = replica.account
     _run(model, replica, replica.at_end, math.inf)
     replica.finish_s = replica.at_end.since_s
-
-
-@compiled
-def _copy(source: Account, target: Account) -> None:
-    target.since_s, target.left_s, target.stopped = source.since_s, source.left_s, source.stopped
-    target.used_core_s, target.throttled_s = source.used_core_s, source.throttled_s
-    target.refill_s, target.pool_s, target.slice_s = source.refill_s, source.pool_s, source.slice_s
 
 
 @compiled

@@ -23,11 +23,8 @@ _MIX_LEFT, _MIX_RIGHT = _U64(0xCA01F9DD), _U64(0x4973F715)
 _SHIFT = _U64(16)
 _GOLDEN = _U64(0x9E3779B97F4A7C15)
 
-ARRIVALS = _U64(zlib.crc32(b"arrivals"))
-NETWORK = _U64(zlib.crc32(b"network"))
-FADES = _U64(zlib.crc32(b"fades"))
-NOISE = _U64(zlib.crc32(b"noise"))
-FAN_OUT = _U64(zlib.crc32(b"fan-out"))
+_NAMES = (b"arrivals", b"network", b"fades", b"noise", b"fan-out")
+ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)
 """Purposes."""
 
 

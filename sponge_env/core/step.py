@@ -12,7 +12,7 @@ from sponge_env.core import batching
 from sponge_env.core import replicas as worker
 from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
-from sponge_env.core.measure import clear_sums, measure, remember_meters
+from sponge_env.core.measure import clear_sums, measure
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.queue import FEW
 from sponge_env.core.records import PAST, AllocationRow, Env, World
@@ -43,7 +43,7 @@ def reset(w: World, seed: int) -> None:
         stage.planned_cores, stage.pace = initial.cores, w.models[k].pace
         worker.reset_worker(at(w, k))
         worker.read_meters(at(w, k))
-        remember_meters(stage.meters, stage.before)
+        stage.before = stage.meters
 
 
 @compiled
@@ -51,12 +51,11 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
     """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
     clear_sums(w)
     for k in range(len(w.stages)):
-        stage, asked, before = w.stages[k], wanted[k], w.stages[k].wanted
+        stage, asked = w.stages[k], wanted[k]
         if w.settings.simulation.actuation_delay_s == 0.0:
             replan(at(w, k), asked.cores)
         stage.variant = asked.variant
-        before.cores, before.batch = asked.cores, asked.batch
-        before.replicas, before.variant = asked.replicas, asked.variant
+        stage.wanted = asked
     w.env.interval += 1
 
 

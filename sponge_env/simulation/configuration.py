@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -106,8 +106,8 @@ class Configuration(MemoryPlan):
         """Write where a stage's tasks come from and lead to."""
         write_table(row["limits"], stage.limits)
         write_table(row["initial"], stage.initial)
-        row["after"] = _bits(predecessors(scenario.pipeline)[at])
-        row["before"] = _bits(ancestors(scenario.pipeline)[at])
+        row["after"] = sum(1 << k for k in predecessors(scenario.pipeline)[at])
+        row["before"] = sum(1 << k for k in ancestors(scenario.pipeline)[at])
         row["fan_outs"] = len(stage.tasks)
         row["fan_out_at"] = self.numbers.add(np.cumsum(stage.tasks))
         row["variants"] = len(stage.variants)
@@ -118,7 +118,7 @@ class Configuration(MemoryPlan):
     ) -> None:
         """Write how long the variants of a stage take."""
         limits, simulation = stage.limits, scenario.simulation
-        shape = limits.batch, limits.cores
+        shape, replicas = (limits.batch, limits.cores), self._replicas_max or limits.replicas
         row["planned_at"] = self.numbers.add([each.table_s(*shape) for each in spec.latencies])
         profiles = [model.scaled(simulation.service_scale) for model in models]
         profile, quota = profiles[0], profiles[0].quota
@@ -143,7 +143,7 @@ class Configuration(MemoryPlan):
             row["overheads_at"] = self.numbers.add(overheads_s)
             most_s, unit = float(work_s.max()), profile.core_unit
             slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
-            if 2 * self._most_replicas(stage) > spec.cpu_cores:
+            if 2 * replicas > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
             served_s = np.array([each.service_table_s(*shape) for each in profiles])
@@ -154,14 +154,11 @@ class Configuration(MemoryPlan):
         most_noise = max(1.0, 1.0 + simulation.noise * max(map(max, quantiles)))
         # Room for all that can be under way at once: a draining replica lives on for one batch at
         # most, and replicas must be added before a second resize can drain as many again.
-        most = max(self._most_replicas(stage), stage.initial.replicas)
+        most = max(replicas, stage.initial.replicas)
         drains = 1 + math.ceil(float(slowest_s) * most_noise / scenario.interval_s) // 2
         longest_s = simulation.actuation_delay_s * math.exp(3 * simulation.actuation_scatter)
         resizes = math.ceil(longest_s / scenario.interval_s) + 2
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
-
-    def _most_replicas(self, stage: Stage) -> int:
-        return self._replicas_max or stage.limits.replicas
 
 
 def fastest_s(
@@ -197,10 +194,6 @@ def shortest_s(
     for k, before in enumerate(ancestors(stages)):
         own_s[k] *= passed[k] and (after is None or after in before)
     return longest_path(stages, own_s)
-
-
-def _bits(places: Iterable[int]) -> int:
-    return sum(1 << place for place in places)
 
 
 def _check_alike(scenarios: Sequence[Scenario]) -> None:
