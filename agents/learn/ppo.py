@@ -195,10 +195,8 @@ def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Tran
         episodes.renew()
         states.append(model.inputs(state.seen))
     values = [model.values(each) for each in states]
-    following = [
-        after if last is None else np.where(ended, last, after)
-        for last, ended, after in zip(final, over, values[1:], strict=True)
-    ]
+    steps = zip(final, over, values[1:], strict=True)
+    following = [v if last is None else np.where(ended, last, v) for last, ended, v in steps]
     known = np.stack(values[:-1])
     advantages = _advantages(np.stack(earned), np.stack(over), known, np.stack(following), config)
     inputs, drawn, before, logs = (torch.cat(parts) for parts in zip(*played, strict=True))

@@ -148,10 +148,8 @@ def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) 
     in_turn = release_s if scenario.serving.order == "fifo" else deadline_s
     urgency = np.empty(taken.size)
     urgency[np.lexsort((workload.id[taken], in_turn))] = np.arange(taken.size)
-    arrived = [
-        start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
-        for start, end in pairwise(first.tolist())
-    ]
+    spans = pairwise(first.tolist())
+    arrived = [a + np.searchsorted(release_s[a:b], boundaries_s, side="right") for a, b in spans]
     return {
         "classes": classes,
         "release_s": release_s,

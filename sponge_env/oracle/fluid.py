@@ -72,10 +72,8 @@ def fluid(e: KnownEpisode) -> Fluid:
     cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
     per_work = (np.arange(1, e.batch_max + 1)[:, None] / e.padded_s).max(axis=0)
     served = e.share * e.interval_s * per_work
-    ahead, awake, refill = (
-        np.append(0.0, e.share * time_s * per_work)
-        for time_s in (e.ahead_written_s, e.ahead_awake_s, e.refill_s)
-    )
+    times_s = e.ahead_written_s, e.ahead_awake_s, e.refill_s
+    ahead, awake, refill = (np.append(0.0, e.share * each * per_work) for each in times_s)
     # What a replica still answers while it holds less than a core, or than two, three, ... cores.
     best = float((served / np.arange(1, served.size + 1)).max())
     costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
