@@ -29,12 +29,10 @@ from ..stepwise import Form, StageChoices
 
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
-
 EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the program."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
-
 FOR_ANY_MODEL: dict[str, Any] = {
     "hidden": "128,128",
     "evaluation_episodes": 2,

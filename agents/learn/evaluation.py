@@ -42,10 +42,8 @@ from . import by_machine, spec_of
 
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed a rule's and still count as no more."""
-
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
-
 EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
 """What plays programs, if not a process on each CPU."""
 

@@ -36,13 +36,10 @@ from sponge_env.utils.installation import program
 
 MOST_OFF = 1000
 """Times its cell's latency that a run can be off, or a measured latency the fit's."""
-
 FORMAT = 1
 """Version of the JSON layout."""
-
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"
 """Profiles that ship with the package."""
-
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
 REMEDY = (

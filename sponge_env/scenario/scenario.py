@@ -22,10 +22,8 @@ from sponge_env.utils.installation import data_folder
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
-
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
-
 MIN_INTERVAL_S = 1e-3
 
 

@@ -21,7 +21,6 @@ from sponge_env.interfaces import Outcome
 
 _UNASKED_BYTES = 1 << 28
 """Memory that is taken without looking whether it is free."""
-
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
