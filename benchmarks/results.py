@@ -15,22 +15,14 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from sponge_env import cli
+from sponge_env import cli, metrics
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
-from sponge_env.metrics import (
-    CELL,
-    EpisodeMetrics,
-    IntervalMetrics,
-    StageMetrics,
-    column,
-    declared,
-    unit_of,
-)
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
 from sponge_env.results.export import csv_files, csv_text, read_rows, write_files
@@ -55,31 +47,6 @@ SUITES = {
 """Suites with results, and what their tables are called."""
 ENTRIES = Path(__file__).parent / "leaderboard"
 """Of others: DIVISION/NAME/cells.csv."""
-
-METRICS = """# Metrics
-
-Generated from `sponge_env/metrics.py` by `make docs`; do not edit.
-The name is the CSV column and the JSON key. TensorBoard shows an interval's metrics as `slo/name`,
-`resources/name` and `system/group/name`, running sums below `total/`, and an episode's below
-`whole_episode/`. It hides spikes, such as the violations of a few intervals, unless *Ignore
-outliers in chart scaling* is off.
-
-At any time `offered = on_time + late + dropped + failed + queued + running`.
-"""
-
-
-STAGES = """
-A scenario with several stages or variants has them: in the interval files as `STAGE/name`
-(`detector/queued`), in TensorBoard below `stages/`, in an episode's summary (`--json`) below
-`stages`, where counts are sums and the others means. `share/VARIANT` is the share of the stage's
-tasks that a variant did.
-"""
-
-SECTIONS = {
-    IntervalMetrics: "Per interval",
-    EpisodeMetrics: "Per episode",
-    StageMetrics: "Per stage and interval",
-}
 
 
 @cli.command
@@ -116,9 +83,9 @@ def main(argv: Sequence[str]) -> int:
     if (board := docs / "leaderboard.md").exists():
         table = leaderboard(read_rows(folder / "standard-cells.csv"), rows["reference"].iloc[0])
         write_files({board: with_block(board.read_text(), "entries", markdown(table))})
-    if (environment := docs / "environment.md").exists():
-        page = environment_page(environment.read_text())
-        write_files({environment: page, docs / "metrics.md": metrics_page()})
+    for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
+        if (page := docs / name).exists():
+            write_files({page: page_of(page.read_text())})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
 
@@ -175,7 +142,7 @@ def _missed_grid(cells: pd.DataFrame) -> Table:
 
 def leaderboard(cells: pd.DataFrame, reference: str) -> Table:
     """Return the scores of all entries beside the suite's agents, the best first."""
-    suite, key = load_suite("standard-v1"), [*CELL, "n"]
+    suite, key = load_suite("standard-v1"), [*metrics.CELL, "n"]
     places = sorted((*scenario.cell, suite.seeds) for scenario in suite_cells(suite))
     wanted = {name: value for name, value in identity(suite).items() if name != "code"}
     for path in sorted(ENTRIES.glob("*/*/cells.csv")):
@@ -203,7 +170,7 @@ def _fidelity(rows: pd.DataFrame) -> Table:
     shown |= {f"cores {k}": cores[k].map("{:.2f}".format) for k in ("live", "simulated")}
     for name in ("latency_mean_s", "latency_p99_s"):
         differences = by_quantity[name]["difference"]
-        shown[f"{column(name).heading} off by [%]"] = _texts(differences, "+.1f")
+        shown[f"{metrics.column(name).heading} off by [%]"] = _texts(differences, "+.1f")
     texts = pd.DataFrame(shown, index=violations.index).fillna(MISSING)
     return Table(["run: scenario, controller", *texts.columns], list(texts.itertuples()))
 
@@ -224,29 +191,26 @@ def field_table() -> str:
     return text_table(("entry", "name", "meaning", "divided by"), rows)
 
 
-def stage_table() -> str:
-    """Return the table of the fields that controllers of variants and stages see."""
-    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
-    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
-    return text_table(("name", "meaning", "divided by"), rows)
+def metric_table(cls: type[Any]) -> str:
+    """Return the table of a schema's metrics in ``docs/metrics.md``."""
+    own = [(f.name, f.metadata) for f in metrics.declared(cls)]
+    rows = [(m["group"], f"`{n}`", metrics.unit_of(n), m["better"], m["help"]) for n, m in own]
+    return text_table(("group", "name", "unit", "better", "meaning"), rows)
 
 
-def metrics_page() -> str:
-    """Return ``docs/metrics.md``."""
-    text = METRICS
-    for cls, title in SECTIONS.items():
-        described = [(f.name, f.metadata) for f in declared(cls)]
-        rows = [(m["group"], f"`{n}`", unit_of(n), m["better"], m["help"]) for n, m in described]
-        text += f"\n## {title}: `{cls.__name__}`\n\n"
-        text += text_table(("group", "name", "unit", "better", "meaning"), rows)
-        text += STAGES * (cls is StageMetrics)
-    return text
+def metrics_page(page: str) -> str:
+    """Return ``docs/metrics.md`` with the tables of today between their marks."""
+    for cls in (metrics.IntervalMetrics, metrics.EpisodeMetrics, metrics.StageMetrics):
+        page = with_block(page, cls.__name__, metric_table(cls))
+    return page
 
 
 def environment_page(page: str) -> str:
     """Return ``docs/environment.md`` with the tables of today between their marks."""
+    rows = [(f"`{field.name}`", field.meaning, field.scale) for field in REQUEST_FIELDS]
+    rows += [(f"`STAGE.{field.name}`", field.meaning, field.scale) for field in STAGE_FIELDS]
     page = with_block(page, "fields", field_table())
-    return with_block(page, "stage-fields", stage_table())
+    return with_block(page, "stage-fields", text_table(("name", "meaning", "divided by"), rows))
 
 
 if __name__ == "__main__":

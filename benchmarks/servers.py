@@ -13,13 +13,11 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sponge_env.errors import ConfigError
-from sponge_env.live.cpus import lock_cpu
 
 CORE_UNIT = 1 / 16
 """Physical cores in one core unit, as in the scenarios of this machine."""
@@ -59,10 +57,7 @@ class Server:
     def batches(self) -> dict[int, int]:
         """Return how many batches of each size it has served so far."""
         (stats,) = json.loads(self.fetch(f"/v2/models/{self.model}/stats"))["model_stats"]
-        return {
-            int(each["batch_size"]): int(each["compute_infer"]["count"])
-            for each in stats["batch_stats"]
-        }
+        return {b["batch_size"]: b["compute_infer"]["count"] for b in stats["batch_stats"]}
 
 
 @contextmanager
@@ -109,14 +104,3 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def cpu_locked() -> AbstractContextManager[object]:
-    """Have the model's CPU to ourselves, as our server does by itself."""
-    return lock_cpu(MODEL_CPU, wait=True) or nullcontext()
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(each) for task in tasks for each in (task / "children").read_text().split()]

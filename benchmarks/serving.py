@@ -34,14 +34,7 @@ from sponge_env import cli
 from sponge_env.models.efficientnet import efficientnet
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.results.layout import aligned
-from sponge_env.serve.load.client import (
-    HEADER_LENGTH,
-    Answer,
-    AnswerParser,
-    HttpClient,
-    infer_head,
-    infer_path,
-)
+from sponge_env.serve.load import client as http
 
 Array = NDArray[Any]
 Call = Callable[[int], Array]
@@ -69,18 +62,18 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
     """
     (tensor,) = server.metadata["inputs"]
     parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
-    client, path = HttpClient(f"http://127.0.0.1:{server.port}"), infer_path(server.model)
-    requests, parser = [], AnswerParser()
+    client, path = http.HttpClient(f"http://127.0.0.1:{server.port}"), http.infer_path(server.model)
+    requests, parser = [], http.AnswerParser()
     for row in rows:
-        head = infer_head({tensor["name"]: row}, parameters, "")
-        size, headers = len(head) + row.nbytes, {HEADER_LENGTH: len(head)}
+        head = http.infer_head({tensor["name"]: row}, parameters, "")
+        size, headers = len(head) + row.nbytes, {http.HEADER_LENGTH: len(head)}
         requests.append(client.head("POST", path, size, headers) + head + row.tobytes())
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
         def call(at: int) -> Array:
             connection.sendall(requests[at % len(requests)])
-            answers: Sequence[Answer] = ()
+            answers: Sequence[http.Answer] = ()
             while not answers:
                 data = connection.recv(1 << 20)
                 if not data:
@@ -89,7 +82,7 @@ def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Ite
             answer = parser.answers.pop()
             if answer.status != 200:
                 raise ConnectionError(f"status {answer.status}: {answer.json}")
-            start = int(answer.headers[HEADER_LENGTH.lower()])
+            start = int(answer.headers[http.HEADER_LENGTH.lower()])
             return np.frombuffer(answer.body[start:], np.float32)
 
         yield call

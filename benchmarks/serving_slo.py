@@ -18,16 +18,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.servers import OTHERS, Server, cpu_locked, keeping_to, sponge
+from benchmarks.servers import MODEL_CPU, OTHERS, Server, keeping_to, sponge
 from benchmarks.triton_server import HOW_TO_MAKE, TritonModel, add_triton, triton
 from sponge_env import cli
 from sponge_env.env.factory import prepare_machine
+from sponge_env.live.cpus import lock_cpu
 
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")
@@ -50,12 +52,10 @@ def load(server: Server, seed: int) -> Summary:
     command = [sys.executable, "-m", "sponge_env", "load"]
     command += ["--url", f"http://127.0.0.1:{server.port}", "--model", server.model]
     command += ["--scenario", SCENARIO, "--load", str(LOAD), "--duration", str(SECONDS)]
-    command += ["--seed", str(seed)]
-    if server.name == "triton":
-        command += ["--deadlines", "timeout"]
+    command += ["--deadlines", "timeout"] * (server.name == "triton")
     with keeping_to(OTHERS), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "summaries.json"
-        command += ["--json", str(path)]
+        command += ["--seed", str(seed), "--json", str(path)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -71,20 +71,10 @@ def ours(agent: str, seed: int) -> Summary:
 
 def theirs(python: Path, settings: dict[str, Any], seed: int) -> Summary:
     """Measure Triton, which holds its cores all the time."""
-    model = TritonModel(MODEL, **settings)
-    with cpu_locked(), triton(python, model) as server:
+    # Our server has the model's CPU to itself, too.
+    model, lock = TritonModel(MODEL, **settings), lock_cpu(MODEL_CPU, wait=True)
+    with lock or nullcontext(), triton(python, model) as server:
         return load(server, seed) | {"mean_cores": model.cores}
-
-
-def contenders(python: Path | None) -> dict[str, Contender]:
-    """Return who is compared."""
-    found: dict[str, Contender] = {
-        f"sponge serve, {agent}": partial(ours, agent) for agent in AGENTS
-    }
-    if python is not None:
-        for name, settings in TRITON.items():
-            found[f"Triton (Python backend), {name}"] = partial(theirs, python, settings)
-    return found
 
 
 def in_turn(compared: dict[str, Contender], seeds: int) -> pd.DataFrame:
@@ -117,9 +107,12 @@ def compare(argv: Sequence[str]) -> int:
     add_triton(parser)
     parser.add_argument("--seeds", type=cli.at_least(1), default=3, help="runs (default: 3)")
     arguments = parser.parse_args(argv)
+    compared: dict[str, Contender] = {f"sponge serve, {a}": partial(ours, a) for a in AGENTS}
+    for name, settings in TRITON.items() if arguments.triton else ():
+        compared[f"Triton (Python backend), {name}"] = partial(theirs, arguments.triton, settings)
     with cli.terminate_like_interrupt():
         prepare_machine(wait=True, cpus=None)
-        found = in_turn(contenders(arguments.triton), arguments.seeds)
+        found = in_turn(compared, arguments.seeds)
     print(f"{arguments.seeds} x {SECONDS:g} s over 4G:\n\n{table(found)}")
     if arguments.triton is None:
         print(f"\nWithout Triton; {HOW_TO_MAKE}.")

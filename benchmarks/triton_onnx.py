@@ -33,9 +33,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests of a batch in one run."""
-        rows = [
-            pb_utils.get_input_tensor_by_name(each, self._input).as_numpy() for each in requests
-        ]
+        rows = [pb_utils.get_input_tensor_by_name(one, self._input).as_numpy() for one in requests]
         batch = rows[0] if len(rows) == 1 else np.concatenate(rows)
         answers = self._session.run(None, {self._name: batch})[0]
         ends = np.cumsum([len(each) for each in rows])[:-1]

@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, children, ended, keeping_to
+from benchmarks.servers import CORE_UNIT, MODEL_CPU, OTHERS, Server, ended, keeping_to
 from sponge_env import cli
 from sponge_env.errors import ConfigError
 from sponge_env.live.limits import open_limits
@@ -29,7 +29,7 @@ HOW_TO_MAKE = (
     "'numpy<2', then --triton TRITON/bin/python"
 )
 ONNX = Path(__file__).with_name("triton_onnx.py")
-START_S = 60.0
+START_S, HERE = 60.0, ("127.0.0.1", 0)
 SHARED_BYTES = 128 << 20
 """Shared memory of Triton's Python backend, so that it does not grow while it is measured."""
 
@@ -56,13 +56,11 @@ class TritonModel:
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""
         model = efficientnet(self.name)
+        sides = ("input", "output"), ("images", "logits"), (model.inputs, model.outputs)
         tensors = "\n".join(
             f'{side} [{{ name: "{name}" data_type: TYPE_{datatype(spec.dtype)} '
             f"dims: {list(spec.shape)} }}]"
-            for side, name, spec in (
-                ("input", "images", model.inputs),
-                ("output", "logits", model.outputs),
-            )
+            for side, name, spec in zip(*sides, strict=True)
         )
         parameters = "\n".join(
             f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
@@ -91,7 +89,8 @@ def triton(python: Path, model: TritonModel) -> Iterator[Server]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         home = _triton_home(python)
         _lay_out(folder, home, model)
-        port, grpc_port = _free_ports()
+        with socket.create_server(HERE) as one, socket.create_server(HERE) as other:
+            port, grpc_port = one.getsockname()[1], other.getsockname()[1]
         with keeping_to(OTHERS):
             started = _start_triton(folder, home, python, port, grpc_port)
         process = stack.enter_context(ended(started))
@@ -122,20 +121,17 @@ def _lay_out(folder: Path, home: Path, model: TritonModel) -> None:
     for file in (home / "backends" / "python").iterdir():
         (backend / file.name).symlink_to(file)
     version = home.parents[2].name.removeprefix("python")  # .../python3.11/site-packages/...
-    stub = home / "python_backend_stubs" / version
-    shutil.copy(stub / "triton_python_backend_stub", backend)
+    shutil.copy(home / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
 
 
 def _start_triton(
     folder: Path, home: Path, python: Path, port: int, grpc_port: int
 ) -> subprocess.Popen[str]:
-    packages = home.parents[1]
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"),
+    own = {
+        "LD_LIBRARY_PATH": str(home.parents[1] / "nvidia_pytriton.libs"),
         "PATH": f"{python.parent}:{os.environ['PATH']}",
     }
-    environment.pop("PYTHONPATH", None)
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"} | own
     command = [
         str(home / "bin" / "tritonserver"),
         f"--model-repository={folder / 'models'}",
@@ -147,12 +143,6 @@ def _start_triton(
     ]
     with (folder / "log").open("w") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
-
-
-def _free_ports() -> tuple[int, int]:
-    here = ("127.0.0.1", 0)
-    with socket.create_server(here) as one, socket.create_server(here) as other:
-        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _wait_until_ready(server: Server, log: Path) -> None:
@@ -167,11 +157,10 @@ def _wait_until_ready(server: Server, log: Path) -> None:
 
 def _stubs(pid: int, count: int) -> list[int]:
     """Return the processes of Triton's that run the model."""
-    found = [
-        each
-        for each in children(pid)
-        if "triton_python_b" in Path(f"/proc/{each}/comm").read_text()
-    ]
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    started = [each for task in tasks for each in (task / "children").read_text().split()]
+    comms = {int(each): Path(f"/proc/{each}/comm").read_text() for each in started}
+    found = [each for each, comm in comms.items() if "triton_python_b" in comm]
     if len(found) != count:
         raise ConfigError(f"Triton runs the model in {len(found)} processes instead of {count}")
     return found

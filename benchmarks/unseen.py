@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.learn.systems import random_systems
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 
 DURATION_S, WARMUP_S = 930.0, 330.0
@@ -36,22 +35,17 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True)
+    text = 'description = "Random systems"\nseeds = 1\nstarts = ["warm"]\n'
+    text += "".join(f"agents.{name} = {_toml(entry)}\n" for name, entry in AGENTS.items())
     with random_systems(stream(arguments.seed, "unseen"), arguments.count) as systems:
         for each in systems:
             shutil.copy(each.profile, folder)
-        (folder / "suite.toml").write_text("".join(_suite(systems)))
-
-
-def _suite(systems: list[Scenario]) -> list[str]:
-    lines = ['description = "Random systems"\nseeds = 1\nstarts = ["warm"]\n']
-    lines += [f"agents.{name} = {_toml(entry)}\n" for name, entry in AGENTS.items()]
-    for each in systems:
-        longer = replace(each, duration_s=DURATION_S, warmup_s=WARMUP_S)
-        changes = {key: value for key, value in asdict(longer).items() if value not in ((), None)}
-        profile = Path(changes.pop("profile")).name
-        lines.append(f'\n[[cells]]\nscenarios = ["paper"]\nprofiles = ["{profile}"]\n')
-        lines.append(f"changes = {_toml(changes)}\n")
-    return lines
+            longer = replace(each, duration_s=DURATION_S, warmup_s=WARMUP_S)
+            changes = {key: own for key, own in asdict(longer).items() if own not in ((), None)}
+            profile = Path(changes.pop("profile")).name
+            text += f'\n[[cells]]\nscenarios = ["paper"]\nprofiles = ["{profile}"]\n'
+            text += f"changes = {_toml(changes)}\n"
+        (folder / "suite.toml").write_text(text)
 
 
 def _toml(value: Any) -> str:

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 import sponge_env
-from benchmarks.results import field_table, metrics_page
+from benchmarks.results import field_table, metric_table
 from sponge_env.app.evaluate import main
 from sponge_env.core.compiled import INTERPRETED
 from sponge_env.core.fields import FIELDS
 from sponge_env.core.records import METRICS
 from sponge_env.interfaces import Allocation
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, known_controllers, make_controller
 from sponge_env.scenario.config import Serving
 from sponge_env.scenario.scenario import Scenario, load_scenario
@@ -83,7 +84,7 @@ def report(scenario_file: str, out: Path) -> dict[str, Any]:
         "interpreted": INTERPRETED,
         "fields": FIELDS,
         "observation_table": field_table(),
-        "metrics_page": metrics_page(),
+        "metrics": {cls.__name__: metric_table(cls) for cls in (IntervalMetrics, EpisodeMetrics)},
         "without_key": of_system(dataclasses.replace(scenario, serving=Serving(drop="none"))),
         "system": of_system(scenario),
         "environments": of_environments(scenario),

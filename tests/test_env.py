@@ -15,7 +15,7 @@ from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
-from sponge_env.core.fields import REQUEST_NAMES, STAGE_NAMES, STARTING_SLOTS, staged_names
+from sponge_env.core.fields import REQUEST_FIELDS, STAGE_FIELDS, STARTING_SLOTS, staged_names
 from sponge_env.env.factory import make_system
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
@@ -80,7 +80,7 @@ def test_the_ids_are_presets_of_one_class() -> None:
     assert live.nondeterministic
     assert live.kwargs == {"backend": "live", "scenario": "local", "control": "joint"}
     assert gymnasium.make("SpongePipeline-v0").observation_space.shape == (
-        len(REQUEST_NAMES) + 2 * len(STAGE_NAMES),
+        len(REQUEST_FIELDS) + 2 * len(STAGE_FIELDS),
     )
     one_model = gymnasium.make("SpongePipeline-v0", scenario="paper")
     assert one_model.action_space == gymnasium.make("SpongeJoint-v0").action_space

@@ -219,7 +219,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make this machine one that was measured just now, with the made-up worker."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     save_profile(PROFILE, local_profile_path())
-    monkeypatch.setattr(command, "check_live", lambda *_: None)
+    monkeypatch.setattr(command.factory, "check_live", lambda *_: None)
     monkeypatch.setattr(command, "real_worker", lambda *_: lambda spec: MadeUpLive(spec, 0))
     return tmp_path
 

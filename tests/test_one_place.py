@@ -69,8 +69,8 @@ EPISODE_METRIC: Insertions = {
 OBSERVATION_FIELD: Insertions = {
     "sponge_env/core/fields.py": [
         after(
-            "VERTICAL_FIELDS: tuple[Field, ...] = (\n",
-            '    Field("violations", "requests that missed their deadline in it", "100"),\n',
+            "VERTICAL_FIELDS = ",
+            '(Field("violations", "requests that missed their deadline in it", "100"),) + ',
         )
     ],
     "sponge_env/core/observe.py": [
@@ -158,7 +158,7 @@ def test_an_interval_metric_arrives_wherever_metrics_are(found: dict[str, Any]) 
         assert all(i["answered"] > 0 for i in intervals)
         assert {i["moons"] for i in intervals} == {7}, "not computed, so its default"
     assert "slo/answered" in found["command"]["events"]
-    assert "Requests answered, in time or late." in found["metrics_page"]
+    assert "Requests answered, in time or late." in found["metrics"]["IntervalMetrics"]
 
 
 def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) 
     assert episode["most_queued"] == max(i["queued"] for i in command["intervals"])
     assert "crest" in command["printed"]
     assert "whole_episode/system/queue/most_queued" in command["events"]
-    assert "`most_queued`" in found["metrics_page"].split("EpisodeMetrics")[1]
+    assert "`most_queued`" in found["metrics"]["EpisodeMetrics"]
 
 
 def test_a_scenario_key_acts_in_every_system(found: dict[str, Any]) -> None:

@@ -191,7 +191,7 @@ def test_what_has_no_bound_is_refused() -> None:
     staged = dataclasses.replace(TINY, stages=TINY.pipeline)
     for scenario, message in (
         (late, "resize to act at once"),
-        (mixed, "room for 4 classes"),
+        (mixed, "at most 4 for the oracle"),
         (staged, "stages, which have no bound"),
     ):
         with pytest.raises(ConfigError, match=message):

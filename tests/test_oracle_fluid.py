@@ -12,7 +12,7 @@ from sponge_env.oracle.fluid import (
     NOWHERE,
     Fluid,
     cheapest_replicas,
-    least_fluid_cost,
+    least_cost,
     mixed,
     working_space,
 )
@@ -54,7 +54,7 @@ def episode(
 
 
 def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
-    return int(least_fluid_cost(f._replace(violation=violation))), cheapest_replicas(f).tolist()
+    return int(least_cost(f._replace(violation=violation))), cheapest_replicas(f).tolist()
 
 
 TWO = {"replicas": 2, "replicas_max": 2}
@@ -136,5 +136,5 @@ def test_a_quota_that_stays_fills_no_pool() -> None:
     f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
     f.ahead[1:] = f.ahead_awake[1:] = 1.0
     f = f._replace(violation=10.0)
-    assert least_fluid_cost(f) == 1 + 2
-    assert least_fluid_cost(f._replace(due=np.array([[0.0], [5.0]]))) == 1 + 1
+    assert least_cost(f) == 1 + 2
+    assert least_cost(f._replace(due=np.array([[0.0], [5.0]]))) == 1 + 1

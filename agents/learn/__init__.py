@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,10 @@ from ..stepwise import Form, StageChoices
 
 Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
-
 EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the program."""
 SETTINGS_FILE = "learn.json"
 """Hyper-parameters in a run directory."""
-
-
 FOR_ANY_MODEL: dict[str, Any] = {
     "hidden": "128,128",
     "evaluation_episodes": 2,
@@ -100,15 +98,6 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Batch sizes that policies choose among."""
 
 
-def batches_for(spec: SystemSpec) -> tuple[int, ...]:
-    """Return the batch sizes that a policy chooses among: all of them where there is one model.
-
-    Those beyond its limit then count as that.
-    """
-    largest = BATCHES[-1] if spec.is_one_model else max(stage.batch_max for stage in spec.stages)
-    return tuple(size for size in BATCHES if size <= largest)
-
-
 def spec_of(scenario: Scenario) -> SystemSpec:
     """Return the system of a scenario with its own profile."""
     return make_spec(scenario, scenario_profile(scenario))
@@ -170,9 +159,11 @@ class TrainingPlan:
 
     @property
     def form(self) -> Form:
-        """What the policy chooses among."""
-        every = int(self.control.scales_out)
-        return Form(every, batches_for(self.spec), any_model=self.systems > 0)
+        """What the policy chooses among; of one model, sizes beyond its limit count as that."""
+        spec, every = self.spec, int(self.control.scales_out)
+        largest = math.inf if spec.is_one_model else max(s.batch_max for s in spec.stages)
+        sizes = tuple(size for size in BATCHES if size <= largest)
+        return Form(every, sizes, any_model=self.systems > 0)
 
     @property
     def choices(self) -> dict[Limits, StageChoices]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ VALIDATED = 96
 """Random systems by which a policy for any model is chosen, always the same."""
 
 
-def scenarios_of(arguments: argparse.Namespace) -> list[Scenario]:
+def scenarios_of(arguments: Namespace) -> list[Scenario]:
     """Return what a command line asks to train on, of one profile or of the same stages."""
     if arguments.suite is not None:
         return cells_of(arguments.suite, arguments.profile, arguments.held_out, arguments.like)
@@ -80,9 +80,7 @@ def cells_of(
     return left
 
 
-def plan_of(
-    arguments: argparse.Namespace, scenarios: Sequence[Scenario], command: str = ""
-) -> TrainingPlan:
+def plan_of(arguments: Namespace, scenarios: Sequence[Scenario], command: str = "") -> TrainingPlan:
     """Return the plan that a command line asks for, but for its folder."""
     names = "envs", "seed", "agent", "randomised", "systems"
     given = {name: getattr(arguments, name) for name in names}
@@ -94,13 +92,13 @@ def plan_of(
     return replace(plan, start=start, resumed=resumed, steps=arguments.steps or steps)
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _settings(arguments: Namespace) -> dict[str, Any]:
     named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
     usual = FOR_ANY_MODEL if arguments.systems and not arguments.resume else {}
     return usual | named.get("x", {})
 
 
-def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None:
+def start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
     """Return the policy that a training is to begin with; None if it imitates programs."""
     path, like = arguments.start, plan.signature
     if arguments.resume is not None:
@@ -121,18 +119,14 @@ def start_of(arguments: argparse.Namespace, plan: TrainingPlan) -> Policy | None
     return policy
 
 
-def train(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+def train(arguments: Namespace, argv: Sequence[str]) -> int:
     """Train as a command line says, and say where the policy is."""
     require_extra("train", "training")
-    count = VALIDATED if arguments.systems else 0
-    with random_systems(stream(0, "validation"), count) as systems:
-        return _train(arguments, argv, systems or scenarios_of(arguments))
+    with random_systems(stream(0, "validation"), VALIDATED * (arguments.systems > 0)) as systems:
+        return _train(arguments, argv, *(systems or scenarios_of(arguments)))
 
 
-def _train(
-    arguments: argparse.Namespace, argv: Sequence[str], scenarios: Sequence[Scenario]
-) -> int:
-    scenario, *also = scenarios
+def _train(arguments: Namespace, argv: Sequence[str], scenario: Scenario, *also: Scenario) -> int:
     if arguments.ray is not None or arguments.jobs:
         from . import evaluation
 
@@ -174,7 +168,7 @@ def _train(
     return cli.INTERRUPTED if interrupted else 0
 
 
-def train_each(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
     """Train with each of several seeds; their folders lie in one."""
     require_extra("train", "training")
     executor = executor_of(arguments)
@@ -203,9 +197,7 @@ def _trained(argv: Sequence[str]) -> dict[str, bytes]:
         return read_all(arguments.run_dir)
 
 
-def _summary(
-    arguments: argparse.Namespace, folder: Path, argv: Sequence[str], interrupted: bool
-) -> str:
+def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupted: bool) -> str:
     """Say where the policy is that did best when it was evaluated, and what to do with it."""
     policy = folder / POLICY_FILE
     if not policy.exists():

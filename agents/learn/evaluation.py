@@ -42,11 +42,8 @@ from . import by_machine, spec_of
 
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed a rule's and still count as no more."""
-
 Task = tuple[str, int, Scenario]
 """A program, and the seed and scenario of an episode."""
-
-
 EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
 """What plays programs, if not a process on each CPU."""
 
@@ -94,14 +91,12 @@ class Evaluation:
         return cls(cores / intervals, violations / np.maximum(1, offered))
 
 
-def evaluated(
-    policy: Policy, scenarios: Sequence[Scenario], episodes: int, first_seed: int = SEED_LIMIT
-) -> Evaluation:
+def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
     """Play a policy on so many episodes of each scenario, always the same."""
     sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
     for places in by_machine(scenarios).values():
         own = [scenarios[k] for k in places]
-        sums[..., places] = _play_policy(policy, own, first_seed + np.arange(episodes), seen)
+        sums[..., places] = _play_policy(policy, own, SEED_LIMIT + np.arange(episodes), seen)
     return replace(Evaluation.of(sums), input_range=seen.ends)
 
 
@@ -140,23 +135,21 @@ def program_for(scales_out: bool) -> str:
     return "sponge-joint" if scales_out else "sponge-mpc"
 
 
-def play_program(
-    program: str, scenarios: tuple[Scenario, ...], episodes: int, first_seed: int = SEED_LIMIT
-) -> FloatArray:
+def play_program(program: str, scenarios: tuple[Scenario, ...], episodes: int) -> FloatArray:
     """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`.
 
     They are from the user's cache if no line of code has changed: playing takes minutes, and
     trainings that differ in their seeds compare with the same.
     """
     names = [scenario_fingerprint(scenario) for scenario in scenarios]
-    question = {"program": program, "scenarios": names, "episodes": [first_seed, episodes]}
+    question = {"program": program, "scenarios": names, "episodes": [SEED_LIMIT, episodes]}
     key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))
     file = cache_dir() / "rules" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
         known = np.array(parsed(json.loads, read_text(file))["sums"], np.float64)
         if known.shape == (4, *shape) and np.isfinite(known).all():
             return known
-    seeds = range(first_seed, first_seed + episodes)
+    seeds = range(SEED_LIMIT, SEED_LIMIT + episodes)
     played = run_programs(_play_episode, list(product([program], seeds, scenarios)))
     sums = np.array(played).T.reshape(4, *shape)
     with contextlib.suppress(SpongeError):  # without a cache it is played again

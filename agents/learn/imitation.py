@@ -89,8 +89,7 @@ def _demonstrate(
         choices = _as_choices(controller.decide(view), state)
         rows.append((state.seen[0].copy(), choices, state.situations[0] + machine))
         if policy is None:
-            after = state.situations[0] + (choices[:, 2] - 1) * PER_REPLICA
-            most = state.choices.most_cores(after)
+            most = state.choices.most_cores(state.situations[0] + (choices[:, 2] - 1) * PER_REPLICA)
             requested = state.take(disturbance.apply(choices, most)[None])
         else:
             requested = state.choose(policy.logits(state.seen))

@@ -43,9 +43,7 @@ CRITIC_FIRST = 0.02
 noise at first."""
 
 
-def train(
-    plan: TrainingPlan, config: LearnConfig, progress: Report = lambda steps, status: None
-) -> Path:
+def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_: None) -> Path:
     """Train a policy and return the file of the best that was seen.
 
     The best one so far is always in the policy file, also after an interrupt.
@@ -161,9 +159,7 @@ class Training:
             for machine, limits in enumerate(plan.choices):
                 own = [each for each in scenarios if each.limits == limits]
                 count = plan.envs * len(own) // len(scenarios)
-                episodes = Episodes(
-                    own, count, plan.form, seed, plan.randomised, draws=draws, machine=machine
-                )
+                episodes = Episodes(own, count, plan.form, seed, plan.randomised, draws, machine)
                 groups.append(stack.enter_context(closing(episodes)))
             yield groups
 
@@ -201,12 +197,8 @@ class Training:
 
     def _export(self) -> Policy:
         """Return the policy as it is now."""
-        info = self.plan.info(
-            self._actions,
-            steps=self._steps,
-            planned=self._planned,
-            seconds=round(time.monotonic() - self._began_s, 1),
-        )
+        seconds, done = round(time.monotonic() - self._began_s, 1), self._steps
+        info = self.plan.info(self._actions, steps=done, planned=self._planned, seconds=seconds)
         return Policy(info, tuple(self._exported.layers()))
 
 

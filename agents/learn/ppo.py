@@ -115,11 +115,8 @@ class ActorCritic(nn.Module):
             logs += [cores, batches, steps, variants]
             taken += [_taken(cores, core), batch, step, _taken(variants, variant)]
         entropy = -sum((each.exp() * each).sum(dim=1) for each in logs)
-        chosen = [
-            log.gather(1, choice[:, None])[:, 0]
-            for log, choice in zip(logs, taken, strict=True)
-            if log.shape[1]
-        ]
+        pairs = zip(logs, taken, strict=True)
+        chosen = [log.gather(1, one[:, None])[:, 0] for log, one in pairs if log.shape[1]]
         drawn = torch.stack(taken, dim=1).reshape(len(inputs), -1, 4)
         return drawn, torch.as_tensor(sum(chosen)), torch.as_tensor(entropy)
 
@@ -198,10 +195,8 @@ def collect(model: ActorCritic, episodes: Episodes, config: LearnConfig) -> Tran
         episodes.renew()
         states.append(model.inputs(state.seen))
     values = [model.values(each) for each in states]
-    following = [
-        after if last is None else np.where(ended, last, after)
-        for last, ended, after in zip(final, over, values[1:], strict=True)
-    ]
+    steps = zip(final, over, values[1:], strict=True)
+    following = [v if last is None else np.where(ended, last, v) for last, ended, v in steps]
     known = np.stack(values[:-1])
     advantages = _advantages(np.stack(earned), np.stack(over), known, np.stack(following), config)
     inputs, drawn, before, logs = (torch.cat(parts) for parts in zip(*played, strict=True))

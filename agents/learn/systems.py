@@ -19,15 +19,7 @@ import numpy as np
 
 from sponge_env.errors import ProfileError
 from sponge_env.latency import fit_latency
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
 from sponge_env.scenario.profile import POOR_FIT, Profile, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.traffic import rate_rps
@@ -72,8 +64,10 @@ def random_systems(random: np.random.Generator, count: int) -> Iterator[list[Sce
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:
     """Draw a system on a machine of so many cores; its profile is written to a file."""
-    quota = cores == 16 and random.random() < _QUOTAS
-    profile = _quota_profile(random) if quota else _random_profile(random)
+    if cores == 16 and random.random() < _QUOTAS:
+        profile = load_profile("lite0").scaled(_between(random, 0.4, 2.5))
+    else:
+        profile = _random_profile(random)
     save_profile(replace(profile, name=path.stem, model=path.stem, samples=()), path)
     each = min(cores, 16)
     alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
@@ -86,15 +80,14 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         slo_s=slo_s,
         duration_s=round(_between(random, 120.0, 900.0)),
         classes=_random_classes(random, slo_s, network.payload_bytes),
-        limits=Limits(cores=each, replicas=min(cores, 16), total_cores=cores),
+        limits=config.Limits(cores=each, replicas=min(cores, 16), total_cores=cores),
         initial=_random_initial(random, cores),
         arrivals=_random_arrivals(random),
         network=network,
-        serving=Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
-        simulation=Simulation(**_random_machine(random)),
+        serving=config.Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
+        simulation=config.Simulation(**_random_machine(random)),
     )
-    over = max(rate_rps(made, profile) / _MOST_RPS, 1.0)
-    peak = (made.arrivals.peak or 0.0) / over
+    peak = (made.arrivals.peak or 0.0) / max(rate_rps(made, profile) / _MOST_RPS, 1.0)
     return replace(made, arrivals=replace(made.arrivals, peak=peak))
 
 
@@ -134,10 +127,6 @@ def _rarely(random: np.random.Generator, share: float, least: float, most: float
     return 0.0 if random.random() < share else drawn
 
 
-def _quota_profile(random: np.random.Generator) -> Profile:
-    return load_profile("lite0").scaled(_between(random, 0.4, 2.5))
-
-
 def _random_profile(random: np.random.Generator) -> Profile:
     """Draw measurements that scatter around a fit of l(b, c), and fit them again."""
     batches, cores = np.meshgrid(_GRID, _GRID, indexing="ij")
@@ -162,10 +151,10 @@ def _random_profile(random: np.random.Generator) -> Profile:
             return replace(load_profile("yolov5s"), batches=_GRID, cores=_GRID, **own)
 
 
-def _random_arrivals(random: np.random.Generator) -> Arrivals:
+def _random_arrivals(random: np.random.Generator) -> config.Arrivals:
     fast = random.random() < 0.6
     flash_s = random.uniform(10.0, 40.0)
-    return Arrivals(
+    return config.Arrivals(
         kind=random.choice(_KINDS, p=_SHARES),
         peak=random.uniform(*_HIGH_PEAK) if random.random() < 1 / 3 else _between(random, *_PEAK),
         burst_factors=(0.4, 1.0, 2.4) if fast else (0.4, 1.0, 1.6),
@@ -178,10 +167,10 @@ def _random_arrivals(random: np.random.Generator) -> Arrivals:
     )
 
 
-def _random_network(random: np.random.Generator, slo_s: float) -> Network:
+def _random_network(random: np.random.Generator, slo_s: float) -> config.Network:
     if random.random() < _NO_TRANSFER:
-        return Network(trace="none")
-    return Network(
+        return config.Network(trace="none")
+    return config.Network(
         payload_bytes=_between(random, *_TRANSFER) * slo_s * _BANDWIDTH,
         base_delay_s=0.01 * min(1.0, slo_s),
         **_random_fades(random, _FADES),
@@ -210,17 +199,17 @@ def _random_machine(random: np.random.Generator) -> dict[str, Any]:
 
 def _random_classes(
     random: np.random.Generator, slo_s: float, payload_bytes: float
-) -> tuple[RequestClass, ...]:
+) -> tuple[config.RequestClass, ...]:
     if random.random() >= _CLASSES:
         return ()
     kinds = (0.3, 1.0, 1 / 3), (0.5, 1.6, 1.0), (0.2, 3.2, 2.0)
-    return tuple(RequestClass(a, b * slo_s, c * payload_bytes) for a, b, c in kinds)
+    return tuple(config.RequestClass(a, b * slo_s, c * payload_bytes) for a, b, c in kinds)
 
 
-def _random_initial(random: np.random.Generator, machine: int) -> Initial:
+def _random_initial(random: np.random.Generator, machine: int) -> config.Initial:
     if random.random() < 0.3:
-        return Initial()
+        return config.Initial()
     replicas = int(random.integers(1, min(5, machine) + 1))
     most = max(1, min(16, machine // replicas) // 2)
     cores = int(random.integers(1, most + 1))
-    return Initial(cores, int(random.choice((1, 2, 4, 8))), replicas)
+    return config.Initial(cores, int(random.choice((1, 2, 4, 8))), replicas)

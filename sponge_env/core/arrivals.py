@@ -33,8 +33,7 @@ def reset_arrivals(w: World, seed: int) -> None:
         env.day_begins = uniform(env.arrivals_rng)
     elif settings.rounded:
         # First all numbers of requests are rounded, then the requests are placed.
-        for k in range(len(env.arrivals_rng)):
-            env.rounding_rng[k] = env.arrivals_rng[k]
+        env.rounding_rng = env.arrivals_rng
         for _ in range(settings.groups):
             next_uint64(env.arrivals_rng)
     next_request(w)

@@ -23,15 +23,6 @@ DROPPED, FAILED = int(Outcome.DROPPED), int(Outcome.FAILED)
 CANCELLED = int(Outcome.CANCELLED)
 
 
-@inlined
-def any_pending(w: World) -> bool:
-    """Return whether any request waits or runs."""
-    for k in range(len(w.stages)):
-        if w.stages[k].running > 0 or w.stages[k].head < w.stages[k].tail:
-            return True
-    return False
-
-
 @compiled
 def take_in(w: World, until_s: float) -> None:
     """Take in the requests that have arrived by a moment that is now or past."""
@@ -135,14 +126,12 @@ def _drop_first(w: World) -> None:
 
 
 @compiled
-def _drop(
-    w: World, row: int, sent_s: float, hopeless: bool, attempts: int, overflowed: bool
-) -> None:
+def _drop(w: World, row: int, sent_s: float, hopeless: bool, attempts: int, no_room: bool) -> None:
     w.stage.dropped += 1
     w.metrics.dropped += 1
-    w.metrics.overflowed += overflowed
+    w.metrics.overflowed += no_room
     w.metrics.avoidable_violations += not hopeless
-    _enter_unanswered(w, row, sent_s, DROPPED, attempts, overflowed)
+    _enter_unanswered(w, row, sent_s, DROPPED, attempts, no_room)
 
 
 @compiled
@@ -257,27 +246,22 @@ def _end_task(
 
 @compiled
 def _answer(
-    w: World,
-    request: Waiting,
-    replica: ReplicaState,
-    accuracy: float,
-    finished_s: float,
-    attempts: int,
+    w: World, request: Waiting, replica: ReplicaState, accuracy: float, end_s: float, attempts: int
 ) -> None:
     env, metrics = w.env, w.metrics
     if _is_cancelled(w, request.row):
         _close_cancelled(w, request.row, request.sent_s, attempts)
         return
-    on_time = is_on_time(due_s(w, request.row, request.sent_s), finished_s)
+    on_time = is_on_time(due_s(w, request.row, request.sent_s), end_s)
     if on_time:
         metrics.on_time += 1
         env.accuracy_on_time += accuracy
     else:
         metrics.late += 1
         metrics.avoidable_violations += not request.hopeless
-    env.latency_sum_s += finished_s - request.sent_s
+    env.latency_sum_s += end_s - request.sent_s
     env.accuracy_sum += accuracy
-    _enter(w, request, replica, finished_s, ON_TIME if on_time else LATE, accuracy, attempts)
+    _enter(w, request, replica, end_s, ON_TIME if on_time else LATE, accuracy, attempts)
 
 
 @inlined

@@ -12,17 +12,7 @@ import copyreg
 import functools
 import sys
 from collections.abc import Callable
-from typing import (
-    Annotated,
-    Any,
-    Protocol,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-    overload,
-)
+from typing import Annotated, Any, Protocol, TypeVar, cast, get_origin, get_type_hints, overload
 
 import numba
 import numpy as np
@@ -103,7 +93,8 @@ def entry_point(function: Function) -> Function:
     process compiles anew.
     """
     if INTERPRETED:
-        return _without_warnings(function)
+        # words overflow silently, as they do when compiled
+        return np.errstate(all="ignore")(function)
     _COMPILING.modules.add(function.__module__)
     chosen = _CONFIG.CACHE_DIR
     folder = code_folder(function.__module__, chosen)
@@ -157,17 +148,6 @@ def _say_compiling(package: str) -> None:
     sys.stderr.write(f"compiling {package}, once in this installation, up to a minute ...\n")
 
 
-def _without_warnings(function: Function) -> Function:
-    """Let a function's words overflow silently, as they do when compiled."""
-
-    @functools.wraps(function)
-    def quiet(*args: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return function(*args)
-
-    return cast(Function, quiet)
-
-
 def rows(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array of records in the form that kernels take it."""
     return array.view(np.recarray) if INTERPRETED and array.dtype.names else array
@@ -184,7 +164,7 @@ def dtype_of(cls: type[Any]) -> np.dtype[Any]:
     fields: list[tuple[Any, ...]] = []
     for name, hint in get_type_hints(cls, include_extras=True).items():
         if get_origin(hint) is Annotated:
-            fields.append((name, *get_args(hint)[1:]))
+            fields.append((name, *hint.__metadata__))
         elif hint in _SCALARS:
             fields.append((name, _SCALARS[hint]))
         elif get_origin(hint) is None and isinstance(hint, type) and get_type_hints(hint):

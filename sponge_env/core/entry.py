@@ -38,28 +38,12 @@ STEP, DRAIN, RESET = range(3)
 def _world(arrays: Arrays, i: int, metrics: NDArray[Any]) -> World:
     """Return the first stage of an environment."""
     env = arrays.envs[i]
-    return World(
-        0,
-        arrays.stages[i, 0],
-        arrays.models[env.scenario, 0],
-        arrays.replicas[i, 0],
-        arrays.pending[i, 0],
-        arrays.queue[i, 0],
-        env,
-        arrays.settings[env.scenario],
-        arrays.requests[i],
-        arrays.group[i],
-        arrays.ledger[i],
-        arrays.traces,
-        arrays.numbers,
-        metrics[i],
-        arrays.opened[i],
-        arrays.stages[i],
-        arrays.models[env.scenario],
-        arrays.replicas[i],
-        arrays.pending[i],
-        arrays.queue[i],
-    )
+    stages, models, replicas = arrays.stages[i], arrays.models[env.scenario], arrays.replicas[i]
+    pending, queues = arrays.pending[i], arrays.queue[i]
+    first = stages[0], models[0], replicas[0], pending[0], queues[0]
+    own = env, arrays.settings[env.scenario], arrays.requests[i], arrays.group[i], arrays.ledger[i]
+    shared = arrays.traces, arrays.numbers, metrics[i], arrays.opened[i]
+    return World(0, *first, *own, *shared, stages, models, replicas, pending, queues)
 
 
 @entry_point

@@ -20,6 +20,7 @@ BANDWIDTH_SCALE_BYTES_PER_S = 5e6
 BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
 DUE_BINS = 8
 TREND_INTERVALS = 5
+SPANS_S = (1, 5, 30)
 STARTING_SLOTS = 8
 """Cold-starting replicas that a joint observation tells apart: those that serve first."""
 
@@ -39,8 +40,9 @@ _RATE = "requests per second that all cores of a replica serve"
 _BUDGET = "quantile of the waiting requests' budgets; 1 when none waits"
 _DUE = "waiting requests with a budget"
 _INTERVAL = "requests that all cores of a replica serve in an interval"
+_ACCURACY = "mean accuracy of what ended in it, late and unanswered ones counting 0"
 
-_QUEUE_FIELDS = (
+_QUEUE = (
     Field("queue_length", "requests waiting", _CAPACITY),
     *(Field(f"budget_q{int(100 * q)}", f"{q:.0%} {_BUDGET}", "SLO") for q in BUDGET_QUANTILES),
     Field("due_1_of_8", f"{_DUE} below 1/8 of the SLO; overdue ones, too", _CAPACITY),
@@ -52,17 +54,17 @@ _QUEUE_FIELDS = (
     Field("arrivals_last", "arrival rate of the last interval", _RATE),
     *(
         Field(f"arrivals_{s}s", f"mean arrival rate over {s} s, at most 30 intervals", _RATE)
-        for s in (1, 5, 30)
+        for s in SPANS_S
     ),
 )
-_NETWORK_FIELDS = (
+_NETWORK = (
     Field("delay_mean", "mean communication delay of the last interval's arrivals", "SLO"),
     Field("delay_max", "largest communication delay of the last interval's arrivals", "SLO"),
     Field("delay_trend", "last mean delay minus the mean of the five before", "SLO"),
     Field("bandwidth", "bandwidth that the last interval's arrivals saw", "5 MB/s"),
     Field("bandwidth_trend", "last bandwidth minus the mean of the five before", "5 MB/s"),
 )
-_ALLOCATION_FIELDS = (
+_ALLOCATION = (
     Field("cores", "cores of each replica asked for", "limit"),
     Field("batch", "largest batch asked for", "limit"),
     Field("replicas", "replicas asked for", "limit"),
@@ -70,16 +72,16 @@ _ALLOCATION_FIELDS = (
     Field("running_size", "requests in flight", "largest batch"),
     Field("running_left", "expected time until the last running batch ends", "SLO"),
 )
-_OUTCOME_FIELDS = (
+_OUTCOME = (
     Field("on_time", "requests answered in time in the last interval", _INTERVAL),
     Field("late", "requests answered late in it", _INTERVAL),
     Field("dropped", "requests given up in it", _INTERVAL),
 )
-_USE_FIELDS = (
+_USE = (
     Field("utilisation", "share of the held cores that was in use in it", ""),
     Field("throttled_share", "share of the held cores' time stopped by the CPU limit", ""),
 )
-_STARTING_FIELDS = (
+_STARTING = (
     Field("replicas_starting", "replicas that start cold", "limit"),
     *(
         Field(
@@ -91,38 +93,24 @@ _STARTING_FIELDS = (
     ),
 )
 
-VERTICAL_FIELDS: tuple[Field, ...] = (
-    *_QUEUE_FIELDS,
-    *_NETWORK_FIELDS,
-    *_ALLOCATION_FIELDS,
-    *_OUTCOME_FIELDS,
-    *_USE_FIELDS,
-)
+VERTICAL_FIELDS = _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
 """What controllers of cores and batch size see, in order."""
 
-JOINT_FIELDS: tuple[Field, ...] = (*VERTICAL_FIELDS, *_STARTING_FIELDS)
+JOINT_FIELDS = VERTICAL_FIELDS + _STARTING
 """What controllers of replicas see as well."""
 
-REQUEST_FIELDS: tuple[Field, ...] = (
-    *_NETWORK_FIELDS,
-    *_OUTCOME_FIELDS,
-    Field(
-        "effective_accuracy",
-        "mean accuracy of what ended in it, late and unanswered ones counting 0",
-        "",
-    ),
-)
+REQUEST_FIELDS = (*_NETWORK, *_OUTCOME, Field("effective_accuracy", _ACCURACY, ""))
 """What controllers of variants and stages see of requests, in order. The scale is that of the
 first stage."""
 
 STAGE_FIELDS: tuple[Field, ...] = (
-    *_QUEUE_FIELDS,
-    *_ALLOCATION_FIELDS,
+    *_QUEUE,
+    *_ALLOCATION,
     Field("variant", "model variant asked for", "the last one's number"),
     Field("done", "requests done in the last interval", _INTERVAL),
     Field("given_up", "requests given up here in it", _INTERVAL),
-    *_USE_FIELDS,
-    *_STARTING_FIELDS,
+    *_USE,
+    *_STARTING,
 )
 """What they see of each stage, after that; its requests are tasks, of a request one or several."""
 
@@ -133,8 +121,6 @@ JOINT_NAMES = tuple(field.name for field in JOINT_FIELDS)
 """Names of the joint observation's entries, in order."""
 
 OBS_DIM, JOINT_OBS_DIM = len(FIELDS), len(JOINT_NAMES)
-REQUEST_NAMES = tuple(field.name for field in REQUEST_FIELDS)
-STAGE_NAMES = tuple(field.name for field in STAGE_FIELDS)
 
 
 def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
@@ -142,10 +128,9 @@ def staged_names(stages: Sequence[str]) -> tuple[str, ...]:
 
     Those of a stage begin with its name and a point.
     """
-    own = (f"{stage}.{name}" for stage in stages for name in STAGE_NAMES)
-    return (*REQUEST_NAMES, *own)
+    own = (f"{stage}.{field.name}" for stage in stages for field in STAGE_FIELDS)
+    return (*(field.name for field in REQUEST_FIELDS), *own)
 
 
-assert len(REQUEST_FIELDS) + len(STAGE_FIELDS) > JOINT_OBS_DIM, (
-    "observations are told apart by their lengths"
-)
+# Observations are told apart by their lengths.
+assert len(REQUEST_FIELDS) + len(STAGE_FIELDS) > JOINT_OBS_DIM

@@ -7,7 +7,7 @@ from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at, staged
-from sponge_env.core.records import PAST, RECENT, Meters, Stage, World
+from sponge_env.core.records import PAST, RECENT, Stage, World
 
 ROUNDING_S = 1e-9
 """A shorter transfer is none: delay and base delay differ by rounding only."""
@@ -32,15 +32,11 @@ def clear_sums(w: World) -> None:
 @compiled
 def measure(w: World) -> None:
     """Write the metrics of the interval that is over; the worker's meters are read."""
-    env, metrics, wanted = w.env, w.metrics, w.stage.wanted
+    metrics, wanted = w.metrics, w.stage.wanted
     _remember_arrivals(w)
-    metrics.delay_mean_s = env.mean_delays_s[(env.interval - 1) & (RECENT - 1)]
-    metrics.bandwidth_bytes_per_s = env.bandwidths[(env.interval - 1) & (RECENT - 1)]
-    if metrics.offered:
-        metrics.delay_max_s = env.delay_max_s
     _measure_requests(w)
     _measure_stages(w)
-    metrics.time_s = env.interval * w.settings.interval_s
+    metrics.time_s = w.env.interval * w.settings.interval_s
     metrics.requested_cores, metrics.batch = wanted.cores, wanted.batch
     metrics.replicas, metrics.feasible = wanted.replicas, 1
     metrics.reward = _reward(w)
@@ -54,7 +50,7 @@ def _remember_arrivals(w: World) -> None:
         mean_s = env.mean_delays_s[(env.interval - 2) & (RECENT - 1)]
         bandwidth = env.bandwidths[(env.interval - 2) & (RECENT - 1)]
     if offered:
-        mean_s = env.delay_sum_s / offered
+        mean_s, w.metrics.delay_max_s = env.delay_sum_s / offered, env.delay_max_s
         transfer_s = env.delay_sum_s - w.settings.network.base_delay_s * offered
         if transfer_s > ROUNDING_S * offered:
             bandwidth = env.payload_sum_bytes / transfer_s
@@ -62,8 +58,9 @@ def _remember_arrivals(w: World) -> None:
         arrived = w.stages[k].arrived
         before = arrived[(env.interval - 2) & (PAST - 1)]
         arrived[(env.interval - 1) & (PAST - 1)] = before + w.stages[k].joined
-    env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = mean_s
+    env.mean_delays_s[(env.interval - 1) & (RECENT - 1)] = w.metrics.delay_mean_s = mean_s
     env.bandwidths[(env.interval - 1) & (RECENT - 1)] = bandwidth
+    w.metrics.bandwidth_bytes_per_s = bandwidth
 
 
 @inlined
@@ -149,16 +146,8 @@ def _measure_resources(w: World) -> tuple[float, float]:
     metrics.cpu_s += now.cpu_s - before.cpu_s
     metrics.restarts += now.restarts - before.restarts
     metrics.actuation_s += now.actuation_s
-    remember_meters(now, before)
+    w.stage.before = now
     return used_core_s, stopped_core_s
-
-
-@compiled
-def remember_meters(now: Meters, before: Meters) -> None:
-    """Keep what the counters say now for the next measurement."""
-    before.core_seconds, before.used_core_seconds = now.core_seconds, now.used_core_seconds
-    before.throttled_s, before.cpu_s = now.throttled_s, now.cpu_s
-    before.restarts = now.restarts
 
 
 @inlined

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from sponge_env.core.compiled import Records, compiled, inlined
+from sponge_env.core.compiled import Records, Words, compiled, inlined
 from sponge_env.core.records import Env, TraceSample, World
 from sponge_env.core.rng import FADES, NETWORK, seed_stream, uniform
 from sponge_env.core.settings import GENERATED, INSTANT, SHIFTED, Settings
@@ -95,7 +95,7 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
 
 
 @inlined
-def _synthetic_4g(trace: Records[TraceSample], rng: Records[np.uint64]) -> None:
+def _synthetic_4g(trace: Records[TraceSample], rng: Words) -> None:
     """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
 
     A Gaussian process (first-order autoregression plus white noise) is mapped through the
@@ -158,10 +158,7 @@ def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: 
 
 @inlined
 def _faded(
-    trace: Records[TraceSample],
-    whole: Records[TraceSample],
-    settings: Settings,
-    rng: Records[np.uint64],
+    trace: Records[TraceSample], whole: Records[TraceSample], settings: Settings, rng: Words
 ) -> int:
     """Fill a trace with laps of another one and fades; return its number of samples."""
     every_s, length_s = settings.fade_every_s, settings.network.fade_s

@@ -11,25 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env.core import fields
 from sponge_env.core.compiled import Records, compiled, inlined
-from sponge_env.core.fields import (
-    BANDWIDTH_SCALE_BYTES_PER_S,
-    BUDGET_QUANTILES,
-    CLIP,
-    DUE_BINS,
-    JOINT_OBS_DIM,
-    OBS_DIM,
-    STARTING_SLOTS,
-    TREND_INTERVALS,
-)
 from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.service import planned_end_s
-from sponge_env.interfaces import HISTORY
+from sponge_env.interfaces import HISTORY as HISTORY
 
-_CLIP = np.float32(CLIP)
-_QUANTILES = np.array(BUDGET_QUANTILES)
+_CLIP = np.float32(fields.CLIP)
+_QUANTILES = np.array(fields.BUDGET_QUANTILES)
 _SCAN = 16
 """Queue length from which on halving beats counting one by one."""
 
@@ -42,7 +33,7 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
     all stages (:func:`sponge_env.core.fields.staged_names`).
     """
     observation[:] = 0.0
-    several, field = len(observation) > JOINT_OBS_DIM, 0
+    several, field = len(observation) > fields.JOINT_OBS_DIM, 0
     if several:
         field = _put_outcome(w, observation, _put_network(w, observation, field))
         if w.env.interval:
@@ -62,7 +53,7 @@ def encode(w: World, observation: NDArray[np.float32]) -> None:
                 _put(observation, field, w.metrics.utilisation)
                 _put(observation, field + 1, w.metrics.throttled_share)
             field += 2
-        if len(observation) > OBS_DIM:
+        if len(observation) > fields.OBS_DIM:
             field = _put_starting(stage, observation, field)
 
 
@@ -95,17 +86,18 @@ def _put_queue(w: World, observation: NDArray[np.float32], first: int) -> int:
         _put(observation, first + 1 + k, budget)
     # Budgets ascend, so what is due in each part of the SLO is a run of the queue.
     first, begin = first + 1 + quantiles, 0
-    for due in range(DUE_BINS):
-        end = _first_due_after(w, due, begin, queued) if due < DUE_BINS - 1 else queued
+    for due in range(fields.DUE_BINS):
+        end = _first_due_after(w, due, begin, queued) if due < fields.DUE_BINS - 1 else queued
         _put(observation, first + due, (end - begin) / scale)
         begin = end
-    first += DUE_BINS
-    if w.env.interval:
-        _put_rate(w, observation, first, 1)
-        _put_rate(w, observation, first + 1, w.settings.span_1s)
-        _put_rate(w, observation, first + 2, w.settings.span_5s)
-        _put_rate(w, observation, first + 3, w.settings.span_30s)
-    return first + 4
+    first += fields.DUE_BINS
+    spans, last = w.settings.spans, w.env.interval - 1
+    for k in range(len(spans) if w.env.interval else 0):
+        span = min(spans[k], min(last + 1, HISTORY))
+        total = w.stage.arrived[last & (PAST - 1)] - w.stage.arrived[(last - span) & (PAST - 1)]
+        rate = total / span / w.settings.interval_s
+        _put(observation, first + k, rate / w.model.rate_scale)
+    return first + len(spans)
 
 
 @inlined
@@ -113,43 +105,32 @@ def _first_due_after(w: World, due: int, begin: int, end: int) -> int:
     """Return the first place in [begin, end) whose bin is above ``due``; ``end`` if none."""
     while end - begin > _SCAN:
         middle = (begin + end) // 2
-        if math.floor(_budget(w, middle) * DUE_BINS) > due:
+        if math.floor(_budget(w, middle) * fields.DUE_BINS) > due:
             end = middle
         else:
             begin = middle + 1
-    while begin < end and not math.floor(_budget(w, begin) * DUE_BINS) > due:
+    while begin < end and not math.floor(_budget(w, begin) * fields.DUE_BINS) > due:
         begin += 1
     return begin
-
-
-@compiled
-def _put_rate(w: World, observation: NDArray[np.float32], field: int, span: int) -> None:
-    last = w.env.interval - 1
-    span = min(span, min(last + 1, HISTORY))
-    total = w.stage.arrived[last & (PAST - 1)] - w.stage.arrived[(last - span) & (PAST - 1)]
-    rate = total / span / w.settings.interval_s
-    _put(observation, field, rate / w.model.rate_scale)
 
 
 @compiled
 def _put_network(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, slo_s = w.env, w.settings.slo_s
     if env.interval:
-        last = (env.interval - 1) & (RECENT - 1)
-        bandwidth = env.bandwidths[last] / BANDWIDTH_SCALE_BYTES_PER_S
-        bandwidth_trend = _trend(w, env.bandwidths) / BANDWIDTH_SCALE_BYTES_PER_S
+        last, scale = (env.interval - 1) & (RECENT - 1), fields.BANDWIDTH_SCALE_BYTES_PER_S
         _put(observation, first, env.mean_delays_s[last] / slo_s)
         _put(observation, first + 1, env.delay_max_s / slo_s)
         _put(observation, first + 2, _trend(w, env.mean_delays_s) / slo_s)
-        _put(observation, first + 3, bandwidth)
-        _put(observation, first + 4, bandwidth_trend)
+        _put(observation, first + 3, env.bandwidths[last] / scale)
+        _put(observation, first + 4, _trend(w, env.bandwidths) / scale)
     return first + 5
 
 
 @compiled
 def _trend(w: World, history: Records[float]) -> float:
     interval = w.env.interval
-    before = min(TREND_INTERVALS, interval - 1)
+    before = min(fields.TREND_INTERVALS, interval - 1)
     if before == 0:
         return 0.0
     total = 0.0
@@ -205,23 +186,23 @@ def _put_stage(w: World, observation: NDArray[np.float32], first: int) -> int:
 def _put_starting(w: World, observation: NDArray[np.float32], first: int) -> int:
     env, model = w.env, w.model
     scale_s = model.cold_start_s if model.cold_start_s > 0 else 1.0
-    starting, slots = 0, first + 1
+    starting, slots = 0, observation[first + 1 : first + 1 + fields.STARTING_SLOTS]
     for k in range(w.stage.replicas):
         left_s = w.replicas[k].ready_s - env.now_s
         if left_s > 0 and not w.replicas[k].draining:
-            _put_in_order(observation[slots : slots + STARTING_SLOTS], starting, left_s / scale_s)
+            _put_in_order(slots, starting, left_s / scale_s)
             starting += 1
     _put(observation, first, starting / model.limits.replicas)
-    return slots + STARTING_SLOTS
+    return first + 1 + fields.STARTING_SLOTS
 
 
 @inlined
 def _put_in_order(slots: NDArray[np.float32], taken: int, value: float) -> None:
     """Put a value among the smallest so far, which ascend; the largest may fall out."""
-    slot = min(taken, STARTING_SLOTS)
+    slot = min(taken, fields.STARTING_SLOTS)
     while slot > 0 and value < slots[slot - 1]:
-        if slot < STARTING_SLOTS:
+        if slot < fields.STARTING_SLOTS:
             slots[slot] = slots[slot - 1]
         slot -= 1
-    if slot < STARTING_SLOTS:
+    if slot < fields.STARTING_SLOTS:
         _put(slots, slot, value)

@@ -33,6 +33,9 @@ KEPT_S = 0.001
 NANOSECOND_S = 1e-9
 """The kernel counts in whole ones: less than that is nothing."""
 
+Costs = tuple[float, float, float]
+"""How long a rest before a batch costs something, how much, and how much each pause in it."""
+
 
 @inlined
 def new_bucket(model: StageSettings, replica: ReplicaState, phase: float) -> None:
@@ -49,7 +52,7 @@ def advance_bucket(model: StageSettings, replica: ReplicaState, now_s: float) ->
     """Let work and counters progress to ``now_s``."""
     if replica.account.left_s > 0:
         if now_s >= replica.finish_s:
-            _copy(replica.at_end, replica.account)
+            replica.account = replica.at_end
         else:
             _run(model, replica, replica.account, now_s)
 
@@ -79,21 +82,12 @@ def share(model: StageSettings, replica: ReplicaState, now_s: float, cores: floa
 
 @compiled
 def wake(
-    model: StageSettings,
-    replica: ReplicaState,
-    now_s: float,
-    work_s: float,
-    idle_s: float,
-    wake_s: float,
-    resume_s: float,
+    model: StageSettings, replica: ReplicaState, now_s: float, work_s: float, costs_s: Costs
 ) -> None:
-    """Begin work at ``now_s``.
-
-    A rest of ``idle_s`` or more before it costs ``wake_s``, each pause in it ``resume_s``.
-    """
+    """Begin work at ``now_s``."""
     advance_bucket(model, replica, now_s)
     _catch_up(model, replica, now_s)
-    replica.resume_s = resume_s
+    idle_s, wake_s, replica.resume_s = costs_s
     rested = now_s - replica.account.since_s >= idle_s
     replica.account.since_s, replica.account.left_s = now_s, work_s + rested * wake_s
     _predict(model, replica)
@@ -126,16 +120,9 @@ def _pass_refills(model: StageSettings, replica: ReplicaState, now_s: float) -> 
 def _predict(model: StageSettings, replica: ReplicaState) -> None:
     # Until the end a resize or another's batch may change it, so the account stays as it is now;
     # undisturbed, the end's account is taken as it was found. Without work the end is now.
-    _copy(replica.account, replica.at_end)
+    replica.at_end = replica.account
     _run(model, replica, replica.at_end, math.inf)
     replica.finish_s = replica.at_end.since_s
-
-
-@compiled
-def _copy(source: Account, target: Account) -> None:
-    target.since_s, target.left_s, target.stopped = source.since_s, source.left_s, source.stopped
-    target.used_core_s, target.throttled_s = source.used_core_s, source.throttled_s
-    target.refill_s, target.pool_s, target.slice_s = source.refill_s, source.pool_s, source.slice_s
 
 
 @compiled

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sponge_env.core.compiled import Position, Records, Words, dtype_of
 from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
-from sponge_env.interfaces import HISTORY
+from sponge_env.interfaces import HISTORY, WorkerStatus
 from sponge_env.metrics import IntervalMetrics, StageMetrics, declared
 from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS
 
@@ -105,20 +105,39 @@ class AllocationRow:
     variant: int
 
 
-class Meters:
-    """What :class:`sponge_env.interfaces.WorkerStatus` says of a stage's worker."""
+class WorkerState:
+    """The replicas of a stage together."""
 
-    ready: int
-    effective_cores: float
-    core_seconds: float
-    used_core_seconds: float
-    throttled_s: float
-    cpu_s: float
-    restarts: int
-    actuation_s: float
+    room_cores: int
+    """Cores of the machine that other stages do not hold."""
+    planned_cores: int
+    """Cores of the resize that came into force last; planned ends reckon with them."""
+    target_cores: int
+    """What the worker comes to as soon as those that drain leave room on the machine."""
+    target_replicas: int
+    variant: int
+    """Model that batches are formed for; negative where each chooses its own."""
+    pace: float
+    """Time of batches that are slower than most, relative to the profile's: mean and mean deviation
+    together, known when simulated and else measured."""
+    cores: int
+    """Of each replica that is ready."""
+    replicas: int
+    """Replicas held: rows of ``replicas`` in use, by id."""
+    starting: int
+    """Those of them that were not ready when cores were given last: these hold one."""
+    next_replica: int
+    pending: int
+    held_cores: float
+    held_since_s: float
+    held_core_s: float
+    """Integral of ``held_cores`` up to ``held_since_s``."""
+    retired_core_s: float
+    """What replicas that are gone have used, as is the next."""
+    retired_throttled_s: float
 
 
-class Stage:
+class Stage(WorkerState):
     """One model of an environment, with its queue and replicas."""
 
     ring: Position
@@ -157,36 +176,9 @@ class Stage:
 
     wanted: AllocationRow
     """The allocation last asked for."""
-    room_cores: int
-    """Cores of the machine that other stages do not hold."""
-    planned_cores: int
-    """Cores of the resize that came into force last; planned ends reckon with them."""
-    target_cores: int
-    """What the worker comes to as soon as those that drain leave room on the machine."""
-    target_replicas: int
-    variant: int
-    """Model that batches are formed for; negative where each chooses its own."""
     last_variant: int
-    pace: float
-    """Time of batches that are slower than most, relative to the profile's: mean and mean deviation
-    together, known when simulated and else measured."""
-    cores: int
-    """Of each replica that is ready."""
-    replicas: int
-    """Replicas held: rows of ``replicas`` in use, by id."""
-    starting: int
-    """Those of them that were not ready when cores were given last: these hold one."""
-    next_replica: int
-    pending: int
-    held_cores: float
-    held_since_s: float
-    held_core_s: float
-    """Integral of ``held_cores`` up to ``held_since_s``."""
-    retired_core_s: float
-    """What replicas that are gone have used, as is the next."""
-    retired_throttled_s: float
-    meters: Meters
-    before: Meters
+    meters: WorkerStatus
+    before: WorkerStatus
     measured: StageMetrics
     """The interval's metrics."""
 
@@ -390,12 +382,9 @@ UNMEASURED = ("latency_p50_s", "latency_p99_s")
 """Metrics of an interval that would need all its latencies at once."""
 
 _MEASURED = [f for f in declared(IntervalMetrics) if f.name not in UNMEASURED]
-_TYPES = {int: np.int64, float: np.float64}
+_HINTS, _TYPES = get_type_hints(IntervalMetrics), {int: np.int64, float: np.float64}
 
-METRICS = np.dtype(
-    [(f.name, _TYPES[get_type_hints(IntervalMetrics)[f.name]]) for f in _MEASURED]
-    + [("overflowed", np.int64)]
-)
+METRICS = np.dtype([(f.name, _TYPES[_HINTS[f.name]]) for f in _MEASURED] + [("overflowed", int)])
 """The schema's metrics of an interval, and the requests for which no room was left in the
 queue (they count as dropped)."""
 

@@ -9,19 +9,13 @@ never have more cores than the machine.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.quota import share
 from sponge_env.core.records import Env, ReplicaState, Stage, World
-from sponge_env.core.rng import NOISE, normal, seed_stream
+from sponge_env.core.rng import normal
 from sponge_env.core.service import advance, load_service, new_service, replan, resize_service
-
-
-@inlined
-def begin_clock(env: Env, seed: int) -> None:
-    """Start at time 0."""
-    seed_stream(env.noise_rng, seed, NOISE)
-    env.now_s = 0.0
 
 
 @inlined
@@ -94,13 +88,10 @@ def share_cpu(w: World) -> None:
 @compiled
 def first_ended(w: World) -> int:
     """Return the row of the replica whose batch ended first, by now; -1 if none has."""
-    first = -1
+    first, first_s = -1, math.inf
     for k in range(w.stage.replicas):
-        replica = w.replicas[k]
-        if has_ended(w.env, replica) and (
-            first < 0 or replica.finish_s < w.replicas[first].finish_s
-        ):
-            first = k
+        if has_ended(w.env, w.replicas[k]) and w.replicas[k].finish_s < first_s:
+            first, first_s = k, w.replicas[k].finish_s
     return first
 
 
@@ -195,7 +186,8 @@ def held_core_s(w: World) -> float:
 @compiled
 def read_meters(w: World) -> None:
     """Let all replicas progress until now, and read their counters."""
-    now_s, stage, meters = w.env.now_s, w.stage, w.stage.meters
+    now_s, stage = w.env.now_s, w.stage
+    meters: Any = stage.meters
     used_core_s, throttled_s, ready = 0.0, 0.0, 0
     for k in range(stage.replicas):
         replica = w.replicas[k]

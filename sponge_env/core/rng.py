@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from sponge_env.core.compiled import Records, compiled, inlined
+from sponge_env.core.compiled import Words, compiled, inlined
 
 _U64 = np.uint64
 _MASK = _U64(0xFFFFFFFF)
@@ -23,16 +23,13 @@ _MIX_LEFT, _MIX_RIGHT = _U64(0xCA01F9DD), _U64(0x4973F715)
 _SHIFT = _U64(16)
 _GOLDEN = _U64(0x9E3779B97F4A7C15)
 
-ARRIVALS = _U64(zlib.crc32(b"arrivals"))
-NETWORK = _U64(zlib.crc32(b"network"))
-FADES = _U64(zlib.crc32(b"fades"))
-NOISE = _U64(zlib.crc32(b"noise"))
-FAN_OUT = _U64(zlib.crc32(b"fan-out"))
+_NAMES = (b"arrivals", b"network", b"fades", b"noise", b"fan-out")
+ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)
 """Purposes."""
 
 
 @compiled
-def next_uint64(state: Records[np.uint64]) -> np.uint64:
+def next_uint64(state: Words) -> np.uint64:
     """Return the next 64 bits of a stream."""
     word = state[0] + state[1] + state[3]
     state[3] += _U64(1)
@@ -43,7 +40,7 @@ def next_uint64(state: Records[np.uint64]) -> np.uint64:
 
 
 @compiled
-def uniform(state: Records[np.uint64]) -> float:
+def uniform(state: Words) -> float:
     """Return the next uniform number in [0, 1), as ``Generator.random`` does."""
     return (next_uint64(state) >> _U64(11)) * (1.0 / 9007199254740992.0)
 
@@ -68,14 +65,14 @@ def _finalised(word: np.uint64) -> np.uint64:
 
 
 @inlined
-def normal(state: Records[np.uint64]) -> float:
+def normal(state: Words) -> float:
     """Return a standard normal number, by Box and Muller's transform of two uniforms."""
     radius = math.sqrt(-2.0 * math.log(1.0 - uniform(state)))
     return radius * math.cos(2.0 * math.pi * uniform(state))
 
 
 @compiled
-def seed_stream(state: Records[np.uint64], seed: int, purpose: np.uint64) -> None:
+def seed_stream(state: Words, seed: int, purpose: np.uint64) -> None:
     """Start the (4,) stream of one purpose; a seed is at least 0 and below 2**63."""
     _mix_pool(state, _U64(seed), purpose)
     hash_const = _INIT_B
@@ -88,7 +85,7 @@ def seed_stream(state: Records[np.uint64], seed: int, purpose: np.uint64) -> Non
 
 
 @inlined
-def _mix_pool(pool: Records[np.uint64], seed: np.uint64, purpose: np.uint64) -> None:
+def _mix_pool(pool: Words, seed: np.uint64, purpose: np.uint64) -> None:
     """Mix the seed's 32-bit words and the purpose into a (4,) pool of 32-bit words."""
     high = seed >> _U64(32)
     pool[0] = seed & _MASK
@@ -107,18 +104,14 @@ def _mix_pool(pool: Records[np.uint64], seed: np.uint64, purpose: np.uint64) -> 
 
 
 @compiled
-def _generated(
-    low: np.uint64, high: np.uint64, hash_const: np.uint64
-) -> tuple[np.uint64, np.uint64]:
+def _generated(low: _U64, high: _U64, hash_const: _U64) -> tuple[_U64, _U64]:
     low, hash_const = _hashed(low, hash_const, _MULT_B)
     high, hash_const = _hashed(high, hash_const, _MULT_B)
     return low | (high << _U64(32)), hash_const
 
 
 @compiled
-def _hashed(
-    value: np.uint64, hash_const: np.uint64, factor: np.uint64
-) -> tuple[np.uint64, np.uint64]:
+def _hashed(value: _U64, hash_const: _U64, factor: _U64) -> tuple[_U64, _U64]:
     value = value ^ hash_const
     hash_const = (hash_const * factor) & _MASK
     value = (value * hash_const) & _MASK

@@ -41,7 +41,7 @@ def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) ->
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (model.quota.loading_contention - 1.0) * contention
         work_s = model.cold_start_s * model.core_unit * slowdown
-        wake(model, replica, now_s, work_s, math.inf, 0.0, 0.0)
+        wake(model, replica, now_s, work_s, (math.inf, 0.0, 0.0))
     else:
         replica.finish_s = now_s + model.cold_start_s
 
@@ -55,8 +55,8 @@ def start_service(w: World, replica: ReplicaState, now_s: float) -> None:
         begin_s = now_s + dispatched_s(w, replica.variant, count)
         work_s = w.numbers[model.work_at + replica.variant * model.limits.batch + count - 1] * noise
         at = model.overheads_at + OVERHEADS * replica.variant
-        idle_s, wake_s, resume_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
-        wake(model, replica, begin_s, work_s, idle_s, wake_s, resume_s)
+        costs_s = w.numbers[at + 2], w.numbers[at + 3], w.numbers[at + 4]
+        wake(model, replica, begin_s, work_s, costs_s)
     else:
         replica.account.since_s = now_s
         replica.finish_s = now_s + served_s(w, replica.variant, count, replica.cores) * noise
@@ -150,11 +150,10 @@ def replan(w: World, cores: int) -> None:
 @compiled
 def planned_end_s(w: World, replica: ReplicaState) -> float:
     """Return when the latency model expects a running batch to end."""
-    if math.isnan(replica.planned_end_s):
-        return replica.started_s + planned_s(
-            w, replica.variant, replica.batch_size, w.stage.planned_cores
-        )
-    return replica.planned_end_s
+    if not math.isnan(replica.planned_end_s):
+        return replica.planned_end_s
+    cores = w.stage.planned_cores
+    return replica.started_s + planned_s(w, replica.variant, replica.batch_size, cores)
 
 
 @inlined

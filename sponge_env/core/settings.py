@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from sponge_env.core.compiled import Position, dtype_of
+import numpy as np
+
+from sponge_env.core.compiled import Position, Records, dtype_of
+from sponge_env.core.fields import SPANS_S
 from sponge_env.interfaces import SystemSpec
 from sponge_env.latency import QuotaService
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    Reward,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
 
 POISSON, CONSTANT, BURSTY, FLASH_CROWD, DIURNAL, RECORDED, LISTED = range(7)
 """Kinds of arrivals; the requests of the last were drawn before the episode."""
@@ -34,11 +29,11 @@ beginning, a trace from a random moment on."""
 class Settings:
     """One scenario. ``*_at`` are positions in ``numbers``."""
 
-    arrivals: Arrivals
-    network: Network
-    serving: Serving
-    simulation: Simulation
-    reward: Reward
+    arrivals: config.Arrivals
+    network: config.Network
+    serving: config.Serving
+    simulation: config.Simulation
+    reward: config.Reward
 
     intervals: int
     interval_s: float
@@ -85,17 +80,15 @@ class Settings:
     cpu_cores: float
     """Core units of the CPU that all stages share, where a quota limits it."""
 
-    span_1s: int
-    """Intervals in one second, as in the next two."""
-    span_5s: int
-    span_30s: int
+    spans: Annotated[Records[int], np.int64, 1 + len(SPANS_S)]
+    """One interval, and the intervals in the spans of time over which rates are observed."""
 
 
 class StageSettings:
     """One stage of a scenario: its model and limits. ``*_at`` are positions in ``numbers``."""
 
-    limits: Limits
-    initial: Initial
+    limits: config.Limits
+    initial: config.Initial
     quota: QuotaService
     """All zero without one."""
 
@@ -147,8 +140,7 @@ def write_spec(row: Any, models: Any, spec: SystemSpec) -> None:
     """Write what controllers may know of a system and its stages, but for the limits."""
     row["interval_s"], row["slo_s"] = spec.interval_s, spec.slo_s
     row["total_cores"] = spec.total_cores
-    for span_s in (1, 5, 30):
-        row[f"span_{span_s}s"] = max(1, round(span_s / spec.interval_s))
+    row["spans"] = [1, *(max(1, round(span_s / spec.interval_s)) for span_s in SPANS_S)]
     for model, stage in zip(models, spec.stages, strict=True):
         model["cold_start_s"], model["rate_scale"] = stage.cold_start_s, stage.capacity_rps
 

@@ -12,11 +12,11 @@ from sponge_env.core import batching
 from sponge_env.core import replicas as worker
 from sponge_env.core.arrivals import next_listed
 from sponge_env.core.compiled import Records, compiled, inlined
-from sponge_env.core.measure import clear_sums, measure, remember_meters
+from sponge_env.core.measure import clear_sums, measure
 from sponge_env.core.pipeline import at, clear, last_deadline_s, staged
 from sponge_env.core.queue import FEW
 from sponge_env.core.records import PAST, AllocationRow, Env, World
-from sponge_env.core.rng import FAN_OUT, next_uint64, seed_stream
+from sponge_env.core.rng import FAN_OUT, NOISE, next_uint64, seed_stream
 from sponge_env.core.service import replan, start_service
 from sponge_env.core.settings import LISTED
 
@@ -25,14 +25,14 @@ from sponge_env.core.settings import LISTED
 def reset(w: World, seed: int) -> None:
     """Start an episode; where requests are not listed, their traffic has begun already."""
     env = w.env
-    env.interval, env.measured_s, env.ended = 0, 0.0, 0
+    env.interval, env.now_s, env.measured_s, env.ended = 0, 0.0, 0.0, 0
     if w.settings.arrival_kind == LISTED:
         env.sent = 0
         next_listed(w)
     seed_stream(env.noise_rng, seed, FAN_OUT)
     env.fan_out_key = int(next_uint64(env.noise_rng))
     clear(w)
-    worker.begin_clock(env, seed)
+    seed_stream(env.noise_rng, seed, NOISE)
     for k in range(len(w.stages)):
         stage, initial, wanted = w.stages[k], w.models[k].initial, w.stages[k].wanted
         stage.head, stage.tail, stage.oldest, stage.running = 0, 0, 0, 0
@@ -43,7 +43,7 @@ def reset(w: World, seed: int) -> None:
         stage.planned_cores, stage.pace = initial.cores, w.models[k].pace
         worker.reset_worker(at(w, k))
         worker.read_meters(at(w, k))
-        remember_meters(stage.meters, stage.before)
+        stage.before = stage.meters
 
 
 @compiled
@@ -51,12 +51,11 @@ def begin_interval(w: World, wanted: Records[AllocationRow]) -> None:
     """Note what is asked for, stage by stage; the worker has its allocation from elsewhere."""
     clear_sums(w)
     for k in range(len(w.stages)):
-        stage, asked, before = w.stages[k], wanted[k], w.stages[k].wanted
+        stage, asked = w.stages[k], wanted[k]
         if w.settings.simulation.actuation_delay_s == 0.0:
             replan(at(w, k), asked.cores)
         stage.variant = asked.variant
-        before.cores, before.batch = asked.cores, asked.batch
-        before.replicas, before.variant = asked.replicas, asked.variant
+        stage.wanted = asked
     w.env.interval += 1
 
 
@@ -91,7 +90,7 @@ def _serve(w: World, draining: bool) -> None:
     last_s = env.interval * interval_s
     if draining:
         last_s = last_deadline_s(w)
-    going = not draining or batching.any_pending(w)
+    going = not draining or last_s > 0.0
     while going:
         until_s = last_s
         if draining and env.now_s >= last_s:
@@ -100,7 +99,7 @@ def _serve(w: World, draining: bool) -> None:
         elif draining:
             until_s = min(last_s, env.now_s + interval_s)
         simulate(w, until_s)
-        going = draining and batching.any_pending(w)
+        going = draining and last_deadline_s(w) > 0.0
 
 
 @inlined

@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.env.factory import (
-    calibrations,
-    check_live,
-    ensure_profile,
-    live_machine,
-    prepare_machine,
-)
+from sponge_env.env import factory
 from sponge_env.fidelity.report import write_results
 from sponge_env.fidelity.trial import Subject, Trial, real_worker
 from sponge_env.live.calibration import calibrate_files
@@ -27,7 +21,7 @@ from sponge_env.run.store import new_folder
 from sponge_env.run.suite import load_suite
 from sponge_env.scenario.config import Limiter, Start
 from sponge_env.scenario.profile import local_profile_path
-from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.scenario import load_scenario, with_own_slo
 
 COMMAND = ("python", "-m", "sponge_env.fidelity")
 
@@ -55,35 +49,30 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen_scenario(name: str, arguments: argparse.Namespace) -> Scenario:
-    """Load a scenario of this machine's worker, with the arguments' start and duration."""
-    scenario = load_scenario(name)
-    start = arguments.start or scenario.start
-    warmup_s = scenario.warmup_s if start == "warm" else 0.0
-    return replace(scenario, start=start, duration_s=warmup_s + arguments.duration)
-
-
 @cli.command
 def main(argv: Sequence[str]) -> int:
     """Run all trials, the agents in turn, and report; return the exit code."""
-    arguments = parse(argv)
-    scenarios = [chosen_scenario(name, arguments) for name in arguments.scenario]
+    arguments, scenarios = parse(argv), []
+    for scenario in map(load_scenario, arguments.scenario):
+        start = arguments.start or scenario.start
+        duration_s = arguments.duration + scenario.warmup_s * (start == "warm")
+        scenarios.append(replace(scenario, start=start, duration_s=duration_s))
     options = cli.parse_options(arguments.option, arguments.agent)
     registry, limiter = known_controllers(), arguments.limiter
     controllers = {a: make_controller(a, registry, options.get(a)) for a in arguments.agent}
     out = arguments.out or new_folder("fidelity")
     trials: list[Trial] = []
-    prepare_machine(arguments.wait, arguments.cpus)
+    factory.prepare_machine(arguments.wait, arguments.cpus)
     with cli.terminate_like_interrupt(), ExitStack() as opened:
         if arguments.calibrate:  # all: what is compared is measured at the same time
-            configs = calibrations(scenarios, limiter)
+            configs = factory.calibrations(scenarios, limiter)
             calibrate_files({local_profile_path(config.model): config for config in configs})
-        profiles = [ensure_profile(scenario, "live", limiter) for scenario in scenarios]
+        profiles = [factory.ensure_profile(scenario, "live", limiter) for scenario in scenarios]
         measured = list(zip(map(with_own_slo, scenarios), profiles, strict=True))
         for scenario, profile in measured:
-            check_live(scenario, profile, limiter)
+            factory.check_live(scenario, profile, limiter)
             # also between live runs, or a repetition might find the CPUs taken
-            opened.enter_context(live_machine(scenario, limiter, profile))
+            opened.enter_context(factory.live_machine(scenario, limiter, profile))
         subjects = [
             Subject.of(agent, controller, *each, arguments.seed)
             for each in measured
@@ -93,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
         code, text = 0, ""
         try:
             for repetition, subject in product(range(arguments.repetitions), subjects):
-                start = real_worker(subject.scenario, subject.profile, limiter)
-                trials += subject.repeat(repetition, start)
+                worker = real_worker(subject.scenario, subject.profile, limiter)
+                trials += subject.repeat(repetition, worker)
                 text = write_results(out, trials, oldest, [*COMMAND, *argv])
         except KeyboardInterrupt:
             code = cli.INTERRUPTED

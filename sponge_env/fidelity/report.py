@@ -124,11 +124,7 @@ def compare(trials: Iterable[Trial]) -> list[Row]:
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.summary.agent, trial.summary.scenario), []).append(trial)
-    return [
-        _row(group, quantity)
-        for group in groups.values()
-        for quantity in (*QUANTITIES, *_accuracy(group))
-    ]
+    return [_row(own, q) for own in groups.values() for q in (*QUANTITIES, *_accuracy(own))]
 
 
 def _accuracy(trials: Iterable[Trial]) -> tuple[Quantity, ...]:
@@ -169,16 +165,11 @@ def side_by_side(
             row = _row(own, quantity)
             values = map(quantity.text, (row.simulated, row.live))
             lines[agent] += (*values, quantity.difference_text(row.difference))
-    live_runs = [[t.summary for t in own if t.kind == "live"] for own in pairs.values()]
-    return Table(headings, [*lines.values()]), _notes(live_runs)
-
-
-def _notes(live: Sequence[Sequence[EpisodeMetrics]]) -> list[str]:
-    requests = min((sum(episode.offered for episode in own) for own in live), default=0)
-    return [
-        "off by: simulated against live",
-        f"{requests} requests for each agent: one is {100 / max(1, requests):.2f} pt of violations",
-    ]
+    offered = (sum(t.summary.offered for t in own if t.kind == "live") for own in pairs.values())
+    requests = min(offered, default=0)
+    point = f"one is {100 / max(1, requests):.2f} pt of violations"
+    notes = ["off by: simulated against live", f"{requests} requests for each agent: {point}"]
+    return Table(headings, [*lines.values()]), notes
 
 
 def tables(rows: Iterable[Row]) -> dict[str, Table]:
@@ -189,10 +180,14 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
     return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
 
 
+_OWN = ("kind", "repetition", "cpu_ratio")
+"""What a trial has beside its summary."""
+
+
 def _read_trial(data: Mapping[str, Any]) -> Trial:
     values = dict(data)
-    own = [values.pop(name) for name in ("kind", "repetition", "cpu_ratio")]
-    return Trial(own[0], own[1], from_summary(values), own[2])
+    own = {name: values.pop(name) for name in _OWN}
+    return Trial(summary=from_summary(values), **own)
 
 
 def load_fidelity(path: Path) -> list[Row]:
@@ -206,20 +201,14 @@ def load_fidelity(path: Path) -> list[Row]:
         ) from error
 
 
-def write_results(
-    folder: Path, trials: Sequence[Trial], profile: Profile, command: Sequence[str]
-) -> str:
+def write_results(folder: Path, trials: list[Trial], profile: Profile, command: list[str]) -> str:
     """Write ``fidelity.json``, and return its tables; RunDirectoryError if it cannot be."""
     data = {
-        "command": list(command),
+        "command": command,
         "versions": describe_versions(),
         "host": describe_host(),
         "profile_date": profile.date,
-        "trials": [
-            {"kind": t.kind, "repetition": t.repetition, "cpu_ratio": t.cpu_ratio}
-            | summary(t.summary)
-            for t in trials
-        ],
+        "trials": [{n: getattr(t, n) for n in _OWN} | summary(t.summary) for t in trials],
     }
     write_json(folder / "fidelity.json", data)
     shown = [terminal(table, name) for name, table in tables(compare(trials)).items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -134,10 +134,8 @@ class Subject:
             by_stage[completion.batch.stage].append(completion)
             tasks.update(zip(completion.batch.requests, completion.tasks, strict=False))
         works = list(map(MeasuredWork, by_stage, _usual_s(self.scenario, self.profile)))
-        kinds: dict[Kind, list[FloatArray]] = {
-            "simulated": [],
-            "replayed": [work.table() for work in works],
-        }
+        measured = [work.table() for work in works]
+        kinds: dict[Kind, list[FloatArray]] = {"simulated": [], "replayed": measured}
         for kind, tables in kinds.items():
             simulated = self.simulated(repetition, tasks, tables)
             episodes[kind] = self._play("sim", repetition, simulated)
@@ -146,10 +144,7 @@ class Subject:
         return [Trial(kind, repetition, episode, ratio) for kind, episode in episodes.items()]
 
     def simulated(
-        self,
-        repetition: int,
-        tasks: Mapping[int, int] | None = None,
-        works: Sequence[FloatArray] = (),
+        self, repetition: int, tasks: dict[int, int] | None = None, works: Sequence[FloatArray] = ()
     ) -> SimulatedSystem:
         """Build the simulated counterpart of a live run, with its batches' CPU times if given.
 
@@ -176,8 +171,7 @@ def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
     """Return each stage's (variants, batch_max) CPU seconds of a batch."""
     stages = zip(scenario.pipeline, stage_profiles(scenario, profile), strict=True)
     return [
-        np.array([each.work_table_s(stage.limits.batch) for each in profiles])
-        for stage, profiles in stages
+        np.array([p.work_table_s(stage.limits.batch) for p in models]) for stage, models in stages
     ]
 
 

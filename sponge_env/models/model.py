@@ -21,7 +21,6 @@ Array = NDArray[Any]
 SAMPLES = 4
 """Inputs that a model is shown where requests bring none."""
 
-
 TEXT_BYTES = 4096
 """Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
 TEXT = f"S{TEXT_BYTES}"
@@ -114,9 +113,7 @@ class Model(ABC):
             if values.dtype.kind == "f":
                 values[...] = rng.standard_normal(values.shape)
             else:  # 0 and 1 are tokens of every vocabulary
-                values[...] = rng.integers(
-                    256 if values.dtype == np.uint8 else 2, size=values.shape
-                )
+                values[...] = rng.integers(256 if values.dtype == "uint8" else 2, size=values.shape)
         return samples
 
     def taking(self, inputs: TensorSpec) -> Model:
@@ -143,15 +140,10 @@ def described(tensor: TensorSpec) -> str:
     return " and ".join(f"{' x '.join(map(str, t.shape))} {t.dtype}" for t in tensor.tensors)
 
 
-@dataclass(frozen=True)
-class OnnxModel(Model):
-    """An ONNX file, as :func:`sponge_env.models.registry.inspect_onnx` takes it."""
+class OnnxFile(Model):
+    """A model whose network is an ONNX file."""
 
     path: str
-    inputs: TensorSpec
-    outputs: TensorSpec
-    resizes: bool = False
-    """Whether the file itself resizes images of any height and width."""
 
     def load(self, threads: int) -> Any:
         """Open the file in the CPU's runtime."""
@@ -160,6 +152,17 @@ class OnnxModel(Model):
     def open(self, load: Callable[[int], Any]) -> None:
         """Open the file."""
         open_onnx(self.path)
+
+
+@dataclass(frozen=True)
+class OnnxModel(OnnxFile):
+    """An ONNX file, as :func:`sponge_env.models.registry.inspect_onnx` takes it."""
+
+    path: str
+    inputs: TensorSpec
+    outputs: TensorSpec
+    resizes: bool = False
+    """Whether the file itself resizes images of any height and width."""
 
     def run(self, session: Any, batch: Array) -> Any:
         """Return the outputs."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw_evenly
-from sponge_env.models.model import (
-    Array,
-    Model,
-    TensorSpec,
-    onnx_session,
-    open_onnx,
-    record,
-    run_onnx,
-)
+from sponge_env.models.model import Array, OnnxFile, TensorSpec, record, run_onnx
 
 IMAGE = TensorSpec(PAGE, "uint8", "image")
 CROP = TensorSpec((3, 48, 320), "uint8", "crop")
@@ -41,13 +33,11 @@ COLUMNS = 40
 """Columns of the last layer for a crop, and so the most characters in a line."""
 SAMPLES_EACH = 4
 """Images that requests bring, for each number of lines."""
-
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 """Of the pixels that detection was trained on."""
 GREY = 127
 """What recognition takes for nothing."""
-
 PIXEL = 0.3
 """Probability from which a pixel belongs to a line."""
 LINE = 0.6
@@ -59,35 +49,27 @@ SMALLEST = 3
 
 
 @dataclass(frozen=True)
-class _PaddleModel(Model):
+class _PaddleModel(OnnxFile):
     """An ONNX file that a package carries; the package itself is not imported."""
 
     package: str
     file: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> str:  # type: ignore[override]  # it is never set
         """Where the file lies."""
         spec = importlib.util.find_spec(self.package)
         folders = spec.submodule_search_locations if spec else None
-        return Path(*(folders or [self.package])[:1], self.file)
+        return str(Path(*(folders or [self.package])[:1], self.file))
 
     def checked(self) -> _PaddleModel:
         """Return itself, or raise ``ConfigError`` if the package has no such file."""
-        if not self.path.exists():
+        if not Path(self.path).exists():
             raise ConfigError(
                 f"the package {self.package} that is installed has no file {self.file}; run: "
                 "pip install --upgrade 'sponge-env[ocr]'"
             )
         return self
-
-    def load(self, threads: int) -> Any:
-        """Open the file."""
-        return onnx_session(str(self.path), threads)
-
-    def open(self, load: Callable[[int], Any]) -> None:
-        """Open the file."""
-        open_onnx(str(self.path))
 
 
 @dataclass(frozen=True)
@@ -131,7 +113,7 @@ class Recognition(_PaddleModel):
         """Open the file, and read the characters by index; the first stands for the blank."""
         session = super().load(threads)
         if self.alphabet_file:
-            file = self.path.with_name(self.alphabet_file)
+            file = Path(self.path).with_name(self.alphabet_file)
             return session, file.read_bytes().decode().removesuffix("\n").split("\n")
         characters = session.get_modelmeta().custom_metadata_map["character"]
         return session, ["blank", *characters.split("\n"), " "]

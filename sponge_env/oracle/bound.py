@@ -12,14 +12,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation
 from sponge_env.oracle.beam import FoundSchedule, search
 from sponge_env.oracle.episode import KnownEpisode, count_late, known_episode
-from sponge_env.oracle.fluid import (
-    Fluid,
-    cheapest_replicas,
-    fluid,
-    in_whole_intervals,
-    least_fluid_cost,
-)
-from sponge_env.scenario.profile import Profile
+from sponge_env.oracle.fluid import Fluid, cheapest_replicas, fluid, in_whole_intervals, least_cost
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 
@@ -52,10 +45,8 @@ class Bound:
     """One allocation for each interval."""
 
 
-def bound(
-    scenario: Scenario, seed: int, joint: bool = False, profile: Profile | None = None
-) -> Bound:
-    """Bound what any controller can reach in an episode, with the scenario's profile or another.
+def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
+    """Bound what any controller can reach in an episode.
 
     With ``joint``, replicas may be added; else there is one. The lower side knows no single
     request.
@@ -65,7 +56,7 @@ def bound(
     """
     if scenario.stages:
         raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")
-    e = known_episode(scenario, profile or scenario_profile(scenario), seed)
+    e = known_episode(scenario, scenario_profile(scenario), seed)
     if not joint:
         e = e._replace(replicas_max=1)
     found = _joint_schedule(e) if joint else _vertical_schedule(e)
@@ -91,7 +82,7 @@ def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:
     others = violations_upper - (offered - f.answerable)
     # Where there must be none, the largest cost says most.
     costs = VIOLATION_COSTS if others > 0 else VIOLATION_COSTS[-1:]
-    cores = max(least_fluid_cost(f._replace(violation=cost)) - cost * others for cost in costs)
+    cores = max(least_cost(f._replace(violation=cost)) - cost * others for cost in costs)
     return max(late, offered - f.answerable), float(cores)
 
 
@@ -108,9 +99,7 @@ def _joint_schedule(e: KnownEpisode) -> FoundSchedule:
     plans = [np.ones(e.intervals, np.int64)]
     if not e.quota:  # replicas that share one CPU serve no more than one that has it all
         fine = fluid(e)
-        plans += [
-            _plan(e, f, margin) for f in (fine, in_whole_intervals(fine)) for margin in MARGINS
-        ]
+        plans += [_plan(e, f, part) for f in (fine, in_whole_intervals(fine)) for part in MARGINS]
         plans = list({plan.tobytes(): plan for plan in plans}.values())
     found = [(search(e, plan, NARROW), plan) for plan in plans]
     best, plan = min(found, key=lambda pair: pair[0].cost)
@@ -136,7 +125,7 @@ def _plan(e: KnownEpisode, f: Fluid, margin: float) -> IntArray:
     f = f._replace(served=f.served * margin, start=cost, ready_from=ahead)
     # No plan is made for the moments between.
     f = f._replace(violation=PLAN_VIOLATION_COST, mixed=f.mixed[:, :, :0])
-    least_fluid_cost(f)
+    least_cost(f)
     later = np.concatenate([cheapest_replicas(f), np.zeros(ahead, np.int64)])
     asked: IntArray = np.lib.stride_tricks.sliding_window_view(later, ahead + 1).max(axis=1)
     return asked
@@ -146,8 +135,7 @@ def _one_by_one(plan: IntArray, ahead: int) -> IntArray:
     """Return a plan in which a replica is asked for when the one before is ready."""
     asked = [1] * ahead
     for wanted in plan.tolist():
-        ready = min(asked[len(asked) - ahead :], default=wanted)
-        asked.append(min(wanted, ready + 1))
+        asked.append(min(wanted, min(asked[len(asked) - ahead :], default=wanted) + 1))
     return np.array(asked[ahead:])
 
 

@@ -21,9 +21,9 @@ from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point, rows
 from sponge_env.core.quota import SLICE_S
 from sponge_env.core.records import PENDING
-from sponge_env.errors import ConfigError
 from sponge_env.interfaces import FloatArray
 from sponge_env.latency import QuotaService
+from sponge_env.scenario.option import require
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec
@@ -128,15 +128,10 @@ def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpiso
 def _check(scenario: Scenario) -> None:
     """Refuse what the oracle has no model of."""
     delay_s, classes = scenario.simulation.actuation_delay_s, len(set(scenario.classes))
-    if delay_s > 0:
-        raise ConfigError(
-            "the oracle takes a resize to act at once; leave simulation.actuation_delay_s = "
-            f"{delay_s:g} out"
-        )
-    if classes > MAX_CLASSES:
-        raise ConfigError(
-            f"the oracle has room for {MAX_CLASSES} classes of requests, not {classes}"
-        )
+    rule = "0 for the oracle, which takes a resize to act at once"
+    require(delay_s == 0, "simulation.actuation_delay_s", delay_s, rule)
+    rule = f"at most {MAX_CLASSES} for the oracle"
+    require(classes <= MAX_CLASSES, "the number of classes of requests", classes, rule)
 
 
 def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) -> dict[str, Any]:
@@ -153,6 +148,8 @@ def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) 
     in_turn = release_s if scenario.serving.order == "fifo" else deadline_s
     urgency = np.empty(taken.size)
     urgency[np.lexsort((workload.id[taken], in_turn))] = np.arange(taken.size)
+    spans = pairwise(first.tolist())
+    arrived = [a + np.searchsorted(release_s[a:b], boundaries_s, side="right") for a, b in spans]
     return {
         "classes": classes,
         "release_s": release_s,
@@ -161,16 +158,8 @@ def _requests(scenario: Scenario, workload: Workload, boundaries_s: FloatArray) 
         "urgency": urgency,
         "counts": (release_s >= scenario.count_from_s).astype(np.int64),
         "first": first,
-        "arrived": _arrived(release_s, first, boundaries_s),
+        "arrived": np.stack(arrived, axis=1).astype(np.int64),
     }
-
-
-def _arrived(release_s: FloatArray, first: IntArray, boundaries_s: FloatArray) -> IntArray:
-    columns = [
-        start + np.searchsorted(release_s[start:end], boundaries_s, side="right")
-        for start, end in pairwise(first.tolist())
-    ]
-    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
@@ -182,9 +171,8 @@ def _service(scenario: Scenario, profile: Profile) -> dict[str, Any]:
         dispatch_s = quota.dispatch_s + quota.dispatch_request_s  # of one request
         contention, grants = quota.loading_contention, _grants(scenario, profile, quota)
     else:
-        quota, nothing = None, np.zeros(limits.cores)
+        quota, dispatch_s, contention, nothing = None, 0.0, 1.0, np.zeros(limits.cores)
         work_s = profile.service_table_s(limits.batch, limits.cores)
-        dispatch_s, contention = 0.0, 1.0
         grants = dict.fromkeys(("ahead_s", "ahead_written_s", "ahead_awake_s", "refill_s"), nothing)
         grants["share"] = nothing + 1
     padded_s = np.minimum.accumulate(work_s[::-1], axis=0)[::-1].copy()

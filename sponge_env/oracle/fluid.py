@@ -70,13 +70,10 @@ class Fluid(NamedTuple):
 def fluid(e: KnownEpisode) -> Fluid:
     """Count an episode's requests by interval; those that nobody can answer are left out."""
     cores = np.minimum(e.cores_max, e.total_cores // np.arange(1, e.replicas_max + 1))
-    sizes = np.arange(1, e.batch_max + 1)[:, None]
-    per_work = (sizes / e.padded_s).max(axis=0)
+    per_work = (np.arange(1, e.batch_max + 1)[:, None] / e.padded_s).max(axis=0)
     served = e.share * e.interval_s * per_work
-    ahead, awake, refill = (
-        np.append(0.0, e.share * time_s * per_work)
-        for time_s in (e.ahead_written_s, e.ahead_awake_s, e.refill_s)
-    )
+    times_s = e.ahead_written_s, e.ahead_awake_s, e.refill_s
+    ahead, awake, refill = (np.append(0.0, e.share * each * per_work) for each in times_s)
     # What a replica still answers while it holds less than a core, or than two, three, ... cores.
     best = float((served / np.arange(1, served.size + 1)).max())
     costs = np.arange(1, 1 + max(1, math.ceil(e.batch_max / best)))
@@ -226,7 +223,7 @@ def _concave(rates: FloatArray, at: FloatArray) -> FloatArray:
 
 
 @entry_point
-def least_fluid_cost(f: Fluid) -> int:
+def least_cost(f: Fluid) -> int:
     """Return the least cost of serving an episode like water."""
     f.now[:] = NOWHERE
     f.now[f.replicas - 1, 0, 0] = 0.0
@@ -236,12 +233,17 @@ def least_fluid_cost(f: Fluid) -> int:
         extra = _serve(f, k)
         least += extra
         f.now[:] = NOWHERE
-        _rebase(f, k, extra)
+        for n in range(f.now.shape[0]):  # costs count from the least
+            for level in range(LEVELS - extra):
+                for c in range(f.now.shape[1]):
+                    f.now[n, c, level] = f.then[n, c, level + extra]
+                if f.source.shape[0]:
+                    f.source[k, n, level] = f.source[k, n, level + extra]
     return least
 
 
 def cheapest_replicas(f: Fluid) -> IntArray:
-    """Return the (intervals,) replicas that :func:`least_fluid_cost` found, without a quota."""
+    """Return the (intervals,) replicas that :func:`least_cost` found, without a quota."""
     n, level = int(np.flatnonzero(f.now[:, 0, 0] > NOWHERE).max(initial=0)), 0
     replicas = np.zeros(f.cores_count.size, np.int64)
     for k in reversed(range(replicas.size)):
@@ -413,14 +415,3 @@ def _reach(
         if f.source.shape[0]:
             f.source[k, n, cost] = f.origin[other, other_level]
     return cost
-
-
-@compiled
-def _rebase(f: Fluid, k: int, least: int) -> None:
-    """Count costs from the least."""
-    for n in range(f.now.shape[0]):
-        for level in range(LEVELS - least):
-            for c in range(f.now.shape[1]):
-                f.now[n, c, level] = f.then[n, c, level + least]
-            if f.source.shape[0]:
-                f.source[k, n, level] = f.source[k, n, level + least]

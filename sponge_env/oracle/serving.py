@@ -18,6 +18,7 @@ from sponge_env.core import replicas as worker
 from sponge_env.core.batching import is_expired, is_on_time
 from sponge_env.core.compiled import Records, Words, compiled, dtype_of, inlined
 from sponge_env.core.overload import size_in_time
+from sponge_env.core.rng import NOISE, seed_stream
 from sponge_env.core.service import advance, start_service
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.core.step import jump
@@ -41,28 +42,12 @@ class PlannedReplica(records.ReplicaState, _Members):
     """
 
 
-class ScheduleState:
-    """What has happened so far on one schedule; what the worker needs has its names."""
+class ScheduleState(records.WorkerState):
+    """What has happened so far on one schedule; what the core needs has its names."""
 
     now_s: float
     noise_rng: Words
-    pace: float
-    planned_cores: int
-    room_cores: int
-    target_cores: int
-    target_replicas: int
-    variant: int
-    cores: int
-    replicas: int
-    starting: int
-    next_replica: int
-    pending: int
     head: int
-    retired_core_s: float
-    retired_throttled_s: float
-    held_cores: float
-    held_since_s: float
-    held_core_s: float
 
     # Position after the last request of each class that was put into a batch or dropped
     served: PerClass
@@ -109,7 +94,8 @@ def _world(w: Branch) -> records.World:
 @compiled
 def begin(e: KnownEpisode, w: Branch) -> None:
     """Start at time 0 with nothing served and the initial replicas warm."""
-    worker.begin_clock(_world(w).env, e.seed)
+    w.env.now_s = 0.0
+    seed_stream(w.env.noise_rng, e.seed, NOISE)
     worker.reset_worker(_world(w))
     for kind in range(e.classes):
         w.env.served[kind] = e.first[kind]
@@ -169,14 +155,12 @@ def _next_arrival_s(e: KnownEpisode, w: Branch, interval: int) -> float:
 def _settle(e: KnownEpisode, w: Branch) -> None:
     """Take the batches that have ended from their replicas, and count who was late."""
     row = worker.first_ended(_world(w))
-    ended = row >= 0
     while row >= 0:
         replica = w.replicas[row]
         w.env.violations += late_in_batch(e, replica, replica.finish_s)
         worker.release(_world(w), row)
-        row = worker.first_ended(_world(w))
-    if ended:
         worker.update_held(_world(w))
+        row = worker.first_ended(_world(w))
     if w.env.starting:
         worker.fit_target(_world(w))
 
@@ -202,8 +186,11 @@ def _form_batches(e: KnownEpisode, w: Branch, interval: int, limit: int) -> int:
             for kind in range(e.classes):
                 replica.begin[kind] = w.env.served[kind]
             size, most = 0, _batch_limit(e, w, interval, limit)
-            while size < most and _take_most_urgent(e, w.env, interval):
+            chosen = _most_urgent(e, w.env, interval)
+            while size < most and chosen >= 0:
+                w.env.served[chosen] += 1
                 size += 1
+                chosen = _most_urgent(e, w.env, interval)
             if size == 0:
                 break
             for kind in range(e.classes):
@@ -259,11 +246,3 @@ def _most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> int:
         if waits and (chosen < 0 or e.urgency[i] < e.urgency[state.served[chosen]]):
             chosen = kind
     return chosen
-
-
-@compiled
-def _take_most_urgent(e: KnownEpisode, state: ScheduleState, interval: int) -> bool:
-    chosen = _most_urgent(e, state, interval)
-    if chosen >= 0:
-        state.served[chosen] += 1
-    return chosen >= 0

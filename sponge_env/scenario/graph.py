@@ -58,8 +58,7 @@ def mean_tasks(stages: Sequence[Stage]) -> list[float]:
     """Return how many tasks a request has in each stage on average; where several meet, one."""
     tasks: list[float] = []
     for leads in predecessors(stages):
-        one = len(leads) == 1
-        tasks.append(tasks[leads[0]] * stages[leads[0]].mean_tasks if one else 1.0)
+        tasks.append(tasks[leads[0]] * stages[leads[0]].mean_tasks if len(leads) == 1 else 1.0)
     return tasks
 
 

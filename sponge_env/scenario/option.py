@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from operator import ge, gt, le, lt
 from typing import Any
 
 from sponge_env.errors import ConfigError
@@ -26,12 +26,7 @@ from sponge_env.errors import ConfigError
 LARGEST = 1e12
 """No number that is set is larger: what is computed of several stays finite."""
 
-_HOLDS: dict[str, Callable[[float, float], bool]] = {
-    "at least": operator.ge,
-    "above": operator.gt,
-    "at most": operator.le,
-    "below": operator.lt,
-}
+_HOLDS = {"at least": ge, "above": gt, "at most": le, "below": lt}
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:

@@ -36,14 +36,10 @@ from sponge_env.utils.installation import program
 
 MOST_OFF = 1000
 """Times its cell's latency that a run can be off, or a measured latency the fit's."""
-
 FORMAT = 1
 """Version of the JSON layout."""
-
 PROFILE_DIR = Path(__file__).parents[1] / "profiles"
 """Profiles that ship with the package."""
-
-
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
 REMEDY = (
@@ -176,10 +172,7 @@ class Profile:
         return self._grid(tuple(sizes), tuple(cores), tuple(map(tuple, table_s)))
 
     def _grid(
-        self,
-        batches: tuple[int, ...],
-        cores: tuple[float, ...],
-        table_s: tuple[tuple[float, ...], ...],
+        self, sizes: tuple[int, ...], cores: tuple[int, ...], table_s: tuple[tuple[float, ...], ...]
     ) -> MeasuredLatency:
         runs = [np.array(each.latency_s) for each in self.samples]
         scatter = np.concatenate([each / each.mean() - 1 for each in runs] or [np.zeros(1)])
@@ -187,7 +180,7 @@ class Profile:
         return MeasuredLatency(
             **{name: max(0.0, getattr(self.latency, name)) for name in names},
             residual_quantiles=to_quantiles(scatter, len(self.latency.residual_quantiles)),
-            batches=batches,
+            batches=sizes,
             cores=cores,
             latency_s=table_s,
         )

@@ -9,25 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 from sponge_env.errors import ProfileError
-from sponge_env.scenario.config import (
-    FILE_NAME_RULE,
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Reward,
-    Serving,
-    Simulation,
-    Stage,
-    Start,
-    Variant,
-    check_initial,
-    is_file_name,
-)
+from sponge_env.scenario import config
 from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.profile import load_profile
@@ -36,10 +22,8 @@ from sponge_env.utils.installation import data_folder
 
 SCENARIO_DIR = data_folder("traces") / "scenarios"
 """Scenarios that ship with the project."""
-
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
-
 MIN_INTERVAL_S = 1e-3
 
 
@@ -47,7 +31,7 @@ MIN_INTERVAL_S = 1e-3
 class Scenario:
     """One experiment, without controller and seed."""
 
-    name: str = option(check=is_file_name, rule=FILE_NAME_RULE)
+    name: str = option(check=config.is_file_name, rule=config.FILE_NAME_RULE)
     """Short name, used for run directories and tables; the file's if left out."""
     description: str = ""
     """What the scenario is for."""
@@ -58,42 +42,37 @@ class Scenario:
     slo_services: float | None = option(None, above=0)
     """The same relative to the models: times what an average request takes alone, with the most
     accurate ones at full speed. ``slo_s`` holds until they were measured on this machine."""
-    interval_s: float = option(1.0, above=0)
+    interval_s: float = option(1.0, at_least=MIN_INTERVAL_S)
     """Time between two decisions."""
     duration_s: float = option(600.0, above=0)
     """Length of an episode."""
-    start: Start = "cold"
+    start: config.Start = "cold"
     """``cold`` begins with the initial allocation and counts from the first moment. ``warm``
     begins with what the controller settles on under a steady load, and counts from ``warmup_s``."""
     warmup_s: float = option(30.0, at_least=0)
     """Time that does not count, of a warm start."""
-    classes: tuple[RequestClass, ...] = ()
+    classes: tuple[config.RequestClass, ...] = ()
     """Kinds of requests mixed at random in one stream; empty if all are alike."""
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[config.Stage, ...] = ()
     """Models that a request goes through, which then say profiles, limits and initial allocations
     themselves; empty for one stage of ``profile``, ``limits`` and ``initial``."""
-    limits: Limits = field(default_factory=Limits)
-    initial: Initial = field(default_factory=Initial)
-    arrivals: Arrivals = field(default_factory=lambda: Arrivals(rate_rps=20.0))
-    network: Network = field(default_factory=Network)
-    serving: Serving = field(default_factory=Serving)
-    simulation: Simulation = field(default_factory=Simulation)
-    reward: Reward = field(default_factory=Reward)
+    limits: config.Limits = field(default_factory=config.Limits)
+    initial: config.Initial = field(default_factory=config.Initial)
+    arrivals: config.Arrivals = field(default_factory=lambda: config.Arrivals(rate_rps=20.0))
+    network: config.Network = field(default_factory=config.Network)
+    serving: config.Serving = field(default_factory=config.Serving)
+    simulation: config.Simulation = field(default_factory=config.Simulation)
+    reward: config.Reward = field(default_factory=config.Reward)
 
     def __post_init__(self) -> None:
         check_options(self)
-        rule = f"at least {MIN_INTERVAL_S:g} s"
-        require(self.interval_s >= MIN_INTERVAL_S, "interval_s", self.interval_s, rule)
         longest_s = MAX_INTERVALS * min(1.0, self.interval_s)
         rule = f"at least one interval ({self.interval_s:g} s) and at most {longest_s:g} s"
         fits = self.interval_s <= self.duration_s <= longest_s
         require(fits, "duration_s", self.duration_s, rule)
         shortest_s = self.duration_s / MAX_INTERVALS
-        for name, value in {
-            "arrivals.burst_dwell_s": self.arrivals.burst_dwell_s,
-            "arrivals.flash_every_s": self.arrivals.flash_every_s,
-            "network.fade_every_s": self.network.fade_every_s,
-        }.items():
+        for name in ("arrivals.burst_dwell_s", "arrivals.flash_every_s", "network.fade_every_s"):
+            value = attrgetter(name)(self)
             fits = value is None or value >= shortest_s
             require(fits, name, value, f"at least {shortest_s:g} s in {self.duration_s:g} s")
         if self.start == "warm":
@@ -106,28 +85,27 @@ class Scenario:
             strictest_s = min(kind.slo_s for kind in self.classes)
             rule = f"that of the strictest class ({strictest_s:g} s)"
             require(self.slo_s == strictest_s, "slo_s", self.slo_s, rule)
-        check_initial(self.initial, self.limits)
+        config.check_initial(self.initial, self.limits)
         check_stages(self.stages)
         for stage in self.stages:
             key, limits = f"stages.{stage.name}.limits", stage.limits
             rule = "left out: the machine is limits.total_cores"
             require(limits.total_cores is None, f"{key}.total_cores", limits.total_cores, rule)
             rule = f"at most {self.limits.machine_cores}, the machine's (limits.total_cores)"
-            fits = limits.cores <= self.limits.machine_cores
-            require(fits, f"{key}.cores", limits.cores, rule)
+            require(limits.cores <= self.limits.machine_cores, f"{key}.cores", limits.cores, rule)
         held = sum(stage.initial.cores * stage.initial.replicas for stage in self.pipeline)
         rule = f"of at most {self.limits.machine_cores} cores together: the machine has no more"
         require(held <= self.limits.machine_cores, "the initial replicas", held, rule)
 
     @property
-    def pipeline(self) -> tuple[Stage, ...]:
+    def pipeline(self) -> tuple[config.Stage, ...]:
         """The stages, one where none are listed."""
         if self.stages:
             return self.stages
-        one = (Variant(self.profile),)
-        return (Stage("model", one, limits=self.limits, initial=self.initial),)
+        one = (config.Variant(self.profile),)
+        return (config.Stage("model", one, limits=self.limits, initial=self.initial),)
 
-    def starting_with(self, initial: Sequence[Initial]) -> Scenario:
+    def starting_with(self, initial: Sequence[config.Initial]) -> Scenario:
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
             return dataclasses.replace(self, initial=initial[0])
@@ -199,6 +177,6 @@ def with_own_slo(scenario: Scenario) -> Scenario:
     return dataclasses.replace(scenario, slo_s=float(f"{slo_s:.2g}"))
 
 
-def _with_files(folder: Path, stage: Stage) -> Stage:
+def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))

@@ -13,15 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sponge_env import interfaces
 from sponge_env.errors import ConfigError, ProfileError
-from sponge_env.interfaces import (
-    BY_SLACK,
-    Allocation,
-    StageAllocation,
-    StageSpec,
-    SystemSpec,
-    cores_held,
-)
+from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, SystemSpec
 from sponge_env.scenario.config import OLD_STAGE_KEYS, Limits
 from sponge_env.scenario.graph import mean_tasks, predecessors
 from sponge_env.scenario.profile import POOR_FIT, REMEDY, Profile, load_profile
@@ -145,8 +139,7 @@ def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> s
         first = profiles[0][0]
         meaning |= {"model": first.model, "core_unit": first.core_unit}
         meaning["limits"] = stages[0]["limits"]
-    text = json.dumps(meaning, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _LIMITS = ("cores", "batch", "replicas")
@@ -178,7 +171,7 @@ def check_stage_allocation(
             )
     lowest, rule = 0, "0: there is only one"
     if variants > 1:
-        lowest = BY_SLACK
+        lowest = interfaces.BY_SLACK
         rule = f"a whole number between {lowest} (each batch by its slack) and {variants - 1}"
     variant = allocation.variant
     if not isinstance(variant, (int, np.integer)) or not lowest <= variant < variants:
@@ -189,6 +182,6 @@ def check_total_cores(
     stages: Sequence[StageAllocation], total_cores: int, ready: Sequence[int] = ()
 ) -> None:
     """Raise a :class:`ConfigError` where stages hold more cores than the machine has."""
-    if cores_held(stages, ready) > total_cores:
+    if interfaces.cores_held(stages, ready) > total_cores:
         replicas = ", ".join(f"{each.replicas} replicas of {each.cores} cores" for each in stages)
         raise ConfigError(f"{replicas} are more than the {total_cores} cores of the machine")

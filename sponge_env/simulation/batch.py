@@ -147,13 +147,11 @@ class BatchSimulator:
         """(scenarios,) what a controller may know about each system."""
         self._workloads = workloads
         self._total_cores = MAX_TOTAL_CORES if grows_ready else self.specs[0].total_cores
-        self._most = np.array(
-            [
-                (s.cores_max, s.batch_max, replicas_max or s.replicas_max, len(s.latencies) - 1)
-                for s in self.specs[0].stages
-            ]
-        )
+        stages = self.specs[0].stages
+        most = [(s.cores_max, s.batch_max, s.replicas_max, len(s.latencies) - 1) for s in stages]
+        self._most = np.array(most)
         """(stages, 4) most cores, batch, replicas and variant of an allocation."""
+        self._most[:, 2] = replicas_max or self._most[:, 2]
         if intervals_max is not None:
             intervals = self._configuration.settings["intervals"]
             np.minimum(intervals, intervals_max, out=intervals)
@@ -181,9 +179,7 @@ class BatchSimulator:
         """(n,) intervals of each environment's episode so far."""
         return np.array(self._arrays.envs["interval"])
 
-    def reset(
-        self, chosen: NDArray[np.bool_], episode_seeds: NDArray[np.int64], out: Observations
-    ) -> None:
+    def reset(self, chosen: NDArray[np.bool_], episode_seeds: IntArray, out: Observations) -> None:
         """Start new episodes in the (n,) chosen environments, each with a seed of at least 0.
 
         The first observations are written to the chosen rows of ``out``, (n, obs_dim) float32.

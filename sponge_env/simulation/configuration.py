@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -106,39 +106,29 @@ class Configuration(MemoryPlan):
         """Write where a stage's tasks come from and lead to."""
         write_table(row["limits"], stage.limits)
         write_table(row["initial"], stage.initial)
-        row["after"] = _bits(predecessors(scenario.pipeline)[at])
-        row["before"] = _bits(ancestors(scenario.pipeline)[at])
+        row["after"] = sum(1 << k for k in predecessors(scenario.pipeline)[at])
+        row["before"] = sum(1 << k for k in ancestors(scenario.pipeline)[at])
         row["fan_outs"] = len(stage.tasks)
         row["fan_out_at"] = self.numbers.add(np.cumsum(stage.tasks))
         row["variants"] = len(stage.variants)
         row["accuracy_at"] = self.numbers.add([variant.accuracy for variant in stage.variants])
 
     def _add_service(
-        self,
-        row: Any,
-        stage: Stage,
-        spec: StageSpec,
-        scenario: Scenario,
-        profiles: Sequence[Profile],
+        self, row: Any, stage: Stage, spec: StageSpec, scenario: Scenario, models: Sequence[Profile]
     ) -> None:
         """Write how long the variants of a stage take."""
         limits, simulation = stage.limits, scenario.simulation
-        shape = limits.batch, limits.cores
-        row["planned_at"] = self.numbers.add([model.table_s(*shape) for model in spec.latencies])
-        profiles = [profile.scaled(simulation.service_scale) for profile in profiles]
+        shape, replicas = (limits.batch, limits.cores), self._replicas_max or limits.replicas
+        row["planned_at"] = self.numbers.add([each.table_s(*shape) for each in spec.latencies])
+        profiles = [model.scaled(simulation.service_scale) for model in models]
         profile, quota = profiles[0], profiles[0].quota
         row["core_unit"] = profile.core_unit
-        points = max(len(each.noise_quantiles) for each in profiles)
-        row["noise_points"] = points
-        scatter = np.mean([np.mean(np.abs(each.noise_quantiles)) for each in profiles])
+        quantiles, evenly = [each.noise_quantiles for each in profiles], partial(np.linspace, 0, 1)
+        row["noise_points"] = points = max(map(len, quantiles))
+        scatter = np.mean([np.mean(np.abs(each)) for each in quantiles])
         row["pace"] = 1.0 + simulation.noise * scatter
-        known = [np.linspace(0, 1, len(each.noise_quantiles)) for each in profiles]
-        row["noise_at"] = self.numbers.add(
-            [
-                np.interp(np.linspace(0, 1, points), at, each.noise_quantiles)
-                for at, each in zip(known, profiles, strict=True)
-            ]
-        )
+        known = [np.interp(evenly(points), evenly(len(each)), each) for each in quantiles]
+        row["noise_at"] = self.numbers.add(known)
         if profile.resolve_service(simulation.service) == "quota" and quota is not None:
             row["limited"], row["cpu_cores"] = True, spec.cpu_cores
             write_table(row["quota"], quota)
@@ -146,18 +136,14 @@ class Configuration(MemoryPlan):
             core_s = work_s
             row["work_at"] = self.numbers.add(work_s)
             quotas = [each.quota for each in profiles if each.quota]
-            overheads_s = np.array(
-                [
-                    (q.dispatch_s, q.dispatch_request_s, q.idle_s, q.wake_cost_s, q.resume_s)
-                    for q in quotas
-                ]
-            )
+            names = ("dispatch_s", "dispatch_request_s", "idle_s", "wake_cost_s", "resume_s")
+            overheads_s = np.array([[getattr(each, name) for name in names] for each in quotas])
             if self._measured_work:  # it includes what rests and pauses cost
                 overheads_s[:, 3:] = 0.0
             row["overheads_at"] = self.numbers.add(overheads_s)
             most_s, unit = float(work_s.max()), profile.core_unit
             slowest_s = max(each.slowest_s(most_s, unit) for each in quotas)
-            if 2 * self._most_replicas(stage) > spec.cpu_cores:
+            if 2 * replicas > spec.cpu_cores:
                 slowest_s = scenario.duration_s  # those that drain slow each other down
         else:
             served_s = np.array([each.service_table_s(*shape) for each in profiles])
@@ -165,18 +151,14 @@ class Configuration(MemoryPlan):
             core_s = (served_s * np.arange(1, limits.cores + 1)).min(axis=2)
             slowest_s = served_s.max()
         row["cheapest_core_s"] = (core_s / np.arange(1, limits.batch + 1)).min()
-        most_noise = max(max(each.noise_quantiles) for each in profiles)
-        most_noise = max(1.0, 1.0 + simulation.noise * most_noise)
+        most_noise = max(1.0, 1.0 + simulation.noise * max(map(max, quantiles)))
         # Room for all that can be under way at once: a draining replica lives on for one batch at
         # most, and replicas must be added before a second resize can drain as many again.
-        most = max(self._most_replicas(stage), stage.initial.replicas)
+        most = max(replicas, stage.initial.replicas)
         drains = 1 + math.ceil(float(slowest_s) * most_noise / scenario.interval_s) // 2
         longest_s = simulation.actuation_delay_s * math.exp(3 * simulation.actuation_scatter)
         resizes = math.ceil(longest_s / scenario.interval_s) + 2
         self.room.at_least(replicas=most + drains * (most - 1) + 1, pending=resizes)
-
-    def _most_replicas(self, stage: Stage) -> int:
-        return self._replicas_max or stage.limits.replicas
 
 
 def fastest_s(
@@ -214,23 +196,13 @@ def shortest_s(
     return longest_path(stages, own_s)
 
 
-def _bits(places: Iterable[int]) -> int:
-    return sum(1 << place for place in places)
-
-
 def _check_alike(scenarios: Sequence[Scenario]) -> None:
     """Refuse scenarios of several systems; with which allocation each begins is its own."""
-    wanted = _defining(scenarios[0])
-    for scenario in scenarios:
-        for name, value in _defining(scenario).items():
-            if value != wanted[name]:
-                raise ConfigError(
-                    f"all scenarios of one batch need the same {name}, for it defines the "
-                    f"steps and actions, but {scenarios[0].name!r} has {wanted[name]} and "
-                    f"{scenario.name!r} has {value}"
-                )
-
-
-def _defining(scenario: Scenario) -> dict[str, Any]:
-    stages = tuple(replace(stage, initial=Initial()) for stage in scenario.stages)
-    return {"interval_s": scenario.interval_s, "limits": scenario.limits, "stages": stages}
+    first, *others = (each.starting_with([Initial()] * len(each.pipeline)) for each in scenarios)
+    for other, name in product(others, ("interval_s", "limits", "stages")):
+        wanted, value = getattr(first, name), getattr(other, name)
+        if value != wanted:
+            raise ConfigError(
+                f"all scenarios of one batch need the same {name}, for it defines the steps and "
+                f"actions, but {first.name!r} has {wanted} and {other.name!r} has {value}"
+            )

@@ -21,7 +21,6 @@ from sponge_env.interfaces import Outcome
 
 _UNASKED_BYTES = 1 << 28
 """Memory that is taken without looking whether it is free."""
-
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
@@ -118,15 +117,8 @@ class MemoryPlan:
         made["envs"]["private_at"] = shared + np.arange(count) * room.private
         made["envs"]["interval"] = np.iinfo(np.int64).max
         made["stages"]["ring"] = capacity - 1
-        arrays = Arrays(
-            **made,
-            settings=self.settings,
-            models=self.models,
-            traces=all_traces,
-            numbers=self.numbers.array,
-            blank=records.BLANK,
-        )
-        return Arrays(*map(rows, arrays))
+        made |= {"settings": self.settings, "models": self.models, "traces": all_traces}
+        return Arrays(*map(rows, Arrays(**made, numbers=self.numbers.array, blank=records.BLANK)))
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

@@ -16,20 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.arrays import total
-from sponge_env.core import entry
+from sponge_env.arrays import FloatArray, total
+from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
+from sponge_env.core.observe import HISTORY
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.interfaces import (
-    HISTORY,
-    Allocation,
-    FloatArray,
-    Outcome,
-    RunningBatch,
-    StageView,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env.interfaces import Allocation, RunningBatch, StageView, SystemSpec, SystemView
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario.option import require
@@ -43,8 +35,6 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_ANSWERED = int(Outcome.LATE)
-"""Largest outcome of an answer; a plain number, with which NumPy compares faster."""
 _MOST_ROOM = 1 << 18
 """Tasks that the queue of a stage can hold, if there are not more requests."""
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
@@ -67,13 +57,11 @@ class System(ABC):
         ``measured_work`` is a table of the work of each stage's simulated batches, see
         :mod:`sponge_env.core.service`. A SpongeError says what cannot be used.
         """
-        configuration = Configuration(
-            [scenario], profile=profile, listed=True, measured_work=measured_work
-        )
-        self.spec: SystemSpec = configuration.specs[0]
-        self.plan: Scenario = configuration.scenarios[0]
+        setup = Configuration([scenario], profile=profile, listed=True, measured_work=measured_work)
+        self.spec: SystemSpec = setup.specs[0]
+        self.plan: Scenario = setup.scenarios[0]
         """The scenario as it is played: how long, and from when on it counts."""
-        self._arrays = self._make_memory(configuration, seed, workload)
+        self._arrays = self._make_memory(setup, seed, workload)
         self._env: Any = self._arrays.envs[0]
         self._replicas = self._arrays.replicas[0][_BATCH_FIELDS]
         # A field of records costs more to look up than to read, so it is looked up once.
@@ -172,18 +160,9 @@ class System(ABC):
         """Return what a controller sees now."""
         now_s = self._now_s()
         stages = tuple(self._stage_view(k, now_s) for k in range(len(self._allocation.stages)))
-        delays_s, budgets_s = self._last_arrivals()
-        recent = self._history[:, max(0, HISTORY - self._interval) :]
-        view = SystemView(
-            now_s=now_s,
-            stages=stages,
-            allocation=self._allocation,
-            delays_s=delays_s,
-            budgets_s=budgets_s,
-            mean_delays_s=recent[1].copy(),
-            bandwidths_bytes_per_s=recent[2].copy(),
-            last=self._last,
-        )
+        _, mean_delays_s, bandwidths = self._history[:, max(0, HISTORY - self._interval) :].copy()
+        past = *self._last_arrivals(), mean_delays_s, bandwidths
+        view = SystemView(now_s, stages, self._allocation, *past, self._last)
         self._ready = view.ready
         return view
 
@@ -269,7 +248,7 @@ class System(ABC):
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         took_s = rows["finished_s"] - rows["sent_s"]
-        lost = rows["outcome"] > _ANSWERED  # all rows are of requests that have ended
+        lost = rows["outcome"] > batching.LATE  # all rows are of requests that have ended
         self.waited_s = 0.0
         if lost.any():
             self.waited_s, took_s = float(took_s[lost].max()), took_s[~lost]

@@ -24,15 +24,12 @@ from sponge_env.simulation.memory import MemoryPlan, free_bytes
 
 _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
 """In the order of the kinds' numbers."""
-
 MOST_REQUESTS = 10_000_000
 """Requests of one episode of which a record is kept."""
-
 MOST_RECORDED = 50_000_000
 """Requests of a trace with exact times, before it is thinned: each is kept."""
 MOST_RPS = 1e6
 """Largest mean rate, of episodes without such records as well."""
-
 PEAK_S = 5
 """Seconds of a trace whose rate counts as its highest."""
 
@@ -132,7 +129,7 @@ def _add_recorded(
         counts = trace.recorded(duration_s) if rate is None else trace.scaled(duration_s, rate)
         start_s, length_s = np.arange(counts.size), np.ones(counts.size)
     if not counts.any():
-        raise nothing_sent(scenario.arrivals, duration_s)
+        raise nothing_sent(scenario.arrivals.file, duration_s)
     row["rounded"], row["groups"] = rate is not None, start_s.size
     row["group_start_at"] = plan.numbers.add(start_s)
     row["group_length_at"] = plan.numbers.add(length_s)
@@ -220,12 +217,10 @@ def capacity_rps(scenario: Scenario, profile: Profile, joint: bool) -> float:
     machine, whole = scenario.limits.machine_cores, math.inf
     cores_per_rps = 0.0
     for limits, own, mean in stages:
-        by_cores = {
-            cores: _replica_rps(limits, own, cores) / mean for cores in range(1, limits.cores + 1)
-        }
-        most = {cores: min(limits.replicas, machine // cores) for cores in by_cores}
-        whole = min(whole, max(most[cores] * rps for cores, rps in by_cores.items()))
-        cores_per_rps += min(cores / rps for cores, rps in by_cores.items())
+        by_cores = {c: _replica_rps(limits, own, c) / mean for c in range(1, limits.cores + 1)}
+        fleets = (min(limits.replicas, machine // c) * rps for c, rps in by_cores.items())
+        whole = min(whole, max(fleets))
+        cores_per_rps += min(c / rps for c, rps in by_cores.items())
     return whole if len(stages) == 1 else min(whole, machine / cores_per_rps)
 
 
@@ -233,8 +228,6 @@ def _replica_rps(limits: Limits, variants: Sequence[Profile], cores: int) -> flo
     return max(variant.capacity_rps(limits.batch, cores) for variant in variants)
 
 
-def nothing_sent(arrivals: Arrivals, duration_s: float) -> TraceError:
+def nothing_sent(file: str | None, duration_s: float) -> TraceError:
     """Say that an arrival trace has no request in the episode."""
-    return TraceError(
-        f"{arrivals.file} has no request in its first {duration_s:g} s; cut its start off"
-    )
+    return TraceError(f"{file} has no request in its first {duration_s:g} s; cut its start off")

@@ -67,11 +67,10 @@ def draw_workload(scenario: Scenario, profile: Profile, seed: int) -> Workload:
         full = drawn == len(part)
     requests = rows(np.concatenate(parts))
     if scenario.arrivals.kind == "trace" and not len(requests):
-        raise nothing_sent(scenario.arrivals, scenario.duration_s)
+        raise nothing_sent(scenario.arrivals.file, scenario.duration_s)
     if scenario.classes:
         requests = _mixed(scenario, arrays, requests, seed)
-    columns = (np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload))
-    return Workload(*columns)
+    return Workload(*(np.ascontiguousarray(requests[f.name]) for f in dataclasses.fields(Workload)))
 
 
 def draw_bandwidth(scenario: Scenario, profile: Profile, seed: int) -> BandwidthTrace:

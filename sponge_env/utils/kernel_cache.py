@@ -21,9 +21,7 @@ from sponge_env.utils.files import cache_dir
 
 LOG = logging.getLogger("sponge_env")
 
-_IMPORT = re.compile(
-    r"^(?:from (\S+) )?import (\((?:[^)#]|#[^\n]*)*\)|(?:[^\n\\]|\\\n)*)", re.MULTILINE
-)
+_IMPORT = re.compile(r"(?m)^(?:from (\S+) )?import (\((?:[^)#]|#[^\n]*)*\)|(?:[^\n\\]|\\\n)*)")
 """An import at the top level of a module; in brackets it may have comments."""
 _COMMENT = re.compile(r"#[^\n]*")
 _OWN_PACKAGES = {"sponge_env", "agents", "baselines"}

@@ -6,14 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from types import SimpleNamespace
 
-from prometheus_client import ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client import ProcessCollector, core
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from sponge_env import __version__
@@ -30,16 +23,16 @@ def exposition(metrics: ServerMetrics) -> bytes:
     return own + generate_latest(ProcessCollector(registry=None))
 
 
-def _families(m: ServerMetrics) -> Iterator[Metric]:
+def _families(m: ServerMetrics) -> Iterator[core.Metric]:
     yield from _counted_families(m)
     info = {"version": __version__, "model": m.served.name}
-    yield InfoMetricFamily("sponge_server", "What serves which model.", value=info)
+    yield core.InfoMetricFamily("sponge_server", "What serves which model.", value=info)
     yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
     if m.snapshot is not None:
         yield from _snapshot_families(m.served.stages, m.snapshot)
 
 
-def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
+def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
     yield _counters("requests", "Calls that have ended, by outcome.", "outcome", m.outcomes)
     latency = "End-to-end latency of answers, from when the client sent the request."
     yield _histogram("latency_seconds", latency, m.latency)
@@ -52,7 +45,7 @@ def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
     rejections = {str(status): count for status, count in sorted(m.rejections.items())}
     yield _counters("rejected_requests", rejected, "status", rejections)
     clamped = "Requests with a time of the client's clock that is wrong, or seems to be."
-    yield CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
+    yield core.CounterMetricFamily("sponge_clamped_clocks", clamped, m.clamped_clocks)
     yield _histogram("decision_seconds", "Wall time of the controller's decisions.", m.decisions)
     for name, text, value in (
         ("nan_requests", "Requests that hold NaN or infinity.", m.not_finite),
@@ -64,14 +57,14 @@ def _counted_families(m: ServerMetrics) -> Iterator[Metric]:
          m.throttled_core_s),
         ("cpu_seconds", "CPU time of the batches.", m.cpu_s),
     ):  # fmt: skip
-        yield CounterMetricFamily(f"sponge_{name}", text, value)
+        yield core.CounterMetricFamily(f"sponge_{name}", text, value)
 
 
-def _batch_sizes(m: ServerMetrics) -> Metric:
+def _batch_sizes(m: ServerMetrics) -> core.Metric:
     largest = m.served.batch_max
     edges = sorted({largest, *(2**power for power in range(largest.bit_length()))})
     text = "Size of the batches that ended with answers."
-    family = HistogramMetricFamily("sponge_batch_size", text, labels=["stage"])
+    family = core.HistogramMetricFamily("sponge_batch_size", text, labels=["stage"])
     for stage, batches in zip(m.served.stages, m.batches(), strict=False):
         histogram = Histogram(edges)
         for each in batches:
@@ -80,8 +73,8 @@ def _batch_sizes(m: ServerMetrics) -> Metric:
     return family
 
 
-def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[Metric]:
-    yield InfoMetricFamily("sponge_agent", "The controller in charge.", value={"agent": now.agent})
+def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.Metric]:
+    yield core.InfoMetricFamily("sponge_agent", "Controller in charge.", value={"agent": now.agent})
     yield _gauge("ready", "1 while calls are taken.", now.ready)
     yield _gauge("uptime_seconds", "Time since the server began.", now.now_s)
     if last := now.last:
@@ -96,30 +89,30 @@ def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[Metric
         ("replicas", "Replicas asked for.", now.replicas),
         ("batch_limit", "Largest batch allowed.", now.batch),
     ):
-        family = GaugeMetricFamily(f"sponge_{name}", text, labels=["stage"])
+        family = core.GaugeMetricFamily(f"sponge_{name}", text, labels=["stage"])
         for stage, value in zip(names, values, strict=False):
             family.add_metric([stage], value)
         yield family
-    variant = InfoMetricFamily("sponge_variant", "Model variant in charge.", labels=["stage"])
+    variant = core.InfoMetricFamily("sponge_variant", "Model variant in charge.", labels=["stage"])
     for stage, chosen in zip(names, now.variant, strict=False):
         variant.add_metric([stage], {"variant": chosen})
     yield variant
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"sponge_{name}", text, float(value))
+def _gauge(name: str, text: str, value: float) -> core.Metric:
+    return core.GaugeMetricFamily(f"sponge_{name}", text, float(value))
 
 
-def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = CounterMetricFamily(f"sponge_{name}", text, labels=[label])
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> core.Metric:
+    family = core.CounterMetricFamily(f"sponge_{name}", text, labels=[label])
     for value, count in values.items():
         family.add_metric([value], count)
     return family
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+def _histogram(name: str, text: str, histogram: Histogram) -> core.Metric:
     buckets, total = _buckets(histogram), histogram.total
-    return HistogramMetricFamily(f"sponge_{name}", text, buckets=buckets, sum_value=total)
+    return core.HistogramMetricFamily(f"sponge_{name}", text, buckets=buckets, sum_value=total)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

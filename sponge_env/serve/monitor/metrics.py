@@ -22,10 +22,7 @@ VIOLATIONS = ("late", "refused", "expired", "failed")
 OUTCOMES = ("on_time", *VIOLATIONS, "cancelled", "stopped", "invalid")
 """How calls end; an answer is the first or the second."""
 
-SLO_SHARES = (
-    *(1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8),
-    *(1.0, 1.125, 1.25, 1.5, 2.0, 4.0),
-)
+SLO_SHARES = (1 / 16, 1 / 8, 0.25, 3 / 8, 0.5, 5 / 8, 0.75, 7 / 8, 1.0, 1.125, 1.25, 1.5, 2.0, 4.0)
 """Edges of latencies relative to the SLO, closer to each other where they decide."""
 DECISION_S = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Edges of a decision's wall time, from compiled programs to PuLP."""
@@ -166,6 +163,7 @@ class ServerMetrics:
         stages.
         """
         none = asdict(Duration())
+        not_measured = {"compute_input": none, "compute_output": none}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)
         for each in chain.from_iterable(self.batches()):
             by_size[each.size].add(each.service_s, each.ended)
@@ -189,12 +187,7 @@ class ServerMetrics:
                     "cache_miss": none,
                 },
                 "batch_stats": [
-                    {
-                        "batch_size": size,
-                        "compute_input": none,
-                        "compute_infer": asdict(by_size[size]),
-                        "compute_output": none,
-                    }
-                    for size in sorted(by_size)
+                    {"batch_size": size, "compute_infer": asdict(infer), **not_measured}
+                    for size, infer in sorted(by_size.items())
                 ],
             }

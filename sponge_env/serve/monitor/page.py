@@ -172,9 +172,7 @@ def state(engine: ServingEngine, history: History, since_s: float = 0.0) -> byte
     number is null, the latency of a request that was never answered -1.
     """
     served, now = engine.served, engine.snapshot()
-    stages = zip(
-        served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued, strict=False
-    )
+    columns = served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued
     names = ("name", "cores", "replicas", "batch", "variant", "queued")
     values: dict[str, Any] = {
         "server": {
@@ -189,7 +187,7 @@ def state(engine: ServingEngine, history: History, since_s: float = 0.0) -> byte
         "now_s": now.now_s,
         "ready": engine.ready,
         "agent": now.agent,
-        "stages": [dict(zip(names, stage, strict=True)) for stage in stages],
+        "stages": [dict(zip(names, stage, strict=True)) for stage in zip(*columns, strict=False)],
         "budgets_s": now.budgets_s,
         "totals": history.metrics.counts(),
         "answers": history.metrics.answers,
