@@ -117,7 +117,8 @@ class Guard:
             observation[None], sum([stage.queued for stage in view.stages])
         )
         answer = self._answer(observation, view, decided, is_alarming)
-        self._views.append(view)
+        if view.first.arrivals.size:
+            self._views.append(view)
         return shown, answer
 
     def alarmed(

@@ -84,7 +84,6 @@ class SpongeIP(BaseController):
         if config.formulation == "paper":
             if config.solver == "pulp":
                 raise ConfigError("solver pulp solves the per-request form only")
-            self._published = PublishedProgram(spec)
             return
         self._program = StageProgram(config, spec)
         if in_pipeline:
@@ -103,7 +102,7 @@ class SpongeIP(BaseController):
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
-            answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
+            answer = solve_published(spec, rate_rps, delay_max_s, config.slo_fraction)
         else:
             if self._fleets:
                 model = self._program.model
@@ -124,34 +123,27 @@ class SpongeIP(BaseController):
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
 
 
-class PublishedProgram:
-    """Solves the published form for a system of one stage.
+def solve_published(
+    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
+) -> Allocation:
+    """Solve the published form for one stage, a rate, its lambda, and the largest delay ``cl_max``.
 
-    Of the pairs that miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)``
-    wins, which is the published objective with its tie-break made exact. It is feasible if it
-    misses none.
+    As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
+    as queued at once and are served in batches of ``b`` one after another; each must end within
+    ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate. Of the pairs that
+    miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)`` wins, which is the
+    published objective with its tie-break made exact. It is feasible if it misses none.
     """
-
-    def __init__(self, spec: SystemSpec) -> None:
-        latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-        self._latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
-        self._slo_s = spec.slo_s
-
-    def choose(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve it for an arrival rate, the published lambda, and the largest delay ``cl_max``.
-
-        As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
-        as queued at once and are served in batches of ``b`` one after another; each must end within
-        ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate.
-        """
-        limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
-        batches = np.arange(1, self._latency_ms.shape[1] + 1)
-        in_time = batches * np.maximum(np.floor((limit_ms + _ROUNDING_MS) / self._latency_ms), 0)
-        unserved = np.maximum(np.ceil(rate_rps - batches / self._latency_ms * 1e3), 0)
-        late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
-        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
-        cores, batch = divmod(int(late.argmin()), batches.size)
-        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
+    limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
+    batches = np.arange(1, spec.first.batch_max + 1)
+    in_time = batches * np.maximum(np.floor((limit_ms + _ROUNDING_MS) / latency_ms), 0)
+    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
+    late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
+    # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+    cores, batch = divmod(int(late.argmin()), batches.size)
+    return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
 
 equal_split = partial(SpongeIP, budget="equal")

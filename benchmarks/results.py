@@ -33,10 +33,17 @@ from sponge_env.metrics import (
 )
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
-from sponge_env.results.export import csv_files, csv_text, read_rows, write_files
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
-from sponge_env.results.score import score_rows, score_table, score_tables
+from sponge_env.results.suite_tables import (
+    csv_files,
+    csv_text,
+    read_rows,
+    score_rows,
+    score_table,
+    score_tables,
+    write_files,
+)
 from sponge_env.run.store import identity
 from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite

@@ -13,9 +13,8 @@ from report_runs import COLD, WARM, keep, write_suite
 
 from sponge_env.app.report import main
 from sponge_env.results.comparison import load_run
-from sponge_env.results.export import read_rows
 from sponge_env.results.layout import Table, markdown, with_block
-from sponge_env.results.score import score_rows
+from sponge_env.results.suite_tables import read_rows, score_rows
 
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
 AGENTS = {

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
@@ -21,7 +20,7 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, units
+from sponge_env.run.unit import AgentUnit, BoundUnit, units
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 PAPER = CellGroup(("paper",), ("yolov5s",))

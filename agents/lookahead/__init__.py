@@ -50,15 +50,11 @@ class SpongeMPC(BaseController):
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.first.arrivals.size:
             return everything(spec, self._replicas)
-        self._observe(view)
+        self.observe(view)
         return self._program.choose(view, self._replicas)
 
     def observe(self, view: SystemView) -> None:
-        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
-        if view.first.arrivals.size:
-            self._observe(view)
-
-    def _observe(self, view: SystemView) -> None:
+        """Take in an interval that has passed, also one after which another decides."""
         self._program.observe(view)
 
 
@@ -99,7 +95,7 @@ class SpongeJoint(SpongeMPC):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        self._observe(view)
+        self.observe(view)
         replicas = self._fleets.replicas(
             [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
         )
@@ -134,8 +130,9 @@ class SpongeJoint(SpongeMPC):
         batch = shadow.best_batch(plan.replicas, cores)
         return plan.changed(cores=cores, batch=max(plan.batch, batch))
 
-    def _observe(self, view: SystemView) -> None:
-        super()._observe(view)
+    def observe(self, view: SystemView) -> None:
+        """Take in an interval that has passed, also one after which another decides."""
+        super().observe(view)
         self._fleets.observe(view)
         if self._shadow:
             self._shadow.observe(view, self._times.table_s(0, 0))

@@ -297,21 +297,14 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.read import load_arrangement, load_failures, load_results
 
-    arrangement, failures = load_arrangement(path), load_failures(path)
-    shown = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
-    comparison = Comparison(
-        episodes=load_results(path),
-        failures=failures[failures["agent"].isin(shown)],
-        agents=list(suite.agents),
-        cells=arrangement.cells,
-        groups=arrangement.groups,
-        replayed=arrangement.replayed,
-        reference=suite.compared_with,
-    )
-    text = all_tables(comparison)
+    failures = load_failures(path)
+    asked = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
+    failures = failures[failures["agent"].isin(asked)]
+    shown = replace(load_arrangement(path), reference=suite.compared_with)
+    text = all_tables(Comparison(load_results(path), failures, list(suite.agents), shown))
     with replacing(path / "tables.txt") as partial_file:
         partial_file.write_text(text + "\n")
     print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
-    if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
+    if failed := int(failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

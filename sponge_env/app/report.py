@@ -25,16 +25,14 @@ def main(argv: Sequence[str]) -> int:
     # These bring pandas and Matplotlib, which a mistyped option should not wait for.
     from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
-    from sponge_env.results.export import csv_files, write_files
     from sponge_env.results.page import draw_all, page
+    from sponge_env.results.suite_tables import csv_files, write_files
     from sponge_env.run.read import load_episodes
 
-    runs = [load_run(path) for path in arguments.runs]
+    runs = [load_run(path, arguments.reference) for path in arguments.runs]
     known = {agent for run in runs for agent in run.comparison.agents}
-    if (reference := arguments.reference) is not None:
-        if reference not in known:
-            raise ConfigError(unknown("agent", reference, known))
-        runs = [run.with_reference(reference) for run in runs]
+    if arguments.reference and arguments.reference not in known:
+        raise ConfigError(unknown("agent", arguments.reference, known))
     out = arguments.out or _folder_around(arguments.runs) / "report"
     check_writable(out / PAGE)
     pictures = [draw_all(run.comparison, run.featured) for run in runs]
@@ -58,7 +56,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where += "the folder that they are in)"
     add("--out", type=Path, metavar="DIR", help=where)
     text = "agent that the others are compared with (default: the suite's)"
-    add("--reference", metavar="AGENT", help=text)
+    add("--reference", default="", metavar="AGENT", help=text)
     arguments = parser.parse_args(argv)
     arguments.both = [path for path in arguments.runs if len(_runs_in(path)) > 1]
     arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]

@@ -23,12 +23,11 @@ from sponge_env.results.drawing import (
     legend_above,
     open_frame,
     png,
-    styles_of_run,
+    styles_of,
     time_series,
 )
-from sponge_env.results.export import cell_rows
 from sponge_env.results.layout import Table
-from sponge_env.results.score import SCORE_NOTE, ratios
+from sponge_env.results.suite_tables import SCORE_NOTE, cell_rows, ratios
 from sponge_env.utils.console import Progress
 
 RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
@@ -62,13 +61,13 @@ def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Pictu
 def _pictures(
     c: Comparison, featured: Sequence[str]
 ) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    styles = styles_of_run(c.agents)
+    styles = styles_of(c.agents)
     few = {agent: styles[agent] for agent in featured}
-    if len(c.cells) > 1:
+    if len(c.shown.cells) > 1:
         text = f"Share of cells that {', '.join(few)} meet with at most so many times the cores of "
-        draw = partial(profile_figure, cell_rows(c), c.reference, few)
-        yield "profile", text + c.reference, draw
-    for cell in c.cells:
+        draw = partial(profile_figure, cell_rows(c), c.shown.reference, few)
+        yield "profile", text + c.shown.reference, draw
+    for cell in c.shown.cells:
         frames = {agent: c.intervals_of(agent, cell) for agent in few}
         runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
         text = f"{cell[0]}, {cell[1]}, {cell[2]} start, the first seed, over time"
@@ -98,7 +97,7 @@ def profile_figure(cells: pd.DataFrame, reference: str, styles: Styles) -> Figur
             found = own.loc[own["agent"] == agent, "cores_over_reference"].dropna().sort_values()
             steps = [lowest, *found, max(LARGEST_RATIO, found.max())]
             shares = [*(np.arange(len(found) + 1) / total), len(found) / total]
-            ax.step(steps, shares, where="post", label=agent, **style.of_line)
+            ax.step(steps, shares, where="post", label=agent, **style)
         open_frame(ax)
         ax.set_title(f"{start} start", loc="left", fontsize="medium")
         ax.set(xlabel=f"cores over {reference}", ylabel="cells met", ylim=(0, 1.02))

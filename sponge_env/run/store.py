@@ -46,8 +46,7 @@ from sponge_env.utils.files import content_hash, explained, read_json, write_jso
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
 if TYPE_CHECKING:
-    from sponge_env.run.bounds import BoundUnit
-    from sponge_env.run.unit import AgentUnit
+    from sponge_env.run.unit import AgentUnit, BoundUnit
 
     Unit: TypeAlias = AgentUnit | BoundUnit
     """Work whose results are kept in a file of their own."""
