@@ -15,11 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, option
-from sponge_env.control.chain import is_chain
+from sponge_env.control.base import BaseController, VariantPlanning, option
 from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
@@ -30,7 +29,7 @@ _ROUNDING_MS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpongeIPConfig(FleetOptions):
+class SpongeIPConfig(VariantPlanning, FleetOptions):
     """Options of :class:`SpongeIP`."""
 
     formulation: Literal["per-request", "paper"] = "per-request"
@@ -49,8 +48,6 @@ class SpongeIPConfig(FleetOptions):
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
-    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
-    """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
     """Of each stage: chosen by the program, or always the least or the most accurate."""
 
@@ -68,7 +65,7 @@ class SpongeIP(BaseController):
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
         whole = self.config.budget == "end-to-end" or len(spec.stages) == 1
-        return whole and self.config.formulation == "per-request" and is_chain(spec.stages)
+        return whole and self.config.formulation == "per-request" and spec.is_chain
 
     def split_by(self) -> Rule:
         """Return how the SLO is divided if it is."""

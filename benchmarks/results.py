@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
-    drawn = draw_all(run.comparison, run.featured)
+    drawn = draw_all(run.comparison)
     groups = [run.comparison.cells_of(scenario) for scenario in TIME_SERIES]
     names = [series_name(cells[0]) for cells in groups if cells]
     pictures = {f"results-{name}.png": drawn[name].content for name in names}

@@ -57,7 +57,7 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
         tmp_path / "run", {agent: ([n], 4.0) for n, agent in enumerate(agents)}, [COLD, WARM]
     )
     names = []
-    for name, _, draw in _pictures(load_run(made).comparison, agents):
+    for name, _, draw in _pictures(load_run(made).comparison):
         figure = draw()
         figure.draw_without_rendering()
         for legend in figure.legends:

@@ -102,7 +102,7 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
     ("text", "sentence"),
     [
         ("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
-        ("seeds = 0", "seeds must be between 1 and 1000"),
+        ("seeds = 0", "seeds must be at least 1, not 0"),
         ('starts = ["hot"]', "unknown starts 'hot'"),
         ("starts = []", "starts must be not empty"),
         ("[agents]\n", "agents must be not empty"),

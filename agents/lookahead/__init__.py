@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sponge_env.control.base import BaseController
-from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from ..fleet import FleetOptions, Fleets, everything
@@ -35,10 +34,7 @@ class SpongeMPC(BaseController):
     """
 
     config: MPCConfig
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return whether it can play the stages: a chain."""
-        return is_chain(spec.stages)
+    plans_for = "chains"
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the measured service times; compiles at the first call."""
@@ -50,11 +46,15 @@ class SpongeMPC(BaseController):
         """Choose variant, cores and batch size of each stage for the next interval."""
         if not view.first.arrivals.size:
             return everything(spec, self._replicas)
-        self.observe(view)
+        self._observe(view)
         return self._program.choose(view, self._replicas)
 
     def observe(self, view: SystemView) -> None:
-        """Take in an interval that has passed, also one after which another decides."""
+        """Take in an interval after which another decides, as :meth:`decide` does for its own."""
+        if view.first.arrivals.size:
+            self._observe(view)
+
+    def _observe(self, view: SystemView) -> None:
         self._program.observe(view)
 
 
@@ -95,7 +95,7 @@ class SpongeJoint(SpongeMPC):
         """Choose the fleets, then their variants, cores and batch sizes."""
         if not view.first.arrivals.size:
             return everything(spec, [stage.allocation.replicas for stage in view.stages])
-        self.observe(view)
+        self._observe(view)
         replicas = self._fleets.replicas(
             [self._times.table_s(k, in_force(s.allocation)) for k, s in enumerate(view.stages)]
         )
@@ -130,9 +130,8 @@ class SpongeJoint(SpongeMPC):
         batch = shadow.best_batch(plan.replicas, cores)
         return plan.changed(cores=cores, batch=max(plan.batch, batch))
 
-    def observe(self, view: SystemView) -> None:
-        """Take in an interval that has passed, also one after which another decides."""
-        super().observe(view)
+    def _observe(self, view: SystemView) -> None:
+        super()._observe(view)
         self._fleets.observe(view)
         if self._shadow:
             self._shadow.observe(view, self._times.table_s(0, 0))

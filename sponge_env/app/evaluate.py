@@ -67,12 +67,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _add_arguments(parser: cli.Parser) -> None:
     add = parser.add_argument
     text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
-    add(
-        "--backend",
-        type=cli.one_of("backend", (*get_args(Backend), "both")),
-        default="sim",
-        help=text,
-    )
+    backends = cli.one_of("backend", (*get_args(Backend), "both"))
+    add("--backend", type=backends, default="sim", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=text)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"

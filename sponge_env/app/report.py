@@ -33,9 +33,12 @@ def main(argv: Sequence[str]) -> int:
     known = {agent for run in runs for agent in run.comparison.agents}
     if arguments.reference and arguments.reference not in known:
         raise ConfigError(unknown("agent", arguments.reference, known))
-    out = arguments.out or _folder_around(arguments.runs) / "report"
+    around = arguments.runs[0]
+    if len(runs) > 1 and len({path.absolute().parent for path in arguments.runs}) == 1:
+        around = around.parent  # the folder in which all are
+    out = arguments.out or around / "report"
     check_writable(out / PAGE)
-    pictures = [draw_all(run.comparison, run.featured) for run in runs]
+    pictures = [draw_all(run.comparison) for run in runs]
     both = [side_by_side(*map(load_episodes, _runs_in(path))) for path in arguments.both]
     beside = [(f"{'. '.join(notes)}.", {"": table}) for table, notes in both if table.rows]
     files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside)}
@@ -67,13 +70,3 @@ def _runs_in(path: Path) -> list[Path]:
     """Return the two runs of a folder of ``--backend both``; any other folder as it is."""
     both = [path / backend for backend in get_args(Backend)]
     return both if all(each.is_dir() for each in both) else [path]
-
-
-def _folder_around(runs: Sequence[Path]) -> Path:
-    """Return the only run, or the folder in which several are; the first if that is not one."""
-    folders = {run.absolute().parent for run in runs}
-    return runs[0].parent if len(runs) > 1 and len(folders) == 1 else runs[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

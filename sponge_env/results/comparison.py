@@ -14,7 +14,7 @@ import pandas as pd
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage
-from sponge_env.results.drawing import DRAWN, STANDARD, featured_of, in_order
+from sponge_env.results.drawing import DRAWN, STANDARD, in_order
 from sponge_env.run import read
 from sponge_env.run.suite import BOUND_AGENTS, Arrangement, load_suite
 from sponge_env.utils.files import read_json, read_text
@@ -101,8 +101,6 @@ class RunFolder:
 
     path: Path
     comparison: Comparison
-    featured: Sequence[str]
-    """Agents to show where there is no room for all."""
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
@@ -133,7 +131,7 @@ def load_run(path: Path, reference: str = "") -> RunFolder:
     comparison = Comparison(episodes, failures, agents, shown, intervals)
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, featured_of(agents), _command(path), host, versions)
+    return RunFolder(path, comparison, _command(path), host, versions)
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Pictures over time, and how all pictures look: colours of agents, few plain numbers."""
+"""Pictures of a run, and how all of them look: colours of agents, few plain numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, PercentFormatter
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
@@ -46,6 +46,10 @@ VIOLATION_TICKS = (
     (0, *(10**k for k in range(1, 9))), (0, 10, 20, 30, 50, 70),
     *(range(0, LINEAR_UP_TO + 1, step) for step in (5, 2, 1)),
 )  # fmt: skip
+
+RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
+LARGEST_RATIO = 4.0
+"""Times the reference's cores up to which a performance profile goes."""
 
 SMOOTHING = 1 / 40
 """Share of the episode over which moving means reach."""
@@ -213,3 +217,35 @@ def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
         ax.plot(run["time_s"], smooth, linewidth=1.6, **styles[agent])
     ax.set_ylim(bottom=0)
     ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
+
+
+def profile_figure(rows: pd.DataFrame, reference: str, styles: Styles) -> Figure:
+    """Draw a performance profile (Dolan and More, 2002), with a panel for each start.
+
+    By a suite's rows of :func:`~sponge_env.results.suite_tables.ratios` it shows the share of the
+    cells that agents meet with at most so many times the reference's cores.
+    """
+    starts = [*rows["start"].unique()]
+    figure = Figure((0.7 + 4.6 * len(starts), 3.4), dpi=100, layout="constrained")
+    grid = figure.subplots(1, len(starts), squeeze=False, sharex=True, sharey=True)
+    lowest = np.fmin(rows["cores_over_reference"].min(), 1.0)
+    for ax, start in zip(grid.flat, starts, strict=True):
+        own = rows[rows["start"] == start]
+        total = len(own.drop_duplicates(["scenario", "profile"]))
+        for agent, style in styles.items():
+            found = own.loc[own["agent"] == agent, "cores_over_reference"].dropna().sort_values()
+            steps = [lowest, *found, max(LARGEST_RATIO, found.max())]
+            shares = [*(np.arange(len(found) + 1) / total), len(found) / total]
+            ax.step(steps, shares, where="post", label=agent, **style)
+        open_frame(ax)
+        ax.set_title(f"{start} start", loc="left", fontsize="medium")
+        ax.set(xlabel=f"cores over {reference}", ylabel="cells met", ylim=(0, 1.02))
+        ax.label_outer(remove_inner_ticks=False)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_xscale("log")
+        ax.set_xlim(0.95 * lowest, LARGEST_RATIO)
+        ax.xaxis.set_major_locator(FewTicks(*RATIO_TICKS))
+        ax.xaxis.set_major_formatter(PLAIN)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    legend_above(figure, *grid[0, 0].get_legend_handles_labels(), title="")
+    return figure

@@ -42,8 +42,11 @@ SCORE_NOTE = (
 
 def all_tables(comparison: Comparison) -> str:
     """Return a suite for the terminal: a table for each cell and start."""
-    c = comparison
-    parts = [_cell_text(c, cell) for cell in c.shown.cells]
+    c, parts = comparison, list[str]()
+    for cell in c.shown.cells:
+        failed = c.failures[(c.failures[list(CELL)] == list(cell)).all(axis=1)]
+        lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
+        parts.append(terminal(cell_table(c, cell), f"{', '.join(cell)} start", lines))
     parts.append("; ".join([CELL_NOTE, *c.shown.replayed.values()]))
     parts += [terminal(table, title) for title, table in scores(c).items()]
     return "\n\n".join([*parts, SCORE_NOTE])
@@ -52,13 +55,6 @@ def all_tables(comparison: Comparison) -> str:
 def scores(c: Comparison) -> dict[str, Table]:
     """Return the agents' scores by title."""
     return score_tables(cell_rows(c), c.shown.reference, c.agents)
-
-
-def _cell_text(comparison: Comparison, cell: Cell) -> str:
-    failures = comparison.failures
-    failed = failures[(failures[list(CELL)] == list(cell)).all(axis=1)]
-    lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
-    return terminal(cell_table(comparison, cell), f"{', '.join(cell)} start", lines)
 
 
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
@@ -172,13 +168,11 @@ def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
     bound: Columns[dict[Any, Any]] = []
     if rows["cores_over_bound"].notna().any():
         bound = [("cores over bound", lambda row: _number(row["cores_over_bound"]))]
+    over = f"cores over {rows['reference'].iloc[0]}"
     columns: Columns[dict[Any, Any]] = [
         ("controller", lambda row: row["agent"]),
         ("met", lambda row: f"{row['met']} of {row['cells']}"),
-        (
-            f"cores over {rows['reference'].iloc[0]}",
-            lambda row: _number(row["cores_over_reference"]),
-        ),
+        (over, lambda row: _number(row["cores_over_reference"])),
         *bound,
         ("worst cell", lambda row: _number(row["worst"])),
         ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),

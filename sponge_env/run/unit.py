@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +44,6 @@ from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import content_hash, replacing
 from sponge_env.utils.installation import bundled, missing
-
-if TYPE_CHECKING:
-    from sponge_env.run.store import Unit
 
 _of_run = attrgetter(*IDENTITY)
 
@@ -220,6 +217,10 @@ class BoundUnit:
             system = SimulatedSystem(scenario, seed)
             record.add(run, run_episode(system, Replay(found.schedule), run))
             record.keep(complete=False)
+
+
+Unit = AgentUnit | BoundUnit
+"""Work whose results are kept in a file of their own."""
 
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
