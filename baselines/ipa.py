@@ -81,7 +81,7 @@ class IPA(BaseController):
         feasible = self._chain.within(math.floor(budget_s / tick_s))
         chosen = self._chain.options() if feasible else [stage.largest for stage in self._stages]
         stages = [s.allocation(at) for s, at in zip(self._stages, chosen, strict=True)]
-        return Allocation(stages=tuple(stages), feasible=feasible)
+        return Allocation(stages=spec.fit_stages(stages), feasible=feasible)
 
 
 class _Stage:
