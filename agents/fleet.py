@@ -9,18 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sponge_env.arrays import IntArray
+from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.control.base import Planning, option
 from sponge_env.control.split import shares, stage_spec, stage_views
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import (
-    Allocation,
-    FloatArray,
-    StageAllocation,
-    SystemSpec,
-    SystemView,
-    fit_to_machine,
-)
+from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
@@ -406,7 +399,7 @@ class Fleets:
         stages = []
         for planner, part, service_s in zip(self._planners, self._parts, services_s, strict=True):
             stages.append(StageAllocation(1, 1, planner.replicas(part, service_s)))
-        return [each.replicas for each in fit_to_machine(stages, self._spec.total_cores)]
+        return [each.replicas for each in self._spec.fit_stages(stages)]
 
     @property
     def overloaded(self) -> bool:
@@ -420,4 +413,4 @@ def everything(spec: SystemSpec, replicas: Sequence[int]) -> Allocation:
         StageAllocation(stage.cores_max, stage.batch_max, count, initial.variant)
         for stage, count, initial in zip(spec.stages, replicas, spec.initial.stages, strict=True)
     ]
-    return Allocation(stages=fit_to_machine(stages, spec.total_cores, "cores"))
+    return Allocation(stages=spec.fit_stages(stages, "cores"))

@@ -88,8 +88,7 @@ class Guard:
         own = [name.rpartition(".")[2] for name in names]
         is_demand = [name.startswith(tuple(demand)) and name not in _PAST for name in own]
         self._is_demand = np.array(is_demand)
-        observed = layout_of(spec).inputs
-        self._service = observed.index(SERVICE)
+        self._service = layout_of(spec).inputs.index(SERVICE)
         self._calm = math.ceil(_CALM_S / spec.interval_s)
         self._left = 0
         self._views: deque[SystemView] = deque(maxlen=_RECALLED)
@@ -120,28 +119,24 @@ class Guard:
         self._views.append(view)
         return shown, answer
 
-    def alarmed(
-        self, observations: FloatMatrix, view: Any
-    ) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+    def alarmed(self, observed: FloatMatrix, view: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Take in an interval of (n,) episodes in which no program has decided yet.
 
         Returned are the (n, fields) observations within the range that the policy has seen, and
         whether the program decides from now on.
         """
-        shown, is_alarming = self._look(observations, view.queued)
+        shown, is_alarming = self._look(observed, view.queued)
         if self._shadow and view.last is not None:
             # Whoever misses more than one may have to be judged by what fixed fleets missed.
             self._missed = self._missed + view.last.avoidable_violations
             is_alarming |= (self._missed > 1) | self._shadow.holds_always
         return shown, is_alarming
 
-    def _look(
-        self, observations: FloatMatrix, queued: Any
-    ) -> tuple[FloatMatrix, NDArray[np.bool_]]:
+    def _look(self, observed: FloatMatrix, queued: Any) -> tuple[FloatMatrix, NDArray[np.bool_]]:
         """Return (n, fields) observations within range, and whether the demand is beyond it."""
-        shown, is_alarming = observations, np.zeros(len(observations), np.bool_)
+        shown, is_alarming = observed, np.zeros(len(observed), np.bool_)
         if self._range is not None:
-            shown = observations.copy()
+            shown = observed.copy()
             _clip(shown, self._places, self._range, self._is_demand, is_alarming)
         self._lengths.append(queued)
         is_hopeless = queued > self._hopeless

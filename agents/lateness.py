@@ -193,15 +193,10 @@ def _count_short(tables: StageTables, state: StageState, option: Option) -> int:
 
 @compiled
 def count_late(
-    tables: StageTables,
-    state: StageState,
-    option: Option,
-    hopeless: int,
-    later_ticks: int,
-    limit: int,
+    tables: StageTables, state: StageState, option: Option, hopeless: int, ticks: int, limit: int
 ) -> int:
     """Count the late tasks if the later stages take so many ticks; above a limit, not all."""
-    later_s = (later_ticks - ROUNDING) * tables.tick_s if later_ticks else 0.0
+    later_s = (ticks - ROUNDING) * tables.tick_s if ticks else 0.0
     late = _count_short(tables, state, option)
     # The arrivals first: behind the queue they are the first to tell that it is too long.
     number = stop = 0

@@ -12,7 +12,6 @@ import numpy as np
 
 from sponge_env.arrays import IntArray
 from sponge_env.control.base import BaseController
-from sponge_env.control.chain import is_chain
 from sponge_env.errors import PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import require
@@ -40,6 +39,7 @@ class PolicyController(BaseController):
     """Follows a policy that was trained for the system at hand, under a :class:`.guard.Guard`."""
 
     grows_ready = True  # as the program that the guard may ask does
+    plans_for = "all"
 
     def __init__(self, agent: str, policy: str = "newest", guard: bool = True) -> None:
         """Choose where a learner's policy comes from; it is read by :meth:`reset`.
@@ -54,10 +54,6 @@ class PolicyController(BaseController):
         self._policy: Policy | None = None
         self._system: tuple[str, str] | None = None
         """Fingerprint and scenario that the policy was found for."""
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return that a policy answers for all stages and variants."""
-        return True
 
     def begin(self, spec: SystemSpec) -> None:
         """Find a policy for this system, unless the last one was for it."""
@@ -80,7 +76,7 @@ class PolicyController(BaseController):
         self._state = PolicyState([spec] * count, info.form)
         if info.actions != self._state.choices.actions:
             raise PolicyError(f"{self._path} is damaged: it chooses other things than there are")
-        guards = self._guarded and is_chain(spec.stages)
+        guards = self._guarded and spec.is_chain
         self._guard = Guard(self.policy, spec, self._control.scales_out) if guards else None
 
     def decide_many(self, view: Any) -> IntArray:

@@ -38,13 +38,7 @@ _SAVES = 0.97
 _WIDTH, _WIDER = 0.6, 0.06
 """Width of the mark of one core, and how much wider that of each further one is."""
 
-RATES = (
-    "arrivals_before",
-    "arrivals_mean_3s",
-    "arrivals_mean_10s",
-    "arrivals_mean_60s",
-    "arrivals_most",
-)
+RATES = ("arrivals_before", *(f"arrivals_mean_{s}s" for s in (3, 10, 60)), "arrivals_most")
 DELAYS = "delay_mean", "delay_max", "delay_most"
 """Inputs of :mod:`.history` of which needs are computed."""
 _FLEETS, _LASTING = ("fewer", "same", "more"), RATES[2:]
@@ -169,12 +163,8 @@ def _write(
         left_s = _DELAY_SHARE * slo_s * (1 - row[places[5 + k]])
         row[at + 1 + k] = _cores_within(alone_s, left_s / slower)
     now, soon = max(due, row[at + 1], row[needed + 1]), max(row[at + 1], row[needed + 2])
-    row[at + 4], row[at + 5], row[at + 6] = (
-        now,
-        min(CORES, (total - asked + serving) // serving),
-        ready / asked,
-    )
-    row[at + 7] = math.log(asked)
+    row[at + 4], row[at + 5] = now, min(CORES, (total - asked + serving) // serving)
+    row[at + 6], row[at + 7] = ready / asked, math.log(asked)
     row[at + 8] = min(gathered / (ready * serves_rps[0] * slo_s), 10.0)
     row[at + 9] = fewest / asked
     at = _add_savings(row, at + 10, fleets, asked > 1, asked < table[_MOST_REPLICAS])

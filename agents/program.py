@@ -19,7 +19,7 @@ import numpy as np
 
 from sponge_env.arrays import FloatArray
 from sponge_env.interfaces import StageSpec, StageView, SystemSpec, SystemView
-from sponge_env.latency import LatencyModel
+from sponge_env.latency import LatencyModel, quantile
 
 from .rates import ROUNDING, Forecast
 
@@ -96,20 +96,21 @@ class SystemModel:
     def __init__(self, spec: SystemSpec, which: str, accuracy_price: float) -> None:
         """Take all variants into account, or only the ``smallest`` or ``largest`` of each stage."""
         self._spec = spec
-        self.variants = [_variants(stage, which) for stage in spec.stages]
-        """Which variant each row of a stage's tables is."""
+        part = {"smallest": slice(-1, None), "largest": slice(1)}.get(which, slice(None))
+        self.variants = [range(len(each.latencies))[::-1][part] for each in spec.stages]
+        """Which variant each row of a stage's tables is, the most accurate first: where they cost
+        the same."""
         self._fits = [
             [stage.latencies[variant] for variant in variants]
             for stage, variants in zip(spec.stages, self.variants, strict=True)
         ]
         # The relative allowance on all latencies, which most stay within.
         self._margins = [
-            [max(0.0, fit.residual_quantile(_MARGIN_PROBABILITY)) for fit in fits]
+            [max(0.0, quantile(fit.residual_quantiles, _MARGIN_PROBABILITY)) for fit in fits]
             for fits in self._fits
         ]
         tasks = tasks_of_requests(spec.stages)
         self._spread = [_spread(each) for each in tasks]
-        self._mean_tasks = [stage.mean_tasks for stage in spec.stages]
         tables_s = [
             [fit.table_s(stage.batch_max, stage.cores_max).T for fit in fits]
             for stage, fits in zip(spec.stages, self._fits, strict=True)
@@ -122,7 +123,7 @@ class SystemModel:
             tables = StageTables(
                 service_s=np.ascontiguousarray(margins[:, None, None] * tables_s[k]),
                 coefficients_s=np.array(fitted),
-                loss=accuracy_price * stage.percent_lost[list(self.variants[k])],
+                loss=accuracy_price * stage.percent_lost[self.variants[k]],
                 # How many tasks a request has at most, with a few exceptions.
                 group=max(1, int(np.searchsorted(np.cumsum(tasks[k]), _TASKS_SHARE))),
                 before_s=sum(fastest_s[:k], 0.0),
@@ -164,7 +165,7 @@ class SystemModel:
                 cores,
                 self._before_s(k, stage),
                 replicas[k],
-                rate_rps * self._mean_tasks[k],
+                rate_rps * spec.stages[k].mean_tasks,
                 noise * self._spread[k],
                 low_s,
                 high_s,
@@ -212,12 +213,6 @@ class SystemModel:
 @lru_cache(maxsize=4096)
 def _predicted_s(latency: LatencyModel, batch: int, cores: int) -> float:
     return float(latency.predict_s(batch, cores))
-
-
-def _variants(stage: StageSpec, which: str) -> tuple[int, ...]:
-    """Return the variants to choose from, the most accurate first: where they cost the same."""
-    every = tuple(reversed(range(len(stage.latencies))))
-    return {"smallest": every[-1:], "largest": every[:1]}.get(which, every)
 
 
 def tasks_of_requests(stages: Sequence[StageSpec]) -> list[FloatArray]:

@@ -68,54 +68,40 @@ def play(
 ) -> None:
     """Let all fleets serve the arrivals of an interval, by (cores, batches) seconds of a batch."""
     for k in range(len(fleets.sizes)):
-        fleets.missed[k] = _play_one(
-            fleets, k, service_s[fleets.sizes[k, 1] - 1], arrivals_s, deadlines_s, from_s, until_s
-        )
-
-
-@compiled
-def _play_one(
-    fleets: ShadowState,
-    k: int,
-    row_s: FloatArray,
-    arrivals_s: FloatArray,
-    deadlines_s: FloatArray,
-    from_s: float,
-    until_s: float,
-) -> int:
-    due_s, free_s, now_s, coming, missed = fleets.due_s[k], fleets.free_s[k], from_s, 0, 0
-    head, tail = fleets.marks[k]
-    for place in range(head, tail):
-        due_s[place - head] = due_s[place]
-    head, tail = 0, tail - head
-    while True:
-        replica = 0
-        for other in range(1, fleets.sizes[k, 0]):
-            if free_s[other] < free_s[replica]:
-                replica = other
-        now_s = max(now_s, free_s[replica])
-        if head == tail and coming < arrivals_s.size:
-            now_s = max(now_s, arrivals_s[coming])
-        while coming < arrivals_s.size and arrivals_s[coming] <= min(now_s, until_s):
-            if tail < due_s.size:
-                place = tail
-                while place > head and due_s[place - 1] > deadlines_s[coming]:
-                    due_s[place] = due_s[place - 1]
-                    place -= 1
-                due_s[place] = deadlines_s[coming]
-                tail += 1
-            else:
-                missed += 1
-            coming += 1
-        if now_s >= until_s or head == tail:
-            break
-        size = _size_in_time(due_s[head] - now_s, row_s, fleets.sizes[k, 2], tail - head)
-        if size:
-            free_s[replica] = now_s + row_s[size - 1]
-        missed += size == 0
-        head += max(1, size)
-    fleets.marks[k, 0], fleets.marks[k, 1] = head, tail
-    return missed
+        row_s = service_s[fleets.sizes[k, 1] - 1]
+        due_s, free_s, now_s, coming, missed = fleets.due_s[k], fleets.free_s[k], from_s, 0, 0
+        head, tail = fleets.marks[k]
+        for place in range(head, tail):
+            due_s[place - head] = due_s[place]
+        head, tail = 0, tail - head
+        while True:
+            replica = 0
+            for other in range(1, fleets.sizes[k, 0]):
+                if free_s[other] < free_s[replica]:
+                    replica = other
+            now_s = max(now_s, free_s[replica])
+            if head == tail and coming < arrivals_s.size:
+                now_s = max(now_s, arrivals_s[coming])
+            while coming < arrivals_s.size and arrivals_s[coming] <= min(now_s, until_s):
+                if tail < due_s.size:
+                    place = tail
+                    while place > head and due_s[place - 1] > deadlines_s[coming]:
+                        due_s[place] = due_s[place - 1]
+                        place -= 1
+                    due_s[place] = deadlines_s[coming]
+                    tail += 1
+                else:
+                    missed += 1
+                coming += 1
+            if now_s >= until_s or head == tail:
+                break
+            size = _size_in_time(due_s[head] - now_s, row_s, fleets.sizes[k, 2], tail - head)
+            if size:
+                free_s[replica] = now_s + row_s[size - 1]
+            missed += size == 0
+            head += max(1, size)
+        fleets.marks[k, 0], fleets.marks[k, 1] = head, tail
+        fleets.missed[k] = missed
 
 
 @compiled

@@ -15,11 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, option
-from sponge_env.control.chain import is_chain
+from sponge_env.control.base import BaseController, VariantPlanning, option
 from sponge_env.control.split import Rule
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 
 from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
@@ -30,7 +29,7 @@ _ROUNDING_MS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpongeIPConfig(FleetOptions):
+class SpongeIPConfig(VariantPlanning, FleetOptions):
     """Options of :class:`SpongeIP`."""
 
     formulation: Literal["per-request", "paper"] = "per-request"
@@ -49,8 +48,6 @@ class SpongeIPConfig(FleetOptions):
     budget: Literal["end-to-end", "proportional", "equal"] = "end-to-end"
     """Of a pipeline: one budget for all stages, or for each stage its share, in proportion to the
     latencies of the stages or the same for all."""
-    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
-    """Cores that a percent of accuracy is worth, where there are variants."""
     variant: Literal["chosen", "smallest", "largest"] = "chosen"
     """Of each stage: chosen by the program, or always the least or the most accurate."""
 
@@ -68,7 +65,7 @@ class SpongeIP(BaseController):
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the program is one for all stages: its own form, for a chain."""
         whole = self.config.budget == "end-to-end" or len(spec.stages) == 1
-        return whole and self.config.formulation == "per-request" and is_chain(spec.stages)
+        return whole and self.config.formulation == "per-request" and spec.is_chain
 
     def split_by(self) -> Rule:
         """Return how the SLO is divided if it is."""
@@ -84,7 +81,6 @@ class SpongeIP(BaseController):
         if config.formulation == "paper":
             if config.solver == "pulp":
                 raise ConfigError("solver pulp solves the per-request form only")
-            self._published = PublishedProgram(spec)
             return
         self._program = StageProgram(config, spec)
         if in_pipeline:
@@ -103,7 +99,7 @@ class SpongeIP(BaseController):
         if paper:
             rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
             delay_max_s = float(view.delays_s.max(initial=0.0))
-            answer = self._published.choose(rate_rps, delay_max_s, config.slo_fraction)
+            answer = solve_published(spec, rate_rps, delay_max_s, config.slo_fraction)
         else:
             if self._fleets:
                 model = self._program.model
@@ -124,34 +120,27 @@ class SpongeIP(BaseController):
         return forecast._replace(rate_rps=forecast.rate_rps * swing)
 
 
-class PublishedProgram:
-    """Solves the published form for a system of one stage.
+def solve_published(
+    spec: SystemSpec, rate_rps: float, delay_max_s: float, slo_fraction: float
+) -> Allocation:
+    """Solve the published form for one stage, a rate, its lambda, and the largest delay ``cl_max``.
 
-    Of the pairs that miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)``
-    wins, which is the published objective with its tie-break made exact. It is feasible if it
-    misses none.
+    As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
+    as queued at once and are served in batches of ``b`` one after another; each must end within
+    ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate. Of the pairs that
+    miss the fewest deadlines, the one of the lowest ``c + b / (batch_max + 1)`` wins, which is the
+    published objective with its tie-break made exact. It is feasible if it misses none.
     """
-
-    def __init__(self, spec: SystemSpec) -> None:
-        latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
-        self._latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
-        self._slo_s = spec.slo_s
-
-    def choose(self, rate_rps: float, delay_max_s: float, slo_fraction: float) -> Allocation:
-        """Solve it for an arrival rate, the published lambda, and the largest delay ``cl_max``.
-
-        As published (Razavi et al., EuroMLSys 2024, and its code): the next second's requests count
-        as queued at once and are served in batches of ``b`` one after another; each must end within
-        ``slo_fraction * SLO - cl_max``, and the throughput must reach their rate.
-        """
-        limit_ms = (slo_fraction * self._slo_s - delay_max_s) * 1e3
-        batches = np.arange(1, self._latency_ms.shape[1] + 1)
-        in_time = batches * np.maximum(np.floor((limit_ms + _ROUNDING_MS) / self._latency_ms), 0)
-        unserved = np.maximum(np.ceil(rate_rps - batches / self._latency_ms * 1e3), 0)
-        late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
-        # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
-        cores, batch = divmod(int(late.argmin()), batches.size)
-        return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
+    latency_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    latency_ms = np.maximum(np.floor(latency_s.T * 1e3), 1)
+    limit_ms = (slo_fraction * spec.slo_s - delay_max_s) * 1e3
+    batches = np.arange(1, spec.first.batch_max + 1)
+    in_time = batches * np.maximum(np.floor((limit_ms + _ROUNDING_MS) / latency_ms), 0)
+    unserved = np.maximum(np.ceil(rate_rps - batches / latency_ms * 1e3), 0)
+    late = np.maximum(math.ceil(rate_rps) - in_time, 0) + unserved
+    # The first of the fewest is the cheapest: fewest cores, then the smallest batch.
+    cores, batch = divmod(int(late.argmin()), batches.size)
+    return Allocation(cores + 1, batch + 1, feasible=bool(late.min() == 0))
 
 
 equal_split = partial(SpongeIP, budget="equal")

@@ -40,6 +40,8 @@ class SB3Policy(BaseController):
     Its file does not say for which profile or interval; only the spaces are checked.
     """
 
+    plans_for = "all"
+
     def __init__(self, file: str) -> None:
         """Load the model; a PolicyError if that is impossible."""
         check_typed(file, "model")
@@ -51,10 +53,6 @@ class SB3Policy(BaseController):
     def description(self) -> str:
         """Which file it follows."""
         return f"follows {self._file}, which does not say for which model it was trained"
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return that a model answers for all stages and variants."""
-        return True
 
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""

@@ -56,9 +56,9 @@ def _warn(agent: str, key: str) -> None:
 
 
 def load_tuned(path: Path) -> dict[str, dict[str, Any]]:
-    """Read what ``tune.py`` writes, by agent; ConfigError if it cannot be."""
+    """Read what ``tune.py`` writes, by agent, if there is a file; ConfigError if it cannot be."""
     try:
-        agents = dict(parsed(json.loads, read_text(path))["agents"])
+        agents = dict(parsed(json.loads, read_text(path))["agents"]) if path.exists() else {}
         good = all(isinstance(e["options"], dict) for own in agents.values() for e in own.values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         good = False

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 
 from sponge_env.control.base import BaseController, Planning, option
-from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, FloatArray, SystemSpec, SystemView
 
 from .ipa import IPA
@@ -46,18 +45,13 @@ class FA2(BaseController):
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether the stages are a chain."""
-        return is_chain(spec.stages) and not spec.has_variants
+        return spec.is_chain and not spec.has_variants
 
     def begin(self, spec: SystemSpec) -> None:
         """Get the program for several stages ready where there are some."""
-        config, self._chain = self.config, None
-        if len(spec.stages) > 1:
-            self._chain = IPA(
-                mode="scale",
-                cores=1,
-                rate_windows=config.rate_windows,
-                slo_fraction=config.slo_fraction,
-            )
+        own = {"rate_windows": self.config.rate_windows, "slo_fraction": self.config.slo_fraction}
+        self._chain = IPA(mode="scale", cores=1, **own) if len(spec.stages) > 1 else None
+        if self._chain is not None:
             self._chain.begin(spec)
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:

@@ -17,18 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from sponge_env.control.base import BaseController, Planning, option
-from sponge_env.control.chain import CORE_COST, Chain, is_chain
-from sponge_env.interfaces import (
-    ACCURACY_PRICE,
-    Allocation,
-    FloatArray,
-    StageAllocation,
-    StageSpec,
-    SystemSpec,
-    SystemView,
-    fit_to_machine,
-)
+from sponge_env.arrays import FloatArray
+from sponge_env.control.base import BaseController, VariantPlanning, option
+from sponge_env.control.chain import CORE_COST, Chain
+from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, SystemSpec, SystemView
 
 from .rules import peak_load
 
@@ -39,7 +31,7 @@ _CORES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IPAConfig(Planning):
+class IPAConfig(VariantPlanning):
     """Options of :class:`IPA`."""
 
     mode: Literal["switch", "scale", "both"] = "both"
@@ -52,8 +44,6 @@ class IPAConfig(Planning):
     """Past intervals whose highest rate is planned for."""
     slo_fraction: float = option(0.8, above=0, at_most=1)
     """Share of the SLO that is planned with."""
-    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
-    """Cores that a percent of accuracy is worth."""
 
 
 class IPA(BaseController):
@@ -65,10 +55,7 @@ class IPA(BaseController):
     """
 
     config: IPAConfig
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return whether the stages are a chain."""
-        return is_chain(spec.stages)
+    plans_for = "chains"
 
     def begin(self, spec: SystemSpec) -> None:
         """List what each stage may do."""
@@ -94,7 +81,7 @@ class IPA(BaseController):
         feasible = self._chain.within(math.floor(budget_s / tick_s))
         chosen = self._chain.options() if feasible else [stage.largest for stage in self._stages]
         stages = [s.allocation(at) for s, at in zip(self._stages, chosen, strict=True)]
-        return Allocation(stages=fit_to_machine(stages, spec.total_cores), feasible=feasible)
+        return Allocation(stages=spec.fit_stages(stages), feasible=feasible)
 
 
 class _Stage:

@@ -1,6 +1,6 @@
-"""What Kubernetes scales with: the Horizontal and the Vertical Pod Autoscaler.
+"""What Kubernetes scales with: the Horizontal Pod Autoscaler.
 
-HPA, after its public documentation and source (``autoscaling/v2``): every sync period
+After its public documentation and source (``autoscaling/v2``): every sync period
 
     desired = ceil(ready * utilisation / target)
 
@@ -9,13 +9,6 @@ ready yet have no say when scaling in and count as unused when scaling out, and 
 direction that this would cause is no change. Then the number settles on the highest
 recommendation of the scale-in window, and may not grow faster than the policies allow. Metrics
 never go missing here, and the scale-out window is 0 by default, so those rules are left out.
-
-VPA, after the public documentation and source of its recommender: a histogram of CPU usage whose
-samples lose half of their weight every half-life, with buckets that grow by 5 %; the
-recommendation is the 90th percentile plus 15 %. A sample weighs as much as the cores that were
-held, so that after a growth the new samples soon outweigh the starved ones. What differs: the
-half-life is a minute and not a day and the recommendation is put in force in place, both for
-episodes of ten minutes.
 """
 
 from __future__ import annotations

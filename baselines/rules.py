@@ -15,17 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from sponge_env.arrays import FloatArray
 from sponge_env.control.base import ArrayController, BaseController, Options, option
 from sponge_env.control.split import shares
-from sponge_env.interfaces import (
-    BY_SLACK,
-    Allocation,
-    FloatArray,
-    StageAllocation,
-    SystemSpec,
-    SystemView,
-    fit_to_machine,
-)
+from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, SystemSpec, SystemView
 
 _CALM_SHARE = 0.25
 """An interval counts as calm if less waits than this share of ``up_queue``."""
@@ -160,16 +153,14 @@ class HeldConfig(Options):
             )
             for stage, first in zip(spec.stages, spec.initial.stages, strict=True)
         ]
-        return list(fit_to_machine(stages, spec.total_cores))
+        return list(spec.fit_stages(stages))
 
 
 class _Held(BaseController):
     """Holds the same always, whatever the stages."""
 
     config: HeldConfig
-
-    def plans(self, spec: SystemSpec) -> bool:
-        return True
+    plans_for = "all"
 
 
 class SlackFit(_Held):

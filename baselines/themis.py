@@ -55,15 +55,11 @@ class Themis(BaseController):
         config = self.config
         rate_rps, delay_max_s = peak_load(spec, view, config.rate_windows)
         budget_s = config.slo_fraction * spec.slo_s - delay_max_s
-        self._wanted.append(one_core_replicas(spec, rate_rps, budget_s))
-        stable = (
-            self._wanted[-1] > 0
-            and len(self._wanted) == config.stable_windows
-            and len(set(self._wanted)) == 1
-        )
+        self._wanted.append(wanted := one_core_replicas(spec, rate_rps, budget_s))
+        stable = wanted > 0 and self._wanted.count(wanted) == config.stable_windows
         # While the load moves, the replicas that are ready take it by growing.
         held = view.allocation.replicas
-        replicas = self._wanted[-1] if stable else held
+        replicas = wanted if stable else held
         ready = max(1, min(view.first.replicas_ready, replicas))
         grown = grow(spec, ready, rate_rps, budget_s, spec.most_cores(min(held, replicas)))
         if stable and not grown.feasible:  # growing is not enough, so cores are given back

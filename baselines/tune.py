@@ -180,14 +180,9 @@ def tune(work: Sequence[Task], executor: Executor, out: Path) -> None:
     progress.close()
 
 
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return what is in a file; nothing is, if there is none."""
-    return load_tuned(path) if path.is_file() else {}
-
-
 def write(path: Path, task: Task, found: Mapping[str, Any]) -> None:
     """Put what was found in the place of what was there."""
-    agents = read(path)
+    agents = load_tuned(path)
     own = {**agents.get(task.agent, {}), task.profile: dict(found)}
     agents[task.agent] = dict(sorted(own.items()))
     write_json(path, {"agents": dict(sorted(agents.items()))})
@@ -211,7 +206,7 @@ def main(argv: Sequence[str]) -> int:
     import_optuna()
     executor = executor_of(arguments)
     check_writable(arguments.out)
-    read(arguments.out)  # a file that is something else is noticed now
+    load_tuned(arguments.out)  # a file that is something else is noticed now
     with cli.terminate_like_interrupt():
         played = cells(only(load_suite(arguments.suite), arguments.cells))
         work = tasks(played, arguments.agents, arguments.configurations)

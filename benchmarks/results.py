@@ -25,10 +25,17 @@ from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
-from sponge_env.results.export import csv_files, csv_text, read_rows, write_files
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
-from sponge_env.results.score import score_rows, score_table, score_tables
+from sponge_env.results.suite_tables import (
+    csv_files,
+    csv_text,
+    read_rows,
+    score_rows,
+    score_table,
+    score_tables,
+    write_files,
+)
 from sponge_env.run.store import identity
 from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite
@@ -91,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _pictures(run: RunFolder) -> dict[str, bytes]:
-    drawn = draw_all(run.comparison, run.featured)
+    drawn = draw_all(run.comparison)
     groups = [run.comparison.cells_of(scenario) for scenario in TIME_SERIES]
     names = [series_name(cells[0]) for cells in groups if cells]
     pictures = {f"results-{name}.png": drawn[name].content for name in names}

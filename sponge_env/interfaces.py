@@ -196,35 +196,6 @@ def cores_held(stages: Sequence[StageAllocation], ready: Sequence[int] = ()) -> 
     return held
 
 
-def fit_to_machine(
-    stages: Sequence[StageAllocation],
-    total_cores: int,
-    give_up: GiveUp = "replicas, then cores",
-    ready: Sequence[int] = (),
-) -> tuple[StageAllocation, ...]:
-    """Return the stages' allocations as far as they fit on the machine.
-
-    One unit after the other is given up: by the stage that holds the most cores, a replica or, if
-    it has only one, a core; by that with the most cores for each replica, a core; or by that with
-    the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
-    """
-    fitted = list(stages)
-
-    def size(k: int) -> int:
-        if give_up == "cores":
-            return fitted[k].cores
-        if give_up == "starting replicas":
-            return fitted[k].replicas - ready[k]
-        return fitted[k].cores * fitted[k].replicas
-
-    while cores_held(fitted, ready) > total_cores:
-        k = max(range(len(fitted)), key=size)
-        last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
-        part = "cores" if give_up == "cores" or last_one else "replicas"
-        fitted[k] = fitted[k]._replace(**{part: getattr(fitted[k], part) - 1})
-    return tuple(fitted)
-
-
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
     """A batch in flight, as a planner sees it."""
@@ -324,19 +295,51 @@ class SystemSpec:
         return any(len(stage.latencies) > 1 for stage in self.stages)
 
     @property
+    def is_chain(self) -> bool:
+        """Whether each stage follows the one before it and no other."""
+        return all(each.after == ((k - 1,) if k else ()) for k, each in enumerate(self.stages))
+
+    @property
     def is_one_model(self) -> bool:
         """Whether there is one stage, without variants."""
         return len(self.stages) == 1 and not self.has_variants
 
     def fitting(self, allocation: Allocation, ready: Sequence[int] = ()) -> Allocation:
-        """Return an allocation as far as it fits on the machine, see :func:`fit_to_machine`.
+        """Return an allocation as far as it fits on the machine, see :meth:`fit_stages`.
 
         It may be of more cores than the machine has while replicas beyond the ``ready`` ones start.
         """
         if cores_held(allocation.stages, ready) <= self.total_cores:
             return allocation
-        stages = fit_to_machine(allocation.stages, self.total_cores)
-        return dataclasses.replace(allocation, stages=stages)
+        return dataclasses.replace(allocation, stages=self.fit_stages(allocation.stages))
+
+    def fit_stages(
+        self,
+        stages: Sequence[StageAllocation],
+        give_up: GiveUp = "replicas, then cores",
+        ready: Sequence[int] = (),
+    ) -> tuple[StageAllocation, ...]:
+        """Return the stages' allocations as far as they fit on the machine.
+
+        One unit after the other is given up: by the stage that holds the most cores, a replica or,
+        if it has only one, a core; by that with the most cores for each replica, a core; or by that
+        with the most replicas beyond the ``ready`` ones, which hold one core each, a replica.
+        """
+        fitted = list(stages)
+
+        def size(k: int) -> int:
+            if give_up == "cores":
+                return fitted[k].cores
+            if give_up == "starting replicas":
+                return fitted[k].replicas - ready[k]
+            return fitted[k].cores * fitted[k].replicas
+
+        while cores_held(fitted, ready) > self.total_cores:
+            k = max(range(len(fitted)), key=size)
+            last_one = give_up == "replicas, then cores" and fitted[k].replicas == 1
+            part = "cores" if give_up == "cores" or last_one else "replicas"
+            fitted[k] = fitted[k]._replace(**{part: getattr(fitted[k], part) - 1})
+        return tuple(fitted)
 
     def with_headroom(self, headroom: float) -> SystemSpec:
         """Return the system as it is planned for: latencies longer than known by a share."""

@@ -67,10 +67,6 @@ class LatencyModel:
         """
         return _table_s(self, batch_max, cores_max)
 
-    def residual_quantile(self, probability: float) -> float:
-        """Return the relative error that is not exceeded with a probability."""
-        return quantile(self.residual_quantiles, probability)
-
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLatency(LatencyModel):

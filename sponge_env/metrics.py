@@ -358,6 +358,23 @@ def by_stage(columns: Columns) -> dict[str, Columns]:
     return dict(found)
 
 
+def over_episode(columns: Columns) -> ByStage:
+    """Return what was measured of each stage, in all intervals together."""
+    found = dict[str, dict[str, float]]()
+    for stage, own in by_stage(columns).items():
+        sums = {name: float(column.sum()) for name, column in own.items()}
+        ones = np.ones(len(own["taken"]))
+        weights = {name: own.get(weight, ones) for name, weight in AVERAGED.items()}
+        weights |= {name: own["answered"] for name in own if name.startswith(SHARE)}
+        for name, weight in weights.items():
+            counts = weight > 0  # what was not measured has no weight
+            weighted = float((own[name] * weight)[counts].sum())
+            sums[name] = weighted / float(weight.sum()) if counts.any() else math.nan
+        waited_s, taken = sums["waited_s"], sums["taken"]
+        found[stage] = sums | {"waiting_mean_s": waited_s / taken if taken else math.nan}
+    return found
+
+
 INFO = {
     f.name: float if f.type == "float" else int
     for f in declared(IntervalMetrics)

@@ -19,7 +19,7 @@ from test_models import write_model
 from sponge_env.app.calibrate import main, summary
 from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
-from sponge_env.latency import LatencyModel
+from sponge_env.latency import LatencyModel, quantile
 from sponge_env.live import calibration
 from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, Runs
 from sponge_env.live.calibration import build_profile, build_quota
@@ -55,9 +55,9 @@ def test_the_fit_finds_the_model_behind_the_runs() -> None:
     assert (profile.batches, profile.cores) == ((1, 2, 4), (1, 2, 4))
     assert (profile.cold_start_s, profile.limiter) == (3.0, "cgroup-v1")
     # the errors of single runs, not of the cells' means, which have none here
-    assert found.residual_quantile(0.0) == pytest.approx(-0.1)
-    assert found.residual_quantile(0.5) == pytest.approx(0, abs=1e-9)
-    assert found.residual_quantile(1.0) == pytest.approx(0.1)
+    assert quantile(found.residual_quantiles, 0.0) == pytest.approx(-0.1)
+    assert quantile(found.residual_quantiles, 0.5) == pytest.approx(0, abs=1e-9)
+    assert quantile(found.residual_quantiles, 1.0) == pytest.approx(0.1)
     # of three runs the mean is their own, so that they are nearer to it than to the true one
     assert profile.noise_quantiles[-1] == pytest.approx(0.01 * math.sqrt(3 / 2))
     once = {cell: runs[:1] for cell, runs in grid.items()}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agents.solvers import solve_chain
 from sponge_env.control.chain import BIG_M, Chain
-from sponge_env.interfaces import GiveUp, StageAllocation, fit_to_machine
+from sponge_env.interfaces import GiveUp, StageAllocation, SystemSpec
 
 
 @st.composite
@@ -92,6 +92,7 @@ def test_what_allocations_give_up_to_fit(
 ) -> None:
     stages = StageAllocation(4, 1, 3), StageAllocation(2, 1, 5)
     ready = (3, 1) if give_up == "starting replicas" else ()
-    fitted = fit_to_machine(stages, total_cores, give_up, ready)
+    spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), total_cores=total_cores)
+    fitted = spec.fit_stages(stages, give_up, ready)
     assert [each.cores for each in fitted] == cores
     assert [each.replicas for each in fitted] == replicas

@@ -439,7 +439,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ("", "the following arguments are required: --agent, or --suite"),
         ("--suite quick --scenario bursty", "--scenario does not go with --suite"),
         ("--agent fa2 --json gone/x.json", "--json 'gone/x.json' is in no folder that exists"),
-        ("--agent fa2 --seeds 1001", "seeds must be between 1 and 1000"),
+        ("--agent fa2 --seeds 1001", "the last seed must be below 1000"),
         ("--agent static-8 --trace files/empty.csv", "is not a trace: it is empty"),
         ("--agent static-8 --trace files/short.csv", r"short\.csv\) brings its 300000 bytes by"),
         ("--agent static-8 --trace files/huge", "huge is not a trace: it holds more than 200"),

@@ -73,6 +73,6 @@ def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_ref
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "code " in done.stderr
-    assert "install what this machine has there, too" in done.stderr
+    assert "install there what this machine has" in done.stderr
     assert episodes_of("there") == episodes_of("here")
     assert len(list(Path("there/requests").rglob("*.parquet"))) == 16

@@ -196,4 +196,4 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
 def test_controllers_are_compiled_ahead_and_the_bound_where_asked() -> None:
     ahead, everything = (dict(steps(everything=asked)) for asked in (False, True))
     assert "controllers" in ahead
-    assert everything.keys() - ahead.keys() == {"oracle"}
+    assert everything.keys() - ahead.keys() == {"oracle", "joint oracle"}

@@ -20,7 +20,7 @@ from sponge_env.results.drawing import (
     draw_violations,
     moving_mean,
     plot_comparison,
-    style_of,
+    styles_of,
     time_series,
 )
 from sponge_env.results.page import _pictures
@@ -47,7 +47,7 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
     assert not set(COLOURS[4:6]) & colours_in(tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     featured = load_suite(STANDARD).featured
-    assert len({style.colour for style in style_of(featured).values()}) == len(featured) == 8
+    assert len({style["color"] for style in styles_of(featured).values()}) == len(featured) == 8
 
 
 @pytest.mark.parametrize("count", [1, 27])
@@ -57,7 +57,7 @@ def test_legends_lie_inside_the_canvas(tmp_path, count):
         tmp_path / "run", {agent: ([n], 4.0) for n, agent in enumerate(agents)}, [COLD, WARM]
     )
     names = []
-    for name, _, draw in _pictures(load_run(made).comparison, agents):
+    for name, _, draw in _pictures(load_run(made).comparison):
         figure = draw()
         figure.draw_without_rendering()
         for legend in figure.legends:
@@ -99,7 +99,7 @@ def test_without_a_place_for_the_picture_there_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(("accuracy", "shown"), [(math.nan, False), (1.0, False), (0.8, True)])
 def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
     one = run(9).assign(accuracy=accuracy, effective_accuracy=0.7)
-    figure = time_series({"a": one}, style_of(["a"]))
+    figure = time_series({"a": one}, styles_of(["a"]))
     assert any("accuracy" in ax.get_ylabel() for ax in figure.axes) == shown
 
 
@@ -107,7 +107,7 @@ def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
 def test_the_axis_of_violations_has_a_few_whole_numbers(total):
     ax = Figure(figsize=(9, 1.6)).subplots()
     runs = {"a": {"time_s": [1.0, 2.0], "violations": [total - total // 2, total // 2]}}
-    draw_violations(ax, runs, style_of(["a"]))
+    draw_violations(ax, runs, styles_of(["a"]))
     ax.figure.draw_without_rendering()
     bottom, top = ax.get_ylim()
     ticks = [tick for tick in ax.get_yticks() if bottom <= tick <= top]

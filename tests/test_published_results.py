@@ -11,8 +11,7 @@ from report_runs import COLD, write_suite
 
 from benchmarks import results
 from benchmarks.results import main
-from sponge_env.results.export import read_rows
-from sponge_env.results.score import score_rows
+from sponge_env.results.suite_tables import read_rows, score_rows
 from sponge_env.run.suite import arranged, load_suite
 
 pytestmark = pytest.mark.usefixtures("unpainted")

@@ -41,7 +41,7 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
     agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
     run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
     assert run.comparison.agents == ["fa2", "sponge-ip", "mine", "static-8"]
-    assert run.comparison.cells == [other, WARM, COLD]
+    assert run.comparison.shown.cells == (other, WARM, COLD)
     assert run.command == "python evaluate.py"
     assert run.comparison.seeds == 2
 
@@ -60,7 +60,7 @@ def test_the_reference_is_the_suites_else_the_usual_one_else_the_first_agent(
     played = {name: ([0], 8.0) for name in agents.split()}
     arrangement = {"reference": said, "families": {"of": "earlier versions"}}
     run = load_run(write_suite(tmp_path / "run", played, arrangement=arrangement))
-    assert run.comparison.reference == reference
+    assert run.comparison.shown.reference == reference
 
 
 def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_one(
@@ -71,7 +71,7 @@ def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_o
     path = write_suite(tmp_path / "run", {"fa2": ([5], 8.0)}, [COLD, WARM], arrangement=shown)
     keep(path, "fa2", lost, {}, type="ValueError", message="no")
     run = load_run(path).comparison
-    assert (run.cells, len(run.failures)) == ([COLD, lost, WARM], 1)
+    assert (run.shown.cells, len(run.failures)) == ((COLD, lost, WARM), 1)
     warm = run.intervals_of("fa2", WARM)["time_s"]
     assert (warm.min(), warm.max()) == (WARMUP_S + 1, WARMUP_S + DURATION_S)
     assert run.intervals_of("fa2", COLD)["time_s"].min() == 1
@@ -80,7 +80,7 @@ def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_o
 def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
     run = load_run(evaluation)
     assert run.comparison.agents == ["static-16", "static-8"]
-    (cell,) = run.comparison.cells
+    (cell,) = run.comparison.shown.cells
     assert cell == ("paper", "yolov5s", "warm")
     assert run.comparison.seeds == 2
     assert run.comparison.bounds_on(cell) == []

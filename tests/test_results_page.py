@@ -13,9 +13,9 @@ from report_runs import COLD, WARM, keep, write_suite
 
 from sponge_env.app.report import main
 from sponge_env.results.comparison import load_run
-from sponge_env.results.export import read_rows
+from sponge_env.results.drawing import featured_of
 from sponge_env.results.layout import Table, markdown, with_block
-from sponge_env.results.score import score_rows
+from sponge_env.results.suite_tables import read_rows, score_rows
 
 VIOLATIONS = [0, 1, 0, 0, 0, 0, 0, 0]
 AGENTS = {
@@ -116,7 +116,7 @@ def test_one_cell_is_shown_once_and_the_reference_is_the_users(run: Path, tmp_pa
 def test_few_agents_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
     many = {name: ([0], 8.0) for name in ("a", "b", "c", "d", "e", "hpa", "sponge-ip", "static-8")}
     crowded = load_run(write_suite(tmp_path / "run", many, [COLD]))
-    assert crowded.featured == ["hpa", "sponge-ip"]
+    assert featured_of(crowded.comparison.agents) == ["hpa", "sponge-ip"]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sponge_env.results.drawing import style_of
-from sponge_env.results.page import profile_figure
-from sponge_env.results.score import score_grid, score_rows, score_table, score_tables
+from sponge_env.results import suite_tables
+from sponge_env.results.drawing import profile_figure, styles_of
+from sponge_env.results.suite_tables import score_grid, score_rows, score_table, score_tables
 
 CELLS = [(f"{kind}-{load}", f"load {load}") for load in (0.1, 0.4) for kind in ("swing", "step")]
 MISSED = {
@@ -82,7 +82,8 @@ def test_starts_and_groups_have_scores_of_their_own() -> None:
 
 
 def test_the_profile_has_a_step_for_each_cell_that_is_met() -> None:
-    figure = profile_figure(pd.concat([frame(), frame("cold")]), "fixed", style_of([*MISSED]))
+    rows = suite_tables.ratios(pd.concat([frame(), frame("cold")]), "fixed")
+    figure = profile_figure(rows, "fixed", styles_of([*MISSED]))
     warm, _ = figure.axes
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["warm start", "cold start"]
     lines = {line.get_label(): line.get_xydata() for line in warm.get_lines()}
@@ -95,7 +96,7 @@ def test_the_profile_has_a_step_for_each_cell_that_is_met() -> None:
 def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor: float) -> None:
     cells = frame()
     cells["mean_cores"] = np.where(cells["agent"] == "good", factor, 1.0)
-    figure = profile_figure(cells, "fixed", style_of([*MISSED]))
+    figure = profile_figure(suite_tables.ratios(cells, "fixed"), "fixed", styles_of([*MISSED]))
     figure.draw_without_rendering()
     (ax,) = figure.axes
     shown = [float(label.get_text()) for label in ax.get_xticklabels() if label.get_text()]

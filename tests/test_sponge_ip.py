@@ -14,7 +14,7 @@ from reference.program import count_late
 from views import NOTHING, busy_view, make_spec, make_view, views, with_first
 
 from agents.rates import Forecast, forecast_arrivals
-from agents.sponge_ip import PublishedProgram, SpongeIP, SpongeIPConfig
+from agents.sponge_ip import SpongeIP, SpongeIPConfig, solve_published
 from agents.stages import StageProgram, lay_out
 from sponge_env.arrays import IntArray
 from sponge_env.errors import ProfileError
@@ -211,7 +211,7 @@ class TestPaper:
         self, profile: str, rate: int, delay_s: float, slo_fraction: float
     ) -> None:
         spec = make_spec(profile)
-        answer = PublishedProgram(spec).choose(rate, delay_s, slo_fraction)
+        answer = solve_published(spec, rate, delay_s, slo_fraction)
         expected = search_as_published(spec, rate, delay_s, slo_fraction)
         assert answer.feasible == (expected is not None)
         if expected is not None:

@@ -25,10 +25,10 @@ from sponge_env.metrics import (
     StageMetrics,
     from_summary,
     names,
+    over_episode,
     summary,
 )
 from sponge_env.run.read import load_results
-from sponge_env.run.rollout import over_episode
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -48,8 +48,9 @@ def test_means_over_an_episode_have_weights_of_their_own() -> None:
     calm |= {"queued": 0, "core_seconds": 1.0, "utilisation": 0.1, "share/a": 0.0, "share/b": 1.0}
     idle = blank | {"waiting_mean_s": math.nan, "batch_mean": math.nan, "waited_s": 2.0}
     idle |= {"queued": 2, "share/a": math.nan, "share/b": math.nan}
-    columns = {name: np.array([busy[name], calm[name], idle[name]]) for name in busy}
-    whole, last = over_episode(columns), over_episode({k: v[2:] for k, v in columns.items()})
+    columns = {f"all/{name}": np.array([busy[name], calm[name], idle[name]]) for name in busy}
+    columns |= {f"last/{name}": np.array([idle[name]]) for name in busy}
+    whole, last = over_episode(columns).values()
     assert whole["waiting_mean_s"] == 6.0 / 8
     assert whole["batch_mean"] == 10.0 / 4
     assert whole["queued"] == 2.0

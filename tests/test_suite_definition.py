@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.bounds import BoundUnit
 from sponge_env.run.suite import (
     SUITE_DIR,
     AgentEntry,
@@ -21,7 +20,7 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, units
+from sponge_env.run.unit import AgentUnit, BoundUnit, units
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
@@ -103,7 +102,7 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
     ("text", "sentence"),
     [
         ("seed = 3", "unknown key 'seed'.*did you mean 'seeds'"),
-        ("seeds = 0", "seeds must be between 1 and 1000"),
+        ("seeds = 0", "seeds must be at least 1, not 0"),
         ('starts = ["hot"]', "unknown starts 'hot'"),
         ("starts = []", "starts must be not empty"),
         ("[agents]\n", "agents must be not empty"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.export import cell_rows
 from sponge_env.results.layout import Table
-from sponge_env.results.suite_tables import all_tables, cell_table, failure_table, scores
+from sponge_env.results.suite_tables import all_tables, cell_rows, cell_table, failure_table, scores
+from sponge_env.run.suite import Arrangement
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
 ALL = "all scenarios and profiles, cold start"
@@ -28,14 +28,15 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
     return pd.DataFrame({**named, "seed": SEEDS, **values})
 
 
-def comparison(*frames: pd.DataFrame, agents: str = "ip fa2", **failure: str) -> Comparison:
+def comparison(
+    *frames: pd.DataFrame, agents: str = "ip fa2", shown: Any = (), **failure: str
+) -> Comparison:
     columns = ["agent", "scenario", "profile", "start", "type", "message"]
     return Comparison(
         episodes=pd.concat(frames, ignore_index=True),
         failures=pd.DataFrame([failure] if failure else [], columns=columns),
         agents=agents.split(),
-        cells=[COLD, OTHER],
-        reference="ip",
+        shown=Arrangement((COLD, OTHER), "ip", **dict(shown)),
     )
 
 
@@ -58,7 +59,7 @@ def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains() -> No
     assert entries(table, "oracle") == [
         *["0.300 [0.300, 0.300]"] * 2, "4.00 [4.00, 4.00]", "500 [500, 500]", "1.00"
     ]  # fmt: skip
-    replayed = replace(comparison(*PAIR), replayed={"paper": "one sample"})
+    replayed = comparison(*PAIR, shown={"replayed": {"paper": "one sample"}})
     assert entries(cell_table(replayed, COLD), "fa2")[:3] == ["2.100", "2.100", "5.00"]
     assert {*cell_rows(replayed)["n"]} == {1}
 
@@ -66,7 +67,7 @@ def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains() -> No
 def test_a_suite_has_one_score_and_one_for_each_group() -> None:
     frames = [rows("ip", COLD, 0.001, 8.0), rows("fa2", COLD, 0, 6.0)]
     frames += [rows("ip", OTHER, 0.0, 8.0), rows("fa2", OTHER, 0.0, 3.0)]
-    one = replace(comparison(*frames, *BOUNDS), groups={"paper": "a", "bursty": "b"})
+    one = comparison(*frames, *BOUNDS, shown={"groups": {"paper": "a", "bursty": "b"}})
     tables = scores(one)
     assert entries(tables[ALL], "fa2") == ["2 of 2", "0.53", "1.06", "0.75", "0.000"]
     assert entries(tables["by group, cold start: met · cores over ip"], "fa2") == [

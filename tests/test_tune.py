@@ -156,7 +156,7 @@ def test_script_writes_what_the_suite_reads(
     assert tune.main([*arguments, "--configurations", "2"]) == 0
     assert f"written to {out}" in capsys.readouterr().out
     assert str(tmp_path) not in out.read_text()
-    monkeypatch.setattr("baselines._tuned", lambda: tune.read(out))
+    monkeypatch.setattr("baselines._tuned", lambda: tune.load_tuned(out))
     (cell, _) = cells(load_suite(suite))
     assert tuned_options("hpa", cell) == {"target": 0.5}, "what was there stays"
     assert tuned_options("queue-rule", cell).keys() in ({*()}, {*SEARCHES["queue-rule"]})
@@ -184,7 +184,7 @@ def test_what_was_not_tuned_has_its_defaults_and_one_warning(
 
 
 def test_what_is_shipped_fits_suites_and_controllers() -> None:
-    shipped = tune.read(baselines.TUNED_FILE)
+    shipped = tune.load_tuned(baselines.TUNED_FILE)
     for agent, own in shipped.items():
         for found in own.values():
             make_controller(agent, known_controllers(), found["options"])

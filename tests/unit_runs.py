@@ -5,14 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sponge_env.run.executor import Results, Work, attempt
 from sponge_env.run.store import RunStore
-from sponge_env.run.unit import run_unit
-
-if TYPE_CHECKING:
-    from sponge_env.run.store import Unit
+from sponge_env.run.unit import Unit, run_unit
 
 
 class Inline:

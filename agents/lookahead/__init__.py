@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sponge_env.control.base import BaseController
-from sponge_env.control.chain import is_chain
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
 from ..fleet import FleetOptions, Fleets, everything
@@ -35,10 +34,7 @@ class SpongeMPC(BaseController):
     """
 
     config: MPCConfig
-
-    def plans(self, spec: SystemSpec) -> bool:
-        """Return whether it can play the stages: a chain."""
-        return is_chain(spec.stages)
+    plans_for = "chains"
 
     def begin(self, spec: SystemSpec) -> None:
         """Start from the measured service times; compiles at the first call."""

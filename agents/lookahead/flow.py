@@ -81,16 +81,15 @@ class Flow:
 
     def observe(self, view: SystemView) -> FlowForecast:
         """Take in the interval that has passed, at least one has; return what to expect now."""
+        arrivals = view.first.arrivals
         if not self._counts:
-            for count, delay_s in zip(
-                view.first.arrivals[:-1], view.mean_delays_s[:-1], strict=True
-            ):
+            for count, delay_s in zip(arrivals[:-1], view.mean_delays_s[:-1], strict=True):
                 self._add(float(count), _known_s(float(delay_s)))
         if view.delays_s.size:
             mean_s = float(np.add.reduce(view.delays_s)) / view.delays_s.size
             self._compare_sizes(float(view.bandwidths_bytes_per_s[-1]), mean_s)
             self.kinds = _kinds(view, self._sizes_differ, mean_s)
-        self._add(float(view.first.arrivals[-1]), self._newest_delay_s(view))
+        self._add(float(arrivals[-1]), self._newest_delay_s(view))
         logs, swing = np.array(self._log_delays), _FIRST_SWING
         if logs.size >= 5:  # as np.std does, which takes thrice as long
             logs -= np.add.reduce(logs) / logs.size
@@ -181,19 +180,15 @@ def fit_rate(counts: FloatArray, spans_s: FloatArray, interval_s: float) -> tupl
     They are (intervals,) arrivals, newest last, and the time within which they were sent, which
     may be negative. Returns requests per second, and the seconds over which they were averaged.
     """
-    groups, totals = np.empty((2, counts.size + 1, 2))
-    return _fit_rate(counts, spans_s, interval_s, groups, totals)
+    return _fit_rate(counts, spans_s, interval_s, np.empty((2, counts.size + 1, 2)))
 
 
 @entry_point
 def _fit_rate(
-    counts: FloatArray,
-    spans_s: FloatArray,
-    interval_s: float,
-    groups: FloatArray,
-    totals: FloatArray,
+    counts: FloatArray, spans_s: FloatArray, interval_s: float, memory: FloatArray
 ) -> tuple[float, float]:
     """Do so with memory for groups of intervals, and for sums over the newest ones."""
+    groups, totals = memory
     joined = _group(counts, spans_s, interval_s, groups)
     if joined == 0:
         count, span_s = 0.0, 0.0

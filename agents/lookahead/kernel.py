@@ -303,20 +303,15 @@ def _held(rules: Rules, k: int, cores: int) -> float:
 
 @compiled
 def _serve(
-    decision: Decision,
-    queues: Queues,
-    path: int,
-    allocation: IntArray,
-    from_s: float,
-    until_s: float,
+    decision: Decision, queues: Queues, path: int, chosen: IntArray, from_s: float, until_s: float
 ) -> float:
     """Serve all stages under an allocation; return the late requests."""
     rules, scratch, late = decision.rules, decision.scratch, 0.0
     arrivals_s, ids, most = scratch.arrivals_s[path], scratch.ids, scratch.most
     future = SamplePath(arrivals_s, ids, decision.requests, rules.tasks, rules.guard_s, most)
-    for k in range(allocation.shape[0]):
-        service_s = rules.service_s[k, allocation[k, VARIANT], allocation[k, CORES] - 1]
-        late += advance(queues, k, future, service_s, allocation[k, BATCH], from_s, until_s)
+    for k in range(chosen.shape[0]):
+        service_s = rules.service_s[k, chosen[k, VARIANT], chosen[k, CORES] - 1]
+        late += advance(queues, k, future, service_s, chosen[k, BATCH], from_s, until_s)
     return late
 
 

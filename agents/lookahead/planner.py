@@ -10,16 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.control.base import Planning, option
-from sponge_env.interfaces import (
-    ACCURACY_PRICE,
-    Allocation,
-    StageAllocation,
-    StageView,
-    SystemSpec,
-    SystemView,
-    fit_to_machine,
-)
+from sponge_env.control.base import VariantPlanning, option
+from sponge_env.interfaces import Allocation, StageAllocation, StageView, SystemSpec, SystemView
 
 from .flow import Flow, FlowForecast, fit_rate
 from .kernel import Decision, Rules, make_scratch, plan
@@ -48,7 +40,7 @@ _LATE_IN_ONE_PLAN = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MPCConfig(Planning):
+class MPCConfig(VariantPlanning):
     """Options of the look-ahead program.
 
     Prices are in core-seconds of the system's core units. The defaults were chosen on training
@@ -59,8 +51,6 @@ class MPCConfig(Planning):
     """Intervals after the next one that are played, each future with the cores that suit it."""
     late_price: float = option(15.0, at_least=0)
     """What a late request costs."""
-    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
-    """Cores that a percent of accuracy is worth, where there are model variants."""
     guard: float = option(0.25, above=0, below=1)
     """Share of the SLO before a deadline within which an answer counts as late in part, the
     more the closer it comes: predictions are not that exact. Of a pipeline, times the root of its
@@ -79,8 +69,7 @@ class LookAhead:
         self._spec, self._config, self._times, stages = spec, config, times, spec.stages
         self._draws, self._flow, service_s = draw_paths(), Flow(spec), times.service_s
         self._tasks = np.array([drawn_tasks(stage.tasks) for stage in stages[:-1]] + [_NO_TASKS])
-        self._mean_tasks = [stage.mean_tasks for stage in stages]
-        pairs = pairwise(self._mean_tasks)
+        pairs = pairwise([stage.mean_tasks for stage in stages])
         self._ratios = [0.0, *(after / lead if lead else 0.0 for lead, after in pairs)]
         self._batch_max = [stage.batch_max for stage in stages]
         self._most_cores = max(stage.cores_max for stage in stages)
@@ -136,7 +125,7 @@ class LookAhead:
         rules = self._rules(group, replicas, ready, starting)
         self._reserve(view, rules, expected, group)
         for k, stage in enumerate(view.stages):
-            rate_rps = forecast.rate_rps * self._mean_tasks[k]
+            rate_rps = forecast.rate_rps * spec.stages[k].mean_tasks
             self._fill(k, view, stage, replicas[k], rate_rps, group)
         resizes = [(s, k, cores) for k, each in enumerate(view.stages) for s, cores in each.pending]
         last = view.allocation.stages
@@ -147,7 +136,7 @@ class LookAhead:
         ):
             batch, cores = in_groups(each.batch, group, batch_max), min(each.cores, cores_max)
             first.append(StageAllocation(cores, batch, n, in_force(each)))
-        fitted = fit_to_machine(first, spec.total_cores, "cores")
+        fitted = spec.fit_stages(first, "cores")
         best = np.array([(each.variant, each.cores, each.batch) for each in fitted])
         late, _ = plan(
             Decision(
@@ -172,7 +161,7 @@ class LookAhead:
             StageAllocation(cores, min(group * batch, most), count, variant)
             for (variant, cores, batch), count, most in chosen
         ]
-        fitted = fit_to_machine(stages, spec.total_cores, "starting replicas", ready)
+        fitted = spec.fit_stages(stages, "starting replicas", ready)
         return Allocation(stages=fitted, feasible=feasible)
 
     def _group(self, view: SystemView, expected: float) -> int:
@@ -181,7 +170,7 @@ class LookAhead:
         waiting = total = 0.0
         for k, stage in enumerate(view.stages):
             waiting = waiting * self._ratios[k] + stage.queued_deadlines_s.size
-            total += waiting + expected * self._mean_tasks[k]
+            total += waiting + expected * self._spec.stages[k].mean_tasks
         return max(1, math.ceil(total / most))
 
     def _backlog_prices(
@@ -190,7 +179,7 @@ class LookAhead:
         """Return (stages, variants) what a group costs that is left, with all that it leads to."""
         prices, later, own_price = np.zeros(self._loss.shape), 0.0, group * _BACKLOG_PRICE
         for k in reversed(range(len(last))):
-            own_rps = rate_rps * self._mean_tasks[k] / replicas[k]
+            own_rps = rate_rps * self._spec.stages[k].mean_tasks / replicas[k]
             for variant, curve in enumerate(self._curves[k]):
                 prices[k, variant] = own_price * price_of(curve, own_rps) + later
             later = self._ratios[k] * float(prices[k, in_force(last[k])])
@@ -237,7 +226,7 @@ class LookAhead:
         led, arriving = 0.0, [expected]
         for k in range(1, len(stages)):
             led = (led + tasks[k - 1]) * self._ratios[k]
-            arriving.append(led + expected * self._mean_tasks[k])
+            arriving.append(led + expected * self._spec.stages[k].mean_tasks)
         expected = max(arriving) / group
         wanted = int(2.0 * expected + 10.0 * expected**0.5) + 10
         fits = waiting <= capacity - places and wanted <= places

@@ -26,9 +26,7 @@ from sponge_env.scenario.scenario import load_scenario
 
 def summary(profile: Profile) -> str:
     """Describe a profile in a short table: measured and fitted latencies in ms."""
-    fitted_s = profile.latency.predict_s(
-        np.array(profile.batches)[:, None], np.array(profile.cores)[None, :]
-    )
+    fitted_s = profile.latency.predict_s(*np.ix_(profile.batches, profile.cores))
     lines = ["saturated latency [ms], measured / fit", ""]
     lines.append("batch" + "".join(f"{f'{c} units':>17}" for c in profile.cores))
     for batch, measured, fit in zip(profile.batches, profile.latency_s, fitted_s, strict=True):
@@ -113,7 +111,3 @@ def _files(args: argparse.Namespace) -> dict[Path, LiveConfig]:
             f"scenario {args.scenario!r} names no model of this machine, such as local:ocr-det-v5"
         )
     return {local_profile_path(config.model): config for config in configs}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

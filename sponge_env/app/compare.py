@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sponge_env import cli
 from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
@@ -20,14 +19,7 @@ from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, beginnings, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
-from sponge_env.run.store import (
-    RunStore,
-    check_run,
-    holds_something,
-    identity,
-    new_folder,
-    seeds_of,
-)
+from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
 from sponge_env.run.suite import (
     BOUND_AGENTS,
     CellGroup,
@@ -40,18 +32,14 @@ from sponge_env.run.suite import (
     with_agents,
     with_traces,
 )
-from sponge_env.run.unit import AgentUnit, check_scenario, run_unit, units
+from sponge_env.run.unit import AgentUnit, Unit, check_scenario, run_unit, units
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.utils.console import Progress
-from sponge_env.utils.files import replacing
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
-if TYPE_CHECKING:
-    from sponge_env.run.store import Unit
-
-    Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
+Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
 FAILED = 1
 """Exit code after an agent of a suite failed somewhere."""
@@ -75,7 +63,8 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         if "live" in backends:  # measuring this machine may change what scenarios say
             for folder in _folders(path, backends).values() if goes_on else ():
                 if holds_something(folder):  # and takes a while, which another's is not worth
-                    check_run(folder, {"suite": suite.name, **seeds_of(suite)})
+                    seeds = {"seeds": suite.seeds, "first_seed": suite.first_seed or None}
+                    check_run(folder, {"suite": suite.name, **seeds})
             for cell in cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
@@ -98,7 +87,7 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             print(line)
         try:
             for backend, (store, _) in runs.items():
-                _run(suite, backend, store, todo[backend], arguments)
+                _run(backend, store, todo[backend], arguments)
         except KeyboardInterrupt:
             _, others = cli.split_options(argv, ("--run-dir",))
             again = shlex.join([*others, "--run-dir", str(path)])
@@ -197,11 +186,7 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
 
 
 def _run(
-    suite: Suite,
-    backend: Backend,
-    store: RunStore,
-    todo: Sequence[Unit],
-    arguments: argparse.Namespace,
+    backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace
 ) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched.
 
@@ -210,7 +195,7 @@ def _run(
     """
     if not arguments.suite:
         alone = backend == "live" and todo
-        with live_machine(cells(suite)[0], arguments.limiter) if alone else nullcontext():
+        with live_machine(todo[0].scenario, arguments.limiter) if alone else nullcontext():
             broken: ControllerError | None = None  # which leaves the other agents alone
             for unit in todo:
                 try:
@@ -249,11 +234,13 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
     summaries = [episode for episodes in found.values() for episode in episodes]
     if not summaries:
         return
-    if len(found) > 1 and _paired(found["sim"], found["live"]):
+    simulated, live = found.get("sim", []), found.get("live", [])
+    whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
+    if simulated and {(episode.agent, episode.seed) for episode in simulated} <= whole:
         from sponge_env.fidelity.report import side_by_side
         from sponge_env.results.layout import terminal
 
-        table, notes = side_by_side(found["sim"], found["live"])
+        table, notes = side_by_side(simulated, live)
         print(terminal(table, notes=notes))
     else:  # of an interrupted run the live part may be missing
         for rows in filter(None, found.values()):
@@ -275,11 +262,6 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
         print(f"TensorBoard  {cli.tool('tensorboard')} --logdir {logs}")
 
 
-def _paired(simulated: Sequence[EpisodeMetrics], live: Sequence[EpisodeMetrics]) -> bool:
-    whole = {(episode.agent, episode.seed) for episode in live if not episode.partial}
-    return bool(simulated) and {(each.agent, each.seed) for each in simulated} <= whole
-
-
 def _draw(path: Path, suite: Suite, title: str) -> None:
     from sponge_env.results.drawing import DRAWN, plot_comparison  # brings Matplotlib
     from sponge_env.run.read import load_intervals
@@ -294,24 +276,16 @@ def _draw(path: Path, suite: Suite, title: str) -> None:
 def _report_suite(path: Path, suite: Suite) -> int:
     # These bring pandas.
     from sponge_env.results.comparison import Comparison
-    from sponge_env.results.suite_tables import all_tables
+    from sponge_env.results.suite_tables import all_tables, write_files
     from sponge_env.run.read import load_arrangement, load_failures, load_results
 
-    arrangement, failures = load_arrangement(path), load_failures(path)
-    shown = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
-    comparison = Comparison(
-        episodes=load_results(path),
-        failures=failures[failures["agent"].isin(shown)],
-        agents=list(suite.agents),
-        cells=arrangement.cells,
-        groups=arrangement.groups,
-        replayed=arrangement.replayed,
-        reference=suite.compared_with,
-    )
-    text = all_tables(comparison)
-    with replacing(path / "tables.txt") as partial_file:
-        partial_file.write_text(text + "\n")
+    failures = load_failures(path)
+    asked = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
+    failures = failures[failures["agent"].isin(asked)]
+    shown = replace(load_arrangement(path), reference=suite.compared_with)
+    text = all_tables(Comparison(load_results(path), failures, list(suite.agents), shown))
+    write_files({path / "tables.txt": f"{text}\n"})
     print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
-    if failed := int(comparison.failures["agent"].isin(suite.agents).sum()):
+    if failed := int(failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")
     return FAILED if failed else 0

@@ -67,12 +67,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def _add_arguments(parser: cli.Parser) -> None:
     add = parser.add_argument
     text = "sim (virtual time; default), live (real worker, real time), or both beside each other"
-    add(
-        "--backend",
-        type=cli.one_of("backend", (*get_args(Backend), "both")),
-        default="sim",
-        help=text,
-    )
+    backends = cli.one_of("backend", (*get_args(Backend), "both"))
+    add("--backend", type=backends, default="sim", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=text)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
@@ -97,12 +93,12 @@ def _add_arguments(parser: cli.Parser) -> None:
 
 def listing() -> str:
     """Return what there is to choose from: a line each, or only names where these say enough."""
-    from sponge_env.run.registry import described_controllers
+    from sponge_env.run.registry import known_controllers
     from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, load_suite, named_agents, stands_for
     from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
     from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 
-    described = described_controllers()
+    described = known_controllers("ABOUT")
     defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
     both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
     agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})

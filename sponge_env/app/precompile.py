@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from sponge_env import cli
-from sponge_env.core.fields import OBS_DIM
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller
 from sponge_env.live.system import LiveSystem
-from sponge_env.run import registry
+from sponge_env.run.registry import known_controllers, make_controller
+from sponge_env.run.rollout import Replay, Run, run_episode
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.serve.system import ServedSystem
 from sponge_env.simulation.batch import BatchSimulator
@@ -36,21 +36,21 @@ def steps(everything: bool) -> Iterator[tuple[str, Callable[[], object]]]:
     scenario = replace(load_scenario("paper"), duration_s=2.0)
     classes = replace(load_scenario("mixed"), duration_s=2.0)
     for each in (scenario, classes):
-        yield f"simulated system, {each.name}", partial(_play, each, lambda _: Allocation(4, 4))
+        fixed = Replay([Allocation(4, 4)] * each.intervals)
+        yield f"simulated system, {each.name}", partial(_play, each, fixed)
     yield "live system", partial(_rehearse, LiveSystem, scenario, 0)
     yield "server", partial(_rehearse, ServedSystem, scenario)
     yield "many environments", partial(_batch, scenario)
     yield "controllers", partial(_decide_all, scenario)
     if everything:
-        yield "oracle", partial(_bounds, scenario)
+        from sponge_env.oracle import bound  # takes a while to import
+
+        yield "oracle", partial(bound, scenario, 0)
+        yield "joint oracle", partial(bound, scenario, 0, joint=True)
 
 
-def _play(scenario: Scenario, decide: Callable[[SimulatedSystem], Allocation]) -> None:
-    system = SimulatedSystem(scenario, 0)
-    while not system.done:
-        system.step(decide(system))
-    system.drain()
-    system.columns()
+def _play(scenario: Scenario, controller: Controller) -> None:
+    run_episode(SimulatedSystem(scenario, 0), controller, Run.of("", scenario, "sim", 0))
 
 
 def _rehearse(system: Callable[..., object], *arguments: object) -> None:
@@ -63,29 +63,15 @@ def _rehearse(system: Callable[..., object], *arguments: object) -> None:
 
 def _batch(scenario: Scenario) -> None:
     simulator = BatchSimulator([scenario], np.zeros(2, np.int64))
-    observations = np.zeros((2, OBS_DIM), np.float32)
-    simulator.reset(np.ones(2, np.bool_), np.arange(2), observations)
-    simulator.step(np.ones((2, 3), np.int64))
+    for _ in simulator.play(np.arange(2), lambda _: np.ones((2, 3), np.int64)):
+        pass
     simulator.close()
 
 
 def _decide_all(scenario: Scenario) -> None:
-    for name in registry.known_controllers():
+    for name in known_controllers():
         with suppress(SpongeError):  # one that lacks something, such as a policy, is left out
-            _decide(scenario, registry.make_controller(name, registry.known_controllers()))
-
-
-def _decide(scenario: Scenario, controller: Controller) -> None:
-    spec = SimulatedSystem(scenario, 0).spec
-    registry.start(controller, spec, 0)
-    _play(scenario, lambda system: registry.decision(controller, system.view(), spec))
-
-
-def _bounds(scenario: Scenario) -> None:
-    from sponge_env.oracle import bound
-
-    for joint in (False, True):
-        bound(scenario, 0, joint=joint)
+            _play(scenario, make_controller(name, known_controllers()))
 
 
 @cli.command

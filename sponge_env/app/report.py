@@ -25,19 +25,20 @@ def main(argv: Sequence[str]) -> int:
     # These bring pandas and Matplotlib, which a mistyped option should not wait for.
     from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
-    from sponge_env.results.export import csv_files, write_files
     from sponge_env.results.page import draw_all, page
+    from sponge_env.results.suite_tables import csv_files, write_files
     from sponge_env.run.read import load_episodes
 
-    runs = [load_run(path) for path in arguments.runs]
+    runs = [load_run(path, arguments.reference) for path in arguments.runs]
     known = {agent for run in runs for agent in run.comparison.agents}
-    if (reference := arguments.reference) is not None:
-        if reference not in known:
-            raise ConfigError(unknown("agent", reference, known))
-        runs = [run.with_reference(reference) for run in runs]
-    out = arguments.out or _folder_around(arguments.runs) / "report"
+    if arguments.reference and arguments.reference not in known:
+        raise ConfigError(unknown("agent", arguments.reference, known))
+    around = arguments.runs[0]
+    if len(runs) > 1 and len({path.absolute().parent for path in arguments.runs}) == 1:
+        around = around.parent  # the folder in which all are
+    out = arguments.out or around / "report"
     check_writable(out / PAGE)
-    pictures = [draw_all(run.comparison, run.featured) for run in runs]
+    pictures = [draw_all(run.comparison) for run in runs]
     both = [side_by_side(*map(load_episodes, _runs_in(path))) for path in arguments.both]
     beside = [(f"{'. '.join(notes)}.", {"": table}) for table, notes in both if table.rows]
     files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside)}
@@ -58,7 +59,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where += "the folder that they are in)"
     add("--out", type=Path, metavar="DIR", help=where)
     text = "agent that the others are compared with (default: the suite's)"
-    add("--reference", metavar="AGENT", help=text)
+    add("--reference", default="", metavar="AGENT", help=text)
     arguments = parser.parse_args(argv)
     arguments.both = [path for path in arguments.runs if len(_runs_in(path)) > 1]
     arguments.runs = [run for path in arguments.runs for run in _runs_in(path)]
@@ -69,13 +70,3 @@ def _runs_in(path: Path) -> list[Path]:
     """Return the two runs of a folder of ``--backend both``; any other folder as it is."""
     both = [path / backend for backend in get_args(Backend)]
     return both if all(each.is_dir() for each in both) else [path]
-
-
-def _folder_around(runs: Sequence[Path]) -> Path:
-    """Return the only run, or the folder in which several are; the first if that is not one."""
-    folders = {run.absolute().parent for run in runs}
-    return runs[0].parent if len(runs) > 1 and len(folders) == 1 else runs[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -123,7 +123,3 @@ def main(argv: Sequence[str]) -> int:
     differ = sum(map(bool, found.values()))
     sys.stdout.write(f"{differ} of {len(episodes)} episodes differ from their replay\n")
     return int(differ > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

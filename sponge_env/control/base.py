@@ -10,14 +10,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import IntArray
 from sponge_env.control.split import Rule, shares, stage_spec, stage_view
-from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
+from sponge_env.interfaces import ACCURACY_PRICE, Allocation, SystemSpec, SystemView
 from sponge_env.scenario.option import Options as Options
 from sponge_env.scenario.option import option as option
 from sponge_env.scenario.toml import from_mapping
@@ -29,6 +29,14 @@ class Planning(Options):
 
     headroom: float = option(0.0, at_least=0)
     """Time by which batches are planned to take longer than by the fit, relative to that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantPlanning(Planning):
+    """Options of one that chooses model variants, too."""
+
+    accuracy_price: float = option(ACCURACY_PRICE, at_least=0)
+    """Cores that a percent of accuracy is worth, where there are variants."""
 
 
 class BaseController(ABC):
@@ -44,6 +52,8 @@ class BaseController(ABC):
     """Options: an instance of the type with which a subclass annotates this attribute."""
     grows_ready = False
     """Whether the ready replicas may have more cores while others start than all of them can."""
+    plans_for: Literal["one model", "chains", "all"] = "one model"
+    """Systems for all of whose stages and variants :meth:`allocate` answers."""
     part_of_pipeline = False
     """Whether what it controls is one of several stages."""
     _spec: SystemSpec | None = None
@@ -91,7 +101,7 @@ class BaseController(ABC):
 
     def plans(self, spec: SystemSpec) -> bool:
         """Return whether :meth:`allocate` answers for all stages and variants of a system."""
-        return False
+        return self.plans_for == "all" or (self.plans_for == "chains" and spec.is_chain)
 
     def split_by(self) -> Rule:
         """Return how the SLO is divided among the stages where it does not."""
@@ -120,7 +130,8 @@ class ArrayController(BaseController):
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Apply the rule to a single system."""
-        return Allocation(stages=(StageAllocation(*map(int, self.choose(spec, view))),))
+        chosen: Any = map(int, self.choose(spec, view))
+        return Allocation(*chosen)
 
     def reset_many(self, spec: SystemSpec, count: int) -> bool:
         """Start as many episodes, for :meth:`decide_many`; return whether it can."""
@@ -130,6 +141,6 @@ class ArrayController(BaseController):
 
     def decide_many(self, view: Any) -> IntArray:
         """Return the (n, 1, 4) allocations for the next interval."""
-        chosen = StageAllocation(*self.choose(self.spec, view))
+        (chosen,) = Allocation(*self.choose(self.spec, view)).stages
         rows = np.stack(np.broadcast_arrays(*chosen, self.alone)[:-1], axis=-1)
         return rows[:, None].astype(np.int64)

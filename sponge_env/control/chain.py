@@ -19,7 +19,6 @@ import numpy as np
 
 from sponge_env.arrays import IntArray
 from sponge_env.core.compiled import compiled, entry_point
-from sponge_env.interfaces import StageSpec
 
 BIG_M = 2**40  # cost above that of any plan; late requests count as multiples of it
 CORE_COST = 2**20  # cost of a core where costs are cores and parts of them
@@ -125,11 +124,6 @@ def _tables(stages: int, horizon: int, levels: int) -> CostTables:
     each = levels, horizon + 1
     shapes = (stages + 1, *each), (stages, *each), (horizon + 1,), (levels,)
     return CostTables(*(np.zeros(shape, np.int64) for shape in shapes))
-
-
-def is_chain(stages: Sequence[StageSpec]) -> bool:
-    """Return whether each stage follows the one before it and no other."""
-    return all(stage.after == ((k - 1,) if k else ()) for k, stage in enumerate(stages))
 
 
 @entry_point

@@ -85,7 +85,7 @@ def fit(asked: NDArray[np.int64], most: NDArray[np.int64], total_cores: int) -> 
     """Fit allocations onto a machine; return False if one lies outside the limits.
 
     They are (n, stages, 4) cores, batches, replicas and variants, the limits (stages, 4); only
-    variants begin at 0. It is the rule of :func:`sponge_env.interfaces.fit_to_machine`.
+    variants begin at 0. It is the rule of :meth:`sponge_env.interfaces.SystemSpec.fit_stages`.
     """
     for i in range(len(asked)):
         held = 0

@@ -103,7 +103,6 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.control.chain import is_chain
     from sponge_env.live.local import LocalLauncher
 
     stages = stage_profiles(scenario, profile)
@@ -120,7 +119,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
         if measured_on not in (None, this):
             LOG.warning("profile %r was measured on %s, this is %s", each.name, measured_on, this)
     spec = make_spec(scenario, profile)
-    if not is_chain(spec.stages):
+    if not spec.is_chain:
         raise ConfigError(
             f"scenario {scenario.name!r} has stages that fork or join, which the real worker "
             "cannot serve; evaluate it simulated (docs/pipelines.md)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,9 @@ import pandas as pd
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, ByStage
-from sponge_env.results.drawing import DRAWN, STANDARD, featured_of, in_order
+from sponge_env.results.drawing import DRAWN, STANDARD, in_order
 from sponge_env.run import read
-from sponge_env.run.suite import BOUND_AGENTS, load_suite
+from sponge_env.run.suite import BOUND_AGENTS, Arrangement, load_suite
 from sponge_env.utils.files import read_json, read_text
 from sponge_env.utils.installation import describe_host
 
@@ -33,20 +33,16 @@ class Comparison:
     agents."""
     failures: pd.DataFrame
     agents: Sequence[str]
-    cells: Sequence[Cell]
-    reference: str
-    """Agent that the others are compared with."""
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """By scenario, which of those that differ in one value it is."""
-    replayed: Mapping[str, str] = field(default_factory=dict)
-    """By scenario, what to say where all seeds have the same requests, and count as one sample."""
+    shown: Arrangement
+    """Cells, and the agent that the others are compared with. Seeds of a cell that is ``replayed``
+    count as one sample."""
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     """The part that counts of every agent's first seed, one row per interval."""
 
     @property
     def scenarios(self) -> list[str]:
         """The scenarios, in order."""
-        return list(dict.fromkeys(scenario for scenario, _, _ in self.cells))
+        return list(dict.fromkeys(scenario for scenario, _, _ in self.shown.cells))
 
     @property
     def seeds(self) -> int:
@@ -55,7 +51,7 @@ class Comparison:
 
     def cells_of(self, scenario: str) -> list[Cell]:
         """Return the cells of a scenario."""
-        return [cell for cell in self.cells if cell[0] == scenario]
+        return [cell for cell in self.shown.cells if cell[0] == scenario]
 
     @cached_property
     def _rows(self) -> dict[tuple[str, ...], pd.DataFrame]:
@@ -79,7 +75,7 @@ class Comparison:
     def values(self, agent: str, name: str, cell: Cell) -> FloatArray:
         """Return a metric of an agent, shape (samples,): its seeds, if their requests differ."""
         values = self._rows["episodes", agent, *cell][name].to_numpy(np.float64)
-        return values.mean(keepdims=True) if cell[0] in self.replayed else values
+        return values.mean(keepdims=True) if cell[0] in self.shown.replayed else values
 
     def accuracies(self, cell: Cell) -> list[float]:
         """Return the mean accuracies of the answers of all agents on a cell."""
@@ -105,21 +101,16 @@ class RunFolder:
 
     path: Path
     comparison: Comparison
-    featured: Sequence[str]
-    """Agents to show where there is no room for all."""
     command: str
     host: dict[str, Any]
     versions: dict[str, Any]
 
-    def with_reference(self, agent: str) -> RunFolder:
-        """Return the run compared with an agent, if it has that one."""
-        if agent not in self.comparison.agents:
-            return self
-        return replace(self, comparison=replace(self.comparison, reference=agent))
 
+def load_run(path: Path, reference: str = "") -> RunFolder:
+    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``.
 
-def load_run(path: Path) -> RunFolder:
-    """Read the folder that ``evaluate.py`` wrote, with or without ``--suite``."""
+    Its agents are compared with that one if there; else as its suite says.
+    """
     episodes = read.load_results(path)
     agents = in_order(set(episodes["agent"]) - set(BOUND_AGENTS.values()))
     if not agents:
@@ -130,20 +121,17 @@ def load_run(path: Path) -> RunFolder:
     named = pd.concat([episodes[list(CELL)], failures[list(CELL)]])
     cells = cast(set[Cell], set(named.itertuples(index=False, name=None)))
     first = int(episodes["seed"].min())
-    asked = (arrangement.reference, load_suite(STANDARD).compared_with, agents[0])
-    comparison = Comparison(
-        episodes=episodes,
-        failures=failures,
-        agents=agents,
-        cells=[c for c in arrangement.cells if c in cells] or sorted(cells),
+    asked = (reference, arrangement.reference, load_suite(STANDARD).compared_with, agents[0])
+    shown = replace(
+        arrangement,
+        cells=tuple(c for c in arrangement.cells if c in cells) or tuple(sorted(cells)),
         reference=next(agent for agent in asked if agent in agents),
-        groups=arrangement.groups,
-        replayed=arrangement.replayed,
-        intervals=_counted(read.load_intervals(path, DRAWN, seed=first), episodes),
     )
+    intervals = _counted(read.load_intervals(path, DRAWN, seed=first), episodes)
+    comparison = Comparison(episodes, failures, agents, shown, intervals)
     host = {**dict.fromkeys(describe_host(), "?"), **read_json(path / "host.json")}
     versions = read_json(path / "versions.json")
-    return RunFolder(path, comparison, featured_of(agents), _command(path), host, versions)
+    return RunFolder(path, comparison, _command(path), host, versions)
 
 
 def _counted(intervals: pd.DataFrame, episodes: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,10 @@
-"""Pictures over time, and how all pictures look: colours of agents, few plain numbers."""
+"""Pictures of a run, and how all of them look: colours of agents, few plain numbers."""
 
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, PercentFormatter
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
 from sponge_env.run.suite import load_suite
 from sponge_env.utils.files import replacing
 
-Styles = Mapping[str, "Style"]
+Styles = Mapping[str, Mapping[str, Any]]
+"""Matplotlib's arguments for the lines of each agent, the same in every picture of a report."""
 
 STANDARD = "standard-v1"
 """Suite whose order of agents all reports keep to."""
@@ -46,6 +47,10 @@ VIOLATION_TICKS = (
     *(range(0, LINEAR_UP_TO + 1, step) for step in (5, 2, 1)),
 )  # fmt: skip
 
+RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
+LARGEST_RATIO = 4.0
+"""Times the reference's cores up to which a performance profile goes."""
+
 SMOOTHING = 1 / 40
 """Share of the episode over which moving means reach."""
 
@@ -62,32 +67,6 @@ DRAWN = ("time_s", *(name for name, _ in INPUTS), "violations", *CHOICES, "accur
 """Interval metrics that are shown, or decide what is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How one agent is drawn, in every picture of a report."""
-
-    colour: str
-    line: str = "-"
-
-    @property
-    def of_line(self) -> dict[str, Any]:
-        """Matplotlib's arguments for a line."""
-        return {"color": self.colour, "linestyle": self.line}
-
-
-def style_of(agents: Sequence[str]) -> dict[str, Style]:
-    """Give every agent a colour; they repeat where there are more agents.
-
-    The reference of the standard suite is grey, and needs none.
-    """
-    others = [agent for agent in agents if agent != load_suite(STANDARD).compared_with]
-    styles = {agent: Style(COLOURS[n % len(COLOURS)]) for n, agent in enumerate(others)}
-    return {agent: styles.get(agent, REFERENCE_STYLE) for agent in agents}
-
-
-REFERENCE_STYLE = Style("#777777", "--")
-
-
 def in_order(played: Collection[str]) -> list[str]:
     """Return a run's agents in the order of the standard suite, further ones by name."""
     known = [agent for agent in load_suite(STANDARD).agents if agent in played]
@@ -101,10 +80,20 @@ def featured_of(agents: Sequence[str]) -> list[str]:
     return few if len(few) > 1 and len(agents) > len(COLOURS) else ordered[: len(COLOURS)]
 
 
-def styles_of_run(agents: Sequence[str]) -> dict[str, Style]:
-    """Return how a run's agents are drawn, the same in all its pictures."""
-    first = featured_of(agents)
-    return style_of([*first, *(agent for agent in agents if agent not in first)])
+def styles_of(agents: Sequence[str]) -> Styles:
+    """Return how a run's agents are drawn, in colours that repeat where there are more agents.
+
+    Those that are featured have the first. The reference of the standard suite is grey.
+    """
+    reference = load_suite(STANDARD).compared_with
+    ordered = dict.fromkeys([*featured_of(agents), *agents])
+    colours = itertools.cycle(COLOURS)
+    return {
+        agent: {"color": "#777777", "linestyle": "--"}
+        if agent == reference
+        else {"color": next(colours), "linestyle": "-"}
+        for agent in ordered
+    }
 
 
 def legend_above(figure: Figure, *legend: Sequence[Any], title: str) -> None:
@@ -166,7 +155,7 @@ def moving_mean(values: FloatArray, width: int) -> FloatArray:
 def plot_comparison(runs: Runs, path: Path, title: str) -> None:
     """Draw some agents over time, below a title, as a PNG file."""
     agents = in_order(runs)
-    figure = time_series({agent: runs[agent] for agent in agents}, styles_of_run(agents))
+    figure = time_series({agent: runs[agent] for agent in agents}, styles_of(agents))
     figure.axes[0].set_title(title, loc="left", fontweight="bold")
     with replacing(path) as partial:
         partial.write_bytes(png(figure))
@@ -211,7 +200,7 @@ def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
     for agent, run in runs.items():
         total = np.cumsum(np.asarray(run["violations"]))
         label = f"{agent}: {total[-1]:.0f}"
-        ax.step(run["time_s"], total, where="post", label=label, **styles[agent].of_line)
+        ax.step(run["time_s"], total, where="post", label=label, **styles[agent])
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
     ax.yaxis.set_major_locator(FewTicks(*VIOLATION_TICKS))
     ax.yaxis.set_major_formatter(PLAIN)
@@ -224,8 +213,39 @@ def _draw_choice(ax: Axes, runs: Runs, name: str, styles: Styles) -> None:
     for agent, run in runs.items():
         values = np.asarray(run[name], dtype=np.float64)
         smooth = moving_mean(values, round(len(values) * SMOOTHING))
-        look = styles[agent].of_line
-        ax.plot(run["time_s"], values, linewidth=0.6, alpha=0.3, **look)
-        ax.plot(run["time_s"], smooth, linewidth=1.6, **look)
+        ax.plot(run["time_s"], values, linewidth=0.6, alpha=0.3, **styles[agent])
+        ax.plot(run["time_s"], smooth, linewidth=1.6, **styles[agent])
     ax.set_ylim(bottom=0)
     ax.set_ylabel(_stacked(axis_label(IntervalMetrics, name)))
+
+
+def profile_figure(rows: pd.DataFrame, reference: str, styles: Styles) -> Figure:
+    """Draw a performance profile (Dolan and More, 2002), with a panel for each start.
+
+    By a suite's rows of :func:`~sponge_env.results.suite_tables.ratios` it shows the share of the
+    cells that agents meet with at most so many times the reference's cores.
+    """
+    starts = [*rows["start"].unique()]
+    figure = Figure((0.7 + 4.6 * len(starts), 3.4), dpi=100, layout="constrained")
+    grid = figure.subplots(1, len(starts), squeeze=False, sharex=True, sharey=True)
+    lowest = np.fmin(rows["cores_over_reference"].min(), 1.0)
+    for ax, start in zip(grid.flat, starts, strict=True):
+        own = rows[rows["start"] == start]
+        total = len(own.drop_duplicates(["scenario", "profile"]))
+        for agent, style in styles.items():
+            found = own.loc[own["agent"] == agent, "cores_over_reference"].dropna().sort_values()
+            steps = [lowest, *found, max(LARGEST_RATIO, found.max())]
+            shares = [*(np.arange(len(found) + 1) / total), len(found) / total]
+            ax.step(steps, shares, where="post", label=agent, **style)
+        open_frame(ax)
+        ax.set_title(f"{start} start", loc="left", fontsize="medium")
+        ax.set(xlabel=f"cores over {reference}", ylabel="cells met", ylim=(0, 1.02))
+        ax.label_outer(remove_inner_ticks=False)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.set_xscale("log")
+        ax.set_xlim(0.95 * lowest, LARGEST_RATIO)
+        ax.xaxis.set_major_locator(FewTicks(*RATIO_TICKS))
+        ax.xaxis.set_major_formatter(PLAIN)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+    legend_above(figure, *grid[0, 0].get_legend_handles_labels(), title="")
+    return figure

@@ -8,32 +8,15 @@ from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from sponge_env.results import suite_tables, tables
 from sponge_env.results.comparison import Cell, Comparison, RunFolder
-from sponge_env.results.drawing import (
-    PLAIN,
-    FewTicks,
-    Styles,
-    legend_above,
-    open_frame,
-    png,
-    styles_of_run,
-    time_series,
-)
-from sponge_env.results.export import cell_rows
+from sponge_env.results.drawing import featured_of, png, profile_figure, styles_of, time_series
 from sponge_env.results.layout import Table
-from sponge_env.results.score import SCORE_NOTE, ratios
+from sponge_env.results.suite_tables import SCORE_NOTE, cell_rows, ratios
 from sponge_env.utils.console import Progress
-
-RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
-LARGEST_RATIO = 4.0
-"""Times the reference's cores up to which a performance profile goes."""
 
 Titled = tuple[str, Mapping[str, Table]]
 """Further tables by their titles, below a note about all of them."""
@@ -48,9 +31,9 @@ class Picture(NamedTuple):
     """PNG."""
 
 
-def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Picture]:
+def draw_all(comparison: Comparison) -> dict[str, Picture]:
     """Draw everything, with progress; return the pictures by file name without ending."""
-    draw = list(_pictures(comparison, featured))
+    draw = list(_pictures(comparison))
     drawn: dict[str, Picture] = {}
     with closing(Progress("report", len(draw), "picture")) as progress:
         for name, text, figure in draw:
@@ -59,16 +42,14 @@ def draw_all(comparison: Comparison, featured: Sequence[str]) -> dict[str, Pictu
     return drawn
 
 
-def _pictures(
-    c: Comparison, featured: Sequence[str]
-) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    styles = styles_of_run(c.agents)
-    few = {agent: styles[agent] for agent in featured}
-    if len(c.cells) > 1:
+def _pictures(c: Comparison) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    styles, reference = styles_of(c.agents), c.shown.reference
+    few = {agent: styles[agent] for agent in featured_of(c.agents)}
+    if len(c.shown.cells) > 1:
         text = f"Share of cells that {', '.join(few)} meet with at most so many times the cores of "
-        draw = partial(profile_figure, cell_rows(c), c.reference, few)
-        yield "profile", text + c.reference, draw
-    for cell in c.cells:
+        draw = partial(profile_figure, ratios(cell_rows(c), reference), reference, few)
+        yield "profile", text + reference, draw
+    for cell in c.shown.cells:
         frames = {agent: c.intervals_of(agent, cell) for agent in few}
         runs = {agent: frame for agent, frame in frames.items() if not frame.empty}
         text = f"{cell[0]}, {cell[1]}, {cell[2]} start, the first seed, over time"
@@ -80,43 +61,8 @@ def series_name(cell: Cell) -> str:
     return f"series-{'-'.join(cell)}"
 
 
-def profile_figure(cells: pd.DataFrame, reference: str, styles: Styles) -> Figure:
-    """Draw a performance profile (Dolan and More, 2002), with a panel for each start.
-
-    It shows the share of a suite's cells that agents meet with at most so many times the
-    reference's cores.
-    """
-    rows = ratios(cells, reference)
-    starts = [*rows["start"].unique()]
-    figure = Figure((0.7 + 4.6 * len(starts), 3.4), dpi=100, layout="constrained")
-    grid = figure.subplots(1, len(starts), squeeze=False, sharex=True, sharey=True)
-    lowest = np.fmin(rows["cores_over_reference"].min(), 1.0)
-    for ax, start in zip(grid.flat, starts, strict=True):
-        own = rows[rows["start"] == start]
-        total = len(own.drop_duplicates(["scenario", "profile"]))
-        for agent, style in styles.items():
-            found = own.loc[own["agent"] == agent, "cores_over_reference"].dropna().sort_values()
-            steps = [lowest, *found, max(LARGEST_RATIO, found.max())]
-            shares = [*(np.arange(len(found) + 1) / total), len(found) / total]
-            ax.step(steps, shares, where="post", label=agent, **style.of_line)
-        open_frame(ax)
-        ax.set_title(f"{start} start", loc="left", fontsize="medium")
-        ax.set(xlabel=f"cores over {reference}", ylabel="cells met", ylim=(0, 1.02))
-        ax.label_outer(remove_inner_ticks=False)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        ax.set_xscale("log")
-        ax.set_xlim(0.95 * lowest, LARGEST_RATIO)
-        ax.xaxis.set_major_locator(FewTicks(*RATIO_TICKS))
-        ax.xaxis.set_major_formatter(PLAIN)
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    legend_above(figure, *grid[0, 0].get_legend_handles_labels(), title="")
-    return figure
-
-
 def page(
-    runs: Sequence[RunFolder],
-    pictures: Sequence[Mapping[str, Picture]],
-    first: Sequence[Titled] = (),
+    runs: Sequence[RunFolder], drawn: Sequence[Mapping[str, Picture]], first: Sequence[Titled] = ()
 ) -> str:
     """Return runs, each with its pictures, and tables before them as HTML."""
     environment = Environment(
@@ -128,7 +74,7 @@ def page(
     paths = [run.path.absolute() for run in runs]
     # Beside others a run has the name of the folder around it as well.
     titles = [f"{p.parent.name}/{p.name}" if len(runs) > 1 else p.name for p in paths]
-    parts = list(zip(titles, runs, pictures, strict=True))
+    parts = list(zip(titles, runs, drawn, strict=True))
     shown = {"parts": parts, "first": first, "suites": suite_tables, "tables": tables}
     shown["score_note"] = SCORE_NOTE
     return environment.get_template("page.html.j2").render(**shown)

@@ -1,40 +1,60 @@
-"""Tables of a suite: of each cell, the scores, and failures."""
+"""Tables of a suite, for the terminal, a page or CSV: of each cell, the scores, and failures.
+
+A cell is *met* where avoidable violations, mean over the seeds, are at most
+:data:`~sponge_env.metrics.MET`. Cores are compared within a cell, and only where it is met; over
+cells their ratios have a geometric mean. This one score follows from the rows of
+:func:`cell_rows`, which are published, so that anybody can do it again. In CSV rates are per
+request, and times in seconds.
+"""
 
 from __future__ import annotations
 
-from sponge_env.metrics import CELL, Place, columns
-from sponge_env.results.comparison import Cell, Comparison
-from sponge_env.results.export import cell_rows
-from sponge_env.results.layout import Table, terminal
-from sponge_env.results.score import SCORE_NOTE, score_tables
-from sponge_env.results.tables import spread_text
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from sponge_env.metrics import CELL, MET, Place, columns
+from sponge_env.results.comparison import Cell, Comparison
+from sponge_env.results.layout import MISSING, Columns, Table, terminal
+from sponge_env.results.tables import spread_text
+from sponge_env.run.suite import BOUND_AGENTS
+from sponge_env.utils.files import replacing
+
+CELL_METRICS = (
+    "violation_rate", "avoidable_violation_rate", "mean_cores", "latency_p99_s",
+    "effective_accuracy",
+)  # fmt: skip
 CELL_NOTE = (
     "mean [min, max] of the seeds; cores over bound: over those of the best schedule found that "
     "knows the future; p99: of all requests; dropped (n of m): in n of m seeds more than 1 % were "
     "never answered"
 )
+SCORE_NOTE = (
+    f"met: cells with at most {MET * 100:g} % avoidable violations, mean over seeds; cores: "
+    "geometric mean over the cells that are met of an agent's mean cores over the reference's "
+    "there, and over what the clairvoyant bound attains; worst cell: the largest of the former; "
+    "missed: avoidable violations, mean over all cells with a result"
+)
 
 
 def all_tables(comparison: Comparison) -> str:
     """Return a suite for the terminal: a table for each cell and start."""
-    c = comparison
-    parts = [_cell_text(c, cell) for cell in c.cells]
-    parts.append("; ".join([CELL_NOTE, *c.replayed.values()]))
+    c, parts = comparison, list[str]()
+    for cell in c.shown.cells:
+        failed = c.failures[(c.failures[list(CELL)] == list(cell)).all(axis=1)]
+        lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
+        parts.append(terminal(cell_table(c, cell), f"{', '.join(cell)} start", lines))
+    parts.append("; ".join([CELL_NOTE, *c.shown.replayed.values()]))
     parts += [terminal(table, title) for title, table in scores(c).items()]
     return "\n\n".join([*parts, SCORE_NOTE])
 
 
-def scores(comparison: Comparison) -> dict[str, Table]:
+def scores(c: Comparison) -> dict[str, Table]:
     """Return the agents' scores by title."""
-    return score_tables(cell_rows(comparison), comparison.reference, comparison.agents)
-
-
-def _cell_text(comparison: Comparison, cell: Cell) -> str:
-    failures = comparison.failures
-    failed = failures[(failures[list(CELL)] == list(cell)).all(axis=1)]
-    lines = [f"{f.agent}: failed with {f.type}: {f.message}" for f in failed.itertuples()]
-    return terminal(cell_table(comparison, cell), f"{', '.join(cell)} start", lines)
+    return score_tables(cell_rows(c), c.shown.reference, c.agents)
 
 
 def cell_table(comparison: Comparison, cell: Cell, *more: Place) -> Table:
@@ -64,3 +84,130 @@ def failure_table(comparison: Comparison) -> Table:
         for f in comparison.failures.itertuples()
     ]
     return Table(["agent", "cell", "failed with"], rows)
+
+
+def cell_rows(comparison: Comparison) -> pd.DataFrame:
+    """Return a row for each agent and cell, and for what the first bound attains there."""
+    c, rows = comparison, []
+    for cell in c.shown.cells:
+        place = (*cell, c.shown.groups.get(cell[0], ""))
+        for agent in [*c.agents_on(cell), *c.bounds_on(cell)[:1]]:
+            means = [c.values(agent, name, cell).mean() for name in CELL_METRICS]
+            rows.append((*place, agent, c.values(agent, "seed", cell).size, *means))
+    return pd.DataFrame(rows, columns=[*CELL, "group", "agent", "n", *CELL_METRICS])
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a data frame as CSV."""
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def write_files(files: Mapping[Path, str | bytes]) -> None:
+    """Write files whole; RunDirectoryError if one cannot be."""
+    for path, content in files.items():
+        with replacing(path) as partial:
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def csv_files(comparison: Comparison) -> dict[str, str]:
+    """Return the CSV files of a run by name."""
+    cells = cell_rows(comparison)
+    scores = score_rows(cells, comparison.shown.reference)
+    return {"cells.csv": csv_text(cells), "score.csv": csv_text(scores)}
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Return what :func:`csv_text` wrote of cells or scores."""
+    names = [*CELL, "group"]
+    rows = pd.read_csv(path, dtype=dict.fromkeys(names, str))
+    return rows.fillna(dict.fromkeys(names, ""))
+
+
+def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return the agents' rows with ``met`` and, where it is true, their cores over those of others.
+
+    These are ``cores_over_reference`` and ``cores_over_bound``; NaN where there is none.
+    """
+    bounds = cells["agent"].isin(BOUND_AGENTS.values())
+    others = {"reference": cells[cells["agent"] == reference], "bound": cells[bounds]}
+    rows = cells[~bounds].copy()
+    rows["met"] = rows["avoidable_violation_rate"].round(9) <= MET
+    places = pd.MultiIndex.from_frame(rows[[*CELL]])
+    for name, own in others.items():
+        theirs = own.set_index([*CELL])["mean_cores"].reindex(places).to_numpy()
+        rows[f"cores_over_{name}"] = (rows["mean_cores"] / theirs).where(rows["met"])
+    return rows
+
+
+def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
+    """Return the score of each agent, and value of further columns, from :func:`cell_rows`.
+
+    A cell without a result is none that is met.
+    """
+    keys = ["start", *by]
+    rows = ratios(cells, reference)
+    total = rows.drop_duplicates([*CELL]).groupby(keys).size().rename("cells")
+    found = rows.groupby([*keys, "agent"], sort=False).agg(
+        met=("met", "sum"),
+        cores_over_reference=("cores_over_reference", _geometric_mean),
+        cores_over_bound=("cores_over_bound", _geometric_mean),
+        worst=("cores_over_reference", "max"),
+        missed=("avoidable_violation_rate", "mean"),
+    )
+    found = found.reset_index().join(total, on=keys).assign(reference=reference)
+    numbers = ["met", "cores_over_reference", "cores_over_bound", "worst", "missed"]
+    return found[[*keys, "agent", "reference", "cells", *numbers]]
+
+
+def _geometric_mean(values: pd.Series[float]) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
+def score_table(rows: pd.DataFrame, agents: Sequence[str]) -> Table:
+    """Return some agents' scores on the same cells."""
+    bound: Columns[dict[Any, Any]] = []
+    if rows["cores_over_bound"].notna().any():
+        bound = [("cores over bound", lambda row: _number(row["cores_over_bound"]))]
+    over = f"cores over {rows['reference'].iloc[0]}"
+    columns: Columns[dict[Any, Any]] = [
+        ("controller", lambda row: row["agent"]),
+        ("met", lambda row: f"{row['met']} of {row['cells']}"),
+        (over, lambda row: _number(row["cores_over_reference"])),
+        *bound,
+        ("worst cell", lambda row: _number(row["worst"])),
+        ("missed [%]", lambda row: f"{row['missed'] * 100:.3f}"),
+    ]
+    found = {row["agent"]: row for row in rows.to_dict("records")}
+    return Table.of(columns, [found[agent] for agent in agents if agent in found])
+
+
+def score_grid(rows: pd.DataFrame, across: str, agents: Sequence[str]) -> Table:
+    """Return ``met/cells · cores over the reference`` of some agents at each value of a column."""
+    entries = {
+        (row["agent"], row[across]): (
+            f"{row['met']}/{row['cells']} · {_number(row['cores_over_reference'])}"
+        )
+        for row in rows.to_dict("records")
+    }
+    values = [*rows[across].unique()]
+    lines = [[a, *(entries.get((a, v), MISSING) for v in values)] for a in agents]
+    return Table(["controller", *values], [line for line in lines if {*line[1:]} != {MISSING}])
+
+
+def _number(value: float) -> str:
+    return MISSING if np.isnan(value) else f"{value:.2f}"
+
+
+def score_tables(cells: pd.DataFrame, reference: str, agents: Sequence[str]) -> dict[str, Table]:
+    """Return by title the scores of each start: over all cells, by group and by profile."""
+    tables = {}
+    for start, own in cells.groupby("start", sort=False):
+        shown = f"{start} start: met · cores over {reference}"
+        title = f"all scenarios and profiles, {start} start"
+        tables[title] = score_table(score_rows(own, reference), agents)
+        for by in ("group", "profile"):
+            named = own[own[by] != ""]
+            if named[by].nunique() > 1:
+                found = score_rows(named, reference, by)
+                tables[f"by {by}, {shown}"] = score_grid(found, by, agents)
+    return tables

@@ -18,18 +18,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from sponge_env.errors import ConfigError
 from sponge_env.run.executor import Executor, Failure, Processes, Results, Task, Work, attempt
 from sponge_env.run.store import RunStore, code_fingerprint
+from sponge_env.run.unit import Unit
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
 from sponge_env.utils.files import read_all, write_all
-
-if TYPE_CHECKING:
-    from sponge_env.run.store import Unit
 
 RETRIES = 2
 """Nodes that may die under a task, one after the other, before it has failed."""
@@ -142,20 +140,15 @@ def _join(address: str) -> Any:
     ray: Any = importlib.import_module("ray")
     if ray.is_initialized():
         return ray
-    here: dict[str, Any] = {} if address else {"include_dashboard": False}
-    environment = {"env_vars": installation.ONE_THREAD}
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    options |= {"log_to_driver": False, "logging_level": "warning"}
+    options["runtime_env"] = {"env_vars": installation.ONE_THREAD}
     ended_by = signal.getsignal(signal.SIGTERM)
     try:
         if address:  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _ANSWER_S).close()
-        ray.init(
-            address or "local",
-            runtime_env=environment,
-            log_to_driver=False,
-            logging_level="warning",
-            **here,
-        )
+        ray.init(address or "local", **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -184,9 +177,7 @@ def _prepare_nodes(ray: Any) -> None:
     for ref, name in refs.items():
         try:
             if other := ray.get(ref):
-                raise ConfigError(
-                    f"node {name} has {other}; install what this machine has there, too"
-                )
+                raise ConfigError(f"node {name} has {other}; install there what this machine has")
         except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
             continue  # it has died meanwhile
         except ray.exceptions.RayError as error:

@@ -87,9 +87,8 @@ def _played(
     scenarios: Sequence[Scenario], workload: Workload, held: Sequence[StageAllocation], seed: int
 ) -> FloatArray:
     count, actions, found = len(held), np.array(held)[:, None], []
-    with closing(
-        BatchSimulator(scenarios, np.arange(count), workloads=[workload] * count)
-    ) as batch:
+    simulator = BatchSimulator(scenarios, np.arange(count), workloads=[workload] * count)
+    with closing(simulator) as batch:
         for _ in batch.play(np.full(count, seed), lambda _: actions):
             pass
         batch.drain()

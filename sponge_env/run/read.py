@@ -15,10 +15,9 @@ from pyarrow import ArrowException
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import CELL, EpisodeMetrics, IntervalMetrics, declared, from_summary, names
-from sponge_env.run.store import IDENTITY, read_result, result_files, whole_episodes
+from sponge_env.run.store import IDENTITY, check_run, read_result, result_files, whole_episodes
 from sponge_env.run.suite import Arrangement
 from sponge_env.scenario.toml import from_mapping
-from sponge_env.utils.files import read_json
 
 _KINDS = {f.name: f.type for cls in (EpisodeMetrics, IntervalMetrics) for f in declared(cls)}
 """Names of the columns' types."""
@@ -39,9 +38,7 @@ def load_results(path: Path) -> pd.DataFrame:
 
 def load_arrangement(path: Path) -> Arrangement:
     """Return how the run's suite has its cells shown; nothing where it does not say."""
-    found = read_json(path / "run.json").get("arrangement", {})
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{str(path / 'run.json')!r} is damaged: its arrangement is none")
+    found = check_run(path, {}).get("arrangement", {})
     for former in ("about", "families", "sweeps"):  # which earlier versions had
         found.pop(former, None)
     return from_mapping(Arrangement, found)

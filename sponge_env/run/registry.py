@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
@@ -25,27 +26,17 @@ REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
 one itself knows none. The first has ``FILES`` as well."""
 
-
-def known_controllers() -> dict[str, str]:
-    """Return all registered names and their lazy ``"module:callable"`` strings."""
-    return _registered("CONTROLLERS", *REGISTRIES)
+Names = dict[str, str]
 
 
-def described_controllers() -> dict[str, str]:
-    """Return what each registered controller does, in one line."""
-    return _registered("ABOUT", *REGISTRIES)
+def known_controllers(kind: Literal["CONTROLLERS", "ABOUT", "FILES"] = "CONTROLLERS") -> Names:
+    """Return all registered names with their lazy ``"module:callable"`` strings.
 
-
-def file_controllers() -> dict[str, str]:
-    """Return what follows a file, by the word before the colon in ``word:FILE``."""
-    return _registered("FILES", REGISTRIES[0])
-
-
-def _registered(kind: str, *packages: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in packages:
-        found |= imported(f"{bundled(package)}:{kind}")
-    return found
+    Or with what each controller does, in one line; or what follows a file, by the word before the
+    colon in ``word:FILE``.
+    """
+    modules = [importlib.import_module(bundled(package)) for package in REGISTRIES]
+    return {name: text for module in modules for name, text in getattr(module, kind, {}).items()}
 
 
 def make_controller(
@@ -86,7 +77,7 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     target = registry.get(name, name)
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
-    ours = target in (*known_controllers().values(), *file_controllers().values())
+    ours = target in (*known_controllers().values(), *known_controllers("FILES").values())
     if not ours:
         check_typed(target, "agent")
         look_here()

@@ -7,7 +7,6 @@ controller settles on under a steady mean load, found with :func:`warm`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,15 +22,7 @@ from sponge_env.core.fields import JOINT_OBS_DIM
 from sponge_env.core.records import METRICS
 from sponge_env.errors import SpongeError
 from sponge_env.interfaces import Allocation, Controller, Sink, SystemSpec, SystemView
-from sponge_env.metrics import (
-    AVERAGED,
-    SHARE,
-    EpisodeMetrics,
-    IntervalMetrics,
-    by_stage,
-    names,
-    to_columns,
-)
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, over_episode, to_columns
 from sponge_env.run.registry import decision, start
 from sponge_env.scenario.config import Arrivals, Initial
 from sponge_env.scenario.profile import Profile
@@ -275,22 +266,8 @@ def _summarise(
         decision_p50_s=float(np.quantile(decisions_s, 0.5)),
         decision_p99_s=float(np.quantile(decisions_s, 0.99)),
         reward=total(intervals["reward"].tolist()),
-        stages={stage: over_episode(own) for stage, own in by_stage(intervals).items()},
+        stages=over_episode(intervals),
     )
-
-
-def over_episode(columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """Return what was measured of a stage, (intervals,) each, in all intervals together."""
-    found = {name: float(column.sum()) for name, column in columns.items()}
-    ones = np.ones(len(columns["taken"]))
-    weights = {name: columns.get(weight, ones) for name, weight in AVERAGED.items()}
-    weights |= {name: columns["answered"] for name in columns if name.startswith(SHARE)}
-    for name, weight in weights.items():
-        counts = weight > 0  # what was not measured has no weight
-        weighted = float((columns[name] * weight)[counts].sum())
-        found[name] = weighted / float(weight.sum()) if counts.any() else math.nan
-    waited_s, taken = found["waited_s"], found["taken"]
-    return found | {"waiting_mean_s": waited_s / taken if taken else math.nan}
 
 
 def warm(scenario: Scenario, controller: Controller, profile: Profile | None = None) -> Scenario:

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from sponge_env.errors import RunDirectoryError
 from sponge_env.formats import RESERVED, trace_hash
@@ -46,11 +46,7 @@ from sponge_env.utils.files import content_hash, explained, read_json, write_jso
 from sponge_env.utils.installation import bundled, describe_host, describe_versions
 
 if TYPE_CHECKING:
-    from sponge_env.run.bounds import BoundUnit
-    from sponge_env.run.unit import AgentUnit
-
-    Unit: TypeAlias = AgentUnit | BoundUnit
-    """Work whose results are kept in a file of their own."""
+    from sponge_env.run.unit import Unit
 
 FORMAT = 3
 """Version of the folder's layout."""
@@ -118,17 +114,13 @@ def _beyond(data: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return {k: _beyond(v, usual[k]) if k in nested else v for k, v in changed.items()}
 
 
-def seeds_of(suite: Suite) -> dict[str, int]:
-    """Return which seeds are played; a folder keeps no first one that is 0."""
-    return {"seeds": suite.seeds} | ({"first_seed": suite.first_seed} if suite.first_seed else {})
-
-
 def identity(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> dict[str, Any]:
     """Return what all results in one folder have in common; it may get more agents later."""
     content = {cell_name(scenario): scenario_fingerprint(scenario) for scenario in cells(suite)}
     return {
         "suite": suite.name,
-        **seeds_of(suite),
+        "seeds": suite.seeds,
+        "first_seed": suite.first_seed or None,  # earlier versions kept none that is 0
         "backend": backend,
         "limiter": limiter,
         "code": code_fingerprint(),
@@ -289,11 +281,10 @@ def _rules(file: Path, result: dict[str, Any]) -> dict[str, Callable[[], bool]]:
         "it has no list with one table for each seed": lambda: (
             isinstance(episodes, list) and len({each["seed"] for each in episodes}) == len(episodes)
         ),
-        "an episode has a metric of another type": lambda: all(
-            _fits(each[name], kind) for each in episodes for name, kind in _EPISODE.items()
-        ),
-        "it has a number that is not known, or lacks one": lambda: all(
-            each.keys() - {"stages"} == _EPISODE.keys() for each in episodes
+        "it has a number that is not known, or lacks one, or one is of another type": lambda: all(
+            each.keys() - {"stages"} == _EPISODE.keys()
+            and all(_fits(each[name], kind) for name, kind in _EPISODE.items())
+            for each in episodes
         ),
         "the stages of an episode lack numbers or have others": lambda: all(
             {*names(StageMetrics)} <= table.keys()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
-from sponge_env.run.registry import file_controllers, known_controllers
+from sponge_env.run.registry import known_controllers
 from sponge_env.scenario.config import Start, as_name
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
@@ -79,12 +79,7 @@ class Suite:
     """Short name; the file's if left out."""
     description: str = ""
     """What the suite is for."""
-    seeds: int = option(
-        10,
-        at_least=1,
-        at_most=EVALUATION_SEEDS,
-        rule=f"between 1 and {EVALUATION_SEEDS}, for training uses those above",
-    )
+    seeds: int = option(10, at_least=1)
     """Episodes of each agent and cell."""
     first_seed: int = option(0, at_least=0)
     only: str = "*"
@@ -174,14 +169,13 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Return the traces in a folder by content and name, and why the other files are none."""
     from sponge_env.formats import content_of  # takes a while to import
 
-    if not folder.is_dir():
-        raise ConfigError(f"--traces must be a folder of trace files, not {str(folder)!r}")
     found: dict[str, dict[str, str]] = {}
     left_out, taken = [], set[str]()
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise ConfigError(f"cannot read the folder {str(folder)!r}: {error.strerror}") from None
+        text = f"--traces must be a folder of trace files, not {str(folder)!r} ({error.strerror})"
+        raise ConfigError(text) from None
     for path in paths:
         if path.name.startswith(".") or not path.is_file():
             continue
@@ -225,7 +219,7 @@ def chosen(
     ``word:FILE`` where a registry has something that follows such files; it is called after its.
     """
     defined, registered = {**named_agents(), **(own or {})}, known_controllers()
-    files = file_controllers()
+    files = known_controllers("FILES")
     bounds = {name: control for control, name in BOUND_AGENTS.items()}
     agents: dict[str, AgentEntry] = {}
     for name in dict.fromkeys(names):

@@ -27,15 +27,7 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import summary_v2 as hparams  # its `api` needs TensorFlow
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from sponge_env.metrics import (
-    EpisodeMetrics,
-    IntervalMetrics,
-    axis_label,
-    columns,
-    names,
-    of_stage,
-    tag,
-)
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label, columns, names, tag
 from sponge_env.utils.files import explained
 
 EPISODE_PREFIX = "whole_episode/"
@@ -125,7 +117,7 @@ class TensorBoardSink:
         values = [*_of_interval(metrics), *self._totals.values()]
         tags = list(_INTERVAL_TAGS)
         for stage, measured in metrics.stages.items():
-            tags += [STAGE_PREFIX + of_stage(stage, name) for name in measured]
+            tags += [f"{STAGE_PREFIX}{stage}/{name}" for name in measured]
             values += measured.values()
         self._add_scalars(tags, values, metrics.time_s)
         self._steps += 1

@@ -9,22 +9,22 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.env.factory import check_live, ensure_profile, make_system
-from sponge_env.errors import ConfigError, TraceError
+from sponge_env.errors import ConfigError, SpongeError, TraceError
 from sponge_env.interfaces import Sink
 from sponge_env.metrics import Columns, summary
 from sponge_env.run.registry import imported, known_controllers, make_controller
-from sponge_env.run.rollout import Episode, Run, play, play_together, warm
+from sponge_env.run.rollout import Episode, Replay, Run, play, play_together, run_episode, warm
 from sponge_env.run.store import (
     IDENTITY,
     RunStore,
@@ -32,19 +32,18 @@ from sponge_env.run.store import (
     scenario_fingerprint,
     whole_episodes,
 )
-from sponge_env.run.suite import BOUND_AGENTS, Suite, cells
+from sponge_env.run.suite import BOUND_AGENTS, BoundName, Suite, cells
 from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import TRAINING_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
+from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.simulation.traffic import capacity_rps, rate_rps
 from sponge_env.simulation.workload import draw_workload
 from sponge_env.utils.console import ConsoleSink, Progress
 from sponge_env.utils.files import content_hash, replacing
 from sponge_env.utils.installation import bundled, missing
-
-if TYPE_CHECKING:
-    from sponge_env.run.store import Unit
 
 _of_run = attrgetter(*IDENTITY)
 
@@ -183,6 +182,64 @@ class AgentUnit:
                 raise episode.failure or KeyboardInterrupt
 
 
+@dataclass(frozen=True, slots=True)
+class BoundUnit:
+    """The clairvoyant bound of one cell: what a controller that knows the future can reach.
+
+    A bound takes seconds for each episode. Its schedule is played like an agent's decisions.
+    """
+
+    control: BoundName
+    scenario: Scenario
+    seeds: int
+    first_seed: int = 0
+
+    @property
+    def agent(self) -> str:
+        """Name in the results."""
+        return BOUND_AGENTS[self.control]
+
+    def fingerprint(self) -> str:
+        """Return what stands for everything that the result depends on but the code."""
+        parts = {"control": self.control, "seeds": self.seeds, "first": self.first_seed}
+        return fingerprint(parts | {"scenario": scenario_fingerprint(self.scenario)})
+
+    def run(self, record: Recorder) -> None:
+        """Play the best schedule that was found for each seed that the record has not got yet."""
+        from sponge_env.oracle import bound  # compiled; only bounds need it
+
+        # Service takes exactly its usual time, as the schedule expects.
+        exact = replace(self.scenario.simulation, noise=0.0)
+        scenario = replace(self.scenario, simulation=exact)
+        for seed in range(self.first_seed, self.first_seed + self.seeds)[record.seeds :]:
+            found = bound(scenario, seed, joint=self.control == "joint")
+            run = Run.of(self.agent, scenario, "sim", seed)
+            system = SimulatedSystem(scenario, seed)
+            record.add(run, run_episode(system, Replay(found.schedule), run))
+            record.keep(complete=False)
+
+
+Unit = AgentUnit | BoundUnit
+"""Work whose results are kept in a file of their own."""
+
+
+def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
+    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time.
+
+    The search has no end in them, and the least violations say nothing. Cells with stages have
+    no bound.
+    """
+    bounded = [cell for cell in cells(suite) if not cell.stages]
+    if not (bounded or suite.agents):
+        raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")
+    for kind, cell in product(suite.bounds, bounded):
+        with suppress(SpongeError):  # what cannot be played says so itself
+            profile = scenario_profile(cell)
+            if rate_rps(cell, profile) > capacity_rps(cell, profile, kind == "joint"):
+                continue
+        yield BoundUnit(kind, cell, suite.seeds, suite.first_seed)
+
+
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
     """Return all units of a suite: bounds first, which take longest, then cell by cell.
 
@@ -193,11 +250,7 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         if name in BOUND_AGENTS.values():
             raise ConfigError(f"the name {name!r} is taken by a bound; give the agent another")
         make_controller(entry.controller or name, registry, entry.options)
-    work: list[Unit] = []
-    if suite.bounds:
-        from sponge_env.run.bounds import bound_units
-
-        work += bound_units(suite)
+    work: list[Unit] = [*_bound_units(suite)]
     for cell, (name, entry) in product(cells(suite), suite.agents.items()):
         controller = entry.controller or name
         tuned = tuned_options(controller, cell) if entry.tuned else {}
