@@ -77,7 +77,7 @@ def test_methods_are_those_of_the_protocol(channel: grpc.Channel) -> None:
     trace = [("traceparent", f"00-{'a1' * 16}-{'1' * 16}-01")]
     with pytest.raises(grpc.RpcError) as raised:
         channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20, metadata=trace)
-    assert dict(raised.value.initial_metadata())["traceparent"].startswith(trace[0][1][:36])
+    assert dict(raised.value.trailing_metadata())["traceparent"].startswith(trace[0][1][:36])
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     pool = MESSAGES["ModelInferRequest"].DESCRIPTOR.file.pool
     assert pool is not descriptor_pool.Default()

@@ -121,7 +121,7 @@ class ModelServer:
     def make_ready(self, threads: int) -> None:
         """Run all variants: the first large batch allocates, and belongs to the cold start."""
         for variant in range(len(self._models)):
-            self.run(len(self._tensors.inputs), threads, variant)
+            self.answer(len(self._tensors.inputs), threads, variant)  # it may fail on zeros
 
     def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
         """Answer the first ``size`` tasks; where the model fails, return on which, and why.
@@ -140,7 +140,9 @@ class ModelServer:
                 self.run(1, threads, variant, task)
             except Exception as error:
                 text = " ".join(str(error).rpartition(STATUS)[2].split()) or type(error).__name__
-                reasons[task] = text.encode("ascii", "replace").decode()[: MAX_REASONS // size]
+                # A report has room for what JSON makes of these characters, and of no others.
+                plain = (c if c.isascii() and c.isprintable() else "?" for c in text)
+                reasons[task] = "".join(plain)[: MAX_REASONS // size]
                 counts[task] = 0
         return reasons
 

@@ -254,6 +254,8 @@ class Kept:
     """Number of tasks in the last stage, as far as the stage before it said so."""
     failed: str = ""
     """Why a model failed on one of its tasks, if one did."""
+    is_sample: bool = False
+    """Whether it brought no input."""
 
 
 class Handover:
@@ -267,8 +269,6 @@ class Handover:
     def __init__(self, launcher: Launcher, stages: int) -> None:
         self._launcher, self._last = launcher, stages - 1
         self._requests = defaultdict[int, Kept](lambda: Kept([[] for _ in range(stages)]))
-        self._shown = False
-        """Whether samples were."""
         self._running: dict[int, list[tuple[Kept, Task]]] = {}
         """The tasks of each batch; of requests that were forgotten since, nothing else is left."""
 
@@ -284,7 +284,7 @@ class Handover:
             waiting = kept.waiting[batch.stage]
             if not waiting:
                 waiting.append((0, self._launcher.sample(request, batch.stage)))
-                self._shown = True
+                kept.is_sample = True
             running.append((kept, waiting.pop(0)))
         return [tensor for _, (_, tensor) in running]
 
@@ -304,9 +304,10 @@ class Handover:
         """
         last = batch.stage == self._last
         for place, reason in (failed or {}).items():
-            if self._shown:
+            kept = self._running[batch.id][place][0]
+            if kept.is_sample:
                 raise WorkerError(f"the model fails on its samples: {reason}")
-            self._running[batch.id][place][0].failed = reason
+            kept.failed = reason
         # without answers there is nothing to keep
         for (kept, (place, _)), answer in zip(self._running.pop(batch.id), answers, strict=False):
             if last:

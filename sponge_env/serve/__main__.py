@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from sponge_env import cli
-from sponge_env.errors import SpongeError
+from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.models.registry import KNOWN
 from sponge_env.scenario.config import Limiter, as_name
 from sponge_env.scenario.toml import from_mapping
@@ -72,7 +72,10 @@ def _server_options(arguments: argparse.Namespace) -> ServeOptions:
     own = [f"{SERVER}.{name}={getattr(arguments, name)}" for name in ("host", "port", "grpc_port")]
     own += [f"{SERVER}.refuse_nan=true"] * arguments.refuse_nan
     own += [option for option in arguments.option if option.startswith(f"{SERVER}.")]
-    values = cli.parse_options(own, [SERVER])[SERVER] | {"token": os.environ.get(TOKEN) or None}
+    values = cli.parse_options(own, [SERVER])[SERVER]
+    if "token" in values:
+        raise ConfigError(f"put the token into {TOKEN}: all users of a machine see command lines")
+    values["token"] = os.environ.get(TOKEN) or None
     if values["grpc_port"] == "none":
         values["grpc_port"] = None
     return from_mapping(ServeOptions, values, f"{SERVER}.")

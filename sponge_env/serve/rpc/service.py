@@ -115,8 +115,7 @@ class RpcFront:
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
-            if trace := own_parent(headers):
-                await context.send_initial_metadata([(k.decode(), v.decode()) for k, v in trace])
+            trace = tuple((k.decode(), v.decode()) for k, v in own_parent(headers))
             try:
                 if guarded:
                     self._front.check_token(headers)
@@ -127,7 +126,9 @@ class RpcFront:
                 with self._front.memory.holding(COPIES * len(data)):
                     response = await work(data, headers, began_s, context.time_remaining())
             except WireError as error:
-                await self._abort(context, error)
+                await self._abort(context, error, trace)
+            if trace:  # not sooner: a call whose answer has begun is not tried again
+                await context.send_initial_metadata(trace)
             return _serialized(response)
 
         return grpc.stream_unary_rpc_method_handler(handle)
@@ -218,11 +219,12 @@ class RpcFront:
             values = {"error_message": error.sentence}
         return _serialized(MESSAGES["ModelStreamInferResponse"](**values))
 
-    async def _abort(self, context: Context, error: WireError) -> Any:
+    async def _abort(
+        self, context: Context, error: WireError, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Any:
         self._front.count_rejected(error)
-        metadata: tuple[tuple[str, str], ...] = ()
         if error.retry_after_s > 0:
-            metadata = ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
+            metadata += ((PUSHBACK, str(max(1, round(error.retry_after_s * 1000)))),)
         await context.abort(grpc.StatusCode[grpc_code(error)], error.sentence, metadata)
 
 

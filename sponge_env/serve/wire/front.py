@@ -154,7 +154,8 @@ class Front:
         except WireError as error:
             age_s = arrival.began_s - min(deadline.sent_s, deadline.due_s)
             if error.ended is Status.REFUSED and age_s >= DOUBTED_AGE_S:
-                self.metrics.clamped()
+                if not deadline.clamped:
+                    self.metrics.clamped()
                 error.sentence = f"refused: {age_s:.1f} s old by the client's clock; is it behind?"
             raise
 

@@ -29,6 +29,8 @@ DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BYTES": 
 """NumPy's name of each of the protocol's types that have one."""
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int), "S": (str, bytes)}
 """Python's types of the values in JSON, or of a gRPC message, where not integers only."""
+MAX_TEXTS = 1 << 13
+"""Of a request, which take 32 MB."""
 LENGTH_BYTES = 4
 """Before each text in a tensor of BYTES, little-endian."""
 
@@ -115,9 +117,11 @@ def _split(data: Buffer, count: int, name: str) -> list[bytes]:
 
 
 def _texts(texts: list[bytes], rows: int, spec: TensorSpec) -> NDArray[Any]:
-    if any(len(text) > TEXT_BYTES or text.endswith(b"\0") for text in texts):
-        ends = "and none may end with a zero byte"
-        raise WireError(f"a text in {spec.name!r} has at most {TEXT_BYTES} bytes, {ends}")
+    if any(len(text) > TEXT_BYTES or b"\0" in text for text in texts):
+        rule = f"has at most {TEXT_BYTES} bytes, and none of them is zero"
+        raise WireError(f"a text in {spec.name!r} {rule}")
+    if len(texts) > MAX_TEXTS:  # each takes the room of the longest
+        raise WireError(f"a request has at most {MAX_TEXTS} texts, not {len(texts)}", 413)
     array = np.empty((rows, *spec.shape), TEXT)
     array.reshape(-1)[:] = texts
     return array
