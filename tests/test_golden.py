@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from golden import cells, record
+from golden import cells, entries, record
 
-RECORDED, NAMES = record.read(), record.read("columns")
-SUBSET = record.subset(RECORDED)
+RECORDED = {name: record.read(name) for name in entries.MAKERS}
+SUBSET = entries.subset({name: list(kept) for name, kept in RECORDED.items()})
+NAMES = record.read_names()
 
 
-@pytest.mark.parametrize("key", SUBSET)
-def test_it_is_computed_as_recorded(key: str) -> None:
-    assert not list(record.differences(key, RECORDED[key], NAMES))
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in SUBSET for key in SUBSET[name]])
+def test_it_is_computed_as_recorded(name: str, key: str) -> None:
+    assert not list(record.differences(name, key, RECORDED[name][key], NAMES))
 
 
 def test_every_agent_and_cell_is_among_those_that_are_checked() -> None:
-    chosen, played = ([cells.Episode.of(key) for key in each] for each in (SUBSET, RECORDED))
+    chosen = [cells.Episode.of(key) for key in SUBSET["episodes"]]
+    played = {cells.Episode.of(key).agent for key in RECORDED["episodes"]}
     agents, places = Counter(e.agent for e in chosen), Counter(e.cell for e in chosen)
-    assert all(agents[e.agent] >= 2 for e in played if e.agent not in cells.VARIANTS)
-    assert all(places[cell] >= 2 for cell in cells.CELLS)
+    assert {agent for agent in played - cells.VARIANTS.keys() if agents[agent] < 2} == set()
+    assert {cell for cell in cells.CELLS if places[cell] < 2} == set()
 
 
 def test_a_difference_is_named() -> None:

@@ -16,7 +16,7 @@ from sponge_env.core.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKED = (
-    "tests/test_golden.py::test_it_is_computed_as_recorded[late-fifo/cold/static-8/0]",
+    "tests/test_golden.py::test_it_is_computed_as_recorded[sequences-15/single/joint/late-fifo]",
     "tests/test_service.py::test_lone_work_takes_as_long_as_it_did_on_linux",
     "tests/test_resize_delay.py::test_no_resize_overtakes_another_and_none_is_lost",
     "tests/test_live_system.py::test_deaths_lead_to_every_outcome",

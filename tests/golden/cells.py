@@ -197,3 +197,66 @@ def episodes(known: list[str]) -> Iterator[Episode]:
             for seed in SEEDS[start]:
                 for agent in agents_of(where, known):
                     yield Episode(name, start, agent, seed)
+
+
+SEQUENCES = 50
+"""Random action sequences."""
+STEPS = 40
+SEQUENCE_S = 30.0
+"""Length of their episodes: shorter than a sequence, so that the next one begins in it."""
+VECTOR_ENVS = 8
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Random actions for one environment, or for some that are stepped at once."""
+
+    number: int
+
+    @property
+    def control(self) -> str:
+        return "joint" if self.number % 2 else "vertical"
+
+    @property
+    def vector(self) -> bool:
+        return self.number % 10 >= 6
+
+    @property
+    def cells(self) -> list[str]:
+        """The cell, or one for each environment; their limits are the same."""
+        plain = [name for name, where in CELLS.items() if not where.stages]
+        able = [n for n in plain if n not in ("narrow", "half-interval", "many-replicas")]
+        if self.vector and self.number % 3 == 0:
+            return [able[(self.number + i) % len(able)] for i in range(VECTOR_ENVS)]
+        names = plain if not self.vector else able
+        return [names[(5 * self.number) // 2 % len(names)]]
+
+    @property
+    def autoreset(self) -> str:
+        """When the next episode of a vector environment begins."""
+        return "SameStep" if self.number % 20 >= 10 else "NextStep"
+
+    @property
+    def key(self) -> str:
+        kind = f"vector-{self.autoreset}" if self.vector else "single"
+        return f"{self.number:02d}/{kind}/{self.control}/{'+'.join(self.cells)}"
+
+
+FIDELITY = {
+    f"{cell}/{start}/{agent}/{repetition}": (cell, start, agent, repetition)
+    for cell, start, agent in (
+        ("local", "cold", "static-8"),
+        ("local", "warm", "sponge-ip"),
+        ("flash-crowd-local", "cold", "fa2"),
+    )
+    for repetition in (0, 1)
+}
+"""Fidelity runs: cell, start, agent, and the repetition, which seeds the noise."""
+
+BOUNDS = {
+    f"{cell}/{control}": (cell, control)
+    for cell in ("paper", "expired-classes", "flash-crowd-local")
+    for control in ("vertical", "joint")
+}
+"""Clairvoyant bounds of short episodes."""
+BOUND_S = 20.0

@@ -1,31 +1,35 @@
-"""Plays what ``cells.py`` says; the only file here that knows the insides of the product."""
+"""Plays what ``cells.py`` says. The only file here that knows the insides of the product."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 
-from sponge_env.interfaces import Allocation
+import sponge_env  # noqa: F401  # registers the environments
+from sponge_env.core.records import METRICS
+from sponge_env.fidelity.trial import MeasuredWork, Subject
+from sponge_env.interfaces import Allocation, Batch, Completion
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
+from sponge_env.oracle import bound
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT, VERTICAL, encode
 from sponge_env.simulation.system import SimulatedSystem
 
-from .cells import CELLS, LEARNED, Episode
+from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
+from .cells import Sequence as ActionSequence
 
-Columns = Mapping[str, ArrayLike]
+Columns = Mapping[str, NDArray[Any]]
 """Values by name."""
-Names = Mapping[str, list[str]]
-"""Columns that are hashed, by table."""
-Entry = dict[str, Any]
 
 _CONTROLS = {"vertical": VERTICAL, "joint": JOINT}
 
@@ -39,22 +43,39 @@ def registered() -> list[str]:
 
 def column_names() -> dict[str, list[str]]:
     """Return the columns of today, which are those that are hashed."""
+    vector = [*(METRICS.names or ())]
     return {
-        "ledger": list(SimulatedSystem(scenario("paper", "cold"), 0).columns()),
+        "ledger": list(SimulatedSystem(scenario("paper", "cold", 1.0), 0).columns()),
         "intervals": [name for name in names(IntervalMetrics) if name not in WALL_CLOCK],
         "summary": [name for name in names(EpisodeMetrics) if name not in WALL_CLOCK],
+        "vector_infos": [name for name in vector if name not in WALL_CLOCK],
         "vertical": list(VERTICAL.fields),
         "joint": list(JOINT.fields),
     }
 
 
-def scenario(cell: str, start: str) -> Scenario:
+def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario:
     made = load_scenario(CELLS[cell].scenario)
     for key, value in CELLS[cell].changes.items():
         if isinstance(value, Mapping):
             value = dataclasses.replace(getattr(made, key), **value)
         made = dataclasses.replace(made, **{key: value})
+    if duration_s is not None:
+        made = dataclasses.replace(made, duration_s=duration_s)
     return dataclasses.replace(made, start=start)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What an episode leaves behind."""
+
+    initial: list[int]
+    """Allocation at the start."""
+    ledger: Columns
+    intervals: Columns
+    summary: Mapping[str, Any]
+    observations: Columns | None
+    """By field, of agents that follow a policy."""
 
 
 class _Watched:
@@ -74,47 +95,94 @@ class _Watched:
         return self._controller.decide(view)
 
 
-def entry(key: str, names: Names) -> Entry:
-    """Play an episode as ``evaluate.py`` does; return its hashes, and a few numbers to read."""
-    episode = Episode.of(key)
+def play(episode: Episode) -> Played:
+    """Play an episode as ``evaluate.py`` does."""
     agent, options = episode.controller
     controller: Any = make_controller(agent, known_controllers(), options)
     where = warm(scenario(episode.cell, episode.start), controller)
-    if control := LEARNED.get(episode.agent):
+    control = LEARNED.get(episode.agent)
+    if control:
         controller = _Watched(controller, control)
-    system, run = SimulatedSystem(where, episode.seed), Run.of(agent, where, "sim", episode.seed)
+    system = SimulatedSystem(where, episode.seed)
+    run = Run.of(episode.agent, where, "sim", episode.seed)
+    played = _collect(system, controller, run)
+    if not control:
+        return played
+    rows = np.array(controller.seen)
+    return dataclasses.replace(played, observations=by_field(rows, control))
+
+
+def _collect(system: Any, controller: Any, run: Run) -> Played:
     done = run_episode(system, controller, run)
-    summary = {name: getattr(done.summary, name) for name in names["summary"]}
-    summary["agent"] = episode.agent
-    tables: dict[str, Columns] = {
-        "ledger": system.columns(),
-        "intervals": {n: [getattr(one, n) for one in done.intervals] for n in names["intervals"]},
-        "summary": {name: [value] for name, value in summary.items()},
+    system.close()
+    intervals = {
+        name: np.array([getattr(one, name) for one in done.intervals])
+        for name in names(IntervalMetrics)
     }
     initial = system.spec.initial
-    made: Entry = {"initial": [initial.cores, initial.batch, initial.replicas]}
-    made |= {name: digest(columns, names[name]) for name, columns in tables.items()}
-    if control:
-        seen = np.array(controller.seen)
-        fields = {name: seen[:, i] for i, name in enumerate(_CONTROLS[control].fields)}
-        made["observations"] = digest(fields, names[control])
-    return made | {name: summary[name] for name in ("offered", "violations", "core_seconds")}
+    summary = {name: getattr(done.summary, name) for name in names(EpisodeMetrics)}
+    return Played(
+        [initial.cores, initial.batch, initial.replicas],
+        system.columns(),
+        intervals,
+        {name: value for name, value in summary.items() if name not in WALL_CLOCK},
+        None,
+    )
 
 
-def digest(columns: Columns, names: Iterable[str]) -> str:
-    """Hash the named columns; whatever else there is does not count."""
-    sha = hashlib.sha256()
-    for name in names:
-        data = canonical(columns[name])
-        sha.update(f"{name}:{len(data)}:".encode() + data)
-    return sha.hexdigest()[:16]
+def by_field(observations: NDArray[np.float32], control: str) -> Columns:
+    """Name the entries of observations, which are the last axis."""
+    fields = _CONTROLS[control].fields
+    return {name: observations[..., i] for i, name in enumerate(fields)}
 
 
-def canonical(values: ArrayLike) -> bytes:
-    """Return values as float64, int64 or text; all NaNs are one."""
-    array = np.asarray(values)
-    if array.dtype.kind == "f":
-        return np.where(np.isnan(array), math.nan, array).astype(np.float64).tobytes()
-    if array.dtype.kind in "iub":
-        return array.astype(np.int64).tobytes()
-    return "\n".join(map(str, array.ravel().tolist())).encode()
+def make_env(sequence: ActionSequence) -> Any:
+    places = [scenario(cell, "cold", SEQUENCE_S) for cell in sequence.cells]
+    name = {"vertical": "Sponge-v0", "joint": "SpongeJoint-v0"}[sequence.control]
+    if not sequence.vector:
+        return gymnasium.make(name, scenario=places[0])
+    return gymnasium.make_vec(
+        name,
+        num_envs=VECTOR_ENVS,
+        vectorization_mode="vector_entry_point",
+        scenario=places if len(places) > 1 else places[0],
+        autoreset_mode=AutoresetMode(sequence.autoreset),
+    )
+
+
+def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Played]:
+    """Play the simulated counterparts of a live run, as a fidelity run does."""
+    cell, start, agent, repetition = FIDELITY[key]
+    place = scenario(cell, start, 60.0)
+    profile = scenario_profile(place)
+    controller = make_controller(agent, known_controllers())
+    subject = Subject.of(agent, controller, place, profile, seed=0)
+    work_s = profile.work_table_s(place.limits.batch)
+    completions = []
+    for number, (size, ratio) in enumerate(measured):
+        cpu_s = ratio * float(work_s[size - 1])
+        batch = Batch(number, tuple(range(size)))
+        completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
+    rows = {}
+    measured_work = [MeasuredWork(completions, work_s).table()]
+    for kind, works in (("simulated", []), ("replayed", measured_work)):
+        run = Run.of(agent, subject.scenario, "sim", subject.seed)
+        rows[kind] = _collect(subject.simulated(repetition, works=works), controller, run)
+    return rows
+
+
+def clairvoyant(cell: str, control: str) -> tuple[dict[str, float], Columns]:
+    """Return the sides of a short episode's bound, and the schedule that attains it."""
+    found = bound(scenario(cell, "cold", BOUND_S), 0, joint=control == "joint")
+    sides = {
+        name: float(getattr(found, name))
+        for name in (
+            *("offered", "violations_lower", "violations_upper"),
+            *("core_seconds_lower", "core_seconds_upper"),
+        )
+    }
+    schedule = {
+        name: np.array([getattr(allocation, name) for allocation in found.schedule])
+        for name in ("cores", "batch", "replicas")
+    }
+    return sides, schedule
