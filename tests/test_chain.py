@@ -96,3 +96,24 @@ def test_what_allocations_give_up_to_fit(
     fitted = spec.fit_stages(stages, give_up, ready)
     assert [each.cores for each in fitted] == cores
     assert [each.replicas for each in fitted] == replicas
+
+
+def test_a_budget_for_all_stages() -> None:
+    chain = Chain([2, 2], horizon=10, total_cores=8)
+    chain.choices.ticks[:] = [6, 3, 5, 2]
+    chain.choices.cores[:] = chain.choices.cost[:] = [1, 3, 1, 2]
+    wanted = {11: [0, 0], 10: [0, 1], 8: [0, 1], 7: [1, 1], 5: [1, 1]}
+    for budget, options in wanted.items():
+        if budget <= chain.horizon:
+            assert chain.within(budget)
+            assert chain.options() == options
+    assert not chain.within(4)
+
+
+@pytest.mark.parametrize("total_cores", [3, 4])
+def test_the_machine_is_one_for_all(total_cores: int) -> None:
+    chain = Chain([2, 2], horizon=4, total_cores=total_cores)
+    chain.choices.cores[:] = [1, 3, 1, 3]
+    chain.choices.cost[:] = [9, 0, 9, 0]
+    chain.choices.room[:] = 4
+    assert chain.cheapest() == (18 if total_cores == 3 else 9)

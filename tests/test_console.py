@@ -2,11 +2,12 @@ import io
 import sys
 from itertools import count
 
+import numpy as np
 import pytest
 
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.utils import console
-from sponge_env.utils.console import ConsoleSink, Progress
+from sponge_env.utils.console import ConsoleSink, Progress, frame
 
 INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
 
@@ -58,3 +59,14 @@ def test_a_terminal_shows_a_bar_and_then_the_last_line(monkeypatch):
     assert "\r" in text
     assert "fa2 seed 0:   0%" in text
     assert text.endswith("\rfa2 seed 0: done after 10 intervals, 1.500% violations, 5.00 cores\n")
+
+
+def test_a_frame_shows_the_last_intervals():
+    intervals = [IntervalMetrics(time_s=float(n), cores=16.0, queued=n) for n in range(90)]
+    empty, full = frame([], 16), frame(intervals, 16)
+    assert empty.shape == full.shape == (320, 480, 3)
+    assert empty.dtype == np.uint8
+    drawn = (full != empty).any(axis=2)
+    assert drawn[:100, :450].any(axis=0).sum() > 400, "cores, over the whole width"
+    assert np.array_equal(frame(intervals[30:], 16), full)
+    assert not np.array_equal(frame(intervals[:60], 16), full)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden import cells, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from views import busy_view, make_spec, make_view, views, with_first
@@ -17,6 +18,7 @@ from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView, cores_held
 from sponge_env.run.registry import make_controller
+from sponge_env.simulation.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()
@@ -146,3 +148,19 @@ def test_an_episode_begins_with_a_reset_which_forgets_the_last_system(
         controller.reset(small, seed=0)
         held = Allocation(cores=limit, batch=limit)
         check(controller.decide(busy_view(budgets_left_s=(0.1, 0.5), allocation=held)), small)
+
+
+@pytest.mark.parametrize("name", ["fa2", "hpa", "ppo-joint", "sponge-joint", "themis"])
+@pytest.mark.parametrize("cell", ["flash-crowd", "local", "many-replicas", "narrow"])
+def test_fleets_stay_on_the_machine_in_an_episode(name: str, cell: str) -> None:
+    if name in TRAINED and not cells.CELLS[cell].shipped_policies:
+        pytest.skip("no policy ships for these limits")
+    scenario = play.scenario(cell, "cold", duration_s=40.0)
+    controller = make_controller(name, REGISTRY, {})
+    system = SimulatedSystem(scenario, seed=1)
+    controller.reset(system.spec, seed=0)
+    while not system.done:
+        view = system.view()
+        answer = controller.decide(view)
+        check(answer, system.spec, max(1, view.first.replicas_ready))
+        system.step(answer)

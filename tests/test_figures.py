@@ -50,7 +50,7 @@ def test_every_agent_has_its_own_colour_and_the_same_runs_the_same_picture(tmp_p
     assert len({style["color"] for style in styles_of(featured).values()}) == len(featured) == 8
 
 
-@pytest.mark.parametrize("count", [1, 27])
+@pytest.mark.parametrize("count", [1, 7, 27])
 def test_legends_lie_inside_the_canvas(tmp_path, count):
     agents = [f"a-controller-{n}" for n in range(count - 1)] + ["my_controllers:" + 40 * "A"]
     made = write_suite(

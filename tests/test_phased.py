@@ -349,3 +349,16 @@ def test_every_kind_of_system_is_learned_and_followed(
     if agent == "ppo" and not scenario.stages:
         assert policy.info.every == 0
         assert {interval.replicas for interval in played.intervals[1:]} == {1}
+
+
+def test_the_same_seed_trains_the_same_policy(trained: Path, tmp_path: Path) -> None:
+    first, same, other_seed = (
+        load_policy(folder / POLICY_FILE).layers
+        for folder in (
+            trained,
+            train(plan(tmp_path / "same"), CONFIG).parent,
+            train(plan(tmp_path / "other", seed=1), CONFIG).parent,
+        )
+    )
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
+    assert not np.array_equal(first[1][0], other_seed[1][0])

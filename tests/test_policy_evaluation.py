@@ -5,15 +5,15 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scenarios import VARIANTS, short
-from tiny_policies import SCENARIO, drawn_policy
-from unit_runs import Inline
+from tiny_policies import SCENARIO, drawn_policy, plan
 
 from agents.history import INPUTS
 from agents.learn import evaluation
@@ -24,7 +24,6 @@ from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import summary
-from sponge_env.run.executor import Failure, Results, Work
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, play_together, run_episode
 from sponge_env.scenario.config import Arrivals, Network, Serving
@@ -129,14 +128,22 @@ def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(evaluation.play_program(*question), first)
 
 
-class Dying(Inline):
-    """Has processes that import a script which is not guarded, and die."""
+UNGUARDED = """
+from agents.learn.evaluation import run_programs
+from sponge_env.scenario.scenario import Scenario, load_scenario
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
-        yield tasks[0], Failure("ProcessDied", "its process ended with code 1")
+run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
+"""
 
 
-def test_a_script_that_trains_has_to_be_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.learn.evaluation.Processes", Dying)
-    with pytest.raises(ConfigError, match='that trains needs if __name__ == "__main__":'):
-        run_programs(len, [("sponge-mpc", 0, SCENARIO)])
+def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
+    assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
+
+
+def test_an_unknown_learner_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown agent to train 'ppo-jiont'"):
+        plan(tmp_path, agent="ppo-jiont")

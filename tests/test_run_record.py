@@ -17,7 +17,7 @@ from unit_runs import IDENTITY
 
 import sponge_env
 from sponge_env.errors import RunDirectoryError
-from sponge_env.metrics import IntervalMetrics, names, to_columns
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names, summary, to_columns
 from sponge_env.run.rollout import Run
 from sponge_env.run.store import IDENTITY as IDENTITY_COLUMNS
 from sponge_env.run.store import RunStore, describe, new_folder
@@ -129,3 +129,13 @@ def test_a_failed_write_keeps_what_was_there(tmp_path):
         raise ZeroDivisionError
     assert read(path) == {"a": 1}
     assert not partials(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_know_becomes_null(value):
+    assert summary(EpisodeMetrics(latency_p99_s=value))["latency_p99_s"] is None
+
+
+def test_a_folder_in_place_of_a_file_is_one_sentence(tmp_path):
+    with pytest.raises(RunDirectoryError, match="Is a directory"):
+        write_json(tmp_path, [1])

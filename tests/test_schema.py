@@ -78,3 +78,21 @@ def test_accuracy_has_columns_only_where_some_answers_are_wrong():
             for a in ([math.nan, 1.0], [0.5])
         )
         assert wrong - sure == {"effective_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("latency_p99_s", "latency p99 [s]"),
+        ("cores", "cores [core units]"),
+        ("violations", "violations"),
+        ("bandwidth_bytes_per_s", "bandwidth [B/s]"),
+    ],
+)
+def test_an_axis_label_names_the_quantity_and_its_unit_once(name, label):
+    assert metrics.axis_label(metrics.IntervalMetrics, name) == label
+
+
+def test_what_was_not_measured_has_a_value_of_its_own():
+    assert math.isnan(metrics.IntervalMetrics().latency_p99_s)
+    assert metrics.IntervalMetrics().violations == 0

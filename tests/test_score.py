@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sponge_env.results import suite_tables
 from sponge_env.results.drawing import profile_figure, styles_of
@@ -103,3 +105,12 @@ def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor: float) -> None:
     assert 3 <= len(shown) <= 11
     assert ax.get_xlim()[0] < min(factor, *shown) < max(shown) == ax.get_xlim()[1] == 4.0
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
+def test_the_unit_of_a_cells_cores_changes_nothing(factors: list[float]) -> None:
+    cells = frame()
+    by_cell = dict(zip((name for name, _ in CELLS), factors, strict=True))
+    scaled = cells.assign(mean_cores=cells["mean_cores"] * cells["scenario"].map(by_cell))
+    pd.testing.assert_frame_equal(score_rows(scaled, "fixed"), score_rows(cells, "fixed"))

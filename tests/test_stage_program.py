@@ -185,3 +185,9 @@ def test_nothing_is_forecast_before_a_request_has_come() -> None:
     controller = SpongeIP()
     controller.reset(system.spec, seed=0)
     assert controller.decide(system.view()).total_cores == 8  # all of the replicas that there are
+
+
+@pytest.mark.parametrize(("which", "variant"), [("smallest", 0), ("largest", 2)])
+def test_the_variant_may_be_fixed(which: str, variant: int) -> None:
+    decided = decide(system_of("variants"), SpongeIP(variant=which))
+    assert {each.variant for each in decided[1:]} == {variant}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -204,3 +205,45 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on() -> None:
     assert again == first
     assert len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir())) == 1
     assert len(load_results(Path("run"))) == 6
+
+
+def without_times(result: dict[str, Any]) -> dict[str, Any]:
+    """Return results without what the wall clock says."""
+    for episode in result["episodes"]:
+        del episode["decision_p50_s"], episode["decision_p99_s"]
+    return result
+
+
+def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
+    one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
+    one += "[[cells]]\nscenarios = ['paper']\n"
+    Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")
+    assert run("--suite one.toml --run-dir suite --requests") == 0
+    line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2"
+    assert run(f"{line} --run-dir single") == 0
+    cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
+    files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
+    for name, found in files.items():
+        for kind in kinds:
+            found |= {str(path.relative_to(name)): path for path in Path(name, kind).glob("*/*")}
+    assert (
+        set(files["suite"])
+        == set(files["single"])
+        == {
+            f"results/{cell}.json",
+            *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
+            *(f"requests/{cell}-seed{seed}.parquet" for seed in (0, 1)),
+        }
+    )
+    for name, path in files["suite"].items():
+        other = files["single"][name]
+        if path.suffix == ".json":
+            ours, theirs = (without_times(json.loads(file.read_text())) for file in (path, other))
+            assert ours == theirs
+        else:
+            frames = [pd.read_parquet(file) for file in (path, other)]
+            ours, theirs = (frame.drop(columns="decision_s", errors="ignore") for frame in frames)
+            pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for name in ("run.json", "command.txt", "versions.json", "host.json", "profiles/resnet18.json"):
+        assert Path("suite", name).is_file()
+        assert Path("single", name).is_file()

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,3 +105,21 @@ def test_tensorboard_reads_back_what_was_added(tmp_path, size):
     first, *read = RawEventFileLoader(str(path)).Load()  # which compares the checksums
     assert Event.FromString(first).file_version == "brain.Event:2"
     assert [Event.FromString(event) for event in read] == added
+
+
+def test_the_sink_needs_neither_torch_nor_tensorflow():
+    code = (
+        "import sys, sponge_env.run.tensorboard; "
+        "print([name for name in ('torch', 'tensorflow', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_what_was_added_is_in_the_file_at_once(tmp_path):
+    file = EventFile(tmp_path)
+    (path,) = tmp_path.iterdir()
+    before, event = path.stat().st_size, Event(step=1)
+    file.add(event)
+    assert path.stat().st_size == before + 8 + 4 + len(event.SerializeToString()) + 4
+    file.close()

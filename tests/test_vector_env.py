@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from numpy.typing import NDArray
 from scenarios import CONTROLLED, SHORT
 from stable_baselines3 import PPO
@@ -24,6 +25,7 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.config import Arrivals, Network, RequestClass, Serving
+from sponge_env.simulation.encoding import OBS_DIM
 
 BRIEF = dataclasses.replace(SHORT, duration_s=4.0)
 BRIEFER = dataclasses.replace(BRIEF, name="briefer", duration_s=3.0, slo_s=0.7)
@@ -292,3 +294,14 @@ def test_stable_baselines_trains_and_evaluates_on_it() -> None:
     rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
     assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
     assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]
+
+
+def test_gymnasium_wrappers_take_it() -> None:
+    envs = RecordEpisodeStatistics(NormalizeObservation(vector_env()))
+    envs.reset(seed=0)
+    for _ in range(BRIEF.intervals):
+        observations, _, _, truncated, infos = envs.step(envs.action_space.sample())
+        assert observations.shape == (3, OBS_DIM)
+    assert truncated.all()
+    assert infos["episode"]["l"].tolist() == [BRIEF.intervals] * 3
+    envs.close()

@@ -16,7 +16,7 @@ from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import EventTrace, read_arrivals
 from sponge_env.scenario.config import Arrivals, Network, RequestClass
 from sponge_env.scenario.profile import load_profile
-from sponge_env.scenario.scenario import Scenario
+from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import draw_bandwidth, draw_workload
 
@@ -191,3 +191,19 @@ def test_each_request_has_the_deadline_and_the_size_of_its_class() -> None:
         ends_s = arrival_s(bandwidth, workload.sent_s[alike], kind.payload_bytes)
         expected_s = ends_s + tested.network.base_delay_s
         np.testing.assert_allclose(workload.arrival_s[alike], expected_s, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCENARIO_DIR.glob("*.toml")))
+def test_shipped_scenarios_fit_every_profile(name: str) -> None:
+    shipped = dataclasses.replace(load_scenario(name), duration_s=300.0)
+    for profile in map(load_profile, ("yolov5s", "resnet18", "lite0")):
+        if shipped.stages:
+            return  # their stages have profiles of their own
+        workload, rate = draw_workload(shipped, profile, 1), rate_rps(shipped, profile)
+        assert workload.id.size == pytest.approx(rate * shipped.duration_s, rel=0.3)
+        assert rate < 0.7 * profile.capacity_rps(16, 16)
+        # The network makes budgets differ, and leaves most requests one that can be kept.
+        budget_s = workload.deadline_s - workload.arrival_s
+        assert np.std(budget_s) > 0.01
+        kept = 0.9 if shipped.network.fade_every_s else 0.99
+        assert np.mean(budget_s > profile.fastest_s(shipped.limits.cores)) > kept
