@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,8 @@ from onnx import TensorProto, helper
 
 from sponge_env.errors import ConfigError, MissingExtraError
 from sponge_env.live import child, sandbox
-from sponge_env.live.child import Job, ModelServer, Tensors
-from sponge_env.live.local import make_job
+from sponge_env.live.child import MAX_REASONS, REPORT, Job, ModelServer, Tensors
+from sponge_env.live.local import MAX_REPORT_BYTES, make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
 from sponge_env.models.model import Array, Model, OnnxModel, TensorSpec, onnx_session
@@ -211,6 +212,21 @@ def test_a_model_that_fails_on_a_task_answers_the_others() -> None:
         tensors.inputs[:3] = [[1, 2], [10, 0], [3, 4]]
         assert server.answer(3, threads=1) == {1: "a number is too large"}
         assert tensors.answers[[0, 2]].tolist() == [[2, 4], [6, 8]]
+        server.make_ready(threads=1)  # on whatever lies there
+
+
+class Loud(Picky):
+    """Repeats what takes JSON six characters each."""
+
+    def run(self, session: object, batch: Array) -> Array:
+        raise ValueError("\x01\u20ac" * MAX_REASONS)
+
+
+def test_the_reasons_for_all_tasks_fit_into_a_report() -> None:
+    with served([Loud()]) as (server, tensors):
+        reasons = server.answer(len(tensors.inputs), threads=1)
+        assert set("".join(reasons.values())) == {"?"}
+        assert REPORT.size + len(json.dumps(reasons)) < MAX_REPORT_BYTES
 
 
 class Repeated(Model):

@@ -108,11 +108,13 @@ def test_texts_there_and_back() -> None:
     for wrong in (data[:-1], data + b"\0", b"", b"\xff" * len(data)):
         with pytest.raises(WireError, match="needs 4 texts"):
             from_bytes(wrong, 2, spec)
-    for text in ("x" * 4097, "a\0", 1):
+    for text in ("x" * 4097, "a\0", "a\0b", 1):
         with pytest.raises(WireError):
             from_values([*in_json[:3], text], 2, spec)
     with pytest.raises(WireError, match="no UTF-8"):
         to_values(np.array([b"\xff"]), "t")
+    with pytest.raises(WireError, match="at most 8192 texts, not 8194"):  # each has 4096 bytes here
+        from_bytes(bytes(4 * 8194), 4097, spec)
 
 
 IDS = {"name": "ids", "datatype": "INT64", "shape": [2, 2], "data": [[1, 2], [3, 4]]}

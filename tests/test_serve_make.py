@@ -84,3 +84,5 @@ def test_options_are_those_of_the_agent(tmp_path: Path) -> None:
     options = command._server_options(given)
     assert (options.host, options.port, options.grpc_port) == ("127.0.0.1", 8000, None)
     assert (options.max_rows, command._agent_options(given)) == (7, {})
+    with pytest.raises(ConfigError, match="put the token into SPONGE_TOKEN"):
+        command._server_options(parse(["--agent", "ppo", "--option", "server.token=x"]))

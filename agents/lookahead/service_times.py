@@ -99,16 +99,16 @@ def _learn(
 ) -> bool:
     """Take in batches of a mean size that ran so long in all; return whether the factors changed.
 
-    Overwritten is :attr:`ServiceTimes._known`, of which one row of cores is told something.
+    It updates :attr:`ServiceTimes._known`: the number of cores in ``row`` learns, all forget a bit.
     """
     below, least, most = min(int(batch), row_s.size), RATIO_RANGE[0], RATIO_RANGE[1]
     rise_s = row_s[min(below, row_s.size - 1)] - row_s[below - 1]
     planned_s = batches * (rise_s * (batch - below) + row_s[below - 1])
     for cores in range(known.shape[1]):
-        told = 1.0 if cores == row else 0.0
+        weight = 1.0 if cores == row else 0.0
         believed_s = min(max(ran_s, least * planned_s), most * planned_s)
-        known[0, cores] = known[0, cores] * _FORGET + told * believed_s
-        known[1, cores] = known[1, cores] * _FORGET + told * planned_s
+        known[0, cores] = known[0, cores] * _FORGET + weight * believed_s
+        known[1, cores] = known[1, cores] * _FORGET + weight * planned_s
     ran, planned, factors = known
     mean = pairwise_sum(ran) + _PRIOR_S * _CAUTION
     mean /= pairwise_sum(planned) + _PRIOR_S
