@@ -44,3 +44,5 @@ def test_cells_with_stages_run_without_a_bound(
         assert episode["core_seconds"] == pytest.approx(found.core_seconds_upper)
     assert evaluate.main("--agent oracle --scenario pipeline-video".split()) != 0
     assert "'pipeline-video' has stages, which have no bound" in capsys.readouterr().err
+    assert evaluate.main("--agent oracle --scenario bursty --load 1.5".split()) != 0
+    assert "'bursty' is overloaded all the time, and so has no bound" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def _learn(
     mean = pairwise_sum(ran) + _PRIOR_S * _CAUTION
     mean /= pairwise_sum(planned) + _PRIOR_S
     changed = False
-    for learns in range(2):
+    for learns in range(2):  # looks first, for a kernel has no memory of its own
         for cores in range(factors.size):
             factor = (ran[cores] + _PRIOR_S * mean) / (planned[cores] + _PRIOR_S)
             changed |= abs(factor / factors[cores] - 1) > _NOTABLE

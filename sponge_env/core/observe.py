@@ -17,7 +17,7 @@ from sponge_env.core.pipeline import at
 from sponge_env.core.queue import deadline_s
 from sponge_env.core.records import PAST, RECENT, World
 from sponge_env.core.service import planned_end_s
-from sponge_env.interfaces import HISTORY as HISTORY
+from sponge_env.interfaces import HISTORY
 
 _CLIP = np.float32(fields.CLIP)
 _QUANTILES = np.array(fields.BUDGET_QUANTILES)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from sponge_env.errors import ConfigError, ControllerError, SpongeError, unknown
 from sponge_env.interfaces import Allocation, Controller, StageAllocation, SystemSpec, SystemView
@@ -26,17 +26,25 @@ REGISTRIES = ("agents", "baselines")
 """Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
 one itself knows none. The first has ``FILES`` as well."""
 
-Names = dict[str, str]
+
+def known_controllers() -> dict[str, str]:
+    """Return all registered names with their lazy ``"module:callable"`` strings."""
+    return _registered("CONTROLLERS")
 
 
-def known_controllers(kind: Literal["CONTROLLERS", "ABOUT", "FILES"] = "CONTROLLERS") -> Names:
-    """Return all registered names with their lazy ``"module:callable"`` strings.
+def described_controllers() -> dict[str, str]:
+    """Return what each controller does, in one line."""
+    return _registered("ABOUT")
 
-    Or with what each controller does, in one line; or what follows a file, by the word before the
-    colon in ``word:FILE``.
-    """
+
+def file_controllers() -> dict[str, str]:
+    """Return what follows a file, by the word before the colon in ``word:FILE``."""
+    return _registered("FILES")
+
+
+def _registered(table: str) -> dict[str, str]:
     modules = [importlib.import_module(bundled(package)) for package in REGISTRIES]
-    return {name: text for module in modules for name, text in getattr(module, kind, {}).items()}
+    return {name: text for module in modules for name, text in getattr(module, table, {}).items()}
 
 
 def make_controller(
@@ -77,7 +85,7 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     target = registry.get(name, name)
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
-    ours = target in (*known_controllers().values(), *known_controllers("FILES").values())
+    ours = target in (*known_controllers().values(), *file_controllers().values())
     if not ours:
         check_typed(target, "agent")
         look_here()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
-from sponge_env.run.registry import known_controllers
+from sponge_env.run.registry import file_controllers, known_controllers
 from sponge_env.scenario.config import Start, as_name
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
@@ -219,7 +219,7 @@ def chosen(
     ``word:FILE`` where a registry has something that follows such files; it is called after its.
     """
     defined, registered = {**named_agents(), **(own or {})}, known_controllers()
-    files = known_controllers("FILES")
+    files = file_controllers()
     bounds = {name: control for control, name in BOUND_AGENTS.items()}
     agents: dict[str, AgentEntry] = {}
     for name in dict.fromkeys(names):

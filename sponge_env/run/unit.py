@@ -257,6 +257,8 @@ def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> 
         what = registry.get(controller, controller), {**tuned, **entry.options}
         own = AgentUnit(name, *what, cell, suite.seeds, backend, limiter, entry.constant)
         work.append(replace(own, first_seed=suite.first_seed))
+    if not work:
+        raise ConfigError(f"{suite.name!r} is overloaded all the time, and so has no bound")
     return work
 
 

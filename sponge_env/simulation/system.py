@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 from sponge_env.arrays import FloatArray, total
 from sponge_env.core import batching, entry
 from sponge_env.core.fields import JOINT_OBS_DIM
-from sponge_env.core.observe import HISTORY
 from sponge_env.core.records import PAST, UNMEASURED, Arrays
-from sponge_env.interfaces import Allocation, RunningBatch, StageView, SystemSpec, SystemView
+from sponge_env.interfaces import (
+    HISTORY,
+    Allocation,
+    RunningBatch,
+    StageView,
+    SystemSpec,
+    SystemView,
+)
 from sponge_env.latency import latency_quantile_s
 from sponge_env.metrics import SHARE, IntervalMetrics, StageMetrics, names
 from sponge_env.scenario.option import require
