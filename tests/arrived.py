@@ -1,7 +1,5 @@
 """Runs in a copy of the project with what ``test_one_place.py`` added; prints what is there."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io

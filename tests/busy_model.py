@@ -1,7 +1,5 @@
 """A model of the tests: it loads at once, and each task is some milliseconds of one CPU's work."""
 
-from __future__ import annotations
-
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ BUSY = "busy_model:Busy"
 LOOPS = 400_000
 
 
-def config(**settings: object) -> LiveConfig:
+def config(**settings: object) -> "LiveConfig":
     """Return the settings of a worker that serves it."""
     from sponge_env.live.replica import LiveConfig  # not in a replica's process
 

@@ -1,7 +1,5 @@
 """Preloaded by processes that compile, so that each need not get numba ready by itself."""
 
-from __future__ import annotations
-
 from sponge_env.core.compiled import numba
 
 numba.njit(lambda value: value + 1.0)(1.0)

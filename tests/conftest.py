@@ -1,11 +1,7 @@
 """The same examples in every run; ``HYPOTHESIS_PROFILE=explore`` looks for new ones."""
 
-from __future__ import annotations
-
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
@@ -13,7 +9,6 @@ from unit_runs import Inline
 
 from sponge_env.live import bench, calibration, cpus
 from sponge_env.live.replica import LiveConfig
-from sponge_env.scenario.profile import Profile
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.register_profile(  # says that there is a failing example, and not the smallest one
@@ -34,7 +29,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _logs_of_sb3(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _logs_of_sb3(tmp_path_factory):
     """Its loggers make a folder in the temporary one of the machine if nobody says where."""
     os.environ.setdefault("SB3_LOGDIR", str(tmp_path_factory.mktemp("sb3")))
 
@@ -45,14 +40,12 @@ cpus.RESERVATIONS.patient = True
 
 
 @pytest.fixture(scope="session")
-def _own_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _own_locks(tmp_path_factory):
     return tmp_path_factory.mktemp("locks")
 
 
 @pytest.fixture(autouse=True)
-def _locks_of_the_machine(
-    request: pytest.FixtureRequest, _own_locks: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _locks_of_the_machine(request, _own_locks, monkeypatch):
     if request.node.get_closest_marker("live") is None:
         monkeypatch.setattr(cpus, "LOCK_FOLDER", _own_locks)
 
@@ -68,13 +61,13 @@ def _measure_less(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick_bench(monkeypatch):
     """Let a calibration take a few seconds."""
     _measure_less(monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def machine_profile() -> Profile:
+def machine_profile():
     """Return this machine's profile, measured once for all live tests."""
     with pytest.MonkeyPatch.context() as patch:
         _measure_less(patch)
@@ -83,7 +76,7 @@ def machine_profile() -> Profile:
 
 
 @pytest.fixture(scope="session")
-def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def quick_rules(tmp_path_factory):
     """Keep measured rules out of the user's cache, and short episodes in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
@@ -93,20 +86,20 @@ def quick_rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+def inline(monkeypatch):
     """Run the tasks of a command in this process; ``test_suite`` has some with processes."""
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
 
 
 @pytest.fixture
-def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+def unpainted(monkeypatch):
     """Lay pictures out without painting them, which takes longer than a short evaluation."""
     for name in ("drawing", "page"):
         monkeypatch.setattr(f"sponge_env.results.{name}.png", lambda figure: b"no picture")
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, quick_rules: None) -> Path:
+def trained(tmp_path_factory, quick_rules):
     """Return the folder of a tiny training in phases that many only read."""
     import tiny_policies
 

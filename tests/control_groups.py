@@ -1,7 +1,5 @@
 """What the kernel shows of the control groups that a harness made."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Drives the reference, the batch simulator and the single system side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Hypothesis strategies for scenarios, and the files that they name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hypothesis import strategies as st

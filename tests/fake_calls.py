@@ -4,8 +4,6 @@ A first stage of several answers with ``[[x, 0], [x, 1], ...]`` to ``[x]``; the 
 plus a half.
 """
 
-from __future__ import annotations
-
 import bisect
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """An engine that answers as a test says, without models or processes."""
 
-from __future__ import annotations
-
 import itertools
 import threading
 import time
@@ -85,7 +83,7 @@ class FakeEngine:
         for done in ended:
             done(reply)
 
-    def wait_until(self, true: Callable[[FakeEngine], bool], timeout_s: float = 10.0) -> None:
+    def wait_until(self, true: Callable[["FakeEngine"], bool], timeout_s: float = 10.0) -> None:
         with self.changed:
             assert self.changed.wait_for(lambda: true(self), timeout_s)
 

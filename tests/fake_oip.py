@@ -1,7 +1,5 @@
 """A small server of the Open Inference Protocol, in threads, whose answers a test chooses."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping

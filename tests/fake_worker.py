@@ -1,7 +1,5 @@
 """Workers on a clock of their own, for tests of the live system without processes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any

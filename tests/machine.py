@@ -1,7 +1,5 @@
 """What this machine lets the tests do."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -7,8 +7,6 @@ of ``tests/mutants`` is an area: the tests that shall notice (``tests``, which a
 itself), and its mutants: a file, what stands there exactly once, and what it becomes.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

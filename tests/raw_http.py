@@ -1,12 +1,10 @@
 """HTTP by hand: bytes to a socket, and answers taken apart."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from served import Running
@@ -30,13 +28,13 @@ class Wire:
         self.socket = socket.create_connection((server.options.host, server.options.port), 8)
         self._left = b""
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def send(self, data: bytes) -> Wire:
+    def send(self, data: bytes) -> Self:
         self.socket.sendall(data)
         return self
 

@@ -1,7 +1,5 @@
 """Folders of runs, made up: a report's input without running anything."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

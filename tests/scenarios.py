@@ -1,7 +1,5 @@
 """Small scenarios and controllers for tests."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

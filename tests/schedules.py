@@ -1,7 +1,5 @@
 """Schedules: to replay in the real system what the oracle has found."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A server with a fake engine, in a thread of this process."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Minutes of a server, as its metrics and its page see them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

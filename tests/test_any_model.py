@@ -1,7 +1,5 @@
 """One policy for any model: what it sees of a system, in its own units, and its training."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +52,7 @@ def served_rps(spec: SystemSpec, cores: int) -> float:
 
 @pytest.mark.parametrize("cores", [1, 3, 8])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_rate_needs_the_cores_that_serve_it(cores: int, replicas: int) -> None:
+def test_a_rate_needs_the_cores_that_serve_it(cores, replicas):
     rate = 0.9999 * replicas * served_rps(SPEC, cores)
     seen = needs(SPEC, replicas, arrivals_last=rate / SPEC.first.capacity_rps)
     for name in ("before", "mean_3s", "mean_10s", "mean_60s", "most"):
@@ -65,7 +63,7 @@ def test_a_rate_needs_the_cores_that_serve_it(cores: int, replicas: int) -> None
     assert seen["room"] == SPEC.total_cores // replicas
 
 
-def test_slow_service_needs_more_cores() -> None:
+def test_slow_service_needs_more_cores():
     state = PolicyState([SPEC], FORM)
     rate = served_rps(SPEC, 4) / SPEC.first.capacity_rps
     row = np.zeros((1, JOINT.obs_dim), np.float32)
@@ -80,7 +78,7 @@ def test_slow_service_needs_more_cores() -> None:
     assert needed[-1] > 6
 
 
-def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it() -> None:
+def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it():
     rate = served_rps(SPEC, SPEC.first.cores_max) / SPEC.first.capacity_rps
     for replicas, cheapest in ((1, "more"), (16, "fewer")):
         seen = needs(SPEC, replicas, arrivals_last=rate / 2)
@@ -94,7 +92,7 @@ def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it() -> Non
     assert needs(two, 2, arrivals_last=rate)["cheapest_more"] == 0.0, "there may be no third"
 
 
-def test_no_replica_is_given_up_that_the_highest_rate_needs() -> None:
+def test_no_replica_is_given_up_that_the_highest_rate_needs():
     state = PolicyState([SPEC], FORM)
     down = np.zeros((1, sum(state.choices.actions)), np.float32)
     down[0, CORES + len(BATCHES)] = 1.0
@@ -116,7 +114,7 @@ def test_no_replica_is_given_up_that_the_highest_rate_needs() -> None:
     assert held.replicas[0, 0] == 1
 
 
-def test_what_is_late_soon_and_what_the_network_took_need_more_cores() -> None:
+def test_what_is_late_soon_and_what_the_network_took_need_more_cores():
     calm = needs(SPEC)
     assert calm["needed_now"] == calm["needed_delay_mean"] == 1.0
     due = needs(SPEC, due_1_of_8=0.3)
@@ -127,7 +125,7 @@ def test_what_is_late_soon_and_what_the_network_took_need_more_cores() -> None:
     assert slow["needed_now"] == slow["needed_delay_mean"]
 
 
-def test_systems_of_the_same_shape_look_alike_in_their_own_units() -> None:
+def test_systems_of_the_same_shape_look_alike_in_their_own_units():
     """Twice as fast a model under twice the load and half the SLO needs the same cores."""
     profile = scenario_profile(SCENARIO)
     spec = dataclasses.replace(SPEC, slo_s=0.8)
@@ -141,7 +139,7 @@ def test_systems_of_the_same_shape_look_alike_in_their_own_units() -> None:
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-4), name
 
 
-def test_random_systems_are_of_all_kinds_and_possible() -> None:
+def test_random_systems_are_of_all_kinds_and_possible():
     with random_systems(np.random.default_rng(0), 60) as systems:
         specs = [spec_of(each) for each in systems]
         profiles = [scenario_profile(each) for each in systems]
@@ -164,8 +162,8 @@ def short_systems(random: np.random.Generator, count: int) -> Iterator[list[Scen
 
 
 def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
-    tmp_path: Path, quick_rules: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, quick_rules, monkeypatch
+):
     monkeypatch.setattr("agents.learn.imitation.random_systems", short_systems)
     with short_systems(np.random.default_rng(1), 6) as drawn:
         made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from views import make_spec, make_view, with_first
@@ -48,25 +47,25 @@ class Fixed(BaseController):
         ({"count": 1.5}, r"count must be a whole number, not 1\.5"),
     ],
 )
-def test_an_option_out_of_its_limits_is_named(options: dict[str, Any], rule: str) -> None:
+def test_an_option_out_of_its_limits_is_named(options, rule):
     with pytest.raises(ConfigError, match=rule):
         Fixed(**options)
 
 
-def test_options_may_lie_on_their_limits_or_be_left_out() -> None:
+def test_options_may_lie_on_their_limits_or_be_left_out():
     config = Fixed(count=1, price=0.0, share=1.0, depth=5, free=math.inf).config
     assert config == Some(count=1, price=0.0, share=1.0, depth=5, free=math.inf)
     assert config.cores is None
 
 
-def test_no_more_cores_are_asked_for_than_the_machine_has() -> None:
+def test_no_more_cores_are_asked_for_than_the_machine_has():
     controller = Fixed(count=4)
     for total, replicas in ((64, 8), (15, 3), (4, 1)):
         controller.reset(dataclasses.replace(make_spec(replicas_max=8), total_cores=total), 0)
         assert controller.decide(make_view()) == Allocation(4, 1, replicas)
 
 
-def test_the_part_of_a_single_stage_sees_the_late_answers_of_the_system() -> None:
+def test_the_part_of_a_single_stage_sees_the_late_answers_of_the_system():
     last = IntervalMetrics(on_time=5, late=3)
     view = with_first(make_view(last=last), last=StageMetrics(answered=8))
     assert stage_view(view, make_spec(), 0, 1.0, 0.0).last == last

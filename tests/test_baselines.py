@@ -1,7 +1,5 @@
 """Rules for one stage: fixed allocations, queue threshold, Kubernetes, FA2, Themis, throttling."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -39,23 +37,19 @@ def decide(controller: BaseController, *views: SystemView, **spec: Any) -> Alloc
         (Themis(), Allocation(2, 3, 4), Allocation(2, 3, 4)),
     ],
 )
-def test_the_first_decision_keeps_what_a_rule_scales(
-    rule: BaseController, held: Allocation, first: Allocation
-) -> None:
+def test_the_first_decision_keeps_what_a_rule_scales(rule, held, first):
     assert decide(rule, make_view(allocation=held)) == first
 
 
 class TestStatic:
-    def test_default_is_everything_and_the_limits_hold(self) -> None:
+    def test_default_is_everything_and_the_limits_hold(self):
         assert decide(Static(), cores_max=12, batch_max=5) == Allocation(cores=12, batch=5)
         assert decide(static_8()) == Allocation(cores=8, batch=16)
         assert decide(static_16(), cores_max=4) == Allocation(cores=4, batch=16)
         assert decide(Static(cores=2, batch=99), busy_view(500)) == Allocation(cores=2, batch=16)
 
     @given(cores=st.integers(1, 16), share=st.floats(0.01, 1), profile=PROFILES)
-    def test_the_batch_is_the_largest_that_fits(
-        self, cores: int, share: float, profile: str
-    ) -> None:
+    def test_the_batch_is_the_largest_that_fits(self, cores, share, profile):
         spec = make_spec(profile)
         batch = batch_size(BatchConfig(batch_slo_share=share), spec, cores)
         latency_s = spec.first.latency.table_s(16, 16)[:, cores - 1]
@@ -74,8 +68,8 @@ class TestQueueRule:
         ],
     )
     def test_grows_at_once_and_shrinks_by_one_after_a_calm_while(
-        self, down_after: int, queued: list[int], held: int, cores: list[int]
-    ) -> None:
+        self, down_after, queued, held, cores
+    ):
         rule, answers = QueueRule(down_after=down_after), []
         rule.reset(SPEC, seed=0)
         for waiting in queued:
@@ -117,12 +111,10 @@ class TestHPA:
             (0.5, 2, 2, 1),  # it has no say when scaling in
         ],
     )
-    def test_recommendations_as_documented(
-        self, ratio: float, ready: int, starting: int, desired: int
-    ) -> None:
+    def test_recommendations_as_documented(self, ratio, ready, starting, desired):
         assert desired_replicas(ratio, ready, starting, ready + starting) == desired
 
-    def test_looks_once_per_period_at_the_mean_utilisation(self) -> None:
+    def test_looks_once_per_period_at_the_mean_utilisation(self):
         controller = self.started(HPA(target=0.5))
         for second in range(1, 15):
             view = hpa_view(second, 1.0 if second < 8 else 0.5, 4)
@@ -131,13 +123,13 @@ class TestHPA:
         assert controller.decide(hpa_view(15, 0.5, 4)).replicas == 6
         assert controller.decide(hpa_view(16, 1.0, 6)).replicas == 6
 
-    def test_scales_in_only_after_its_window(self) -> None:
+    def test_scales_in_only_after_its_window(self):
         controller = self.started(HPA(target=0.5, period_s=1, down_window_s=20, policy_s=1))
         replicas = [controller.decide(hpa_view(s, 0.1, 4)).replicas for s in range(1, 40)]
         assert replicas[:20] == [4] * 20
         assert set(replicas[20:]) == {1}
 
-    def test_policies_bound_growth_within_their_period(self) -> None:
+    def test_policies_bound_growth_within_their_period(self):
         scaler = Scaler(HPAConfig(policy_s=15.0), replicas=2)
         assert scaler.scale(1.0, 2, 50, 16) == 6
         assert scaler.scale(2.0, 6, 50, 16) == 6
@@ -175,14 +167,12 @@ class TestFA2:
         delay_s=st.floats(0, 1.2),
         slo_s=st.floats(0.1, 2.0),
     )
-    def test_equals_the_published_search(
-        self, profile: str, rate: float, delay_s: float, slo_s: float
-    ) -> None:
+    def test_equals_the_published_search(self, profile, rate, delay_s, slo_s):
         spec = make_spec(profile, slo_s=slo_s)
         answer = smallest_fleet(spec, rate, delay_s, slo_fraction=0.9)
         assert (answer and (answer.replicas, answer.batch)) == fa2_as_published(spec, rate, delay_s)
 
-    def test_one_core_replicas_for_the_reference_load(self) -> None:
+    def test_one_core_replicas_for_the_reference_load(self):
         view = busy_view(rate_rps=20, delay_s=0.1)
         # l(1, 1) = 136 ms: five replicas serve 20 requests in 4 rounds, 136 + 4 * 136 + 100 < 900.
         assert decide(FA2(), view) == Allocation(cores=1, batch=1, replicas=5)
@@ -190,23 +180,21 @@ class TestFA2:
         slow = SPEC.first.latency.scaled(1.3)
         assert decide(FA2(headroom=0.3), view) == decide(FA2(), view, latency=slow)
 
-    def test_where_nothing_fits_the_largest_fleet_or_as_published_what_there_is(self) -> None:
+    def test_where_nothing_fits_the_largest_fleet_or_as_published_what_there_is(self):
         answer = decide(FA2(), OVERLOAD)
         assert (answer.cores, answer.replicas, answer.feasible) == (1, 16, False)
         kept = decide(FA2(when_infeasible="keep"), OVERLOAD)
         assert (kept, kept.feasible) == (OVERLOAD.allocation, False)
 
     @pytest.mark.parametrize("slo_fraction", [0.2, 0.5, 1.0])
-    def test_the_largest_fleet_has_the_fastest_batch_that_two_in_a_row_fit(
-        self, slo_fraction: float
-    ) -> None:
+    def test_the_largest_fleet_has_the_fastest_batch_that_two_in_a_row_fit(self, slo_fraction):
         predict_s = SPEC.first.latency.predict_s
         latency_s = [math.floor(float(predict_s(b, 1)) * 1e3) / 1e3 for b in range(1, 17)]
         fit = [b for b in range(1, 17) if 2 * latency_s[b - 1] < slo_fraction * SPEC.slo_s]
         fastest = max(fit, key=lambda b: b / latency_s[b - 1], default=1)
         assert largest_fleet(SPEC, slo_fraction).batch == fastest
 
-    def test_a_remembered_rate_keeps_replicas_through_a_lull(self) -> None:
+    def test_a_remembered_rate_keeps_replicas_through_a_lull(self):
         lull = busy_view(arrivals=np.array([30.0, 20.0, 1.0]))
         assert decide(FA2(), lull).replicas == 1
         silent = busy_view(arrivals=np.array([20.0, 0.0]), delays_s=NOTHING)
@@ -232,8 +220,8 @@ class TestThemis:
         budget_s=st.floats(-0.2, 1.0),
     )
     def test_growth_is_the_fewest_cores_that_keep_up_in_time(
-        self, profile: str, replicas: int, rate_rps: float, budget_s: float
-    ) -> None:
+        self, profile, replicas, rate_rps, budget_s
+    ):
         spec = make_spec(profile)
         answer = grow(spec, replicas, rate_rps, budget_s, 16)
         if answer.feasible:
@@ -242,7 +230,7 @@ class TestThemis:
         others = (Allocation(cores, batch, replicas) for cores in fewer for batch in range(1, 17))
         assert not any(self.meets(spec, other, rate_rps, budget_s) for other in others)
 
-    def test_a_surge_grows_cores_and_a_load_that_stays_moves_to_one_core_replicas(self) -> None:
+    def test_a_surge_grows_cores_and_a_load_that_stays_moves_to_one_core_replicas(self):
         view = busy_view(rate_rps=20, delay_s=0.1)
         surge = decide(Themis(), view)
         assert (surge.replicas, surge.feasible) == (1, True)
@@ -255,13 +243,13 @@ class TestThemis:
         slow = SPEC.first.latency.scaled(1.3)
         assert decide(Themis(headroom=0.3), view) == decide(Themis(), view, latency=slow) != surge
 
-    def test_a_load_that_moves_changes_no_replicas(self) -> None:
+    def test_a_load_that_moves_changes_no_replicas(self):
         calm, busy = busy_view(rate_rps=5), busy_view(rate_rps=20)
         assert decide(Themis(rate_windows=1), calm, busy, calm, busy).replicas == 1
         hasty = Themis(rate_windows=1, stable_windows=1)
         assert decide(hasty, calm, busy, calm, busy).replicas == 3
 
-    def test_replicas_start_only_beside_the_cores_that_are_needed_until_then(self) -> None:
+    def test_replicas_start_only_beside_the_cores_that_are_needed_until_then(self):
         view = busy_view(rate_rps=20, delay_s=0.1)
         answer = decide(Themis(), view, view, view, total_cores=16)
         assert (answer.cores, answer.replicas) == (7, 2)

@@ -1,7 +1,5 @@
 """The bench that measures a worker: batches that the machine disturbed do not count."""
 
-from __future__ import annotations
-
 from statistics import median
 from types import SimpleNamespace
 from typing import Any
@@ -53,13 +51,13 @@ class Machine(Bench):
 
 
 @pytest.fixture(autouse=True)
-def _without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_worker(monkeypatch):
     monkeypatch.setattr(bench, "LocalLauncher", lambda configs: SimpleNamespace(limits=None))
     monkeypatch.setattr(bench, "LiveWorker", lambda config, launcher: None)
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])
-def test_batches_run_again_until_the_machine_is_calm(slow_s: float) -> None:
+def test_batches_run_again_until_the_machine_is_calm(slow_s):
     measured, calm = Machine(slow_s), Machine(0.0)
     assert not any(measured.slow_cells().values())
     assert not any(calm.slow_cells().values())
@@ -69,7 +67,7 @@ def test_batches_run_again_until_the_machine_is_calm(slow_s: float) -> None:
     assert (measured.runs > calm.runs) == (slow_s > 0)
 
 
-def test_a_machine_that_stays_slow_is_measured_as_it_is() -> None:
+def test_a_machine_that_stays_slow_is_measured_as_it_is():
     slow, calm = Machine(float("inf")), Machine(0.0)
     cells = slow.slow_cells()
     assert cells == {cell: len(runs) for cell, runs in slow.grid.items()}
@@ -79,13 +77,13 @@ def test_a_machine_that_stays_slow_is_measured_as_it_is() -> None:
     assert slow.took_s - 4 * calm.took_s == pytest.approx(DISTURBED_S, abs=0.2)
 
 
-def test_one_cell_does_not_use_up_the_time_of_all() -> None:
+def test_one_cell_does_not_use_up_the_time_of_all():
     first, *others = Machine(DISTURBED_CELL_S + 0.5).slow_cells().values()
     assert first > 0
     assert not any(others)
 
 
-def test_what_is_compared_is_measured_on_the_same_images() -> None:
+def test_what_is_compared_is_measured_on_the_same_images():
     calm = Machine(0.0)
     calm.measure_work(3, again=True)
     assert {size: {run.cpu_s for run in runs} for size, runs in calm.work.items()} == {

@@ -1,7 +1,5 @@
 """The clairvoyant bounds of suites, which stand beside agents in the results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,7 @@ changes = { duration_s = 5.0 }
 
 
 @pytest.mark.usefixtures("inline")
-def test_cells_with_stages_run_without_a_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cells_with_stages_run_without_a_bound(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("stages.toml").write_text(STAGES)
     assert evaluate.main("--suite stages.toml --run-dir run --jobs 1".split()) == 0

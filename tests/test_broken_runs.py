@@ -1,7 +1,5 @@
 """Runs whose disk, folder or terminal goes away: one sentence, and what was measured is shown."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import json
@@ -27,7 +25,7 @@ RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
@@ -72,9 +70,7 @@ def kept_episodes(run: Path = Path("run")) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_full_disk_for_tables_loses_no_summary(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_for_tables_loses_no_summary(monkeypatch, capsys):
     monkeypatch.setattr("pyarrow.parquet.write_table", full)
     out, said = failed(capsys, RUN)
     assert "No space left on device" in said
@@ -85,8 +81,8 @@ def test_a_full_disk_for_tables_loses_no_summary(
 
 @pytest.mark.parametrize("records", [1, 3, 1000])
 def test_a_full_disk_for_tensorboard_ends_the_episode_with_its_summary(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], records: int
-) -> None:
+    monkeypatch, capsys, records
+):
     opened = tensorboard.EventFile.__init__
 
     def on_a_full_disk(self: tensorboard.EventFile, folder: Path) -> None:
@@ -118,9 +114,7 @@ class Remover:
 """
 
 
-def test_a_folder_that_is_removed_meanwhile_loses_no_summary(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_folder_that_is_removed_meanwhile_loses_no_summary(capsys):
     Path("remover_of_runs.py").write_text(REMOVER)
     argv = ["remover_of_runs:Remover" if word == "static-8" else word for word in RUN]
     argv[argv.index("2")] = "1"
@@ -131,7 +125,7 @@ def test_a_folder_that_is_removed_meanwhile_loses_no_summary(
     assert sys.path[-1] == str(Path.cwd())
 
 
-def test_what_lies_in_the_working_folder_is_not_run() -> None:
+def test_what_lies_in_the_working_folder_is_not_run():
     for name in ("coverage", "pandas", "agents", "psutil"):
         Path(f"{name}.py").write_text("raise SystemExit('it was run')")
     command = [sys.executable, str(ROOT / "evaluate.py"), *RUN]
@@ -139,7 +133,7 @@ def test_what_lies_in_the_working_folder_is_not_run() -> None:
     assert (run.returncode, "it was run" in run.stderr + run.stdout) == (0, False)
 
 
-def test_a_link_in_place_of_the_partial_file_is_not_followed() -> None:
+def test_a_link_in_place_of_the_partial_file_is_not_followed():
     Path("precious").write_text("kept")
     Path("result.json.partial").symlink_to("precious")
     with replacing(Path("result.json")) as partial:
@@ -151,7 +145,7 @@ def test_a_link_in_place_of_the_partial_file_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("content", [b"x" * 2000, None])
-def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+def test_more_than_fits_is_refused(monkeypatch, content):
     import gzip
 
     monkeypatch.setattr("sponge_env.utils.files.MAX_BYTES", 1000)
@@ -161,9 +155,7 @@ def test_more_than_fits_is_refused(monkeypatch: pytest.MonkeyPatch, content: byt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_second_signal_interrupts_nothing(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_signal_interrupts_nothing(number, capsys):
     before = signal.getsignal(number)
     with cli.terminate_like_interrupt():
         with pytest.raises(KeyboardInterrupt):
@@ -174,7 +166,7 @@ def test_a_second_signal_interrupts_nothing(
     assert signal.getsignal(number) is before
 
 
-def test_a_signal_within_c_code_is_not_lost() -> None:
+def test_a_signal_within_c_code_is_not_lost():
     """As while numba compiles, which calls Python from C."""
     called_from_c = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
@@ -186,7 +178,7 @@ def test_a_signal_within_c_code_is_not_lost() -> None:
         interrupted()
 
 
-def test_a_signal_that_was_ignored_stays_so() -> None:
+def test_a_signal_that_was_ignored_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with cli.terminate_like_interrupt():

@@ -1,12 +1,9 @@
 """Calibration: the numbers are right on made-up runs, and whole on real ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -25,7 +22,7 @@ from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, R
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
-from sponge_env.scenario.profile import Profile, load_profile, save_profile
+from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
@@ -43,7 +40,7 @@ def made_up_grid(model: LatencyModel, scatter: tuple[float, ...]) -> Grid:
     }
 
 
-def test_the_fit_finds_the_model_behind_the_runs() -> None:
+def test_the_fit_finds_the_model_behind_the_runs():
     truth = LatencyModel(gamma_s=0.09, delta_s=0.002, epsilon_s=0.004, eta_s=0.001)
     grid = made_up_grid(truth, scatter=(-0.1, 0.0, 0.1))
     profile = build_profile(SMALL, grid, cold_start_s=3.0, limiter="cgroup-v1")
@@ -64,7 +61,7 @@ def test_the_fit_finds_the_model_behind_the_runs() -> None:
     assert set(build_profile(SMALL, once, 3.0, "cgroup-v1").noise_quantiles) == {0.0}
 
 
-def test_a_cell_with_many_runs_counts_no_more_than_another() -> None:
+def test_a_cell_with_many_runs_counts_no_more_than_another():
     truth = LatencyModel(gamma_s=0.09, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     grid = made_up_grid(truth, scatter=(0.0, 0.0))
     grid[4, 4] = [run._replace(cpu_s=run.cpu_s * f) for run in grid[4, 4] for f in (0.5, 1.5)]
@@ -91,13 +88,13 @@ def measured(
     return made
 
 
-def test_work_between_measured_sizes_is_interpolated_without_disturbed_runs() -> None:
+def test_work_between_measured_sizes_is_interpolated_without_disturbed_runs():
     sizes = {1: 0.01, 2: 0.02, 4: 0.06}
     work = {b: [BatchRun(0.0, s * f, 0.0) for f in (1.0, 1.6, 1.0)] for b, s in sizes.items()}
     assert measured(work).work_s().tolist() == pytest.approx([0.01, 0.02, 0.04, 0.06])
 
 
-def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
+def test_overheads_are_told_apart_by_size_and_by_pause():
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0003 + 0.0001 * b)] * 3 for b in (1, 2, 4)}
     # 40 ms of work and 1.2 of a rest in quotas of 2.5 ms (a quarter of a core for 10 ms), of which
     # the limiter sees only that they are used up at a tick of 4 ms
@@ -112,7 +109,7 @@ def test_overheads_are_told_apart_by_size_and_by_pause() -> None:
 
 
 @pytest.mark.parametrize(("pause_s", "resume_s"), [(-0.001, 0.0), (1.0, 0.00125)])
-def test_pauses_cost_something_but_never_all(pause_s: float, resume_s: float) -> None:
+def test_pauses_cost_something_but_never_all(pause_s, resume_s):
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
     quota = build_quota(measured(work, (-0.001,), (pause_s,)))
     assert quota.wake_s == 0.0
@@ -120,7 +117,7 @@ def test_pauses_cost_something_but_never_all(pause_s: float, resume_s: float) ->
 
 
 @pytest.mark.live
-def test_a_calibration_is_whole(machine_profile: Profile, tmp_path: Path) -> None:
+def test_a_calibration_is_whole(machine_profile, tmp_path):
     profile = machine_profile
     grid = np.array(profile.latency_s)
     assert grid.shape == (len(profile.batches), len(profile.cores))
@@ -146,9 +143,7 @@ def test_a_calibration_is_whole(machine_profile: Profile, tmp_path: Path) -> Non
 
 
 @pytest.mark.live
-def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_bench: None
-) -> None:
+def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, capsys, quick_bench):
     out, model = tmp_path / "folder" / "mine.json", write_model(tmp_path / "own.onnx")
     arguments = ["--model", str(model), "--cores", "2", "--batch", "2", "--seconds", "0.5"]
     assert main([*arguments, "--out", str(out)]) == 0
@@ -178,9 +173,7 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(
         (["--cpus", "99999"], "--cpus names CPU 99999, but this process may use "),
     ],
 )
-def test_bad_options_end_in_one_sentence(
-    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_end_in_one_sentence(arguments, reason, capsys):
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("error: ")
@@ -189,8 +182,8 @@ def test_bad_options_end_in_one_sentence(
 
 
 def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "file").touch()
     monkeypatch.setattr(calibration, "calibrate_all", lambda *_: pytest.fail("measured"))
     assert main(["--out", str(tmp_path / "file" / "mine.json")]) == 2
@@ -212,9 +205,9 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
     ],
 )
 def test_a_calibration_on_a_loaded_machine_warns(
-    cell: tuple[int, int], latency_s: float, wall: float, reason: str | None, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    cell, latency_s, wall, reason, tmp_path,
+    monkeypatch, caplog,
+):  # fmt: skip
     profile = load_profile("lite0")
     grid = [list(row) for row in profile.latency_s]
     grid[cell[0]][cell[1]] = latency_s
@@ -230,7 +223,7 @@ def test_a_calibration_on_a_loaded_machine_warns(
     assert bool(reason) == ("other work disturbed the calibration" in caplog.text)
 
 
-def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_take_turns_between_their_grids(monkeypatch):
     made = MagicMock()
     for name in "ab":
         getattr(made, name).__enter__.return_value = getattr(made, name)
@@ -246,7 +239,7 @@ def test_models_take_turns_between_their_grids(monkeypatch: pytest.MonkeyPatch) 
     assert sum(runs) >= WORK_RUNS
 
 
-def test_two_files_of_one_name_do_not_share_a_profile() -> None:
+def test_two_files_of_one_name_do_not_share_a_profile():
     stages = tuple(Stage(n, (Variant(f"local:{n}/net.onnx"),)) for n in ("first", "second"))
     with pytest.raises(ConfigError, match=r"first/net\.onnx and second/net\.onnx would share"):
         calibrations([Scenario("two", stages=stages)], "auto")

@@ -1,7 +1,5 @@
 """The cheapest way through a chain of stages, against all ways and against PuLP."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents.solvers import solve_chain
 from sponge_env.control.chain import BIG_M, Chain
-from sponge_env.interfaces import GiveUp, StageAllocation, SystemSpec
+from sponge_env.interfaces import StageAllocation, SystemSpec
 
 
 @st.composite
@@ -54,7 +52,7 @@ def every_way(chain: Chain) -> Any:
 
 @settings(deadline=None, max_examples=100)
 @given(programs())
-def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
+def test_no_way_is_cheaper(program):
     chain, count_late = program
     costs = [cost_of(chain, way, count_late) for way in every_way(chain)]
     allowed = [cost for cost in costs if cost is not None]
@@ -68,7 +66,7 @@ def test_no_way_is_cheaper(program: tuple[Chain, bool]) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(programs())
-def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
+def test_pulp_finds_no_other_cost(program):
     chain, count_late = program
     cost = chain.cheapest(count_late)
     if any(cost_of(chain, way, count_late) is not None for way in every_way(chain)):
@@ -87,9 +85,7 @@ def test_pulp_finds_no_other_cost(program: tuple[Chain, bool]) -> None:
         (22, "cores", [4, 2], [3, 5]),
     ],
 )
-def test_what_allocations_give_up_to_fit(
-    total_cores: int, give_up: GiveUp, cores: list[int], replicas: list[int]
-) -> None:
+def test_what_allocations_give_up_to_fit(total_cores, give_up, cores, replicas):
     stages = StageAllocation(4, 1, 3), StageAllocation(2, 1, 5)
     ready = (3, 1) if give_up == "starting replicas" else ()
     spec = SystemSpec(slo_s=1.0, interval_s=1.0, stages=(), total_cores=total_cores)
@@ -98,7 +94,7 @@ def test_what_allocations_give_up_to_fit(
     assert [each.replicas for each in fitted] == replicas
 
 
-def test_a_budget_for_all_stages() -> None:
+def test_a_budget_for_all_stages():
     chain = Chain([2, 2], horizon=10, total_cores=8)
     chain.choices.ticks[:] = [6, 3, 5, 2]
     chain.choices.cores[:] = chain.choices.cost[:] = [1, 3, 1, 2]
@@ -111,7 +107,7 @@ def test_a_budget_for_all_stages() -> None:
 
 
 @pytest.mark.parametrize("total_cores", [3, 4])
-def test_the_machine_is_one_for_all(total_cores: int) -> None:
+def test_the_machine_is_one_for_all(total_cores):
     chain = Chain([2, 2], horizon=4, total_cores=total_cores)
     chain.choices.cores[:] = [1, 3, 1, 3]
     chain.choices.cost[:] = [9, 0, 9, 0]

@@ -1,7 +1,5 @@
 """The scripts as a user calls them."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -42,9 +40,7 @@ REQUIRED_KEYS = set(
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def in_a_folder_of_its_own(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Elsewhere, for libraries keep their own things in it.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -61,7 +57,7 @@ def failure(argv: list[str], capsys: Printed, script: object = evaluate) -> str:
     return error
 
 
-def test_an_evaluation_records_everything(capsys: Printed) -> None:
+def test_an_evaluation_records_everything(capsys):
     line = "--agent static-8 fa2 --duration 20 --seeds 2 --run-dir run --json out.json"
     assert evaluate.main(line.split()) == 0
     summaries = json.loads(Path("out.json").read_text())
@@ -90,7 +86,7 @@ def test_an_evaluation_records_everything(capsys: Printed) -> None:
     assert "tensorboard --logdir run" in printed
 
 
-def test_the_list_shows_what_there_is_to_choose_from(capsys: Printed) -> None:
+def test_the_list_shows_what_there_is_to_choose_from(capsys):
     assert evaluate.main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert sponge(["list"]) == 0
@@ -101,7 +97,7 @@ def test_the_list_shows_what_there_is_to_choose_from(capsys: Printed) -> None:
     assert not any(Path().iterdir())
 
 
-def test_names_of_the_tables_stand_beside_a_bound(capsys: Printed) -> None:
+def test_names_of_the_tables_stand_beside_a_bound(capsys):
     argv = "--agent sponge-paper fixed-fleet oracle --scenario paper-300kb --duration 20"
     assert evaluate.main([*argv.split(), "--run-dir", "run"]) == 0
     printed = capsys.readouterr().out
@@ -116,9 +112,7 @@ def test_names_of_the_tables_stand_beside_a_bound(capsys: Printed) -> None:
     assert runs == ["fixed-fleet", "sponge-paper"], "there is one seed"
 
 
-def test_a_model_of_stable_baselines_takes_part(
-    capsys: Printed, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_of_stable_baselines_takes_part(capsys, caplog):
     for algorithm, env in ((PPO, "Sponge-v0"), (DQN, "SpongeDiscrete-v0")):
         model = algorithm("MlpPolicy", gymnasium.make(env), seed=0, device="cpu")
         model.save(algorithm.__name__)
@@ -179,7 +173,7 @@ EVIL_FILES = {
         ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no"),
     ],
 )
-def test_code_that_only_a_file_names_is_not_run(line: str, sentence: str, capsys: Printed) -> None:
+def test_code_that_only_a_file_names_is_not_run(line, sentence, capsys):
     for name, text in EVIL_FILES.items():
         Path(name).write_text(text)
     profile = json.loads(Path(PROFILE_DIR / "lite0.json").read_text())
@@ -193,21 +187,21 @@ def test_code_that_only_a_file_names_is_not_run(line: str, sentence: str, capsys
 
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("more", ["--trust", "--agent own_thing:Mine"])
-def test_code_that_is_typed_or_trusted_is_run(more: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_is_typed_or_trusted_is_run(more, monkeypatch):
     monkeypatch.syspath_prepend(Path())
     Path("own_thing.py").write_text(BROKEN.replace("Broken", "Mine").replace(">= 3", ">= 9"))
     Path("own.toml").write_text(EVIL_SUITE.format("controller = 'own_thing:Mine'"))
     assert evaluate.main(f"--suite own.toml --jobs 1 --run-dir run {more}".split()) == 0
 
 
-def test_a_command_that_hints_at_trust_takes_it(capsys: Printed) -> None:
+def test_a_command_that_hints_at_trust_takes_it(capsys):
     with pytest.raises(SystemExit):
         tune.main(["--help"])
     assert "--trust" in capsys.readouterr().out
 
 
 @pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def both(monkeypatch):
     """Return what happens when a scenario is played on both backends, without playing it."""
     seen: list[str] = []
 
@@ -234,13 +228,13 @@ def both(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 BOTH = "--agent static-8 --backend both --wait --run-dir run".split()
 
 
-def test_cpus_are_taken_for_the_live_half_only(both: list[str]) -> None:
+def test_cpus_are_taken_for_the_live_half_only(both):
     assert evaluate.main(BOTH) == 0
     halves = ["run sim", "the CPUs are taken", "run live", "they are free"]
     assert both == ["checked", *halves]
 
 
-def test_a_second_live_run_can_have_cpus_of_its_own(both: list[str]) -> None:
+def test_a_second_live_run_can_have_cpus_of_its_own(both):
     allowed = os.sched_getaffinity(0)
     try:
         assert evaluate.main([*BOTH, "--cpus", str(min(allowed))]) == 0
@@ -261,9 +255,7 @@ class Broken:
 """
 
 
-def test_a_failure_keeps_the_episodes_before_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
+def test_a_failure_keeps_the_episodes_before_it(monkeypatch, capsys):
     Path("broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(".")
     argv = "--agent static-8 broken:Broken --duration 5 --run-dir run --json out.json".split()
@@ -282,8 +274,8 @@ def test_a_failure_keeps_the_episodes_before_it(
 
 
 def test_a_controller_that_fails_at_once_has_no_numbers_and_names_its_own_options(
-    monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
+    monkeypatch, capsys
+):
     monkeypatch.syspath_prepend(".")
     Path("odd.py").write_text(
         "class Odd:\n    def __init__(self, share=1): ...\n    def reset(self, spec, seed): ...\n"
@@ -298,9 +290,7 @@ def test_a_controller_that_fails_at_once_has_no_numbers_and_names_its_own_option
     assert "* interrupted or failed" in out
 
 
-def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(caplog):
     profile = load_profile("yolov5s")
     bad = dataclasses.replace(profile.latency, eta_s=-1.0)  # below 0 for small batches
     save_profile(dataclasses.replace(profile, latency=bad), Path("bad.json"))
@@ -316,13 +306,13 @@ def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(
     assert np.all(np.diff(table_s, axis=1) <= 0)
 
 
-def test_evaluations_started_together_do_not_meet() -> None:
+def test_evaluations_started_together_do_not_meet():
     argv = "--agent static-8 --duration 2".split()
     assert [evaluate.main(argv) for _ in range(2)] == [0, 0]
     assert len(list(Path("runs").iterdir())) == 2
 
 
-def test_agents_take_options(capsys: Printed) -> None:
+def test_agents_take_options(capsys):
     line = "--agent static --duration 5 --option static.cores=3 --option static.batch=99"
     assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
     assert "agent static keeps to the limits: batch=16 instead of 99" in capsys.readouterr().out
@@ -334,7 +324,7 @@ def test_agents_take_options(capsys: Printed) -> None:
     assert "agent static keeps to the limits: replicas=" in capsys.readouterr().out
 
 
-def test_own_traces_replace_the_scenario_s() -> None:
+def test_own_traces_replace_the_scenario_s():
     Path("slow.csv").write_text("time_s,bandwidth_bytes_per_s\n0,300000\n1,300000\n")
     Path("arrivals.csv").write_text("arrival_s\n" + "\n".join(f"{0.1 * i:.1f}" for i in range(99)))
     argv = "--agent static-8 --duration 5 --trace slow.csv --arrivals arrivals.csv --run-dir run"
@@ -347,7 +337,7 @@ def test_own_traces_replace_the_scenario_s() -> None:
 
 
 @pytest.mark.parametrize("start", ["", "--random-start"])
-def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start: str) -> None:
+def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
     rows = "".join(f"{second},{2e5 * (second + 5)}\n" for second in range(9))
     Path("rising.csv").write_text(f"time_s,bandwidth_bytes_per_s\n{rows}")
     argv = "--agent static-8 static-16 --duration 9 --seeds 8 --trace rising.csv --run-dir run"
@@ -386,8 +376,8 @@ def evaluated(line: str, capsys: Printed) -> tuple[Scenario, str]:
     ],
 )
 def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
-    line: str, drop: str, capsys: Printed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    line, drop, capsys, monkeypatch
+):
     for name in ("run_unit", "_report_cell"):  # it need not be played
         monkeypatch.setattr(compare, name, lambda *_, **__: None)
     Path("steady.csv").write_text(STEADY)
@@ -453,9 +443,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ),
     ],
 )
-def test_bad_arguments_end_with_one_sentence(
-    arguments: str, sentence: str, capsys: Printed
-) -> None:
+def test_bad_arguments_end_with_one_sentence(arguments, sentence, capsys):
     Path("files").mkdir()
     Path("files/empty.csv").write_text("")
     Path("files/short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
@@ -486,13 +474,13 @@ def test_bad_arguments_end_with_one_sentence(
     ],
 )
 def test_bad_training_arguments_end_with_one_sentence_before_the_learner_is_imported(
-    arguments: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
+    arguments, sentence, monkeypatch, capsys
+):
     monkeypatch.setitem(sys.modules, "agents.learn.phased", None)  # cannot be imported
     assert re.search(sentence, failure(arguments.split(), capsys, train))
 
 
-def test_a_policy_of_another_system_is_refused(capsys: Printed) -> None:
+def test_a_policy_of_another_system_is_refused(capsys):
     save_policy(drawn_policy(), Path("policy.safetensors"))
     argv = ["--agent", "ppo-joint", "--policy", "policy.safetensors", "--scenario", "bursty"]
     assert "was trained on short" in failure(argv, capsys)

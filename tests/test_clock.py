@@ -1,7 +1,5 @@
 """The clock of a live episode."""
 
-from __future__ import annotations
-
 import pytest
 from fake_replicas import Monotonic
 from hypothesis import example, given
@@ -13,7 +11,7 @@ from sponge_env.live.worker import EpisodeClock
 
 @example([(True, 3), (True, 2), (False, 1), (False, 1)])
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 50)), min_size=1, max_size=40))
-def test_time_stands_still_while_held_and_stamps_agree(steps: list[tuple[bool, int]]) -> None:
+def test_time_stands_still_while_held_and_stamps_agree(steps):
     with pytest.MonkeyPatch.context() as patch:
         machine = Monotonic()
         patch.setattr(worker_module, "time", machine)

@@ -1,7 +1,5 @@
 """Suites on a Ray cluster of two nodes, one of which dies."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -9,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 from test_suite import ROOT, SUITE
 
 import evaluate
@@ -59,8 +56,8 @@ def episodes_of(run: str) -> dict[str, Any]:
 
 
 def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: None
-) -> None:
+    tmp_path, monkeypatch, inline
+):
     monkeypatch.chdir(tmp_path)
     Path("suite.toml").write_text(SUITE)
     Path("there.py").write_text(CLUSTER)

@@ -1,7 +1,5 @@
 """The door to numba: compiled code is kept on disk, and never answers with old code."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import logging
@@ -9,7 +7,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,7 +95,7 @@ class Tiny:
 
 
 @pytest.fixture(scope="module")
-def processes() -> Iterator[None]:
+def processes():
     """Keep a process that has numba ready, from which the others are forked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
@@ -109,19 +106,17 @@ def processes() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, processes: None) -> Tiny:
+def tiny(tmp_path, processes):
     return Tiny(tmp_path)
 
 
-def test_a_second_process_compiles_nothing(tiny: Tiny) -> None:
+def test_a_second_process_compiles_nothing(tiny):
     assert tiny.run() == (23.0, [0, 0], [])
     assert tiny.run() == (23.0, [1, 1], [])
 
 
 @pytest.mark.parametrize(("suffix", "left"), [("nbi", 0), ("nbc", 100)])
-def test_a_file_that_was_cut_is_made_anew_with_a_line_of_notice(
-    tiny: Tiny, suffix: str, left: int
-) -> None:
+def test_a_file_that_was_cut_is_made_anew_with_a_line_of_notice(tiny, suffix, left):
     tiny.run()
     file = tiny.kept(suffix)
     file.write_bytes(file.read_bytes()[:left])
@@ -131,7 +126,7 @@ def test_a_file_that_was_cut_is_made_anew_with_a_line_of_notice(
     assert tiny.run() == (23.0, [1, 1], [])
 
 
-def test_code_is_kept_in_the_user_s_cache_or_nowhere(tiny: Tiny) -> None:
+def test_code_is_kept_in_the_user_s_cache_or_nowhere(tiny):
     (tiny.source.parent / "cache").touch()
     assert tiny.run() == (23.0, [0, 0], [])
     assert tiny.run() == (23.0, [1, 1], [])
@@ -142,7 +137,7 @@ def test_code_is_kept_in_the_user_s_cache_or_nowhere(tiny: Tiny) -> None:
         assert (answer, hits, len(notice)) == (23.0, [0, 0], 1)
 
 
-def test_a_constant_of_another_module_is_part_of_the_code(tiny: Tiny) -> None:
+def test_a_constant_of_another_module_is_part_of_the_code(tiny):
     tiny.cache = None  # beside the source
     assert tiny.run() == (23.0, [0, 0], [])
     tiny.write(constants="STEP = 2.0\n")
@@ -163,9 +158,7 @@ def test_a_constant_of_another_module_is_part_of_the_code(tiny: Tiny) -> None:
         "from .between import STEP",
     ],
 )
-def test_any_import_counts_for_the_mark(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, importing: str
-) -> None:
+def test_any_import_counts_for_the_mark(tmp_path, monkeypatch, importing):
     monkeypatch.setitem(sys.modules, "marked", SimpleNamespace(__path__=[str(tmp_path)]))  # type: ignore[arg-type] # as good
     (tmp_path / "between.py").write_text("from .constants import STEP\n")
     (tmp_path / "kernel.py").write_text(f"{importing}\n")
@@ -181,11 +174,11 @@ def test_any_import_counts_for_the_mark(
     assert mark(1, 1) != mark(2, 1)
 
 
-def test_code_that_was_typed_in_is_not_kept() -> None:
+def test_code_that_was_typed_in_is_not_kept():
     assert kernel_cache.code_folder("no_such_module") is None
 
 
-def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
+def test_the_mark_of_the_core_covers_what_its_kernels_read():
     files = kernel_cache.sources("sponge_env.core.entry")
     names = {name.removeprefix("sponge_env.") for name in files}
     core = {f"core.{path.stem}" for path in (ROOT / "sponge_env" / "core").glob("*.py")}
@@ -193,7 +186,7 @@ def test_the_mark_of_the_core_covers_what_its_kernels_read() -> None:
     assert {"scenario.config", "core.fields", "interfaces", "latency"} <= names
 
 
-def test_controllers_are_compiled_ahead_and_the_bound_where_asked() -> None:
+def test_controllers_are_compiled_ahead_and_the_bound_where_asked():
     ahead, everything = (dict(steps(everything=asked)) for asked in (False, True))
     assert "controllers" in ahead
     assert everything.keys() - ahead.keys() == {"oracle", "joint oracle"}

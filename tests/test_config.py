@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
+def test_an_objective_can_be_relative_to_the_models(tmp_path):
     pipeline = """
         slo_s = 0.7
         slo_services = 10.0
@@ -85,7 +83,7 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path: Path) -> None:
         ("slo_s = ", r"is not a TOML scenario"),
     ],
 )
-def test_bad_toml_gets_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_toml_gets_one_sentence(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match=message) as error:
         load_scenario(path)
@@ -93,24 +91,24 @@ def test_bad_toml_gets_one_sentence(tmp_path: Path, text: str, message: str) -> 
     assert str(path) in str(error.value)
 
 
-def test_files_are_found_beside_the_scenario(tmp_path: Path) -> None:
+def test_files_are_found_beside_the_scenario(tmp_path):
     (tmp_path / "bandwidth.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
     scenario = load_scenario(write(tmp_path, "[network]\ntrace = 'bandwidth.csv'"))
     assert scenario.network.trace == str(tmp_path / "bandwidth.csv")
 
 
-def test_only_the_required_keys_are_missed() -> None:
+def test_only_the_required_keys_are_missed():
     with pytest.raises(ConfigError, match=r"^the scenario needs name$"):
         from_mapping(Scenario, {"slo_s": 1.0})
 
 
-def test_a_service_that_is_scaled_beyond_an_hour_names_the_key() -> None:
+def test_a_service_that_is_scaled_beyond_an_hour_names_the_key():
     with pytest.raises(ProfileError, match=r"an hour with simulation\.service_scale = 1e\+06"):
         load_profile("yolov5s").scaled(1e6)
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda p: p.stem)
-def test_shipped_scenarios_load(path: Path) -> None:
+def test_shipped_scenarios_load(path):
     scenario = load_scenario(path.stem)
     assert scenario.name == path.stem
     assert scenario.description

@@ -13,7 +13,7 @@ INTERVAL = IntervalMetrics(cores=8.0, queued=3, violations=2)
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def clock(monkeypatch):
     """Let a second pass with each look at the clock, and a line be due every four."""
     seconds = count()
     monkeypatch.setattr(console.time, "monotonic", lambda: float(next(seconds)))

@@ -1,7 +1,5 @@
 """What every controller that needs no training must do."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -91,9 +89,7 @@ def copy_of(view: SystemView) -> dict[str, Any]:
 @every_controller
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(view=views(), interval_s=st.sampled_from([0.5, 1.0, 2.0]))
-def test_answers_within_the_limits_and_leaves_the_view_alone(
-    name: str, options: dict[str, Any], view: SystemView, interval_s: float
-) -> None:
+def test_answers_within_the_limits_and_leaves_the_view_alone(name, options, view, interval_s):
     spec = make_spec(interval_s=interval_s)
     before = copy_of(view)
     answer = make(name, options, spec).decide(view)
@@ -106,9 +102,7 @@ def test_answers_within_the_limits_and_leaves_the_view_alone(
 @every_controller
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=systems_with_fleets())
-def test_plans_with_the_cores_of_the_machine(
-    name: str, options: dict[str, Any], drawn: tuple[SystemSpec, SystemView]
-) -> None:
+def test_plans_with_the_cores_of_the_machine(name, options, drawn):
     spec, view = drawn
     controller = make(name, options, spec)
     assert isinstance(controller, BaseController)
@@ -129,15 +123,13 @@ def test_plans_with_the_cores_of_the_machine(
     ],
     ids=["first", "first-with-queue", "idle", "long-queue", "flood"],
 )
-def test_extremes(name: str, options: dict[str, Any], view: SystemView) -> None:
+def test_extremes(name, options, view):
     spec = make_spec()
     check(make(name, options, spec).decide(view), spec)
 
 
 @every_controller
-def test_an_episode_begins_with_a_reset_which_forgets_the_last_system(
-    name: str, options: dict[str, Any]
-) -> None:
+def test_an_episode_begins_with_a_reset_which_forgets_the_last_system(name, options):
     with pytest.raises(ConfigError, match="unknown key 'colour'; choose from"):
         make_controller(name, REGISTRY, options | {"colour": 3})
     controller = make_controller(name, REGISTRY, options)
@@ -152,7 +144,7 @@ def test_an_episode_begins_with_a_reset_which_forgets_the_last_system(
 
 @pytest.mark.parametrize("name", ["fa2", "hpa", "ppo-joint", "sponge-joint", "themis"])
 @pytest.mark.parametrize("cell", ["flash-crowd", "local", "many-replicas", "narrow"])
-def test_fleets_stay_on_the_machine_in_an_episode(name: str, cell: str) -> None:
+def test_fleets_stay_on_the_machine_in_an_episode(name, cell):
     if name in TRAINED and not cells.CELLS[cell].shipped_policies:
         pytest.skip("no policy ships for these limits")
     scenario = play.scenario(cell, "cold", duration_s=40.0)

@@ -1,7 +1,5 @@
 """What a controller of somebody else does wrong is said in one sentence."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -65,19 +63,19 @@ def decide(answer: Any) -> Allocation:
         (SilentError(), r"line \d+: SilentError$"),
     ],
 )
-def test_a_bad_answer_is_named(answer: Any, reason: str) -> None:
+def test_a_bad_answer_is_named(answer, reason):
     with pytest.raises(ControllerError, match=rf"test_controllers:Answers\.decide\(\).* ?{reason}"):
         decide(answer)
 
 
-def test_numbers_of_numpy_become_pythons() -> None:
+def test_numbers_of_numpy_become_pythons():
     answer = decide(Allocation(np.int64(3), np.uint8(2), np.int32(1), feasible=False))  # type: ignore[arg-type]
     assert answer == Allocation(3, 2)
     assert not answer.feasible
     assert [type(number) for number in (answer.cores, answer.batch, answer.replicas)] == [int] * 3
 
 
-def test_what_a_controller_says_in_a_sentence_is_left_alone() -> None:
+def test_what_a_controller_says_in_a_sentence_is_left_alone():
     with pytest.raises(ConfigError, match=r"^no model$"):
         decide(ConfigError("no model"))
 
@@ -87,7 +85,7 @@ class Unready(Scripted):
         raise KeyError("weights")
 
 
-def test_a_failing_reset_is_named() -> None:
+def test_a_failing_reset_is_named():
     with pytest.raises(ControllerError, match=r"Unready\.reset\(\) failed in .*KeyError: 'weights"):
         start(Unready(), make_system(SHORT, 0).spec, 0)
 
@@ -119,7 +117,7 @@ class Summaries:
         """Keep it."""
 
 
-def test_an_episode_up_to_the_failure_is_summed_up() -> None:
+def test_an_episode_up_to_the_failure_is_summed_up():
     sink = Summaries()
     with pytest.raises(ControllerError, match=r"FailsLater\.decide\(\)"):
         run_episode(make_system(SHORT, 0), FailsLater(), Run.of("x", SHORT, "sim", 0), [sink])
@@ -146,9 +144,7 @@ MADE = "class C:\n    reset = decide = print\n    def __init__(self): {}"
         ("class C:\n    def decide(self, view): ...", "must be a class with reset() and decide()"),
     ],
 )
-def test_a_module_that_does_not_work_is_named(
-    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_that_does_not_work_is_named(code, reason, tmp_path, monkeypatch):
     module = tmp_path.name  # another one for each case, for Python imports a name once
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -181,12 +177,8 @@ class Ends(Scripted):
     ],
 )
 def test_the_command_ends_with_the_sentence_after_the_other_agents(
-    agent: str,
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    agent, sentence, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name, *options = agent.format("test_controllers:Ends").split()
@@ -200,7 +192,7 @@ def test_the_command_ends_with_the_sentence_after_the_other_agents(
     assert "\nstatic-8 " in captured.out
 
 
-def test_a_live_decision_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_decision_has_a_time_limit(monkeypatch):
     class Hangs(Scripted):
         def decide(self, view: SystemView) -> Allocation:
             while True:

@@ -1,14 +1,10 @@
 """The CPUs of live runs: this process keeps off them, and one process at a time has each."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from machine import needs_two_cpus
@@ -29,7 +25,7 @@ input()
 
 
 @needs_two_cpus
-def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> None:
+def test_workers_may_end_in_any_order_and_threads_are_released_with_them():
     before, end, reserved = os.sched_getaffinity(0), threading.Event(), frozenset({CPU})
     reservations = Reservations()
     with ExitStack() as first, ExitStack() as second:
@@ -50,7 +46,7 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them() -> No
 
 
 @needs_two_cpus
-def test_a_thread_that_was_pinned_is_pinned_again() -> None:
+def test_a_thread_that_was_pinned_is_pinned_again():
     ends, begun, cpus = threading.Event(), threading.Barrier(3), sorted(os.sched_getaffinity(0))
 
     def pinned(cpu: int) -> None:
@@ -74,7 +70,7 @@ def test_a_thread_that_was_pinned_is_pinned_again() -> None:
 
 
 @needs_two_cpus
-def test_a_second_worker_takes_the_same_cpu() -> None:
+def test_a_second_worker_takes_the_same_cpu():
     chosen = choose_cpus(1.0)
     with RESERVATIONS.keep_off(chosen):
         assert choose_cpus(1.0) == chosen == {CPU}
@@ -82,7 +78,7 @@ def test_a_second_worker_takes_the_same_cpu() -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(cpus, "LOCK_FOLDER", tmp_path)
     return tmp_path
 
@@ -95,7 +91,7 @@ def run_elsewhere(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
-def other(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def other(folder):
     with run_elsewhere(str(folder)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
@@ -103,7 +99,7 @@ def other(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_run_is_refused(other: subprocess.Popen[str]) -> None:
+def test_a_second_run_is_refused(other):
     reservations, affinity = Reservations(), os.sched_getaffinity(0)
     message = rf"CPU {CPU} is in use by the live run of process {other.pid};.* --wait.* --cpus"
     with pytest.raises(WorkerError, match=message), reservations.keep_off(frozenset({CPU})):
@@ -111,7 +107,7 @@ def test_a_second_run_is_refused(other: subprocess.Popen[str]) -> None:
     assert os.sched_getaffinity(0) == affinity
 
 
-def test_a_patient_run_waits_for_the_first(other: subprocess.Popen[str], folder: Path) -> None:
+def test_a_patient_run_waits_for_the_first(other, folder):
     with run_elsewhere(str(folder), "wait") as second:
         assert second.stderr is not None
         assert second.stdout is not None
@@ -121,7 +117,7 @@ def test_a_patient_run_waits_for_the_first(other: subprocess.Popen[str], folder:
         second.communicate("\n")
 
 
-def test_a_killed_run_leaves_no_lock(other: subprocess.Popen[str], folder: Path) -> None:
+def test_a_killed_run_leaves_no_lock(other, folder):
     other.kill()
     other.wait()
     lock = lock_cpu(CPU, wait=False)
@@ -132,18 +128,14 @@ def test_a_killed_run_leaves_no_lock(other: subprocess.Popen[str], folder: Path)
     lock.close()
 
 
-def test_without_a_place_for_locks_there_are_none(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_place_for_locks_there_are_none(folder, monkeypatch, caplog):
     monkeypatch.setattr(cpus, "LOCK_FOLDER", folder / "missing")
     assert lock_cpu(CPU, wait=False) is None
     assert "would go unnoticed" in caplog.text
 
 
 @pytest.mark.parametrize("plant", [lambda _, path: os.mkfifo(path), os.link])
-def test_a_planted_file_stops_no_run_and_stays_as_it_is(
-    plant: Callable[[Path, Path], None], folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_planted_file_stops_no_run_and_stays_as_it_is(plant, folder, caplog):
     path, text = folder / f"sponge-env-cpu-{CPU}", b"\xff\x1b[31m"
     (folder / "other").write_bytes(text)
     plant(folder / "other", path)

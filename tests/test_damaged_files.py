@@ -1,7 +1,5 @@
 """Whatever is in a file that somebody hands us: it is read, or one sentence says why not."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -150,7 +148,7 @@ Loader = tuple[list[Path], Callable[[Path], Any]]
 
 
 @pytest.fixture(scope="module")
-def loaders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loader]:
+def loaders(tmp_path_factory):
     """Return valid files of every kind, and what reads them."""
     folder = tmp_path_factory.mktemp("valid")
     save_policy(drawn_policy(), policy := folder / "policy.safetensors")
@@ -168,9 +166,7 @@ def loaders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Loader]:
 @pytest.mark.parametrize(
     "kind", ["profile", "scenario", "suite", "trace", "policy", "tuned", "fidelity"]
 )
-def test_a_changed_file_is_read_or_refused(
-    kind: str, loaders: dict[str, Loader], tmp_path: Path
-) -> None:
+def test_a_changed_file_is_read_or_refused(kind, loaders, tmp_path):
     valid, use = loaders[kind]
     assert valid
     for path in valid:
@@ -234,13 +230,8 @@ ONE = "--agent static --duration 3"
     ],
 )
 def test_a_command_takes_a_changed_file_or_says_why_not(
-    kind: str,
-    options: str,
-    loaders: dict[str, Loader],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    kind, options, loaders, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Shown)
     for module in ("app.compare", "run.unit"):  # no pictures, which take most of the time
@@ -265,7 +256,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
     check()
 
 
-def test_a_changed_run_is_read_or_refused(tmp_path: Path) -> None:
+def test_a_changed_run_is_read_or_refused(tmp_path):
     run = write_suite(tmp_path / "run", {"a": ([3, 2], 4.0), "b": ([0, 0], 9.0)}, bounds={"o": 3.0})
     files = [path for path in sorted(run.rglob("*")) if path.is_file()]
     load_run(run)
@@ -292,7 +283,7 @@ def test_a_changed_run_is_read_or_refused(tmp_path: Path) -> None:
     ("ending", "use"),
     [(".json", use_profile), (".toml", use_scenario), (".toml", use_suite), ("", load_policy)],
 )
-def test_a_pipe_is_not_waited_for(tmp_path: Path, ending: str, use: Callable[[Path], Any]) -> None:
+def test_a_pipe_is_not_waited_for(tmp_path, ending, use):
     os.mkfifo(path := tmp_path / f"pipe{ending}")
     with pytest.raises(SpongeError):
         use(path)

@@ -1,9 +1,6 @@
 """Batch simulator, single system and reference do the same on the same requests."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,26 +18,24 @@ from sponge_env.simulation.system import SimulatedSystem
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("differential"))
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), seed=SEEDS)
-def test_any_scenario_runs_alike(files: Path, data: st.DataObject, seed: int) -> None:
+def test_any_scenario_runs_alike(files, data, seed):
     check_equal([data.draw(scenarios(files))], [seed])
 
 
 @settings(max_examples=4, deadline=None)
 @given(data=st.data(), seeds=st.lists(SEEDS, min_size=4, max_size=4))
-def test_different_scenarios_run_side_by_side(
-    files: Path, data: st.DataObject, seeds: list[int]
-) -> None:
+def test_different_scenarios_run_side_by_side(files, data, seeds):
     limits = Limits(12, 9, 3)
     check_equal([data.draw(scenarios(files, limits, 0.5)) for _ in seeds], seeds)
 
 
-def test_first_in_first_out_drops_by_the_first_rule_only() -> None:
+def test_first_in_first_out_drops_by_the_first_rule_only():
     """With one class, too, where the order is the same as by deadline."""
     flood = dataclasses.replace(SHORT, arrivals=Arrivals("poisson", 60.0))
     for order in ("edf", "fifo"):
@@ -50,7 +45,7 @@ def test_first_in_first_out_drops_by_the_first_rule_only() -> None:
 
 @pytest.mark.parametrize("total_cores", [None, 7, 16])
 @pytest.mark.parametrize("delay_s", [0.0, 0.13])
-def test_replicas_that_come_and_go_run_alike(delay_s: float, total_cores: int | None) -> None:
+def test_replicas_that_come_and_go_run_alike(delay_s, total_cores):
     """Busy ones that drain outlive several decisions here, so many are held at once."""
     scenario = Scenario(
         name="flapping",
@@ -65,7 +60,7 @@ def test_replicas_that_come_and_go_run_alike(delay_s: float, total_cores: int | 
 
 
 @pytest.mark.parametrize("load", [0.3, 0.9])
-def test_replicas_that_share_a_cpu_run_alike(files: Path, load: float) -> None:
+def test_replicas_that_share_a_cpu_run_alike(files, load):
     """Quotas add up to eight times the CPU, so parts of it change with every batch."""
     scenario = Scenario(
         name="crowded",
@@ -80,7 +75,7 @@ def test_replicas_that_share_a_cpu_run_alike(files: Path, load: float) -> None:
     check_equal([scenario], [1])
 
 
-def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads() -> None:
+def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads():
     scenario = dataclasses.replace(load_scenario("bursty"), duration_s=20.0)
     runs = []
     for threads in (1, 3):
@@ -93,11 +88,11 @@ def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads() -> None:
     assert runs[0] == runs[1]
 
 
-def test_an_episode_without_requests_is_empty() -> None:
+def test_an_episode_without_requests_is_empty():
     check_equal([short(duration_s=2.0, arrivals=Arrivals(rate_rps=1e-6))], [0])
 
 
-def test_a_view_stays_as_it_was() -> None:
+def test_a_view_stays_as_it_was():
     system = SimulatedSystem(SHORT, 3)
     for _ in range(5):
         system.step(Allocation(1, 2))

@@ -1,7 +1,5 @@
 """Single environments: every kind of control, and other action spaces."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import pickle
@@ -59,21 +57,21 @@ def spec_of(scenario: Scenario) -> Any:
 
 
 @EACH
-def test_both_checkers_accept_the_environment(name: str) -> None:
+def test_both_checkers_accept_the_environment(name):
     gymnasium_check_env(make(name).unwrapped)
     check_env(make(name).unwrapped)
 
 
 @WRAPPED
 @pytest.mark.parametrize("name", ["Sponge-v0", "SpongeVariants-v0", "SpongePipeline-v0"])
-def test_both_checkers_accept_other_actions(name: str, wrapped: str) -> None:
+def test_both_checkers_accept_other_actions(name, wrapped):
     scenario, control, _ = CONTROLLED[name]
     env = gymnasium.make(wrapped, scenario=scenario, control=control)
     gymnasium_check_env(env.unwrapped, skip_render_check=True)
     check_env(env)
 
 
-def test_the_ids_are_presets_of_one_class() -> None:
+def test_the_ids_are_presets_of_one_class():
     entry_points = {gymnasium.spec(name).entry_point for name in CONTROLLED}
     assert len(entry_points) == 1
     live = gymnasium.spec("SpongeJointLive-v0")
@@ -87,7 +85,7 @@ def test_the_ids_are_presets_of_one_class() -> None:
 
 
 @EACH
-def test_an_action_chooses_what_there_is_to_choose(name: str) -> None:
+def test_an_action_chooses_what_there_is_to_choose(name):
     scenario, kind, counts = CONTROLLED[name]
     env = make(name)
     assert env.action_space == gymnasium.spaces.MultiDiscrete(counts)
@@ -105,7 +103,7 @@ def test_an_action_chooses_what_there_is_to_choose(name: str) -> None:
     assert asked == decode(action, control).stages[0][:3]
 
 
-def test_episodes_end_by_truncation_and_differ() -> None:
+def test_episodes_end_by_truncation_and_differ():
     env = SpongeEnv(SHORT)
     seeds = []
     for seed in (3, None):
@@ -116,7 +114,7 @@ def test_episodes_end_by_truncation_and_differ() -> None:
     assert EVALUATION_SEEDS <= seeds[0] != seeds[1]
 
 
-def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
+def test_an_episode_seed_repeats_the_episode_of_an_evaluation():
     env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
     np.random.seed(0)
     before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
@@ -130,7 +128,7 @@ def test_an_episode_seed_repeats_the_episode_of_an_evaluation() -> None:
 
 
 @pytest.mark.parametrize("rate_rps", [0.5, 60.0])  # hardly a request, and more than can be served
-def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps: float) -> None:
+def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps):
     arrivals, drops = Arrivals("constant", rate_rps), Serving(drop="expired")
     env = SpongeEnv(dataclasses.replace(SHORT, arrivals=arrivals, serving=drops))
     infos = [env.reset(seed=0)[1], *(env.step(np.array([3, 7]))[4] for _ in range(8))]
@@ -140,7 +138,7 @@ def test_infos_of_reset_and_step_have_the_same_numbers_without_nan(rate_rps: flo
     assert all(each == kinds[0] for each in kinds)
 
 
-def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
+def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited():
     scenario = short(serving=Serving("expired"), network=Network("none"), duration_s=3.0)
     env = started(dataclasses.replace(scenario, arrivals=Arrivals("constant", 200.0)))
     infos = [env.step(np.array([0, 0]))[4] for _ in range(3)]
@@ -150,7 +148,7 @@ def test_a_latency_of_what_was_given_up_is_how_long_it_had_waited() -> None:
         assert scenario.slo_s < info["latency_p50_s"] == info["latency_p99_s"] < 3.0
 
 
-def test_rendering() -> None:
+def test_rendering():
     for name in ("Sponge-v0", "SpongeDiscrete-v0", "SpongeContinuous-v0"):
         env = gymnasium.make(name, scenario=SHORT, render_mode="rgb_array_list")
         env.reset(seed=0)
@@ -173,12 +171,12 @@ def test_rendering() -> None:
         ({"scenario": VARIANTS, "control": "joint"}, "use control 'pipeline'"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+def test_bad_arguments(arguments, message):
     with pytest.raises(ConfigError, match=message):
         SpongeEnv(**arguments)
 
 
-def test_bad_resets_are_named() -> None:
+def test_bad_resets_are_named():
     for options in ({"episode_sed": 1}, {"episode_seed": -1}, {"episode_seed": "3"}):
         with pytest.raises(ConfigError, match="episode_seed"):
             SpongeEnv(SHORT).reset(options=options)
@@ -192,7 +190,7 @@ def test_bad_resets_are_named() -> None:
 
 
 @pytest.mark.parametrize("action", [[3, 2], (3, 2), np.array([3.0, 2.0]), np.array([3, 2], "u1")])
-def test_any_whole_numbers_are_an_action(action: Any) -> None:
+def test_any_whole_numbers_are_an_action(action):
     info = started(SHORT).step(action)[4]
     assert (info["requested_cores"], info["batch"]) == (4, 3)
 
@@ -214,12 +212,12 @@ def test_any_whole_numbers_are_an_action(action: Any) -> None:
         [[1], [1, 2]],
     ],
 )
-def test_an_action_outside_the_space_is_named(action: Any) -> None:
+def test_an_action_outside_the_space_is_named(action):
     with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):
         started(SHORT).step(action)
 
 
-def test_reward_charges_all_replicas_and_credits_accuracy() -> None:
+def test_reward_charges_all_replicas_and_credits_accuracy():
     _, reward, _, _, info = started(JOINTLY, "joint").step(np.array([7, 0, 11]))
     missed = info["violations"] / max(1, info["on_time"] + info["violations"])
     held = 8 + 11  # one serves, the others start
@@ -236,7 +234,7 @@ def test_reward_charges_all_replicas_and_credits_accuracy() -> None:
     assert started(quiet, "variants").step(np.array([2, 0, 0]))[1] == pytest.approx(-3 / 12)
 
 
-def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
+def test_there_are_no_more_replicas_than_the_machine_has_room_for():
     one_machine = dataclasses.replace(JOINTLY, limits=Limits(cores=8, batch=8, replicas=12))
     env = started(one_machine, "joint")
     for cores, replicas in ((8, 1), (4, 2), (3, 2), (1, 8)):
@@ -249,7 +247,7 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for() -> None:
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) -> None:
+def test_batches_of_environments_share_a_machine_as_controllers_do(stages):
     rng = np.random.default_rng(stages)
     asked = rng.integers(1, 9, (200, stages, 4))
     limits, fitted = np.full((stages, 4), 8), asked.copy()
@@ -266,7 +264,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages: int) 
         assert not fit(beyond, limits, 20)
 
 
-def test_more_replicas_start_than_there_are_slots() -> None:
+def test_more_replicas_start_than_there_are_slots():
     env = started(JOINTLY, "joint")
     seen = env.step(np.array([0, 0, 1]))[0][len(FIELDS) :]
     assert seen == pytest.approx([1 / 12, 1.5 / 2.5, *[0.0] * (STARTING_SLOTS - 1)])
@@ -279,7 +277,7 @@ def test_more_replicas_start_than_there_are_slots() -> None:
 
 
 @EACH
-def test_a_view_shows_what_the_core_observes(name: str) -> None:
+def test_a_view_shows_what_the_core_observes(name):
     scenario, kind, counts = CONTROLLED[name]
     kept = dataclasses.replace(scenario, duration_s=40.0, serving=Serving(drop="expired"))
     system = SimulatedSystem(kept, 4)
@@ -298,7 +296,7 @@ def test_a_view_shows_what_the_core_observes(name: str) -> None:
     assert {field for field in rarer if field in control.fields} <= used
 
 
-def test_fields_mean_what_their_names_say() -> None:
+def test_fields_mean_what_their_names_say():
     """Those of several stages; those of one are compared with the reference."""
     system = SimulatedSystem(CHAIN, 0)
     control = control_named("pipeline", system.spec)
@@ -324,7 +322,7 @@ def test_fields_mean_what_their_names_say() -> None:
 
 
 @EACH
-def test_masks_leave_a_choice_for_each_part(name: str) -> None:
+def test_masks_leave_a_choice_for_each_part(name):
     scenario, kind, counts = CONTROLLED[name]
     tight = dataclasses.replace(scenario, slo_s=0.02)
     for each in (scenario, tight):
@@ -338,7 +336,7 @@ def test_masks_leave_a_choice_for_each_part(name: str) -> None:
     assert not masks.all()
 
 
-def test_masks_know_slow_variants_and_few_cores() -> None:
+def test_masks_know_slow_variants_and_few_cores():
     spec = spec_of(dataclasses.replace(VARIANTS, slo_s=0.018))
     control = control_named("variants", spec)
     masks = ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
@@ -353,7 +351,7 @@ def wrapper(name: str, **options: Any) -> Any:
     return gymnasium.make(name, scenario=SHORT, **options).env.env  # type: ignore[attr-defined]
 
 
-def test_every_combination_of_choices_has_one_number() -> None:
+def test_every_combination_of_choices_has_one_number():
     env, plain = wrapper("SpongeDiscrete-v0"), gymnasium.make("Sponge-v0", scenario=SHORT)
     assert env.action_space.n == 256
     expected = [(cores, batch) for cores in range(16) for batch in range(16)]
@@ -373,7 +371,7 @@ def test_every_combination_of_choices_has_one_number() -> None:
             env.action(action)
 
 
-def test_real_numbers_cover_every_choice_equally() -> None:
+def test_real_numbers_cover_every_choice_equally():
     env = wrapper("SpongeContinuous-v0")
     drawn = [env.action(np.array([x, -x], np.float32)) for x in np.linspace(-1, 1, 3201)]
     counts = np.bincount([cores for cores, _ in drawn])
@@ -385,7 +383,7 @@ def test_real_numbers_cover_every_choice_equally() -> None:
             env.action(action)
 
 
-def test_too_many_combinations_for_one_number_are_counted() -> None:
+def test_too_many_combinations_for_one_number_are_counted():
     stages = tuple(dataclasses.replace(CHAIN.stages[0], name=name) for name in "abcdef")
     many = dataclasses.replace(CHAIN, stages=stages, limits=Limits(total_cores=64))
     with pytest.raises(ConfigError, match=r"12,230,590,464 combinations"):

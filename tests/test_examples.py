@@ -1,7 +1,5 @@
 """The examples run as their pages say."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from functools import partial
@@ -23,9 +21,7 @@ def example(name: str) -> ModuleType:
     return importlib.import_module(f"examples.{name}")
 
 
-def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(capsys):
     script = example("cleanrl_ppo")
     size = ["--num-envs", "2", "--num-steps", "64"]
     ended = script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])
@@ -36,14 +32,14 @@ def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(
 
 
 @pytest.mark.parametrize("name", ["RecurrentPPO", "MaskablePPO", "QRDQN", "TQC"])
-def test_algorithms_of_sb3_contrib_train(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_algorithms_of_sb3_contrib_train(name, monkeypatch):
     contrib = pytest.importorskip("sb3_contrib")
     if name == "MaskablePPO":  # else it collects 2,048 steps first
         monkeypatch.setattr(contrib, name, partial(contrib.MaskablePPO, n_steps=64))
     assert example("sb3_algorithms").train(name, 120, scenario=SHORT) < 0
 
 
-def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:
+def test_an_episode_becomes_a_gif_of_its_frames(tmp_path):
     script = example("episode_gif")
     frames = script.episode(5, scenario=SHORT)
     script.save(frames, tmp_path / "episode.gif")
@@ -53,16 +49,14 @@ def test_an_episode_becomes_a_gif_of_its_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
-def test_a_controller_of_ones_own_takes_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_controller_of_ones_own_takes_part(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / "examples")
     arguments = "--agent keep_up:KeepUp static-8 --duration 30 --option keep_up:KeepUp.headroom=1.5"
     assert evaluate.main([*arguments.split(), "--run-dir", str(tmp_path / "run")]) == 0
     assert "keep_up:KeepUp" in capsys.readouterr().out
 
 
-def test_the_page_shows_the_example_that_runs() -> None:
+def test_the_page_shows_the_example_that_runs():
     page = (ROOT / "docs" / "controllers.md").read_text()
     shown = re.search(r"```python\n(class KeepUp.*?)```", page, re.DOTALL)
     assert shown is not None

@@ -1,7 +1,5 @@
 """Executors: what becomes of tasks, wherever they run."""
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import closing
@@ -27,7 +25,7 @@ def work(task: object) -> object:
     return (task, os.getpid())
 
 
-def test_results_come_as_tasks_end() -> None:
+def test_results_come_as_tasks_end():
     with closing(Processes(2).run(work, [1, 2, 3])) as results:
         first, result = next(results)
         assert result[0] == first
@@ -40,14 +38,14 @@ def may_run(name: str) -> bool:
     return True
 
 
-def test_code_counts_as_typed_in_every_process() -> None:
+def test_code_counts_as_typed_in_every_process():
     with trust.typing(["--agent", "own:Mine"]):
         found = dict(Processes(2).run(may_run, ["own:Mine", "a:B"]))
     assert found["own:Mine"] is True
     assert found["a:B"].type == "ConfigError"
 
 
-def test_a_process_that_dies_takes_only_its_task_along() -> None:
+def test_a_process_that_dies_takes_only_its_task_along():
     tasks = ["raise", "die", *range(6), "die", "threads", 7]
     done = list(Processes(2).run(work, tasks))
     assert sorted(map(str, (task for task, _ in done))) == sorted(map(str, tasks))
@@ -68,7 +66,7 @@ def interrupted_after_two() -> None:
                 raise KeyboardInterrupt
 
 
-def test_no_process_outlives_the_results() -> None:
+def test_no_process_outlives_the_results():
     with pytest.raises(KeyboardInterrupt):
         interrupted_after_two()
     assert not active_children()
@@ -80,6 +78,6 @@ def test_no_process_outlives_the_results() -> None:
      ("--profile p.json --run-dir r", "p.json"), ("--profile p.json --run-dir r", "r"),
      ("--drop late:2", "2"), ("--drop late:2", "late:2"), ("--agent a:B --trace x", "x")],
 )  # fmt: skip
-def test_words_that_name_no_code_let_no_file_run(words: str, name: str) -> None:
+def test_words_that_name_no_code_let_no_file_run(words, name):
     with trust.typing(words.split()), pytest.raises(ConfigError, match="runs code"):
         trust.check_typed(name, "model")

@@ -1,7 +1,5 @@
 """The fidelity comparison, on a made-up live worker and, once, on the real one."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -85,7 +83,7 @@ def subject(scenario: Scenario = SCENARIO) -> Subject:
     return Subject.of("static-8", Static(cores=8), scenario, PROFILE, seed=0)
 
 
-def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
+def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison():
     live, simulated, replayed = subject().repeat(0, partial(MadeUpLive, repetition=0))
     assert len({trial.summary.offered for trial in (live, simulated, replayed)}) == 1
     assert (live.kind, simulated.kind, replayed.kind) == ("live", "simulated", "replayed")
@@ -96,7 +94,7 @@ def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison() -> None:
         assert getattr(replayed.summary, quantity.metric) == pytest.approx(wanted)
 
 
-def test_a_warm_start_is_the_same_in_all_three() -> None:
+def test_a_warm_start_is_the_same_in_all_three():
     warm = dataclasses.replace(SCENARIO, start="warm", warmup_s=5.0)
     done = subject(scenario=warm)
     assert done.scenario.initial.cores == 8
@@ -110,7 +108,7 @@ def completion(cpu_s: float, size: int, variant: int = 0, ok: bool = True) -> Co
     return Completion(batch, 0, 0.0, 1.0, ok, cpu_s)
 
 
-def test_measured_work_comes_back_by_size_in_its_order() -> None:
+def test_measured_work_comes_back_by_size_in_its_order():
     ended = [completion(0.011, 1), completion(0.03, 2), completion(0.012, 1)]
     work = MeasuredWork([*ended, completion(0.0, 1, ok=False)], WORK_S)
     assert work.ratio == pytest.approx(0.053 / 0.04)
@@ -137,7 +135,7 @@ class MadeUpStages(FakeStages):
         super().__init__(workers, tasks=lambda request: request % 4)
 
 
-def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path: Path) -> None:
+def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path):
     save_profile(PROFILE, tmp_path / "here.json")
     chain = dataclasses.replace(
         SCENARIO,
@@ -184,8 +182,8 @@ def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
     ],
 )
 def test_a_target_is_met_or_the_live_runs_are_no_closer(
-    tmp_path: Path, metric: str, live_s: tuple[float, float], simulated_s: float, verdict: str
-) -> None:
+    tmp_path, metric, live_s, simulated_s, verdict
+):
     runs = [made_up("live", r, **{metric: live_s[r]}) for r in range(2)]
     for kind in ("simulated", "replayed"):
         runs += [made_up(kind, r, **{metric: simulated_s}) for r in range(2)]
@@ -197,7 +195,7 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(
             assert row.difference == pytest.approx(simulated_s / 0.1 - 1)
 
 
-def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Path) -> None:
+def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path):
     runs = [
         made_up("live", 0),
         made_up("simulated", 0, violation_rate=0.004),
@@ -215,7 +213,7 @@ def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path: Pa
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """Make this machine one that was measured just now, with the made-up worker."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     save_profile(PROFILE, local_profile_path())
@@ -229,7 +227,7 @@ def run_command(folder: Path, *arguments: str) -> int:
     return command.main(["--agent", "static-8", "--repetitions", "1", *common, *arguments])
 
 
-def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_what_it_prints(here, capsys):
     assert run_command(here) == 0
     shown = capsys.readouterr().out
     assert all(column(quantity.metric).label in shown for quantity in report.QUANTITIES)
@@ -242,13 +240,7 @@ def test_the_command_writes_what_it_prints(here: Path, capsys: pytest.CaptureFix
     ("error", "code"),
     [(KeyboardInterrupt(), cli.INTERRUPTED), (WorkerError("replicas died"), cli.BAD_INPUT)],
 )
-def test_a_command_that_ends_early_keeps_what_it_has(
-    here: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: BaseException,
-    code: int,
-) -> None:
+def test_a_command_that_ends_early_keeps_what_it_has(here, monkeypatch, capsys, error, code):
     starts: list[MadeUpLive] = []
 
     class Dying(MadeUpLive):
@@ -277,17 +269,13 @@ def test_a_command_that_ends_early_keeps_what_it_has(
         (["--option", "fa2.x=1"], "unknown agent of this run 'fa2'"),
     ],
 )
-def test_bad_input_ends_with_a_sentence(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
-) -> None:
+def test_bad_input_ends_with_a_sentence(here, capsys, arguments, sentence):
     assert run_command(here, *arguments) == cli.BAD_INPUT
     assert sentence in capsys.readouterr().err
     assert not (here / "out").exists()
 
 
-def test_the_machine_is_measured_first_where_that_is_asked_for(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_machine_is_measured_first_where_that_is_asked_for(here, monkeypatch):
     def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
         for path in files:
             save_profile(dataclasses.replace(PROFILE, date="2030-01-01"), path)
@@ -299,7 +287,7 @@ def test_the_machine_is_measured_first_where_that_is_asked_for(
         assert found["profile_date"] == date
 
 
-def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
+def test_simulated_and_live_stand_side_by_side_with_their_difference():
     def episode(backend: str, **measured: float) -> EpisodeMetrics:
         head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0, "offered": 40}
         return EpisodeMetrics(**head, **measured)  # type: ignore[arg-type]
@@ -324,7 +312,7 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference() -> None:
     assert "effective accuracy [%], simulated" in made.headings
 
 
-def test_a_controller_that_does_not_fit_is_refused_before_anything_runs() -> None:
+def test_a_controller_that_does_not_fit_is_refused_before_anything_runs():
     class Fussy(Static):
         def reset(self, spec: SystemSpec, seed: int) -> None:
             raise ConfigError("only for another scenario")

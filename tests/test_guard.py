@@ -1,10 +1,7 @@
 """The guard of learned policies: bounded inputs, and who decides where they have never been."""
 
-from __future__ import annotations
-
 import dataclasses
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,14 +65,14 @@ def measured(violations: int) -> IntervalMetrics:
     return dataclasses.replace(last, on_time=on_time, **counts)
 
 
-def test_every_shipped_policy_has_a_range() -> None:
+def test_every_shipped_policy_has_a_range():
     for path in SHIPPED.glob("*.safetensors"):
         seen = load_policy(path).input_range
         assert seen is not None, path
         assert (seen[0] <= seen[1]).all()
 
 
-def test_inputs_stay_in_the_range_that_was_seen() -> None:
+def test_inputs_stay_in_the_range_that_was_seen():
     guard, place = Guard(calm_policy(), SPEC, scales_out=False), INPUTS.index("bandwidth")
     usual, fast, faster = (shown(over(bandwidth)) for bandwidth in (3e6, 15e6, 90e6))
     kept = [guard.watch(each, busy_view())[0] for each in (usual, fast, faster)]
@@ -83,7 +80,7 @@ def test_inputs_stay_in_the_range_that_was_seen() -> None:
     assert fast[place] > kept[1][place] == kept[2][place] > usual[place]
 
 
-def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds() -> None:
+def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds():
     guard, calm, wild = Guard(calm_policy(), SPEC, scales_out=False), busy_view(), flood()
     answers = [guard.watch(shown(view), view)[1] for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
@@ -93,7 +90,7 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
     assert first.replicas == 1
 
 
-def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
+def test_a_queue_that_grows_is_noticed_without_any_range():
     guard = Guard(drawn_policy(), SPEC, scales_out=False)
     views = [flood(queued) for queued in (50, 100, 150, 200)]
     taken = [guard.watch(shown(view), view)[1] is not None for view in views]
@@ -106,11 +103,8 @@ def test_a_queue_that_grows_is_noticed_without_any_range() -> None:
     ("program", "scales_out", "before"), [(SpongeJoint, True, 150), (SpongeMPC, False, 5)]
 )
 def test_a_program_that_takes_over_has_observed_what_came_before(
-    program: type[SpongeJoint | SpongeMPC],
-    scales_out: bool,
-    before: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    program, scales_out, before, monkeypatch
+):
     observed: list[SystemView] = []
     observe = program.observe
     system = make_system(load_scenario("bursty"), SEED)
@@ -137,7 +131,7 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
     assert [id(view) for view in observed] == [id(view) for view in views[-120:]]
 
 
-def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> None:
+def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was():
     policy = reading(shipped("ppo-joint-any"), INPUTS)
     view = busy_view(rate_rps=8, budgets_left_s=(0.6, 0.7, 0.8, 0.9))
     seen = shown(view)
@@ -157,7 +151,7 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was() -> Non
     ("name", "is_alarming"),
     [("arrivals_most", False), ("arrivals_spread", False), ("arrivals_1s", True), ("slo", True)],
 )
-def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool) -> None:
+def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
     policy = reading(shipped("ppo-joint-any"), INPUTS)
     view = busy_view()
     seen = shown(view)
@@ -180,22 +174,20 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name: str, is_alarming: bool
         ({"simulation.service_scale": 0.95}, True),
     ],
 )
-def test_another_deployment_than_any_in_training_is_left_to_the_program(
-    changes: dict[str, float], is_known: bool
-) -> None:
+def test_another_deployment_than_any_in_training_is_left_to_the_program(changes, is_known):
     scenario = changed(load_scenario("paper-200kb"), {"duration_s": 60.0, **changes})
     summary = play(ppo_joint("shipped"), scenario).summary
     assert summary.guarded == (0 if is_known else 60)
 
 
-def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less() -> None:
+def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
     changes = {"duration_s": 60.0, "simulation.service_scale": 1.1}
     episode = play(ppo_joint("shipped"), changed(load_scenario("paper-200kb"), changes))
     guarded = [bool(each.guarded) for each in episode.intervals]
     assert guarded == [False] * 30 + [True] * 30
 
 
-def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes() -> None:
+def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes():
     spec = make_spec(total_cores=16, interval_s=10.0)  # few intervals last long
     guard, guarded = Guard(calm_policy(), spec, scales_out=False), []
     for interval in range(280):
@@ -207,7 +199,7 @@ def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minut
     assert runs == [*first, *again, (False, 10)], "the second time for twice as long"
 
 
-def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> None:
+def test_a_machine_that_was_measured_again_is_still_known(tmp_path):
     """What a training without other systems knows of the cold start is one number."""
     policy = shipped("ppo-joint-any")
     place = policy.info.inputs.index("cold_start")
@@ -223,7 +215,7 @@ def test_a_machine_that_was_measured_again_is_still_known(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("make", [ppo, ppo_joint])
-def test_within_its_range_a_policy_decides_as_without_a_guard(make: Any) -> None:
+def test_within_its_range_a_policy_decides_as_without_a_guard(make):
     scenario = dataclasses.replace(load_scenario("flash-crowd"), duration_s=120.0)
     with_guard, without = (play(make("shipped", guard=each), scenario) for each in (True, False))
     assert with_guard.summary.guarded == 0
@@ -231,7 +223,7 @@ def test_within_its_range_a_policy_decides_as_without_a_guard(make: Any) -> None
     assert with_guard.summary.core_seconds == without.summary.core_seconds
 
 
-def test_what_the_guard_decides_is_counted(tmp_path: Path) -> None:
+def test_what_the_guard_decides_is_counted(tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "burst.csv"
     sent_s = [rng.uniform(*edges, count) for edges, count in (((0, 60), 400), ((20, 40), 1200))]
     times_s = np.sort(np.concatenate(sent_s))

@@ -20,7 +20,7 @@ class Samples:
 
 
 @pytest.fixture
-def handover() -> Handover:
+def handover():
     return Handover(Samples(), 2)  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def read(handover: Handover, request: int, number: int) -> None:
     handover.answered(batch, [np.array(number)])
 
 
-def test_a_request_is_whole_with_its_last_task(handover: Handover) -> None:
+def test_a_request_is_whole_with_its_last_task(handover):
     assert handover.take_whole(1) is None
     find(handover, 1, lines=2)
     for number in (5, 6):
@@ -49,7 +49,7 @@ def test_a_request_is_whole_with_its_last_task(handover: Handover) -> None:
     assert handover.take_whole(2) == []
 
 
-def test_a_task_that_lost_its_replica_is_answered_by_another(handover: Handover) -> None:
+def test_a_task_that_lost_its_replica_is_answered_by_another(handover):
     find(handover, 1, lines=2)
     lost = Batch(50, (1,), 1)
     (brought,) = handover.take(lost)
@@ -62,7 +62,7 @@ def test_a_task_that_lost_its_replica_is_answered_by_another(handover: Handover)
     assert handover.take_whole(1) == [8, 7], "in the order of the tasks"
 
 
-def test_nothing_is_kept_of_a_request_that_has_ended(handover: Handover) -> None:
+def test_nothing_is_kept_of_a_request_that_has_ended(handover):
     find(handover, 1, lines=2)
     late = Batch(50, (1,), 1)
     handover.take(late)
@@ -74,7 +74,7 @@ def test_nothing_is_kept_of_a_request_that_has_ended(handover: Handover) -> None
     assert not handover._running
 
 
-def test_a_model_that_fails_says_so_of_what_was_brought_and_must_not_on_samples() -> None:
+def test_a_model_that_fails_says_so_of_what_was_brought_and_must_not_on_samples():
     handover = Handover(Samples(), 1)  # type: ignore[arg-type]
     handover.bring(1, LINE)
     handover.bring(2, LINE)

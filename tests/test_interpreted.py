@@ -1,7 +1,5 @@
 """With compilation switched off, the core is ordinary Python that computes the same."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -24,7 +22,7 @@ CHECKED = (
 )
 
 
-def test_the_interpreter_computes_the_same() -> None:
+def test_the_interpreter_computes_the_same():
     command = [sys.executable, "-m", "pytest", "-q", *CHECKED]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -40,7 +38,7 @@ def fields_of(dtype: np.dtype[np.void]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", [n for n in dir(records) if n.isupper()] + ["SETTINGS"])
-def test_no_field_bears_the_name_of_a_numpy_attribute(name: str) -> None:
+def test_no_field_bears_the_name_of_a_numpy_attribute(name):
     """The interpreter could not tell them apart."""
     dtype = SETTINGS if name == "SETTINGS" else getattr(records, name)
     if isinstance(dtype, np.dtype):

@@ -1,7 +1,5 @@
 """What train.py is asked to train on, and with which settings."""
 
-from __future__ import annotations
-
 import json
 import re
 from contextvars import copy_context
@@ -30,7 +28,7 @@ def asked(line: str) -> list[Scenario]:
     return scenarios_of(parse(line.split()))
 
 
-def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
+def test_a_suite_gives_the_cold_cells_of_a_profile():
     cells = asked("--suite standard-v1 --profile resnet18")
     names = [scenario.name for scenario in cells]
     assert len(names) == len(set(names)) == 24
@@ -46,19 +44,19 @@ def test_a_suite_gives_the_cold_cells_of_a_profile() -> None:
         ("--agent ppo --suite stages --like pipeline-video --envs 9 --steps 5", 5, 9),
     ],
 )
-def test_a_plan_has_steps_and_environments(line: str, steps: int, envs: int) -> None:
+def test_a_plan_has_steps_and_environments(line, steps, envs):
     plan = plan_of(parse(line.split()), asked(line))
     assert (plan.steps, plan.envs) == (steps, envs)
 
 
-def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario() -> None:
+def test_a_suite_gives_the_cells_of_the_stages_of_a_scenario():
     cells = asked("--agent ppo --suite stages --like pipeline-video")
     names = [scenario.name for scenario in cells]
     assert names == ["pipeline-video", "pipeline-video-constant", "pipeline-video-4g"]
     assert len(asked("--suite standard-v1 --like bursty --held-out steps-0.4")) == 23
 
 
-def test_further_scenarios_have_the_profile_of_the_first() -> None:
+def test_further_scenarios_have_the_profile_of_the_first():
     found = asked("--scenario bursty --also mixed --profile lite0 --load 0.5")
     assert [(s.name, s.profile) for s in found] == [("bursty", "lite0"), ("mixed", "lite0")]
     loads = [scenario.arrivals.load for scenario in found]
@@ -85,15 +83,13 @@ def test_further_scenarios_have_the_profile_of_the_first() -> None:
         ("--suite stages --like variants-wide --held-out variants-wide", "leaves nothing to"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused(line: str, sentence: str) -> None:
+def test_what_cannot_be_trained_on_is_refused(line, sentence):
     with pytest.raises(ConfigError, match=sentence):
         asked(line)
 
 
 @pytest.mark.usefixtures("quick_rules", "inline")
-def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 5.0\n")
@@ -112,8 +108,8 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(
 
 @pytest.mark.usefixtures("quick_rules")
 def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     least = 0
 
     def interrupt(self: Progress, done: int, status: str = "") -> None:

@@ -1,13 +1,10 @@
 """Choosing and driving the CPU limits, without and with the kernel."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +20,12 @@ from sponge_env.scenario.config import Limiter
 
 
 @pytest.fixture(autouse=True)
-def _unwarned(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unwarned(monkeypatch):
     """Let each test be the first of its process to fall back."""
     monkeypatch.setattr(limits, "_WARNED", [])
 
 
-def test_the_period_is_as_short_as_a_quota_of_one_unit_allows() -> None:
+def test_the_period_is_as_short_as_a_quota_of_one_unit_allows():
     periods_s = {1: 0.01, 0.1: 0.01, 1 / 16: 0.02, 0.01: 0.1, 0.001: 1.0}
     assert {c: enforcement_period_s(c) for c in periods_s} == pytest.approx(periods_s)
     with pytest.raises(ConfigError, match=r"core unit of 0\.0005"):
@@ -36,13 +33,13 @@ def test_the_period_is_as_short_as_a_quota_of_one_unit_allows() -> None:
 
 
 @given(st.floats(0.001, 16))
-def test_a_quota_of_one_unit_is_legal(core_unit: float) -> None:
+def test_a_quota_of_one_unit_is_legal(core_unit):
     period_s = enforcement_period_s(core_unit)
     assert 0.01 <= period_s <= 1.0 + 1e-9
     assert round(core_unit * period_s * 1e6) >= 1000
 
 
-def test_what_dead_runs_left_is_removed(tmp_path: Path) -> None:
+def test_what_dead_runs_left_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     for pid, leaf in ((dead.pid, "replica-0"), (dead.pid, "replica-1"), (os.getpid(), "replica-0")):
@@ -67,16 +64,14 @@ def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:
 
 
 @pytest.mark.parametrize(("own", "found"), [("/own", "own"), ("/docker/abc", "")])
-def test_version_1_is_found_where_we_are_or_where_it_is_mounted(
-    tmp_path: Path, own: str, found: str
-) -> None:
+def test_version_1_is_found_where_we_are_or_where_it_is_mounted(tmp_path, own, found):
     (tmp_path / "cpu" / "own").mkdir(parents=True)
     mounts = f"cgroup {tmp_path}/mem cgroup rw,memory 0 0\ncgroup {tmp_path}/cpu cgroup rw,cpu 0 0"
     proc = write_proc(tmp_path / "proc", mounts, f"4:memory:/\n1:cpu,cpuacct:{own}\n0::/")
     assert find_hierarchy(proc) == Hierarchy(1, tmp_path / "cpu", tmp_path / "cpu" / found)
 
 
-def test_version_2_counts_only_with_the_cpu_controller(tmp_path: Path) -> None:
+def test_version_2_counts_only_with_the_cpu_controller(tmp_path):
     (tmp_path / "cg" / "own").mkdir(parents=True)
     proc = write_proc(tmp_path / "proc", f"cgroup2 {tmp_path}/cg cgroup2 rw 0 0", "0::/own")
     controllers = tmp_path / "cg" / "cgroup.controllers"
@@ -109,7 +104,7 @@ class FakeKernelGroup(RunGroup):
 
 
 @pytest.fixture
-def fake_v2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_v2(tmp_path, monkeypatch):
     monkeypatch.setattr(cgroups, "remove_group", shutil.rmtree)
     return make_v2_group(tmp_path / "cg", root=True)
 
@@ -120,7 +115,7 @@ def open_group(mount: Path, own: Path) -> tuple[FakeKernelGroup, list[Path]]:
     return FakeKernelGroup(Hierarchy(2, mount, own), 20_000, announced.append), announced
 
 
-def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
+def test_root_makes_a_sibling_of_its_own_group(fake_v2):
     (fake_v2 / "cgroup.subtree_control").write_text("cpu memory")
     own = make_v2_group(fake_v2 / "session")
     run, announced = open_group(fake_v2, own)
@@ -136,7 +131,7 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2: Path) -> None:
     assert not run_path.exists()
 
 
-def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> None:
+def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2):
     own = make_v2_group(fake_v2 / "scope")
     run, (shelter, run_path) = open_group(fake_v2, own)
     assert {shelter.parent, run_path.parent} == {own}
@@ -149,7 +144,7 @@ def test_in_a_delegated_group_the_harness_moves_into_a_leaf(fake_v2: Path) -> No
     assert not run_path.exists()
 
 
-def test_version_2_writes_quota_and_period_together(fake_v2: Path) -> None:
+def test_version_2_writes_quota_and_period_together(fake_v2):
     leaf = make_v2_group(fake_v2 / "leaf")
     limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
     for cores, quota in ((1 / 16, "1250 20000"), (1.0, "max 20000")):
@@ -173,9 +168,7 @@ class RefusingGroup(FakeKernelGroup):
         return path
 
 
-def test_a_refused_quota_is_noticed_at_once(
-    fake_v2: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_quota_is_noticed_at_once(fake_v2, monkeypatch, caplog):
     monkeypatch.setattr(limits, "find_hierarchy", lambda: Hierarchy(2, fake_v2, fake_v2))
     monkeypatch.setattr(limits, "RunGroup", RefusingGroup)
     announced: list[Path] = []
@@ -190,9 +183,7 @@ def test_a_refused_quota_is_noticed_at_once(
 
 
 @pytest.mark.parametrize("mounts", ["cgroup /proc cgroup rw,cpu 0 0", ""])
-def test_without_rights_there_are_other_limiters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: str
-) -> None:
+def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
     def kind(limiter: Limiter) -> str:
         return open_limits(limiter, 1 / 16, 1, lambda path: None).kind
 
@@ -225,9 +216,7 @@ class SlowMachine:
 
 
 @pytest.mark.parametrize("overshoot_s", [0.0, 0.0015])
-def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
-    monkeypatch: pytest.MonkeyPatch, overshoot_s: float
-) -> None:
+def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(monkeypatch, overshoot_s):
     machine = SlowMachine(monkeypatch, overshoot_s)
     left_s = 0.004
     for _ in range(50):
@@ -241,13 +230,13 @@ def test_the_duty_cycle_grants_the_quota_and_takes_back_what_was_too_much(
 
 
 @pytest.fixture
-def idle_process() -> Iterator[subprocess.Popen[bytes]]:
+def idle_process():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
 
 
-def test_the_duty_cycle_ends_with_its_process(idle_process: subprocess.Popen[bytes]) -> None:
+def test_the_duty_cycle_ends_with_its_process(idle_process):
     limiter = DutyCycleLimiter(0.01, cpus=1)
     limiter.apply(0.5)
     limiter.attach(idle_process.pid)
@@ -258,9 +247,7 @@ def test_the_duty_cycle_ends_with_its_process(idle_process: subprocess.Popen[byt
     assert not limiter._thread.is_alive()
 
 
-def test_a_recycled_process_id_is_not_hit(
-    idle_process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recycled_process_id_is_not_hit(idle_process, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("sponge_env.live.janitor.os.kill", lambda *_: pytest.fail("killed"))
         kill(idle_process.pid, "1")
@@ -270,7 +257,7 @@ def test_a_recycled_process_id_is_not_hit(
     assert start_ticks(idle_process.pid) == ""
 
 
-def test_a_janitor_that_is_closed_cleans_up() -> None:
+def test_a_janitor_that_is_closed_cleans_up():
     with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as left:
         janitor = Janitor()
         janitor.send("process", left.pid, start_ticks(left.pid))
@@ -279,7 +266,7 @@ def test_a_janitor_that_is_closed_cleans_up() -> None:
         assert left.wait() == -signal.SIGKILL
 
 
-def test_a_janitor_that_was_stopped_holds_nobody_up() -> None:
+def test_a_janitor_that_was_stopped_holds_nobody_up():
     janitor = Janitor()
     os.kill(janitor._process.pid, signal.SIGSTOP)
     for pid in range(10_000):  # more than a pipe holds

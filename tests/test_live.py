@@ -1,7 +1,5 @@
 """The whole harness on the real worker: parity with the simulator, and rough treatment."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -25,7 +23,7 @@ from sponge_env.fidelity.trial import MeasuredWork, RecordedSystem, real_worker
 from sponge_env.metrics import IntervalMetrics, tag
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Backend
-from sponge_env.scenario.profile import Profile, save_profile
+from sponge_env.scenario.profile import save_profile
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem, System
 from sponge_env.simulation.workload import draw_workload
@@ -37,7 +35,7 @@ pytestmark = [pytest.mark.live, needs_two_cpus]
 
 
 @pytest.fixture
-def scenario_file(tmp_path: Path, machine_profile: Profile) -> Path:
+def scenario_file(tmp_path, machine_profile):
     save_profile(machine_profile, tmp_path / "here.json")
     path = tmp_path / "here.toml"
     path.write_text(
@@ -100,7 +98,7 @@ def replica_of(pid: int) -> int:
     return replica
 
 
-def test_simulator_and_real_worker_agree(machine_profile: Profile, scenario_file: Path) -> None:
+def test_simulator_and_real_worker_agree(machine_profile, scenario_file):
     """Same arrivals, same controller: the violations and the latencies are alike.
 
     A shared machine's speed drifts after the calibration, and others take the CPU now and
@@ -130,7 +128,7 @@ class Episode:
     violation_rate: float
 
     @property
-    def latency_s(self) -> pd.Series[float]:
+    def latency_s(self) -> pd.Series:
         """End-to-end latency of each request."""
         return self.requests["finished_s"] - self.requests["sent_s"]
 
@@ -159,7 +157,7 @@ def compare(sim: Episode, live: Episode) -> dict[str, float]:
     }
 
 
-def test_a_killed_worker_costs_no_request(scenario_file: Path) -> None:
+def test_a_killed_worker_costs_no_request(scenario_file):
     process, run = start_evaluation(scenario_file)
     os.kill(replica_of(process.pid), signal.SIGKILL)
     wait_until(lambda: serves_again(run), "serving after the restart")
@@ -184,7 +182,7 @@ def serves_again(run: Path) -> bool:
     return any(before and served for before, served in zip(restarts, on_time, strict=False))
 
 
-def test_learning_live_pauses_the_world(machine_profile: Profile, scenario_file: Path) -> None:
+def test_learning_live_pauses_the_world(machine_profile, scenario_file):
     env = SpongeEnv(load_scenario(scenario_file), backend="live")
     try:
         env.reset(seed=0)

@@ -1,11 +1,8 @@
 """Models of several kinds in replicas that are processes."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +20,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 @pytest.mark.live
-def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
+def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
     variants = ("ocr-det-v5", "ocr-det-v6")
     launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
     replica = launcher.launch(0, 1.0, full_speed=True)
@@ -52,7 +49,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks() -> None:
 
 
 @pytest.mark.live
-def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts() -> None:
+def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts():
     launcher = LocalLauncher([LiveConfig(model="busy_model:Chatty")])
     with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
         assert isinstance(next_event(replica), Ready)
@@ -65,7 +62,7 @@ def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts() -> N
 
 
 @pytest.fixture
-def in_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_examples(monkeypatch):
     monkeypatch.chdir(EXAMPLES)
     monkeypatch.syspath_prepend(str(EXAMPLES))
     yield
@@ -74,7 +71,7 @@ def in_examples(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.live
 @pytest.mark.usefixtures("in_examples")
-def test_the_example_runs_on_the_real_worker(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs_on_the_real_worker(capsys):
     own_model = importlib.import_module("own_model")
     own_model.main()
     shown = capsys.readouterr().out

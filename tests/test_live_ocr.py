@@ -1,10 +1,7 @@
 """Text in images read by the real worker: two stages, one deadline, and replicas that die."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,6 @@ from sponge_env.live.worker import LiveWorker
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
 from sponge_env.scenario.profile import Sample, load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
-from sponge_env.simulation.system import System
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -50,13 +46,13 @@ def ocr(folder: Path) -> Scenario:
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+def system(tmp_path):
     system = make_system(ocr(tmp_path), 0, backend="live")
     yield system
     system.close()
 
 
-def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system: System) -> None:
+def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system):
     worker = system.worker  # type: ignore[attr-defined]
     assert isinstance(worker, LiveWorker)
     restarts, stages = 0, {}
@@ -94,15 +90,13 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system:
         (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
     ],
 )
-def test_models_that_do_not_follow_each_other_are_refused(
-    models: tuple[str, ...], message: str
-) -> None:
+def test_models_that_do_not_follow_each_other_are_refused(models, message):
     with pytest.raises(ConfigError, match=message):
         LiveWorker(*(LiveConfig(model=model, batch_max=2) for model in models))
     assert not groups_of(os.getpid())
 
 
-def test_stages_that_may_hold_more_than_their_cpu_has_are_refused(tmp_path: Path) -> None:
+def test_stages_that_may_hold_more_than_their_cpu_has_are_refused(tmp_path):
     fits = ocr(tmp_path)
     larger = dataclasses.replace(fits, limits=Limits(cores=16, total_cores=20))
     profile = dataclasses.replace(load_profile("lite0"), samples=(Sample(1, 1, (1.0,), (1.0,)),))

@@ -1,7 +1,5 @@
 """The server's engine on real replicas: right answers, one for each call, and nothing left."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import threading
@@ -77,7 +75,7 @@ class Sent:
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-uint8"])
-def test_answers_are_those_of_the_bare_runtime(tmp_path: Path, name: str) -> None:
+def test_answers_are_those_of_the_bare_runtime(tmp_path, name):
     model = resolve_model(name)
     session = onnx_session(model.path, threads=1)  # type: ignore[attr-defined]
     images = model.samples()

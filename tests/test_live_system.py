@@ -1,11 +1,8 @@
 """The live system, on workers without processes: the same rules as the simulated one."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +29,7 @@ OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def files(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("live"))
 
 
@@ -77,9 +74,7 @@ def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -
 
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
-def test_it_serves_as_the_reference_and_the_simulated_system_do(
-    files: Path, data: st.DataObject, seed: int
-) -> None:
+def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, seed):
     scenario = at_once(data.draw(scenarios(files)))
     check_live(scenario, seed)
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s + 1), max_size=12).map(sorted))
@@ -94,7 +89,7 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(
     check_columns(live, simulated, 1e-9)
 
 
-def test_deaths_lead_to_every_outcome() -> None:
+def test_deaths_lead_to_every_outcome():
     """So that the comparison above is one of retries and failures, too."""
     scenario = short(
         slo_s=0.6,
@@ -111,7 +106,7 @@ def test_deaths_lead_to_every_outcome() -> None:
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
-def test_requests_are_conserved_at_any_moment(files: Path, data: st.DataObject, seed: int) -> None:
+def test_requests_are_conserved_at_any_moment(files, data, seed):
     scenario = data.draw(scenarios(files, Limits(16, 16, 4)))
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s), max_size=12).map(sorted))
     systems: list[LiveSystem] = []
@@ -144,7 +139,7 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
     return counts
 
 
-def test_a_learner_takes_its_time_between_two_steps() -> None:
+def test_a_learner_takes_its_time_between_two_steps():
     system = live_system(SHORT, hold=True, held_s=0.3)
     worker = system.worker
     assert isinstance(worker, FakeWorker)
@@ -160,7 +155,7 @@ def test_a_learner_takes_its_time_between_two_steps() -> None:
     assert system.limiter == "fake"
 
 
-def test_batches_name_their_requests_in_the_order_in_which_they_are_served() -> None:
+def test_batches_name_their_requests_in_the_order_in_which_they_are_served():
     """The last three wait when a batch of two is formed."""
     requests = requests_at((0.0, 9.0), (0.03, 5.0), (0.02, 4.0), (0.01, 5.0))
     system = live_system(short(duration_s=2.0), profile=STEADY_PROFILE, workload=requests)
@@ -181,14 +176,14 @@ def slow_system(requests: Workload, duration_s: float, replicas: int, **more: An
 @pytest.mark.parametrize(
     ("deadline_s", "outcome"), [(0.5, "failed"), (math.nextafter(0.5, 1), "late")]
 )
-def test_no_budget_is_left_at_the_deadline(deadline_s: float, outcome: str) -> None:
+def test_no_budget_is_left_at_the_deadline(deadline_s, outcome):
     system = slow_system(requests_at((0.0, deadline_s)), 4.0, 1, crashes_s=(0.5,))
     for _ in range(4):
         system.step(Allocation(1, 1))
     assert system.columns()["outcome"].tolist() == [outcome]
 
 
-def test_one_batch_hangs_while_others_come_back_over_and_over() -> None:
+def test_one_batch_hangs_while_others_come_back_over_and_over():
     """A request that comes back takes a new place; the batch that hangs must not use them up."""
     requests = requests_at((0.0, 99.0), *((0.001 * k, 98.0) for k in range(1, 6)))
     times = iter([1e9] + [1.0] * 1000)
@@ -235,7 +230,7 @@ def stage_allocations(scenario: Scenario) -> Sequence[Allocation]:
 
 @pytest.mark.parametrize("scenario", [CHAIN, FORK], ids=["chain", "fork and join"])
 @pytest.mark.parametrize("seed", range(2))
-def test_it_serves_stages_as_the_simulated_system_does(scenario: Scenario, seed: int) -> None:
+def test_it_serves_stages_as_the_simulated_system_does(scenario, seed):
     live, simulated = live_stages(scenario, seed), SimulatedSystem(scenario, seed)
     for asked in stage_allocations(scenario):
         check_same(live.step(asked), simulated.step(asked), "metrics", 1e-8)
@@ -248,7 +243,7 @@ def test_it_serves_stages_as_the_simulated_system_does(scenario: Scenario, seed:
     np.testing.assert_allclose(columns["finished_s"], expected["finished_s"], atol=1e-8)
 
 
-def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
+def test_the_first_stage_s_answers_say_how_many_tasks_there_are():
     def tasks(request: int) -> int:
         return request % 4
 
@@ -271,7 +266,7 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_no_request_is_lost_when_replicas_of_any_stage_die(seed: int) -> None:
+def test_no_request_is_lost_when_replicas_of_any_stage_die(seed):
     rng = np.random.default_rng(seed)
     times_s = np.sort(rng.uniform(0, CHAIN.duration_s, 12)).tolist()
     crashes = [(time_s, int(rng.integers(3))) for time_s in times_s]

@@ -1,12 +1,9 @@
 """``sponge load``: a scenario sent to a server that a test holds in its hands."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +46,14 @@ rate_rps = 40.0
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(TOKEN, raising=False)
     Path("two.toml").write_text(SCENARIO)
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
+def server():
     with serving(FakeServer()) as running:
         yield running
 
@@ -73,7 +70,7 @@ def measured(server: FakeServer) -> dict[str, Any]:
     return dict(summary)
 
 
-def test_every_request_is_sent_with_its_own_deadline(server: FakeServer) -> None:
+def test_every_request_is_sent_with_its_own_deadline(server):
     before_ms = time.time() * 1000
     assert load(server, "--json summary.json") == 0
     after_ms = time.time() * 1000
@@ -101,7 +98,7 @@ def test_every_request_is_sent_with_its_own_deadline(server: FakeServer) -> None
     assert summary["decision_p50_s"] is None
 
 
-def test_requests_end_as_the_server_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_requests_end_as_the_server_says(capsys):
     statuses = {0: 503, 1: 503, 2: 429, 3: 504, 4: 500}
     with serving(FakeServer(status=lambda n: statuses.get(n, 200))) as server:
         summary = measured(server)
@@ -113,7 +110,7 @@ def test_requests_end_as_the_server_says(capsys: pytest.CaptureFixture[str]) -> 
     assert 'status 500: {"error": "no"}' in out
 
 
-def test_the_load_does_not_wait_for_a_slow_server_without_a_state() -> None:
+def test_the_load_does_not_wait_for_a_slow_server_without_a_state():
     with serving(FakeServer(delay_s=0.8, held=None)) as server:
         summary = measured(server)
     assert (summary["agent"], summary["mean_cores"]) == ("fake", None)
@@ -121,9 +118,7 @@ def test_the_load_does_not_wait_for_a_slow_server_without_a_state() -> None:
     assert summary["dropped"] == summary["failed"] == 0
 
 
-def test_a_server_that_says_nothing_does_not_hold_the_load_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_says_nothing_does_not_hold_the_load_up(monkeypatch):
     monkeypatch.setattr(open_loop, "GRACE_S", 0.2)
     with serving(FakeServer(delay_s=60.0)) as server:
         began_s = time.monotonic()
@@ -131,7 +126,7 @@ def test_a_server_that_says_nothing_does_not_hold_the_load_up(
         assert time.monotonic() - began_s < 10
 
 
-def test_an_option_chooses_how_the_deadline_is_stated() -> None:
+def test_an_option_chooses_how_the_deadline_is_stated():
     floats = LITE0 | {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
     with serving(FakeServer(metadata=floats)) as server:
         assert load(server, "--deadlines timeout") == 0
@@ -141,9 +136,7 @@ def test_an_option_chooses_how_the_deadline_is_stated() -> None:
             assert (head["inputs"][0]["datatype"], size) == ("FP32", 768)
 
 
-def test_a_token_comes_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_token_comes_from_the_environment(monkeypatch, capsys):
     with serving(FakeServer(token="secret")) as server:
         assert load(server) == 2
         assert TOKEN in capsys.readouterr().err
@@ -151,9 +144,7 @@ def test_a_token_comes_from_the_environment(
         assert load(server) == 0
 
 
-def test_who_was_not_calibrated_needs_a_rate(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_was_not_calibrated_needs_a_rate(server, monkeypatch, capsys):
     monkeypatch.setattr(profiles, "local_profile_path", lambda _: Path("nowhere.json"))
     asked = ["load", "--url", server.url, "--scenario", "local", "--duration", "1"]
     assert main(asked) == 2
@@ -184,9 +175,7 @@ def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]
                       "http://127.0.0.1/\N{EURO SIGN}", "http://user:word@127.0.0.1")),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_sentence(
-    changes: dict[str, Any], options: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_is_one_sentence(changes, options, message, capsys):
     with serving(FakeServer(**changes)) as server:
         assert load(server, options) == 2
     error = capsys.readouterr().err
@@ -215,7 +204,7 @@ def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     return result
 
 
-def test_a_clients_clock_decides_what_was_late() -> None:
+def test_a_clients_clock_decides_what_was_late():
     found = summarise_load(seen([ANSWERED] * 2 + [EXPIRED, SILENT], [1.0, 2.2, 3.0, 8.0]), 0, None)
     assert (found.offered, found.on_time, found.late) == (4, 1, 1)
     assert (found.dropped, found.failed) == (1, 1)
@@ -226,7 +215,7 @@ def test_a_clients_clock_decides_what_was_late() -> None:
     assert (in_transfer.offered, in_transfer.on_time, in_transfer.dropped) == (2, 1, 1)
 
 
-def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count() -> None:
+def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count():
     result = seen([EXPIRED, ANSWERED], [1.0, 1.5])
     result.workload.arrival_s[0] = 0.999
     found = summarise_load(result, 0, load_profile("yolov5s"))
@@ -237,7 +226,7 @@ def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count() -> None
     assert (found.offered, found.violations, found.duration_s) == (3, 0, 8.0)
 
 
-def test_cores_are_averaged_over_time() -> None:
+def test_cores_are_averaged_over_time():
     held: Any = ServerState(None)  # type: ignore[arg-type]
     assert math.isnan(held.mean_cores)
     held._began_s = 10.0
@@ -247,7 +236,7 @@ def test_cores_are_averaged_over_time() -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float16", "int64", "bool", "int8"])
 @pytest.mark.parametrize("shape", [(3, 16, 20), (1, 8, 8), (7,), (2, 3, 4, 5)])
-def test_there_are_inputs_for_whatever_a_model_takes(dtype: str, shape: tuple[int, ...]) -> None:
+def test_there_are_inputs_for_whatever_a_model_takes(dtype, shape):
     shown = sample_inputs("model", TensorSpec(shape, dtype))
     assert len(shown) >= 4
     tensors = [tensor for row in shown for tensor in row.values()]

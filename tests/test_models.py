@@ -1,7 +1,5 @@
 """Models are real, exported once, and refused with a reason when they cannot be served."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -75,9 +73,7 @@ def served(models: Sequence[Model], batch_max: int = 4) -> Iterator[tuple[ModelS
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_replica_of_root_opens_each_session_once(
-    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replica_of_root_opens_each_session_once(threads, tmp_path, monkeypatch):
     opened: list[int] = []
 
     def counted(path: str, threads: int) -> Any:
@@ -92,12 +88,12 @@ def test_a_replica_of_root_opens_each_session_once(
 
 
 @pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
 
 
-def test_the_weights_are_real() -> None:
+def test_the_weights_are_real():
     model = resolve_model("efficientnet-lite0")
     larger = TensorSpec((3, 260, 260))
     resizing = model.taking(larger)
@@ -107,9 +103,7 @@ def test_the_weights_are_real() -> None:
         assert set(np.argmax(logits, axis=1)) == {MILITARY_UNIFORM}
 
 
-def test_a_model_is_exported_once_and_whole(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_exported_once_and_whole(empty_cache, monkeypatch):
     def half(name: str, path: Path) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -141,7 +135,7 @@ def test_a_model_is_exported_once_and_whole(
         ((3, 4, 4), TensorProto.BOOL, "bool"),
     ],
 )
-def test_any_onnx_file_will_do(tmp_path: Path, shape: Shape, dtype: int, name: str) -> None:
+def test_any_onnx_file_will_do(tmp_path, shape, dtype, name):
     whole = ("batch", *shape)
     path = write_model(tmp_path / "own.onnx", (whole,), whole, dtype, "Cast")
     model = resolve_model(str(path))
@@ -155,9 +149,7 @@ def test_any_onnx_file_will_do(tmp_path: Path, shape: Shape, dtype: int, name: s
         assert np.array_equal(tensors.answers[:2], shown[:2].astype(np.float32))
 
 
-def test_a_replica_is_ready_only_for_threads_that_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replica_is_ready_only_for_threads_that_are_asked_for(tmp_path, monkeypatch):
     made: list[int] = []
 
     def make(path: str, threads: int) -> onnxruntime.InferenceSession:
@@ -189,7 +181,7 @@ class Halved(Doubled):
     factor = 0.5  # type: ignore[assignment]
 
 
-def test_an_order_names_the_variant() -> None:
+def test_an_order_names_the_variant():
     with served([Doubled(), Halved()]) as (server, tensors):
         tensors.inputs[:] = [[1, 2], [3, 4], [5, 6], [7, 8]]
         server.run(2, threads=1, variant=1)
@@ -207,7 +199,7 @@ class Picky(Doubled):
         return super().run(session, batch)
 
 
-def test_a_model_that_fails_on_a_task_answers_the_others() -> None:
+def test_a_model_that_fails_on_a_task_answers_the_others():
     with served([Picky()]) as (server, tensors):
         tensors.inputs[:3] = [[1, 2], [10, 0], [3, 4]]
         assert server.answer(3, threads=1) == {1: "a number is too large"}
@@ -222,7 +214,7 @@ class Loud(Picky):
         raise ValueError("\x01\u20ac" * MAX_REASONS)
 
 
-def test_the_reasons_for_all_tasks_fit_into_a_report() -> None:
+def test_the_reasons_for_all_tasks_fit_into_a_report():
     with served([Loud()]) as (server, tensors):
         reasons = server.answer(len(tensors.inputs), threads=1)
         assert set("".join(reasons.values())) == {"?"}
@@ -246,7 +238,7 @@ class Scalar(Repeated):
     outputs, max_tasks = TensorSpec(()), 0
 
 
-def test_an_answer_leads_to_some_tasks_or_none() -> None:
+def test_an_answer_leads_to_some_tasks_or_none():
     with served([Repeated()]) as (server, tensors):
         assert (tensors.counts.shape, tensors.answers.shape) == ((4,), (4, 3, 1, 2))
         tensors.inputs[:3] = [[2, 9], [0, 9], [3, 7]]
@@ -281,9 +273,7 @@ class Unfinished(Model):
         ("none.onnx", "there is no ONNX file"),
     ],
 )
-def test_a_name_that_is_of_no_model_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
-) -> None:
+def test_a_name_that_is_of_no_model_says_why(tmp_path, monkeypatch, name, reason):
     monkeypatch.chdir(tmp_path)
     Path("brief.onnx").write_text("not a model")
     with pytest.raises(ConfigError, match=reason) as said:
@@ -292,7 +282,7 @@ def test_a_name_that_is_of_no_model_says_why(
 
 
 @pytest.mark.parametrize("words", ["--model {}", "--model={}", "--profile local:{}", "--trust"])
-def test_a_class_is_imported_where_its_name_is_typed(words: str) -> None:
+def test_a_class_is_imported_where_its_name_is_typed(words):
     name = "test_models:Doubled"
     with typing(words.format(name).split()):
         assert isinstance(resolve_model(name), Doubled)
@@ -300,7 +290,7 @@ def test_a_class_is_imported_where_its_name_is_typed(words: str) -> None:
         resolve_model(name)
 
 
-def test_variants_must_take_and_answer_the_same(tmp_path: Path) -> None:
+def test_variants_must_take_and_answer_the_same(tmp_path):
     assert resolve_model("test_models:Scalar").outputs.shape == ()
     assert len(resolve_variants(["test_models:Doubled", "test_models:Halved"])) == 2
     with pytest.raises(ConfigError, match=r"it takes inputs of 2 float32, not of 2 uint8"):
@@ -312,7 +302,7 @@ def test_variants_must_take_and_answer_the_same(tmp_path: Path) -> None:
         resolve_variants(["test_models:Doubled", str(path)])
 
 
-def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_an_extra_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     with pytest.raises(MissingExtraError, match=r"ocr-det-v6 needs .*pip install 'sponge-env\[ocr"):
         resolve_model("ocr-det-v6")
@@ -340,9 +330,7 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
     ],
     ids=str,
 )
-def test_a_model_that_cannot_be_served_says_why(
-    tmp_path: Path, graph: dict[str, object], reason: str
-) -> None:
+def test_a_model_that_cannot_be_served_says_why(tmp_path, graph, reason):
     path = write_model(tmp_path / "bad.onnx", **graph)  # type: ignore[arg-type] # of mixed types
     with pytest.raises(ConfigError, match=reason):
         inspect_onnx(path)

@@ -1,7 +1,5 @@
 """When transfers end, and the bandwidth of an episode."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path
@@ -53,9 +51,7 @@ def delivered_bytes(trace: BandwidthTrace, until_s: float) -> float:
 
 
 @given(traces, times_s, payloads_bytes)
-def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(
-    trace: BandwidthTrace, sent_s: float, payload_bytes: float
-) -> None:
+def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(trace, sent_s, payload_bytes):
     arrived_s = float(arrival_s(trace, sent_s, payload_bytes)[0])
     end_bytes = delivered_bytes(trace, sent_s) + payload_bytes
     # A float64 time is exact to about 1e-16 of itself; at 1e7 bytes/s that is this many bytes.
@@ -67,8 +63,8 @@ def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(
 
 @given(traces, st.lists(times_s, min_size=2, max_size=20).map(sorted), payloads_bytes)
 def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
-    trace: BandwidthTrace, sent_s: list[float], payload_bytes: float
-) -> None:
+    trace, sent_s, payload_bytes
+):
     alone_s = [arrival_s(trace, each_s, payload_bytes)[0] for each_s in sent_s]
     expected_s = np.maximum.accumulate(alone_s)
     assert arrival_s(trace, sent_s, payload_bytes).tolist() == expected_s.tolist()
@@ -91,7 +87,7 @@ def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
         ([0, 1], [0, 0], 2.0),
     ],
 )
-def test_impossible_traces(start_s: list[float], bandwidth: list[float], duration_s: float) -> None:
+def test_impossible_traces(start_s, bandwidth, duration_s):
     with pytest.raises(TraceError):
         BandwidthTrace(np.array(start_s), np.array(bandwidth), duration_s)
 
@@ -103,7 +99,7 @@ def draw(seed: int, duration_s: float = 60.0, **network: object) -> BandwidthTra
     return draw_bandwidth(scenario, PROFILE, seed)
 
 
-def test_synthetic_4g_has_the_published_statistics() -> None:
+def test_synthetic_4g_has_the_published_statistics():
     trace = draw(1, 50_000.5, trace="4g")
     assert trace.duration_s == trace.start_s.size == 50_001
     bandwidth = trace.bandwidth_bytes_per_s
@@ -114,17 +110,17 @@ def test_synthetic_4g_has_the_published_statistics() -> None:
         assert made == pytest.approx(target, abs=0.09)
 
 
-def test_4g_is_drawn_anew_for_each_seed() -> None:
+def test_4g_is_drawn_anew_for_each_seed():
     first, again, other = (draw(seed, trace="4g").bandwidth_bytes_per_s for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes() != other.tobytes()
 
 
 @pytest.mark.parametrize("network", [{"trace": "none"}, {"trace": "4g", "payload_bytes": 0.0}])
-def test_no_network_takes_no_time(network: dict[str, object]) -> None:
+def test_no_network_takes_no_time(network):
     assert draw(1, **network).mean_bytes_per_s == math.inf
 
 
-def test_a_trace_is_named_by_name_or_path() -> None:
+def test_a_trace_is_named_by_name_or_path():
     shipped = read_bandwidth(TRACES / "4g-600s.csv").bandwidth_bytes_per_s
     for name in ("4g-600s", "4g-600s.csv", str(TRACES / "4g-600s.csv")):
         assert np.array_equal(draw(1, trace=name).bandwidth_bytes_per_s, shipped)
@@ -132,7 +128,7 @@ def test_a_trace_is_named_by_name_or_path() -> None:
         draw(1, trace="4g-60s")
 
 
-def test_a_random_start_rotates_the_trace() -> None:
+def test_a_random_start_rotates_the_trace():
     whole = draw(1, trace="4g-600s").bandwidth_bytes_per_s
     shifted, again, other = (draw(seed, trace="4g-600s", start="random") for seed in (1, 1, 2))
     assert shifted.start_s.tolist() == again.start_s.tolist() != other.start_s.tolist()
@@ -148,7 +144,7 @@ def test_a_random_start_rotates_the_trace() -> None:
 FADING = {"fade_every_s": 20.0, "fade_s": 4.0, "fade_depth": 0.02}
 
 
-def test_fades_come_on_top_of_the_same_bandwidth_one_in_each_stretch() -> None:
+def test_fades_come_on_top_of_the_same_bandwidth_one_in_each_stretch():
     plain, faded = (draw(1, trace="4g", **kind) for kind in ({}, FADING))
     at_s = np.arange(0.005, 60.0, 0.01)
     before, after = (
@@ -161,9 +157,7 @@ def test_fades_come_on_top_of_the_same_bandwidth_one_in_each_stretch() -> None:
     np.testing.assert_array_equal(after, np.where(fading, 0.02 * before, before))
 
 
-def test_shipped_traces_are_what_the_script_makes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shipped_traces_are_what_the_script_makes(tmp_path, capsys):
     assert generate.main(["--out", str(tmp_path)]) == 0
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(made) == {path.name for path in TRACES.glob("*.csv")} | {"CHECKSUMS"}

@@ -1,9 +1,6 @@
 """What is said of trace files, and what is warned of: never of what ships."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +38,7 @@ def elsewhere(scenario: Scenario) -> Scenario:
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIO_DIR.glob("*.toml")), ids=lambda path: path.stem)
-def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
+def test_no_shipped_scenario_is_warned_of(path):
     scenario = elsewhere(load_scenario(path))
     # Those for this machine's worker are for a profile like lite0; the paper's rates are absolute.
     local, absolute = scenario.profile == "local", scenario.arrivals.rate_rps is not None
@@ -50,9 +47,7 @@ def test_no_shipped_scenario_is_warned_of(path: Path) -> None:
         assert not list(warnings(replace(scenario, profile=name), load_profile(name)))
 
 
-def test_a_file_is_described_once_however_many_scenarios_play_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_is_described_once_however_many_scenarios_play_it(tmp_path, capsys):
     path = tmp_path / "arrivals"
     path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
     one = short(arrivals=Arrivals("trace", file=str(path)))
@@ -66,7 +61,7 @@ def test_a_file_is_described_once_however_many_scenarios_play_it(
     assert notice.startswith("20 s are little beside cold starts of 10 s: the result is mostly")
 
 
-def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
+def test_seeds_with_the_same_requests_are_told(tmp_path):
     path = tmp_path / "arrivals"
     path.write_text("arrival_s\n0.5\n0.75\n3.5\n")
     drawn = short(arrivals=Arrivals("trace", file=str(path)))
@@ -86,9 +81,7 @@ def test_seeds_with_the_same_requests_are_told(tmp_path: Path) -> None:
         (1.0, 28_000.0, "100% of the requests are hopeless: 300000 bytes take 10.7 s"),
     ],
 )
-def test_bandwidth_in_other_units(
-    step_s: float, bytes_per_s: float, sentence: str, tmp_path: Path
-) -> None:
+def test_bandwidth_in_other_units(step_s, bytes_per_s, sentence, tmp_path):
     path = tmp_path / "bandwidth"
     path.write_text(CSV + "".join(f"{step_s * i},{bytes_per_s}\n" for i in range(20)))
     assert sentence in " | ".join(warned(short(network=Network(str(path)))))
@@ -101,7 +94,7 @@ def test_bandwidth_in_other_units(
         (60.25 * np.arange(5), "has one request in 60 s"),
     ],
 )
-def test_arrivals_in_milliseconds(times_s: np.ndarray, sentence: str, tmp_path: Path) -> None:
+def test_arrivals_in_milliseconds(times_s, sentence, tmp_path):
     path = tmp_path / "arrivals"
     path.write_text("arrival_s\n" + "".join(f"{time_s}\n" for time_s in times_s))
     arrivals = Arrivals("trace", file=str(path))
@@ -117,12 +110,12 @@ def test_arrivals_in_milliseconds(times_s: np.ndarray, sentence: str, tmp_path: 
         ({"network": Network(payload_bytes=3e8)}, "100% of the requests are hopeless: 3e+08 bytes"),
     ],
 )
-def test_a_scenario_that_can_hardly_be_meant(changes: dict[str, object], sentence: str) -> None:
+def test_a_scenario_that_can_hardly_be_meant(changes, sentence):
     (warning,) = warned(short(**{"duration_s": 120.0, **changes}))
     assert sentence in warning
 
 
-def test_more_than_a_pipeline_can_serve_is_warned_of() -> None:
+def test_more_than_a_pipeline_can_serve_is_warned_of():
     video = load_scenario("pipeline-video")
     for rate, warned_of in ((100.0, 0), (500.0, 1)):
         loaded = replace(video, arrivals=Arrivals("constant", rate))

@@ -1,7 +1,5 @@
 """OCR reads what was drawn, and its parts do what they say."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess
@@ -33,7 +31,7 @@ def recognition(version: str) -> ocr.Recognition:
 
 
 @pytest.fixture(scope="module")
-def page() -> TextImage:
+def page():
     """Return an image with several lines that are not too small."""
     images = (draw(seed) for seed in range(100))
     return next(i for i in images if len(i.lines) == 4 and min(_heights(i)) >= 16)
@@ -44,7 +42,7 @@ def _heights(image: TextImage) -> list[int]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page: TextImage, version: str) -> None:
+def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page, version):
     nothing = next(image for image in map(draw, range(100)) if not image.lines)
     with served([detection(version)], 2) as (server, tensors):
         tensors.inputs[:] = page.pixels, nothing.pixels
@@ -66,7 +64,7 @@ def test_a_pipeline_of_two_replicas_reads_what_was_drawn(page: TextImage, versio
             assert top < middle[1] < bottom
 
 
-def test_versions_are_variants_of_each_other_and_shown_what_they_serve() -> None:
+def test_versions_are_variants_of_each_other_and_shown_what_they_serve():
     for kind in ("det", "rec"):
         models = resolve_variants([f"ocr-{kind}-{version}" for version in VERSIONS])
         assert models == [ocr.OCR_MODELS[f"ocr-{kind}-{version}"] for version in VERSIONS]
@@ -80,7 +78,7 @@ def test_versions_are_variants_of_each_other_and_shown_what_they_serve() -> None
 
 
 @pytest.mark.parametrize("seed", range(9))
-def test_regions_are_those_of_scipy(seed: int) -> None:
+def test_regions_are_those_of_scipy(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((1 + rng.integers(60), 1 + rng.integers(60))) < seed / 8  # none to all
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -88,7 +86,7 @@ def test_regions_are_those_of_scipy(seed: int) -> None:
     assert sorted(ocr.regions(mask)) == sorted(expected)
 
 
-def test_lines_are_regions_that_are_large_and_sure_grown_by_area_over_perimeter() -> None:
+def test_lines_are_regions_that_are_large_and_sure_grown_by_area_over_perimeter():
     probability = np.zeros((100, 100), np.float32)
     probability[10:12, 10:60] = 0.9  # small
     probability[70:80, 10:60] = 0.5  # doubtful
@@ -104,13 +102,13 @@ def test_lines_are_regions_that_are_large_and_sure_grown_by_area_over_perimeter(
     assert lines == sorted(lines, key=lambda line: line.top)
 
 
-def test_reading_order_is_by_rows_then_from_the_left() -> None:
+def test_reading_order_is_by_rows_then_from_the_left():
     rows = [[ocr.Box(10, 12, 50, 32), ocr.Box(60, 10, 90, 28)], [ocr.Box(5, 40, 90, 60)]]
     boxes = [box for row in rows for box in row]
     assert ocr.in_reading_order(boxes[::-1]) == boxes
 
 
-def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long() -> None:
+def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long():
     image = np.zeros(ocr.IMAGE.shape, np.uint8)
     image[0] = np.arange(320)[None] // 2  # red grows to the right
     short, long = ocr.cut(image, [ocr.Box(100, 10, 148, 34), ocr.Box(0, 20, 320, 30)])["crop"]
@@ -121,7 +119,7 @@ def test_a_crop_keeps_its_ratio_and_is_squeezed_where_it_is_too_long() -> None:
     assert long[0, 24, [0, 319]].tolist() == pytest.approx([0, 159], abs=1)
 
 
-def test_characters_that_repeat_count_once_unless_a_blank_is_between() -> None:
+def test_characters_that_repeat_count_once_unless_a_blank_is_between():
     columns = [0, 5, 5, 0, 5, 7, 7, 0]
     scores = np.zeros((1, len(columns), 9), np.float32)
     scores[0, range(len(columns)), columns] = 1.0
@@ -136,7 +134,7 @@ def touch(one: ocr.Box, other: ocr.Box) -> bool:
     return not (beside or one.bottom <= other.top or other.bottom <= one.top)
 
 
-def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes() -> None:
+def test_drawn_images_are_the_same_for_a_seed_and_true_to_their_boxes():
     images = [draw(seed) for seed in range(60)]
     assert {len(image.lines) for image in images} == set(range(ocr.MAX_LINES + 1))
     for image, again in zip(images[:5], map(draw, range(5)), strict=True):
@@ -161,7 +159,7 @@ def written(text: str) -> np.ndarray:
     return answer
 
 
-def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order() -> None:
+def test_lines_that_a_live_run_read_are_those_drawn_whatever_their_order():
     counted = ocr.lines_read([["ocr-det-v5", "ocr-det-v6"], ["ocr-rec-v5"]])
     assert counted is not None
     assert ocr.lines_read([["ocr-rec-v5"], ["ocr-rec-v5"]]) is None, "nothing finds lines"
@@ -193,7 +191,7 @@ sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
 """
 
 
-def test_a_replica_imports_little() -> None:
+def test_a_replica_imports_little():
     env = {**os.environ, "PYTHONPATH": str(ROOT / "sponge_env" / "live")}
     done = subprocess.run(
         [sys.executable, "-c", LIGHT], env=env, capture_output=True, text=True, check=False

@@ -1,10 +1,6 @@
 """The clairvoyant bound: proven on small instances, attained on every one."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
-from typing import Literal
 
 import pytest
 from schedules import replay, replay_all
@@ -90,17 +86,17 @@ def check(scenario: Scenario, seed: int, joint: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_best_of_all_schedules_lies_between_both_sides(kind: str) -> None:
+def test_the_best_of_all_schedules_lies_between_both_sides(kind):
     for seed in (1, 2):
         check(KINDS[kind], seed, joint=False)
 
 
 @pytest.mark.parametrize("team", TEAMS)
-def test_the_best_of_all_teams_lies_between_both_sides(team: str) -> None:
+def test_the_best_of_all_teams_lies_between_both_sides(team):
     check(TEAMS[team], 1, joint=True)
 
 
-def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path: Path) -> None:
+def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
     # In the last tenth of an interval, and due soon after: no core can have worked ahead.
     late = "".join(f"{second}.9{n}\n" for second in range(1, 9) for n in range(4))
     (tmp_path / "late.csv").write_text("arrival_s\n" + late)
@@ -128,9 +124,7 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path: Path) -
         ("mixed", "lite0", "cold", True, "unmeetable"),
     ],
 )
-def test_the_schedule_attains_what_it_claims(
-    name: str, profile: str, start: str, joint: bool, drop: Literal["none", "expired", "unmeetable"]
-) -> None:
+def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
     changes = {"profile": profile, "start": start, "duration_s": 40.0}
     scenario = dataclasses.replace(load_scenario(name), **changes, serving=Serving(drop=drop))
     found = bound(scenario, 3, joint)
@@ -144,9 +138,7 @@ def test_the_schedule_attains_what_it_claims(
     assert found.core_seconds_lower <= found.core_seconds_upper + 1e-6
 
 
-def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
-    tmp_path: Path,
-) -> None:
+def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp_path):
     slow = LatencyModel(gamma_s=0.655, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     profile = dataclasses.replace(
         load_profile("yolov5s"),
@@ -174,7 +166,7 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(
     check(scenario, 0, joint=True)
 
 
-def test_nothing_to_do_costs_a_core() -> None:
+def test_nothing_to_do_costs_a_core():
     quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
     found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
     assert (found.violations_upper, found.core_seconds_lower, found.core_seconds_upper) == (0, 3, 3)
@@ -184,7 +176,7 @@ def test_nothing_to_do_costs_a_core() -> None:
         assert (found.offered, found.violations_upper, found.core_seconds_upper) == (0, 0, 3.0)
 
 
-def test_what_has_no_bound_is_refused() -> None:
+def test_what_has_no_bound_is_refused():
     late = dataclasses.replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
     mixed = dataclasses.replace(TINY, slo_s=1.0, classes=classes)

@@ -1,9 +1,6 @@
 """Requests served like water: small cases that can be worked out by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -76,30 +73,28 @@ GROW = {"replicas_max": 2}
         ([7.0, 7.0], [0.0, 7.0], {"last_batch": 1.0, **TWO}, (2 + 1, [2, 1])),
     ],
 )
-def test_the_cheapest_way_to_serve(
-    arrived: list[float], due: list[float], options: dict[str, Any], expected: tuple[int, list[int]]
-) -> None:
+def test_the_cheapest_way_to_serve(arrived, due, options, expected):
     assert solve(episode(arrived, due, **options)) == expected
 
 
-def test_a_cheap_violation_is_better_than_a_core() -> None:
+def test_a_cheap_violation_is_better_than_a_core():
     assert solve(episode([3.0], [3.0]), violation=0.5) == (1, [1])
 
 
-def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone() -> None:
+def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone():
     cores = 16 // np.arange(1, 17)
     served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
     assert (served[:8] == NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
-def test_replicas_have_no_more_cores_than_fit_on_the_machine() -> None:
+def test_replicas_have_no_more_cores_than_fit_on_the_machine():
     f = episode([6.0], [6.0], **TWO)
     assert solve(f) == (4, [2])
     assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])
 
 
-def test_nothing_is_served_before_it_arrives_within_an_interval() -> None:
+def test_nothing_is_served_before_it_arrives_within_an_interval():
     f = episode([3.0, 3.0], [0.0, 3.0])
     assert solve(f) == (2, [1, 1])
     arrived = np.array([[0.0, 3.0], [3.0, 3.0]])
@@ -112,27 +107,27 @@ def test_nothing_is_served_before_it_arrives_within_an_interval() -> None:
     assert solve(f) == (4, [1, 1])
 
 
-def test_a_request_without_time_on_few_cores_needs_more_of_them() -> None:
+def test_a_request_without_time_on_few_cores_needs_more_of_them():
     f = episode([1.0], [1.0])
     assert solve(f)[0] == 1
     f.hopeless[0, 0, 0] = 1.0
     assert solve(f)[0] == 2
 
 
-def test_no_more_is_done_than_could_be_started() -> None:
+def test_no_more_is_done_than_could_be_started():
     f = episode([2.0, 2.0], [0.0, 2.0])
     assert solve(f, violation=1.0)[0] == 2
     f.startable[:, 0, 0] = 1.5
     assert solve(f, violation=10.0)[0] == 3
 
 
-def test_the_last_batch_of_a_replica_costs_what_it_holds() -> None:
+def test_the_last_batch_of_a_replica_costs_what_it_holds():
     f = episode([7.0, 7.0], [0.0, 7.0], **TWO)
     assert solve(f._replace(last_batch=np.array([1.0])))[0] == 2 + 1
     assert solve(f._replace(last_batch=np.array([0.0, 1.0])))[0] == 2 + 2
 
 
-def test_a_quota_that_stays_fills_no_pool() -> None:
+def test_a_quota_that_stays_fills_no_pool():
     f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
     f.ahead[1:] = f.ahead_awake[1:] = 1.0
     f = f._replace(violation=10.0)

@@ -1,7 +1,5 @@
 """Training in phases: episodes, imitation, practice, and what is kept and resumed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from contextlib import closing
@@ -33,7 +31,6 @@ from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Initial, Network
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
@@ -56,7 +53,7 @@ def demonstrated(policy: Policy | None = None) -> Demonstrations:
     return imitation.demonstrations(made, CONFIG, 0, policy)
 
 
-def test_the_policy_file_decides_like_the_trained_networks() -> None:
+def test_the_policy_file_decides_like_the_trained_networks():
     model = networks()
     seen = np.random.default_rng(0).normal(2.0, 3.0, (500, len(INPUTS))).astype(np.float32)
     model.normalise(seen)
@@ -74,7 +71,7 @@ def test_the_policy_file_decides_like_the_trained_networks() -> None:
     assert np.array_equal(policy.logits(far), policy.logits(1e3 * far)), "inputs saturate"
 
 
-def test_sampled_actions_have_the_probabilities_that_an_update_finds() -> None:
+def test_sampled_actions_have_the_probabilities_that_an_update_finds():
     model = networks()
     inputs, replicas = torch.randn(400, len(INPUTS)), torch.randint(1, MAX_REPLICAS + 1, (400, 1))
     keeps = torch.arange(400)[:, None] % 2
@@ -91,7 +88,7 @@ def test_sampled_actions_have_the_probabilities_that_an_update_finds() -> None:
     assert set(after.flatten().tolist()) == set(range(1, MAX_REPLICAS + 1))
 
 
-def test_rewards_charge_cores_and_violations_relative_to_the_load() -> None:
+def test_rewards_charge_cores_and_violations_relative_to_the_load():
     counts = np.array([1, 0, 500])
     outcomes = episodes.Outcomes(np.array([4.0, 3.0, 2.0]), counts, np.zeros(3, np.bool_))
     earned = ppo.rewards(outcomes, np.array([4.0, 1.0, 2.0]), np.array([1e5, 1e5, 1e3]))
@@ -102,7 +99,7 @@ def test_rewards_charge_cores_and_violations_relative_to_the_load() -> None:
     assert costs[2] < many / 4, "a lost queue is not all that matters"
 
 
-def test_advantages_sum_up_errors_until_the_end_of_the_episode() -> None:
+def test_advantages_sum_up_errors_until_the_end_of_the_episode():
     config = dataclasses.replace(CONFIG, gamma=0.5, gae_lambda=0.5)
     earned, values, following = (np.full((3, 2), x, np.float32) for x in (2, 1, 4))
     over = np.array([[False, False], [False, True], [False, False]])
@@ -110,7 +107,7 @@ def test_advantages_sum_up_errors_until_the_end_of_the_episode() -> None:
     assert found.T.tolist() == [[3 + 3 / 4 + 3 / 16, 3 + 3 / 4, 3], [3 + 3 / 4, 3, 3]]
 
 
-def test_advantages_are_compared_within_their_scenario() -> None:
+def test_advantages_are_compared_within_their_scenario():
     random, scenario = np.random.default_rng(0), np.arange(40) % 2
     advantages = random.normal(size=(50, 40)).astype(np.float32)
     advantages[:, scenario == 1] *= 100
@@ -121,7 +118,7 @@ def test_advantages_are_compared_within_their_scenario() -> None:
 
 
 @pytest.mark.parametrize(("every", "replicas"), [(1, 3), (0, 1)])
-def test_an_episode_that_is_over_begins_anew(every: int, replicas: int) -> None:
+def test_an_episode_that_is_over_begins_anew(every, replicas):
     with closing(Episodes([SEVERAL_REPLICAS], 40, Form(every, BATCHES), seed=0)) as played:
         state, stay = played.state, np.tile([1, 1, 1, 0], (40, 1, 1))
         down = np.where(state.replicas[..., None] > 1, [1, 1, 0, 0], stay)
@@ -134,7 +131,7 @@ def test_an_episode_that_is_over_begins_anew(every: int, replicas: int) -> None:
         assert len(set(state.intervals.tolist())) > 5, "of many lengths"
 
 
-def test_a_fifth_of_the_episodes_are_of_other_systems_which_the_policy_can_tell() -> None:
+def test_a_fifth_of_the_episodes_are_of_other_systems_which_the_policy_can_tell():
     with closing(Episodes([SCENARIO], 1000, Form(1, BATCHES), 0, randomised=True)) as played:
         seen = dict(zip(INPUTS, played.state.seen.T, strict=True))
     is_own = np.isclose(seen["slo"], np.log(SCENARIO.slo_s))
@@ -146,7 +143,7 @@ def test_a_fifth_of_the_episodes_are_of_other_systems_which_the_policy_can_tell(
     assert seen["cold_start"].min() < usual < seen["cold_start"].max()
 
 
-def test_other_systems_are_busier_slower_and_half_of_their_networks_fade() -> None:
+def test_other_systems_are_busier_slower_and_half_of_their_networks_fade():
     random = np.random.default_rng(0)
     drawn = [other(SCENARIO, random) for _ in range(200)]
     assert {spec_of(each).fingerprint for each in drawn} == {SPEC.fingerprint}
@@ -162,7 +159,7 @@ def test_other_systems_are_busier_slower_and_half_of_their_networks_fade() -> No
     assert all(other(still, random).network.fade_every_s is None for _ in range(20))
 
 
-def test_the_program_demonstrates_what_a_stepwise_policy_could_do() -> None:
+def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
     policy = drawn_policy()
     led = demonstrated(policy)
     for found in (demonstrated(), led):
@@ -182,7 +179,7 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do() -> None:
         assert became == was + steps.argmax() - 1
 
 
-def test_random_cores_replace_the_programs_now_and_then_for_some_intervals() -> None:
+def test_random_cores_replace_the_programs_now_and_then_for_some_intervals():
     usual, most, disturbance = (
         np.array([[2, 3, 1, 0]]),
         np.array([8]),
@@ -195,7 +192,7 @@ def test_random_cores_replace_the_programs_now_and_then_for_some_intervals() -> 
     assert 2 <= longest <= 2 * imitation.MAX_DISTURBED, "two in a row may choose the same"
 
 
-def test_what_was_demonstrated_becomes_probable() -> None:
+def test_what_was_demonstrated_becomes_probable():
     model, shown = networks(), demonstrated()
     imitation.imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=2000))
     seen = model.inputs(shown.seen)
@@ -204,7 +201,7 @@ def test_what_was_demonstrated_becomes_probable() -> None:
     assert (drawn.numpy() == shown.choices).mean(axis=(0, 1)).min() > 0.7
 
 
-def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic() -> None:
+def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic():
     model = networks()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     with closing(Episodes([SCENARIO], 4, Form(1, BATCHES), seed=0)) as played:
@@ -225,14 +222,14 @@ def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic() 
     assert less < error
 
 
-def test_violations_beyond_the_rules_count_against_a_policy() -> None:
+def test_violations_beyond_the_rules_count_against_a_policy():
     for missed in (MET, 0.5):  # that a program misses many does not allow as many
         rule = evaluated(missed, cores=4.0)
         scores = [score_of(evaluated(rate), rule) for rate in (0, 2e-3)]
         assert scores == pytest.approx([0.75, 0.75 + np.log1p(0.9)])
 
 
-def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -> None:
+def test_a_training_goes_through_all_phases_and_can_be_followed(trained):
     policy = load_policy(trained / POLICY_FILE)
     assert (policy.info.planned, policy.info.partial) == (128, False)
     assert policy.input_range is not None
@@ -246,7 +243,7 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained: Path) -
     assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered
 
 
-def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
+def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
     said = list[str]()
 
     def interrupt(steps: int, status: str) -> None:
@@ -269,7 +266,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path: Path) -> None:
     assert load_policy(second / POLICY_FILE).info.planned == 128
 
 
-def test_a_training_begins_where_a_policy_ended(tmp_path: Path) -> None:
+def test_a_training_begins_where_a_policy_ended(tmp_path):
     def interrupt(steps: int, status: str) -> None:
         assert "imitating" not in status
         if steps:  # only the critic has learned
@@ -284,7 +281,7 @@ def test_a_training_begins_where_a_policy_ended(tmp_path: Path) -> None:
     assert begun.logits(seen) == pytest.approx(start.logits(seen), abs=1e-4)
 
 
-def test_the_run_of_something_else_is_not_resumed(trained: Path, tmp_path: Path) -> None:
+def test_the_run_of_something_else_is_not_resumed(trained, tmp_path):
     asked = parse(["--agent", "ppo-joint", "--resume", str(trained)])
     assert plan_of(asked, [SCENARIO]).resumed
     with pytest.raises(PolicyError, match="trained on short, whose profile or stages"):
@@ -296,7 +293,7 @@ def test_the_run_of_something_else_is_not_resumed(trained: Path, tmp_path: Path)
         settings({}, tmp_path)
 
 
-def test_scenarios_of_two_systems_are_refused(tmp_path: Path) -> None:
+def test_scenarios_of_two_systems_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be trained on together"):
         _ = plan(tmp_path, scenarios=(SCENARIO, short(profile="resnet18"))).spec
 
@@ -310,7 +307,7 @@ def test_scenarios_of_two_systems_are_refused(tmp_path: Path) -> None:
         ({"every": 20}, "unknown key 'every'"),
     ],
 )
-def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> None:
+def test_bad_options_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         settings(options)
 
@@ -323,9 +320,7 @@ def test_bad_options_are_refused(options: dict[str, object], sentence: str) -> N
         ("ppo-joint", CHAIN, (4, 4, 3, 4, 4, 3, 2, 2, 4, 3, 3)),
     ],
 )
-def test_every_kind_of_system_is_learned_and_followed(
-    agent: str, scenario: Scenario, actions: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, tmp_path):
     longer, folder = dataclasses.replace(scenario, duration_s=20.0), tmp_path / "run"
     made = plan(folder, agent=agent, scenarios=(longer,), randomised=True, envs=16, seed=1)
     config = dataclasses.replace(CONFIG, demonstrations=2, imitations=1)
@@ -351,7 +346,7 @@ def test_every_kind_of_system_is_learned_and_followed(
         assert {interval.replicas for interval in played.intervals[1:]} == {1}
 
 
-def test_the_same_seed_trains_the_same_policy(trained: Path, tmp_path: Path) -> None:
+def test_the_same_seed_trains_the_same_policy(trained, tmp_path):
     first, same, other_seed = (
         load_policy(folder / POLICY_FILE).layers
         for folder in (

@@ -1,7 +1,5 @@
 """Several stages in the core, against a plain model of them and what must hold by construction."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -175,11 +173,11 @@ def _allocations(stage: Stage) -> st.SearchStrategy[StageAllocation]:
 
 @settings(deadline=None, max_examples=50)
 @given(episodes())
-def test_it_does_what_the_plain_model_does(episode: tuple[Any, Any, int]) -> None:
+def test_it_does_what_the_plain_model_does(episode):
     compare(*episode)
 
 
-def test_a_request_that_is_given_up_leaves_no_tasks_behind() -> None:
+def test_a_request_that_is_given_up_leaves_no_tasks_behind():
     scenario = pipeline(
         stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5)),
         stage("b", "video-classifier"),
@@ -189,7 +187,7 @@ def test_a_request_that_is_given_up_leaves_no_tasks_behind() -> None:
     compare(scenario, [[StageAllocation(1, 2), StageAllocation(1, 2)]], 3)
 
 
-def test_one_listed_stage_is_a_scenario_of_its_own() -> None:
+def test_one_listed_stage_is_a_scenario_of_its_own():
     ledgers = []
     for scenario in (
         pipeline(stage("only", "video-detector")),
@@ -224,13 +222,13 @@ def test_one_listed_stage_is_a_scenario_of_its_own() -> None:
         ([("a", {"initial": Initial(cores=5)})], "between 1 and 4"),
     ],
 )
-def test_stages_that_make_no_pipeline_are_refused(stages: list[Any], words: str) -> None:
+def test_stages_that_make_no_pipeline_are_refused(stages, words):
     detector = stage("a", "video-detector")
     with pytest.raises(ConfigError, match=words):
         pipeline(*(dataclasses.replace(detector, name=name, **more) for name, more in stages))
 
 
-def test_accuracies_lie_between_0_and_1() -> None:
+def test_accuracies_lie_between_0_and_1():
     for accuracy in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             Variant("x", accuracy)
@@ -239,7 +237,7 @@ def test_accuracies_lie_between_0_and_1() -> None:
 @pytest.mark.parametrize(
     ("batch", "answered_s"), [(2, [0.16, 0.26, 0.36]), (1, [0.22, 0.34, 0.46])]
 )
-def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[float]) -> None:
+def test_the_example_of_the_docs(tmp_path, batch, answered_s):
     scenario = pipeline(
         stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2),
         stage("classifier", with_service(tmp_path, "classifier", 0.06)),
@@ -268,7 +266,7 @@ def test_the_example_of_the_docs(tmp_path: Path, batch: int, answered_s: list[fl
 
 
 @pytest.mark.parametrize(("spare_s", "end"), [(-1e-6, ("dropped", 0)), (1e-6, ("on_time", 1))])
-def test_what_later_stages_need_is_no_time_for_this_one(spare_s: float, end: Any) -> None:
+def test_what_later_stages_need_is_no_time_for_this_one(spare_s, end):
     scenario = pipeline(stage("a", "video-detector"), stage("b", "video-classifier"))
     first, second = (
         load_profile(f"video-{name}").service_table_s(LIMITS.batch, LIMITS.cores)
@@ -283,7 +281,7 @@ def test_what_later_stages_need_is_no_time_for_this_one(spare_s: float, end: Any
     assert (columns["outcome"][0], columns["stage"][0]) == end
 
 
-def test_stages_share_the_machine() -> None:
+def test_stages_share_the_machine():
     scenario = pipeline(
         stage("a", "video-detector", initial=Initial(cores=4)),
         stage("b", "video-classifier", initial=Initial(cores=2)),

@@ -1,7 +1,5 @@
 """Policy files: what is read, what is refused, and which one is followed."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -41,7 +39,7 @@ def followed(controller: PolicyController) -> str:
     return controller.description
 
 
-def test_a_policy_survives_saving_and_controls_an_episode(tmp_path: Path) -> None:
+def test_a_policy_survives_saving_and_controls_an_episode(tmp_path):
     policy, path = drawn_policy(), saved(tmp_path / POLICY_FILE)
     loaded = load_policy(path)
     assert loaded.info == policy.info
@@ -82,14 +80,14 @@ def damaged(kind: str, path: Path) -> None:
     "kind",
     ["truncated", "text", "other arrays", "layers", "no number", "range", "actions", "batches"],
 )
-def test_damaged_files_are_refused(tmp_path: Path, kind: str) -> None:
+def test_damaged_files_are_refused(tmp_path, kind):
     path = saved(tmp_path / POLICY_FILE)
     damaged(kind, path)
     with pytest.raises(PolicyError, match=f"{path} is damaged"):
         load_policy(path)
 
 
-def test_what_is_no_policy_of_this_version_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_policy_of_this_version_is_refused(tmp_path):
     for path, sentence in (
         (tmp_path / POLICY_FILE, "there is no policy file"),
         (saved(tmp_path / "2", format=2), "is of format 2, this version reads 3; train it again"),
@@ -103,13 +101,13 @@ def test_what_is_no_policy_of_this_version_is_refused(tmp_path: Path) -> None:
             load_policy(path)
 
 
-def test_inputs_that_are_not_observed_are_named(tmp_path: Path) -> None:
+def test_inputs_that_are_not_observed_are_named(tmp_path):
     path = saved(tmp_path / POLICY_FILE, inputs=("colour", *INPUTS[1:]))
     with pytest.raises(PolicyError, match="reads colour, which observations do not hold; train"):
         PolicyController("ppo-joint", str(path)).reset(SPEC, 0)
 
 
-def test_a_policy_finds_its_inputs_by_their_names(tmp_path: Path) -> None:
+def test_a_policy_finds_its_inputs_by_their_names(tmp_path):
     info, path = STEPWISE, tmp_path / POLICY_FILE
     seen = np.full((2, len(info.inputs)), 100.0, np.float32)
     seen[0] = -100.0
@@ -141,7 +139,7 @@ def test_a_policy_finds_its_inputs_by_their_names(tmp_path: Path) -> None:
         ("pipeline-fanout", "ppo-pipeline-fanout"),
     ],
 )
-def test_policies_ship_for_variants_and_pipelines(scenario: str, file: str) -> None:
+def test_policies_ship_for_variants_and_pipelines(scenario, file):
     controller = PolicyController("ppo", "shipped")
     where = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
     run = Run("ppo", scenario, "sim", EVALUATION_SEEDS)
@@ -152,7 +150,7 @@ def test_policies_ship_for_variants_and_pipelines(scenario: str, file: str) -> N
     assert summary.mean_cores < where.limits.machine_cores / 1.2
 
 
-def test_another_system_is_refused_but_any_load_network_and_slo_is_fine(tmp_path: Path) -> None:
+def test_another_system_is_refused_but_any_load_network_and_slo_is_fine(tmp_path):
     path = saved(tmp_path / POLICY_FILE)
     controller, scenario = PolicyController("ppo-joint", str(path)), short(profile="resnet18")
     with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo-joint"):
@@ -167,7 +165,7 @@ def test_another_system_is_refused_but_any_load_network_and_slo_is_fine(tmp_path
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def places(tmp_path, monkeypatch):
     runs, shipped = tmp_path / "runs", tmp_path / "policies"
     for folder in (runs, shipped):
         folder.mkdir()
@@ -176,7 +174,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     return runs, shipped
 
 
-def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Path, Path]) -> None:
+def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places):
     runs, shipped = places
 
     def newest(source: str = "newest") -> str:
@@ -206,9 +204,7 @@ def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places: tuple[Pat
     assert newest("shipped").endswith("trained for 90 steps")
 
 
-def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(
-    places: tuple[Path, Path],
-) -> None:
+def test_a_policy_of_another_scenario_gives_way_to_the_shipped_one(places):
     runs, shipped = places
     controller = PolicyController("ppo-joint")
     own = saved(runs / "a" / POLICY_FILE, scenarios=("elsewhere",))

@@ -1,7 +1,5 @@
 """How policies, programs and fixed allocations are evaluated, and what accuracy costs."""
 
-from __future__ import annotations
-
 import ctypes
 import dataclasses
 import importlib
@@ -35,7 +33,7 @@ from sponge_env.utils.installation import one_blas_thread
 pytestmark = pytest.mark.usefixtures("quick_rules")
 
 
-def test_small_products_need_no_second_thread() -> None:
+def test_small_products_need_no_second_thread():
     blas = ctypes.CDLL(importlib.import_module("numpy.linalg._umath_linalg").__file__)
     with one_blas_thread():
         blas.scipy_openblas_set_num_threads64_(2)
@@ -45,7 +43,7 @@ def test_small_products_need_no_second_thread() -> None:
 
 
 @pytest.mark.parametrize("beyond", [False, True])
-def test_a_controller_decides_like_the_evaluator(tmp_path: Path, beyond: bool) -> None:
+def test_a_controller_decides_like_the_evaluator(tmp_path, beyond):
     policy = drawn_policy(seed=0)
     save_policy(policy, tmp_path / POLICY_FILE)
     # Some requests are hopeless, and many are still in the queue at the end.
@@ -70,7 +68,7 @@ RULES = [(rule, tuple(range(7))) for rule in ("static-8", "queue-rule", "hpa")]
 
 
 @pytest.mark.parametrize(("agent", "seeds"), [*RULES, ("ppo", (3, 5, 6))])
-def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) -> None:
+def test_seeds_played_together_end_as_alone(agent, seeds):
     kept = Serving(drop="expired")  # so that the guard has something to do
     scenario = dataclasses.replace(load_scenario("deep-fade"), duration_s=60.0, serving=kept)
     options = {"policy": "shipped"} if agent == "ppo" else {}
@@ -86,7 +84,7 @@ def test_seeds_played_together_end_as_alone(agent: str, seeds: tuple[int, ...]) 
         np.testing.assert_equal(*kept)
 
 
-def test_a_policy_finds_its_inputs_wherever_they_stand() -> None:
+def test_a_policy_finds_its_inputs_wherever_they_stand():
     policy, order = drawn_policy(), np.random.default_rng(0).permutation(len(INPUTS))
     (first, bias), *others = policy.layers
     info = dataclasses.replace(policy.info, inputs=tuple(INPUTS[k] for k in order))
@@ -97,7 +95,7 @@ def test_a_policy_finds_its_inputs_wherever_they_stand() -> None:
     np.testing.assert_array_equal(result.input_range, expected.input_range[:, order])
 
 
-def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
+def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs():
     cost = AccuracyCost([VARIANTS, SCENARIO])
     # An interval of 30 requests at 30 per second, all answered by the model of 0.7, not 0.9.
     counts = {"on_time": (20, 0, 15), "late": (10, 0, 0), "accuracy": (0.7, 0.0, 1.0)}
@@ -106,7 +104,7 @@ def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs() -> None:
     assert costs == pytest.approx([ACCURACY_PRICE * 100 * (1 - 0.7 / 0.9), 0.0, 0.0])
 
 
-def test_programs_are_played_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_are_played_once(tmp_path, monkeypatch):
     played: list[int] = []
     monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(
@@ -136,7 +134,7 @@ run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])
 """
 
 
-def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
+def test_a_script_that_trains_has_to_be_guarded(tmp_path):
     (tmp_path / "mine.py").write_text(UNGUARDED)
     command = [sys.executable, str(tmp_path / "mine.py")]
     place = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
@@ -144,6 +142,6 @@ def test_a_script_that_trains_has_to_be_guarded(tmp_path: Path) -> None:
     assert 'a script that trains needs if __name__ == "__main__":' in run.stderr
 
 
-def test_an_unknown_learner_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unknown_learner_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="unknown agent to train 'ppo-jiont'"):
         plan(tmp_path, agent="ppo-jiont")

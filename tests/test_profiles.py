@@ -1,28 +1,25 @@
 """The shipped reference profiles hold the published numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sponge_env.errors import ProfileError
 from sponge_env.latency import QuotaService, fit_latency
-from sponge_env.scenario.profile import PROFILE_DIR, Profile, Sample, load_profile, save_profile
+from sponge_env.scenario.profile import PROFILE_DIR, Sample, load_profile, save_profile
 
 REFERENCE = ("yolov5s", "resnet18")
 
 
 @pytest.fixture(params=REFERENCE)
-def profile(request: pytest.FixtureRequest) -> Profile:
+def profile(request):
     return load_profile(request.param)
 
 
-def test_stored_fit_is_the_fit_of_the_floored_table(profile: Profile) -> None:
+def test_stored_fit_is_the_fit_of_the_floored_table(profile):
     floored_s = np.floor(np.array(profile.latency_s) * 1e3 + 1e-9) / 1e3
     model, error = fit_latency(profile.batches, profile.cores, floored_s)
     for name in ("gamma_s", "delta_s", "epsilon_s", "eta_s"):
@@ -32,7 +29,7 @@ def test_stored_fit_is_the_fit_of_the_floored_table(profile: Profile) -> None:
     assert profile.fit_error.r2 == pytest.approx(error.r2)
 
 
-def test_yolov5s_has_the_published_fit() -> None:
+def test_yolov5s_has_the_published_fit():
     profile = load_profile("yolov5s")
     fit = profile.latency
     coefficients_ms = [1e3 * v for v in (fit.gamma_s, fit.delta_s, fit.epsilon_s, fit.eta_s)]
@@ -41,7 +38,7 @@ def test_yolov5s_has_the_published_fit() -> None:
     assert profile.fit_error.mape == pytest.approx(0.056, abs=5e-4)
 
 
-def test_tables_are_the_published_ones() -> None:
+def test_tables_are_the_published_ones():
     yolo, resnet = (load_profile(name) for name in REFERENCE)
     assert (yolo.statistic, resnet.statistic) == ("p99", "p95")
     assert yolo.latency_s[3][0] == 1.275413
@@ -49,15 +46,13 @@ def test_tables_are_the_published_ones() -> None:
     assert resnet.latency_s[4][3] == 0.1145
 
 
-def test_file_is_what_saving_writes(
-    profile: Profile, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_file_is_what_saving_writes(profile, tmp_path_factory):
     path = tmp_path_factory.mktemp("profiles") / f"{profile.name}.json"
     save_profile(profile, path)
     assert load_profile(path) == profile
 
 
-def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
+def test_the_fastest_service_under_a_quota_is_full_speed():
     quota = QuotaService(period_s=0.02, work_s=(0.0101, 0.02), dispatch_s=0.0005)
     profile = dataclasses.replace(load_profile("resnet18"), quota=quota)
     assert profile.fastest_s(1) == profile.fastest_s(16) == pytest.approx(0.0106)
@@ -71,9 +66,7 @@ def test_the_fastest_service_under_a_quota_is_full_speed() -> None:
         ({"cold_start_s": None}, "cold_start_s must be a number, not None"),
     ],
 )
-def test_a_damaged_profile_says_what_is_wrong(
-    tmp_path: Path, change: dict[str, object], reason: str
-) -> None:
+def test_a_damaged_profile_says_what_is_wrong(tmp_path, change, reason):
     data = json.loads((PROFILE_DIR / "yolov5s.json").read_text())
     (tmp_path / "damaged.json").write_text(json.dumps(data | change))
     with pytest.raises(ProfileError, match=rf"damaged\.json is not a latency profile: .*{reason}"):
@@ -85,7 +78,7 @@ def test_a_damaged_profile_says_what_is_wrong(
 
 
 @pytest.mark.parametrize("name", ["yolov5s", "lite0"])
-def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
+def test_a_scaled_profile_takes_longer_for_everything(name):
     profile = load_profile(name)
     assert profile.scaled(1) is profile
     slow = profile.scaled(2)
@@ -98,13 +91,13 @@ def test_a_scaled_profile_takes_longer_for_everything(name: str) -> None:
 
 
 @pytest.mark.parametrize("latencies_s", [(), (0.0,), (1e308,), (math.nan,)])
-def test_samples_are_latencies(latencies_s: tuple[float, ...]) -> None:
+def test_samples_are_latencies(latencies_s):
     sample = Sample(1, 1, latencies_s, latencies_s)
     with pytest.raises(ProfileError, match="has samples without latencies"):
         dataclasses.replace(load_profile("yolov5s"), samples=(sample,))
 
 
-def test_work_goes_on_in_a_line_beyond_the_largest_measured_batch() -> None:
+def test_work_goes_on_in_a_line_beyond_the_largest_measured_batch():
     profile = load_profile("lite0")
     assert profile.quota is not None
     measured = len(profile.quota.work_s)

@@ -1,7 +1,5 @@
 """The published results: CSV files of one format, and the tables that are made from them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -22,7 +20,7 @@ AGENTS = {"sponge-ip": ([0, 1] * 3, 8.0), "hpa": ([40, 41] * 3, 5.0), "fa2": ([0
 
 
 @pytest.fixture
-def docs(tmp_path: Path) -> Path:
+def docs(tmp_path):
     """Return a folder with the published results, and pages whose tables are to be made."""
     shutil.copytree(RESULTS, tmp_path / "docs" / "results")
     (tmp_path / "README.md").write_text("a\n<!-- results:begin -->\n<!-- results:end -->\nb\n")
@@ -37,7 +35,7 @@ def block(page: Path, name: str) -> str:
     return text.partition(f"<!-- {name}:begin -->")[2].partition(f"<!-- {name}:end -->")[0].strip()
 
 
-def test_the_tables_of_the_pages_are_made_of_the_published_numbers(docs: Path) -> None:
+def test_the_tables_of_the_pages_are_made_of_the_published_numbers(docs):
     assert main(["--docs", str(docs)]) == 0
     check_scores(RESULTS)
     assert block(docs.parent / "README.md", "results") in (DOCS.parent / "README.md").read_text()
@@ -58,7 +56,7 @@ def check_scores(folder: Path) -> list[str]:
     return suites
 
 
-def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) -> None:
+def test_runs_are_written_in_the_published_format(docs, tmp_path):
     steps, slow = ("steps-0.4", "lite0", "warm"), ("slow", "lite0", "warm")
     both = [("swing-8-60s-0.4", "yolov5s", "warm"), steps]
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
@@ -93,8 +91,8 @@ def test_runs_are_written_in_the_published_format(docs: Path, tmp_path: Path) ->
 
 
 def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(
-    docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    docs, monkeypatch, capsys
+):
     (docs / "leaderboard.md").write_text("a\n<!-- entries:begin -->\n<!-- entries:end -->\nb\n")
     assert main(["--docs", str(docs)]) == 0
     board = block(docs / "leaderboard.md", "entries")
@@ -115,7 +113,7 @@ def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(
 
 
 @pytest.mark.parametrize("name", ["standard", "cold", "robust", "real"])
-def test_published_cells_are_those_of_the_suite(name: str) -> None:
+def test_published_cells_are_those_of_the_suite(name):
     shown = arranged(load_suite(f"{name}-v1"))
     cells = read_rows(RESULTS / f"{name}-cells.csv")
     found = cells[["scenario", "profile", "start", "group"]].itertuples(index=False, name=None)

@@ -1,7 +1,5 @@
 """A resize that takes its time: what the core does, a view shows, and programs make of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -41,7 +39,7 @@ def in_force_s(scatter: float, seed: int) -> list[float]:
     return times_s[1:]
 
 
-def test_delays_scatter_around_the_median_that_controllers_know() -> None:
+def test_delays_scatter_around_the_median_that_controllers_know():
     exactly = in_force_s(0.0, seed=3)
     assert exactly == pytest.approx([DELAYED_S] * 59)
     times_s = np.array(in_force_s(0.5, seed=3))
@@ -51,7 +49,7 @@ def test_delays_scatter_around_the_median_that_controllers_know() -> None:
     assert in_force_s(0.5, seed=4) != times_s.tolist()
 
 
-def test_no_resize_overtakes_another_and_none_is_lost() -> None:
+def test_no_resize_overtakes_another_and_none_is_lost():
     system = SimulatedSystem(
         delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0), 1
     )
@@ -77,13 +75,13 @@ def cost(controller: Controller, scenario: Scenario, seed: int, informed: bool) 
 
 
 @pytest.mark.parametrize("make", [SpongeIP, SpongeMPC, SpongeJoint])
-def test_programs_that_know_the_delay_do_better(make: type[Controller]) -> None:
+def test_programs_that_know_the_delay_do_better(make):
     scenario = delayed("bursty", duration_s=100.0, actuation_delay_s=1.0)
     informed, uninformed = (cost(make(), scenario, 0, each) for each in (True, False))
     assert informed < 0.5 * uninformed
 
 
-def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:
+def test_a_forecast_error_is_what_it_missed_beyond_chance():
     rng = np.random.default_rng(0)
     steady, swinging, at_once = (ForecastError(1.0, delay_s) for delay_s in (0.5, 0.5, 0.0))
     rate_rps = 20.0
@@ -99,9 +97,7 @@ def test_a_forecast_error_is_what_it_missed_beyond_chance() -> None:
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.5])
-def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(
-    delay_s: float,
-) -> None:
+def test_a_load_that_has_been_there_may_come_back_before_a_resize_is_in_force(delay_s):
     error, surges = ForecastError(1.0, delay_s), []
     for rate_rps in [10.0] * 5 + [40.0] * 5 + [20.0] * 5:
         error.add(rate_rps, rate_rps)

@@ -1,7 +1,5 @@
 """Run directories of suites and of evaluations give the same frames."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluation(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "evaluation"
     argv = "--agent static-8 static-16 --seeds 2 --duration 40 --start warm --run-dir".split()
     assert evaluate.main([*argv, str(path)]) == 0
@@ -30,13 +28,11 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(evaluation: Path, tmp_path: Path) -> Path:
+def copy(evaluation, tmp_path):
     return Path(shutil.copytree(evaluation, tmp_path / "copy"))
 
 
-def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_own(
-    tmp_path: Path,
-) -> None:
+def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_own(tmp_path):
     other = ("aaa", "yolov5s", "cold")
     agents = {name: ([0, 1], 8.0) for name in ("mine", "static-8", "fa2", "sponge-ip")}
     run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
@@ -55,17 +51,15 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
     ],
 )
 def test_the_reference_is_the_suites_else_the_usual_one_else_the_first_agent(
-    tmp_path: Path, agents: str, said: str, reference: str
-) -> None:
+    tmp_path, agents, said, reference
+):
     played = {name: ([0], 8.0) for name in agents.split()}
     arrangement = {"reference": said, "families": {"of": "earlier versions"}}
     run = load_run(write_suite(tmp_path / "run", played, arrangement=arrangement))
     assert run.comparison.shown.reference == reference
 
 
-def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_one(
-    tmp_path: Path,
-) -> None:
+def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_one(tmp_path):
     lost = ("lost", *COLD[1:])
     shown = {"cells": [COLD, lost, WARM]}
     path = write_suite(tmp_path / "run", {"fa2": ([5], 8.0)}, [COLD, WARM], arrangement=shown)
@@ -77,7 +71,7 @@ def test_the_warm_up_is_left_out_and_a_cell_on_which_everybody_failed_is_still_o
     assert run.intervals_of("fa2", COLD)["time_s"].min() == 1
 
 
-def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
+def test_an_evaluation_is_a_suite_of_one_cell(evaluation):
     run = load_run(evaluation)
     assert run.comparison.agents == ["static-16", "static-8"]
     (cell,) = run.comparison.shown.cells
@@ -87,7 +81,7 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation: Path) -> None:
     assert run.comparison.intervals_of("static-8", cell)["time_s"].min() == 31
 
 
-def test_what_is_never_answered_has_an_infinite_latency(tmp_path: Path) -> None:
+def test_what_is_never_answered_has_an_infinite_latency(tmp_path):
     scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
     options = {"cores": 1, "batch": 1}
     unit = AgentUnit("one", "baselines.rules:Static", options, scenario, 1)
@@ -112,8 +106,8 @@ def change_summary(run: Path, agent: str, seed: int, **changes: object) -> None:
     [([1], ["static-16", "static-8"], 1), ([0, 1], ["static-16"], 2)],
 )
 def test_agents_are_compared_on_the_seeds_that_all_finished_of_those_that_finished_one(
-    copy: Path, partial: list[int], agents: list[str], seeds: int
-) -> None:
+    copy, partial, agents, seeds
+):
     for seed in partial:
         change_summary(copy, "static-8", seed, partial=True)
     run = load_run(copy)
@@ -123,7 +117,7 @@ def test_agents_are_compared_on_the_seeds_that_all_finished_of_those_that_finish
     assert len(run.comparison.failures) == 2 - len(agents)
 
 
-def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy, tmp_path):
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunDirectoryError, match=r"is no run .* choose a folder"):
             load_run(path)
@@ -133,7 +127,7 @@ def test_what_is_no_run_or_has_no_finished_episode_is_refused(copy: Path, tmp_pa
             load_run(path)
 
 
-def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None:
+def test_runs_of_another_version_are_refused(copy, tmp_path):
     (file,) = (copy / "results" / "static-8").iterdir()
     data = json.loads(file.read_text())
     del data["episodes"][0]["mean_cores"]
@@ -151,7 +145,7 @@ def test_runs_of_another_version_are_refused(copy: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["intervals", "results"])
-def test_a_broken_file_is_named(copy: Path, kind: str) -> None:
+def test_a_broken_file_is_named(copy, kind):
     file = min((copy / kind / "static-8").iterdir())
     file.write_text("nonsense\n")
     with pytest.raises(RunDirectoryError, match=f"cannot read .*{kind}/static-8/paper"):

@@ -1,9 +1,6 @@
 """The report: one page, its pictures and its tables as data."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,7 +24,7 @@ SLOW = ("paper-300kb-delay-2", *COLD[1:])
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     """Write a run with bounds and a failure."""
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
     groups = {COLD[0]: "delay 0", SLOW[0]: "delay 2"}
@@ -39,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(run: Path) -> str:
+def page(run):
     """Return the page that the command writes."""
     assert main([str(run)]) == 0
     return (run / "report/report.html").read_text()
@@ -55,9 +52,7 @@ def row(page: str, agent: str, column: str) -> str:
     raise AssertionError(f"no table has {agent} and {column}")
 
 
-def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(
-    run: Path, page: str, tmp_path: Path
-) -> None:
+def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(run, page, tmp_path):
     assert main([str(run), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == page, "the same run gives the same page"
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
@@ -70,7 +65,7 @@ def test_the_page_needs_no_other_file_and_has_its_pictures_beside_it(
         assert picture.width > 500
 
 
-def test_the_page_has_every_table(page: str) -> None:
+def test_the_page_has_every_table(page):
     assert "<td>paper-300kb, yolov5s, cold</td><td>ValueError: 1 &lt; 2</td>" in page
     assert row(page, "fa2", "delay 2") == ">0/1 · -"
     assert row(page, "static-8", "delay 2") == ">1/1 · 1.60"
@@ -80,7 +75,7 @@ def test_the_page_has_every_table(page: str) -> None:
     assert row(page, "fa2", "avoidable [%]") == ">4.025 [4.000, 4.100]"
 
 
-def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
+def test_the_tables_are_there_as_data(run, page):
     cells, scores = (read_rows(run / f"report/{name}.csv") for name in ("cells", "score"))
     assert len(cells) == 3 * (len(AGENTS) + 1)
     assert set(cells["agent"]) == {*AGENTS, "oracle-joint"}
@@ -92,7 +87,7 @@ def test_the_tables_are_there_as_data(run: Path, page: str) -> None:
 
 
 @pytest.mark.usefixtures("unpainted")
-def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) -> None:
+def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path):
     for backend in ("sim", "live"):
         write_suite(tmp_path / "both" / backend, {"fa2": ([0], 8.0), "static-8": ([0], 8.0)})
     assert main([str(tmp_path / "both")]) == 0
@@ -103,7 +98,7 @@ def test_the_runs_of_both_backends_share_a_page_in_their_folder(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("unpainted")
-def test_one_cell_is_shown_once_and_the_reference_is_the_users(run: Path, tmp_path: Path) -> None:
+def test_one_cell_is_shown_once_and_the_reference_is_the_users(run, tmp_path):
     assert main([str(write_suite(tmp_path / "run", AGENTS, [COLD]))]) == 0
     page = (tmp_path / "run/report/report.html").read_text()
     assert "All cells" not in page
@@ -113,7 +108,7 @@ def test_one_cell_is_shown_once_and_the_reference_is_the_users(run: Path, tmp_pa
     assert row(page, "sponge-ip", "cores over static-8") == ">1.00"
 
 
-def test_few_agents_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
+def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
     many = {name: ([0], 8.0) for name in ("a", "b", "c", "d", "e", "hpa", "sponge-ip", "static-8")}
     crowded = load_run(write_suite(tmp_path / "run", many, [COLD]))
     assert featured_of(crowded.comparison.agents) == ["hpa", "sponge-ip"]
@@ -127,9 +122,7 @@ def test_few_agents_are_shown_where_there_is_no_room(tmp_path: Path) -> None:
         ("{run} --out {tmp}/bare.md", "cannot write"),
     ],
 )
-def test_bad_input_is_one_sentence_and_writes_nothing(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: str, sentence: str
-) -> None:
+def test_bad_input_is_one_sentence_and_writes_nothing(run, tmp_path, capsys, argv, sentence):
     (tmp_path / "bare.md").write_text("no marks\n")
     before = sorted(tmp_path.rglob("*"))
     words = [word.format(run=run, tmp=tmp_path) for word in argv.split()]
@@ -143,12 +136,12 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_text_from_files_is_no_markup() -> None:
+def test_text_from_files_is_no_markup():
     text = "<script>1 & 2</script> | [click](javascript:x)\nend"
     escaped = r"&lt;script>1 &amp; 2&lt;/script> \| [click]\(javascript:x) end"
     assert markdown(Table([text], [[text]])).splitlines()[::2] == [f"| {escaped} |"] * 2
 
 
-def test_only_the_lines_between_the_marks_change() -> None:
+def test_only_the_lines_between_the_marks_change():
     page = "# Head\n<!-- t:begin -->\nformer\n<!-- t:end -->\ntail\n"
     assert with_block(page, "t", "\nnew\n") == page.replace("former", "new")

@@ -1,11 +1,7 @@
 """The folder of a run: what it keeps, refuses and gives back."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from scenarios import SHORT
@@ -27,11 +23,11 @@ UNIT = AgentUnit("eight", "baselines.rules:static_8", {}, TINY, seeds=2)
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(tmp_path_factory):
     return run(UNIT, tmp_path_factory.mktemp("run"))
 
 
-def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> None:
+def test_a_result_comes_back_as_rows(tmp_path, result):
     with RunStore.open(tmp_path / "run", IDENTITY) as store:
         assert store.missing([UNIT]) == [UNIT]
         store.keep(UNIT, result, None)
@@ -44,7 +40,7 @@ def test_a_result_comes_back_as_rows(tmp_path: Path, result: dict[str, Any]) -> 
     assert read.load_failures(tmp_path / "run").empty
 
 
-def test_intervals_are_kept_for_pictures(tmp_path: Path) -> None:
+def test_intervals_are_kept_for_pictures(tmp_path):
     run(UNIT, tmp_path)
     intervals = read.load_intervals(tmp_path)
     assert list(intervals.columns[:5]) == ["agent", "scenario", "profile", "start", "seed"]
@@ -58,7 +54,7 @@ def test_intervals_are_kept_for_pictures(tmp_path: Path) -> None:
     assert list(few["seed"]) == [1] * 5
 
 
-def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
+def test_a_failure_is_kept_and_tried_again(tmp_path):
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, {"type": "ValueError", "message": "no good"})
         assert store.missing([UNIT]) == [UNIT]
@@ -67,7 +63,7 @@ def test_a_failure_is_kept_and_tried_again(tmp_path: Path) -> None:
     assert read.load_results(tmp_path).empty
 
 
-def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with RunStore.open(tmp_path, IDENTITY):
         again = RunStore.open(tmp_path, IDENTITY)
         with pytest.raises(RunDirectoryError, match="another run is writing"):
@@ -81,7 +77,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
             other.__enter__()
 
 
-def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: Path) -> None:
+def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path):
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)
         half = store.file("intervals", UNIT, "-seed0.parquet.partial")
@@ -99,9 +95,7 @@ def test_what_a_process_was_writing_when_it_was_ended_is_cleared_away(tmp_path: 
         lambda data: data.pop("complete"),
     ],
 )
-def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(
-    tmp_path: Path, result: dict[str, Any], damage: Any
-) -> None:
+def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(tmp_path, result, damage):
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, result, None)
         (path,) = tmp_path.rglob("short+yolov5s+cold.json")
@@ -122,7 +116,7 @@ def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(
         {"definition": {"agents": []}},
     ],
 )
-def test_a_damaged_definition_is_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+def test_a_damaged_definition_is_named(tmp_path, damage):
     with RunStore.open(tmp_path, IDENTITY):
         pass
     data = json.loads((tmp_path / "run.json").read_text())
@@ -144,18 +138,14 @@ def test_a_damaged_definition_is_named(tmp_path: Path, damage: dict[str, Any]) -
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_results_of_an_agent_that_changed_are_refused(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_results_of_an_agent_that_changed_are_refused(tmp_path, changes):
     with RunStore.open(tmp_path, IDENTITY) as store:
         store.keep(UNIT, {}, None)
         with pytest.raises(RunDirectoryError, match="agent 'eight' with other options"):
             store.missing([dataclasses.replace(UNIT, **changes)])
 
 
-def test_a_controller_of_ones_own_counts_by_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_controller_of_ones_own_counts_by_its_file(tmp_path, monkeypatch):
     module, weights = tmp_path / "their_controller.py", tmp_path / "weights.bin"
     monkeypatch.syspath_prepend(tmp_path)
     options = {"weights": str(weights)}

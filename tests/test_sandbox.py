@@ -1,7 +1,5 @@
 """What a replica's process and the janitor may not do any more, and what they still can."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
@@ -87,7 +85,7 @@ def probed(folder: Path, task: str) -> dict[str, Any]:
 
 
 @needs_landlock
-def test_who_computes_can_change_nothing_of_others(tmp_path: Path) -> None:
+def test_who_computes_can_change_nothing_of_others(tmp_path):
     found = probed(tmp_path, "computes")
     assert {found[each] for each in ("write", "make", "remove", "program", "memory")} == {
         "Permission denied"
@@ -96,15 +94,13 @@ def test_who_computes_can_change_nothing_of_others(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "probe.py"]
 
 
-def test_who_cleans_can_kill_and_remove(tmp_path: Path) -> None:
+def test_who_cleans_can_kill_and_remove(tmp_path):
     found = probed(tmp_path, "cleans")
     assert (found["signal"], found["remove"]) == ("done", "done")
 
 
 @pytest.mark.live
-def test_no_thread_of_a_replica_has_privileges_nor_its_janitor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_thread_of_a_replica_has_privileges_nor_its_janitor(monkeypatch):
     monkeypatch.setenv("SPONGE_TOKEN", "secret")
     launcher = LocalLauncher([busy_model.config()])
     with LiveWorker(busy_model.config(), launcher=launcher) as worker:
@@ -122,9 +118,7 @@ def test_no_thread_of_a_replica_has_privileges_nor_its_janitor(
 @needs_two_cpus
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may read others' files at all")
 @pytest.mark.parametrize("cores", [1, 2])
-def test_a_model_in_anothers_home_is_made_ready_for_other_threads(
-    cores: int, tmp_path: Path
-) -> None:
+def test_a_model_in_anothers_home_is_made_ready_for_other_threads(cores, tmp_path):
     model = write_model(tmp_path / "own.onnx")
     os.chown(tmp_path, 65534, 65534)
     tmp_path.chmod(0o700)

@@ -1,7 +1,5 @@
 """The one score, from cells made up by hand, and the picture of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -42,7 +40,7 @@ def of(rows: pd.DataFrame, agent: str) -> Sequence[float]:
     return [row[name] for name in names]
 
 
-def test_the_score_by_hand() -> None:
+def test_the_score_by_hand():
     rows = score_rows(frame(), "fixed")
     assert [*rows["agent"]] == [*MISSED]
     assert {*rows["reference"]} == {"fixed"}
@@ -58,7 +56,7 @@ def test_the_score_by_hand() -> None:
     ]
 
 
-def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compared() -> None:
+def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compared():
     cells = frame()
     first = cells["scenario"] == CELLS[0][0]
     lost = score_rows(cells[~(first & (cells["agent"] == "good"))], "fixed")
@@ -68,7 +66,7 @@ def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compar
     assert math.isnan(of(score_rows(cells, "nobody"), "good")[2])
 
 
-def test_starts_and_groups_have_scores_of_their_own() -> None:
+def test_starts_and_groups_have_scores_of_their_own():
     cells = pd.concat([frame(), frame("cold")])
     assert len(score_rows(cells, "fixed")) == 2 * len(MISSED)
     grid = score_grid(score_rows(frame(), "fixed", "group"), "group", ["good", "bad", "nobody"])
@@ -83,7 +81,7 @@ def test_starts_and_groups_have_scores_of_their_own() -> None:
     ]
 
 
-def test_the_profile_has_a_step_for_each_cell_that_is_met() -> None:
+def test_the_profile_has_a_step_for_each_cell_that_is_met():
     rows = suite_tables.ratios(pd.concat([frame(), frame("cold")]), "fixed")
     figure = profile_figure(rows, "fixed", styles_of([*MISSED]))
     warm, _ = figure.axes
@@ -95,7 +93,7 @@ def test_the_profile_has_a_step_for_each_cell_that_is_met() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 5.0])
-def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor: float) -> None:
+def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor):
     cells = frame()
     cells["mean_cores"] = np.where(cells["agent"] == "good", factor, 1.0)
     figure = profile_figure(suite_tables.ratios(cells, "fixed"), "fixed", styles_of([*MISSED]))
@@ -109,7 +107,7 @@ def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor: float) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
-def test_the_unit_of_a_cells_cores_changes_nothing(factors: list[float]) -> None:
+def test_the_unit_of_a_cells_cores_changes_nothing(factors):
     cells = frame()
     by_cell = dict(zip((name for name, _ in CELLS), factors, strict=True))
     scaled = cells.assign(mean_cores=cells["mean_cores"] * cells["scenario"].map(by_cell))

@@ -1,7 +1,5 @@
 """How the servers begin and end."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -86,7 +83,7 @@ def answer(port: int, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(number: int) -> None:
+def test_a_signal_ends_it(number):
     with process() as server:
         with send(http_port(server), infer()) as client:
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
@@ -96,7 +93,7 @@ def test_a_signal_ends_it(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(number: int) -> None:
+def test_a_second_signal_ends_it_at_once(number):
     with process(drain_s="600") as server:
         port = http_port(server)
         with send(port, infer([[7, 0, 0, 0]])):
@@ -108,7 +105,7 @@ def test_a_second_signal_ends_it_at_once(number: int) -> None:
             assert server.wait(20) == -number
 
 
-def test_a_port_in_use_is_one_sentence() -> None:
+def test_a_port_in_use_is_one_sentence():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for ports in ((port, "0"), ("0", port)):
@@ -120,7 +117,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
             assert server.returncode == 2
 
 
-def test_an_open_host_is_warned_about_and_a_hanging_agent_does_not_hold_up_the_end() -> None:
+def test_an_open_host_is_warned_about_and_a_hanging_agent_does_not_hold_up_the_end():
     local = {"content_type": "application/json", "host": "127.0.0.1"}
     with process(host="0.0.0.0") as server:
         port = http_port(server)
@@ -132,7 +129,7 @@ def test_an_open_host_is_warned_about_and_a_hanging_agent_does_not_hold_up_the_e
             assert server.wait(20) == 0
 
 
-def test_calls_are_answered_while_it_ends() -> None:
+def test_calls_are_answered_while_it_ends():
     engine = FakeEngine(answer=lambda call: None)
     with running(engine) as server, Wire(server) as wire, Wire(server) as other:
         wire.send(infer())
@@ -157,12 +154,12 @@ def test_calls_are_answered_while_it_ends() -> None:
     [("port", 65536), ("grpc_port", -1), ("max_rows", 0), ("body_timeout_s", float("nan")),
      ("drain_s", -1.0), ("token", ""), ("token", "a\nb")],
 )  # fmt: skip
-def test_options_are_checked(option: str, value: Any) -> None:
+def test_options_are_checked(option, value):
     with pytest.raises(ConfigError, match=option):
         ServeOptions(**{option: value})
 
 
-def test_a_server_whose_engine_has_stopped_is_not_alive_and_ends() -> None:
+def test_a_server_whose_engine_has_stopped_is_not_alive_and_ends():
     engine = FakeEngine()
     health = request(method="GET", path="/v2/health/live")
     with running(engine) as server, Wire(server) as wire:

@@ -1,11 +1,9 @@
 """Triton's four clients, unmodified, against the server in one process with them."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -67,13 +65,13 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server():
     with running(compress_from_bytes=0) as found:
         yield found
 
 
 @pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest, server: Running) -> Client:
+def client(request, server):
     server.engine.calls.clear()
     return Client(request.param, server)
 
@@ -86,13 +84,13 @@ def plain(client: Client, found: Any) -> Any:
     return MessageToDict(found, preserving_proto_field_name=True)
 
 
-def test_health(client: Client) -> None:
+def test_health(client):
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("tiny", "1")
 
 
-def test_metadata(client: Client) -> None:
+def test_metadata(client):
     assert plain(client, client.get_server_metadata())["name"] == "sponge"
     found = plain(client, client.get_model_metadata("tiny"))
     (tensor,) = found["inputs"]
@@ -106,7 +104,7 @@ def test_metadata(client: Client) -> None:
     assert (index if client.over_http else index["models"])[0]["state"] == "READY"
 
 
-def test_infer(client: Client) -> None:
+def test_infer(client):
     result = client.infer("tiny", [client.tensor()])
     assert np.array_equal(result.as_numpy("output"), SUMS)
     assert [call.payload_bytes > 16 for call in client.server.engine.calls] == [True, True]
@@ -120,7 +118,7 @@ def test_infer(client: Client) -> None:
         ({"client_timeout": 10}, (5, 10.5)),
     ],
 )
-def test_the_deadline(options: dict[str, Any], slo_s: tuple[float, float], client: Client) -> None:
+def test_the_deadline(options, slo_s, client):
     if "client_timeout" in options and client.over_http:
         return
     client.infer("tiny", [client.tensor()], **options)
@@ -129,7 +127,7 @@ def test_the_deadline(options: dict[str, Any], slo_s: tuple[float, float], clien
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_what_is_not_answered(kind: str) -> None:
+def test_what_is_not_answered(kind):
     engine = FakeEngine()
     with running(engine) as server:
         client = Client(kind, server)
@@ -146,7 +144,7 @@ def test_what_is_not_answered(kind: str) -> None:
             assert raised.value.message()
 
 
-def test_a_stream_is_answered_in_order() -> None:
+def test_a_stream_is_answered_in_order():
     with running() as server:
         found: list[Any] = []
         client = tritonclient.grpc.InferenceServerClient(server.grpc)
@@ -164,7 +162,7 @@ def test_a_stream_is_answered_in_order() -> None:
     assert ids == [str(n) for n in range(20) if n != 7]
 
 
-def test_a_token_is_needed(client: Client) -> None:
+def test_a_token_is_needed(client):
     with running(token="secret") as server:
         other = Client(client.kind, server)
         assert other.is_server_ready()

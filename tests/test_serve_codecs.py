@@ -1,7 +1,5 @@
 """Codecs as pure functions: whatever the bytes, an answer or one sentence; what JSON takes."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math
@@ -64,7 +62,7 @@ def asked(rows: Any, **tensor: Any) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_datatype_there_and_back(dtype: str) -> None:
+def test_every_datatype_there_and_back(dtype):
     rows = values(dtype)
     serves = served(TensorSpec((2, 2), dtype), TensorSpec((2, 2), dtype))
     head = asked(rows, parameters={"binary_data_size": rows.nbytes})
@@ -97,7 +95,7 @@ def test_every_datatype_there_and_back(dtype: str) -> None:
     assert response.parameters["batch"].int64_param == 3
 
 
-def test_texts_there_and_back() -> None:
+def test_texts_there_and_back():
     spec, texts = TensorSpec((2,), TEXT, "t"), [b"", "\N{EURO SIGN}".encode(), b"x" * 4096, b"a"]
     rows = np.array(texts, TEXT).reshape(2, 2)
     in_json = [text.decode() for text in texts]
@@ -131,7 +129,7 @@ MASK = {"name": "mask", "datatype": "BOOL", "shape": [2], "data": [True, False]}
         ([IDS, {"parameters": {"binary_data_size": 2}, **MASK}], "both data and"),
     ],
 )
-def test_inputs_that_do_not_go_together(inputs: list[dict[str, Any]], message: str) -> None:
+def test_inputs_that_do_not_go_together(inputs, message):
     pair = record(TensorSpec((2,), "int64", "ids"), TensorSpec((), "bool", "mask"))
     right = read(json.dumps({"inputs": [MASK, IDS]}).encode(), None, served(pair)).rows
     assert right["ids"].tolist() == [[1, 2], [3, 4]]
@@ -141,7 +139,7 @@ def test_inputs_that_do_not_go_together(inputs: list[dict[str, Any]], message: s
 
 
 @pytest.mark.parametrize("refuse", [False, True])
-def test_nan_is_counted_and_may_be_refused(refuse: bool) -> None:
+def test_nan_is_counted_and_may_be_refused(refuse):
     with running(refuse_nan=refuse) as server, Wire(server) as wire:
         for row, status in (([1, 2, 3, 4], 200), ([math.nan] * 4, 400)):
             assert wire.send(infer([row])).answer().status == status
@@ -149,7 +147,7 @@ def test_nan_is_counted_and_may_be_refused(refuse: bool) -> None:
     assert len(server.engine.calls) == (1 if refuse else 2)
 
 
-def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch):
     monkeypatch.setattr(np, "array", lambda *_: pytest.fail("an array was made of it"))
     for data in ([0] * 1000, [], [[0] * 4] * 3):
         with pytest.raises(WireError, match="needs 8 values"):
@@ -162,13 +160,13 @@ def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch: pytest.Monkey
      ("uint8", ["1"]), ("float32", ["1"]), ("float32", [True]), ("bool", [1]), ("float16", [1e6]),
      ("float32", [None]), ("float32", [[]]), ("float32", [{}]), ("float32", 1), ("float32", "1")],
 )  # fmt: skip
-def test_numbers_that_do_not_fit(dtype: str, numbers: Any) -> None:
+def test_numbers_that_do_not_fit(dtype, numbers):
     with pytest.raises(WireError):
         from_values(numbers, 1, TensorSpec((), dtype))
 
 
 @pytest.mark.parametrize("depth", [10, 100, 1000, 100_000])
-def test_deep_nesting(depth: int) -> None:
+def test_deep_nesting(depth):
     for body in (b"[" * depth, b"[" * depth + b"]" * depth, b'{"a":' * depth + b"1" + b"}" * depth):
         with pytest.raises(WireError):
             read(body)
@@ -182,12 +180,12 @@ def test_deep_nesting(depth: int) -> None:
      ("gzip;q=0", ""), ("gzip;q=0.0, deflate;q=0.5", "deflate"), ("*", "gzip"), ("identity", ""),
      ("GZIP; q=1.0", "gzip"), (";;,,=", ""), ("gzip;q=", "gzip")],
 )  # fmt: skip
-def test_encodings_that_are_accepted(accept: str, encoding: str) -> None:
+def test_encodings_that_are_accepted(accept, encoding):
     assert accepted_encoding(accept) == encoding
 
 
 @given(body=st.binary(), encoding=st.sampled_from(["gzip", "deflate"]))
-def test_compression_there_and_back(body: bytes, encoding: str) -> None:
+def test_compression_there_and_back(body, encoding):
     assert decompress(compress(body, encoding), encoding, len(body)) == body
     if body:
         with pytest.raises(WireError, match="unpacked"):
@@ -244,12 +242,12 @@ def nearly_right(draw: st.DrawFn) -> bytes:
 
 
 @given(body=nearly_right(), length=st.none() | st.integers(0, 400).map(lambda n: b"%d" % n))
-def test_json_that_is_nearly_right(body: bytes, length: bytes | None) -> None:
+def test_json_that_is_nearly_right(body, length):
     one_sentence(lambda: read(body, length))
 
 
 @given(data=st.data())
-def test_messages_with_changed_bytes(data: st.DataObject) -> None:
+def test_messages_with_changed_bytes(data):
     message = MESSAGES["ModelInferRequest"](model_name="tiny", id="a")
     message.inputs.add(name="input", datatype="FP32", shape=[1, 4])
     message.parameters["slo_ms"].int64_param = 5
@@ -265,7 +263,7 @@ def test_messages_with_changed_bytes(data: st.DataObject) -> None:
     one_sentence(lambda: read_message(changed_request, TINY, ROWS))
 
 
-def test_json_is_as_large_as_the_model_needs() -> None:
+def test_json_is_as_large_as_the_model_needs():
     spaces = b" " * HEAD_BYTES
     body, length = binary()
     padded = body[:length] + spaces + body[length:]
@@ -279,7 +277,7 @@ def test_json_is_as_large_as_the_model_needs() -> None:
 
 
 @pytest.mark.parametrize("most_bytes", [4_000_000, 40_000_000])
-def test_what_json_becomes_counts(most_bytes: int) -> None:
+def test_what_json_becomes_counts(most_bytes):
     """150 KB of ``[]`` take 5 MB while they are parsed."""
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000]}
     body = json.dumps({"inputs": [{**tensor, "data": [[]] * 50_000}]}).encode()
@@ -302,7 +300,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=[text[:12] for text in TEXTS])
-def test_no_json_becomes_more_than_is_counted(text: str) -> None:
+def test_no_json_becomes_more_than_is_counted(text):
     data = text.encode()
     tracemalloc.start()
     try:
@@ -314,7 +312,7 @@ def test_no_json_becomes_more_than_is_counted(text: str) -> None:
     assert made + len(data) <= parsed_bytes(data)
 
 
-def test_no_garbage_is_looked_for_in_what_is_new() -> None:
+def test_no_garbage_is_looked_for_in_what_is_new():
     phases: list[str] = []
 
     def noted(phase: str, _: object) -> None:

@@ -1,10 +1,7 @@
 """Requests and answers written by hand from the protocol's text, through a socket."""
 
-from __future__ import annotations
-
 import http.client
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,13 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server():
     with running() as found:
         yield found
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_answer_is_as_the_protocol_says(case: dict[str, Any], server: Running) -> None:
+def test_the_answer_is_as_the_protocol_says(case, server):
     status, headers, body = asked(server, case["request"])
     check(case["answer"], status, headers, body)
     if status != 200 and body:

@@ -1,7 +1,5 @@
 """One HTTP connection on a transport of our own, which decides what is read in one go."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
@@ -33,7 +31,7 @@ class Transport(asyncio.Transport):
         self.sent, self.closing = b"", False
         self.changed = asyncio.Event()
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += bytes(data)
         self.changed.set()
 
@@ -58,7 +56,7 @@ class Transport(asyncio.Transport):
     def statuses(self) -> list[int]:
         return [int(part[:3]) for part in self.sent.split(b"HTTP/1.1 ")[1:]]
 
-    async def until(self, true: Callable[[Transport], bool]) -> None:
+    async def until(self, true: Callable[["Transport"], bool]) -> None:
         async with asyncio.timeout(10):
             while not true(self):
                 self.changed.clear()
@@ -102,9 +100,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("path", "token", "status"), [("none", None, 404), ("tiny", "a", 401)])
 @in_a_loop
-async def test_an_early_error_does_not_lose_the_next_request(
-    path: str, token: str | None, status: int, whole: bool
-) -> None:
+async def test_an_early_error_does_not_lose_the_next_request(path, token, status, whole):
     """Of 600 KB most are read in place before the application has had its turn."""
 
     client = Client(FakeEngine(LARGE), token=token)
@@ -121,7 +117,7 @@ async def test_an_early_error_does_not_lose_the_next_request(
 
 @pytest.mark.parametrize("before", [b"", infer(), request(b"x" * 5000)])
 @in_a_loop
-async def test_empty_lines_do_not_hold_a_connection(before: bytes) -> None:
+async def test_empty_lines_do_not_hold_a_connection(before):
     client = Client(FakeEngine(), idle_timeout_s=0.05, body_timeout_s=0.05, max_body_bytes=999)
     if before:
         client.send(before[:300])
@@ -145,7 +141,7 @@ def held_by(first: float) -> Callable[[Call], Reply | None]:
      (b"GET /v2 HTTP/1.1\r\nx-long: " + b"y" * 8000 + b"\r\n\r\n", 431)],
 )  # fmt: skip
 @in_a_loop
-async def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status: int) -> None:
+async def test_what_follows_does_not_spoil_what_is_under_way(end, status):
     engine = FakeEngine(answer=held_by(7))
     client = Client(engine, body_timeout_s=0.05, max_header_bytes=3000)
     client.send(infer([[7, 0, 0, 0]]) + infer() * 2 + end)
@@ -160,7 +156,7 @@ async def test_what_follows_does_not_spoil_what_is_under_way(end: bytes, status:
 
 
 @in_a_loop
-async def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
+async def test_what_came_in_pieces_counts_as_long_as_it_is_used():
     engine = FakeEngine(answer=held_by(7))
     body, length = binary([[7, 0, 0, 0]])
     head = {"content_length": None, "transfer_encoding": "chunked"}
@@ -183,7 +179,7 @@ async def test_what_came_in_pieces_counts_as_long_as_it_is_used() -> None:
 
 
 @in_a_loop
-async def test_who_waits_for_answers_is_not_held_up_by_who_does_not() -> None:
+async def test_who_waits_for_answers_is_not_held_up_by_who_does_not():
     client = Client(FakeEngine())
     impatient = []
     for _ in range(20):
@@ -199,7 +195,7 @@ async def test_who_waits_for_answers_is_not_held_up_by_who_does_not() -> None:
 
 
 @in_a_loop
-async def test_no_body_is_handed_on_before_it_is_whole() -> None:
+async def test_no_body_is_handed_on_before_it_is_whole():
     client = Client(FakeEngine())
     client.send(infer()[:-1])
     with pytest.raises(WireError):
@@ -207,7 +203,7 @@ async def test_no_body_is_handed_on_before_it_is_whole() -> None:
 
 
 @in_a_loop
-async def test_an_answer_before_an_announced_body_ends_the_connection() -> None:
+async def test_an_answer_before_an_announced_body_ends_the_connection():
     """The client may leave the body out, so that what follows would be taken for it."""
     client = Client(FakeEngine(LARGE))
     head = b"POST /v2/repository/index HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"

@@ -1,7 +1,5 @@
 """By when a request has to be answered, from what clients say."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from itertools import product
@@ -69,9 +67,7 @@ SENT = {"sent_at_ms": NOW_MS - 250}
           for due in (NOW_MS - 61_000, NOW_MS + 3.7e6, *ODD)),
     ],
 )  # fmt: skip
-def test_the_deadline(
-    parameters: dict[str, Any], headers: dict[str, Any], arrival: Arrival, deadline: tuple[Any, ...]
-) -> None:
+def test_the_deadline(parameters, headers, arrival, deadline):
     assert when(parameters, arrival, **headers) == Deadline(*deadline)
 
 
@@ -84,7 +80,7 @@ NOT_POSITIVE = (-1, math.nan, math.inf, "nan", "-3")
     [*product(("slo_ms", "sent_at_ms", "timeout"), NO_NUMBERS), ("slo_ms", 0),
      *product(("slo_ms", "timeout"), NOT_POSITIVE)],
 )  # fmt: skip
-def test_what_is_no_number_or_no_span_is_refused(name: str, value: Any) -> None:
+def test_what_is_no_number_or_no_span_is_refused(name, value):
     with pytest.raises(WireError):
         when({"slo_ms": 1, name: value} if name != "timeout" else {name: value})
 
@@ -99,9 +95,7 @@ HEADERS = st.sampled_from([b"x-slo-ms", b"x-sent-at-ms", b"x-deadline-ms"])
     headers=st.dictionaries(HEADERS, st.binary(max_size=12)),
     remaining_s=st.none() | st.floats(allow_nan=False),
 )
-def test_whatever_is_said_the_deadline_is_a_time(
-    parameters: dict[str, Any], headers: dict[bytes, bytes], remaining_s: float | None
-) -> None:
+def test_whatever_is_said_the_deadline_is_a_time(parameters, headers, remaining_s):
     arrival = Arrival(999.9, 1000.0, NOW_MS / 1000, 2.0, remaining_s)
     try:
         found = request_deadline(parameters, headers, arrival)

@@ -3,8 +3,6 @@
 On fakes first, which shows that the client sees what it should, then on real replicas.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -60,7 +58,7 @@ def read_over_the_wire(server: Running) -> float:
     return right / sum(own.total() for own in drawn)
 
 
-def test_a_client_gets_the_text_that_a_pipeline_read() -> None:
+def test_a_client_gets_the_text_that_a_pipeline_read():
     outputs, known = Recognition.outputs, {image.pixels.tobytes(): image for image in IMAGES}
 
     def answer(call: Call) -> Reply:
@@ -76,7 +74,7 @@ def test_a_client_gets_the_text_that_a_pipeline_read() -> None:
 
 @pytest.mark.live
 @needs_two_cpus
-def test_text_is_read_with_one_deadline_for_both_stages(tmp_path: Path) -> None:
+def test_text_is_read_with_one_deadline_for_both_stages(tmp_path):
     with engine_of(ocr(tmp_path), "static-8") as engine, running(engine) as server:
         assert read_over_the_wire(server) > 0.7
         with pytest.raises(InferenceServerException) as refused:
@@ -129,9 +127,7 @@ def flat(values: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("graph", "inputs", "outputs"), USER_MODELS, ids=["cnn", "mlp", "tokens", "texts"]
 )
-def test_a_users_model_is_served_as_it_is(
-    graph: str, inputs: dict[str, Any], outputs: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_users_model_is_served_as_it_is(graph, inputs, outputs, tmp_path):
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> own {graph}')
     onnx.save(model, tmp_path / "own.onnx")
     scenario = one_stage(tmp_path, str(tmp_path / "own.onnx"))
@@ -183,9 +179,7 @@ network = { trace = "none" }
 
 @pytest.mark.live
 @needs_two_cpus
-def test_each_request_has_one_answer_though_replicas_are_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path, monkeypatch):
     """``sponge load`` sends open loop, and every two seconds something is killed."""
     monkeypatch.chdir(tmp_path)
     Path("kills.toml").write_text(KILLS)

@@ -1,7 +1,5 @@
 """The serving thread: controllers that fail, are exchanged or late, and every way to end."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -108,7 +106,7 @@ def rig(launcher: FakeLauncher | None = None, **agents: Fixed) -> Iterator[Rig]:
     until(lambda: not [t for t in threading.enumerate() if t.name in ours])
 
 
-def test_a_call_is_answered_with_its_own_output() -> None:
+def test_a_call_is_answered_with_its_own_output():
     with rig() as r:
         replies = [r.submit(float(x)) for x in range(20)]
         for x, reply in enumerate(replies):
@@ -119,7 +117,7 @@ def test_a_call_is_answered_with_its_own_output() -> None:
         assert time.monotonic() - SOON_S < replies[0]().finished_s <= time.monotonic()
 
 
-def test_the_snapshot_follows_the_intervals() -> None:
+def test_the_snapshot_follows_the_intervals():
     with rig() as r:
         r.submit()()
         until(lambda: sum(interval.on_time for interval in r.intervals) == 1)
@@ -133,7 +131,7 @@ def test_the_snapshot_follows_the_intervals() -> None:
     assert times_s == sorted(set(times_s))
 
 
-def test_another_controller_takes_over_without_losing_a_call() -> None:
+def test_another_controller_takes_over_without_losing_a_call():
     with rig(first=Fixed(1), second=Fixed(3), too_much=Fixed(5)) as r:
         replies = []
         for k in range(40):
@@ -149,9 +147,7 @@ def test_another_controller_takes_over_without_losing_a_call() -> None:
         assert r.engine.snapshot().agent == "second"
 
 
-def test_a_controller_that_fails_keeps_the_last_allocation(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
     caplog.set_level(logging.WARNING, "sponge_env")
     with rig(good=Fixed(3), bad=Fixed(fails=True), greedy=Fixed(4)) as r:
         until(lambda: r.engine.snapshot().cores == (3,))
@@ -187,7 +183,7 @@ class Hanging(Fixed):
         return allocation
 
 
-def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_controller_that_hangs_does_not_stop_serving(caplog):
     hanging = Hanging(3)
     with rig(hanging=hanging, good=Fixed(1)) as r:
         until(lambda: r.engine.snapshot().cores == (3,))
@@ -203,7 +199,7 @@ def test_a_controller_that_hangs_does_not_stop_serving(caplog: pytest.LogCapture
         hanging.goes_on.set()
 
 
-def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
+def test_a_controller_that_hangs_does_not_hold_up_the_end():
     hanging = Hanging()
     with rig(Lazy(), hanging=hanging) as r:
         hanging.goes_on.clear()
@@ -217,7 +213,7 @@ def test_a_controller_that_hangs_does_not_hold_up_the_end() -> None:
         hanging.goes_on.set()
 
 
-def test_a_client_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_raises_harms_nobody(caplog):
     def done(_: Reply) -> None:
         raise RuntimeError("gone")
 
@@ -241,7 +237,7 @@ class Lazy(FakeLauncher):
         return True
 
 
-def test_to_drain_is_to_answer_what_is_there() -> None:
+def test_to_drain_is_to_answer_what_is_there():
     with rig(Lazy(), slow=Fixed()) as r:
         replies = [r.submit(float(x)) for x in range(3)]
         draining = threading.Thread(target=r.engine.drain, args=(SOON_S,))
@@ -272,7 +268,7 @@ class Doomed(Lazy):
         return replica
 
 
-def test_the_server_outlives_replicas_that_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_outlives_replicas_that_do_not_start(monkeypatch):
     monkeypatch.setattr(fleet, "HEARTBEAT_S", 0.001)
     launcher = Doomed()
     with rig(launcher, slow=Fixed()) as r:
@@ -286,7 +282,7 @@ def test_the_server_outlives_replicas_that_do_not_start(monkeypatch: pytest.Monk
         assert {reply().status for reply in replies} == {Status.ANSWERED}
 
 
-def test_a_call_that_breaks_the_engine_is_told_like_the_others() -> None:
+def test_a_call_that_breaks_the_engine_is_told_like_the_others():
     """The fault is in the engine's own hands when it happens, and again as it gives up."""
     with rig(Lazy(), slow=Fixed()) as r:
         replies = [r.submit()]
@@ -314,12 +310,12 @@ class ByTime:
 
 
 @pytest.fixture
-def asked() -> ByTime:
+def asked():
     return ByTime()
 
 
 @pytest.fixture
-def decider(asked: ByTime) -> Iterator[Decider]:
+def decider(asked):
     """It waits for as long as it takes, unless it is not to wait at all."""
     with closing(Decider("asked", asked, make_spec(interval_s=60.0))) as decider:
         decider._max_wait_s = SOON_S
@@ -342,13 +338,13 @@ def is_late(decider: Decider, asked: ByTime, now_s: float) -> None:
     until(lambda: not decider._answers.empty())
 
 
-def test_one_that_is_quick_decides_on_what_is_there_now(decider: Decider, asked: ByTime) -> None:
+def test_one_that_is_quick_decides_on_what_is_there_now(decider, asked):
     asked.may.release(3)
     assert [cores(decider.decide(make_view(now_s=k))) for k in (1, 2, 3)] == [1, 2, 3]
     assert decider.waited_s == 0
 
 
-def test_one_that_takes_long_is_an_interval_late(decider: Decider, asked: ByTime) -> None:
+def test_one_that_takes_long_is_an_interval_late(decider, asked):
     is_late(decider, asked, 1)
     for k, decided in ((3, 1), (4, 3), (5, 4)):
         assert cores(decider.decide(make_view(now_s=k))) == decided
@@ -356,9 +352,7 @@ def test_one_that_takes_long_is_an_interval_late(decider: Decider, asked: ByTime
         until(lambda: not decider._answers.empty())
 
 
-def test_what_it_said_late_stands_if_the_next_is_late_as_well(
-    decider: Decider, asked: ByTime
-) -> None:
+def test_what_it_said_late_stands_if_the_next_is_late_as_well(decider, asked):
     is_late(decider, asked, 1)
     decided = decider._answers.get()
     decider._answers.put(decided._replace(took_s=-1.0))  # quick, for all that

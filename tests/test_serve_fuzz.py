@@ -1,11 +1,8 @@
 """Requests that are nearly right, through a socket; ``make fuzz`` tries many more."""
 
-from __future__ import annotations
-
 import logging
 import logging.handlers
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -28,7 +25,7 @@ def answer(call: Any) -> Reply:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server():
     limits: dict[str, Any] = {"max_body_bytes": 4000, "max_header_bytes": 2000, "max_rows": 8}
     limits |= {"body_timeout_s": 0.05, "idle_timeout_s": 0.05}
     logged = logging.handlers.BufferingHandler(capacity=10**6)
@@ -112,15 +109,13 @@ def statuses(server: Running, data: bytes) -> list[int]:
         st.tuples(PLAIN_PATHS, BODIES, UPGRADES, st.sampled_from(["POST", "GET", "PUT"]))
     )
 )
-def test_every_whole_request_has_one_answer(
-    asked: list[tuple[str, bytes, dict[str, str], str]], server: Running
-) -> None:
+def test_every_whole_request_has_one_answer(asked, server):
     data = b"".join(infer_at(*one) for one in asked)
     assert len(statuses(server, data)) == len(asked) + 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=requests())
-def test_whatever_is_sent(data: bytes, server: Running) -> None:
+def test_whatever_is_sent(data, server):
     for status in statuses(server, data):
         assert status < 500 or status in (503, 504)

@@ -1,7 +1,5 @@
 """HTTP as strangers speak it: in pieces, too much, too slow, not at all."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import itertools
@@ -10,7 +8,6 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +17,7 @@ from fake_engine import FakeEngine, answered, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_http import Answer, Wire, binary, chunked, in_json, infer, request
-from served import Running, running
+from served import running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
@@ -32,13 +29,13 @@ LIMITS: dict[str, Any] = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server():
     with running(**LIMITS) as found:
         yield found
 
 
 @pytest.fixture
-def wire(server: Running) -> Iterator[Wire]:
+def wire(server):
     with Wire(server) as found:
         yield found
 
@@ -71,7 +68,7 @@ WHOLE = b"".join(data for data, _ in PIPELINE)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, len(WHOLE)), max_size=8))
-def test_requests_may_be_cut_anywhere(cuts: list[int], server: Running) -> None:
+def test_requests_may_be_cut_anywhere(cuts, server):
     places = [0, *sorted(cuts), len(WHOLE)]
     with Wire(server) as wire:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -82,7 +79,7 @@ def test_requests_may_be_cut_anywhere(cuts: list[int], server: Running) -> None:
     assert [outputs(answers[k].body) for k in (4, 5, -1)] == [[10, 4], [10, 4], [36, 9]]
 
 
-def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_is_neither_copied_nor_kept(monkeypatch):
     memories: list[Any] = []
 
     def connections(options: Any, memory: Any, *more: Any) -> Connections:
@@ -116,9 +113,7 @@ def test_the_body_is_neither_copied_nor_kept(monkeypatch: pytest.MonkeyPatch) ->
      b"POST / HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n",
      b"GET http://[ HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
 )  # fmt: skip
-def test_what_is_no_http_is_refused(
-    garbage: bytes, wire: Wire, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_http_is_refused(garbage, wire, caplog):
     found = wire.send(garbage).answer()
     assert found.status in (400, 413)
     assert found.json["error"]
@@ -126,7 +121,7 @@ def test_what_is_no_http_is_refused(
     assert not caplog.records
 
 
-def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
+def test_whoever_still_sends_is_told_why_not(wire):
     wire.send(b"POST / HTTP/1.1\r\nno colon\r\n\r\n")
     assert wire.socket.recv(1, socket.MSG_PEEK)  # it is refused
     for _ in range(5):  # the first of these would be told of a reset, the next would fail
@@ -136,7 +131,7 @@ def test_whoever_still_sends_is_told_why_not(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
-def test_a_client_may_close_its_half(version: bytes) -> None:
+def test_a_client_may_close_its_half(version):
     engine = FakeEngine(answer=lambda call: None)
     with running(engine) as server, Wire(server) as wire:
         wire.send(infer().replace(b"HTTP/1.1", version, 1))
@@ -152,7 +147,7 @@ def test_a_client_may_close_its_half(version: bytes) -> None:
         assert wire.closed()
 
 
-def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
+def test_a_client_may_ask_before_it_sends(wire):
     asked = infer(expect="100-continue")
     head, _, body = asked.partition(b"\r\n\r\n")
     assert wire.send(head + b"\r\n\r\n").answer().status == 100
@@ -175,11 +170,11 @@ def test_a_client_may_ask_before_it_sends(wire: Wire) -> None:
         (in_json(), "br", 415),
     ],
 )
-def test_compressed_bodies(body: bytes, encoding: str, status: int, wire: Wire) -> None:
+def test_compressed_bodies(body, encoding, status, wire):
     assert wire.send(request(body, content_encoding=encoding)).answer().status == status
 
 
-def test_answers_are_compressed_where_it_pays() -> None:
+def test_answers_are_compressed_where_it_pays():
     large = served(outputs=TensorSpec((5000,)))
     engine = FakeEngine(large, lambda call: answered(np.zeros((1, 5000), np.float32)))
     with running(engine) as server, Wire(server) as wire:
@@ -194,7 +189,7 @@ def test_answers_are_compressed_where_it_pays() -> None:
         assert "content-encoding" not in plain.headers
 
 
-def test_of_too_many_connections_the_longest_idle_gives_way() -> None:
+def test_of_too_many_connections_the_longest_idle_gives_way():
     health = request(method="GET", path="/v2/health/live")
     engine = FakeEngine(answer=lambda call: None)
     with running(engine, max_connections=2) as server, Wire(server) as one, Wire(server) as two:
@@ -214,7 +209,7 @@ def test_of_too_many_connections_the_longest_idle_gives_way() -> None:
             assert one.answer().status == three.answer().status == 200
 
 
-def test_a_client_that_goes_away_frees_its_place() -> None:
+def test_a_client_that_goes_away_frees_its_place():
     engine = FakeEngine(answer=lambda call: None)
     with running(engine) as server:
         with Wire(server) as wire:
@@ -224,7 +219,7 @@ def test_a_client_that_goes_away_frees_its_place() -> None:
     assert [reply.status for _, reply, _ in server.recorder.ended] == [Status.CANCELLED] * 3
 
 
-def test_a_row_that_is_refused_takes_the_others_back() -> None:
+def test_a_row_that_is_refused_takes_the_others_back():
     def answer(call: Any) -> Reply | None:
         return Reply(Status.REFUSED, retry_after_s=2.5) if call.tensor[0] == 1 else None
 
@@ -244,9 +239,7 @@ def test_a_row_that_is_refused_takes_the_others_back() -> None:
      (Reply(Status.REFUSED), 0, "its deadline cannot be met"),
      (answered(np.zeros((1, 2), np.float32), in_time=False), 20, "")],
 )  # fmt: skip
-def test_a_violation_says_why_and_is_logged(
-    reply: Reply, age_s: float, says: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_violation_says_why_and_is_logged(reply, age_s, says, caplog):
     parent, sent_ms = f"00-{'a1' * 16}-{'1' * 16}-01", (time.time() - age_s) * 1000
     asked = infer(traceparent=parent, x_sent_at_ms=sent_ms, x_slo_ms=500)
     with running(FakeEngine(answer=lambda _: reply), log_violations=True) as server:
@@ -266,7 +259,7 @@ def test_a_violation_says_why_and_is_logged(
 @pytest.mark.parametrize(
     ("rows", "status", "deciding"), [([1, 3, 2], 200, 1), ([1, 9, 3], 504, 1), ([1, 8, 9], 503, 1)]
 )
-def test_a_request_counts_as_what_was_answered(rows: list[int], status: int, deciding: int) -> None:
+def test_a_request_counts_as_what_was_answered(rows, status, deciding):
     def answer(call: Any) -> Reply:
         first = float(call.tensor[0])
         if first >= 8:
@@ -280,7 +273,7 @@ def test_a_request_counts_as_what_was_answered(rows: list[int], status: int, dec
     assert counted == [row != deciding for row in range(len(rows))]
 
 
-def test_more_rows_than_there_is_room_for_are_a_mistake() -> None:
+def test_more_rows_than_there_is_room_for_are_a_mistake():
     """A 503 would have the client try again for ever."""
     engine = FakeEngine(dataclasses.replace(served(), queue_max=2))
     with running(engine) as server, Wire(server) as wire:
@@ -289,7 +282,7 @@ def test_more_rows_than_there_is_room_for_are_a_mistake() -> None:
         assert (found.status, len(engine.calls)) == (400, 2)
 
 
-def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
+def test_the_agent_is_switched(wire, server):
     def switch(body: bytes, kind: str = "application/json") -> Any:
         local = {"content_type": kind, "host": "127.0.0.1:8000"}
         return wire.send(request(body, path="/agent", **local)).answer()
@@ -302,7 +295,7 @@ def test_the_agent_is_switched(wire: Wire, server: Running) -> None:
     assert switch(b'{"agent": "static-1"}', "text/plain").status == 415
 
 
-def test_a_token_guards_all_but_health() -> None:
+def test_a_token_guards_all_but_health():
     def get(path: str, **headers: str) -> Answer:
         return wire.send(request(method="GET", path=path, **headers)).answer()
 
@@ -321,7 +314,7 @@ def test_a_token_guards_all_but_health() -> None:
         assert (shown.body, shown.headers["content-type"]) == (b"asked since=3", "text/plain")
 
 
-def test_what_never_comes_to_the_engine_is_counted() -> None:
+def test_what_never_comes_to_the_engine_is_counted():
     with running(FakeEngine(answer=lambda _: Reply(Status.REFUSED)), **LIMITS) as server:
         for data, status in (
             (infer([[1, 2, 3, 4]]), 503),  # it came there
@@ -346,9 +339,7 @@ def test_what_never_comes_to_the_engine_is_counted() -> None:
      ({"origin": "https://evil.org"}, 403, 403), ({"origin": "null"}, 403, 403),
      ({"x_forwarded_for": "10.0.0.1"}, 200, 403)],
 )  # fmt: skip
-def test_pages_of_other_sites_reach_nothing(
-    headers: dict[str, Any], status: int, agent_status: int, wire: Wire
-) -> None:
+def test_pages_of_other_sites_reach_nothing(headers, status, agent_status, wire):
     """A name that leads here is not this machine's: its site's pages would read the answers."""
     switch = request(
         b'{"agent": "static-1"}', path="/agent", content_type="application/json", **headers
@@ -363,7 +354,7 @@ def test_pages_of_other_sites_reach_nothing(
         assert wire.send(asked).answer().status == right
 
 
-def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
+def test_a_pipeline_says_which_rows_belong_to_whom():
     def answer(call: Any) -> Reply:
         return answered(np.full((int(call.tensor[0]), 2), call.tensor[0], np.float32))
 
@@ -378,7 +369,7 @@ def test_a_pipeline_says_which_rows_belong_to_whom() -> None:
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
-def test_a_client_that_does_not_read_is_let_go(connection: str) -> None:
+def test_a_client_that_does_not_read_is_let_go(connection):
     large = served(outputs=TensorSpec((8 * 2**20,)))
     engine = FakeEngine(large, lambda call: answered(np.zeros((1, 8 * 2**20), np.float32)))
     with running(engine, idle_timeout_s=0.2, body_timeout_s=0.2) as server, Wire(server) as wire:
@@ -388,7 +379,7 @@ def test_a_client_that_does_not_read_is_let_go(connection: str) -> None:
             wire.answer()
 
 
-def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
     """Also where a header says that JSON is all that there is."""
     threads: list[threading.Thread] = []
 
@@ -411,7 +402,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch: pytest.Monk
     assert len(threads) == 2
 
 
-def test_what_is_unpacked_counts() -> None:
+def test_what_is_unpacked_counts():
     body = in_json() + b" " * 4000
     packed = request(gzip.compress(body), content_encoding="gzip")
     with running(max_held_bytes=4000) as server, Wire(server) as wire:

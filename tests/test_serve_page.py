@@ -1,7 +1,5 @@
 """The live page and what it asks for."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import hashlib
@@ -19,7 +17,7 @@ from fake_engine import FakeEngine
 from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.serve.interface import Reply, ServedModel, Status
+from sponge_env.serve.interface import Reply, Status
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 from sponge_env.serve.monitor.page import (
     KEPT,
@@ -42,7 +40,7 @@ OCR = dataclasses.replace(
 
 
 @pytest.fixture
-def history() -> History:
+def history():
     return History(ServerMetrics(SERVED))
 
 
@@ -50,7 +48,7 @@ def points(history: History, since_s: float = 0.0) -> list[dict[str, Any]]:
     return json.loads(orjson.dumps(history.since(since_s)))
 
 
-def test_a_point_says_what_an_interval_was_like(history: History) -> None:
+def test_a_point_says_what_an_interval_was_like(history):
     history.metrics.observe(call(), ANSWER)
     history.metrics.observe(call(), Reply(Status.EXPIRED))
     last = IntervalMetrics(
@@ -67,7 +65,7 @@ def test_a_point_says_what_an_interval_was_like(history: History) -> None:
     assert points(history)[1]["ended"] == [0] * len(OUTCOMES)
 
 
-def test_the_history_is_bounded(history: History) -> None:
+def test_the_history_is_bounded(history):
     for second in range(1, 2000):
         history.take(snapshot(float(second), last=IntervalMetrics(time_s=float(second))))
     kept = points(history)
@@ -76,7 +74,7 @@ def test_the_history_is_bounded(history: History) -> None:
     assert points(history, math.inf) == []
 
 
-def test_the_state_of_a_pipeline() -> None:
+def test_the_state_of_a_pipeline():
     story = Story(OCR, rate_rps=6.0)
     first = json.loads(state(story.engine, History(ServerMetrics(OCR))))
     assert first["history"] == []
@@ -94,12 +92,12 @@ def test_the_state_of_a_pipeline() -> None:
     assert [point["t"] for point in later["history"]] == [29, 30]
 
 
-def test_a_query_says_from_when_on() -> None:
+def test_a_query_says_from_when_on():
     queries = {"": 0, "since=3.5": 3.5, "since=inf": math.inf, "since=nan": 0, "since=x&a=b": 0}
     assert {query: since(query) for query in queries} == queries
 
 
-def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> None:
+def test_a_watch_takes_each_interval_once_and_misses_none(history):
     """Those that follow each other closely are not lost, and the time is the clock's."""
     engine = FakeEngine(SERVED)
     engine.now = snapshot(0.0, last=None)
@@ -112,7 +110,7 @@ def test_a_watch_takes_each_interval_once_and_misses_none(history: History) -> N
     assert history.metrics.core_s == 32
 
 
-def test_the_page_brings_all_that_it_needs() -> None:
+def test_the_page_brings_all_that_it_needs():
     text, rules = page().decode(), page_headers()["content-security-policy"]
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
     assert not re.findall(r"innerHTML|document.write|import\(|<[^>]+ (?:on\w+|style)=", text)
@@ -126,7 +124,7 @@ def test_the_page_brings_all_that_it_needs() -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js on this machine")
 @pytest.mark.parametrize("served", [SERVED, OCR, None], ids=["single", "pipeline", "new"])
-def test_the_script_of_the_page(served: ServedModel | None, tmp_path: Path) -> None:
+def test_the_script_of_the_page(served, tmp_path):
     """It runs in Node with a document that only collects what is set."""
     story = Story(served or SERVED)
     if served is None:

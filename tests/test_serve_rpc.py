@@ -1,7 +1,5 @@
 """gRPC: messages in a pool of their own, damaged ones, limits."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import subprocess
@@ -21,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_http import Wire, binary
 from raw_http import infer as over_http
-from served import Running, running
+from served import running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Reply, Status
@@ -36,13 +34,13 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
+def server():
     with running(max_body_bytes=10_000, max_header_bytes=4000) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def channel(server: Running) -> Iterator[grpc.Channel]:
+def channel(server):
     with grpc.insecure_channel(server.grpc) as found:
         yield found
 
@@ -66,7 +64,7 @@ def infer(rows: Any = ((1, 2, 3, 4),), **more: Any) -> Any:
     return request
 
 
-def test_methods_are_those_of_the_protocol(channel: grpc.Channel) -> None:
+def test_methods_are_those_of_the_protocol(channel):
     known = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
     for method in ("ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex"):
         assert method in known
@@ -83,7 +81,7 @@ def test_methods_are_those_of_the_protocol(channel: grpc.Channel) -> None:
     assert pool is not descriptor_pool.Default()
 
 
-def test_the_answer(channel: grpc.Channel) -> None:
+def test_the_answer(channel):
     data = call(channel, "ModelInfer", infer(id="7").SerializeToString())
     found = service_pb2.ModelInferResponse.FromString(data)
     assert (found.model_name, found.model_version, found.id) == ("tiny", "1", "7")
@@ -118,7 +116,7 @@ MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_the_clients(name: str, channel: grpc.Channel) -> None:
+def test_mistakes_are_the_clients(name, channel):
     request = infer()
     MISTAKES[name](request, request.inputs[0])
     data = request.SerializeToString()
@@ -126,14 +124,14 @@ def test_mistakes_are_the_clients(name: str, channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelReady", "ModelMetadata", "ModelStatistics"])
-def test_unknown_models(method: str, channel: grpc.Channel) -> None:
+def test_unknown_models(method, channel):
     key = "model_name" if method == "ModelInfer" else "name"
     for asked in ({key: "other"}, {key: "tiny", key.replace("name", "version"): "2"}):
         data = MESSAGES[f"{method}Request"](**asked).SerializeToString()
         assert code(channel, method, data) is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_refusal_says_when_to_try_again() -> None:
+def test_a_refusal_says_when_to_try_again():
     engine = FakeEngine(answer=lambda call: Reply(Status.REFUSED, retry_after_s=0.25))
     with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
         with pytest.raises(grpc.RpcError) as raised:
@@ -142,7 +140,7 @@ def test_a_refusal_says_when_to_try_again() -> None:
         assert dict(raised.value.trailing_metadata())[PUSHBACK] == "250"
 
 
-def test_calls_beyond_the_limit_are_refused() -> None:
+def test_calls_beyond_the_limit_are_refused():
     engine = FakeEngine(answer=lambda call: None)
     limits = {"max_connections": 2}
     with running(engine, **limits) as server, grpc.insecure_channel(server.grpc) as channel:
@@ -166,9 +164,7 @@ def test_calls_beyond_the_limit_are_refused() -> None:
         ({"idle_timeout_s": 0.2}, "ModelStreamInfer", grpc.StatusCode.DEADLINE_EXCEEDED),
     ],
 )
-def test_silent_clients_are_let_go(
-    limits: dict[str, Any], method: str, status: grpc.StatusCode
-) -> None:
+def test_silent_clients_are_let_go(limits, method, status):
     """Those without a token are not even read."""
     with running(**limits) as server, grpc.insecure_channel(server.grpc) as channel:
         never = threading.Event()
@@ -186,7 +182,7 @@ def silent(never: threading.Event) -> Iterator[bytes]:
     yield b""
 
 
-def test_a_stream_that_ends_takes_all_back() -> None:
+def test_a_stream_that_ends_takes_all_back():
     engine = FakeEngine(answer=lambda call: None)
     with running(engine) as server, grpc.insecure_channel(server.grpc) as channel:
         many = itertools.repeat(infer().SerializeToString(), 200)
@@ -197,7 +193,7 @@ def test_a_stream_that_ends_takes_all_back() -> None:
     assert len(engine.calls) == STREAM_REQUESTS
 
 
-def test_too_many_messages_at_a_time() -> None:
+def test_too_many_messages_at_a_time():
     data = infer().SerializeToString()
     engine = FakeEngine(answer=lambda call: None)
     limits = {"max_held_bytes": max(COPIES * len(data), len(binary()[0])) + 5}
@@ -214,7 +210,7 @@ def test_too_many_messages_at_a_time() -> None:
 
 
 @given(data=st.binary(max_size=100), raw=st.binary(max_size=300), more=st.binary(max_size=3))
-def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: bytes) -> None:
+def test_raw_contents_are_told_from_the_rest(data, raw, more):
     try:
         assert 0 <= parsed_bytes(data) <= len(data)
     except WireError:
@@ -228,7 +224,7 @@ def test_raw_contents_are_told_from_the_rest(data: bytes, raw: bytes, more: byte
         assert parsed_bytes(said + more) == len(said + more)
 
 
-def test_a_request_has_few_fields(channel: grpc.Channel) -> None:
+def test_a_request_has_few_fields(channel):
     """Each of them takes 90 bytes in memory."""
     empty = b"\x2a\0"
     for before in (b"", b"\x78\1", b"\x7b\x7c"):  # also after what nobody knows
@@ -240,7 +236,7 @@ def test_a_request_has_few_fields(channel: grpc.Channel) -> None:
     assert code(channel, "ModelInfer", known) is grpc.StatusCode.OK
 
 
-def test_what_numbers_become_counts() -> None:
+def test_what_numbers_become_counts():
     raw = infer(np.ones((1, 40_000)))
     numbers = infer(np.ones((1, 40_000)))
     del numbers.raw_input_contents[:]
@@ -257,7 +253,7 @@ def test_what_numbers_become_counts() -> None:
             assert code(channel, "ModelInfer", raw.SerializeToString()) is grpc.StatusCode.OK
 
 
-def test_few_messages_are_read_at_a_time() -> None:
+def test_few_messages_are_read_at_a_time():
     """What has come of a message is not counted before it is whole."""
     limits = {"max_held_bytes": 60_000, "max_body_bytes": 10_000, "body_timeout_s": 4.0}
     places = 60_000 // (COPIES * 10_000)
@@ -300,7 +296,7 @@ with running() as server:
 """A client of HTTP/2 that says goodbye with a text of its own."""
 
 
-def test_what_clients_say_is_not_in_the_log() -> None:
+def test_what_clients_say_is_not_in_the_log():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("GRPC_VERBOSITY", None)
     command = [sys.executable, "-c", TALKATIVE]

@@ -1,7 +1,5 @@
 """The system that serves calls, in virtual time: each ends exactly once, whatever happens."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +51,7 @@ def client_of(scenario: Scenario = ONE, *arguments: Any, **options: Any) -> Clie
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data(), name=st.sampled_from(list(SCENARIOS)))
-def test_each_call_ends_exactly_once(data: st.DataObject, name: str) -> None:
+def test_each_call_ends_exactly_once(data, name):
     scenario = SCENARIOS[name]
     stages = len(scenario.pipeline)
     times_s = st.floats(0.0, 5.0)
@@ -147,7 +145,7 @@ def replies_of(client: Client, status: Status) -> list[Reply]:
     return [told[0] for told in client.replies.values() if told and told[0].status is status]
 
 
-def test_what_cannot_be_met_is_refused_at_once() -> None:
+def test_what_cannot_be_met_is_refused_at_once():
     """The fastest service of one request takes 26 ms here."""
     client = client_of(ONE)
     system = client.system
@@ -159,7 +157,7 @@ def test_what_cannot_be_met_is_refused_at_once() -> None:
     assert (metrics.offered, metrics.dropped, metrics.on_time) == (3, 2, 1)
 
 
-def test_controllers_see_all_requests_that_arrived_those_refused_too() -> None:
+def test_controllers_see_all_requests_that_arrived_those_refused_too():
     system = served_system(ONE)
     client = Client(system)
     for k in range(30):
@@ -170,7 +168,7 @@ def test_controllers_see_all_requests_that_arrived_those_refused_too() -> None:
     assert view.first.arrivals.tolist() == [30]
 
 
-def test_what_runs_counts_as_long_as_it_holds_its_replica() -> None:
+def test_what_runs_counts_as_long_as_it_holds_its_replica():
     """Thirteen run until 0.56 s on 16 cores, which is far from the cheapest way to use them."""
     client = client_of(ONE)
     client.submit_at(0.1, 5.0, 13)
@@ -180,7 +178,7 @@ def test_what_runs_counts_as_long_as_it_holds_its_replica() -> None:
     assert client.statuses[13:] == [Status.REFUSED, Status.ANSWERED, Status.ANSWERED]
 
 
-def test_more_than_there_is_room_for_is_refused() -> None:
+def test_more_than_there_is_room_for_is_refused():
     client = client_of(ONE, queue_max=3)
     client.submit_at(0.1, 30.0, 5)
     client.system.step(Allocation(1, 1))
@@ -190,7 +188,7 @@ def test_more_than_there_is_room_for_is_refused() -> None:
     assert client.system._metrics["overflowed"][0] == 0
 
 
-def test_what_waits_longer_than_it_may_has_expired_then() -> None:
+def test_what_waits_longer_than_it_may_has_expired_then():
     """Not only at the end of the interval, or when a replica is idle: here there is none."""
     client = client_of(ONE, crashes=[(0.1, 0)])
     system = client.system
@@ -204,7 +202,7 @@ def test_what_waits_longer_than_it_may_has_expired_then() -> None:
     assert reply.finished_s == pytest.approx(system.stamp(0.35), abs=1e-4)
 
 
-def test_what_is_taken_back_as_it_expires_ends_once() -> None:
+def test_what_is_taken_back_as_it_expires_ends_once():
     """Its place in the pipeline belongs to the next call by then."""
     client = client_of(TWO, crashes=[(0.05, 0), (0.05, 0)], tasks=tasks_of)
     system = client.system
@@ -219,7 +217,7 @@ def test_what_is_taken_back_as_it_expires_ends_once() -> None:
     assert system._env["opened"] == 0
 
 
-def test_the_place_of_what_has_just_expired_is_free() -> None:
+def test_the_place_of_what_has_just_expired_is_free():
     client = client_of(ONE, queue_max=1, crashes=[(0.85, 0)])
     client.submit_at(0.9, 0.5)
     client.step(Allocation(16, 1))
@@ -230,7 +228,7 @@ def test_the_place_of_what_has_just_expired_is_free() -> None:
     assert client.statuses == [Status.EXPIRED, Status.ANSWERED]
 
 
-def test_goodput_holds_under_overload() -> None:
+def test_goodput_holds_under_overload():
     """Three times what all cores can serve, which is 100 a second."""
     client = client_of(ONE_CPU, QUOTA_PROFILE, queue_max=1024)
     system = client.system
@@ -250,7 +248,7 @@ def test_goodput_holds_under_overload() -> None:
     assert len(on_time) == sum(m.on_time for m in metrics)
 
 
-def test_memory_does_not_grow_with_time() -> None:
+def test_memory_does_not_grow_with_time():
     client = client_of(TWO, tasks=tasks_of)
     system = client.system
     sizes = set()
@@ -266,7 +264,7 @@ def test_memory_does_not_grow_with_time() -> None:
     assert not system._env["ended"]
 
 
-def test_waiting_and_service_add_up_over_stages() -> None:
+def test_waiting_and_service_add_up_over_stages():
     client = client_of(TWO, tasks=tasks_of)
     system = client.system
     client.submit_at(0.1, 5.0)
@@ -282,7 +280,7 @@ def test_waiting_and_service_add_up_over_stages() -> None:
     assert max(queues_s) > 0
 
 
-def test_a_batch_leaves_out_what_it_would_make_late() -> None:
+def test_a_batch_leaves_out_what_it_would_make_late():
     """A batch of ten takes 100 ms; what comes meanwhile has 15 ms left then, enough for itself."""
     client = client_of(ONE_CPU, QUOTA_PROFILE)
     client.submit_at(0.01, 5.0, 10)
@@ -294,7 +292,7 @@ def test_a_batch_leaves_out_what_it_would_make_late() -> None:
     assert sizes == [10] * 10 + [1, 3, 3, 3]
 
 
-def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
+def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more():
     """As long as all is given up because of it, no batch would tell that it is over."""
     client = client_of(ONE)
     system = client.system
@@ -311,7 +309,7 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more() -> None:
     assert client.statuses[-1] is Status.ANSWERED
 
 
-def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace() -> None:
+def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace():
     client = client_of(ONE)
     system = client.system
     client.submit_at(0.9, 5.0)
@@ -337,7 +335,7 @@ class Interrupted(deque[Any]):
         self.meanwhile()
 
 
-def test_no_call_is_left_without_waking_the_engine() -> None:
+def test_no_call_is_left_without_waking_the_engine():
     """Not even after one that the engine took while it was awake for another reason."""
     system = served_system(short())
     wakes: list[int] = []
@@ -352,7 +350,7 @@ def test_no_call_is_left_without_waking_the_engine() -> None:
     assert (len(inbox), len(wakes)) == (1, 2)
 
 
-def test_the_engine_is_woken_once_for_many() -> None:
+def test_the_engine_is_woken_once_for_many():
     wakes: list[int] = []
     inbox = Inbox(lambda: wakes.append(1))
     tickets = [inbox.submit(CALL, lambda _: None) for _ in range(5)]
@@ -364,7 +362,7 @@ def test_the_engine_is_woken_once_for_many() -> None:
     assert left == [(tickets[3], CALL), (tickets[4], CALL), (tickets[4], None)]
 
 
-def test_two_may_take_at_the_same_time() -> None:
+def test_two_may_take_at_the_same_time():
     inbox = Inbox(lambda: None)
     tickets = [inbox.submit(CALL, lambda _: None) for _ in range(3)]
     first = inbox.take(3)

@@ -1,7 +1,5 @@
 """The service of a replica under a CPU quota, against Linux and the reference."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -35,7 +33,7 @@ that did nothing else on Linux 6.18 with 250 ticks per second, whose clock began
 and whose quota was refilled 5.6 ms into each period of it."""
 
 
-def test_lone_work_takes_as_long_as_it_did_on_linux() -> None:
+def test_lone_work_takes_as_long_as_it_did_on_linux():
     service = bucket(cores=1, work_s=0.005, phase=5.6 / 20)
     for number, (begin_ms, took_ms) in enumerate(MEASURED_MS):
         begin_s = number * 10 * PERIOD_S + begin_ms * 1e-3
@@ -43,7 +41,7 @@ def test_lone_work_takes_as_long_as_it_did_on_linux() -> None:
         assert service.finish_s - begin_s == pytest.approx(took_ms * 1e-3, abs=0.2e-3)
 
 
-def test_a_cold_start_that_takes_no_time_is_over_at_once() -> None:
+def test_a_cold_start_that_takes_no_time_is_over_at_once():
     service = bucket(cores=1, work_s=0.005)
     service.load(3.0, 0.0, loading=1)
     assert service.finish_s == 3.0
@@ -64,13 +62,7 @@ def test_a_cold_start_that_takes_no_time_is_over_at_once() -> None:
         max_size=12,
     ),
 )
-def test_core_and_reference_keep_the_same_account(
-    cores: int,
-    phase: float,
-    wake_s: float | None,
-    resume_s: float,
-    moves: list[tuple[float, str, int]],
-) -> None:
+def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s, moves):
     costs: dict[str, Any] = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
     quota = QuotaService(PERIOD_S, (0.02,), 0.0, tick_s=TICK_S, **costs)
     core = CoreService(quota, UNIT, cores, phase)
@@ -144,9 +136,7 @@ class Kernel:
     phase=st.integers(0, 199).map(lambda k: 10 * k + 3),
     works=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=6),
 )
-def test_bucket_equals_looking_at_every_step(
-    cores: int, phase: int, works: list[tuple[int, int]]
-) -> None:
+def test_bucket_equals_looking_at_every_step(cores, phase, works):
     kernel = Kernel(granted=100 * cores, phase=phase)
     service = bucket(cores, 1.0, phase / Kernel.PERIOD, unit=1 / 20)
     end = worked = 0

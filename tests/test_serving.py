@@ -1,7 +1,5 @@
 """The rules of queue, batches, drops and ledger: of the core, on requests made by hand."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -56,7 +54,7 @@ def service_order(system: System) -> list[int]:
         max_size=9,
     )
 )
-def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
+def test_the_order_of_service(times_s):
     """By deadline or by arrival, and where these are equal by id."""
     requests = requests_at((0.0, 9), *times_s)
     arrivals_s, deadlines_s = zip(*times_s, strict=True)
@@ -66,7 +64,7 @@ def test_the_order_of_service(times_s: list[tuple[float, float]]) -> None:
         assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 
 
-def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
+def test_a_request_answered_exactly_at_its_deadline_is_on_time():
     for deadline_s, outcome in ((0.1, "on_time"), (math.nextafter(0.1, 0), "late")):
         assert by_id(serve(requests_at((0.0, deadline_s)), FAST), "outcome") == [outcome]
 
@@ -79,7 +77,7 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time() -> None:
     ],
 )
 @pytest.mark.parametrize("order", ["edf", "fifo"])
-def test_drop_policies(serving: Serving, expected: list[str], order: str) -> None:
+def test_drop_policies(serving, expected, order):
     """The second is 0.05 s late when the first is answered at 0.1 s."""
     changes = FIFO if order == "fifo" else {}
     serving = Serving(serving.drop, order)  # type: ignore[arg-type]
@@ -93,14 +91,14 @@ def test_drop_policies(serving: Serving, expected: list[str], order: str) -> Non
 
 
 @pytest.mark.parametrize(("late_s", "outcome"), [(0.0, "late"), (1e-9, "dropped")])
-def test_exactly_at_its_deadline_a_request_has_not_expired(late_s: float, outcome: str) -> None:
+def test_exactly_at_its_deadline_a_request_has_not_expired(late_s, outcome):
     requests = requests_at((0.0, 1.0), (0.01, 0.1 - late_s))
     system = serve(requests, FAST, serving=Serving("expired"))
     assert by_id(system, "outcome")[1] == outcome
 
 
 @pytest.mark.parametrize(("drop", "allocation"), [("expired", SLOW), ("none", FAST)])
-def test_hopeless_requests_count_apart(drop: Any, allocation: Allocation) -> None:
+def test_hopeless_requests_count_apart(drop, allocation):
     """Nothing can be answered in less than 0.1 s, which is the fourth one's budget."""
     deadlines_s = (0.15, 0.4, 0.2, math.nextafter(0.2, 0))
     requests = requests_at((0.0, 9.0), *((0.1, deadline_s) for deadline_s in deadlines_s))

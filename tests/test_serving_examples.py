@@ -1,7 +1,5 @@
 """Clients of others ask a server, and dashboards name what there is."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -35,7 +33,7 @@ def run(*command: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_tritonclient(kind: str) -> None:
+def test_tritonclient(kind):
     pytest.importorskip("tritonclient")
     with running() as server:
         options = ["--protocol", kind, "--url", getattr(server, kind)]
@@ -47,7 +45,7 @@ def test_tritonclient(kind: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
-def test_curl() -> None:
+def test_curl():
     with serving(FakeServer()) as server:
         out = run("./curl.sh", server.url, "lite0", "images", "3,8,8", "192", TYPE="UINT8")
     assert '"name": "lite0"' in out
@@ -86,7 +84,7 @@ def families(names: Iterable[str]) -> set[str]:
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if "sponge_" in name}
 
 
-def test_the_dashboard_names_metrics_that_there_are() -> None:
+def test_the_dashboard_names_metrics_that_there_are():
     labels = exposed()
     for expression in EXPRESSIONS:
         used = re.findall(r"\b((?:sponge|process)_\w+)", expression)
@@ -103,7 +101,7 @@ def test_the_dashboard_names_metrics_that_there_are() -> None:
             assert named <= set().union(*(labels[name] for name in used), {"le"})
 
 
-def test_the_dashboard_shows_everything_of_ours() -> None:
+def test_the_dashboard_shows_everything_of_ours():
     shown = set(re.findall(r"\b(sponge_\w+)", " ".join(EXPRESSIONS)))
     assert families(exposed()) - families(shown) <= {
         "sponge_server_info",
@@ -116,7 +114,7 @@ def test_the_dashboard_shows_everything_of_ours() -> None:
     }
 
 
-def test_the_docs_name_all_metrics_and_examples() -> None:
+def test_the_docs_name_all_metrics_and_examples():
     page = (ROOT / "docs" / "serving.md").read_text()
     assert set(re.findall(r"`(sponge_\w+)`", page)) == families(exposed())
     assert not [file.name for file in FOLDER.iterdir() if file.is_file() and file.name not in page]
@@ -134,6 +132,6 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", sorted({command for _, command in COMMANDS}))
-def test_commands_that_are_shown_can_be_given(command: str) -> None:
+def test_commands_that_are_shown_can_be_given(command):
     _, name, *arguments = shlex.split(command, comments=True)
     (serve_parser().parse_args if name == "serve" else parse_load)(arguments)

@@ -1,7 +1,5 @@
 """Fixed fleets that are played in the shadow of whoever decides."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -28,7 +26,7 @@ SIZES = [(1, 16, 16), (3, 1, 2), (3, 1, 16), (4, 4, 8), (8, 1, 16), (7, 2, 4)]
     "name",
     ["swing-2-60s-0.75+yolov5s+warm", "fades-0.4+resnet18+warm", "classes-0.75+resnet18+warm"],
 )
-def test_it_misses_what_the_core_counts(name: str) -> None:
+def test_it_misses_what_the_core_counts(name):
     (cell,) = cells(only(load_suite("standard-v1"), name))
     scenario = changed(cell, {"warmup_s": 0.0, "duration_s": 60.0, "simulation.noise": 0.0})
     profile = scenario_profile(scenario)
@@ -68,7 +66,7 @@ def shadow_of(spec: SystemSpec, rate_rps: int, intervals: int, missed: int = 0) 
     return shadow
 
 
-def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more() -> None:
+def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more():
     shadow = shadow_of(SPEC, 20, 29, missed=1)
     assert shadow.to_hold(29.0, overloaded=False) is None, "too early to judge"
     shadow = shadow_of(SPEC, 20, 40, missed=1)
@@ -78,7 +76,7 @@ def test_the_cheapest_constant_is_held_where_the_own_decisions_miss_more() -> No
     assert shadow_of(SPEC, 20, 40).to_hold(40.0, overloaded=False) is None
 
 
-def test_it_is_held_for_twice_as_long_each_time() -> None:
+def test_it_is_held_for_twice_as_long_each_time():
     shadow = shadow_of(SPEC, 20, 40, missed=1)
     ends = [40.0]
     for seconds in (600.0, 1200.0, 2400.0, 3600.0, 3600.0):
@@ -87,7 +85,7 @@ def test_it_is_held_for_twice_as_long_each_time() -> None:
         assert shadow.to_hold(ends[-1] - 0.1, overloaded=False) is not None
 
 
-def test_where_resizes_are_slow_it_is_held_from_the_beginning() -> None:
+def test_where_resizes_are_slow_it_is_held_from_the_beginning():
     slow = dataclasses.replace(SPEC, resize_delay_s=1.8)
     assert shadow_of(slow, 20, 9).to_hold(9.0, overloaded=False) is None
     assert shadow_of(slow, 20, 10).to_hold(10.0, overloaded=False).replicas == 3
@@ -95,21 +93,21 @@ def test_where_resizes_are_slow_it_is_held_from_the_beginning() -> None:
     assert shadow_of(quick, 20, 10).to_hold(10.0, overloaded=False) is None
 
 
-def test_nothing_is_held_in_an_overload_that_no_fleet_survives() -> None:
+def test_nothing_is_held_in_an_overload_that_no_fleet_survives():
     slow = dataclasses.replace(SPEC, resize_delay_s=1.8)
     flood = shadow_of(slow, 200, 20)
     assert flood.to_hold(20.0, overloaded=True) is None
     assert flood.to_hold(20.0, overloaded=False) is not None
 
 
-def test_a_fleet_is_reached_only_through_fleets_that_serve_the_load() -> None:
+def test_a_fleet_is_reached_only_through_fleets_that_serve_the_load():
     shadow = shadow_of(SPEC, 70, 20)
     assert shadow.may_become(12, ready=12)
     assert not shadow.may_become(12, ready=8), "nine of one core serve less than eight of two"
     assert shadow_of(SPEC, 40, 20).may_become(12, ready=8)
 
 
-def test_the_controller_follows_a_load_only_where_resizes_are_quick() -> None:
+def test_the_controller_follows_a_load_only_where_resizes_are_quick():
     decided = []
     for delay_s in (0.0, 1.8):
         controller = SpongeJoint()

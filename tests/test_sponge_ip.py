@@ -1,7 +1,5 @@
 """Sponge's program, both formulations, and with one of its means left out."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -126,7 +124,7 @@ def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
+def test_equals_exhaustive_search_on_random_states(seed):
     rng = np.random.default_rng(seed)
     feasible = 0
     for number in range(STATES):
@@ -142,7 +140,7 @@ def test_equals_exhaustive_search_on_random_states(seed: int) -> None:
     assert 0.3 * STATES < feasible < 0.7 * STATES
 
 
-def test_equals_pulp_on_random_states() -> None:
+def test_equals_pulp_on_random_states():
     rng = np.random.default_rng(10)
     exact, pulp = SpongeIP(), SpongeIP(solver="pulp")
     for _ in range(60):
@@ -163,8 +161,8 @@ def test_equals_pulp_on_random_states() -> None:
 )
 @example(view=busy_view(), gamma_s=0.0, delta_s=0.0, epsilon_s=1e-8, eta_s=1.0)
 def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
-    view: SystemView, gamma_s: float, delta_s: float, epsilon_s: float, eta_s: float
-) -> None:
+    view, gamma_s, delta_s, epsilon_s, eta_s
+):
     spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
     try:
         spec.first.latency.table_s(16, 16)
@@ -191,7 +189,7 @@ def search_as_published(
 
 class TestPaper:
     @pytest.mark.parametrize(("slo_fraction", "expected"), [(1.0, (5, 10)), (0.9, (6, 10))])
-    def test_published_example(self, slo_fraction: float, expected: tuple[int, int]) -> None:
+    def test_published_example(self, slo_fraction, expected):
         answer = decide(
             busy_view(rate_rps=100, delay_s=0.05),
             make_spec("resnet18"),
@@ -207,9 +205,7 @@ class TestPaper:
         delay_s=st.floats(0, 1.2),
         slo_fraction=st.sampled_from([0.9, 1.0]),
     )
-    def test_equals_the_published_search(
-        self, profile: str, rate: int, delay_s: float, slo_fraction: float
-    ) -> None:
+    def test_equals_the_published_search(self, profile, rate, delay_s, slo_fraction):
         spec = make_spec(profile)
         answer = solve_published(spec, rate, delay_s, slo_fraction)
         expected = search_as_published(spec, rate, delay_s, slo_fraction)
@@ -219,7 +215,7 @@ class TestPaper:
 
 
 @pytest.mark.parametrize("formulation", ["paper", "per-request"])
-def test_least_violations_or_hold_when_nothing_fits(formulation: str) -> None:
+def test_least_violations_or_hold_when_nothing_fits(formulation):
     held = Allocation(cores=3, batch=7)
     view = busy_view(rate_rps=200, allocation=held)
     hold = decide(view, formulation=formulation, on_infeasible="hold")
@@ -230,11 +226,11 @@ def test_least_violations_or_hold_when_nothing_fits(formulation: str) -> None:
 
 
 class TestPerRequest:
-    def test_fewer_cores_than_the_published_form_while_budgets_are_mixed(self) -> None:
+    def test_fewer_cores_than_the_published_form_while_budgets_are_mixed(self):
         view = busy_view(rate_rps=20, budgets_left_s=(0.5, 0.8), delays_s=np.array([0.1, 0.3]))
         assert decide(view).cores < decide(view, formulation="paper").cores
 
-    def test_everything_while_the_load_is_unknown_and_little_while_idle(self) -> None:
+    def test_everything_while_the_load_is_unknown_and_little_while_idle(self):
         held = Allocation(cores=3, batch=7)
         assert decide(make_view(allocation=held)) == Allocation(cores=16, batch=16)
         assert decide(make_view(allocation=held), formulation="paper") == held
@@ -245,35 +241,35 @@ class TestForecast:
     def forecast(self, view: SystemView, **options: Any) -> Forecast:
         return forecast_arrivals(make_spec(), view, **options)
 
-    def test_scatter_raises_the_rate(self) -> None:
+    def test_scatter_raises_the_rate(self):
         scattered = busy_view(arrivals=np.array([10.0, 30.0] * 5))
         assert self.forecast(scattered).rate_rps > 20
         assert self.forecast(scattered, sigmas=2.0).rate_rps > self.forecast(scattered).rate_rps
         assert self.forecast(scattered, sigmas=0.0).rate_rps == 20
 
-    def test_scatter_is_neither_a_slow_swing_nor_a_delivery_that_was_held_back(self) -> None:
+    def test_scatter_is_neither_a_slow_swing_nor_a_delivery_that_was_held_back(self):
         swing = busy_view(arrivals=np.array([10.0] * 5 + [30.0] * 5))
         held_back = busy_view(arrivals=np.array([20.0] * 7 + [5.0, 35.0, 20.0]))
         assert self.forecast(swing).noise ** 2 == pytest.approx(400 / 2 / 9 / 20)
         assert self.forecast(held_back).noise ** 2 == pytest.approx(450 / 9 / 20)
 
-    def test_a_step_up_is_followed_at_once(self) -> None:
+    def test_a_step_up_is_followed_at_once(self):
         step = busy_view(arrivals=np.array([5.0] * 8 + [40.0] * 2))
         assert self.forecast(step, sigmas=0.0).rate_rps == 40
 
-    def test_budgets_remember_the_worst_recent_delay(self) -> None:
+    def test_budgets_remember_the_worst_recent_delay(self):
         delays_s = np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1])
         view = busy_view(delay_s=0.1, mean_delays_s=delays_s)
         assert self.forecast(view).budget_low_s == pytest.approx(0.5)
         assert self.forecast(view).budget_high_s == pytest.approx(0.9)
 
-    def test_nothing_has_arrived_yet(self) -> None:
+    def test_nothing_has_arrived_yet(self):
         view = busy_view(rate_rps=0, mean_delays_s=np.full(10, np.nan), budgets_s=NOTHING)
         forecast = self.forecast(view)
         assert (forecast.rate_rps, forecast.budget_low_s) == (0.0, 1.0)
 
 
-def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured() -> None:
+def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured():
     fit = LatencyModel(9.0, 9.0, 9.0, 9.0, residual_quantiles=(0.5,))
     table_s = ((0.1, 0.05), (0.2, 0.1))
     grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), table_s)
@@ -283,14 +279,14 @@ def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_me
     assert state.running[0, 0] == pytest.approx(10.1 + 0.5 * 0.1 - view.now_s)
 
 
-def test_the_view_may_be_read_only() -> None:
+def test_the_view_may_be_read_only():
     view = busy_view(rate_rps=10, budgets_left_s=(0.4, 0.8))
     expected = decide(view)
     view.first.queued_deadlines_s.setflags(write=False)
     assert same(decide(view), expected)
 
 
-def test_no_decision_waits_for_the_compiler() -> None:
+def test_no_decision_waits_for_the_compiler():
     controller = SpongeIP()
     controller.reset(make_spec(), seed=0)
     compiled = list(lay_out.signatures)  # type: ignore[attr-defined]

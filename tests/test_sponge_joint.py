@@ -1,7 +1,5 @@
 """``sponge-joint``: its queue, its fleet, and what it makes of an episode."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -41,7 +39,7 @@ def decide(view: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Allocat
     return controller.decide(view)
 
 
-def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
+def test_replicas_that_share_a_cpu_are_not_worth_having():
     """Under perfect scaling four replicas on one CPU serve what one does with all of it."""
     latency = LatencyModel(gamma_s=0.1, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
     own, shared = (
@@ -61,7 +59,7 @@ def test_replicas_that_share_a_cpu_are_not_worth_having() -> None:
     assert sizes[1] == 1
 
 
-def test_more_replicas_need_fewer_cores() -> None:
+def test_more_replicas_need_fewer_cores():
     cores = [
         decide(busy_view(allocation=Allocation(4, 4, held), replicas_ready=held)).cores
         for held in (1, 2, 3, 4)
@@ -70,14 +68,14 @@ def test_more_replicas_need_fewer_cores() -> None:
     assert cores[0] > cores[-1] == 1
 
 
-def test_cores_cover_the_load_until_a_replica_is_warm() -> None:
+def test_cores_cover_the_load_until_a_replica_is_warm():
     held = Allocation(4, 4, 3)
     warm = decide(busy_view(allocation=held, replicas_ready=3))
     starting = decide(busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0)))
     assert starting.cores > warm.cores
 
 
-def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> None:
+def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
     machine = dataclasses.replace(with_first(SPEC, cores_max=11), total_cores=11)
     held = Allocation(4, 4, 3)
     starting = busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0))
@@ -90,7 +88,7 @@ def test_replicas_start_only_beside_the_cores_that_are_needed_until_then() -> No
     assert answer.replicas == 4 + 11 - 4 * 2, "warm replicas do not go for larger ones"
 
 
-def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
+def test_replicas_are_ready_or_start_or_are_asked_for_now():
     view = make_view(
         now_s=5.0,
         replicas_ready=2,
@@ -106,7 +104,7 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now() -> None:
     assert replica_states(idle, 5.0, 10.0, replicas=2) == [(0.0, 0), (0.0, 0)]
 
 
-def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not() -> None:
+def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     assert rate_samples(np.array([20.0]), lag=20) == pytest.approx([20.0])
     assert rate_samples(np.full(100, 20.0), lag=20) == pytest.approx(20.0)
     slow = 20 + 10 * np.sin(np.arange(400) / 80)
@@ -132,7 +130,7 @@ def fleet_size(
     return answer
 
 
-def test_a_fleet_grows_with_a_load_that_lasts_and_shrinks_again() -> None:
+def test_a_fleet_grows_with_a_load_that_lasts_and_shrinks_again():
     assert fleet_size([20.0] * 60, replicas=1, ready=1) > 1
     assert fleet_size([20.0] * 60, replicas=4, ready=4) == 3
     assert fleet_size([5.0] * 60, replicas=4, ready=4) == 2
@@ -170,7 +168,7 @@ def learned_s(*lasts: IntervalMetrics, spec: SystemSpec = LIMITED, **view: Any) 
     return float(times.table_s[1, 0])
 
 
-def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores() -> None:
+def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores():
     times = ServiceTimes(LIMITED, TABLE_S)
     assert times.table_s == pytest.approx(1.03 * TABLE_S)
     # Between two sizes, batches take what lies between.
@@ -200,27 +198,27 @@ def test_a_batch_tells_how_much_longer_all_others_take_on_its_cores() -> None:
     ],
 )
 def test_a_batch_lasts_as_long_as_its_quota_takes_to_grant_what_it_used(
-    changes: dict[str, Any], starting_s: tuple[float, ...], spec: SystemSpec, expected_s: float
-) -> None:
+    changes, starting_s, spec, expected_s
+):
     learned = learned_s(interval(**changes), starting_s=starting_s, spec=spec)
     assert learned == pytest.approx(expected_s, abs=0.01)
 
 
-def test_a_replica_that_became_ready_within_the_interval_was_loading() -> None:
+def test_a_replica_that_became_ready_within_the_interval_was_loading():
     times = ServiceTimes(LIMITED, TABLE_S)
     times.observe(make_view(last=None, starting_s=(0.5,), allocation=TWO))
     times.observe(make_view(last=interval(utilisation=0.5), allocation=TWO))
     assert times.table_s[1, 0] == pytest.approx(0.12, abs=0.01)
 
 
-def test_an_interval_with_two_numbers_of_cores_tells_nothing() -> None:
+def test_an_interval_with_two_numbers_of_cores_tells_nothing():
     times = ServiceTimes(LIMITED, TABLE_S)
     times.observe(make_view(last=None, allocation=Allocation(3, 4)))
     assert not times.observe(make_view(last=interval(), allocation=TWO))
     assert times.observe(make_view(last=interval(), allocation=TWO))
 
 
-def test_what_is_learned_stays_near_the_profile() -> None:
+def test_what_is_learned_stays_near_the_profile():
     for seen_s, factor in ((10.0, 2.0), (1e-4, 0.5)):
         intervals = [interval(service_mean_s=seen_s, utilisation=0.0)] * 20
         assert learned_s(*intervals) == pytest.approx(factor * TABLE_S[1, 0], rel=0.02)
@@ -229,7 +227,7 @@ def test_what_is_learned_stays_near_the_profile() -> None:
 MACHINE = make_spec(total_cores=16)
 
 
-def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be_late() -> None:
+def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be_late():
     held = Allocation(16, 8, 1)
     late = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 60)
     answer = decide(late, MACHINE)
@@ -246,7 +244,7 @@ def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be
     assert (answer.replicas, answer.cores) == (2, 15)
 
 
-def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
+def test_replicas_that_start_in_an_overload_are_not_given_up():
     starting = busy_view(
         rate_rps=30,
         allocation=Allocation(1, 1, 12),
@@ -256,7 +254,7 @@ def test_replicas_that_start_in_an_overload_are_not_given_up() -> None:
     assert decide(starting, MACHINE).replicas == 12
 
 
-def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
+def test_a_lull_in_an_overload_does_not_call_off_what_starts():
     """Neither while the queue is long nor while the ready ones do not serve the rate."""
     controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
     controller.reset(MACHINE, seed=0)
@@ -276,7 +274,7 @@ def test_a_lull_in_an_overload_does_not_call_off_what_starts() -> None:
 
 
 @pytest.mark.parametrize("ready", [1, 8])
-def test_a_rate_that_no_fleet_serves_gets_the_one_that_serves_most(ready: int) -> None:
+def test_a_rate_that_no_fleet_serves_gets_the_one_that_serves_most(ready):
     held = {"allocation": Allocation(16 // ready, 2, ready), "replicas_ready": ready}
     flood = busy_view(rate_rps=200, budgets_left_s=(-1.0,) * 300, **held)
     assert decide(flood, MACHINE).replicas == 16
@@ -284,7 +282,7 @@ def test_a_rate_that_no_fleet_serves_gets_the_one_that_serves_most(ready: int) -
 
 @pytest.mark.parametrize("rate_rps", [32, 38, 45])
 @pytest.mark.parametrize("waiting", [70, 300])
-def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps: int, waiting: int) -> None:
+def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps, waiting):
     sizes, service_s = np.arange(1, 17)[:, None], MACHINE.first.latency.table_s(16, 16)
     throughput_rps = np.where(service_s <= 0.4, sizes / service_s, 0.0).max(axis=0)
 
@@ -314,9 +312,7 @@ def ended(waiting: int, before_rps: float, after_rps: float, change_s: float) ->
 @given(
     st.integers(0, 500), st.floats(-50, 50), st.floats(-50, 50), st.floats(0, 20), st.floats(0, 1)
 )
-def test_a_backlog_ends_when_all_of_it_is_served(
-    waiting: int, before_rps: float, after_rps: float, change_s: float, share: float
-) -> None:
+def test_a_backlog_ends_when_all_of_it_is_served(waiting, before_rps, after_rps, change_s, share):
     end_s = ended(waiting, before_rps, after_rps, change_s)
 
     def left(now_s: float) -> float:
@@ -329,7 +325,7 @@ def test_a_backlog_ends_when_all_of_it_is_served(
         assert left(share * end_s) >= -1e-6
 
 
-def test_load_steps_beyond_one_replica_are_followed() -> None:
+def test_load_steps_beyond_one_replica_are_followed():
     """The target is twice the late requests of Themis."""
     scenario, late = load_scenario("load-step"), []
     scenario = dataclasses.replace(scenario, serving=Serving(drop="none"))
@@ -342,7 +338,7 @@ def test_load_steps_beyond_one_replica_are_followed() -> None:
     assert follows <= 2 * themis
 
 
-def test_an_overload_is_followed_where_the_usual_fleet_would_not_be() -> None:
+def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     steps = {"flash_factor": 6.0, "flash_s": 60.0, "flash_every_s": 120.0, "peak": 0.9}
     changes = {"duration_s": 240.0, "arrivals": {"kind": "flash-crowd", **steps}}
     scenario, missed = changed(load_scenario("flash-crowd"), changes), []
@@ -352,7 +348,7 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be() -> None:
     assert missed[0] < missed[1] / 2
 
 
-def test_where_one_core_is_half_busy_there_are_two_replicas() -> None:
+def test_where_one_core_is_half_busy_there_are_two_replicas():
     """Also for minutes after it was; and none where it never is."""
     assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
     assert fleet_size([8.0] * 10 + [1.0] * 600, replicas=2, ready=2) == 1

@@ -1,7 +1,5 @@
 """sponge-mpc: its queue against the serving core, its forecasts, its price, its decisions."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
@@ -162,14 +160,8 @@ def reference(case: Case) -> float:
     edge_s=st.floats(0.1, 3.0),
 )
 def test_the_played_queues_count_what_a_plain_pipeline_counts(
-    gaps_s: list[float],
-    budgets_s: list[float],
-    tasks: list[int],
-    replicas: int,
-    cores: tuple[int, int],
-    batch: int,
-    edge_s: float,
-) -> None:
+    gaps_s, budgets_s, tasks, replicas, cores, batch, edge_s
+):
     arrival_s = np.cumsum(gaps_s)
     arrivals_s = np.stack([arrival_s, arrival_s + budgets_s[: arrival_s.size]], axis=1)
     held = [replicas] * (len(tasks) + 1)
@@ -178,20 +170,20 @@ def test_the_played_queues_count_what_a_plain_pipeline_counts(
     assert played(case) == pytest.approx(reference(case), abs=1e-6)
 
 
-def test_drawn_fan_outs_have_the_mean_of_their_distribution() -> None:
+def test_drawn_fan_outs_have_the_mean_of_their_distribution():
     shares = (0.15, 0.25, 0.2, 0.4)
     assert drawn_tasks(shares).mean() == pytest.approx(np.arange(4) @ shares, abs=0.01)
     assert set(drawn_tasks((0.0, 1.0)).tolist()) == {1}
 
 
-def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way() -> None:
+def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way():
     arrivals_s = path_of(CALM, EXPECTED, 0)
     assert arrivals_s.shape[0] == pytest.approx(40, abs=1)
     np.testing.assert_allclose(np.diff(arrivals_s[:, 0]), 0.05, rtol=1e-6)
     np.testing.assert_allclose(arrivals_s[:, 1] - arrivals_s[:, 0], 0.9, rtol=1e-6)
 
 
-def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() -> None:
+def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left():
     stalled = CALM._replace(transfer_s=2.0, swing=1.0)
     arrivals_s = path_of(stalled, EXPECTED, 0)
     on_the_way = arrivals_s[:, 1] < 1.0
@@ -199,14 +191,14 @@ def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left() ->
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
 
 
-def test_kinds_of_requests_overtake_each_other() -> None:
+def test_kinds_of_requests_overtake_each_other():
     kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
     arrivals_s = path_of(CALM, EXPECTED, 0, kinds)
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
 
 
-def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is() -> None:
+def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is():
     stalled = CALM._replace(transfer_s=0.8)
     whole, halves = np.empty(2), np.empty(4)
     path_of(stalled, EXPECTED, 0, KINDS, whole, 1.0)
@@ -214,7 +206,7 @@ def test_the_bandwidth_remembers_for_so_many_seconds_however_long_an_interval_is
     np.testing.assert_allclose(halves[1::2], whole)
 
 
-def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
+def test_paths_bring_the_expected_number_of_requests_on_average():
     random = CALM._replace(scatter=1.0, spread=0.05)
     counts = [np.sum(path_of(random, DRAWS, path)[:, 0] < 1.0) for path in range(DRAWS.weight.size)]
     assert DRAWS.weight.sum() == pytest.approx(1.0)
@@ -223,7 +215,7 @@ def test_paths_bring_the_expected_number_of_requests_on_average() -> None:
     assert min(counts) < 18
 
 
-def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
+def test_the_busiest_path_brings_the_surge_and_no_other():
     surging = CALM._replace(surge=3.0)
     more = [
         path_of(surging, DRAWS, path).shape[0] - path_of(CALM, DRAWS, path).shape[0]
@@ -233,7 +225,7 @@ def test_the_busiest_path_brings_the_surge_and_no_other() -> None:
     assert more[1:] == [0] * (len(more) - 1)
 
 
-def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:
+def test_a_rate_is_averaged_over_the_intervals_that_agree():
     ones = np.ones(12)
     steady, watched_s = fit_rate(20 * ones, ones, 1.0)
     assert (steady, watched_s) == (20.0, 12.0)
@@ -241,7 +233,7 @@ def test_a_rate_is_averaged_over_the_intervals_that_agree() -> None:
     assert (stepped, watched_s) == (50.0, 4.0)
 
 
-def test_a_stall_in_the_network_does_not_change_the_rate() -> None:
+def test_a_stall_in_the_network_does_not_change_the_rate():
     """The second interval from the end tells that the one before was cut short, too."""
     counts = np.array([20.0, 20.0, 20.0, 8.0, 0.0, 0.0])
     spans_s = np.array([1.0, 1.0, 1.0, 1.0, -0.6, 0.0])
@@ -264,7 +256,7 @@ def interval_view(
     )
 
 
-def test_an_interval_without_arrivals_means_that_they_are_on_the_way() -> None:
+def test_an_interval_without_arrivals_means_that_they_are_on_the_way():
     flow = Flow(SPEC)
     flow.observe(interval_view(10, np.full(20, 0.1), np.full(10, 20.0)))
     forecast = flow.observe(interval_view(11, np.full(0, 0.1), np.array([20.0] * 10 + [0.0])))
@@ -286,7 +278,7 @@ def network_view(
 
 
 @pytest.mark.parametrize("base_s", [0.0, 0.01, 0.2])
-def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s: float) -> None:
+def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_s):
     flow = Flow(SPEC)
     for interval, bandwidth in enumerate((3e6, 1e6, 1e6, 4.1e6, 2e4, 7e6, 3e6), start=1):
         flow.observe(network_view(interval, bandwidth, [3e5] * 20, base_s))
@@ -294,7 +286,7 @@ def test_a_changing_bandwidth_does_not_look_like_requests_of_several_sizes(base_
 
 
 @pytest.mark.parametrize("bandwidths", [(3e6, 3.0001e6), (3e6, 1e6, 4e6, 2e6)])
-def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[float, ...]) -> None:
+def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths):
     flow = Flow(SPEC)
     for interval, bandwidth in enumerate(bandwidths, start=1):
         large = 3 + interval % 3
@@ -304,7 +296,7 @@ def test_requests_with_one_slo_and_two_sizes_are_told_apart(bandwidths: tuple[fl
     np.testing.assert_allclose(flow.kinds[:, 1], 1.0)
 
 
-def test_the_price_of_a_request_rises_with_the_rate() -> None:
+def test_the_price_of_a_request_rises_with_the_rate():
     curve = cost_curve(SERVICE_S)
     prices = [price_of(curve, rate_rps) for rate_rps in np.linspace(0, 60, 200)]
     assert prices[0] == 0.0
@@ -323,16 +315,14 @@ def decide(view: SystemView, spec: Any = SPEC, **options: Any) -> Any:
     return controller.decide(view)
 
 
-def test_urgent_requests_get_cores_at_once() -> None:
+def test_urgent_requests_get_cores_at_once():
     calm = decide(busy_view(budgets_left_s=(0.7, 0.8, 0.9)))
     urgent = decide(busy_view(budgets_left_s=tuple(np.linspace(0.2, 0.5, 12))))
     assert urgent.cores > calm.cores
     assert calm.feasible
 
 
-def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_high_load_is_played_in_groups_as_it_is_one_by_one(monkeypatch):
     fast = LatencyModel(gamma_s=0.005, delta_s=1e-4, epsilon_s=0.0, eta_s=1e-3)
     view = busy_view(rate_rps=400, allocation=Allocation(8, 8))
     answers = []

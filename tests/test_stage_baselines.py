@@ -1,7 +1,5 @@
 """Rules for several stages and variants: IPA, FA2 on a chain, SlackFit, GrandSLAm."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -63,7 +61,7 @@ def cheapest(spec: SystemSpec, view: SystemView, slo_fraction: float, cores: int
 
 @pytest.mark.parametrize("name", ["pipeline-video", "pipeline-nlp", "pipeline-fanout"])
 @pytest.mark.parametrize("cores", [1, 2])
-def test_ipa_finds_the_fewest_cores(name: str, cores: int) -> None:
+def test_ipa_finds_the_fewest_cores(name, cores):
     spec, view, answer = played(
         name, IPA(cores=cores, mode="scale", slo_fraction=1.0, headroom=0.0, rate_windows=1)
     )
@@ -72,12 +70,12 @@ def test_ipa_finds_the_fewest_cores(name: str, cores: int) -> None:
     assert {stage.cores for stage in answer.stages} == {cores}
 
 
-def test_fa2_on_a_chain_is_ipa_with_one_core_and_less_time() -> None:
+def test_fa2_on_a_chain_is_ipa_with_one_core_and_less_time():
     spec, view, answer = played("pipeline-video", FA2())
     assert answer.total_cores == cheapest(spec, view, 0.9, 1)
 
 
-def test_ipa_in_its_modes() -> None:
+def test_ipa_in_its_modes():
     _, _, switched = played("variants", IPA(mode="switch", cores=16))
     assert switched.replicas == 1
     _, _, scaled = played("variants", IPA(mode="scale", cores=2))
@@ -89,20 +87,20 @@ def test_ipa_in_its_modes() -> None:
     assert cheap.total_cores < dear.total_cores
 
 
-def test_ipa_asks_for_all_replicas_where_nothing_fits() -> None:
+def test_ipa_asks_for_all_replicas_where_nothing_fits():
     _, _, answer = played("pipeline-video", IPA(slo_fraction=0.1))
     assert not answer.feasible
     assert [stage.replicas for stage in answer.stages] == [8, 8]
 
 
-def test_slackfit_lets_batches_choose() -> None:
+def test_slackfit_lets_batches_choose():
     spec, _, answer = played("variants", SlackFit(cores=12))
     assert answer == Allocation(12, spec.first.batch_max, 1, BY_SLACK)
     _, _, plain = played("pipeline-video", SlackFit())
     assert [stage.variant for stage in plain.stages] == [0, 0]
 
 
-def test_grandslam_fills_the_slack_of_each_stage() -> None:
+def test_grandslam_fills_the_slack_of_each_stage():
     spec, view, answer = played("pipeline-video", GrandSLAm(cores=2))
     for k, (share, after) in enumerate(shares(spec, "proportional")):
         stage, chosen = spec.stages[k], answer.stages[k]
@@ -116,7 +114,7 @@ def test_grandslam_fills_the_slack_of_each_stage() -> None:
         assert chosen.batch == max([1, *fitting])
 
 
-def test_splits_take_any_variant_that_is_in_force_at_first() -> None:
+def test_splits_take_any_variant_that_is_in_force_at_first():
     scenario = load_scenario("pipeline-video")
     models = Variant("video-classifier", 0.7), Variant("video-detector", 0.8)
     first = dataclasses.replace(
@@ -134,7 +132,7 @@ def test_splits_take_any_variant_that_is_in_force_at_first() -> None:
         assert answer.stages[0].variant == 1 or controller.plans(system.spec)
 
 
-def test_the_look_ahead_trades_accuracy_for_cores() -> None:
+def test_the_look_ahead_trades_accuracy_for_cores():
     _, _, dear = played("variants", SpongeMPC(accuracy_price=50.0), 30.0)
     _, _, cheap = played("variants", SpongeMPC(accuracy_price=0.0), 30.0)
     assert (cheap.variant, dear.variant) == (0, 2)

@@ -1,7 +1,5 @@
 """What is measured of stages and variants, and where it arrives; what cannot be is refused."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
@@ -36,11 +34,11 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_means_over_an_episode_have_weights_of_their_own() -> None:
+def test_means_over_an_episode_have_weights_of_their_own():
     blank = dict.fromkeys(names(StageMetrics), 0.0)
     busy = blank | {"taken": 6, "waited_s": 3.0, "answered": 6, "batches": 3, "batch_mean": 2.0}
     busy |= {"queued": 4, "core_seconds": 3.0, "utilisation": 0.9, "share/a": 1.0, "share/b": 0.0}
@@ -63,7 +61,7 @@ def test_means_over_an_episode_have_weights_of_their_own() -> None:
     assert set(AVERAGED.values()) - {""} < set(names(StageMetrics))
 
 
-def test_a_summary_of_stages_reads_back_and_one_model_has_none() -> None:
+def test_a_summary_of_stages_reads_back_and_one_model_has_none():
     system = SimulatedSystem(replace(load_scenario("paper"), duration_s=2.0), seed=0)
     assert system.step(Allocation(8, 4)).stages == {}
     assert "stages" not in summary(EpisodeMetrics())
@@ -73,9 +71,7 @@ def test_a_summary_of_stages_reads_back_and_one_model_has_none() -> None:
     assert from_summary(kept).stages["a"] == pytest.approx(episode.stages["a"], nan_ok=True)
 
 
-def test_the_pipeline_of_the_docs_runs_and_its_stages_arrive_wherever_metrics_are(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_pipeline_of_the_docs_runs_and_its_stages_arrive_wherever_metrics_are(capsys):
     page = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text()
     text, command = re.findall(r"```(?:toml)?\n(.*?)```", page, re.DOTALL)[:2]
     assert text.count("\n") <= 30
@@ -121,7 +117,7 @@ def with_stages(path: Path) -> Path:
     return path
 
 
-def test_stages_and_accuracy_are_reported_where_there_are_some() -> None:
+def test_stages_and_accuracy_are_reported_where_there_are_some():
     run = with_stages(Path("staged"))
     assert report([str(run)]) == 0
     page = (run / "report/report.html").read_text()
@@ -129,7 +125,7 @@ def test_stages_and_accuracy_are_reported_where_there_are_some() -> None:
         assert text in page
 
 
-def test_damaged_stages_of_a_result_are_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_stages_of_a_result_are_noticed(capsys):
     good = dict.fromkeys(names(StageMetrics), 1.0)
     lacking, wrong = good | {}, good | {"queued": "many"}
     del lacking["answered"]
@@ -192,9 +188,7 @@ def variants_of(*pairs: tuple[str, object]) -> str:
         ),
     ],
 )
-def test_what_is_no_pipeline_is_refused_in_one_sentence(
-    old: str, new: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, capsys):
     assert old in STAGES
     Path("mine.toml").write_text(STAGES.replace(old, new))
     check_refused("--scenario mine.toml", sentence, capsys)
@@ -210,7 +204,7 @@ def check_refused(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) 
     assert [*Path().iterdir()] == before
 
 
-def test_options_that_do_not_fit_a_pipeline_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_do_not_fit_a_pipeline_are_refused(capsys):
     for line, sentence in (
         ("--scenario pipeline-video --profile lite0", "lists stages.*leave out the profile"),
         ("--scenario variants --backend live", "whose model does not come with it"),

@@ -1,7 +1,5 @@
 """Sponge's program for a chain of stages: its options counted anew, and what it decides."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -91,7 +89,7 @@ def left_ticks(
     return [NEVER if t < 0 else math.floor(t / tables.tick_s + 1e-9) for t in left_s], short
 
 
-def test_options_are_counted_as_they_are_defined() -> None:
+def test_options_are_counted_as_they_are_defined():
     program, random = StageProgram(SpongeIPConfig(), VIDEO), np.random.default_rng(1)
     chain, (_, cores_max, batch_max) = program.chain, program.model.tables[0].service_s.shape
     for _ in range(60):
@@ -111,7 +109,7 @@ def test_options_are_counted_as_they_are_defined() -> None:
 
 
 @pytest.mark.parametrize("total_cores", [5, 32])
-def test_what_is_left_out_would_not_win(total_cores: int) -> None:
+def test_what_is_left_out_would_not_win(total_cores):
     stages = tuple(
         # Two variants alike, so that options cost the same.
         dataclasses.replace(stage, latencies=stage.latencies[:1] * 2, accuracies=(0.5, 0.5))
@@ -134,7 +132,7 @@ def test_what_is_left_out_would_not_win(total_cores: int) -> None:
     assert 50 < feasible < 450
 
 
-def test_tasks_of_requests_multiply() -> None:
+def test_tasks_of_requests_multiply():
     spec = spec_of("pipeline-fanout")
     one, crops = tasks_of_requests(spec.stages)
     assert one.tolist() == [0.0, 1.0]
@@ -152,7 +150,7 @@ def decide(system: SimulatedSystem, controller: SpongeIP) -> list[Any]:
     return decided
 
 
-def test_where_the_load_is_steady_it_holds_what_it_takes() -> None:
+def test_where_the_load_is_steady_it_holds_what_it_takes():
     steady = Arrivals(kind="constant", rate_rps=30.0)
     system = system_of("pipeline-video", arrivals=steady)
     decided = decide(system, SpongeIP())
@@ -160,7 +158,7 @@ def test_where_the_load_is_steady_it_holds_what_it_takes() -> None:
     assert all(each.feasible for each in decided[2:])
 
 
-def test_of_equal_cores_the_most_accurate_variant() -> None:
+def test_of_equal_cores_the_most_accurate_variant():
     quiet = Arrivals(kind="constant", rate_rps=2.0)
     price = {"accuracy_price": 0.0}
     decided = decide(system_of("variants", arrivals=quiet), SpongeIP(**price))
@@ -170,7 +168,7 @@ def test_of_equal_cores_the_most_accurate_variant() -> None:
 
 
 @pytest.mark.parametrize("budget", ["end-to-end", "proportional", "equal"])
-def test_a_budget_for_each_stage_or_for_all(budget: str) -> None:
+def test_a_budget_for_each_stage_or_for_all(budget):
     system = system_of("pipeline-nlp", arrivals=Arrivals(rate_rps=6.0))
     controller = SpongeIP(budget=budget)
     decided = decide(system, controller)
@@ -180,7 +178,7 @@ def test_a_budget_for_each_stage_or_for_all(budget: str) -> None:
     assert controller.plans(system.spec) == (budget == "end-to-end")
 
 
-def test_nothing_is_forecast_before_a_request_has_come() -> None:
+def test_nothing_is_forecast_before_a_request_has_come():
     system = system_of("pipeline-video")
     controller = SpongeIP()
     controller.reset(system.spec, seed=0)
@@ -188,6 +186,6 @@ def test_nothing_is_forecast_before_a_request_has_come() -> None:
 
 
 @pytest.mark.parametrize(("which", "variant"), [("smallest", 0), ("largest", 2)])
-def test_the_variant_may_be_fixed(which: str, variant: int) -> None:
+def test_the_variant_may_be_fixed(which, variant):
     decided = decide(system_of("variants"), SpongeIP(variant=which))
     assert {each.variant for each in decided[1:]} == {variant}

@@ -1,11 +1,8 @@
 """Stepwise policies: what they see and remember, and what they may choose."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,7 +44,7 @@ def seen_over_time(
     return np.array(shown)
 
 
-def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -> None:
+def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many():
     observations = np.random.default_rng(0).random((40, 3, JOINT.obs_dim)).astype(np.float32)
     cells = (0.8, 1, 1), (1.2, 2, 3), (1.5, 3, 2)
     times = [(factor * FIT_S[c - 1, b - 1], b, c, 0) for factor, b, c in cells]
@@ -59,7 +56,7 @@ def test_what_is_remembered_begins_anew_and_is_the_same_for_one_and_for_many() -
         assert np.array_equal(together[:, k : k + 1], alone)
 
 
-def test_means_and_extremes_follow_the_arrivals() -> None:
+def test_means_and_extremes_follow_the_arrivals():
     observations = np.zeros((100, 1, JOINT.obs_dim), np.float32)
     arrivals = JOINT.fields.index("arrivals_last")
     observations[1:50, 0, arrivals], observations[50:, 0, arrivals] = 0.2, 0.8
@@ -71,7 +68,7 @@ def test_means_and_extremes_follow_the_arrivals() -> None:
     assert seen["arrivals_before"][50] == pytest.approx(0.8)
 
 
-def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
+def test_how_long_batches_take_is_remembered_relative_to_the_fit():
     observations = np.zeros((200, 1, JOINT.obs_dim), np.float32)
 
     def ratios(factor: float, batch: float, cores: float) -> np.ndarray:
@@ -89,7 +86,7 @@ def test_how_long_batches_take_is_remembered_relative_to_the_fit() -> None:
         assert (seen_over_time(observations, [nothing])[:, 0, SERVICE] == 1.0).all()
 
 
-def test_a_rate_beyond_what_an_observation_shows_is_counted() -> None:
+def test_a_rate_beyond_what_an_observation_shows_is_counted():
     state = PolicyState([SPEC], Form(1, BATCHES))
     row = np.zeros((1, JOINT.obs_dim), np.float32)
     row[0, JOINT.fields.index("arrivals_last")] = CLIP
@@ -97,7 +94,7 @@ def test_a_rate_beyond_what_an_observation_shows_is_counted() -> None:
     assert state.seen[0, INPUTS.index("arrivals_mean_3s")] == pytest.approx(8)
 
 
-def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
+def test_a_new_episode_begins_with_service_as_the_fit_says():
     state = PolicyState([SPEC] * 2, Form(EVERY, BATCHES))
     observations = np.zeros((2, JOINT.obs_dim), np.float32)
     slow = np.array([[2 * FIT_S[0, 0], 1.0, 1.0, 0.0]] * 2)
@@ -112,9 +109,7 @@ def test_a_new_episode_begins_with_service_as_the_fit_says() -> None:
 
 
 @pytest.mark.parametrize(("every", "intervals"), [(20, [*range(12), 20, 40]), (0, [])])
-def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
-    every: int, intervals: list[int]
-) -> None:
+def test_the_replicas_step_in_the_first_seconds_and_then_seldom(every, intervals):
     state, due = PolicyState([SPEC], Form(every, (1, 2))), []
     logits = np.zeros((2, 1, sum(state.choices.actions)), np.float32)
     logits[0, 0, -1] = logits[1, 0, -3] = 1.0  # up from one replica, down from two
@@ -125,7 +120,7 @@ def test_the_replicas_step_in_the_first_seconds_and_then_seldom(
     assert due == intervals
 
 
-def test_no_decision_asks_for_more_than_the_machine_has() -> None:
+def test_no_decision_asks_for_more_than_the_machine_has():
     for spec, sizes in ((SPEC, BATCHES), (spec_of(CHAIN), (1, 2, 4))):
         random, held, steps = np.random.default_rng(0), [], set[int]()
         state = PolicyState([spec] * 64, Form(1, sizes, holds_peak=False))
@@ -147,7 +142,7 @@ def test_no_decision_asks_for_more_than_the_machine_has() -> None:
     ]
 
 
-def test_ready_replicas_get_what_those_that_start_leave() -> None:
+def test_ready_replicas_get_what_those_that_start_leave():
     state = PolicyState([SPEC], Form(1, BATCHES))
     most, row = np.zeros((1, 16 + len(BATCHES) + 3)), np.zeros((1, JOINT.obs_dim))
     most[0, :16] = np.arange(16)
@@ -162,7 +157,7 @@ def test_ready_replicas_get_what_those_that_start_leave() -> None:
     assert [(cores, n) for cores, _, n, _ in asked] == [(7, 3), (7, 4), (6, 5), (6, 6)]
 
 
-def test_replicas_stay_within_what_a_policy_knows() -> None:
+def test_replicas_stay_within_what_a_policy_knows():
     most = SPEC.stages[0].replicas_max
     state = PolicyState([SPEC], Form(EVERY, (1,), replicas=8))
     for asked, followed in ((0, 1), (3, 3), (99, 8)):
@@ -175,7 +170,7 @@ def test_replicas_stay_within_what_a_policy_knows() -> None:
     assert PolicyState([many], Form(1, (1,), replicas=8)).replicas[0, 0] == 8 < most
 
 
-def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path: Path) -> None:
+def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path):
     nothing = np.zeros((2, len(INPUTS)), np.float32)
     save_policy(dataclasses.replace(drawn_policy(), input_range=nothing), tmp_path / POLICY_FILE)
     controller, system = PolicyController("ppo-joint", str(tmp_path)), make_system(SCENARIO, 0)
@@ -188,7 +183,7 @@ def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path: Path) -> No
         system.step(answer)
 
 
-def test_inputs_of_a_pipeline_are_those_of_each_stage() -> None:
+def test_inputs_of_a_pipeline_are_those_of_each_stage():
     spec = spec_of(CHAIN)
     layout = layout_of(spec)
     observed = np.random.default_rng(0).random((1, len(layout.fields))).astype(np.float32)

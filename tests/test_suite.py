@@ -1,7 +1,5 @@
 """Suites as a user runs them: ``evaluate.py --suite``."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -65,7 +63,7 @@ class Hangs(Mine):
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("tiny.toml").write_text(SUITE)
@@ -76,9 +74,7 @@ def run(line: str) -> int:
     return evaluate.main(line.split())
 
 
-def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
-    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
-) -> None:
+def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(capsys, request):
     assert run("--suite tiny.toml --run-dir run --jobs 2") == 0
     request.getfixturevalue("inline")
     printed = capsys.readouterr().out
@@ -111,7 +107,7 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_traces_is_a_suite(capsys):
     Path("traces").mkdir()
     Path("traces/bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,3e6\n1,2e6\n")
     Path("traces/load").write_text("9\n11\n4\n")
@@ -132,7 +128,7 @@ def test_a_folder_of_traces_is_a_suite(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.usefixtures("inline")
-def test_an_agent_that_fails_leaves_the_others_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_agent_that_fails_leaves_the_others_alone(capsys):
     line = "--suite tiny.toml --agent static-8 own_controllers:Fails --run-dir run"
     assert run(f"{line} --jobs 1") == 1
     printed = capsys.readouterr().out
@@ -153,7 +149,7 @@ def somebody_is_in_group(group: int) -> bool:
     return True
 
 
-def test_an_interrupted_suite_leaves_its_results_and_no_process() -> None:
+def test_an_interrupted_suite_leaves_its_results_and_no_process():
     line = "--suite tiny.toml --agent static-8 own_controllers:Hangs --run-dir run --jobs 2"
     command = [sys.executable, str(ROOT / "evaluate.py"), *line.split()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -172,7 +168,7 @@ def test_an_interrupted_suite_leaves_its_results_and_no_process() -> None:
     assert len(load_results(Path("run"))) >= 2
 
 
-def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on() -> None:
+def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
     """Seed 0 ends, seed 1 is interrupted in its third interval."""
     Path("slow.py").write_text(
         "import os, signal\nfrom sponge_env.interfaces import Allocation\n"
@@ -214,7 +210,7 @@ def without_times(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_a_suite_and_a_single_evaluation_leave_the_same_files() -> None:
+def test_a_suite_and_a_single_evaluation_leave_the_same_files():
     one = "seeds = 2\nstarts = ['warm']\n[agents.fa2]\n"
     one += "[[cells]]\nscenarios = ['paper']\n"
     Path("one.toml").write_text(f"{one}profiles = ['resnet18']\nchanges = {{ duration_s = 40.0 }}")

@@ -1,7 +1,5 @@
 """What a suite is, and what it says about bad ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -32,7 +30,7 @@ def suite(**changes: object) -> Suite:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))
-def test_every_shipped_suite_can_run(name: str) -> None:
+def test_every_shipped_suite_can_run(name):
     shipped = load_suite(name)
     if any(group.traces for group in shipped.cells):
         folder = Path(__file__).parent / "data" / "traces"
@@ -43,7 +41,7 @@ def test_every_shipped_suite_can_run(name: str) -> None:
     assert len(units(shipped)) == len(cells(shipped)) * (len(shipped.agents) + len(shipped.bounds))
 
 
-def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first() -> None:
+def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first():
     two = suite(agents={"fa2": AgentEntry(), "static-8": AgentEntry()}, bounds=("joint",))
     work = units(two)
     assert [unit.agent for unit in work] == [
@@ -53,7 +51,7 @@ def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first() -> None:
     assert isinstance(work[0], BoundUnit)
 
 
-def test_a_file_names_scenarios_beside_itself(tmp_path: Path) -> None:
+def test_a_file_names_scenarios_beside_itself(tmp_path):
     (tmp_path / "own.toml").write_text("duration_s = 5.0\n[arrivals]\nrate_rps = 3.0\n")
     path = tmp_path / "suite.toml"
     path.write_text(
@@ -64,7 +62,7 @@ def test_a_file_names_scenarios_beside_itself(tmp_path: Path) -> None:
     assert (scenario.name, scenario.profile, scenario.duration_s) == ("own", "resnet18", 5.0)
 
 
-def test_a_scenario_keeps_its_profiles_unless_the_suite_names_others() -> None:
+def test_a_scenario_keeps_its_profiles_unless_the_suite_names_others():
     assert [cell.profile for cell in cells(suite(cells=(CellGroup(("bursty",)),)))] == [
         "resnet18",
         "resnet18",
@@ -74,7 +72,7 @@ def test_a_scenario_keeps_its_profiles_unless_the_suite_names_others() -> None:
         cells(staged)
 
 
-def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
+def test_a_change_replaces_a_table_or_one_key_of_it():
     fading = load_scenario("deep-fade")
     fifo = changed(fading, {"serving.order": "fifo"})
     assert (fifo.serving.order, fifo.serving.drop) == ("fifo", fading.serving.drop)
@@ -91,7 +89,7 @@ def test_a_change_replaces_a_table_or_one_key_of_it() -> None:
         ({"duration_s.x": 1}, "duration_s must be a number"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sentence: str) -> None:
+def test_a_change_that_cannot_be_made_is_named(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         cells(suite(cells=(CellGroup(("paper",), changes=dict(changes)),)))
     with pytest.raises(ConfigError, match=sentence):
@@ -113,7 +111,7 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], sente
         ("cells = [", "is not a TOML suite"),
     ],
 )
-def test_a_bad_suite_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_bad_suite_is_refused_in_one_sentence(tmp_path, text, sentence):
     path = tmp_path / "bad.toml"
     rest = "" if "agents" in text else "[agents.fa2]\n"
     path.write_text(f'{text}\n{rest}[[cells]]\nscenarios = ["paper"]\nprofiles = ["yolov5s"]\n')
@@ -126,7 +124,7 @@ def recorded(**changes: object) -> Suite:
     return suite(cells=tuple(both), starts=("cold",), **changes)
 
 
-def test_each_trace_in_a_folder_is_a_cell(tmp_path: Path) -> None:
+def test_each_trace_in_a_folder_is_a_cell(tmp_path):
     (tmp_path / "my bus.csv").write_text("time_s,bandwidth_bytes_per_s\n0,1e6\n1,2e6\n")
     (tmp_path / "my_load").write_text("3\n4\n1\n")
     (tmp_path / "my-bus.csv").write_text("0 1\n1 2\n")
@@ -146,7 +144,7 @@ def test_each_trace_in_a_folder_is_a_cell(tmp_path: Path) -> None:
         cells(recorded())
 
 
-def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) -> None:
+def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path):
     (tmp_path / "40").write_text("40\n")
     (tmp_path / "20").write_text("20\n")
     (tmp_path / "200").write_text("200\n")
@@ -156,7 +154,7 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path: Path) 
     assert bounds == {("oracle", "20"), ("oracle-joint", "20"), ("oracle-joint", "40")}
 
 
-def test_keys_of_one_table_change_together() -> None:
+def test_keys_of_one_table_change_together():
     crowds = {"arrivals.flash_s": 200.0, "arrivals.flash_every_s": 300.0}
     assert changed(load_scenario("paper"), crowds).arrivals.flash_s == 200.0
     load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
@@ -165,7 +163,7 @@ def test_keys_of_one_table_change_together() -> None:
     assert changed(recorded, {"network.start": "random"}).network.start == "random"
 
 
-def test_scenarios_that_differ_in_one_value_are_groups() -> None:
+def test_scenarios_that_differ_in_one_value_are_groups():
     across = {"network.payload_bytes": (3e5, 1e5), "arrivals.rate_rps": (8.0, 20.0)}
     found = arranged(suite(cells=(CellGroup(("paper",), ("yolov5s",), across=across), PAPER)))
     assert found.groups == {
@@ -175,7 +173,7 @@ def test_scenarios_that_differ_in_one_value_are_groups() -> None:
     }
 
 
-def test_each_combination_of_values_is_a_cell_named_after_them() -> None:
+def test_each_combination_of_values_is_a_cell_named_after_them():
     across = {"network.trace": ("4g", "3g-bus"), "slo_s": (0.5, 2.0)}
     group = CellGroup(("paper",), ("yolov5s",), across=across)
     found = {c.name: (c.network.trace, c.slo_s) for c in cells(suite(cells=(group,)))}
@@ -185,7 +183,7 @@ def test_each_combination_of_values_is_a_cell_named_after_them() -> None:
     }  # fmt: skip
 
 
-def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules() -> None:
+def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():
     entry = AgentEntry(controller="static", options={"cores": 3})
     some = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
     assert some.agents == {"three": entry, "static-8": AgentEntry(), "mine:Own": AgentEntry()}
@@ -202,20 +200,20 @@ def named(*agents: str, scenario: str = "paper-300kb") -> list[AgentUnit]:
     return [unit for unit in work if isinstance(unit, AgentUnit)]
 
 
-def test_a_constant_is_sized_where_it_is_played() -> None:
+def test_a_constant_is_sized_where_it_is_played():
     training, hindsight = named("fixed-fleet", "fixed-hindsight")
     assert (training.constant, hindsight.constant) == ("training", "hindsight")
     assert training.options == hindsight.options == {}
 
 
-def test_bounds_are_chosen_like_agents() -> None:
+def test_bounds_are_chosen_like_agents():
     agents, bounds = chosen(["oracle-joint", "static-8"])
     assert (list(agents), bounds) == (["static-8"], ("joint",))
     with pytest.raises(ConfigError, match="oracle stands beside agents in a suite"):
         with_agents(suite(), ["oracle"])
 
 
-def test_a_file_is_followed_by_what_the_registry_has_for_it() -> None:
+def test_a_file_is_followed_by_what_the_registry_has_for_it():
     agents, _ = chosen(["sb3:some/model.zip"])
     assert agents["sb3:model"].options == {"file": "some/model.zip"}
     with pytest.raises(ConfigError, match="two agents are called 'sb3:model'"):
@@ -230,14 +228,12 @@ def test_a_file_is_followed_by_what_the_registry_has_for_it() -> None:
         ("oracle", AgentEntry(controller="fa2"), "taken by a bound"),
     ],
 )
-def test_an_agent_that_cannot_run_is_refused_before_anything_does(
-    name: str, entry: AgentEntry, sentence: str
-) -> None:
+def test_an_agent_that_cannot_run_is_refused_before_anything_does(name, entry, sentence):
     with pytest.raises(ConfigError, match=sentence):
         units(suite(agents={name: entry}))
 
 
-def test_tuned_options_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuned_options_come_first(monkeypatch):
     def tuned(agent: str, scenario: Scenario) -> dict[str, object]:
         assert (agent, scenario.cell[:2]) == ("static", ("paper", "yolov5s"))
         return {"cores": {"cold": 5, "warm": 3}[scenario.start], "batch": 4}

@@ -1,7 +1,5 @@
 """A suite's tables, from results made up by hand."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -50,7 +48,7 @@ BOUNDS = [rows("oracle", cell, 0.003, 4.0) for cell in (COLD, OTHER)]
 PAIR = rows("ip", COLD, 0.001, 8 + NOISE), rows("fa2", COLD, 0.021, 5 + NOISE)
 
 
-def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains() -> None:
+def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains():
     table = cell_table(comparison(*PAIR, *BOUNDS), COLD)
     assert table.headings[2:4] == ["avoidable [%]", "mean cores"]
     assert entries(table, "fa2") == [
@@ -64,7 +62,7 @@ def test_a_cell_table_shows_means_with_ranges_and_what_the_bound_attains() -> No
     assert {*cell_rows(replayed)["n"]} == {1}
 
 
-def test_a_suite_has_one_score_and_one_for_each_group() -> None:
+def test_a_suite_has_one_score_and_one_for_each_group():
     frames = [rows("ip", COLD, 0.001, 8.0), rows("fa2", COLD, 0, 6.0)]
     frames += [rows("ip", OTHER, 0.0, 8.0), rows("fa2", OTHER, 0.0, 3.0)]
     one = comparison(*frames, *BOUNDS, shown={"groups": {"paper": "a", "bursty": "b"}})
@@ -77,7 +75,7 @@ def test_a_suite_has_one_score_and_one_for_each_group() -> None:
     assert "by group, cold start" in all_tables(one)
 
 
-def test_a_failed_agent_has_a_line_of_its_own() -> None:
+def test_a_failed_agent_has_a_line_of_its_own():
     failure = dict(zip(("scenario", "profile", "start"), COLD, strict=True))
     failure |= {"agent": "fa2", "type": "ValueError", "message": "no good"}
     frames = [rows("ip", COLD, 0, 8.0), rows("ip", OTHER, 0, 8.0), rows("fa2", OTHER, 0, 5.0)]
@@ -87,7 +85,7 @@ def test_a_failed_agent_has_a_line_of_its_own() -> None:
     assert entries(scores(one)[ALL], "fa2")[0] == "1 of 2"
 
 
-def test_without_bounds_there_are_no_cores_over_one() -> None:
+def test_without_bounds_there_are_no_cores_over_one():
     frame = rows("ip", COLD, 0.0, 8.0).assign(latency_p99_s=np.where(SEEDS < 3, np.inf, 0.2))
     one = comparison(frame, agents="ip")
     assert cell_table(one, COLD).headings[-1] == "p99 [ms]"

@@ -1,7 +1,5 @@
 """The summary of requests: what counts as a violation, per what, and how long they took."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -18,7 +16,7 @@ OUTCOME = np.array(["on_time", "on_time", "late", "dropped", "failed", "queued",
 LATENCY_S = np.array([0.1, 0.3, 0.9, math.nan, math.nan, math.nan, math.nan])
 
 
-def test_rates_are_of_what_has_ended() -> None:
+def test_rates_are_of_what_has_ended():
     hopeless = np.array([False, False, True, False, True, True, False])
     summary = summarise_requests(OUTCOME, LATENCY_S, hopeless)
     assert (summary["offered"], summary["violations"], summary["hopeless"]) == (7, 3, 3)
@@ -29,7 +27,7 @@ def test_rates_are_of_what_has_ended() -> None:
     assert (summary["latency_p50_s"], summary["latency_p99_s"]) == (0.9, math.inf)
 
 
-def test_accuracy_counts_answers_in_time_only() -> None:
+def test_accuracy_counts_answers_in_time_only():
     accuracy = np.array([0.7, 0.9, 0.8, math.nan, math.nan, math.nan, math.nan])
     needs_cores = OUTCOME == "dropped"
     found = summarise_accuracy(OUTCOME, accuracy, needs_cores)
@@ -38,14 +36,14 @@ def test_accuracy_counts_answers_in_time_only() -> None:
     assert found["more_cores_rate"] == 1 / 5
 
 
-def test_nothing_offered_has_no_latency() -> None:
+def test_nothing_offered_has_no_latency():
     nothing = summarise_requests(OUTCOME[:0], LATENCY_S[:0], np.zeros(0, np.bool_))
     assert (nothing["offered"], nothing["violation_rate"]) == (0, 0.0)
     assert math.isnan(nothing["latency_p99_s"])
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 0.75, 0.99, 1.0])
-def test_an_interval_has_the_quantiles_of_an_episode(probability: float) -> None:
+def test_an_interval_has_the_quantiles_of_an_episode(probability):
     rng = np.random.default_rng(0)
     for answered, dropped in rng.integers(0, 9, (40, 2)).tolist():
         latency_s = np.sort(rng.uniform(0, 1, answered))

@@ -1,7 +1,5 @@
 """Episodes of a system: what adds up, what a controller is shown, how an episode ends."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -24,13 +22,13 @@ RUN = Run("scripted", "short", "sim", 0)
 @pytest.mark.parametrize(
     "allocation", [Allocation(0, 1), Allocation(17, 1), Allocation(1, 17), Allocation(2.5, 1)]
 )
-def test_allocations_outside_the_limits_are_refused(allocation: Allocation) -> None:
+def test_allocations_outside_the_limits_are_refused(allocation):
     system = make_system(SHORT, seed=0)
     with pytest.raises(ValueError, match=r"allocation\.(cores|batch) must be .* between 1 and 16"):
         system.step(allocation)
 
 
-def test_an_episode_ends_with_its_duration() -> None:
+def test_an_episode_ends_with_its_duration():
     system = make_system(short(duration_s=2.0), seed=0)
     for _ in range(2):
         assert not system.done
@@ -51,7 +49,7 @@ class Interrupted(Scripted):
         return super().decide(view)
 
 
-def test_an_interrupted_episode_is_summed_up_over_what_has_ended() -> None:
+def test_an_interrupted_episode_is_summed_up_over_what_has_ended():
     system = SimulatedSystem(short(arrivals=Arrivals(rate_rps=30.0)), 0)
     episode = play(system, Interrupted(Allocation(1, 1)), RUN)
     summary = episode.summary
@@ -65,7 +63,7 @@ def test_an_interrupted_episode_is_summed_up_over_what_has_ended() -> None:
     assert math.isinf(summary.latency_p99_s) == (summary.dropped > 0)
 
 
-def test_time_stands_still_while_a_controller_prepares() -> None:
+def test_time_stands_still_while_a_controller_prepares():
     """It may compile something, which on a real worker would take seconds of the episode."""
     happened: list[str] = []
 

@@ -1,7 +1,5 @@
 """The benchmark of speed, with a step or two of everything."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -13,7 +11,7 @@ from benchmarks import throughput
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch, inline: None) -> None:
+def test_everything_is_measured(monkeypatch, inline):
     cpu, wall = throughput.shortest_ns(lambda: sum(range(100_000)))
     assert 0 < cpu < 1.5 * wall
     monkeypatch.chdir(ROOT)
@@ -33,9 +31,7 @@ def test_everything_is_measured(monkeypatch: pytest.MonkeyPatch, inline: None) -
     assert all(cpu > 0 and wall > 0 for cpu, wall in found.values())
 
 
-def test_another_installation_is_not_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_installation_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="there is no sponge_env in"):
         throughput.measure(only_gate=True)

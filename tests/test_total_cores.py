@@ -1,7 +1,5 @@
 """The live worker scales as the simulated one, and never holds more cores than the machine."""
 
-from __future__ import annotations
-
 from contextlib import closing
 from typing import Any
 
@@ -147,9 +145,7 @@ moves = sizes | st.integers(0, TOTAL - 1) | st.sampled_from(["fill", "ready", "d
 @example([(8, 2), "fill", (16, 1), "die"])
 @settings(deadline=None)
 @given(st.lists(moves, max_size=40))
-def test_it_scales_as_the_simulated_worker_whatever_happens(
-    moves: list[tuple[int, int] | int | str],
-) -> None:
+def test_it_scales_as_the_simulated_worker_whatever_happens(moves):
     """Resizes, answers of the n-th busy replica, new batches, cold starts and deaths."""
     rig, other = Rig(1, 16), Simulated(1, 16)
     cores, replicas = 1, 16
@@ -177,7 +173,7 @@ def test_it_scales_as_the_simulated_worker_whatever_happens(
         assert rig.worker.status().ready == replicas
 
 
-def test_more_than_the_machine_is_refused() -> None:
+def test_more_than_the_machine_is_refused():
     rig = Rig(4, 4)
     with closing(rig.worker):
         with pytest.raises(ConfigError, match="2 replicas of 16 cores are more than the 16 cores"):
@@ -185,7 +181,7 @@ def test_more_than_the_machine_is_refused() -> None:
         assert rig.machine.limits == [4] * 4
 
 
-def test_only_the_first_that_is_missing_is_written() -> None:
+def test_only_the_first_that_is_missing_is_written():
     """A quota write refills the kernel's tokens, so that none is made without need."""
     rig = Rig(4, 2)
     with closing(rig.worker):

@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -52,7 +49,7 @@ rate_rps = 40.0
 
 
 @pytest.mark.parametrize("agent", SEARCHES)
-def test_a_search_goes_over_options_that_there_are(agent: str) -> None:
+def test_a_search_goes_over_options_that_there_are(agent):
     space = SEARCHES[agent]
     for at in ("low", "high", "least", "most"):
         ends = {n: getattr(own, at) for n, own in space.items() if isinstance(own, Range)}
@@ -63,7 +60,7 @@ def test_a_search_goes_over_options_that_there_are(agent: str) -> None:
             make_controller(agent, known_controllers(), {name: word})
 
 
-def test_a_range_is_widened_where_the_best_lies_at_its_end() -> None:
+def test_a_range_is_widened_where_the_best_lies_at_its_end():
     plain = Range(0.0, 1.0, least=0.0)
     assert plain.widened(0.5) == plain == plain.widened(0.0)
     assert plain.widened(0.99).high == 2.0
@@ -87,7 +84,7 @@ def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, An
     return tune_task(Task("queue-rule", "resnet18", (SHORT,), 40)), tried
 
 
-def test_the_best_is_found_beyond_the_range_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_is_found_beyond_the_range_as_well(monkeypatch):
     found, tried = tuned_to(monkeypatch, 7.0)
     assert tried[0] == 5.0, "the defaults"
     assert found["options"]["x"] == pytest.approx(7.0, abs=0.3)
@@ -98,12 +95,12 @@ def test_the_best_is_found_beyond_the_range_as_well(monkeypatch: pytest.MonkeyPa
     assert tuned_to(monkeypatch, 5.0)[0]["options"] == {}, "the first of equals wins"
 
 
-def test_violations_beyond_the_objective_cost_cores() -> None:
+def test_violations_beyond_the_objective_cost_cores():
     assert tune.cost_cores(4.0, 0.0) == tune.cost_cores(4.0, MET) == 4.0
     assert tune.cost_cores(4.0, 3 * MET) == pytest.approx(12.0)
 
 
-def test_what_is_worse_in_the_first_cells_is_left_at_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_worse_in_the_first_cells_is_left_at_that(monkeypatch):
     played: list[tuple[float, str]] = []
 
     def play(task: Task, cell: Scenario, seed: int, options: dict[str, Any]) -> float:
@@ -119,7 +116,7 @@ def test_what_is_worse_in_the_first_cells_is_left_at_that(monkeypatch: pytest.Mo
     assert {name for _, name in played[:24]} == {cell.name for cell in short}
 
 
-def test_no_constant_beats_the_best_in_hindsight() -> None:
+def test_no_constant_beats_the_best_in_hindsight():
     # One core misses 9 %, two nothing.
     limits, arrivals = Limits(4, 4, 4, 4), Arrivals(rate_rps=30.0)
     scenario = dataclasses.replace(SHORT, limits=limits, arrivals=arrivals)
@@ -145,9 +142,7 @@ def test_no_constant_beats_the_best_in_hindsight() -> None:
 
 
 @pytest.mark.usefixtures("inline")
-def test_script_writes_what_the_suite_reads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_script_writes_what_the_suite_reads(tmp_path, capsys, monkeypatch):
     (tmp_path / "short.toml").write_text(SCENARIO)
     suite, out = tmp_path / "suite.toml", tmp_path / "tuned.json"
     suite.write_text(SUITE)
@@ -163,9 +158,7 @@ def test_script_writes_what_the_suite_reads(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"agents": {"hpa": {"a": {}}}}'])
-def test_a_file_of_something_else_is_not_replaced(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_something_else_is_not_replaced(text, tmp_path, capsys):
     out = tmp_path / "mine.json"
     out.write_text(text)
     assert tune.main(["--suite", "quick", "--out", str(out)]) == 2
@@ -173,9 +166,7 @@ def test_a_file_of_something_else_is_not_replaced(
     assert out.read_text() == text
 
 
-def test_what_was_not_tuned_has_its_defaults_and_one_warning(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_tuned_has_its_defaults_and_one_warning(caplog, monkeypatch):
     baselines._warn.cache_clear()
     monkeypatch.setattr("baselines._tuned", lambda: {"hpa": {"yolov5s": {"options": {}}}})
     for _ in range(2):
@@ -183,7 +174,7 @@ def test_what_was_not_tuned_has_its_defaults_and_one_warning(
     assert caplog.text.count("hpa was not tuned for resnet18: its defaults are used") == 1
 
 
-def test_what_is_shipped_fits_suites_and_controllers() -> None:
+def test_what_is_shipped_fits_suites_and_controllers():
     shipped = tune.load_tuned(baselines.TUNED_FILE)
     for agent, own in shipped.items():
         for found in own.values():
@@ -195,7 +186,7 @@ def test_what_is_shipped_fits_suites_and_controllers() -> None:
         assert all(cell.cell[1] in shipped[agent] for agent in asked)
 
 
-def test_a_failing_controller_is_named(tmp_path: Path) -> None:
+def test_a_failing_controller_is_named(tmp_path):
     broken = dataclasses.replace(SHORT, profile="no-such-profile")
     work = [Task("static", "no-such-profile", (broken,))]
     with pytest.raises(ConfigError, match="static failed on no-such-profile"):

@@ -1,7 +1,5 @@
 """``sponge validate``: a run's allocations played again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +13,7 @@ LINE = "--agent sponge-ip hpa --scenario bursty --duration 20 --seeds 2-3 --run-
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def played(tmp_path_factory):
     folder = tmp_path_factory.mktemp("played")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -24,9 +22,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_with_a_run(
-    played: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: None
-) -> None:
+def _in_a_folder_with_a_run(played, tmp_path, monkeypatch, inline):
     monkeypatch.chdir(shutil.copytree(played, tmp_path / "copy"))
 
 
@@ -37,12 +33,12 @@ def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:
     return output.out + output.err
 
 
-def test_a_run_is_what_its_allocations_make(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_what_its_allocations_make(capsys):
     assert "0 of 4 episodes differ from their replay" in said(capsys, 0)
     assert Path("run/comparison.png").is_file(), "of the first seed, whichever that is"
 
 
-def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_summary_or_allocation_is_named(capsys):
     (file,) = Path("run/results/hpa").iterdir()
     result = json.loads(file.read_text())
     result["episodes"][1]["mean_cores"] -= 0.001
@@ -61,9 +57,7 @@ def test_another_summary_or_allocation_is_named(capsys: pytest.CaptureFixture[st
     assert "seed 2: allocation.batch must be" in said(capsys, 1)
 
 
-def test_a_start_that_is_not_the_scenarios_and_results_that_lack_do_not_pass(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_start_that_is_not_the_scenarios_and_results_that_lack_do_not_pass(capsys):
     (file,) = Path("run/results/hpa").iterdir()
     result = json.loads(file.read_text())
     result["initial"]["replicas"] = 8
@@ -76,7 +70,7 @@ def test_a_start_that_is_not_the_scenarios_and_results_that_lack_do_not_pass(
     assert "4 of 4 episodes differ" in said(capsys, 1)
 
 
-def test_what_is_damaged_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_damaged_is_a_sentence(capsys):
     about = json.loads(Path("run/run.json").read_text())
     definition, changing = about["definition"], {"hpa": {"changes": {"slo_s": 9.0}}}
     for changes, sentence in (

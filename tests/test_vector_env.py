@@ -1,7 +1,5 @@
 """The vector environments behave like Gymnasium's and Stable-Baselines3's own."""
 
-from __future__ import annotations
-
 import dataclasses
 import pickle
 from functools import partial
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
-from numpy.typing import NDArray
 from scenarios import CONTROLLED, SHORT
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -69,7 +66,7 @@ def check_infos(infos: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @EACH
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_it_equals_a_sync_vector_env(name: str, mode: AutoresetMode) -> None:
+def test_it_equals_a_sync_vector_env(name, mode):
     ours, theirs = vector_env(name, autoreset_mode=mode), sync_env(mode, name)
     assert ours.single_action_space == theirs.single_action_space
     assert ours.single_observation_space == theirs.single_observation_space
@@ -91,7 +88,7 @@ def test_it_equals_a_sync_vector_env(name: str, mode: AutoresetMode) -> None:
                 np.testing.assert_array_equal(mine, yours)
 
 
-def test_a_reset_mask_resets_without_autoreset() -> None:
+def test_a_reset_mask_resets_without_autoreset():
     ours, theirs = vector_env(autoreset_mode="Disabled"), sync_env(AutoresetMode.DISABLED)
     ours.reset(seed=1)
     theirs.reset(seed=1)
@@ -110,7 +107,7 @@ def test_a_reset_mask_resets_without_autoreset() -> None:
     np.testing.assert_array_equal(ours.step(actions)[0], theirs.step(actions)[0])
 
 
-def test_each_environment_can_have_its_own_scenario_and_seed() -> None:
+def test_each_environment_can_have_its_own_scenario_and_seed():
     scenarios, seeds = [BRIEF, BRIEFER, BRIEF], [3, 4, 9]
     envs, singles = vector_env(scenario=scenarios), [SpongeEnv(each) for each in scenarios]
     for options in (None, {"episode_seed": 5}):
@@ -124,7 +121,7 @@ def test_each_environment_can_have_its_own_scenario_and_seed() -> None:
     assert truncated.tolist() == [False, True, False]
 
 
-def test_a_pickled_copy_goes_on_where_the_environments_are() -> None:
+def test_a_pickled_copy_goes_on_where_the_environments_are():
     envs = vector_env(threads=2)
     envs.reset(seed=0)
     envs.step(np.full((3, 2), 9))
@@ -135,7 +132,7 @@ def test_a_pickled_copy_goes_on_where_the_environments_are() -> None:
         np.testing.assert_array_equal(found[1], expected[1])
 
 
-def test_returned_arrays_are_not_written_to_again() -> None:
+def test_returned_arrays_are_not_written_to_again():
     envs = vector_env(autoreset_mode="SameStep")
     envs.reset(seed=0)
     steps = [envs.step(np.full((3, 2), k)) for k in range(6)]
@@ -164,19 +161,19 @@ OTHER_LIMITS = dataclasses.replace(BRIEF, limits=dataclasses.replace(BRIEF.limit
         ({"max_episode_steps": 0}, "the number of steps must be at least 1, not 0"),
     ],
 )
-def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         vector_env(**changes)
 
 
-def test_a_day_of_many_requests_is_played_where_none_is_kept() -> None:
+def test_a_day_of_many_requests_is_played_where_none_is_kept():
     arrivals = Arrivals(rate_rps=1000.0)
     envs = vector_env(scenario=dataclasses.replace(BRIEF, duration_s=86400.0, arrivals=arrivals))
     envs.reset(seed=0)
     assert envs.step(envs.action_space.sample())[4]["offered"].min() > 500
 
 
-def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from() -> None:
+def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from():
     classes, arrivals = (RequestClass(1.0, 1.0, 1e5),), Arrivals(rate_rps=1000.0)
     many = dataclasses.replace(BRIEF, duration_s=86400.0, arrivals=arrivals, classes=classes)
     with pytest.raises(ConfigError, match=r"which thins a trace as well$"):
@@ -192,7 +189,7 @@ def test_classes_whose_requests_are_kept_are_not_sent_to_where_they_come_from() 
         (np.zeros((3, 3), int), r"shape \(3, 2\), not \(3, 3\)"),
     ],
 )
-def test_actions_outside_the_space_are_refused(actions: NDArray[Any], words: str) -> None:
+def test_actions_outside_the_space_are_refused(actions, words):
     envs, same = vector_env(), vector_env()
     with pytest.raises(RuntimeError, match="call reset"):
         envs.step(np.zeros((3, 2), np.int64))
@@ -204,7 +201,7 @@ def test_actions_outside_the_space_are_refused(actions: NDArray[Any], words: str
     np.testing.assert_array_equal(*whole)
 
 
-def test_it_truncates_as_a_time_limit_does() -> None:
+def test_it_truncates_as_a_time_limit_does():
     ours = vector_env(max_episode_steps=3)
     theirs = gymnasium.make_vec(
         "Sponge-v0", 3, "sync", {}, scenario=BRIEF, max_episode_steps=3, disable_env_checker=True
@@ -216,7 +213,7 @@ def test_it_truncates_as_a_time_limit_does() -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted() -> None:
+def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted():
     kept = Serving(drop="none")
     flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 200.0), serving=kept)
     envs = SpongeVectorEnv(1, flood, queue_capacity=60)
@@ -232,7 +229,7 @@ def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted() -> None:
     assert left == 64
 
 
-def test_by_default_the_queue_has_room_for_a_whole_episode() -> None:
+def test_by_default_the_queue_has_room_for_a_whole_episode():
     flood = dataclasses.replace(
         BRIEF,
         arrivals=Arrivals("constant", 400.0),
@@ -248,7 +245,7 @@ def test_by_default_the_queue_has_room_for_a_whole_episode() -> None:
 
 
 @EACH
-def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name: str) -> None:
+def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
     scenario, (_, control, counts) = brief(name), CONTROLLED[name]
     shorter = dataclasses.replace(scenario, duration_s=3.0, slo_s=0.7 * scenario.slo_s)
     each = [scenario, shorter, scenario]
@@ -286,7 +283,7 @@ def _monitored(scenario: Any, control: Any) -> Any:
     return Monitor(SpongeEnv(scenario, control=control))
 
 
-def test_stable_baselines_trains_and_evaluates_on_it() -> None:
+def test_stable_baselines_trains_and_evaluates_on_it():
     envs = SpongeVecEnv([BRIEF, BRIEFER] * 2, 4)
     model = PPO("MlpPolicy", envs, n_steps=8, batch_size=16, n_epochs=1, seed=0, device="cpu")
     model.learn(64)
@@ -296,7 +293,7 @@ def test_stable_baselines_trains_and_evaluates_on_it() -> None:
     assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]
 
 
-def test_gymnasium_wrappers_take_it() -> None:
+def test_gymnasium_wrappers_take_it():
     envs = RecordEpisodeStatistics(NormalizeObservation(vector_env()))
     envs.reset(seed=0)
     for _ in range(BRIEF.intervals):

@@ -1,7 +1,5 @@
 """Random streams, and the batch simulator's memory and resets."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -25,13 +23,13 @@ PURPOSES = {"arrivals": ARRIVALS, "network": NETWORK, "fades": FADES, "noise": N
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**63 - 1), purpose=st.sampled_from(sorted(PURPOSES)))
-def test_streams_are_those_of_numpy(seed: int, purpose: str) -> None:
+def test_streams_are_those_of_numpy(seed, purpose):
     drawn = np.zeros(20)
     draw_uniforms(np.zeros(4, np.uint64), seed, PURPOSES[purpose], drawn)
     assert drawn.tolist() == stream(seed, purpose).random(20).tolist()
 
 
-def test_memory_per_environment_is_small() -> None:
+def test_memory_per_environment_is_small():
     batch = BatchSimulator(
         [load_scenario("paper")], np.zeros(100, np.int64), replicas_max=1, queue_capacity=1024
     )
@@ -39,7 +37,7 @@ def test_memory_per_environment_is_small() -> None:
     assert sum(a.nbytes for a in own) / 100 + batch._arrays.traces.nbytes / 100 < 40_000
 
 
-def test_requests_given_to_one_environment_leave_the_others_alone() -> None:
+def test_requests_given_to_one_environment_leave_the_others_alone():
     kinds = (RequestClass(1.0, 0.7, 1e5), RequestClass(1.0, 1.5, 4e5))
     few = dataclasses.replace(SHORT, slo_s=0.7, classes=kinds)
     many = dataclasses.replace(few, name="many", arrivals=Arrivals("poisson", 150.0))
@@ -57,7 +55,7 @@ def test_requests_given_to_one_environment_leave_the_others_alone() -> None:
     assert [batch.step(allocations)[1][0] for _ in range(9)] == alone[1:]
 
 
-def test_an_episode_that_is_over_stands_still() -> None:
+def test_an_episode_that_is_over_stands_still():
     batch = simulator([dataclasses.replace(SHORT, duration_s=1.0), SHORT])
     batch.reset(np.ones(2, np.bool_), np.zeros(2, np.int64), np.zeros((2, OBS_DIM), np.float32))
     allocations = np.full((2, 3), 8)
@@ -69,7 +67,7 @@ def test_an_episode_that_is_over_stands_still() -> None:
     assert batch.episode_intervals.tolist() == [1, 2]
 
 
-def test_bad_resets_and_allocations_are_refused() -> None:
+def test_bad_resets_and_allocations_are_refused():
     batch = BatchSimulator([SHORT], np.zeros(2, np.int64))
     every, seeds, out = np.ones(2, np.bool_), np.zeros(2, np.int64), np.zeros((2, OBS_DIM), "f4")
     with pytest.raises(ConfigError, match="seed must be at least 0, not -1"):

@@ -1,7 +1,5 @@
 """Warm starts: steady versions of scenarios, and where controllers settle on them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -20,11 +18,11 @@ WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
 PROFILE = scenario_profile(SHORT)
 
 
-def test_a_cold_start_stays_as_it_is() -> None:
+def test_a_cold_start_stays_as_it_is():
     assert warm(SHORT, Static(cores=6)) is SHORT
 
 
-def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
+def test_the_most_frequent_allocation_at_the_end_is_taken():
     rare, often = Allocation(16, 1), Allocation(9, 2)
     assert settled(WARM, Scripted(rare, often, often), PROFILE) == often
     assert SETTLING % 2 == 0
@@ -41,7 +39,7 @@ def test_the_most_frequent_allocation_at_the_end_is_taken() -> None:
     ],
     ids=lambda arrivals: arrivals.kind,
 )
-def test_steady_means_equal_gaps_at_the_mean_rate(arrivals: Arrivals) -> None:
+def test_steady_means_equal_gaps_at_the_mean_rate(arrivals):
     steady = steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
     sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
     expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
@@ -49,13 +47,13 @@ def test_steady_means_equal_gaps_at_the_mean_rate(arrivals: Arrivals) -> None:
     assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
 
 
-def test_steady_means_no_fades() -> None:
+def test_steady_means_no_fades():
     network = dataclasses.replace(WARM.network, fade_every_s=60.0)
     fading = dataclasses.replace(WARM, network=network)
     assert steady_scenario(fading, PROFILE) == steady_scenario(WARM, PROFILE)
 
 
-def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time() -> None:
+def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():
     classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
     steady = steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
     moving = draw_workload(steady, PROFILE, 0)

@@ -1,9 +1,6 @@
 """The requests of an episode: when they are sent, when they arrive, and their deadlines."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +47,7 @@ def draw_times_s(arrivals: Arrivals, duration_s: float, seed: int = 1) -> FloatA
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_send_times_ascend_within_the_episode_and_are_those_of_the_seed(name: str) -> None:
+def test_send_times_ascend_within_the_episode_and_are_those_of_the_seed(name):
     first, again, other = (draw_times_s(PROCESSES[name], 99.5, seed) for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes()
     recorded = name in ("constant", "shipped events")
@@ -61,7 +58,7 @@ def test_send_times_ascend_within_the_episode_and_are_those_of_the_seed(name: st
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_the_mean_rate_is_what_was_asked_for(name: str) -> None:
+def test_the_mean_rate_is_what_was_asked_for(name):
     arrivals = PROCESSES[name]
     duration_s = 500.0 if arrivals.kind == "trace" else 8000.0
     mean_rps = draw_times_s(arrivals, duration_s).size / duration_s
@@ -74,7 +71,7 @@ def test_the_mean_rate_is_what_was_asked_for(name: str) -> None:
         assert rate_rps(tested, PROFILE) == arrivals.load * capacity_rps
 
 
-def test_states_of_a_burst_last_equally_long_on_average() -> None:
+def test_states_of_a_burst_last_equally_long_on_average():
     arrivals = dataclasses.replace(PROCESSES["on-off"], burst_dwell_s=20.0)
     counts = np.bincount(draw_times_s(arrivals, 40_000.0).astype(int), minlength=40_000)
     assert np.mean(counts == 0) == pytest.approx(0.5, abs=0.05)
@@ -83,7 +80,7 @@ def test_states_of_a_burst_last_equally_long_on_average() -> None:
     assert changes == pytest.approx(40_000 / 20.0, rel=0.15)
 
 
-def test_each_stretch_has_one_flash_crowd() -> None:
+def test_each_stretch_has_one_flash_crowd():
     arrivals = Arrivals(kind="flash-crowd", rate_rps=90.0, flash_s=5.0, flash_every_s=30.0)
     counts = np.bincount(draw_times_s(arrivals, 300.0).astype(int), minlength=300).reshape(10, 30)
     busy = counts > 150  # 54 outside, 270 within; its first and last second lie across the edge
@@ -93,14 +90,14 @@ def test_each_stretch_has_one_flash_crowd() -> None:
     assert np.median(counts[busy]) / np.median(counts[~busy]) == pytest.approx(5.0, rel=0.05)
 
 
-def test_diurnal_arrivals_follow_a_sine() -> None:
+def test_diurnal_arrivals_follow_a_sine():
     arrivals = dataclasses.replace(PROCESSES["night"], diurnal_amplitude=0.6, diurnal_period_s=100)
     times_s = draw_times_s(arrivals, 20_000.0)
     # The first harmonic of a rate 1 + a sin is a / 2, whatever the hour at which it begins.
     assert np.abs(np.mean(np.exp(2j * np.pi * times_s / 100.0))) == pytest.approx(0.3, abs=0.01)
 
 
-def test_events_repeat_after_the_last_and_a_mean_gap() -> None:
+def test_events_repeat_after_the_last_and_a_mean_gap():
     trace = EventTrace(np.array([0.5, 1.0, 2.5]))
     assert trace.period_s == 3.5
     assert trace.recorded_s(8.0).tolist() == [0.5, 1.0, 2.5, 4.0, 4.5, 6.0, 7.5]
@@ -109,9 +106,7 @@ def test_events_repeat_after_the_last_and_a_mean_gap() -> None:
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=10).filter(any), st.integers(1, 40))
-def test_counts_keep_to_their_second(
-    tmp_path_factory: pytest.TempPathFactory, per_second: list[int], seconds: int
-) -> None:
+def test_counts_keep_to_their_second(tmp_path_factory, per_second, seconds):
     expected = [per_second[second % len(per_second)] for second in range(seconds)]
     assume(any(expected))
     path = tmp_path_factory.getbasetemp() / "drawn-counts.txt"
@@ -122,7 +117,7 @@ def test_counts_keep_to_their_second(
     assert mean_rps == pytest.approx(times_s.size / seconds)
 
 
-def test_scaling_keeps_recorded_times() -> None:
+def test_scaling_keeps_recorded_times():
     recorded, thinned, multiplied = (
         draw_times_s(PROCESSES[name], 60.0)
         for name in ("shipped events", "thinned events", "multiplied events")
@@ -131,7 +126,7 @@ def test_scaling_keeps_recorded_times() -> None:
     assert len(set(multiplied)) == multiplied.size
 
 
-def test_a_trace_that_cannot_be_played_is_named(tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_played_is_named(tmp_path):
     path = tmp_path / "late.csv"
     path.write_text("arrival_s\n100\n101\n")
     with pytest.raises(TraceError, match=r"late\.csv has no request in its first 60 s"):
@@ -140,7 +135,7 @@ def test_a_trace_that_cannot_be_played_is_named(tmp_path: Path) -> None:
         draw_times_s(Arrivals(kind="trace", file="arrivals-day"), 60.0)
 
 
-def test_more_requests_than_fit_into_memory(tmp_path: Path) -> None:
+def test_more_requests_than_fit_into_memory(tmp_path):
     counts, events = tmp_path / "counts", tmp_path / "events"
     counts.write_text("9000000\n1e300\n")
     events.write_text("arrival_s\n0\n1e-7\n")
@@ -153,7 +148,7 @@ def test_more_requests_than_fit_into_memory(tmp_path: Path) -> None:
     assert np.bincount(thinned.astype(int)).tolist() == [20, 40]
 
 
-def test_deadlines_and_arrivals() -> None:
+def test_deadlines_and_arrivals():
     network = Network(trace="4g", payload_bytes=4e5, base_delay_s=5.0)
     tested = scenario(PROCESSES["bursty"], slo_s=0.75, network=network)
     workload = draw_workload(tested, PROFILE, 3)
@@ -170,7 +165,7 @@ CLASSES = (
 )
 
 
-def test_each_request_has_the_deadline_and_the_size_of_its_class() -> None:
+def test_each_request_has_the_deadline_and_the_size_of_its_class():
     tested = scenario(PROCESSES["poisson"], slo_s=0.5, classes=CLASSES, duration_s=300.0)
     workload = draw_workload(tested, PROFILE, 3)
     slo_s = workload.deadline_s - workload.sent_s
@@ -194,7 +189,7 @@ def test_each_request_has_the_deadline_and_the_size_of_its_class() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCENARIO_DIR.glob("*.toml")))
-def test_shipped_scenarios_fit_every_profile(name: str) -> None:
+def test_shipped_scenarios_fit_every_profile(name):
     shipped = dataclasses.replace(load_scenario(name), duration_s=300.0)
     for profile in map(load_profile, ("yolov5s", "resnet18", "lite0")):
         if shipped.stages:

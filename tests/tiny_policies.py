@@ -1,7 +1,5 @@
 """Policies that no training made, and the plan of a tiny training."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Units run into folders, without a command line."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Builds the views and specs that controllers decide on."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, TypeVar
 

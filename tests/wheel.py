@@ -4,8 +4,6 @@ The environment has the base dependencies only, in their lowest versions, and a 
 of another project. What it computes is compared with the newest versions, which are installed here.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

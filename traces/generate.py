@@ -3,8 +3,6 @@
 ``python traces/generate.py`` writes the files and their CHECKSUMS.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import sys

@@ -1,7 +1,5 @@
 """Doors into compiled parts of the core that the product calls from compiled code only."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is played: scenarios with their changes, and agents with their options."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,7 +163,7 @@ class Episode:
     seed: int
 
     @classmethod
-    def of(cls, key: str) -> Episode:
+    def of(cls, key: str) -> "Episode":
         cell, start, agent, seed = key.split("/")
         return cls(cell, start, agent, int(seed))
 

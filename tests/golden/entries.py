@@ -1,7 +1,5 @@
 """What the files hold: for each thing that is played its hashes, and a few numbers to read."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Plays what ``cells.py`` says. The only file here that knows the insides of the product."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ python -m tests.golden.record --check    play everything and say what differs
     --only PATTERN                       only entries whose file/key contains it
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -6,8 +6,6 @@ replicas, CPU quota, metrics, reward and observation are written here in their s
 ``tests/differential.py`` compares the core with it. Only here can a simulated replica crash.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

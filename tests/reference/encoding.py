@@ -1,7 +1,5 @@
 """The observation of a reference view, field by field in NumPy."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -5,8 +5,6 @@ and variants change from interval to interval, and a resize rescales what is lef
 Nothing is drawn: fan-outs are given by a function.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Arrays over the pairs have shape (batch_max, cores_max): row ``b - 1``, column ``c - 1``.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -4,8 +4,6 @@ A quota is not a slower CPU: a lone small batch runs at full speed, only back-to
 is slowed down to the share, and a batch that finds the quota overdrawn waits before it begins.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Queue, batches, metrics and view of a system of one stage, request by request."""
 
-from __future__ import annotations
-
 import math
 from bisect import insort
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ l(b, c), right for whole cores; :class:`~reference.quota.QuotaBucket` is the ker
 bandwidth control.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
