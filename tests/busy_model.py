@@ -16,7 +16,7 @@ def config(**settings: object) -> "LiveConfig":
     """Return the settings of a worker that serves it."""
     from sponge_env.live.replica import LiveConfig  # not in a replica's process
 
-    return LiveConfig(model=BUSY, **settings)  # type: ignore[arg-type] # of mixed types
+    return LiveConfig(model=BUSY, **settings)
 
 
 class Busy(Model):

@@ -34,7 +34,7 @@ def allocations(
     largest = (limits.cores, limits.batch, replicas_max or limits.replicas)
     drawn = rng.integers(1, largest, (scenario.intervals, 3), endpoint=True)
     drawn[:, 2] = np.minimum(drawn[:, 2], limits.machine_cores // drawn[:, 0])
-    return [tuple(row) for row in drawn.tolist()]  # type: ignore[misc]
+    return [tuple(row) for row in drawn.tolist()]
 
 
 def simulator(scenarios: Sequence[Scenario], **settings: Any) -> BatchSimulator:

@@ -15,11 +15,10 @@ from fake_worker import FakeStages, profile_workers
 from numpy.typing import NDArray
 from reference.worker import SimulatedWorker
 
+from sponge_env import Profile, Scenario
 from sponge_env.interfaces import Batch, Completion
 from sponge_env.live.worker import Handover
 from sponge_env.models.model import TensorSpec
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.system import TICK_S, ServedSystem
 
@@ -45,7 +44,7 @@ class CallStages(FakeStages):
     ) -> None:
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
         super().__init__(workers, crashes=crashes)
-        self.handover = Handover(NoSamples(), len(workers))  # type: ignore[arg-type]
+        self.handover = Handover(NoSamples(), len(workers))
         self.script: list[Action] = []
         self.closed = False
         self.ended: list[Completion] = []
@@ -95,7 +94,7 @@ class Client:
 
     def __init__(self, system: ServedSystem) -> None:
         self.system, self.step = system, system.step
-        self.worker: CallStages = system.worker  # type: ignore[assignment]
+        self.worker: CallStages = system.worker
         self.replies: dict[int, list[Reply]] = {}
         self.inputs: dict[int, float] = {}
         self._tickets: list[int] = []

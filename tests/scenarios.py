@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env import Allocation, Profile, Scenario, SystemSpec, SystemView
 from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.scenario.config import (
     Arrivals,
@@ -18,8 +18,6 @@ from sponge_env.scenario.config import (
     Stage,
     Variant,
 )
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.workload import Workload
 
 SHORT = Scenario(
@@ -146,7 +144,7 @@ def requests_at(
 
 def short(**changes: object) -> Scenario:
     """Return the short scenario with changes."""
-    return dataclasses.replace(SHORT, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(SHORT, **changes)
 
 
 class Scripted:

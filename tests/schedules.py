@@ -7,12 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from scenarios import Scripted
 
-from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation
+from sponge_env import Allocation, Profile, Scenario, make_system
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import ledger_columns

@@ -19,12 +19,10 @@ from agents.needs import CORES, STATIC
 from agents.policy import ANY_MODEL, load_policy
 from agents.stepwise import Form, PolicyState
 from agents.training import MACHINES
-from sponge_env.env.factory import make_system
+from sponge_env import Scenario, SystemSpec, make_system
 from sponge_env.errors import PolicyError
-from sponge_env.interfaces import SystemSpec
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Limits
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT
 from sponge_env.simulation.traffic import rate_rps

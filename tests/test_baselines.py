@@ -14,8 +14,7 @@ from baselines.fa2 import FA2, largest_fleet, smallest_fleet
 from baselines.kubernetes import HPA, HPAConfig, Scaler, desired_replicas
 from baselines.rules import BatchConfig, QueueRule, Static, batch_size, static_8, static_16
 from baselines.themis import Themis, grow
-from sponge_env.control.base import BaseController
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env import Allocation, BaseController, SystemSpec, SystemView
 from sponge_env.metrics import IntervalMetrics
 
 SPEC = make_spec()

@@ -84,7 +84,7 @@ def measured(
         alone=ColdStart(1.0, 0.5, 0),
         contending=ColdStart(1.0, 0.7, 0),
     )
-    made.work_s = lambda: Bench.work_s(made)  # type: ignore[arg-type] # as good
+    made.work_s = lambda: Bench.work_s(made)
     return made
 
 

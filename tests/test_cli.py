@@ -49,7 +49,7 @@ def in_a_folder_of_its_own(tmp_path, tmp_path_factory, monkeypatch):
 def failure(argv: list[str], capsys: Printed, script: object = evaluate) -> str:
     """Run a script that must fail; return its one sentence."""
     before = set(Path().iterdir())
-    assert script.main(argv) == 2  # type: ignore[attr-defined]
+    assert script.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

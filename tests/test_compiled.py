@@ -159,7 +159,7 @@ def test_a_constant_of_another_module_is_part_of_the_code(tiny):
     ],
 )
 def test_any_import_counts_for_the_mark(tmp_path, monkeypatch, importing):
-    monkeypatch.setitem(sys.modules, "marked", SimpleNamespace(__path__=[str(tmp_path)]))  # type: ignore[arg-type] # as good
+    monkeypatch.setitem(sys.modules, "marked", SimpleNamespace(__path__=[str(tmp_path)]))
     (tmp_path / "between.py").write_text("from .constants import STEP\n")
     (tmp_path / "kernel.py").write_text(f"{importing}\n")
 

@@ -54,7 +54,7 @@ def decide(answer: Any) -> Allocation:
         ((4, 4), "must return an Allocation, not tuple"),
         (Allocation(17, 4), "allocation.cores must be a whole number between 1 and 16, not 17"),
         (Allocation(4, 0), "allocation.batch must be a whole number between 1 and 16, not 0"),
-        (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),  # type: ignore[arg-type]
+        (Allocation(4.0, 4), "allocation.cores must be a whole number .* not 4.0"),
         (Allocation(4, 4, 99), "allocation.replicas must be a whole number"),
         (Allocation(4, 4, variant=1), "allocation.variant must be 0: there is only one, not 1"),
         (ZeroDivisionError("by\nzero"), r"failed in test_controllers.py, line \d+: .*Error: by$"),
@@ -69,7 +69,7 @@ def test_a_bad_answer_is_named(answer, reason):
 
 
 def test_numbers_of_numpy_become_pythons():
-    answer = decide(Allocation(np.int64(3), np.uint8(2), np.int32(1), feasible=False))  # type: ignore[arg-type]
+    answer = decide(Allocation(np.int64(3), np.uint8(2), np.int32(1), feasible=False))
     assert answer == Allocation(3, 2)
     assert not answer.feasible
     assert [type(number) for number in (answer.cores, answer.batch, answer.replicas)] == [int] * 3

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT, short
 
-from sponge_env.interfaces import Allocation
+from sponge_env import Allocation, Scenario, load_scenario
 from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
-from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.encoding import OBS_DIM
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -39,7 +38,7 @@ def test_first_in_first_out_drops_by_the_first_rule_only():
     """With one class, too, where the order is the same as by deadline."""
     flood = dataclasses.replace(SHORT, arrivals=Arrivals("poisson", 60.0))
     for order in ("edf", "fifo"):
-        serving = Serving("unmeetable", order)  # type: ignore[arg-type]
+        serving = Serving("unmeetable", order)
         check_equal([dataclasses.replace(flood, serving=serving)], [1])
 
 

@@ -13,15 +13,13 @@ from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
+from sponge_env import Allocation, Scenario, StageAllocation, make_system
 from sponge_env.core.fields import REQUEST_FIELDS, STAGE_FIELDS, STARTING_SLOTS, staged_names
-from sponge_env.env.factory import make_system
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.config import Arrivals, ControlName, Limits, Network, Serving, Simulation
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.encoding import (
@@ -117,14 +115,14 @@ def test_episodes_end_by_truncation_and_differ():
 def test_an_episode_seed_repeats_the_episode_of_an_evaluation():
     env = pickle.loads(pickle.dumps(SpongeEnv(SHORT)))
     np.random.seed(0)
-    before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    before = np.random.get_state()[1].copy()
     env.reset(options={"episode_seed": 5})
     info = env.step(np.array([7, 7]))[4]
     metrics = make_system(SHORT, 5).step(Allocation(8, 8))
     measured = {name: getattr(metrics, name) for name in names(IntervalMetrics)}
     del measured["reward"]
     assert info == measured | {"episode_seed": 5}
-    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 @pytest.mark.parametrize("rate_rps", [0.5, 60.0])  # hardly a request, and more than can be served
@@ -182,9 +180,9 @@ def test_bad_resets_are_named():
             SpongeEnv(SHORT).reset(options=options)
     for env in (SpongeEnv(SHORT), SpongeVectorEnv(2, SHORT)):
         with pytest.raises(ConfigError, match=r"the options of reset must be a dict, not \[\]"):
-            env.reset(options=[])  # type: ignore[arg-type]
+            env.reset(options=[])
     with pytest.raises(ConfigError, match="unknown backend 'simm'"):
-        SpongeEnv(SHORT, backend="simm").reset(seed=0)  # type: ignore[arg-type]
+        SpongeEnv(SHORT, backend="simm").reset(seed=0)
     with pytest.raises(RuntimeError, match="call reset"):
         SpongeEnv(SHORT).step(np.array([0, 0]))
 
@@ -348,7 +346,7 @@ def test_masks_know_slow_variants_and_few_cores():
 
 def wrapper(name: str, **options: Any) -> Any:
     """Return an environment of other actions, without Gymnasium's own wrappers."""
-    return gymnasium.make(name, scenario=SHORT, **options).env.env  # type: ignore[attr-defined]
+    return gymnasium.make(name, scenario=SHORT, **options).env.env
 
 
 def test_every_combination_of_choices_has_one_number():

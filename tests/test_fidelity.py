@@ -19,17 +19,16 @@ from scenarios import QUOTA_PROFILE
 
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
-from sponge_env import cli
+from sponge_env import Allocation, Scenario, SystemSpec, cli
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity import report
 from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
-from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec
+from sponge_env.interfaces import Batch, Completion
 from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics, column
 from sponge_env.results.layout import terminal
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.scenario.profile import LOCAL_MODEL, local_profile_path, save_profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 
 assert QUOTA_PROFILE.quota is not None
@@ -290,7 +289,7 @@ def test_the_machine_is_measured_first_where_that_is_asked_for(here, monkeypatch
 def test_simulated_and_live_stand_side_by_side_with_their_difference():
     def episode(backend: str, **measured: float) -> EpisodeMetrics:
         head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0, "offered": 40}
-        return EpisodeMetrics(**head, **measured)  # type: ignore[arg-type]
+        return EpisodeMetrics(**head, **measured)
 
     simulated = episode("sim", violation_rate=0.02, mean_cores=8.0, latency_mean_s=0.18)
     live = episode("live", violation_rate=0.01, mean_cores=8.0, latency_mean_s=0.2)

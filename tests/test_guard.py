@@ -16,12 +16,10 @@ from agents.learned import SHIPPED, ppo, ppo_joint
 from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.policy import Policy, load_policy, reading, save_policy
 from agents.stepwise import Form, PolicyState
-from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, SystemView
+from sponge_env import Allocation, Scenario, SystemView, load_scenario, make_system
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.run.suite import changed
-from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.encoding import JOINT, encode
 
 SPEC = make_spec(total_cores=16)

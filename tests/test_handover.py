@@ -21,7 +21,7 @@ class Samples:
 
 @pytest.fixture
 def handover():
-    return Handover(Samples(), 2)  # type: ignore[arg-type]
+    return Handover(Samples(), 2)
 
 
 def find(handover: Handover, request: int, lines: int) -> None:
@@ -75,7 +75,7 @@ def test_nothing_is_kept_of_a_request_that_has_ended(handover):
 
 
 def test_a_model_that_fails_says_so_of_what_was_brought_and_must_not_on_samples():
-    handover = Handover(Samples(), 1)  # type: ignore[arg-type]
+    handover = Handover(Samples(), 1)
     handover.bring(1, LINE)
     handover.bring(2, LINE)
     batch = Batch(1, (1, 2), 0)

@@ -12,9 +12,8 @@ import evaluate
 from agents.learn.command import plan_of, scenarios_of
 from agents.policy import load_policy
 from agents.training import main, parse
-from sponge_env import cli
+from sponge_env import Scenario, cli, load_scenario
 from sponge_env.errors import ConfigError
-from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.utils.console import Progress
 
 SETTINGS = [

@@ -10,14 +10,13 @@ from control_groups import groups_of
 from fake_replicas import crash
 from machine import needs_two_cpus
 
-from sponge_env.env.factory import check_live, make_system
+from sponge_env import Allocation, Scenario, StageAllocation, make_system
+from sponge_env.env.factory import check_live
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
 from sponge_env.scenario.profile import Sample, load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario
 
 pytestmark = [pytest.mark.live, needs_two_cpus]
 
@@ -53,7 +52,7 @@ def system(tmp_path):
 
 
 def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system):
-    worker = system.worker  # type: ignore[attr-defined]
+    worker = system.worker
     assert isinstance(worker, LiveWorker)
     restarts, stages = 0, {}
     for interval in range(system.plan.intervals):

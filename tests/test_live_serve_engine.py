@@ -41,7 +41,7 @@ def engine_of(scenario: Scenario, agent: str, **more: Any) -> Iterator[ServingEn
     worker = engine._system.worker
     with closing(engine):
         yield engine
-    pids = [replica.pid for replica in worker.replicas]  # type: ignore[attr-defined]
+    pids = [replica.pid for replica in worker.replicas]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     assert not groups_of(os.getpid())
 
@@ -77,7 +77,7 @@ class Sent:
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-uint8"])
 def test_answers_are_those_of_the_bare_runtime(tmp_path, name):
     model = resolve_model(name)
-    session = onnx_session(model.path, threads=1)  # type: ignore[attr-defined]
+    session = onnx_session(model.path, threads=1)
     images = model.samples()
     expected = [run_onnx(session, image[None])[0] for image in images]
     with engine_of(one_stage(tmp_path, name), "static-16") as engine:

@@ -16,11 +16,9 @@ from reference import make_system, worker_settings
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 from test_pipeline import model_of, pipeline, stage
 
-from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
+from sponge_env import Allocation, Profile, Scenario, StageAllocation, SystemSpec
 from sponge_env.live.system import LiveSystem
 from sponge_env.scenario.config import Initial, Limits, Serving, Simulation
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import Workload

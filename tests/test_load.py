@@ -195,7 +195,7 @@ def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     )
     where = Target("fake", "m", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
-    held: Any = ServerState(None)  # type: ignore[arg-type]
+    held: Any = ServerState(None)
     result = LoadResult(scenario, where, workload, held)
     result.ended[:] = ended
     result.finished_s[:] = finished_s
@@ -227,7 +227,7 @@ def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count():
 
 
 def test_cores_are_averaged_over_time():
-    held: Any = ServerState(None)  # type: ignore[arg-type]
+    held: Any = ServerState(None)
     assert math.isnan(held.mean_cores)
     held._began_s = 10.0
     held._cores = {11.0: 4.0, 14.0: 8.0}

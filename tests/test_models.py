@@ -178,7 +178,7 @@ class Doubled(Model):
 
 
 class Halved(Doubled):
-    factor = 0.5  # type: ignore[assignment]
+    factor = 0.5
 
 
 def test_an_order_names_the_variant():
@@ -331,6 +331,6 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch):
     ids=str,
 )
 def test_a_model_that_cannot_be_served_says_why(tmp_path, graph, reason):
-    path = write_model(tmp_path / "bad.onnx", **graph)  # type: ignore[arg-type] # of mixed types
+    path = write_model(tmp_path / "bad.onnx", **graph)
     with pytest.raises(ConfigError, match=reason):
         inspect_onnx(path)

@@ -94,7 +94,7 @@ def test_impossible_traces(start_s, bandwidth, duration_s):
 
 def draw(seed: int, duration_s: float = 60.0, **network: object) -> BandwidthTrace:
     """Return the bandwidth of an episode."""
-    arrivals, link = Arrivals("constant", rate_rps=1.0), Network(**network)  # type: ignore[arg-type]
+    arrivals, link = Arrivals("constant", rate_rps=1.0), Network(**network)
     scenario = Scenario(name="test", duration_s=duration_s, network=link, arrivals=arrivals)
     return draw_bandwidth(scenario, PROFILE, seed)
 

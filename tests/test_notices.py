@@ -17,7 +17,7 @@ CSV = "time_s,bandwidth_bytes_per_s\n"
 
 def short(**changes: object) -> Scenario:
     fields = {"duration_s": 20.0, "arrivals": Arrivals("constant", 10.0), **changes}
-    return Scenario("short", **fields)  # type: ignore[arg-type]
+    return Scenario("short", **fields)
 
 
 def warned(scenario: Scenario) -> list[str]:

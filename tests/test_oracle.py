@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from schedules import replay, replay_all
 
+from sponge_env import Allocation, Scenario, load_scenario
 from sponge_env.env.factory import scenario_profile
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation
 from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.scenario.config import (
@@ -20,7 +20,6 @@ from sponge_env.scenario.config import (
     Simulation,
 )
 from sponge_env.scenario.profile import load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario, load_scenario
 
 TINY = Scenario(
     name="tiny",

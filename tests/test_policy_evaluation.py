@@ -18,14 +18,13 @@ from agents.learn import evaluation
 from agents.learn.evaluation import AccuracyCost, evaluated, run_programs
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, save_policy
-from sponge_env.env.factory import make_system
+from sponge_env import load_scenario, make_system
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.metrics import summary
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, play_together, run_episode
 from sponge_env.scenario.config import Arrivals, Network, Serving
-from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.utils.installation import one_blas_thread

@@ -9,10 +9,9 @@ import pytest
 from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
-from sponge_env.interfaces import Allocation, Controller
+from sponge_env import Allocation, Controller, Scenario, load_scenario
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Serving, Simulation
-from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
 DELAYED_S = 0.4
@@ -21,7 +20,7 @@ DELAYED_S = 0.4
 def delayed(name: str = "paper", *, duration_s: float = 20.0, **simulation: float) -> Scenario:
     settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
     scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
-    own = Simulation(**settings)  # type: ignore[arg-type]
+    own = Simulation(**settings)
     return dataclasses.replace(scenario, simulation=own, serving=Serving(drop="none"))
 
 

@@ -189,7 +189,7 @@ def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path, monkey
 
         def kill_again_and_again() -> None:
             while not over.wait(2.0):
-                (pid, *_) = [r.pid for r in worker.replicas]  # type: ignore[attr-defined]
+                (pid, *_) = [r.pid for r in worker.replicas]
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
 

@@ -158,7 +158,7 @@ def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
         assert r.submit()().status is Status.ANSWERED
         until(lambda: r.engine.snapshot().last.feasible == 0)
         r.agents["greedy"].cores = 100
-        r.agents["greedy"].reset = lambda spec, seed: None  # type: ignore[method-assign]
+        r.agents["greedy"].reset = lambda spec, seed: None
         r.engine.use("greedy")
         r.agents["greedy"].decided.acquire(timeout=SOON_S)
         r.agents["greedy"].decided.acquire(timeout=SOON_S)

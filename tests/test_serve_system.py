@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
-from sponge_env.interfaces import Allocation, StageAllocation
+from sponge_env import Allocation, Scenario, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.serve.calls import Inbox, RowTable
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.system import TICK_S

@@ -59,7 +59,7 @@ def test_the_order_of_service(times_s):
     requests = requests_at((0.0, 9), *times_s)
     arrivals_s, deadlines_s = zip(*times_s, strict=True)
     for order, keys in (("edf", deadlines_s), ("fifo", arrivals_s)):
-        serving = Serving("none", order)  # type: ignore[arg-type]
+        serving = Serving("none", order)
         system = serve(requests, FAST, serving=serving, **(FIFO if order == "fifo" else {}))
         assert service_order(system) == [0, *(1 + np.argsort(keys, kind="stable")).tolist()]
 
@@ -80,7 +80,7 @@ def test_a_request_answered_exactly_at_its_deadline_is_on_time():
 def test_drop_policies(serving, expected, order):
     """The second is 0.05 s late when the first is answered at 0.1 s."""
     changes = FIFO if order == "fifo" else {}
-    serving = Serving(serving.drop, order)  # type: ignore[arg-type]
+    serving = Serving(serving.drop, order)
     requests = requests_at((0.0, 1.0), (0.01, 0.05), (0.02, 2.0))
     system = serve(requests, FAST, serving=serving, **changes)
     assert by_id(system, "outcome") == expected

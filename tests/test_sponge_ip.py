@@ -289,7 +289,7 @@ def test_the_view_may_be_read_only():
 def test_no_decision_waits_for_the_compiler():
     controller = SpongeIP()
     controller.reset(make_spec(), seed=0)
-    compiled = list(lay_out.signatures)  # type: ignore[attr-defined]
+    compiled = list(lay_out.signatures)
     assert compiled
     controller.decide(busy_view(running=(RunningBatch(2, 9.9, 10.1),)))
-    assert lay_out.signatures == compiled  # type: ignore[attr-defined]
+    assert lay_out.signatures == compiled

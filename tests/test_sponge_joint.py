@@ -18,15 +18,14 @@ from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import ServiceTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
+from sponge_env import Allocation, SystemSpec, SystemView, load_scenario, make_system
 from sponge_env.core.compiled import entry_point
-from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.interfaces import RunningBatch
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Serving
-from sponge_env.scenario.scenario import load_scenario
 
 SPEC = make_spec(replicas_max=8)
 

@@ -13,11 +13,10 @@ from agents.sponge_ip import SpongeIP
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
 from baselines.rules import GrandSLAm, SlackFit
-from sponge_env.control.base import BaseController
+from sponge_env import Allocation, BaseController, SystemSpec, SystemView, load_scenario
 from sponge_env.control.split import shares
-from sponge_env.interfaces import BY_SLACK, Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import BY_SLACK
 from sponge_env.scenario.config import Arrivals, Variant
-from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
 

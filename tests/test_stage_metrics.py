@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.plugins.scalar import metadata as scalar_metadata
 
 import evaluate
+from sponge_env import Allocation, load_scenario
 from sponge_env.app.report import main as report
-from sponge_env.interfaces import Allocation
 from sponge_env.metrics import (
     AVERAGED,
     EpisodeMetrics,
@@ -27,7 +27,6 @@ from sponge_env.metrics import (
     summary,
 )
 from sponge_env.run.read import load_results
-from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.system import SimulatedSystem
 
 pytestmark = pytest.mark.usefixtures("unpainted")

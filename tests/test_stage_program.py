@@ -10,10 +10,9 @@ import pytest
 from agents.program import TICKS, StageState, tasks_of_requests
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
+from sponge_env import SystemSpec, load_scenario
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
-from sponge_env.interfaces import SystemSpec
 from sponge_env.scenario.config import Arrivals
-from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 

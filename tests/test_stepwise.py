@@ -15,8 +15,7 @@ from agents.learned import PolicyController
 from agents.lookahead.service_times import RATIO_RANGE
 from agents.policy import POLICY_FILE, save_policy
 from agents.stepwise import MAX_REPLICAS, Form, PolicyState
-from sponge_env.env.factory import make_system
-from sponge_env.interfaces import Allocation
+from sponge_env import Allocation, make_system
 from sponge_env.simulation.encoding import CLIP, JOINT
 
 FIT_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)

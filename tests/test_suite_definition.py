@@ -26,7 +26,7 @@ PAPER = CellGroup(("paper",), ("yolov5s",))
 
 def suite(**changes: object) -> Suite:
     fields = {"name": "s", "cells": (PAPER,), "agents": {"fa2": AgentEntry()}, **changes}
-    return Suite(**fields)  # type: ignore[arg-type]
+    return Suite(**fields)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))

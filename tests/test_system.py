@@ -7,9 +7,8 @@ from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import SHORT, Scripted, short
 
-from sponge_env.env.factory import make_system
+from sponge_env import Allocation, SystemSpec, SystemView, make_system
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.rollout import REHEARSED, Run, play, run_episode
 from sponge_env.scenario.config import Arrivals

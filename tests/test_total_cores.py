@@ -50,7 +50,7 @@ class Machine(FakeLauncher):
             ask(cores)
             self.check()
 
-        replica.limit = limit  # type: ignore[method-assign] # watched on each replica
+        replica.limit = limit
         self.check()
         return replica
 

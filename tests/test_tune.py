@@ -12,8 +12,8 @@ import baselines
 from baselines import tune, tuned_options
 from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
+from sponge_env import Scenario, StageAllocation
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import StageAllocation
 from sponge_env.metrics import MET
 from sponge_env.run.executor import Processes
 from sponge_env.run.hindsight import best_constant, constants
@@ -21,7 +21,6 @@ from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
 from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.config import Arrivals, Limits
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -79,7 +78,7 @@ def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, An
         tried.append(options.get("x", 5.0))
         yield from (abs(tried[-1] - best) + cell for cell in range(24))
 
-    monkeypatch.setitem(SEARCHES, "queue-rule", {"x": Range(0.0, 10.0, least=0.0)})  # type: ignore[arg-type]
+    monkeypatch.setitem(SEARCHES, "queue-rule", {"x": Range(0.0, 10.0, least=0.0)})
     monkeypatch.setattr(Task, "costs", costs)
     return tune_task(Task("queue-rule", "resnet18", (SHORT,), 40)), tried
 

@@ -290,7 +290,7 @@ def test_stable_baselines_trains_and_evaluates_on_it():
     assert len(model.ep_info_buffer or ()) == 2 * (16 // 4) + 2 * (16 // 3)
     rewards, lengths = evaluate_policy(model, envs, 4, return_episode_rewards=True)
     assert set(lengths) == {BRIEF.intervals, BRIEFER.intervals}
-    assert all(reward < 0 for reward in rewards)  # type: ignore[union-attr]
+    assert all(reward < 0 for reward in rewards)
 
 
 def test_gymnasium_wrappers_take_it():

@@ -75,7 +75,7 @@ def test_bad_resets_and_allocations_are_refused():
     with pytest.raises(ValueError, match="out must be of shape"):
         batch.reset(every, seeds, np.zeros((1, OBS_DIM), np.float32))
     with pytest.raises(ValueError, match="contiguous float32"):
-        batch.reset(every, seeds, np.zeros((2, OBS_DIM)))  # type: ignore[arg-type]
+        batch.reset(every, seeds, np.zeros((2, OBS_DIM)))
     with pytest.raises(ValueError, match="allocations must be of shape"):
         batch.step(np.ones((2, 2), np.int64))
     batch.assignment[1] = 1

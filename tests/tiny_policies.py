@@ -47,13 +47,13 @@ def plan(folder: Path, **changes: object) -> TrainingPlan:
     """Return the plan of a training of 128 steps in a folder, which is made."""
     folder.mkdir(exist_ok=True)
     made = TrainingPlan((SCENARIO,), 128, envs=4, seed=0, folder=folder, agent="ppo-joint")
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(made, **changes)
 
 
 def drawn_policy(info: PolicyInfo = STEPWISE, seed: int = 7, **changes: object) -> Policy:
     """Return a policy of large random weights, so that it moves about."""
     random = np.random.default_rng(seed)
-    info = dataclasses.replace(info, **changes)  # type: ignore[arg-type]
+    info = dataclasses.replace(info, **changes)
     shapes = ((8, len(info.inputs)), (8, 8), (sum(info.actions), 8))
     layers = [
         (random.normal(size=s).astype(np.float32), np.zeros(s[0], np.float32)) for s in shapes
