@@ -50,7 +50,7 @@ def _locks_of_the_machine(request, _own_locks, monkeypatch):
         monkeypatch.setattr(cpus, "LOCK_FOLDER", _own_locks)
 
 
-def _measure_less(patch: pytest.MonkeyPatch) -> None:
+def _measure_less(patch):
     """Calibrate on fewer replicas, pauses, runs and cells: tests need no more precision."""
     for name, value in {"CONTENDING": 2, "PAUSED_RUNS": 8}.items():
         patch.setattr(bench, name, value)

@@ -1,7 +1,6 @@
 """One policy for any model: what it sees of a system, in its own units, and its training."""
 
 import dataclasses
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from agents.needs import CORES, STATIC
 from agents.policy import ANY_MODEL, load_policy
 from agents.stepwise import Form, PolicyState
 from agents.training import MACHINES
-from sponge_env import Scenario, SystemSpec, make_system
+from sponge_env import make_system
 from sponge_env.errors import PolicyError
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Limits
@@ -30,7 +29,7 @@ from sponge_env.simulation.traffic import rate_rps
 FORM = Form(1, BATCHES, any_model=True)
 
 
-def needs(spec: SystemSpec, replicas: int = 1, **observed: float) -> dict[str, float]:
+def needs(spec, replicas=1, **observed):
     """Return what a policy sees where some fields are observed, and all others are 0."""
     state = PolicyState([spec], FORM)
     state.replicas[:] = replicas
@@ -41,7 +40,7 @@ def needs(spec: SystemSpec, replicas: int = 1, **observed: float) -> dict[str, f
     return dict(zip(INPUTS, state.seen[0].tolist(), strict=True))
 
 
-def served_rps(spec: SystemSpec, cores: int) -> float:
+def served_rps(spec, cores):
     """Return the rate of batches that take no more than 0.4 of the SLO."""
     row_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
     rates = [size / s for size, s in enumerate(row_s, 1) if s <= 0.4 * spec.slo_s or size == 1]
@@ -153,7 +152,7 @@ def test_random_systems_are_of_all_kinds_and_possible():
 
 
 @contextmanager
-def short_systems(random: np.random.Generator, count: int) -> Iterator[list[Scenario]]:
+def short_systems(random, count):
     """Draw systems, and let their episodes be short."""
     with random_systems(random, count) as drawn:
         yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,14 @@ from baselines.fa2 import FA2, largest_fleet, smallest_fleet
 from baselines.kubernetes import HPA, HPAConfig, Scaler, desired_replicas
 from baselines.rules import BatchConfig, QueueRule, Static, batch_size, static_8, static_16
 from baselines.themis import Themis, grow
-from sponge_env import Allocation, BaseController, SystemSpec, SystemView
+from sponge_env import Allocation
 from sponge_env.metrics import IntervalMetrics
 
 SPEC = make_spec()
 PROFILES = st.sampled_from(["yolov5s", "resnet18"])
 
 
-def decide(controller: BaseController, *views: SystemView, **spec: Any) -> Allocation:
+def decide(controller, *views, **spec):
     """Return the answer to the last of some views in a row."""
     controller.reset(make_spec(**spec), seed=0)
     return [controller.decide(view) for view in views or (make_view(),)][-1]
@@ -78,7 +77,7 @@ class TestQueueRule:
         assert answers == cores
 
 
-def hpa_view(now_s: float, utilisation: float, replicas: int, ready: int | None = None) -> Any:
+def hpa_view(now_s, utilisation, replicas, ready=None):
     """One-core replicas after an interval of one second."""
     ready = replicas if ready is None else ready
     last = IntervalMetrics(utilisation=utilisation * ready / replicas, core_seconds=float(replicas))
@@ -93,7 +92,7 @@ def hpa_view(now_s: float, utilisation: float, replicas: int, ready: int | None 
 
 class TestHPA:
     @staticmethod
-    def started(controller: HPA) -> HPA:
+    def started(controller):
         controller.reset(make_spec(initial=Allocation(1, 1, 4)), seed=0)
         return controller
 
@@ -136,7 +135,7 @@ class TestHPA:
         assert scaler.scale(31.0, 12, 50, 16) == 16
 
 
-def fa2_as_published(spec: SystemSpec, rate: float, delay_s: float) -> tuple[int, int] | None:
+def fa2_as_published(spec, rate, delay_s):
     """Return the first (replicas, batch) that fits, by the published nested loops.
 
     Published for an SLO of 1 s, of which it takes the requests.
@@ -205,7 +204,7 @@ class TestFA2:
 
 class TestThemis:
     @staticmethod
-    def meets(spec: SystemSpec, answer: Allocation, rate_rps: float, budget_s: float) -> bool:
+    def meets(spec, answer, rate_rps, budget_s):
         """Return whether replicas keep up, and whether the first request of a batch is in time."""
         latency_s = float(spec.first.latency.predict_s(answer.batch, answer.cores))
         filling_s = (answer.batch - 1) * answer.replicas / rate_rps

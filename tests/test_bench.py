@@ -2,7 +2,6 @@
 
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -18,19 +17,19 @@ END_S = 0.0
 class Machine(Bench):
     """Batches take their work on the cores that were asked for, times how slow the machine is."""
 
-    def __init__(self, slow_s: float) -> None:
+    def __init__(self, slow_s):
         """Be twice as slow for the first so many seconds of the time that batches take."""
         super().__init__(LiveConfig(cores_max=2, batch_max=2))
         self._slow_s, self.runs, self.took_s, self._share = slow_s, 0, 0.0, 1.0
-        self.images: list[range] = []
+        self.images = []
 
-    def work_s(self) -> Any:
+    def work_s(self):
         return WORK_S
 
-    def _resize(self, cores: int, replicas: int = 1) -> None:
+    def _resize(self, cores, replicas=1):
         self._share = cores / 2
 
-    def _run(self, size: int, rested: bool = False, same: bool = False) -> BatchRun:
+    def _run(self, size, rested=False, same=False):
         self.runs += 1
         self._requests += 0 if same else size
         self.images.append(range(self._requests - size, self._requests))
@@ -40,7 +39,7 @@ class Machine(Bench):
         self.took_s += cpu_s / self._share
         return BatchRun(cpu_s / self._share, cpu_s + rested * IDLE_S / self._share, 0.0)
 
-    def slow_cells(self) -> dict[tuple[int, int], int]:
+    def slow_cells(self):
         """Measure the grid; return how many runs of each cell were slow."""
         self.grid.clear()
         self.measure_grid(END_S)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,31 +29,31 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
-def full(*_: Any, **__: Any) -> None:
+def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class FullDisk:
     """An event file's, from some record on."""
 
-    def __init__(self, file: Any, records: int) -> None:
+    def __init__(self, file, records):
         self._file, self._left = file, records
 
-    def write(self, data: bytes) -> int:
+    def write(self, data):
         self._left -= 1
         if self._left < 0:
             full()
         return int(self._file.write(data))
 
-    def flush(self) -> None:
+    def flush(self):
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self):
         self._file.close()
         full()
 
 
-def failed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> tuple[str, str]:
+def failed(capsys, argv):
     """Run an evaluation that must fail; return what it printed, and its one sentence."""
     assert evaluate.main(argv) == cli.BAD_INPUT
     shown = capsys.readouterr()
@@ -64,9 +63,9 @@ def failed(capsys: pytest.CaptureFixture[str], argv: list[str]) -> tuple[str, st
     return shown.out, sentences[0]
 
 
-def kept_episodes(run: Path = Path("run")) -> list[dict[str, Any]]:
+def kept_episodes(run=Path("run")):
     (file,) = run.glob("results/*/*.json")
-    found: list[dict[str, Any]] = json.loads(file.read_text())["episodes"]
+    found = json.loads(file.read_text())["episodes"]
     return found
 
 
@@ -85,7 +84,7 @@ def test_a_full_disk_for_tensorboard_ends_the_episode_with_its_summary(
 ):
     opened = tensorboard.EventFile.__init__
 
-    def on_a_full_disk(self: tensorboard.EventFile, folder: Path) -> None:
+    def on_a_full_disk(self, folder):
         opened(self, folder)
         self._file = FullDisk(self._file, records)
 
@@ -170,7 +169,7 @@ def test_a_signal_within_c_code_is_not_lost():
     """As while numba compiles, which calls Python from C."""
     called_from_c = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
-    def interrupted() -> None:
+    def interrupted():
         called_from_c()
         signal.pause()
 

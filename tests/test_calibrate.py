@@ -3,9 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -18,7 +16,7 @@ from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel, quantile
 from sponge_env.live import calibration
-from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart, Grid, Runs
+from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
@@ -28,7 +26,7 @@ from sponge_env.scenario.scenario import Scenario
 SMALL = LiveConfig(batch_max=4, cores_max=4, core_unit=0.25)
 
 
-def made_up_grid(model: LatencyModel, scatter: tuple[float, ...]) -> Grid:
+def made_up_grid(model, scatter):
     """Make runs that lie about a known model; small cells have many of them."""
     return {
         (b, c): [
@@ -71,9 +69,7 @@ def test_a_cell_with_many_runs_counts_no_more_than_another():
     assert noise[2] == 0
 
 
-def measured(
-    work: Runs, idle_penalty_s: Sequence[float] = (0.0,), pauses_s: Sequence[float] = (0.0,)
-) -> Any:
+def measured(work, idle_penalty_s=(0.0,), pauses_s=(0.0,)):
     """Return a bench that has measured this."""
     made = SimpleNamespace(
         config=SMALL,
@@ -124,7 +120,6 @@ def test_a_calibration_is_whole(machine_profile, tmp_path):
     assert (profile.batches[-1], profile.cores[-1]) == (16, 16)
     assert np.all(np.diff(grid, axis=0) > 0), "larger batches take longer"
     assert np.all(grid[:, 0] > grid[:, -1]), "more cores are faster"
-    assert profile.quota is not None
     assert profile.quota.period_s == pytest.approx(0.02)
     assert len(profile.quota.work_s) == 16
     assert list(profile.quota.work_s) == sorted(profile.quota.work_s)

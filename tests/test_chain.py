@@ -1,7 +1,6 @@
 """The cheapest way through a chain of stages, against all ways and against PuLP."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from sponge_env.interfaces import StageAllocation, SystemSpec
 
 
 @st.composite
-def programs(draw: st.DrawFn) -> tuple[Chain, bool]:
+def programs(draw):
     """A program of one to three stages with a few options each, and whether late ones count."""
     sizes = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     horizon = draw(st.integers(2, 10))
@@ -29,7 +28,7 @@ def programs(draw: st.DrawFn) -> tuple[Chain, bool]:
     return chain, draw(st.booleans())
 
 
-def cost_of(chain: Chain, way: tuple[int, ...], count_late: bool) -> int | None:
+def cost_of(chain, way, count_late):
     """Return what a way costs, None if it is not allowed."""
     choices = chain.choices
     if sum(choices.cores[option] for option in way) > chain.total_cores:
@@ -45,7 +44,7 @@ def cost_of(chain: Chain, way: tuple[int, ...], count_late: bool) -> int | None:
     return cost
 
 
-def every_way(chain: Chain) -> Any:
+def every_way(chain):
     first = chain.choices.first
     return itertools.product(*(range(a, b) for a, b in itertools.pairwise(first.tolist())))
 

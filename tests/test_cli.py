@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,14 +23,12 @@ from baselines import tune
 from sponge_env.__main__ import main as sponge
 from sponge_env.app import compare
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
-from sponge_env.run.store import RunStore
 from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import PROFILE_DIR, load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
-Printed = pytest.CaptureFixture[str]
 REQUIRED_KEYS = set(
     """agent scenario backend seed start offered on_time late dropped failed hopeless violation_rate
     avoidable_violation_rate mean_cores core_seconds latency_p50_s latency_p99_s
@@ -46,7 +43,7 @@ def in_a_folder_of_its_own(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
-def failure(argv: list[str], capsys: Printed, script: object = evaluate) -> str:
+def failure(argv, capsys, script=evaluate):
     """Run a script that must fail; return its one sentence."""
     before = set(Path().iterdir())
     assert script.main(argv) == 2
@@ -203,18 +200,18 @@ def test_a_command_that_hints_at_trust_takes_it(capsys):
 @pytest.fixture
 def both(monkeypatch):
     """Return what happens when a scenario is played on both backends, without playing it."""
-    seen: list[str] = []
+    seen = []
 
     @contextlib.contextmanager
-    def machine(*_: object) -> Iterator[None]:
+    def machine(*_):
         seen.append("the CPUs are taken")
         yield
         seen.append("they are free")
 
-    def run(_: object, store: RunStore, *__: object, **___: object) -> None:
+    def run(_, store, *__, **___):
         seen.append(f"run {store.path.name}")
 
-    def notices(*_: object) -> list[str]:
+    def notices(*_):
         seen.append("checked")
         return []
 
@@ -353,7 +350,7 @@ def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
 STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
 
 
-def evaluated(line: str, capsys: Printed) -> tuple[Scenario, str]:
+def evaluated(line, capsys):
     """Evaluate; return the scenario that was played, and what was printed."""
     assert evaluate.main(f"--agent static-8 --run-dir run {line}".split()) == 0
     definition = json.loads(Path("run/run.json").read_text())["definition"]

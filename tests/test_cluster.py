@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from test_suite import ROOT, SUITE
 
@@ -44,7 +43,7 @@ cluster.shutdown()
 """
 
 
-def episodes_of(run: str) -> dict[str, Any]:
+def episodes_of(run):
     """Return the summaries of a run by file, but for what decisions took."""
     found = {}
     for path in sorted(Path(run, "results").rglob("*.json")):

@@ -20,7 +20,6 @@ from sponge_env.utils.kernel_cache import source_mark
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
-Called = tuple[float, list[int], list[str]]
 
 KERNEL = """\
 from sponge_env.core.compiled import compiled, entry_point
@@ -50,7 +49,7 @@ def grown(value: float) -> float:
 """
 
 
-def call(package: Path, cache: Path | None, home: Path) -> Called:
+def call(package, cache, home):
     """Import the package and call it, in a process that has done neither."""
     os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     compiled.numba.config.CACHE_DIR = str(cache or "")
@@ -67,18 +66,18 @@ def call(package: Path, cache: Path | None, home: Path) -> Called:
 class Tiny:
     """A package with two entry points, and a folder for its compiled code."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.source, self.home = folder / "tiny", folder / "home"
-        self.cache: Path | None = folder / "cache"
+        self.cache = folder / "cache"
         self.source.mkdir()
         self.home.mkdir()
         self.write(__init__="", kernel=KERNEL, parts=PARTS, constants="STEP = 1.0\n")
 
-    def write(self, **files: str) -> None:
+    def write(self, **files):
         for name, content in files.items():
             (self.source / f"{name}.py").write_text(content)
 
-    def run(self) -> Called:
+    def run(self):
         """Call it in a new process.
 
         Returns:
@@ -87,9 +86,8 @@ class Tiny:
         with PROCESSES.Pool(1) as pool:
             return pool.apply(call, (self.source, self.cache, self.home))
 
-    def kept(self, suffix: str) -> Path:
+    def kept(self, suffix):
         """Return a file that belongs to the first entry point."""
-        assert self.cache is not None
         (file,) = self.cache.rglob(f"*scaled*.{suffix}")
         return file
 
@@ -163,7 +161,7 @@ def test_any_import_counts_for_the_mark(tmp_path, monkeypatch, importing):
     (tmp_path / "between.py").write_text("from .constants import STEP\n")
     (tmp_path / "kernel.py").write_text(f"{importing}\n")
 
-    def mark(step: int, unrelated: int) -> str:
+    def mark(step, unrelated):
         (tmp_path / "constants.py").write_text(f"STEP = {step}\n")
         (tmp_path / "unrelated.py").write_text(f"STEP = {unrelated}\n")
         for cached in (source_mark, kernel_cache._file, kernel_cache._imports):

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from sponge_env.errors import ConfigError, ProfileError
@@ -9,7 +7,7 @@ from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.scenario.toml import from_mapping
 
 
-def write(folder: Path, text: str) -> Path:
+def write(folder, text):
     path = folder / "mine.toml"
     path.write_text(text)
     return path

@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def play(stream: io.StringIO, intervals: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def play(stream, intervals, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     sink = ConsoleSink(Progress("fa2 seed 0", intervals, "interval"))
     for _ in range(intervals):

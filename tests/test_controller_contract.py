@@ -1,7 +1,6 @@
 """What every controller that needs no training must do."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +13,14 @@ import agents
 import baselines
 from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView, cores_held
+from sponge_env.interfaces import Allocation, cores_held
 from sponge_env.run.registry import make_controller
 from sponge_env.simulation.system import SimulatedSystem
 
 REGISTRY = agents.CONTROLLERS | baselines.CONTROLLERS
 TRAINED = agents.LEARNERS.keys()
 """These need a policy file; ``test_learn.py`` holds them to the same contract."""
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
+VARIANTS = [
     *((name, {}) for name in sorted(REGISTRY.keys() - TRAINED)),
     ("sponge-ip", {"formulation": "paper"}),
     ("sponge-ip", {"formulation": "paper", "on_infeasible": "hold"}),
@@ -34,7 +33,7 @@ every_controller = pytest.mark.parametrize(
 )
 
 
-def make(name: str, options: dict[str, Any], spec: SystemSpec) -> Controller:
+def make(name, options, spec):
     controller = make_controller(name, REGISTRY, options)
     controller.reset(spec, seed=0)
     return controller
@@ -43,12 +42,12 @@ def make(name: str, options: dict[str, Any], spec: SystemSpec) -> Controller:
 MAX_READY = 1 << 30
 
 
-def ready_of(controller: Any, view: SystemView) -> int:
+def ready_of(controller, view):
     """Return beyond how many replicas each holds one core."""
     return max(1, view.first.replicas_ready) if controller.grows_ready else MAX_READY
 
 
-def check(answer: Allocation, spec: SystemSpec, ready: int = MAX_READY) -> None:
+def check(answer, spec, ready=MAX_READY):
     for value, limit in (
         (answer.cores, spec.first.cores_max),
         (answer.batch, spec.first.batch_max),
@@ -62,7 +61,7 @@ def check(answer: Allocation, spec: SystemSpec, ready: int = MAX_READY) -> None:
 
 
 @st.composite
-def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
+def systems_with_fleets(draw):
     """A machine of few cores or many, and a view of replicas on it that serve or start."""
     total, cores_max = draw(st.integers(1, 40)), draw(st.integers(1, 16))
     cores_max = min(cores_max, total)
@@ -82,7 +81,7 @@ def systems_with_fleets(draw: st.DrawFn) -> tuple[SystemSpec, SystemView]:
     return spec, view
 
 
-def copy_of(view: SystemView) -> dict[str, Any]:
+def copy_of(view):
     return dataclasses.asdict(dataclasses.replace(view, last=None))
 
 

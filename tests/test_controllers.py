@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from scenarios import SHORT, Scripted
 import evaluate
 from sponge_env.env.factory import make_system, scenario_profile
 from sponge_env.errors import ConfigError, ControllerError, SpongeError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.run import rollout
 from sponge_env.run.registry import decision, make_controller, start
 from sponge_env.run.rollout import Run, run_episode, settled
@@ -23,26 +22,26 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 
 
 class SilentError(Exception):
-    def __str__(self) -> str:
+    def __str__(self):
         raise KeyError
 
 
 class Answers:
     """Gives one answer, or raises it."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer):
         self.answer = answer
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
+    def reset(self, spec, seed):
         """Raise only what is wrong with the answer."""
 
-    def decide(self, view: SystemView) -> Any:
+    def decide(self, view):
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
-def decide(answer: Any) -> Allocation:
+def decide(answer):
     system = make_system(SHORT, 0)
     return decision(Answers(answer), system.view(), system.spec)
 
@@ -81,7 +80,7 @@ def test_what_a_controller_says_in_a_sentence_is_left_alone():
 
 
 class Unready(Scripted):
-    def reset(self, spec: SystemSpec, seed: int) -> None:
+    def reset(self, spec, seed):
         raise KeyError("weights")
 
 
@@ -93,10 +92,10 @@ def test_a_failing_reset_is_named():
 class FailsLater:
     """Decides three times."""
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
+    def reset(self, spec, seed):
         self.left = 3
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         self.left -= 1
         return Allocation(0 if self.left < 0 else 4, 4)
 
@@ -104,16 +103,16 @@ class FailsLater:
 class Summaries:
     """Keeps what a sink is told."""
 
-    def __init__(self) -> None:
-        self.episodes: list[Any] = []
+    def __init__(self):
+        self.episodes = []
 
-    def interval(self, metrics: object) -> None:
+    def interval(self, metrics):
         """Ignore it."""
 
-    def episode(self, metrics: object) -> None:
+    def episode(self, metrics):
         self.episodes.append(metrics)
 
-    def close(self) -> None:
+    def close(self):
         """Keep it."""
 
 
@@ -157,11 +156,11 @@ def test_a_module_that_does_not_work_is_named(code, reason, tmp_path, monkeypatc
 class Ends(Scripted):
     """Does at its first decision what only a program may."""
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how):
         super().__init__(Allocation(4, 4))
         self.how = how
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         if self.how == "exit":
             sys.exit(0)
         os.chdir("/")
@@ -194,7 +193,7 @@ def test_the_command_ends_with_the_sentence_after_the_other_agents(
 
 def test_a_live_decision_has_a_time_limit(monkeypatch):
     class Hangs(Scripted):
-        def decide(self, view: SystemView) -> Allocation:
+        def decide(self, view):
             while True:
                 pass
 

@@ -33,7 +33,6 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them():
         second.enter_context(reservations.keep_off(reserved))
         (thread := threading.Thread(target=end.wait, daemon=True)).start()
         first.close()
-        assert thread.native_id is not None
         for id in (0, thread.native_id):
             assert os.sched_getaffinity(id) == before - reserved
         assert reservations.available() == before
@@ -49,7 +48,7 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them():
 def test_a_thread_that_was_pinned_is_pinned_again():
     ends, begun, cpus = threading.Event(), threading.Barrier(3), sorted(os.sched_getaffinity(0))
 
-    def pinned(cpu: int) -> None:
+    def pinned(cpu):
         os.sched_setaffinity(0, {cpu})
         begun.wait()
         ends.wait()
@@ -83,7 +82,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_elsewhere(*arguments: str) -> subprocess.Popen[str]:
+def run_elsewhere(*arguments):
     """Take the CPU in another process, which holds it until it reads a line."""
     command = [sys.executable, "-c", OTHER_RUN, *arguments]
     pipe = subprocess.PIPE
@@ -93,7 +92,6 @@ def run_elsewhere(*arguments: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def other(folder):
     with run_elsewhere(str(folder)) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
         yield process
         process.kill()
@@ -109,8 +107,6 @@ def test_a_second_run_is_refused(other):
 
 def test_a_patient_run_waits_for_the_first(other, folder):
     with run_elsewhere(str(folder), "wait") as second:
-        assert second.stderr is not None
-        assert second.stdout is not None
         assert f"process {other.pid}; waiting" in second.stderr.readline()
         other.communicate("\n")
         assert second.stdout.readline() == "locked\n"
@@ -121,7 +117,6 @@ def test_a_killed_run_leaves_no_lock(other, folder):
     other.kill()
     other.wait()
     lock = lock_cpu(CPU, wait=False)
-    assert lock is not None
     (file,) = folder.iterdir()
     assert file.read_text() == f"{os.getpid()}\n"
     assert file.stat().st_mode & 0o777 == 0o666  # other users' runs look at it, too

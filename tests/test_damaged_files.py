@@ -5,10 +5,8 @@ import math
 import os
 import random
 import struct
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -24,16 +22,16 @@ from sponge_env.errors import SpongeError
 from sponge_env.fidelity.report import load_fidelity
 from sponge_env.formats import read_arrivals, read_bandwidth
 from sponge_env.results.comparison import load_run
-from sponge_env.run.executor import Failure, Results, Work
+from sponge_env.run.executor import Failure
 from sponge_env.run.suite import SUITE_DIR, cells, load_suite
-from sponge_env.scenario.profile import PROFILE_DIR, Profile, load_profile, local_model
+from sponge_env.scenario.profile import PROFILE_DIR, load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACES = Path(__file__).parent / "data" / "traces"
 
-VALUES: tuple[Any, ...] = (
+VALUES = (
     *(None, True, -1, 0, 1, 3, 1e-300, 1e308, math.nan, math.inf, -math.inf, 10**30, 10**400),
     *("", "x", "../x", "/dev/zero", "\0", "<b>|`\n", [], {}, [[]], {"x": 1}, [1, "x"]),
 )
@@ -44,7 +42,7 @@ TEXTS = (
 WORDS = (*map(str.encode, TEXTS), b"\xff\xfe", b"\x1f\x8b")
 
 
-def change_bytes(content: bytes, rng: random.Random) -> bytes:
+def change_bytes(content, rng):
     """Cut out a piece, double it, or put something else in its place."""
     begin = rng.randrange(len(content) + 1)
     end = min(len(content), begin + rng.choice((0, 1, 4, 30, len(content))))
@@ -52,11 +50,11 @@ def change_bytes(content: bytes, rng: random.Random) -> bytes:
     return content[:begin] + put + content[end:]
 
 
-def change_json(content: bytes, rng: random.Random) -> bytes:
+def change_json(content, rng):
     """Change the type or the value of something in it, or take it out."""
-    root: dict[str, Any] = {"": json.loads(content)}
-    inside: Any = root
-    key: Any = ""
+    root = {"": json.loads(content)}
+    inside = root
+    key = ""
     child = root[""]
     while isinstance(child, dict | list) and child and rng.random() < 0.8:
         keys = list(child) if isinstance(child, dict) else range(len(child))
@@ -69,7 +67,7 @@ def change_json(content: bytes, rng: random.Random) -> bytes:
     return json.dumps(root.get("")).encode()
 
 
-def change_policy(content: bytes, rng: random.Random) -> bytes:
+def change_policy(content, rng):
     """Change what a safetensors file says of its arrays, or of the policy."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
@@ -85,7 +83,7 @@ def change_policy(content: bytes, rng: random.Random) -> bytes:
 CHANGES = {".json": change_json, ".safetensors": change_policy}
 
 
-def change(path: Path, rng: random.Random) -> bytes:
+def change(path, rng):
     content = path.read_bytes()
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         changed = change_bytes if rng.random() < 0.3 else CHANGES.get(path.suffix, change_bytes)
@@ -96,30 +94,30 @@ def change(path: Path, rng: random.Random) -> bytes:
     return content
 
 
-def use_profile(path: Path) -> None:
+def use_profile(path):
     profile = load_profile(path)
     make_spec(load_scenario("local"), profile)
     make_spec(load_scenario("paper"), profile)
 
 
-def measured(name_or_path: str | Path) -> Profile:
+def measured(name_or_path):
     """Load a profile, for one of this machine, which may not have been measured, a shipped one."""
     return load_profile("lite0" if local_model(str(name_or_path)) else name_or_path)
 
 
-def use_scenario(path: Path) -> None:
+def use_scenario(path):
     scenario = load_scenario(path)
     with patch("sponge_env.scenario.spec.load_profile", measured):
         make_spec(scenario, scenario_profile(scenario))
 
 
-def use_suite(path: Path) -> None:
+def use_suite(path):
     suite = load_suite(path)
     if not any(group.traces for group in suite.cells):  # such cells need a folder, too
         cells(suite)
 
 
-def use_trace(path: Path) -> None:
+def use_trace(path):
     for read in (read_bandwidth, read_arrivals):
         try:
             read(path)
@@ -127,24 +125,21 @@ def use_trace(path: Path) -> None:
             assert_sentence(error)
 
 
-def assert_sentence(error: SpongeError) -> None:
+def assert_sentence(error):
     assert str(error)
     assert type(error) is not SpongeError
 
 
-def shortened(path: Path, folder: Path) -> Path:
+def shortened(path, folder):
     """Copy a JSON file without most of what its lists and tables hold: the same, but small."""
 
-    def cut(data: Any) -> Any:
+    def cut(data):
         if isinstance(data, dict):
             return {key: cut(value) for key, value in list(data.items())[:20]}
         return [cut(value) for value in data[:15]] if isinstance(data, list) else data
 
     (folder / path.name).write_text(json.dumps(cut(json.loads(path.read_text()))))
     return folder / path.name
-
-
-Loader = tuple[list[Path], Callable[[Path], Any]]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +168,7 @@ def test_a_changed_file_is_read_or_refused(kind, loaders, tmp_path):
         use(path)
 
     @given(st.integers(0, 2**62))
-    def check(seed: int) -> None:
+    def check(seed):
         rng = random.Random(seed)
         path = rng.choice(valid)
         (changed := tmp_path / path.name).write_bytes(change(path, rng))
@@ -202,10 +197,10 @@ options = { cores = 4 }
 class Shown:
     """Runs units here, and hides no failure but those that are meant for users."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count):
         pass
 
-    def run(self, work: Work, tasks: Sequence[Any]) -> Results[Any]:
+    def run(self, work, tasks):
         for task in tasks:
             try:
                 yield task, work(task)
@@ -242,7 +237,7 @@ def test_a_command_takes_a_changed_file_or_says_why_not(
     # A tenth, for a command takes its time.
     @settings(max_examples=max(1, settings().max_examples // 10))
     @given(st.integers(0, 2**62))
-    def check(seed: int) -> None:
+    def check(seed):
         rng = random.Random(seed)
         path = rng.choice(valid)
         with TemporaryDirectory(dir=tmp_path) as folder:
@@ -264,7 +259,7 @@ def test_a_changed_run_is_read_or_refused(tmp_path):
     # A tenth, for pandas takes its time.
     @settings(max_examples=max(1, settings().max_examples // 10))
     @given(st.integers(0, 2**62))
-    def check(seed: int) -> None:
+    def check(seed):
         rng = random.Random(seed)
         path = rng.choice(files)
         kept = path.read_bytes()

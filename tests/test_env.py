@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pickle
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,13 +12,13 @@ from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
-from sponge_env import Allocation, Scenario, StageAllocation, make_system
+from sponge_env import Allocation, StageAllocation, make_system
 from sponge_env.core.fields import REQUEST_FIELDS, STAGE_FIELDS, STARTING_SLOTS, staged_names
 from sponge_env.env.single import SpongeEnv
 from sponge_env.env.vector import SpongeVectorEnv
 from sponge_env.errors import ConfigError
 from sponge_env.metrics import IntervalMetrics, names
-from sponge_env.scenario.config import Arrivals, ControlName, Limits, Network, Serving, Simulation
+from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.encoding import (
@@ -39,18 +38,18 @@ EACH = pytest.mark.parametrize("name", CONTROLLED)
 WRAPPED = pytest.mark.parametrize("wrapped", ["SpongeDiscrete-v0", "SpongeContinuous-v0"])
 
 
-def make(name: str, **options: Any) -> Any:
+def make(name, **options):
     return gymnasium.make(name, scenario=CONTROLLED[name][0], **options)
 
 
-def started(scenario: Scenario, control: ControlName = "vertical", **options: Any) -> SpongeEnv:
+def started(scenario, control="vertical", **options):
     """Return an environment at the start of an episode."""
     env = SpongeEnv(scenario, control=control, **options)
     env.reset(seed=0)
     return env
 
 
-def spec_of(scenario: Scenario) -> Any:
+def spec_of(scenario):
     return make_spec(scenario, scenario_profile(scenario))
 
 
@@ -308,7 +307,6 @@ def test_fields_mean_what_their_names_say():
     assert (seen["name.variant"], seen["judge.variant"]) == (1.0, 1.0)
     assert seen["effective_accuracy"] == pytest.approx(last.effective_accuracy)
     for own, spec in zip(view.stages, system.spec.stages, strict=True):
-        assert own.last is not None
         rate, stage = spec.capacity_rps, spec.name
         assert seen[f"{stage}.done"] == pytest.approx(min(CLIP, own.last.answered / rate))
         assert seen[f"{stage}.given_up"] == pytest.approx(own.last.dropped / rate)
@@ -344,7 +342,7 @@ def test_masks_know_slow_variants_and_few_cores():
     assert set(masks[8:]) == {False, True}
 
 
-def wrapper(name: str, **options: Any) -> Any:
+def wrapper(name, **options):
     """Return an environment of other actions, without Gymnasium's own wrappers."""
     return gymnasium.make(name, scenario=SHORT, **options).env.env
 

@@ -4,7 +4,6 @@ import importlib
 import re
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("unpainted")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def example(name: str) -> ModuleType:
+def example(name):
     return importlib.import_module(f"examples.{name}")
 
 
@@ -59,7 +58,6 @@ def test_a_controller_of_ones_own_takes_part(tmp_path, monkeypatch, capsys):
 def test_the_page_shows_the_example_that_runs():
     page = (ROOT / "docs" / "controllers.md").read_text()
     shown = re.search(r"```python\n(class KeepUp.*?)```", page, re.DOTALL)
-    assert shown is not None
     code = [line.strip() for line in shown[1].splitlines() if line.strip()]
     source = (ROOT / "examples" / "keep_up.py").read_text()
     source = re.sub(r"(reset|decide)\(self, (.*?)\) -> \w+:", _without_types, source)
@@ -67,6 +65,6 @@ def test_the_page_shows_the_example_that_runs():
     assert [line for line in code if line not in lines] == []
 
 
-def _without_types(match: re.Match[str]) -> str:
+def _without_types(match):
     names = ", ".join(part.split(":")[0] for part in match[2].split(", "))
     return f"{match[1]}(self, {names}):"

@@ -13,7 +13,7 @@ from sponge_env.utils import installation as trust
 from sponge_env.utils.installation import ONE_THREAD
 
 
-def work(task: object) -> object:
+def work(task):
     if task == "raise":
         raise ValueError("no good")
     if task == "die":
@@ -33,7 +33,7 @@ def test_results_come_as_tasks_end():
     assert list(Processes(2).run(work, [])) == []
 
 
-def may_run(name: str) -> bool:
+def may_run(name):
     trust.check_typed(name, "agent")
     return True
 
@@ -59,7 +59,7 @@ def test_a_process_that_dies_takes_only_its_task_along():
     assert not active_children()
 
 
-def interrupted_after_two() -> None:
+def interrupted_after_two():
     with closing(Processes(2).run(work, [1, "hang", 2])) as results:
         for task, _ in results:
             if task == 2:

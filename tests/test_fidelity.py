@@ -4,10 +4,8 @@ import dataclasses
 import json
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,19 +17,17 @@ from scenarios import QUOTA_PROFILE
 
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
-from sponge_env import Allocation, Scenario, SystemSpec, cli
+from sponge_env import Allocation, Scenario, cli
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity import report
-from sponge_env.fidelity.trial import Kind, MeasuredWork, Subject, Trial
+from sponge_env.fidelity.trial import MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Batch, Completion
-from sponge_env.live.replica import LiveConfig
 from sponge_env.metrics import EpisodeMetrics, column
 from sponge_env.results.layout import terminal
 from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
 from sponge_env.scenario.profile import LOCAL_MODEL, local_profile_path, save_profile
 from sponge_env.scenario.seeds import stream
 
-assert QUOTA_PROFILE.quota is not None
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, wake_s=0.0, resume_s=0.0)
 PROFILE = dataclasses.replace(
     QUOTA_PROFILE,
@@ -53,11 +49,9 @@ SCENARIO = Scenario(
 class MadeUpLive(SimulatedWorker):
     """A simulated worker that passes for the real one, some 15 % slower than its profile."""
 
-    def __init__(
-        self, spec: SystemSpec, repetition: int, phases: np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, spec, repetition, phases=None):
         self._scatter = stream(repetition, "arrivals")
-        self._factors: deque[float] = deque()
+        self._factors = deque()
         phases = phases or stream(repetition, "noise")
         super().__init__(
             lambda cores: QuotaBucket(QUOTA, WORK_S, spec.first.core_unit, cores, phases.random()),
@@ -66,11 +60,11 @@ class MadeUpLive(SimulatedWorker):
             noise=self._slower,
         )
 
-    def _slower(self) -> float:
+    def _slower(self):
         self._factors.append(1.1 + 0.1 * self._scatter.random())
         return self._factors[-1]
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
+    def wait(self, until_s):
         """Let time pass, and measure the batches as the real worker does."""
         return [
             dataclasses.replace(c, cpu_s=float(WORK_S[c.batch.size - 1]) * self._factors.popleft())
@@ -78,7 +72,7 @@ class MadeUpLive(SimulatedWorker):
         ]
 
 
-def subject(scenario: Scenario = SCENARIO) -> Subject:
+def subject(scenario=SCENARIO):
     return Subject.of("static-8", Static(cores=8), scenario, PROFILE, seed=0)
 
 
@@ -102,7 +96,7 @@ def test_a_warm_start_is_the_same_in_all_three():
     assert {trial.summary.duration_s for trial in trials} == {15.0}
 
 
-def completion(cpu_s: float, size: int, variant: int = 0, ok: bool = True) -> Completion:
+def completion(cpu_s, size, variant=0, ok=True):
     batch = Batch(0, tuple(range(size)), variant=variant)
     return Completion(batch, 0, 0.0, 1.0, ok, cpu_s)
 
@@ -124,7 +118,7 @@ def test_measured_work_comes_back_by_size_in_its_order():
 class MadeUpStages(FakeStages):
     """Two made-up replicas in line; answers of the first lead to 0 to 3 tasks."""
 
-    def __init__(self, spec: SystemSpec, repetition: int) -> None:
+    def __init__(self, spec, repetition):
         workers, phases = [], stream(repetition, "noise")
         for k, initial in enumerate(spec.initial.stages):
             own = dataclasses.replace(
@@ -163,7 +157,7 @@ def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path):
     }
 
 
-def made_up(kind: Kind, repetition: int, **values: float) -> Trial:
+def made_up(kind, repetition, **values):
     metrics = EpisodeMetrics(agent="a", scenario="s", offered=1, **values)
     return Trial(kind, repetition, metrics, 1.0)
 
@@ -221,7 +215,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_command(folder: Path, *arguments: str) -> int:
+def run_command(folder, *arguments):
     common = ["--scenario", "local", "--duration", "5", "--out", str(folder / "out")]
     return command.main(["--agent", "static-8", "--repetitions", "1", *common, *arguments])
 
@@ -240,15 +234,15 @@ def test_the_command_writes_what_it_prints(here, capsys):
     [(KeyboardInterrupt(), cli.INTERRUPTED), (WorkerError("replicas died"), cli.BAD_INPUT)],
 )
 def test_a_command_that_ends_early_keeps_what_it_has(here, monkeypatch, capsys, error, code):
-    starts: list[MadeUpLive] = []
+    starts = []
 
     class Dying(MadeUpLive):
-        def wait(self, until_s: float) -> Sequence[Completion]:
+        def wait(self, until_s):
             if len(starts) == 2 and self.now() > 2.0:
                 raise error
             return super().wait(until_s)
 
-    def start(spec: SystemSpec) -> MadeUpLive:
+    def start(spec):
         starts.append(Dying(spec, 0))
         return starts[-1]
 
@@ -275,7 +269,7 @@ def test_bad_input_ends_with_a_sentence(here, capsys, arguments, sentence):
 
 
 def test_the_machine_is_measured_first_where_that_is_asked_for(here, monkeypatch):
-    def calibrate_files(files: Mapping[Path, LiveConfig]) -> None:
+    def calibrate_files(files):
         for path in files:
             save_profile(dataclasses.replace(PROFILE, date="2030-01-01"), path)
 
@@ -287,7 +281,7 @@ def test_the_machine_is_measured_first_where_that_is_asked_for(here, monkeypatch
 
 
 def test_simulated_and_live_stand_side_by_side_with_their_difference():
-    def episode(backend: str, **measured: float) -> EpisodeMetrics:
+    def episode(backend, **measured):
         head = {"agent": "fa2", "scenario": "local", "backend": backend, "seed": 0, "offered": 40}
         return EpisodeMetrics(**head, **measured)
 
@@ -313,7 +307,7 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference():
 
 def test_a_controller_that_does_not_fit_is_refused_before_anything_runs():
     class Fussy(Static):
-        def reset(self, spec: SystemSpec, seed: int) -> None:
+        def reset(self, spec, seed):
             raise ConfigError("only for another scenario")
 
     with pytest.raises(ConfigError, match="another scenario"):

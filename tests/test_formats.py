@@ -48,34 +48,34 @@ COUNTS = {
 }
 
 
-def intervals(lines: list[str]) -> bytes:
+def intervals(lines):
     return b"\xef\xbb\xbf" + "".join(line + "\r\n" for line in [*lines, ""]).encode()
 
 
-def compressed(lines: list[str]) -> bytes:
+def compressed(lines):
     return gzip.compress("\n".join(lines).encode())
 
 
-def commented(lines: list[str]) -> bytes:
+def commented(lines):
     parts = ["# made by x", "", lines[0], "  # 1,2", *lines[1:], " ", "# end"]
     return "\n".join(parts).encode()
 
 
-def padded(lines: list[str]) -> bytes:
+def padded(lines):
     mark = "," if "," in lines[0] else " "
     return "\n".join(f" {line.replace(mark, f' {mark} ')}\t" for line in lines).encode()
 
 
-def with_tabs(lines: list[str]) -> bytes:
+def with_tabs(lines):
     return "\n".join(line if "," in line else line.replace(" ", "\t") for line in lines).encode()
 
 
-def quoted(lines: list[str]) -> bytes:
+def quoted(lines):
     rows = ('"' + line.replace(",", '", "') + '"' for line in lines)
     return "\n".join(rows).encode()
 
 
-def with_trailing_commas(lines: list[str]) -> bytes:
+def with_trailing_commas(lines):
     return "\n".join([lines[0], *(line + "," for line in lines[1:])]).encode()
 
 
@@ -83,7 +83,7 @@ ANY_WRITER = (intervals, compressed, commented, padded, with_tabs)
 CSV_WRITERS = (quoted, with_trailing_commas)
 
 
-def copies(name: str, folder: Path) -> list[Path]:
+def copies(name, folder):
     """The example and what other programs would make of it."""
     lines = (DATA / name).read_text().splitlines()
     paths = [DATA / name]
@@ -223,7 +223,7 @@ def test_a_bad_line_is_named(name, index, line, reason, tmp_path):
     assert "\n" not in message
 
 
-def counted(times: list[int], step_s: int, path: Path) -> Path:
+def counted(times, step_s, path):
     """Write ten requests at the first of some multiples of a time, and one more at each later."""
     lines = [f"{step_s * time},{10 + k}" for k, time in enumerate(times)]
     path.write_text("\n".join(["timestamp,value", *lines]) + "\n")

@@ -2,11 +2,9 @@
 
 import dataclasses
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from tiny_policies import drawn_policy
 from views import busy_view, make_spec
 
@@ -14,11 +12,10 @@ from agents.guard import Guard
 from agents.history import INPUTS
 from agents.learned import SHIPPED, ppo, ppo_joint
 from agents.lookahead import SpongeJoint, SpongeMPC
-from agents.policy import Policy, load_policy, reading, save_policy
+from agents.policy import load_policy, reading, save_policy
 from agents.stepwise import Form, PolicyState
-from sponge_env import Allocation, Scenario, SystemView, load_scenario, make_system
-from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.rollout import Episode, Run, run_episode
+from sponge_env import Allocation, load_scenario, make_system
+from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.simulation.encoding import JOINT, encode
 
@@ -26,37 +23,37 @@ SPEC = make_spec(total_cores=16)
 SEED = 1000
 
 
-def shipped(name: str) -> Policy:
+def shipped(name):
     return load_policy(SHIPPED / f"{name}.safetensors")
 
 
-def over(bandwidth: float) -> SystemView:
+def over(bandwidth):
     return dataclasses.replace(busy_view(), bandwidths_bytes_per_s=np.full(10, bandwidth))
 
 
-def shown(view: SystemView) -> NDArray[np.float32]:
+def shown(view):
     """Return what a policy sees first, of the view."""
     state = PolicyState([SPEC], Form(20, (1,)))
     state.see(encode(view, SPEC, JOINT)[None], None)
     return state.seen[0].copy()
 
 
-def calm_policy() -> Policy:
+def calm_policy():
     """Return a policy that has seen a calm load only."""
     seen = np.array([shown(over(bandwidth)) for bandwidth in (2e6, 4e6)])
     return dataclasses.replace(drawn_policy(), input_range=seen)
 
 
-def play(controller: Any, scenario: Scenario) -> Episode:
+def play(controller, scenario):
     run = Run.of("ppo", scenario, "sim", SEED)
     return run_episode(make_system(scenario, SEED), controller, run)
 
 
-def flood(queued: int = 300) -> Any:
+def flood(queued=300):
     return busy_view(rate_rps=60, budgets_left_s=tuple(np.linspace(-3.0, 0.8, queued)))
 
 
-def measured(violations: int) -> IntervalMetrics:
+def measured(violations):
     last = make_system(load_scenario("paper"), SEED).step(SPEC.initial)
     on_time = 20 - violations
     counts = {"violations": violations, "avoidable_violations": violations}
@@ -83,7 +80,6 @@ def test_a_flood_is_left_to_the_program_until_it_has_been_calm_for_ten_seconds()
     answers = [guard.watch(shown(view), view)[1] for view in [calm, wild, *[calm] * 12]]
     assert [answer is not None for answer in answers] == [False, *[True] * 10, *[False] * 3]
     first = answers[1]
-    assert first is not None
     assert first.guarded
     assert first.replicas == 1
 
@@ -103,7 +99,7 @@ def test_a_queue_that_grows_is_noticed_without_any_range():
 def test_a_program_that_takes_over_has_observed_what_came_before(
     program, scales_out, before, monkeypatch
 ):
-    observed: list[SystemView] = []
+    observed = []
     observe = program.observe
     system = make_system(load_scenario("bursty"), SEED)
     guard, views = Guard(calm_policy(), system.spec, scales_out), []
@@ -122,7 +118,6 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
     for _ in range(20):
         view = system.view()
         answer = guard.watch(beyond, view)[1]
-        assert answer is not None
         assert answer.stages == alone.decide(view).stages
         system.step(answer)
     # Once each, when it takes over, and none of those in which it decides itself.
@@ -138,7 +133,6 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was():
     for ratio in (0.8, 1.0, 1.5):
         seen[INPUTS.index("service_ratio")] = ratio
         answer = Guard(policy, SPEC, scales_out=True).watch(seen, view)[1]
-        assert answer is not None
         asked.append(answer.stages[0])
     assert asked[0] == asked[1]
     assert asked[2].replicas == asked[1].replicas
@@ -201,7 +195,6 @@ def test_a_machine_that_was_measured_again_is_still_known(tmp_path):
     """What a training without other systems knows of the cold start is one number."""
     policy = shipped("ppo-joint-any")
     place = policy.info.inputs.index("cold_start")
-    assert policy.input_range is not None
     seen = policy.input_range.copy()
     seen[:, place] = np.log1p(10.0)
     save_policy(dataclasses.replace(policy, input_range=seen), tmp_path / "policy.safetensors")

@@ -1,7 +1,5 @@
 """What a live pipeline keeps of requests between its stages, and for how long."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ LINE = np.zeros(2)
 class Samples:
     """A launcher whose samples are numbers."""
 
-    def sample(self, request: int, stage: int) -> Any:
+    def sample(self, request, stage):
         return np.array(request)
 
 
@@ -24,14 +22,14 @@ def handover():
     return Handover(Samples(), 2)
 
 
-def find(handover: Handover, request: int, lines: int) -> None:
+def find(handover, request, lines):
     """Let the first stage answer a request with so many tasks."""
     batch = Batch(10 * request, (request,), 0)
     handover.take(batch)
     assert handover.answered(batch, [np.stack([LINE] * lines) if lines else LINE[:0]]) == (lines,)
 
 
-def read(handover: Handover, request: int, number: int) -> None:
+def read(handover, request, number):
     """Let the second stage answer the next task of a request with a number."""
     batch = Batch(10 * request + 1 + number, (request,), 1)
     handover.take(batch)

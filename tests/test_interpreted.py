@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def test_the_interpreter_computes_the_same():
     assert f"{len(CHECKED)} passed" in done.stdout
 
 
-def fields_of(dtype: np.dtype[np.void]) -> Iterator[str]:
+def fields_of(dtype):
     """Yield the names of a record's fields and of those within them."""
     for name in dtype.names or ():
         yield name

@@ -12,7 +12,7 @@ import evaluate
 from agents.learn.command import plan_of, scenarios_of
 from agents.policy import load_policy
 from agents.training import main, parse
-from sponge_env import Scenario, cli, load_scenario
+from sponge_env import cli, load_scenario
 from sponge_env.errors import ConfigError
 from sponge_env.utils.console import Progress
 
@@ -23,7 +23,7 @@ SETTINGS = [
 ]
 
 
-def asked(line: str) -> list[Scenario]:
+def asked(line):
     return scenarios_of(parse(line.split()))
 
 
@@ -111,7 +111,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
 ):
     least = 0
 
-    def interrupt(self: Progress, done: int, status: str = "") -> None:
+    def interrupt(self, done, status=""):
         if done >= least:
             raise KeyboardInterrupt
 

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,6 @@ from sponge_env.live import cgroups, limits
 from sponge_env.live.cgroups import CgroupLimiter, Hierarchy, RunGroup, find_hierarchy, sweep
 from sponge_env.live.janitor import Janitor, kill, start_ticks
 from sponge_env.live.limits import DutyCycleLimiter, enforcement_period_s, open_limits
-from sponge_env.scenario.config import Limiter
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +53,7 @@ def test_what_dead_runs_left_is_removed(tmp_path):
     }
 
 
-def write_proc(folder: Path, mounts: str, cgroup: str) -> Path:
+def write_proc(folder, mounts, cgroup):
     """Write what the kernel says of mounts and memberships."""
     folder.mkdir(exist_ok=True)
     (folder / "mounts").write_text(mounts)
@@ -81,7 +79,7 @@ def test_version_2_counts_only_with_the_cpu_controller(tmp_path):
     assert find_hierarchy(proc) == Hierarchy(2, tmp_path / "cg", tmp_path / "cg" / "own")
 
 
-def make_v2_group(path: Path, hands_out: str = "", root: bool = False) -> Path:
+def make_v2_group(path, hands_out="", root=False):
     """Make a directory with the files the kernel would put there."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "cgroup.procs").write_text("")
@@ -98,7 +96,7 @@ def make_v2_group(path: Path, hands_out: str = "", root: bool = False) -> Path:
 class FakeKernelGroup(RunGroup):
     """A run's group on an ordinary file system."""
 
-    def _make(self, path: Path) -> Path:
+    def _make(self, path):
         self._announce(path)
         return make_v2_group(path)
 
@@ -109,9 +107,9 @@ def fake_v2(tmp_path, monkeypatch):
     return make_v2_group(tmp_path / "cg", root=True)
 
 
-def open_group(mount: Path, own: Path) -> tuple[FakeKernelGroup, list[Path]]:
+def open_group(mount, own):
     """Return a run's group, and what was announced."""
-    announced: list[Path] = []
+    announced = []
     return FakeKernelGroup(Hierarchy(2, mount, own), 20_000, announced.append), announced
 
 
@@ -163,7 +161,7 @@ def test_version_2_writes_quota_and_period_together(fake_v2):
 class RefusingGroup(FakeKernelGroup):
     """Can be made, but takes no quota."""
 
-    def _make(self, path: Path) -> Path:
+    def _make(self, path):
         (super()._make(path) / "cpu.max").unlink()
         return path
 
@@ -171,7 +169,7 @@ class RefusingGroup(FakeKernelGroup):
 def test_a_refused_quota_is_noticed_at_once(fake_v2, monkeypatch, caplog):
     monkeypatch.setattr(limits, "find_hierarchy", lambda: Hierarchy(2, fake_v2, fake_v2))
     monkeypatch.setattr(limits, "RunGroup", RefusingGroup)
-    announced: list[Path] = []
+    announced = []
     with pytest.raises(WorkerError, match=r"cpu\.max.*use the limiter 'duty-cycle'") as caught:
         open_limits("cgroup", 1 / 16, 1, announced.append)
     assert "\n" not in str(caught.value)
@@ -184,7 +182,7 @@ def test_a_refused_quota_is_noticed_at_once(fake_v2, monkeypatch, caplog):
 
 @pytest.mark.parametrize("mounts", ["cgroup /proc cgroup rw,cpu 0 0", ""])
 def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
-    def kind(limiter: Limiter) -> str:
+    def kind(limiter):
         return open_limits(limiter, 1 / 16, 1, lambda path: None).kind
 
     monkeypatch.setattr(cgroups, "PROC", write_proc(tmp_path / "proc", mounts, "1:cpu:/"))
@@ -196,7 +194,7 @@ def test_without_rights_there_are_other_limiters(tmp_path, monkeypatch, mounts):
 class SlowMachine:
     """A process that uses a whole CPU while it is not stopped, on a clock that waits move on."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, overshoot_s: float = 0.0) -> None:
+    def __init__(self, monkeypatch, overshoot_s=0.0):
         self.now_s = self.cpu_s = 0.0
         self.stopped, self._overshoot_s = False, overshoot_s
         self.limiter = DutyCycleLimiter(0.01, cpus=1)
@@ -206,10 +204,10 @@ class SlowMachine:
         monkeypatch.setattr(limits.os, "kill", self._kill)
         monkeypatch.setattr(self.limiter._changed, "wait", self._wait)
 
-    def _kill(self, pid: int, number: int) -> None:
+    def _kill(self, pid, number):
         self.stopped = number == limits.signal.SIGSTOP
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds):
         seconds += 0.0 if self.stopped else self._overshoot_s
         self.now_s += seconds
         self.cpu_s += 0.0 if self.stopped else seconds
@@ -243,7 +241,6 @@ def test_the_duty_cycle_ends_with_its_process(idle_process):
     idle_process.kill()
     idle_process.wait()
     limiter.close()
-    assert limiter._thread is not None
     assert not limiter._thread.is_alive()
 
 

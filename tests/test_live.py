@@ -22,10 +22,9 @@ from sponge_env.env.single import SpongeEnv
 from sponge_env.fidelity.trial import MeasuredWork, RecordedSystem, real_worker
 from sponge_env.metrics import IntervalMetrics, tag
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.config import Backend
 from sponge_env.scenario.profile import save_profile
 from sponge_env.scenario.scenario import load_scenario
-from sponge_env.simulation.system import SimulatedSystem, System
+from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import draw_workload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +44,7 @@ def scenario_file(tmp_path, machine_profile):
     return path
 
 
-def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path]:
+def start_evaluation(scenario_file):
     """Start a live evaluation in a process of its own; return it in mid-run, and its folder.
 
     Its controller has cores to spare: on a machine that is half as slow again as when its profile
@@ -71,7 +70,7 @@ def start_evaluation(scenario_file: Path) -> tuple[subprocess.Popen[bytes], Path
     return process, run
 
 
-def followed(run: Path, metric: str) -> list[float]:
+def followed(run, metric):
     """Return a metric of each interval so far, as TensorBoard shows it meanwhile."""
     folder = run / "tensorboard" / AGENT
     if not folder.is_dir():
@@ -82,18 +81,18 @@ def followed(run: Path, metric: str) -> list[float]:
     return [event.value for event in events.Scalars(name)] if known else []
 
 
-def the_summary(run: Path) -> dict[str, Any]:
+def the_summary(run):
     (file,) = (run / "results" / AGENT).iterdir()
     summary: dict[str, Any]
     (summary,) = json.loads(file.read_text())["episodes"]
     return summary
 
 
-def children(pid: int) -> list[int]:
+def children(pid):
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def replica_of(pid: int) -> int:
+def replica_of(pid):
     (replica,) = [c for c in children(pid) if "child.py" in Path(f"/proc/{c}/cmdline").read_text()]
     return replica
 
@@ -128,12 +127,12 @@ class Episode:
     violation_rate: float
 
     @property
-    def latency_s(self) -> pd.Series:
+    def latency_s(self):
         """End-to-end latency of each request."""
         return self.requests["finished_s"] - self.requests["sent_s"]
 
 
-def play(system: System, backend: Backend) -> Episode:
+def play(system, backend):
     """Play one episode under sponge-ip."""
     try:
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
@@ -143,7 +142,7 @@ def play(system: System, backend: Backend) -> Episode:
         system.close()
 
 
-def compare(sim: Episode, live: Episode) -> dict[str, float]:
+def compare(sim, live):
     """Return the differences in units of what is allowed."""
     common = sim.requests.index.intersection(live.requests.index)
     assert len(common) >= 0.97 * max(len(sim.requests), len(live.requests))
@@ -175,7 +174,7 @@ def test_a_killed_worker_costs_no_request(scenario_file):
     }
 
 
-def serves_again(run: Path) -> bool:
+def serves_again(run):
     """Tell whether requests met their deadlines in an interval after that of a restart."""
     restarts = np.cumsum([0.0, *followed(run, "restarts")])
     on_time = followed(run, "on_time")

@@ -4,22 +4,18 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from control_groups import groups_of
 from machine import needs_two_cpus
-from numpy.typing import NDArray
 
 from sponge_env.models.model import onnx_session, run_onnx
 from sponge_env.models.registry import resolve_model
 from sponge_env.scenario.profile import load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.serve.engine import ServingEngine
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.interface import Call, Reply, Status
 from sponge_env.serve.make import make_engine
 
@@ -28,7 +24,7 @@ pytestmark = [pytest.mark.live, needs_two_cpus]
 SOON_S = 60.0
 
 
-def one_stage(folder: Path, model: str) -> Scenario:
+def one_stage(folder, model):
     """Return a model's scenario, with a profile that says nothing true of it."""
     path = folder / f"{model}.json"
     save_profile(dataclasses.replace(load_profile("lite0"), name=model, model=model), path)
@@ -36,7 +32,7 @@ def one_stage(folder: Path, model: str) -> Scenario:
 
 
 @contextmanager
-def engine_of(scenario: Scenario, agent: str, **more: Any) -> Iterator[ServingEngine]:
+def engine_of(scenario, agent, **more):
     engine = make_engine(scenario, agent, **more)
     worker = engine._system.worker
     with closing(engine):
@@ -49,24 +45,24 @@ def engine_of(scenario: Scenario, agent: str, **more: Any) -> Iterator[ServingEn
 class Sent:
     """Calls and what came of them."""
 
-    def __init__(self, engine: ServingEngine) -> None:
+    def __init__(self, engine):
         self.engine, self.told = engine, []
         self._ended = threading.Semaphore(0)
 
     told: list[list[Reply]]
 
-    def submit(self, tensor: NDArray[Any], budget_s: float = SOON_S) -> None:
+    def submit(self, tensor, budget_s=SOON_S):
         now_s = time.monotonic()
-        told: list[Reply] = []
+        told = []
         self.told.append(told)
 
-        def done(reply: Reply) -> None:
+        def done(reply):
             told.append(reply)
             self._ended.release()
 
         self.engine.submit(Call(tensor, now_s, now_s + budget_s, tensor.nbytes), done)
 
-    def replies(self) -> Sequence[Reply]:
+    def replies(self):
         """Wait for all, each of which comes once."""
         for _ in self.told:
             assert self._ended.acquire(timeout=SOON_S)

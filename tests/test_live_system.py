@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +14,11 @@ from reference import make_system, worker_settings
 from scenarios import SHORT, STEADY_PROFILE, requests_at, short
 from test_pipeline import model_of, pipeline, stage
 
-from sponge_env import Allocation, Profile, Scenario, StageAllocation, SystemSpec
+from sponge_env import Allocation, StageAllocation
 from sponge_env.live.system import LiveSystem
 from sponge_env.scenario.config import Initial, Limits, Serving, Simulation
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
-from sponge_env.simulation.workload import Workload
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
 
@@ -31,35 +28,26 @@ def files(tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("live"))
 
 
-def fake_worker(
-    scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int, **settings: Any
-) -> FakeWorker:
+def fake_worker(scenario, profile, spec, seed, **settings):
     return FakeWorker(**{**worker_settings(scenario, profile, spec, seed), **settings})
 
 
-def live_system(
-    scenario: Scenario,
-    seed: int = 0,
-    profile: Profile | None = None,
-    workload: Workload | None = None,
-    hold: bool = False,
-    **settings: Any,
-) -> LiveSystem:
+def live_system(scenario, seed=0, profile=None, workload=None, hold=False, **settings):
     profile = profile or scenario_profile(scenario)
 
-    def make_worker(spec: SystemSpec) -> FakeWorker:
+    def make_worker(spec):
         return fake_worker(scenario, profile, spec, seed, **settings)
 
     return LiveSystem(scenario, seed, make_worker, profile, workload, hold_between_steps=hold)
 
 
-def at_once(scenario: Scenario) -> Scenario:
+def at_once(scenario):
     """Let resizes take no time: how long they do is a real worker's own business."""
     simulation = dataclasses.replace(scenario.simulation, actuation_delay_s=0.0)
     return dataclasses.replace(scenario, simulation=simulation)
 
 
-def check_live(scenario: Scenario, seed: int, crashes_s: Sequence[float] = ()) -> LiveSystem:
+def check_live(scenario, seed, crashes_s=()):
     """Compare the live system with the reference, each on a worker of its own."""
     profile = scenario_profile(scenario)
     live = live_system(scenario, seed, crashes_s=crashes_s)
@@ -107,7 +95,7 @@ def test_deaths_lead_to_every_outcome():
 def test_requests_are_conserved_at_any_moment(files, data, seed):
     scenario = data.draw(scenarios(files, Limits(16, 16, 4)))
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s), max_size=12).map(sorted))
-    systems: list[LiveSystem] = []
+    systems = []
     system = live_system(
         scenario, seed, crashes_s=crashes_s, watch=lambda: [check_conserved(s) for s in systems]
     )
@@ -126,7 +114,7 @@ def test_requests_are_conserved_at_any_moment(files, data, seed):
     assert counts["queued"] == counts["running"] == 0
 
 
-def check_conserved(system: LiveSystem) -> dict[str, int]:
+def check_conserved(system):
     """Check that every request that has arrived is somewhere, exactly once; return where."""
     columns = system.columns()
     counts = {name: int(np.sum(columns["outcome"] == name)) for name in OUTCOMES}
@@ -140,7 +128,6 @@ def check_conserved(system: LiveSystem) -> dict[str, int]:
 def test_a_learner_takes_its_time_between_two_steps():
     system = live_system(SHORT, hold=True, held_s=0.3)
     worker = system.worker
-    assert isinstance(worker, FakeWorker)
     assert worker.diary == ["hold"]
     with system.paused():
         assert worker.diary == ["hold"], "it stands still already"
@@ -159,12 +146,11 @@ def test_batches_name_their_requests_in_the_order_in_which_they_are_served():
     system = live_system(short(duration_s=2.0), profile=STEADY_PROFILE, workload=requests)
     system.step(Allocation(16, 2))
     worker = system.worker
-    assert isinstance(worker, FakeWorker)
     assert [batch.requests for batch in worker.batches] == [(0,), (2, 1), (3,)]
     assert len({batch.id for batch in worker.batches}) == 3
 
 
-def slow_system(requests: Workload, duration_s: float, replicas: int, **more: Any) -> LiveSystem:
+def slow_system(requests, duration_s, replicas, **more):
     """Return one whose batches take 1.6 s on one core."""
     scenario = short(duration_s=duration_s, serving=Serving("none"))
     more |= {"initial": Allocation(1, 1, replicas), "cold_start_s": 0.2}
@@ -212,12 +198,12 @@ ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))
 """Cores and batch sizes to go through."""
 
 
-def live_stages(scenario: Scenario, seed: int, **more: Any) -> LiveSystem:
+def live_stages(scenario, seed, **more):
     """Return a live system on plain workers."""
     return LiveSystem(scenario, seed, lambda spec: FakeStages(profile_workers(spec), **more))
 
 
-def stage_allocations(scenario: Scenario) -> Sequence[Allocation]:
+def stage_allocations(scenario):
     """Return what is asked for in each interval."""
     asked = []
     for interval in range(scenario.intervals):
@@ -242,7 +228,7 @@ def test_it_serves_stages_as_the_simulated_system_does(scenario, seed):
 
 
 def test_the_first_stage_s_answers_say_how_many_tasks_there_are():
-    def tasks(request: int) -> int:
+    def tasks(request):
         return request % 4
 
     live = live_stages(CHAIN, 0, tasks=tasks)

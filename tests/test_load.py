@@ -5,7 +5,6 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -58,11 +57,11 @@ def server():
         yield running
 
 
-def load(server: FakeServer, options: str = "") -> int:
+def load(server, options=""):
     return main(["load", "--url", server.url, "--scenario", "two.toml", *options.split()])
 
 
-def measured(server: FakeServer) -> dict[str, Any]:
+def measured(server):
     """Return the summary of a load of 40 requests."""
     assert load(server, "--json summary.json") == 0
     (summary,) = json.loads(Path("summary.json").read_text())
@@ -153,7 +152,7 @@ def test_who_was_not_calibrated_needs_a_rate(server, monkeypatch, capsys):
     assert len(server.taken) > 5
 
 
-def takes(*shape: int, datatype: str = "FP32", count: int = 1) -> dict[str, Any]:
+def takes(*shape, datatype="FP32", count=1):
     inputs = [{"name": "t", "datatype": datatype, "shape": list(shape)}] * count
     return {"metadata": LITE0 | {"inputs": inputs}}
 
@@ -187,7 +186,7 @@ def test_bad_input_is_one_sentence(changes, options, message, capsys):
 # Without a server ---------------------------------------------------------------------------
 
 
-def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
+def seen(ended, finished_s):
     """Return n requests, sent in seconds 0, 1, ..., under way for 0.1 s, due after 1 s."""
     sent_s = np.arange(len(ended), dtype=np.float64)
     workload = Workload(
@@ -195,7 +194,7 @@ def seen(ended: list[int], finished_s: list[float]) -> LoadResult:
     )
     where = Target("fake", "m", TensorSpec((3, 8, 8), "uint8"))
     scenario = dataclasses.replace(load_scenario("two.toml"), duration_s=10.0)
-    held: Any = ServerState(None)
+    held = ServerState(None)
     result = LoadResult(scenario, where, workload, held)
     result.ended[:] = ended
     result.finished_s[:] = finished_s
@@ -227,7 +226,7 @@ def test_a_profile_tells_who_was_hopeless_and_a_warm_up_does_not_count():
 
 
 def test_cores_are_averaged_over_time():
-    held: Any = ServerState(None)
+    held = ServerState(None)
     assert math.isnan(held.mean_cores)
     held._began_s = 10.0
     held._cores = {11.0: 4.0, 14.0: 8.0}

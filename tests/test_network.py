@@ -23,7 +23,7 @@ PROFILE = load_profile("yolov5s")
 TRACES = Path(generate.__file__).parent
 
 
-def trace_of(*samples: tuple[float, float]) -> BandwidthTrace:
+def trace_of(*samples):
     """Return a trace of (length in s, bytes per s)."""
     ends_s = np.cumsum([length_s for length_s, _ in samples])
     bandwidth = np.array([bytes_per_s for _, bytes_per_s in samples])
@@ -41,7 +41,7 @@ traces = (
 payloads_bytes = st.integers(1, 10**7).map(float)
 
 
-def delivered_bytes(trace: BandwidthTrace, until_s: float) -> float:
+def delivered_bytes(trace, until_s):
     """Integrate the bandwidth from 0, sample by sample."""
     laps = math.floor(until_s / trace.duration_s)
     ends_s = np.append(trace.start_s[1:], trace.duration_s)
@@ -92,7 +92,7 @@ def test_impossible_traces(start_s, bandwidth, duration_s):
         BandwidthTrace(np.array(start_s), np.array(bandwidth), duration_s)
 
 
-def draw(seed: int, duration_s: float = 60.0, **network: object) -> BandwidthTrace:
+def draw(seed, duration_s=60.0, **network):
     """Return the bandwidth of an episode."""
     arrivals, link = Arrivals("constant", rate_rps=1.0), Network(**network)
     scenario = Scenario(name="test", duration_s=duration_s, network=link, arrivals=arrivals)

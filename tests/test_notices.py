@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sponge_env.run.notices import announce, beginnings, replayed, warnings
-from sponge_env.scenario.config import Arrivals, Network, Stage
+from sponge_env.scenario.config import Arrivals, Network
 from sponge_env.scenario.profile import load_profile, local_model
 from sponge_env.scenario.scenario import SCENARIO_DIR, Scenario, load_scenario
 from sponge_env.scenario.spec import scenario_profile
@@ -15,19 +15,19 @@ PROFILES = ("yolov5s", "resnet18", "lite0")
 CSV = "time_s,bandwidth_bytes_per_s\n"
 
 
-def short(**changes: object) -> Scenario:
+def short(**changes):
     fields = {"duration_s": 20.0, "arrivals": Arrivals("constant", 10.0), **changes}
     return Scenario("short", **fields)
 
 
-def warned(scenario: Scenario) -> list[str]:
+def warned(scenario):
     return list(warnings(scenario, load_profile("yolov5s")))
 
 
-def elsewhere(scenario: Scenario) -> Scenario:
+def elsewhere(scenario):
     """Return a scenario whose stages have a shipped profile where they want this machine's."""
 
-    def known(stage: Stage) -> Stage:
+    def known(stage):
         variants = (
             replace(v, profile="lite0" if local_model(v.profile) else v.profile)
             for v in stage.variants

@@ -73,7 +73,7 @@ TEAMS = {
 }
 
 
-def check(scenario: Scenario, seed: int, joint: bool) -> None:
+def check(scenario, seed, joint):
     """Compare a bound with what all schedules cost."""
     found = bound(scenario, seed, joint)
     tried = replay_all(scenario, seed, scenario.limits.replicas if joint else 1)

@@ -1,7 +1,5 @@
 """Requests served like water: small cases that can be worked out by hand."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
@@ -15,15 +13,7 @@ from sponge_env.oracle.fluid import (
 )
 
 
-def episode(
-    arrived: Sequence[float],
-    due: Sequence[float],
-    *,
-    start: int = 0,
-    replicas: int = 1,
-    replicas_max: int = 1,
-    last_batch: float = 0.0,
-) -> Fluid:
+def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0):
     """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
     intervals, cores = len(arrived), [2] * replicas_max
     ends = np.array(arrived, dtype=np.float64)[:, None]
@@ -50,7 +40,7 @@ def episode(
     )
 
 
-def solve(f: Fluid, violation: float = 10.0) -> tuple[int, list[int]]:
+def solve(f, violation=10.0):
     return int(least_cost(f._replace(violation=violation))), cheapest_replicas(f).tolist()
 
 

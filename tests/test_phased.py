@@ -19,11 +19,10 @@ from agents.learn.command import plan_of
 from agents.learn.episodes import Episodes
 from agents.learn.evaluation import AccuracyCost, Evaluation
 from agents.learn.evaluation import evaluated as played_policy
-from agents.learn.imitation import Demonstrations
 from agents.learn.phased import score_of, train
 from agents.learn.systems import other
 from agents.learned import PolicyController
-from agents.policy import POLICY_FILE, Policy, load_policy
+from agents.policy import POLICY_FILE, load_policy
 from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
 from agents.training import parse
 from sponge_env.env.factory import make_system
@@ -39,16 +38,16 @@ torch.set_num_threads(1)  # more do not help networks this small
 SEVERAL_REPLICAS = dataclasses.replace(SCENARIO, initial=Initial(1, 1, 3))
 
 
-def networks() -> ppo.ActorCritic:
+def networks():
     torch.manual_seed(0)
     return ppo.ActorCritic((8, 8), [CHOICES], len(INPUTS))
 
 
-def evaluated(rate: float, cores: float = 3.0) -> Evaluation:
+def evaluated(rate, cores=3.0):
     return Evaluation(np.array([cores]), np.array([rate]))
 
 
-def demonstrated(policy: Policy | None = None) -> Demonstrations:
+def demonstrated(policy=None):
     made = dataclasses.replace(plan(Path()), steps=1)
     return imitation.demonstrations(made, CONFIG, 0, policy)
 
@@ -207,7 +206,7 @@ def test_an_update_makes_what_was_better_more_probable_and_teaches_the_critic():
     with closing(Episodes([SCENARIO], 4, Form(1, BATCHES), seed=0)) as played:
         batch = ppo.collect(model, played, CONFIG)
 
-    def probable() -> tuple[float, float]:
+    def probable():
         with torch.no_grad():
             _, now, _ = model.decide(batch.inputs, batch.situations, batch.choices)
             errors = model.values(batch.inputs) - batch.returns.numpy()
@@ -232,7 +231,6 @@ def test_violations_beyond_the_rules_count_against_a_policy():
 def test_a_training_goes_through_all_phases_and_can_be_followed(trained):
     policy = load_policy(trained / POLICY_FILE)
     assert (policy.info.planned, policy.info.partial) == (128, False)
-    assert policy.input_range is not None
     assert (policy.input_range[0] <= policy.input_range[1]).all()
     shown = EventAccumulator(str(trained)).Reload().Tags()["scalars"]
     assert "evaluation/cost" in shown
@@ -246,7 +244,7 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained):
 def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
     said = list[str]()
 
-    def interrupt(steps: int, status: str) -> None:
+    def interrupt(steps, status):
         said.append(status)
         if steps >= 80:
             raise KeyboardInterrupt
@@ -258,7 +256,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
     kept = load_policy(first / POLICY_FILE)
     assert kept.info.partial
     left = kept.info.planned - kept.info.steps
-    reports: list[tuple[int, str]] = []
+    reports = []
     resumed = plan(second, steps=left, start=kept, resumed=True)
     train(resumed, CONFIG, lambda *report: reports.append(report))
     assert reports[-1][0] == left
@@ -267,7 +265,7 @@ def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
 
 
 def test_a_training_begins_where_a_policy_ended(tmp_path):
-    def interrupt(steps: int, status: str) -> None:
+    def interrupt(steps, status):
         assert "imitating" not in status
         if steps:  # only the critic has learned
             raise KeyboardInterrupt
@@ -328,7 +326,6 @@ def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, 
     assert policy.info.actions == actions
     assert policy.info.inputs == made.inputs
     assert len(set(made.inputs)) == len(made.inputs)
-    assert policy.input_range is not None
     _, most_s = policy.input_range[:, made.inputs.index("resize_delay")]
     assert most_s > 0, "it knows other deployments"
     result = played_policy(policy, [longer], 1)

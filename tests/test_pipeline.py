@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +32,7 @@ LIMITS = Limits(cores=4, batch=4, replicas=2)
 PROFILES = ("video-classifier", "video-detector", "nlp-sentiment", "sentiment-text")
 
 
-def stage(name: str, *profiles: str, **more: Any) -> Stage:
+def stage(name, *profiles, **more):
     """Make a stage whose variants are ever more accurate."""
     variants = tuple(
         Variant(profile, accuracy=round(0.6 + 0.1 * k, 1), name=f"v{k}")
@@ -44,9 +41,9 @@ def stage(name: str, *profiles: str, **more: Any) -> Stage:
     return Stage(name, variants, **{"limits": LIMITS, **more})
 
 
-def pipeline(*stages: Stage, **more: Any) -> Scenario:
+def pipeline(*stages, **more):
     """Make a short scenario without any scatter."""
-    settings: dict[str, Any] = {
+    settings = {
         "name": "pipeline",
         "slo_s": 0.6,
         "duration_s": 8.0,
@@ -59,7 +56,7 @@ def pipeline(*stages: Stage, **more: Any) -> Scenario:
     return Scenario(**settings | more)
 
 
-def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
+def model_of(scenario, system):
     """Make the reference of a scenario; fan-outs are drawn as the core draws them."""
     key, after = np.uint64(system._env["fan_out_key"]), predecessors(scenario.stages)
     stages = []
@@ -72,7 +69,7 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
         own = after[k], each.initial.replicas, float(pace), always_passed(scenario.stages)[k]
         stages.append(StageModel(tables_s, accuracies, *own))
 
-    def fan_out(row: int, k: int, done: int) -> int:
+    def fan_out(row, k, done):
         ends = np.cumsum(system.plan.stages[k].tasks)
         drawn = mixed_uniform(key, row, k, done)
         return min(int(np.searchsorted(ends, drawn, side="right")), len(ends) - 1)
@@ -84,7 +81,7 @@ def model_of(scenario: Scenario, system: SimulatedSystem) -> Pipeline:
     return Pipeline(stages, initial, fan_out, scenario.serving)
 
 
-def compare(scenario: Scenario, plan: Sequence[Sequence[StageAllocation]], seed: int) -> None:
+def compare(scenario, plan, seed):
     """Play an episode on both and compare what became of every request."""
     system = SimulatedSystem(scenario, seed)
     model = model_of(scenario, system)
@@ -134,7 +131,7 @@ SHAPES = {
 
 
 @st.composite
-def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[StageAllocation]], int]:
+def episodes(draw):
     """Draw a pipeline and the allocations of some intervals."""
     shape = draw(st.sampled_from(sorted(SHAPES)))
     stages = []
@@ -164,7 +161,7 @@ def episodes(draw: st.DrawFn) -> tuple[Scenario, list[list[StageAllocation]], in
     return scenario, plan, draw(st.integers(0, 1000))
 
 
-def _allocations(stage: Stage) -> st.SearchStrategy[StageAllocation]:
+def _allocations(stage):
     """Return what a controller may ask for without starting or stopping replicas."""
     numbers, count = st.integers(1, 4), len(stage.variants)
     variants = st.sampled_from([*range(count), *[BY_SLACK] * (count > 1)])
@@ -309,7 +306,7 @@ def test_stages_share_the_machine():
     assert max(held) == pytest.approx(6.0)
 
 
-def with_service(folder: Path, name: str, service_s: float) -> str:
+def with_service(folder, name, service_s):
     """Write a profile whose batches of any size take the same time on any cores."""
     usual = load_profile("video-detector")
     latency = dataclasses.replace(

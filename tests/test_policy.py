@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
 from agents import learned
 from agents.history import INPUTS
 from agents.learned import PolicyController
-from agents.policy import ANY_MODEL, POLICY_FILE, Policy, PolicyInfo, load_policy, save_policy
+from agents.policy import ANY_MODEL, POLICY_FILE, Policy, load_policy, save_policy
 from sponge_env.env.factory import make_spec, make_system, scenario_profile
 from sponge_env.errors import PolicyError
 from sponge_env.run.rollout import Run, run_episode
@@ -21,20 +20,20 @@ from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 
 
-def saved(path: Path, info: PolicyInfo = STEPWISE, **changes: object) -> Path:
+def saved(path, info=STEPWISE, **changes):
     path.parent.mkdir(exist_ok=True)
     save_policy(drawn_policy(info, **changes), path)
     return path
 
 
-def played(controller: PolicyController) -> list[tuple[float, ...]]:
+def played(controller):
     """Return what a policy does in a short episode."""
     episode = run_episode(make_system(SHORT, 0), controller, Run("ppo", "short", "sim", 0))
     fields = ("cores", "batch", "replicas_ready", "late", "reward")
     return [tuple(getattr(one, name) for name in fields) for one in episode.intervals]
 
 
-def followed(controller: PolicyController) -> str:
+def followed(controller):
     controller.reset(SPEC, 0)
     return controller.description
 
@@ -51,7 +50,7 @@ def test_a_policy_survives_saving_and_controls_an_episode(tmp_path):
     assert controller.description.startswith(f"follows {path}, trained for 1 steps")
 
 
-def damaged(kind: str, path: Path) -> None:
+def damaged(kind, path):
     policy = drawn_policy()
     first, _, last = policy.layers
     if kind == "truncated":
@@ -177,7 +176,7 @@ def places(tmp_path, monkeypatch):
 def test_the_newest_policy_that_fits_wins_over_the_shipped_one(places):
     runs, shipped = places
 
-    def newest(source: str = "newest") -> str:
+    def newest(source="newest"):
         return followed(PolicyController("ppo-joint", source))
 
     with pytest.raises(PolicyError, match="no policy of ppo-joint"):

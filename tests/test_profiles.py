@@ -99,7 +99,6 @@ def test_samples_are_latencies(latencies_s):
 
 def test_work_goes_on_in_a_line_beyond_the_largest_measured_batch():
     profile = load_profile("lite0")
-    assert profile.quota is not None
     measured = len(profile.quota.work_s)
     steps_s = np.diff(profile.work_table_s(measured + 3))[measured - 1 :]
     slope_s = (profile.quota.work_s[-1] - profile.quota.work_s[0]) / (measured - 1)

@@ -29,7 +29,7 @@ def docs(tmp_path):
     return tmp_path / "docs"
 
 
-def block(page: Path, name: str) -> str:
+def block(page, name):
     """Return what stands between the marks of a page."""
     text = page.read_text()
     return text.partition(f"<!-- {name}:begin -->")[2].partition(f"<!-- {name}:end -->")[0].strip()
@@ -46,7 +46,7 @@ def test_the_tables_of_the_pages_are_made_of_the_published_numbers(docs):
     assert "former" not in (docs / "results.md").read_text()
 
 
-def check_scores(folder: Path) -> list[str]:
+def check_scores(folder):
     """Check that scores follow from the cells beside them; return whose they are."""
     suites = sorted(path.name.removesuffix("-score.csv") for path in folder.glob("*-score.csv"))
     for suite in suites:

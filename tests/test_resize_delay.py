@@ -9,7 +9,7 @@ import pytest
 from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.rates import ForecastError
 from agents.sponge_ip import SpongeIP
-from sponge_env import Allocation, Controller, Scenario, load_scenario
+from sponge_env import Allocation, load_scenario
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Serving, Simulation
 from sponge_env.simulation.system import SimulatedSystem
@@ -17,14 +17,14 @@ from sponge_env.simulation.system import SimulatedSystem
 DELAYED_S = 0.4
 
 
-def delayed(name: str = "paper", *, duration_s: float = 20.0, **simulation: float) -> Scenario:
+def delayed(name="paper", *, duration_s=20.0, **simulation):
     settings = {"actuation_delay_s": DELAYED_S, "noise": 0.0, **simulation}
     scenario = dataclasses.replace(load_scenario(name), duration_s=duration_s)
     own = Simulation(**settings)
     return dataclasses.replace(scenario, simulation=own, serving=Serving(drop="none"))
 
 
-def in_force_s(scatter: float, seed: int) -> list[float]:
+def in_force_s(scatter, seed):
     """Return how long each of many resizes takes."""
     scenario = delayed(duration_s=300.0, actuation_scatter=scatter)
     system = SimulatedSystem(dataclasses.replace(scenario, interval_s=5.0), seed)
@@ -64,7 +64,7 @@ def test_no_resize_overtakes_another_and_none_is_lost():
         assert on_their_way == asked_for[len(asked_for) - len(on_their_way) :]
 
 
-def cost(controller: Controller, scenario: Scenario, seed: int, informed: bool) -> float:
+def cost(controller, scenario, seed, informed):
     """Return core-seconds and, at 15 each, violations of an episode."""
     system = SimulatedSystem(scenario, seed)
     if not informed:

@@ -42,7 +42,7 @@ def page(run):
     return (run / "report/report.html").read_text()
 
 
-def row(page: str, agent: str, column: str) -> str:
+def row(page, agent, column):
     """Return an agent's entry in the first table that has a column."""
     for table in re.findall(r"<table>(.*?)</table>", page, re.DOTALL):
         headings = re.findall(r"<th>(.*?)</th>", table)

@@ -159,7 +159,7 @@ def test_a_controller_of_ones_own_counts_by_its_file(tmp_path, monkeypatch):
 
 
 def test_a_result_belongs_to_the_profiles_of_all_stages(tmp_path):
-    def fingerprint_with(scale: float, **facts: float) -> str:
+    def fingerprint_with(scale, **facts):
         first, second = load_profile("resnet18"), load_profile("yolov5s").scaled(scale)
         for name, profile in (("a", first), ("b", second)):
             profile = dataclasses.replace(profile, facts=Facts(**facts))

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import busy_model
 import pytest
@@ -53,12 +52,12 @@ LANDLOCK = ctypes.CDLL(None).syscall(444, None, ctypes.c_ulong(0), ctypes.c_ulon
 needs_landlock = pytest.mark.skipif(LANDLOCK < 6, reason="needs Landlock of Linux 6.12")
 
 
-def fields(status: str) -> dict[str, str]:
+def fields(status):
     """Return what a ``/proc/PID/status`` says."""
     return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
 
 
-def assert_unprivileged(status: dict[str, str]) -> None:
+def assert_unprivileged(status):
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
     for held in ("CapEff", "CapPrm"):
@@ -68,7 +67,7 @@ def assert_unprivileged(status: dict[str, str]) -> None:
         assert int(status["CapBnd"], 16) == 0
 
 
-def probed(folder: Path, task: str) -> dict[str, Any]:
+def probed(folder, task):
     """Return what a script can do within the sandbox."""
     (folder / "old").mkdir()
     script = folder / "probe.py"
@@ -76,7 +75,7 @@ def probed(folder: Path, task: str) -> dict[str, Any]:
     command = [sys.executable, "-P", str(SANDBOX), task, str(script), "one", "two"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert not ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout)
+    found = json.loads(ended.stdout)
     assert found["arguments"] == ["one", "two"]
     assert_unprivileged(fields(found["status"]))
     assert {found[each] for each in ("tcp", "unix")} == {"Operation not permitted"}
@@ -122,7 +121,7 @@ def test_a_model_in_anothers_home_is_made_ready_for_other_threads(cores, tmp_pat
     model = write_model(tmp_path / "own.onnx")
     os.chown(tmp_path, 65534, 65534)
     tmp_path.chmod(0o700)
-    whole: dict[str, Any] = {"cores_max": 2, "core_unit": 1.0, "limiter": "none"}
+    whole = {"cores_max": 2, "core_unit": 1.0, "limiter": "none"}
     config = LiveConfig(model=str(model), batch_max=2, initial=Allocation(cores, 2), **whole)
     with LiveWorker(config) as worker:
         for now in (cores, 3 - cores):

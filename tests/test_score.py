@@ -1,7 +1,6 @@
 """The one score, from cells made up by hand, and the picture of it."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ MISSED = {
 CORES = {"fixed": [2.0, 4.0, 8.0, 16.0], "good": [1.0, 4.0, 4.0, 16.0], "bad": [1.0] * 4}
 
 
-def frame(start: str = "warm") -> pd.DataFrame:
+def frame(start="warm"):
     """Return four cells of three agents, with a bound of one core that lacks the last."""
     rows = [
         (name, "m", start, group, agent, MISSED[agent][k], CORES[agent][k])
@@ -34,7 +33,7 @@ def frame(start: str = "warm") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "avoidable_violation_rate", "mean_cores"])
 
 
-def of(rows: pd.DataFrame, agent: str) -> Sequence[float]:
+def of(rows, agent):
     (row,) = rows[rows["agent"] == agent].to_dict("records")
     names = ("cells", "met", "cores_over_reference", "cores_over_bound", "worst", "missed")
     return [row[name] for name in names]

@@ -3,13 +3,12 @@
 import asyncio
 import importlib
 import warnings
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable
 
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
-from served import Running, running
+from served import running
 
 from sponge_env.serve.interface import Reply, Status
 
@@ -29,22 +28,22 @@ CLIENTS = ("http", "http.aio", "grpc", "grpc.aio")
 class Client:
     """One of the clients; calls of the asynchronous ones are waited for."""
 
-    def __init__(self, kind: str, server: Running, **options: Any) -> None:
+    def __init__(self, kind, server, **options):
         self.kind, self.server, self.options = kind, server, options
         self.library = importlib.import_module(f"tritonclient.{kind}")
         self.tensors = importlib.import_module(f"tritonclient.{kind.partition('.')[0]}")
 
     @property
-    def over_http(self) -> bool:
+    def over_http(self):
         return self.kind.startswith("http")
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
+    def __getattr__(self, method):
+        def call(*arguments, **named):
             return asyncio.run(self._call(method, *arguments, **named))
 
         return call
 
-    async def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+    async def _call(self, method, *arguments, **named):
         address = self.server.http if self.over_http else self.server.grpc
         client = self.library.InferenceServerClient(address, **self.options)
         try:
@@ -55,12 +54,12 @@ class Client:
             if isinstance(closed, Awaitable):
                 await closed
 
-    def tensor(self, rows: Any = ROWS, **how: Any) -> Any:
+    def tensor(self, rows=ROWS, **how):
         tensor = self.tensors.InferInput("input", list(rows.shape), "FP32")
         tensor.set_data_from_numpy(rows, **how)
         return tensor
 
-    def output(self, **how: Any) -> Any:
+    def output(self, **how):
         return self.tensors.InferRequestedOutput("output", **how)
 
 
@@ -76,7 +75,7 @@ def client(request, server):
     return Client(request.param, server)
 
 
-def plain(client: Client, found: Any) -> Any:
+def plain(client, found):
     if client.over_http:
         return found
     from google.protobuf.json_format import MessageToDict
@@ -146,7 +145,7 @@ def test_what_is_not_answered(kind):
 
 def test_a_stream_is_answered_in_order():
     with running() as server:
-        found: list[Any] = []
+        found = []
         client = tritonclient.grpc.InferenceServerClient(server.grpc)
         client.start_stream(lambda result, error: found.append(error or result))
         maker = Client("grpc", server)

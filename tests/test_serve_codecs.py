@@ -4,8 +4,6 @@ import gc
 import json
 import math
 import tracemalloc
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import orjson
@@ -19,7 +17,6 @@ from served import running
 
 from sponge_env.models.model import TEXT, TensorSpec, record
 from sponge_env.serve.http.messages import accepted_encoding, compress, decompress
-from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.rpc.codec import MESSAGES, read_message, write_message
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.protocol import (
@@ -41,11 +38,11 @@ FIELDS = {"float32": "fp32_contents", "float64": "fp64_contents", "bool": "bool_
           "int64": "int64_contents", "uint64": "uint64_contents"}  # fmt: skip
 
 
-def read(body: Any, length: bytes | None = None, serves: ServedModel = TINY) -> InferRequest:
+def read(body, length=None, serves=TINY):
     return read_request(body, json_size(length, len(body), serves, ROWS), serves, ROWS)
 
 
-def values(dtype: str) -> Any:
+def values(dtype):
     rng = np.random.default_rng(0)
     if dtype == "bool":
         return rng.integers(0, 2, (3, 2, 2)).astype(bool)
@@ -55,7 +52,7 @@ def values(dtype: str) -> Any:
     return rng.integers(limits.min, limits.max, (3, 2, 2), dtype, endpoint=True)
 
 
-def asked(rows: Any, **tensor: Any) -> bytes:
+def asked(rows, **tensor):
     name = DATATYPES[rows.dtype.name]
     described = {"name": "input", "datatype": name, "shape": list(rows.shape), **tensor}
     return json.dumps({"inputs": [described]}).encode()
@@ -192,7 +189,7 @@ def test_compression_there_and_back(body, encoding):
             decompress(compress(body, encoding), encoding, len(body) - 1)
 
 
-def one_sentence(read_it: Callable[[], Any]) -> None:
+def one_sentence(read_it):
     error = None
     try:
         read_it()
@@ -215,24 +212,24 @@ KEYS = ("id", "parameters", "inputs", "outputs", "name", "shape", "datatype", "d
         "binary_data_size", "binary_data", "binary_data_output", "timeout", "slo_ms")  # fmt: skip
 
 
-def places(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(data, at=()):
     """Return the paths of everything in plain data."""
     pairs = enumerate(data) if isinstance(data, list) else getattr(data, "items", tuple)()
     return [at, *(place for key, value in pairs for place in places(value, (*at, key)))]
 
 
-def changed(found: Any, at: tuple[Any, ...], value: Any) -> Any:
+def changed(found, at, value):
     if not at:
         return value
-    copy: Any = dict(found) if isinstance(found, dict) else list(found)
+    copy = dict(found) if isinstance(found, dict) else list(found)
     copy[at[0]] = changed(found[at[0]], at[1:], value)
     return copy
 
 
 @st.composite
-def nearly_right(draw: st.DrawFn) -> bytes:
+def nearly_right(draw):
     """A request of which one or two places are something else."""
-    right: Any = json.loads(
+    right = json.loads(
         in_json([[1, 2, 3, 4]] * 2, id="a", parameters={"slo_ms": 9}, outputs=[{"name": "output"}])
     )
     for _ in range(draw(st.integers(1, 2))):
@@ -313,9 +310,9 @@ def test_no_json_becomes_more_than_is_counted(text):
 
 
 def test_no_garbage_is_looked_for_in_what_is_new():
-    phases: list[str] = []
+    phases = []
 
-    def noted(phase: str, _: object) -> None:
+    def noted(phase, _):
         phases.append(phase)
 
     text = json.dumps({"inputs": [[]] * 50_000})

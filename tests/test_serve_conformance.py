@@ -3,10 +3,9 @@
 import http.client
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from served import Running, running
+from served import running
 
 CORPUS = Path(__file__).parent / "conformance"
 CASES = [
@@ -32,7 +31,7 @@ def test_the_answer_is_as_the_protocol_says(case, server):
         assert "\n" not in error["error"]
 
 
-def check(expected: dict[str, Any], status: int, headers: dict[str, str], body: bytes) -> None:
+def check(expected, status, headers, body):
     """Check an answer; of an error only that it is one."""
     assert status == expected["status"], body
     for name, value in expected.get("headers", {}).items():
@@ -46,7 +45,7 @@ def check(expected: dict[str, Any], status: int, headers: dict[str, str], body: 
     assert body[size:] == bytes.fromhex(expected.get("binary", ""))
 
 
-def asked(server: Running, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+def asked(server, request):
     text = request.get("text", json.dumps(request["json"]) if "json" in request else "").encode()
     headers = dict(request.get("headers", {}))
     if request.get("header_length"):
@@ -60,7 +59,7 @@ def asked(server: Running, request: dict[str, Any]) -> tuple[int, dict[str, str]
     return found
 
 
-def matches(found: Any, wanted: Any) -> None:
+def matches(found, wanted):
     """Compare, where ``"..."`` stands for anything and keys that are not wanted may be there."""
     if isinstance(wanted, dict):
         assert isinstance(found, dict)

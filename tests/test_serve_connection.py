@@ -2,8 +2,6 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from served import Recorded
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve.http.connection import Connection, Connections
 from sponge_env.serve.http.routes import HttpFront
-from sponge_env.serve.interface import Call, Reply
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.front import Front
 from sponge_env.serve.wire.outcomes import WireError
@@ -26,37 +23,37 @@ LARGE = served(inputs=TensorSpec((150_000,)))
 class Transport(asyncio.Transport):
     """Keeps what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.sent, self.closing = b"", False
         self.changed = asyncio.Event()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data):
         self.sent += bytes(data)
         self.changed.set()
 
-    def close(self) -> None:
+    def close(self):
         self.closing = True
         self.changed.set()
 
     abort = write_eof = close  # all say that nothing more comes
 
-    def is_closing(self) -> bool:
+    def is_closing(self):
         return self.closing
 
-    def get_write_buffer_size(self) -> int:
+    def get_write_buffer_size(self):
         return 0
 
-    def pause_reading(self) -> None:
+    def pause_reading(self):
         """Do nothing: a test sends no more than it wants to."""
 
     resume_reading = pause_reading
 
     @property
-    def statuses(self) -> list[int]:
+    def statuses(self):
         return [int(part[:3]) for part in self.sent.split(b"HTTP/1.1 ")[1:]]
 
-    async def until(self, true: Callable[["Transport"], bool]) -> None:
+    async def until(self, true):
         async with asyncio.timeout(10):
             while not true(self):
                 self.changed.clear()
@@ -66,7 +63,7 @@ class Transport(asyncio.Transport):
 class Client:
     """Speaks to a connection."""
 
-    def __init__(self, engine: FakeEngine, **changes: Any) -> None:
+    def __init__(self, engine, **changes):
         options, metrics = ServeOptions(**changes), Recorded()
         front = Front(engine, options, metrics)
         answer = HttpFront(front, {}).answer
@@ -74,12 +71,12 @@ class Client:
         self.server = Connections(options, front.memory, answer, metrics.rejected)
         self.connect()
 
-    def connect(self) -> Transport:
+    def connect(self):
         self.connection, self.transport = Connection(self.server), Transport()
         self.connection.connection_made(self.transport)
         return self.transport
 
-    def send(self, data: bytes) -> None:
+    def send(self, data):
         """Have all of it read before anything else runs in the loop."""
         while data:
             room = self.connection.get_buffer(-1)
@@ -89,9 +86,9 @@ class Client:
             data = data[size:]
 
 
-def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+def in_a_loop(test):
     @functools.wraps(test)
-    def run(**arguments: Any) -> None:
+    def run(**arguments):
         asyncio.run(test(**arguments))
 
     return run
@@ -128,7 +125,7 @@ async def test_empty_lines_do_not_hold_a_connection(before):
     assert len(client.transport.statuses) == bool(before)
 
 
-def held_by(first: float) -> Callable[[Call], Reply | None]:
+def held_by(first):
     """Answer all but those that begin with a number."""
     return lambda call: None if call.tensor[0] == first else answered(np.zeros((1, 2), np.float32))
 

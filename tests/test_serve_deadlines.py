@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from itertools import product
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,9 +22,7 @@ NOW_MS = 1.7e12
 AT = Arrival(began_s=999.9, arrived_s=1000.0, unix_s=NOW_MS / 1000, default_slo_s=2.0)
 
 
-def when(
-    parameters: dict[str, Any] | None = None, arrival: Arrival = AT, **headers: Any
-) -> Deadline:
+def when(parameters=None, arrival=AT, **headers):
     said = {f"x-{name.replace('_', '-')}".encode(): str(v).encode() for name, v in headers.items()}
     found = request_deadline(parameters or {}, said, arrival)
     return Deadline(round(found.sent_s, 6), round(found.due_s, 6), found.clamped)

@@ -9,25 +9,23 @@ import signal
 import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from fake_engine import FakeEngine, answered
 from machine import needs_two_cpus
-from served import Running, running
+from served import running
 from test_live_ocr import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
 from test_serve_clients import CLIENTS, Client, InferenceServerException, plain
 from tritonclient.utils import np_to_triton_dtype
 
 from sponge_env.__main__ import main
-from sponge_env.models.images import TextImage, draw
+from sponge_env.models.images import draw
 from sponge_env.models.ocr import Detection, Recognition
-from sponge_env.serve.interface import Call, Reply, ServedModel, Status
+from sponge_env.serve.interface import ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]
 LONG_S = 60.0
@@ -35,7 +33,7 @@ SHORT_MS = 2.0
 """Less than any detection takes."""
 
 
-def texts(server: Running, images: Sequence[TextImage], slo_ms: float) -> list[list[str]]:
+def texts(server, images, slo_ms):
     """Have images read in one request, by Triton's client; return the lines of each."""
     client, rows = Client("http", server), np.stack([image.pixels for image in images])
     tensor = client.tensors.InferInput("image", list(rows.shape), "UINT8")
@@ -49,7 +47,7 @@ def texts(server: Running, images: Sequence[TextImage], slo_ms: float) -> list[l
     return [lines[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def read_over_the_wire(server: Running) -> float:
+def read_over_the_wire(server):
     """Return the share of the drawn lines that a client gets right, image by image and at once."""
     read = [texts(server, [image], LONG_S * 1000)[0] for image in IMAGES[:4]]
     read += texts(server, IMAGES[4:], LONG_S * 1000)
@@ -61,7 +59,7 @@ def read_over_the_wire(server: Running) -> float:
 def test_a_client_gets_the_text_that_a_pipeline_read():
     outputs, known = Recognition.outputs, {image.pixels.tobytes(): image for image in IMAGES}
 
-    def answer(call: Call) -> Reply:
+    def answer(call):
         lines = known[call.tensor.tobytes()].lines
         rows = np.zeros(len(lines), outputs.element)
         rows["text"] = [line.text.encode() for line in lines]
@@ -87,7 +85,7 @@ def test_text_is_read_with_one_deadline_for_both_stages(tmp_path):
 PICTURES = np.arange(96, dtype=np.float32).reshape(2, 3, 4, 4)
 TOKENS = np.array([[1, 2, 0], [3, 3, 3]])
 TEXTS = np.array([["yes", "\N{EURO SIGN}"], ["", "x" * 4096]], object)
-USER_MODELS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+USER_MODELS = [
     (
         """(float[n, 3, 4, 4] picture) => (float[n, 3, 1, 1] scores) {
                scores = GlobalAveragePool (picture) }""",
@@ -118,7 +116,7 @@ USER_MODELS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 """Graphs as users bring them, and a request of two rows to each with its answer."""
 
 
-def flat(values: Any) -> list[Any]:
+def flat(values):
     return [v.decode() if isinstance(v, bytes) else v for v in values.flatten().tolist()]
 
 
@@ -133,7 +131,7 @@ def test_a_users_model_is_served_as_it_is(graph, inputs, outputs, tmp_path):
     scenario = one_stage(tmp_path, str(tmp_path / "own.onnx"))
     kinds = {name: np_to_triton_dtype(rows.dtype) for name, rows in inputs.items()}
 
-    def asked(client: Client, given: dict[str, Any]) -> Any:
+    def asked(client, given):
         tensors = []
         for name, rows in given.items():
             tensors.append(client.tensors.InferInput(name, list(rows.shape), kinds[name]))
@@ -187,7 +185,7 @@ def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path, monkey
     with engine_of(one_stage(tmp_path, name), "static-16") as engine, running(engine) as server:
         worker = engine._system.worker
 
-        def kill_again_and_again() -> None:
+        def kill_again_and_again():
             while not over.wait(2.0):
                 (pid, *_) = [r.pid for r in worker.replicas]
                 os.kill(pid, signal.SIGKILL)

@@ -3,26 +3,23 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeLauncher, FakeReplica
+from fake_replicas import FakeLauncher
 from scenarios import short
 from views import make_spec, make_view
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.live import fleet
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
-from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
 from sponge_env.scenario.config import Limits
-from sponge_env.serve.engine import Decider, Decision, ServingEngine
-from sponge_env.serve.interface import Call, Reply, ServedModel, Snapshot, Status
+from sponge_env.serve.engine import Decider, ServingEngine
+from sponge_env.serve.interface import Call, ServedModel, Status
 from sponge_env.serve.system import ServedSystem
 
 SCENARIO = short(interval_s=0.05, limits=Limits(cores=4, batch=4, replicas=2, total_cores=8))
@@ -33,15 +30,15 @@ SOON_S = 10.0
 class Fixed:
     """Asks for the same always, or fails."""
 
-    def __init__(self, cores: int = 2, fails: bool = False) -> None:
+    def __init__(self, cores=2, fails=False):
         self.cores, self.fails = cores, fails
         self.decided = threading.Semaphore(0)
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
+    def reset(self, spec, seed):
         if self.cores > spec.first.cores_max:
             raise ConfigError("too many cores")
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         self.decided.release()
         if self.fails:
             raise RuntimeError("no idea")
@@ -51,15 +48,15 @@ class Fixed:
 class Rig:
     """An engine on fake replicas, and a client."""
 
-    def __init__(self, launcher: FakeLauncher, **agents: Fixed) -> None:
+    def __init__(self, launcher, **agents):
         self.launcher, self.agents = launcher, agents
         system = ServedSystem(SCENARIO, self.start)
         self.engine = ServingEngine(system, SERVED, next(iter(agents)), self.agents.__getitem__)
-        self.followed: list[Snapshot] = []
+        self.followed = []
         self.engine.follow(self.followed.append)
-        self.replies: list[list[Reply]] = []
+        self.replies = []
 
-    def start(self, spec: SystemSpec) -> LiveWorker:
+    def start(self, spec):
         config = LiveConfig(
             batch_max=4, cores_max=4, core_unit=1.0, replicas_max=2, total_cores=8, cold_start_s=0.1
         )
@@ -67,26 +64,24 @@ class Rig:
         return self.worker
 
     @property
-    def intervals(self) -> list[IntervalMetrics]:
+    def intervals(self):
         """Metrics of those that have passed."""
         return [snapshot.last for snapshot in self.followed if snapshot.last is not None]
 
-    def submit(
-        self, x: float = 0.0, budget_s: float = 5.0, payload: Any = 8
-    ) -> Callable[[], Reply]:
+    def submit(self, x=0.0, budget_s=5.0, payload=8):
         """Send a call; return what waits for its end."""
-        replies: list[Reply] = []
+        replies = []
         self.replies.append(replies)
         now_s = time.monotonic()
         self.engine.submit(Call(np.array([x]), now_s, now_s + budget_s, payload), replies.append)
         return lambda: until(lambda: replies and replies[0])
 
-    def started(self, batches: int = 1) -> FakeReplica:
+    def started(self, batches=1):
         """Wait until the first replica has a batch."""
         return until(lambda: next((r for r in self.launcher.launched if r.batch_id), None))
 
 
-def until(condition: Callable[[], Any]) -> Any:
+def until(condition):
     """Wait until something holds, by looking."""
     deadline_s = time.monotonic() + SOON_S
     while not (value := condition()):
@@ -96,7 +91,7 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def rig(launcher: FakeLauncher | None = None, **agents: Fixed) -> Iterator[Rig]:
+def rig(launcher=None, **agents):
     made = Rig(launcher or FakeLauncher(), **(agents or {"fixed": Fixed()}))
     with closing(made.engine):
         yield made
@@ -172,12 +167,12 @@ def test_a_controller_that_fails_keeps_the_last_allocation(caplog):
 class Hanging(Fixed):
     """Decides, once it is told to hang, when it is let go."""
 
-    def __init__(self, cores: int = 2) -> None:
+    def __init__(self, cores=2):
         super().__init__(cores)
         self.goes_on = threading.Event()
         self.goes_on.set()
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         allocation = super().decide(view)
         assert self.goes_on.wait(6 * SOON_S)
         return allocation
@@ -214,7 +209,7 @@ def test_a_controller_that_hangs_does_not_hold_up_the_end():
 
 
 def test_a_client_that_raises_harms_nobody(caplog):
-    def done(_: Reply) -> None:
+    def done(_):
         raise RuntimeError("gone")
 
     with rig() as r:
@@ -227,13 +222,13 @@ def test_a_client_that_raises_harms_nobody(caplog):
 class Lazy(FakeLauncher):
     """Replicas are ready at once, and answer when a test says so."""
 
-    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
+    def launch(self, id, cores, **more):
         self.willing = self.is_ready()
         replica = super().launch(id, cores, **more)
         self.willing = False
         return replica
 
-    def is_ready(self) -> bool:
+    def is_ready(self):
         return True
 
 
@@ -258,10 +253,10 @@ class Doomed(Lazy):
 
     doomed = True
 
-    def is_ready(self) -> bool:
+    def is_ready(self):
         return not (self.launched and self.doomed)
 
-    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
+    def launch(self, id, cores, **more):
         ready, replica = self.is_ready(), super().launch(id, cores, **more)
         if not ready:
             replica.die("no memory")
@@ -298,13 +293,13 @@ def test_a_call_that_breaks_the_engine_is_told_like_the_others():
 class ByTime:
     """Wants as many cores as the view's time says, when a test lets it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.may = threading.Semaphore(0)
 
-    def reset(self, spec: SystemSpec, seed: int) -> None:
+    def reset(self, spec, seed):
         """There is nothing to forget."""
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         assert self.may.acquire(timeout=SOON_S)
         return Allocation(int(view.now_s), 1)
 
@@ -323,12 +318,11 @@ def decider(asked):
     asked.may.release(2)
 
 
-def cores(decided: Decision | None) -> int:
-    assert decided is not None
+def cores(decided):
     return decided.allocation().cores
 
 
-def is_late(decider: Decider, asked: ByTime, now_s: float) -> None:
+def is_late(decider, asked, now_s):
     """Ask it while nobody has patience, and let it decide then."""
     decider._max_wait_s = 0.0
     assert decider.decide(make_view(now_s=now_s)) is None

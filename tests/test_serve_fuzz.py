@@ -4,21 +4,20 @@ import logging
 import logging.handlers
 import socket
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, sums
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_http import binary, chunked, in_json, request
-from served import Running, running
+from served import running
 
 from sponge_env.serve.interface import Reply, Status
 
 ENDINGS = (Status.ANSWERED, Status.REFUSED, Status.EXPIRED, Status.FAILED, Status.STOPPED)
 
 
-def answer(call: Any) -> Reply:
+def answer(call):
     """End a call in a way that its first number chooses."""
     ended = ENDINGS[int(abs(float(call.tensor[0]))) % len(ENDINGS)]
     return sums(call) if ended is Status.ANSWERED else Reply(ended, retry_after_s=0.1)
@@ -26,7 +25,7 @@ def answer(call: Any) -> Reply:
 
 @pytest.fixture(scope="module")
 def server():
-    limits: dict[str, Any] = {"max_body_bytes": 4000, "max_header_bytes": 2000, "max_rows": 8}
+    limits = {"max_body_bytes": 4000, "max_header_bytes": 2000, "max_rows": 8}
     limits |= {"body_timeout_s": 0.05, "idle_timeout_s": 0.05}
     logged = logging.handlers.BufferingHandler(capacity=10**6)
     logging.getLogger().addHandler(logged)
@@ -67,7 +66,7 @@ UPGRADES = st.sampled_from([{}, {"connection": "upgrade", "upgrade": "h2c"}])
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> bytes:
+def requests(draw):
     """One or two requests, and a few bytes of them changed."""
     data = b""
     for _ in range(draw(st.integers(1, 2))):
@@ -79,7 +78,7 @@ def requests(draw: st.DrawFn) -> bytes:
     return data
 
 
-def infer_at(path: str, body: bytes, headers: dict[str, Any], method: str = "POST") -> bytes:
+def infer_at(path, body, headers, method="POST"):
     lines = request(path="PATH", method=method, **{"content_length": len(body), **headers})
     return lines.replace(b"PATH", path.encode("latin-1"), 1) + body
 
@@ -88,7 +87,7 @@ LAST = request(method="GET", path="/v2/health/live", connection="close")
 """After what is whole, the server answers this and closes; otherwise its patience ends."""
 
 
-def statuses(server: Running, data: bytes) -> list[int]:
+def statuses(server, data):
     """Send it, and return the statuses of what comes back until nothing more does.
 
     Something does, whatever was sent: no connection is just closed.

@@ -9,14 +9,13 @@ import threading
 import time
 import zlib
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
 from fake_engine import FakeEngine, answered, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_http import Answer, Wire, binary, chunked, in_json, infer, request
+from raw_http import Wire, binary, chunked, in_json, infer, request
 from served import running
 
 from sponge_env.models.model import TensorSpec
@@ -25,7 +24,7 @@ from sponge_env.serve.http import routes
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
 
-LIMITS: dict[str, Any] = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
+LIMITS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def wire(server):
         yield found
 
 
-def outputs(body: bytes) -> Any:
+def outputs(body):
     return json.loads(body)["outputs"][0]["data"]
 
 
@@ -51,7 +50,7 @@ UPGRADE = {
     "upgrade": "h2c",  # as Java's client does with every request
     "inference_header_content_length": LENGTH,
 }
-PIPELINE: list[tuple[bytes, int]] = [
+PIPELINE = [
     (infer([[1, 2, 3, 4]]), 200),
     (request(method="GET", path="/v2"), 200),
     (infer([[n, n, n, n] for n in range(16)]), 200),
@@ -80,9 +79,9 @@ def test_requests_may_be_cut_anywhere(cuts, server):
 
 
 def test_the_body_is_neither_copied_nor_kept(monkeypatch):
-    memories: list[Any] = []
+    memories = []
 
-    def connections(options: Any, memory: Any, *more: Any) -> Connections:
+    def connections(options, memory, *more):
         memories.append(memory)
         return Connections(options, memory, *more)
 
@@ -220,7 +219,7 @@ def test_a_client_that_goes_away_frees_its_place():
 
 
 def test_a_row_that_is_refused_takes_the_others_back():
-    def answer(call: Any) -> Reply | None:
+    def answer(call):
         return Reply(Status.REFUSED, retry_after_s=2.5) if call.tensor[0] == 1 else None
 
     engine = FakeEngine(answer=answer)
@@ -260,7 +259,7 @@ def test_a_violation_says_why_and_is_logged(reply, age_s, says, caplog):
     ("rows", "status", "deciding"), [([1, 3, 2], 200, 1), ([1, 9, 3], 504, 1), ([1, 8, 9], 503, 1)]
 )
 def test_a_request_counts_as_what_was_answered(rows, status, deciding):
-    def answer(call: Any) -> Reply:
+    def answer(call):
         first = float(call.tensor[0])
         if first >= 8:
             return Reply(Status.EXPIRED if first == 9 else Status.REFUSED)
@@ -283,7 +282,7 @@ def test_more_rows_than_there_is_room_for_are_a_mistake():
 
 
 def test_the_agent_is_switched(wire, server):
-    def switch(body: bytes, kind: str = "application/json") -> Any:
+    def switch(body, kind="application/json"):
         local = {"content_type": kind, "host": "127.0.0.1:8000"}
         return wire.send(request(body, path="/agent", **local)).answer()
 
@@ -296,7 +295,7 @@ def test_the_agent_is_switched(wire, server):
 
 
 def test_a_token_guards_all_but_health():
-    def get(path: str, **headers: str) -> Answer:
+    def get(path, **headers):
         return wire.send(request(method="GET", path=path, **headers)).answer()
 
     with running(token="secret") as server, Wire(server) as wire:
@@ -355,7 +354,7 @@ def test_pages_of_other_sites_reach_nothing(headers, status, agent_status, wire)
 
 
 def test_a_pipeline_says_which_rows_belong_to_whom():
-    def answer(call: Any) -> Reply:
+    def answer(call):
         return answered(np.full((int(call.tensor[0]), 2), call.tensor[0], np.float32))
 
     stages = dataclasses.replace(served(), stages=("find", "read"))
@@ -381,9 +380,9 @@ def test_a_client_that_does_not_read_is_let_go(connection):
 
 def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
     """Also where a header says that JSON is all that there is."""
-    threads: list[threading.Thread] = []
+    threads = []
 
-    def noted(work: Any, *arguments: Any) -> Any:
+    def noted(work, *arguments):
         threads.append(threading.current_thread())
         return work(*arguments)
 

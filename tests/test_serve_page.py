@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -44,7 +43,7 @@ def history():
     return History(ServerMetrics(SERVED))
 
 
-def points(history: History, since_s: float = 0.0) -> list[dict[str, Any]]:
+def points(history, since_s=0.0):
     return json.loads(orjson.dumps(history.since(since_s)))
 
 

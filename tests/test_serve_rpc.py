@@ -7,8 +7,6 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import grpc
 import numpy as np
@@ -45,18 +43,18 @@ def channel(server):
         yield found
 
 
-def call(channel: grpc.Channel, method: str, data: bytes) -> bytes:
-    answer: bytes = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
+def call(channel, method, data):
+    answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
     return answer
 
 
-def code(channel: grpc.Channel, method: str, data: bytes) -> grpc.StatusCode:
+def code(channel, method, data):
     future = channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20)
-    status: grpc.StatusCode = future.code()
+    status = future.code()
     return status
 
 
-def infer(rows: Any = ((1, 2, 3, 4),), **more: Any) -> Any:
+def infer(rows=((1, 2, 3, 4),), **more):
     array = np.asarray(rows, np.float32)
     request = MESSAGES["ModelInferRequest"](model_name="tiny", **more)
     request.inputs.add(name="input", datatype="FP32", shape=array.shape)
@@ -93,11 +91,11 @@ def test_the_answer(channel):
     }  # fmt: skip
 
 
-def set_parameter(parameters: Any, name: str, value: str) -> None:
+def set_parameter(parameters, name, value):
     parameters[name].string_param = value
 
 
-MISTAKES: dict[str, Callable[[Any, Any], Any]] = {
+MISTAKES = {
     "name": lambda request, tensor: setattr(tensor, "name", "other"),
     "datatype": lambda request, tensor: setattr(tensor, "datatype", "INT8"),
     "shape": lambda request, tensor: tensor.shape.append(1),
@@ -177,7 +175,7 @@ def test_silent_clients_are_let_go(limits, method, status):
         assert time.monotonic() - began_s < 10
 
 
-def silent(never: threading.Event) -> Iterator[bytes]:
+def silent(never):
     never.wait(20)
     yield b""
 

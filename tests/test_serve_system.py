@@ -1,7 +1,6 @@
 """The system that serves calls, in virtual time: each ends exactly once, whatever happens."""
 
 from collections import Counter, deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE, short
 from test_pipeline import pipeline, stage
 
-from sponge_env import Allocation, Scenario, StageAllocation
+from sponge_env import Allocation, StageAllocation
 from sponge_env.scenario.config import Initial, Limits, Simulation
-from sponge_env.serve.calls import Inbox, RowTable
-from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.calls import Inbox
+from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.system import TICK_S
 
 ONE = short(limits=Limits(16, 16, 3, total_cores=48), simulation=Simulation(cold_start_s=0.3))
@@ -29,12 +28,12 @@ SCENARIOS = {"one stage": ONE, "two stages": TWO}
 ENDED = ("on_time", "late", "dropped", "failed", "cancelled")
 
 
-def tasks_of(x: float) -> int:
+def tasks_of(x):
     """Return how many lines there are in an image; none in some."""
     return int(x) % 4
 
 
-def asked(scenario: Scenario, cores: int, batch: int, replicas: int) -> Allocation:
+def asked(scenario, cores, batch, replicas):
     """Return the same allocation for each stage, within the limits."""
     stages = []
     for one in scenario.pipeline:
@@ -44,7 +43,7 @@ def asked(scenario: Scenario, cores: int, batch: int, replicas: int) -> Allocati
     return Allocation(stages=tuple(stages))
 
 
-def client_of(scenario: Scenario = ONE, *arguments: Any, **options: Any) -> Client:
+def client_of(scenario=ONE, *arguments, **options):
     return Client(served_system(scenario, *arguments, **options))
 
 
@@ -90,13 +89,13 @@ def test_each_call_ends_exactly_once(data, name):
         assert system._env["opened"] == pending
 
 
-def check_rows(table: RowTable) -> None:
+def check_rows(table):
     """Check that each row is free or used, and none is both."""
     held = [row for row, call in enumerate(table._calls) if call or table._tasks[row]]
     assert sorted([*table._free, *held]) == list(range(table.spare))
 
 
-def check_told(client: Client, name: str) -> None:
+def check_told(client, name):
     """Check that each call was told once how it ended, with an answer of its own."""
     for ticket, told in client.replies.items():
         assert len(told) == 1
@@ -111,7 +110,7 @@ def check_told(client: Client, name: str) -> None:
         assert reply.variant
 
 
-def check_batches(client: Client) -> None:
+def check_batches(client):
     """Check that each batch that has ended counts, with its stage, size and time."""
     counted = client.system.batches.totals()
     for k, sizes in enumerate(counted):
@@ -122,7 +121,7 @@ def check_batches(client: Client) -> None:
     assert len(counted) == len(client.worker.workers)
 
 
-def check_accounts(client: Client, totals: dict[str, int]) -> int:
+def check_accounts(client, totals):
     """Check that the metrics say what the clients were told; return how many still run."""
     told = {status: client.statuses.count(status) for status in Status}
     answered = totals["on_time"] + totals["late"]
@@ -139,7 +138,7 @@ def check_accounts(client: Client, totals: dict[str, int]) -> int:
     return pending
 
 
-def replies_of(client: Client, status: Status) -> list[Reply]:
+def replies_of(client, status):
     """Return the replies of those that ended so."""
     return [told[0] for told in client.replies.values() if told and told[0].status is status]
 
@@ -193,7 +192,7 @@ def test_what_waits_longer_than_it_may_has_expired_then():
     system = client.system
     client.submit_at(0.15, 0.2)
     client.at(0.38, lambda: told.extend(client.statuses))
-    told: list[Status] = []
+    told = []
     system.step(Allocation(16, 1))
     assert told == [Status.EXPIRED]
     (reply,) = next(iter(client.replies.values()))
@@ -325,11 +324,11 @@ CALL = Call(np.zeros(1), 0.0, 1.0, 8)
 class Interrupted(deque[Any]):
     """After something is put in, another thread does this before the first one goes on."""
 
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
+    def __init__(self, meanwhile):
         super().__init__()
         self.meanwhile = meanwhile
 
-    def append(self, item: Any) -> None:
+    def append(self, item):
         super().append(item)
         self.meanwhile()
 
@@ -337,7 +336,7 @@ class Interrupted(deque[Any]):
 def test_no_call_is_left_without_waking_the_engine():
     """Not even after one that the engine took while it was awake for another reason."""
     system = served_system(short())
-    wakes: list[int] = []
+    wakes = []
     inbox = system.inbox = Inbox(lambda: wakes.append(1))
     client = Client(system)
     inbox._waiting = Interrupted(lambda: system._take_in(0.0, 0.0))
@@ -350,7 +349,7 @@ def test_no_call_is_left_without_waking_the_engine():
 
 
 def test_the_engine_is_woken_once_for_many():
-    wakes: list[int] = []
+    wakes = []
     inbox = Inbox(lambda: wakes.append(1))
     tickets = [inbox.submit(CALL, lambda _: None) for _ in range(5)]
     assert len(wakes) == 1

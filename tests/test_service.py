@@ -1,7 +1,6 @@
 """The service of a replica under a CPU quota, against Linux and the reference."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +15,7 @@ UNIT = 1 / 16
 PERIOD_S, TICK_S = 0.02, 0.004
 
 
-def bucket(
-    cores: int, work_s: float, phase: float = 0.0, unit: float = UNIT, **settings: Any
-) -> CoreService:
+def bucket(cores, work_s, phase=0.0, unit=UNIT, **settings):
     """Return a service under a quota."""
     quota = QuotaService(PERIOD_S, (work_s,), 0.0, tick_s=TICK_S, **settings)
     return CoreService(quota, unit, cores, phase)
@@ -63,7 +60,7 @@ def test_a_cold_start_that_takes_no_time_is_over_at_once():
     ),
 )
 def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s, moves):
-    costs: dict[str, Any] = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
+    costs = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}
     quota = QuotaService(PERIOD_S, (0.02,), 0.0, tick_s=TICK_S, **costs)
     core = CoreService(quota, UNIT, cores, phase)
     reference = QuotaBucket(quota, np.array([0.02]), UNIT, cores, phase)
@@ -94,11 +91,11 @@ class Kernel:
     STEP_S = 1e-5
     PERIOD, TICK, SLICE, KEPT = 2000, 400, 500, 100
 
-    def __init__(self, granted: int, phase: int) -> None:
+    def __init__(self, granted, phase):
         self.now, self.granted, self.phase = 0, granted, phase
         self.pool, self.slice, self.stopped = granted, 0, False
 
-    def run(self, begin: int, work: int) -> int:
+    def run(self, begin, work):
         """Sleep until ``begin``, then work; return the end."""
         while self.now < begin:
             self.pass_step()
@@ -115,7 +112,7 @@ class Kernel:
             self.pool, self.slice = self.pool + self.slice - self.KEPT, self.KEPT
         return self.now
 
-    def pass_step(self) -> None:
+    def pass_step(self):
         self.now += 1
         if self.now % self.PERIOD == self.phase:
             self.pool = self.granted
@@ -124,7 +121,7 @@ class Kernel:
                 self.pool, self.slice = self.pool - paid, self.slice + paid
                 self.stopped = self.slice < 0
 
-    def draw(self) -> None:
+    def draw(self):
         drawn = min(self.pool, self.SLICE - self.slice)
         self.pool, self.slice = self.pool - drawn, self.slice + drawn
         self.stopped = self.slice <= 0

@@ -1,7 +1,6 @@
 """The rules of queue, batches, drops and ledger: of the core, on requests made by hand."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from scenarios import STEADY_PROFILE, requests_at, short
 
 from sponge_env.interfaces import Allocation
 from sponge_env.scenario.config import RequestClass, Serving
-from sponge_env.simulation.system import SimulatedSystem, System
-from sponge_env.simulation.workload import Workload
+from sponge_env.simulation.system import SimulatedSystem
 
 FAST, SLOW = Allocation(16, 1), Allocation(1, 1)
 """Batches of one request that take 0.1 s and 1.6 s."""
@@ -20,11 +18,11 @@ FIFO = {"classes": (RequestClass(1.0, 1.0, 0.0),), "slo_s": 1.0}
 
 
 def serve(
-    workload: Workload,
-    *plan: Allocation,
-    serving: Serving = Serving("none"),  # noqa: B008  # it is frozen
-    **changes: Any,
-) -> SimulatedSystem:
+    workload,
+    *plan,
+    serving=Serving("none"),  # noqa: B008  # it is frozen
+    **changes,
+):
     """Serve requests under one allocation after the other, an interval of 1 s each."""
     scenario = short(duration_s=float(len(plan)), serving=serving, **changes)
     system = SimulatedSystem(scenario, 0, STEADY_PROFILE, workload)
@@ -33,13 +31,13 @@ def serve(
     return system
 
 
-def by_id(system: System, name: str) -> list[Any]:
+def by_id(system, name):
     """Return a column of the ledger in the order of the requests' ids."""
     columns = system.columns()
     return columns[name][np.argsort(columns["id"])].tolist()
 
 
-def service_order(system: System) -> list[int]:
+def service_order(system):
     """Return the ids of the requests in the order in which they were started."""
     columns = system.columns()
     assert np.isin(columns["outcome"], ("on_time", "late")).all()
@@ -104,6 +102,5 @@ def test_hopeless_requests_count_apart(drop, allocation):
     requests = requests_at((0.0, 9.0), *((0.1, deadline_s) for deadline_s in deadlines_s))
     system = serve(requests, allocation, serving=Serving(drop))
     metrics = system.view().last
-    assert metrics is not None
     assert by_id(system, "hopeless") == [False, True, False, False, True]
     assert (metrics.hopeless, metrics.violations, metrics.avoidable_violations) == (2, 4, 2)

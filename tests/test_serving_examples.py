@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "serving"
 
 
-def run(*command: str, **environment: str) -> str:
+def run(*command, **environment):
     done = subprocess.run(
         command, cwd=FOLDER, env={**os.environ, **environment}, capture_output=True, text=True,
         timeout=60, check=False,
@@ -67,11 +66,11 @@ EXPRESSIONS = [
 ]
 
 
-def exposed() -> dict[str, set[str]]:
+def exposed():
     """Return the names of all samples, with the labels of each."""
     story = Story(SERVED)
     story.play(400)
-    labels: dict[str, set[str]] = {}
+    labels = {}
     for line in exposition(story.metrics).decode().splitlines():
         if not line.startswith("#"):
             name = re.split(r"[{ ]", line)[0]
@@ -79,7 +78,7 @@ def exposed() -> dict[str, set[str]]:
     return labels
 
 
-def families(names: Iterable[str]) -> set[str]:
+def families(names):
     """Return those of ours, without the ends of histograms."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if "sponge_" in name}
 

@@ -1,7 +1,6 @@
 """Fixed fleets that are played in the shadow of whoever decides."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from views import busy_view, make_spec
 
 from agents.lookahead import SpongeJoint
 from agents.shadow import ShadowFleets, ShadowState, play
-from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec
+from sponge_env.interfaces import Allocation, StageAllocation
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.run.suite import cells, changed, load_suite, only
 from sponge_env.scenario.config import Initial
@@ -56,7 +55,7 @@ def test_it_misses_what_the_core_counts(name):
         assert own == pytest.approx(sum(system.columns()["outcome"] != "on_time"), abs=2), size
 
 
-def shadow_of(spec: SystemSpec, rate_rps: int, intervals: int, missed: int = 0) -> Any:
+def shadow_of(spec, rate_rps, intervals, missed=0):
     """Return fleets that have seen a steady load, of which so much was missed each second."""
     shadow = ShadowFleets(spec, TABLE_S)
     for second in range(1, intervals + 1):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +13,15 @@ from views import NOTHING, busy_view, make_spec, make_view, views, with_first
 from agents.rates import Forecast, forecast_arrivals
 from agents.sponge_ip import SpongeIP, SpongeIPConfig, solve_published
 from agents.stages import StageProgram, lay_out
-from sponge_env.arrays import IntArray
 from sponge_env.errors import ProfileError
-from sponge_env.interfaces import Allocation, RunningBatch, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation, RunningBatch
 from sponge_env.latency import LatencyModel, MeasuredLatency
 
 STATES = 300
 """Random states of each seed."""
 
 
-def exhaustive(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float) -> Allocation:
+def exhaustive(spec, view, forecast, margin):
     """Try every pair: fewest misses, then fewest cores and batch.
 
     If some miss, least work for a request comes before these, told apart by 2**-30 s.
@@ -40,23 +38,21 @@ def exhaustive(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: f
     return Allocation(cores=column + 1, batch=row + 1, feasible=bool(fewest == 0))
 
 
-def same(one: Allocation, other: Allocation) -> bool:
+def same(one, other):
     return (one, one.feasible) == (other, other.feasible)
 
 
-def program_of(spec: SystemSpec, margin: float) -> StageProgram:
+def program_of(spec, margin):
     """Return the program of one stage with a margin in place of that of the profile's fit."""
     fit = dataclasses.replace(spec.first.latency, residual_quantiles=(margin,))
     return StageProgram(SpongeIPConfig(), with_first(spec, latencies=(fit,)))
 
 
-def choose(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float) -> Allocation:
+def choose(spec, view, forecast, margin):
     return program_of(spec, margin).choose(view, forecast, [1])
 
 
-def laid_out_late(
-    spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float
-) -> IntArray:
+def laid_out_late(spec, view, forecast, margin):
     """Return what every pair makes late as the program for several stages counts it."""
     program = program_of(spec, margin)
     (state,) = program.model.states(view, forecast, [1])
@@ -64,13 +60,13 @@ def laid_out_late(
     return program.chain.late[:, 0].reshape(spec.first.cores_max, spec.first.batch_max).T
 
 
-def decide(view: SystemView, spec: SystemSpec | None = None, **options: Any) -> Allocation:
+def decide(view, spec=None, **options):
     controller = SpongeIP(**options)
     controller.reset(spec or make_spec(), seed=0)
     return controller.decide(view)
 
 
-def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
+def random_view(rng, spec):
     """Return a state from idle to overloaded, about half of them without a clean answer."""
     now_s, intervals = rng.uniform(0, 1000), int(rng.integers(1, 31))
     arrivals = rng.poisson(rng.choice([0, 0.5, 5, 12, 20, 60]), intervals).astype(np.float64)
@@ -104,7 +100,7 @@ def random_view(rng: np.random.Generator, spec: SystemSpec) -> SystemView:
     )
 
 
-def random_resizes(rng: np.random.Generator, spec: SystemSpec) -> tuple[tuple[float, int], ...]:
+def random_resizes(rng, spec):
     """Return earlier decisions that are on their way, one for each whole interval of the delay."""
     count = int(spec.resize_delay_s / spec.interval_s)
     starts_s = np.sort(rng.uniform(0, 1.1 * spec.resize_delay_s, count))
@@ -112,7 +108,7 @@ def random_resizes(rng: np.random.Generator, spec: SystemSpec) -> tuple[tuple[fl
     return tuple(zip(starts_s.tolist(), cores.tolist(), strict=True))
 
 
-def random_spec(rng: np.random.Generator, largest: int) -> SystemSpec:
+def random_spec(rng, largest):
     return make_spec(
         str(rng.choice(["yolov5s", "resnet18"])),
         slo_s=float(rng.choice([0.3, 1.0, 3.0])),
@@ -174,9 +170,7 @@ def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
     assert same(choose(spec, view, forecast, margin=0.1), expected)
 
 
-def search_as_published(
-    spec: SystemSpec, rate: float, delay_s: float, slo_fraction: float
-) -> tuple[int, int] | None:
+def search_as_published(spec, rate, delay_s, slo_fraction):
     """Return the first (cores, batch) that fits, by the published nested loops."""
     limit_ms = (slo_fraction * spec.slo_s - delay_s) * 1e3
     for c in range(1, spec.first.cores_max + 1):
@@ -238,7 +232,7 @@ class TestPerRequest:
 
 
 class TestForecast:
-    def forecast(self, view: SystemView, **options: Any) -> Forecast:
+    def forecast(self, view, **options):
         return forecast_arrivals(make_spec(), view, **options)
 
     def test_scatter_raises_the_rate(self):

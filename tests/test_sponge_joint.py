@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -18,7 +17,7 @@ from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import ServiceTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
-from sponge_env import Allocation, SystemSpec, SystemView, load_scenario, make_system
+from sponge_env import Allocation, load_scenario, make_system
 from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import RunningBatch
 from sponge_env.latency import LatencyModel
@@ -30,7 +29,7 @@ from sponge_env.scenario.config import Serving
 SPEC = make_spec(replicas_max=8)
 
 
-def decide(view: SystemView, spec: SystemSpec = SPEC, **options: Any) -> Allocation:
+def decide(view, spec=SPEC, **options):
     """Return the first decision of a new controller that keeps its replicas."""
     controller = SpongeJoint(**options)
     with patch.object(fleet, "_ALONE", (0.9, 0.99)):
@@ -113,9 +112,7 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
 
 
-def fleet_size(
-    rates: list[float], replicas: int, ready: int, starting_s: tuple[float, ...] = ()
-) -> int:
+def fleet_size(rates, replicas, ready, starting_s=()):
     planner, answer = FleetPlanner(SpongeJointConfig(), SPEC), 0
     for rate in rates:
         view = busy_view(
@@ -141,9 +138,9 @@ def test_a_fleet_grows_with_a_load_that_lasts_and_shrinks_again():
 TWO = Allocation(2, 4)
 
 
-def interval(**changes: Any) -> IntervalMetrics:
+def interval(**changes):
     """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
-    values: dict[str, Any] = {
+    values = {
         "requested_cores": 2,
         "core_seconds": 60.0,
         "utilisation": 0.4,
@@ -159,7 +156,7 @@ LIMITED = make_spec(cpu_cores=96.0)
 TABLE_S = LIMITED.first.service_s(0)
 
 
-def learned_s(*lasts: IntervalMetrics, spec: SystemSpec = LIMITED, **view: Any) -> float:
+def learned_s(*lasts, spec=LIMITED, **view):
     """Return what batches of one request are taken to need on two cores after intervals."""
     times = ServiceTimes(spec, TABLE_S)
     for last in lasts:
@@ -258,7 +255,7 @@ def test_a_lull_in_an_overload_does_not_call_off_what_starts():
     controller, rates = SpongeJoint(), [8.0] * 60 + [50.0] * 3
     controller.reset(MACHINE, seed=0)
 
-    def decided(held: Allocation, starting_s: tuple[float, ...], waiting: int) -> Allocation:
+    def decided(held, starting_s, waiting):
         seen = {"arrivals": np.array(rates), "replicas_ready": 2, "starting_s": starting_s}
         queue = {"intervals": len(rates), "budgets_left_s": (-1.0,) * waiting}
         return controller.decide(busy_view(allocation=held, **seen, **queue))
@@ -285,7 +282,7 @@ def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps, waiting
     sizes, service_s = np.arange(1, 17)[:, None], MACHINE.first.latency.table_s(16, 16)
     throughput_rps = np.where(service_s <= 0.4, sizes / service_s, 0.0).max(axis=0)
 
-    def end_s(replicas: int) -> float:
+    def end_s(replicas):
         each_rps, backlog, now_s = throughput_rps[16 // replicas - 1], float(waiting), 0.0
         while backlog > 0 and now_s < 300:
             served_rps = replicas * each_rps
@@ -304,7 +301,7 @@ def test_an_overload_gets_few_replicas_with_which_it_ends_soon(rate_rps, waiting
 
 
 @entry_point
-def ended(waiting: int, before_rps: float, after_rps: float, change_s: float) -> float:
+def ended(waiting, before_rps, after_rps, change_s):
     return backlog_end_s(waiting, before_rps, after_rps, change_s)
 
 
@@ -314,7 +311,7 @@ def ended(waiting: int, before_rps: float, after_rps: float, change_s: float) ->
 def test_a_backlog_ends_when_all_of_it_is_served(waiting, before_rps, after_rps, change_s, share):
     end_s = ended(waiting, before_rps, after_rps, change_s)
 
-    def left(now_s: float) -> float:
+    def left(now_s):
         return waiting + before_rps * min(now_s, change_s) + after_rps * max(0, now_s - change_s)
 
     if after_rps >= 0:

@@ -1,7 +1,7 @@
 """sponge-mpc: its queue against the serving core, its forecasts, its price, its decisions."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,17 +15,9 @@ from agents.lookahead.flow import Flow, FlowForecast, fit_rate
 from agents.lookahead.paths import draw_paths, sample_path
 from agents.lookahead.planner import drawn_tasks
 from agents.lookahead.service_times import cost_curve, price_of
-from agents.lookahead.tandem import (
-    COMING,
-    Queues,
-    SamplePath,
-    advance,
-    copy_queues,
-    make_queues,
-    resize,
-)
+from agents.lookahead.tandem import COMING, SamplePath, advance, copy_queues, make_queues, resize
 from sponge_env.core.compiled import entry_point
-from sponge_env.interfaces import Allocation, FloatArray, StageAllocation, SystemView
+from sponge_env.interfaces import Allocation, FloatArray, StageAllocation
 from sponge_env.latency import LatencyModel
 from sponge_env.scenario.config import Serving
 
@@ -43,15 +35,7 @@ EXPECTED = DRAWS._replace(weight=np.ones(1), rate=np.zeros(1), bandwidth=np.zero
 
 
 @entry_point
-def serve(
-    queues: Queues,
-    spare: Queues,
-    future: SamplePath,
-    service_s: FloatArray,
-    cores: tuple[int, int],
-    batch: int,
-    edge_s: float,
-) -> float:
+def serve(queues, spare, future, service_s, cores, batch, edge_s):
     """Serve with some cores up to a moment and with others after it, through a copy."""
     late = 0.0
     for k in range(service_s.shape[0]):
@@ -65,27 +49,12 @@ def serve(
 
 
 @entry_point
-def play_path(
-    forecast: FlowForecast,
-    draws: Any,
-    path: int,
-    kinds: FloatArray,
-    interval_s: float,
-    speed: FloatArray,
-    arrivals_s: FloatArray,
-) -> int:
+def play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s):
     """Call the compiled function."""
     return sample_path(forecast, draws, path, kinds, interval_s, interval_s, speed, arrivals_s)
 
 
-def path_of(
-    forecast: FlowForecast,
-    draws: Any,
-    path: int,
-    kinds: FloatArray = KINDS,
-    speed: FloatArray | None = None,
-    interval_s: float = 1.0,
-) -> FloatArray:
+def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
     """Return one path's arrivals and deadlines, of two intervals."""
     arrivals_s, speed = np.empty((500, 2)), np.empty(2) if speed is None else speed
     count = play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)
@@ -107,7 +76,7 @@ class Case(NamedTuple):
     edge_s: float
 
 
-def played(case: Case) -> float:
+def played(case):
     """Play it as the look-ahead does: the late requests, weighted."""
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
@@ -124,7 +93,7 @@ def played(case: Case) -> float:
     return serve(queues, spare, future, service_s, cores, batch, edge_s)
 
 
-def reference(case: Case) -> float:
+def reference(case):
     """Serve with the plain model of a pipeline; weight late answers alike."""
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     models = [
@@ -241,9 +210,7 @@ def test_a_stall_in_the_network_does_not_change_the_rate():
     assert rate_rps == pytest.approx(20.0)
 
 
-def interval_view(
-    intervals: int, delays_s: FloatArray, counts: FloatArray, bandwidth: float = 3e6
-) -> SystemView:
+def interval_view(intervals, delays_s, counts, bandwidth=3e6):
     """Return a view after intervals with so many arrivals each, the last ones with such delays."""
     mean_s = delays_s.mean() if delays_s.size else 0.1
     return make_view(
@@ -268,9 +235,7 @@ def test_an_interval_without_arrivals_means_that_they_are_on_the_way():
     assert forecast.transfer_s == pytest.approx(0.1)
 
 
-def network_view(
-    interval: int, bandwidth: float, payloads_bytes: list[float], base_s: float = 0.01
-) -> SystemView:
+def network_view(interval, bandwidth, payloads_bytes, base_s=0.01):
     """Return a view after an interval whose requests saw one bandwidth."""
     delays_s = base_s + np.array(payloads_bytes) / bandwidth
     counts = np.full(interval, float(len(payloads_bytes)))
@@ -308,7 +273,7 @@ def test_the_price_of_a_request_rises_with_the_rate():
     )
 
 
-def decide(view: SystemView, spec: Any = SPEC, **options: Any) -> Any:
+def decide(view, spec=SPEC, **options):
     """Return the first decision of a new controller."""
     controller = SpongeMPC(**options)
     controller.reset(spec, seed=0)

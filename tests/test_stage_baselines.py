@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +12,14 @@ from agents.sponge_ip import SpongeIP
 from baselines.fa2 import FA2
 from baselines.ipa import IPA, TICKS
 from baselines.rules import GrandSLAm, SlackFit
-from sponge_env import Allocation, BaseController, SystemSpec, SystemView, load_scenario
+from sponge_env import Allocation, load_scenario
 from sponge_env.control.split import shares
 from sponge_env.interfaces import BY_SLACK
 from sponge_env.scenario.config import Arrivals, Variant
 from sponge_env.simulation.system import SimulatedSystem
 
 
-def played(name: str, controller: BaseController, seconds: float = 20.0) -> tuple[Any, ...]:
+def played(name, controller, seconds=20.0):
     """Return a system after some time, its last view and what was decided on it."""
     steady = Arrivals(kind="constant", rate_rps=24.0)
     scenario = dataclasses.replace(load_scenario(name), duration_s=seconds, arrivals=steady)
@@ -33,7 +32,7 @@ def played(name: str, controller: BaseController, seconds: float = 20.0) -> tupl
     return system.spec, view, answer
 
 
-def cheapest(spec: SystemSpec, view: SystemView, slo_fraction: float, cores: int) -> float:
+def cheapest(spec, view, slo_fraction, cores):
     """Return the fewest cores of all allocations that IPA's program allows, by trying them."""
     rate_rps = float(view.first.arrivals[-1]) / spec.interval_s
     tick_s = spec.slo_s / TICKS

@@ -103,7 +103,7 @@ def test_the_pipeline_of_the_docs_runs_and_its_stages_arrive_wherever_metrics_ar
             assert re.search(rf"^{agent} +{stage} ", printed, re.MULTILINE)
 
 
-def with_stages(path: Path) -> Path:
+def with_stages(path):
     """Write a run of two agents on a scenario with variants, the second the more accurate."""
     write_suite(path, {"sponge-ip": ([0] * 3, 8.0), "fa2": ([0] * 3, 6.0)}, [COLD])
     for agent, accuracy in (("sponge-ip", 0.75), ("fa2", 0.78)):
@@ -155,7 +155,7 @@ ONE = '{ profile = "video-detector" }'
 FIRST_CORES = f"variants = [{ONE}]\nlimits = {{ cores = "
 
 
-def variants_of(*pairs: tuple[str, object]) -> str:
+def variants_of(*pairs):
     return ", ".join(f'{{ profile = "{name}", accuracy = {value} }}' for name, value in pairs)
 
 
@@ -193,7 +193,7 @@ def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, caps
     check_refused("--scenario mine.toml", sentence, capsys)
 
 
-def check_refused(line: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def check_refused(line, sentence, capsys):
     before = [*Path().iterdir()]
     assert evaluate.main([*line.split(), "--agent", "static-8"]) == 2
     error = capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +9,19 @@ import pytest
 from agents.program import TICKS, StageState, tasks_of_requests
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
-from sponge_env import SystemSpec, load_scenario
+from sponge_env import load_scenario
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
 from sponge_env.scenario.config import Arrivals
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
 
-def system_of(name: str, **changes: Any) -> SimulatedSystem:
+def system_of(name, **changes):
     scenario = dataclasses.replace(load_scenario(name), **{"duration_s": 40.0} | changes)
     return SimulatedSystem(scenario, 1)
 
 
-def spec_of(name: str) -> SystemSpec:
+def spec_of(name):
     scenario = load_scenario(name)
     return make_spec(scenario, scenario_profile(scenario))
 
@@ -30,7 +29,7 @@ def spec_of(name: str) -> SystemSpec:
 VIDEO = spec_of("pipeline-video")
 
 
-def random_state(random: np.random.Generator, program: StageProgram) -> StageState:
+def random_state(random, program):
     """The first stage of ``pipeline-video`` with a queue between comfortable and late."""
     due_s = np.sort(random.uniform(-0.1, 1.0, random.integers(0, 20))) * random.uniform(0.2, 2.0)
     low_s = random.uniform(0.3, 1.0)
@@ -53,9 +52,7 @@ def random_state(random: np.random.Generator, program: StageProgram) -> StageSta
     )
 
 
-def left_ticks(
-    program: StageProgram, state: StageState, cores: int, batch: int
-) -> tuple[list[int], int]:
+def left_ticks(program, state, cores, batch):
     """Return the ticks that each task has left when it is done here, and the tasks too many."""
     tables, fit = program.model.tables[0], VIDEO.first.latency
     service_s, replicas = tables.service_s[0, cores - 1], len(state.running)
@@ -139,9 +136,9 @@ def test_tasks_of_requests_multiply():
     assert float(crops @ np.arange(crops.size)) == pytest.approx(spec.stages[1].mean_tasks)
 
 
-def decide(system: SimulatedSystem, controller: SpongeIP) -> list[Any]:
+def decide(system, controller):
     """Let a controller serve an episode; return what it decides."""
-    decided: list[Any] = []
+    decided = []
     controller.reset(system.spec, seed=0)
     while not system.done:
         decided.append(controller.decide(system.view()))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,9 +21,7 @@ FIT_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
 SERVICE = INPUTS.index("service_ratio")
 
 
-def seen_over_time(
-    observations: np.ndarray, batch_times: Sequence[Sequence[float]] | None = None
-) -> np.ndarray:
+def seen_over_time(observations, batch_times=None):
     """Return the (time, n, inputs) that policies see of (time, n, fields) observations.
 
     ``batch_times`` (n, 4) are those of all intervals; no batch ends if left out.
@@ -70,7 +67,7 @@ def test_means_and_extremes_follow_the_arrivals():
 def test_how_long_batches_take_is_remembered_relative_to_the_fit():
     observations = np.zeros((200, 1, JOINT.obs_dim), np.float32)
 
-    def ratios(factor: float, batch: float, cores: float) -> np.ndarray:
+    def ratios(factor, batch, cores):
         row = FIT_S[round(cores) - 1]
         mean_s = factor * float(np.interp(batch, np.arange(1, len(row) + 1), row))
         return seen_over_time(observations, [(mean_s, batch, cores, 0.0)])[:, 0, SERVICE]
@@ -177,7 +174,6 @@ def test_the_policy_goes_on_from_the_replicas_of_the_guard(tmp_path):
     for _ in range(12):
         answer = controller.decide(system.view())
         assert answer.guarded
-        assert controller._state is not None
         assert controller._state.replicas.tolist() == [[answer.replicas]]
         system.step(answer)
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -70,7 +69,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
     Path("own_controllers.py").write_text(CONTROLLERS)
 
 
-def run(line: str) -> int:
+def run(line):
     return evaluate.main(line.split())
 
 
@@ -141,7 +140,7 @@ def test_an_agent_that_fails_leaves_the_others_alone(capsys):
     assert set(frame[frame["agent"] == "own_controllers:Fails"]["profile"]) == {"resnet18"}
 
 
-def somebody_is_in_group(group: int) -> bool:
+def somebody_is_in_group(group):
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -203,7 +202,7 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
     assert len(load_results(Path("run"))) == 6
 
 
-def without_times(result: dict[str, Any]) -> dict[str, Any]:
+def without_times(result):
     """Return results without what the wall clock says."""
     for episode in result["episodes"]:
         del episode["decision_p50_s"], episode["decision_p99_s"]
@@ -218,7 +217,7 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files():
     line = "--agent fa2 --profile resnet18 --start warm --duration 40 --seeds 2"
     assert run(f"{line} --run-dir single") == 0
     cell, kinds = "fa2/paper+resnet18+warm", ("results", "intervals", "requests")
-    files: dict[str, dict[str, Path]] = {"suite": {}, "single": {}}
+    files = {"suite": {}, "single": {}}
     for name, found in files.items():
         for kind in kinds:
             found |= {str(path.relative_to(name)): path for path in Path(name, kind).glob("*/*")}

@@ -19,12 +19,12 @@ from sponge_env.run.suite import (
     with_traces,
 )
 from sponge_env.run.unit import AgentUnit, BoundUnit, units
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import load_scenario
 
 PAPER = CellGroup(("paper",), ("yolov5s",))
 
 
-def suite(**changes: object) -> Suite:
+def suite(**changes):
     fields = {"name": "s", "cells": (PAPER,), "agents": {"fa2": AgentEntry()}, **changes}
     return Suite(**fields)
 
@@ -119,7 +119,7 @@ def test_a_bad_suite_is_refused_in_one_sentence(tmp_path, text, sentence):
         load_suite(path)
 
 
-def recorded(**changes: object) -> Suite:
+def recorded(**changes):
     both = (CellGroup(("paper",), ("yolov5s",), traces=kind) for kind in ("bandwidth", "arrivals"))
     return suite(cells=tuple(both), starts=("cold",), **changes)
 
@@ -192,7 +192,7 @@ def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():
         with_agents(suite(agents={"three": entry}), ["thre"])
 
 
-def named(*agents: str, scenario: str = "paper-300kb") -> list[AgentUnit]:
+def named(*agents, scenario="paper-300kb"):
     """Return what some names stand for on a scenario of which nobody said more."""
     group = CellGroup((scenario,), ("yolov5s",))
     entries, bounds = chosen(agents)
@@ -234,7 +234,7 @@ def test_an_agent_that_cannot_run_is_refused_before_anything_does(name, entry, s
 
 
 def test_tuned_options_come_first(monkeypatch):
-    def tuned(agent: str, scenario: Scenario) -> dict[str, object]:
+    def tuned(agent, scenario):
         assert (agent, scenario.cell[:2]) == ("static", ("paper", "yolov5s"))
         return {"cores": {"cold": 5, "warm": 3}[scenario.start], "batch": 4}
 

@@ -1,12 +1,9 @@
 """A suite's tables, from results made up by hand."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.layout import Table
 from sponge_env.results.suite_tables import all_tables, cell_rows, cell_table, failure_table, scores
 from sponge_env.run.suite import Arrangement
 
@@ -16,7 +13,7 @@ SEEDS = np.arange(10)
 NOISE = np.linspace(-0.1, 0.1, 10)
 
 
-def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object) -> pd.DataFrame:
+def rows(agent, cell, violated, cores):
     values = {
         **dict.fromkeys(("violation_rate", "avoidable_violation_rate"), violated),
         "accuracy": 1.0, "effective_accuracy": 1.0, "mean_cores": cores, "latency_p99_s": 0.5,
@@ -26,9 +23,7 @@ def rows(agent: str, cell: tuple[str, str, str], violated: object, cores: object
     return pd.DataFrame({**named, "seed": SEEDS, **values})
 
 
-def comparison(
-    *frames: pd.DataFrame, agents: str = "ip fa2", shown: Any = (), **failure: str
-) -> Comparison:
+def comparison(*frames, agents="ip fa2", shown=(), **failure):
     columns = ["agent", "scenario", "profile", "start", "type", "message"]
     return Comparison(
         episodes=pd.concat(frames, ignore_index=True),
@@ -38,7 +33,7 @@ def comparison(
     )
 
 
-def entries(table: Table, agent: str) -> list[str]:
+def entries(table, agent):
     """Return what stands in an agent's row, without its name."""
     (row,) = [row for row in table.rows if row[0] == agent]
     return [*row[1:]]

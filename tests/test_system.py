@@ -7,7 +7,7 @@ from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import SHORT, Scripted, short
 
-from sponge_env import Allocation, SystemSpec, SystemView, make_system
+from sponge_env import Allocation, make_system
 from sponge_env.errors import ConfigError
 from sponge_env.live.system import LiveSystem
 from sponge_env.run.rollout import REHEARSED, Run, play, run_episode
@@ -42,7 +42,7 @@ def test_an_episode_ends_with_its_duration():
 class Interrupted(Scripted):
     """Is interrupted at its sixth decision."""
 
-    def decide(self, view: SystemView) -> Allocation:
+    def decide(self, view):
         if len(self.views) == 5:
             raise KeyboardInterrupt
         return super().decide(view)
@@ -64,20 +64,20 @@ def test_an_interrupted_episode_is_summed_up_over_what_has_ended():
 
 def test_time_stands_still_while_a_controller_prepares():
     """It may compile something, which on a real worker would take seconds of the episode."""
-    happened: list[str] = []
+    happened = []
 
     class Preparing(Scripted):
-        def reset(self, spec: SystemSpec, seed: int) -> None:
+        def reset(self, spec, seed):
             happened.append("reset")
             super().reset(spec, seed)
 
-        def decide(self, view: SystemView) -> Allocation:
+        def decide(self, view):
             happened.append("decide")
             return super().decide(view)
 
     profile = load_profile("yolov5s")
 
-    def make_worker(spec: SystemSpec) -> FakeWorker:
+    def make_worker(spec):
         worker = FakeWorker(**worker_settings(SHORT, profile, spec, 0))
         worker.diary = happened
         return worker

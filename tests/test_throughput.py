@@ -1,6 +1,5 @@
 """The benchmark of speed, with a step or two of everything."""
 
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +20,7 @@ def test_everything_is_measured(monkeypatch, inline):
     monkeypatch.setattr(throughput, "SEEDS", 1)
     calls = count(1)
 
-    def longer_each_time(work: Callable[[], object]) -> tuple[float, float]:
+    def longer_each_time(work):
         work()
         return float(next(calls)), 1.0 + next(calls)
 

@@ -1,11 +1,10 @@
 """The live worker scales as the simulated one, and never holds more cores than the machine."""
 
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeLauncher, FakeReplica
+from fake_replicas import FakeLauncher
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference.worker import ProfileService, SimulatedWorker
@@ -30,23 +29,23 @@ class Machine(FakeLauncher):
     watched = False
 
     @property
-    def open(self) -> list[FakeReplica]:
+    def open(self):
         return [replica for replica in self.launched if not replica.closed]
 
     @property
-    def limits(self) -> list[float]:
+    def limits(self):
         """Core units of each replica that is there, oldest first."""
         return [replica._limits[-1][1] / UNIT for replica in self.open]
 
     @property
-    def busy(self) -> list[FakeReplica]:
+    def busy(self):
         return [replica for replica in self.open if replica.batch_id is not None]
 
-    def launch(self, id: int, cores: float, **more: Any) -> FakeReplica:
+    def launch(self, id, cores, **more):
         replica = super().launch(id, cores, **more)
         ask = replica.limit
 
-        def limit(cores: float) -> None:
+        def limit(cores):
             ask(cores)
             self.check()
 
@@ -54,14 +53,14 @@ class Machine(FakeLauncher):
         self.check()
         return replica
 
-    def check(self) -> None:
+    def check(self):
         assert not self.watched or sum(self.limits) <= TOTAL, "more than there is"
 
 
 class Rig:
     """A worker on a watched machine, whose replicas do only what a test tells them."""
 
-    def __init__(self, cores: int, replicas: int) -> None:
+    def __init__(self, cores, replicas):
         self.machine = Machine()
         initial = Allocation(cores, 1, replicas)
         config = LiveConfig(initial=initial, total_cores=TOTAL)
@@ -69,40 +68,40 @@ class Rig:
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0
 
-    def fill(self) -> None:
+    def fill(self):
         """Give each idle replica a batch."""
         while self.worker.idle():
             self.batches += 1
             self.worker.start(Batch(self.batches, (self.batches,)))
 
-    def resize(self, cores: int, replicas: int) -> None:
+    def resize(self, cores, replicas):
         self.worker.resize(Allocation(cores, 1, replicas))
 
-    def ready(self) -> None:
+    def ready(self):
         """Let all replicas that start be ready."""
         while waiting := self.worker.status().starting_s:
             for replica in self.machine.open[-len(waiting) :]:
                 replica.ready()
             self.poll()
 
-    def answer(self, place: int) -> None:
+    def answer(self, place):
         """Let one of those that are busy answer."""
         self.machine.busy[place].answer()
         self.poll()
 
-    def die(self) -> None:
+    def die(self):
         """Let the oldest replica that is busy die."""
         self.machine.busy[0].die()
         self.poll()
 
-    def poll(self) -> None:
+    def poll(self):
         self.worker.wait(self.worker.now())
 
 
 class Simulated:
     """The reference's worker on the same machine, whose batches end when a test says so."""
 
-    def __init__(self, cores: int, replicas: int) -> None:
+    def __init__(self, cores, replicas):
         table_s = np.full((1, TOTAL), 1e6)
         self.worker = SimulatedWorker(
             lambda cores: ProfileService(table_s, cores),
@@ -111,24 +110,24 @@ class Simulated:
             total_cores=TOTAL,
         )
 
-    def fill(self) -> None:
+    def fill(self):
         while self.worker.idle():
             self.worker.start(Batch(1, (1,)))
 
-    def resize(self, cores: int, replicas: int) -> None:
+    def resize(self, cores, replicas):
         self.worker.resize(Allocation(cores, 1, replicas))
 
-    def ready(self) -> None:
+    def ready(self):
         for replica in self.worker._replicas:
             replica.ready_s = min(replica.ready_s, self.worker.now())
         self.worker.wait(self.worker.now())
 
-    def answer(self, place: int) -> None:
+    def answer(self, place):
         busy = [replica for replica in self.worker._replicas if replica.batch]
         busy[place].service.finish_s = self.worker.now()
         self.worker.wait(self.worker.now())
 
-    def die(self) -> None:
+    def die(self):
         self.worker.crash()
         self.worker.wait(self.worker.now())
 

@@ -2,9 +2,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from statistics import fmean
-from typing import Any
 
 import pytest
 
@@ -12,7 +10,7 @@ import baselines
 from baselines import tune, tuned_options
 from baselines.searches import SEARCHES, Range
 from baselines.tune import Task, tune_task
-from sponge_env import Scenario, StageAllocation
+from sponge_env import Scenario
 from sponge_env.errors import ConfigError
 from sponge_env.metrics import MET
 from sponge_env.run.executor import Processes
@@ -70,11 +68,11 @@ def test_a_range_is_widened_where_the_best_lies_at_its_end():
     assert wide.widened(0.061).low == pytest.approx(0.015)
 
 
-def tuned_to(monkeypatch: pytest.MonkeyPatch, best: float) -> tuple[dict[str, Any], list[Any]]:
+def tuned_to(monkeypatch, best):
     """Tune an option x, 5 by default, to a value; return the answer and what was tried."""
-    tried: list[Any] = []
+    tried = []
 
-    def costs(task: Task, options: dict[str, Any]) -> Iterator[float]:
+    def costs(task, options):
         tried.append(options.get("x", 5.0))
         yield from (abs(tried[-1] - best) + cell for cell in range(24))
 
@@ -100,9 +98,9 @@ def test_violations_beyond_the_objective_cost_cores():
 
 
 def test_what_is_worse_in_the_first_cells_is_left_at_that(monkeypatch):
-    played: list[tuple[float, str]] = []
+    played = []
 
-    def play(task: Task, cell: Scenario, seed: int, options: dict[str, Any]) -> float:
+    def play(task, cell, seed, options):
         played.append((options.get("cores", 1), cell.name))
         return 2.0 ** played[-1][0] * (1 + seed % 3)
 
@@ -125,7 +123,7 @@ def test_no_constant_beats_the_best_in_hindsight():
     assert len(set(fleets)) == len(fleets) == 4 * 8, "batches times pairs that fit"
     runs = [Run.of("static", scenario, "sim", seed) for seed in seeds]
 
-    def missed(fleet: StageAllocation, own: Scenario = scenario) -> float:
+    def missed(fleet, own=scenario):
         options = {"cores": fleet.cores, "batch": fleet.batch, "replicas": fleet.replicas}
         controller = make_controller("static", known_controllers(), options)
         warmed = warm(own, controller, profile)

@@ -26,7 +26,7 @@ def _in_a_folder_with_a_run(played, tmp_path, monkeypatch, inline):
     monkeypatch.chdir(shutil.copytree(played, tmp_path / "copy"))
 
 
-def said(capsys: pytest.CaptureFixture[str], exit_code: int) -> str:
+def said(capsys, exit_code):
     capsys.readouterr()
     assert validate.main(["run", "--jobs", "1"]) == exit_code
     output = capsys.readouterr()

@@ -3,12 +3,11 @@
 import dataclasses
 import pickle
 from functools import partial
-from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import NormalizeObservation, RecordEpisodeStatistics
 from scenarios import CONTROLLED, SHORT
 from stable_baselines3 import PPO
@@ -29,16 +28,16 @@ BRIEFER = dataclasses.replace(BRIEF, name="briefer", duration_s=3.0, slo_s=0.7)
 EACH = pytest.mark.parametrize("name", CONTROLLED)
 
 
-def brief(name: str) -> Any:
+def brief(name):
     return dataclasses.replace(CONTROLLED[name][0], duration_s=4.0)
 
 
-def vector_env(name: str = "Sponge-v0", **changes: Any) -> VectorEnv[Any, Any, Any]:
+def vector_env(name="Sponge-v0", **changes):
     options = {"num_envs": 3, "vectorization_mode": "vector_entry_point", "scenario": brief(name)}
     return gymnasium.make_vec(name, **{**options, **changes})
 
 
-def sync_env(mode: AutoresetMode, name: str = "Sponge-v0") -> VectorEnv[Any, Any, Any]:
+def sync_env(mode, name="Sponge-v0"):
     return gymnasium.make_vec(
         name,
         num_envs=3,
@@ -48,7 +47,7 @@ def sync_env(mode: AutoresetMode, name: str = "Sponge-v0") -> VectorEnv[Any, Any
     )
 
 
-def check_infos(infos: dict[str, Any], expected: dict[str, Any]) -> None:
+def check_infos(infos, expected):
     """Check that what Gymnasium's own environments show is shown as well, where it counts."""
     for name in set(expected) & {*(METRICS.names or ()), "episode_seed"}:
         mask = expected["_" + name]
@@ -279,7 +278,7 @@ def test_stable_baselines_steps_and_masks_equal_a_dummy_vec_env(name):
     ours.close()
 
 
-def _monitored(scenario: Any, control: Any) -> Any:
+def _monitored(scenario, control):
     return Monitor(SpongeEnv(scenario, control=control))
 
 

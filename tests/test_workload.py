@@ -8,7 +8,6 @@ from core_doors import arrival_s
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sponge_env.arrays import FloatArray
 from sponge_env.errors import ConfigError, TraceError
 from sponge_env.formats import EventTrace, read_arrivals
 from sponge_env.scenario.config import Arrivals, Network, RequestClass
@@ -37,11 +36,11 @@ PROCESSES = {
 }
 
 
-def scenario(arrivals: Arrivals, **changes: object) -> Scenario:
+def scenario(arrivals, **changes):
     return Scenario(name="test", **{"duration_s": 60.0, "arrivals": arrivals, **changes})
 
 
-def draw_times_s(arrivals: Arrivals, duration_s: float, seed: int = 1) -> FloatArray:
+def draw_times_s(arrivals, duration_s, seed=1):
     """Return when the requests of an episode are sent."""
     return draw_workload(scenario(arrivals, duration_s=duration_s), PROFILE, seed).sent_s
 

@@ -198,7 +198,6 @@ class Pipeline:
         ]
         for _, k, place in sorted(ended):
             running, self.replicas[k][place] = self.replicas[k][place], None
-            assert running is not None
             self.done_by[k][running.variant] += len(running.tickets)
             for ticket in running.tickets:
                 if not ticket.outcome:

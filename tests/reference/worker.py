@@ -76,7 +76,6 @@ class Replica:
         return self.batch is None and self.ready_s <= now_s
 
     def completion(self, finished_s: float, ok: bool) -> Completion:
-        assert self.batch is not None
         return Completion(self.batch, self.id, self.started_s, finished_s, ok)
 
 
