@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
@@ -89,6 +91,30 @@ def quick_rules(tmp_path_factory):
 def inline(monkeypatch):
     """Run the tasks of a command in this process; ``test_suite`` has some with processes."""
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Work in an empty folder, from which modules may be imported in this test only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must end with one sentence and write nothing here; return the sentence."""
+
+    def run(main, line):
+        before = {*Path().iterdir()}
+        assert main(line.split()) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert {*Path().iterdir()} == before, "something was written"
+        return error
+
+    return run
 
 
 @pytest.fixture

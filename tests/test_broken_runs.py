@@ -17,16 +17,10 @@ from sponge_env.errors import RunDirectoryError
 from sponge_env.run import tensorboard
 from sponge_env.utils.files import read_bytes, replacing, write_json
 
-pytestmark = pytest.mark.usefixtures("unpainted")
+pytestmark = pytest.mark.usefixtures("unpainted", "own_folder")
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "--agent static-8 --duration 20 --seeds 2 --run-dir run".split()
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
 
 
 def full(*_, **__):
@@ -65,8 +59,7 @@ def failed(capsys, argv):
 
 def kept_episodes(run=Path("run")):
     (file,) = run.glob("results/*/*.json")
-    found = json.loads(file.read_text())["episodes"]
-    return found
+    return json.loads(file.read_text())["episodes"]
 
 
 def test_a_full_disk_for_tables_loses_no_summary(monkeypatch, capsys):

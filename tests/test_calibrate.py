@@ -1,8 +1,9 @@
-"""Calibration: the numbers are right on made-up runs, and whole on real ones."""
+"""Calibration and its bench: right on made-up runs, calm on disturbed ones, whole on real ones."""
 
 import dataclasses
 import math
 import os
+from statistics import median
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -15,8 +16,15 @@ from sponge_env.app.calibrate import main, summary
 from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel, quantile
-from sponge_env.live import calibration
-from sponge_env.live.bench import WORK_RUNS, BatchRun, Bench, ColdStart
+from sponge_env.live import bench, calibration
+from sponge_env.live.bench import (
+    DISTURBED_CELL_S,
+    DISTURBED_S,
+    WORK_RUNS,
+    BatchRun,
+    Bench,
+    ColdStart,
+)
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
@@ -158,31 +166,26 @@ def test_the_command_measures_a_model_and_saves_it_where_it_is_told(tmp_path, ca
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", "efficientnet-lite9"], "unknown model 'efficientnet-lite9'"),
-        (["--batch", "many"], "--batch: must be a whole number of at least 2, not 'many'"),
-        (["--seconds", "nan"], "seconds to measure must be a number above 0"),
-        (["--core-unit", "0"], "core_unit must be a number above 0"),
-        (["--limiter", "none"], "unknown limiter 'none'"),
-        (["--scenario", "ocr", "--batch", "8"], "leave out --batch"),
-        (["--cpus", "0,3-1"], "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
-        (["--cpus", "99999"], "--cpus names CPU 99999, but this process may use "),
+        ("--model efficientnet-lite9", "unknown model 'efficientnet-lite9'"),
+        ("--batch many", "--batch: must be a whole number of at least 2, not 'many'"),
+        ("--seconds nan", "seconds to measure must be a number above 0"),
+        ("--core-unit 0", "core_unit must be a number above 0"),
+        ("--limiter none", "unknown limiter 'none'"),
+        ("--scenario ocr --batch 8", "leave out --batch"),
+        ("--cpus 0,3-1", "--cpus: must be CPUs such as 0,1 or 0-3, not '0,3-1'"),
+        ("--cpus 99999", "--cpus names CPU 99999, but this process may use "),
     ],
 )
-def test_bad_options_end_in_one_sentence(arguments, reason, capsys):
-    assert main(arguments) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith("error: ")
-    assert reason in shown
-    assert shown.count("\n") == 1
+def test_bad_options_end_in_one_sentence(arguments, reason, refused):
+    assert reason in refused(main, arguments)
 
 
 def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured(
-    tmp_path, monkeypatch, capsys
+    own_folder, monkeypatch, refused
 ):
-    (tmp_path / "file").touch()
+    (own_folder / "file").touch()
     monkeypatch.setattr(calibration, "calibrate_all", lambda *_: pytest.fail("measured"))
-    assert main(["--out", str(tmp_path / "file" / "mine.json")]) == 2
-    assert capsys.readouterr().err.startswith("error: cannot write ")
+    assert refused(main, "--out file/mine.json").startswith("error: cannot write ")
 
 
 @pytest.mark.parametrize(
@@ -238,3 +241,92 @@ def test_two_files_of_one_name_do_not_share_a_profile():
     stages = tuple(Stage(n, (Variant(f"local:{n}/net.onnx"),)) for n in ("first", "second"))
     with pytest.raises(ConfigError, match=r"first/net\.onnx and second/net\.onnx would share"):
         calibrations([Scenario("two", stages=stages)], "auto")
+
+
+WORK_S, IDLE_S = (0.01, 0.02), 0.001
+END_S = 0.0
+"""Long ago: the grid is measured once."""
+
+
+class Machine(Bench):
+    """Batches take their work on the cores that were asked for, times how slow the machine is."""
+
+    def __init__(self, slow_s):
+        """Be twice as slow for the first so many seconds of the time that batches take."""
+        super().__init__(LiveConfig(cores_max=2, batch_max=2))
+        self._slow_s, self.runs, self.took_s, self._share = slow_s, 0, 0.0, 1.0
+        self.images = []
+
+    def work_s(self):
+        return WORK_S
+
+    def _resize(self, cores, replicas=1):
+        self._share = cores / 2
+
+    def _run(self, size, rested=False, same=False):
+        self.runs += 1
+        self._requests += 0 if same else size
+        self.images.append(range(self._requests - size, self._requests))
+        slow = self._slow_s > 0
+        cpu_s = WORK_S[size - 1] * (2.0 if slow else 1.0)
+        self._slow_s -= slow * cpu_s / self._share
+        self.took_s += cpu_s / self._share
+        return BatchRun(cpu_s / self._share, cpu_s + rested * IDLE_S / self._share, 0.0)
+
+    def slow_cells(self):
+        """Measure the grid; return how many runs of each cell were slow."""
+        self.grid.clear()
+        self.measure_grid(END_S)
+        return {
+            (b, c): sum(run.cpu_s > 1.5 * WORK_S[b - 1] for run in runs)
+            for (b, c), runs in self.grid.items()
+        }
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Return what makes a machine, which starts no worker."""
+    monkeypatch.setattr(bench, "LocalLauncher", lambda configs: SimpleNamespace(limits=None))
+    monkeypatch.setattr(bench, "LiveWorker", lambda config, launcher: None)
+    return Machine
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])
+def test_batches_run_again_until_the_machine_is_calm(slow_s, machine):
+    measured, calm = machine(slow_s), machine(0.0)
+    assert not any(measured.slow_cells().values())
+    assert not any(calm.slow_cells().values())
+    assert {k: len(runs) for k, runs in measured.grid.items()} == {
+        k: len(runs) for k, runs in calm.grid.items()
+    }
+    assert (measured.runs > calm.runs) == (slow_s > 0)
+
+
+def test_a_machine_that_stays_slow_is_measured_as_it_is(machine):
+    slow, calm = machine(float("inf")), machine(0.0)
+    cells = slow.slow_cells()
+    assert cells == {cell: len(runs) for cell, runs in slow.grid.items()}
+    assert not any(calm.slow_cells().values())
+    assert DISTURBED_S <= slow.took_s - 2 * calm.took_s < DISTURBED_S + 0.2
+    slow.slow_cells()
+    assert slow.took_s - 4 * calm.took_s == pytest.approx(DISTURBED_S, abs=0.2)
+
+
+def test_one_cell_does_not_use_up_the_time_of_all(machine):
+    first, *others = machine(DISTURBED_CELL_S + 0.5).slow_cells().values()
+    assert first > 0
+    assert not any(others)
+
+
+def test_what_is_compared_is_measured_on_the_same_images(machine):
+    calm = machine(0.0)
+    calm.measure_work(3, again=True)
+    assert {size: {run.cpu_s for run in runs} for size, runs in calm.work.items()} == {
+        1: {WORK_S[0]},
+        2: {WORK_S[1]},
+    }
+    assert calm.idle_penalty_s == pytest.approx([IDLE_S] * 6)
+    calm.measure_pauses()
+    assert median(calm.pauses_s) == pytest.approx(IDLE_S), "at half the speed"
+    assert calm.images[::2] == calm.images[1::2]
+    assert len({*calm.images}) == len(calm.images) // 2

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -37,21 +36,9 @@ REQUIRED_KEYS = set(
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, tmp_path_factory, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def in_a_folder_of_its_own(own_folder, tmp_path_factory, monkeypatch):
     # Elsewhere, for libraries keep their own things in it.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-def failure(argv, capsys, script=evaluate):
-    """Run a script that must fail; return its one sentence."""
-    before = set(Path().iterdir())
-    assert script.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert set(Path().iterdir()) == before, "something was written"
-    return error
 
 
 def test_an_evaluation_records_everything(capsys):
@@ -170,13 +157,12 @@ EVIL_FILES = {
         ("evaluate --agent subprocess:check_output --option subprocess:check_output.args=ls", "no"),
     ],
 )
-def test_code_that_only_a_file_names_is_not_run(line, sentence, capsys):
+def test_code_that_only_a_file_names_is_not_run(line, sentence, refused):
     for name, text in EVIL_FILES.items():
         Path(name).write_text(text)
     profile = json.loads(Path(PROFILE_DIR / "lite0.json").read_text())
     Path("own.json").write_text(json.dumps(profile | {"model": "thing_evil:Thing"}))
-    own = SimpleNamespace(main=sponge)
-    assert re.search(sentence, failure(line.split(), capsys, own))
+    assert re.search(sentence, refused(sponge, line))
     simulated = "evaluate --agent static-8 --profile own.json --duration 5 --run-dir run"
     assert "live" not in line or sponge(simulated.split()) == 0
     assert not Path("ran").exists()
@@ -271,17 +257,17 @@ def test_a_failure_keeps_the_episodes_before_it(monkeypatch, capsys):
 
 
 def test_a_controller_that_fails_at_once_has_no_numbers_and_names_its_own_options(
-    monkeypatch, capsys
+    refused, monkeypatch, capsys
 ):
     monkeypatch.syspath_prepend(".")
     Path("odd.py").write_text(
         "class Odd:\n    def __init__(self, share=1): ...\n    def reset(self, spec, seed): ...\n"
         "    def decide(self, view): raise ValueError('no')\n"
     )
-    argv = "--agent odd:Odd --duration 5 --run-dir run".split()
-    said = failure([*argv, "--option", "odd:Odd.shar=2"], capsys)
+    line = "--agent odd:Odd --duration 5 --run-dir run"
+    said = refused(evaluate.main, f"{line} --option odd:Odd.shar=2")
     assert "unknown option of agent odd:Odd 'shar' (did you mean 'share'?)" in said
-    assert evaluate.main(argv) == 2
+    assert evaluate.main(line.split()) == 2
     out = capsys.readouterr().out
     assert re.search(r"^odd:Odd\*( +-)+$", out, re.MULTILINE)
     assert "* interrupted or failed" in out
@@ -440,7 +426,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         ),
     ],
 )
-def test_bad_arguments_end_with_one_sentence(arguments, sentence, capsys):
+def test_bad_arguments_end_with_one_sentence(arguments, sentence, refused):
     Path("files").mkdir()
     Path("files/empty.csv").write_text("")
     Path("files/short.csv").write_text("time_s,bandwidth_bytes_per_s\n0,4.28\n")
@@ -450,7 +436,7 @@ def test_bad_arguments_end_with_one_sentence(arguments, sentence, capsys):
     Path("files/huge").touch()
     os.truncate("files/huge", 10_000_000_000)
     os.mkfifo("files/pipe")
-    assert re.search(sentence, failure(arguments.split(), capsys))
+    assert re.search(sentence, refused(evaluate.main, arguments))
 
 
 @pytest.mark.parametrize(
@@ -471,13 +457,13 @@ def test_bad_arguments_end_with_one_sentence(arguments, sentence, capsys):
     ],
 )
 def test_bad_training_arguments_end_with_one_sentence_before_the_learner_is_imported(
-    arguments, sentence, monkeypatch, capsys
+    arguments, sentence, monkeypatch, refused
 ):
     monkeypatch.setitem(sys.modules, "agents.learn.phased", None)  # cannot be imported
-    assert re.search(sentence, failure(arguments.split(), capsys, train))
+    assert re.search(sentence, refused(train.main, arguments))
 
 
-def test_a_policy_of_another_system_is_refused(capsys):
+def test_a_policy_of_another_system_is_refused(refused):
     save_policy(drawn_policy(), Path("policy.safetensors"))
-    argv = ["--agent", "ppo-joint", "--policy", "policy.safetensors", "--scenario", "bursty"]
-    assert "was trained on short" in failure(argv, capsys)
+    line = "--agent ppo-joint --policy policy.safetensors --scenario bursty"
+    assert "was trained on short" in refused(evaluate.main, line)

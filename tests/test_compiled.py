@@ -1,4 +1,4 @@
-"""The door to numba: compiled code is kept on disk, and never answers with old code."""
+"""The door to numba: code is kept on disk, never old, and the same as ordinary Python."""
 
 import importlib
 import io
@@ -6,15 +6,18 @@ import logging
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sponge_env.app.precompile import steps
-from sponge_env.core import compiled
+from sponge_env.core import compiled, records
+from sponge_env.core.settings import SETTINGS
 from sponge_env.utils import kernel_cache
 from sponge_env.utils.kernel_cache import source_mark
 
@@ -188,3 +191,36 @@ def test_controllers_are_compiled_ahead_and_the_bound_where_asked():
     ahead, everything = (dict(steps(everything=asked)) for asked in (False, True))
     assert "controllers" in ahead
     assert everything.keys() - ahead.keys() == {"oracle", "joint oracle"}
+
+
+CHECKED = (
+    "tests/test_golden.py::test_it_is_computed_as_recorded[sequences-15/single/joint/late-fifo]",
+    "tests/test_service.py::test_lone_work_takes_as_long_as_it_did_on_linux",
+    "tests/test_resize_delay.py::test_no_resize_overtakes_another_and_none_is_lost",
+    "tests/test_live_system.py::test_deaths_lead_to_every_outcome",
+    "tests/test_pipeline.py::test_a_request_that_is_given_up_leaves_no_tasks_behind",
+)
+
+
+def test_the_interpreter_computes_the_same():
+    command = [sys.executable, "-m", "pytest", "-q", *CHECKED]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(CHECKED)} passed" in done.stdout
+
+
+def fields_of(dtype):
+    """Yield the names of a record's fields and of those within them."""
+    for name in dtype.names or ():
+        yield name
+        yield from fields_of(dtype[name].base)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(records) if n.isupper()] + ["SETTINGS"])
+def test_no_field_bears_the_name_of_a_numpy_attribute(name):
+    """The interpreter could not tell them apart."""
+    dtype = SETTINGS if name == "SETTINGS" else getattr(records, name)
+    if isinstance(dtype, np.dtype):
+        taken = {*dir(np.recarray), *dir(np.record)}
+        assert not taken & set(fields_of(dtype))

@@ -1,11 +1,18 @@
+"""What the terminal shows: how far a run is, and the table of an evaluation."""
+
 import io
+import json
+import math
+import re
 import sys
 from itertools import count
 
 import numpy as np
 import pytest
 
-from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
+from sponge_env.errors import RunDirectoryError
+from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, columns, names
+from sponge_env.results.tables import comparison_table, write_summaries
 from sponge_env.utils import console
 from sponge_env.utils.console import ConsoleSink, Progress, frame
 
@@ -70,3 +77,75 @@ def test_a_frame_shows_the_last_intervals():
     assert drawn[:100, :450].any(axis=0).sum() > 400, "cores, over the whole width"
     assert np.array_equal(frame(intervals[30:], 16), full)
     assert not np.array_equal(frame(intervals[:60], 16), full)
+
+
+def episode(**changes):
+    measured = {"violation_rate": 0.0006, "mean_cores": 8.9, "latency_p99_s": 0.981}
+    head = {"agent": "sponge-ip", "scenario": "paper", "backend": "sim"}
+    return EpisodeMetrics(**{**head, **measured, **changes})
+
+
+EPISODE = episode()
+
+
+def cells(table, agent):
+    (line,) = [line for line in table.splitlines() if line.split()[0].rstrip("*") == agent]
+    values = re.split(r"  +", line.strip())[1:]
+    return dict(zip((c.metric for c in columns("evaluation")), values, strict=True))
+
+
+def test_times_are_shown_in_ms_and_rates_in_percent():
+    row = cells(comparison_table([EPISODE]), "sponge-ip")
+    assert [*row.values()] == ["0.060", "0.000", "8.90", "981"]
+    assert [*row] == ["violation_rate", "avoidable_violation_rate", "mean_cores", "latency_p99_s"]
+
+
+def test_an_agents_row_is_the_mean_over_its_seeds_in_the_order_in_which_agents_came():
+    table = comparison_table(
+        [episode(seed=0, mean_cores=8.0), episode(agent="fa2"), episode(seed=1, mean_cores=9.0)]
+    )
+    assert cells(table, "sponge-ip")["mean_cores"] == "8.50 [8.00, 9.00]"
+    assert cells(table, "fa2")["mean_cores"] == "8.90"
+    assert [line.split()[0] for line in table.splitlines()[3:5]] == ["sponge-ip", "fa2"]
+    assert "mean of 1 to 2 seeds" in table.splitlines()[-1]
+
+
+def test_what_was_not_measured_is_left_out_of_the_mean_and_shown_as_a_dash():
+    nothing, half = episode(latency_p99_s=math.nan), episode(seed=1)
+    assert cells(comparison_table([nothing]), "sponge-ip")["latency_p99_s"] == "-"
+    row = cells(comparison_table([nothing, half]), "sponge-ip")
+    assert row["latency_p99_s"] == "981"
+    never = episode(latency_p99_s=math.inf, dropped=1)
+    row = cells(comparison_table([never, half]), "sponge-ip")
+    assert row["latency_p99_s"] == "dropped (1 of 2)"
+
+
+def test_an_interrupted_agent_is_starred():
+    table = comparison_table([episode(partial=True), episode(agent="fa2")])
+    assert "sponge-ip* " in table
+    assert "fa2*" not in table
+    assert "*" not in comparison_table([EPISODE])
+
+
+def test_columns_are_aligned_on_their_right_edge_and_fit_a_terminal():
+    lines = comparison_table([EPISODE, episode(agent="fa2", mean_cores=123.0)]).splitlines()
+    rows = [*lines[:2], *lines[3:5]]
+    assert len({len(row) for row in rows}) == 1
+    assert rows[1].index("cores") + len("cores") == rows[2].index("8.90") + len("8.90")
+    rates = dict.fromkeys(("violation_rate", "avoidable_violation_rate"), 1.0)
+    worst = episode(agent="static-custom", **rates, mean_cores=256.0, latency_p99_s=600.0)
+    other = episode(agent="static-custom", seed=1, partial=True)
+    assert max(map(len, comparison_table([worst, other]).splitlines())) <= 120
+
+
+def test_summaries_are_one_object_for_each_agent_and_seed(tmp_path):
+    episodes = [EPISODE, episode(seed=1), episode(agent="fa2", latency_p99_s=math.nan)]
+    write_summaries(tmp_path / "out.json", episodes)
+    data = json.loads((tmp_path / "out.json").read_text())
+    heads = [(row["agent"], row["seed"]) for row in data]
+    assert heads == [("sponge-ip", 0), ("sponge-ip", 1), ("fa2", 0)]
+    assert all(tuple(row) == names(EpisodeMetrics) for row in data)
+    assert data[2]["latency_p99_s"] is None
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match=r"out\.json"):
+        write_summaries(tmp_path / "file" / "out.json", [EPISODE])

@@ -176,9 +176,8 @@ class Ends(Scripted):
     ],
 )
 def test_the_command_ends_with_the_sentence_after_the_other_agents(
-    agent, sentence, tmp_path, monkeypatch, capsys
+    agent, sentence, own_folder, monkeypatch, capsys
 ):
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name, *options = agent.format("test_controllers:Ends").split()
     agents = f"test_controllers:{name}", "static-8"

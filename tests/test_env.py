@@ -12,6 +12,7 @@ from scenarios import CHAIN, CONTROLLED, SHORT, VARIANTS, short
 from stable_baselines3.common.env_checker import check_env
 
 import sponge_env  # noqa: F401  # registers the environments
+from agents.learn import spec_of
 from sponge_env import Allocation, StageAllocation, make_system
 from sponge_env.core.fields import REQUEST_FIELDS, STAGE_FIELDS, STARTING_SLOTS, staged_names
 from sponge_env.env.single import SpongeEnv
@@ -20,7 +21,6 @@ from sponge_env.errors import ConfigError
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.encoding import (
     CLIP,
     FIELDS,
@@ -47,10 +47,6 @@ def started(scenario, control="vertical", **options):
     env = SpongeEnv(scenario, control=control, **options)
     env.reset(seed=0)
     return env
-
-
-def spec_of(scenario):
-    return make_spec(scenario, scenario_profile(scenario))
 
 
 @EACH

@@ -1,8 +1,9 @@
-"""The examples run as their pages say."""
+"""The examples run as their pages say, and so does the benchmark of speed."""
 
 import importlib
 import re
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from scenarios import SHORT
 
 import evaluate
+from benchmarks import throughput
 
 pytestmark = pytest.mark.usefixtures("unpainted")
 
@@ -68,3 +70,28 @@ def test_the_page_shows_the_example_that_runs():
 def _without_types(match):
     names = ", ".join(part.split(":")[0] for part in match[2].split(", "))
     return f"{match[1]}(self, {names}):"
+
+
+def test_everything_is_measured(monkeypatch, inline):
+    cpu, wall = throughput.shortest_ns(lambda: sum(range(100_000)))
+    assert 0 < cpu < 1.5 * wall
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(throughput, "BATCHES", {"a": (2, 1), throughput.GATE: (3, 2)})
+    monkeypatch.setattr(throughput, "AGENTS", ("static-16",))
+    monkeypatch.setattr(throughput, "STEPS", 600)
+    monkeypatch.setattr(throughput, "SEEDS", 1)
+    calls = count(1)
+
+    def longer_each_time(work):
+        work()
+        return float(next(calls)), 1.0 + next(calls)
+
+    monkeypatch.setattr(throughput, "shortest_ns", longer_each_time)
+    found = throughput.measure(only_gate=False)
+    assert [*found] == ["a", throughput.GATE, "one environment", "evaluate, static-16"]
+    assert all(cpu > 0 and wall > 0 for cpu, wall in found.values())
+
+
+def test_another_installation_is_not_measured(own_folder):
+    with pytest.raises(RuntimeError, match="there is no sponge_env in"):
+        throughput.measure(only_gate=True)

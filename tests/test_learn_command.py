@@ -88,9 +88,8 @@ def test_what_cannot_be_trained_on_is_refused(line, sentence):
 
 
 @pytest.mark.usefixtures("quick_rules", "inline")
-def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(own_folder, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_folder / "cache"))
     Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 5.0\n")
     line = f"--scenario tiny.toml --drop=expired --envs 2 --steps 32 {' '.join(SETTINGS)}".split()
     several = [*line, "--seeds", "3-4", "--jobs", "1", "--run-dir", "all"]
@@ -107,7 +106,7 @@ def test_a_training_for_each_of_several_seeds_is_that_of_the_seed(tmp_path, monk
 
 @pytest.mark.usefixtures("quick_rules")
 def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
-    tmp_path, monkeypatch, capsys
+    own_folder, monkeypatch, capsys
 ):
     least = 0
 
@@ -115,7 +114,6 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
         if done >= least:
             raise KeyboardInterrupt
 
-    monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text("profile = 'yolov5s'\nduration_s = 20.0\n")
     conditions = "--scenario tiny.toml --load 0.4 --drop=expired"
     line = f"{conditions} --envs 2 {' '.join(SETTINGS)}"

@@ -1,5 +1,6 @@
-"""Models of several kinds in replicas that are processes."""
+"""Models of several kinds in replicas that are processes; text read in two stages that die."""
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -8,18 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from control_groups import groups_of
+from fake_replicas import crash
+from machine import needs_two_cpus
 from test_models import served
 from test_replica_contract import next_event
 
+from sponge_env import Allocation, Scenario, StageAllocation, make_system
+from sponge_env.env.factory import check_live
+from sponge_env.errors import ConfigError
 from sponge_env.live.local import STDERR_BYTES, LocalLauncher
 from sponge_env.live.replica import Answer, Death, LiveConfig, Ready
+from sponge_env.live.worker import LiveWorker
 from sponge_env.models.images import draw
 from sponge_env.models.registry import resolve_model
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Serving, Stage, Variant
+from sponge_env.scenario.profile import Sample, load_profile, save_profile
 
+pytestmark = pytest.mark.live
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
-@pytest.mark.live
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
     variants = ("ocr-det-v5", "ocr-det-v6")
     launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
@@ -48,7 +58,6 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
         launcher.close()
 
 
-@pytest.mark.live
 def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts():
     launcher = LocalLauncher([LiveConfig(model="busy_model:Chatty")])
     with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
@@ -69,7 +78,6 @@ def in_examples(monkeypatch):
     sys.modules.pop("own_model", None)
 
 
-@pytest.mark.live
 @pytest.mark.usefixtures("in_examples")
 def test_the_example_runs_on_the_real_worker(capsys):
     own_model = importlib.import_module("own_model")
@@ -79,3 +87,93 @@ def test_the_example_runs_on_the_real_worker(capsys):
     samples = own_model.Sharpness().samples()[:3]
     expected = own_model.Sharpness().finish(samples, own_model.Sharpness().run(None, samples))
     assert shown.endswith(f"{np.ravel(expected)}\n")
+
+
+MODELS = ("ocr-det-v5", "ocr-rec-v5")
+HELD = Allocation(stages=(StageAllocation(8, 1), StageAllocation(8, 2)))
+
+
+def ocr(folder):
+    """Return a few images a second, with profiles that say nothing true of the models."""
+    stages = []
+    for model, batch in zip(MODELS, (1, 4), strict=True):
+        path = folder / f"{model}.json"
+        save_profile(dataclasses.replace(load_profile("lite0"), name=model, model=model), path)
+        limits = Limits(cores=16, batch=batch, replicas=2)
+        stages.append(Stage(model, (Variant(str(path)),), limits=limits, initial=Initial(8)))
+    return Scenario(
+        name="ocr",
+        slo_s=20.0,
+        duration_s=5.0,
+        stages=tuple(stages),
+        limits=Limits(cores=16, total_cores=16),
+        arrivals=Arrivals(rate_rps=2.0),  # what a slow machine works off in time, too
+        network=Network(base_delay_s=0.01),
+        serving=Serving(drop="expired"),
+    )
+
+
+@pytest.fixture
+def system(tmp_path):
+    system = make_system(ocr(tmp_path), 0, backend="live")
+    yield system
+    system.close()
+
+
+@needs_two_cpus
+def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system):
+    worker = system.worker
+    restarts, stages = 0, {}
+    for interval in range(system.plan.intervals):
+        metrics = system.step(HELD)
+        restarts += metrics.restarts
+        for name, measured in metrics.stages.items():
+            stages[name] = stages.get(name, 0) + measured["answered"]
+        if interval in (1, 3):
+            crash(worker, interval // 2)
+    system.drain()
+    outcomes = system.columns()["outcome"].tolist()
+    assert len(outcomes) == int(system._env["sent"]) - 1 > 8, "all that were offered"
+    assert set(outcomes) == {"on_time"}
+    assert restarts == 2
+    # One detection for each image and one recognition for each line that it found.
+    ids = system._workload.id.tolist()
+    tasks = system._arrays.requests["tasks"][0, : len(ids)]
+    offered = len(outcomes)
+    assert np.all(tasks[:offered] >= 0), "detection said so of each image"
+    assert tasks[:offered].sum() > offered, "several lines in most images"
+    assert 0.8 < system.measured_accuracy <= 1.0, "of what was read"
+    assert stages["ocr-det-v5"] <= offered
+    assert 0 < stages["ocr-rec-v5"] <= tasks[:offered].sum()
+    pids = [replica.pid for replica in worker.replicas]
+    system.close()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not groups_of(os.getpid())
+
+
+@needs_two_cpus
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (("ocr-det-v5", "efficientnet-lite0"), "3 x 48 x 320 uint8 and 4 int32, but"),
+        (("ocr-rec-v5", "ocr-det-v5", "ocr-rec-v5"), "which only the first stage may"),
+    ],
+)
+def test_models_that_do_not_follow_each_other_are_refused(models, message):
+    with pytest.raises(ConfigError, match=message):
+        LiveWorker(*(LiveConfig(model=model, batch_max=2) for model in models))
+    assert not groups_of(os.getpid())
+
+
+@needs_two_cpus
+def test_stages_that_may_hold_more_than_their_cpu_has_are_refused(tmp_path):
+    fits = ocr(tmp_path)
+    larger = dataclasses.replace(fits, limits=Limits(cores=16, total_cores=20))
+    profile = dataclasses.replace(load_profile("lite0"), samples=(Sample(1, 1, (1.0,), (1.0,)),))
+    for model in MODELS:
+        save_profile(
+            dataclasses.replace(profile, name=model, model=model), tmp_path / f"{model}.json"
+        )
+    check_live(fits, profile, "auto")
+    with pytest.raises(ConfigError, match="may hold 20 core units together, but share 1 CPU of 16"):
+        check_live(larger, profile, "auto")

@@ -267,8 +267,7 @@ class Unfinished(Model):
         ("none.onnx", "there is no ONNX file"),
     ],
 )
-def test_a_name_that_is_of_no_model_says_why(tmp_path, monkeypatch, name, reason):
-    monkeypatch.chdir(tmp_path)
+def test_a_name_that_is_of_no_model_says_why(own_folder, name, reason):
     Path("brief.onnx").write_text("not a model")
     with pytest.raises(ConfigError, match=reason) as said:
         resolve_model(name)

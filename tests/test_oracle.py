@@ -1,15 +1,19 @@
-"""The clairvoyant bound: proven on small instances, attained on every one."""
+"""The clairvoyant bound: proven on small instances, attained on each, beside agents in suites."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from schedules import replay, replay_all
 
+import evaluate
 from sponge_env import Allocation, Scenario, load_scenario
 from sponge_env.env.factory import scenario_profile
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
+from sponge_env.run.read import load_results
+from sponge_env.run.suite import cells, load_suite
 from sponge_env.scenario.config import (
     Arrivals,
     Initial,
@@ -187,3 +191,35 @@ def test_what_has_no_bound_is_refused():
     ):
         with pytest.raises(ConfigError, match=message):
             bound(scenario, 1)
+
+
+STAGES = """
+seeds = 2
+starts = ["cold"]
+bounds = ["vertical", "joint"]
+[[cells]]
+scenarios = ["pipeline-video", "paper"]
+changes = { duration_s = 5.0 }
+[agents.static-8]
+"""
+
+
+@pytest.mark.usefixtures("unpainted", "inline", "own_folder")
+def test_cells_with_stages_run_without_a_bound(capsys):
+    Path("stages.toml").write_text(STAGES)
+    assert evaluate.main("--suite stages.toml --run-dir run --jobs 1".split()) == 0
+    staged, plain = capsys.readouterr().out.split("paper, yolov5s, cold start")[:2]
+    assert "over bound" not in staged.partition("paper, ")[0]
+    assert "oracle-joint" in plain
+    results = load_results(Path("run"))
+    played = results[results["agent"] == "oracle-joint"]
+    assert set(played["scenario"]) == {"paper"}
+    _, paper = cells(load_suite("stages.toml"))
+    for episode in played.to_dict("records"):
+        found = bound(paper, episode["seed"], joint=True)
+        assert episode["violations"] == found.violations_upper
+        assert episode["core_seconds"] == pytest.approx(found.core_seconds_upper)
+    assert evaluate.main("--agent oracle --scenario pipeline-video".split()) != 0
+    assert "'pipeline-video' has stages, which have no bound" in capsys.readouterr().err
+    assert evaluate.main("--agent oracle --scenario bursty --load 1.5".split()) != 0
+    assert "'bursty' is overloaded all the time, and so has no bound" in capsys.readouterr().err

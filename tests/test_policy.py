@@ -11,12 +11,12 @@ from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
 
 from agents import learned
 from agents.history import INPUTS
+from agents.learn import spec_of
 from agents.learned import PolicyController
 from agents.policy import ANY_MODEL, POLICY_FILE, Policy, load_policy, save_policy
-from sponge_env.env.factory import make_spec, make_system, scenario_profile
+from sponge_env import load_scenario, make_system
 from sponge_env.errors import PolicyError
 from sponge_env.run.rollout import Run, run_episode
-from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 
 
@@ -153,11 +153,10 @@ def test_another_system_is_refused_but_any_load_network_and_slo_is_fine(tmp_path
     path = saved(tmp_path / POLICY_FILE)
     controller, scenario = PolicyController("ppo-joint", str(path)), short(profile="resnet18")
     with pytest.raises(PolicyError, match=r"was trained on short.*train\.py --agent ppo-joint"):
-        controller.reset(make_spec(scenario, scenario_profile(scenario)), 0)
+        controller.reset(spec_of(scenario), 0)
     with pytest.raises(PolicyError, match="is a policy of ppo-joint, not of ppo"):
         PolicyController("ppo", str(path)).reset(SPEC, 0)
-    scenario = short(slo_s=2.0)
-    controller.reset(make_spec(scenario, scenario_profile(scenario)), 0)
+    controller.reset(spec_of(short(slo_s=2.0)), 0)
     saved(path, STEPWISE, actions=(15, 8, 4))
     with pytest.raises(PolicyError, match="chooses other things than there are"):
         PolicyController("ppo-joint", str(path)).reset(SPEC, 0)

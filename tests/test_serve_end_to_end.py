@@ -17,7 +17,7 @@ import pytest
 from fake_engine import FakeEngine, answered
 from machine import needs_two_cpus
 from served import running
-from test_live_ocr import MODELS, ocr
+from test_live_models import MODELS, ocr
 from test_live_serve_engine import engine_of, one_stage
 from test_serve_clients import CLIENTS, Client, InferenceServerException, plain
 from tritonclient.utils import np_to_triton_dtype
@@ -177,12 +177,11 @@ network = { trace = "none" }
 
 @pytest.mark.live
 @needs_two_cpus
-def test_each_request_has_one_answer_though_replicas_are_killed(tmp_path, monkeypatch):
+def test_each_request_has_one_answer_though_replicas_are_killed(own_folder):
     """``sponge load`` sends open loop, and every two seconds something is killed."""
-    monkeypatch.chdir(tmp_path)
     Path("kills.toml").write_text(KILLS)
     name, killed, over = "efficientnet-lite0-uint8", [], threading.Event()
-    with engine_of(one_stage(tmp_path, name), "static-16") as engine, running(engine) as server:
+    with engine_of(one_stage(own_folder, name), "static-16") as engine, running(engine) as server:
         worker = engine._system.worker
 
         def kill_again_and_again():

@@ -44,14 +44,11 @@ def channel(server):
 
 
 def call(channel, method, data):
-    answer = channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
-    return answer
+    return channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=20)
 
 
 def code(channel, method, data):
-    future = channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20)
-    status = future.code()
-    return status
+    return channel.unary_unary(f"/{SERVICE}/{method}").future(data, timeout=20).code()
 
 
 def infer(rows=((1, 2, 3, 4),), **more):

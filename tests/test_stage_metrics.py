@@ -29,12 +29,7 @@ from sponge_env.metrics import (
 from sponge_env.run.read import load_results
 from sponge_env.simulation.system import SimulatedSystem
 
-pytestmark = pytest.mark.usefixtures("unpainted")
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("unpainted", "own_folder")
 
 
 def test_means_over_an_episode_have_weights_of_their_own():
@@ -187,25 +182,16 @@ def variants_of(*pairs):
         ),
     ],
 )
-def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, capsys):
+def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, refused):
     assert old in STAGES
     Path("mine.toml").write_text(STAGES.replace(old, new))
-    check_refused("--scenario mine.toml", sentence, capsys)
+    said = refused(evaluate.main, "--scenario mine.toml --agent static-8")
+    assert re.search(sentence, said)
 
 
-def check_refused(line, sentence, capsys):
-    before = [*Path().iterdir()]
-    assert evaluate.main([*line.split(), "--agent", "static-8"]) == 2
-    error = capsys.readouterr().err
-    assert re.search(sentence, error), error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert [*Path().iterdir()] == before
-
-
-def test_options_that_do_not_fit_a_pipeline_are_refused(capsys):
+def test_options_that_do_not_fit_a_pipeline_are_refused(refused):
     for line, sentence in (
         ("--scenario pipeline-video --profile lite0", "lists stages.*leave out the profile"),
         ("--scenario variants --backend live", "whose model does not come with it"),
     ):
-        check_refused(line, sentence, capsys)
+        assert re.search(sentence, refused(evaluate.main, f"{line} --agent static-8"))

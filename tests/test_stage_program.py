@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
+from agents.learn import spec_of
 from agents.program import TICKS, StageState, tasks_of_requests
 from agents.sponge_ip import SpongeIP, SpongeIPConfig
 from agents.stages import StageProgram
 from sponge_env import load_scenario
 from sponge_env.control.chain import BIG_M, INFEASIBLE, NEVER
 from sponge_env.scenario.config import Arrivals
-from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
 
@@ -21,12 +21,7 @@ def system_of(name, **changes):
     return SimulatedSystem(scenario, 1)
 
 
-def spec_of(name):
-    scenario = load_scenario(name)
-    return make_spec(scenario, scenario_profile(scenario))
-
-
-VIDEO = spec_of("pipeline-video")
+VIDEO = spec_of(load_scenario("pipeline-video"))
 
 
 def random_state(random, program):
@@ -129,7 +124,7 @@ def test_what_is_left_out_would_not_win(total_cores):
 
 
 def test_tasks_of_requests_multiply():
-    spec = spec_of("pipeline-fanout")
+    spec = spec_of(load_scenario("pipeline-fanout"))
     one, crops = tasks_of_requests(spec.stages)
     assert one.tolist() == [0.0, 1.0]
     assert crops[: len(spec.stages[0].tasks)] == pytest.approx(spec.stages[0].tasks)

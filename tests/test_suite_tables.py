@@ -1,10 +1,27 @@
-"""A suite's tables, from results made up by hand."""
+"""A suite's tables and its score, from results made up by hand, and the picture of it."""
+
+import math
 
 import numpy as np
 import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sponge_env.results import suite_tables
 from sponge_env.results.comparison import Comparison
-from sponge_env.results.suite_tables import all_tables, cell_rows, cell_table, failure_table, scores
+from sponge_env.results.drawing import profile_figure, styles_of
+from sponge_env.results.suite_tables import (
+    all_tables,
+    cell_rows,
+    cell_table,
+    failure_table,
+    score_grid,
+    score_rows,
+    score_table,
+    score_tables,
+    scores,
+)
 from sponge_env.run.suite import Arrangement
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
@@ -87,3 +104,104 @@ def test_without_bounds_there_are_no_cores_over_one():
     assert entries(cell_table(one, COLD), "ip")[-1] == "dropped (3 of 10)"
     assert "cores over bound" not in scores(one)[ALL].headings
     assert [*cell_rows(one)["agent"]] == ["ip"]
+
+
+CELLS = [(f"{kind}-{load}", f"load {load}") for load in (0.1, 0.4) for kind in ("swing", "step")]
+MISSED = {
+    "fixed": [0.0, 0.0, 0.0009, 0.002],
+    "good": [0.0, 0.001, 0.0, 0.0],
+    "bad": [0.01, 0.02, 0.03, 0.04],
+}
+CORES = {"fixed": [2.0, 4.0, 8.0, 16.0], "good": [1.0, 4.0, 4.0, 16.0], "bad": [1.0] * 4}
+
+
+def frame(start="warm"):
+    """Return four cells of three agents, with a bound of one core that lacks the last."""
+    rows = [
+        (name, "m", start, group, agent, MISSED[agent][k], CORES[agent][k])
+        for k, (name, group) in enumerate(CELLS)
+        for agent in MISSED
+    ]
+    rows += [(name, "m", start, group, "oracle-joint", 0.0, 1.0) for name, group in CELLS[:3]]
+    names = ["scenario", "profile", "start", "group", "agent"]
+    return pd.DataFrame(rows, columns=[*names, "avoidable_violation_rate", "mean_cores"])
+
+
+def of(rows, agent):
+    (row,) = rows[rows["agent"] == agent].to_dict("records")
+    names = ("cells", "met", "cores_over_reference", "cores_over_bound", "worst", "missed")
+    return [row[name] for name in names]
+
+
+def test_the_score_by_hand():
+    rows = score_rows(frame(), "fixed")
+    assert [*rows["agent"]] == [*MISSED]
+    assert {*rows["reference"]} == {"fixed"}
+    # Ratios 1/2, 1, 1/2, 1; the bound is known in three cells, of 1, 4 and 4 cores.
+    assert of(rows, "good") == pytest.approx([4, 4, 0.25**0.25, 16 ** (1 / 3), 1.0, 0.00025])
+    assert of(rows, "fixed") == pytest.approx([4, 3, 1.0, 64 ** (1 / 3), 1.0, 0.0029 / 4])
+    assert of(rows, "bad") == pytest.approx([4, 0, *[math.nan] * 3, 0.025], nan_ok=True)
+    table = score_table(rows, ["bad", "nobody", "good"])
+    assert table.headings[2] == "cores over fixed"
+    assert table.rows == [
+        ["bad", "0 of 4", "-", "-", "-", "2.500"],
+        ["good", "4 of 4", "0.71", "2.52", "1.00", "0.025"],
+    ]
+
+
+def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compared():
+    cells = frame()
+    first = cells["scenario"] == CELLS[0][0]
+    lost = score_rows(cells[~(first & (cells["agent"] == "good"))], "fixed")
+    assert of(lost, "good")[:3] == pytest.approx([4, 3, 0.5 ** (1 / 3)])
+    alone = score_rows(cells[~(first & (cells["agent"] == "fixed"))], "fixed")
+    assert of(alone, "good")[:3] == pytest.approx([4, 4, 0.5 ** (1 / 3)])
+    assert math.isnan(of(score_rows(cells, "nobody"), "good")[2])
+
+
+def test_starts_and_groups_have_scores_of_their_own():
+    cells = pd.concat([frame(), frame("cold")])
+    assert len(score_rows(cells, "fixed")) == 2 * len(MISSED)
+    grid = score_grid(score_rows(frame(), "fixed", "group"), "group", ["good", "bad", "nobody"])
+    assert [*grid.headings[1:]] == ["load 0.1", "load 0.4"]
+    assert grid.rows == [["good", "2/2 · 0.71", "2/2 · 0.71"], ["bad", "0/2 · -", "0/2 · -"]]
+    tables = score_tables(cells, "fixed", ["good"])
+    assert [*tables] == [
+        "all scenarios and profiles, warm start",
+        "by group, warm start: met · cores over fixed",
+        "all scenarios and profiles, cold start",
+        "by group, cold start: met · cores over fixed",
+    ]
+
+
+def test_the_profile_has_a_step_for_each_cell_that_is_met():
+    rows = suite_tables.ratios(pd.concat([frame(), frame("cold")]), "fixed")
+    figure = profile_figure(rows, "fixed", styles_of([*MISSED]))
+    warm, _ = figure.axes
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["warm start", "cold start"]
+    lines = {line.get_label(): line.get_xydata() for line in warm.get_lines()}
+    np.testing.assert_allclose(lines["good"][[0, 2, 4, 5]], [[0.5, 0], [0.5, 0.5], [1, 1], [4, 1]])
+    np.testing.assert_allclose(lines["fixed"][[0, 3, 4]], [[0.5, 0], [1, 0.75], [4, 0.75]])
+    np.testing.assert_allclose(lines["bad"], [[0.5, 0], [4, 0]])
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.9, 1.0, 5.0])
+def test_the_axis_of_a_profile_has_a_few_plain_numbers(factor):
+    cells = frame()
+    cells["mean_cores"] = np.where(cells["agent"] == "good", factor, 1.0)
+    figure = profile_figure(suite_tables.ratios(cells, "fixed"), "fixed", styles_of([*MISSED]))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    shown = [float(label.get_text()) for label in ax.get_xticklabels() if label.get_text()]
+    assert 3 <= len(shown) <= 11
+    assert ax.get_xlim()[0] < min(factor, *shown) < max(shown) == ax.get_xlim()[1] == 4.0
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.1, 100.0), min_size=4, max_size=4))
+def test_the_unit_of_a_cells_cores_changes_nothing(factors):
+    cells = frame()
+    by_cell = dict(zip((name for name, _ in CELLS), factors, strict=True))
+    scaled = cells.assign(mean_cores=cells["mean_cores"] * cells["scenario"].map(by_cell))
+    pd.testing.assert_frame_equal(score_rows(scaled, "fixed"), score_rows(cells, "fixed"))

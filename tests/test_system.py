@@ -1,19 +1,42 @@
-"""Episodes of a system: what adds up, what a controller is shown, how an episode ends."""
+"""Episodes of a system: what adds up, what a controller is shown, how one begins warm and ends."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 from fake_worker import FakeWorker
 from reference import worker_settings
 from scenarios import SHORT, Scripted, short
 
+from baselines.rules import Static
 from sponge_env import Allocation, make_system
 from sponge_env.errors import ConfigError
+from sponge_env.latency import latency_quantile_s
 from sponge_env.live.system import LiveSystem
-from sponge_env.run.rollout import REHEARSED, Run, play, run_episode
-from sponge_env.scenario.config import Arrivals
+from sponge_env.run.rollout import (
+    COUNTED,
+    REHEARSED,
+    SETTLING,
+    Run,
+    equally_fast,
+    play,
+    run_episode,
+    settled,
+    steady_scenario,
+    warm,
+)
+from sponge_env.scenario.config import Arrivals, RequestClass
 from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.spec import scenario_profile
+from sponge_env.simulation.summary import (
+    latency_quantiles_s,
+    summarise_accuracy,
+    summarise_requests,
+)
 from sponge_env.simulation.system import SimulatedSystem
+from sponge_env.simulation.traffic import rate_rps
+from sponge_env.simulation.workload import draw_workload
 
 RUN = Run("scripted", "short", "sim", 0)
 
@@ -86,3 +109,100 @@ def test_time_stands_still_while_a_controller_prepares():
     still = ["hold", "reset", *["decide"] * REHEARSED, "reset", "release"]
     assert happened[: len(still) + 2] == [*still, "decide", "resize 8 x 1"]
     assert "hold" not in happened[1:]
+
+
+OUTCOME = np.array(["on_time", "on_time", "late", "dropped", "failed", "queued", "running"])
+LATENCY_S = np.array([0.1, 0.3, 0.9, math.nan, math.nan, math.nan, math.nan])
+
+
+def test_rates_are_of_what_has_ended():
+    hopeless = np.array([False, False, True, False, True, True, False])
+    summary = summarise_requests(OUTCOME, LATENCY_S, hopeless)
+    assert (summary["offered"], summary["violations"], summary["hopeless"]) == (7, 3, 3)
+    assert summary["violation_rate"] == 3 / 5
+    assert summary["avoidable_violation_rate"] == 1 / 5
+    assert summary["hopeless_rate"] == 2 / 5
+    assert summary["latency_mean_s"] == pytest.approx(1.3 / 3)
+    assert (summary["latency_p50_s"], summary["latency_p99_s"]) == (0.9, math.inf)
+
+
+def test_accuracy_counts_answers_in_time_only():
+    accuracy = np.array([0.7, 0.9, 0.8, math.nan, math.nan, math.nan, math.nan])
+    needs_cores = OUTCOME == "dropped"
+    found = summarise_accuracy(OUTCOME, accuracy, needs_cores)
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["effective_accuracy"] == pytest.approx(1.6 / 5)
+    assert found["more_cores_rate"] == 1 / 5
+
+
+def test_nothing_offered_has_no_latency():
+    nothing = summarise_requests(OUTCOME[:0], LATENCY_S[:0], np.zeros(0, np.bool_))
+    assert (nothing["offered"], nothing["violation_rate"]) == (0, 0.0)
+    assert math.isnan(nothing["latency_p99_s"])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 0.75, 0.99, 1.0])
+def test_an_interval_has_the_quantiles_of_an_episode(probability):
+    rng = np.random.default_rng(0)
+    for answered, dropped in rng.integers(0, 9, (40, 2)).tolist():
+        latency_s = np.sort(rng.uniform(0, 1, answered))
+        outcome = np.array(["late"] * answered + ["failed"] * dropped, "U9")
+        padded_s = np.append(latency_s, np.zeros(dropped))
+        (found_s,) = latency_quantiles_s(outcome, padded_s, [probability])
+        expected_s = latency_quantile_s(latency_s.tolist(), dropped, probability)
+        assert found_s == pytest.approx(expected_s, nan_ok=True)
+
+
+WARM = dataclasses.replace(SHORT, start="warm", warmup_s=5.0)
+PROFILE = scenario_profile(SHORT)
+
+
+def test_a_cold_start_stays_as_it_is():
+    assert warm(SHORT, Static(cores=6)) is SHORT
+
+
+def test_the_most_frequent_allocation_at_the_end_is_taken():
+    rare, often = Allocation(16, 1), Allocation(9, 2)
+    assert settled(WARM, Scripted(rare, often, often), PROFILE) == often
+    assert SETTLING % 2 == 0
+    assert COUNTED % 2 == 0
+    assert settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        Arrivals(kind="bursty", rate_rps=20.0),
+        Arrivals(kind="flash-crowd", rate_rps=20.0),
+        Arrivals(kind="diurnal", load=0.3),
+    ],
+    ids=lambda arrivals: arrivals.kind,
+)
+def test_steady_means_equal_gaps_at_the_mean_rate(arrivals):
+    steady = steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
+    expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    np.testing.assert_allclose(np.diff(sent_s), expected_s)
+    assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
+
+
+def test_steady_means_no_fades():
+    network = dataclasses.replace(WARM.network, fade_every_s=60.0)
+    fading = dataclasses.replace(WARM, network=network)
+    assert steady_scenario(fading, PROFILE) == steady_scenario(WARM, PROFILE)
+
+
+def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():
+    classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
+    steady = steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
+    moving = draw_workload(steady, PROFILE, 0)
+    base_s = steady.network.base_delay_s
+    level = equally_fast(moving, base_s)
+    bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
+    np.testing.assert_allclose(bandwidth, bandwidth[0])
+    assert (level.arrival_s - level.sent_s).mean() == pytest.approx(
+        (moving.arrival_s - moving.sent_s).mean()
+    )
+    assert np.all(np.diff(level.arrival_s) >= 0)
+    by_id, before = np.argsort(level.id), np.argsort(moving.id)
+    np.testing.assert_array_equal(level.deadline_s[by_id], moving.deadline_s[before])

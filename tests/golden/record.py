@@ -22,14 +22,12 @@ COLUMNS = HERE / "columns.json"
 
 
 def read(name: str) -> dict[str, Entry]:
-    entries: dict[str, Entry] = json.loads((HERE / f"{name}.json").read_text())
-    return entries
+    return json.loads((HERE / f"{name}.json").read_text())
 
 
 def read_names() -> Names:
     """Read which columns are hashed."""
-    names: Names = json.loads(COLUMNS.read_text())["columns"]
-    return names
+    return json.loads(COLUMNS.read_text())["columns"]
 
 
 def differences(name: str, key: str, before: Entry, names: Names) -> Iterator[str]:

@@ -67,8 +67,7 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
         lefts.append((max(0.0, batch.expected_end_s + margin * whole_s - view.now_s), batch.size))
     left_s, size = max(lefts)  # the one that ends last stays
     whole_s = float(spec.first.latency.predict_s(size, view.first.cores_in_force))
-    scaled_s: FloatArray = left_s * (spec.first.latency.predict_s(size, cores) / whole_s)
-    return scaled_s
+    return left_s * (spec.first.latency.predict_s(size, cores) / whole_s)
 
 
 def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> FloatArray:
@@ -79,8 +78,7 @@ def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> Floa
     lasts_s = np.diff([*starts_s, spec.resize_delay_s])
     cores = np.array([view.first.cores_in_force, *(cores for _, cores in view.first.pending)])
     speed = (lasts_s / service_s[:, cores - 1]).sum(axis=1, keepdims=True)
-    before_s: FloatArray = spec.resize_delay_s / speed
-    return before_s
+    return spec.resize_delay_s / speed
 
 
 def _resized_s(
@@ -106,8 +104,7 @@ def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> Flo
     batches = np.arange(1, service_s.shape[0] + 1)
     before = order // batches
     own = np.minimum(batches, queued - before * batches)
-    done_s: FloatArray = free_s + before[:, :, None] * service_s + service_s[own - 1]
-    return done_s
+    return free_s + before[:, :, None] * service_s + service_s[own - 1]
 
 
 def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
@@ -120,8 +117,7 @@ def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
     holds = batches >= expected + forecast.noise * np.sqrt(expected)
     holds[-1] = True
     rows = np.minimum(holds.argmax(axis=0), batches - 1)
-    settled_s: FloatArray = service_s[rows, np.arange(service_s.shape[1])]
-    return settled_s
+    return service_s[rows, np.arange(service_s.shape[1])]
 
 
 def _late_arrivals(
@@ -156,8 +152,7 @@ def _late_arrivals(
     )
     behind_queue_s = _resized_s(spec, view, as_it_is_s, at_once_s)
     done_s = np.maximum(behind_queue_s, arrival_s + settled_s) + settled_s
-    late: IntArray = np.count_nonzero(done_s > deadline_s, axis=0)
-    return late
+    return np.count_nonzero(done_s > deadline_s, axis=0)
 
 
 def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> IntArray:
