@@ -93,6 +93,14 @@ def inline(monkeypatch):
     monkeypatch.setattr("sponge_env.run.cluster.Processes", Inline)
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Return the folder of what drawn scenarios read."""
+    from drawn_scenarios import write_files
+
+    return write_files(tmp_path_factory.mktemp("drawn"))
+
+
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     """Work in an empty folder, from which modules may be imported in this test only."""

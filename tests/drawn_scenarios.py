@@ -38,33 +38,17 @@ def write_files(folder: Path) -> Path:
 def arrivals(folder: Path) -> st.SearchStrategy[Arrivals]:
     rates = st.floats(0.2, 90.0)
     recorded = st.sampled_from(["events.csv", "counts.txt"]).map(lambda name: str(folder / name))
+    factors = st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4).map(lambda own: (*own, 1.0))
+    bursts = {"burst_factors": factors, "burst_dwell_s": st.floats(0.2, 5.0)}
+    crowds = {"flash_factor": st.floats(0.2, 9.0), "flash_s": st.floats(0.1, 2.0)}
+    crowds["flash_every_s"] = st.floats(2.0, 6.0)
+    days = {"diurnal_amplitude": st.floats(0.0, 1.0), "diurnal_period_s": st.floats(0.5, 20.0)}
     return st.one_of(
         st.builds(Arrivals, st.sampled_from(["poisson", "constant"]), rates),
         st.builds(Arrivals, st.just("poisson"), load=st.floats(0.05, 1.5)),
-        st.builds(
-            Arrivals,
-            st.just("bursty"),
-            rates,
-            burst_factors=st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4).map(
-                lambda factors: (*factors, 1.0)
-            ),
-            burst_dwell_s=st.floats(0.2, 5.0),
-        ),
-        st.builds(
-            Arrivals,
-            st.just("flash-crowd"),
-            rates,
-            flash_factor=st.floats(0.2, 9.0),
-            flash_s=st.floats(0.1, 2.0),
-            flash_every_s=st.floats(2.0, 6.0),
-        ),
-        st.builds(
-            Arrivals,
-            st.just("diurnal"),
-            rates,
-            diurnal_amplitude=st.floats(0.0, 1.0),
-            diurnal_period_s=st.floats(0.5, 20.0),
-        ),
+        st.builds(Arrivals, st.just("bursty"), rates, **bursts),
+        st.builds(Arrivals, st.just("flash-crowd"), rates, **crowds),
+        st.builds(Arrivals, st.just("diurnal"), rates, **days),
         # Enough for a request in every episode, without which the reference refuses a trace.
         st.builds(Arrivals, st.just("trace"), st.none() | st.floats(5.0, 90.0), file=recorded),
     )
@@ -87,11 +71,8 @@ def networks(folder: Path) -> st.SearchStrategy[Network]:
 
 
 def servings() -> st.SearchStrategy[Serving]:
-    return st.builds(
-        Serving,
-        st.sampled_from(["none", "expired", "unmeetable"]),
-        st.sampled_from(["edf", "fifo"]),
-    )
+    drops, orders = ["none", "expired", "unmeetable"], ["edf", "fifo"]
+    return st.builds(Serving, st.sampled_from(drops), st.sampled_from(orders))
 
 
 def classes() -> st.SearchStrategy[tuple[RequestClass, ...]]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,10 @@ PATIENCE_S = 60.0
 """Time after which a test gives up on other processes."""
 
 
-def wait_until(condition: Callable[[], bool], what: str = "it") -> None:
-    """Poll a condition on other processes."""
+def wait_until(condition: Callable[[], Any], what: str = "it") -> Any:
+    """Poll a condition on other threads or processes; return what it is when it holds."""
     end_s = time.monotonic() + PATIENCE_S
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < end_s, f"never happened: {what}"
         time.sleep(0.01)  # the pause between two looks, not the wait itself
+    return value

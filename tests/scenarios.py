@@ -4,8 +4,17 @@ import dataclasses
 
 import numpy as np
 
-from sponge_env import Allocation, Profile, Scenario, SystemSpec, SystemView
+from sponge_env import (
+    Allocation,
+    Controller,
+    Profile,
+    Scenario,
+    SystemSpec,
+    SystemView,
+    make_system,
+)
 from sponge_env.latency import FitError, LatencyModel, QuotaService
+from sponge_env.run.rollout import Episode, Run, run_episode
 from sponge_env.scenario.config import (
     Arrivals,
     ControlName,
@@ -34,37 +43,28 @@ _MODELS = (
     Variant("video-classifier", 0.7, "medium"),
     Variant("video-detector", 0.9, "large"),
 )
+_SMALL = Limits(cores=4, batch=4, replicas=3)
 VARIANTS = Scenario(
     name="variants-of-one",
     slo_s=0.4,
     duration_s=6.0,
-    limits=Limits(cores=4, batch=4, replicas=3, total_cores=12),
+    limits=dataclasses.replace(_SMALL, total_cores=12),
     arrivals=Arrivals(rate_rps=30.0),
     serving=Serving("expired"),
-    stages=(Stage("model", _MODELS, limits=Limits(cores=4, batch=4, replicas=3)),),
+    stages=(Stage("model", _MODELS, limits=_SMALL),),
     reward=Reward(accuracy_weight=0.5),
 )
 """One stage of three variants, in its time and beyond it."""
+_FINDS = {"initial": Initial(cores=4), "fan_out_shares": (0.2, 0.4, 0.4)}
 CHAIN = dataclasses.replace(
     VARIANTS,
     name="chain",
-    limits=Limits(cores=4, batch=4, replicas=3, total_cores=14),
+    limits=dataclasses.replace(_SMALL, total_cores=14),
     simulation=Simulation(cold_start_s=1.5),
     stages=(
-        Stage(
-            "find",
-            (Variant("video-detector"),),
-            limits=Limits(cores=4, batch=4, replicas=3),
-            initial=Initial(cores=4),
-            fan_out_shares=(0.2, 0.4, 0.4),
-        ),
+        Stage("find", (Variant("video-detector"),), limits=_SMALL, **_FINDS),
         Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1)),
-        Stage(
-            "judge",
-            _MODELS,
-            limits=Limits(cores=2, batch=2, replicas=3),
-            initial=Initial(variant=-1),
-        ),
+        Stage("judge", _MODELS, limits=Limits(2, 2, replicas=3), initial=Initial(variant=-1)),
     ),
 )
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""
@@ -145,6 +145,12 @@ def requests_at(
 def short(**changes: object) -> Scenario:
     """Return the short scenario with changes."""
     return dataclasses.replace(SHORT, **changes)
+
+
+def episode_of(scenario: Scenario, controller: Controller, seed: int = 0) -> Episode:
+    """Let a controller play a simulated episode."""
+    run = Run.of("played", scenario, "sim", seed)
+    return run_episode(make_system(scenario, seed), controller, run)
 
 
 class Scripted:

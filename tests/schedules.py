@@ -1,6 +1,5 @@
 """Schedules: to replay in the real system what the oracle has found."""
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from scenarios import Scripted
 from sponge_env import Allocation, Profile, Scenario, make_system
 from sponge_env.metrics import EpisodeMetrics
 from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.suite import changed
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.memory import ledger_columns
@@ -19,8 +19,7 @@ from sponge_env.simulation.workload import draw_workload
 
 def noise_free(scenario: Scenario) -> Scenario:
     """Return the scenario with a service that takes exactly its usual time."""
-    simulation = dataclasses.replace(scenario.simulation, noise=0.0)
-    return dataclasses.replace(scenario, simulation=simulation)
+    return changed(scenario, {"simulation.noise": 0.0})
 
 
 def replay(

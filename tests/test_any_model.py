@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenarios import CHAIN, short
+from scenarios import CHAIN, episode_of, short
 from tiny_policies import BATCHES, CONFIG, SCENARIO, SPEC
 
 from agents.history import INPUTS
@@ -18,9 +18,7 @@ from agents.needs import CORES, STATIC
 from agents.policy import ANY_MODEL, load_policy
 from agents.stepwise import Form, PolicyState
 from agents.training import MACHINES
-from sponge_env import make_system
 from sponge_env.errors import PolicyError
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Limits
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT
@@ -171,9 +169,7 @@ def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
     many = short(limits=Limits(cores=24, batch=32, replicas=32, total_cores=64))
     for scenario in (SCENARIO, small, many):
         controller = PolicyController("ppo-joint", str(for_any), guard=False)
-        run = Run("ppo-joint", scenario.name, "sim", 0)
-        played = run_episode(make_system(scenario, 0), controller, run)
-        limits, seen = spec_of(scenario).first, played.columns
+        limits, seen = spec_of(scenario).first, episode_of(scenario, controller).columns
         assert 1 <= seen["replicas"].min() <= seen["replicas"].max() <= limits.replicas_max
         assert seen["batch"].max() <= limits.batch_max
         assert seen["cores"].max() <= scenario.limits.machine_cores

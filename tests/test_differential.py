@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from core_doors import draw_uniforms
 from differential import allocations, check_equal, simulator
-from drawn_scenarios import SEEDS, scenarios, write_files
+from drawn_scenarios import SEEDS, scenarios
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenarios import SHORT, short
@@ -19,11 +19,6 @@ from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import OBS_DIM
 from sponge_env.simulation.system import SimulatedSystem
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("differential"))
 
 
 @settings(max_examples=40, deadline=None)

@@ -188,23 +188,11 @@ def test_any_whole_numbers_are_an_action(action):
     assert (info["requested_cores"], info["batch"]) == (4, 3)
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        5,
-        [5],
-        [1, 2, 3],
-        [16, 0],
-        [-1, 0],
-        [0.5, 1],
-        [np.nan, 1],
-        "ab",
-        None,
-        [[1, 2]],
-        [2**70, 1],
-        [[1], [1, 2]],
-    ],
-)
+ODD = 5, [5], [1, 2, 3], "ab", None, [[1, 2]], [[1], [1, 2]]
+OUTSIDE = [16, 0], [-1, 0], [0.5, 1], [np.nan, 1], [2**70, 1]
+
+
+@pytest.mark.parametrize("action", [*ODD, *OUTSIDE])
 def test_an_action_outside_the_space_is_named(action):
     with pytest.raises(ConfigError, match=r"must be 2 whole numbers from 0 to \[15, 15\], not"):
         started(SHORT).step(action)

@@ -13,37 +13,27 @@ from core_doors import measured_works
 from fake_worker import FakeStages
 from reference.quota import QuotaBucket
 from reference.worker import SimulatedWorker
-from scenarios import QUOTA_PROFILE
+from scenarios import QUOTA_PROFILE, short
 
 import sponge_env.fidelity.__main__ as command
 from baselines.rules import Static
-from sponge_env import Allocation, Scenario, cli
+from sponge_env import Allocation, cli
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.fidelity import report
 from sponge_env.fidelity.trial import MeasuredWork, Subject, Trial
 from sponge_env.interfaces import Batch, Completion
 from sponge_env.metrics import EpisodeMetrics, column
 from sponge_env.results.layout import terminal
-from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, Stage, Variant
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Stage, Variant
 from sponge_env.scenario.profile import LOCAL_MODEL, local_profile_path, save_profile
 from sponge_env.scenario.seeds import stream
 
 QUOTA = dataclasses.replace(QUOTA_PROFILE.quota, wake_s=0.0, resume_s=0.0)
-PROFILE = dataclasses.replace(
-    QUOTA_PROFILE,
-    model=LOCAL_MODEL,
-    quota=QUOTA,
-    date=datetime.now(UTC).isoformat(timespec="seconds"),
-)
+NOW = datetime.now(UTC).isoformat(timespec="seconds")
+PROFILE = dataclasses.replace(QUOTA_PROFILE, model=LOCAL_MODEL, quota=QUOTA, date=NOW)
 WORK_S = np.array(QUOTA.work_s)
 
-SCENARIO = Scenario(
-    name="short",
-    profile="local",
-    duration_s=20.0,
-    arrivals=Arrivals(kind="poisson", load=0.35),
-    network=Network(trace="4g", payload_bytes=300_000.0),
-)
+SCENARIO = short(profile="local", arrivals=Arrivals(kind="poisson", load=0.35))
 
 
 class MadeUpLive(SimulatedWorker):
@@ -130,17 +120,11 @@ class MadeUpStages(FakeStages):
 
 def test_a_replay_of_stages_has_their_work_and_their_tasks(tmp_path):
     save_profile(PROFILE, tmp_path / "here.json")
+    model = (Variant(str(tmp_path / "here.json"), accuracy=0.9),)
+    held = {"limits": Limits(cores=8, batch=4), "initial": Initial(cores=8, batch=2)}
     chain = dataclasses.replace(
         SCENARIO,
-        stages=tuple(
-            Stage(
-                name,
-                (Variant(str(tmp_path / "here.json"), accuracy=0.9),),
-                limits=Limits(cores=8, batch=4),
-                initial=Initial(cores=8, batch=2),
-            )
-            for name in ("first", "second")
-        ),
+        stages=tuple(Stage(name, model, **held) for name in ("first", "second")),
         limits=Limits(cores=16, batch=4, total_cores=16),
         arrivals=Arrivals(kind="poisson", rate_rps=8.0),
     )
@@ -189,11 +173,8 @@ def test_a_target_is_met_or_the_live_runs_are_no_closer(
 
 
 def test_violations_are_compared_in_points_and_nothing_with_nothing(tmp_path):
-    runs = [
-        made_up("live", 0),
-        made_up("simulated", 0, violation_rate=0.004),
-        made_up("replayed", 0),
-    ]
+    runs = [made_up(kind, 0) for kind in ("live", "replayed")]
+    runs.insert(1, made_up("simulated", 0, violation_rate=0.004))
     report.write_results(tmp_path, runs, PROFILE, ["python"])
     loaded = report.load_fidelity(tmp_path / "fidelity.json")
     for each in (report.compare(runs), loaded):

@@ -5,6 +5,7 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+from scenarios import episode_of
 from tiny_policies import drawn_policy
 from views import busy_view, make_spec
 
@@ -15,7 +16,6 @@ from agents.lookahead import SpongeJoint, SpongeMPC
 from agents.policy import load_policy, reading, save_policy
 from agents.stepwise import Form, PolicyState
 from sponge_env import Allocation, load_scenario, make_system
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.simulation.encoding import JOINT, encode
 
@@ -45,8 +45,7 @@ def calm_policy():
 
 
 def play(controller, scenario):
-    run = Run.of("ppo", scenario, "sim", SEED)
-    return run_episode(make_system(scenario, SEED), controller, run)
+    return episode_of(scenario, controller, SEED)
 
 
 def flood(queued=300):

@@ -1,12 +1,11 @@
 """The live system, on workers without processes: the same rules as the simulated one."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 from differential import allocations, check_alike, check_columns, check_same
-from drawn_scenarios import SEEDS, scenarios, write_files
+from drawn_scenarios import SEEDS, scenarios
 from fake_worker import FakeStages, FakeWorker, profile_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,16 +15,12 @@ from test_pipeline import model_of, pipeline, stage
 
 from sponge_env import Allocation, StageAllocation
 from sponge_env.live.system import LiveSystem
+from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Initial, Limits, Serving, Simulation
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
 OUTCOMES = ("queued", "running", "on_time", "late", "dropped", "failed")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return write_files(tmp_path_factory.mktemp("live"))
 
 
 def fake_worker(scenario, profile, spec, seed, **settings):
@@ -39,12 +34,6 @@ def live_system(scenario, seed=0, profile=None, workload=None, hold=False, **set
         return fake_worker(scenario, profile, spec, seed, **settings)
 
     return LiveSystem(scenario, seed, make_worker, profile, workload, hold_between_steps=hold)
-
-
-def at_once(scenario):
-    """Let resizes take no time: how long they do is a real worker's own business."""
-    simulation = dataclasses.replace(scenario.simulation, actuation_delay_s=0.0)
-    return dataclasses.replace(scenario, simulation=simulation)
 
 
 def check_live(scenario, seed, crashes_s=()):
@@ -61,7 +50,8 @@ def check_live(scenario, seed, crashes_s=()):
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(data=st.data(), seed=SEEDS)
 def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, seed):
-    scenario = at_once(data.draw(scenarios(files)))
+    # How long a resize takes is a real worker's own business.
+    scenario = changed(data.draw(scenarios(files)), {"simulation.actuation_delay_s": 0.0})
     check_live(scenario, seed)
     crashes_s = data.draw(st.lists(st.floats(0, scenario.duration_s + 1), max_size=12).map(sorted))
     check_live(scenario, seed, crashes_s)
@@ -77,12 +67,8 @@ def test_it_serves_as_the_reference_and_the_simulated_system_do(files, data, see
 
 def test_deaths_lead_to_every_outcome():
     """So that the comparison above is one of retries and failures, too."""
-    scenario = short(
-        slo_s=0.6,
-        serving=Serving("expired"),
-        limits=Limits(16, 16, 3),
-        simulation=Simulation(cold_start_s=0.3),
-    )
+    cold = {"limits": Limits(16, 16, 3), "simulation": Simulation(cold_start_s=0.3)}
+    scenario = short(slo_s=0.6, serving=Serving("expired"), **cold)
     live = check_live(scenario, 1, np.arange(0.0, 20.0, 0.7).tolist())
     columns = live.columns()
     assert set(columns["outcome"]) == {"on_time", "late", "dropped", "failed"}

@@ -1,6 +1,6 @@
 """The clairvoyant bound: proven on small instances, attained on each, beside agents in suites."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,46 +34,34 @@ TINY = Scenario(
 )
 """Few enough intervals and cores to try all schedules."""
 
-CLASSES = (RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0))
+CLASSES = RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0)
+CLASSED = replace(TINY, slo_s=0.6, classes=CLASSES)
 
 KINDS = {
     "plain": TINY,
-    "late requests dropped": dataclasses.replace(TINY, serving=Serving(drop="expired")),
-    "unmeetable requests dropped": dataclasses.replace(
-        TINY, slo_s=0.6, classes=CLASSES, serving=Serving(drop="unmeetable")
-    ),
-    "two classes": dataclasses.replace(TINY, slo_s=0.6, classes=CLASSES),
-    "first come, first served": dataclasses.replace(
-        TINY, slo_s=0.6, classes=CLASSES, serving=Serving(order="fifo")
-    ),
-    "quota": dataclasses.replace(
-        TINY, profile="lite0", arrivals=Arrivals(kind="poisson", rate_rps=12.0)
-    ),
-    "warm start": dataclasses.replace(TINY, start="warm", warmup_s=1.0),
+    "late requests dropped": replace(TINY, serving=Serving(drop="expired")),
+    "unmeetable requests dropped": replace(CLASSED, serving=Serving(drop="unmeetable")),
+    "two classes": CLASSED,
+    "first come, first served": replace(CLASSED, serving=Serving(order="fifo")),
+    "quota": replace(TINY, profile="lite0", arrivals=Arrivals("poisson", rate_rps=12.0)),
+    "warm start": replace(TINY, start="warm", warmup_s=1.0),
 }
 
 
-FEW = dataclasses.replace(
+FEW = replace(
     TINY, limits=Limits(cores=2, batch=2, replicas=2), simulation=Simulation(cold_start_s=1.0)
 )
 """Few enough of everything to try all schedules with replicas, too."""
+UNMEETABLE = replace(FEW, serving=Serving(drop="unmeetable"))
+ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 
 TEAMS = {
     "whole cores": FEW,
-    "a machine of three cores": dataclasses.replace(
-        FEW, limits=Limits(cores=2, batch=2, replicas=2, total_cores=3)
-    ),
-    "a machine for all": dataclasses.replace(
-        FEW, limits=Limits(cores=2, batch=2, replicas=2, total_cores=4)
-    ),
-    "three at the start": dataclasses.replace(
-        FEW,
-        serving=Serving(drop="unmeetable"),
-        limits=Limits(cores=3, batch=1, replicas=3),
-        initial=Initial(replicas=3),
-    ),
-    "quota": dataclasses.replace(FEW, profile="lite0", serving=Serving(drop="unmeetable")),
-    "warm start": dataclasses.replace(FEW, start="warm", warmup_s=1.0),
+    "a machine of three cores": replace(FEW, limits=Limits(2, 2, 2, total_cores=3)),
+    "a machine for all": replace(FEW, limits=Limits(2, 2, 2, total_cores=4)),
+    "three at the start": replace(UNMEETABLE, limits=ALL_AT_ONCE, initial=Initial(replicas=3)),
+    "quota": replace(UNMEETABLE, profile="lite0"),
+    "warm start": replace(FEW, start="warm", warmup_s=1.0),
 }
 
 
@@ -103,7 +91,7 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
     # In the last tenth of an interval, and due soon after: no core can have worked ahead.
     late = "".join(f"{second}.9{n}\n" for second in range(1, 9) for n in range(4))
     (tmp_path / "late.csv").write_text("arrival_s\n" + late)
-    scenario = dataclasses.replace(
+    scenario = replace(
         TINY,
         duration_s=10.0,
         slo_s=0.35,
@@ -129,7 +117,7 @@ def test_the_bound_knows_when_within_an_interval_requests_come(tmp_path):
 )
 def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
     changes = {"profile": profile, "start": start, "duration_s": 40.0}
-    scenario = dataclasses.replace(load_scenario(name), **changes, serving=Serving(drop=drop))
+    scenario = replace(load_scenario(name), **changes, serving=Serving(drop=drop))
     found = bound(scenario, 3, joint)
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
     most = max(allocation.total_cores for allocation in found.schedule)
@@ -143,17 +131,12 @@ def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
 
 def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp_path):
     slow = LatencyModel(gamma_s=0.655, delta_s=0.0, epsilon_s=0.0, eta_s=0.0)
-    profile = dataclasses.replace(
-        load_profile("yolov5s"),
-        batches=(1, 2),
-        cores=(1, 2),
-        latency_s=((0.655, 0.3275), (1.31, 0.655)),
-        latency=slow,
-    )
+    table = {"batches": (1, 2), "cores": (1, 2), "latency_s": ((0.655, 0.3275), (1.31, 0.655))}
+    profile = replace(load_profile("yolov5s"), **table, latency=slow)
     save_profile(profile, tmp_path / "slow.json")
     # The last one is answered after the end, when nothing counts any more.
     (tmp_path / "six.csv").write_text("arrival_s\n" + "0.0\n" * 5 + "1.999\n")
-    scenario = dataclasses.replace(
+    scenario = replace(
         TINY,
         profile=str(tmp_path / "slow.json"),
         duration_s=2.0,
@@ -170,20 +153,20 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp
 
 
 def test_nothing_to_do_costs_a_core():
-    quiet = dataclasses.replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
-    found = bound(dataclasses.replace(quiet, network=Network(trace="none")), 1)
+    quiet = replace(TINY, arrivals=Arrivals(kind="constant", rate_rps=0.5))
+    found = bound(replace(quiet, network=Network(trace="none")), 1)
     assert (found.violations_upper, found.core_seconds_lower, found.core_seconds_upper) == (0, 3, 3)
-    nobody = dataclasses.replace(TINY, network=Network(payload_bytes=5e7))
+    nobody = replace(TINY, network=Network(payload_bytes=5e7))
     for joint in (False, True):
         found = bound(nobody, 1, joint)
         assert (found.offered, found.violations_upper, found.core_seconds_upper) == (0, 0, 3.0)
 
 
 def test_what_has_no_bound_is_refused():
-    late = dataclasses.replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
+    late = replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
-    mixed = dataclasses.replace(TINY, slo_s=1.0, classes=classes)
-    staged = dataclasses.replace(TINY, stages=TINY.pipeline)
+    mixed = replace(TINY, slo_s=1.0, classes=classes)
+    staged = replace(TINY, stages=TINY.pipeline)
     for scenario, message in (
         (late, "resize to act at once"),
         (mixed, "at most 4 for the oracle"),

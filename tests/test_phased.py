@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scenarios import CHAIN, VARIANTS, short
+from scenarios import CHAIN, VARIANTS, episode_of, short
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy, plan
 
@@ -25,10 +25,8 @@ from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, load_policy
 from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
 from agents.training import parse
-from sponge_env.env.factory import make_system
 from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.seeds import SEED_LIMIT
 
@@ -237,8 +235,7 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained):
     assert "evaluation/score" not in shown, "of which more is better elsewhere"
     assert json.loads((trained / "judged.json").read_text()).keys() == {"policy", "program"}
     controller = PolicyController("ppo-joint", str(trained))
-    system = make_system(SCENARIO, 0)
-    assert run_episode(system, controller, Run("ppo-joint", "short", "sim", 0)).summary.offered
+    assert episode_of(SCENARIO, controller).summary.offered
 
 
 def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
@@ -329,9 +326,8 @@ def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, 
     _, most_s = policy.input_range[:, made.inputs.index("resize_delay")]
     assert most_s > 0, "it knows other deployments"
     result = played_policy(policy, [longer], 1)
-    run = Run(agent, scenario.name, "sim", SEED_LIMIT)
     controller = PolicyController(agent, str(folder), guard=False)
-    played = run_episode(make_system(longer, SEED_LIMIT), controller, run)
+    played = episode_of(longer, controller, SEED_LIMIT)
     one = played.summary
     first = np.zeros(longer.intervals, np.int64)
     lost = AccuracyCost([longer]).of(played.columns, first).sum()

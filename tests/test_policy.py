@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from scenarios import SHORT, short
+from scenarios import SHORT, episode_of, short
 from tiny_policies import CHOICES, SPEC, STEPWISE, drawn_policy
 
 from agents import learned
@@ -14,9 +14,8 @@ from agents.history import INPUTS
 from agents.learn import spec_of
 from agents.learned import PolicyController
 from agents.policy import ANY_MODEL, POLICY_FILE, Policy, load_policy, save_policy
-from sponge_env import load_scenario, make_system
+from sponge_env import load_scenario
 from sponge_env.errors import PolicyError
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
 
 
@@ -28,9 +27,9 @@ def saved(path, info=STEPWISE, **changes):
 
 def played(controller):
     """Return what a policy does in a short episode."""
-    episode = run_episode(make_system(SHORT, 0), controller, Run("ppo", "short", "sim", 0))
     fields = ("cores", "batch", "replicas_ready", "late", "reward")
-    return [tuple(getattr(one, name) for name in fields) for one in episode.intervals]
+    intervals = episode_of(SHORT, controller).intervals
+    return [tuple(getattr(one, name) for name in fields) for one in intervals]
 
 
 def followed(controller):
@@ -141,8 +140,7 @@ def test_a_policy_finds_its_inputs_by_their_names(tmp_path):
 def test_policies_ship_for_variants_and_pipelines(scenario, file):
     controller = PolicyController("ppo", "shipped")
     where = dataclasses.replace(load_scenario(scenario), duration_s=120.0)
-    run = Run("ppo", scenario, "sim", EVALUATION_SEEDS)
-    summary = run_episode(make_system(where, EVALUATION_SEEDS), controller, run).summary
+    summary = episode_of(where, controller, EVALUATION_SEEDS).summary
     assert f"policies/{file}.safetensors" in controller.description
     assert scenario in controller.policy.info.scenarios
     assert summary.avoidable_violation_rate < 0.01

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenarios import VARIANTS, short
+from scenarios import VARIANTS, episode_of, short
 from tiny_policies import SCENARIO, drawn_policy, plan
 
 from agents.history import INPUTS
@@ -51,8 +51,7 @@ def test_a_controller_decides_like_the_evaluator(tmp_path, beyond):
     scenario = full if beyond else SCENARIO
     result = evaluated(policy, [scenario], 1)
     controller = PolicyController("ppo-joint", str(tmp_path), guard=False)
-    run = Run("ppo-joint", "short", "sim", SEED_LIMIT)
-    played = run_episode(make_system(scenario, SEED_LIMIT), controller, run)
+    played = episode_of(scenario, controller, SEED_LIMIT)
     assert len({interval.replicas for interval in played.intervals}) > 1, "the policy steps"
     assert result.cores[0] == pytest.approx(played.summary.mean_cores, abs=1e-9)
     expected = played.summary.avoidable_violation_rate

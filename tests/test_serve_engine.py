@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 from fake_replicas import FakeLauncher
+from machine import wait_until as until
 from scenarios import short
 from views import make_spec, make_view
 
@@ -79,15 +80,6 @@ class Rig:
     def started(self, batches=1):
         """Wait until the first replica has a batch."""
         return until(lambda: next((r for r in self.launcher.launched if r.batch_id), None))
-
-
-def until(condition):
-    """Wait until something holds, by looking."""
-    deadline_s = time.monotonic() + SOON_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
-    return value
 
 
 @contextmanager
@@ -290,14 +282,12 @@ def test_a_call_that_breaks_the_engine_is_told_like_the_others():
         assert isinstance(r.engine.error, WorkerError)
 
 
-class ByTime:
+class ByTime(Fixed):
     """Wants as many cores as the view's time says, when a test lets it."""
 
     def __init__(self):
+        super().__init__()
         self.may = threading.Semaphore(0)
-
-    def reset(self, spec, seed):
-        """There is nothing to forget."""
 
     def decide(self, view):
         assert self.may.acquire(timeout=SOON_S)

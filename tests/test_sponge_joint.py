@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scenarios import episode_of
 from views import busy_view, make_spec, make_view, with_first
 
 from agents import fleet
@@ -17,12 +18,11 @@ from agents.lookahead.planner import replica_states
 from agents.lookahead.service_times import ServiceTimes
 from agents.rates import rate_samples, smoothed
 from baselines.themis import Themis
-from sponge_env import Allocation, load_scenario, make_system
+from sponge_env import Allocation, load_scenario
 from sponge_env.core.compiled import entry_point
 from sponge_env.interfaces import RunningBatch
 from sponge_env.latency import LatencyModel
 from sponge_env.metrics import IntervalMetrics
-from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.scenario.config import Serving
 
@@ -140,16 +140,9 @@ TWO = Allocation(2, 4)
 
 def interval(**changes):
     """Return an interval in which 100 batches of one request ran for 0.12 s on two cores."""
-    values = {
-        "requested_cores": 2,
-        "core_seconds": 60.0,
-        "utilisation": 0.4,
-        "on_time": 90,
-        "late": 10,
-        "batch_mean": 1.0,
-        "service_mean_s": 0.12,
-    }
-    return IntervalMetrics(**values | changes)
+    values = {"requested_cores": 2, "core_seconds": 60.0, "utilisation": 0.4, "on_time": 90}
+    batches = {"late": 10, "batch_mean": 1.0, "service_mean_s": 0.12}
+    return IntervalMetrics(**values | batches | changes)
 
 
 LIMITED = make_spec(cpu_cores=96.0)
@@ -241,13 +234,9 @@ def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be
 
 
 def test_replicas_that_start_in_an_overload_are_not_given_up():
-    starting = busy_view(
-        rate_rps=30,
-        allocation=Allocation(1, 1, 12),
-        starting_s=(4.0,) * 11,
-        budgets_left_s=(-2.0,) * 200,
-    )
-    assert decide(starting, MACHINE).replicas == 12
+    starting = {"allocation": Allocation(1, 1, 12), "starting_s": (4.0,) * 11}
+    overload = busy_view(rate_rps=30, budgets_left_s=(-2.0,) * 200, **starting)
+    assert decide(overload, MACHINE).replicas == 12
 
 
 def test_a_lull_in_an_overload_does_not_call_off_what_starts():
@@ -326,9 +315,8 @@ def test_load_steps_beyond_one_replica_are_followed():
     scenario, late = load_scenario("load-step"), []
     scenario = dataclasses.replace(scenario, serving=Serving(drop="none"))
     for fewest, controller in [(2, SpongeJoint()), (1, SpongeJoint()), (2, Themis())]:
-        run = Run.of("x", scenario, "sim", 1000)
         with patch.object(fleet, "_FEWEST", fewest):
-            late.append(run_episode(make_system(scenario, 1000), controller, run).summary.late)
+            late.append(episode_of(scenario, controller, 1000).summary.late)
     pair, follows, themis = late
     assert pair < follows / 4, "two replicas follow a step to where one cannot"
     assert follows <= 2 * themis
@@ -337,10 +325,9 @@ def test_load_steps_beyond_one_replica_are_followed():
 def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     steps = {"flash_factor": 6.0, "flash_s": 60.0, "flash_every_s": 120.0, "peak": 0.9}
     changes = {"duration_s": 240.0, "arrivals": {"kind": "flash-crowd", **steps}}
-    scenario, missed = changed(load_scenario("flash-crowd"), changes), []
-    for controller in (SpongeJoint(), SpongeJoint(overload_windows=0)):
-        run = Run.of("x", scenario, "sim", 1001)
-        missed.append(run_episode(make_system(scenario, 1001), controller, run).summary.violations)
+    scenario = changed(load_scenario("flash-crowd"), changes)
+    both = (SpongeJoint(), SpongeJoint(overload_windows=0))
+    missed = [episode_of(scenario, each, 1001).summary.violations for each in both]
     assert missed[0] < missed[1] / 2
 
 

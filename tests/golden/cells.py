@@ -56,17 +56,13 @@ CELLS = {
     "flash-crowd-local": cell("flash-crowd-local", "lite0", *BOTH, variants=True),
     # Options that reach other code.
     "expired-classes": cell("mixed", "resnet18", serving={"drop": "expired"}),
-    "late-fifo": cell(
-        "mixed", "yolov5s", serving={"drop": "expired", "order": "fifo"}
-    ),
+    "late-fifo": cell("mixed", "yolov5s", serving={"drop": "expired", "order": "fifo"}),
     "fifo-quota": cell("mixed", "lite0", serving={"drop": "expired", "order": "fifo"}),
     "slow-actuation": cell(
         "bursty", "resnet18", simulation={"actuation_delay_s": 0.5, "cold_start_s": 3.0}
     ),
     "slow-actuation-quota": cell(
-        "flash-crowd-local",
-        "lite0",
-        simulation={"actuation_delay_s": 0.5},
+        "flash-crowd-local", "lite0", simulation={"actuation_delay_s": 0.5},
         serving={"drop": "expired"},
         network={"fade_every_s": 30.0, "fade_s": 4.0, "fade_depth": 0.05},
     ),
@@ -74,49 +70,30 @@ CELLS = {
         "paper", "yolov5s", *BOTH, interval_s=0.5, duration_s=60.0, shipped_policies=False
     ),
     "recorded": cell(
-        "paper",
-        "resnet18",
-        network={"trace": "4g-600s", "start": "random"},
+        "paper", "resnet18", network={"trace": "4g-600s", "start": "random"},
         arrivals={
             "kind": "trace", "file": "arrivals-bursty-600s", "rate_rps": 90.0, "load": None
         },
     ),
     "recorded-counts": cell(
-        "paper",
-        "yolov5s",
-        *BOTH,
-        network={"trace": TRACE, "start": "random"},
-        arrivals={
-            "kind": "trace", "file": "arrivals-day-600s", "rate_rps": None, "load": None
-        },
+        "paper", "yolov5s", *BOTH, network={"trace": TRACE, "start": "random"},
+        arrivals={"kind": "trace", "file": "arrivals-day-600s", "rate_rps": None, "load": None},
         serving={"drop": "none"},
     ),
     "short-trace-ends": cell(
         "diurnal", "resnet18", duration_s=52.5, network={"trace": TRACE}, variants=True
     ),
     "many-replicas": cell(
-        "local",
-        "lite0",
-        simulation={"cold_start_s": 0.5},
-        limits={"total_cores": 256},
-        initial={"cores": 3, "batch": 4, "replicas": 6},
-        arrivals={"load": 0.9},
+        "local", "lite0", simulation={"cold_start_s": 0.5}, limits={"total_cores": 256},
+        initial={"cores": 3, "batch": 4, "replicas": 6}, arrivals={"load": 0.9},
         shipped_policies=False,
     ),
     "narrow": cell(
-        "flash-crowd",
-        "yolov5s",
-        *BOTH,
-        limits={"cores": 6, "batch": 5, "replicas": 3},
-        arrivals={"load": 0.3},
-        reward={"violation_weight": 5.0},
-        shipped_policies=False,
+        "flash-crowd", "yolov5s", *BOTH, limits={"cores": 6, "batch": 5, "replicas": 3},
+        arrivals={"load": 0.3}, reward={"violation_weight": 5.0}, shipped_policies=False,
     ),
     "no-network": cell(
-        "local",
-        "lite0",
-        network={"trace": "none"},
-        arrivals={"load": 0.7},
+        "local", "lite0", network={"trace": "none"}, arrivals={"load": 0.7},
         simulation={"service": "profile", "noise": 0.0},
     ),
     "pipeline-video": staged("pipeline-video"),
@@ -138,17 +115,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Agents with options that are not the default: what they are of, and the options."""
 
-FOR_STAGES = {
-    "equal-split",
-    "grandslam",
-    "ipa",
-    "ipa-scale",
-    "ipa-switch",
-    "proportional-split",
-    "slackfit",
-    "sponge-largest",
-    "sponge-smallest",
-}
+FOR_STAGES = {"equal-split", "grandslam", "ipa", "ipa-scale", "ipa-switch", "proportional-split"}
+FOR_STAGES |= {"slackfit", "sponge-largest", "sponge-smallest"}
 """Agents that are played where there are stages or variants."""
 
 LEARNED = {"ppo": "vertical", "ppo-joint": "joint"}
