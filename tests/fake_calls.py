@@ -15,7 +15,7 @@ from fake_worker import FakeStages, profile_workers
 from numpy.typing import NDArray
 from reference.worker import SimulatedWorker
 
-from sponge_env import Profile, Scenario
+from sponge_env import Profile, Scenario, SystemSpec
 from sponge_env.interfaces import Batch, Completion
 from sponge_env.live.worker import Handover
 from sponge_env.models.model import TensorSpec
@@ -142,10 +142,7 @@ def served_system(
 ) -> ServedSystem:
     """Return a system on plain workers in virtual time."""
 
-    return ServedSystem(
-        scenario,
-        lambda spec: CallStages(profile_workers(spec), **more),
-        profile=profile,
-        outputs=OUTPUTS,
-        queue_max=queue_max,
-    )
+    def start(spec: SystemSpec) -> CallStages:
+        return CallStages(profile_workers(spec), **more)
+
+    return ServedSystem(scenario, start, profile=profile, outputs=OUTPUTS, queue_max=queue_max)

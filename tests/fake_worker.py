@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from reference.worker import ProfileService, SimulatedWorker
@@ -75,13 +76,8 @@ def profile_workers(spec: SystemSpec) -> list[SimulatedWorker]:
     workers = []
     for own, initial in zip(spec.stages, spec.initial.stages, strict=True):
         table_s = own.latencies[0].table_s(own.batch_max, own.cores_max)
-        workers.append(
-            SimulatedWorker(
-                lambda cores, table_s=table_s: ProfileService(table_s, cores),
-                Allocation(stages=(initial,)),
-                cold_start_s=own.cold_start_s,
-            )
-        )
+        service, held = partial(ProfileService, table_s), Allocation(stages=(initial,))
+        workers.append(SimulatedWorker(service, held, cold_start_s=own.cold_start_s))
     return workers
 
 

@@ -1,6 +1,7 @@
 """Small scenarios and controllers for tests."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from sponge_env.scenario.config import (
     Stage,
     Variant,
 )
+from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import Workload
 
 SHORT = Scenario(
@@ -151,6 +153,16 @@ def episode_of(scenario: Scenario, controller: Controller, seed: int = 0) -> Epi
     """Let a controller play a simulated episode."""
     run = Run.of("played", scenario, "sim", seed)
     return run_episode(make_system(scenario, seed), controller, run)
+
+
+def decisions(system: System, controller: Controller) -> Iterator[tuple[SystemView, Allocation]]:
+    """Let a controller decide to the end; yield each view and what is decided on it."""
+    controller.reset(system.spec, seed=0)
+    while not system.done:
+        view = system.view()
+        answer = controller.decide(view)
+        yield view, answer
+        system.step(answer)
 
 
 class Scripted:

@@ -79,15 +79,9 @@ def test_a_cell_with_many_runs_counts_no_more_than_another():
 
 def measured(work, idle_penalty_s=(0.0,), pauses_s=(0.0,)):
     """Return a bench that has measured this."""
-    made = SimpleNamespace(
-        config=SMALL,
-        work=work,
-        idle_penalty_s=idle_penalty_s,
-        pauses_s=pauses_s,
-        limits=SimpleNamespace(period_s=0.01, tick_s=0.004),
-        alone=ColdStart(1.0, 0.5, 0),
-        contending=ColdStart(1.0, 0.7, 0),
-    )
+    made = SimpleNamespace(config=SMALL, work=work, pauses_s=pauses_s)
+    made.idle_penalty_s, made.limits = idle_penalty_s, SimpleNamespace(period_s=0.01, tick_s=0.004)
+    made.alone, made.contending = ColdStart(1.0, 0.5, 0), ColdStart(1.0, 0.7, 0)
     made.work_s = lambda: Bench.work_s(made)
     return made
 
@@ -188,24 +182,21 @@ def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_measured
     assert refused(main, "--out file/mine.json").startswith("error: cannot write ")
 
 
+WAITED = "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 more"
+
+
 @pytest.mark.parametrize(
     ("cell", "latency_s", "wall", "reason"),
     [
         ((0, 0), 0.175, 1.0, None),
-        (
-            (0, 0),
-            0.175,
-            1.5,
-            "a batch of 1 on all cores took 15.0 ms for 9.9 ms of CPU time, and 4 more",
-        ),
+        ((0, 0), 0.175, 1.5, WAITED),
         ((0, 4), 0.030, 1.0, "a batch of 1 took 30.0 ms on 16 units, one of 2 only 19.6 on 16"),
         ((4, 3), 0.9, 1.0, "a batch of 16 took 900.0 ms on 8 units, one of 16 only 700.9 on 4"),
     ],
 )
 def test_a_calibration_on_a_loaded_machine_warns(
-    cell, latency_s, wall, reason, tmp_path,
-    monkeypatch, caplog,
-):  # fmt: skip
+    cell, latency_s, wall, reason, tmp_path, monkeypatch, caplog
+):
     profile = load_profile("lite0")
     grid = [list(row) for row in profile.latency_s]
     grid[cell[0]][cell[1]] = latency_s

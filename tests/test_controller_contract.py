@@ -7,6 +7,7 @@ import pytest
 from golden import cells, play
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scenarios import decisions
 from views import busy_view, make_spec, make_view, views, with_first
 
 import agents
@@ -149,9 +150,5 @@ def test_fleets_stay_on_the_machine_in_an_episode(name, cell):
     scenario = play.scenario(cell, "cold", duration_s=40.0)
     controller = make_controller(name, REGISTRY, {})
     system = SimulatedSystem(scenario, seed=1)
-    controller.reset(system.spec, seed=0)
-    while not system.done:
-        view = system.view()
-        answer = controller.decide(view)
+    for view, answer in decisions(system, controller):
         check(answer, system.spec, max(1, view.first.replicas_ready))
-        system.step(answer)

@@ -82,12 +82,6 @@ def test_a_replica_of_root_opens_each_session_once(threads, tmp_path, monkeypatc
     assert opened == [threads]
 
 
-@pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path
-
-
 def test_the_weights_are_real():
     model = resolve_model("efficientnet-lite0")
     larger = TensorSpec((3, 260, 260))
@@ -98,13 +92,15 @@ def test_the_weights_are_real():
         assert set(np.argmax(logits, axis=1)) == {MILITARY_UNIFORM}
 
 
-def test_a_model_is_exported_once_and_whole(empty_cache, monkeypatch):
+def test_a_model_is_exported_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
     def half(name, path):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     def files():
-        return [str(path) for path in empty_cache.rglob("*") if path.is_file()]
+        return [str(path) for path in tmp_path.rglob("*") if path.is_file()]
 
     with monkeypatch.context() as patch:
         patch.setattr(efficientnet, "_export_torch", half)

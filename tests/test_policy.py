@@ -13,7 +13,7 @@ from agents import learned
 from agents.history import INPUTS
 from agents.learn import spec_of
 from agents.learned import PolicyController
-from agents.policy import ANY_MODEL, POLICY_FILE, Policy, load_policy, save_policy
+from agents.policy import ANY_MODEL, POLICY_FILE, load_policy, save_policy
 from sponge_env import load_scenario
 from sponge_env.errors import PolicyError
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
@@ -49,38 +49,30 @@ def test_a_policy_survives_saving_and_controls_an_episode(tmp_path):
     assert controller.description.startswith(f"follows {path}, trained for 1 steps")
 
 
-def damaged(kind, path):
-    policy = drawn_policy()
-    first, _, last = policy.layers
-    if kind == "truncated":
-        path.write_bytes(path.read_bytes()[:-300])
-    elif kind == "text":
-        path.write_text("not a policy")
-    elif kind == "other arrays":
-        save_file({"weights": np.zeros(3)}, path)
-    elif kind == "layers":
-        save_policy(Policy(policy.info, (first, last, last)), path)
-    elif kind == "no number":
-        last[0][0, 0] = np.nan
-        save_policy(policy, path)
-    elif kind == "range":
-        save_policy(dataclasses.replace(policy, input_range=np.zeros((2, 3), np.float32)), path)
-    elif kind == "actions":
-        save_policy(
-            Policy(dataclasses.replace(STEPWISE, actions=(8, *CHOICES.actions[1:])), policy.layers),
-            path,
-        )
-    elif kind == "batches":
-        save_policy(drawn_policy(STEPWISE, batches=(1, 2)), path)
+POLICY = drawn_policy()
+FIRST, HIDDEN, LAST = POLICY.layers
+NO_NUMBER = LAST[0].copy()
+NO_NUMBER[0, 0] = np.nan
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-300]),
+    "text": lambda path: path.write_text("not a policy"),
+    "other arrays": lambda path: save_file({"weights": np.zeros(3)}, path),
+    "layers": {"layers": (FIRST, LAST, LAST)},
+    "no number": {"layers": (FIRST, HIDDEN, (NO_NUMBER, LAST[1]))},
+    "range": {"input_range": np.zeros((2, 3), np.float32)},
+    "actions": {"info": dataclasses.replace(STEPWISE, actions=(8, *CHOICES.actions[1:]))},
+    "batches": {"info": dataclasses.replace(STEPWISE, batches=(1, 2))},
+}
+"""What is done to a file, or what changes of the policy in it."""
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["truncated", "text", "other arrays", "layers", "no number", "range", "actions", "batches"],
-)
+@pytest.mark.parametrize("kind", DAMAGES)
 def test_damaged_files_are_refused(tmp_path, kind):
-    path = saved(tmp_path / POLICY_FILE)
-    damaged(kind, path)
+    path, damage = saved(tmp_path / POLICY_FILE), DAMAGES[kind]
+    if isinstance(damage, dict):
+        save_policy(dataclasses.replace(POLICY, **damage), path)
+    else:
+        damage(path)
     with pytest.raises(PolicyError, match=f"{path} is damaged"):
         load_policy(path)
 

@@ -114,13 +114,8 @@ def test_the_controller_follows_a_load_only_where_resizes_are_quick():
         held = Allocation(1, 1, 3)
         for second in range(1, 40):
             rate_rps = 20 if second < 30 else 6
-            view = busy_view(
-                rate_rps=rate_rps,
-                intervals=second,
-                allocation=held,
-                replicas_ready=3,
-                last=IntervalMetrics(offered=rate_rps, on_time=rate_rps),
-            )
-            answer = controller.decide(view)
+            last = IntervalMetrics(offered=rate_rps, on_time=rate_rps)
+            seen = {"allocation": held, "replicas_ready": 3, "last": last}
+            answer = controller.decide(busy_view(rate_rps=rate_rps, intervals=second, **seen))
         decided.append(answer.total_cores)
     assert decided[0] < decided[1] == 3

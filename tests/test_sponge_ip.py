@@ -76,14 +76,10 @@ def random_view(rng, spec):
     slacks_s = rng.uniform(lowest_s, lowest_s + rng.choice([0.2, 1.0, 30.0]), queued)
     means_s = rng.uniform(0, rng.choice([0.1, 0.9]), intervals)
     means_s[: rng.integers(0, intervals + 1)] = np.nan
-    running = [
-        RunningBatch(
-            int(rng.integers(1, spec.first.batch_max + 1)),
-            now_s - 0.1,
-            now_s + rng.uniform(-0.1, 0.5),
-        )
-        for _ in range(rng.choice([0, 0, 1, 3]))
-    ]
+    running, most = [], spec.first.batch_max
+    for _ in range(rng.choice([0, 0, 1, 3])):
+        size, end_s = int(rng.integers(1, most + 1)), now_s + rng.uniform(-0.1, 0.5)
+        running.append(RunningBatch(size, now_s - 0.1, end_s))
     return make_view(
         now_s=now_s,
         queued_deadlines_s=now_s + np.sort(slacks_s),
@@ -184,12 +180,8 @@ def search_as_published(spec, rate, delay_s, slo_fraction):
 class TestPaper:
     @pytest.mark.parametrize(("slo_fraction", "expected"), [(1.0, (5, 10)), (0.9, (6, 10))])
     def test_published_example(self, slo_fraction, expected):
-        answer = decide(
-            busy_view(rate_rps=100, delay_s=0.05),
-            make_spec("resnet18"),
-            formulation="paper",
-            slo_fraction=slo_fraction,
-        )
+        options = {"formulation": "paper", "slo_fraction": slo_fraction}
+        answer = decide(busy_view(rate_rps=100, delay_s=0.05), make_spec("resnet18"), **options)
         assert (answer.cores, answer.batch) == expected
         assert answer.feasible
 

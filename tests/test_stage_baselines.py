@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scenarios import decisions
 
 from agents.lookahead import SpongeMPC
 from agents.sponge_ip import SpongeIP
@@ -24,11 +25,7 @@ def played(name, controller, seconds=20.0):
     steady = Arrivals(kind="constant", rate_rps=24.0)
     scenario = dataclasses.replace(load_scenario(name), duration_s=seconds, arrivals=steady)
     system = SimulatedSystem(scenario, 1)
-    controller.reset(system.spec, seed=0)
-    while not system.done:
-        view = system.view()
-        answer = controller.decide(view)
-        system.step(answer)
+    *_, (view, answer) = decisions(system, controller)
     return system.spec, view, answer
 
 
@@ -123,10 +120,7 @@ def test_splits_take_any_variant_that_is_in_force_at_first():
     both = dataclasses.replace(scenario, stages=(first, scenario.stages[1]), duration_s=15.0)
     for controller in (SpongeIP(budget="equal"), SpongeMPC(), SpongeIP()):
         system = SimulatedSystem(both, 1)
-        controller.reset(system.spec, seed=0)
-        while not system.done:
-            answer = controller.decide(system.view())
-            system.step(answer)
+        *_, (_, answer) = decisions(system, controller)
         assert answer.stages[0].variant == 1 or controller.plans(system.spec)
 
 

@@ -201,8 +201,9 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
     assert len(load_results(Path("run"))) == 6
 
 
-def without_times(result):
-    """Return results without what the wall clock says."""
+def without_times(path):
+    """Return the results in a file without what the wall clock says."""
+    result = json.loads(path.read_text())
     for episode in result["episodes"]:
         del episode["decision_p50_s"], episode["decision_p99_s"]
     return result
@@ -220,20 +221,12 @@ def test_a_suite_and_a_single_evaluation_leave_the_same_files():
     for name, found in files.items():
         for kind in kinds:
             found |= {str(path.relative_to(name)): path for path in Path(name, kind).glob("*/*")}
-    assert (
-        set(files["suite"])
-        == set(files["single"])
-        == {
-            f"results/{cell}.json",
-            *(f"intervals/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-            *(f"requests/{cell}-seed{seed}.parquet" for seed in (0, 1)),
-        }
-    )
+    tables = {f"{kind}/{cell}-seed{seed}.parquet" for kind in kinds[1:] for seed in (0, 1)}
+    assert set(files["suite"]) == set(files["single"]) == {f"results/{cell}.json", *tables}
     for name, path in files["suite"].items():
         other = files["single"][name]
         if path.suffix == ".json":
-            ours, theirs = (without_times(json.loads(file.read_text())) for file in (path, other))
-            assert ours == theirs
+            assert without_times(path) == without_times(other)
         else:
             frames = [pd.read_parquet(file) for file in (path, other)]
             ours, theirs = (frame.drop(columns="decision_s", errors="ignore") for frame in frames)
@@ -277,14 +270,9 @@ cluster.shutdown()
 
 
 def episodes_of(run):
-    """Return the summaries of a run by file, but for what decisions took."""
-    found = {}
-    for path in sorted(Path(run, "results").rglob("*.json")):
-        result = json.loads(path.read_text())
-        for episode in result.get("episodes", ()):
-            del episode["decision_p50_s"], episode["decision_p99_s"]
-        found[str(path.relative_to(run))] = result
-    return found
+    """Return the results of a run by file."""
+    files = Path(run, "results").rglob("*.json")
+    return {str(path.relative_to(run)): without_times(path) for path in files}
 
 
 def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_refused(

@@ -1,6 +1,7 @@
 """The live worker scales as the simulated one, and never holds more cores than the machine."""
 
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,13 +103,9 @@ class Simulated:
     """The reference's worker on the same machine, whose batches end when a test says so."""
 
     def __init__(self, cores, replicas):
-        table_s = np.full((1, TOTAL), 1e6)
-        self.worker = SimulatedWorker(
-            lambda cores: ProfileService(table_s, cores),
-            Allocation(cores, 1, replicas),
-            cold_start_s=1e6,
-            total_cores=TOTAL,
-        )
+        service, held = partial(ProfileService, np.full((1, TOTAL), 1e6)), (cores, 1, replicas)
+        more = {"cold_start_s": 1e6, "total_cores": TOTAL}
+        self.worker = SimulatedWorker(service, Allocation(*held), **more)
 
     def fill(self):
         while self.worker.idle():

@@ -38,13 +38,8 @@ def vector_env(name="Sponge-v0", **changes):
 
 
 def sync_env(mode, name="Sponge-v0"):
-    return gymnasium.make_vec(
-        name,
-        num_envs=3,
-        vectorization_mode="sync",
-        scenario=brief(name),
-        vector_kwargs={"autoreset_mode": mode},
-    )
+    options = {"num_envs": 3, "vectorization_mode": "sync", "scenario": brief(name)}
+    return gymnasium.make_vec(name, **options, vector_kwargs={"autoreset_mode": mode})
 
 
 def check_infos(infos, expected):
@@ -229,13 +224,8 @@ def test_requests_beyond_the_queue_s_capacity_are_dropped_and_counted():
 
 
 def test_by_default_the_queue_has_room_for_a_whole_episode():
-    flood = dataclasses.replace(
-        BRIEF,
-        arrivals=Arrivals("constant", 400.0),
-        network=Network("none"),
-        serving=Serving(drop="none"),
-        duration_s=8.0,
-    )
+    kept = {"network": Network("none"), "serving": Serving(drop="none"), "duration_s": 8.0}
+    flood = dataclasses.replace(BRIEF, arrivals=Arrivals("constant", 400.0), **kept)
     envs = SpongeVectorEnv(1, flood)
     envs.reset(seed=0)
     infos = [envs.step(np.zeros((1, 2), np.int64))[4] for _ in range(8)]
