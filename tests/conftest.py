@@ -12,14 +12,10 @@ from unit_runs import Inline
 from sponge_env.live import bench, calibration, cpus
 from sponge_env.live.replica import LiveConfig
 
-settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
-settings.register_profile(  # says that there is a failing example, and not the smallest one
-    "mutants",
-    derandomize=True,
-    database=None,
-    deadline=None,
-    phases=(Phase.explicit, Phase.generate),
-)
+SAME = {"derandomize": True, "database": None, "deadline": None}
+settings.register_profile("repeatable", **SAME)
+# Says that there is a failing example, and not the smallest one.
+settings.register_profile("mutants", **SAME, phases=(Phase.explicit, Phase.generate))
 settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.register_profile("fuzz", max_examples=100_000 // 8, database=None, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))

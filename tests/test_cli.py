@@ -336,15 +336,6 @@ def test_seeds_that_replay_the_same_requests_are_one_sample_in_the_page(start):
 STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
 
 
-def evaluated(line, capsys):
-    """Evaluate; return the scenario that was played, and what was printed."""
-    assert evaluate.main(f"--agent static-8 --run-dir run {line}".split()) == 0
-    definition = json.loads(Path("run/run.json").read_text())["definition"]
-    (group,) = definition["cells"]
-    (name,) = group["scenarios"]
-    return changed(load_scenario(name), group["changes"]), capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("line", "drop"),
     [
@@ -365,9 +356,12 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
         monkeypatch.setattr(compare, name, lambda *_, **__: None)
     Path("steady.csv").write_text(STEADY)
     Path("keeps.toml").write_text("[serving]\ndrop = 'none'\n")
-    scenario, printed = evaluated(line, capsys)
-    assert scenario.serving.drop == drop
+    assert evaluate.main(f"--agent static-8 --run-dir run {line}".split()) == 0
+    (group,) = json.loads(Path("run/run.json").read_text())["definition"]["cells"]
+    (name,) = group["scenarios"]
+    assert changed(load_scenario(name), group["changes"]).serving.drop == drop
     by_default = drop == "unmeetable" and "--scenario" not in line
+    printed = capsys.readouterr().out
     assert ("as by default with recorded traces" in printed) == by_default
 
 

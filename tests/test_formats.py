@@ -48,47 +48,34 @@ COUNTS = {
 }
 
 
-def intervals(lines):
-    return b"\xef\xbb\xbf" + "".join(line + "\r\n" for line in [*lines, ""]).encode()
-
-
-def compressed(lines):
-    return gzip.compress("\n".join(lines).encode())
-
-
-def commented(lines):
-    parts = ["# made by x", "", lines[0], "  # 1,2", *lines[1:], " ", "# end"]
-    return "\n".join(parts).encode()
+def text(lines):
+    return "\n".join(lines).encode()
 
 
 def padded(lines):
     mark = "," if "," in lines[0] else " "
-    return "\n".join(f" {line.replace(mark, f' {mark} ')}\t" for line in lines).encode()
+    return text(f" {line.replace(mark, f' {mark} ')}\t" for line in lines)
 
 
-def with_tabs(lines):
-    return "\n".join(line if "," in line else line.replace(" ", "\t") for line in lines).encode()
-
-
-def quoted(lines):
-    rows = ('"' + line.replace(",", '", "') + '"' for line in lines)
-    return "\n".join(rows).encode()
-
-
-def with_trailing_commas(lines):
-    return "\n".join([lines[0], *(line + "," for line in lines[1:])]).encode()
-
-
-ANY_WRITER = (intervals, compressed, commented, padded, with_tabs)
-CSV_WRITERS = (quoted, with_trailing_commas)
+ANY_WRITER = {
+    "intervals": lambda lines: b"\xef\xbb\xbf" + "\r\n".join([*lines, "", ""]).encode(),
+    "compressed": lambda lines: gzip.compress(text(lines)),
+    "commented": lambda own: text(["# made by x", "", own[0], "  # 1,2", *own[1:], " ", "# end"]),
+    "padded": padded,
+    "with_tabs": lambda lines: text(x if "," in x else x.replace(" ", "\t") for x in lines),
+}
+CSV_WRITERS = {
+    "quoted": lambda lines: text('"' + line.replace(",", '", "') + '"' for line in lines),
+    "with_trailing_commas": lambda lines: text([lines[0], *(line + "," for line in lines[1:])]),
+}
 
 
 def copies(name, folder):
     """The example and what other programs would make of it."""
     lines = (DATA / name).read_text().splitlines()
     paths = [DATA / name]
-    for write in ANY_WRITER + (CSV_WRITERS if name.endswith(".csv") else ()):
-        paths.append(folder / write.__name__)
+    for kind, write in (ANY_WRITER | (CSV_WRITERS if name.endswith(".csv") else {})).items():
+        paths.append(folder / kind)
         paths[-1].write_bytes(write(lines))
     return paths
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,10 @@ class Episode:
 
 def play(system, backend):
     """Play one episode under sponge-ip."""
-    try:
+    with closing(system):
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
         requests = pd.DataFrame(system.columns()).set_index("id").sort_index()
         return Episode(requests, summary.violation_rate)
-    finally:
-        system.close()
 
 
 def compare(sim, live):
@@ -182,8 +181,7 @@ def serves_again(run):
 
 
 def test_learning_live_pauses_the_world(machine_profile, scenario_file):
-    env = SpongeEnv(load_scenario(scenario_file), backend="live")
-    try:
+    with closing(SpongeEnv(load_scenario(scenario_file), backend="live")) as env:
         env.reset(seed=0)
         env.step(np.array([15, 7]))
         time.sleep(0.3)  # a learner at work
@@ -191,5 +189,3 @@ def test_learning_live_pauses_the_world(machine_profile, scenario_file):
         assert info["paused_s"] >= 0.3
         assert info["time_s"] == 1.0  # two intervals
         assert env.system.worker.now() == env.system.worker.now(), "it is held again"
-    finally:
-        env.close()

@@ -33,8 +33,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
     variants = ("ocr-det-v5", "ocr-det-v6")
     launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
-    replica = launcher.launch(0, 1.0, full_speed=True)
-    try:
+    with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
         assert isinstance(next_event(replica), Ready)
         images = {len(image.lines): image.pixels for image in map(draw, range(40))}
         crops = []
@@ -53,9 +52,6 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
             tensors.inputs[:] = images[3], images[0]
             server.run(2, threads=1)
             assert np.array_equal(tensors.answers[0, :3], crops[1])
-    finally:
-        replica.close()
-        launcher.close()
 
 
 def test_what_a_replica_says_takes_little_memory_and_its_last_line_counts():

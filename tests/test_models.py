@@ -297,25 +297,23 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch):
         resolve_model("ocr-det-v6")
 
 
+def added(*inputs, **more):
+    return {"inputs": inputs, "op": "Add", **more}
+
+
+SUMMED = {"output": (1, 1, 1, 1), "op": "ReduceSum"}
+
+
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
         ({"inputs": ((4, 3, 8, 8),)}, r"of shape \(4, 3, 8, 8\) .* export it with a dynamic batch"),
-        (
-            {"inputs": (("batch", 3), (1, 3)), "op": "Add"},
-            "all have the same batch axis, open or 1",
-        ),
+        (added(("batch", 3), (1, 3)), "all have the same batch axis, open or 1"),
         ({"inputs": ((),)}, r"of shape \(\) .* dynamic batch axis in front, or one of size 1"),
         ({"inputs": (("batch", 3, "h", "w"),)}, "shape_fixed --dim_param h --dim_value LENGTH bad"),
         ({"dtype": TensorProto.BFLOAT16}, "'in0', which is no tensor of numbers or texts"),
-        (
-            {"inputs": (("batch", 3), ("batch", 2)), "output": ("x", "y"), "op": "Add"},
-            "cannot answer a batch of 3: ",
-        ),
-        (
-            {"output": (1, 1, 1, 1), "op": "ReduceSum"},
-            "with 1 rows .* each output must have the batch",
-        ),
+        (added(("batch", 3), ("batch", 2), output=("x", "y")), "cannot answer a batch of 3: "),
+        (SUMMED, "with 1 rows .* each output must have the batch"),
     ],
     ids=str,
 )

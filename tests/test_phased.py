@@ -177,11 +177,8 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
 
 
 def test_random_cores_replace_the_programs_now_and_then_for_some_intervals():
-    usual, most, disturbance = (
-        np.array([[2, 3, 1, 0]]),
-        np.array([8]),
-        imitation.Disturbance(seed=0),
-    )
+    usual, most = np.array([[2, 3, 1, 0]]), np.array([8])
+    disturbance = imitation.Disturbance(seed=0)
     cores = [disturbance.apply(usual, most)[0, 0] + 1 for _ in range(3000)]
     assert 0.05 < np.mean(np.array(cores) != 3) < 0.2
     assert max(cores) == 8
@@ -340,13 +337,9 @@ def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, 
 
 
 def test_the_same_seed_trains_the_same_policy(trained, tmp_path):
-    first, same, other_seed = (
-        load_policy(folder / POLICY_FILE).layers
-        for folder in (
-            trained,
-            train(plan(tmp_path / "same"), CONFIG).parent,
-            train(plan(tmp_path / "other", seed=1), CONFIG).parent,
-        )
-    )
+    again = train(plan(tmp_path / "same"), CONFIG)
+    differs = train(plan(tmp_path / "other", seed=1), CONFIG)
+    files = (trained / POLICY_FILE, again, differs)
+    first, same, other_seed = (load_policy(file).layers for file in files)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
     assert not np.array_equal(first[1][0], other_seed[1][0])

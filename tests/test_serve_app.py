@@ -64,10 +64,8 @@ def process(*ports, host="127.0.0.1", drain_s="5"):
 
 
 def http_port(server):
-    addresses = re.match(
-        r"serving at http://[\d.]+:(\d+) and grpc://[\d.]+:\d+\n", server.stdout.readline()
-    )
-    return int(addresses[1])
+    line = server.stdout.readline()
+    return int(re.match(r"serving at http://[\d.]+:(\d+) and grpc://[\d.]+:\d+\n", line)[1])
 
 
 def send(port, data):

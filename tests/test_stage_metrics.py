@@ -154,24 +154,20 @@ def variants_of(*pairs):
     return ", ".join(f'{{ profile = "{name}", accuracy = {value} }}' for name, value in pairs)
 
 
+SEVENTEEN = variants_of(*((f"{k}.json", k / 20) for k in range(17)))
+BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
         (ONE, variants_of(("yolov5q", 0.5)), "unknown profile 'yolov5q'"),
         (ONE, variants_of(("yolov5s", 0.3), ("lite0", 0.7)), "must have one core unit"),
-        (
-            ONE,
-            variants_of(*((f"{k}.json", k / 20) for k in range(17))),
-            "stages.first.variants must be at most 16",
-        ),
+        (ONE, SEVENTEEN, "stages.first.variants must be at most 16"),
         (FIRST_CORES + "4", FIRST_CORES + "9", "limits.cores must be at most 8, the machine's"),
         (FIRST_CORES + "4", FIRST_CORES + "0", "limits.cores must be between 1"),
         ("replicas = 2 }", "replicas = 2, total_cores = 8 }", "total_cores must be left out"),
-        (
-            ONE + "]",
-            ONE + "]\ninitial = { cores = 4, replicas = 2 }",
-            "of at most 8 cores together",
-        ),
+        (ONE + "]", BEYOND, "of at most 8 cores together"),
         (ONE + "]", ONE + "]\nfan_out = nan", "fan_out must be a whole number"),
         (
             STAGES,

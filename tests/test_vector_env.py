@@ -47,13 +47,10 @@ def check_infos(infos, expected):
     for name in set(expected) & {*(METRICS.names or ()), "episode_seed"}:
         mask = expected["_" + name]
         np.testing.assert_array_equal(infos["_" + name], mask, err_msg=name)
-        np.testing.assert_allclose(
-            infos[name][mask].astype(float),
-            expected[name][mask].astype(float),
-            # The single system adds latencies up in another order.
-            rtol=1e-12 if name == "latency_mean_s" else 0,
-            err_msg=name,
-        )
+        one, other = (each[name][mask].astype(float) for each in (infos, expected))
+        # The single system adds latencies up in another order.
+        rtol = 1e-12 if name == "latency_mean_s" else 0
+        np.testing.assert_allclose(one, other, rtol=rtol, err_msg=name)
     shown = [name for name in infos if "final" not in name]
     assert all(infos[name].shape == (3,) and np.isfinite(infos[name]).all() for name in shown)
 
