@@ -151,7 +151,6 @@ def test_random_systems_are_of_all_kinds_and_possible():
 
 @contextmanager
 def short_systems(random, count):
-    """Draw systems, and let their episodes be short."""
     with random_systems(random, count) as drawn:
         yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]
 

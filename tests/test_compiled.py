@@ -195,7 +195,7 @@ def test_controllers_are_compiled_ahead_and_the_bound_where_asked():
 
 CHECKED = (
     "tests/test_golden.py::test_it_is_computed_as_recorded[sequences-15/single/joint/late-fifo]",
-    "tests/test_service.py::test_lone_work_takes_as_long_as_it_did_on_linux",
+    "tests/test_serving.py::test_lone_work_takes_as_long_as_it_did_on_linux",
     "tests/test_system.py::test_no_resize_overtakes_another_and_none_is_lost",
     "tests/test_live_system.py::test_deaths_lead_to_every_outcome",
     "tests/test_pipeline.py::test_a_request_that_is_given_up_leaves_no_tasks_behind",

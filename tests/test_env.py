@@ -43,7 +43,6 @@ def make(name, **options):
 
 
 def started(scenario, control="vertical", **options):
-    """Return an environment at the start of an episode."""
     env = SpongeEnv(scenario, control=control, **options)
     env.reset(seed=0)
     return env

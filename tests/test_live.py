@@ -129,12 +129,10 @@ class Episode:
 
     @property
     def latency_s(self):
-        """End-to-end latency of each request."""
         return self.requests["finished_s"] - self.requests["sent_s"]
 
 
 def play(system, backend):
-    """Play one episode under sponge-ip."""
     with closing(system):
         summary = run_episode(system, SpongeIP(), Run("sponge-ip", "here", backend, 3)).summary
         requests = pd.DataFrame(system.columns()).set_index("id").sort_index()

@@ -185,12 +185,10 @@ ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))
 
 
 def live_stages(scenario, seed, **more):
-    """Return a live system on plain workers."""
     return LiveSystem(scenario, seed, lambda spec: FakeStages(profile_workers(spec), **more))
 
 
 def stage_allocations(scenario):
-    """Return what is asked for in each interval."""
     asked = []
     for interval in range(scenario.intervals):
         held = [ASKED[(interval + k) % len(ASKED)] for k in range(len(scenario.stages))]

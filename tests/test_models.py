@@ -26,13 +26,10 @@ MILITARY_UNIFORM = 652
 """ImageNet class of what the photograph shows."""
 
 
-def write_model(
-    path,
-    inputs=(("batch", 3, 8, 8),),
-    output=("batch", 3, 8, 8),
-    dtype=TensorProto.FLOAT,
-    op="Relu",
-):
+IMAGES = ("batch", 3, 8, 8)
+
+
+def write_model(path, inputs=(IMAGES,), output=IMAGES, dtype=TensorProto.FLOAT, op="Relu"):
     """Write an ONNX file with one node."""
     names = [f"in{i}" for i in range(len(inputs))]
     attributes = {"to": TensorProto.FLOAT} if op == "Cast" else {}
@@ -49,7 +46,6 @@ def write_model(
 
 @contextlib.contextmanager
 def memory_of(job):
-    """Give a job memory for its tensors."""
     memory = os.memfd_create("tensors")
     try:
         os.ftruncate(memory, job.tensors_dtype.itemsize)
@@ -157,8 +153,6 @@ def test_a_replica_is_ready_only_for_threads_that_are_asked_for(tmp_path, monkey
 
 
 class Doubled(Model):
-    """Answers twice what it is asked."""
-
     inputs = TensorSpec((2,))
     outputs = TensorSpec((2,))
     factor = 2
@@ -223,8 +217,6 @@ class Repeated(Model):
 
 
 class Scalar(Repeated):
-    """Answers with single numbers."""
-
     outputs, max_tasks = TensorSpec(()), 0
 
 

@@ -26,7 +26,6 @@ def saved(path, info=STEPWISE, **changes):
 
 
 def played(controller):
-    """Return what a policy does in a short episode."""
     fields = ("cores", "batch", "replicas_ready", "late", "reward")
     intervals = episode_of(SHORT, controller).intervals
     return [tuple(getattr(one, name) for name in fields) for one in intervals]

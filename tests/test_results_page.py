@@ -54,7 +54,6 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(run):
-    """Return the page that the command writes."""
     assert main([str(run)]) == 0
     return (run / "report/report.html").read_text()
 

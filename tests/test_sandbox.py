@@ -68,7 +68,6 @@ def assert_unprivileged(status):
 
 
 def probed(folder, task):
-    """Return what a script can do within the sandbox."""
     (folder / "old").mkdir()
     script = folder / "probe.py"
     script.write_text(textwrap.dedent(PROBE))

@@ -61,8 +61,6 @@ class Transport(asyncio.Transport):
 
 
 class Client:
-    """Speaks to a connection."""
-
     def __init__(self, engine, **changes):
         options, metrics = ServeOptions(**changes), Recorded()
         front = Front(engine, options, metrics)

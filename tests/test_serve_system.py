@@ -139,7 +139,6 @@ def check_accounts(client, totals):
 
 
 def replies_of(client, status):
-    """Return the replies of those that ended so."""
     return [told[0] for told in client.replies.values() if told and told[0].status is status]
 
 

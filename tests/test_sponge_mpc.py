@@ -50,7 +50,6 @@ def serve(queues, spare, future, service_s, cores, batch, edge_s):
 
 @entry_point
 def play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s):
-    """Call the compiled function."""
     return sample_path(forecast, draws, path, kinds, interval_s, interval_s, speed, arrivals_s)
 
 

@@ -137,7 +137,6 @@ def test_tasks_of_requests_multiply():
 
 
 def decide(system, controller):
-    """Let a controller serve an episode; return what it decides."""
     return [answer for _, answer in decisions(system, controller)]
 
 

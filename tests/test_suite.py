@@ -270,7 +270,6 @@ cluster.shutdown()
 
 
 def episodes_of(run):
-    """Return the results of a run by file."""
     files = Path(run, "results").rglob("*.json")
     return {str(path.relative_to(run)): without_times(path) for path in files}
 

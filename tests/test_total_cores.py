@@ -70,7 +70,6 @@ class Rig:
         self.batches = 0
 
     def fill(self):
-        """Give each idle replica a batch."""
         while self.worker.idle():
             self.batches += 1
             self.worker.start(Batch(self.batches, (self.batches,)))
@@ -79,19 +78,16 @@ class Rig:
         self.worker.resize(Allocation(cores, 1, replicas))
 
     def ready(self):
-        """Let all replicas that start be ready."""
         while waiting := self.worker.status().starting_s:
             for replica in self.machine.open[-len(waiting) :]:
                 replica.ready()
             self.poll()
 
     def answer(self, place):
-        """Let one of those that are busy answer."""
         self.machine.busy[place].answer()
         self.poll()
 
     def die(self):
-        """Let the oldest replica that is busy die."""
         self.machine.busy[0].die()
         self.poll()
 

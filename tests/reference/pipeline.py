@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from reference.system import batch_in_time
 from sponge_env.interfaces import StageAllocation
 from sponge_env.scenario.config import Serving
 
@@ -149,15 +150,12 @@ class Pipeline:
         """Return how many can be answered before the first is late, 0 if too few for the rest."""
         asked, stage = self.allocations[k], self.stages[k]
         tables = stage.latency_s if asked.variant < 0 else [stage.latency_s[asked.variant]]
-        full = min(asked.batch, len(queue))
         takes_s = [
             stage.pace * min(table[size - 1][asked.cores - 1] for table in tables)
-            for size in range(1, full + 1)
+            for size in range(1, asked.batch + 1)
         ]
         left_s = queue[0].deadline_s - self.now_s - self._after_s(k)
-        size = max((n for n in range(1, full + 1) if takes_s[n - 1] <= left_s), default=0)
-        slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[-1]
-        return 0 if slower and len(queue) > full else size
+        return batch_in_time(takes_s, left_s, len(queue))
 
     def _close(self, ticket: Ticket, outcome: str, k: int, finished_s: float) -> None:
         ticket.outcome, ticket.finished_s, ticket.stage = outcome, finished_s, k

@@ -62,6 +62,18 @@ def requests_of(workload: Any) -> list[Request]:
     return [Request(*row) for row in zip(*columns, strict=True)]
 
 
+def batch_in_time(takes_s: Sequence[float], left_s: float, waiting: int) -> int:
+    """Return how many requests a batch may have for its first to be in time, 0 if none may.
+
+    Nor may a batch whose throughput is 5 % below that of the full one that there are more than
+    enough requests for.
+    """
+    full = min(len(takes_s), waiting)
+    size = max((n for n in range(1, full + 1) if takes_s[n - 1] <= left_s), default=0)
+    slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[full - 1]
+    return 0 if slower and waiting > full else size
+
+
 class System:
     """Queue, batches, ledger and worker under control."""
 
@@ -208,22 +220,14 @@ class System:
         return True
 
     def _batch_limit(self) -> int:
-        """Return how large a batch may be; drop those first that none would answer in time.
-
-        Nor is one kept that only a batch meets whose throughput is 5 % below that of the full one
-        that there are more than enough requests for.
-        """
+        """Return how large a batch may be; drop those first that none would answer in time."""
         limit, serving = self._allocation.stages[0].batch, self._scenario.serving
         if serving.drop != "unmeetable" or serving.order == "fifo":
             return limit
         while self._queue:
-            size = full = min(limit, len(self._queue))
-            takes_s = self._takes_s[:, self.worker.in_force[-1][1] - 1]
+            takes_s = self._takes_s[:limit, self.worker.in_force[-1][1] - 1]
             left_s = self._queue[0].deadline_s - self.worker.now()
-            while size and takes_s[size - 1] > left_s:
-                size -= 1
-            slower = size and size / takes_s[size - 1] < 0.95 * full / takes_s[full - 1]
-            if size and not (slower and len(self._queue) > full):
+            if size := batch_in_time(takes_s, left_s, len(self._queue)):
                 return size
             self._drop(self._queue[:1])
         return 0
