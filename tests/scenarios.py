@@ -16,18 +16,7 @@ from sponge_env import (
 )
 from sponge_env.latency import FitError, LatencyModel, QuotaService
 from sponge_env.run.rollout import Episode, Run, run_episode
-from sponge_env.scenario.config import (
-    Arrivals,
-    ControlName,
-    Initial,
-    Limits,
-    Network,
-    Reward,
-    Serving,
-    Simulation,
-    Stage,
-    Variant,
-)
+from sponge_env.scenario import config
 from sponge_env.simulation.system import System
 from sponge_env.simulation.workload import Workload
 
@@ -35,38 +24,39 @@ SHORT = Scenario(
     name="short",
     profile="yolov5s",
     duration_s=20.0,
-    arrivals=Arrivals(kind="poisson", rate_rps=15.0),
-    network=Network(trace="4g", payload_bytes=300_000.0),
+    arrivals=config.Arrivals(kind="poisson", rate_rps=15.0),
+    network=config.Network(trace="4g", payload_bytes=300_000.0),
 )
 """Twenty intervals of the paper's system under Poisson arrivals."""
 
 _MODELS = (
-    Variant("nlp-sentiment", 0.6, "small"),
-    Variant("video-classifier", 0.7, "medium"),
-    Variant("video-detector", 0.9, "large"),
+    config.Variant("nlp-sentiment", 0.6, "small"),
+    config.Variant("video-classifier", 0.7, "medium"),
+    config.Variant("video-detector", 0.9, "large"),
 )
-_SMALL = Limits(cores=4, batch=4, replicas=3)
+_SMALL = config.Limits(cores=4, batch=4, replicas=3)
 VARIANTS = Scenario(
     name="variants-of-one",
     slo_s=0.4,
     duration_s=6.0,
     limits=dataclasses.replace(_SMALL, total_cores=12),
-    arrivals=Arrivals(rate_rps=30.0),
-    serving=Serving("expired"),
-    stages=(Stage("model", _MODELS, limits=_SMALL),),
-    reward=Reward(accuracy_weight=0.5),
+    arrivals=config.Arrivals(rate_rps=30.0),
+    serving=config.Serving("expired"),
+    stages=(config.Stage("model", _MODELS, limits=_SMALL),),
+    reward=config.Reward(accuracy_weight=0.5),
 )
 """One stage of three variants, in its time and beyond it."""
-_FINDS = {"initial": Initial(cores=4), "fan_out_shares": (0.2, 0.4, 0.4)}
+_FINDS = {"initial": config.Initial(cores=4), "fan_out_shares": (0.2, 0.4, 0.4)}
+_JUDGES = {"initial": config.Initial(variant=-1), "limits": config.Limits(2, 2, replicas=3)}
 CHAIN = dataclasses.replace(
     VARIANTS,
     name="chain",
     limits=dataclasses.replace(_SMALL, total_cores=14),
-    simulation=Simulation(cold_start_s=1.5),
+    simulation=config.Simulation(cold_start_s=1.5),
     stages=(
-        Stage("find", (Variant("video-detector"),), limits=_SMALL, **_FINDS),
-        Stage("name", _MODELS[:2], limits=Limits(cores=4, batch=4, replicas=1)),
-        Stage("judge", _MODELS, limits=Limits(2, 2, replicas=3), initial=Initial(variant=-1)),
+        config.Stage("find", (config.Variant("video-detector"),), limits=_SMALL, **_FINDS),
+        config.Stage("name", _MODELS[:2], limits=config.Limits(cores=4, batch=4, replicas=1)),
+        config.Stage("judge", _MODELS, **_JUDGES),
     ),
 )
 """Three stages: of one variant, of one replica, and one whose batches choose their variant."""
@@ -76,12 +66,12 @@ JOINTLY = dataclasses.replace(
     SHORT,
     name="jointly",
     duration_s=8.0,
-    limits=Limits(cores=8, batch=8, replicas=12, total_cores=96),
-    simulation=Simulation(cold_start_s=2.5),
+    limits=config.Limits(cores=8, batch=8, replicas=12, total_cores=96),
+    simulation=config.Simulation(cold_start_s=2.5),
 )
 """Several replicas of the paper's system."""
 
-CONTROLLED: dict[str, tuple[Scenario, ControlName, list[int]]] = {
+CONTROLLED: dict[str, tuple[Scenario, config.ControlName, list[int]]] = {
     "Sponge-v0": (SHORT, "vertical", [16, 16]),
     "SpongeJoint-v0": (JOINTLY, "joint", [8, 8, 12]),
     "SpongeVariants-v0": (VARIANTS, "variants", [4, 4, 3]),

@@ -48,13 +48,14 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path):
     assert load_scenario(path).slo_s == 0.7
 
 
+CLASSES = "slo_services = 5\n[[classes]]\nslo_s = 1\nshare = 1\npayload_bytes = 1"
+LOADED = "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "slo_services = 5\n[[classes]]\nslo_s = 1\nshare = 1\npayload_bytes = 1",
-            r"slo_services must be left out where classes have",
-        ),
+        (CLASSES, r"slo_services must be left out where classes have"),
         ("slo = 1", r"unknown key 'slo'.*did you mean 'slo_s'"),
         ("[limits]\ncors = 4", r"unknown key 'limits\.cors'.*did you mean 'limits\.cores'"),
         ("slo_s = 0", r"slo_s must be a number above 0, not 0\.0"),
@@ -69,10 +70,7 @@ def test_an_objective_can_be_relative_to_the_models(tmp_path):
         ),
         ("name = 'a/b'", r"name must be letters, digits, .* not 'a/b'"),
         ("[arrivals]\nkind = 'poisson'", r"arrivals needs one of rate_rps, load and peak"),
-        (
-            "[arrivals]\nkind = 'trace'\nfile = 'x'\nrate_rps = 1\nload = 1",
-            r"arrivals of a trace take one of rate_rps, load, peak, or none",
-        ),
+        (LOADED, r"arrivals of a trace take one of rate_rps, load, peak, or none"),
         ("[arrivals]\nkind = 'trace'", r"arrivals\.file must be the path of a trace"),
         ("[arrivals]\nrate_rps = 1\nburst_factors = ['a']", r"burst_factors must be a number"),
         ("[initial]\ncores = 17", r"initial\.cores must be between 1 and 16, not 17"),

@@ -3,21 +3,14 @@
 import numpy as np
 import pytest
 
-from sponge_env.oracle.fluid import (
-    NOWHERE,
-    Fluid,
-    cheapest_replicas,
-    least_cost,
-    mixed,
-    working_space,
-)
+from sponge_env.oracle import fluid
 
 
 def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0):
     """Describe an episode in which one core serves 2 requests per interval, two serve 3."""
     intervals, cores = len(arrived), [2] * replicas_max
     ends = np.array(arrived, dtype=np.float64)[:, None]
-    return Fluid(
+    return fluid.Fluid(
         arrived=ends,
         due=np.array(due, dtype=np.float64)[:, None],
         startable=np.stack([ends, ends], axis=2),
@@ -27,7 +20,7 @@ def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0
         ahead_awake=np.zeros(3),
         refill=np.zeros(3),
         cores=np.array(cores),
-        mixed=np.full((replicas_max, replicas_max - 1, 4), NOWHERE),
+        mixed=np.full((replicas_max, replicas_max - 1, 4), fluid.NOWHERE),
         last_batch=np.array([last_batch]),
         cores_count=np.ones(intervals, np.int64),
         start=np.full(intervals, start),
@@ -36,12 +29,13 @@ def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0
         replicas_max=replicas_max,
         answerable=int(arrived[-1]),
         violation=0.0,
-        **working_space(intervals, replicas_max, 2),
+        **fluid.working_space(intervals, replicas_max, 2),
     )
 
 
 def solve(f, violation=10.0):
-    return int(least_cost(f._replace(violation=violation))), cheapest_replicas(f).tolist()
+    cost = fluid.least_cost(f._replace(violation=violation))
+    return int(cost), fluid.cheapest_replicas(f).tolist()
 
 
 TWO = {"replicas": 2, "replicas_max": 2}
@@ -73,8 +67,8 @@ def test_a_cheap_violation_is_better_than_a_core():
 
 def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone():
     cores = 16 // np.arange(1, 17)
-    served = mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
-    assert (served[:8] == NOWHERE).all()
+    served = fluid.mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
+    assert (served[:8] == fluid.NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
@@ -118,8 +112,8 @@ def test_the_last_batch_of_a_replica_costs_what_it_holds():
 
 
 def test_a_quota_that_stays_fills_no_pool():
-    f = episode([9.0, 9.0], [0.0, 6.0])._replace(**working_space(2, 1, 2, quota=True))
+    f = episode([9.0, 9.0], [0.0, 6.0])._replace(**fluid.working_space(2, 1, 2, quota=True))
     f.ahead[1:] = f.ahead_awake[1:] = 1.0
     f = f._replace(violation=10.0)
-    assert least_cost(f) == 1 + 2
-    assert least_cost(f._replace(due=np.array([[0.0], [5.0]]))) == 1 + 1
+    assert fluid.least_cost(f) == 1 + 2
+    assert fluid.least_cost(f._replace(due=np.array([[0.0], [5.0]]))) == 1 + 1

@@ -12,33 +12,24 @@ from reference.pipeline import Pipeline, StageModel
 
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    Serving,
-    Simulation,
-    Stage,
-    Variant,
-)
+from sponge_env.scenario import config
 from sponge_env.scenario.graph import always_passed, predecessors
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.workload import Workload
 
-LIMITS = Limits(cores=4, batch=4, replicas=2)
+LIMITS = config.Limits(cores=4, batch=4, replicas=2)
 PROFILES = ("video-classifier", "video-detector", "nlp-sentiment", "sentiment-text")
 
 
 def stage(name, *profiles, **more):
     """Make a stage whose variants are ever more accurate."""
     variants = tuple(
-        Variant(profile, accuracy=round(0.6 + 0.1 * k, 1), name=f"v{k}")
+        config.Variant(profile, accuracy=round(0.6 + 0.1 * k, 1), name=f"v{k}")
         for k, profile in enumerate(profiles)
     )
-    return Stage(name, variants, **{"limits": LIMITS, **more})
+    return config.Stage(name, variants, **{"limits": LIMITS, **more})
 
 
 def pipeline(*stages, **more):
@@ -48,10 +39,10 @@ def pipeline(*stages, **more):
         "slo_s": 0.6,
         "duration_s": 8.0,
         "stages": stages,
-        "limits": Limits(total_cores=64),
-        "arrivals": Arrivals(rate_rps=12.0),
-        "network": Network(base_delay_s=0.02),
-        "simulation": Simulation(noise=0.0),
+        "limits": config.Limits(total_cores=64),
+        "arrivals": config.Arrivals(rate_rps=12.0),
+        "network": config.Network(base_delay_s=0.02),
+        "simulation": config.Simulation(noise=0.0),
     }
     return Scenario(**settings | more)
 
@@ -144,10 +135,10 @@ def episodes(draw):
                 *names,
                 after=after if k else None,
                 fan_out_shares=tasks if len(tasks) > 1 else (),
-                initial=Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
+                initial=config.Initial(cores=2, batch=2, replicas=draw(st.integers(1, 2))),
             )
         )
-    serving = Serving(
+    serving = config.Serving(
         drop=draw(st.sampled_from(["none", "expired", "unmeetable"])),
         order=draw(st.sampled_from(["edf", "fifo"])),
     )
@@ -155,7 +146,7 @@ def episodes(draw):
         *stages,
         serving=serving,
         slo_s=draw(st.sampled_from([0.3, 0.8])),
-        arrivals=Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0]))),
+        arrivals=config.Arrivals(rate_rps=draw(st.sampled_from([4.0, 20.0]))),
     )
     plan = [[draw(_allocations(each)) for each in stages] for _ in range(3)]
     return scenario, plan, draw(st.integers(0, 1000))
@@ -178,8 +169,8 @@ def test_a_request_that_is_given_up_leaves_no_tasks_behind():
     scenario = pipeline(
         stage("a", "video-detector", fan_out_shares=(0.2, 0.3, 0.5)),
         stage("b", "video-classifier"),
-        serving=Serving(drop="expired"),
-        arrivals=Arrivals(rate_rps=60.0),
+        serving=config.Serving(drop="expired"),
+        arrivals=config.Arrivals(rate_rps=60.0),
     )
     compare(scenario, [[StageAllocation(1, 2), StageAllocation(1, 2)]], 3)
 
@@ -198,6 +189,9 @@ def test_one_listed_stage_is_a_scenario_of_its_own():
         np.testing.assert_array_equal(*(ledger[name] for ledger in ledgers))
 
 
+FALLING = config.Variant("x", 0.8), config.Variant("y", 0.7)
+
+
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
@@ -209,14 +203,14 @@ def test_one_listed_stage_is_a_scenario_of_its_own():
         ([("a", {}), ("b", {"after": ()})], "only the first stage follows nothing"),
         ([(name, {}) for name in "abcdefghi"], "at most 8"),
         ([("a", {"variants": ()})], "not empty"),
-        ([("a", {"variants": (Variant("x"), Variant("x"))})], "of different names"),
-        ([("a", {"variants": (Variant("x", 0.8), Variant("y", 0.7))})], "ascending order"),
+        ([("a", {"variants": (config.Variant("x"), config.Variant("x"))})], "of different names"),
+        ([("a", {"variants": FALLING})], "ascending order"),
         ([("a", {"fan_out": -1})], "at least 0"),
         ([("a", {"fan_out": 1000})], "at most 256"),
         ([("a", {"fan_out_shares": (0.5, math.nan)})], "at least 0"),
         ([("a", {"fan_out_shares": (0.0, 0.0)})], "above 0"),
-        ([("a", {"initial": Initial(variant=1)})], "between 0 and 0"),
-        ([("a", {"initial": Initial(cores=5)})], "between 1 and 4"),
+        ([("a", {"initial": config.Initial(variant=1)})], "between 0 and 0"),
+        ([("a", {"initial": config.Initial(cores=5)})], "between 1 and 4"),
     ],
 )
 def test_stages_that_make_no_pipeline_are_refused(stages, words):
@@ -228,7 +222,7 @@ def test_stages_that_make_no_pipeline_are_refused(stages, words):
 def test_accuracies_lie_between_0_and_1():
     for accuracy in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="between 0 and 1"):
-            Variant("x", accuracy)
+            config.Variant("x", accuracy)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +233,7 @@ def test_the_example_of_the_docs(tmp_path, batch, answered_s):
         stage("detector", with_service(tmp_path, "detector", 0.1), fan_out=2),
         stage("classifier", with_service(tmp_path, "classifier", 0.06)),
         slo_s=0.3,
-        serving=Serving(drop="none"),
+        serving=config.Serving(drop="none"),
     )
     sent_s = np.array([0.0, 0.05, 0.1])
     workload = Workload(np.arange(3), sent_s, sent_s, sent_s + scenario.slo_s, np.zeros(3))
@@ -280,9 +274,9 @@ def test_what_later_stages_need_is_no_time_for_this_one(spare_s, end):
 
 def test_stages_share_the_machine():
     scenario = pipeline(
-        stage("a", "video-detector", initial=Initial(cores=4)),
-        stage("b", "video-classifier", initial=Initial(cores=2)),
-        limits=Limits(cores=4, total_cores=6),
+        stage("a", "video-detector", initial=config.Initial(cores=4)),
+        stage("b", "video-classifier", initial=config.Initial(cores=2)),
+        limits=config.Limits(cores=4, total_cores=6),
     )
     system = SimulatedSystem(scenario, seed=1)
     held = system._arrays.stages[0]
@@ -293,8 +287,8 @@ def test_stages_share_the_machine():
     with pytest.raises(ConfigError, match="more than the 6 cores of the machine"):
         system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(3, 1))))
     # A replica that has to finish its batch keeps its cores until then.
-    arrivals, network = Arrivals("constant", 200.0), Network("none")
-    at_once = Simulation(noise=0.0, cold_start_s=0.0)
+    arrivals, network = config.Arrivals("constant", 200.0), config.Network("none")
+    at_once = config.Simulation(noise=0.0, cold_start_s=0.0)
     busy = dataclasses.replace(
         scenario, interval_s=0.1, arrivals=arrivals, network=network, simulation=at_once
     )

@@ -220,10 +220,8 @@ def test_a_run_directory_holds_what_defines_the_run(tmp_path):
     assert from_mapping(Suite, definition) == suite
     lines = (store.path / "command.txt").read_text().splitlines()
     assert [shlex.split(line) for line in lines] == [command, ["python", "evaluate.py", "again"]]
-    assert {file.name for file in (store.path / "profiles").iterdir()} == {
-        "yolov5s.json",
-        "resnet18.json",
-    }
+    profiles = {file.name for file in (store.path / "profiles").iterdir()}
+    assert profiles == {"yolov5s.json", "resnet18.json"}
     assert not partials(tmp_path)
 
 

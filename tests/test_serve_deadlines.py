@@ -8,27 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_env.serve.wire.deadlines import (
-    CLOCK_SLACK_S,
-    MAX_AGE_S,
-    MAX_SLO_S,
-    Arrival,
-    Deadline,
-    request_deadline,
-)
+from sponge_env.serve.wire import deadlines
 from sponge_env.serve.wire.outcomes import WireError
 
 NOW_MS = 1.7e12
-AT = Arrival(began_s=999.9, arrived_s=1000.0, unix_s=NOW_MS / 1000, default_slo_s=2.0)
+AT = deadlines.Arrival(began_s=999.9, arrived_s=1000.0, unix_s=NOW_MS / 1000, default_slo_s=2.0)
 
 
 def when(parameters=None, arrival=AT, **headers):
     said = {f"x-{name.replace('_', '-')}".encode(): str(v).encode() for name, v in headers.items()}
-    found = request_deadline(parameters or {}, said, arrival)
-    return Deadline(round(found.sent_s, 6), round(found.due_s, 6), found.clamped)
+    found = deadlines.request_deadline(parameters or {}, said, arrival)
+    return deadlines.Deadline(round(found.sent_s, 6), round(found.due_s, 6), found.clamped)
 
 
-GRPC = dataclasses.replace(AT, grpc_remaining_s=0.7)
+GRPC, PATIENT = (dataclasses.replace(AT, grpc_remaining_s=s) for s in (0.7, 1e9))
 DUE = {"deadline_ms": NOW_MS + 500}
 ODD = (0, -5, math.nan, math.inf, -math.inf, 1e300)
 SENT = {"sent_at_ms": NOW_MS - 250}
@@ -52,20 +45,20 @@ SENT = {"sent_at_ms": NOW_MS - 250}
         ({"timeout": 0}, {}, AT, (999.9, 1001.9)),  # Triton: none
         ({"slo_ms": 100, "sent_at_ms": NOW_MS - 5000}, {}, AT, (995.0, 995.1)),  # expired
         ({}, {"deadline_ms": NOW_MS - 1000}, AT, (999.9, 999.0)),
-        ({"slo_ms": 300, "sent_at_ms": NOW_MS - 100 + CLOCK_SLACK_S * 900}, {}, AT,
+        ({"slo_ms": 300, "sent_at_ms": NOW_MS - 100 + deadlines.CLOCK_SLACK_S * 900}, {}, AT,
          (999.9, 1000.2)),
-        ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + MAX_SLO_S)),
-        ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + MAX_SLO_S)),
-        ({}, {}, dataclasses.replace(AT, grpc_remaining_s=1e9), (999.9, 1000.0 + MAX_SLO_S)),
+        ({"slo_ms": 1e300}, {}, AT, (999.9, 999.9 + deadlines.MAX_SLO_S)),
+        ({"timeout": 2**63}, {}, AT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
+        ({}, {}, PATIENT, (999.9, 1000.0 + deadlines.MAX_SLO_S)),
         # neither a wrong clock nor an impossible deadline counts
         *(({"slo_ms": 300, "sent_at_ms": sent}, {}, AT, (999.9, 1000.2, True))
-          for sent in (NOW_MS + 1000, NOW_MS - (MAX_AGE_S + 1) * 1000, *ODD)),
+          for sent in (NOW_MS + 1000, NOW_MS - (deadlines.MAX_AGE_S + 1) * 1000, *ODD)),
         *(({}, {"deadline_ms": due}, AT, (999.9, 1001.9, True))
           for due in (NOW_MS - 61_000, NOW_MS + 3.7e6, *ODD)),
     ],
 )  # fmt: skip
 def test_the_deadline(parameters, headers, arrival, deadline):
-    assert when(parameters, arrival, **headers) == Deadline(*deadline)
+    assert when(parameters, arrival, **headers) == deadlines.Deadline(*deadline)
 
 
 NO_NUMBERS = ("soon", "", True, [], {}, "1,5")
@@ -93,11 +86,11 @@ HEADERS = st.sampled_from([b"x-slo-ms", b"x-sent-at-ms", b"x-deadline-ms"])
     remaining_s=st.none() | st.floats(allow_nan=False),
 )
 def test_whatever_is_said_the_deadline_is_a_time(parameters, headers, remaining_s):
-    arrival = Arrival(999.9, 1000.0, NOW_MS / 1000, 2.0, remaining_s)
+    arrival = deadlines.Arrival(999.9, 1000.0, NOW_MS / 1000, 2.0, remaining_s)
     try:
-        found = request_deadline(parameters, headers, arrival)
+        found = deadlines.request_deadline(parameters, headers, arrival)
     except WireError:
         return
-    assert 999.9 - MAX_AGE_S <= found.sent_s <= 999.9
-    if remaining_s is None or remaining_s > -MAX_AGE_S:
-        assert -MAX_AGE_S - 1 <= found.due_s - 1000.0 <= MAX_SLO_S + 1e-6
+    assert 999.9 - deadlines.MAX_AGE_S <= found.sent_s <= 999.9
+    if remaining_s is None or remaining_s > -deadlines.MAX_AGE_S:
+        assert -deadlines.MAX_AGE_S - 1 <= found.due_s - 1000.0 <= deadlines.MAX_SLO_S + 1e-6

@@ -17,18 +17,7 @@ from sponge_env import Allocation, load_scenario, make_system
 from sponge_env.errors import ConfigError
 from sponge_env.latency import latency_quantile_s
 from sponge_env.live.system import LiveSystem
-from sponge_env.run.rollout import (
-    COUNTED,
-    REHEARSED,
-    SETTLING,
-    Run,
-    equally_fast,
-    play,
-    run_episode,
-    settled,
-    steady_scenario,
-    warm,
-)
+from sponge_env.run import rollout
 from sponge_env.scenario.config import Arrivals, RequestClass, Serving, Simulation
 from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.spec import scenario_profile
@@ -41,7 +30,7 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.simulation.workload import draw_workload
 
-RUN = Run("scripted", "short", "sim", 0)
+RUN = rollout.Run("scripted", "short", "sim", 0)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +65,7 @@ class Interrupted(Scripted):
 
 def test_an_interrupted_episode_is_summed_up_over_what_has_ended():
     system = SimulatedSystem(short(arrivals=Arrivals(rate_rps=30.0)), 0)
-    episode = play(system, Interrupted(Allocation(1, 1)), RUN)
+    episode = rollout.play(system, Interrupted(Allocation(1, 1)), RUN)
     summary = episode.summary
     ended = summary.on_time + summary.late + summary.dropped
     assert summary.partial
@@ -108,8 +97,9 @@ def test_time_stands_still_while_a_controller_prepares():
         worker.diary = happened
         return worker
 
-    run_episode(LiveSystem(SHORT, 0, make_worker, profile), Preparing(Allocation(8, 8)), RUN)
-    still = ["hold", "reset", *["decide"] * REHEARSED, "reset", "release"]
+    live = LiveSystem(SHORT, 0, make_worker, profile)
+    rollout.run_episode(live, Preparing(Allocation(8, 8)), RUN)
+    still = ["hold", "reset", *["decide"] * rollout.REHEARSED, "reset", "release"]
     assert happened[: len(still) + 2] == [*still, "decide", "resize 8 x 1"]
     assert "hold" not in happened[1:]
 
@@ -161,15 +151,15 @@ PROFILE = scenario_profile(SHORT)
 
 
 def test_a_cold_start_stays_as_it_is():
-    assert warm(SHORT, Static(cores=6)) is SHORT
+    assert rollout.warm(SHORT, Static(cores=6)) is SHORT
 
 
 def test_the_most_frequent_allocation_at_the_end_is_taken():
     rare, often = Allocation(16, 1), Allocation(9, 2)
-    assert settled(WARM, Scripted(rare, often, often), PROFILE) == often
-    assert SETTLING % 2 == 0
-    assert COUNTED % 2 == 0
-    assert settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
+    assert rollout.settled(WARM, Scripted(rare, often, often), PROFILE) == often
+    assert rollout.SETTLING % 2 == 0
+    assert rollout.COUNTED % 2 == 0
+    assert rollout.settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
 
 
 @pytest.mark.parametrize(
@@ -182,25 +172,25 @@ def test_the_most_frequent_allocation_at_the_end_is_taken():
     ids=lambda arrivals: arrivals.kind,
 )
 def test_steady_means_equal_gaps_at_the_mean_rate(arrivals):
-    steady = steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
+    steady = rollout.steady_scenario(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
     sent_s = np.sort(draw_workload(steady, PROFILE, 0).sent_s)
     expected_s = 1 / rate_rps(dataclasses.replace(WARM, arrivals=arrivals), PROFILE)
     np.testing.assert_allclose(np.diff(sent_s), expected_s)
-    assert (steady.intervals, steady.simulation.noise) == (SETTLING, 0.0)
+    assert (steady.intervals, steady.simulation.noise) == (rollout.SETTLING, 0.0)
 
 
 def test_steady_means_no_fades():
     network = dataclasses.replace(WARM.network, fade_every_s=60.0)
     fading = dataclasses.replace(WARM, network=network)
-    assert steady_scenario(fading, PROFILE) == steady_scenario(WARM, PROFILE)
+    assert rollout.steady_scenario(fading, PROFILE) == rollout.steady_scenario(WARM, PROFILE)
 
 
 def test_all_transfers_have_the_bandwidth_of_the_mean_transfer_time():
     classes = (RequestClass(1.0, 1.0, 100_000.0), RequestClass(1.0, 2.0, 400_000.0))
-    steady = steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
+    steady = rollout.steady_scenario(dataclasses.replace(WARM, classes=classes), PROFILE)
     moving = draw_workload(steady, PROFILE, 0)
     base_s = steady.network.base_delay_s
-    level = equally_fast(moving, base_s)
+    level = rollout.equally_fast(moving, base_s)
     bandwidth = level.payload_bytes / (level.arrival_s - level.sent_s - base_s)
     np.testing.assert_allclose(bandwidth, bandwidth[0])
     assert (level.arrival_s - level.sent_s).mean() == pytest.approx(
@@ -266,7 +256,7 @@ def cost(controller, scenario, seed, informed):
     system = SimulatedSystem(scenario, seed)
     if not informed:
         system.spec = dataclasses.replace(system.spec, resize_delay_s=0.0)
-    summary = run_episode(system, controller, Run("a", "s", "sim", seed)).summary
+    summary = rollout.run_episode(system, controller, rollout.Run("a", "s", "sim", seed)).summary
     return summary.core_seconds + 15 * summary.violations
 
 
