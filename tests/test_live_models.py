@@ -119,6 +119,7 @@ def system(tmp_path):
 @needs_two_cpus
 def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system):
     worker = system.worker
+    assert isinstance(worker, LiveWorker)
     restarts, stages = 0, {}
     for interval in range(system.plan.intervals):
         metrics = system.step(HELD)
