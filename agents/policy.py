@@ -80,6 +80,11 @@ class PolicyInfo:
     format: int = FORMAT
 
     @property
+    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+        """Agent, inputs and choices: of the same, one can begin where another ended."""
+        return self.agent, self.inputs, self.actions
+
+    @property
     def form(self) -> Form:
         """What it chooses among."""
         holds_peak = NEEDS[0] in self.inputs
@@ -100,11 +105,6 @@ class Policy:
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
     not say so."""
-
-    @property
-    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """Agent, inputs and choices: of the same, one can begin where another ended."""
-        return self.info.agent, self.info.inputs, self.info.actions
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -166,7 +166,7 @@ def short_systems(random: np.random.Generator, count: int) -> Iterator[list[Scen
 def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
     tmp_path: Path, quick_rules: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.learn.imitation.random_systems", short_systems)
+    monkeypatch.setattr("agents.learn.programs.random_systems", short_systems)
     with short_systems(np.random.default_rng(1), 6) as drawn:
         made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)
         for_any = train(made, CONFIG)

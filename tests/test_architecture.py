@@ -52,7 +52,6 @@ CONTROLLERS_MAY_IMPORT = {
 DOORS = {
     "stable_baselines3": {"agents/stable_baselines.py", "sponge_env/env/sb3.py"},
     "torch": {
-        "agents/learn/imitation.py",
         "agents/learn/phased.py",
         "agents/learn/ppo.py",
         "sponge_env/models/efficientnet.py",

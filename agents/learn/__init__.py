@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ FOR_ANY_MODEL: dict[str, Any] = {
     "imitation_epochs": 8,
 }
 """Hyper-parameters that differ where there are hundreds of systems instead of a few scenarios."""
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Batch sizes that policies choose among."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,21 +96,9 @@ def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnCon
     return from_mapping(LearnConfig, before | changes)
 
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that policies choose among."""
-
-
 def spec_of(scenario: Scenario) -> SystemSpec:
     """Return the system of a scenario with its own profile."""
     return make_spec(scenario, scenario_profile(scenario))
-
-
-def by_machine(scenarios: Sequence[Scenario]) -> dict[Limits, list[int]]:
-    """Return the places of the scenarios on each machine."""
-    places: dict[Limits, list[int]] = {}
-    for k, each in enumerate(scenarios):
-        places.setdefault(each.limits, []).append(k)
-    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,28 +158,20 @@ class TrainingPlan:
     @property
     def choices(self) -> dict[Limits, StageChoices]:
         """What there is to choose on each machine that the scenarios have."""
-        return {
-            limits: StageChoices.of(spec_of(self.scenarios[own[0]]), self.form)
-            for limits, own in by_machine(self.scenarios).items()
-        }
-
-    @property
-    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """See :attr:`.policy.Policy.signature`."""
-        return self.agent, self.inputs, next(iter(self.choices.values())).actions
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of what the policy sees."""
-        return layout_of(self.spec).inputs
+        form, machines = self.form, dict[Limits, StageChoices]()
+        for each in self.scenarios:
+            if each.limits not in machines:
+                machines[each.limits] = StageChoices.of(spec_of(each), form)
+        return machines
 
     @property
     def fingerprint(self) -> str:
         """What has to be equal in a system that the policy is to fit."""
         return ANY_MODEL if self.systems else self.control.fingerprint(self.spec)
 
-    def info(self, actions: tuple[int, ...], **more: Any) -> PolicyInfo:
-        """Describe a policy with so many choices of each part, whose training has not ended."""
+    @property
+    def info(self) -> PolicyInfo:
+        """Description of a policy whose training begins."""
         form, names = self.form, (scenario.name for scenario in self.scenarios)
         return PolicyInfo(
             batches=form.sizes,
@@ -198,10 +180,10 @@ class TrainingPlan:
             agent=self.agent,
             fingerprint=self.fingerprint,
             scenarios=("random systems",) if self.systems else tuple(dict.fromkeys(names)),
-            actions=actions,
-            inputs=self.inputs,
+            actions=next(iter(self.choices.values())).actions,
+            inputs=layout_of(self.spec).inputs,
+            steps=0,
             seed=self.seed,
             partial=True,
             command=self.command,
-            **more,
         )

@@ -7,7 +7,7 @@ chooses, and advantages are compared within a scenario.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -47,21 +47,16 @@ Floats = NDArray[np.float32]
 class ActorCritic(nn.Module):
     """Both networks, and the mean and deviation of each input."""
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, hidden: Sequence[int], machines: Sequence[StageChoices], inputs: int):
         """Draw weights for systems that differ in their machines only.
 
-        The situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so
-        on.
+        Situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so on.
         """
         super().__init__()
         self._counts: list[list[int]] = machines[0].counts.tolist()
         self._room = torch.from_numpy(np.concatenate([each.room for each in machines], axis=1))
         self._moves = torch.from_numpy(np.concatenate([each.moves for each in machines], axis=1))
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.mean, self.scale = torch.zeros(inputs), torch.ones(inputs)
         self.actor = _network(inputs, hidden, sum(machines[0].actions))
         self.critic = _network(inputs, hidden, 1)
 
@@ -70,12 +65,10 @@ class ActorCritic(nn.Module):
         (scale, shift), (first, bias), *others = layers
         self.scale = torch.from_numpy(np.diag(scale).copy())
         self.mean = torch.from_numpy(-shift / np.diag(scale))
-        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
-        own = [(first / np.float32(SATURATION), bias), *others]
+        numbers = chain((first / np.float32(SATURATION), bias), *others)
         with torch.no_grad():
-            for layer, (weight, offset) in zip(linear, own, strict=True):
-                layer.weight.copy_(torch.from_numpy(weight))
-                layer.bias.copy_(torch.from_numpy(offset))
+            for own, given in zip(self.actor.parameters(), numbers, strict=True):
+                own.copy_(torch.from_numpy(given))
 
     def normalise(self, seen: FloatMatrix) -> None:
         """Take mean and deviation from (n, inputs); a deviation is never 0."""
@@ -90,8 +83,8 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def values(self, inputs: Tensor) -> Floats:
         """Return the (n,) values of states; the critic predicts logarithms, for some are large."""
-        squashed = self.critic(inputs)[:, 0]
-        values: Floats = (squashed.sign() * squashed.abs().clamp_max(_MOST_LOG).expm1()).numpy()
+        logs = self.critic(inputs)[:, 0]
+        values: Floats = (logs.sign() * logs.abs().clamp_max(_MOST_LOG).expm1()).numpy()
         return values
 
     def decide(
@@ -122,10 +115,12 @@ class ActorCritic(nn.Module):
 
     def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
-        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
-        (first, bias), *others = [(as_array(each.weight), as_array(each.bias)) for each in linear]
-        normalising = as_array(torch.diag(self.scale)), as_array(-self.mean * self.scale)
-        return [normalising, (np.float32(SATURATION) * first, bias), *others]
+        normalising = torch.diag(self.scale), -self.mean * self.scale
+        numbers = [
+            each.detach().numpy().copy() for each in (*normalising, *self.actor.parameters())
+        ]
+        numbers[2] *= SATURATION
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -145,11 +140,6 @@ def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
     if not logs.shape[1]:
         return torch.zeros(len(logs), dtype=torch.int64)
     return torch.multinomial(logs.exp(), 1)[:, 0]
-
-
-def as_array(tensor: Tensor) -> FloatMatrix:
-    """Return a copy of a tensor's numbers."""
-    return np.array(tensor.detach().cpu().numpy(), np.float32)
 
 
 class Transitions(NamedTuple):

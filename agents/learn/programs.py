@@ -1,43 +1,110 @@
-"""What a policy learns before it tries anything by itself: to do as a program does.
+"""The program that a policy learns from: what it reaches, and what it shows.
 
-First the program plays training episodes, in which random cores replace its own now and then for
-some seconds, so that the policy also sees the way back (DART: Laskey et al., CoRL 2017). From then
-on the policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS
-2011): a policy that only saw where the program leads does not know what to do where its own errors
-lead.
+What a policy learns before it tries anything by itself is to do as a program does. First the
+program plays training episodes, in which random cores replace its own now and then for some
+seconds, so that the policy also sees the way back (DART: Laskey et al., CoRL 2017). From then on
+the policy plays, and the program says what it would have done (DAgger: Ross et al., AISTATS 2011):
+a policy that only saw where the program leads does not know what to do where its own errors lead.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from sponge_env.arrays import IntArray
+from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.core.compiled import CPUS
 from sponge_env.env.factory import make_system
+from sponge_env.errors import ConfigError, SpongeError
 from sponge_env.interfaces import Allocation
+from sponge_env.run.executor import Executor, Failure, Processes, Work
 from sponge_env.run.registry import known_controllers, make_controller, start
+from sponge_env.run.rollout import Run, run_episode
+from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerprint
 from sponge_env.scenario.config import Limits
+from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PER_REPLICA, SITUATIONS, Form, PolicyState, allocation
 from . import LearnConfig, TrainingPlan
-from .episodes import changed
-from .evaluation import Task, program_for, run_programs
-from .ppo import ActorCritic
+from .episodes import AccuracyCost, changed
 from .systems import random_systems
 
 DISTURBED = 0.04
 """Share of the intervals in which random cores begin to replace the program's."""
 MAX_DISTURBED = 5
 """Largest number of intervals for which they do so."""
-LEARNING_RATE = 2e-3
-"""At first; falls linearly to nothing."""
+Task = tuple[str, int, Scenario]
+"""A program, and the seed and scenario of an episode."""
+EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
+"""What plays programs, if not a process on each CPU."""
+
+
+def program_for(scales_out: bool) -> str:
+    """Return the program that policies learn from; it chooses replicas, too, or it does not."""
+    return "sponge-joint" if scales_out else "sponge-mpc"
+
+
+def play_program(program: str, scenarios: tuple[Scenario, ...], episodes: int) -> FloatArray:
+    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`.
+
+    They are from the user's cache if no line of code has changed: playing takes minutes, and
+    trainings that differ in their seeds compare with the same.
+    """
+    names = [scenario_fingerprint(scenario) for scenario in scenarios]
+    question = {"program": program, "scenarios": names, "episodes": [SEED_LIMIT, episodes]}
+    key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))
+    file = cache_dir() / "rules" / f"{key}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+        known = np.array(parsed(json.loads, read_text(file))["sums"], np.float64)
+        if known.shape == (4, *shape) and np.isfinite(known).all():
+            return known
+    seeds = range(SEED_LIMIT, SEED_LIMIT + episodes)
+    played = run_programs(_play_episode, list(product([program], seeds, scenarios)))
+    sums = np.array(played).T.reshape(4, *shape)
+    with contextlib.suppress(SpongeError):  # without a cache it is played again
+        write_json(file, {"sums": sums.tolist()})
+    return sums
+
+
+def run_programs(work: Work, tasks: Sequence[Task]) -> list[Any]:
+    """Return the results of work with programs in episodes, in the order of the tasks.
+
+    They are shared out to as many processes as there are CPUs, or as :data:`EXECUTOR` says, so that
+    a script which calls this needs ``if __name__ == "__main__":``.
+    """
+    results: dict[Task, Any] = {}
+    executor = EXECUTOR.get() or Processes(min(CPUS, len(tasks)))
+    with contextlib.closing(executor.run(work, tasks)) as ended:
+        for task, result in ended:
+            if isinstance(result, Failure):
+                (program, _, scenario), reason = task, f"{result.type}: {result.message}"
+                if result.type == "ProcessDied":
+                    reason += '; a script that trains needs if __name__ == "__main__":'
+                raise ConfigError(f"{program} failed on {scenario.name} ({reason})")
+            results[task] = result
+    return [results[task] for task in tasks]
+
+
+def _play_episode(task: Task) -> tuple[float, float, float, float]:
+    """Return cores, avoidable violations, requests and intervals, these in seconds."""
+    program, seed, scenario = task
+    controller = make_controller(program, known_controllers())
+    run = Run.of(program, scenario, "sim", seed)
+    one = run_episode(make_system(scenario, seed), controller, run).summary
+    answers = {name: np.array([getattr(one, name)]) for name in ("on_time", "late", "accuracy")}
+    spent = one.core_seconds + AccuracyCost([scenario]).of(answers, np.zeros(1, np.int64))[0]
+    return spent, one.avoidable_violation_rate * one.offered, one.offered, one.duration_s
 
 
 class Demonstrations(NamedTuple):
@@ -55,8 +122,7 @@ def demonstrations(
 ) -> Demonstrations:
     """Let the program show what it does where a policy leads, or without one where it does.
 
-    The episodes are like those of the training; half are of other systems if it is randomised. A
-    plan of random systems has as many drawn.
+    The episodes are like those of the training; half are of other systems if it is randomised.
     """
     random, program = stream(seed, "demonstrations"), program_for(plan.control.scales_out)
     machines = {limits: k * SITUATIONS for k, limits in enumerate(plan.choices)}
@@ -127,25 +193,3 @@ class Disturbance:
             return choices
         self._left -= 1
         return np.column_stack([np.minimum(self._cores, most) - 1, choices[:, 1:]])
-
-
-def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
-    """Make the demonstrated actions probable.
-
-    The inputs are normalised by their mean and deviation in the demonstrations from now on.
-    """
-    model.normalise(shown.seen)
-    seen, choices, situations = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
-    optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5, fused=True)
-    minibatches = [
-        rows
-        for _ in range(config.imitation_epochs)
-        for rows in torch.split(torch.randperm(len(seen)), config.minibatch)
-    ]
-    for k, rows in enumerate(minibatches):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - k / len(minibatches))
-        _, log_probability, _ = model.decide(seen[rows], situations[rows], choices[rows])
-        optimizer.zero_grad()
-        (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
