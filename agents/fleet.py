@@ -1,7 +1,5 @@
 """How many replicas to hold: what takes a cold start to change is planned some of those ahead."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ while; where fixed fleets would have missed less, for some minutes: a run-time m
 fallback (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Sequence

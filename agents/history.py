@@ -4,8 +4,6 @@ One kernel keeps the memory of thousands of episodes while a policy is trained a
 is followed, so that both see the same.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache

@@ -7,8 +7,6 @@ fastest service could save is *hopeless*: it takes its service time from the nex
 count as late.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

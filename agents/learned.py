@@ -1,7 +1,5 @@
 """Controllers that follow a trained policy, and where they find one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from functools import partial

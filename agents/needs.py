@@ -5,8 +5,6 @@ and the service that was seen. One kernel computes them of thousands of episodes
 one that is followed.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import product
 

@@ -6,8 +6,6 @@ observation changes nothing, and has the fingerprint of the system that it was t
 because to any other its numbers mean nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -8,8 +8,6 @@ already makes the next ones late until it is gone. It is solved by dynamic progr
 (:mod:`.stages`), and with PuLP on request (:mod:`.solvers`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -5,8 +5,6 @@ cold starts ahead, when the rate may have returned to its mean. The look-ahead p
 network, too (:mod:`.lookahead.flow`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from typing import NamedTuple

@@ -7,8 +7,6 @@ with expert advice, among all constants: Cesa-Bianchi and Lugosi, "Prediction, L
 Games", 2006, without its switches, for each costs a cold start).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import product

@@ -5,8 +5,6 @@ its own deadline is in :mod:`.stages`, and what it expects to arrive in :mod:`.r
 stands Sponge without one of its means, to see what each contributes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Loading one executes code that is in its file: it holds pickled objects. Follow 
 you trust.
 """
 
-from __future__ import annotations
-
 import inspect
 import logging
 from functools import cache

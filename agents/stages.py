@@ -13,8 +13,6 @@ whichever is longer, and the batches for all tasks of a request, each as large a
 during it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 It follows thousands of episodes while a policy is trained and one while it is followed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -76,7 +74,7 @@ class StageChoices:
     """(stages, situations, 3) which steps, one down, none or one up, are allowed."""
 
     @classmethod
-    def of(cls, spec: SystemSpec, form: Form) -> StageChoices:
+    def of(cls, spec: SystemSpec, form: Form) -> "StageChoices":
         """Return those of a system under a policy of such a form."""
         counts, limits = [], []
         for stage in spec.stages:
@@ -169,7 +167,7 @@ class PolicyState:
             times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
 
-    def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
+    def begin(self, chosen: NDArray[np.bool_], pool: "PolicyState", assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         for own, new in zip(self._known, pool._known, strict=True):
             if len(new) > 1 or len(own) > 1:

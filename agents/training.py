@@ -3,8 +3,6 @@
 Its body is :mod:`.learn.command`, which takes a while to import.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Controllers to compare with, and the options that they were tuned to."""
 
-from __future__ import annotations
-
 import json
 import logging
 from functools import cache

@@ -7,8 +7,6 @@ the SLO; of all such choices take the best in accuracy and cost. FA2 (Razavi et 
 the same for one-core replicas without variants.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

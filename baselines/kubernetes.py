@@ -11,8 +11,6 @@ recommendation of the scale-in window, and may not grow faster than the policies
 never go missing here, and the scale-out window is 0 by default, so those rules are left out.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from functools import reduce

@@ -7,8 +7,6 @@ None of those that scale cores or replicas has a batch size in its published for
 be as long as leaves time to wait for the batch before it and for the network.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Which options are searched for each controller."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +25,7 @@ class Range:
         """Whether only whole numbers are searched."""
         return isinstance(self.low, int)
 
-    def widened(self, value: float) -> Range:
+    def widened(self, value: float) -> "Range":
         """Return the range with more room at the end where a value lies, if there may be more."""
         scale, back = (math.log, math.exp) if self.log else (float, float)
         first, last, at = map(scale, (self.low, self.high, value))

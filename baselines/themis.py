@@ -13,8 +13,6 @@ intervals and not an LSTM's forecast; and since all replicas of this system have
 cores, those that start cold hold as many as those that serve.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ have the least geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` k
     {"agents": {AGENT: {PROFILE: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
 
-from __future__ import annotations
-
 import math
 import random
 import sys

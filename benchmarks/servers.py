@@ -3,8 +3,6 @@
 Each serves a model on the last CPU that this process may use; the rest keeps to the others.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -8,8 +8,6 @@ ONNX Runtime runs in this process on the model's core, with the same file, optio
 take turns, so that a drift of the machine's speed meets all alike.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import os

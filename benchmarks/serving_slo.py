@@ -9,8 +9,6 @@ other seeds. All are measured in turn, seed by seed, so that a drift of the
 machine's speed meets all alike.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

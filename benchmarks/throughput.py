@@ -9,8 +9,6 @@ a batch of 1,024 is measured, and the exit code is 1 if this version takes more 
 the CPU time of the earlier one.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib

@@ -4,8 +4,6 @@ It comes from ``nvidia-pytriton``, in an environment of its own: this project do
 The backend's script is run by Triton itself, without pytriton's proxy, which would cost time.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

@@ -1,7 +1,5 @@
 """Names of array types, whose shapes stand in the docstrings, and a sum."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable
 from functools import reduce

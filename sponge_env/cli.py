@@ -1,7 +1,5 @@
 """What the command-line scripts share."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import itertools

@@ -8,8 +8,6 @@ Sponge (Razavi et al., EuroMLSys 2024) models the time of a batch of ``b`` reque
 Controllers plan with it; the simulator falls back on it where nothing was measured.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 :func:`.phased.train` carries a plan out. Following a policy is in :mod:`..learned`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

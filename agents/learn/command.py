@@ -1,7 +1,5 @@
 """The body of ``train.py``: trains a learned controller on the simulator."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shlex

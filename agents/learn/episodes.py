@@ -3,8 +3,6 @@
 The latter are always the same; neither training nor the evaluation of controllers plays them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -184,7 +182,7 @@ class Evaluation:
     """(2, inputs) minimum and maximum of each input of a policy."""
 
     @classmethod
-    def of(cls, sums: FloatArray) -> Evaluation:
+    def of(cls, sums: FloatArray) -> "Evaluation":
         """Return the means of (4, episodes, scenarios) sums.
 
         They are those of cores, avoidable violations, requests, and intervals.

@@ -5,8 +5,6 @@ it does not know yet that two replicas need fewer cores each, a second one only 
 first does as a program does (:mod:`.programs`), and then practises and finds what is better.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ It is not Stable-Baselines3's: the cores that an action may choose depend on the
 chooses, and advantages are compared within a scenario.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple

@@ -7,8 +7,6 @@ the policy plays, and the program says what it would have done (DAgger: Ross et 
 a policy that only saw where the program leads does not know what to do where its own errors lead.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping, Sequence

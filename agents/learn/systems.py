@@ -5,8 +5,6 @@ anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployme
 scenario keeps its model and its kind of load, and the rest is drawn.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

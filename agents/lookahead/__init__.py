@@ -4,8 +4,6 @@ Read on in :mod:`.planner`, which lays a decision out, in :mod:`.kernel`, which 
 along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues are played.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sponge_env.control.base import BaseController

@@ -7,8 +7,6 @@ were sent within ``interval_s - (delay_s - before_s)``, their *span*. Arrivals o
 the rate at which requests are sent, and rate times delay what is on the way.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from typing import NamedTuple

@@ -4,8 +4,6 @@ An allocation is (stages, 3): of each stage the model variant, cores and batch s
 those of :mod:`.tandem`, the sample paths those of :mod:`.paths`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Sample paths: what the clients may send and the network may deliver in the next seconds."""
 
-from __future__ import annotations
-
 import functools
 import math
 from statistics import NormalDist

@@ -1,7 +1,5 @@
 """The look-ahead program and its options: lays a decision out for the kernel, reads its answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A fit of four numbers misses single cells of the table of service times, by up t
 shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

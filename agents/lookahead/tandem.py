@@ -14,8 +14,6 @@ serves drawn requests both ways.
 No stage depends on those after it, so each is played until a moment before the next one is.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

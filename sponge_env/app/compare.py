@@ -1,7 +1,5 @@
 """The body of ``evaluate.py``: compares controllers on one scenario, or on a suite of them."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence

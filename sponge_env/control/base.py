@@ -4,8 +4,6 @@ A controller from elsewhere needs none of it: two methods are enough, see
 :class:`sponge_env.interfaces.Controller`.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -57,7 +55,7 @@ class BaseController(ABC):
     part_of_pipeline = False
     """Whether what it controls is one of several stages."""
     _spec: SystemSpec | None = None
-    _parts: Sequence[BaseController] = ()
+    _parts: Sequence["BaseController"] = ()
 
     def __init__(self, **options: Any) -> None:
         """Make ``config``; a ConfigError if an option is unknown, or not of its type or range."""

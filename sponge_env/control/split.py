@@ -5,8 +5,6 @@ GrandSLAm, Kannan et al., EuroSys 2019) or equally. What waits in a stage is due
 deadline less the shares of the longest path after it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """The batch simulator as a vectorized environment of Stable-Baselines3."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

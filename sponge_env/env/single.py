@@ -1,7 +1,5 @@
 """The Gymnasium environment: a thin face over the system."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 from typing import Any

@@ -1,7 +1,5 @@
 """The batch simulator as a Gymnasium vector environment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

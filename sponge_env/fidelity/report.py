@@ -1,7 +1,5 @@
 """Live against simulated: differences, whether they are within the targets, and their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

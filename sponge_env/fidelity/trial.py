@@ -1,7 +1,5 @@
 """One controller on one scenario: live, simulated, and simulated with the live CPU times."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -108,7 +106,7 @@ class Subject:
     @classmethod
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
-    ) -> Subject:
+    ) -> "Subject":
         """Fix the scenario's length and initial allocation.
 
         The profiles have to be measured under a quota. What cannot be used is a SpongeError.

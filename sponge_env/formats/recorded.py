@@ -5,8 +5,6 @@ are taken relative to the first sample. Where a format has one bandwidth for eac
 until the next time, except in Pensieve's, where it holds from the one before.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Trace files as rows and columns of numbers, with errors that name the line."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 from collections.abc import Callable
@@ -118,7 +116,7 @@ class Rows:
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
 
-    def measured(self, name: str) -> Rows:
+    def measured(self, name: str) -> "Rows":
         """Leave out the rows where a column has ``-``, which loggers write for no reading."""
         column = self.header.index(name)
         lines = [line for line in self.lines if self.split(line.text)[column : column + 1] != ["-"]]

@@ -8,8 +8,6 @@ Each is there once more for pixels as they are, uint8, under its name and ``-uin
 itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """What a model is to a replica, and any ONNX file as one."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from abc import ABC, abstractmethod
@@ -35,11 +33,11 @@ class TensorSpec:
     dtype: str = "float32"
     name: str = field(default="", compare=False)
     """What clients call it."""
-    fields: tuple[TensorSpec, ...] = ()
+    fields: tuple["TensorSpec", ...] = ()
     """The tensors of a record; see :func:`record`."""
 
     @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
+    def tensors(self) -> tuple["TensorSpec", ...]:
         """The tensors of the record, or the one that it is."""
         return self.fields or (self,)
 
@@ -116,7 +114,7 @@ class Model(ABC):
                 values[...] = rng.integers(256 if values.dtype == "uint8" else 2, size=values.shape)
         return samples
 
-    def taking(self, inputs: TensorSpec) -> Model:
+    def taking(self, inputs: TensorSpec) -> "Model":
         """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
         raise ConfigError(
             f"it takes inputs of {described(self.inputs)}, not of {described(inputs)}"

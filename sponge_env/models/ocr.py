@@ -6,8 +6,6 @@ shrunk, and each connected region is a line, grown again. Recognition is a netwo
 et al., ICML 2006): one character or blank for each column.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import Counter
@@ -62,7 +60,7 @@ class _PaddleModel(OnnxFile):
         folders = spec.submodule_search_locations if spec else None
         return str(Path(*(folders or [self.package])[:1], self.file))
 
-    def checked(self) -> _PaddleModel:
+    def checked(self) -> "_PaddleModel":
         """Return itself, or raise ``ConfigError`` if the package has no such file."""
         if not Path(self.path).exists():
             raise ConfigError(

@@ -1,7 +1,5 @@
 """From a model's name to a model that a replica can serve."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

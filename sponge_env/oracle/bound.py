@@ -1,7 +1,5 @@
 """Both sides of the clairvoyant bound of one episode, under both kinds of scaling."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ throughput allows, of what has arrived, and of each only as much as has had time
 of ready replicas and each cost it is enough to know how many requests can have been served at most.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any, NamedTuple

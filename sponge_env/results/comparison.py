@@ -1,7 +1,5 @@
 """The results of a suite or of one evaluation, arranged for comparing agents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Pictures of a run, and how all of them look: colours of agents, few plain numbers."""
 
-from __future__ import annotations
-
 import io
 import itertools
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """From runs to a report: one page that needs no other file, and its pictures."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing

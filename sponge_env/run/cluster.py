@@ -4,8 +4,6 @@ Ray runs units of suites and whole trainings, never requests. A node needs this 
 project and of the packages that results depend on. Files come back as bytes, and are written here.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

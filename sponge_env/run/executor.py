@@ -4,8 +4,6 @@ Unlike in the standard library's pools, a process that dies takes only its task 
 closing the results ends every process at once, whatever it is doing.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

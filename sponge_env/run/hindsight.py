@@ -1,7 +1,5 @@
 """The best constant in hindsight: the cheapest fixed allocation on the very episodes evaluated."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import closing

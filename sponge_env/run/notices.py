@@ -3,8 +3,6 @@
 ``traces/README.md`` lists what is warned of.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

@@ -3,8 +3,6 @@
 All of them raise a RunDirectoryError where a folder is no run, or one of another version.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

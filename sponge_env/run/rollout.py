@@ -4,8 +4,6 @@ A *cold* start has the scenario's allocation. A *warm* one has the allocation th
 controller settles on under a steady mean load, found with :func:`warm`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import Counter
@@ -68,7 +66,7 @@ class Run:
     start: str = "cold"
 
     @classmethod
-    def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> Run:
+    def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> "Run":
         """Name an episode of a scenario."""
         name, profile, start = scenario.cell
         return cls(agent, name, backend, seed, profile, start)

@@ -4,8 +4,6 @@
 one cell, made from the command line.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence

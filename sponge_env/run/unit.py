@@ -4,8 +4,6 @@ A unit is plain data, so that it can be sent to another process. What it leaves 
 episode by episode; intervals and requests of one are parquet files, written when it ends.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
@@ -51,7 +49,7 @@ _of_run = attrgetter(*IDENTITY)
 class Recorder:
     """Keeps the results of one unit, on top of what an earlier run kept of it."""
 
-    def __init__(self, store: RunStore, unit: Unit, requests: bool, watched: bool) -> None:
+    def __init__(self, store: RunStore, unit: "Unit", requests: bool, watched: bool) -> None:
         """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched

@@ -3,8 +3,6 @@
 :mod:`sponge_env.scenario.scenario` puts them together and reads them from TOML.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How stages follow each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sponge_env.errors import ConfigError, unknown

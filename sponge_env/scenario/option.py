@@ -12,8 +12,6 @@ A class that is no :class:`Options`, such as a scenario's table, calls :func:`ch
 is read, by :func:`sponge_env.scenario.toml.from_mapping`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable

@@ -6,8 +6,6 @@ model and cold start. ``python -m sponge_env calibrate`` writes one for this mac
 reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -138,7 +136,7 @@ class Profile:
     def _error(self, reason: str) -> ProfileError:
         return ProfileError(f"profile {self.name!r} {reason}")
 
-    def scaled(self, scale: float) -> Profile:
+    def scaled(self, scale: float) -> "Profile":
         """Return the same model where all batches take ``scale`` times as long."""
         if scale == 1:
             return self

@@ -4,8 +4,6 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 :mod:`sponge_env.scenario.config`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -105,7 +103,7 @@ class Scenario:
         one = (config.Variant(self.profile),)
         return (config.Stage("model", one, limits=self.limits, initial=self.initial),)
 
-    def starting_with(self, initial: Sequence[config.Initial]) -> Scenario:
+    def starting_with(self, initial: Sequence[config.Initial]) -> "Scenario":
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
             return dataclasses.replace(self, initial=initial[0])

@@ -1,7 +1,5 @@
 """What a scenario and a profile say about the system, and checks against that."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

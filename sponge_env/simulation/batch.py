@@ -1,7 +1,5 @@
 """The batch simulator: many environments in arrays, stepped by compiled code."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +50,7 @@ class BatchView:
         return float(self._arrays.envs["now_s"][0])
 
     @property
-    def first(self) -> BatchView:
+    def first(self) -> "BatchView":
         """The first stage."""
         return self
 

@@ -1,7 +1,5 @@
 """From scenarios to the settings and tables that the core reads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache, partial

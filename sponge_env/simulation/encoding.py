@@ -7,8 +7,6 @@ choose in every stage. The vertical observation is the first part of the joint o
 see all stages. Actions that make no sense at all can be masked.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, get_args
 

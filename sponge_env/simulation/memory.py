@@ -1,7 +1,5 @@
 """All memory of a batch of environments, and the ledger read from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import mmap

@@ -1,7 +1,5 @@
 """A view of a system, written back into the core's memory, from which observations are computed."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple

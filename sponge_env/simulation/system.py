@@ -4,8 +4,6 @@ Simulated and live alike, queue, batches, ledger, measures and view are the core
 runs the batches and knows the time differs.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -121,7 +119,7 @@ class System(ABC):
         """Accuracy of the answers up to now, where it was looked at, else NaN."""
         return math.nan
 
-    def counterpart(self, seed: int) -> SimulatedSystem | None:
+    def counterpart(self, seed: int) -> "SimulatedSystem | None":
         """Return a live system on simulated replicas, at its start; None of a simulated one."""
         return None
 

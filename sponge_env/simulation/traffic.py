@@ -1,7 +1,5 @@
 """From scenarios to the arrivals and the bandwidth that the core draws and reads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import fmean

@@ -1,7 +1,5 @@
 """The requests of an episode, drawn by the core before it begins, and its bandwidth."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is seen of running work: its progress, and pictures of an episode so far."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Sequence

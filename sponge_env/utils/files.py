@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, are read within bounds, and folders of this user's."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io

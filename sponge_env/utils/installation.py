@@ -8,8 +8,6 @@ become code if it stands on the command line, or with ``--trust``. Python that c
 may import what it likes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import importlib.util

@@ -3,8 +3,6 @@
 It costs little per request, and leaves limits of connections and time to the caller.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ with little load. The transfer is emulated here: a request is put on the wire wh
 says that it arrives, and states itself when it was sent.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import dataclasses
@@ -111,7 +109,7 @@ async def _measure(
     return result
 
 
-async def _send(sender: OpenLoop) -> None:
+async def _send(sender: "OpenLoop") -> None:
     result, duration_s = sender.result, round(sender.result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
 

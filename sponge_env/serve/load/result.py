@@ -1,7 +1,5 @@
 """The result of a load: how requests ended, as a client measures it, and the summary of that."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a load has to know of a server of the Open Inference Protocol, and the inputs it sends."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import math
