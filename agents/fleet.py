@@ -15,15 +15,11 @@ from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, Syste
 
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
-_BUSY = 0.5
-"""Share of what one core serves from which a second replica is worth its core."""
-_BATCH_SHARE = 0.4
-"""Longest batch to reckon with, relative to the SLO."""
+_BUSY = 0.5  # Share of what one core serves from which a second replica is worth its core
+_BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
 _COLD_STARTS_AHEAD = 6
-_KEPT = 600
-"""Intervals for which a second replica is held after it was last worth its core."""
-_REMEMBERED = 3600
-"""Past intervals whose rates are remembered."""
+_KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
+_REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0
 """Cost of each core that is missing: that the CPU does not have, or that the rate would need
 beyond the largest allocation."""
@@ -64,8 +60,7 @@ class FleetOptions(Planning):
 class Fleet(NamedTuple):
     """What stays the same of a stage for an episode, and memory that is overwritten."""
 
-    most_cores: IntArray
-    """(sizes,) cores that each of 1, 2, ... replicas can have."""
+    most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have.
     total_cores: int
     cpu_cores: float
     utilisation: float
@@ -75,8 +70,7 @@ class Fleet(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray
     """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
-    step: FloatArray
-    """(sizes, sizes) cost of a cold start on the way from one size to another."""
+    step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
     value: FloatArray
     """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
     samples: FloatArray
@@ -86,23 +80,16 @@ class Fleet(NamedTuple):
 class Moment(NamedTuple):
     """What one decision looks at."""
 
-    replicas: int
-    """Those asked for so far; those of them that are ready; and all that are."""
+    replicas: int  # Those asked for so far; those of them that are ready; and all that are
     ready: int
     serving: int
-    wait: FloatArray
-    """(sizes,) cold starts until so many are warm."""
+    wait: FloatArray  # (sizes,) cold starts until so many are warm
     waiting: int
-    missing: bool
-    """Whether more was dropped in the last interval than by chance."""
-    lasting_rps: float
-    """Rate that may last; negative if none does."""
-    rates_rps: FloatArray
-    """(past intervals,) rates of the last minutes."""
-    peak: int
-    """Intervals over which the highest of them is averaged."""
-    coming_rps: FloatArray
-    """(<= samples,) equally likely rates after a cold start."""
+    missing: bool  # Whether more was dropped in the last interval than by chance
+    lasting_rps: float  # Rate that may last; negative if none does
+    rates_rps: FloatArray  # (past intervals,) rates of the last minutes
+    peak: int  # Intervals over which the highest of them is averaged
+    coming_rps: FloatArray  # (<= samples,) equally likely rates after a cold start
     overloaded: bool
 
 

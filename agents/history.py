@@ -22,18 +22,13 @@ from .lookahead.service_times import RATIO_RANGE
 from .needs import DELAYS, NEEDS, RATES
 from .needs import FloatMatrix as FloatMatrix
 
-ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
-"""Time constants of the moving averages of arrivals."""
-DELAY_TIMES_S = (5.0, 40.0)
-"""The same of the communication delay."""
-EXTREME_TIME_S = 60.0
-"""Time constant with which a maximum or minimum of the past fades."""
+ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)  # Time constants of the moving averages of arrivals
+DELAY_TIMES_S = (5.0, 40.0)  # The same of the communication delay
+EXTREME_TIME_S = 60.0  # Time constant with which a maximum or minimum of the past fades
 PEAK_TIME_S = 600.0
 """The same of the highest mean over the first of the time constants: a peak comes again."""
-AGES_S = (30.0, 300.0)
-"""Time constants with which the beginning of an episode is forgotten."""
-SERVICE_TIME_S = 20.0
-"""Time constant of the moving average of how long batches take."""
+AGES_S = (30.0, 300.0)  # Time constants with which the beginning of an episode is forgotten
+SERVICE_TIME_S = 20.0  # Time constant of the moving average of how long batches take
 BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores", "offered")
 """Metrics of an interval that tell how long its batches took, and how many requests came: fleets
 serve more than an observation can show."""
@@ -41,8 +36,7 @@ serve more than an observation can show."""
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
 _DUE_BINS = sum(name.startswith("due_") for name in JOINT.fields)
-_STAGES = 5
-"""Where the units of the stages begin."""
+_STAGES = 5  # Where the units of the stages begin
 
 _MEANS = len(ARRIVAL_TIMES_S)
 _TIMES_S = ARRIVAL_TIMES_S + DELAY_TIMES_S
@@ -127,8 +121,7 @@ def _laid_out(fields: tuple[str, ...]) -> Layout:
 
 
 JOINT_LAYOUT = _laid_out(JOINT.fields)
-INPUTS = JOINT_LAYOUT.inputs
-"""Names of what a policy of one model sees, in order."""
+INPUTS = JOINT_LAYOUT.inputs  # Names of what a policy of one model sees, in order
 
 
 def units_of(spec: SystemSpec, every: int) -> FloatArray:

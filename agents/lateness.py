@@ -21,14 +21,10 @@ from .rates import ROUNDING
 class Service(NamedTuple):
     """How a stage serves on some cores."""
 
-    service_s: FloatArray
-    """(batch_max,) seconds of a batch."""
-    free_s: FloatArray
-    """(replicas,) seconds until each takes its next batch."""
-    batch: int
-    """Largest batch."""
-    settled_s: float
-    """Seconds of a batch once the queue is gone."""
+    service_s: FloatArray  # (batch_max,) seconds of a batch
+    free_s: FloatArray  # (replicas,) seconds until each takes its next batch
+    batch: int  # Largest batch
+    settled_s: float  # Seconds of a batch once the queue is gone
 
 
 class Option(NamedTuple):
@@ -60,8 +56,7 @@ class Cores(NamedTuple):
     service_s: FloatArray
     """(batch_max,) seconds of a batch then, and until the decision is in force."""
     before_s: FloatArray
-    settled: int
-    """Size at which batches settle then, and until the decision is in force."""
+    settled: int  # Size at which batches settle then, and until the decision is in force
     settled_before: int
 
 

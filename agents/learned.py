@@ -22,10 +22,8 @@ from .history import batch_times_of, layout_of
 from .policy import ANY_MODEL, POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
-RUNS = Path("runs")
-"""Where train.py leaves its run directories."""
-SHIPPED = Path(__file__).resolve().parent / "policies"
-"""Policies that come with the project."""
+RUNS = Path("runs")  # Where train.py leaves its run directories
+SHIPPED = Path(__file__).resolve().parent / "policies"  # Policies that come with the project
 
 
 def control_of(agent: str, spec: SystemSpec) -> Control:

@@ -25,18 +25,15 @@ from .history import FloatMatrix as FloatMatrix
 from .needs import NEEDS
 from .stepwise import MAX_REPLICAS, Form
 
-FORMAT = 3
-"""Version of the file layout."""
+FORMAT = 3  # Version of the file layout
 
 STEPWISE_PARTS = 3
 """Parts of an action, for each stage: cores, batch size, and a step of the
 replicas; and the variant where there are several."""
 
-ANY_MODEL = "any model"
-"""In place of a fingerprint: a policy for every system of one model."""
+ANY_MODEL = "any model"  # In place of a fingerprint: a policy for every system of one model
 
-POLICY_FILE = "policy.safetensors"
-"""Its name in a run directory."""
+POLICY_FILE = "policy.safetensors"  # Its name in a run directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from sponge_env.core.compiled import compiled
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
-ROUNDING = 1e-9
-"""Requests, or ticks, that a count may be off by rounding."""
+ROUNDING = 1e-9  # Requests, or ticks, that a count may be off by rounding
 _RATE_WINDOWS = 10
 """Past intervals over which the arrival rate is averaged. This and the next ones were tuned on the
 YOLOv5s profile at 20 requests per second over a 4G trace, with constant, Poisson and bursty
@@ -29,31 +28,23 @@ SIGMAS, STAGE_SIGMAS = 1.0, 3.0
 stage and of those of a pipeline: what one of them holds up is missing in the next."""
 _BUDGET_QUANTILE = 0.05
 """Quantile of the last interval's budgets on arrival that is the lowest expected."""
-_DELAY_WINDOWS = 5
-"""Past intervals whose largest mean communication delay may come again."""
+_DELAY_WINDOWS = 5  # Past intervals whose largest mean communication delay may come again
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
-SMOOTHED = 5
-"""Intervals over which a fleet's rates are averaged: queues absorb shorter swings."""
-_LASTING_PRIOR = 30
-"""Intervals of experience that the belief in a lasting rate counts for."""
+SMOOTHED = 5  # Intervals over which a fleet's rates are averaged: queues absorb shorter swings
+_LASTING_PRIOR = 30  # Intervals of experience that the belief in a lasting rate counts for
 _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
-SAMPLES = 64
-"""Rates that stand for the distribution of the coming ones."""
-_ERROR_PRIOR = 10
-"""Intervals without a forecast error that the first ones count against."""
-_ERRORS_MAX = 300
-"""Intervals that count at most."""
+SAMPLES = 64  # Rates that stand for the distribution of the coming ones
+_ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones count against
+_ERRORS_MAX = 300  # Intervals that count at most
 
 
 class Forecast(NamedTuple):
     """What is expected to arrive until the next decision."""
 
     rate_rps: float
-    noise: float
-    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
-    budget_low_s: float
-    """Lowest and highest budget on arrival."""
+    noise: float  # Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected
+    budget_low_s: float  # Lowest and highest budget on arrival
     budget_high_s: float
 
 

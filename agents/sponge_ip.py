@@ -22,8 +22,7 @@ from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
 from .stages import StageProgram
 
-_ROUNDING_MS = 1e-6
-"""Milliseconds that a published budget may be off by rounding."""
+_ROUNDING_MS = 1e-6  # Milliseconds that a published budget may be off by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

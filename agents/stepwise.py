@@ -20,15 +20,13 @@ from sponge_env.simulation.encoding import Control, encode, fit
 from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
 from .needs import CORES, add_needs, table_of
 
-MAX_REPLICAS = 16
-"""Replicas of a stage beyond which no stepwise policy goes."""
+MAX_REPLICAS = 16  # Replicas of a stage beyond which no stepwise policy goes
 PER_REPLICA = MAX_REPLICAS + 1
 SITUATIONS = 2 * PER_REPLICA**2
 """What may be chosen depends on the situation: whether no replica may be given up (0 or 1), how
 many are asked for, and how many of them are ready. Its number is ``(kept * PER_REPLICA + asked) *
 PER_REPLICA + ready``."""
-MOVES = 3
-"""Choices of the replicas' part of an action: one down, as they are, one up."""
+MOVES = 3  # Choices of the replicas' part of an action: one down, as they are, one up
 _NUMBERS = len(StageAllocation._fields)
 _batch_times = attrgetter(*BATCH_TIMES)
 
@@ -36,12 +34,9 @@ _batch_times = attrgetter(*BATCH_TIMES)
 class Form(NamedTuple):
     """What a policy may choose among, besides the limits of a system."""
 
-    every: int
-    """Intervals after which the number of replicas may change; there is one if it is 0."""
-    sizes: tuple[int, ...]
-    """Batch sizes."""
-    replicas: int = MAX_REPLICAS
-    """Most replicas of a stage."""
+    every: int  # Intervals after which the number of replicas may change; there is one if it is 0
+    sizes: tuple[int, ...]  # Batch sizes
+    replicas: int = MAX_REPLICAS  # Most replicas of a stage
     holds_peak: bool = True
     """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
     gives the ready replicas what those that start leave."""
@@ -127,8 +122,7 @@ class PolicyState:
             fits_s = fits_s[:1]
         self._known = np.array(units), np.array(fits_s), np.array(tables)
         """(n, ...) what stays the same of each system, see :func:`_known`."""
-        self.intervals = np.zeros(count, np.int64)
-        """(n,) decisions so far."""
+        self.intervals = np.zeros(count, np.int64)  # (n,) decisions so far
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
         self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""

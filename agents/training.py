@@ -17,8 +17,7 @@ from . import LEARNERS
 CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
 FOLLOWED = "--scenario", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
-NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
-"""Options for what a suite defines already."""
+NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS  # Options for what a suite defines already
 MACHINES = (16, 8, 16, 32, 16, 4)
 """Cores of the machines on which random systems run; systems take them in turn."""
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152

@@ -23,11 +23,9 @@ from sponge_env.interfaces import SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size
 
-TOLERANCE = 0.1
-"""Relative distance from the target utilisation within which nothing changes."""
+TOLERANCE = 0.1  # Relative distance from the target utilisation within which nothing changes
 _TINY = 1e-300
-ROUNDING_S = 1e-9
-"""Time by which a decision may come early by rounding."""
+ROUNDING_S = 1e-9  # Time by which a decision may come early by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,8 @@ from sponge_env.control.base import ArrayController, BaseController, Options, op
 from sponge_env.control.split import shares
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, SystemSpec, SystemView
 
-_CALM_SHARE = 0.25
-"""An interval counts as calm if less waits than this share of ``up_queue``."""
-_UP_FACTOR = 1.5
-"""How many times the cores are held after growing; at least one is added."""
+_CALM_SHARE = 0.25  # An interval counts as calm if less waits than this share of ``up_queue``
+_UP_FACTOR = 1.5  # How many times the cores are held after growing; at least one is added
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,14 +41,12 @@ class Range:
         return replace(self, low=low, high=high)
 
 
-Space = Mapping[str, Range | tuple[Any, ...]]
-"""Range of each option, or the words that it may be."""
+Space = Mapping[str, Range | tuple[Any, ...]]  # Range of each option, or the words that it may be
 
 # Two batches in a row that are longer than half the SLO: the second ends after it.
 _BATCH: Space = {"batch_slo_share": Range(0.02, 0.5, log=True, least=0.001, most=1.0)}
 
-_WINDOWS = Range(1, 30, log=True, least=1, most=30)
-"""Past intervals; a view holds no more."""
+_WINDOWS = Range(1, 30, log=True, least=1, most=30)  # Past intervals; a view holds no more
 
 _PLAN: Space = {
     "slo_fraction": Range(0.5, 1.0, least=0.5, most=1.0),

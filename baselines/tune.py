@@ -42,10 +42,8 @@ from sponge_env.utils.installation import require_extra
 from . import TUNED_FILE, load_tuned
 from .searches import SEARCHES, Options, Range, Space
 
-CONFIGURATIONS = 200
-"""Combinations of options that are tried for each controller and profile."""
-ROUNDS = 4
-"""Times that as many are tried where the best lies at the end of its range."""
+CONFIGURATIONS = 200  # Combinations of options that are tried for each controller and profile
+ROUNDS = 4  # Times that as many are tried where the best lies at the end of its range
 
 
 def cost_cores(cores: float, missed: float) -> float:

@@ -52,8 +52,7 @@ SUITES = {
     "stages": "Model variants and pipelines",
 }
 """Suites with results, and what their tables are called."""
-ENTRIES = Path(__file__).parent / "leaderboard"
-"""Of others: DIVISION/NAME/cells.csv."""
+ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
 @cli.command

@@ -35,21 +35,17 @@ from sponge_env.results.layout import aligned
 from sponge_env.serve.load import client as http
 
 Array = NDArray[Any]
-Call = Callable[[int], Array]
-"""Has the model answer one of the rows."""
+Call = Callable[[int], Array]  # Has the model answer one of the rows
 TIMEOUT_S = 60.0
-LONG_MS = 60_000
-"""SLO of requests that are not to be refused, whatever there is to do."""
+LONG_MS = 60_000  # SLO of requests that are not to be refused, whatever there is to do
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
-ROUNDS, TURN = 60, 10
-"""Turns of each way to ask, and requests of a turn."""
-BURSTS, BURST_S = 6, 6.0
-"""Measurements of the throughput."""
+ROUNDS, TURN = 60, 10  # Turns of each way to ask, and requests of a turn
+BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 
 
 @contextmanager

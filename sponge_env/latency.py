@@ -20,14 +20,11 @@ from numpy.typing import ArrayLike
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError
 
-MOST_LOST = 0.5
-"""Largest part of the quota of one core unit that may be lost when work goes on."""
+MOST_LOST = 0.5  # Largest part of the quota of one core unit that may be lost when work goes on
 
-SHORTEST_S = 1e-5
-"""Shortest enforcement period and tick: a kernel's are a hundred times as long."""
+SHORTEST_S = 1e-5  # Shortest enforcement period and tick: a kernel's are a hundred times as long
 
-LONGEST_S = 3600.0
-"""Longest work of a batch, and whatever else a worker takes time for."""
+LONGEST_S = 3600.0  # Longest work of a batch, and whatever else a worker takes time for
 
 CONTENDING = 8
 """Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""

@@ -48,18 +48,15 @@ def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
 
 NAN = float("nan")
 
-FIRST = ("resources", "slo")
-"""Groups that TensorBoard shows before the others."""
+FIRST = ("resources", "slo")  # Groups that TensorBoard shows before the others
 
-CELL = ("scenario", "profile", "start")
-"""Metrics that name a cell: agents are compared within one."""
+CELL = ("scenario", "profile", "start")  # Metrics that name a cell: agents are compared within one
 
 ByStage = Mapping[str, Mapping[str, float]]
 """By the names of the stages, what :class:`StageMetrics` measures of each and, below
 :data:`SHARE`, the share of its tasks that each of several variants did; empty for one model."""
 
-SHARE = "share/"
-"""Begins the names of the shares; a variant's name follows."""
+SHARE = "share/"  # Begins the names of the shares; a variant's name follows
 
 
 def of_stage(stage: str, name: str) -> str:

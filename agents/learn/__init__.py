@@ -29,8 +29,7 @@ Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
 EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the program."""
-SETTINGS_FILE = "learn.json"
-"""Hyper-parameters in a run directory."""
+SETTINGS_FILE = "learn.json"  # Hyper-parameters in a run directory
 FOR_ANY_MODEL: dict[str, Any] = {
     "hidden": "128,128",
     "evaluation_episodes": 2,
@@ -38,8 +37,7 @@ FOR_ANY_MODEL: dict[str, Any] = {
     "imitation_epochs": 8,
 }
 """Hyper-parameters that differ where there are hundreds of systems instead of a few scenarios."""
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that policies choose among."""
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)  # Batch sizes that policies choose among
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,7 @@ from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
 from .programs import EXECUTOR
 from .systems import random_systems
 
-VALIDATED = 96
-"""Random systems by which a policy for any model is chosen, always the same."""
+VALIDATED = 96  # Random systems by which a policy for any model is chosen, always the same
 
 
 def scenarios_of(arguments: Namespace) -> list[Scenario]:

@@ -31,10 +31,8 @@ from .systems import other
 QUEUE, QUEUED_S = 1 << 13, 10.0
 """Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of
 them an episode is lost anyway."""
-DRAWS = 100
-"""Changed versions of each scenario, from which episodes are drawn."""
-OTHERS = 5
-"""One in so many versions is of another system, if the training is randomised."""
+DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
+OTHERS = 5  # One in so many versions is of another system, if the training is randomised
 LENGTHS = (0.33, 0.7)
 """Minimum and maximum share of a scenario's duration for which an episode lasts."""
 
@@ -68,12 +66,9 @@ def rates_rps(scenarios: Sequence[Scenario]) -> FloatArray:
 class Outcomes(NamedTuple):
     """(n,) results of an interval."""
 
-    core_seconds: FloatArray
-    """With the cost of lost accuracy."""
-    violations: IntArray
-    """Avoidable ones."""
-    over: NDArray[np.bool_]
-    """Whether it was the last of its episode."""
+    core_seconds: FloatArray  # With the cost of lost accuracy
+    violations: IntArray  # Avoidable ones
+    over: NDArray[np.bool_]  # Whether it was the last of its episode
 
 
 class Episodes:
@@ -99,8 +94,7 @@ class Episodes:
             for scenario in scenarios
             for k in range(draws)
         ]
-        self.scenario = np.arange(count) % len(scenarios)
-        """(n,) which scenario each is of."""
+        self.scenario = np.arange(count) % len(scenarios)  # (n,) which scenario each is of
         rates, slos_s = rates_rps(scenarios), np.array([each.slo_s for each in scenarios])
         self.offered = (rates * [each.interval_s for each in scenarios])[self.scenario]
         """(n,) requests of an interval, on average."""

@@ -31,15 +31,13 @@ from .ppo import ActorCritic, Transitions, collect, update
 from .programs import Demonstrations, demonstrations, joined, play_program, program_for
 from .systems import random_systems
 
-RENEWED = 1_200_000
-"""Steps after which random systems are drawn anew."""
+RENEWED = 1_200_000  # Steps after which random systems are drawn anew
 AVERAGED = 0.2
 """Share of the steps, the last ones, over which the weights of the policy are averaged."""
 CRITIC_FIRST = 0.02
 """Share of the steps in which only the critic learns: what it says of a policy that imitates is
 noise at first."""
-IMITATION_RATE = 2e-3
-"""Learning rate of the imitation at first; falls linearly to nothing."""
+IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to nothing
 TOLERANCE = 1e-4
 """Share of the requests by which violations may exceed the program's and still count as no more."""
 
@@ -76,8 +74,7 @@ class Training:
         self._begun = plan.start.info.steps if plan.start and plan.resumed else 0
         self._steps, self._planned = self._begun, self._begun + plan.steps
         self._best, self._status, self._began_s = math.inf, "", time.monotonic()
-        self._deployed = InputRange(inputs)
-        """Of all inputs in training."""
+        self._deployed = InputRange(inputs)  # Of all inputs in training
         self._writer = SummaryWriter(str(plan.folder))
 
     def run(self) -> None:

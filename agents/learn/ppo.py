@@ -25,19 +25,15 @@ MAX_LOGIT = 4.0
 """Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
 SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
-CLIP = 0.2
-"""Largest relative change of an action's probability that an update rewards."""
+CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
 VIOLATION_PRICE = 2000.0
 """What it would cost to miss all requests of a mean interval, if none counted less for many."""
 SATURATES = 50.0
 """Cost from which on it grows with its logarithm only, so that one lost queue is not all that
 matters."""
-MIN_TYPICAL = 0.05
-"""Smallest typical advantage."""
-_MOST_LOG = 11.0
-"""Largest logarithm that the critic is believed."""
-_NEVER = -1e9
-"""Logit of what may not be chosen."""
+MIN_TYPICAL = 0.05  # Smallest typical advantage
+_MOST_LOG = 11.0  # Largest logarithm that the critic is believed
+_NEVER = -1e9  # Logit of what may not be chosen
 
 Floats = NDArray[np.float32]
 
@@ -144,12 +140,9 @@ class Transitions(NamedTuple):
     """(n, ...) what an update learns from."""
 
     inputs: Tensor
-    choices: Tensor
-    """(n, stages, 4)"""
-    situations: Tensor
-    """(n, stages) before."""
-    log_probabilities: Tensor
-    """(n,) of the choices when they were drawn."""
+    choices: Tensor  # (n, stages, 4)
+    situations: Tensor  # (n, stages) before
+    log_probabilities: Tensor  # (n,) of the choices when they were drawn
     advantages: Tensor
     returns: Tensor
 

@@ -38,12 +38,9 @@ from . import LearnConfig, TrainingPlan
 from .episodes import AccuracyCost, changed
 from .systems import random_systems
 
-DISTURBED = 0.04
-"""Share of the intervals in which random cores begin to replace the program's."""
-MAX_DISTURBED = 5
-"""Largest number of intervals for which they do so."""
-Task = tuple[str, int, Scenario]
-"""A program, and the seed and scenario of an episode."""
+DISTURBED = 0.04  # Share of the intervals in which random cores begin to replace the program's
+MAX_DISTURBED = 5  # Largest number of intervals for which they do so
+Task = tuple[str, int, Scenario]  # A program, and the seed and scenario of an episode
 EXECUTOR: ContextVar[Executor | None] = ContextVar("executor", default=None)
 """What plays programs, if not a process on each CPU."""
 
@@ -109,8 +106,7 @@ class Demonstrations(NamedTuple):
     """(n, ...) what was seen, and what the program did then, as a stepwise policy could."""
 
     seen: FloatMatrix
-    choices: IntArray
-    """(n, stages, 4)"""
+    choices: IntArray  # (n, stages, 4)
     situations: IntArray
     """(n, stages) of the replicas requested before, as :class:`.ppo.ActorCritic` counts them."""
 

@@ -28,12 +28,9 @@ from .tandem import (
 
 VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
 """Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
-_MOVES = 10
-"""Ways to change a stage's allocation; see :func:`_move`."""
-_MOST_TRIED = 512
-"""Allocations that are tried at most."""
-_STRIDE = 1 / 16
-"""Share of the cores by which the look-ahead changes them, one at least."""
+_MOVES = 10  # Ways to change a stage's allocation; see :func:`_move`
+_MOST_TRIED = 512  # Allocations that are tried at most
+_STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, one at least
 
 
 class Rules(NamedTuple):
@@ -44,22 +41,16 @@ class Rules(NamedTuple):
     limits: IntArray
     """(stages, 3) variants, and the largest cores and batch to ask for; cores in
     force may be more."""
-    loss: FloatArray
-    """(stages, variants) cores that the accuracy is worth which is lost."""
-    tasks: IntArray
-    """(stages, draws), see :attr:`.tandem.SamplePath.tasks`."""
-    replicas: IntArray
-    """(stages,) replicas; each that starts holds one core."""
+    loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
+    tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
+    replicas: IntArray  # (stages,) replicas; each that starts holds one core
     ready: IntArray
     """(stages,) those that are ready, which find room on the machine whatever else does."""
     total_cores: int
     interval_s: float
-    delay_s: float
-    """Time until a decision is in force."""
-    look_ahead: int
-    """Intervals that are played after the one for which is decided."""
-    guard_s: float
-    """An answer so close before its deadline counts as late in part."""
+    delay_s: float  # Time until a decision is in force
+    look_ahead: int  # Intervals that are played after the one for which is decided
+    guard_s: float  # An answer so close before its deadline counts as late in part
     late_price: float
 
 
@@ -71,23 +62,16 @@ class Scratch(NamedTuple):
     end of the look-ahead."""
     middle: Queues
     end: Queues
-    speed: FloatArray
-    """(intervals,) speed of transfers, the next interval and the look-ahead."""
-    arrivals_s: FloatArray
-    """(paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`."""
-    ids: IntArray
-    """(stages, places), see :attr:`.tandem.SamplePath.ids`."""
-    counts: IntArray
-    """(paths,) number of arrivals in the first stage."""
+    speed: FloatArray  # (intervals,) speed of transfers, the next interval and the look-ahead
+    arrivals_s: FloatArray  # (paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`
+    ids: IntArray  # (stages, places), see :attr:`.tandem.SamplePath.ids`
+    counts: IntArray  # (paths,) number of arrivals in the first stage
     tried: IntArray
     """(tried, stages, 4) allocations whose cost is known, or is asked for, and up from which
     largest batch it is the same; 0 if that is not known."""
-    now: IntArray
-    """(stages, 3) the one that is played while an earlier one is in force."""
-    then: IntArray
-    """(stages, 3) the one that is played after the next interval."""
-    most: IntArray
-    """(stages,), see :attr:`.tandem.SamplePath.most`."""
+    now: IntArray  # (stages, 3) the one that is played while an earlier one is in force
+    then: IntArray  # (stages, 3) the one that is played after the next interval
+    most: IntArray  # (stages,), see :attr:`.tandem.SamplePath.most`
 
 
 class Decision(NamedTuple):
@@ -95,16 +79,13 @@ class Decision(NamedTuple):
 
     rules: Rules
     draws: PathDraws
-    scratch: Scratch
-    """Its ``start`` is read, the rest is overwritten."""
+    scratch: Scratch  # Its ``start`` is read, the rest is overwritten
     backlog_price: FloatArray
     """(stages, variants) core-seconds that a task costs which is left at the end."""
-    cores_in_force: IntArray
-    """(stages,)"""
+    cores_in_force: IntArray  # (stages,)
     pending: FloatArray
     """(resizes, 3) when earlier decisions will be in force, ascending, their stage and cores."""
-    requests: int
-    """Number of requests that are there."""
+    requests: int  # Number of requests that are there
 
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:

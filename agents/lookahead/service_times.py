@@ -20,10 +20,8 @@ RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the profile's."""
 _CAUTION = 1.03
 """First guess of how much longer batches take than the profile says: single ones scatter."""
-_PRIOR_S = 2.0
-"""Service that a guess counts for."""
-_FORGET = 0.998
-"""Weight that experience of service times keeps per interval."""
+_PRIOR_S = 2.0  # Service that a guess counts for
+_FORGET = 0.998  # Weight that experience of service times keeps per interval
 _NOTABLE = 0.005
 """Relative change of service times from which on it is worth to plan with the new ones."""
 

@@ -39,8 +39,7 @@ from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
-FAILED = 1
-"""Exit code after an agent of a suite failed somewhere."""
+FAILED = 1  # Exit code after an agent of a suite failed somewhere
 
 
 def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:

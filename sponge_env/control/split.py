@@ -17,8 +17,7 @@ from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest path through a pipeline."""
 
-_HANDED_ON_S = 1e-3
-"""Time that a task is taken to have been on the way from the stage before."""
+_HANDED_ON_S = 1e-3  # Time that a task is taken to have been on the way from the stage before
 
 _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 

@@ -21,8 +21,7 @@ except ModuleNotFoundError:
     require_extra("train", __name__)
     raise
 
-_NOTHING: dict[str, Any] = {}
-"""Info of every environment whose episode goes on: one object for all."""
+_NOTHING: dict[str, Any] = {}  # Info of every environment whose episode goes on: one object for all
 
 
 class SpongeVecEnv(VecEnv):

@@ -204,8 +204,7 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
-MOST_COMBINATIONS = 1 << 20
-"""Largest number of discrete actions."""
+MOST_COMBINATIONS = 1 << 20  # Largest number of discrete actions
 
 
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):

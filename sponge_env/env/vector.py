@@ -24,8 +24,7 @@ from sponge_env.simulation.memory import allocations
 
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
-ScenarioLike = str | Scenario
-"""Shipped name, TOML path, or the scenario itself."""
+ScenarioLike = str | Scenario  # Shipped name, TOML path, or the scenario itself
 
 
 MOST_ENVS = 1_000_000

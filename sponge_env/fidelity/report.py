@@ -178,8 +178,7 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
     return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
 
 
-_OWN = ("kind", "repetition", "cpu_ratio")
-"""What a trial has beside its summary."""
+_OWN = ("kind", "repetition", "cpu_ratio")  # What a trial has beside its summary
 
 
 def _read_trial(data: Mapping[str, Any]) -> Trial:

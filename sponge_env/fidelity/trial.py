@@ -30,8 +30,7 @@ class RecordedSystem(LiveSystem):
     """The live system, keeping what its batches took."""
 
     def __init__(self, *episode: Any) -> None:
-        self.completions: list[Completion] = []
-        """Batches that ended, in the order of their end."""
+        self.completions: list[Completion] = []  # Batches that ended, in the order of their end
         super().__init__(*episode)
 
     def _end(self, completion: Completion) -> None:

@@ -17,13 +17,11 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 from sponge_env.formats.rows import Format, Rows
 
-Content = Literal["bandwidth", "arrivals"]
-"""What a trace is of."""
+Content = Literal["bandwidth", "arrivals"]  # What a trace is of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
-_MAX_S = 1e8
-"""Three years: no trace is as long, and 1973 as a Unix time."""
+_MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
 _MAX_COUNTED_S = 366 * 86_400
 """Each second takes memory where requests are counted over longer times."""
 _MAX_MISSING = 0.1
@@ -32,14 +30,11 @@ MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
-_MAHIMAHI_MAX_MS = 1e9
-"""Eleven days; more is a wall clock."""
+_MAHIMAHI_MAX_MS = 1e9  # Eleven days; more is a wall clock
 MAHIMAHI_LINES = 500
 """As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
-_MAHIMAHI_MIN_BYTES_PER_S = 100.0
-"""Any link carries more; less are rates that only rise."""
-_PENSIEVE_MAX_MBIT_PER_S = 1e5
-"""No client has a link of 100 Gbit/s; more is in other units."""
+_MAHIMAHI_MIN_BYTES_PER_S = 100.0  # Any link carries more; less are rates that only rise
+_PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in other units
 
 
 @dataclass(frozen=True, eq=False)

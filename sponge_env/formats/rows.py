@@ -17,17 +17,14 @@ from sponge_env.utils.files import read_text
 _SHOWN_CHARACTERS = 80
 _MOST_ROWS = 10_000_000
 """Lines of a file, or numbers on its only one; each takes 200 bytes of memory while it is read."""
-_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-"""What ends a line."""
-_LATEST_S = 1e11
-"""In the year 5138 by Unix seconds; more is a clock in milliseconds or finer."""
+_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # What ends a line
+_LATEST_S = 1e11  # In the year 5138 by Unix seconds; more is a clock in milliseconds or finer
 
 
 class Line(NamedTuple):
     """One line of a file, or one of the rows that stand on it."""
 
-    number: int
-    """Its number in the file, from 1."""
+    number: int  # Its number in the file, from 1
     text: str
 
 

@@ -23,18 +23,13 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-PAGE = (3, 320, 320)
-"""Shape of an image of text, RGB."""
-MAX_LINES = 12
-"""Lines of text in it."""
+PAGE = (3, 320, 320)  # Shape of an image of text, RGB
+MAX_LINES = 12  # Lines of text in it
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 """Of those that matplotlib carries; a fifth is Pillow's own."""
-SIZES = (9, 26)
-"""Smallest and largest size of the text, in pixels."""
-NOISE = 14.0
-"""Standard deviation of the pixels' noise, of 255."""
-MARGIN = 8
-"""Pixels between text and the edge of its cell."""
+SIZES = (9, 26)  # Smallest and largest size of the text, in pixels
+NOISE = 14.0  # Standard deviation of the pixels' noise, of 255
+MARGIN = 8  # Pixels between text and the edge of its cell
 VOCABULARY = (
     "account address amount invoice balance batch bridge cabin camera card city coffee contract "
     "copy daily date delivery door engine error exit floor garden gate green harbour hotel house "
@@ -86,17 +81,14 @@ class TextLine(NamedTuple):
     """A line of text and where it stands."""
 
     text: str
-    box: Box
-    """Of the width of the text, and from the top of the font's letters to their bottom."""
+    box: Box  # Of the width of the text, and from the top of the font's letters to their bottom
 
 
 class TextImage(NamedTuple):
     """An image and the text in it."""
 
-    pixels: NDArray[np.uint8]
-    """(3, 320, 320), RGB."""
-    lines: tuple[TextLine, ...]
-    """In reading order."""
+    pixels: NDArray[np.uint8]  # (3, 320, 320), RGB
+    lines: tuple[TextLine, ...]  # In reading order
 
 
 def draw(seed: int) -> TextImage:

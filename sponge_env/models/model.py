@@ -16,13 +16,11 @@ from sponge_env.models.images import photographs
 
 Array = NDArray[Any]
 
-SAMPLES = 4
-"""Inputs that a model is shown where requests bring none."""
+SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
 TEXT_BYTES = 4096
 """Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
-TEXT = f"S{TEXT_BYTES}"
-"""Type of a tensor of texts."""
+TEXT = f"S{TEXT_BYTES}"  # Type of a tensor of texts
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,7 @@ class Model(ABC):
     max_tasks: int = 0
     """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
 
-    inputs: TensorSpec
-    """Shape and type of one task's input, or a :func:`record` of several."""
+    inputs: TensorSpec  # Shape and type of one task's input, or a :func:`record` of several
     outputs: TensorSpec
     """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
 

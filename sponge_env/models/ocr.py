@@ -22,28 +22,20 @@ from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw
 from sponge_env.models.model import Array, OnnxFile, TensorSpec, record, run_onnx
 
 IMAGE = TensorSpec(PAGE, "uint8", "image")
-CROP = TensorSpec((3, 48, 320), "uint8", "crop")
-"""A line of text, RGB, grey to the right of it."""
-BOX = TensorSpec((4,), "int32", "box")
-"""Where it stands in the image, in pixels: a :class:`.Box`."""
+CROP = TensorSpec((3, 48, 320), "uint8", "crop")  # A line of text, RGB, grey to the right of it
+BOX = TensorSpec((4,), "int32", "box")  # Where it stands in the image, in pixels: a :class:`.Box`
 PLACED = record(CROP, BOX)
-COLUMNS = 40
-"""Columns of the last layer for a crop, and so the most characters in a line."""
-SAMPLES_EACH = 4
-"""Images that requests bring, for each number of lines."""
+COLUMNS = 40  # Columns of the last layer for a crop, and so the most characters in a line
+SAMPLES_EACH = 4  # Images that requests bring, for each number of lines
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 """Of the pixels that detection was trained on."""
-GREY = 127
-"""What recognition takes for nothing."""
-PIXEL = 0.3
-"""Probability from which a pixel belongs to a line."""
-LINE = 0.6
-"""Mean probability within its rectangle from which a region is a line."""
+GREY = 127  # What recognition takes for nothing
+PIXEL = 0.3  # Probability from which a pixel belongs to a line
+LINE = 0.6  # Mean probability within its rectangle from which a region is a line
 UNCLIP = 1.5
 """How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
-SMALLEST = 3
-"""Height and width of a region, in pixels, below which it is no line."""
+SMALLEST = 3  # Height and width of a region, in pixels, below which it is no line
 
 
 @dataclass(frozen=True)

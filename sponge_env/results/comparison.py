@@ -18,8 +18,7 @@ from sponge_env.run.suite import BOUND_AGENTS, Arrangement, load_suite
 from sponge_env.utils.files import read_json, read_text
 from sponge_env.utils.installation import describe_host
 
-Cell = tuple[str, str, str]
-"""Scenario, profile, start."""
+Cell = tuple[str, str, str]  # Scenario, profile, start
 
 
 @dataclass(frozen=True)

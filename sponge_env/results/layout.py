@@ -9,8 +9,7 @@ from sponge_env.errors import ConfigError
 
 T = TypeVar("T")
 
-MISSING = "-"
-"""Stands where nothing was measured."""
+MISSING = "-"  # Stands where nothing was measured
 
 
 Columns = Sequence[tuple[str, Callable[[T], str]]]

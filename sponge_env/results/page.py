@@ -23,10 +23,8 @@ Titled = tuple[str, Mapping[str, Table]]
 class Picture(NamedTuple):
     """A picture, ready to be shown."""
 
-    text: str
-    """What is on it, for those who cannot see it."""
-    content: bytes
-    """PNG."""
+    text: str  # What is on it, for those who cannot see it
+    content: bytes  # PNG
 
 
 def draw_all(comparison: Comparison) -> dict[str, Picture]:

@@ -27,12 +27,9 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
 from sponge_env.utils.files import read_all, write_all
 
-RETRIES = 2
-"""Nodes that may die under a task, one after the other, before it has failed."""
-_ANSWER_S = 5.0
-"""How long a cluster's head may take to accept a connection."""
-_CHECK_S = 0.2
-"""So often an interrupt is looked for while all tasks run."""
+RETRIES = 2  # Nodes that may die under a task, one after the other, before it has failed
+_ANSWER_S = 5.0  # How long a cluster's head may take to accept a connection
+_CHECK_S = 0.2  # So often an interrupt is looked for while all tasks run
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +88,7 @@ def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerp
 
 class _Order(NamedTuple):
     unit: Unit
-    kept: bytes
-    """What an earlier run kept of it; empty if nothing."""
+    kept: bytes  # What an earlier run kept of it; empty if nothing
 
     def fingerprint(self) -> str:
         return self.unit.fingerprint()

@@ -48,11 +48,9 @@ from sponge_env.utils.installation import bundled, describe_host, describe_versi
 if TYPE_CHECKING:
     from sponge_env.run.unit import Unit
 
-FORMAT = 3
-"""Version of the folder's layout."""
+FORMAT = 3  # Version of the folder's layout
 
-RUNS = Path("runs")
-"""Where run directories go by themselves."""
+RUNS = Path("runs")  # Where run directories go by themselves
 
 IDENTITY = ("agent", *CELL, "seed")
 """Columns of the intervals that say which episode they are of; the schema's follow."""

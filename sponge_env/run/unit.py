@@ -53,8 +53,7 @@ class Recorder:
         """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
-        self.facts: dict[str, Any] = {}
-        """What its results say of the unit."""
+        self.facts: dict[str, Any] = {}  # What its results say of the unit
         self._episodes = whole_episodes(store.kept(unit))
 
     @property
@@ -217,8 +216,7 @@ class BoundUnit:
             record.keep(complete=False)
 
 
-Unit = AgentUnit | BoundUnit
-"""Work whose results are kept in a file of their own."""
+Unit = AgentUnit | BoundUnit  # Work whose results are kept in a file of their own
 
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:

@@ -21,8 +21,7 @@ from typing import Any
 
 from sponge_env.errors import ConfigError
 
-LARGEST = 1e12
-"""No number that is set is larger: what is computed of several stays finite."""
+LARGEST = 1e12  # No number that is set is larger: what is computed of several stays finite
 
 _HOLDS = {"at least": ge, "above": gt, "at most": le, "below": lt}
 

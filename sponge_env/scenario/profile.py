@@ -32,12 +32,9 @@ from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 from sponge_env.utils.installation import program
 
-MOST_OFF = 1000
-"""Times its cell's latency that a run can be off, or a measured latency the fit's."""
-FORMAT = 1
-"""Version of the JSON layout."""
-PROFILE_DIR = Path(__file__).parents[1] / "profiles"
-"""Profiles that ship with the package."""
+MOST_OFF = 1000  # Times its cell's latency that a run can be off, or a measured latency the fit's
+FORMAT = 1  # Version of the JSON layout
+PROFILE_DIR = Path(__file__).parents[1] / "profiles"  # Profiles that ship with the package
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
 REMEDY = (
@@ -234,8 +231,7 @@ class Profile:
         return wanted
 
 
-LOCAL = "local"
-"""Profile of this machine; ``local:MODEL`` of a model but the first one."""
+LOCAL = "local"  # Profile of this machine; ``local:MODEL`` of a model but the first one
 LOCAL_MODEL = "efficientnet-lite0"
 
 

@@ -18,8 +18,7 @@ from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.toml import load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
-SCENARIO_DIR = data_folder("traces") / "scenarios"
-"""Scenarios that ship with the project."""
+SCENARIO_DIR = data_folder("traces") / "scenarios"  # Scenarios that ship with the project
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
 MIN_INTERVAL_S = 1e-3

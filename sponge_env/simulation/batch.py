@@ -27,8 +27,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
 
-WORTH_S = 1e-4
-"""With less work in a step for each thread, waking another costs more than it saves."""
+WORTH_S = 1e-4  # With less work in a step for each thread, waking another costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +134,9 @@ class BatchSimulator:
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
-        self.over = np.ones(count, np.bool_)
-        """(n,) whether each environment's episode is over."""
+        self.over = np.ones(count, np.bool_)  # (n,) whether each environment's episode is over
         self.threads = min(threads or CPUS, count)
-        self._step_s = np.inf
-        """CPU time of the last step, if there was one."""
+        self._step_s = np.inf  # CPU time of the last step, if there was one
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""

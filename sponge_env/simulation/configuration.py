@@ -51,10 +51,8 @@ class Configuration(MemoryPlan):
         _check_alike(scenarios)
         super().__init__(len(scenarios), len(scenarios[0].pipeline))
         self.room.at_least(queue=FEWEST_QUEUED)
-        self.specs: list[SystemSpec] = []
-        """(scenarios,) what controllers may know."""
-        self.scenarios: list[Scenario] = []
-        """(scenarios,) as long as their traces."""
+        self.specs: list[SystemSpec] = []  # (scenarios,) what controllers may know
+        self.scenarios: list[Scenario] = []  # (scenarios,) as long as their traces
         self._profiles: list[Profile] = []
         self._replicas_max = replicas_max
         self._listed = listed

@@ -17,8 +17,7 @@ from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Outcome
 
-_UNASKED_BYTES = 1 << 28
-"""Memory that is taken without looking whether it is free."""
+_UNASKED_BYTES = 1 << 28  # Memory that is taken without looking whether it is free
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 

@@ -29,12 +29,9 @@ class _Memory(NamedTuple):
     arrays: Arrays
     metrics: NDArray[np.void]
     env: dict[str, NDArray[Any]]
-    stages: dict[str, NDArray[Any]]
-    """(stages,) each."""
-    replicas: dict[str, NDArray[Any]]
-    """(stages, slots) each."""
-    deadlines_s: FloatArray
-    """(stages, capacity)"""
+    stages: dict[str, NDArray[Any]]  # (stages,) each
+    replicas: dict[str, NDArray[Any]]  # (stages, slots) each
+    deadlines_s: FloatArray  # (stages, capacity)
 
 
 def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:

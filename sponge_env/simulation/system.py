@@ -39,8 +39,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_MOST_ROOM = 1 << 18
-"""Tasks that the queue of a stage can hold, if there are not more requests."""
+_MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 

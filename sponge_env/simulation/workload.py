@@ -21,8 +21,7 @@ from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 from sponge_env.simulation.traffic import add_traffic, check_record, nothing_sent, rate_rps
 
-_SOME = 1024
-"""Requests for which there is room beyond those that are expected."""
+_SOME = 1024  # Requests for which there is room beyond those that are expected
 _SPARE = 8
 """Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
 

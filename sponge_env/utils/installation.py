@@ -43,8 +43,7 @@ EXTRAS = {
 }
 """Modules without which what an extra is for cannot work."""
 TRUST = "--trust"
-_words: Sequence[str] | None = None
-"""The words of the command line; None where there is none."""
+_words: Sequence[str] | None = None  # The words of the command line; None where there is none
 
 
 @contextmanager

@@ -47,12 +47,9 @@ from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
 
-LATE_S = 0.02
-"""99th percentile of the client's own lateness from which the measurement is spoiled."""
-GRACE_S = 3.0
-"""How long after its deadline an answer is still waited for."""
-LEAD_S = 0.3
-"""Time until the first request is sent."""
+LATE_S = 0.02  # 99th percentile of the client's own lateness from which the measurement is spoiled
+GRACE_S = 3.0  # How long after its deadline an answer is still waited for
+LEAD_S = 0.3  # Time until the first request is sent
 
 BY_STATUS: dict[int, int] = {
     HTTPStatus.OK: ANSWERED,
