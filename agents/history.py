@@ -71,14 +71,10 @@ FIRST_INTERVALS = 12
 class Layout:
     """Where an observation has what is remembered of it, and what policies see then."""
 
-    fields: tuple[str, ...]
-    """Names of what is observed, in order."""
-    inputs: tuple[str, ...]
-    """Names of what a policy sees."""
-    requests: IntArray
-    """(3,) places of the arrivals and of the mean and longest delay."""
-    stages: IntArray
-    """(stages, 4) places of each stage's queue, first due bin, cores and replicas."""
+    fields: tuple[str, ...]  # Names of what is observed, in order
+    inputs: tuple[str, ...]  # Names of what a policy sees
+    requests: IntArray  # (3,) places of the arrivals and of the mean and longest delay
+    stages: IntArray  # (stages, 4) places of each stage's queue, first due bin, cores and replicas
     needs: IntArray
     """(13,) places for :func:`.needs.add_needs`; none where there are several stages."""
 

@@ -59,8 +59,7 @@ class StageChoices:
     counts: IntArray
     """(stages, 4) choices of cores, batch sizes, steps of the replicas, and variants: 0 of these
     where there is nothing to choose, and so no part of an action."""
-    limits: IntArray
-    """(stages, 4) largest cores, batch, replicas and variant."""
+    limits: IntArray  # (stages, 4) largest cores, batch, replicas and variant
     room: NDArray[np.bool_]
     """(stages, situations, cores) which numbers of cores, from 1 on, the ready replicas have room
     for beside one for each that starts. One core always counts as such: the machine then has fewer

@@ -95,8 +95,7 @@ static_16 = partial(Static, cores=16)
 class QueueRuleConfig(BatchConfig):
     """Options of :class:`QueueRule`."""
 
-    up_queue: float = option(1.0, above=0)
-    """Waiting requests per core above which cores are added."""
+    up_queue: float = option(1.0, above=0)  # Waiting requests per core above which cores are added
     down_after: int = option(10, at_least=1)
     """Calm intervals in a row after which one core is released."""
 

@@ -14,10 +14,8 @@ class Range:
 
     low: float
     high: float
-    log: bool = False
-    """Whether it is searched by its logarithm."""
-    least: float = -math.inf
-    """Ends beyond which a value means nothing, as is the next."""
+    log: bool = False  # Whether it is searched by its logarithm
+    least: float = -math.inf  # Ends beyond which a value means nothing, as is the next
     most: float = math.inf
 
     @property

@@ -31,8 +31,7 @@ class Server:
 
     name: str
     model: str
-    port: int
-    """Of HTTP."""
+    port: int  # Of HTTP
     grpc_port: int
     process: subprocess.Popen[str]
 

@@ -44,12 +44,9 @@ class TritonModel:
 
     name: str
     batch_max: int = 16
-    delay_s: float = 0.0
-    """How long a batch that is not full waits for more."""
-    instances: int = 1
-    """Processes that run the model, under one CPU limit."""
-    cores: int = 16
-    """Core units, of all instances together."""
+    delay_s: float = 0.0  # How long a batch that is not full waits for more
+    instances: int = 1  # Processes that run the model, under one CPU limit
+    cores: int = 16  # Core units, of all instances together
 
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""

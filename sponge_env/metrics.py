@@ -255,15 +255,11 @@ class Column:
 
     metric: str
     heading: str
-    unit: str
-    """Unit shown, a key of :data:`SCALES` if it is not the metric's own."""
-    digits: int
-    """Decimal places."""
+    unit: str  # Unit shown, a key of :data:`SCALES` if it is not the metric's own
+    digits: int  # Decimal places
     places: tuple[Place, ...] = ()
-    interval: bool = False
-    """Whether the range of the seeds stands beside the mean."""
-    of_accuracy: bool = False
-    """Left out where all answers are right."""
+    interval: bool = False  # Whether the range of the seeds stands beside the mean
+    of_accuracy: bool = False  # Left out where all answers are right
 
     @property
     def scale(self) -> float:

@@ -103,25 +103,18 @@ class TrainingPlan:
 
     scenarios: tuple[Scenario, ...]
     """What to train on, of one profile, interval and limits; divided among the environments."""
-    steps: int
-    """Environment steps over all environments, beside those of a run that is resumed."""
+    steps: int  # Environment steps over all environments, beside those of a run that is resumed
     envs: int
     seed: int
-    folder: Path
-    """An existing folder; receives the policy, settings and TensorBoard events."""
-    agent: str = "ppo"
-    """Name of the learner."""
-    randomised: bool = False
-    """Whether some environments get random variants of their scenarios."""
+    folder: Path  # An existing folder; receives the policy, settings and TensorBoard events
+    agent: str = "ppo"  # Name of the learner
+    randomised: bool = False  # Whether some environments get random variants of their scenarios
     systems: int = 0
     """Random systems to learn on at a time, for a policy that decides for any model; the scenarios
     are then those that it is evaluated on. Only the scenarios if 0."""
-    start: Policy | None = None
-    """A policy to begin with instead of with what programs show."""
-    resumed: bool = False
-    """Whether that is the policy of an interrupted run, whose steps count."""
-    command: str = ""
-    """Command line, to be kept with the policy."""
+    start: Policy | None = None  # A policy to begin with instead of with what programs show
+    resumed: bool = False  # Whether that is the policy of an interrupted run, whose steps count
+    command: str = ""  # Command line, to be kept with the policy
 
     def __post_init__(self) -> None:
         if self.agent not in LEARNERS:

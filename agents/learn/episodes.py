@@ -168,10 +168,8 @@ def least_core_s(scenario: Scenario) -> float:
 class Evaluation:
     """Means over the episodes of each scenario; arrays are (scenarios,) unless noted."""
 
-    cores: FloatArray
-    """Mean over all intervals, with the cost of lost accuracy."""
-    violation_rate: FloatArray
-    """Avoidable violations, as a share of all requests."""
+    cores: FloatArray  # Mean over all intervals, with the cost of lost accuracy
+    violation_rate: FloatArray  # Avoidable violations, as a share of all requests
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input of a policy."""
 

@@ -23,14 +23,11 @@ Verdict = Literal["met", "within spread", "missed", ""]
 class Quantity:
     """A metric that is compared; its column says how people read it."""
 
-    metric: str
-    """Name in :class:`~sponge_env.metrics.EpisodeMetrics`."""
-    digits: int
-    """Decimal places."""
+    metric: str  # Name in :class:`~sponge_env.metrics.EpisodeMetrics`
+    digits: int  # Decimal places
     target: float | None = None
     """Largest difference allowed, in the metric's unit or relative to live."""
-    relative: bool = True
-    """Whether differences are relative to live."""
+    relative: bool = True  # Whether differences are relative to live
 
     def text(self, value: float) -> str:
         """Write a value in the unit of the column's heading."""

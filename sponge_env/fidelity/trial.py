@@ -43,8 +43,7 @@ class Trial:
     """One episode."""
 
     kind: Kind
-    repetition: int
-    """Counts from 0; trials of the same one belong together."""
+    repetition: int  # Counts from 0; trials of the same one belong together
     summary: EpisodeMetrics
     cpu_ratio: float
     """CPU time of the live run's batches, relative to the profile's at full speed, without rests
@@ -95,12 +94,10 @@ class Subject:
 
     agent: str
     controller: Controller
-    scenario: Scenario
-    """As the controller starts it; see :meth:`of`."""
+    scenario: Scenario  # As the controller starts it; see :meth:`of`
     profile: Profile
     """Of the first stage's first model; like all, measured under a CPU quota on this machine."""
-    seed: int
-    """Of arrivals and bandwidth, the same in all trials."""
+    seed: int  # Of arrivals and bandwidth, the same in all trials
 
     @classmethod
     def of(

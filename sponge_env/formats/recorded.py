@@ -44,8 +44,7 @@ class EventTrace:
     After the last request and the mean time between two it starts again.
     """
 
-    time_s: FloatArray
-    """(n,) ascending from at least 0."""
+    time_s: FloatArray  # (n,) ascending from at least 0
 
     def __post_init__(self) -> None:
         if self.time_s.size < 2 or self.time_s[0] == self.time_s[-1]:
@@ -74,8 +73,7 @@ class EventTrace:
 class CountTrace:
     """Requests counted by second; within its second each lies anywhere."""
 
-    per_second: FloatArray
-    """(seconds,) whole numbers; the trace starts again after the last."""
+    per_second: FloatArray  # (seconds,) whole numbers; the trace starts again after the last
     expected: FloatArray | None = None
     """(seconds,) the same before they were made whole, where they were counted over longer times:
     scaled up, whole numbers that are mostly 0 would be bursts which nobody recorded."""
@@ -108,12 +106,10 @@ class CountTrace:
 class BandwidthTrace:
     """Piecewise-constant bandwidth that repeats after ``duration_s``."""
 
-    start_s: FloatArray
-    """(n,) start of each sample, ascending from 0; it holds until the next one."""
+    start_s: FloatArray  # (n,) start of each sample, ascending from 0; it holds until the next one
     bandwidth_bytes_per_s: FloatArray
     """(n,) bandwidth of each sample; infinite in all where there is no transfer time."""
-    duration_s: float
-    """End of the last sample."""
+    duration_s: float  # End of the last sample
     cumulative_bytes: FloatArray = field(init=False, repr=False)
     """(n + 1,) bytes delivered from 0 to the start of each sample and to the end."""
 

@@ -60,13 +60,10 @@ def shown(line: str) -> str:
 class Rows:
     """Rows of a trace file. Whatever breaks a rule is a ``TraceError`` that names the line."""
 
-    format: str
-    """Format the file is read as, for messages."""
+    format: str  # Format the file is read as, for messages
     lines: list[Line]
-    split: Callable[[str], list[str]]
-    """How a row falls into cells."""
-    header: tuple[str, ...]
-    """Name of each column; one for each cell of a good row."""
+    split: Callable[[str], list[str]]  # How a row falls into cells
+    header: tuple[str, ...]  # Name of each column; one for each cell of a good row
 
     def __post_init__(self) -> None:
         if not self.lines:
@@ -132,8 +129,7 @@ class Format:
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Rows], Any]
-    """Makes the trace of the rows."""
+    parse: Callable[[Rows], Any]  # Makes the trace of the rows
 
     def matches(self, lines: list[Line]) -> bool:
         """Whether the first line looks like this format."""

@@ -29,10 +29,8 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    name: str = field(default="", compare=False)
-    """What clients call it."""
-    fields: tuple["TensorSpec", ...] = ()
-    """The tensors of a record; see :func:`record`."""
+    name: str = field(default="", compare=False)  # What clients call it
+    fields: tuple["TensorSpec", ...] = ()  # The tensors of a record; see :func:`record`
 
     @property
     def tensors(self) -> tuple["TensorSpec", ...]:
@@ -156,8 +154,7 @@ class OnnxModel(OnnxFile):
     path: str
     inputs: TensorSpec
     outputs: TensorSpec
-    resizes: bool = False
-    """Whether the file itself resizes images of any height and width."""
+    resizes: bool = False  # Whether the file itself resizes images of any height and width
 
     def run(self, session: Any, batch: Array) -> Any:
         """Return the outputs."""

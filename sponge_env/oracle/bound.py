@@ -29,18 +29,13 @@ class Bound:
     core-seconds; both count from where the scenario counts.
     """
 
-    offered: int
-    """Requests that count."""
-    violations_lower: int
-    """No schedule has fewer."""
-    violations_upper: int
-    """Violations of :attr:`schedule`."""
+    offered: int  # Requests that count
+    violations_lower: int  # No schedule has fewer
+    violations_upper: int  # Violations of :attr:`schedule`
     core_seconds_lower: float
     """No schedule with at most ``violations_upper`` violations holds fewer."""
-    core_seconds_upper: float
-    """Core unit-seconds of :attr:`schedule`."""
-    schedule: tuple[Allocation, ...]
-    """One allocation for each interval."""
+    core_seconds_upper: float  # Core unit-seconds of :attr:`schedule`
+    schedule: tuple[Allocation, ...]  # One allocation for each interval
 
 
 def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:

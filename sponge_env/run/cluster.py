@@ -36,8 +36,7 @@ _CHECK_S = 0.2  # So often an interrupt is looked for while all tasks run
 class Cluster:
     """Runs tasks on a cluster, as :class:`~sponge_env.run.executor.Processes` does here."""
 
-    address: str = ""
-    """``host:port`` of the cluster's head; a cluster on this machine if left out."""
+    address: str = ""  # ``host:port`` of the cluster's head; a cluster on this machine if left out
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end.

@@ -72,14 +72,12 @@ class Run:
 class Episode:
     """What an episode leaves behind."""
 
-    summary: EpisodeMetrics
-    """``summary.partial`` tells whether it ended early."""
+    summary: EpisodeMetrics  # ``summary.partial`` tells whether it ended early
     columns: Mapping[str, NDArray[Any]]
     """(intervals,) each, see :func:`sponge_env.metrics.to_columns`."""
     requests: Mapping[str, NDArray[Any]]
     """(offered,) each, see :func:`sponge_env.simulation.memory.ledger_columns`."""
-    failure: SpongeError | None = None
-    """Why worker, controller or a sink could not go on."""
+    failure: SpongeError | None = None  # Why worker, controller or a sink could not go on
 
     @property
     def intervals(self) -> list[IntervalMetrics]:

@@ -113,16 +113,13 @@ class AgentUnit:
     """The episodes of one agent on one cell."""
 
     agent: str
-    controller: str
-    """``module:callable``."""
+    controller: str  # ``module:callable``
     options: dict[str, Any]
     scenario: Scenario
     seeds: int
     backend: Backend = "sim"
-    limiter: Limiter = "auto"
-    """CPU limiter of the real worker."""
-    constant: str = ""
-    """See :attr:`.AgentEntry.constant`."""
+    limiter: Limiter = "auto"  # CPU limiter of the real worker
+    constant: str = ""  # See :attr:`.AgentEntry.constant`
     first_seed: int = 0
 
     def fingerprint(self) -> str:

@@ -38,10 +38,8 @@ class BatchView:
     """
 
     _arrays: Arrays
-    observations: Observations
-    """(n, obs_dim)"""
-    last: Any
-    """(n,) records of the last interval's metrics; None before the first."""
+    observations: Observations  # (n, obs_dim)
+    last: Any  # (n,) records of the last interval's metrics; None before the first
 
     @property
     def now_s(self) -> float:

@@ -35,8 +35,7 @@ _MASKED_SHARE = 0.7
 class Control:
     """What an environment lets its agent see and choose."""
 
-    fields: tuple[str, ...]
-    """Names of the observation's entries, in order."""
+    fields: tuple[str, ...]  # Names of the observation's entries, in order
     choices: tuple[tuple[str, ...], ...]
     """For each stage, the fields of :class:`~sponge_env.interfaces.StageAllocation` that an
     action chooses, in order; the others are the least there is."""

@@ -57,17 +57,12 @@ class Pool:
 class Room:
     """How much an environment can hold."""
 
-    queue: int = 1
-    """Requests that can wait and run, rounded up to a power of two."""
-    ledger: int = 0
-    """Requests of an episode whose end is kept."""
-    replicas: int = 1
-    """Replicas at one time, draining ones included."""
-    pending: int = 1
-    """Resizes that wait for their time at once, and one."""
+    queue: int = 1  # Requests that can wait and run, rounded up to a power of two
+    ledger: int = 0  # Requests of an episode whose end is kept
+    replicas: int = 1  # Replicas at one time, draining ones included
+    pending: int = 1  # Resizes that wait for their time at once, and one
     group: int = 1
-    private: int = 0
-    """Rows of bandwidth that belong to one environment."""
+    private: int = 0  # Rows of bandwidth that belong to one environment
 
     def at_least(self, **needed: int) -> None:
         """Make so much room where there is less."""

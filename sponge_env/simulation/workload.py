@@ -30,16 +30,11 @@ _SPARE = 8
 class Workload:
     """The requests of one episode as arrays, by (arrival_s, id)."""
 
-    id: NDArray[np.int64]
-    """(n,) their numbers in the order in which they are sent."""
-    sent_s: FloatArray
-    """(n,) when each is sent."""
-    arrival_s: FloatArray
-    """(n,) when each has reached the server, ascending."""
-    deadline_s: FloatArray
-    """(n,) when each must be answered."""
-    payload_bytes: FloatArray
-    """(n,) size of each."""
+    id: NDArray[np.int64]  # (n,) their numbers in the order in which they are sent
+    sent_s: FloatArray  # (n,) when each is sent
+    arrival_s: FloatArray  # (n,) when each has reached the server, ascending
+    deadline_s: FloatArray  # (n,) when each must be answered
+    payload_bytes: FloatArray  # (n,) size of each
 
     def first(self, count: int) -> dict[str, NDArray[Any]]:
         """Return the columns of the first requests, (count,) each, by name."""

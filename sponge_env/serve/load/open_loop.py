@@ -147,11 +147,9 @@ class OpenLoop:
     """Sends a workload, and notes in its result how each request ended."""
 
     client: HttpClient
-    rows: Sequence[Mapping[str, NDArray[Any]]]
-    """Tensors that are sent in turn."""
+    rows: Sequence[Mapping[str, NDArray[Any]]]  # Tensors that are sent in turn
     result: LoadResult
-    deadlines: str = "headers"
-    """How requests state them; see ``DEADLINES`` of the command."""
+    deadlines: str = "headers"  # How requests state them; see ``DEADLINES`` of the command
     _begin_s: float = math.inf
     """On the monotonic clock, for that of the event loop has milliseconds only."""
     _begin_unix_s: float = 0.0

@@ -29,11 +29,9 @@ POLL_S = 1.0  # How long a poll may take
 class Target:
     """A model on a server."""
 
-    server: str
-    """Name that the server gives itself."""
+    server: str  # Name that the server gives itself
     model: str
-    inputs: TensorSpec
-    """One task's input, or a record of several."""
+    inputs: TensorSpec  # One task's input, or a record of several
 
 
 async def find_target(client: HttpClient, model: str | None) -> Target:
