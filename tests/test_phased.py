@@ -22,7 +22,6 @@ from agents.learn.episodes import AccuracyCost, Episodes, Evaluation
 from agents.learn.episodes import evaluated as played_policy
 from agents.learn.phased import score_of, train
 from agents.learn.programs import Demonstrations
-from agents.learn.systems import other
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, Policy, load_policy
 from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
@@ -34,6 +33,7 @@ from sponge_env.run.rollout import Run, run_episode
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.simulation.randomised import other
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
 torch.set_num_threads(1)  # more do not help networks this small

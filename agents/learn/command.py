@@ -22,16 +22,16 @@ from sponge_env.run.suite import cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import stream
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import read_all, read_json, write_all, write_json
 from sponge_env.utils.installation import require_extra
 
 from ..learned import shipped_for
 from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
-from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, parse
+from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, machines, parse
 from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
 from .programs import EXECUTOR
-from .systems import random_systems
 
 VALIDATED = 96  # Random systems by which a policy for any model is chosen, always the same
 
@@ -113,7 +113,8 @@ def _start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
 def train(arguments: Namespace, argv: Sequence[str]) -> int:
     """Train as a command line says, and say where the policy is."""
     require_extra("train", "training")
-    with random_systems(stream(0, "validation"), VALIDATED * (arguments.systems > 0)) as systems:
+    validated = machines(VALIDATED if arguments.systems else 0)
+    with random_systems(stream(0, "validation"), validated) as systems:
         return _train(arguments, argv, *(systems or scenarios_of(arguments)))
 
 

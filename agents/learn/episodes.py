@@ -18,6 +18,7 @@ from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.batch import BatchSimulator, BatchView
+from sponge_env.simulation.randomised import other
 from sponge_env.simulation.traffic import rate_rps
 from sponge_env.utils.installation import one_blas_thread
 
@@ -26,7 +27,6 @@ from ..history import FloatMatrix, batch_times_of, layout_of
 from ..policy import Policy, reading
 from ..stepwise import Form, PolicyState
 from . import spec_of
-from .systems import other
 
 QUEUE, QUEUED_S = 1 << 13, 10.0
 """Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of

@@ -20,16 +20,17 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.metrics import MET
 from sponge_env.scenario.seeds import stream
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.utils.files import write_json
 
 from ..guard import InputRange
 from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
+from ..training import machines
 from . import EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
 from .episodes import DRAWS, Episodes, Evaluation, evaluated
 from .ppo import ActorCritic, Transitions, collect, update
 from .programs import Demonstrations, demonstrations, joined, play_program, program_for
-from .systems import random_systems
 
 RENEWED = 1_200_000  # Steps after which random systems are drawn anew
 AVERAGED = 0.2
@@ -145,7 +146,8 @@ class Training:
         """Begin episodes on each machine that there is."""
         # A run that is resumed draws other episodes than those it has learned from.
         plan, seed = self.plan, self.plan.seed + self._steps
-        with random_systems(stream(seed, "systems"), plan.systems) as systems, ExitStack() as stack:
+        drawn = random_systems(stream(seed, "systems"), machines(plan.systems))
+        with drawn as systems, ExitStack() as stack:
             scenarios, draws = (systems, 1) if plan.systems else (plan.scenarios, DRAWS)
             groups = []
             for machine, limits in enumerate(plan.choices):

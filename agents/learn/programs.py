@@ -29,14 +29,15 @@ from sponge_env.run.store import code_fingerprint, fingerprint, scenario_fingerp
 from sponge_env.scenario.config import Limits
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 
 from ..history import FloatMatrix
 from ..policy import Policy
 from ..stepwise import PER_REPLICA, SITUATIONS, Form, PolicyState, allocation
+from ..training import machines
 from . import LearnConfig, TrainingPlan
 from .episodes import AccuracyCost, changed
-from .systems import random_systems
 
 DISTURBED = 0.04  # Share of the intervals in which random cores begin to replace the program's
 MAX_DISTURBED = 5  # Largest number of intervals for which they do so
@@ -119,15 +120,15 @@ def demonstrations(
     The episodes are like those of the training; half are of other systems if it is randomised.
     """
     random, program = stream(seed, "demonstrations"), program_for(plan.control.scales_out)
-    machines = {limits: k * SITUATIONS for k, limits in enumerate(plan.choices)}
-    with random_systems(random, plan.systems * config.demonstrations) as systems:
+    places = {limits: k * SITUATIONS for k, limits in enumerate(plan.choices)}
+    with random_systems(random, machines(plan.systems * config.demonstrations)) as systems:
         shown, tasks = [(each, False) for each in systems], []
         for k in range(0 if plan.systems else config.demonstrations):
             shown += [(each, plan.randomised and k % 2 == 1) for each in plan.scenarios]
         for each, is_other in shown:
             scenario = changed(each, is_other, random)
             tasks.append((program, int(random.integers(EVALUATION_SEEDS, SEED_LIMIT)), scenario))
-        return joined(run_programs(partial(_demonstrate, plan.form, machines, policy), tasks))
+        return joined(run_programs(partial(_demonstrate, plan.form, places, policy), tasks))
 
 
 def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
@@ -136,12 +137,12 @@ def joined(parts: Sequence[Demonstrations]) -> Demonstrations:
 
 
 def _demonstrate(
-    form: Form, machines: Mapping[Limits, int], policy: Policy | None, task: Task
+    form: Form, places: Mapping[Limits, int], policy: Policy | None, task: Task
 ) -> Demonstrations:
     program, seed, scenario = task
     system, controller = make_system(scenario, seed), make_controller(program, known_controllers())
     start(controller, system.spec, 0)
-    state, machine = PolicyState([system.spec], form), machines[scenario.limits]
+    state, machine = PolicyState([system.spec], form), places[scenario.limits]
     disturbance, rows = Disturbance(seed), []
     while not system.done:
         view = system.view()

@@ -4,8 +4,6 @@ At any moment ``offered = on_time + late + dropped + failed + cancelled + queued
 request for which the queue has no room is dropped and counted as overflowed.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core import pipeline

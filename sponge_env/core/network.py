@@ -5,8 +5,6 @@ bandwidth to itself, so it ends when the bytes that the trace delivers from its 
 the payload.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

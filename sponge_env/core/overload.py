@@ -5,8 +5,6 @@ first, all that follow would be late, too. Bounds are from below. What goes on m
 the pace that was measured, see ``Stage.pace``.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import compiled, inlined

@@ -6,19 +6,15 @@ one task when all that lead to it are done. The request is answered when its las
 there is one stage, a request is its own task, and nothing of this is needed.
 """
 
-from __future__ import annotations
-
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.queue import deadline_s, push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
 from sponge_env.core.settings import LISTED
 
-FREE = 0
-"""What a free place has instead of a request: so is memory that was never used."""
+FREE = 0  # What a free place has instead of a request: so is memory that was never used
 
-_FEW = 8
-"""Places that there are at first, if there is room for so many."""
+_FEW = 8  # Places that there are at first, if there is room for so many
 
 
 @inlined

@@ -4,8 +4,6 @@ They are those of ``numpy.random.Generator(SFC64(SeedSequence([seed, crc32(purpo
 seeded and continued bit for bit: the state is four 64-bit words and a step a few additions.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 
@@ -24,8 +22,7 @@ _SHIFT = _U64(16)
 _GOLDEN = _U64(0x9E3779B97F4A7C15)
 
 _NAMES = (b"arrivals", b"network", b"fades", b"noise", b"fan-out")
-ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)
-"""Purposes."""
+ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)  # Purposes
 
 
 @compiled

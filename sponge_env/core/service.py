@@ -5,8 +5,6 @@ in the paper; a resize rescales the time that is left, and loading the model tak
 any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.quota`.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import compiled, inlined

@@ -4,8 +4,6 @@ What falls on the same instant happens in this order: batches end, requests arri
 order), the controller decides, batches start.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core import batching

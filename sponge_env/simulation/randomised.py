@@ -1,4 +1,4 @@
-"""Random systems: what a policy learns on that is to decide for more than one.
+"""Random systems: what a controller learns on that is to decide for more than one.
 
 Latencies, limits, objectives, loads, networks and the ways in which a profile is wrong are drawn
 anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployments have; or a
@@ -6,7 +6,7 @@ scenario keeps its model and its kind of load, and the rest is drawn.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,6 @@ from sponge_env.scenario.profile import POOR_FIT, Profile, load_profile, save_pr
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.traffic import rate_rps
 
-from ..training import MACHINES
-
 _GRID = (1, 2, 4, 8, 16)  # Batch sizes and cores of a profile's measurements
 _SLOWEST = 0.15
 """A profile is drawn again where its fit falls below this share of the shortest measurement."""
@@ -33,14 +31,13 @@ _KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25,
 
 
 @contextmanager
-def random_systems(random: np.random.Generator, count: int) -> Iterator[list[Scenario]]:
-    """Draw systems on all kinds of machines; their profiles can be read within the context."""
+def random_systems(
+    random: np.random.Generator, machines: Sequence[int]
+) -> Iterator[list[Scenario]]:
+    """Draw a system for each machine of so many cores; their profiles go with the context."""
     with TemporaryDirectory(prefix="sponge-") as folder:
-        paths = [Path(folder) / f"system-{k}.json" for k in range(count)]
-        yield [
-            _random_system(random, path, MACHINES[k % len(MACHINES)])
-            for k, path in enumerate(paths)
-        ]
+        paths = [Path(folder) / f"system-{k}.json" for k in range(len(machines))]
+        yield [_random_system(random, *each) for each in zip(paths, machines, strict=True)]
 
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:
