@@ -32,7 +32,6 @@ STEPWISE_PARTS = 3
 replicas; and the variant where there are several."""
 
 ANY_MODEL = "any model"  # In place of a fingerprint: a policy for every system of one model
-
 POLICY_FILE = "policy.safetensors"  # Its name in a run directory
 
 

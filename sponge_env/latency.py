@@ -21,9 +21,7 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError
 
 MOST_LOST = 0.5  # Largest part of the quota of one core unit that may be lost when work goes on
-
 SHORTEST_S = 1e-5  # Shortest enforcement period and tick: a kernel's are a hundred times as long
-
 LONGEST_S = 3600.0  # Longest work of a batch, and whatever else a worker takes time for
 
 CONTENDING = 8

@@ -49,7 +49,6 @@ def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
 NAN = float("nan")
 
 FIRST = ("resources", "slo")  # Groups that TensorBoard shows before the others
-
 CELL = ("scenario", "profile", "start")  # Metrics that name a cell: agents are compared within one
 
 ByStage = Mapping[str, Mapping[str, float]]

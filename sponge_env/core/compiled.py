@@ -22,7 +22,6 @@ from sponge_env.utils.kernel_cache import KeptCode, code_folder
 _CONFIG: Any = numba.config
 
 INTERPRETED = bool(_CONFIG.DISABLE_JIT)  # Whether kernels run as ordinary Python
-
 CPUS = int(_CONFIG.NUMBA_NUM_THREADS)  # Threads that kernels may use at once
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -13,7 +13,6 @@ from sponge_env.core.rng import mixed_uniform
 from sponge_env.core.settings import LISTED
 
 FREE = 0  # What a free place has instead of a request: so is memory that was never used
-
 _FEW = 8  # Places that there are at first, if there is room for so many
 
 

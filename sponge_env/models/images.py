@@ -4,8 +4,6 @@ Small letters, little contrast and noise make the text hard enough for models to
 process imports this, so that Pillow is imported only where something is drawn.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import Counter
@@ -131,7 +129,7 @@ def draw_evenly(each: int) -> tuple[TextImage, ...]:
     return tuple(images)
 
 
-def _write(pen: ImageDraw, cell: Box, ink: tuple[int, ...], rng: np.random.Generator) -> TextLine:
+def _write(pen: "ImageDraw", cell: Box, ink: tuple[int, ...], rng: np.random.Generator) -> TextLine:
     """Write as many words as fit, up to four, somewhere in a cell."""
     min_size, max_size = SIZES
     size = int(rng.integers(min_size, min(max_size, (cell.bottom - cell.top) * 3 // 5) + 1))
@@ -164,7 +162,7 @@ def _word(rng: np.random.Generator) -> str:
 
 
 @cache
-def _font(number: int, size: int) -> FreeTypeFont:
+def _font(number: int, size: int) -> "FreeTypeFont":
     """Open one of :data:`FONTS`, or Pillow's own after them."""
     from PIL import ImageFont
 

@@ -14,7 +14,6 @@ from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.utils.installation import check_typed, imported, look_here, require_extra
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)  # Names of the models that come with the project
-
 NUMBERS = "biuf"  # Kinds of NumPy types of numbers that tensors may have
 
 

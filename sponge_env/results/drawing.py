@@ -31,7 +31,6 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 """Writes a tick without trailing zeros or powers of ten."""
 
 MIN_TICKS = 3  # Fewest numbers on a logarithmic axis
-
 Runs = Mapping[str, Any]  # By agent, its interval metrics: name to (intervals,) values
 
 LINEAR_UP_TO = 10
@@ -44,7 +43,6 @@ VIOLATION_TICKS = (
 
 RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
 LARGEST_RATIO = 4.0  # Times the reference's cores up to which a performance profile goes
-
 SMOOTHING = 1 / 40  # Share of the episode over which moving means reach
 
 INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))

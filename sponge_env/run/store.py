@@ -18,8 +18,6 @@ project's code counts by the content of its source files and learned weights, no
 number, which stays the same while somebody works on it.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import importlib.util
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from sponge_env.run.unit import Unit
 
 FORMAT = 3  # Version of the folder's layout
-
 RUNS = Path("runs")  # Where run directories go by themselves
 
 IDENTITY = ("agent", *CELL, "seed")
@@ -134,7 +131,7 @@ class RunStore:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator["RunStore"]:
         """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
         if holds_something(path):
@@ -180,15 +177,15 @@ class RunStore:
             save_profile(load_profile(name), self.path / "profiles" / file)
         describe(self.path, command)
 
-    def file(self, kind: str, unit: Unit, end: str) -> Path:
+    def file(self, kind: str, unit: "Unit", end: str) -> Path:
         """Return the file of a unit: ``DIR/<kind>/<agent>/<cell><end>``."""
         return self.path / kind / unit.agent / f"{cell_name(unit.scenario)}{end}"
 
-    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+    def missing(self, units: Sequence["Unit"]) -> list["Unit"]:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
-    def check_requests(self, units: Sequence[Unit]) -> None:
+    def check_requests(self, units: Sequence["Unit"]) -> None:
         """Refuse to go on where seeds have ended without their requests."""
         for unit in units:
             for episode in whole_episodes(self.kept(unit)):
@@ -199,7 +196,7 @@ class RunStore:
                         "requests; leave out --requests, or choose another --run-dir"
                     )
 
-    def kept(self, unit: Unit) -> dict[str, Any]:
+    def kept(self, unit: "Unit") -> dict[str, Any]:
         """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
         if not path.exists():
@@ -214,7 +211,7 @@ class RunStore:
 
     def keep(
         self,
-        unit: Unit,
+        unit: "Unit",
         result: Mapping[str, Any],
         error: Mapping[str, str] | None = None,
         complete: bool = True,

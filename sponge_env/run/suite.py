@@ -24,9 +24,7 @@ from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
 SUITE_DIR = data_folder("traces") / "suites"  # Suites that ship with the project
-
 NAMES = ("standard-v1", "stages")  # The suites whose names of agents hold everywhere
-
 BoundName = Literal["vertical", "joint"]  # Scaling of what a schedule that knows the future may do
 
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
