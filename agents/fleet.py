@@ -139,15 +139,13 @@ def _least(fleet: Fleet, moment: Moment) -> int:
 
 @compiled
 def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
-    """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
-
-    New ones come late and take cores from the ready ones, who share the machine with them. So
-    none is asked for before requests must be late with what is ready, and no ready one is
-    given up that the rate or the backlog needs. In an overload they are the fewest that soon
-    end what gathers until they serve; none of these is given up before the ready ones serve
-    the rate and no request must be late any more. A ready one is given up where all of them
-    would never end it, and fewer would, with more cores each.
-    """
+    """Return how many replicas to hold if a rate lasts that the usual ones may not serve."""
+    # New ones come late and take cores from the ready ones, who share the machine with them. So
+    # none is asked for before requests must be late with what is ready, and no ready one is given
+    # up that the rate or the backlog needs. In an overload they are the fewest that soon end what
+    # gathers until they serve; none of these is given up before the ready ones serve the rate and
+    # no request must be late any more. A ready one is given up where all of them would never end
+    # it, and fewer would, with more cores each.
     (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
     for size in range(sizes):
@@ -227,10 +225,8 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
 
 @compiled
 def _write_steps(fleet: Fleet, moment: Moment) -> None:
-    """Write the cost of each step from one size to another, relative to a cold start's time.
-
-    From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
-    """
+    """Write the cost of each step from one size to another, relative to a cold start's time."""
+    # From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
     coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
     # What others on the machine need is not known in a pipeline, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
@@ -267,11 +263,9 @@ def _most(fleet: Fleet, serving: int, starting: int) -> int:
 
 @compiled
 def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float:
-    """Return what replicas cost if those that serve have such loads each and need such cores.
-
-    They hold these as far as the machine has so many for all. Replicas that hold more than their
-    CPU has take it from each other.
-    """
+    """Return what replicas cost if those that serve have such loads each and need such cores."""
+    # They hold these as far as the machine has so many for all. Replicas that hold more than their
+    # CPU has take it from each other.
     if fleet.in_pipeline:
         # Charged like the others: at one core, stages would start some in every swing.
         serving, starting = serving + starting, 0

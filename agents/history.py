@@ -195,11 +195,9 @@ def remember(
 
 @compiled
 def _until_step(interval: int, every: float) -> float:
-    """Return the share of the time between two steps of the replicas that is still to wait.
-
-    They are seldom after the first seconds: a new replica serves after some ten seconds, and only
-    a decision that stands longer than that shows what it was worth.
-    """
+    """Return the share of the time between two steps of the replicas that is still to wait."""
+    # They are seldom after the first seconds: a new replica serves after some ten seconds, and only
+    # a decision that stands longer than that shows what it was worth.
     if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every
@@ -245,10 +243,8 @@ def _update(
 def _update_service(
     kept: FloatMatrix, batch_times: FloatArray, fit_s: FloatArray, interval: int, interval_s: float
 ) -> None:
-    """Take in how long the batches of an interval took, relative to the fit, if any ended.
-
-    The fit is linear in the batch size, so that of the mean size is the mean of all.
-    """
+    """Take in how long the batches of an interval took, relative to the fit, if any ended."""
+    # The fit is linear in the batch size, so that of the mean size is the mean of all.
     mean_s, batch = batch_times[0], batch_times[1]
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
     if interval <= 1:

@@ -131,11 +131,9 @@ def _behind_queue_s(service: Service, queued: int, number: int) -> float:
 
 @compiled
 def _resized_s(tables: StageTables, state: StageState, old_s: float, new_s: float) -> float:
-    """Return when work is done that is resized at the end of the delay.
-
-    It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now. What
-    share of it is left after the delay goes on at the new speed.
-    """
+    """Return when work is done that is resized at the end of the delay."""
+    # It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now.
+    # What share of it is left after the delay goes on at the new speed.
     since_s = max(tables.delay_s, state.ready_s)
     if old_s <= since_s:
         return old_s

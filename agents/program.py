@@ -160,11 +160,9 @@ class SystemModel:
     def _running(
         self, k: int, row: int, stage: StageView, replicas: int, now_s: float
     ) -> FloatArray:
-        """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
-
-        A running batch has the margin, too. If there are more than replicas, those that end last
-        are taken to stay. Where no replica is ready, those that start serve as soon as they are.
-        """
+        """Return when each replica is free, and what it runs; see :attr:`StageState.running`."""
+        # A running batch has the margin, too. If there are more than replicas, those that end last
+        # are taken to stay. Where no replica is ready, those that start serve as soon as they are.
         ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]

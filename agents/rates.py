@@ -66,12 +66,10 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
 
 
 def _dispersion(counts: list[float], mean: float) -> float:
-    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
-
-    The variance is the smaller of two estimates. That around the mean takes a slow swing of
-    the rate for scatter; that from successive differences counts requests twice which the
-    network held back in one interval and delivered in the next.
-    """
+    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson."""
+    # The variance is the smaller of two estimates. That around the mean takes a slow swing of the
+    # rate for scatter; that from successive differences counts requests twice which the network
+    # held back in one interval and delivered in the next.
     if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
     around_mean, successive, before = 0.0, 0.0, counts[0]

@@ -206,10 +206,8 @@ class PolicyState:
         return self._fitting()
 
     def _fitting(self) -> IntArray:
-        """Return the allocations as far as they fit on the machine.
-
-        The stage that holds the most cores gives up first, replicas too, even between steps.
-        """
+        """Return the allocations as far as they fit on the machine."""
+        # The stage that holds the most cores gives up first, replicas too, even between steps.
         # Where those that start count as one core, the choices fit already.
         total_cores = self._spec.total_cores if not self._holds_peak else MAX_TOTAL_CORES
         fits = fit(self._rows, self.choices.limits, total_cores)

@@ -198,11 +198,9 @@ def _advantages(
 
 
 def _compared(advantages: Floats, scenario: NDArray[np.int64]) -> Floats:
-    """Return (steps, n) advantages relative to the typical one of their scenario.
-
-    That is half of the range of the middle two thirds: a standard deviation would follow the rare
-    violations, whose advantages would then no longer be large.
-    """
+    """Return (steps, n) advantages relative to the typical one of their scenario."""
+    # That is half of the range of the middle two thirds: a standard deviation would follow the rare
+    # violations, whose advantages would then no longer be large.
     compared = np.empty_like(advantages)
     for each in np.unique(scenario):
         own = advantages[:, scenario == each]

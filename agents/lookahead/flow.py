@@ -127,13 +127,11 @@ class Flow:
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 
     def _compare_sizes(self, bandwidth_bytes_per_s: float, mean_s: float) -> None:
-        """Find out whether all requests are of one size, which a view does not say.
-
-        Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
-        With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
-        negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
-        interval lies elsewhere, sizes differ, and that is never forgotten.
-        """
+        """Find out whether all requests are of one size, which a view does not say."""
+        # Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
+        # With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
+        # negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
+        # interval lies elsewhere, sizes differ, and that is never forgotten.
         # The bandwidth is NaN where no transfer took time.
         if self._sizes_differ or not bandwidth_bytes_per_s > 0:
             return

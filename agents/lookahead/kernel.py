@@ -296,10 +296,8 @@ def _serve(
 
 @compiled
 def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
-    """Serve until an interval after the decision is in force; return the late requests.
-
-    Until it is, the cores in force serve, and those of resizes that were asked for before.
-    """
+    """Serve until an interval after the decision is in force; return the late requests."""
+    # Until it is, the cores in force serve, and those of resizes that were asked for before.
     rules, now, pending = decision.rules, decision.scratch.now, decision.pending
     resizes, from_s, late = pending.shape[0], 0.0, 0.0
     _set(now, tried)
@@ -333,12 +331,10 @@ def _resize(
 
 @compiled
 def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
-    """Return what a path costs after the next interval, with the cores that suit it best.
-
-    The search for them starts at those that suited the path before, and leaves its own there. Of
-    each stage it tries fewer cores, then more: the rest is about convex in them, and where one side
-    is downhill, the other is not.
-    """
+    """Return what a path costs after the next interval, with the cores that suit it best."""
+    # The search for them starts at those that suited the path before, and leaves its own there. Of
+    # each stage it tries fewer cores, then more: the rest is about convex in them, and where one
+    # side is downhill, the other is not.
     rules, then, best, first = decision.rules, decision.scratch.then, math.inf, 0
     for move in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
         k, sign = max(move - 1, 0) // 2, 1 - 2 * (move % 2)
@@ -362,12 +358,10 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 
 @compiled
 def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float:
-    """Return what a path costs after the next interval if it goes on with the cores of ``then``.
-
-    Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
-    the end is served, too, or a plan could leave its late requests behind the horizon. Nothing more
-    is played once the cost has reached ``limit``.
-    """
+    """Return what a path costs after the next interval if it goes on with the cores of ``then``."""
+    # Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
+    # the end is served, too, or a plan could leave its late requests behind the horizon. Nothing
+    # more is played once the cost has reached ``limit``.
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s

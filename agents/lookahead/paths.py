@@ -123,12 +123,10 @@ def _draw_speed(
 def _rate_rps(
     forecast: FlowForecast, draws: PathDraws, path: int, scatter: float, until_s: float
 ) -> float:
-    """Return the rate that sends the path's share of requests up to ``until_s``.
-
-    The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
-    at least what it may surge to. The gaps are scaled so that they do not scatter the count once
-    more.
-    """
+    """Return the rate that sends the path's share of requests up to ``until_s``."""
+    # The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
+    # at least what it may surge to. The gaps are scaled so that they do not scatter the count once
+    # more.
     variance = forecast.spread * forecast.spread
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance

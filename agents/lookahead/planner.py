@@ -233,11 +233,9 @@ class LookAhead:
     def _fill(
         self, k: int, view: SystemView, stage: StageView, replicas: int, rate_rps: float, group: int
     ) -> None:
-        """Write a stage's running batches and waiting tasks into the memory, in groups.
-
-        A group is due with the first of its tasks. When a running task is due a view does
-        not say: they came before those that wait, or are the newest arrivals, at the rate.
-        """
+        """Write a stage's running batches and waiting tasks into the memory, in groups."""
+        # A group is due with the first of its tasks. When a running task is due a view does not
+        # say: they came before those that wait, or are the newest arrivals, at the rate.
         queues, now_s, spec = self._scratch.start, view.now_s, self._spec
         ahead, largest = 0, max(1, self._batch_max[k] // group)
         row_s = self._times.service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
@@ -263,10 +261,8 @@ class LookAhead:
         queues.marks[k] = ahead, tail, 0, 0, 0
 
     def _identify(self) -> int:
-        """Say whose the tasks are that are there; return the number of requests.
-
-        Those that are due at once are taken for tasks of one request, but for the first stage's.
-        """
+        """Say whose the tasks are that are there; return the number of requests."""
+        # Those that are due at once are taken for tasks of one request, but for the first stage's.
         queues, tails = self._scratch.start, self._scratch.start.marks[:, TAIL].tolist()
         if len(tails) == 1:
             return 0

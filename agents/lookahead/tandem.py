@@ -187,10 +187,8 @@ def _first_free(free_s: FloatArray) -> int:
 
 @compiled
 def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
-    """End a batch: hand on what it leads to, and count the late among those that it answers.
-
-    A request is as late as the last of its tasks.
-    """
+    """End a batch: hand on what it leads to, and count the late among those that it answers."""
+    # A request is as late as the last of its tasks.
     queue, guard_s, late = queue_of(queues, k), future.guard_s, 0.0
     first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
     queue.size[replica] = 0
@@ -212,11 +210,9 @@ def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
 
 @compiled
 def _lateness(over_s: float, guard_s: float) -> float:
-    """Return 1 for a late answer, less if it was only just in time.
-
-    Of two late answers the later one weighs a little more, for a queue in which everything is
-    late should be worked off all the same.
-    """
+    """Return 1 for a late answer, less if it was only just in time."""
+    # Of two late answers the later one weighs a little more, for a queue in which everything is
+    # late should be worked off all the same.
     return 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
 
 

@@ -185,11 +185,9 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
 def _run(
     backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace
 ) -> None:
-    """Run units: those of a suite in processes, whatever fails; others here, watched.
-
-    A failure on the only scenario is raised, a controller's after all units; after an interrupt no
-    process is left.
-    """
+    """Run units: those of a suite in processes, whatever fails; others here, watched."""
+    # A failure on the only scenario is raised, a controller's after all units; after an interrupt
+    # no process is left.
     if not arguments.suite:
         alone = backend == "live" and todo
         with live_machine(todo[0].scenario, arguments.limiter) if alone else nullcontext():

@@ -94,13 +94,10 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
 
 @inlined
 def _synthetic_4g(trace: Records[TraceSample], rng: Words) -> None:
-    """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
-
-    A Gaussian process (first-order autoregression plus white noise) is mapped through the
-    normal distribution and the piecewise-linear quantile function above. Each
-    second takes two uniforms and, from them by Box and Muller's transform, two normals: slow
-    part first, then white.
-    """
+    """Fill a trace of one-second samples, all rows but the last, in the manner of 4G."""
+    # A Gaussian process (first-order autoregression plus white noise) is mapped through the normal
+    # distribution and the piecewise-linear quantile function above. Each second takes two uniforms
+    # and, from them by Box and Muller's transform, two normals: slow part first, then white.
     kick = math.sqrt(1.0 - _MEMORY_PER_S**2)
     slow = 0.0
     for second in range(len(trace) - 1):
@@ -131,10 +128,8 @@ def _interpolated(probability: float) -> float:
 
 @inlined
 def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: float) -> int:
-    """Fill a trace with another one that begins later; return its number of samples.
-
-    ``offset`` is a part of the other one's length.
-    """
+    """Fill a trace with another one that begins later; return its number of samples."""
+    # ``offset`` is a part of the other one's length.
     samples = len(shared) - 1
     duration_s = shared[samples].start_s
     phase_s = offset * duration_s % duration_s

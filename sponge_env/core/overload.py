@@ -101,11 +101,9 @@ def _done_per_s(w: World) -> float:
 
 @inlined
 def _ahead_core_s(w: World, due_s: float, done_per_s: float, until_s: float) -> float:
-    """Return the work of a stage's batches that run, and of what waits until a deadline.
-
-    A batch without a quota counts as what its replica would do meanwhile under the allocation in
-    force, which is so until a moment; what is left of it then, as the least that it can be.
-    """
+    """Return the work of a stage's batches that run, and of what waits until a deadline."""
+    # A batch without a quota counts as what its replica would do meanwhile under the allocation in
+    # force, which is so until a moment; what is left of it then, as the least that it can be.
     stage, core_s = w.stage, 0.0
     for k in range(stage.replicas):
         replica = w.replicas[k]

@@ -143,10 +143,8 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
 
 @inlined
 def _fan_out(w: World, row: int, task: int) -> int:
-    """Draw how many tasks a finished one leads to in each stage that follows.
-
-    What a live system was answered by the first stage needs no drawing.
-    """
+    """Draw how many tasks a finished one leads to in each stage that follows."""
+    # What a live system was answered by the first stage needs no drawing.
     if w.place == 0 and w.settings.arrival_kind == LISTED and w.requests[row].tasks >= 0:
         return w.requests[row].tasks
     most, at_ = w.model.fan_outs - 1, w.model.fan_out_at

@@ -70,10 +70,8 @@ def _grow(w: World) -> None:
 
 @inlined
 def _close_holes(w: World) -> None:
-    """Move the running requests up to the head, past the places of what has ended.
-
-    Otherwise a batch that runs for long would keep all places after its own.
-    """
+    """Move the running requests up to the head, past the places of what has ended."""
+    # Otherwise a batch that runs for long would keep all places after its own.
     ring, end = w.stage.ring, w.stage.head
     k = _last_run(w, end)
     while k >= 0:

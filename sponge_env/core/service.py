@@ -117,11 +117,9 @@ def _work(w: World, variant: int, count: int) -> float:
 
 @inlined
 def _replayed(w: World, variant: int, count: int) -> float:
-    """Take the next measured work of a batch of this size; the mean ratio when all are used.
-
-    The table begins with that ratio; then come, for each variant and size, the row of its next
-    work and the row after its last; then the works. The rows move on as works are taken.
-    """
+    """Take the next measured work of a batch of this size; the mean ratio when all are used."""
+    # The table begins with that ratio; then come, for each variant and size, the row of its next
+    # work and the row after its last; then the works. The rows move on as works are taken.
     at = w.model.replay_at
     cell = at + 2 * (variant * w.model.limits.batch + count) - 1
     row = w.numbers[cell]

@@ -141,10 +141,8 @@ class BandwidthTrace:
 
 
 def _cellular_log(rows: Rows) -> BandwidthTrace:
-    """Bytes received in intervals of so many milliseconds, which are laid end to end.
-
-    Times and positions are not read: clocks may have been set, some positions are no numbers.
-    """
+    """Bytes received in intervals of so many milliseconds, which are laid end to end."""
+    # Times and positions are not read: clocks may have been set, some positions are no numbers.
     received_bytes, interval_s = rows.column("bytes"), rows.column("interval") / 1000.0
     rows.require(interval_s > 0, "interval is 0")
     end_s = np.cumsum(interval_s)
@@ -152,13 +150,11 @@ def _cellular_log(rows: Rows) -> BandwidthTrace:
 
 
 def _mahimahi(rows: Rows) -> BandwidthTrace:
-    """Each line is the millisecond at which 1500 bytes can be delivered.
-
-    The last line is also the period after which the trace repeats. A delivery counts
-    towards the bin that ends with it or spans it. Bins without any are one sample until the
-    next delivery. What is left of the period beyond whole bins joins the last one: alone it
-    could be 1 ms, in which one packet is 1.5 MB/s.
-    """
+    """Each line is the millisecond at which 1500 bytes can be delivered."""
+    # The last line is also the period after which the trace repeats. A delivery counts towards the
+    # bin that ends with it or spans it. Bins without any are one sample until the next delivery.
+    # What is left of the period beyond whole bins joins the last one: alone it could be 1 ms, in
+    # which one packet is 1.5 MB/s.
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
     rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
@@ -188,11 +184,9 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
 
 
 def _pensieve(rows: Rows) -> BandwidthTrace:
-    """Seconds, and Mbit/s since the line before.
-
-    This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first
-    line's bandwidth is never used, and the trace repeats after the last line.
-    """
+    """Seconds, and Mbit/s since the line before."""
+    # This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first line's
+    # bandwidth is never used, and the trace repeats after the last line.
     time_s, mbit_per_s = rows.seconds("seconds"), rows.column("Mbit/s")
     rows.ascending("seconds", time_s)
     rows.require(mbit_per_s <= _PENSIEVE_MAX_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
@@ -215,10 +209,8 @@ def _ucc(rows: Rows) -> BandwidthTrace:
 
 
 def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> BandwidthTrace:
-    """Hold each sample until the next, and the last for the median time between them.
-
-    Of samples with the same time the last counts.
-    """
+    """Hold each sample until the next, and the last for the median time between them."""
+    # Of samples with the same time the last counts.
     rows.ascending(name, time_s)
     last_of_its_time = np.append(np.diff(time_s) > 0, True)
     start_s = time_s[last_of_its_time] - time_s[0]
@@ -273,10 +265,8 @@ def _azure_llm(rows: Rows) -> EventTrace:
 
 
 def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
-    """Seconds. The trace starts with the first request.
-
-    Whole seconds say in which second a request came and not when in it.
-    """
+    """Seconds. The trace starts with the first request."""
+    # Whole seconds say in which second a request came and not when in it.
     time_s = rows.seconds("Timestamp")
     rows.ascending("Timestamp", time_s)
     time_s -= time_s[0]
@@ -287,12 +277,10 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
 
 
 def _counts_by_time(rows: Rows) -> CountTrace:
-    """Requests from each time on until the next, as monitoring systems export them.
-
-    The times are dates or seconds, and equally far apart; where a reading is missing the one before
-    goes on. The requests of a longer time than a second are spread over its seconds as evenly as
-    whole numbers allow.
-    """
+    """Requests from each time on until the next, as monitoring systems export them."""
+    # The times are dates or seconds, and equally far apart; where a reading is missing the one
+    # before goes on. The requests of a longer time than a second are spread over its seconds as
+    # evenly as whole numbers allow.
     time_s = rows.seconds("timestamp", _seconds)
     name, *others = [name for name in COUNTED if name in rows.header]
     if others:
@@ -319,10 +307,8 @@ def _counts_by_time(rows: Rows) -> CountTrace:
 
 
 def _unix_us(text: str, form: str = "") -> float:
-    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds.
-
-    float64 holds them exactly, unlike fractions of seconds. A seventh digit is cut off.
-    """
+    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds."""
+    # float64 holds them exactly, unlike fractions of seconds. A seventh digit is cut off.
     time = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
     since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     return since_epoch / timedelta(microseconds=1)

@@ -65,10 +65,8 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
 
 
 def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:
-    """Return the fewest violations, and the core-intervals of those with no more than so many.
-
-    See ``docs/oracle.md`` for why a cost of violations gives a bound.
-    """
+    """Return the fewest violations, and the core-intervals of those with no more than so many."""
+    # See ``docs/oracle.md`` for why a cost of violations gives a bound.
     f, offered = fluid(e), int(e.counts.sum())
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(count_late(e._replace(late=np.zeros_like(e.late)), _speedup(e)))

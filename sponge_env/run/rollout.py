@@ -218,11 +218,9 @@ def _summarise(
     plan: Scenario,
     spec: SystemSpec,
 ) -> EpisodeMetrics:
-    """Sum up the part of an episode that counts, from its ledger and its intervals.
-
-    Cores are those held during the intervals; the requests that were still in the system
-    after the last one count with the outcome that :meth:`System.drain` gave them.
-    """
+    """Sum up the part of an episode that counts, from its ledger and its intervals."""
+    # Cores are those held during the intervals; the requests that were still in the system after
+    # the last one count with the outcome that :meth:`System.drain` gave them.
     from_s = plan.count_from_s
     counts = requests["arrival_s"] >= from_s
     ended = {name: column[counts] for name, column in requests.items()}

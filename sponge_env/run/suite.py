@@ -362,8 +362,6 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 
 def _parsed(scenario: Scenario, table: str, value: Any) -> Any:
-    """Parse a change within a scenario of defaults, for the checks.
-
-    Of a table whose keys change, the other numbers and words are the scenario's.
-    """
+    """Parse a change within a scenario of defaults, for the checks."""
+    # Of a table whose keys change, the other numbers and words are the scenario's.
     return getattr(from_mapping(Scenario, {"name": scenario.name, table: value}), table)

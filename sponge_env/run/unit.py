@@ -217,11 +217,9 @@ Unit = AgentUnit | BoundUnit  # Work whose results are kept in a file of their o
 
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
-    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time.
-
-    The search has no end in them, and the least violations say nothing. Cells with stages have
-    no bound.
-    """
+    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time."""
+    # The search has no end in them, and the least violations say nothing. Cells with stages have no
+    # bound.
     bounded = [cell for cell in cells(suite) if not cell.stages]
     if not (bounded or suite.agents):
         raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")

@@ -114,10 +114,8 @@ class MemoryPlan:
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros; many of them take memory only where they are written to, by small pages.
-
-    NumPy asks for huge ones, each of which has room for whole queues that are hardly ever used.
-    """
+    """Return zeros; many of them take memory only where they are written to, by small pages."""
+    # NumPy asks for huge ones, each of which has room for whole queues that are hardly ever used.
     needed = math.prod(shape) * dtype.itemsize
     if needed <= _UNASKED_BYTES:
         return np.zeros(shape, dtype)

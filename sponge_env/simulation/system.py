@@ -244,10 +244,8 @@ class System(ABC):
         return rows
 
     def _read(self, ended: int, extra: Mapping[str, float]) -> IntervalMetrics:
-        """Return the interval's metrics, with those that the core does not measure.
-
-        The ledger's rows from ``ended`` on belong to it.
-        """
+        """Return the interval's metrics, with those that the core does not measure."""
+        # The ledger's rows from ``ended`` on belong to it.
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         took_s = rows["finished_s"] - rows["sent_s"]

@@ -103,12 +103,10 @@ def _add_recorded(
     scenario: Scenario,
     rate: float | None,
 ) -> None:
-    """Add arrivals as groups of requests that lie anywhere in a stretch of time.
-
-    That is one group for each second of counted requests, or for each request of a trace with
-    exact times. With a rate, sizes are rounded up or down at random so that this is the mean rate;
-    of a request with an exact time only copies move, to anywhere before the next request.
-    """
+    """Add arrivals as groups of requests that lie anywhere in a stretch of time."""
+    # That is one group for each second of counted requests, or for each request of a trace with
+    # exact times. With a rate, sizes are rounded up or down at random so that this is the mean
+    # rate; of a request with an exact time only copies move, to anywhere before the next request.
     start_s: NDArray[Any]
     duration_s = scenario.duration_s
     if isinstance(trace, EventTrace):
