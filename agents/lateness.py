@@ -36,12 +36,10 @@ class Option(NamedTuple):
 
 @compiled
 def write_arrivals(state: StageState) -> None:
-    """Write when each forecast arrival comes, and when it is due.
-
-    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
-    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
-    queue, get the lowest.
-    """
+    """Write when each forecast arrival comes, and when it is due."""
+    # They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
+    # ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
+    # queue, get the lowest.
     count, noise, low_s = len(state.arrivals_s), state.noise, state.budget_low_s
     step_s = (state.budget_high_s - low_s) / max(count - 1, 1)
     for n in range(count):
@@ -107,10 +105,8 @@ def option_of(state: StageState, on: Cores, batch: int) -> Option:
 
 @compiled
 def done_s(service: Service, before: int, queued: int) -> float:
-    """Return when a batch of the queue is done that has so many before it.
-
-    Batches go to the replicas round robin, and each takes the same time.
-    """
+    """Return when a batch of the queue is done that has so many before it."""
+    # Batches go to the replicas round robin, and each takes the same time.
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
     end_s: float = service.free_s[before % replicas] + before // replicas * whole_s + own_s

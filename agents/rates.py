@@ -49,11 +49,9 @@ class Forecast(NamedTuple):
 
 
 def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS) -> Forecast:
-    """Forecast an interval's arrivals from the past ones, of which there is one at least.
-
-    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
-    rate if that is higher.
-    """
+    """Forecast an interval's arrivals from the past ones, of which there is one at least."""
+    # The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
+    # rate if that is higher.
     # Plain floats, for the arrays are far too short for NumPy to pay.
     counts: list[float] = view.first.arrivals[-_RATE_WINDOWS:].tolist()
     mean = sum(counts) / len(counts)
@@ -115,13 +113,11 @@ def pairwise_sum(values: FloatArray) -> float:
 
 
 def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
-    """Return equally likely rates some intervals ahead, from all the past ones.
-
-    Rates revert to their mean as fast as they have done so far: with ``phi`` the
-    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
-    past rates, smoothed and the newest last, there is one at least.
-    """
+    """Return equally likely rates some intervals ahead, from all the past ones."""
+    # Rates revert to their mean as fast as they have done so far: with ``phi`` the autocorrelation
+    # at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of the errors it would
+    # have had before. Young fleets take the rate to last. Of the (intervals,) past rates, smoothed
+    # and the newest last, there is one at least.
     mean = np.add.reduce(smooth) / smooth.size  # np.mean takes thrice as long
     swing = smooth - mean
     pairs = len(swing) - lag

@@ -104,11 +104,9 @@ class Scaler:
         self._changes: deque[tuple[float, Any]] = deque()
 
     def scale(self, now_s: float, current: Any, desired: Any, replicas_max: int) -> Any:
-        """Return the replicas to ask for, after ``current`` ones, where so many are desired.
-
-        They grow at once, as far as the policies allow, and shrink to the highest recommendation of
-        the window.
-        """
+        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
+        # They grow at once, as far as the policies allow, and shrink to the highest recommendation
+        # of the window.
         recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))
         _forget(recommended, now_s - self._config.down_window_s)

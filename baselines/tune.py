@@ -87,11 +87,9 @@ class Task:
 
 
 def tune_task(task: Task) -> dict[str, Any]:
-    """Search the best options of a task.
-
-    The defaults come first. Where the best value lies at the end of its range, that is widened,
-    and as many combinations are tried again, :data:`ROUNDS` times at most in all.
-    """
+    """Search the best options of a task."""
+    # The defaults come first. Where the best value lies at the end of its range, that is widened,
+    # and as many combinations are tried again, :data:`ROUNDS` times at most in all.
     best: tuple[float, Options] = math.exp(fmean(task.costs({}))), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
     while space != widest and tried <= ROUNDS * task.configurations:

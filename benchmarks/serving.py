@@ -112,10 +112,8 @@ def check(calls: Mapping[str, Call], count: int) -> None:
 
 
 def print_latencies(calls: Mapping[str, Call]) -> None:
-    """Measure all in turn; print latency quantiles and the overhead over the bare model.
-
-    The first request of a turn warms up and does not count.
-    """
+    """Measure all in turn; print latency quantiles and the overhead over the bare model."""
+    # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
     for _ in range(ROUNDS):
@@ -136,10 +134,8 @@ def print_latencies(calls: Mapping[str, Call]) -> None:
 
 
 def burst(server: Server, rows: Array, seconds: float) -> tuple[float, Counter[int]]:
-    """Return the throughput of a server that is never idle, and the sizes of its batches.
-
-    As many answers as there are connections come after the end, and count.
-    """
+    """Return the throughput of a server that is never idle, and the sizes of its batches."""
+    # As many answers as there are connections come after the end, and count.
     before, begin_s = Counter(server.batches()), time.perf_counter()
 
     def send(first: int) -> int:

@@ -394,10 +394,8 @@ def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
 
 
 def tag(cls: type[Any], name: str) -> str:
-    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none.
-
-    TensorBoard sorts by tag. So that :data:`FIRST` come first, the other groups are below one.
-    """
+    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none."""
+    # TensorBoard sorts by tag. So that :data:`FIRST` come first, the other groups are below one.
     group = _field(cls, name).metadata["group"]
     return f"{group}/{name}" if group in FIRST else f"system/{group}/{name}"
 

@@ -80,10 +80,8 @@ class LearnConfig(Options):
 
 
 def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
-    """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``.
-
-    Those of the run that is resumed are the defaults.
-    """
+    """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``."""
+    # Those of the run that is resumed are the defaults.
     changes = dict(options)
     if "hidden" in changes:
         parts = [part.strip() for part in str(changes["hidden"]).split(",")]

@@ -192,10 +192,8 @@ class Training:
 
 
 def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
-    """Make the demonstrated actions probable.
-
-    The inputs are normalised by their mean and deviation in the demonstrations from now on.
-    """
+    """Make the demonstrated actions probable."""
+    # The inputs are normalised by their mean and deviation in the demonstrations from now on.
     model.normalise(shown.seen)
     seen, choices, situations = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
     optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5, fused=True)
@@ -214,12 +212,10 @@ def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> N
 
 
 def score_of(result: Evaluation, rule: Evaluation) -> float:
-    """Return one number, better when smaller: cores relative to the program's, on average.
-
-    Violations beyond the program's, or beyond few where it has more, count like cores: as many more
-    as the tolerance are a tenth, and the more there are the less each counts, for some systems are
-    hopeless.
-    """
+    """Return one number, better when smaller: cores relative to the program's, on average."""
+    # Violations beyond the program's, or beyond few where it has more, count like cores: as many
+    # more as the tolerance are a tenth, and the more there are the less each counts, for some
+    # systems are hopeless.
     allowed = np.minimum(rule.violation_rate, MET) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

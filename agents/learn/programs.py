@@ -52,11 +52,9 @@ def program_for(scales_out: bool) -> str:
 
 
 def play_program(program: str, scenarios: tuple[Scenario, ...], episodes: int) -> FloatArray:
-    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`.
-
-    They are from the user's cache if no line of code has changed: playing takes minutes, and
-    trainings that differ in their seeds compare with the same.
-    """
+    """Return (4, episodes, scenarios) sums of a program, see :meth:`Evaluation.of`."""
+    # They are from the user's cache if no line of code has changed: playing takes minutes, and
+    # trainings that differ in their seeds compare with the same.
     names = [scenario_fingerprint(scenario) for scenario in scenarios]
     question = {"program": program, "scenarios": names, "episodes": [SEED_LIMIT, episodes]}
     key, shape = fingerprint(question | {"code": code_fingerprint()}), (episodes, len(scenarios))

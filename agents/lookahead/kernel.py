@@ -112,11 +112,9 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 def plan(
     decision: Decision, forecast: FlowForecast, kinds: FloatArray, best: IntArray
 ) -> tuple[float, float]:
-    """Find the cheapest allocation; return its late requests in the next interval, and its cost.
-
-    The search walks downhill from ``best``, which is overwritten, one stage after the other. All
-    costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
-    """
+    """Find the cheapest allocation; return its late requests in the next interval, and its cost."""
+    # The search walks downhill from ``best``, which is overwritten, one stage after the other. All
+    # costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     stages, known = best.shape[0], 0
     until_s = rules.delay_s + rules.interval_s

@@ -27,10 +27,8 @@ _NOTABLE = 0.005
 
 
 def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: int) -> FloatArray:
-    """Return (stages, variants, cores, batches) seconds of batches of groups.
-
-    A group larger than the largest batch takes as many of those as it needs.
-    """
+    """Return (stages, variants, cores, batches) seconds of batches of groups."""
+    # A group larger than the largest batch takes as many of those as it needs.
     if group == 1:
         return service_s
     columns = [max(most // group, 1) for most in batch_max]

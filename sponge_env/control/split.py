@@ -62,10 +62,8 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
 def stage_view(
     view: SystemView, spec: SystemSpec, k: int, share: float, after: float
 ) -> SystemView:
-    """Return what a stage's own controller sees.
-
-    What joined a later stage is taken to have spent its share on the way exactly.
-    """
+    """Return what a stage's own controller sees."""
+    # What joined a later stage is taken to have spent its share on the way exactly.
     stage, later_s = view.stages[k], spec.slo_s * after
     delays_s, budgets_s, mean_delays_s = view.delays_s, view.budgets_s - later_s, view.mean_delays_s
     if k:

@@ -71,12 +71,10 @@ def compiled(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function as a part of each caller's own text.
-
-    For what returns records, which no ordinary call can return, and for what is called from
-    one place or takes a line or two: to compile those by themselves would add a third to the
-    time that a first run takes.
-    """
+    """Compile a function as a part of each caller's own text."""
+    # For what returns records, which no ordinary call can return, and for what is called from one
+    # place or takes a line or two: to compile those by themselves would add a third to the time
+    # that a first run takes.
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
 

@@ -59,13 +59,11 @@ def start_over(env: Env) -> None:
 
 @compiled
 def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
-    """Return when a transfer that starts at ``sent_s`` ends.
-
-    The bytes delivered up to ``sent_s`` plus the payload are looked up among the sums of what
-    the trace has delivered, and interpolated inside one sample. Send times of one payload
-    ascend, and with them the ends; so the samples are walked through instead of searched, and
-    begin anew only with another lap.
-    """
+    """Return when a transfer that starts at ``sent_s`` ends."""
+    # The bytes delivered up to ``sent_s`` plus the payload are looked up among the sums of what the
+    # trace has delivered, and interpolated inside one sample. Send times of one payload ascend, and
+    # with them the ends; so the samples are walked through instead of searched, and begin anew only
+    # with another lap.
     env, settings, trace = w.env, w.settings, w.traces
     if settings.network_kind == INSTANT or payload_bytes == 0:
         return sent_s

@@ -44,11 +44,9 @@ def uniform(state: Words) -> float:
 
 @inlined
 def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
-    """Return the uniform number in [0, 1) of a task, whatever was drawn before.
-
-    The finaliser of MurmurHash3, as SplitMix64 uses it (Steele et al., OOPSLA 2014), over the
-    request's row, the stage and how many tasks of the request it has done before.
-    """
+    """Return the uniform number in [0, 1) of a task, whatever was drawn before."""
+    # The finaliser of MurmurHash3, as SplitMix64 uses it (Steele et al., OOPSLA 2014), over the
+    # request's row, the stage and how many tasks of the request it has done before.
     word = _U64(key) + _U64(row + 1) * _GOLDEN
     word = _finalised(word) + _U64(stage * 65536 + task + 1) * _GOLDEN
     return (_finalised(word) >> _U64(11)) * (1.0 / 9007199254740992.0)

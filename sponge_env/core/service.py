@@ -30,10 +30,8 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
 
 @inlined
 def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) -> None:
-    """Begin to load the model, as one of ``loading`` replicas that do so.
-
-    The cold start was measured on one core unit with its pauses, so these cost nothing more.
-    """
+    """Begin to load the model, as one of ``loading`` replicas that do so."""
+    # The cold start was measured on one core unit with its pauses, so these cost nothing more.
     model = w.model
     if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))

@@ -148,10 +148,8 @@ def find_lines(probability: NDArray[np.float32]) -> list[Box]:
 
 
 def regions(mask: NDArray[np.bool_]) -> list[Box]:
-    """Return the boxes of the regions of a (height, width) mask that touch, also at corners.
-
-    As ``scipy.ndimage`` would, whose import takes longer than all else that a replica imports.
-    """
+    """Return the boxes of the regions of a (height, width) mask that touch, also at corners."""
+    # As ``scipy.ndimage`` would, whose import takes longer than all else that a replica imports.
     width = mask.shape[1] + 2
     # a run is a stretch of one row, by its first pixel and the one after its last in flat order;
     # a column of padding on either side keeps those of two rows apart

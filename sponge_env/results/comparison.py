@@ -83,11 +83,9 @@ class Comparison:
         return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.agents_on(cell)}
 
     def bounds_on(self, cell: Cell) -> list[str]:
-        """Return the bounds that have results on a cell.
-
-        First comes the one that agents of all kinds can be held against, the joint one if there:
-        what scales vertically only could also have been scaled by it.
-        """
+        """Return the bounds that have results on a cell."""
+        # First comes the one that agents of all kinds can be held against, the joint one if there:
+        # what scales vertically only could also have been scaled by it.
         names = (BOUND_AGENTS["joint"], BOUND_AGENTS["vertical"])
         return [name for name in names if ("episodes", name, *cell) in self._rows]
 

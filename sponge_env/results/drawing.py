@@ -71,10 +71,8 @@ def featured_of(agents: Sequence[str]) -> list[str]:
 
 
 def styles_of(agents: Sequence[str]) -> Styles:
-    """Return how a run's agents are drawn, in colours that repeat where there are more agents.
-
-    Those that are featured have the first. The reference of the standard suite is grey.
-    """
+    """Return how a run's agents are drawn, in colours that repeat where there are more agents."""
+    # Those that are featured have the first. The reference of the standard suite is grey.
     reference = load_suite(STANDARD).compared_with
     ordered = dict.fromkeys([*featured_of(agents), *agents])
     colours = itertools.cycle(COLOURS)

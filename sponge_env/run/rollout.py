@@ -197,11 +197,9 @@ def play_together(
 
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
-    """Reset a controller, which first drives the simulated counterpart of a live system.
-
-    It then has what it compiles or loads while it decides: that takes seconds, in which requests
-    would be lost, since the clock of a live system runs.
-    """
+    """Reset a controller, which first drives the simulated counterpart of a live system."""
+    # It then has what it compiles or loads while it decides: that takes seconds, in which requests
+    # would be lost, since the clock of a live system runs.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
             start(controller, system.spec, seed)
@@ -297,11 +295,9 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
 
 
 def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
-    """Let all transfers have one bandwidth, such that a byte takes as long as before.
-
-    That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
-    longer than a fast one speeds it up.
-    """
+    """Let all transfers have one bandwidth, such that a byte takes as long as before."""
+    # That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
+    # longer than a fast one speeds it up.
     sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
     transfer_s = workload.arrival_s - sent_s - base_delay_s
     s_per_byte = transfer_s.sum() / max(1.0, payload_bytes.sum())

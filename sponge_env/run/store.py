@@ -77,10 +77,8 @@ def code_fingerprint() -> str:
 
 
 def scenario_fingerprint(scenario: Scenario) -> str:
-    """Return the fingerprint of a scenario; profile and traces count by what they say.
-
-    What is as by default is left out, so that a further key changes no fingerprint.
-    """
+    """Return the fingerprint of a scenario; profile and traces count by what they say."""
+    # What is as by default is left out, so that a further key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):

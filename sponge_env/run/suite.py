@@ -188,11 +188,9 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
-    """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`.
-
-    Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
-    that is named alone follows its newest.
-    """
+    """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`."""
+    # Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
+    # that is named alone follows its newest.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     return {

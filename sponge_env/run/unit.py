@@ -123,10 +123,8 @@ class AgentUnit:
     first_seed: int = 0
 
     def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code.
-
-        A controller from elsewhere counts by its module's file, an option by the file it names.
-        """
+        """Return what stands for everything that the result depends on but the code."""
+        # A controller from elsewhere counts by its module's file, an option by the file it names.
         module = importlib.util.find_spec(self.controller.partition(":")[0])
         files = {"code": module and module.origin, **self.options}
         return fingerprint(
@@ -232,10 +230,8 @@ def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
 
 
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
-    """Return all units of a suite: bounds first, which take longest, then cell by cell.
-
-    Every controller is made once, so that mistakes show before anything runs.
-    """
+    """Return all units of a suite: bounds first, which take longest, then cell by cell."""
+    # Every controller is made once, so that mistakes show before anything runs.
     registry, tuned_options = known_controllers(), imported(f"{bundled('baselines')}:tuned_options")
     for name, entry in suite.agents.items():
         if name in BOUND_AGENTS.values():

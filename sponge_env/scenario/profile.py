@@ -206,10 +206,8 @@ class Profile:
         return np.concatenate([work_s, work_s[-1] + slope_s * beyond])[:batch_max]
 
     def fastest_s(self, cores_max: int) -> float:
-        """Shortest service that a request can get, by the simulator's service model.
-
-        Under a quota that is full speed on any cores: an idle replica has tokens.
-        """
+        """Shortest service that a request can get, by the simulator's service model."""
+        # Under a quota that is full speed on any cores: an idle replica has tokens.
         if self.quota is None:
             return float(self.service_table_s(1, cores_max).min())
         quota = self.quota

@@ -180,11 +180,9 @@ def shortest_s(
     one_core: bool = False,
     after: int | None = None,
 ) -> float:
-    """Return the shortest time in which a request can be answered, on all cores or on one.
-
-    It goes through all stages that none can miss, or those of them that come ``after`` one,
-    one after the other where they follow each other.
-    """
+    """Return the shortest time in which a request can be answered, on all cores or on one."""
+    # It goes through all stages that none can miss, or those of them that come ``after`` one, one
+    # after the other where they follow each other.
     stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
     own_s = fastest_s(scenario, profiles, one_core)
     for k, before in enumerate(ancestors(stages)):
