@@ -13,12 +13,12 @@ from typing import Any, get_args
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+import sponge_env.simulation.encoding as encoding
 from sponge_env.arrays import IntArray
 from sponge_env.control.base import BaseController
 from sponge_env.errors import MissingExtraError, PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.config import ControlName
-from sponge_env.simulation import encoding
 from sponge_env.utils.installation import check_typed
 
 LOG = logging.getLogger("agents")

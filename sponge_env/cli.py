@@ -72,7 +72,7 @@ def terminate_like_interrupt() -> Iterator[None]:
         stopping = True
         raise KeyboardInterrupt
 
-    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
         """Interrupt once more, where C code dropped the interrupt (the compiler calls Python)."""
         nonlocal stopping
         if unraisable.exc_type is not KeyboardInterrupt:

@@ -186,9 +186,9 @@ class Training:
 
     def _export(self) -> Policy:
         """Return the policy as it is now."""
-        at = {"steps": self._steps, "planned": self._planned}
         seconds = round(time.monotonic() - self._began_s, 1)
-        return Policy(replace(self._info, **at, seconds=seconds), tuple(self._exported.layers()))
+        info = replace(self._info, steps=self._steps, planned=self._planned, seconds=seconds)
+        return Policy(info, tuple(self._exported.layers()))
 
 
 def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
