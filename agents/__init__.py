@@ -1,7 +1,5 @@
 """Controllers that optimise or learn, and how the latter learn."""
 
-from __future__ import annotations
-
 from sponge_env.scenario.config import ControlName
 
 _KNOWN = {

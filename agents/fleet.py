@@ -1,7 +1,5 @@
 """How many replicas to hold: what takes a cold start to change is planned some of those ahead."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +15,11 @@ from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, Syste
 
 from .rates import SAMPLES, SMOOTHED, pairwise_sum, rate_samples, smoothed
 
-_BUSY = 0.5
-"""Share of what one core serves from which a second replica is worth its core."""
-_BATCH_SHARE = 0.4
-"""Longest batch to reckon with, relative to the SLO."""
+_BUSY = 0.5  # Share of what one core serves from which a second replica is worth its core
+_BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
 _COLD_STARTS_AHEAD = 6
-_KEPT = 600
-"""Intervals for which a second replica is held after it was last worth its core."""
-_REMEMBERED = 3600
-"""Past intervals whose rates are remembered."""
+_KEPT = 600  # Intervals for which a second replica is held after it was last worth its core
+_REMEMBERED = 3600  # Past intervals whose rates are remembered
 _OVERLOAD = 10.0
 """Cost of each core that is missing: that the CPU does not have, or that the rate would need
 beyond the largest allocation."""
@@ -66,8 +60,7 @@ class FleetOptions(Planning):
 class Fleet(NamedTuple):
     """What stays the same of a stage for an episode, and memory that is overwritten."""
 
-    most_cores: IntArray
-    """(sizes,) cores that each of 1, 2, ... replicas can have."""
+    most_cores: IntArray  # (sizes,) cores that each of 1, 2, ... replicas can have.
     total_cores: int
     cpu_cores: float
     utilisation: float
@@ -77,8 +70,7 @@ class Fleet(NamedTuple):
     in_pipeline: bool
     serves_rps: FloatArray
     """(2, cores_max) what a replica serves, and how much of that it is trusted with."""
-    step: FloatArray
-    """(sizes, sizes) cost of a cold start on the way from one size to another."""
+    step: FloatArray  # (sizes, sizes) cost of a cold start on the way from one size to another
     value: FloatArray
     """(2, sizes) cost of all that follows; then what they serve, and when the backlog ends."""
     samples: FloatArray
@@ -88,23 +80,16 @@ class Fleet(NamedTuple):
 class Moment(NamedTuple):
     """What one decision looks at."""
 
-    replicas: int
-    """Those asked for so far; those of them that are ready; and all that are."""
+    replicas: int  # Those asked for so far; those of them that are ready; and all that are
     ready: int
     serving: int
-    wait: FloatArray
-    """(sizes,) cold starts until so many are warm."""
+    wait: FloatArray  # (sizes,) cold starts until so many are warm
     waiting: int
-    missing: bool
-    """Whether more was dropped in the last interval than by chance."""
-    lasting_rps: float
-    """Rate that may last; negative if none does."""
-    rates_rps: FloatArray
-    """(past intervals,) rates of the last minutes."""
-    peak: int
-    """Intervals over which the highest of them is averaged."""
-    coming_rps: FloatArray
-    """(<= samples,) equally likely rates after a cold start."""
+    missing: bool  # Whether more was dropped in the last interval than by chance
+    lasting_rps: float  # Rate that may last; negative if none does
+    rates_rps: FloatArray  # (past intervals,) rates of the last minutes
+    peak: int  # Intervals over which the highest of them is averaged
+    coming_rps: FloatArray  # (<= samples,) equally likely rates after a cold start
     overloaded: bool
 
 
@@ -154,15 +139,13 @@ def _least(fleet: Fleet, moment: Moment) -> int:
 
 @compiled
 def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
-    """Return how many replicas to hold if a rate lasts that the usual ones may not serve.
-
-    New ones come late and take cores from the ready ones, who share the machine with them. So
-    none is asked for before requests must be late with what is ready, and no ready one is
-    given up that the rate or the backlog needs. In an overload they are the fewest that soon
-    end what gathers until they serve; none of these is given up before the ready ones serve
-    the rate and no request must be late any more. A ready one is given up where all of them
-    would never end it, and fewer would, with more cores each.
-    """
+    """Return how many replicas to hold if a rate lasts that the usual ones may not serve."""
+    # New ones come late and take cores from the ready ones, who share the machine with them. So
+    # none is asked for before requests must be late with what is ready, and no ready one is given
+    # up that the rate or the backlog needs. In an overload they are the fewest that soon end what
+    # gathers until they serve; none of these is given up before the ready ones serve the rate and
+    # no request must be late any more. A ready one is given up where all of them would never end
+    # it, and fewer would, with more cores each.
     (all_rps, end_s), ready, rate_rps = fleet.value, moment.ready, moment.lasting_rps
     soonest_s, most_rps, sizes = math.inf, 0.0, fleet.most_cores.size
     for size in range(sizes):
@@ -242,10 +225,8 @@ def _cheapest(fleet: Fleet, moment: Moment) -> int:
 
 @compiled
 def _write_steps(fleet: Fleet, moment: Moment) -> None:
-    """Write the cost of each step from one size to another, relative to a cold start's time.
-
-    From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
-    """
+    """Write the cost of each step from one size to another, relative to a cold start's time."""
+    # From ``n`` to ``m`` replicas fewer are warm at once, more hold one core while they start.
     coming, sizes, least_rps = moment.coming_rps, fleet.most_cores.size, 0.0
     # What others on the machine need is not known in a pipeline, so the rate has to do.
     if fleet.in_pipeline and moment.lasting_rps > moment.serving * fleet.serves_rps[1, -1]:
@@ -282,11 +263,9 @@ def _most(fleet: Fleet, serving: int, starting: int) -> int:
 
 @compiled
 def _mean_cost(fleet: Fleet, serving: int, starting: int, samples: int) -> float:
-    """Return what replicas cost if those that serve have such loads each and need such cores.
-
-    They hold these as far as the machine has so many for all. Replicas that hold more than their
-    CPU has take it from each other.
-    """
+    """Return what replicas cost if those that serve have such loads each and need such cores."""
+    # They hold these as far as the machine has so many for all. Replicas that hold more than their
+    # CPU has take it from each other.
     if fleet.in_pipeline:
         # Charged like the others: at one core, stages would start some in every swing.
         serving, starting = serving + starting, 0

@@ -8,8 +8,6 @@ while; where fixed fleets would have missed less, for some minutes: a run-time m
 fallback (the Simplex architecture: Sha, IEEE Software 18(4), 2001).
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -38,15 +36,12 @@ _MARGIN = 0.25
 """Share of an input's range by which it may exceed that range: extremes are rare in validation."""
 _MARGIN_DRAWN = 0.1
 """The same for inputs that say which system this is: they are drawn evenly, so none is rare."""
-_MIN_WIDTH = 0.1
-"""Minimum width of a range, for inputs that never changed."""
+_MIN_WIDTH = 0.1  # Minimum width of a range, for inputs that never changed
 _DRIFT = {"cold_start": 0.3}
 """Minimum margin of what differs from one calibration of a machine to the next: a third longer, or
 a quarter shorter."""
-_GROWING = 3
-"""Intervals in a row in which a hopeless queue has grown."""
-_CALM_S = 10.0
-"""Time without alarm after which the policy decides again."""
+_GROWING = 3  # Intervals in a row in which a hopeless queue has grown
+_CALM_S = 10.0  # Time without alarm after which the policy decides again
 _RECALLED = 120
 """Maximum number of past intervals that the program is shown before it decides: it learns from them
 how long batches take and how the load comes. More would hardly change its decisions, and this many
@@ -96,8 +91,7 @@ class Guard:
         # On variants and pipelines the programs miss more than the policies.
         self._table_s = spec.first.service_s(0)
         self._shadow = ShadowFleets(spec, self._table_s) if spec.is_one_model else None
-        self._missed: Any = 0
-        """Requests missed in all episodes that are watched at once."""
+        self._missed: Any = 0  # Requests missed in all episodes that are watched at once
         # A longer queue takes longer than the SLO even with all cores of one replica.
         self._hopeless = min(stage.capacity_rps for stage in spec.stages) * spec.slo_s
 

@@ -4,8 +4,6 @@ One kernel keeps the memory of thousands of episodes while a policy is trained a
 is followed, so that both see the same.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -24,18 +22,13 @@ from .lookahead.service_times import RATIO_RANGE
 from .needs import DELAYS, NEEDS, RATES
 from .needs import FloatMatrix as FloatMatrix
 
-ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)
-"""Time constants of the moving averages of arrivals."""
-DELAY_TIMES_S = (5.0, 40.0)
-"""The same of the communication delay."""
-EXTREME_TIME_S = 60.0
-"""Time constant with which a maximum or minimum of the past fades."""
+ARRIVAL_TIMES_S = (3.0, 10.0, 60.0)  # Time constants of the moving averages of arrivals
+DELAY_TIMES_S = (5.0, 40.0)  # The same of the communication delay
+EXTREME_TIME_S = 60.0  # Time constant with which a maximum or minimum of the past fades
 PEAK_TIME_S = 600.0
 """The same of the highest mean over the first of the time constants: a peak comes again."""
-AGES_S = (30.0, 300.0)
-"""Time constants with which the beginning of an episode is forgotten."""
-SERVICE_TIME_S = 20.0
-"""Time constant of the moving average of how long batches take."""
+AGES_S = (30.0, 300.0)  # Time constants with which the beginning of an episode is forgotten
+SERVICE_TIME_S = 20.0  # Time constant of the moving average of how long batches take
 BATCH_TIMES = ("service_mean_s", "batch_mean", "effective_cores", "offered")
 """Metrics of an interval that tell how long its batches took, and how many requests came: fleets
 serve more than an observation can show."""
@@ -43,8 +36,7 @@ serve more than an observation can show."""
 _QUEUE = "queue_length"
 _OF_STAGE = _QUEUE, "due_1_of_8", "cores", "replicas"
 _DUE_BINS = sum(name.startswith("due_") for name in JOINT.fields)
-_STAGES = 5
-"""Where the units of the stages begin."""
+_STAGES = 5  # Where the units of the stages begin
 
 _MEANS = len(ARRIVAL_TIMES_S)
 _TIMES_S = ARRIVAL_TIMES_S + DELAY_TIMES_S
@@ -79,14 +71,10 @@ FIRST_INTERVALS = 12
 class Layout:
     """Where an observation has what is remembered of it, and what policies see then."""
 
-    fields: tuple[str, ...]
-    """Names of what is observed, in order."""
-    inputs: tuple[str, ...]
-    """Names of what a policy sees."""
-    requests: IntArray
-    """(3,) places of the arrivals and of the mean and longest delay."""
-    stages: IntArray
-    """(stages, 4) places of each stage's queue, first due bin, cores and replicas."""
+    fields: tuple[str, ...]  # Names of what is observed, in order
+    inputs: tuple[str, ...]  # Names of what a policy sees
+    requests: IntArray  # (3,) places of the arrivals and of the mean and longest delay
+    stages: IntArray  # (stages, 4) places of each stage's queue, first due bin, cores and replicas
     needs: IntArray
     """(13,) places for :func:`.needs.add_needs`; none where there are several stages."""
 
@@ -129,8 +117,7 @@ def _laid_out(fields: tuple[str, ...]) -> Layout:
 
 
 JOINT_LAYOUT = _laid_out(JOINT.fields)
-INPUTS = JOINT_LAYOUT.inputs
-"""Names of what a policy of one model sees, in order."""
+INPUTS = JOINT_LAYOUT.inputs  # Names of what a policy of one model sees, in order
 
 
 def units_of(spec: SystemSpec, every: int) -> FloatArray:
@@ -208,11 +195,9 @@ def remember(
 
 @compiled
 def _until_step(interval: int, every: float) -> float:
-    """Return the share of the time between two steps of the replicas that is still to wait.
-
-    They are seldom after the first seconds: a new replica serves after some ten seconds, and only
-    a decision that stands longer than that shows what it was worth.
-    """
+    """Return the share of the time between two steps of the replicas that is still to wait."""
+    # They are seldom after the first seconds: a new replica serves after some ten seconds, and only
+    # a decision that stands longer than that shows what it was worth.
     if every == 0 or interval < FIRST_INTERVALS:
         return 0.0
     return (-interval % every) / every
@@ -258,10 +243,8 @@ def _update(
 def _update_service(
     kept: FloatMatrix, batch_times: FloatArray, fit_s: FloatArray, interval: int, interval_s: float
 ) -> None:
-    """Take in how long the batches of an interval took, relative to the fit, if any ended.
-
-    The fit is linear in the batch size, so that of the mean size is the mean of all.
-    """
+    """Take in how long the batches of an interval took, relative to the fit, if any ended."""
+    # The fit is linear in the batch size, so that of the mean size is the mean of all.
     mean_s, batch = batch_times[0], batch_times[1]
     cores = int(batch_times[2] + 0.5)  # a quota in whole microseconds is rarely a whole number
     if interval <= 1:

@@ -7,8 +7,6 @@ fastest service could save is *hopeless*: it takes its service time from the nex
 count as late.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -23,14 +21,10 @@ from .rates import ROUNDING
 class Service(NamedTuple):
     """How a stage serves on some cores."""
 
-    service_s: FloatArray
-    """(batch_max,) seconds of a batch."""
-    free_s: FloatArray
-    """(replicas,) seconds until each takes its next batch."""
-    batch: int
-    """Largest batch."""
-    settled_s: float
-    """Seconds of a batch once the queue is gone."""
+    service_s: FloatArray  # (batch_max,) seconds of a batch
+    free_s: FloatArray  # (replicas,) seconds until each takes its next batch
+    batch: int  # Largest batch
+    settled_s: float  # Seconds of a batch once the queue is gone
 
 
 class Option(NamedTuple):
@@ -42,12 +36,10 @@ class Option(NamedTuple):
 
 @compiled
 def write_arrivals(state: StageState) -> None:
-    """Write when each forecast arrival comes, and when it is due.
-
-    They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
-    ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
-    queue, get the lowest.
-    """
+    """Write when each forecast arrival comes, and when it is due."""
+    # They come as early as their scatter lets them: number ``n`` comes when ``x`` are expected with
+    # ``x + noise * sqrt(x) = n``. Budgets are spread evenly; the first arrivals, which meet the
+    # queue, get the lowest.
     count, noise, low_s = len(state.arrivals_s), state.noise, state.budget_low_s
     step_s = (state.budget_high_s - low_s) / max(count - 1, 1)
     for n in range(count):
@@ -62,8 +54,7 @@ class Cores(NamedTuple):
     service_s: FloatArray
     """(batch_max,) seconds of a batch then, and until the decision is in force."""
     before_s: FloatArray
-    settled: int
-    """Size at which batches settle then, and until the decision is in force."""
+    settled: int  # Size at which batches settle then, and until the decision is in force
     settled_before: int
 
 
@@ -114,10 +105,8 @@ def option_of(state: StageState, on: Cores, batch: int) -> Option:
 
 @compiled
 def done_s(service: Service, before: int, queued: int) -> float:
-    """Return when a batch of the queue is done that has so many before it.
-
-    Batches go to the replicas round robin, and each takes the same time.
-    """
+    """Return when a batch of the queue is done that has so many before it."""
+    # Batches go to the replicas round robin, and each takes the same time.
     replicas, whole_s = service.free_s.size, service.service_s[service.batch - 1]
     own_s = service.service_s[min(service.batch, queued - before * service.batch) - 1]
     end_s: float = service.free_s[before % replicas] + before // replicas * whole_s + own_s
@@ -138,11 +127,9 @@ def _behind_queue_s(service: Service, queued: int, number: int) -> float:
 
 @compiled
 def _resized_s(tables: StageTables, state: StageState, old_s: float, new_s: float) -> float:
-    """Return when work is done that is resized at the end of the delay.
-
-    It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now. What
-    share of it is left after the delay goes on at the new speed.
-    """
+    """Return when work is done that is resized at the end of the delay."""
+    # It would be done at ``old_s`` as it is, and at ``new_s`` if the decision were in force now.
+    # What share of it is left after the delay goes on at the new speed.
     since_s = max(tables.delay_s, state.ready_s)
     if old_s <= since_s:
         return old_s

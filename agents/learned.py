@@ -1,7 +1,5 @@
 """Controllers that follow a trained policy, and where they find one."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from functools import partial
@@ -24,10 +22,8 @@ from .history import batch_times_of, layout_of
 from .policy import ANY_MODEL, POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
 from .stepwise import PolicyState, allocation
 
-RUNS = Path("runs")
-"""Where train.py leaves its run directories."""
-SHIPPED = Path(__file__).resolve().parent / "policies"
-"""Policies that come with the project."""
+RUNS = Path("runs")  # Where train.py leaves its run directories
+SHIPPED = Path(__file__).resolve().parent / "policies"  # Policies that come with the project
 
 
 def control_of(agent: str, spec: SystemSpec) -> Control:

@@ -5,8 +5,6 @@ and the service that was seen. One kernel computes them of thousands of episodes
 one that is followed.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import product
 
@@ -19,22 +17,16 @@ from sponge_env.interfaces import SystemSpec
 
 FloatMatrix = NDArray[np.float32]
 
-CORES = 16
-"""Largest number of cores of a replica that the inputs tell apart."""
+CORES = 16  # Largest number of cores of a replica that the inputs tell apart
 _POINTS = ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (4, 1), (4, 4), (16, 1), (16, 4), (16, 16))
 """Batch size and cores of the latencies that are shown."""
-_GAINS = (2, 4, 8, 16)
-"""Cores whose throughput is shown, relative to that of one."""
-_BATCH_SHARE = 0.4
-"""Longest batch to reckon with, relative to the SLO."""
-_DELAY_SHARE = 0.7
-"""Share of what a delay leaves of the SLO in which a request is to be served."""
+_GAINS = (2, 4, 8, 16)  # Cores whose throughput is shown, relative to that of one
+_BATCH_SHARE = 0.4  # Longest batch to reckon with, relative to the SLO
+_DELAY_SHARE = 0.7  # Share of what a delay leaves of the SLO in which a request is to be served
 _MOST, _MOST_DELAYED = 1.375, 1.25
 """Cores that count as needed, relative to the most, where all are too few."""
-_PEAK_ROOM = 1.15
-"""A fleet has to serve so many times the highest rate."""
-_SAVES = 0.97
-"""A fleet is worth a step if it needs at most this share of the present one's cores."""
+_PEAK_ROOM = 1.15  # A fleet has to serve so many times the highest rate
+_SAVES = 0.97  # A fleet is worth a step if it needs at most this share of the present one's cores
 _WIDTH, _WIDER = 0.6, 0.06
 """Width of the mark of one core, and how much wider that of each further one is."""
 

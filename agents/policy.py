@@ -6,8 +6,6 @@ observation changes nothing, and has the fingerprint of the system that it was t
 because to any other its numbers mean nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,57 +25,46 @@ from .history import FloatMatrix as FloatMatrix
 from .needs import NEEDS
 from .stepwise import MAX_REPLICAS, Form
 
-FORMAT = 3
-"""Version of the file layout."""
+FORMAT = 3  # Version of the file layout
 
 STEPWISE_PARTS = 3
 """Parts of an action, for each stage: cores, batch size, and a step of the
 replicas; and the variant where there are several."""
 
-ANY_MODEL = "any model"
-"""In place of a fingerprint: a policy for every system of one model."""
-
-POLICY_FILE = "policy.safetensors"
-"""Its name in a run directory."""
+ANY_MODEL = "any model"  # In place of a fingerprint: a policy for every system of one model
+POLICY_FILE = "policy.safetensors"  # Its name in a run directory
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
     """What a policy was trained for, and how."""
 
-    agent: str
-    """Name of the learner."""
-    fingerprint: str
-    """:meth:`sponge_env.simulation.encoding.Control.fingerprint` of the system."""
-    scenarios: tuple[str, ...]
-    """Scenarios that it was trained on."""
-    actions: tuple[int, ...]
-    """Number of choices of each part of an action, stage by stage."""
-    inputs: tuple[str, ...]
-    """Names of the observation's fields that it reads, in order."""
-    steps: int
-    """Environment steps it was trained for."""
+    agent: str  # Name of the learner
+    fingerprint: str  # :meth:`sponge_env.simulation.encoding.Control.fingerprint` of the system
+    scenarios: tuple[str, ...]  # Scenarios that it was trained on
+    actions: tuple[int, ...]  # Number of choices of each part of an action, stage by stage
+    inputs: tuple[str, ...]  # Names of the observation's fields that it reads, in order
+    steps: int  # Environment steps it was trained for
     seed: int
     planned: int = 0
     """Environment steps that the training was to have; 0 in files that do not say so."""
-    partial: bool = False
-    """Whether the training has not come to its end."""
-    command: str = ""
-    """Command line that made it."""
-    seconds: float = 0.0
-    """How long that took."""
-    batches: tuple[int, ...] = ()
-    """Batch sizes that it chooses among (:mod:`.stepwise`)."""
-    every: int = 0
-    """Intervals after which it may change the number of replicas; never if 0."""
+    partial: bool = False  # Whether the training has not come to its end
+    command: str = ""  # Command line that made it
+    seconds: float = 0.0  # How long that took
+    batches: tuple[int, ...] = ()  # Batch sizes that it chooses among (:mod:`.stepwise`)
+    every: int = 0  # Intervals after which it may change the number of replicas; never if 0
     score: float | None = None
     """By which its training kept it, see :func:`agents.learn.phased.score_of`: better when
     smaller. None in files that do not say so."""
     median_of: int = 1
     """Trainings, whose seeds alone differ, of which this one was the median by that score."""
-    replicas: int = 8
-    """Most replicas of a stage that it asks for; 8 in files that do not say so."""
+    replicas: int = 8  # Most replicas of a stage that it asks for; 8 in files that do not say so
     format: int = FORMAT
+
+    @property
+    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
+        """Agent, inputs and choices: of the same, one can begin where another ended."""
+        return self.agent, self.inputs, self.actions
 
     @property
     def form(self) -> Form:
@@ -100,11 +87,6 @@ class Policy:
     input_range: FloatMatrix | None = None
     """(2, inputs) minimum and maximum of each input when it was validated; None in files that do
     not say so."""
-
-    @property
-    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """Agent, inputs and choices: of the same, one can begin where another ended."""
-        return self.info.agent, self.info.inputs, self.info.actions
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -8,8 +8,6 @@ already makes the next ones late until it is gone. It is solved by dynamic progr
 (:mod:`.stages`), and with PuLP on request (:mod:`.solvers`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,10 +21,8 @@ from sponge_env.latency import LatencyModel, quantile
 
 from .rates import ROUNDING, Forecast
 
-TICKS = 128
-"""Ticks of an SLO. Latencies are rounded up to them, and budgets down."""
-_TASKS_SHARE = 0.9
-"""Share of the requests whose tasks are planned for, the others have more."""
+TICKS = 128  # Ticks of an SLO. Latencies are rounded up to them, and budgets down.
+_TASKS_SHARE = 0.9  # Share of the requests whose tasks are planned for, the others have more
 _MAX_TASKS = 256
 _MARGIN_PROBABILITY = 0.9
 """Probability with which a latency should stay below prediction plus margin, by the residuals of
@@ -38,49 +34,36 @@ class StageTables(NamedTuple):
 
     service_s: FloatArray
     """(variants, cores_max, batch_max) seconds to plan a batch with, the margin included."""
-    coefficients_s: FloatArray
-    """(variants, 4) gamma, epsilon, delta and eta of each latency model."""
+    coefficients_s: FloatArray  # (variants, 4) gamma, epsilon, delta and eta of each latency model
     loss: FloatArray
     """(variants,) cores that the accuracy is worth which is lost, compared to the best variant."""
-    group: int
-    """Tasks of a request to plan for."""
-    before_s: float
-    """Shortest service of the stages before it."""
+    group: int  # Tasks of a request to plan for
+    before_s: float  # Shortest service of the stages before it
     left_s: float
     """Shortest service of a task here and in the stages after it: with less time a task is
     hopeless."""
     tick_s: float
     interval_s: float
-    delay_s: float
-    """Time until a decision is in force."""
+    delay_s: float  # Time until a decision is in force
 
 
 class StageState(NamedTuple):
     """What one decision looks at; times count from now."""
 
-    due_s: FloatArray
-    """(queued,) when each waiting task is due, ascending."""
-    arrivals_s: FloatArray
-    """(arrivals, 2) when more will come, and when they are due, overwritten."""
-    ready_s: float
-    """Seconds until there is a replica."""
+    due_s: FloatArray  # (queued,) when each waiting task is due, ascending
+    arrivals_s: FloatArray  # (arrivals, 2) when more will come, and when they are due, overwritten
+    ready_s: float  # Seconds until there is a replica
     running: FloatArray
     """(replicas, 2) seconds until each replica is free, ascending, and the size of its batch."""
-    free_s: FloatArray
-    """(replicas,) the same seconds under an option's cores, overwritten."""
-    variant: int
-    """Variant and cores in force."""
+    free_s: FloatArray  # (replicas,) the same seconds under an option's cores, overwritten
+    variant: int  # Variant and cores in force
     cores: int
     before_s: FloatArray
     """(variants, batch_max) seconds of a batch, on average, until the decision is in force."""
-    replicas: int
-    """Those that hold cores."""
-    rate_rps: float
-    """Tasks per second to be ready for."""
-    noise: float
-    """Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected."""
-    budget_low_s: float
-    """Lowest and highest budget of those that arrive."""
+    replicas: int  # Those that hold cores
+    rate_rps: float  # Tasks per second to be ready for
+    noise: float  # Up to ``n + noise * sqrt(n)`` tasks arrive where ``n`` are expected
+    budget_low_s: float  # Lowest and highest budget of those that arrive
     budget_high_s: float
 
 
@@ -177,11 +160,9 @@ class SystemModel:
     def _running(
         self, k: int, row: int, stage: StageView, replicas: int, now_s: float
     ) -> FloatArray:
-        """Return when each replica is free, and what it runs; see :attr:`StageState.running`.
-
-        A running batch has the margin, too. If there are more than replicas, those that end last
-        are taken to stay. Where no replica is ready, those that start serve as soon as they are.
-        """
+        """Return when each replica is free, and what it runs; see :attr:`StageState.running`."""
+        # A running batch has the margin, too. If there are more than replicas, those that end last
+        # are taken to stay. Where no replica is ready, those that start serve as soon as they are.
         ready, cores, batches = min(stage.replicas_ready, replicas), stage.cores_in_force, []
         if not ready:
             starting = [(starts_s, 0) for starts_s in stage.starting_s[:replicas]]

@@ -5,8 +5,6 @@ cold starts ahead, when the rate may have returned to its mean. The look-ahead p
 network, too (:mod:`.lookahead.flow`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from typing import NamedTuple
@@ -18,8 +16,7 @@ from sponge_env.core.compiled import compiled
 from sponge_env.interfaces import SystemSpec, SystemView
 from sponge_env.latency import quantile
 
-ROUNDING = 1e-9
-"""Requests, or ticks, that a count may be off by rounding."""
+ROUNDING = 1e-9  # Requests, or ticks, that a count may be off by rounding
 _RATE_WINDOWS = 10
 """Past intervals over which the arrival rate is averaged. This and the next ones were tuned on the
 YOLOv5s profile at 20 requests per second over a 4G trace, with constant, Poisson and bursty
@@ -31,40 +28,30 @@ SIGMAS, STAGE_SIGMAS = 1.0, 3.0
 stage and of those of a pipeline: what one of them holds up is missing in the next."""
 _BUDGET_QUANTILE = 0.05
 """Quantile of the last interval's budgets on arrival that is the lowest expected."""
-_DELAY_WINDOWS = 5
-"""Past intervals whose largest mean communication delay may come again."""
+_DELAY_WINDOWS = 5  # Past intervals whose largest mean communication delay may come again
 _INTERVALS_FOR_DISPERSION = 5
 """With fewer intervals, arrivals are taken to scatter like a Poisson process."""
-SMOOTHED = 5
-"""Intervals over which a fleet's rates are averaged: queues absorb shorter swings."""
-_LASTING_PRIOR = 30
-"""Intervals of experience that the belief in a lasting rate counts for."""
+SMOOTHED = 5  # Intervals over which a fleet's rates are averaged: queues absorb shorter swings
+_LASTING_PRIOR = 30  # Intervals of experience that the belief in a lasting rate counts for
 _WEIGHTS = [np.full(width, 1 / max(width, 1)) for width in range(SMOOTHED + 1)]
-SAMPLES = 64
-"""Rates that stand for the distribution of the coming ones."""
-_ERROR_PRIOR = 10
-"""Intervals without a forecast error that the first ones count against."""
-_ERRORS_MAX = 300
-"""Intervals that count at most."""
+SAMPLES = 64  # Rates that stand for the distribution of the coming ones
+_ERROR_PRIOR = 10  # Intervals without a forecast error that the first ones count against
+_ERRORS_MAX = 300  # Intervals that count at most
 
 
 class Forecast(NamedTuple):
     """What is expected to arrive until the next decision."""
 
     rate_rps: float
-    noise: float
-    """Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected."""
-    budget_low_s: float
-    """Lowest and highest budget on arrival."""
+    noise: float  # Up to ``n + noise * sqrt(n)`` requests arrive where ``n`` are expected
+    budget_low_s: float  # Lowest and highest budget on arrival
     budget_high_s: float
 
 
 def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS) -> Forecast:
-    """Forecast an interval's arrivals from the past ones, of which there is one at least.
-
-    The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
-    rate if that is higher.
-    """
+    """Forecast an interval's arrivals from the past ones, of which there is one at least."""
+    # The rate is the mean of the last intervals plus ``sigmas`` standard errors, or the most recent
+    # rate if that is higher.
     # Plain floats, for the arrays are far too short for NumPy to pay.
     counts: list[float] = view.first.arrivals[-_RATE_WINDOWS:].tolist()
     mean = sum(counts) / len(counts)
@@ -77,12 +64,10 @@ def forecast_arrivals(spec: SystemSpec, view: SystemView, sigmas: float = SIGMAS
 
 
 def _dispersion(counts: list[float], mean: float) -> float:
-    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson.
-
-    The variance is the smaller of two estimates. That around the mean takes a slow swing of
-    the rate for scatter; that from successive differences counts requests twice which the
-    network held back in one interval and delivered in the next.
-    """
+    """Return how much arrivals scatter: variance over mean, 0 at equal gaps, 1 for Poisson."""
+    # The variance is the smaller of two estimates. That around the mean takes a slow swing of the
+    # rate for scatter; that from successive differences counts requests twice which the network
+    # held back in one interval and delivered in the next.
     if mean <= 0 or len(counts) < _INTERVALS_FOR_DISPERSION:
         return 1.0
     around_mean, successive, before = 0.0, 0.0, counts[0]
@@ -128,13 +113,11 @@ def pairwise_sum(values: FloatArray) -> float:
 
 
 def rate_samples(smooth: FloatArray, lag: int) -> FloatArray:
-    """Return equally likely rates some intervals ahead, from all the past ones.
-
-    Rates revert to their mean as fast as they have done so far: with ``phi`` the
-    autocorrelation at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of
-    the errors it would have had before. Young fleets take the rate to last. Of the (intervals,)
-    past rates, smoothed and the newest last, there is one at least.
-    """
+    """Return equally likely rates some intervals ahead, from all the past ones."""
+    # Rates revert to their mean as fast as they have done so far: with ``phi`` the autocorrelation
+    # at that lag, the forecast is ``mean + phi * (last - mean)`` plus one of the errors it would
+    # have had before. Young fleets take the rate to last. Of the (intervals,) past rates, smoothed
+    # and the newest last, there is one at least.
     mean = np.add.reduce(smooth) / smooth.size  # np.mean takes thrice as long
     swing = smooth - mean
     pairs = len(swing) - lag

@@ -7,8 +7,6 @@ with expert advice, among all constants: Cesa-Bianchi and Lugosi, "Prediction, L
 Games", 2006, without its switches, for each costs a cold start).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import product
@@ -21,40 +19,31 @@ from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.core.overload import CHEAP
 from sponge_env.interfaces import StageAllocation, SystemSpec, SystemView
 
-_MEMORY_S = 300.0
-"""What was missed so long ago counts, for a peak comes again."""
+_MEMORY_S = 300.0  # What was missed so long ago counts, for a peak comes again
 _ALLOWED = 0.0005
 """Share of the requests that a constant may have missed, and that the own decisions may."""
 _CAUTION = 1.03
 """How much longer batches are taken to last than they do: the next peak may be a little higher."""
-_SLOW = 0.25
-"""Delay of a resize, relative to an interval, with which a constant is held."""
+_SLOW = 0.25  # Delay of a resize, relative to an interval, with which a constant is held
 _KNOWN, _JUDGED = 10, 30
 """Intervals after which there is a best constant, and after which the own decisions are judged."""
 _HELD_S, _LONGEST_S = 600.0, 3600.0
 """For how long a constant is held; twice as long each time, up to this."""
-_RECENT = 10
-"""Intervals without misses after which a fleet serves the present load."""
+_RECENT = 10  # Intervals without misses after which a fleet serves the present load
 _BATCH_SHARE, _MOST_THROUGHPUT = 0.4, 0.97
 """A fleet is played with the smallest batch of almost the largest throughput, of those that take
 this share of the SLO at most, and with the largest."""
-_QUEUE = 1 << 13
-"""Requests that can wait in each fleet."""
+_QUEUE = 1 << 13  # Requests that can wait in each fleet
 
 
 class ShadowState(NamedTuple):
     """Fixed fleets and their state; times are absolute."""
 
-    sizes: IntArray
-    """(fleets, 3) replicas, cores and batch size."""
-    free_s: FloatArray
-    """(fleets, replicas_max) when each replica is free."""
-    due_s: FloatArray
-    """(fleets, capacity) deadlines of what waits, ascending."""
-    marks: IntArray
-    """(fleets, 2) where the first of these stands, and the end."""
-    missed: IntArray
-    """(fleets,) requests that were dropped in the last interval."""
+    sizes: IntArray  # (fleets, 3) replicas, cores and batch size
+    free_s: FloatArray  # (fleets, replicas_max) when each replica is free
+    due_s: FloatArray  # (fleets, capacity) deadlines of what waits, ascending
+    marks: IntArray  # (fleets, 2) where the first of these stands, and the end
+    missed: IntArray  # (fleets,) requests that were dropped in the last interval
 
 
 @entry_point

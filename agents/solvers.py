@@ -1,7 +1,5 @@
 """PuLP as a second solver of Sponge's program, whose answers equal those of dynamic programming."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

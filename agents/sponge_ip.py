@@ -5,8 +5,6 @@ its own deadline is in :mod:`.stages`, and what it expects to arrive in :mod:`.r
 stands Sponge without one of its means, to see what each contributes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -24,8 +22,7 @@ from .fleet import FleetOptions, Fleets, everything
 from .rates import SIGMAS, STAGE_SIGMAS, Forecast, ForecastError, forecast_arrivals
 from .stages import StageProgram
 
-_ROUNDING_MS = 1e-6
-"""Milliseconds that a published budget may be off by rounding."""
+_ROUNDING_MS = 1e-6  # Milliseconds that a published budget may be off by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

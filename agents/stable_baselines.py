@@ -4,8 +4,6 @@ Loading one executes code that is in its file: it holds pickled objects. Follow 
 you trust.
 """
 
-from __future__ import annotations
-
 import inspect
 import logging
 from functools import cache
@@ -15,20 +13,12 @@ from typing import Any, get_args
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
+import sponge_env.simulation.encoding as encoding
 from sponge_env.arrays import IntArray
 from sponge_env.control.base import BaseController
 from sponge_env.errors import MissingExtraError, PolicyError
 from sponge_env.interfaces import Allocation, SystemSpec, SystemView
 from sponge_env.scenario.config import ControlName
-from sponge_env.simulation.encoding import (
-    ActionMasks,
-    combination,
-    control_named,
-    decode,
-    encode,
-    reaching,
-    stepped,
-)
 from sponge_env.utils.installation import check_typed
 
 LOG = logging.getLogger("agents")
@@ -57,8 +47,8 @@ class SB3Policy(BaseController):
     def begin(self, spec: SystemSpec) -> None:
         """Find the kind of control whose observations and actions are the model's."""
         shape, space = self._policy.observation_space.shape, self._policy.action_space
-        for name in dict.fromkeys(reaching(name, spec) for name in get_args(ControlName)):
-            self._control = control_named(name, spec)
+        for name in dict.fromkeys(encoding.reaching(name, spec) for name in get_args(ControlName)):
+            self._control = encoding.control_named(name, spec)
             actions, observed = self._control.spaces(spec)
             if observed.shape == shape and _fits(space, actions.nvec):
                 break
@@ -68,13 +58,13 @@ class SB3Policy(BaseController):
                 "system does"
             )
         self._choices = actions.nvec
-        self._masks = ActionMasks(spec, self._control) if self._masked else None
+        self._masks = encoding.ActionMasks(spec, self._control) if self._masked else None
         self._state: Any = None
         self._first = True
 
     def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
         """Return the model's most probable allocation."""
-        observation = encode(view, spec, self._control)
+        observation = encoding.encode(view, spec, self._control)
         allowed = {} if self._masks is None else {"action_masks": self._masks(observation)}
         action, self._state = self._policy.predict(
             observation,
@@ -85,10 +75,10 @@ class SB3Policy(BaseController):
         )
         self._first = False
         if isinstance(self._policy.action_space, Discrete):
-            action = combination(np.asarray(action), self._choices)
+            action = encoding.combination(np.asarray(action), self._choices)
         elif isinstance(self._policy.action_space, Box):
-            action = stepped(action, self._choices)
-        return decode(np.asarray(action), self._control)
+            action = encoding.stepped(action, self._choices)
+        return encoding.decode(np.asarray(action), self._control)
 
 
 def _fits(space: Any, choices: IntArray) -> bool:

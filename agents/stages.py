@@ -13,8 +13,6 @@ whichever is longer, and the batches for all tasks of a request, each as large a
 during it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -51,10 +49,8 @@ from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
 from .solvers import solve_chain
 
-_BUSIEST = 0.95
-"""Utilisation from which on waiting times are taken to grow no more."""
-_SECOND = 2**30
-"""Cost of a second of work, where the backlog is to be worked off fast ..."""
+_BUSIEST = 0.95  # Utilisation from which on waiting times are taken to grow no more
+_SECOND = 2**30  # Cost of a second of work, where the backlog is to be worked off fast
 _MAX_WORK_S = 2.0**8
 """... and the longest that is told apart, so that all stages cost less than a late request."""
 
@@ -62,11 +58,9 @@ _MAX_WORK_S = 2.0**8
 class Steady(NamedTuple):
     """What a request meets that comes later and finds no backlog."""
 
-    size: int
-    """Size at which batches settle."""
+    size: int  # Size at which batches settle
     wait_s: float
-    tasks_s: float
-    """Service of its tasks."""
+    tasks_s: float  # Service of its tasks
 
 
 @entry_point

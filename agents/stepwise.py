@@ -3,8 +3,6 @@
 It follows thousands of episodes while a policy is trained and one while it is followed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,15 +20,13 @@ from sponge_env.simulation.encoding import Control, encode, fit
 from .history import BATCH_TIMES, REMEMBERED, FloatMatrix, layout_of, remember, units_of
 from .needs import CORES, add_needs, table_of
 
-MAX_REPLICAS = 16
-"""Replicas of a stage beyond which no stepwise policy goes."""
+MAX_REPLICAS = 16  # Replicas of a stage beyond which no stepwise policy goes
 PER_REPLICA = MAX_REPLICAS + 1
 SITUATIONS = 2 * PER_REPLICA**2
 """What may be chosen depends on the situation: whether no replica may be given up (0 or 1), how
 many are asked for, and how many of them are ready. Its number is ``(kept * PER_REPLICA + asked) *
 PER_REPLICA + ready``."""
-MOVES = 3
-"""Choices of the replicas' part of an action: one down, as they are, one up."""
+MOVES = 3  # Choices of the replicas' part of an action: one down, as they are, one up
 _NUMBERS = len(StageAllocation._fields)
 _batch_times = attrgetter(*BATCH_TIMES)
 
@@ -38,12 +34,9 @@ _batch_times = attrgetter(*BATCH_TIMES)
 class Form(NamedTuple):
     """What a policy may choose among, besides the limits of a system."""
 
-    every: int
-    """Intervals after which the number of replicas may change; there is one if it is 0."""
-    sizes: tuple[int, ...]
-    """Batch sizes."""
-    replicas: int = MAX_REPLICAS
-    """Most replicas of a stage."""
+    every: int  # Intervals after which the number of replicas may change; there is one if it is 0
+    sizes: tuple[int, ...]  # Batch sizes
+    replicas: int = MAX_REPLICAS  # Most replicas of a stage
     holds_peak: bool = True
     """Whether with one model it gives up no replica that the peak needs, see :mod:`.needs`, and
     gives the ready replicas what those that start leave."""
@@ -66,8 +59,7 @@ class StageChoices:
     counts: IntArray
     """(stages, 4) choices of cores, batch sizes, steps of the replicas, and variants: 0 of these
     where there is nothing to choose, and so no part of an action."""
-    limits: IntArray
-    """(stages, 4) largest cores, batch, replicas and variant."""
+    limits: IntArray  # (stages, 4) largest cores, batch, replicas and variant
     room: NDArray[np.bool_]
     """(stages, situations, cores) which numbers of cores, from 1 on, the ready replicas have room
     for beside one for each that starts. One core always counts as such: the machine then has fewer
@@ -76,7 +68,7 @@ class StageChoices:
     """(stages, situations, 3) which steps, one down, none or one up, are allowed."""
 
     @classmethod
-    def of(cls, spec: SystemSpec, form: Form) -> StageChoices:
+    def of(cls, spec: SystemSpec, form: Form) -> "StageChoices":
         """Return those of a system under a policy of such a form."""
         counts, limits = [], []
         for stage in spec.stages:
@@ -129,8 +121,7 @@ class PolicyState:
             fits_s = fits_s[:1]
         self._known = np.array(units), np.array(fits_s), np.array(tables)
         """(n, ...) what stays the same of each system, see :func:`_known`."""
-        self.intervals = np.zeros(count, np.int64)
-        """(n,) decisions so far."""
+        self.intervals = np.zeros(count, np.int64)  # (n,) decisions so far
         initial = [[each.replicas for each in spec.initial.stages] for spec in specs]
         self.replicas = np.minimum(initial, self.choices.limits[:, 2])
         """(n, stages) of the last decision."""
@@ -169,7 +160,7 @@ class PolicyState:
             times = np.array([_batch_times(view.last)], np.float64)
         self.see(encode(view, self._spec, self._observed)[None], times)
 
-    def begin(self, chosen: NDArray[np.bool_], pool: PolicyState, assigned: IntArray) -> None:
+    def begin(self, chosen: NDArray[np.bool_], pool: "PolicyState", assigned: IntArray) -> None:
         """Begin new episodes of some systems of a pool, whose places are given."""
         for own, new in zip(self._known, pool._known, strict=True):
             if len(new) > 1 or len(own) > 1:
@@ -215,10 +206,8 @@ class PolicyState:
         return self._fitting()
 
     def _fitting(self) -> IntArray:
-        """Return the allocations as far as they fit on the machine.
-
-        The stage that holds the most cores gives up first, replicas too, even between steps.
-        """
+        """Return the allocations as far as they fit on the machine."""
+        # The stage that holds the most cores gives up first, replicas too, even between steps.
         # Where those that start count as one core, the choices fit already.
         total_cores = self._spec.total_cores if not self._holds_peak else MAX_TOTAL_CORES
         fits = fit(self._rows, self.choices.limits, total_cores)

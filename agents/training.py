@@ -3,8 +3,6 @@
 Its body is :mod:`.learn.command`, which takes a while to import.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Sequence
@@ -19,13 +17,16 @@ from . import LEARNERS
 CONDITIONS = "--trace", "--random-start", "--arrivals", "--rate", "--load", "--drop"
 FOLLOWED = "--scenario", "--profile", *CONDITIONS
 """Options that an evaluation of the policy has in common with its training."""
-NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS
-"""Options for what a suite defines already."""
-MACHINES = (16, 8, 16, 32, 16, 4)
-"""Cores of the machines on which random systems run; systems take them in turn."""
+NOT_WITH_A_SUITE = "--scenario", "--also", *CONDITIONS  # Options for what a suite defines already
+MACHINES = (16, 8, 16, 32, 16, 4)  # Cores of those on which random systems run, in turn
 STEPS, FEW_STEPS, MANY_STEPS, ENVS = 8_000_000, 2_000_000, 40_000_000, 1152
 """Default environment steps of a training, of one that begins with a policy, and of one on random
 systems; and its environments."""
+
+
+def machines(count: int) -> list[int]:
+    """Return the cores of the machines of so many random systems."""
+    return [MACHINES[k % len(MACHINES)] for k in range(count)]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -72,16 +73,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     text = "run directory whose policy to go on with, to the steps that were planned"
     add("--resume", type=Path, metavar="RUN", help=text)
     arguments = parser.parse_args(argv)
-    given, _ = cli.split_options(argv, NOT_WITH_A_SUITE)
     for option, value in (("--held-out", arguments.held_out), ("--like", arguments.like)):
         if value and arguments.suite is None:
             raise ConfigError(f"{option} is about the cells of a --suite")
-    if arguments.suite is not None and given:
-        raise ConfigError(f"--suite says what to train on; leave out {given[0]}")
-    named, _ = cli.split_options(argv, ("--suite", "--profile", *NOT_WITH_A_SUITE))
-    if arguments.systems and (named or arguments.randomised):
-        others = (*named, "--randomised")
-        raise ConfigError(f"--systems says what to train on; leave out {others[0]}")
+    not_with_systems = "--suite", "--profile", *NOT_WITH_A_SUITE, "--randomised"
+    for option, asked, others in (
+        ("--suite", arguments.suite is not None, NOT_WITH_A_SUITE),
+        ("--systems", arguments.systems, not_with_systems),
+    ):
+        if asked and (given := cli.split_options(argv, others)[0]):
+            raise ConfigError(f"{option} says what to train on; leave out {given[0]}")
     if arguments.start and arguments.resume:
         raise ConfigError("--resume goes on with the policy of its run; leave out --start")
     if arguments.systems and arguments.ray is not None:

@@ -1,7 +1,5 @@
 """Controllers to compare with, and the options that they were tuned to."""
 
-from __future__ import annotations
-
 import json
 import logging
 from functools import cache
@@ -28,13 +26,11 @@ _KNOWN = {
 }
 CONTROLLERS = {name: f"{__name__}.{place}" for name, (place, _) in _KNOWN.items()}
 """Name -> ``module:callable``, imported only when asked for."""
-ABOUT = {name: about for name, (_, about) in _KNOWN.items()}
-"""Name -> what it does, in one line."""
+ABOUT = {name: about for name, (_, about) in _KNOWN.items()}  # Name -> what it does, in one line
 
 LOG = logging.getLogger("baselines")
 
-TUNED_FILE = Path(__file__).parent / "tuned.json"
-"""The results of ``python -m baselines.tune``."""
+TUNED_FILE = Path(__file__).parent / "tuned.json"  # The results of ``python -m baselines.tune``
 
 
 def tuned_options(agent: str, scenario: Scenario) -> dict[str, Any]:

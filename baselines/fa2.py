@@ -7,8 +7,6 @@ all replicas there are. ``when_infeasible="keep"`` is the published form. A chai
 budget, as in :mod:`.ipa`, whose latency of a stage it takes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal

@@ -7,8 +7,6 @@ the SLO; of all such choices take the best in accuracy and cost. FA2 (Razavi et 
 the same for one-core replicas without variants.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -24,10 +22,8 @@ from sponge_env.interfaces import Allocation, StageAllocation, StageSpec, System
 
 from .rules import peak_load
 
-TICKS = 256
-"""Ticks of an SLO. Latencies are rounded up to them."""
-_CORES = 2
-"""Cores of a replica by default."""
+TICKS = 256  # Ticks of an SLO. Latencies are rounded up to them.
+_CORES = 2  # Cores of a replica by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

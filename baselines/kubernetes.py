@@ -11,8 +11,6 @@ recommendation of the scale-in window, and may not grow faster than the policies
 never go missing here, and the scale-out window is 0 by default, so those rules are left out.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from functools import reduce
@@ -25,25 +23,21 @@ from sponge_env.interfaces import SystemSpec, SystemView
 
 from .rules import BatchConfig, batch_size
 
-TOLERANCE = 0.1
-"""Relative distance from the target utilisation within which nothing changes."""
+TOLERANCE = 0.1  # Relative distance from the target utilisation within which nothing changes
 _TINY = 1e-300
-ROUNDING_S = 1e-9
-"""Time by which a decision may come early by rounding."""
+ROUNDING_S = 1e-9  # Time by which a decision may come early by rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HPAConfig(BatchConfig):
     """Options of :class:`HPA`; the defaults are those of Kubernetes."""
 
-    target: float = option(0.8, above=0, at_most=1)
-    """Utilisation of the ready replicas to hold."""
+    target: float = option(0.8, above=0, at_most=1)  # Utilisation of the ready replicas to hold
     period_s: float = option(15.0, above=0)
     """Time between two looks at the utilisation, which is averaged over it."""
     down_window_s: float = option(300.0, at_least=0)
     """Past time whose highest recommendation bounds scaling in."""
-    min_replicas: int = option(1, at_least=1)
-    """Fewest replicas that are held."""
+    min_replicas: int = option(1, at_least=1)  # Fewest replicas that are held
     policy_s: float = option(15.0, above=0)
     """Time in which the replicas may double, or grow by four if that is more."""
 
@@ -110,11 +104,9 @@ class Scaler:
         self._changes: deque[tuple[float, Any]] = deque()
 
     def scale(self, now_s: float, current: Any, desired: Any, replicas_max: int) -> Any:
-        """Return the replicas to ask for, after ``current`` ones, where so many are desired.
-
-        They grow at once, as far as the policies allow, and shrink to the highest recommendation of
-        the window.
-        """
+        """Return the replicas to ask for, after ``current`` ones, where so many are desired."""
+        # They grow at once, as far as the policies allow, and shrink to the highest recommendation
+        # of the window.
         recommended, changes = self._recommended, self._changes
         recommended.append((now_s, desired))
         _forget(recommended, now_s - self._config.down_window_s)

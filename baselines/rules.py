@@ -7,8 +7,6 @@ None of those that scale cores or replicas has a batch size in its published for
 be as long as leaves time to wait for the batch before it and for the network.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,10 +18,8 @@ from sponge_env.control.base import ArrayController, BaseController, Options, op
 from sponge_env.control.split import shares
 from sponge_env.interfaces import BY_SLACK, Allocation, StageAllocation, SystemSpec, SystemView
 
-_CALM_SHARE = 0.25
-"""An interval counts as calm if less waits than this share of ``up_queue``."""
-_UP_FACTOR = 1.5
-"""How many times the cores are held after growing; at least one is added."""
+_CALM_SHARE = 0.25  # An interval counts as calm if less waits than this share of ``up_queue``
+_UP_FACTOR = 1.5  # How many times the cores are held after growing; at least one is added
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +95,7 @@ static_16 = partial(Static, cores=16)
 class QueueRuleConfig(BatchConfig):
     """Options of :class:`QueueRule`."""
 
-    up_queue: float = option(1.0, above=0)
-    """Waiting requests per core above which cores are added."""
+    up_queue: float = option(1.0, above=0)  # Waiting requests per core above which cores are added
     down_after: int = option(10, at_least=1)
     """Calm intervals in a row after which one core is released."""
 

@@ -1,7 +1,5 @@
 """Which options are searched for each controller."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +14,8 @@ class Range:
 
     low: float
     high: float
-    log: bool = False
-    """Whether it is searched by its logarithm."""
-    least: float = -math.inf
-    """Ends beyond which a value means nothing, as is the next."""
+    log: bool = False  # Whether it is searched by its logarithm
+    least: float = -math.inf  # Ends beyond which a value means nothing, as is the next
     most: float = math.inf
 
     @property
@@ -27,7 +23,7 @@ class Range:
         """Whether only whole numbers are searched."""
         return isinstance(self.low, int)
 
-    def widened(self, value: float) -> Range:
+    def widened(self, value: float) -> "Range":
         """Return the range with more room at the end where a value lies, if there may be more."""
         scale, back = (math.log, math.exp) if self.log else (float, float)
         first, last, at = map(scale, (self.low, self.high, value))
@@ -43,14 +39,12 @@ class Range:
         return replace(self, low=low, high=high)
 
 
-Space = Mapping[str, Range | tuple[Any, ...]]
-"""Range of each option, or the words that it may be."""
+Space = Mapping[str, Range | tuple[Any, ...]]  # Range of each option, or the words that it may be
 
 # Two batches in a row that are longer than half the SLO: the second ends after it.
 _BATCH: Space = {"batch_slo_share": Range(0.02, 0.5, log=True, least=0.001, most=1.0)}
 
-_WINDOWS = Range(1, 30, log=True, least=1, most=30)
-"""Past intervals; a view holds no more."""
+_WINDOWS = Range(1, 30, log=True, least=1, most=30)  # Past intervals; a view holds no more
 
 _PLAN: Space = {
     "slo_fraction": Range(0.5, 1.0, least=0.5, most=1.0),

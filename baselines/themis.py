@@ -13,8 +13,6 @@ intervals and not an LSTM's forecast; and since all replicas of this system have
 cores, those that start cold hold as many as those that serve.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 
@@ -97,12 +95,10 @@ def grow(
 def _fits(
     latency_s: FloatArray, replicas: NDArray[np.int_], rate_rps: float, budget_s: float
 ) -> NDArray[np.bool_]:
-    """Return with which batch sizes, in the last axis, replicas keep up and are in time.
-
-    They keep up if ``replicas * b / l(b, c) >= rate``. They are in time if the batch's first
-    request, which waits for ``b - 1`` more at its replica, and the service fit the budget:
-    ``(b - 1) * replicas / rate + l(b, c) <= budget``.
-    """
+    """Return with which batch sizes, in the last axis, replicas keep up and are in time."""
+    # They keep up if ``replicas * b / l(b, c) >= rate``. They are in time if the batch's first
+    # request, which waits for ``b - 1`` more at its replica, and the service fit the budget: ``(b -
+    # 1) * replicas / rate + l(b, c) <= budget``.
     batches = np.arange(1, latency_s.shape[-1] + 1)
     filling_s = (batches - 1) * replicas / max(rate_rps, 1e-9)
     return (replicas * batches / latency_s >= rate_rps) & (filling_s + latency_s <= budget_s)

@@ -9,8 +9,6 @@ have the least geometric mean of the cells' :func:`cost_cores`. ``tuned.json`` k
     {"agents": {AGENT: {PROFILE: {"options", "cost_cores", "configurations", "episodes"}}}}
 """
 
-from __future__ import annotations
-
 import math
 import random
 import sys
@@ -44,10 +42,8 @@ from sponge_env.utils.installation import require_extra
 from . import TUNED_FILE, load_tuned
 from .searches import SEARCHES, Options, Range, Space
 
-CONFIGURATIONS = 200
-"""Combinations of options that are tried for each controller and profile."""
-ROUNDS = 4
-"""Times that as many are tried where the best lies at the end of its range."""
+CONFIGURATIONS = 200  # Combinations of options that are tried for each controller and profile
+ROUNDS = 4  # Times that as many are tried where the best lies at the end of its range
 
 
 def cost_cores(cores: float, missed: float) -> float:
@@ -91,11 +87,9 @@ class Task:
 
 
 def tune_task(task: Task) -> dict[str, Any]:
-    """Search the best options of a task.
-
-    The defaults come first. Where the best value lies at the end of its range, that is widened,
-    and as many combinations are tried again, :data:`ROUNDS` times at most in all.
-    """
+    """Search the best options of a task."""
+    # The defaults come first. Where the best value lies at the end of its range, that is widened,
+    # and as many combinations are tried again, :data:`ROUNDS` times at most in all.
     best: tuple[float, Options] = math.exp(fmean(task.costs({}))), {}
     space, tried, widest = SEARCHES[task.agent], 1, None
     while space != widest and tried <= ROUNDS * task.configurations:

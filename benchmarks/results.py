@@ -8,8 +8,6 @@ pages are then made from the CSV files, those of earlier runs included; docs/met
 tables of fields in docs/environment.md are made from the code.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys
@@ -52,8 +50,7 @@ SUITES = {
     "stages": "Model variants and pipelines",
 }
 """Suites with results, and what their tables are called."""
-ENTRIES = Path(__file__).parent / "leaderboard"
-"""Of others: DIVISION/NAME/cells.csv."""
+ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
 @cli.command
@@ -164,7 +161,7 @@ def leaderboard(cells: pd.DataFrame, reference: str) -> Table:
     return score_table(rows, [*rows["agent"]])
 
 
-def _texts(values: pd.Series[float], form: str) -> pd.Series[str]:
+def _texts(values: "pd.Series[float]", form: str) -> "pd.Series[str]":
     return values.map(lambda share: MISSING if pd.isna(share) else format(share * 100, form))
 
 

@@ -3,8 +3,6 @@
 Each serves a model on the last CPU that this process may use; the rest keeps to the others.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,14 +17,12 @@ from typing import Any
 
 from sponge_env.errors import ConfigError
 
-CORE_UNIT = 1 / 16
-"""Physical cores in one core unit, as in the scenarios of this machine."""
+CORE_UNIT = 1 / 16  # Physical cores in one core unit, as in the scenarios of this machine
 END_S = 30.0
 
 CPUS = os.sched_getaffinity(0)
 MODEL_CPU = max(CPUS)
-OTHERS = CPUS - {MODEL_CPU} or CPUS
-"""Where clients run, and what is around a model."""
+OTHERS = CPUS - {MODEL_CPU} or CPUS  # Where clients run, and what is around a model
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,7 @@ class Server:
 
     name: str
     model: str
-    port: int
-    """Of HTTP."""
+    port: int  # Of HTTP
     grpc_port: int
     process: subprocess.Popen[str]
 

@@ -8,8 +8,6 @@ ONNX Runtime runs in this process on the model's core, with the same file, optio
 take turns, so that a drift of the machine's speed meets all alike.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 import os
@@ -37,21 +35,17 @@ from sponge_env.results.layout import aligned
 from sponge_env.serve.load import client as http
 
 Array = NDArray[Any]
-Call = Callable[[int], Array]
-"""Has the model answer one of the rows."""
+Call = Callable[[int], Array]  # Has the model answer one of the rows
 TIMEOUT_S = 60.0
-LONG_MS = 60_000
-"""SLO of requests that are not to be refused, whatever there is to do."""
+LONG_MS = 60_000  # SLO of requests that are not to be refused, whatever there is to do
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
 CONNECTIONS = 24
 """Half as many again as the largest batch: the next batch is complete when one ends."""
-ROUNDS, TURN = 60, 10
-"""Turns of each way to ask, and requests of a turn."""
-BURSTS, BURST_S = 6, 6.0
-"""Measurements of the throughput."""
+ROUNDS, TURN = 60, 10  # Turns of each way to ask, and requests of a turn
+BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 
 
 @contextmanager
@@ -118,10 +112,8 @@ def check(calls: Mapping[str, Call], count: int) -> None:
 
 
 def print_latencies(calls: Mapping[str, Call]) -> None:
-    """Measure all in turn; print latency quantiles and the overhead over the bare model.
-
-    The first request of a turn warms up and does not count.
-    """
+    """Measure all in turn; print latency quantiles and the overhead over the bare model."""
+    # The first request of a turn warms up and does not count.
     times_s: dict[str, list[float]] = {name: [] for name in calls}
     gc.disable()
     for _ in range(ROUNDS):
@@ -142,10 +134,8 @@ def print_latencies(calls: Mapping[str, Call]) -> None:
 
 
 def burst(server: Server, rows: Array, seconds: float) -> tuple[float, Counter[int]]:
-    """Return the throughput of a server that is never idle, and the sizes of its batches.
-
-    As many answers as there are connections come after the end, and count.
-    """
+    """Return the throughput of a server that is never idle, and the sizes of its batches."""
+    # As many answers as there are connections come after the end, and count.
     before, begin_s = Counter(server.batches()), time.perf_counter()
 
     def send(first: int) -> int:

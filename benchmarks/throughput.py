@@ -9,8 +9,6 @@ a batch of 1,024 is measured, and the exit code is 1 if this version takes more 
 the CPU time of the earlier one.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib
@@ -61,10 +59,8 @@ def _cpu_s() -> float:
 
 
 def measure(only_gate: bool) -> dict[str, tuple[float, ...]]:
-    """Return (CPU, wall) nanoseconds of a step of each kind.
-
-    Only what every version offers is used, for this file measures the earlier one as well.
-    """
+    """Return (CPU, wall) nanoseconds of a step of each kind."""
+    # Only what every version offers is used, for this file measures the earlier one as well.
     measured = Path(str(importlib.import_module("sponge_env").__file__)).resolve()
     if not measured.is_relative_to(Path.cwd().resolve()):
         raise RuntimeError(f"there is no sponge_env in {Path.cwd()}")

@@ -3,8 +3,6 @@
 Runs within Triton, in an environment without this project.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from typing import Any

@@ -4,8 +4,6 @@ It comes from ``nvidia-pytriton``, in an environment of its own: this project do
 The backend's script is run by Triton itself, without pytriton's proxy, which would cost time.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -46,12 +44,9 @@ class TritonModel:
 
     name: str
     batch_max: int = 16
-    delay_s: float = 0.0
-    """How long a batch that is not full waits for more."""
-    instances: int = 1
-    """Processes that run the model, under one CPU limit."""
-    cores: int = 16
-    """Core units, of all instances together."""
+    delay_s: float = 0.0  # How long a batch that is not full waits for more
+    instances: int = 1  # Processes that run the model, under one CPU limit
+    cores: int = 16  # Core units, of all instances together
 
     def config(self) -> str:
         """Return its configuration: requests' own timeouts count, and late requests are refused."""

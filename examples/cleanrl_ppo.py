@@ -8,8 +8,6 @@ It knows nothing of this project but the name of an environment, and runs as wel
     python examples/cleanrl_ppo.py --env-id CartPole-v1
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

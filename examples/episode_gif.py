@@ -4,8 +4,6 @@
 python examples/episode_gif.py --scenario bursty --out episode.gif
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

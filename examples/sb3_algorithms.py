@@ -4,8 +4,6 @@
 python examples/sb3_algorithms.py --steps 5000 --algorithms TRPO QRDQN
 """
 
-from __future__ import annotations
-
 import argparse
 
 import gymnasium as gym

@@ -1,7 +1,5 @@
 """The console command: ``sponge COMMAND ...``, or ``python -m sponge_env COMMAND ...``."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

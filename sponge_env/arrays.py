@@ -1,7 +1,5 @@
 """Names of array types, whose shapes stand in the docstrings, and a sum."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Iterable
 from functools import reduce
@@ -14,9 +12,7 @@ IntArray = NDArray[np.int64]
 
 
 def total(values: Iterable[float]) -> float:
-    """Add numbers one after the other.
-
-    :func:`sum` does so only up to Python 3.11; from 3.12 on it compensates for rounding, which
-    compiled code does not.
-    """
+    """Add numbers one after the other."""
+    # :func:`sum` does so only up to Python 3.11; from 3.12 on it compensates for rounding, which
+    # compiled code does not.
     return reduce(operator.add, values, 0.0)

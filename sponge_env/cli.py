@@ -1,7 +1,5 @@
 """What the command-line scripts share."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import itertools
@@ -21,20 +19,16 @@ from sponge_env.utils.installation import TRUST, data_folder, typing
 from sponge_env.utils.installation import program as program
 from sponge_env.utils.installation import tool as tool
 
-BAD_INPUT = 2
-"""Exit code after bad input."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+BAD_INPUT = 2  # Exit code after bad input
+INTERRUPTED = 130  # Exit code after Ctrl-C
 DROP_NOTICE = (
     "requests that cannot be answered in time any more are dropped, as by default with recorded "
     "traces (--drop none keeps them)"
 )
 """Says why recorded traces have a drop policy of their own."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a command."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
 ALARM = signal.SIGALRM
-RAISE_AGAIN_S = 0.05
-"""Time until an interrupt that C code dropped is raised again."""
+RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again
 
 
 def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
@@ -64,11 +58,9 @@ def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
 
 @contextmanager
 def terminate_like_interrupt() -> Iterator[None]:
-    """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once.
-
-    Then workers are cleaned up and what was measured is kept; a second signal only says so. What
-    is ignored when this begins (``nohup``) stays so.
-    """
+    """Let a termination or a terminal that is closed unwind like Ctrl-C, and only once."""
+    # Then workers are cleaned up and what was measured is kept; a second signal only says so. What
+    # is ignored when this begins (``nohup``) stays so.
     stopping = False
 
     def raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -80,7 +72,7 @@ def terminate_like_interrupt() -> Iterator[None]:
         stopping = True
         raise KeyboardInterrupt
 
-    def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    def raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
         """Interrupt once more, where C code dropped the interrupt (the compiler calls Python)."""
         nonlocal stopping
         if unraisable.exc_type is not KeyboardInterrupt:

@@ -1,7 +1,5 @@
 """Errors a user can cause, and the sentences that tell them what to change."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

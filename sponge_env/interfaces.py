@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from sponge_env.latency import LatencyModel
     from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, StageMetrics
 
-HISTORY = 30
-"""Past intervals that a view shows."""
+HISTORY = 30  # Past intervals that a view shows
 
 ACCURACY_PRICE = 2.0
 """Cores that a percent of accuracy is worth, if nothing else is said: to the programs, and to those
@@ -58,8 +57,7 @@ class Outcome(IntEnum):
     LATE = 3
     DROPPED = 4
     FAILED = 5
-    CANCELLED = 6
-    """Taken back by its client; no violation."""
+    CANCELLED = 6  # Taken back by its client; no violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +107,10 @@ GiveUp = Literal["replicas, then cores", "cores", "starting replicas"]
 class StageAllocation(NamedTuple):
     """What one stage gets until the next decision."""
 
-    cores: int
-    """Core units of each replica."""
-    batch: int
-    """Largest batch a replica is given."""
-    replicas: int = 1
-    """Replicas kept running."""
-    variant: int = 0
-    """Model variant, or :data:`BY_SLACK`."""
+    cores: int  # Core units of each replica
+    batch: int  # Largest batch a replica is given
+    replicas: int = 1  # Replicas kept running
+    variant: int = 0  # Model variant, or :data:`BY_SLACK`
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -8,8 +8,6 @@ Sponge (Razavi et al., EuroMLSys 2024) models the time of a batch of ``b`` reque
 Controllers plan with it; the simulator falls back on it where nothing was measured.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +20,9 @@ from numpy.typing import ArrayLike
 from sponge_env.arrays import FloatArray
 from sponge_env.errors import ProfileError
 
-MOST_LOST = 0.5
-"""Largest part of the quota of one core unit that may be lost when work goes on."""
-
-SHORTEST_S = 1e-5
-"""Shortest enforcement period and tick: a kernel's are a hundred times as long."""
-
-LONGEST_S = 3600.0
-"""Longest work of a batch, and whatever else a worker takes time for."""
+MOST_LOST = 0.5  # Largest part of the quota of one core unit that may be lost when work goes on
+SHORTEST_S = 1e-5  # Shortest enforcement period and tick: a kernel's are a hundred times as long
+LONGEST_S = 3600.0  # Longest work of a batch, and whatever else a worker takes time for
 
 CONTENDING = 8
 """Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
@@ -39,14 +32,10 @@ CONTENDING = 8
 class LatencyModel:
     """Fitted coefficients of l(b, c), in seconds, and how far off they are."""
 
-    gamma_s: float
-    """Parallel work per request: core-seconds."""
-    delta_s: float
-    """Serial work per request."""
-    epsilon_s: float
-    """Parallel work per batch: core-seconds; a fit may make it negative."""
-    eta_s: float
-    """Serial work per batch."""
+    gamma_s: float  # Parallel work per request: core-seconds
+    delta_s: float  # Serial work per request
+    epsilon_s: float  # Parallel work per batch: core-seconds; a fit may make it negative
+    eta_s: float  # Serial work per batch
     residual_quantiles: tuple[float, ...] = (0.0,)
     """Relative errors (measured / predicted - 1) at evenly spaced probabilities from 0 to 1."""
 
@@ -121,14 +110,11 @@ def _table_s(model: LatencyModel, batch_max: int, cores_max: int) -> FloatArray:
 class FitError:
     """How well a fit describes what was measured."""
 
-    r2: float
-    """Coefficient of determination."""
-    mape: float
-    """Mean absolute error relative to the measured value."""
+    r2: float  # Coefficient of determination
+    mape: float  # Mean absolute error relative to the measured value
     worst_batch: int
     worst_cores: int
-    worst_error: float
-    """Relative error (predicted / measured - 1) of the worst cell."""
+    worst_error: float  # Relative error (predicted / measured - 1) of the worst cell
 
 
 def fit_latency(
@@ -213,21 +199,17 @@ class QuotaService:
     full speed; unused tokens do not carry over.
     """
 
-    period_s: float
-    """Enforcement period."""
+    period_s: float  # Enforcement period
     work_s: tuple[float, ...]
     """CPU time of batches of 1, 2, 3, ... requests at full speed, each right after another."""
-    dispatch_s: float
-    """Wall time per batch outside the limited group (messages, wake-ups)."""
-    dispatch_request_s: float = 0.0
-    """The same per request (tensors that are copied)."""
+    dispatch_s: float  # Wall time per batch outside the limited group (messages, wake-ups)
+    dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
     tick_s: float = 0.004
     """Time between two looks of the limiter at what was used: a kernel's at 250 Hz."""
     wake_s: float | None = None
     """Extra CPU time of a batch that follows a rest, for its caches are cold; None if it was not
     measured, in which case :attr:`resume_s` is taken."""
-    resume_s: float = 0.0
-    """CPU time lost whenever work goes on after the quota was used up."""
+    resume_s: float = 0.0  # CPU time lost whenever work goes on after the quota was used up
     loading_contention: float = 1.0
     """CPU time to load the model when :data:`CONTENDING` replicas do so, relative to one alone."""
 

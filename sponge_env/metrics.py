@@ -48,18 +48,14 @@ def metric(group: str, help: str, better: Better = "", default: Any = 0) -> Any:
 
 NAN = float("nan")
 
-FIRST = ("resources", "slo")
-"""Groups that TensorBoard shows before the others."""
-
-CELL = ("scenario", "profile", "start")
-"""Metrics that name a cell: agents are compared within one."""
+FIRST = ("resources", "slo")  # Groups that TensorBoard shows before the others
+CELL = ("scenario", "profile", "start")  # Metrics that name a cell: agents are compared within one
 
 ByStage = Mapping[str, Mapping[str, float]]
 """By the names of the stages, what :class:`StageMetrics` measures of each and, below
 :data:`SHARE`, the share of its tasks that each of several variants did; empty for one model."""
 
-SHARE = "share/"
-"""Begins the names of the shares; a variant's name follows."""
+SHARE = "share/"  # Begins the names of the shares; a variant's name follows
 
 
 def of_stage(stage: str, name: str) -> str:
@@ -258,15 +254,11 @@ class Column:
 
     metric: str
     heading: str
-    unit: str
-    """Unit shown, a key of :data:`SCALES` if it is not the metric's own."""
-    digits: int
-    """Decimal places."""
+    unit: str  # Unit shown, a key of :data:`SCALES` if it is not the metric's own
+    digits: int  # Decimal places
     places: tuple[Place, ...] = ()
-    interval: bool = False
-    """Whether the range of the seeds stands beside the mean."""
-    of_accuracy: bool = False
-    """Left out where all answers are right."""
+    interval: bool = False  # Whether the range of the seeds stands beside the mean
+    of_accuracy: bool = False  # Left out where all answers are right
 
     @property
     def scale(self) -> float:
@@ -402,10 +394,8 @@ def info(metrics: IntervalMetrics, waited_s: float = 0.0) -> dict[str, Any]:
 
 
 def tag(cls: type[Any], name: str) -> str:
-    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none.
-
-    TensorBoard sorts by tag. So that :data:`FIRST` come first, the other groups are below one.
-    """
+    """Return the TensorBoard tag ``group/name`` of a metric; KeyError if there is none."""
+    # TensorBoard sorts by tag. So that :data:`FIRST` come first, the other groups are below one.
     group = _field(cls, name).metadata["group"]
     return f"{group}/{name}" if group in FIRST else f"system/{group}/{name}"
 

@@ -77,9 +77,9 @@ def machine_profile():
 def quick_rules(tmp_path_factory):
     """Keep measured rules out of the user's cache, and short episodes in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path_factory.getbasetemp())
+        patch.setattr("agents.learn.programs.cache_dir", lambda: tmp_path_factory.getbasetemp())
         # Episodes this short are over before a process has begun.
-        patch.setattr("agents.learn.evaluation.Processes", Inline)
+        patch.setattr("agents.learn.programs.Processes", Inline)
         yield
 
 

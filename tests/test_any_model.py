@@ -12,16 +12,16 @@ from tiny_policies import BATCHES, CONFIG, SCENARIO, SPEC
 from agents.history import INPUTS
 from agents.learn import TrainingPlan, spec_of
 from agents.learn.phased import train
-from agents.learn.systems import random_systems
 from agents.learned import PolicyController
 from agents.needs import CORES, STATIC
 from agents.policy import ANY_MODEL, load_policy
 from agents.stepwise import Form, PolicyState
-from agents.training import MACHINES
+from agents.training import MACHINES, machines
 from sponge_env.errors import PolicyError
 from sponge_env.scenario.config import Limits
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.simulation.traffic import rate_rps
 
 FORM = Form(1, BATCHES, any_model=True)
@@ -135,7 +135,7 @@ def test_systems_of_the_same_shape_look_alike_in_their_own_units():
 
 
 def test_random_systems_are_of_all_kinds_and_possible():
-    with random_systems(np.random.default_rng(0), 60) as systems:
+    with random_systems(np.random.default_rng(0), machines(60)) as systems:
         specs = [spec_of(each) for each in systems]
         profiles = [scenario_profile(each) for each in systems]
         rates = [rate_rps(*each) for each in zip(systems, profiles, strict=True)]
@@ -150,16 +150,16 @@ def test_random_systems_are_of_all_kinds_and_possible():
 
 
 @contextmanager
-def short_systems(random, count):
-    with random_systems(random, count) as drawn:
+def short_systems(random, cores):
+    with random_systems(random, cores) as drawn:
         yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]
 
 
 def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
     tmp_path, quick_rules, monkeypatch
 ):
-    monkeypatch.setattr("agents.learn.imitation.random_systems", short_systems)
-    with short_systems(np.random.default_rng(1), 6) as drawn:
+    monkeypatch.setattr("agents.learn.programs.random_systems", short_systems)
+    with short_systems(np.random.default_rng(1), machines(6)) as drawn:
         made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)
         for_any = train(made, CONFIG)
     policy = load_policy(for_any)

@@ -51,12 +51,7 @@ CONTROLLERS_MAY_IMPORT = {
 """Modules, or whole packages, of ``sponge_env``."""
 DOORS = {
     "stable_baselines3": {"agents/stable_baselines.py", "sponge_env/env/sb3.py"},
-    "torch": {
-        "agents/learn/imitation.py",
-        "agents/learn/phased.py",
-        "agents/learn/ppo.py",
-        "sponge_env/models/efficientnet.py",
-    },
+    "torch": {"agents/learn/phased.py", "agents/learn/ppo.py", "sponge_env/models/efficientnet.py"},
     "optuna": {"baselines/tune.py"},
     "numba": {"sponge_env/core/compiled.py"},
     "tensorboard": {"sponge_env/run/tensorboard.py"},

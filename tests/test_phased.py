@@ -14,13 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_policies import BATCHES, CHOICES, CONFIG, SCENARIO, SPEC, drawn_policy, plan
 
 from agents.history import INPUTS
-from agents.learn import episodes, imitation, ppo, settings, spec_of
+from agents.learn import episodes, phased, ppo, programs, settings, spec_of
 from agents.learn.command import plan_of
-from agents.learn.episodes import Episodes
-from agents.learn.evaluation import AccuracyCost, Evaluation
-from agents.learn.evaluation import evaluated as played_policy
+from agents.learn.episodes import AccuracyCost, Episodes, Evaluation
+from agents.learn.episodes import evaluated as played_policy
 from agents.learn.phased import score_of, train
-from agents.learn.systems import other
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, load_policy
 from agents.stepwise import MAX_REPLICAS, PER_REPLICA, Form
@@ -29,6 +27,7 @@ from sponge_env.errors import ConfigError, PolicyError, RunDirectoryError
 from sponge_env.metrics import MET
 from sponge_env.scenario.config import Initial, Network
 from sponge_env.scenario.seeds import SEED_LIMIT
+from sponge_env.simulation.randomised import other
 
 pytestmark = pytest.mark.usefixtures("quick_rules")
 torch.set_num_threads(1)  # more do not help networks this small
@@ -47,7 +46,7 @@ def evaluated(rate, cores=3.0):
 
 def demonstrated(policy=None):
     made = dataclasses.replace(plan(Path()), steps=1)
-    return imitation.demonstrations(made, CONFIG, 0, policy)
+    return programs.demonstrations(made, CONFIG, 0, policy)
 
 
 def test_the_policy_file_decides_like_the_trained_networks():
@@ -178,17 +177,17 @@ def test_the_program_demonstrates_what_a_stepwise_policy_could_do():
 
 def test_random_cores_replace_the_programs_now_and_then_for_some_intervals():
     usual, most = np.array([[2, 3, 1, 0]]), np.array([8])
-    disturbance = imitation.Disturbance(seed=0)
+    disturbance = programs.Disturbance(seed=0)
     cores = [disturbance.apply(usual, most)[0, 0] + 1 for _ in range(3000)]
     assert 0.05 < np.mean(np.array(cores) != 3) < 0.2
     assert max(cores) == 8
     longest = max(len(list(group)) for each, group in groupby(cores) if each != 3)
-    assert 2 <= longest <= 2 * imitation.MAX_DISTURBED, "two in a row may choose the same"
+    assert 2 <= longest <= 2 * programs.MAX_DISTURBED, "two in a row may choose the same"
 
 
 def test_what_was_demonstrated_becomes_probable():
     model, shown = networks(), demonstrated()
-    imitation.imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=2000))
+    phased.imitate(model, shown, dataclasses.replace(CONFIG, imitation_epochs=2000))
     seen = model.inputs(shown.seen)
     assert seen.mean(dim=0).abs().max() < 1
     drawn, *_ = model.decide(seen, torch.from_numpy(shown.situations))
@@ -318,9 +317,9 @@ def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, 
     config = dataclasses.replace(CONFIG, demonstrations=2, imitations=1)
     policy = load_policy(train(made, config))
     assert policy.info.actions == actions
-    assert policy.info.inputs == made.inputs
-    assert len(set(made.inputs)) == len(made.inputs)
-    _, most_s = policy.input_range[:, made.inputs.index("resize_delay")]
+    assert policy.info.inputs == made.info.inputs
+    assert len(set(made.info.inputs)) == len(made.info.inputs)
+    _, most_s = policy.input_range[:, made.info.inputs.index("resize_delay")]
     assert most_s > 0, "it knows other deployments"
     result = played_policy(policy, [longer], 1)
     controller = PolicyController(agent, str(folder), guard=False)

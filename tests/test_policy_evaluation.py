@@ -14,8 +14,9 @@ from scenarios import VARIANTS, episode_of, short
 from tiny_policies import SCENARIO, drawn_policy, plan
 
 from agents.history import INPUTS
-from agents.learn import evaluation
-from agents.learn.evaluation import AccuracyCost, evaluated, run_programs
+from agents.learn import programs
+from agents.learn.episodes import AccuracyCost, evaluated
+from agents.learn.programs import run_programs
 from agents.learned import PolicyController
 from agents.policy import POLICY_FILE, save_policy
 from sponge_env import load_scenario, make_system
@@ -102,28 +103,28 @@ def test_a_percent_of_accuracy_costs_what_it_does_to_the_programs():
 
 def test_programs_are_played_once(tmp_path, monkeypatch):
     played = []
-    monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("agents.learn.programs.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(
-        "agents.learn.evaluation.run_programs",
+        "agents.learn.programs.run_programs",
         lambda work, tasks: played.append(len(tasks)) or run_programs(work, tasks),
     )
     question = "sponge-mpc", (SCENARIO,), 1
-    first, again = evaluation.play_program(*question), evaluation.play_program(*question)
+    first, again = programs.play_program(*question), programs.play_program(*question)
     np.testing.assert_array_equal(first, again)
     assert played == [1]
     (kept,) = (tmp_path / "rules").iterdir()
     kept.write_text("damaged")
-    np.testing.assert_array_equal(evaluation.play_program(*question), first)
-    evaluation.play_program("sponge-joint", *question[1:])
-    evaluation.play_program(question[0], (short(duration_s=31.0),), 1)
-    evaluation.play_program(*question[:2], 2)
+    np.testing.assert_array_equal(programs.play_program(*question), first)
+    programs.play_program("sponge-joint", *question[1:])
+    programs.play_program(question[0], (short(duration_s=31.0),), 1)
+    programs.play_program(*question[:2], 2)
     assert played == [1, 1, 1, 1, 2]
-    monkeypatch.setattr("agents.learn.evaluation.cache_dir", lambda: Path("/proc/nowhere"))
-    np.testing.assert_array_equal(evaluation.play_program(*question), first)
+    monkeypatch.setattr("agents.learn.programs.cache_dir", lambda: Path("/proc/nowhere"))
+    np.testing.assert_array_equal(programs.play_program(*question), first)
 
 
 UNGUARDED = """
-from agents.learn.evaluation import run_programs
+from agents.learn.programs import run_programs
 from sponge_env.scenario.scenario import Scenario, load_scenario
 
 run_programs(len, [("sponge-mpc", 0, Scenario(name="mine"))])

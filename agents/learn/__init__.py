@@ -3,10 +3,8 @@
 :func:`.phased.train` carries a plan out. Following a policy is in :mod:`..learned`.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,7 @@ Report = Callable[[int, str], None]
 """Called with the number of steps done in this run, and how good the policy is in a few words."""
 EVALUATED_FILE = "judged.json"
 """What the policy that a training keeps reached there, beside the program."""
-SETTINGS_FILE = "learn.json"
-"""Hyper-parameters in a run directory."""
+SETTINGS_FILE = "learn.json"  # Hyper-parameters in a run directory
 FOR_ANY_MODEL: dict[str, Any] = {
     "hidden": "128,128",
     "evaluation_episodes": 2,
@@ -40,6 +37,7 @@ FOR_ANY_MODEL: dict[str, Any] = {
     "imitation_epochs": 8,
 }
 """Hyper-parameters that differ where there are hundreds of systems instead of a few scenarios."""
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)  # Batch sizes that policies choose among
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +80,8 @@ class LearnConfig(Options):
 
 
 def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnConfig:
-    """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``.
-
-    Those of the run that is resumed are the defaults.
-    """
+    """Return the hyper-parameters of a run, some of them by name; ``hidden`` may be ``64,64``."""
+    # Those of the run that is resumed are the defaults.
     changes = dict(options)
     if "hidden" in changes:
         parts = [part.strip() for part in str(changes["hidden"]).split(",")]
@@ -94,21 +90,9 @@ def settings(options: Mapping[str, Any], resume: Path | None = None) -> LearnCon
     return from_mapping(LearnConfig, before | changes)
 
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that policies choose among."""
-
-
 def spec_of(scenario: Scenario) -> SystemSpec:
     """Return the system of a scenario with its own profile."""
     return make_spec(scenario, scenario_profile(scenario))
-
-
-def by_machine(scenarios: Sequence[Scenario]) -> dict[Limits, list[int]]:
-    """Return the places of the scenarios on each machine."""
-    places: dict[Limits, list[int]] = {}
-    for k, each in enumerate(scenarios):
-        places.setdefault(each.limits, []).append(k)
-    return places
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +101,18 @@ class TrainingPlan:
 
     scenarios: tuple[Scenario, ...]
     """What to train on, of one profile, interval and limits; divided among the environments."""
-    steps: int
-    """Environment steps over all environments, beside those of a run that is resumed."""
+    steps: int  # Environment steps over all environments, beside those of a run that is resumed
     envs: int
     seed: int
-    folder: Path
-    """An existing folder; receives the policy, settings and TensorBoard events."""
-    agent: str = "ppo"
-    """Name of the learner."""
-    randomised: bool = False
-    """Whether some environments get random variants of their scenarios."""
+    folder: Path  # An existing folder; receives the policy, settings and TensorBoard events
+    agent: str = "ppo"  # Name of the learner
+    randomised: bool = False  # Whether some environments get random variants of their scenarios
     systems: int = 0
     """Random systems to learn on at a time, for a policy that decides for any model; the scenarios
     are then those that it is evaluated on. Only the scenarios if 0."""
-    start: Policy | None = None
-    """A policy to begin with instead of with what programs show."""
-    resumed: bool = False
-    """Whether that is the policy of an interrupted run, whose steps count."""
-    command: str = ""
-    """Command line, to be kept with the policy."""
+    start: Policy | None = None  # A policy to begin with instead of with what programs show
+    resumed: bool = False  # Whether that is the policy of an interrupted run, whose steps count
+    command: str = ""  # Command line, to be kept with the policy
 
     def __post_init__(self) -> None:
         if self.agent not in LEARNERS:
@@ -168,28 +145,20 @@ class TrainingPlan:
     @property
     def choices(self) -> dict[Limits, StageChoices]:
         """What there is to choose on each machine that the scenarios have."""
-        return {
-            limits: StageChoices.of(spec_of(self.scenarios[own[0]]), self.form)
-            for limits, own in by_machine(self.scenarios).items()
-        }
-
-    @property
-    def signature(self) -> tuple[str, tuple[str, ...], tuple[int, ...]]:
-        """See :attr:`.policy.Policy.signature`."""
-        return self.agent, self.inputs, next(iter(self.choices.values())).actions
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of what the policy sees."""
-        return layout_of(self.spec).inputs
+        form, machines = self.form, dict[Limits, StageChoices]()
+        for each in self.scenarios:
+            if each.limits not in machines:
+                machines[each.limits] = StageChoices.of(spec_of(each), form)
+        return machines
 
     @property
     def fingerprint(self) -> str:
         """What has to be equal in a system that the policy is to fit."""
         return ANY_MODEL if self.systems else self.control.fingerprint(self.spec)
 
-    def info(self, actions: tuple[int, ...], **more: Any) -> PolicyInfo:
-        """Describe a policy with so many choices of each part, whose training has not ended."""
+    @property
+    def info(self) -> PolicyInfo:
+        """Description of a policy whose training begins."""
         form, names = self.form, (scenario.name for scenario in self.scenarios)
         return PolicyInfo(
             batches=form.sizes,
@@ -198,10 +167,10 @@ class TrainingPlan:
             agent=self.agent,
             fingerprint=self.fingerprint,
             scenarios=("random systems",) if self.systems else tuple(dict.fromkeys(names)),
-            actions=actions,
-            inputs=self.inputs,
+            actions=next(iter(self.choices.values())).actions,
+            inputs=layout_of(self.spec).inputs,
+            steps=0,
             seed=self.seed,
             partial=True,
             command=self.command,
-            **more,
         )

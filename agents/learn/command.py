@@ -1,7 +1,5 @@
 """The body of ``train.py``: trains a learned controller on the simulator."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shlex
@@ -24,38 +22,34 @@ from sponge_env.run.suite import cells, changed, load_suite
 from sponge_env.run.unit import check_scenario
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
 from sponge_env.scenario.seeds import stream
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import read_all, read_json, write_all, write_json
 from sponge_env.utils.installation import require_extra
 
 from ..learned import shipped_for
 from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
-from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, parse
+from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, machines, parse
 from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
-from .systems import random_systems
+from .programs import EXECUTOR
 
-VALIDATED = 96
-"""Random systems by which a policy for any model is chosen, always the same."""
+VALIDATED = 96  # Random systems by which a policy for any model is chosen, always the same
 
 
 def scenarios_of(arguments: Namespace) -> list[Scenario]:
     """Return what a command line asks to train on, of one profile or of the same stages."""
     if arguments.suite is not None:
-        return cells_of(arguments.suite, arguments.profile, arguments.held_out, arguments.like)
+        return _cells_of(arguments)
     first = changed(load_scenario(arguments.scenario), cli.scenario_changes(arguments))
     profile = arguments.profile or first.profile
     others = map(load_scenario, arguments.also)
     return [replace(scenario, profile=profile) for scenario in (first, *others)]
 
 
-def cells_of(
-    name: str, profile: str | None, held_out: Sequence[str] = (), like: str | None = None
-) -> list[Scenario]:
-    """Return a suite's cells of one system, started cold, without those of some scenarios.
-
-    They are those of a profile, or of the system of a scenario that they are to be ``like``.
-    """
-    found = cells(replace(load_suite(name), starts=("cold",)))
+def _cells_of(arguments: Namespace) -> list[Scenario]:
+    """Return a suite's cells of one profile, or like one scenario, started cold."""
+    found = cells(replace(load_suite(arguments.suite), starts=("cold",)))
+    like, profile, held_out = arguments.like, arguments.profile, arguments.held_out
     if like and profile:
         raise ConfigError("--like says whose profiles are meant; leave out --profile")
     system = spec_of(load_scenario(like)).fingerprint if like else ""
@@ -67,15 +61,14 @@ def cells_of(
     if len({cell.cell[1] for cell in chosen}) != 1:
         known = ", ".join(dict.fromkeys(cell.cell[1] for cell in found))
         raise ConfigError(
-            f"suite {name!r} has cells of {known}; choose those of one with --profile, or of the "
-            "stages of a scenario with --like"
+            f"suite {arguments.suite!r} has cells of {known}; choose those of one with --profile, "
+            "or of the stages of a scenario with --like"
         )
     names = [cell.name for cell in chosen]
     for scenario in held_out:
         if scenario not in names:
             raise ConfigError(unknown("scenario to hold out", scenario, names))
-    left = [cell for cell in chosen if cell.name not in held_out]
-    if not left:
+    if not (left := [cell for cell in chosen if cell.name not in held_out]):
         raise ConfigError("--held-out leaves nothing to train on")
     return left
 
@@ -85,33 +78,31 @@ def plan_of(arguments: Namespace, scenarios: Sequence[Scenario], command: str = 
     names = "envs", "seed", "agent", "randomised", "systems"
     given = {name: getattr(arguments, name) for name in names}
     plan = TrainingPlan(tuple(scenarios), STEPS, folder=Path(), command=command, **given)
-    start, resumed = start_of(arguments, plan), arguments.resume is not None
+    start, resumed = _start_of(arguments, plan), arguments.resume is not None
     steps = FEW_STEPS if start else MANY_STEPS if plan.systems else STEPS
     if start and resumed:
         steps = max(0, start.info.planned - start.info.steps) or steps
     return replace(plan, start=start, resumed=resumed, steps=arguments.steps or steps)
 
 
-def _settings(arguments: Namespace) -> dict[str, Any]:
-    named = cli.parse_options([f"x.{option}" for option in arguments.option], ["x"])
+def _options(arguments: Namespace) -> dict[str, Any]:
     usual = FOR_ANY_MODEL if arguments.systems and not arguments.resume else {}
-    return usual | named.get("x", {})
+    return usual | cli.parse_options([f"x.{each}" for each in arguments.option], ["x"]).get("x", {})
 
 
-def start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
+def _start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
     """Return the policy that a training is to begin with; None if it imitates programs."""
-    path, like = arguments.start, plan.signature
-    if arguments.resume is not None:
-        path = arguments.resume / POLICY_FILE
-    if path is None and not (plan.systems or _settings(arguments).get("hidden")):
+    resumes, like = arguments.resume is not None, plan.info.signature
+    path = arguments.resume / POLICY_FILE if resumes else arguments.start
+    if path is None and not (plan.systems or _options(arguments).get("hidden")):
         known = map(load_policy, shipped_for(plan.agent, ANY_MODEL))
-        return next((policy for policy in known if policy.signature == like), None)
+        return next((policy for policy in known if policy.info.signature == like), None)
     if path in (None, "programs"):
         return None
     policy = load_policy(Path(path))
-    if policy.signature != like:
+    if policy.info.signature != like:
         raise PolicyError(f"{path} has other inputs or choices than a policy for these scenarios")
-    if arguments.resume is not None and policy.info.fingerprint != plan.fingerprint:
+    if resumes and policy.info.fingerprint != plan.fingerprint:
         raise PolicyError(
             f"{path} was trained on {', '.join(policy.info.scenarios)}, whose profile or stages, "
             "interval or limits differ; train anew"
@@ -122,21 +113,20 @@ def start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
 def train(arguments: Namespace, argv: Sequence[str]) -> int:
     """Train as a command line says, and say where the policy is."""
     require_extra("train", "training")
-    with random_systems(stream(0, "validation"), VALIDATED * (arguments.systems > 0)) as systems:
+    validated = machines(VALIDATED if arguments.systems else 0)
+    with random_systems(stream(0, "validation"), validated) as systems:
         return _train(arguments, argv, *(systems or scenarios_of(arguments)))
 
 
 def _train(arguments: Namespace, argv: Sequence[str], scenario: Scenario, *also: Scenario) -> int:
     if arguments.ray is not None or arguments.jobs:
-        from . import evaluation
-
-        evaluation.EXECUTOR.set(executor_of(arguments))
+        EXECUTOR.set(executor_of(arguments))
     prepare_machine(arguments.wait, arguments.cpus)
     check_scenario(scenario, "sim", "auto")
     scenario = with_own_slo(scenario)  # which may have been measured only now
     command = f"{cli.program('train', recorded=True)} {shlex.join(argv)}"
     plan = plan_of(arguments, (scenario, *also), command)
-    config = settings(_settings(arguments), arguments.resume)
+    config = settings(_options(arguments), arguments.resume)
     if (start := plan.start) is not None:
         asked = any(each.startswith("hidden=") for each in arguments.option)
         if asked and config.hidden != start.hidden:
@@ -186,8 +176,6 @@ def train_each(arguments: Namespace, argv: Sequence[str]) -> int:
 
 def _trained(argv: Sequence[str]) -> dict[str, bytes]:
     """Train in a folder that is removed; return its files."""
-    from .evaluation import EXECUTOR
-
     EXECUTOR.set(Inline())  # a process of many has none of its own
     arguments, silent = parse(argv), io.StringIO()
     with TemporaryDirectory(prefix="sponge-") as folder:
@@ -210,20 +198,16 @@ def _summary(arguments: Namespace, folder: Path, argv: Sequence[str], interrupte
     if interrupted or folder.parent != RUNS:  # it is not found by itself
         follow += ["--policy", str(policy)]
     means = read_json(folder / EVALUATED_FILE)
-    ours, theirs = (
-        f"{means[side]['missed']:.3%} missed on {means[side]['cores']:.2f} cores"
-        for side in ("policy", "program")
-    )
-    texts = {
-        "policy": str(policy),
-        "best": f"after {info.steps} of {info.planned} steps, by validation",
-        "reached": f"{ours}; the program {theirs}",
-        "evaluate it": f"{cli.program('evaluate')} {shlex.join(follow)}",
-        "TensorBoard": f"{cli.tool('tensorboard')} --logdir {folder}",
-    }
-    lines = [f"{name:<12} {text}" for name, text in texts.items()]
-    if interrupted:
-        _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps", "--start"))
-        go_on = shlex.join([*more, "--resume", str(folder)])
-        lines = ["interrupted; go on with", f"  {cli.program('train')} {go_on}", *lines]
-    return "".join(f"{line}\n" for line in lines)
+    reached = "{missed:.3%} missed on {cores:.2f} cores".format
+    text = f"""\
+policy       {policy}
+best         after {info.steps} of {info.planned} steps, by validation
+reached      {reached(**means["policy"])}; the program {reached(**means["program"])}
+evaluate it  {cli.program("evaluate")} {shlex.join(follow)}
+TensorBoard  {cli.tool("tensorboard")} --logdir {folder}
+"""
+    if not interrupted:
+        return text
+    _, more = cli.split_options(argv, ("--run-dir", "--resume", "--steps", "--start"))
+    go_on = shlex.join([*more, "--resume", str(folder)])
+    return f"interrupted; go on with\n  {cli.program('train')} {go_on}\n{text}"

@@ -1,47 +1,74 @@
-"""Training episodes of a stepwise policy: hundreds at once, each its scenario a little changed."""
+"""Episodes that a policy learns in, each its scenario a little changed, and those that judge it.
 
-from __future__ import annotations
+The latter are always the same; neither training nor the evaluation of controllers plays them.
+"""
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.arrays import FloatArray, IntArray
+from sponge_env.interfaces import ACCURACY_PRICE
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import EVALUATION_SEEDS, SEED_LIMIT, stream
 from sponge_env.scenario.spec import scenario_profile
-from sponge_env.simulation.batch import BatchSimulator
+from sponge_env.simulation.batch import BatchSimulator, BatchView
+from sponge_env.simulation.randomised import other
 from sponge_env.simulation.traffic import rate_rps
+from sponge_env.utils.installation import one_blas_thread
 
-from ..history import batch_times_of, layout_of
+from ..guard import InputRange
+from ..history import FloatMatrix, batch_times_of, layout_of
+from ..policy import Policy, reading
 from ..stepwise import Form, PolicyState
 from . import spec_of
-from .evaluation import AccuracyCost
-from .systems import other
 
 QUEUE, QUEUED_S = 1 << 13, 10.0
 """Least room for requests that wait, and for how many SLOs of arrivals there is room: with more of
 them an episode is lost anyway."""
-DRAWS = 100
-"""Changed versions of each scenario, from which episodes are drawn."""
+DRAWS = 100  # Changed versions of each scenario, from which episodes are drawn
+OTHERS = 5  # One in so many versions is of another system, if the training is randomised
 LENGTHS = (0.33, 0.7)
 """Minimum and maximum share of a scenario's duration for which an episode lasts."""
-OTHERS = 5
-"""One in so many versions is of another system, if the training is randomised."""
+
+
+class AccuracyCost:
+    """What an answer less accurate than the best costs, in core-seconds.
+
+    A percent of accuracy is worth :data:`~sponge_env.interfaces.ACCURACY_PRICE` cores, as to the
+    programs, for the time until the next request at the mean rate. A request without tasks in a
+    stage loses nothing there, and so counts as better than the best.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario]) -> None:
+        stages = [spec_of(scenario).stages for scenario in scenarios]
+        self._best = np.array([math.prod(max(s.accuracies) for s in each) for each in stages])
+        self._percent = ACCURACY_PRICE / rates_rps(scenarios)
+
+    def of(self, metrics: Any, assigned: IntArray) -> FloatArray:
+        """Return the (n,) costs of the answers in intervals, or episodes, of assigned scenarios."""
+        answered = metrics["on_time"] + metrics["late"]
+        lost = 100 * (1 - metrics["accuracy"] / self._best[assigned])
+        costs: FloatArray = np.where(answered > 0, self._percent[assigned] * lost * answered, 0.0)
+        return costs
+
+
+def rates_rps(scenarios: Sequence[Scenario]) -> FloatArray:
+    """Return the mean rate of each scenario."""
+    return np.array([rate_rps(each, scenario_profile(each)) for each in scenarios])
 
 
 class Outcomes(NamedTuple):
     """(n,) results of an interval."""
 
-    core_seconds: FloatArray
-    """With the cost of lost accuracy, see :class:`.evaluation.AccuracyCost`."""
-    violations: IntArray
-    """Avoidable ones."""
-    over: NDArray[np.bool_]
-    """Whether it was the last of its episode."""
+    core_seconds: FloatArray  # With the cost of lost accuracy
+    violations: IntArray  # Avoidable ones
+    over: NDArray[np.bool_]  # Whether it was the last of its episode
 
 
 class Episodes:
@@ -67,15 +94,12 @@ class Episodes:
             for scenario in scenarios
             for k in range(draws)
         ]
-        self.scenario = np.arange(count) % len(scenarios)
-        """(n,) which scenario each is of."""
-        rates = np.array([rate_rps(each, scenario_profile(each)) for each in scenarios])
+        self.scenario = np.arange(count) % len(scenarios)  # (n,) which scenario each is of
+        rates, slos_s = rates_rps(scenarios), np.array([each.slo_s for each in scenarios])
         self.offered = (rates * [each.interval_s for each in scenarios])[self.scenario]
         """(n,) requests of an interval, on average."""
-        slos_s = np.array([each.slo_s for each in scenarios])
-        least = np.array([least_cores(each) * each.interval_s for each in scenarios])
-        self.least = least[self.scenario]
-        """(n,) core-seconds of an interval that the mean load needs at least."""
+        self.least = np.array([*map(least_core_s, scenarios)])[self.scenario] * self.offered
+        """(n,) core-seconds that these need at least."""
         self._assigned = self.scenario * draws
         fields = len(layout_of(spec_of(pool[0])).fields)
         self._simulator = BatchSimulator(
@@ -86,8 +110,7 @@ class Episodes:
             obs_dim=fields,
             grows_ready=True,
         )
-        self._accuracy_cost = AccuracyCost(pool)
-        specs = self._simulator.specs
+        self._accuracy_cost, specs = AccuracyCost(pool), self._simulator.specs
         self._observations = np.zeros((count, fields), np.float32)
         self._pool = PolicyState(specs, form)
         self.state = PolicyState([specs[k] for k in self._assigned.tolist()], form)
@@ -116,7 +139,7 @@ class Episodes:
     def _begin(self, chosen: NDArray[np.bool_]) -> None:
         drawn = self._random.integers(0, self._draws, int(chosen.sum()))
         self._assigned[chosen] = self.scenario[chosen] * self._draws + drawn
-        # Lower seeds are for evaluation runs, higher ones for the evaluator: training sees neither.
+        # Lower seeds are for evaluation runs, higher ones judge policies: training sees neither.
         seeds = self._random.integers(EVALUATION_SEEDS, SEED_LIMIT, len(chosen))
         self._simulator.reset(chosen, seeds, self._observations)
         self.state.begin(chosen, self._pool, self._assigned[chosen])
@@ -131,11 +154,72 @@ def changed(scenario: Scenario, is_other: bool, random: np.random.Generator) -> 
     return other(shorter, random) if is_other else shorter
 
 
-def least_cores(scenario: Scenario) -> float:
-    """Return the fewest cores that serve a scenario's mean load, at the best use of them."""
+def least_core_s(scenario: Scenario) -> float:
+    """Return the fewest core-seconds that a request needs on average, at the best use of them."""
     core_s = 0.0
     for stage in spec_of(scenario).stages:
         cores, sizes = np.arange(1, stage.cores_max + 1), np.arange(1, stage.batch_max + 1)
         tables_s = [each.table_s(stage.batch_max, stage.cores_max) for each in stage.latencies]
-        core_s += stage.mean_tasks * (np.array(tables_s) * cores / sizes[:, None]).min()
-    return float(core_s * rate_rps(scenario, scenario_profile(scenario)))
+        core_s += stage.mean_tasks * float((np.array(tables_s) * cores / sizes[:, None]).min())
+    return core_s
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Means over the episodes of each scenario; arrays are (scenarios,) unless noted."""
+
+    cores: FloatArray  # Mean over all intervals, with the cost of lost accuracy
+    violation_rate: FloatArray  # Avoidable violations, as a share of all requests
+    input_range: FloatMatrix | None = None
+    """(2, inputs) minimum and maximum of each input of a policy."""
+
+    @classmethod
+    def of(cls, sums: FloatArray) -> "Evaluation":
+        """Return the means of (4, episodes, scenarios) sums.
+
+        They are those of cores, avoidable violations, requests, and intervals.
+        """
+        cores, violations, offered, intervals = sums.sum(axis=1)
+        return cls(cores / intervals, violations / np.maximum(1, offered))
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Means over all scenarios."""
+        return {"cores": float(self.cores.mean()), "missed": float(self.violation_rate.mean())}
+
+
+@one_blas_thread()
+def evaluated(policy: Policy, scenarios: Sequence[Scenario], episodes: int) -> Evaluation:
+    """Play a policy on so many episodes of each scenario, always the same."""
+    sums, seen = np.zeros((4, episodes, len(scenarios))), InputRange(len(policy.info.inputs))
+    seeds = SEED_LIMIT + np.arange(episodes)
+    for limits in {each.limits for each in scenarios}:
+        places = [k for k, each in enumerate(scenarios) if each.limits == limits]
+        sums[..., places] = _play_policy(policy, [scenarios[k] for k in places], seeds, seen)
+    return replace(Evaluation.of(sums), input_range=seen.ends)
+
+
+def _play_policy(
+    policy: Policy, scenarios: Sequence[Scenario], seeds: IntArray, seen: InputRange
+) -> FloatArray:
+    """Return (4, seeds, scenarios) sums of scenarios on one machine, see :meth:`Evaluation.of`."""
+    assigned = np.tile(np.arange(len(scenarios)), len(seeds))
+    layout = layout_of(spec_of(scenarios[0]))
+    simulator = BatchSimulator(scenarios, assigned, obs_dim=len(layout.fields), grows_ready=True)
+    policy, running = reading(policy, layout.inputs), np.zeros(len(assigned), np.bool_)
+    state = PolicyState([simulator.specs[k] for k in assigned.tolist()], policy.info.form)
+
+    def decide(view: BatchView) -> IntArray:
+        state.see(view.observations, batch_times_of(view.last))
+        np.logical_not(simulator.over, out=running)
+        seen.widen(policy.inputs(state.seen)[running])
+        return state.choose(policy.logits(state.seen))
+
+    sums, cost = np.zeros((4, len(running))), AccuracyCost(scenarios)
+    with closing(simulator):
+        for metrics in simulator.play(np.repeat(seeds, len(scenarios)), decide):
+            names = "cores", "avoidable_violations", "offered"
+            sums += (*(metrics[name] for name in names), running)
+            sums[0] += cost.of(metrics, assigned) / scenarios[0].interval_s
+        sums[1] += simulator.drain()["avoidable_violations"]
+    return sums.reshape(4, len(seeds), len(scenarios))

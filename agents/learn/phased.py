@@ -2,17 +2,16 @@
 
 A policy that may change cores, batch size and replicas from the start stays with one replica: while
 it does not know yet that two replicas need fewer cores each, a second one only costs cores. So it
-first does as a program does (:mod:`.imitation`), and then practises and finds what is better.
+first does as a program does (:mod:`.programs`), and then practises and finds what is better.
 """
-
-from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,27 +19,28 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 
 from sponge_env.metrics import MET
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
+from sponge_env.simulation.randomised import random_systems
 from sponge_env.utils.files import write_json
 
 from ..guard import InputRange
 from ..history import DEPLOYMENT
 from ..policy import POLICY_FILE, Policy, load_policy, save_policy
+from ..training import machines
 from . import EVALUATED_FILE, SETTINGS_FILE, LearnConfig, Report, TrainingPlan
-from .episodes import DRAWS, Episodes
-from .evaluation import TOLERANCE, Evaluation, evaluated, play_program, program_for
-from .imitation import Demonstrations, demonstrations, imitate, joined
+from .episodes import DRAWS, Episodes, Evaluation, evaluated
 from .ppo import ActorCritic, Transitions, collect, update
-from .systems import random_systems
+from .programs import Demonstrations, demonstrations, joined, play_program, program_for
 
-RENEWED = 1_200_000
-"""Steps after which random systems are drawn anew."""
+RENEWED = 1_200_000  # Steps after which random systems are drawn anew
 AVERAGED = 0.2
 """Share of the steps, the last ones, over which the weights of the policy are averaged."""
 CRITIC_FIRST = 0.02
 """Share of the steps in which only the critic learns: what it says of a policy that imitates is
 noise at first."""
+IMITATION_RATE = 2e-3  # Learning rate of the imitation at first; falls linearly to nothing
+TOLERANCE = 1e-4
+"""Share of the requests by which violations may exceed the program's and still count as no more."""
 
 
 def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_: None) -> Path:
@@ -48,10 +48,8 @@ def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_:
 
     The best one so far is always in the policy file, also after an interrupt.
     """
-    # The networks are too small for more threads to help, and the simulator uses them.
-    torch.set_num_threads(1)
-    write_json(plan.folder / SETTINGS_FILE, asdict(config))
-    path = Training(plan, config, progress).run()
+    Training(plan, config, progress).run()
+    path = plan.folder / POLICY_FILE
     best = load_policy(path)
     save_policy(replace(best, info=replace(best.info, partial=False)), path)
     return path
@@ -61,11 +59,14 @@ class Training:
     """A run, and where it is."""
 
     def __init__(self, plan: TrainingPlan, config: LearnConfig, progress: Report) -> None:
+        # The networks are too small for more threads to help, and the simulator uses them.
+        torch.set_num_threads(1)
         torch.manual_seed(plan.seed)
+        write_json(plan.folder / SETTINGS_FILE, asdict(config))
         self.plan, self.config, self._progress = plan, config, progress
-        choices = list(plan.choices.values())
-        self._actions = choices[0].actions
-        self._model = ActorCritic(config.hidden, choices, len(plan.inputs))
+        self._info, self._path = plan.info, plan.folder / POLICY_FILE
+        inputs, machines = len(self._info.inputs), list(plan.choices.values())
+        self._model = ActorCritic(config.hidden, machines, inputs)
         self._exported = self._model
         program = program_for(plan.control.scales_out)
         progress(0, f"measuring {program}")
@@ -73,16 +74,12 @@ class Training:
         self._rule = Evaluation.of(sums)
         self._begun = plan.start.info.steps if plan.start and plan.resumed else 0
         self._steps, self._planned = self._begun, self._begun + plan.steps
-        self._best = math.inf
-        """Score of the kept policy."""
-        self._deployed = InputRange(len(plan.inputs))
-        """Of all inputs in training."""
-        self._status = ""
-        self._began_s = time.monotonic()
+        self._best, self._status, self._began_s = math.inf, "", time.monotonic()
+        self._deployed = InputRange(inputs)  # Of all inputs in training
         self._writer = SummaryWriter(str(plan.folder))
 
-    def run(self) -> Path:
-        """Imitate the programs, or begin with a policy, and practise; return the policy's file."""
+    def run(self) -> None:
+        """Imitate the programs, or begin with a policy, and practise."""
         try:
             if self.plan.start is None:
                 self._imitate()
@@ -96,7 +93,6 @@ class Training:
             raise
         finally:
             self._writer.close()
-        return self.plan.folder / POLICY_FILE
 
     def _imitate(self) -> None:
         plan, config, policy = self.plan, self.config, None
@@ -125,8 +121,7 @@ class Training:
             self._steps += len(batch.inputs)
             if left < AVERAGED:
                 mean.update_parameters(model)
-                assert isinstance(mean.module, ActorCritic)
-                self._exported = mean.module
+                self._exported = cast(ActorCritic, mean.module)
             for key, value in losses.items():
                 self._writer.add_scalar(f"train/{key}", value, self._steps)
             self._progress(self._steps - self._begun, self._status)
@@ -150,11 +145,10 @@ class Training:
     def _episodes(self) -> Iterator[list[Episodes]]:
         """Begin episodes on each machine that there is."""
         # A run that is resumed draws other episodes than those it has learned from.
-        plan, seed, draws = self.plan, self.plan.seed + self._steps, DRAWS
-        with random_systems(stream(seed, "systems"), plan.systems) as systems, ExitStack() as stack:
-            scenarios: Sequence[Scenario] = plan.scenarios
-            if plan.systems:
-                scenarios, draws = systems, 1
+        plan, seed = self.plan, self.plan.seed + self._steps
+        drawn = random_systems(stream(seed, "systems"), machines(plan.systems))
+        with drawn as systems, ExitStack() as stack:
+            scenarios, draws = (systems, 1) if plan.systems else (plan.scenarios, DRAWS)
             groups = []
             for machine, limits in enumerate(plan.choices):
                 own = [each for each in scenarios if each.limits == limits]
@@ -176,39 +170,52 @@ class Training:
             add(f"cores/{scenario.name}", result.cores[k], self._steps)
             add(f"violations/{scenario.name}", result.violation_rate[k], self._steps)
         add("evaluation/cost", score, self._steps)
-        cores, rate = result.cores.mean(), result.violation_rate.mean()
-        self._status = f"{rate:.3%} missed, {cores:.2f} cores"
+        self._status = "{missed:.3%} missed, {cores:.2f} cores".format(**result.means)
 
     def _keep(self, policy: Policy, result: Evaluation) -> None:
         """Write a policy, and what it reaches beside the program."""
         assert result.input_range is not None
         seen, trained = result.input_range.copy(), self._deployed.ends
-        own = [self.plan.inputs.index(name) for name in DEPLOYMENT]
+        own = [self._info.inputs.index(name) for name in DEPLOYMENT]
         seen[0, own] = np.minimum(seen[0, own], trained[0, own])
         seen[1, own] = np.maximum(seen[1, own], trained[1, own])
         info = replace(policy.info, score=round(self._best, 4))
-        save_policy(replace(policy, info=info, input_range=seen), self.plan.folder / POLICY_FILE)
-        sides = {"policy": result, "program": self._rule}
-        means = {
-            name: {"cores": float(x.cores.mean()), "missed": float(x.violation_rate.mean())}
-            for name, x in sides.items()
-        }
+        save_policy(replace(policy, info=info, input_range=seen), self._path)
+        means = {"policy": result.means, "program": self._rule.means}
         write_json(self.plan.folder / EVALUATED_FILE, means)
 
     def _export(self) -> Policy:
         """Return the policy as it is now."""
-        seconds, done = round(time.monotonic() - self._began_s, 1), self._steps
-        info = self.plan.info(self._actions, steps=done, planned=self._planned, seconds=seconds)
+        seconds = round(time.monotonic() - self._began_s, 1)
+        info = replace(self._info, steps=self._steps, planned=self._planned, seconds=seconds)
         return Policy(info, tuple(self._exported.layers()))
 
 
-def score_of(result: Evaluation, rule: Evaluation) -> float:
-    """Return one number, better when smaller: cores relative to the program's, on average.
+def imitate(model: ActorCritic, shown: Demonstrations, config: LearnConfig) -> None:
+    """Make the demonstrated actions probable."""
+    # The inputs are normalised by their mean and deviation in the demonstrations from now on.
+    model.normalise(shown.seen)
+    seen, choices, situations = model.inputs(shown.seen), *map(torch.from_numpy, shown[1:])
+    optimizer = torch.optim.Adam(model.actor.parameters(), eps=1e-5, fused=True)
+    minibatches = [
+        rows
+        for _ in range(config.imitation_epochs)
+        for rows in torch.split(torch.randperm(len(seen)), config.minibatch)
+    ]
+    for k, rows in enumerate(minibatches):
+        for group in optimizer.param_groups:
+            group["lr"] = IMITATION_RATE * (1 - k / len(minibatches))
+        _, log_probability, _ = model.decide(seen[rows], situations[rows], choices[rows])
+        optimizer.zero_grad()
+        (-log_probability.mean()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
-    Violations beyond the program's, or beyond few where it has more, count like cores: as many more
-    as the tolerance are a tenth, and the more there are the less each counts, for some systems are
-    hopeless.
-    """
+
+def score_of(result: Evaluation, rule: Evaluation) -> float:
+    """Return one number, better when smaller: cores relative to the program's, on average."""
+    # Violations beyond the program's, or beyond few where it has more, count like cores: as many
+    # more as the tolerance are a tenth, and the more there are the less each counts, for some
+    # systems are hopeless.
     allowed = np.minimum(rule.violation_rate, MET) + TOLERANCE
     over = np.maximum(0, result.violation_rate - allowed) / TOLERANCE
     return float(np.mean(result.cores / rule.cores + np.log1p(0.1 * over)))

@@ -4,10 +4,8 @@ It is not Stable-Baselines3's: the cores that an action may choose depend on the
 chooses, and advantages are compared within a scenario.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,19 +25,15 @@ MAX_LOGIT = 4.0
 """Largest absolute logit of a number of cores: none becomes so improbable that it is given up."""
 SATURATION = 5.0
 """Deviations from its mean at which an input begins to saturate: what is rare may be large."""
-CLIP = 0.2
-"""Largest relative change of an action's probability that an update rewards."""
+CLIP = 0.2  # Largest relative change of an action's probability that an update rewards
 VIOLATION_PRICE = 2000.0
 """What it would cost to miss all requests of a mean interval, if none counted less for many."""
 SATURATES = 50.0
 """Cost from which on it grows with its logarithm only, so that one lost queue is not all that
 matters."""
-MIN_TYPICAL = 0.05
-"""Smallest typical advantage."""
-_MOST_LOG = 11.0
-"""Largest logarithm that the critic is believed."""
-_NEVER = -1e9
-"""Logit of what may not be chosen."""
+MIN_TYPICAL = 0.05  # Smallest typical advantage
+_MOST_LOG = 11.0  # Largest logarithm that the critic is believed
+_NEVER = -1e9  # Logit of what may not be chosen
 
 Floats = NDArray[np.float32]
 
@@ -47,21 +41,16 @@ Floats = NDArray[np.float32]
 class ActorCritic(nn.Module):
     """Both networks, and the mean and deviation of each input."""
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, hidden: Sequence[int], machines: Sequence[StageChoices], inputs: int):
         """Draw weights for systems that differ in their machines only.
 
-        The situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so
-        on.
+        Situations on the second machine count from :data:`~..stepwise.SITUATIONS` on, and so on.
         """
         super().__init__()
         self._counts: list[list[int]] = machines[0].counts.tolist()
         self._room = torch.from_numpy(np.concatenate([each.room for each in machines], axis=1))
         self._moves = torch.from_numpy(np.concatenate([each.moves for each in machines], axis=1))
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
+        self.mean, self.scale = torch.zeros(inputs), torch.ones(inputs)
         self.actor = _network(inputs, hidden, sum(machines[0].actions))
         self.critic = _network(inputs, hidden, 1)
 
@@ -70,12 +59,10 @@ class ActorCritic(nn.Module):
         (scale, shift), (first, bias), *others = layers
         self.scale = torch.from_numpy(np.diag(scale).copy())
         self.mean = torch.from_numpy(-shift / np.diag(scale))
-        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
-        own = [(first / np.float32(SATURATION), bias), *others]
+        numbers = chain((first / np.float32(SATURATION), bias), *others)
         with torch.no_grad():
-            for layer, (weight, offset) in zip(linear, own, strict=True):
-                layer.weight.copy_(torch.from_numpy(weight))
-                layer.bias.copy_(torch.from_numpy(offset))
+            for own, given in zip(self.actor.parameters(), numbers, strict=True):
+                own.copy_(torch.from_numpy(given))
 
     def normalise(self, seen: FloatMatrix) -> None:
         """Take mean and deviation from (n, inputs); a deviation is never 0."""
@@ -90,8 +77,8 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def values(self, inputs: Tensor) -> Floats:
         """Return the (n,) values of states; the critic predicts logarithms, for some are large."""
-        squashed = self.critic(inputs)[:, 0]
-        values: Floats = (squashed.sign() * squashed.abs().clamp_max(_MOST_LOG).expm1()).numpy()
+        logs = self.critic(inputs)[:, 0]
+        values: Floats = (logs.sign() * logs.abs().clamp_max(_MOST_LOG).expm1()).numpy()
         return values
 
     def decide(
@@ -122,10 +109,12 @@ class ActorCritic(nn.Module):
 
     def layers(self) -> list[tuple[FloatMatrix, FloatMatrix]]:
         """Return (weight, bias) of each layer of the actor, which then takes raw inputs."""
-        linear = [layer for layer in self.actor if isinstance(layer, nn.Linear)]
-        (first, bias), *others = [(as_array(each.weight), as_array(each.bias)) for each in linear]
-        normalising = as_array(torch.diag(self.scale)), as_array(-self.mean * self.scale)
-        return [normalising, (np.float32(SATURATION) * first, bias), *others]
+        normalising = torch.diag(self.scale), -self.mean * self.scale
+        numbers = [
+            each.detach().numpy().copy() for each in (*normalising, *self.actor.parameters())
+        ]
+        numbers[2] *= SATURATION
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _network(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
@@ -147,21 +136,13 @@ def _taken(logs: Tensor, given: Tensor | None) -> Tensor:
     return torch.multinomial(logs.exp(), 1)[:, 0]
 
 
-def as_array(tensor: Tensor) -> FloatMatrix:
-    """Return a copy of a tensor's numbers."""
-    return np.array(tensor.detach().cpu().numpy(), np.float32)
-
-
 class Transitions(NamedTuple):
     """(n, ...) what an update learns from."""
 
     inputs: Tensor
-    choices: Tensor
-    """(n, stages, 4)"""
-    situations: Tensor
-    """(n, stages) before."""
-    log_probabilities: Tensor
-    """(n,) of the choices when they were drawn."""
+    choices: Tensor  # (n, stages, 4)
+    situations: Tensor  # (n, stages) before
+    log_probabilities: Tensor  # (n,) of the choices when they were drawn
     advantages: Tensor
     returns: Tensor
 
@@ -217,11 +198,9 @@ def _advantages(
 
 
 def _compared(advantages: Floats, scenario: NDArray[np.int64]) -> Floats:
-    """Return (steps, n) advantages relative to the typical one of their scenario.
-
-    That is half of the range of the middle two thirds: a standard deviation would follow the rare
-    violations, whose advantages would then no longer be large.
-    """
+    """Return (steps, n) advantages relative to the typical one of their scenario."""
+    # That is half of the range of the middle two thirds: a standard deviation would follow the rare
+    # violations, whose advantages would then no longer be large.
     compared = np.empty_like(advantages)
     for each in np.unique(scenario):
         own = advantages[:, scenario == each]

@@ -4,8 +4,6 @@ Read on in :mod:`.planner`, which lays a decision out, in :mod:`.kernel`, which 
 along the sample paths of :mod:`.paths`, and in :mod:`.tandem`, where the queues are played.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from sponge_env.control.base import BaseController
@@ -108,10 +106,8 @@ class SpongeJoint(SpongeMPC):
     def _holding(
         self, constant: StageAllocation, shadow: ShadowFleets, view: SystemView, replicas: int
     ) -> Allocation:
-        """Return at least the constant, once all fleets on the way to it serve the load.
-
-        Until then all cores go to the replicas that there are.
-        """
+        """Return at least the constant, once all fleets on the way to it serve the load."""
+        # Until then all cores go to the replicas that there are.
         spec, first = self.spec, view.first
         ready = max(1, min(first.replicas_ready, first.allocation.replicas))
         asked_for = constant.replicas in (ready, first.allocation.replicas)

@@ -7,8 +7,6 @@ were sent within ``interval_s - (delay_s - before_s)``, their *span*. Arrivals o
 the rate at which requests are sent, and rate times delay what is on the way.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from typing import NamedTuple
@@ -21,23 +19,18 @@ from sponge_env.interfaces import SystemSpec, SystemView
 
 from ..rates import ForecastError
 
-_INTERVALS = 30
-"""Intervals that are remembered."""
-_SCATTER_INTERVALS = 60
-"""Intervals over which the scatter is averaged."""
+_INTERVALS = 30  # Intervals that are remembered
+_SCATTER_INTERVALS = 60  # Intervals over which the scatter is averaged
 _STALL_ARRIVALS = 4.0
 """An interval without arrivals means a stalled network where so many were expected."""
-_STALL_SLOS = 5.0
-"""A network that stalls for longer counts as one over which nothing is sent."""
+_STALL_SLOS = 5.0  # A network that stalls for longer counts as one over which nothing is sent
 _SIGMAS = 3.0
 """Standard deviations of a Poisson process by which a rate must differ to be another one."""
-_LEAST_SPREAD = 0.05
-"""Relative uncertainty of a rate however long it was watched."""
+_LEAST_SPREAD = 0.05  # Relative uncertainty of a rate however long it was watched
 _FIRST_SWING = 0.4
 _LEAST_SWING = 0.2
 """Standard deviation of the log of the bandwidth, before it is known and at least."""
-_SAME_SIZE = 1e-6
-"""Relative deviation of a delay that is taken for rounding."""
+_SAME_SIZE = 1e-6  # Relative deviation of a delay that is taken for rounding
 _LEAST_DELAY_S = 1e-3
 _LEAST_RATE_RPS = 0.01
 
@@ -45,20 +38,14 @@ _LEAST_RATE_RPS = 0.01
 class FlowForecast(NamedTuple):
     """What is believed about the near future."""
 
-    rate_rps: float
-    """Requests sent per second."""
-    spread: float
-    """Standard deviation of the log of that rate."""
+    rate_rps: float  # Requests sent per second
+    spread: float  # Standard deviation of the log of that rate
     scatter: float
     """Variance over mean of what is sent in an interval: 0 at equal gaps, 1 for Poisson."""
-    transfer_s: float
-    """Time on the way at the bandwidth of now."""
-    typical_s: float
-    """Time on the way at the bandwidth to which it returns."""
-    swing: float
-    """Standard deviation of the log of the bandwidth."""
-    surge: float
-    """How many times as high the rate may become before a decision is in force."""
+    transfer_s: float  # Time on the way at the bandwidth of now
+    typical_s: float  # Time on the way at the bandwidth to which it returns
+    swing: float  # Standard deviation of the log of the bandwidth
+    surge: float  # How many times as high the rate may become before a decision is in force
 
 
 class Flow:
@@ -140,13 +127,11 @@ class Flow:
         return stalled_s if stalled_s < self._longest_stall_s else self._typical_s()
 
     def _compare_sizes(self, bandwidth_bytes_per_s: float, mean_s: float) -> None:
-        """Find out whether all requests are of one size, which a view does not say.
-
-        Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
-        With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
-        negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
-        interval lies elsewhere, sizes differ, and that is never forgotten.
-        """
+        """Find out whether all requests are of one size, which a view does not say."""
+        # Bandwidth is bytes over transfer time, so the mean delay is ``size / bandwidth + base``.
+        # With one size, intervals lie on one line over ``1 / bandwidth``, exactly; its base is not
+        # negative, so that the delay rises by no larger share than ``1 / bandwidth``. Where an
+        # interval lies elsewhere, sizes differ, and that is never forgotten.
         # The bandwidth is NaN where no transfer took time.
         if self._sizes_differ or not bandwidth_bytes_per_s > 0:
             return

@@ -4,8 +4,6 @@ An allocation is (stages, 3): of each stage the model variant, cores and batch s
 those of :mod:`.tandem`, the sample paths those of :mod:`.paths`.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -30,12 +28,9 @@ from .tandem import (
 
 VARIANT, CORES, BATCH, REACHED = 0, 1, 2, 3
 """Places in an allocation, in :attr:`Rules.limits` and in :attr:`Scratch.tried`."""
-_MOVES = 10
-"""Ways to change a stage's allocation; see :func:`_move`."""
-_MOST_TRIED = 512
-"""Allocations that are tried at most."""
-_STRIDE = 1 / 16
-"""Share of the cores by which the look-ahead changes them, one at least."""
+_MOVES = 10  # Ways to change a stage's allocation; see :func:`_move`
+_MOST_TRIED = 512  # Allocations that are tried at most
+_STRIDE = 1 / 16  # Share of the cores by which the look-ahead changes them, one at least
 
 
 class Rules(NamedTuple):
@@ -46,22 +41,16 @@ class Rules(NamedTuple):
     limits: IntArray
     """(stages, 3) variants, and the largest cores and batch to ask for; cores in
     force may be more."""
-    loss: FloatArray
-    """(stages, variants) cores that the accuracy is worth which is lost."""
-    tasks: IntArray
-    """(stages, draws), see :attr:`.tandem.SamplePath.tasks`."""
-    replicas: IntArray
-    """(stages,) replicas; each that starts holds one core."""
+    loss: FloatArray  # (stages, variants) cores that the accuracy is worth which is lost
+    tasks: IntArray  # (stages, draws), see :attr:`.tandem.SamplePath.tasks`
+    replicas: IntArray  # (stages,) replicas; each that starts holds one core
     ready: IntArray
     """(stages,) those that are ready, which find room on the machine whatever else does."""
     total_cores: int
     interval_s: float
-    delay_s: float
-    """Time until a decision is in force."""
-    look_ahead: int
-    """Intervals that are played after the one for which is decided."""
-    guard_s: float
-    """An answer so close before its deadline counts as late in part."""
+    delay_s: float  # Time until a decision is in force
+    look_ahead: int  # Intervals that are played after the one for which is decided
+    guard_s: float  # An answer so close before its deadline counts as late in part
     late_price: float
 
 
@@ -73,23 +62,16 @@ class Scratch(NamedTuple):
     end of the look-ahead."""
     middle: Queues
     end: Queues
-    speed: FloatArray
-    """(intervals,) speed of transfers, the next interval and the look-ahead."""
-    arrivals_s: FloatArray
-    """(paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`."""
-    ids: IntArray
-    """(stages, places), see :attr:`.tandem.SamplePath.ids`."""
-    counts: IntArray
-    """(paths,) number of arrivals in the first stage."""
+    speed: FloatArray  # (intervals,) speed of transfers, the next interval and the look-ahead
+    arrivals_s: FloatArray  # (paths, stages, places, 2), see :attr:`.tandem.SamplePath.arrivals_s`
+    ids: IntArray  # (stages, places), see :attr:`.tandem.SamplePath.ids`
+    counts: IntArray  # (paths,) number of arrivals in the first stage
     tried: IntArray
     """(tried, stages, 4) allocations whose cost is known, or is asked for, and up from which
     largest batch it is the same; 0 if that is not known."""
-    now: IntArray
-    """(stages, 3) the one that is played while an earlier one is in force."""
-    then: IntArray
-    """(stages, 3) the one that is played after the next interval."""
-    most: IntArray
-    """(stages,), see :attr:`.tandem.SamplePath.most`."""
+    now: IntArray  # (stages, 3) the one that is played while an earlier one is in force
+    then: IntArray  # (stages, 3) the one that is played after the next interval
+    most: IntArray  # (stages,), see :attr:`.tandem.SamplePath.most`
 
 
 class Decision(NamedTuple):
@@ -97,16 +79,13 @@ class Decision(NamedTuple):
 
     rules: Rules
     draws: PathDraws
-    scratch: Scratch
-    """Its ``start`` is read, the rest is overwritten."""
+    scratch: Scratch  # Its ``start`` is read, the rest is overwritten
     backlog_price: FloatArray
     """(stages, variants) core-seconds that a task costs which is left at the end."""
-    cores_in_force: IntArray
-    """(stages,)"""
+    cores_in_force: IntArray  # (stages,)
     pending: FloatArray
     """(resizes, 3) when earlier decisions will be in force, ascending, their stage and cores."""
-    requests: int
-    """Number of requests that are there."""
+    requests: int  # Number of requests that are there
 
 
 def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: int) -> Scratch:
@@ -133,11 +112,9 @@ def make_scratch(rules: Rules, paths: int, intervals: int, queued: int, places: 
 def plan(
     decision: Decision, forecast: FlowForecast, kinds: FloatArray, best: IntArray
 ) -> tuple[float, float]:
-    """Find the cheapest allocation; return its late requests in the next interval, and its cost.
-
-    The search walks downhill from ``best``, which is overwritten, one stage after the other. All
-    costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
-    """
+    """Find the cheapest allocation; return its late requests in the next interval, and its cost."""
+    # The search walks downhill from ``best``, which is overwritten, one stage after the other. All
+    # costs are of the same sample paths, so they fall and rise smoothly and the walk is short.
     rules, draws, scratch = decision.rules, decision.draws, decision.scratch
     stages, known = best.shape[0], 0
     until_s = rules.delay_s + rules.interval_s
@@ -317,10 +294,8 @@ def _serve(
 
 @compiled
 def _next_interval(decision: Decision, path: int, tried: IntArray) -> float:
-    """Serve until an interval after the decision is in force; return the late requests.
-
-    Until it is, the cores in force serve, and those of resizes that were asked for before.
-    """
+    """Serve until an interval after the decision is in force; return the late requests."""
+    # Until it is, the cores in force serve, and those of resizes that were asked for before.
     rules, now, pending = decision.rules, decision.scratch.now, decision.pending
     resizes, from_s, late = pending.shape[0], 0.0, 0.0
     _set(now, tried)
@@ -354,12 +329,10 @@ def _resize(
 
 @compiled
 def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
-    """Return what a path costs after the next interval, with the cores that suit it best.
-
-    The search for them starts at those that suited the path before, and leaves its own there. Of
-    each stage it tries fewer cores, then more: the rest is about convex in them, and where one side
-    is downhill, the other is not.
-    """
+    """Return what a path costs after the next interval, with the cores that suit it best."""
+    # The search for them starts at those that suited the path before, and leaves its own there. Of
+    # each stage it tries fewer cores, then more: the rest is about convex in them, and where one
+    # side is downhill, the other is not.
     rules, then, best, first = decision.rules, decision.scratch.then, math.inf, 0
     for move in range(1 + 2 * then.shape[0] * (rules.look_ahead > 0)):
         k, sign = max(move - 1, 0) // 2, 1 - 2 * (move % 2)
@@ -383,12 +356,10 @@ def _look_ahead(decision: Decision, path: int, tried: IntArray) -> float:
 
 @compiled
 def _rest(decision: Decision, path: int, tried: IntArray, limit: float) -> float:
-    """Return what a path costs after the next interval if it goes on with the cores of ``then``.
-
-    Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
-    the end is served, too, or a plan could leave its late requests behind the horizon. Nothing more
-    is played once the cost has reached ``limit``.
-    """
+    """Return what a path costs after the next interval if it goes on with the cores of ``then``."""
+    # Without look-ahead the backlog is priced at once, and worked off as it stands. What is left at
+    # the end is served, too, or a plan could leave its late requests behind the horizon. Nothing
+    # more is played once the cost has reached ``limit``.
     rules, queues, then = decision.rules, decision.scratch.end, decision.scratch.then
     begin_s = rules.delay_s + rules.interval_s
     horizon_s = rules.delay_s + (1 + rules.look_ahead) * rules.interval_s

@@ -1,7 +1,5 @@
 """Sample paths: what the clients may send and the network may deliver in the next seconds."""
 
-from __future__ import annotations
-
 import functools
 import math
 from statistics import NormalDist
@@ -15,16 +13,13 @@ from sponge_env.core.compiled import compiled
 from .flow import FlowForecast
 from .tandem import insert_arrival
 
-_MEMORY_PER_S = 0.75
-"""Correlation of a 4G bandwidth from one second to the next."""
+_MEMORY_PER_S = 0.75  # Correlation of a 4G bandwidth from one second to the next
 _RATE_SHARES = (0.4, 0.3, 0.2, 0.08, 0.02)
 _BANDWIDTH_SHARES = (0.7, 0.3)
 """Probabilities of the strata of arrivals, fewest first, and of bandwidth, highest first. They
 are fine where it hurts."""
-_LEAST_SHARE = 0.012
-"""Less probable combinations are left out."""
-_DRAWS = 1024
-"""Random numbers of each path; used again where more are needed."""
+_LEAST_SHARE = 0.012  # Less probable combinations are left out
+_DRAWS = 1024  # Random numbers of each path; used again where more are needed
 
 
 class PathDraws(NamedTuple):
@@ -34,16 +29,11 @@ class PathDraws(NamedTuple):
     they are the first to tell that an allocation is too small.
     """
 
-    weight: FloatArray
-    """(paths,) probabilities."""
-    rate: FloatArray
-    """(paths,) standard normal: how many requests are sent in the next interval."""
-    bandwidth: FloatArray
-    """(paths,) standard normal: how the bandwidth changes."""
-    gaps: FloatArray
-    """(paths, draws) exponential of mean 1: time between two requests."""
-    kinds: FloatArray
-    """(paths, draws) uniform: kind of each request."""
+    weight: FloatArray  # (paths,) probabilities
+    rate: FloatArray  # (paths,) standard normal: how many requests are sent in the next interval
+    bandwidth: FloatArray  # (paths,) standard normal: how the bandwidth changes
+    gaps: FloatArray  # (paths, draws) exponential of mean 1: time between two requests
+    kinds: FloatArray  # (paths, draws) uniform: kind of each request
 
 
 @functools.cache
@@ -133,12 +123,10 @@ def _draw_speed(
 def _rate_rps(
     forecast: FlowForecast, draws: PathDraws, path: int, scatter: float, until_s: float
 ) -> float:
-    """Return the rate that sends the path's share of requests up to ``until_s``.
-
-    The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
-    at least what it may surge to. The gaps are scaled so that they do not scatter the count once
-    more.
-    """
+    """Return the rate that sends the path's share of requests up to ``until_s``."""
+    # The rate is log-normal, by its uncertainty and its scatter, but on the path with most requests
+    # at least what it may surge to. The gaps are scaled so that they do not scatter the count once
+    # more.
     variance = forecast.spread * forecast.spread
     variance += forecast.scatter / max(1.0, forecast.rate_rps * until_s)
     log_rate = math.sqrt(variance) * draws.rate[path] - 0.5 * variance

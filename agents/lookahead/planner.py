@@ -1,7 +1,5 @@
 """The look-ahead program and its options: lays a decision out for the kernel, reads its answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +19,11 @@ from .tandem import TAIL
 
 _OVERDUE = 0.02
 """Share of its service time that a batch is taken to need still when it should have ended."""
-_PLACES = 512
-"""Arrivals that each path can hold at first."""
+_PLACES = 512  # Arrivals that each path can hold at first
 _PLAYED, _PLAYED_CORES = 600, 16
 """Requests that are played on each path at most where there are so many cores to choose from,
 and in proportion fewer where there are more, so that a decision takes a few milliseconds."""
-_DRAWS = 1021
-"""Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time."""
+_DRAWS = 1021  # Draws of a fan-out; a prime, so that paths of any length begin elsewhere each time
 _NO_TASKS = np.zeros(_DRAWS, np.int64)
 _SPARE = 0.25
 """Share of their cores that the ready replicas may give to those that start in any case."""
@@ -35,8 +31,7 @@ _GUARD_MAX = 0.9
 _BACKLOG_PRICE = 1.2
 """What a request costs that is left at the end of the look-ahead, relative to what serving one more
 costs at the forecast rate."""
-_LATE_IN_ONE_PLAN = 0.5
-"""Late requests to expect from which on a plan counts as infeasible."""
+_LATE_IN_ONE_PLAN = 0.5  # Late requests to expect from which on a plan counts as infeasible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,11 +233,9 @@ class LookAhead:
     def _fill(
         self, k: int, view: SystemView, stage: StageView, replicas: int, rate_rps: float, group: int
     ) -> None:
-        """Write a stage's running batches and waiting tasks into the memory, in groups.
-
-        A group is due with the first of its tasks. When a running task is due a view does
-        not say: they came before those that wait, or are the newest arrivals, at the rate.
-        """
+        """Write a stage's running batches and waiting tasks into the memory, in groups."""
+        # A group is due with the first of its tasks. When a running task is due a view does not
+        # say: they came before those that wait, or are the newest arrivals, at the rate.
         queues, now_s, spec = self._scratch.start, view.now_s, self._spec
         ahead, largest = 0, max(1, self._batch_max[k] // group)
         row_s = self._times.service_s[k, in_force(stage.allocation), stage.cores_in_force - 1]
@@ -268,10 +261,8 @@ class LookAhead:
         queues.marks[k] = ahead, tail, 0, 0, 0
 
     def _identify(self) -> int:
-        """Say whose the tasks are that are there; return the number of requests.
-
-        Those that are due at once are taken for tasks of one request, but for the first stage's.
-        """
+        """Say whose the tasks are that are there; return the number of requests."""
+        # Those that are due at once are taken for tasks of one request, but for the first stage's.
         queues, tails = self._scratch.start, self._scratch.start.marks[:, TAIL].tolist()
         if len(tails) == 1:
             return 0

@@ -4,8 +4,6 @@ A fit of four numbers misses single cells of the table of service times, by up t
 shape (cores_max, batch_max), seconds of a batch: row ``c - 1``, column ``b - 1``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -22,19 +20,15 @@ RATIO_RANGE = (0.5, 2.0)
 """Measured service times are believed between these multiples of the profile's."""
 _CAUTION = 1.03
 """First guess of how much longer batches take than the profile says: single ones scatter."""
-_PRIOR_S = 2.0
-"""Service that a guess counts for."""
-_FORGET = 0.998
-"""Weight that experience of service times keeps per interval."""
+_PRIOR_S = 2.0  # Service that a guess counts for
+_FORGET = 0.998  # Weight that experience of service times keeps per interval
 _NOTABLE = 0.005
 """Relative change of service times from which on it is worth to plan with the new ones."""
 
 
 def grouped_service_s(service_s: FloatArray, batch_max: Sequence[int], group: int) -> FloatArray:
-    """Return (stages, variants, cores, batches) seconds of batches of groups.
-
-    A group larger than the largest batch takes as many of those as it needs.
-    """
+    """Return (stages, variants, cores, batches) seconds of batches of groups."""
+    # A group larger than the largest batch takes as many of those as it needs.
     if group == 1:
         return service_s
     columns = [max(most // group, 1) for most in batch_max]

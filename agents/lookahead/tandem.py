@@ -14,8 +14,6 @@ serves drawn requests both ways.
 No stage depends on those after it, so each is played until a moment before the next one is.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +21,8 @@ import numpy as np
 from sponge_env.arrays import FloatArray, IntArray
 from sponge_env.core.compiled import compiled, inlined
 
-HEAD, TAIL, NEXT, COMING, LEFT = 0, 1, 2, 3, 4
-"""Places in :attr:`Queues.marks`."""
-_TARDINESS_PER_S = 0.2
-"""Weight of being late for longer."""
+HEAD, TAIL, NEXT, COMING, LEFT = 0, 1, 2, 3, 4  # Places in :attr:`Queues.marks`
+_TARDINESS_PER_S = 0.2  # Weight of being late for longer
 
 
 class Queues(NamedTuple):
@@ -39,15 +35,12 @@ class Queues(NamedTuple):
     """(stages, 5) head, tail, the next arrival, how many are known, and how many tasks are done."""
     free_s: FloatArray
     """(stages, replicas) when each replica takes its next batch; infinite if there is none."""
-    size: IntArray
-    """(stages, replicas) tasks that it runs."""
-    first: IntArray
-    """(stages, replicas) place of their first deadline."""
+    size: IntArray  # (stages, replicas) tasks that it runs
+    first: IntArray  # (stages, replicas) place of their first deadline
     ids: IntArray
     """(stages, capacity) whose task each deadline is. Of a single stage there are none, for there
     each task is a request."""
-    counted: FloatArray
-    """(requests,) by how much each has counted as late so far."""
+    counted: FloatArray  # (requests,) by how much each has counted as late so far
 
 
 class SamplePath(NamedTuple):
@@ -56,16 +49,12 @@ class SamplePath(NamedTuple):
     arrivals_s: FloatArray
     """(stages, places, 2) when each task comes and is due, ascending by the former. Those of the
     later stages are written as the ones before are served."""
-    ids: IntArray
-    """(stages, places) whose tasks those of the later stages are."""
-    first_id: int
-    """Of the first to come; those that are there have lower ones."""
+    ids: IntArray  # (stages, places) whose tasks those of the later stages are
+    first_id: int  # Of the first to come; those that are there have lower ones
     tasks: IntArray
     """(stages, draws) how many tasks of the next stage each in turn leads to; in the last 0."""
-    guard_s: float
-    """An answer so close before its deadline counts as late in part."""
-    most: IntArray
-    """(stages,) how many waited at most when a batch was formed, raised."""
+    guard_s: float  # An answer so close before its deadline counts as late in part
+    most: IntArray  # (stages,) how many waited at most when a batch was formed, raised
 
 
 def make_queues(stages: int, capacity: int, replicas: int, requests: int = 0) -> Queues:
@@ -198,10 +187,8 @@ def _first_free(free_s: FloatArray) -> int:
 
 @compiled
 def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
-    """End a batch: hand on what it leads to, and count the late among those that it answers.
-
-    A request is as late as the last of its tasks.
-    """
+    """End a batch: hand on what it leads to, and count the late among those that it answers."""
+    # A request is as late as the last of its tasks.
     queue, guard_s, late = queue_of(queues, k), future.guard_s, 0.0
     first, size, end_s = queue.first[replica], queue.size[replica], queue.free_s[replica]
     queue.size[replica] = 0
@@ -223,11 +210,9 @@ def _settle(queues: Queues, k: int, replica: int, future: SamplePath) -> float:
 
 @compiled
 def _lateness(over_s: float, guard_s: float) -> float:
-    """Return 1 for a late answer, less if it was only just in time.
-
-    Of two late answers the later one weighs a little more, for a queue in which everything is
-    late should be worked off all the same.
-    """
+    """Return 1 for a late answer, less if it was only just in time."""
+    # Of two late answers the later one weighs a little more, for a queue in which everything is
+    # late should be worked off all the same.
     return 1.0 + (_TARDINESS_PER_S * over_s if over_s > 0.0 else over_s / guard_s)
 
 

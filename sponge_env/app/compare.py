@@ -1,7 +1,5 @@
 """The body of ``evaluate.py``: compares controllers on one scenario, or on a suite of them."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
@@ -41,8 +39,7 @@ from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
-FAILED = 1
-"""Exit code after an agent of a suite failed somewhere."""
+FAILED = 1  # Exit code after an agent of a suite failed somewhere
 
 
 def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -188,11 +185,9 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
 def _run(
     backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace
 ) -> None:
-    """Run units: those of a suite in processes, whatever fails; others here, watched.
-
-    A failure on the only scenario is raised, a controller's after all units; after an interrupt no
-    process is left.
-    """
+    """Run units: those of a suite in processes, whatever fails; others here, watched."""
+    # A failure on the only scenario is raised, a controller's after all units; after an interrupt
+    # no process is left.
     if not arguments.suite:
         alone = backend == "live" and todo
         with live_machine(todo[0].scenario, arguments.limiter) if alone else nullcontext():

@@ -4,8 +4,6 @@ A controller from elsewhere needs none of it: two methods are enough, see
 :class:`sponge_env.interfaces.Controller`.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -48,16 +46,14 @@ class BaseController(ABC):
     variant that is in force at first.
     """
 
-    config: Any
-    """Options: an instance of the type with which a subclass annotates this attribute."""
+    config: Any  # Options: an instance of the type with which a subclass annotates this attribute
     grows_ready = False
     """Whether the ready replicas may have more cores while others start than all of them can."""
     plans_for: Literal["one model", "chains", "all"] = "one model"
     """Systems for all of whose stages and variants :meth:`allocate` answers."""
-    part_of_pipeline = False
-    """Whether what it controls is one of several stages."""
+    part_of_pipeline = False  # Whether what it controls is one of several stages
     _spec: SystemSpec | None = None
-    _parts: Sequence[BaseController] = ()
+    _parts: Sequence["BaseController"] = ()
 
     def __init__(self, **options: Any) -> None:
         """Make ``config``; a ConfigError if an option is unknown, or not of its type or range."""

@@ -10,8 +10,6 @@ each at once, and need not work out what can no longer win (:func:`winning_margi
 :func:`min_room`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

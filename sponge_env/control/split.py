@@ -5,8 +5,6 @@ GrandSLAm, Kannan et al., EuroSys 2019) or equally. What waits in a stage is due
 deadline less the shares of the longest path after it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal
@@ -19,8 +17,7 @@ from sponge_env.metrics import IntervalMetrics, StageMetrics, names
 Rule = Literal["proportional", "equal"]
 """How an SLO is divided among the stages of the longest path through a pipeline."""
 
-_HANDED_ON_S = 1e-3
-"""Time that a task is taken to have been on the way from the stage before."""
+_HANDED_ON_S = 1e-3  # Time that a task is taken to have been on the way from the stage before
 
 _SHARED = sorted(set(names(StageMetrics)) & set(names(IntervalMetrics)))
 
@@ -65,10 +62,8 @@ def stage_spec(spec: SystemSpec, k: int, share: float) -> SystemSpec:
 def stage_view(
     view: SystemView, spec: SystemSpec, k: int, share: float, after: float
 ) -> SystemView:
-    """Return what a stage's own controller sees.
-
-    What joined a later stage is taken to have spent its share on the way exactly.
-    """
+    """Return what a stage's own controller sees."""
+    # What joined a later stage is taken to have spent its share on the way exactly.
     stage, later_s = view.stages[k], spec.slo_s * after
     delays_s, budgets_s, mean_delays_s = view.delays_s, view.budgets_s - later_s, view.mean_delays_s
     if k:

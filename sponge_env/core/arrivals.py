@@ -5,8 +5,6 @@ in the order in which they were sent. Where a scenario mixes classes, its reques
 and sorted before the episode (:mod:`sponge_env.simulation.workload`) and listed.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import Records, compiled, inlined

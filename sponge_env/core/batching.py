@@ -4,8 +4,6 @@ At any moment ``offered = on_time + late + dropped + failed + cancelled + queued
 request for which the queue has no room is dropped and counted as overflowed.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core import pipeline
@@ -195,11 +193,9 @@ def form_batch(w: World, replica: ReplicaState, batch_max: int) -> int:
 
 @inlined
 def _choose_variant(w: World, count: int) -> int:
-    """Return which model runs a batch of the queue's first requests.
-
-    The most accurate one that the slack of the most urgent request allows (SlackFit, of
-    SuperServe: Khare et al., NSDI 2025) where the allocation lets batches choose.
-    """
+    """Return which model runs a batch of the queue's first requests."""
+    # The most accurate one that the slack of the most urgent request allows (SlackFit, of
+    # SuperServe: Khare et al., NSDI 2025) where the allocation lets batches choose.
     stage, model = w.stage, w.model
     variant = stage.variant
     if variant < 0:

@@ -6,8 +6,6 @@ compiled into them. With ``NUMBA_DISABLE_JIT=1`` the decorators give the functio
 are, for debuggers and coverage; :func:`rows` then lets Python see records as objects, too.
 """
 
-from __future__ import annotations
-
 import copyreg
 import functools
 import sys
@@ -23,11 +21,8 @@ from sponge_env.utils.kernel_cache import KeptCode, code_folder
 
 _CONFIG: Any = numba.config
 
-INTERPRETED = bool(_CONFIG.DISABLE_JIT)
-"""Whether kernels run as ordinary Python."""
-
-CPUS = int(_CONFIG.NUMBA_NUM_THREADS)
-"""Threads that kernels may use at once."""
+INTERPRETED = bool(_CONFIG.DISABLE_JIT)  # Whether kernels run as ordinary Python
+CPUS = int(_CONFIG.NUMBA_NUM_THREADS)  # Threads that kernels may use at once
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Record = TypeVar("Record")
@@ -53,7 +48,7 @@ class Records(Protocol[Record]):
     def __getitem__(self, index: int) -> Record: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Records[Record]: ...
+    def __getitem__(self, index: slice) -> "Records[Record]": ...
 
     def __setitem__(self, index: int, row: Record) -> None: ...
 
@@ -62,8 +57,7 @@ Position = Annotated[int, np.uint32]
 """A place in an array. Being unsigned it never counts from the end, which compiled code
 would have to ask at every access."""
 
-Words = Annotated[Records[np.uint64], np.uint64, 4]
-"""(4,) state of a random stream."""
+Words = Annotated[Records[np.uint64], np.uint64, 4]  # (4,) state of a random stream
 
 
 def compiled(function: Function) -> Function:
@@ -77,12 +71,10 @@ def compiled(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """Compile a function as a part of each caller's own text.
-
-    For what returns records, which no ordinary call can return, and for what is called from
-    one place or takes a line or two: to compile those by themselves would add a third to the
-    time that a first run takes.
-    """
+    """Compile a function as a part of each caller's own text."""
+    # For what returns records, which no ordinary call can return, and for what is called from one
+    # place or takes a line or two: to compile those by themselves would add a third to the time
+    # that a first run takes.
     return cast(Function, numba.njit(inline="always", **_INNER)(function))
 
 
@@ -119,8 +111,7 @@ class _Compiling(event.Listener):
     """
 
     def __init__(self) -> None:
-        self.modules: set[str] = set()
-        """Those of the entry points."""
+        self.modules: set[str] = set()  # Those of the entry points
         self._depth = 0
 
     def on_start(self, event: event.Event) -> None:

@@ -10,8 +10,6 @@ and ``over`` (n,), whether the episode is over, are written. Functions without a
 environment 0.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,7 @@ from sponge_env.core.records import Arrays, World
 from sponge_env.core.settings import LISTED
 from sponge_env.core.step import begin_interval, reset, step
 
-STEP, DRAIN, RESET = range(3)
-"""The moves of :func:`run_range`."""
+STEP, DRAIN, RESET = range(3)  # The moves of :func:`run_range`
 
 
 @inlined

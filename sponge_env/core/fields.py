@@ -8,13 +8,10 @@ replica, rates by what it can serve per second, so that the same number means th
 on any profile.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CLIP = 5.0
-"""Largest absolute value of an observation."""
+CLIP = 5.0  # Largest absolute value of an observation
 
 BANDWIDTH_SCALE_BYTES_PER_S = 5e6
 BUDGET_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -31,8 +28,7 @@ class Field:
 
     name: str
     meaning: str
-    scale: str
-    """What it is divided by."""
+    scale: str  # What it is divided by
 
 
 _CAPACITY = "requests that all cores of a replica serve within one SLO"
@@ -96,8 +92,7 @@ _STARTING = (
 VERTICAL_FIELDS = _QUEUE + _NETWORK + _ALLOCATION + _OUTCOME + _USE
 """What controllers of cores and batch size see, in order."""
 
-JOINT_FIELDS = VERTICAL_FIELDS + _STARTING
-"""What controllers of replicas see as well."""
+JOINT_FIELDS = VERTICAL_FIELDS + _STARTING  # What controllers of replicas see as well
 
 REQUEST_FIELDS = (*_NETWORK, *_OUTCOME, Field("effective_accuracy", _ACCURACY, ""))
 """What controllers of variants and stages see of requests, in order. The scale is that of the

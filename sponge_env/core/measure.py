@@ -1,7 +1,5 @@
 """From counters and sums to an interval's metrics, under the schema's names."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -9,8 +7,7 @@ from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.pipeline import at, staged
 from sponge_env.core.records import PAST, RECENT, Stage, World
 
-ROUNDING_S = 1e-9
-"""A shorter transfer is none: delay and base delay differ by rounding only."""
+ROUNDING_S = 1e-9  # A shorter transfer is none: delay and base delay differ by rounding only
 
 
 @inlined

@@ -5,8 +5,6 @@ bandwidth to itself, so it ends when the bytes that the trace delivers from its 
 the payload.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -61,13 +59,11 @@ def start_over(env: Env) -> None:
 
 @compiled
 def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
-    """Return when a transfer that starts at ``sent_s`` ends.
-
-    The bytes delivered up to ``sent_s`` plus the payload are looked up among the sums of what
-    the trace has delivered, and interpolated inside one sample. Send times of one payload
-    ascend, and with them the ends; so the samples are walked through instead of searched, and
-    begin anew only with another lap.
-    """
+    """Return when a transfer that starts at ``sent_s`` ends."""
+    # The bytes delivered up to ``sent_s`` plus the payload are looked up among the sums of what the
+    # trace has delivered, and interpolated inside one sample. Send times of one payload ascend, and
+    # with them the ends; so the samples are walked through instead of searched, and begin anew only
+    # with another lap.
     env, settings, trace = w.env, w.settings, w.traces
     if settings.network_kind == INSTANT or payload_bytes == 0:
         return sent_s
@@ -96,13 +92,10 @@ def transferred_s(w: World, sent_s: float, payload_bytes: float) -> float:
 
 @inlined
 def _synthetic_4g(trace: Records[TraceSample], rng: Words) -> None:
-    """Fill a trace of one-second samples, all rows but the last, in the manner of 4G.
-
-    A Gaussian process (first-order autoregression plus white noise) is mapped through the
-    normal distribution and the piecewise-linear quantile function above. Each
-    second takes two uniforms and, from them by Box and Muller's transform, two normals: slow
-    part first, then white.
-    """
+    """Fill a trace of one-second samples, all rows but the last, in the manner of 4G."""
+    # A Gaussian process (first-order autoregression plus white noise) is mapped through the normal
+    # distribution and the piecewise-linear quantile function above. Each second takes two uniforms
+    # and, from them by Box and Muller's transform, two normals: slow part first, then white.
     kick = math.sqrt(1.0 - _MEMORY_PER_S**2)
     slow = 0.0
     for second in range(len(trace) - 1):
@@ -133,10 +126,8 @@ def _interpolated(probability: float) -> float:
 
 @inlined
 def _shifted(trace: Records[TraceSample], shared: Records[TraceSample], offset: float) -> int:
-    """Fill a trace with another one that begins later; return its number of samples.
-
-    ``offset`` is a part of the other one's length.
-    """
+    """Fill a trace with another one that begins later; return its number of samples."""
+    # ``offset`` is a part of the other one's length.
     samples = len(shared) - 1
     duration_s = shared[samples].start_s
     phase_s = offset * duration_s % duration_s

@@ -3,8 +3,6 @@
 Each part is written from a place on, and the place after it returned.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -21,8 +19,7 @@ from sponge_env.interfaces import HISTORY
 
 _CLIP = np.float32(fields.CLIP)
 _QUANTILES = np.array(fields.BUDGET_QUANTILES)
-_SCAN = 16
-"""Queue length from which on halving beats counting one by one."""
+_SCAN = 16  # Queue length from which on halving beats counting one by one
 
 
 @compiled

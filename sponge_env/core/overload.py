@@ -5,8 +5,6 @@ first, all that follow would be late, too. Bounds are from below. What goes on m
 the pace that was measured, see ``Stage.pace``.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import compiled, inlined
@@ -21,11 +19,9 @@ CHEAP = 0.95
 
 @compiled
 def shortest_s(w: World, count: int) -> float:
-    """Return the shortest time in which a batch can be answered now.
-
-    That is by the variant in force, or by any where each batch chooses its own; under a quota at
-    full speed, for there may be tokens enough.
-    """
+    """Return the shortest time in which a batch can be answered now."""
+    # That is by the variant in force, or by any where each batch chooses its own; under a quota at
+    # full speed, for there may be tokens enough.
     first, last = w.stage.variant, w.stage.variant + 1
     if first < 0:
         first, last = 0, w.model.variants
@@ -65,12 +61,10 @@ def size_in_time(w: World, due_s: float, batch_max: int, waiting: int) -> int:
 
 @compiled
 def earliest_end_s(w: World, due_s: float, decides_s: float) -> float:
-    """Return the earliest end of a request that arrives now with a deadline.
-
-    What is more urgent and what runs comes before it. Work counts as the least that it can be.
-    Until the next decision at ``decides_s`` it is done under the allocation in force, then by all
-    cores of the machine in the best of ways.
-    """
+    """Return the earliest end of a request that arrives now with a deadline."""
+    # What is more urgent and what runs comes before it. Work counts as the least that it can be.
+    # Until the next decision at ``decides_s`` it is done under the allocation in force, then by all
+    # cores of the machine in the best of ways.
     now_s, machine, forced = w.env.now_s, float(w.settings.total_cores), 0.0
     ahead_core_s = w.model.cheapest_core_s * w.stage.pace
     until_s = max(now_s, decides_s)
@@ -103,11 +97,9 @@ def _done_per_s(w: World) -> float:
 
 @inlined
 def _ahead_core_s(w: World, due_s: float, done_per_s: float, until_s: float) -> float:
-    """Return the work of a stage's batches that run, and of what waits until a deadline.
-
-    A batch without a quota counts as what its replica would do meanwhile under the allocation in
-    force, which is so until a moment; what is left of it then, as the least that it can be.
-    """
+    """Return the work of a stage's batches that run, and of what waits until a deadline."""
+    # A batch without a quota counts as what its replica would do meanwhile under the allocation in
+    # force, which is so until a moment; what is left of it then, as the least that it can be.
     stage, core_s = w.stage, 0.0
     for k in range(stage.replicas):
         replica = w.replicas[k]

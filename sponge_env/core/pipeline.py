@@ -6,19 +6,14 @@ one task when all that lead to it are done. The request is answered when its las
 there is one stage, a request is its own task, and nothing of this is needed.
 """
 
-from __future__ import annotations
-
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.queue import deadline_s, push, remove
 from sponge_env.core.records import OpenRequest, Waiting, World
 from sponge_env.core.rng import mixed_uniform
 from sponge_env.core.settings import LISTED
 
-FREE = 0
-"""What a free place has instead of a request: so is memory that was never used."""
-
-_FEW = 8
-"""Places that there are at first, if there is room for so many."""
+FREE = 0  # What a free place has instead of a request: so is memory that was never used
+_FEW = 8  # Places that there are at first, if there is room for so many
 
 
 @inlined
@@ -148,10 +143,8 @@ def lead_on(w: World, request: Waiting, accuracy: float, done_s: float) -> bool:
 
 @inlined
 def _fan_out(w: World, row: int, task: int) -> int:
-    """Draw how many tasks a finished one leads to in each stage that follows.
-
-    What a live system was answered by the first stage needs no drawing.
-    """
+    """Draw how many tasks a finished one leads to in each stage that follows."""
+    # What a live system was answered by the first stage needs no drawing.
     if w.place == 0 and w.settings.arrival_kind == LISTED and w.requests[row].tasks >= 0:
         return w.requests[row].tasks
     most, at_ = w.model.fan_outs - 1, w.model.fan_out_at

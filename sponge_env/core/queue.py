@@ -6,14 +6,11 @@ head, so requests stay where they are while they run; first in, first out, those
 waited longest are brought to the head first.
 """
 
-from __future__ import annotations
-
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import World
 from sponge_env.core.settings import LISTED
 
-FEW = 64
-"""Places that a ring begins with, if there is room for so many."""
+FEW = 64  # Places that a ring begins with, if there is room for so many
 
 
 @compiled
@@ -73,10 +70,8 @@ def _grow(w: World) -> None:
 
 @inlined
 def _close_holes(w: World) -> None:
-    """Move the running requests up to the head, past the places of what has ended.
-
-    Otherwise a batch that runs for long would keep all places after its own.
-    """
+    """Move the running requests up to the head, past the places of what has ended."""
+    # Otherwise a batch that runs for long would keep all places after its own.
     ring, end = w.stage.ring, w.stage.head
     k = _last_run(w, end)
     while k >= 0:

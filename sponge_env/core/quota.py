@@ -18,20 +18,15 @@ Source: ``kernel/sched/fair.c`` of Linux 6.18 (``__assign_cfs_rq_runtime``, ``th
 docs/fidelity.md for how well it does.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import compiled, inlined
 from sponge_env.core.records import Account, ReplicaState
 from sponge_env.core.settings import StageSettings
 
-SLICE_S = 0.005
-"""What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
-KEPT_S = 0.001
-"""What it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)."""
-NANOSECOND_S = 1e-9
-"""The kernel counts in whole ones: less than that is nothing."""
+SLICE_S = 0.005  # What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)
+KEPT_S = 0.001  # What it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)
+NANOSECOND_S = 1e-9  # The kernel counts in whole ones: less than that is nothing
 
 Costs = tuple[float, float, float]
 """How long a rest before a batch costs something, how much, and how much each pause in it."""

@@ -6,8 +6,6 @@ is scaled in finishes its batch first. All that are held, those that start or dr
 never have more cores than the machine.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ They are those of ``numpy.random.Generator(SFC64(SeedSequence([seed, crc32(purpo
 seeded and continued bit for bit: the state is four 64-bit words and a step a few additions.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 
@@ -24,8 +22,7 @@ _SHIFT = _U64(16)
 _GOLDEN = _U64(0x9E3779B97F4A7C15)
 
 _NAMES = (b"arrivals", b"network", b"fades", b"noise", b"fan-out")
-ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)
-"""Purposes."""
+ARRIVALS, NETWORK, FADES, NOISE, FAN_OUT = (_U64(zlib.crc32(name)) for name in _NAMES)  # Purposes
 
 
 @compiled
@@ -47,11 +44,9 @@ def uniform(state: Words) -> float:
 
 @inlined
 def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
-    """Return the uniform number in [0, 1) of a task, whatever was drawn before.
-
-    The finaliser of MurmurHash3, as SplitMix64 uses it (Steele et al., OOPSLA 2014), over the
-    request's row, the stage and how many tasks of the request it has done before.
-    """
+    """Return the uniform number in [0, 1) of a task, whatever was drawn before."""
+    # The finaliser of MurmurHash3, as SplitMix64 uses it (Steele et al., OOPSLA 2014), over the
+    # request's row, the stage and how many tasks of the request it has done before.
     word = _U64(key) + _U64(row + 1) * _GOLDEN
     word = _finalised(word) + _U64(stage * 65536 + task + 1) * _GOLDEN
     return (_finalised(word) >> _U64(11)) * (1.0 / 9007199254740992.0)

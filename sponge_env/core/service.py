@@ -5,8 +5,6 @@ in the paper; a resize rescales the time that is left, and loading the model tak
 any cores and does not count as use of them. ``quota`` is :mod:`sponge_env.core.quota`.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core.compiled import compiled, inlined
@@ -32,10 +30,8 @@ def new_service(w: World, replica: ReplicaState, cores: int) -> None:
 
 @inlined
 def load_service(w: World, replica: ReplicaState, now_s: float, loading: int) -> None:
-    """Begin to load the model, as one of ``loading`` replicas that do so.
-
-    The cold start was measured on one core unit with its pauses, so these cost nothing more.
-    """
+    """Begin to load the model, as one of ``loading`` replicas that do so."""
+    # The cold start was measured on one core unit with its pauses, so these cost nothing more.
     model = w.model
     if model.limited:
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
@@ -119,11 +115,9 @@ def _work(w: World, variant: int, count: int) -> float:
 
 @inlined
 def _replayed(w: World, variant: int, count: int) -> float:
-    """Take the next measured work of a batch of this size; the mean ratio when all are used.
-
-    The table begins with that ratio; then come, for each variant and size, the row of its next
-    work and the row after its last; then the works. The rows move on as works are taken.
-    """
+    """Take the next measured work of a batch of this size; the mean ratio when all are used."""
+    # The table begins with that ratio; then come, for each variant and size, the row of its next
+    # work and the row after its last; then the works. The rows move on as works are taken.
     at = w.model.replay_at
     cell = at + 2 * (variant * w.model.limits.batch + count) - 1
     row = w.numbers[cell]

@@ -4,8 +4,6 @@ Every number of the configuration's dataclasses is here under its own name, such
 ``settings.network.payload_bytes``; a new key needs no line in this file.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Annotated, Any
@@ -42,43 +40,33 @@ class Settings:
     arrival_kind: int
     rate_rps: float
     requests: int
-    sent_before_s: float
-    """No request is sent at this time or later."""
+    sent_before_s: float  # No request is sent at this time or later
     states: int
     rates_at: Position
     """Of ``BURSTY`` states; of ``FLASH_CROWD`` arrivals before, within and after one."""
-    groups: int
-    """Groups of ``RECORDED`` arrivals, such as the requests of one second."""
+    groups: int  # Groups of ``RECORDED`` arrivals, such as the requests of one second
     group_start_at: Position
     group_length_at: Position
-    group_count_at: Position
-    """Expected number of requests in each group."""
-    rounded: bool
-    """Whether groups are rounded up or down at random."""
-    keeps_first: bool
-    """Whether the first request of a group is sent at the group's start."""
+    group_count_at: Position  # Expected number of requests in each group
+    rounded: bool  # Whether groups are rounded up or down at random
+    keeps_first: bool  # Whether the first request of a group is sent at the group's start
 
     network_kind: int
     trace_at: Position
     samples: int
-    trace_s: float
-    """Length of the trace, after which it repeats, with its fades."""
+    trace_s: float  # Length of the trace, after which it repeats, with its fades
     faded: bool
     fade_every_s: float
     faded_at: Position
     """Row of the environment's own part of ``traces`` from which the faded trace lies."""
 
-    fifo: bool
-    """Whether batches are formed first in, first out."""
-    sheds: bool
-    """Whether batches leave out what they would answer late; see :mod:`.overload`."""
-    hopeless_below_s: float
-    """Budget on arrival below which a request counts as hopeless."""
+    fifo: bool  # Whether batches are formed first in, first out
+    sheds: bool  # Whether batches leave out what they would answer late; see :mod:`.overload`
+    hopeless_below_s: float  # Budget on arrival below which a request counts as hopeless
     one_core_below_s: float
 
     total_cores: int
-    cpu_cores: float
-    """Core units of the CPU that all stages share, where a quota limits it."""
+    cpu_cores: float  # Core units of the CPU that all stages share, where a quota limits it
 
     spans: Annotated[Records[int], np.int64, 1 + len(SPANS_S)]
     """One interval, and the intervals in the spans of time over which rates are observed."""
@@ -89,44 +77,33 @@ class StageSettings:
 
     limits: config.Limits
     initial: config.Initial
-    quota: QuotaService
-    """All zero without one."""
+    quota: QuotaService  # All zero without one
 
-    after: int
-    """Bit for each stage whose tasks lead to tasks here; none in the first."""
-    before: int
-    """The same of all stages that come before in any way."""
+    after: int  # Bit for each stage whose tasks lead to tasks here; none in the first
+    before: int  # The same of all stages that come before in any way
     fan_out_at: Position
     """(fan_outs,) cumulated probabilities of 0, 1, 2, ... tasks in each stage that follows."""
     fan_outs: int
     variants: int
     accuracy_at: Position
 
-    planned_at: Position
-    """(variants, batch_max, cores_max) latency by the fit."""
-    served_at: Position
-    """(variants, batch_max, cores_max) latency of the service model ``profile``."""
+    planned_at: Position  # (variants, batch_max, cores_max) latency by the fit
+    served_at: Position  # (variants, batch_max, cores_max) latency of the service model ``profile``
     limited: bool
-    work_at: Position
-    """(variants, batch_max) CPU seconds under a quota."""
+    work_at: Position  # (variants, batch_max) CPU seconds under a quota
     overheads_at: Position
     """(variants, :data:`.service.OVERHEADS`) what batches take beside their work under a quota."""
     core_unit: float
-    cpu_cores: float
-    """Core units of the CPU that all replicas share."""
-    noise_at: Position
-    """(variants, noise_points) quantiles of the scatter."""
+    cpu_cores: float  # Core units of the CPU that all replicas share
+    noise_at: Position  # (variants, noise_points) quantiles of the scatter
     noise_points: int
     replay_at: Position
     """Work of batches that was measured, see :mod:`sponge_env.core.service`; 0 for none."""
-    drop_below_s: float
-    """Time to its deadline below which a waiting request is dropped."""
+    drop_below_s: float  # Time to its deadline below which a waiting request is dropped
     after_s: float
     """Shortest time that its requests take in the stages that none of them can miss afterwards."""
-    pace: float
-    """See :attr:`.Stage.pace`; at the start."""
-    cheapest_core_s: float
-    """Least work of a task in any batch, in core units over time or CPU time."""
+    pace: float  # See :attr:`.Stage.pace`; at the start
+    cheapest_core_s: float  # Least work of a task in any batch, in core units over time or CPU time
     cold_start_s: float
     rate_scale: float
     """Requests per second that all cores can serve; see :mod:`sponge_env.core.fields`."""

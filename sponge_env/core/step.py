@@ -4,8 +4,6 @@ What falls on the same instant happens in this order: batches end, requests arri
 order), the controller decides, batches start.
 """
 
-from __future__ import annotations
-
 import math
 
 from sponge_env.core import batching
@@ -104,12 +102,10 @@ def _serve(w: World, draining: bool) -> None:
 
 @inlined
 def simulate(w: World, until_s: float) -> None:
-    """Serve until ``until_s``; nothing is started at that moment any more.
-
-    While no replica is idle, an arrival changes nothing but the queue. So the clock jumps
-    to the next event, and the arrivals until then are taken in at once. Replicas are looked
-    at only in stages where one has changed, or where one is idle and something waits.
-    """
+    """Serve until ``until_s``; nothing is started at that moment any more."""
+    # While no replica is idle, an arrival changes nothing but the queue. So the clock jumps to the
+    # next event, and the arrivals until then are taken in at once. Replicas are looked at only in
+    # stages where one has changed, or where one is idle and something waits.
     env = w.env
     for k in range(len(w.stages)):
         w.stages[k].stale = True

@@ -1,7 +1,5 @@
 """The only place that knows the concrete systems and workers and puts them together."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import defaultdict
@@ -36,7 +34,7 @@ def ensure_profile(scenario: Scenario, backend: Backend, limiter: Limiter) -> Pr
     return scenario_profile(scenario)
 
 
-def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list[LiveConfig]:
+def calibrations(scenarios: Iterable[Scenario], limiter: Limiter) -> list["LiveConfig"]:
     """Say how the models of scenarios are measured that are served on this machine.
 
     Batches are as large as the scenarios', but those of the first model, which many scenarios
@@ -163,7 +161,7 @@ def prepare_machine(wait: bool, cpus: frozenset[int] | None) -> None:
 
 def real_configs(
     spec: SystemSpec, profiles: Sequence[Sequence[Profile]], limiter: Limiter
-) -> list[LiveConfig]:
+) -> list["LiveConfig"]:
     """Say how the real worker of a system is set up, by the profiles of its stages' variants."""
     from sponge_env.live.replica import LiveConfig
 

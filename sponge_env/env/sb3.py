@@ -1,7 +1,5 @@
 """The batch simulator as a vectorized environment of Stable-Baselines3."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +21,7 @@ except ModuleNotFoundError:
     require_extra("train", __name__)
     raise
 
-_NOTHING: dict[str, Any] = {}
-"""Info of every environment whose episode goes on: one object for all."""
+_NOTHING: dict[str, Any] = {}  # Info of every environment whose episode goes on: one object for all
 
 
 class SpongeVecEnv(VecEnv):

@@ -1,7 +1,5 @@
 """The Gymnasium environment: a thin face over the system."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 from typing import Any
@@ -206,8 +204,7 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
     return int(seed)
 
 
-MOST_COMBINATIONS = 1 << 20
-"""Largest number of discrete actions."""
+MOST_COMBINATIONS = 1 << 20  # Largest number of discrete actions
 
 
 class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):

@@ -1,7 +1,5 @@
 """The batch simulator as a Gymnasium vector environment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +24,7 @@ from sponge_env.simulation.memory import allocations
 
 Actions = NDArray[np.int64]
 Infos = dict[str, Any]
-ScenarioLike = str | Scenario
-"""Shipped name, TOML path, or the scenario itself."""
+ScenarioLike = str | Scenario  # Shipped name, TOML path, or the scenario itself
 
 
 MOST_ENVS = 1_000_000

@@ -1,7 +1,5 @@
 """Compare the simulator with the real worker: ``python -m sponge_env.fidelity``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

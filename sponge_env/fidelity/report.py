@@ -1,7 +1,5 @@
 """Live against simulated: differences, whether they are within the targets, and their tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +23,11 @@ Verdict = Literal["met", "within spread", "missed", ""]
 class Quantity:
     """A metric that is compared; its column says how people read it."""
 
-    metric: str
-    """Name in :class:`~sponge_env.metrics.EpisodeMetrics`."""
-    digits: int
-    """Decimal places."""
+    metric: str  # Name in :class:`~sponge_env.metrics.EpisodeMetrics`
+    digits: int  # Decimal places
     target: float | None = None
     """Largest difference allowed, in the metric's unit or relative to live."""
-    relative: bool = True
-    """Whether differences are relative to live."""
+    relative: bool = True  # Whether differences are relative to live
 
     def text(self, value: float) -> str:
         """Write a value in the unit of the column's heading."""
@@ -180,8 +175,7 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
     return {scenario: Table.of(COLUMNS, own) for scenario, own in of_scenario.items()}
 
 
-_OWN = ("kind", "repetition", "cpu_ratio")
-"""What a trial has beside its summary."""
+_OWN = ("kind", "repetition", "cpu_ratio")  # What a trial has beside its summary
 
 
 def _read_trial(data: Mapping[str, Any]) -> Trial:

@@ -1,7 +1,5 @@
 """One controller on one scenario: live, simulated, and simulated with the live CPU times."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -32,8 +30,7 @@ class RecordedSystem(LiveSystem):
     """The live system, keeping what its batches took."""
 
     def __init__(self, *episode: Any) -> None:
-        self.completions: list[Completion] = []
-        """Batches that ended, in the order of their end."""
+        self.completions: list[Completion] = []  # Batches that ended, in the order of their end
         super().__init__(*episode)
 
     def _end(self, completion: Completion) -> None:
@@ -46,8 +43,7 @@ class Trial:
     """One episode."""
 
     kind: Kind
-    repetition: int
-    """Counts from 0; trials of the same one belong together."""
+    repetition: int  # Counts from 0; trials of the same one belong together
     summary: EpisodeMetrics
     cpu_ratio: float
     """CPU time of the live run's batches, relative to the profile's at full speed, without rests
@@ -98,17 +94,15 @@ class Subject:
 
     agent: str
     controller: Controller
-    scenario: Scenario
-    """As the controller starts it; see :meth:`of`."""
+    scenario: Scenario  # As the controller starts it; see :meth:`of`
     profile: Profile
     """Of the first stage's first model; like all, measured under a CPU quota on this machine."""
-    seed: int
-    """Of arrivals and bandwidth, the same in all trials."""
+    seed: int  # Of arrivals and bandwidth, the same in all trials
 
     @classmethod
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
-    ) -> Subject:
+    ) -> "Subject":
         """Fix the scenario's length and initial allocation.
 
         The profiles have to be measured under a quota. What cannot be used is a SpongeError.

@@ -3,8 +3,6 @@
 ``recorded.py`` holds one parser for each format and the traces they make.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ are taken relative to the first sample. Where a format has one bandwidth for eac
 until the next time, except in Pensieve's, where it holds from the one before.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,13 +17,11 @@ from sponge_env.arrays import FloatArray
 from sponge_env.errors import TraceError
 from sponge_env.formats.rows import Format, Rows
 
-Content = Literal["bandwidth", "arrivals"]
-"""What a trace is of."""
+Content = Literal["bandwidth", "arrivals"]  # What a trace is of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
-_MAX_S = 1e8
-"""Three years: no trace is as long, and 1973 as a Unix time."""
+_MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
 _MAX_COUNTED_S = 366 * 86_400
 """Each second takes memory where requests are counted over longer times."""
 _MAX_MISSING = 0.1
@@ -34,14 +30,11 @@ MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
-_MAHIMAHI_MAX_MS = 1e9
-"""Eleven days; more is a wall clock."""
+_MAHIMAHI_MAX_MS = 1e9  # Eleven days; more is a wall clock
 MAHIMAHI_LINES = 500
 """As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
-_MAHIMAHI_MIN_BYTES_PER_S = 100.0
-"""Any link carries more; less are rates that only rise."""
-_PENSIEVE_MAX_MBIT_PER_S = 1e5
-"""No client has a link of 100 Gbit/s; more is in other units."""
+_MAHIMAHI_MIN_BYTES_PER_S = 100.0  # Any link carries more; less are rates that only rise
+_PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in other units
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +44,7 @@ class EventTrace:
     After the last request and the mean time between two it starts again.
     """
 
-    time_s: FloatArray
-    """(n,) ascending from at least 0."""
+    time_s: FloatArray  # (n,) ascending from at least 0
 
     def __post_init__(self) -> None:
         if self.time_s.size < 2 or self.time_s[0] == self.time_s[-1]:
@@ -81,8 +73,7 @@ class EventTrace:
 class CountTrace:
     """Requests counted by second; within its second each lies anywhere."""
 
-    per_second: FloatArray
-    """(seconds,) whole numbers; the trace starts again after the last."""
+    per_second: FloatArray  # (seconds,) whole numbers; the trace starts again after the last
     expected: FloatArray | None = None
     """(seconds,) the same before they were made whole, where they were counted over longer times:
     scaled up, whole numbers that are mostly 0 would be bursts which nobody recorded."""
@@ -115,12 +106,10 @@ class CountTrace:
 class BandwidthTrace:
     """Piecewise-constant bandwidth that repeats after ``duration_s``."""
 
-    start_s: FloatArray
-    """(n,) start of each sample, ascending from 0; it holds until the next one."""
+    start_s: FloatArray  # (n,) start of each sample, ascending from 0; it holds until the next one
     bandwidth_bytes_per_s: FloatArray
     """(n,) bandwidth of each sample; infinite in all where there is no transfer time."""
-    duration_s: float
-    """End of the last sample."""
+    duration_s: float  # End of the last sample
     cumulative_bytes: FloatArray = field(init=False, repr=False)
     """(n + 1,) bytes delivered from 0 to the start of each sample and to the end."""
 
@@ -152,10 +141,8 @@ class BandwidthTrace:
 
 
 def _cellular_log(rows: Rows) -> BandwidthTrace:
-    """Bytes received in intervals of so many milliseconds, which are laid end to end.
-
-    Times and positions are not read: clocks may have been set, some positions are no numbers.
-    """
+    """Bytes received in intervals of so many milliseconds, which are laid end to end."""
+    # Times and positions are not read: clocks may have been set, some positions are no numbers.
     received_bytes, interval_s = rows.column("bytes"), rows.column("interval") / 1000.0
     rows.require(interval_s > 0, "interval is 0")
     end_s = np.cumsum(interval_s)
@@ -163,13 +150,11 @@ def _cellular_log(rows: Rows) -> BandwidthTrace:
 
 
 def _mahimahi(rows: Rows) -> BandwidthTrace:
-    """Each line is the millisecond at which 1500 bytes can be delivered.
-
-    The last line is also the period after which the trace repeats. A delivery counts
-    towards the bin that ends with it or spans it. Bins without any are one sample until the
-    next delivery. What is left of the period beyond whole bins joins the last one: alone it
-    could be 1 ms, in which one packet is 1.5 MB/s.
-    """
+    """Each line is the millisecond at which 1500 bytes can be delivered."""
+    # The last line is also the period after which the trace repeats. A delivery counts towards the
+    # bin that ends with it or spans it. Bins without any are one sample until the next delivery.
+    # What is left of the period beyond whole bins joins the last one: alone it could be 1 ms, in
+    # which one packet is 1.5 MB/s.
     delivery_ms = rows.column("milliseconds")
     rows.require(delivery_ms == np.floor(delivery_ms), "milliseconds are not whole")
     rows.require(delivery_ms < _MAHIMAHI_MAX_MS, "milliseconds do not count from the trace's start")
@@ -199,11 +184,9 @@ def _mahimahi(rows: Rows) -> BandwidthTrace:
 
 
 def _pensieve(rows: Rows) -> BandwidthTrace:
-    """Seconds, and Mbit/s since the line before.
-
-    This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first
-    line's bandwidth is never used, and the trace repeats after the last line.
-    """
+    """Seconds, and Mbit/s since the line before."""
+    # This is how Pensieve's own simulator (``sim/fixed_env.py``) plays them: the first line's
+    # bandwidth is never used, and the trace repeats after the last line.
     time_s, mbit_per_s = rows.seconds("seconds"), rows.column("Mbit/s")
     rows.ascending("seconds", time_s)
     rows.require(mbit_per_s <= _PENSIEVE_MAX_MBIT_PER_S, "the bandwidth cannot be in Mbit/s")
@@ -226,10 +209,8 @@ def _ucc(rows: Rows) -> BandwidthTrace:
 
 
 def _held(rows: Rows, name: str, time_s: FloatArray, bandwidth: FloatArray) -> BandwidthTrace:
-    """Hold each sample until the next, and the last for the median time between them.
-
-    Of samples with the same time the last counts.
-    """
+    """Hold each sample until the next, and the last for the median time between them."""
+    # Of samples with the same time the last counts.
     rows.ascending(name, time_s)
     last_of_its_time = np.append(np.diff(time_s) > 0, True)
     start_s = time_s[last_of_its_time] - time_s[0]
@@ -284,10 +265,8 @@ def _azure_llm(rows: Rows) -> EventTrace:
 
 
 def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
-    """Seconds. The trace starts with the first request.
-
-    Whole seconds say in which second a request came and not when in it.
-    """
+    """Seconds. The trace starts with the first request."""
+    # Whole seconds say in which second a request came and not when in it.
     time_s = rows.seconds("Timestamp")
     rows.ascending("Timestamp", time_s)
     time_s -= time_s[0]
@@ -298,12 +277,10 @@ def _burstgpt(rows: Rows) -> EventTrace | CountTrace:
 
 
 def _counts_by_time(rows: Rows) -> CountTrace:
-    """Requests from each time on until the next, as monitoring systems export them.
-
-    The times are dates or seconds, and equally far apart; where a reading is missing the one before
-    goes on. The requests of a longer time than a second are spread over its seconds as evenly as
-    whole numbers allow.
-    """
+    """Requests from each time on until the next, as monitoring systems export them."""
+    # The times are dates or seconds, and equally far apart; where a reading is missing the one
+    # before goes on. The requests of a longer time than a second are spread over its seconds as
+    # evenly as whole numbers allow.
     time_s = rows.seconds("timestamp", _seconds)
     name, *others = [name for name in COUNTED if name in rows.header]
     if others:
@@ -330,10 +307,8 @@ def _counts_by_time(rows: Rows) -> CountTrace:
 
 
 def _unix_us(text: str, form: str = "") -> float:
-    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds.
-
-    float64 holds them exactly, unlike fractions of seconds. A seventh digit is cut off.
-    """
+    """Convert a time of UTC or of the zone it names, ISO or of a form, to whole microseconds."""
+    # float64 holds them exactly, unlike fractions of seconds. A seventh digit is cut off.
     time = datetime.strptime(text, form) if form else datetime.fromisoformat(text)
     since_epoch = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     return since_epoch / timedelta(microseconds=1)

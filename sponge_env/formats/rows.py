@@ -1,7 +1,5 @@
 """Trace files as rows and columns of numbers, with errors that name the line."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 from collections.abc import Callable
@@ -19,17 +17,14 @@ from sponge_env.utils.files import read_text
 _SHOWN_CHARACTERS = 80
 _MOST_ROWS = 10_000_000
 """Lines of a file, or numbers on its only one; each takes 200 bytes of memory while it is read."""
-_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-"""What ends a line."""
-_LATEST_S = 1e11
-"""In the year 5138 by Unix seconds; more is a clock in milliseconds or finer."""
+_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # What ends a line
+_LATEST_S = 1e11  # In the year 5138 by Unix seconds; more is a clock in milliseconds or finer
 
 
 class Line(NamedTuple):
     """One line of a file, or one of the rows that stand on it."""
 
-    number: int
-    """Its number in the file, from 1."""
+    number: int  # Its number in the file, from 1
     text: str
 
 
@@ -65,13 +60,10 @@ def shown(line: str) -> str:
 class Rows:
     """Rows of a trace file. Whatever breaks a rule is a ``TraceError`` that names the line."""
 
-    format: str
-    """Format the file is read as, for messages."""
+    format: str  # Format the file is read as, for messages
     lines: list[Line]
-    split: Callable[[str], list[str]]
-    """How a row falls into cells."""
-    header: tuple[str, ...]
-    """Name of each column; one for each cell of a good row."""
+    split: Callable[[str], list[str]]  # How a row falls into cells
+    header: tuple[str, ...]  # Name of each column; one for each cell of a good row
 
     def __post_init__(self) -> None:
         if not self.lines:
@@ -118,7 +110,7 @@ class Rows:
         self.require(time_s < _LATEST_S, "the time is too large for seconds")
         return time_s
 
-    def measured(self, name: str) -> Rows:
+    def measured(self, name: str) -> "Rows":
         """Leave out the rows where a column has ``-``, which loggers write for no reading."""
         column = self.header.index(name)
         lines = [line for line in self.lines if self.split(line.text)[column : column + 1] != ["-"]]
@@ -137,8 +129,7 @@ class Format:
     header; or all numbers of one column on the file's only line."""
     columns: tuple[str, ...]
     """Names of the columns; of those that are needed where there is a header."""
-    parse: Callable[[Rows], Any]
-    """Makes the trace of the rows."""
+    parse: Callable[[Rows], Any]  # Makes the trace of the rows
 
     def matches(self, lines: list[Line]) -> bool:
         """Whether the first line looks like this format."""

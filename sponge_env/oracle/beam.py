@@ -5,8 +5,6 @@ cores and every batch cap that makes a difference. Of those that cost the same s
 violations that are certain and in cores, it keeps the few that have got furthest.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple

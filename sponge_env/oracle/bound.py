@@ -1,7 +1,5 @@
 """Both sides of the clairvoyant bound of one episode, under both kinds of scaling."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -31,18 +29,13 @@ class Bound:
     core-seconds; both count from where the scenario counts.
     """
 
-    offered: int
-    """Requests that count."""
-    violations_lower: int
-    """No schedule has fewer."""
-    violations_upper: int
-    """Violations of :attr:`schedule`."""
+    offered: int  # Requests that count
+    violations_lower: int  # No schedule has fewer
+    violations_upper: int  # Violations of :attr:`schedule`
     core_seconds_lower: float
     """No schedule with at most ``violations_upper`` violations holds fewer."""
-    core_seconds_upper: float
-    """Core unit-seconds of :attr:`schedule`."""
-    schedule: tuple[Allocation, ...]
-    """One allocation for each interval."""
+    core_seconds_upper: float  # Core unit-seconds of :attr:`schedule`
+    schedule: tuple[Allocation, ...]  # One allocation for each interval
 
 
 def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
@@ -72,10 +65,8 @@ def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
 
 
 def _lower(e: KnownEpisode, violations_upper: int) -> tuple[int, float]:
-    """Return the fewest violations, and the core-intervals of those with no more than so many.
-
-    See ``docs/oracle.md`` for why a cost of violations gives a bound.
-    """
+    """Return the fewest violations, and the core-intervals of those with no more than so many."""
+    # See ``docs/oracle.md`` for why a cost of violations gives a bound.
     f, offered = fluid(e), int(e.counts.sum())
     # What not even all replicas that fit on the machine could avoid, with no queue.
     late = int(count_late(e._replace(late=np.zeros_like(e.late)), _speedup(e)))

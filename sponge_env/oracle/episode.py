@@ -8,8 +8,6 @@ Also the violations that no schedule can avoid any more: those of each class if 
 to itself, at the largest throughput there is, and no request took less than the shortest service.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple

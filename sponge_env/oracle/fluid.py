@@ -5,8 +5,6 @@ throughput allows, of what has arrived, and of each only as much as has had time
 of ready replicas and each cost it is enough to know how many requests can have been served at most.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -259,11 +257,9 @@ def _arrived_before(f: Fluid, k: int) -> float:
 
 @compiled
 def _scale(f: Fluid, k: int) -> None:
-    """Let replicas be added at what they have cost by now, and be taken away.
-
-    One that is taken away finishes its batch first, of what has arrived, and holds its cores so
-    long; what that costs is rounded down.
-    """
+    """Let replicas be added at what they have cost by now, and be taken away."""
+    # One that is taken away finishes its batch first, of what has arrived, and holds its cores so
+    # long; what that costs is rounded down.
     for n in range(f.replicas_max):
         for level in range(LEVELS):
             f.origin[n, level] = n * LEVELS + level
@@ -301,10 +297,8 @@ def _improve(
 
 @compiled
 def _serve(f: Fluid, k: int) -> int:
-    """Serve an interval with all numbers of cores; return the least cost of a state after it.
-
-    Costs in ``then`` count from the least before the interval.
-    """
+    """Serve an interval with all numbers of cores; return the least cost of a state after it."""
+    # Costs in ``then`` count from the least before the interval.
     f.then[:] = NOWHERE
     least = LEVELS - 1
     for n in range(f.replicas_max):

@@ -5,8 +5,6 @@ schedules at once: which requests wait is one position per class of requests. Wh
 happens, what has expired, who is late and what a resize does is :mod:`sponge_env.core`'s to say.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The results of a suite or of one evaluation, arranged for comparing agents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,8 +18,7 @@ from sponge_env.run.suite import BOUND_AGENTS, Arrangement, load_suite
 from sponge_env.utils.files import read_json, read_text
 from sponge_env.utils.installation import describe_host
 
-Cell = tuple[str, str, str]
-"""Scenario, profile, start."""
+Cell = tuple[str, str, str]  # Scenario, profile, start
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,9 @@ class Comparison:
         return {a: list(self._rows["episodes", a, *cell]["stages"]) for a in self.agents_on(cell)}
 
     def bounds_on(self, cell: Cell) -> list[str]:
-        """Return the bounds that have results on a cell.
-
-        First comes the one that agents of all kinds can be held against, the joint one if there:
-        what scales vertically only could also have been scaled by it.
-        """
+        """Return the bounds that have results on a cell."""
+        # First comes the one that agents of all kinds can be held against, the joint one if there:
+        # what scales vertically only could also have been scaled by it.
         names = (BOUND_AGENTS["joint"], BOUND_AGENTS["vertical"])
         return [name for name in names if ("episodes", name, *cell) in self._rows]
 

@@ -1,7 +1,5 @@
 """Pictures of a run, and how all of them look: colours of agents, few plain numbers."""
 
-from __future__ import annotations
-
 import io
 import itertools
 from collections.abc import Collection, Mapping, Sequence
@@ -22,8 +20,7 @@ from sponge_env.utils.files import replacing
 Styles = Mapping[str, Mapping[str, Any]]
 """Matplotlib's arguments for the lines of each agent, the same in every picture of a report."""
 
-STANDARD = "standard-v1"
-"""Suite whose order of agents all reports keep to."""
+STANDARD = "standard-v1"  # Suite whose order of agents all reports keep to
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, told apart with any colour vision."""
@@ -33,11 +30,8 @@ NETWORK_COLOUR = "#999999"
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 """Writes a tick without trailing zeros or powers of ten."""
 
-MIN_TICKS = 3
-"""Fewest numbers on a logarithmic axis."""
-
-Runs = Mapping[str, Any]
-"""By agent, its interval metrics: name to (intervals,) values."""
+MIN_TICKS = 3  # Fewest numbers on a logarithmic axis
+Runs = Mapping[str, Any]  # By agent, its interval metrics: name to (intervals,) values
 
 LINEAR_UP_TO = 10
 """Violations so far from which their axis is logarithmic: agents differ by magnitudes."""
@@ -48,11 +42,8 @@ VIOLATION_TICKS = (
 )  # fmt: skip
 
 RATIO_TICKS = ([0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4], [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 4])
-LARGEST_RATIO = 4.0
-"""Times the reference's cores up to which a performance profile goes."""
-
-SMOOTHING = 1 / 40
-"""Share of the episode over which moving means reach."""
+LARGEST_RATIO = 4.0  # Times the reference's cores up to which a performance profile goes
+SMOOTHING = 1 / 40  # Share of the episode over which moving means reach
 
 INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered", None))
 """What happens to every agent: metric, and unit if not its own."""
@@ -60,8 +51,7 @@ INPUTS = (("bandwidth_bytes_per_s", "MB/s"), ("delay_mean_s", None), ("offered",
 CHOICES = ("cores", "batch", "replicas_ready")
 """What an agent chooses. The batch size is that of the first stage."""
 
-ACCURACY = "effective_accuracy"
-"""Shown where some answers are wrong."""
+ACCURACY = "effective_accuracy"  # Shown where some answers are wrong
 
 DRAWN = ("time_s", *(name for name, _ in INPUTS), "violations", *CHOICES, "accuracy", ACCURACY)
 """Interval metrics that are shown, or decide what is."""
@@ -81,10 +71,8 @@ def featured_of(agents: Sequence[str]) -> list[str]:
 
 
 def styles_of(agents: Sequence[str]) -> Styles:
-    """Return how a run's agents are drawn, in colours that repeat where there are more agents.
-
-    Those that are featured have the first. The reference of the standard suite is grey.
-    """
+    """Return how a run's agents are drawn, in colours that repeat where there are more agents."""
+    # Those that are featured have the first. The reference of the standard suite is grey.
     reference = load_suite(STANDARD).compared_with
     ordered = dict.fromkeys([*featured_of(agents), *agents])
     colours = itertools.cycle(COLOURS)

@@ -1,7 +1,5 @@
 """Tables, and how they become text, Markdown or HTML."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +9,7 @@ from sponge_env.errors import ConfigError
 
 T = TypeVar("T")
 
-MISSING = "-"
-"""Stands where nothing was measured."""
+MISSING = "-"  # Stands where nothing was measured
 
 
 Columns = Sequence[tuple[str, Callable[[T], str]]]
@@ -27,7 +24,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     @classmethod
-    def of(cls, columns: Columns[T], subjects: Iterable[T]) -> Table:
+    def of(cls, columns: Columns[T], subjects: Iterable[T]) -> "Table":
         """Write a row for each subject."""
         rows = [[write(subject) for _, write in columns] for subject in subjects]
         return cls([heading for heading, _ in columns], rows)

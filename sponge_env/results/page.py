@@ -1,7 +1,5 @@
 """From runs to a report: one page that needs no other file, and its pictures."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -25,10 +23,8 @@ Titled = tuple[str, Mapping[str, Table]]
 class Picture(NamedTuple):
     """A picture, ready to be shown."""
 
-    text: str
-    """What is on it, for those who cannot see it."""
-    content: bytes
-    """PNG."""
+    text: str  # What is on it, for those who cannot see it
+    content: bytes  # PNG
 
 
 def draw_all(comparison: Comparison) -> dict[str, Picture]:

@@ -7,8 +7,6 @@ cells their ratios have a geometric mean. This one score follows from the rows o
 request, and times in seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,10 +138,8 @@ def ratios(cells: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
-    """Return the score of each agent, and value of further columns, from :func:`cell_rows`.
-
-    A cell without a result is none that is met.
-    """
+    """Return the score of each agent, and value of further columns, from :func:`cell_rows`."""
+    # A cell without a result is none that is met.
     keys = ["start", *by]
     rows = ratios(cells, reference)
     total = rows.drop_duplicates([*CELL]).groupby(keys).size().rename("cells")
@@ -159,7 +155,7 @@ def score_rows(cells: pd.DataFrame, reference: str, *by: str) -> pd.DataFrame:
     return found[[*keys, "agent", "reference", "cells", *numbers]]
 
 
-def _geometric_mean(values: pd.Series[float]) -> float:
+def _geometric_mean(values: "pd.Series[float]") -> float:
     return float(np.exp(np.log(values).mean()))
 
 

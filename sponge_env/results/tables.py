@@ -1,7 +1,5 @@
 """Tables of one evaluation: agents on one scenario, and what they made of its stages."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Ray runs units of suites and whole trainings, never requests. A node needs this 
 project and of the packages that results depend on. Files come back as bytes, and are written here.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os
@@ -29,20 +27,16 @@ from sponge_env.simulation.system import SimulatedSystem
 from sponge_env.utils import installation
 from sponge_env.utils.files import read_all, write_all
 
-RETRIES = 2
-"""Nodes that may die under a task, one after the other, before it has failed."""
-_ANSWER_S = 5.0
-"""How long a cluster's head may take to accept a connection."""
-_CHECK_S = 0.2
-"""So often an interrupt is looked for while all tasks run."""
+RETRIES = 2  # Nodes that may die under a task, one after the other, before it has failed
+_ANSWER_S = 5.0  # How long a cluster's head may take to accept a connection
+_CHECK_S = 0.2  # So often an interrupt is looked for while all tasks run
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """Runs tasks on a cluster, as :class:`~sponge_env.run.executor.Processes` does here."""
 
-    address: str = ""
-    """``host:port`` of the cluster's head; a cluster on this machine if left out."""
+    address: str = ""  # ``host:port`` of the cluster's head; a cluster on this machine if left out
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end.
@@ -93,8 +87,7 @@ def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerp
 
 class _Order(NamedTuple):
     unit: Unit
-    kept: bytes
-    """What an earlier run kept of it; empty if nothing."""
+    kept: bytes  # What an earlier run kept of it; empty if nothing
 
     def fingerprint(self) -> str:
         return self.unit.fingerprint()

@@ -4,8 +4,6 @@ Unlike in the standard library's pools, a process that dies takes only its task 
 closing the results ends every process at once, whatever it is doing.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -31,8 +29,7 @@ Results = Generator[tuple[Task, Any], None, None]
 class Failure:
     """Why a task has no result."""
 
-    type: str
-    """Name of the exception, or ``ProcessDied``."""
+    type: str  # Name of the exception, or ``ProcessDied``
     message: str
 
 
@@ -56,8 +53,7 @@ class Inline:
 class Processes:
     """Runs tasks in processes of its own, each with one thread."""
 
-    count: int
-    """How many tasks run at a time."""
+    count: int  # How many tasks run at a time
 
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end."""

@@ -1,7 +1,5 @@
 """The best constant in hindsight: the cheapest fixed allocation on the very episodes evaluated."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,8 +20,7 @@ from sponge_env.simulation.memory import ledger_columns
 from sponge_env.simulation.summary import VIOLATIONS, rate
 from sponge_env.simulation.workload import Workload, draw_workload
 
-_AT_ONCE = 16
-"""Episodes that are played side by side, for each keeps what becomes of every request."""
+_AT_ONCE = 16  # Episodes that are played side by side, for each keeps what becomes of every request
 
 
 def constants(spec: SystemSpec) -> list[list[StageAllocation]]:

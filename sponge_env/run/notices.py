@@ -3,8 +3,6 @@
 ``traces/README.md`` lists what is warned of.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,20 +29,14 @@ from sponge_env.simulation.traffic import capacity_rps, rate_rps, record_bytes
 from sponge_env.simulation.workload import draw_workload
 
 MB = 1e6
-MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0
-"""Mean bandwidths of any network that serves."""
-MIN_RPS = 0.1
-"""Mean rate below which an episode says little."""
-MUCH_GB = 1.0
-"""Memory of an episode that a user should know of."""
-MAX_HOPELESS = 0.9
-"""Share of hopeless requests."""
+MIN_MB_PER_S, MAX_MB_PER_S = 0.01, 1000.0  # Mean bandwidths of any network that serves
+MIN_RPS = 0.1  # Mean rate below which an episode says little
+MUCH_GB = 1.0  # Memory of an episode that a user should know of
+MAX_HOPELESS = 0.9  # Share of hopeless requests
 MAX_SAMPLE_GAP_S, MAX_SLO_S = 30.0, 60.0
 """Median time between the samples of a bandwidth trace; longest objective that a user waits for."""
-MAX_BEGINNING = 1 / 3
-"""Share of an episode that three cold starts may take."""
-FEW = 10
-"""Samples or requests below which a file was written by hand."""
+MAX_BEGINNING = 1 / 3  # Share of an episode that three cold starts may take
+FEW = 10  # Samples or requests below which a file was written by hand
 NO_MS = "its times are in seconds, not in milliseconds"
 
 

@@ -3,8 +3,6 @@
 All of them raise a RunDirectoryError where a folder is no run, or one of another version.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,12 +71,10 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _results(path: Path) -> list[dict[str, Any]]:
-    """Read all results, with the episodes that count.
-
-    These are the whole ones of agents that did not fail. In a run of one cell that was
-    interrupted they are those on the seeds that every agent finished, so that agents are
-    compared on the same seeds; elsewhere those of agents that finished all seeds.
-    """
+    """Read all results, with the episodes that count."""
+    # These are the whole ones of agents that did not fail. In a run of one cell that was
+    # interrupted they are those on the seeds that every agent finished, so that agents are compared
+    # on the same seeds; elsewhere those of agents that finished all seeds.
     results = [read_result(file) for file in result_files(path)]
     whole = [[] if result["error"] else whole_episodes(result) for result in results]
     ended = [{episode["seed"] for episode in episodes} for episodes in whole]

@@ -1,7 +1,5 @@
 """Controllers, whoever wrote them: made by name, called with care, their answers checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

@@ -4,8 +4,6 @@ A *cold* start has the scenario's allocation. A *warm* one has the allocation th
 controller settles on under a steady mean load, found with :func:`warm`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import Counter
@@ -40,20 +38,14 @@ SETTLING = 400
 """Intervals that a controller is given to settle: longer than any of ours remembers (the
 horizontal pod autoscaler its last 300 s), so that the cold start is forgotten."""
 
-COUNTED = 30
-"""Intervals at the end, of whose allocations the most frequent is taken."""
-
-_REHEARSAL_SEED = EVALUATION_SEEDS
-"""A training seed: what is met in the evaluation stays unknown."""
+COUNTED = 30  # Intervals at the end, of whose allocations the most frequent is taken
+_REHEARSAL_SEED = EVALUATION_SEEDS  # A training seed: what is met in the evaluation stays unknown
 
 DECISION_LIMIT_S = 60.0
 """A controller that takes longer on a live system has failed. What it compiles takes less."""
 
-_MOST_TOGETHER = 1 << 20
-"""Requests or intervals, of all seeds, that are kept in memory at once."""
-
-REHEARSED = 5
-"""Intervals of a rehearsal: enough for requests to wait, and to be forecast."""
+_MOST_TOGETHER = 1 << 20  # Requests or intervals, of all seeds, that are kept in memory at once
+REHEARSED = 5  # Intervals of a rehearsal: enough for requests to wait, and to be forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +60,7 @@ class Run:
     start: str = "cold"
 
     @classmethod
-    def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> Run:
+    def of(cls, agent: str, scenario: Scenario, backend: str, seed: int) -> "Run":
         """Name an episode of a scenario."""
         name, profile, start = scenario.cell
         return cls(agent, name, backend, seed, profile, start)
@@ -78,14 +70,12 @@ class Run:
 class Episode:
     """What an episode leaves behind."""
 
-    summary: EpisodeMetrics
-    """``summary.partial`` tells whether it ended early."""
+    summary: EpisodeMetrics  # ``summary.partial`` tells whether it ended early
     columns: Mapping[str, NDArray[Any]]
     """(intervals,) each, see :func:`sponge_env.metrics.to_columns`."""
     requests: Mapping[str, NDArray[Any]]
     """(offered,) each, see :func:`sponge_env.simulation.memory.ledger_columns`."""
-    failure: SpongeError | None = None
-    """Why worker, controller or a sink could not go on."""
+    failure: SpongeError | None = None  # Why worker, controller or a sink could not go on
 
     @property
     def intervals(self) -> list[IntervalMetrics]:
@@ -207,11 +197,9 @@ def play_together(
 
 
 def start_rehearsed(controller: Controller, system: System, seed: int) -> None:
-    """Reset a controller, which first drives the simulated counterpart of a live system.
-
-    It then has what it compiles or loads while it decides: that takes seconds, in which requests
-    would be lost, since the clock of a live system runs.
-    """
+    """Reset a controller, which first drives the simulated counterpart of a live system."""
+    # It then has what it compiles or loads while it decides: that takes seconds, in which requests
+    # would be lost, since the clock of a live system runs.
     if (simulated := system.counterpart(_REHEARSAL_SEED)) is not None:
         with suppress(SpongeError):  # it shows again when the controller is in charge
             start(controller, system.spec, seed)
@@ -228,11 +216,9 @@ def _summarise(
     plan: Scenario,
     spec: SystemSpec,
 ) -> EpisodeMetrics:
-    """Sum up the part of an episode that counts, from its ledger and its intervals.
-
-    Cores are those held during the intervals; the requests that were still in the system
-    after the last one count with the outcome that :meth:`System.drain` gave them.
-    """
+    """Sum up the part of an episode that counts, from its ledger and its intervals."""
+    # Cores are those held during the intervals; the requests that were still in the system after
+    # the last one count with the outcome that :meth:`System.drain` gave them.
     from_s = plan.count_from_s
     counts = requests["arrival_s"] >= from_s
     ended = {name: column[counts] for name, column in requests.items()}
@@ -309,11 +295,9 @@ def steady_scenario(scenario: Scenario, profile: Profile) -> Scenario:
 
 
 def equally_fast(workload: Workload, base_delay_s: float) -> Workload:
-    """Let all transfers have one bandwidth, such that a byte takes as long as before.
-
-    That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
-    longer than a fast one speeds it up.
-    """
+    """Let all transfers have one bandwidth, such that a byte takes as long as before."""
+    # That is the harmonic mean of what the requests saw: a slow second holds a transfer up for
+    # longer than a fast one speeds it up.
     sent_s, payload_bytes = workload.sent_s, workload.payload_bytes
     transfer_s = workload.arrival_s - sent_s - base_delay_s
     s_per_byte = transfer_s.sum() / max(1.0, payload_bytes.sum())

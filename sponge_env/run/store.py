@@ -18,8 +18,6 @@ project's code counts by the content of its source files and learned weights, no
 number, which stays the same while somebody works on it.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import importlib.util
@@ -48,11 +46,8 @@ from sponge_env.utils.installation import bundled, describe_host, describe_versi
 if TYPE_CHECKING:
     from sponge_env.run.unit import Unit
 
-FORMAT = 3
-"""Version of the folder's layout."""
-
-RUNS = Path("runs")
-"""Where run directories go by themselves."""
+FORMAT = 3  # Version of the folder's layout
+RUNS = Path("runs")  # Where run directories go by themselves
 
 IDENTITY = ("agent", *CELL, "seed")
 """Columns of the intervals that say which episode they are of; the schema's follow."""
@@ -82,10 +77,8 @@ def code_fingerprint() -> str:
 
 
 def scenario_fingerprint(scenario: Scenario) -> str:
-    """Return the fingerprint of a scenario; profile and traces count by what they say.
-
-    What is as by default is left out, so that a further key changes no fingerprint.
-    """
+    """Return the fingerprint of a scenario; profile and traces count by what they say."""
+    # What is as by default is left out, so that a further key changes no fingerprint.
     profile = scenario_profile(scenario)
     data = asdict(scenario) | {"profile": _measured(profile)}
     for stage, profiles in zip(data["stages"], stage_profiles(scenario, profile), strict=False):
@@ -136,7 +129,7 @@ class RunStore:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator[RunStore]:
+    def open(cls, path: Path, identity: Mapping[str, Any]) -> Iterator["RunStore"]:
         """Make the folder, or go on with that of a run of the same identity, and lock it."""
         wanted = {"format": FORMAT, **identity}
         if holds_something(path):
@@ -182,15 +175,15 @@ class RunStore:
             save_profile(load_profile(name), self.path / "profiles" / file)
         describe(self.path, command)
 
-    def file(self, kind: str, unit: Unit, end: str) -> Path:
+    def file(self, kind: str, unit: "Unit", end: str) -> Path:
         """Return the file of a unit: ``DIR/<kind>/<agent>/<cell><end>``."""
         return self.path / kind / unit.agent / f"{cell_name(unit.scenario)}{end}"
 
-    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+    def missing(self, units: Sequence["Unit"]) -> list["Unit"]:
         """Return the units whose result is missing, not whole, or a failure."""
         return [unit for unit in units if not self.kept(unit).get("complete")]
 
-    def check_requests(self, units: Sequence[Unit]) -> None:
+    def check_requests(self, units: Sequence["Unit"]) -> None:
         """Refuse to go on where seeds have ended without their requests."""
         for unit in units:
             for episode in whole_episodes(self.kept(unit)):
@@ -201,7 +194,7 @@ class RunStore:
                         "requests; leave out --requests, or choose another --run-dir"
                     )
 
-    def kept(self, unit: Unit) -> dict[str, Any]:
+    def kept(self, unit: "Unit") -> dict[str, Any]:
         """Return the result of a unit, as far as there is one of this configuration."""
         path = self.file("results", unit, ".json")
         if not path.exists():
@@ -216,7 +209,7 @@ class RunStore:
 
     def keep(
         self,
-        unit: Unit,
+        unit: "Unit",
         result: Mapping[str, Any],
         error: Mapping[str, str] | None = None,
         complete: bool = True,

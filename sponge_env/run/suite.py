@@ -4,8 +4,6 @@
 one cell, made from the command line.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +23,9 @@ from sponge_env.scenario.seeds import EVALUATION_SEEDS
 from sponge_env.scenario.toml import from_mapping, load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
-SUITE_DIR = data_folder("traces") / "suites"
-"""Suites that ship with the project."""
-
-NAMES = ("standard-v1", "stages")
-"""The suites whose names of agents hold everywhere."""
-
-BoundName = Literal["vertical", "joint"]
-"""Scaling of what a schedule that knows the future may do."""
+SUITE_DIR = data_folder("traces") / "suites"  # Suites that ship with the project
+NAMES = ("standard-v1", "stages")  # The suites whose names of agents hold everywhere
+BoundName = Literal["vertical", "joint"]  # Scaling of what a schedule that knows the future may do
 
 BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-joint"}
 """Names under which the clairvoyant bounds stand in the results."""
@@ -195,11 +188,9 @@ def _traces_in(folder: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 @cache
 def named_agents() -> Mapping[str, AgentEntry]:
-    """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`.
-
-    Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
-    that is named alone follows its newest.
-    """
+    """Return what the names in the tables stand for: the agents of the suites :data:`NAMES`."""
+    # Where two have a name it is the first's. A policy that a suite pins is left out, for a learner
+    # that is named alone follows its newest.
     first, *others = (load_suite(name).agents for name in NAMES)
     agents = first | {k: v for other in others for k, v in other.items() if k not in first}
     return {
@@ -369,8 +360,6 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 
 def _parsed(scenario: Scenario, table: str, value: Any) -> Any:
-    """Parse a change within a scenario of defaults, for the checks.
-
-    Of a table whose keys change, the other numbers and words are the scenario's.
-    """
+    """Parse a change within a scenario of defaults, for the checks."""
+    # Of a table whose keys change, the other numbers and words are the scenario's.
     return getattr(from_mapping(Scenario, {"name": scenario.name, table: value}), table)

@@ -6,8 +6,6 @@ schema's. What the hyper-parameter table compares has to be a scalar as well, an
 prefix ``whole_episode/``, for some share their tag with an interval's.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

@@ -4,8 +4,6 @@ A unit is plain data, so that it can be sent to another process. What it leaves 
 episode by episode; intervals and requests of one are parquet files, written when it ends.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
@@ -51,12 +49,11 @@ _of_run = attrgetter(*IDENTITY)
 class Recorder:
     """Keeps the results of one unit, on top of what an earlier run kept of it."""
 
-    def __init__(self, store: RunStore, unit: Unit, requests: bool, watched: bool) -> None:
+    def __init__(self, store: RunStore, unit: "Unit", requests: bool, watched: bool) -> None:
         """Take up what there is; arguments as for :func:`run_unit`."""
         self._store, self._unit = store, unit
         self._requests, self._watched = requests, watched
-        self.facts: dict[str, Any] = {}
-        """What its results say of the unit."""
+        self.facts: dict[str, Any] = {}  # What its results say of the unit
         self._episodes = whole_episodes(store.kept(unit))
 
     @property
@@ -116,23 +113,18 @@ class AgentUnit:
     """The episodes of one agent on one cell."""
 
     agent: str
-    controller: str
-    """``module:callable``."""
+    controller: str  # ``module:callable``
     options: dict[str, Any]
     scenario: Scenario
     seeds: int
     backend: Backend = "sim"
-    limiter: Limiter = "auto"
-    """CPU limiter of the real worker."""
-    constant: str = ""
-    """See :attr:`.AgentEntry.constant`."""
+    limiter: Limiter = "auto"  # CPU limiter of the real worker
+    constant: str = ""  # See :attr:`.AgentEntry.constant`
     first_seed: int = 0
 
     def fingerprint(self) -> str:
-        """Return what stands for everything that the result depends on but the code.
-
-        A controller from elsewhere counts by its module's file, an option by the file it names.
-        """
+        """Return what stands for everything that the result depends on but the code."""
+        # A controller from elsewhere counts by its module's file, an option by the file it names.
         module = importlib.util.find_spec(self.controller.partition(":")[0])
         files = {"code": module and module.origin, **self.options}
         return fingerprint(
@@ -219,16 +211,13 @@ class BoundUnit:
             record.keep(complete=False)
 
 
-Unit = AgentUnit | BoundUnit
-"""Work whose results are kept in a file of their own."""
+Unit = AgentUnit | BoundUnit  # Work whose results are kept in a file of their own
 
 
 def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
-    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time.
-
-    The search has no end in them, and the least violations say nothing. Cells with stages have
-    no bound.
-    """
+    """Yield the bounds that a suite asks for, but of cells that are overloaded all the time."""
+    # The search has no end in them, and the least violations say nothing. Cells with stages have no
+    # bound.
     bounded = [cell for cell in cells(suite) if not cell.stages]
     if not (bounded or suite.agents):
         raise ConfigError(f"{suite.name!r} has stages, which have no bound; name agents")
@@ -241,10 +230,8 @@ def _bound_units(suite: Suite) -> Iterator[BoundUnit]:
 
 
 def units(suite: Suite, backend: Backend = "sim", limiter: Limiter = "auto") -> list[Unit]:
-    """Return all units of a suite: bounds first, which take longest, then cell by cell.
-
-    Every controller is made once, so that mistakes show before anything runs.
-    """
+    """Return all units of a suite: bounds first, which take longest, then cell by cell."""
+    # Every controller is made once, so that mistakes show before anything runs.
     registry, tuned_options = known_controllers(), imported(f"{bundled('baselines')}:tuned_options")
     for name, entry in suite.agents.items():
         if name in BOUND_AGENTS.values():

@@ -3,8 +3,6 @@
 :mod:`sponge_env.scenario.scenario` puts them together and reads them from TOML.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field
@@ -15,8 +13,7 @@ from sponge_env.errors import ConfigError
 from sponge_env.latency import LONGEST_S
 from sponge_env.scenario.option import check_options, option, require
 
-Backend = Literal["sim", "live"]
-"""Simulated worker in virtual time, or real worker in real time."""
+Backend = Literal["sim", "live"]  # Simulated worker in virtual time, or real worker in real time
 
 Drop = Literal["none", "expired", "unmeetable"]
 """What becomes of requests that are late, or will be."""

@@ -1,7 +1,5 @@
 """How stages follow each other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sponge_env.errors import ConfigError, unknown
@@ -10,11 +8,9 @@ from sponge_env.scenario.option import require
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
-    """Refuse stages of one name, and such as follow what does not come before them.
-
-    The first in the list is where requests enter, and every other follows some before it: so
-    there is no cycle, and none that nothing leads to.
-    """
+    """Refuse stages of one name, and such as follow what does not come before them."""
+    # The first in the list is where requests enter, and every other follows some before it: so
+    # there is no cycle, and none that nothing leads to.
     names = [stage.name for stage in stages]
     require(len(set(names)) == len(names), "stages", names, "of different names")
     require(len(names) <= MAX_STAGES, "stages", names, f"at most {MAX_STAGES}")

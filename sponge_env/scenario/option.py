@@ -12,8 +12,6 @@ A class that is no :class:`Options`, such as a scenario's table, calls :func:`ch
 is read, by :func:`sponge_env.scenario.toml.from_mapping`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable
@@ -23,8 +21,7 @@ from typing import Any
 
 from sponge_env.errors import ConfigError
 
-LARGEST = 1e12
-"""No number that is set is larger: what is computed of several stays finite."""
+LARGEST = 1e12  # No number that is set is larger: what is computed of several stays finite
 
 _HOLDS = {"at least": ge, "above": gt, "at most": le, "below": lt}
 

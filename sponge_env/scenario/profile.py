@@ -6,8 +6,6 @@ model and cold start. ``python -m sponge_env calibrate`` writes one for this mac
 reference profiles ``yolov5s`` and ``resnet18`` ship with the package.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -34,12 +32,9 @@ from sponge_env.scenario.toml import from_mapping
 from sponge_env.utils.files import cache_dir, parsed, read_text, write_json
 from sponge_env.utils.installation import program
 
-MOST_OFF = 1000
-"""Times its cell's latency that a run can be off, or a measured latency the fit's."""
-FORMAT = 1
-"""Version of the JSON layout."""
-PROFILE_DIR = Path(__file__).parents[1] / "profiles"
-"""Profiles that ship with the package."""
+MOST_OFF = 1000  # Times its cell's latency that a run can be off, or a measured latency the fit's
+FORMAT = 1  # Version of the JSON layout
+PROFILE_DIR = Path(__file__).parents[1] / "profiles"  # Profiles that ship with the package
 POOR_FIT = 0.15
 """Mean absolute relative error of a fit from which on the measured grid takes its place."""
 REMEDY = (
@@ -138,7 +133,7 @@ class Profile:
     def _error(self, reason: str) -> ProfileError:
         return ProfileError(f"profile {self.name!r} {reason}")
 
-    def scaled(self, scale: float) -> Profile:
+    def scaled(self, scale: float) -> "Profile":
         """Return the same model where all batches take ``scale`` times as long."""
         if scale == 1:
             return self
@@ -211,10 +206,8 @@ class Profile:
         return np.concatenate([work_s, work_s[-1] + slope_s * beyond])[:batch_max]
 
     def fastest_s(self, cores_max: int) -> float:
-        """Shortest service that a request can get, by the simulator's service model.
-
-        Under a quota that is full speed on any cores: an idle replica has tokens.
-        """
+        """Shortest service that a request can get, by the simulator's service model."""
+        # Under a quota that is full speed on any cores: an idle replica has tokens.
         if self.quota is None:
             return float(self.service_table_s(1, cores_max).min())
         quota = self.quota
@@ -236,8 +229,7 @@ class Profile:
         return wanted
 
 
-LOCAL = "local"
-"""Profile of this machine; ``local:MODEL`` of a model but the first one."""
+LOCAL = "local"  # Profile of this machine; ``local:MODEL`` of a model but the first one
 LOCAL_MODEL = "efficientnet-lite0"
 
 

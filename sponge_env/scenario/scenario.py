@@ -4,8 +4,6 @@ A scenario is written as TOML; ``traces/scenarios`` holds those that ship. Its p
 :mod:`sponge_env.scenario.config`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +18,7 @@ from sponge_env.scenario.profile import load_profile
 from sponge_env.scenario.toml import load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
-SCENARIO_DIR = data_folder("traces") / "scenarios"
-"""Scenarios that ship with the project."""
+SCENARIO_DIR = data_folder("traces") / "scenarios"  # Scenarios that ship with the project
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
 MIN_INTERVAL_S = 1e-3
@@ -105,7 +102,7 @@ class Scenario:
         one = (config.Variant(self.profile),)
         return (config.Stage("model", one, limits=self.limits, initial=self.initial),)
 
-    def starting_with(self, initial: Sequence[config.Initial]) -> Scenario:
+    def starting_with(self, initial: Sequence[config.Initial]) -> "Scenario":
         """Return the scenario with other initial allocations, one for each stage."""
         if not self.stages:
             return dataclasses.replace(self, initial=initial[0])

@@ -1,7 +1,5 @@
 """Which seeds are for what, so that nothing is judged by what it was fitted to; their streams."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

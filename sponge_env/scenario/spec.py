@@ -1,7 +1,5 @@
 """What a scenario and a profile say about the system, and checks against that."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -116,12 +114,10 @@ def _warn_of_fit(name: str, off: str) -> None:
 
 
 def _fingerprint(scenario: Scenario, profiles: Sequence[Sequence[Profile]]) -> str:
-    """Hash what gives observations and actions their meaning.
-
-    It covers the model, the core unit, the interval and the limits, and how stages follow each
-    other: not the workload, the network, the SLO and the drop policy, which a policy sees in its
-    observation, and not the profile's numbers, so that a policy outlives a new calibration.
-    """
+    """Hash what gives observations and actions their meaning."""
+    # It covers the model, the core unit, the interval and the limits, and how stages follow each
+    # other: not the workload, the network, the SLO and the drop policy, which a policy sees in its
+    # observation, and not the profile's numbers, so that a policy outlives a new calibration.
     stages = []
     for stage, models in zip(scenario.pipeline, profiles, strict=True):
         known = asdict(stage) | OLD_STAGE_KEYS

@@ -1,7 +1,5 @@
 """From TOML or command-line options to a configuration dataclass, checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tomllib

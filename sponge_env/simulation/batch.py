@@ -1,7 +1,5 @@
 """The batch simulator: many environments in arrays, stepped by compiled code."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +27,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 Observations = NDArray[np.float32]
 
-WORTH_S = 1e-4
-"""With less work in a step for each thread, waking another costs more than it saves."""
+WORTH_S = 1e-4  # With less work in a step for each thread, waking another costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +38,8 @@ class BatchView:
     """
 
     _arrays: Arrays
-    observations: Observations
-    """(n, obs_dim)"""
-    last: Any
-    """(n,) records of the last interval's metrics; None before the first."""
+    observations: Observations  # (n, obs_dim)
+    last: Any  # (n,) records of the last interval's metrics; None before the first
 
     @property
     def now_s(self) -> float:
@@ -52,7 +47,7 @@ class BatchView:
         return float(self._arrays.envs["now_s"][0])
 
     @property
-    def first(self) -> BatchView:
+    def first(self) -> "BatchView":
         """The first stage."""
         return self
 
@@ -137,11 +132,9 @@ class BatchSimulator:
         self.scenarios = tuple(scenarios)
         self.assignment = assignment
         self._obs_dim = obs_dim
-        self.over = np.ones(count, np.bool_)
-        """(n,) whether each environment's episode is over."""
+        self.over = np.ones(count, np.bool_)  # (n,) whether each environment's episode is over
         self.threads = min(threads or CPUS, count)
-        self._step_s = np.inf
-        """CPU time of the last step, if there was one."""
+        self._step_s = np.inf  # CPU time of the last step, if there was one
         self._configuration = Configuration(self.scenarios, replicas_max, listed=bool(workloads))
         self.specs: Sequence[SystemSpec] = self._configuration.specs
         """(scenarios,) what a controller may know about each system."""

@@ -1,7 +1,5 @@
 """From scenarios to the settings and tables that the core reads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import cache, partial
@@ -53,10 +51,8 @@ class Configuration(MemoryPlan):
         _check_alike(scenarios)
         super().__init__(len(scenarios), len(scenarios[0].pipeline))
         self.room.at_least(queue=FEWEST_QUEUED)
-        self.specs: list[SystemSpec] = []
-        """(scenarios,) what controllers may know."""
-        self.scenarios: list[Scenario] = []
-        """(scenarios,) as long as their traces."""
+        self.specs: list[SystemSpec] = []  # (scenarios,) what controllers may know
+        self.scenarios: list[Scenario] = []  # (scenarios,) as long as their traces
         self._profiles: list[Profile] = []
         self._replicas_max = replicas_max
         self._listed = listed
@@ -184,11 +180,9 @@ def shortest_s(
     one_core: bool = False,
     after: int | None = None,
 ) -> float:
-    """Return the shortest time in which a request can be answered, on all cores or on one.
-
-    It goes through all stages that none can miss, or those of them that come ``after`` one,
-    one after the other where they follow each other.
-    """
+    """Return the shortest time in which a request can be answered, on all cores or on one."""
+    # It goes through all stages that none can miss, or those of them that come ``after`` one, one
+    # after the other where they follow each other.
     stages, passed = scenario.pipeline, always_passed(scenario.pipeline)
     own_s = fastest_s(scenario, profiles, one_core)
     for k, before in enumerate(ancestors(stages)):

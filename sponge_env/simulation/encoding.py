@@ -7,8 +7,6 @@ choose in every stage. The vertical observation is the first part of the joint o
 see all stages. Actions that make no sense at all can be masked.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -37,8 +35,7 @@ _MASKED_SHARE = 0.7
 class Control:
     """What an environment lets its agent see and choose."""
 
-    fields: tuple[str, ...]
-    """Names of the observation's entries, in order."""
+    fields: tuple[str, ...]  # Names of the observation's entries, in order
     choices: tuple[tuple[str, ...], ...]
     """For each stage, the fields of :class:`~sponge_env.interfaces.StageAllocation` that an
     action chooses, in order; the others are the least there is."""

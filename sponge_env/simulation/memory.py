@@ -1,7 +1,5 @@
 """All memory of a batch of environments, and the ledger read from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import mmap
@@ -19,8 +17,7 @@ from sponge_env.core.settings import SETTINGS, STAGE_SETTINGS
 from sponge_env.errors import ConfigError
 from sponge_env.interfaces import Outcome
 
-_UNASKED_BYTES = 1 << 28
-"""Memory that is taken without looking whether it is free."""
+_UNASKED_BYTES = 1 << 28  # Memory that is taken without looking whether it is free
 _NAMES = np.array([outcome.name.lower() for outcome in Outcome])
 
 
@@ -60,17 +57,12 @@ class Pool:
 class Room:
     """How much an environment can hold."""
 
-    queue: int = 1
-    """Requests that can wait and run, rounded up to a power of two."""
-    ledger: int = 0
-    """Requests of an episode whose end is kept."""
-    replicas: int = 1
-    """Replicas at one time, draining ones included."""
-    pending: int = 1
-    """Resizes that wait for their time at once, and one."""
+    queue: int = 1  # Requests that can wait and run, rounded up to a power of two
+    ledger: int = 0  # Requests of an episode whose end is kept
+    replicas: int = 1  # Replicas at one time, draining ones included
+    pending: int = 1  # Resizes that wait for their time at once, and one
     group: int = 1
-    private: int = 0
-    """Rows of bandwidth that belong to one environment."""
+    private: int = 0  # Rows of bandwidth that belong to one environment
 
     def at_least(self, **needed: int) -> None:
         """Make so much room where there is less."""
@@ -122,10 +114,8 @@ class MemoryPlan:
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Return zeros; many of them take memory only where they are written to, by small pages.
-
-    NumPy asks for huge ones, each of which has room for whole queues that are hardly ever used.
-    """
+    """Return zeros; many of them take memory only where they are written to, by small pages."""
+    # NumPy asks for huge ones, each of which has room for whole queues that are hardly ever used.
     needed = math.prod(shape) * dtype.itemsize
     if needed <= _UNASKED_BYTES:
         return np.zeros(shape, dtype)

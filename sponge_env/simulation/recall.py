@@ -1,7 +1,5 @@
 """A view of a system, written back into the core's memory, from which observations are computed."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -31,12 +29,9 @@ class _Memory(NamedTuple):
     arrays: Arrays
     metrics: NDArray[np.void]
     env: dict[str, NDArray[Any]]
-    stages: dict[str, NDArray[Any]]
-    """(stages,) each."""
-    replicas: dict[str, NDArray[Any]]
-    """(stages, slots) each."""
-    deadlines_s: FloatArray
-    """(stages, capacity)"""
+    stages: dict[str, NDArray[Any]]  # (stages,) each
+    replicas: dict[str, NDArray[Any]]  # (stages, slots) each
+    deadlines_s: FloatArray  # (stages, capacity)
 
 
 def recalled(view: SystemView, spec: SystemSpec) -> tuple[Arrays, NDArray[np.void]]:

@@ -5,8 +5,6 @@ or failed. Rates and quantiles are of the requests that have ended: of an interr
 are still queued or running.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Simulated and live alike, queue, batches, ledger, measures and view are the core
 runs the batches and knows the time differs.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -41,8 +39,7 @@ from sponge_env.simulation.workload import Workload, list_requests
 
 _MEASURED = [name for name in names(IntervalMetrics) if name not in UNMEASURED]
 _OF_STAGE = names(StageMetrics)
-_MOST_ROOM = 1 << 18
-"""Tasks that the queue of a stage can hold, if there are not more requests."""
+_MOST_ROOM = 1 << 18  # Tasks that the queue of a stage can hold, if there are not more requests
 _STAGE_FIELDS = ["ring", "head", "tail", "pending", "planned_cores", "measured"]
 _BATCH_FIELDS = ["ready_s", "draining", "batch_size", "started_s", "planned_end_s", "variant"]
 
@@ -121,7 +118,7 @@ class System(ABC):
         """Accuracy of the answers up to now, where it was looked at, else NaN."""
         return math.nan
 
-    def counterpart(self, seed: int) -> SimulatedSystem | None:
+    def counterpart(self, seed: int) -> "SimulatedSystem | None":
         """Return a live system on simulated replicas, at its start; None of a simulated one."""
         return None
 
@@ -247,10 +244,8 @@ class System(ABC):
         return rows
 
     def _read(self, ended: int, extra: Mapping[str, float]) -> IntervalMetrics:
-        """Return the interval's metrics, with those that the core does not measure.
-
-        The ledger's rows from ``ended`` on belong to it.
-        """
+        """Return the interval's metrics, with those that the core does not measure."""
+        # The ledger's rows from ``ended`` on belong to it.
         measured: dict[str, Any] = dict(zip(_MEASURED, self._metrics[0].item(), strict=False))
         rows = self._ended_since(ended)
         took_s = rows["finished_s"] - rows["sent_s"]

@@ -1,7 +1,5 @@
 """From scenarios to the arrivals and the bandwidth that the core draws and reads."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import fmean
@@ -24,14 +22,11 @@ from sponge_env.simulation.memory import MemoryPlan, free_bytes
 
 _KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal", "trace")
 """In the order of the kinds' numbers."""
-MOST_REQUESTS = 10_000_000
-"""Requests of one episode of which a record is kept."""
+MOST_REQUESTS = 10_000_000  # Requests of one episode of which a record is kept
 MOST_RECORDED = 50_000_000
 """Requests of a trace with exact times, before it is thinned: each is kept."""
-MOST_RPS = 1e6
-"""Largest mean rate, of episodes without such records as well."""
-PEAK_S = 5
-"""Seconds of a trace whose rate counts as its highest."""
+MOST_RPS = 1e6  # Largest mean rate, of episodes without such records as well
+PEAK_S = 5  # Seconds of a trace whose rate counts as its highest
 
 REQUEST_BYTES, INTERVAL_BYTES = 450, 2500
 """Memory that the record of a request and that of an interval take, measured."""
@@ -108,12 +103,10 @@ def _add_recorded(
     scenario: Scenario,
     rate: float | None,
 ) -> None:
-    """Add arrivals as groups of requests that lie anywhere in a stretch of time.
-
-    That is one group for each second of counted requests, or for each request of a trace with
-    exact times. With a rate, sizes are rounded up or down at random so that this is the mean rate;
-    of a request with an exact time only copies move, to anywhere before the next request.
-    """
+    """Add arrivals as groups of requests that lie anywhere in a stretch of time."""
+    # That is one group for each second of counted requests, or for each request of a trace with
+    # exact times. With a rate, sizes are rounded up or down at random so that this is the mean
+    # rate; of a request with an exact time only copies move, to anywhere before the next request.
     start_s: NDArray[Any]
     duration_s = scenario.duration_s
     if isinstance(trace, EventTrace):

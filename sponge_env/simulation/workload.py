@@ -1,7 +1,5 @@
 """The requests of an episode, drawn by the core before it begins, and its bandwidth."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -23,8 +21,7 @@ from sponge_env.scenario.seeds import stream
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 from sponge_env.simulation.traffic import add_traffic, check_record, nothing_sent, rate_rps
 
-_SOME = 1024
-"""Requests for which there is room beyond those that are expected."""
+_SOME = 1024  # Requests for which there is room beyond those that are expected
 _SPARE = 8
 """Room for listed requests grows by an eighth more than is needed, so that it grows seldom."""
 
@@ -33,16 +30,11 @@ _SPARE = 8
 class Workload:
     """The requests of one episode as arrays, by (arrival_s, id)."""
 
-    id: NDArray[np.int64]
-    """(n,) their numbers in the order in which they are sent."""
-    sent_s: FloatArray
-    """(n,) when each is sent."""
-    arrival_s: FloatArray
-    """(n,) when each has reached the server, ascending."""
-    deadline_s: FloatArray
-    """(n,) when each must be answered."""
-    payload_bytes: FloatArray
-    """(n,) size of each."""
+    id: NDArray[np.int64]  # (n,) their numbers in the order in which they are sent
+    sent_s: FloatArray  # (n,) when each is sent
+    arrival_s: FloatArray  # (n,) when each has reached the server, ascending
+    deadline_s: FloatArray  # (n,) when each must be answered
+    payload_bytes: FloatArray  # (n,) size of each
 
     def first(self, count: int) -> dict[str, NDArray[Any]]:
         """Return the columns of the first requests, (count,) each, by name."""

@@ -1,7 +1,5 @@
 """What is seen of running work: its progress, and pictures of an episode so far."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,8 +11,7 @@ from numpy.typing import NDArray
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, axis_label
 from sponge_env.utils.installation import require_extra
 
-EVERY_S = 10.0
-"""Wall time between two lines where there is no terminal."""
+EVERY_S = 10.0  # Wall time between two lines where there is no terminal
 
 
 class Progress:
@@ -26,8 +23,7 @@ class Progress:
 
         hidden = not (shown and sys.stderr.isatty())
         self._bar = tqdm(total=total, desc=label, unit=unit, leave=False, disable=hidden)
-        self.close: Callable[[], None] = self._bar.close
-        """Takes the bar away."""
+        self.close: Callable[[], None] = self._bar.close  # Takes the bar away
         self._label, self._total, self._unit, self._shown = label, total, unit, shown
         self._due_s = time.monotonic() + EVERY_S
 

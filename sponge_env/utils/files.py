@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, are read within bounds, and folders of this user's."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io
@@ -17,10 +15,8 @@ from typing import Any
 
 from sponge_env.errors import RunDirectoryError
 
-MAX_BYTES = 200_000_000
-"""Of a file that is read whole, also after it was uncompressed."""
-MAX_DEPTH = 50
-"""Levels of tables and lists within each other: nothing that is read here has ten."""
+MAX_BYTES = 200_000_000  # Of a file that is read whole, also after it was uncompressed
+MAX_DEPTH = 50  # Levels of tables and lists within each other: nothing that is read here has ten
 GZIP_MAGIC = b"\x1f\x8b"
 
 

@@ -8,8 +8,6 @@ become code if it stands on the command line, or with ``--trust``. Python that c
 may import what it likes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import importlib.util
@@ -45,8 +43,7 @@ EXTRAS = {
 }
 """Modules without which what an extra is for cannot work."""
 TRUST = "--trust"
-_words: Sequence[str] | None = None
-"""The words of the command line; None where there is none."""
+_words: Sequence[str] | None = None  # The words of the command line; None where there is none
 
 
 @contextmanager
@@ -93,10 +90,8 @@ def imported(target: str) -> Any:
 
 
 def look_here() -> None:
-    """Find a user's own modules in the working folder, after all others.
-
-    Only where one is asked for: whatever lies there may be run from then on.
-    """
+    """Find a user's own modules in the working folder, after all others."""
+    # Only where one is asked for: whatever lies there may be run from then on.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -119,10 +114,8 @@ def typed() -> Sequence[str] | None:
 
 
 def check_typed(name: str, what: str) -> None:
-    """Raise a :class:`ConfigError` unless a name may become code.
-
-    Of the command line only the values of options that name code count.
-    """
+    """Raise a :class:`ConfigError` unless a name may become code."""
+    # Of the command line only the values of options that name code count.
     if _words is None or TRUST in _words or name in _named(_words):
         return
     raise ConfigError(

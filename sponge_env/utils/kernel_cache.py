@@ -4,8 +4,6 @@ Every constant that a kernel reads comes in by an import, so the text of a modul
 imports from its project stands for all that its machine code depends on.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util

@@ -1,7 +1,5 @@
 """Send the requests of a scenario to a server, and print what a client measures."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

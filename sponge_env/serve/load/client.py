@@ -3,8 +3,6 @@
 It costs little per request, and leaves limits of connections and time to the caller.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
@@ -25,8 +23,7 @@ class Answer(NamedTuple):
     """The answer to a request."""
 
     status: int
-    headers: dict[str, str]
-    """By lower-case name."""
+    headers: dict[str, str]  # By lower-case name
     body: bytes
 
     @property
@@ -46,8 +43,7 @@ class AnswerParser:
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self.answers: list[Answer] = []
-        """Those that are complete; "100 Continue" is none."""
+        self.answers: list[Answer] = []  # Those that are complete; "100 Continue" is none
         self.keep_alive = True
 
     def feed(self, data: bytes) -> list[Answer]:
@@ -83,8 +79,7 @@ class HttpConnection(asyncio.Protocol):
         self._pending: asyncio.Future[Answer] | None = None
         self.transport: Any = None
         self.closed = False
-        self.unrequested = 0
-        """Times that something arrived for which there was no request."""
+        self.unrequested = 0  # Times that something arrived for which there was no request
 
     async def request(self, parts: Sequence[bytes]) -> Answer:
         """Send a request; return its answer, or OSError. Cancelling closes the connection."""
@@ -150,8 +145,7 @@ class HttpClient:
         self._prefix, self._host = parts.path, parts.netloc
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._idle: list[HttpConnection] = []
-        self.connections: list[HttpConnection] = []
-        """All that were ever opened."""
+        self.connections: list[HttpConnection] = []  # All that were ever opened
 
     async def request(
         self,

@@ -5,8 +5,6 @@ with little load. The transfer is emulated here: a request is put on the wire wh
 says that it arrives, and states itself when it was sent.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import dataclasses
@@ -49,12 +47,9 @@ from sponge_env.simulation.workload import Workload, draw_workload
 from sponge_env.utils.console import Progress
 from sponge_env.utils.files import check_writable
 
-LATE_S = 0.02
-"""99th percentile of the client's own lateness from which the measurement is spoiled."""
-GRACE_S = 3.0
-"""How long after its deadline an answer is still waited for."""
-LEAD_S = 0.3
-"""Time until the first request is sent."""
+LATE_S = 0.02  # 99th percentile of the client's own lateness from which the measurement is spoiled
+GRACE_S = 3.0  # How long after its deadline an answer is still waited for
+LEAD_S = 0.3  # Time until the first request is sent
 
 BY_STATUS: dict[int, int] = {
     HTTPStatus.OK: ANSWERED,
@@ -111,7 +106,7 @@ async def _measure(
     return result
 
 
-async def _send(sender: OpenLoop) -> None:
+async def _send(sender: "OpenLoop") -> None:
     result, duration_s = sender.result, round(sender.result.scenario.duration_s)
     with closing(Progress("load", duration_s, "second")) as progress:
 
@@ -152,11 +147,9 @@ class OpenLoop:
     """Sends a workload, and notes in its result how each request ended."""
 
     client: HttpClient
-    rows: Sequence[Mapping[str, NDArray[Any]]]
-    """Tensors that are sent in turn."""
+    rows: Sequence[Mapping[str, NDArray[Any]]]  # Tensors that are sent in turn
     result: LoadResult
-    deadlines: str = "headers"
-    """How requests state them; see ``DEADLINES`` of the command."""
+    deadlines: str = "headers"  # How requests state them; see ``DEADLINES`` of the command
     _begin_s: float = math.inf
     """On the monotonic clock, for that of the event loop has milliseconds only."""
     _begin_unix_s: float = 0.0

@@ -1,7 +1,5 @@
 """The result of a load: how requests ended, as a client measures it, and the summary of that."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -18,8 +16,7 @@ from sponge_env.simulation.configuration import shortest_s
 from sponge_env.simulation.summary import summarise_requests
 from sponge_env.simulation.workload import Workload
 
-BACKEND = "served"
-"""Beside ``sim`` and ``live`` in summaries."""
+BACKEND = "served"  # Beside ``sim`` and ``live`` in summaries
 
 PENDING, ANSWERED, REFUSED, EXPIRED, FAILED, SILENT, IN_TRANSFER = range(7)
 """How a request ended: not yet; with outputs; refused at once; dropped while it waited; with
@@ -37,11 +34,9 @@ class LoadResult:
         self, scenario: Scenario, target: Target, workload: Workload, state: ServerState
     ) -> None:
         self.scenario, self.target, self.workload, self.state = scenario, target, workload, state
-        self.error = ""
-        """The last error that was neither a refusal nor an expiry."""
+        self.error = ""  # The last error that was neither a refusal nor an expiry
         count = workload.id.size
-        self.ended = np.full(count, PENDING, np.int8)
-        """(n,) of :data:`KINDS`."""
+        self.ended = np.full(count, PENDING, np.int8)  # (n,) of :data:`KINDS`
         self.put_s, self.finished_s = np.full((2, count), math.nan)
         """(n,) when each was put on the wire, and answered or given up; NaN before."""
 

@@ -1,7 +1,5 @@
 """What a load has to know of a server of the Open Inference Protocol, and the inputs it sends."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib.util
 import math
@@ -23,21 +21,17 @@ from sponge_env.serve.load.client import Answer, HttpClient, reason
 from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import DTYPES
 
-TIMEOUT_S = 10.0
-"""Of requests before the load begins."""
-POLL_S = 1.0
-"""How long a poll may take."""
+TIMEOUT_S = 10.0  # Of requests before the load begins
+POLL_S = 1.0  # How long a poll may take
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A model on a server."""
 
-    server: str
-    """Name that the server gives itself."""
+    server: str  # Name that the server gives itself
     model: str
-    inputs: TensorSpec
-    """One task's input, or a record of several."""
+    inputs: TensorSpec  # One task's input, or a record of several
 
 
 async def find_target(client: HttpClient, model: str | None) -> Target:
@@ -117,12 +111,10 @@ class ServerState:
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self._began_s = math.nan
-        """On the server's clock; NaN for a server without this state."""
+        self._began_s = math.nan  # On the server's clock; NaN for a server without this state
         self._cores: dict[float, float] = {}
         """Core units held in the interval that ends at a time of that clock."""
-        self.agents: dict[str, None] = {}
-        """Controllers that were in charge, in order."""
+        self.agents: dict[str, None] = {}  # Controllers that were in charge, in order
 
     async def begin(self) -> None:
         """Poll for the first time: earlier intervals do not count."""

@@ -1,14 +1,12 @@
-"""Random systems: what a policy learns on that is to decide for more than one.
+"""Random systems: what a controller learns on that is to decide for more than one.
 
 Latencies, limits, objectives, loads, networks and the ways in which a profile is wrong are drawn
 anew (domain randomisation: Tobin et al., 2017), over wider ranges than deployments have; or a
 scenario keeps its model and its kind of load, and the rest is drawn.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,55 +22,36 @@ from sponge_env.scenario.profile import POOR_FIT, Profile, load_profile, save_pr
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.traffic import rate_rps
 
-from ..training import MACHINES
-
-_GRID = (1, 2, 4, 8, 16)
-"""Batch sizes and cores of a profile's measurements."""
-_QUOTAS = 0.4
-"""Share of the machines of 16 core units that are one CPU, which quotas share out."""
-_LATENCY_S, _PARALLEL, _BEND = (0.005, 0.4), (0.3, 0.98), 0.2
-"""Ranges of the latency of one request on one core and of its share that more cores speed up, and
-the largest deviation of a measurement from the fit."""
+_GRID = (1, 2, 4, 8, 16)  # Batch sizes and cores of a profile's measurements
 _SLOWEST = 0.15
 """A profile is drawn again where its fit falls below this share of the shortest measurement."""
-_SLO, _SLO_S = (1.3, 25.0), (0.05, 3.0)
-"""Range of the SLO, relative to that latency, and its ends."""
-_FASTEST = 2.0
-"""The SLO is at least so many times the shortest service."""
-_PEAK, _HIGH_PEAK, _MOST_RPS = (0.05, 0.85), (0.4, 0.9), 800.0
-"""Ranges of the highest load of most systems and of a third of them, and the highest rate."""
-_KINDS = ("poisson", "constant", "bursty", "flash-crowd", "diurnal")
-_SHARES = (0.15, 0.1, 0.25, 0.25, 0.25)
-_TRANSFER, _BANDWIDTH = (0.01, 0.5), 3e6
-"""Range of the share of the SLO in which a payload arrives, and at how many bytes per second."""
-_NO_TRANSFER, _FADES, _CLASSES, _EXPIRED, _INSTANT, _AS_PROFILED = 0.08, 0.25, 0.05, 0.15, 0.5, 0.45
-"""Shares of the systems without transfer times, with deep fades, with three classes of requests,
-with the drop rule ``expired``, with resizes at once, and as fast as their profile says. Keeping all
-requests would take gigabytes where a system is too slow."""
-_OTHER_SLO, _OTHER_PAYLOAD, _OTHER_LOAD, _OTHER_FADES = 1.3, 2.0, 1.2, 0.5
-"""Of other systems in a scenario's place: largest factors, up and down; share that fades."""
+_MOST_RPS, _BYTES_PER_S = 800.0, 3e6  # Highest rate, and the bandwidth for which payloads are drawn
+_KINDS = {"poisson": 0.15, "constant": 0.1, "bursty": 0.25, "flash-crowd": 0.25, "diurnal": 0.25}
+"""Shares of the kinds of arrivals."""
 
 
 @contextmanager
-def random_systems(random: np.random.Generator, count: int) -> Iterator[list[Scenario]]:
-    """Draw systems on all kinds of machines; their profiles can be read within the context."""
-    machines = [MACHINES[k % len(MACHINES)] for k in range(count)]
+def random_systems(
+    random: np.random.Generator, machines: Sequence[int]
+) -> Iterator[list[Scenario]]:
+    """Draw a system for each machine of so many cores; their profiles go with the context."""
     with TemporaryDirectory(prefix="sponge-") as folder:
-        paths = [Path(folder) / f"system-{k}.json" for k in range(count)]
+        paths = [Path(folder) / f"system-{k}.json" for k in range(len(machines))]
         yield [_random_system(random, *each) for each in zip(paths, machines, strict=True)]
 
 
 def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scenario:
     """Draw a system on a machine of so many cores; its profile is written to a file."""
-    if cores == 16 and random.random() < _QUOTAS:
+    # Some machines of 16 core units are one CPU, which quotas share out.
+    if cores == 16 and random.random() < 0.4:
         profile = load_profile("lite0").scaled(_between(random, 0.4, 2.5))
     else:
         profile = _random_profile(random)
     save_profile(replace(profile, name=path.stem, model=path.stem, samples=()), path)
     each = min(cores, 16)
     alone_s, fastest_s = profile.service_table_s(1, each)[0, 0], profile.fastest_s(each)
-    slo_s = float(np.clip(alone_s * _between(random, *_SLO), *_SLO_S))
-    slo_s = max(slo_s, _FASTEST * fastest_s)
+    slo_s = float(np.clip(alone_s * _between(random, 1.3, 25.0), 0.05, 3.0))
+    slo_s = max(slo_s, 2 * fastest_s)
     network = _random_network(random, slo_s)
     made = Scenario(
         name=path.stem,
@@ -84,7 +63,8 @@ def _random_system(random: np.random.Generator, path: Path, cores: int) -> Scena
         initial=_random_initial(random, cores),
         arrivals=_random_arrivals(random),
         network=network,
-        serving=config.Serving("expired" if random.random() < _EXPIRED else "unmeetable"),
+        # Keeping all requests would take gigabytes where a system is too slow.
+        serving=config.Serving("expired" if random.random() < 0.15 else "unmeetable"),
         simulation=config.Simulation(**_random_machine(random)),
     )
     peak = (made.arrivals.peak or 0.0) / max(rate_rps(made, profile) / _MOST_RPS, 1.0)
@@ -97,11 +77,10 @@ def other(scenario: Scenario, random: np.random.Generator) -> Scenario:
     Load, payload, SLO, speed, cold start and the delay of a resize are others, and in half of them
     the network fades. A trace keeps its load.
     """
-    changes = _OTHER_SLO, _OTHER_PAYLOAD, _OTHER_LOAD
-    longer, larger, busier = (_between(random, 1 / most, most) for most in changes)
+    longer, larger, busier = (_between(random, 1 / most, most) for most in (1.3, 2.0, 1.2))
     network, arrivals, scales = scenario.network, scenario.arrivals, ("rate_rps", "load", "peak")
     rates = {name: x and x * busier for name in scales for x in [getattr(arrivals, name)]}
-    fades = _random_fades(random, 0.0 if network.trace == "none" else _OTHER_FADES)
+    fades = _random_fades(random, 0.0 if network.trace == "none" else 0.5)
     classes = (
         replace(each, slo_s=each.slo_s * longer, payload_bytes=each.payload_bytes * larger)
         for each in scenario.classes
@@ -121,21 +100,16 @@ def _between(random: np.random.Generator, least: float, most: float) -> float:
     return float(math.exp(random.uniform(math.log(least), math.log(most))))
 
 
-def _rarely(random: np.random.Generator, share: float, least: float, most: float) -> float:
-    """Draw 0 in a share of the cases, else between two values."""
-    drawn = _between(random, least, most)
-    return 0.0 if random.random() < share else drawn
-
-
 def _random_profile(random: np.random.Generator) -> Profile:
     """Draw measurements that scatter around a fit of l(b, c), and fit them again."""
     batches, cores = np.meshgrid(_GRID, _GRID, indexing="ij")
     while True:
-        alone_s, parallel = _between(random, *_LATENCY_S), random.uniform(*_PARALLEL)
+        # Of one request on one core, and the share of that which more cores speed up.
+        alone_s, parallel = _between(random, 0.005, 0.4), random.uniform(0.3, 0.98)
         of_batch, of_each = random.uniform(-0.4, 0.75), random.uniform(0.1, 0.95)
         work_s = parallel * alone_s * ((1 - of_batch) * batches + of_batch) / cores
         serial_s = (1 - parallel) * alone_s * (of_each * batches + 1 - of_each)
-        bend = random.uniform(0, _BEND)
+        bend = random.uniform(0, 0.2)
         table_s = (work_s + serial_s) * np.exp(random.uniform(-bend, bend, batches.shape))
         if table_s.min() <= 0:
             continue
@@ -152,11 +126,11 @@ def _random_profile(random: np.random.Generator) -> Profile:
 
 
 def _random_arrivals(random: np.random.Generator) -> config.Arrivals:
-    fast = random.random() < 0.6
-    flash_s = random.uniform(10.0, 40.0)
+    fast, flash_s = random.random() < 0.6, random.uniform(10.0, 40.0)
     return config.Arrivals(
-        kind=random.choice(_KINDS, p=_SHARES),
-        peak=random.uniform(*_HIGH_PEAK) if random.random() < 1 / 3 else _between(random, *_PEAK),
+        kind=random.choice([*_KINDS], p=[*_KINDS.values()]),
+        # A third of the systems is under a high load.
+        peak=random.uniform(0.4, 0.9) if random.random() < 1 / 3 else _between(random, 0.05, 0.85),
         burst_factors=(0.4, 1.0, 2.4) if fast else (0.4, 1.0, 1.6),
         burst_dwell_s=_between(random, 4.0, 30.0) if fast else random.uniform(50.0, 120.0),
         flash_factor=random.uniform(2.0, 8.0),
@@ -168,12 +142,12 @@ def _random_arrivals(random: np.random.Generator) -> config.Arrivals:
 
 
 def _random_network(random: np.random.Generator, slo_s: float) -> config.Network:
-    if random.random() < _NO_TRANSFER:
+    if random.random() < 0.08:
         return config.Network(trace="none")
     return config.Network(
-        payload_bytes=_between(random, *_TRANSFER) * slo_s * _BANDWIDTH,
+        payload_bytes=_between(random, 0.01, 0.5) * slo_s * _BYTES_PER_S,
         base_delay_s=0.01 * min(1.0, slo_s),
-        **_random_fades(random, _FADES),
+        **_random_fades(random, 0.25),
     )
 
 
@@ -181,18 +155,17 @@ def _random_fades(random: np.random.Generator, share: float) -> dict[str, Any]:
     """Draw the keys of a network that fades; none but in a share of the cases."""
     if random.random() >= share:
         return {}
-    return {
-        "fade_every_s": random.uniform(40.0, 120.0),
-        "fade_s": random.uniform(1.0, 6.0),
-        "fade_depth": _between(random, 1e-3, 0.1),
-    }
+    fades = {"fade_every_s": random.uniform(40.0, 120.0), "fade_s": random.uniform(1.0, 6.0)}
+    return {**fades, "fade_depth": _between(random, 1e-3, 0.1)}
 
 
 def _random_machine(random: np.random.Generator) -> dict[str, Any]:
     """Draw the keys of a simulation in which a machine differs from its profile."""
+    delay_s, at_once = _between(random, 0.1, 2.0), random.random() < 0.5
+    scale, as_profiled = _between(random, 0.9, 1.3), random.random() < 0.45
     return {
-        "actuation_delay_s": _rarely(random, _INSTANT, 0.1, 2.0),
-        "service_scale": _rarely(random, _AS_PROFILED, 0.9, 1.3) or 1.0,
+        "actuation_delay_s": 0.0 if at_once else delay_s,
+        "service_scale": 1.0 if as_profiled else scale,
         "cold_start_s": _between(random, 2.0, 30.0),
     }
 
@@ -200,7 +173,7 @@ def _random_machine(random: np.random.Generator) -> dict[str, Any]:
 def _random_classes(
     random: np.random.Generator, slo_s: float, payload_bytes: float
 ) -> tuple[config.RequestClass, ...]:
-    if random.random() >= _CLASSES:
+    if random.random() >= 0.05:
         return ()
     kinds = (0.3, 1.0, 1 / 3), (0.5, 1.6, 1.0), (0.2, 3.2, 2.0)
     return tuple(config.RequestClass(a, b * slo_s, c * payload_bytes) for a, b, c in kinds)
