@@ -1,0 +1,205 @@
+"""The node: a Deployment controller, and a kubelet whose pods are processes in control groups."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fake_cluster.store import Object, Store, cpu
+
+ROOT = Path("/sys/fs/cgroup/cpu")
+PERIOD_US = 100_000
+
+
+@dataclass
+class Box:
+    """A pod's process in its control group."""
+
+    group: Path
+    address: str
+    seen: int
+    """Generation of the pod that is allocated."""
+    allocated: Object
+    """Resources, and those in force."""
+    resources: Object
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    due_s: float = 0.0
+    """When what is allocated comes into force."""
+    killed_s: float = 0.0
+    """When it is killed, once it is to end."""
+
+    def enforce(self) -> None:
+        self.resources = self.allocated
+        percents = -(-cpu(self.resources, "limits") // 10)  # whole ones, rounded up, as systemd
+        (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100 or -1))
+
+    def run(self, container: Object) -> None:
+        values = {each["name"]: each.get("value", "") for each in container.get("env", ())}
+        values["POD_IP"] = self.address
+        words = [*container["command"], *container.get("args", ())]
+        command = [re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], word) for word in words]
+        # a shell that joins the group becomes the command
+        enter = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.group / "cgroup.procs")]
+        self.process = subprocess.Popen(enter + command, env=os.environ | values)
+        self.starts += 1
+
+    def kill(self) -> None:
+        while pids := (self.group / "cgroup.procs").read_text().split():
+            for pid in pids:
+                os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.005)  # until the kernel has taken them out
+        if self.process:
+            self.process.wait()
+
+    def is_ready(self, container: Object) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            return False
+        try:
+            if probe := container.get("readinessProbe"):
+                address = self.address, probe["tcpSocket"]["port"]
+                socket.create_connection(address, 0.2).close()
+        except OSError:
+            return False
+        return True
+
+
+class Node:
+    """Brings about what the store's Deployments and pods say, a step at each :meth:`sync`."""
+
+    def __init__(self, store: Store, capacity: int, delay_s: Sequence[float]) -> None:
+        self.capacity, self.boxes = capacity, dict[str, Box]()
+        """Boxes are known by the names of their pods."""
+        self._store, self._delay_s = store, delay_s
+        self._random, self._hosts = random.Random(0), itertools.count(1)
+        self.group = ROOT / f"fake-cluster-{os.getpid()}-{id(self)}"
+        self.group.mkdir()
+        (self.group / "cpu.shares").write_text("262144")  # as if it had no neighbours
+
+    def sync(self) -> None:
+        for deployment in self._store.list("deployments"):
+            self._replicate(deployment)
+        for pod in self._store.list("pods"):
+            name = pod["metadata"]["name"]
+            if "deletionTimestamp" in pod["metadata"]:
+                self._end(pod, self.boxes.get(name))
+            elif box := self.boxes.get(name):
+                self._go_on(pod, box)
+            else:
+                self._place(pod)
+
+    def _change(self, each: Object, event: str = "MODIFIED", **parts: Object) -> None:
+        """Put parts of an object back; others may have changed since."""
+        meta, plural = each["metadata"], f"{each['kind'].lower()}s"
+        with self._store.changed:
+            old = self._store.get(key := (plural, meta["namespace"], meta["name"]))
+            self._store.put(key, old | parts, event)
+
+    def _replicate(self, deployment: Object) -> None:
+        meta, spec = deployment["metadata"], deployment["spec"]
+        pods = self._store.list("pods", meta["namespace"], spec["selector"]["matchLabels"])
+        own = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        for _ in range(spec["replicas"] - len(own)):
+            template = copy.deepcopy(spec["template"])
+            template["metadata"]["generateName"] = f"{meta['name']}-"
+            pod = {"kind": "Pod", "apiVersion": "v1"} | template
+            self._store.create("pods", meta["namespace"], pod)
+        # as a ReplicaSet does: first who is not ready, then the youngest
+        own.sort(key=lambda pod: (is_ready(pod), -int(pod["metadata"]["uid"][1:])))
+        for pod in own[: max(0, len(own) - spec["replicas"])]:
+            gone = {"deletionTimestamp": pod["metadata"]["creationTimestamp"]}
+            self._change(pod, metadata=pod["metadata"] | gone)
+        status = {"replicas": len(own), "readyReplicas": sum(map(is_ready, own))}
+        self._change(deployment, status=status)
+
+    def _room(self, without: Box | None = None) -> int:
+        """Return what is free; who shrinks holds the old size until the new one is in force."""
+        others = (box for box in self.boxes.values() if box is not without)
+        return self.capacity - sum(max(cpu(b.allocated), cpu(b.resources)) for b in others)
+
+    def _place(self, pod: Object) -> None:
+        meta, wanted = pod["metadata"], pod["spec"]["containers"][0]["resources"]
+        if cpu(wanted) > self._room():
+            self._report(pod, {"PodScheduled": ("False", "Unschedulable")})
+            return
+        group, address = self.group / meta["uid"], f"127.0.1.{next(self._hosts)}"
+        group.mkdir()
+        self.boxes[meta["name"]] = Box(group, address, meta["generation"], wanted, wanted)
+        self.boxes[meta["name"]].enforce()
+
+    def _go_on(self, pod: Object, box: Box) -> None:
+        container, now_s = pod["spec"]["containers"][0], time.monotonic()
+        if box.process is None or box.process.poll() is not None:
+            box.kill()
+            box.run(container)
+        conditions = {"Ready": (str(box.is_ready(container)), "")}
+        wanted = cpu(container["resources"])
+        if pod["metadata"]["generation"] == box.seen:
+            pass
+        elif wanted > self.capacity:
+            conditions["PodResizePending"] = "True", "Infeasible"
+        elif wanted > max(self._room(box), cpu(box.allocated)):
+            conditions["PodResizePending"] = "True", "Deferred"
+        else:
+            box.allocated, box.seen = container["resources"], pod["metadata"]["generation"]
+            # what is on its way takes a newer one along
+            box.due_s = box.due_s or now_s + self._random.uniform(*self._delay_s)
+        if box.due_s and now_s >= box.due_s:
+            box.due_s = 0.0
+            box.enforce()
+        if box.due_s:
+            conditions["PodResizeInProgress"] = "True", ""
+        self._report(pod, conditions, box)
+
+    def _end(self, pod: Object, box: Box | None) -> None:
+        if box:
+            if not box.killed_s:
+                grace_s = pod["spec"].get("terminationGracePeriodSeconds", 30)
+                box.killed_s = time.monotonic() + grace_s
+                box.process.terminate()
+            if box.process.poll() is None and time.monotonic() < box.killed_s:
+                return
+            self._remove(pod["metadata"]["name"])
+        self._change(pod, "DELETED")
+
+    def _remove(self, name: str) -> None:
+        box = self.boxes.pop(name)
+        box.kill()
+        box.group.rmdir()
+
+    def _report(
+        self, pod: Object, conditions: dict[str, tuple[str, str]], box: Box | None = None
+    ) -> None:
+        meta, container = pod["metadata"], pod["spec"]["containers"][0]
+        common = {"observedGeneration": meta["generation"]}
+        status: Object = {"phase": "Pending"}
+        status["conditions"] = [
+            common | {"type": kind, "status": value, "reason": reason}
+            for kind, (value, reason) in conditions.items()
+        ]
+        if box:
+            running = {"name": container["name"], "image": "", "imageID": "", "ready": True}
+            running |= {"restartCount": box.starts - 1, "resources": box.resources}
+            running["allocatedResources"] = box.allocated.get("requests", {})
+            status |= {"phase": "Running", "podIP": box.address, "containerStatuses": [running]}
+            status["observedGeneration"] = box.seen
+        self._change(pod, status=status)
+
+    def close(self) -> None:
+        for name in list(self.boxes):
+            self._remove(name)
+        self.group.rmdir()
+
+
+def is_ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])

@@ -1,0 +1,133 @@
+"""Objects with versions, what happened to them, and how patches change them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+from typing import Any
+
+Object = dict[str, Any]
+Key = tuple[str, str, str]
+"""Plural of the kind, namespace, name."""
+
+
+class ApiError(Exception):
+    """An answer of the API server that is an error."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        self.code = code
+        self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
+        self.status |= {"reason": reason, "message": message, "metadata": {}}
+
+
+class Store:
+    """All objects. Who changes one holds ``changed`` from reading until it is put back."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.version = 1
+        self.events: list[tuple[int, str, Key, Object]] = []
+        self._objects: dict[Key, Object] = {}
+        self._serial = itertools.count(1)
+
+    def get(self, key: Key) -> Object:
+        """Return a copy of an object."""
+        if key not in self._objects:
+            raise ApiError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
+        return copy.deepcopy(self._objects[key])
+
+    def list(self, plural: str, namespace: str = "", labels: Any = ()) -> list[Object]:
+        """Return copies of all objects of a kind that have some labels."""
+        with self.changed:
+            return [
+                copy.deepcopy(each)
+                for (kind, space, _), each in sorted(self._objects.items())
+                if kind == plural and namespace in ("", space) and has(each, dict(labels))
+            ]
+
+    def put(self, key: Key, new: Object, event: str = "MODIFIED") -> Object:
+        """Keep an object, with a new generation if its ``spec`` is another."""
+        with self.changed:
+            old = self._objects.get(key)
+            if new == old and event == "MODIFIED":
+                return new
+            self.version += 1
+            meta = new["metadata"]
+            meta["resourceVersion"] = str(self.version)
+            if old is None or new.get("spec") != old.get("spec"):
+                meta["generation"] = meta.get("generation", 0) + 1
+            self._objects[key] = copy.deepcopy(new)
+            if event == "DELETED":
+                del self._objects[key]
+            self.events.append((self.version, event, key, copy.deepcopy(new)))
+            self.changed.notify_all()
+            return new
+
+    def create(self, plural: str, namespace: str, new: Object) -> Object:
+        """Keep a new object, with the defaults of its kind."""
+        with self.changed:
+            meta, serial = new["metadata"], next(self._serial)
+            meta.setdefault("name", f"{meta.get('generateName')}{serial:04x}")
+            meta |= {"namespace": namespace, "uid": f"u{serial}"}
+            meta["creationTimestamp"] = "2026-01-01T00:00:00Z"
+            key = plural, namespace, meta["name"]
+            if key in self._objects:
+                raise ApiError(409, "AlreadyExists", f'{plural} "{meta["name"]}" already exists')
+            if plural == "deployments":
+                new["spec"].setdefault("replicas", 1)
+            if plural == "pods":
+                new["status"] = {"phase": "Pending", "conditions": []}
+            return self.put(key, new, "ADDED")
+
+
+def has(each: Object, labels: dict[str, str]) -> bool:
+    return labels.items() <= each["metadata"].get("labels", {}).items()
+
+
+def merge(target: Object, patch: Object, strategic: bool) -> None:
+    """Change an object as a merge patch says; a strategic one finds containers by name."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict) and isinstance(target.setdefault(key, {}), dict):
+            merge(target[key], value, strategic)
+        elif strategic and key == "containers":
+            for each in value:
+                merge(next(t for t in target[key] if t["name"] == each["name"]), each, strategic)
+        elif not key.startswith("$"):  # the order of lists
+            target[key] = value
+
+
+def milli(quantity: Any) -> int:
+    """Return thousandths of a core."""
+    text = str(quantity)
+    return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
+
+
+def cpu(resources: Object, side: str = "requests") -> int:
+    return milli(resources.get(side, {}).get("cpu", 0))
+
+
+def qos(pod: Object) -> str:
+    parts = [container.get("resources", {}) for container in pod["spec"]["containers"]]
+    whole = all({"cpu", "memory"} <= part.get("limits", {}).keys() for part in parts)
+    if whole and all(part["limits"] == part["requests"] for part in parts):
+        return "Guaranteed"
+    return "Burstable" if any(part.values() for part in parts) else "BestEffort"
+
+
+def check_resize(old: Object, new: Object) -> None:
+    """Refuse what the resize of a pod may not change."""
+    shown = copy.deepcopy([old, new])
+    after = [container.pop("resources") for pod in shown for container in pod["spec"]["containers"]]
+    problem = ""
+    if shown[0] != shown[1]:
+        problem = "Forbidden: only cpu and memory resources are mutable"
+    elif qos(old) != qos(new):
+        problem = "Invalid value: Pod QOS Class may not change as a result of resizing"
+    elif not all(0 <= cpu(each) <= cpu(each, "limits") for each in after):
+        problem = "Invalid value: must be less than or equal to cpu limit"
+    if problem:
+        name = old["metadata"]["name"]
+        raise ApiError(422, "Invalid", f'Pod "{name}" is invalid: spec.containers: {problem}')
