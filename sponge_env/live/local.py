@@ -224,7 +224,7 @@ class LocalLauncher(Stages):
             cleanup.callback(self.limits.close)
             super().__init__(configs)
             self.close = cleanup.pop_all().close
-        self.limiter = self.limits.kind
+        self.limiter, self.period_s, self.tick_s = self.limits[:3]
 
     def launch(
         self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False

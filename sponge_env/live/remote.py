@@ -6,34 +6,16 @@ import os
 import select
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env import __version__
-from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live.child import Job
-from sponge_env.live.replica import Answer, Death, Event, LiveConfig, Ready
+from sponge_env.live.replica import Event, LiveConfig
 from sponge_env.live.stages import Stages
-from sponge_env.live.wire import (
-    BEAT_S,
-    HANDSHAKE_S,
-    Frame,
-    Kind,
-    Layout,
-    Link,
-    WireError,
-    introduce,
-    read_json,
-    send_json,
-)
+from sponge_env.live.wire import Frame, Kind, Layout, Link
 
 SILENT_S, GONE_S = 0.3, 0.7
 """Without a beat for so long a node gets no work, and its replicas count as dead."""
