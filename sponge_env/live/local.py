@@ -25,6 +25,7 @@ from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
 from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
+from sponge_env.live.stages import Stages
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
 
