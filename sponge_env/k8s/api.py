@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,8 @@ URL = "SPONGE_KUBERNETES_URL"
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds the token and the namespace of its service account."""
 TIMEOUT_S = 5.0
-WATCH_S = 60
+"""Longest silence of the API server, beyond that of a watch without events."""
+WATCH_S = 20
 """How long a watch lasts at most; after it, everything is read again."""
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -70,22 +72,24 @@ class Api:
         self, verb: str, path: str, body: Mapping[str, Any] | None = None, kind: str = MERGE
     ) -> dict[str, Any]:
         """Return what the API server answers; all that goes wrong is an :class:`ApiError`."""
-        with self._request(verb, path, body, kind, TIMEOUT_S) as answer:
+        with self._request(verb, path, body, kind) as answer:
             found: dict[str, Any] = json.loads(answer.read())
         return found
 
     def watch(self, path: str) -> Iterator[dict[str, Any]]:
         """Return the events of a watch as they come, until it ends."""
         path = f"{path}&watch=true&timeoutSeconds={WATCH_S}"
-        with self._request("GET", path, None, "", WATCH_S + TIMEOUT_S) as answer:
+        with self._request("GET", path, None, "", WATCH_S) as answer:
             yield from map(json.loads, answer)
 
     @contextlib.contextmanager
     def _request(
-        self, verb: str, path: str, body: object, kind: str, timeout_s: float
+        self, verb: str, path: str, body: object, kind: str, quiet_s: float = 0.0
     ) -> Iterator[http.client.HTTPResponse]:
         try:
-            connection = self._connection = self._connection or self._connect(timeout_s)
+            connection = self._connection = self._connection or self._connect()
+            connection.connect() if connection.sock is None else None
+            connection.sock.settimeout(quiet_s + TIMEOUT_S)
             # the kubelet renews the token before it ends, so each call reads it
             headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
             data = None if body is None else json.dumps(body)
@@ -103,13 +107,19 @@ class Api:
             self.close()
             raise ApiError(f"no answer of Kubernetes at {self._url.netloc}: {error!r}") from None
 
-    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+    def _connect(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port
         if self._url.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+            return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
         authority = ACCOUNT / "ca.crt"
         context = ssl.create_default_context(cafile=authority if authority.exists() else None)
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+
+    def interrupt(self) -> None:
+        """Have a call that waits in another thread fail."""
+        if (connection := self._connection) and (sock := connection.sock):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next call makes another."""

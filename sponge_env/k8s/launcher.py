@@ -1,0 +1,280 @@
+"""Replicas that are pods of a Deployment, which are resized in place and scaled.
+
+Requests go over connections to the pods and never through the API. One thread watches the pods,
+another makes one call after another of those that :mod:`sponge_env.k8s.plan` names; neither is ever
+waited for. While the API server is away, serving goes on with what was granted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.k8s.api import STRATEGIC, Api, own_namespace, server_url
+from sponge_env.k8s.plan import Call, Pod, Want, next_calls, read_pod, resize_patch
+from sponge_env.live.child import Job
+from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial
+from sponge_env.live.replica import LiveConfig
+from sponge_env.live.wire import TOKEN
+
+LOG = logging.getLogger("sponge_env")
+
+PREFIX = "k8s:"
+PERIOD_S, TICK_S = 0.1, 0.004
+"""Period of the quota that a kubelet sets, and the kernel's tick."""
+RETRY_S = 1.0
+"""Pause before a call that failed is made again."""
+LOOK_S = 0.25
+"""Longest time until the next look at what is to do."""
+_SERIALS = itertools.count()
+"""Replicas of several stages may have one id."""
+
+
+class Resizes(NamedTuple):
+    """How far Kubernetes has brought about what was asked for."""
+
+    asked_cores: float
+    granted_cores: float
+    """Physical cores of all pods with a replica."""
+    pending: Mapping[str, int]
+    """Replicas that wait, by the reason."""
+    ended: int
+    """Resizes that came into force."""
+    lag_s: float
+    """From asking to that, all together."""
+
+
+class PodReplica(RemoteReplica):
+    """A replica in a pod, which it may not have yet."""
+
+    def __init__(self, id: int, job: Job, launcher: KubernetesLauncher, cores: float) -> None:
+        super().__init__(id, job, "without a pod", cores, 0.0)
+        self.pod, self.milli, self.serial = "", 0, next(_SERIALS)
+        self._launcher = launcher
+
+    def limit(self, cores: float) -> None:
+        """Have its threads follow, and its pod when Kubernetes comes to it."""
+        super().limit(cores)
+        self._launcher.want(self, cores)
+
+    def close(self) -> None:
+        """Let go of the connection and of the pod."""
+        super().close()
+        self._launcher.drop(self)
+
+
+class KubernetesLauncher(RemoteLauncher):
+    """Runs replicas in the pods of a Deployment. Implements ``Launcher``.
+
+    ``where`` is the Deployment as ``DEPLOYMENT`` or ``NAMESPACE/DEPLOYMENT``. That there is none,
+    or that the API server cannot be asked, is a ``SpongeError``.
+    """
+
+    def __init__(self, configs: Sequence[LiveConfig], where: str) -> None:
+        namespace, _, deployment = where.rpartition("/")
+        if not deployment or "/" in namespace:
+            raise ConfigError(f"--replicas needs {PREFIX}[NAMESPACE/]DEPLOYMENT, not {where!r}")
+        space = f"namespaces/{quote(namespace or own_namespace())}"
+        self._pods_path = f"/api/v1/{space}/pods"
+        self._scale_path = f"/apis/apps/v1/{space}/deployments/{quote(deployment)}/scale"
+        self._acting, self._watching = Api(server_url()), Api(server_url())
+        found = self._acting.call("GET", self._scale_path)
+        self._scale: int = found["spec"]["replicas"]
+        self._labels = quote(found["status"]["selector"])
+        self._changed, self._ended = threading.Condition(), threading.Event()
+        self._pods: dict[str, Pod] = {}
+        self._wanting: dict[int, PodReplica] = {}
+        self._retired: dict[str, socket.socket] = {}
+        """Connections that keep pods unready as long as they last."""
+        self._resumes_s: dict[tuple[str, str], float] = {}
+        """Until when calls are not made again."""
+        self._sent: dict[str, tuple[int, float]] = {}
+        """Resizes that are not in force, and since when they are asked for."""
+        self._resized, self._lag_s, self._trouble = 0, 0.0, ""
+        self._token = os.environ.get(TOKEN, "")
+        super().__init__(configs, [], self._token)
+        self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
+        self._threads = [
+            threading.Thread(target=work, name="sponge-kubernetes", daemon=True)
+            for work in (self._follow, self._act)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> PodReplica:
+        """Return a replica that gets a pod when there is one; at full speed, as large as it is."""
+        replica = PodReplica(id, self.jobs[stage], self, cores)
+        with self._changed:
+            self._wanting[replica.serial] = replica
+        if not full_speed:
+            self.want(replica, cores)
+        self.start(replica, partial(self._reach, replica), stage, full_speed)
+        return replica
+
+    def want(self, replica: PodReplica, cores: float) -> None:
+        """Have a replica get physical cores; the newest wish counts."""
+        with self._changed:
+            replica.milli = math.ceil(round(cores * 1000, 3))
+            self._changed.notify_all()
+
+    def drop(self, replica: PodReplica) -> None:
+        """Have a replica need no pod."""
+        with self._changed:
+            self._wanting.pop(replica.serial, None)
+            self._changed.notify_all()
+
+    def resizes(self) -> Resizes:
+        """Return the present state, from any thread."""
+        with self._changed:
+            wanting = self._wanting.values()
+            pods = [self._pods[each.pod] for each in wanting if each.pod in self._pods]
+            asked = sum(each.milli for each in wanting) / 1000
+            granted = sum(pod.granted_milli for pod in pods) / 1000
+            pending = Counter(pod.pending for pod in pods if pod.pending)
+            pending["NoPod"] = len(wanting) - len(pods)
+            return Resizes(asked, granted, pending, self._resized, self._lag_s)
+
+    def _reach(self, replica: PodReplica) -> Address:
+        """Return where a replica's pod listens, once it has one that does."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: replica.pod or replica.closed or self._ended.is_set()
+                )
+                if not replica.pod or replica.closed:
+                    raise WorkerError("it is not wanted any more")
+            with suppress(OSError, WorkerError):
+                address = self._address(replica.pod)
+                socket.create_connection(address, RETRY_S).close()
+                return address
+            with self._changed:  # its readiness is news of yesterday
+                self._pause("assign", replica.pod)
+                replica.pod = ""
+
+    def _pod(self, name: str) -> Pod:
+        try:
+            return self._pods[name]
+        except KeyError:
+            raise WorkerError(f"pod {name} is gone") from None
+
+    def _address(self, name: str) -> Address:
+        pod = self._pod(name)
+        return Address(pod.address, pod.port)
+
+    def _follow(self) -> None:
+        """Keep the account of the pods."""
+        path = f"{self._pods_path}?labelSelector={self._labels}"
+        while not self._ended.is_set():
+            try:
+                found = self._watching.call("GET", path)
+                with self._changed:
+                    self._pods = {}
+                    self._take(*found["items"])
+                version = found["metadata"]["resourceVersion"]
+                for event in self._watching.watch(f"{path}&resourceVersion={version}"):
+                    if event["type"] == "ERROR":  # too old a version, say
+                        break
+                    self._take(event["object"], gone=event["type"] == "DELETED")
+            except WorkerError as error:
+                self._failed(error)
+                self._ended.wait(RETRY_S)
+
+    def _take(self, *found: Mapping[str, Any], gone: bool = False) -> None:
+        """Note what pods are now, unless newer is known."""
+        with self._changed:
+            for pod in map(read_pod, found):
+                if gone:
+                    self._pods.pop(pod.name, None)
+                elif pod.generation >= self._pods.get(pod.name, pod).generation:
+                    self._pods[pod.name] = pod
+                milli, since_s = self._sent.get(pod.name, (0, 0.0))
+                if since_s and pod.granted_milli == milli:
+                    del self._sent[pod.name]
+                    self._resized += 1
+                    self._lag_s += time.monotonic() - since_s
+            self._changed.notify_all()
+
+    def _act(self) -> None:
+        """Make one call after another."""
+        while not self._ended.is_set():
+            with self._changed:
+                if (call := self._next_call()) is None:
+                    self._changed.wait(LOOK_S)
+                    continue
+            try:
+                self._make(call)
+                self._trouble = ""
+            except WorkerError as error:
+                self._failed(error)
+                with self._changed:
+                    self._pause(call.kind, call.pod)
+
+    def _next_call(self) -> Call | None:
+        now_s = time.monotonic()
+        self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
+        set_aside = {
+            pod for kind, pod in self._resumes_s if kind == "assign"
+        } | self._retired.keys()
+        wants = [Want(key, each.pod, each.milli) for key, each in self._wanting.items()]
+        calls = next_calls(self._pods, wants, set_aside, self._scale)
+        due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
+        return next(due, None)
+
+    def _pause(self, kind: str, pod: str) -> None:
+        self._resumes_s[kind, pod] = time.monotonic() + RETRY_S
+
+    def _failed(self, error: WorkerError) -> None:
+        """Warn of what goes wrong, once as long as it is the same."""
+        if str(error) != self._trouble and not self._ended.is_set():
+            LOG.warning("going on with what was granted: %s", error)
+        self._trouble = str(error)
+
+    def _make(self, call: Call) -> None:
+        kind, name, value = call
+        if kind == "assign":
+            with self._changed:
+                if replica := self._wanting.get(value):
+                    replica.pod, replica.where = name, f"pod {name}"
+                self._changed.notify_all()
+        elif kind == "resize":
+            patch, begin_s = resize_patch(self._pod(name), value), time.monotonic()
+            found = self._acting.call("PATCH", f"{self._pods_path}/{name}/resize", patch, STRATEGIC)
+            with self._changed:
+                self._sent[name] = value, begin_s
+                self._take(found)
+        elif kind == "scale":
+            self._acting.call("PATCH", self._scale_path, {"spec": {"replicas": value}})
+            self._scale = value
+        else:
+            self._pause(kind, name)  # until the kubelet has noticed
+            if sock := self._retired.pop(name, None):
+                sock.close()
+            if kind == "retire":
+                self._retired[name] = dial(self._address(name), self._token, {"retire": True})[0]
+
+    def close(self) -> None:
+        """Let go of the pods, which stay as many as they are."""
+        super().close()
+        self._ended.set()
+        with self._changed:
+            self._changed.notify_all()
+        for api in (self._watching, self._acting):
+            api.interrupt()
+        for thread in self._threads:
+            thread.join()
+        for sock in self._retired.values():
+            sock.close()
