@@ -8,9 +8,9 @@ import pytest
 from scenarios import CHAIN
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario, scenario_of
 from sponge_env.serve import __main__ as command
-from sponge_env.serve.make import check_stage_inputs, controllers, scenario_of
+from sponge_env.serve.make import check_stage_inputs, controllers
 
 
 def test_a_model_takes_the_place_of_a_scenarios_own() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env.errors import ConfigError, unknown
@@ -103,7 +105,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.live.local import LocalLauncher
+    from sponge_env.live.launch import PLACE
 
     stages = stage_profiles(scenario, profile)
     profiles = [model for models in stages for model in models]
@@ -125,7 +127,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
+    with closing(PLACE.open(configs)) as launcher:  # which a worker would need
         for each in profiles:
             if each.limiter != launcher.limiter:
                 text = "profile %r was measured under %s, this run is under %s: %s"
@@ -133,7 +135,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
                 LOG.warning(text, each.name, each.limiter, launcher.limiter, differ)
     cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
     most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
-    if len(configs) > 1 and spec.total_cores > most:
+    if PLACE.is_here and len(configs) > 1 and spec.total_cores > most:
         raise ConfigError(
             f"the stages may hold {spec.total_cores} core units together, but share "
             f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
@@ -144,15 +146,28 @@ def live_machine(
     scenario: Scenario, limiter: Limiter, profile: Profile | None = None
 ) -> AbstractContextManager[None]:
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
+    from sponge_env.live.launch import PLACE
     from sponge_env.live.local import reserve
 
+    if not PLACE.is_here:
+        return nullcontext()
     profile = profile or scenario_profile(scenario)
     spec, stages = make_spec(scenario, profile), stage_profiles(scenario, profile)
     return reserve(real_configs(spec, stages, limiter))
 
 
-def prepare_machine(wait: bool, cpus: frozenset[int] | None) -> None:
-    """Keep to some CPUs, and wait for those that another live run has; both where asked for."""
+def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "local") -> None:
+    """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
+
+    Each where asked for; ``replicas`` that are no nodes are a ``ConfigError``.
+    """
+    if replicas != "local":
+        from sponge_env.live.launch import PLACE
+        from sponge_env.live.remote import RemoteLauncher, parse_addresses
+        from sponge_env.live.wire import TOKEN
+
+        nodes, token = parse_addresses(replicas), os.environ.get(TOKEN, "")
+        PLACE.open = partial(RemoteLauncher, addresses=nodes, token=token)
     if wait or cpus:
         from sponge_env.live.cpus import RESERVATIONS, use_only
 
@@ -182,3 +197,20 @@ def real_configs(
         )
         for stage, models, initial in zip(spec.stages, profiles, spec.initial.stages, strict=True)
     ]
+
+
+def hosted(scenario: Scenario) -> list[LiveConfig]:
+    """Say how a node is set up for a scenario, whose models need not have been measured there."""
+    from sponge_env.live.replica import LiveConfig
+
+    configs = []
+    for stage in scenario.pipeline:
+        models = tuple(filter(None, (local_model(variant.profile) for variant in stage.variants)))
+        if len(models) < len(stage.variants):
+            raise ConfigError(
+                f"scenario {scenario.name!r} uses a profile whose model does not come with it; "
+                "a node needs local or local:MODEL"
+            )
+        batch_max, cores_max = stage.limits.batch, stage.limits.cores
+        configs.append(LiveConfig(models[0], models, batch_max, cores_max))
+    return configs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env import __version__
 from sponge_env.errors import ConfigError
 from sponge_env.live.child import Job
 from sponge_env.live.replica import LiveConfig
@@ -34,6 +36,17 @@ class Stages:
         _check_chain([config.model for config in configs], [each[0] for each in models])
         self.jobs = list(map(make_job, models, [config.batch_max for config in configs]))
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self.jobs]
+        self.facts: dict[str, Any] = {
+            "version": __version__,
+            "core_unit": configs[0].core_unit,
+            "cores": [config.physical_cores(config.cores_max) for config in configs],
+            "batches": [config.batch_max for config in configs],
+            "models": [[os.path.basename(name) for name in each] for each in names],
+            "tensors": [
+                [*map(_listed, (job.inputs, job.outputs)), job.max_tasks] for job in self.jobs
+            ],
+        }
+        """What front ends and nodes must agree on, as JSON has it."""
         self._samples = [_in_order(variants[0].samples()) for variants in models]
 
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
@@ -54,6 +67,11 @@ def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
                 f"{names[k]} leads to tasks of {described(lead.outputs)}, but {names[k + 1]} takes "
                 f"{described(after.inputs)}"
             )
+
+
+def _listed(side: tuple[Sequence[int], Any]) -> list[Any]:
+    shape, layout = side
+    return [list(shape), layout]
 
 
 def _in_order(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -82,7 +82,7 @@ class Layout:
     """How a stage's tensors lie in frames: as in the memory that parent and child share."""
 
     def __init__(self, job: Job) -> None:
-        fields = job.tensors_dtype.fields or {}
+        fields: Mapping[str, Any] = job.tensors_dtype.fields or {}
         self.batch_max, self._max_tasks = job.batch_max, job.max_tasks
         self._input = fields["inputs"][0].base
         self.input_bytes = fields["inputs"][0].itemsize // job.batch_max
@@ -118,7 +118,8 @@ class Layout:
 
 def as_bytes(array: NDArray[Any]) -> memoryview:
     """Return the memory of a contiguous array."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+    rows: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(rows)
 
 
 class Link:
@@ -135,6 +136,8 @@ class Link:
         """When something came the last time."""
         self.backlog: deque[memoryview] = deque()
         """What the kernel did not take yet."""
+        self.watched = 0
+        """For which events whoever waits has registered it."""
         self._head, self._got = memoryview(bytearray(HEAD.size)), 0
         self._frame: Frame | None = None
         self._body = memoryview(b"")
@@ -156,6 +159,16 @@ class Link:
                 sent -= len(self.backlog.popleft())
             if sent:
                 self.backlog[0] = self.backlog[0][sent:]
+
+    def has_news(self) -> bool:
+        """Return whether there is something to take in, or nothing will come any more."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def take(self) -> tuple[Frame, memoryview] | None:
         """Take in the next frame and its body; None as long as it is not whole."""

@@ -1,0 +1,72 @@
+"""Host replicas for front ends on other machines: ``sponge replica``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+
+from sponge_env import cli
+from sponge_env.errors import ConfigError
+from sponge_env.live.wire import TOKEN
+from sponge_env.serve.options import authority, is_local, listening_socket
+
+LIMITERS = ("auto", "cgroup", "outside")
+SWITCH_S = 0.0005
+"""Longest time that a busy thread keeps the interpreter from another connection's."""
+
+
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Host replicas until this is terminated."""
+    arguments = _parser().parse_args(argv)
+    token = os.environ.get(TOKEN, "")
+    if not (token or is_local(arguments.host)):
+        raise ConfigError(f"others reach --host {arguments.host}: put a token into {TOKEN}")
+    from sponge_env.env.factory import hosted, prepare_machine
+    from sponge_env.live.local import LocalLauncher
+    from sponge_env.live.node import NodeServer
+    from sponge_env.scenario.scenario import scenario_of
+
+    prepare_machine(arguments.wait, arguments.cpus)
+    sys.setswitchinterval(SWITCH_S)
+    scenario = scenario_of(arguments.model, arguments.scenario)
+    changes = {"limiter": arguments.limiter, "core_unit": arguments.core_unit}
+    changes |= {"cores_max": arguments.cores} if arguments.cores else {}
+    changes |= {"batch_max": arguments.batch} if arguments.batch else {}
+    configs = [replace(config, **changes) for config in hosted(scenario)]
+    with (
+        cli.terminate_like_interrupt(),
+        suppress(KeyboardInterrupt),
+        closing(LocalLauncher(configs)) as launcher,
+        listening_socket(arguments.host, arguments.port) as listener,
+        closing(NodeServer(listener, launcher, token)) as node,
+    ):
+        at = authority(*listener.getsockname()[:2])
+        sys.stdout.write(f"replicas of {scenario.name} at {at}, limiter {launcher.limiter}\n")
+        sys.stdout.flush()
+        node.serve()
+    return 0
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog=cli.program("replica"),
+        description="Host replicas of a model or pipeline for 'sponge serve --replicas'.",
+        epilog=f"both sides must have the same token in ${TOKEN}, on a loopback address none",
+    )
+    add = parser.add_argument
+    add("--model", default="", metavar="M", help="as for 'sponge serve'")
+    add("--scenario", metavar="S", help="the same; its stages, batch sizes and cores")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=int, default=7700, help="port, 0 for a free one (default: 7700)")
+    text = "CPU limiter: auto, cgroup (insist), or outside (a pod that Kubernetes resizes)"
+    add("--limiter", type=cli.one_of("limiter", LIMITERS), default="auto", help=text)
+    text = "largest number of core units of a replica (default: the scenario's)"
+    add("--cores", type=cli.at_least(1), help=text)
+    add("--batch", type=cli.at_least(1), help="largest batch (default: the scenario's)")
+    add("--core-unit", type=float, default=1 / 16, help="cores in one unit (default: 1/16)")
+    cli.add_machine(parser)
+    return parser
