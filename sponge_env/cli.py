@@ -183,7 +183,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 def add_replicas(parser: argparse.ArgumentParser) -> None:
     """Add where the real worker has its replicas."""
-    text = "local (default), or nodes that run 'sponge replica', with the same token"
+    text = "local (default), nodes that run 'sponge replica' with the same token, or k8s:DEPLOYMENT"
     parser.add_argument("--replicas", default="local", metavar="HOST:PORT,...", help=text)
 
 

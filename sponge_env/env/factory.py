@@ -159,15 +159,21 @@ def live_machine(
 def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "local") -> None:
     """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
 
-    Each where asked for; ``replicas`` that are no nodes are a ``ConfigError``.
+    Each where asked for; ``replicas`` that are neither nodes nor a Deployment's are a
+    ``ConfigError``.
     """
     if replicas != "local":
+        from sponge_env.k8s.launcher import PREFIX, KubernetesLauncher
         from sponge_env.live.launch import PLACE
         from sponge_env.live.remote import RemoteLauncher, parse_addresses
         from sponge_env.live.wire import TOKEN
 
-        nodes, token = parse_addresses(replicas), os.environ.get(TOKEN, "")
-        PLACE.open = partial(RemoteLauncher, addresses=nodes, token=token)
+        token = os.environ.get(TOKEN, "")
+        if replicas.startswith(PREFIX):
+            deployment = replicas.removeprefix(PREFIX)
+            PLACE.open = partial(KubernetesLauncher, where=deployment, token=token)
+        else:
+            PLACE.open = partial(RemoteLauncher, addresses=parse_addresses(replicas), token=token)
     if wait or cpus:
         from sponge_env.live.cpus import RESERVATIONS, use_only
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import os
 import socket
 import threading
 import time
@@ -27,7 +26,6 @@ from sponge_env.k8s.plan import Call, Pod, Want, next_calls, read_pod, resize_pa
 from sponge_env.live.child import Job
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial
 from sponge_env.live.replica import LiveConfig
-from sponge_env.live.wire import TOKEN
 
 LOG = logging.getLogger("sponge_env")
 
@@ -78,11 +76,11 @@ class PodReplica(RemoteReplica):
 class KubernetesLauncher(RemoteLauncher):
     """Runs replicas in the pods of a Deployment. Implements ``Launcher``.
 
-    ``where`` is the Deployment as ``DEPLOYMENT`` or ``NAMESPACE/DEPLOYMENT``. That there is none,
-    or that the API server cannot be asked, is a ``SpongeError``.
+    ``where`` is the Deployment, ``DEPLOYMENT`` or ``NAMESPACE/DEPLOYMENT``. That there is none, or
+    that the API server cannot be asked, is a ``SpongeError``.
     """
 
-    def __init__(self, configs: Sequence[LiveConfig], where: str) -> None:
+    def __init__(self, configs: Sequence[LiveConfig], where: str, token: str) -> None:
         namespace, _, deployment = where.rpartition("/")
         if not deployment or "/" in namespace:
             raise ConfigError(f"--replicas needs {PREFIX}[NAMESPACE/]DEPLOYMENT, not {where!r}")
@@ -103,8 +101,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._sent: dict[str, tuple[int, float]] = {}
         """Resizes that are not in force, and since when they are asked for."""
         self._resized, self._lag_s, self._trouble = 0, 0.0, ""
-        self._token = os.environ.get(TOKEN, "")
-        super().__init__(configs, [], self._token)
+        super().__init__(configs, [], token)
         self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
         self._threads = [
             threading.Thread(target=work, name="sponge-kubernetes", daemon=True)
