@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 
 from sponge_env import cli
 from sponge_env.errors import ConfigError
+from sponge_env.live.cpus import prepare_cpus
+from sponge_env.live.local import LocalLauncher
+from sponge_env.live.node import NodeServer
+from sponge_env.live.replica import LiveConfig
 from sponge_env.live.wire import TOKEN
+from sponge_env.scenario.profile import local_model
+from sponge_env.scenario.scenario import Scenario, scenario_of
 from sponge_env.serve.options import authority, is_local, listening_socket
 
 LIMITERS = ("auto", "cgroup", "outside")
@@ -25,22 +31,13 @@ def main(argv: Sequence[str]) -> int:
     token = os.environ.get(TOKEN, "")
     if not (token or is_local(arguments.host)):
         raise ConfigError(f"others reach --host {arguments.host}: put a token into {TOKEN}")
-    from sponge_env.env.factory import hosted, prepare_machine
-    from sponge_env.live.local import LocalLauncher
-    from sponge_env.live.node import NodeServer
-    from sponge_env.scenario.scenario import scenario_of
-
-    prepare_machine(arguments.wait, arguments.cpus)
+    prepare_cpus(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
     scenario = scenario_of(arguments.model, arguments.scenario)
-    changes = {"limiter": arguments.limiter, "core_unit": arguments.core_unit}
-    changes |= {"cores_max": arguments.cores} if arguments.cores else {}
-    changes |= {"batch_max": arguments.batch} if arguments.batch else {}
-    configs = [replace(config, **changes) for config in hosted(scenario)]
     with (
         cli.terminate_like_interrupt(),
         suppress(KeyboardInterrupt),
-        closing(LocalLauncher(configs)) as launcher,
+        closing(LocalLauncher(_configs(scenario, arguments))) as launcher,
         listening_socket(arguments.host, arguments.port) as listener,
         closing(NodeServer(listener, launcher, token)) as node,
     ):
@@ -49,6 +46,29 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         node.serve()
     return 0
+
+
+def _configs(scenario: Scenario, arguments: argparse.Namespace) -> list[LiveConfig]:
+    """Say how replicas of a scenario are set up, whose models need not have been measured here."""
+    configs = []
+    for stage in scenario.pipeline:
+        models = tuple(filter(None, (local_model(variant.profile) for variant in stage.variants)))
+        if len(models) < len(stage.variants):
+            raise ConfigError(
+                f"scenario {scenario.name!r} uses a profile whose model does not come with it; "
+                "a node needs local or local:MODEL"
+            )
+        configs.append(
+            LiveConfig(
+                model=models[0],
+                variants=models,
+                batch_max=arguments.batch or stage.limits.batch,
+                cores_max=arguments.cores or stage.limits.cores,
+                core_unit=arguments.core_unit,
+                limiter=arguments.limiter,
+            )
+        )
+    return configs
 
 
 def _parser() -> cli.Parser:

@@ -175,11 +175,9 @@ def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "lo
         else:
             PLACE.open = partial(RemoteLauncher, addresses=parse_addresses(replicas), token=token)
     if wait or cpus:
-        from sponge_env.live.cpus import RESERVATIONS, use_only
+        from sponge_env.live.cpus import prepare_cpus
 
-        RESERVATIONS.patient |= wait
-        if cpus:
-            use_only(cpus)
+        prepare_cpus(wait, cpus)
 
 
 def real_configs(
@@ -203,20 +201,3 @@ def real_configs(
         )
         for stage, models, initial in zip(spec.stages, profiles, spec.initial.stages, strict=True)
     ]
-
-
-def hosted(scenario: Scenario) -> list[LiveConfig]:
-    """Say how a node is set up for a scenario, whose models need not have been measured there."""
-    from sponge_env.live.replica import LiveConfig
-
-    configs = []
-    for stage in scenario.pipeline:
-        models = tuple(filter(None, (local_model(variant.profile) for variant in stage.variants)))
-        if len(models) < len(stage.variants):
-            raise ConfigError(
-                f"scenario {scenario.name!r} uses a profile whose model does not come with it; "
-                "a node needs local or local:MODEL"
-            )
-        batch_max, cores_max = stage.limits.batch, stage.limits.cores
-        configs.append(LiveConfig(models[0], models, batch_max, cores_max))
-    return configs
