@@ -6,16 +6,20 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import busy_model
 import numpy as np
+import pods
 import pytest
 from fake_replicas import FakeLauncher
 from machine import PATIENCE_S, wait_until
 from nodes import remote_launcher
 from numpy.typing import NDArray
 
+from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
@@ -69,6 +73,8 @@ class Rig:
         if isinstance(self.launcher, FakeLauncher):
             self.launcher.willing = False
         replica.limit(1 / 16)
+        if isinstance(self.launcher, KubernetesLauncher):
+            wait_until(lambda: replica.granted_cores() < 0.1, "a resize")
         replica.start(1, self.samples(BATCH))
         assert has_no_event(replica)
 
@@ -82,16 +88,21 @@ LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "fake": FakeLauncher,
     "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
     "remote": lambda: remote_launcher([busy_model.config(batch_max=BATCH)]),
+    "pods": lambda: pods.launcher(batch_max=BATCH),
 }
 
 
 @pytest.fixture(
-    params=[pytest.param(n, marks=[pytest.mark.live] * (n != "fake")) for n in LAUNCHERS]
+    params=[
+        pytest.param(n, marks=[pytest.mark.live] * (n != "fake") + [pods.needs_v1] * (n == "pods"))
+        for n in LAUNCHERS
+    ]
 )
-def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
-    rig = Rig(LAUNCHERS[request.param]())
-    yield rig
-    rig.close()
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    with pods.pods(tmp_path) if request.param == "pods" else nullcontext():
+        rig = Rig(LAUNCHERS[request.param]())
+        yield rig
+        rig.close()
 
 
 def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:

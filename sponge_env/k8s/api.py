@@ -79,33 +79,44 @@ class Api:
     def watch(self, path: str) -> Iterator[dict[str, Any]]:
         """Return the events of a watch as they come, until it ends."""
         path = f"{path}&watch=true&timeoutSeconds={WATCH_S}"
-        with self._request("GET", path, None, "", WATCH_S) as answer:
-            yield from map(json.loads, answer)
+        try:
+            with self._request("GET", path, None, "", WATCH_S) as answer:
+                yield from map(json.loads, answer)
+        finally:
+            self.close()
 
     @contextlib.contextmanager
     def _request(
         self, verb: str, path: str, body: object, kind: str, quiet_s: float = 0.0
     ) -> Iterator[http.client.HTTPResponse]:
+        # the kubelet renews the token before it ends, so each call reads it
+        headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
+        headers |= {"Content-Type": kind} if body else {}
+        data = json.dumps(body) if body else None
         try:
-            connection = self._connection = self._connection or self._connect()
-            connection.connect() if connection.sock is None else None
-            connection.sock.settimeout(quiet_s + TIMEOUT_S)
-            # the kubelet renews the token before it ends, so each call reads it
-            headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
-            data = None if body is None else json.dumps(body)
-            connection.request(
-                verb, path, data, headers | {"Content-Type": kind} if data else headers
-            )
-            answer = connection.getresponse()
-            if answer.status >= http.client.BAD_REQUEST:
-                told = answer.read().decode(errors="replace")
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    told = json.loads(told)["message"]
-                raise ApiError(f"Kubernetes refuses: {told}", answer.status)
-            yield answer
+            try:
+                answer = self._send(verb, path, data, headers, quiet_s)
+            except (ConnectionError, http.client.NotConnected):
+                self.close()  # it was idle for too long
+                answer = self._send(verb, path, data, headers, quiet_s)
+            with answer:
+                if answer.status >= http.client.BAD_REQUEST:
+                    told = answer.read().decode(errors="replace")
+                    with contextlib.suppress(ValueError, LookupError, TypeError):
+                        told = json.loads(told)["message"]
+                    raise ApiError(f"Kubernetes refuses: {told}", answer.status)
+                yield answer
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
             raise ApiError(f"no answer of Kubernetes at {self._url.netloc}: {error!r}") from None
+
+    def _send(
+        self, verb: str, path: str, data: str | None, headers: dict[str, str], quiet_s: float
+    ) -> http.client.HTTPResponse:
+        connection = self._connection = self._connection or self._connect()
+        connection.request(verb, path, data, headers)
+        connection.sock.settimeout(quiet_s + TIMEOUT_S)
+        return connection.getresponse()
 
     def _connect(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port

@@ -57,8 +57,10 @@ class Resizes(NamedTuple):
 class PodReplica(RemoteReplica):
     """A replica in a pod, which it may not have yet."""
 
-    def __init__(self, id: int, job: Job, launcher: KubernetesLauncher, cores: float) -> None:
-        super().__init__(id, job, "without a pod", cores, 0.0)
+    def __init__(
+        self, id: int, job: Job, launcher: KubernetesLauncher, cores: float, granted_cores: float
+    ) -> None:
+        super().__init__(id, job, "without a pod", cores, granted_cores)
         self.pod, self.milli, self.serial = "", 0, next(_SERIALS)
         self._launcher = launcher
 
@@ -101,6 +103,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._sent: dict[str, tuple[int, float]] = {}
         """Resizes that are not in force, and since when they are asked for."""
         self._resized, self._lag_s, self._trouble = 0, 0.0, ""
+        self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
         self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
         self._threads = [
@@ -114,7 +117,8 @@ class KubernetesLauncher(RemoteLauncher):
         self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
     ) -> PodReplica:
         """Return a replica that gets a pod when there is one; at full speed, as large as it is."""
-        replica = PodReplica(id, self.jobs[stage], self, cores)
+        granted_cores = self._cores_max if full_speed else cores  # until a pod says more
+        replica = PodReplica(id, self.jobs[stage], self, cores, granted_cores)
         with self._changed:
             self._wanting[replica.serial] = replica
         if not full_speed:
@@ -273,5 +277,7 @@ class KubernetesLauncher(RemoteLauncher):
             api.interrupt()
         for thread in self._threads:
             thread.join()
+        for api in (self._watching, self._acting):
+            api.close()
         for sock in self._retired.values():
             sock.close()

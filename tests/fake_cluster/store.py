@@ -76,6 +76,7 @@ class Store:
                 raise ApiError(409, "AlreadyExists", f'{plural} "{meta["name"]}" already exists')
             if plural == "deployments":
                 new["spec"].setdefault("replicas", 1)
+                new["status"] = {"replicas": 0}
             if plural == "pods":
                 new["status"] = {"phase": "Pending", "conditions": []}
             return self.put(key, new, "ADDED")
