@@ -13,13 +13,16 @@ import pytest
 import yaml
 from fake_cluster import FakeCluster, fake_cluster
 from fake_cluster.node import ROOT
+from machine import wait_until
 
 from sponge_env.k8s import api
 from sponge_env.k8s.launcher import KubernetesLauncher
+from sponge_env.live.replica import LiveConfig
 
 HERE = Path(__file__).parent
 BASE = HERE.parent / "deploy" / "base"
 TOKEN = "of the tests"
+BUSY = busy_model.config(batch_max=8, replicas_max=2)
 
 needs_v1 = pytest.mark.skipif(not ROOT.is_dir(), reason="needs control groups of version 1")
 
@@ -51,6 +54,8 @@ def _run_here(container: dict[str, Any], cpu: str) -> None:
         side["cpu"] = cpu
 
 
-def launcher(batch_max: int = 8, **more: Any) -> KubernetesLauncher:
-    configs = [busy_model.config(batch_max=batch_max, **more)]
-    return KubernetesLauncher(configs, "sponge-replica", TOKEN)
+def launcher(config: LiveConfig, deployment: str = "sponge-replica") -> KubernetesLauncher:
+    """Return a launcher that has seen its pod."""
+    launcher = KubernetesLauncher([config], deployment, TOKEN)
+    wait_until(lambda: bool(launcher._pods))
+    return launcher

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served_story import ANSWER, SERVED, Story, call, snapshot
 
+from sponge_env.k8s.launcher import Resizes
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Batches, Reply, Status
 from sponge_env.serve.monitor.exposition import exposition
@@ -168,3 +169,18 @@ def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> No
     assert len(families) == len(declared)
     labels = [sample.labels for family in families for sample in family.samples]
     assert {each["model"] for each in labels if "model" in each} == {name}
+
+
+def test_pods_are_shown_as_kubernetes_has_them() -> None:
+    pods = Resizes(1.5, 1.25, {"NoPod": 1, "Deferred": 2}, ended=4, lag_s=0.8)
+    has(
+        ServerMetrics(SERVED, resizes=lambda: pods),
+        {
+            "sponge_pod_cores_asked": 1.5,
+            "sponge_pod_cores_granted": 1.25,
+            "sponge_pods_pending{reason=NoPod}": 1,
+            "sponge_pods_pending{reason=Deferred}": 2,
+            "sponge_resize_seconds_count": 4,
+            "sponge_resize_seconds_sum": 0.8,
+        },
+    )

@@ -145,7 +145,8 @@ class KubernetesLauncher(RemoteLauncher):
             pods = [self._pods[each.pod] for each in wanting if each.pod in self._pods]
             asked = sum(each.milli for each in wanting) / 1000
             granted = sum(pod.granted_milli for pod in pods) / 1000
-            pending = Counter(pod.pending for pod in pods if pod.pending)
+            pending = dict.fromkeys(("NoPod", "Deferred", "Infeasible"), 0)
+            pending |= Counter(pod.pending for pod in pods if pod.pending)
             pending["NoPod"] = len(wanting) - len(pods)
             return Resizes(asked, granted, pending, self._resized, self._lag_s)
 
