@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import select
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from sponge_env.live import stages, wire
 from sponge_env.live.launch import PLACE
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
-from sponge_env.live.wire import HEAD, Frame, Kind, Layout
+from sponge_env.live.wire import HEAD, Frame, Layout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
@@ -66,9 +67,9 @@ def quick_scenario(folder: Path) -> Scenario:
 
 
 @pytest.mark.live
-@pytest.mark.parametrize("fault", ["killed", "stopped", "cut"])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, None])
 def test_a_node_that_goes_costs_no_request(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as opened:
         nodes = [NodeProcess(*OUTSIDE) for _ in range(2)]
@@ -107,7 +108,7 @@ def test_a_node_that_goes_costs_no_request(
 @pytest.mark.live
 def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path: Path) -> None:
     toml = "".join(
-        f'[[stages]]\nname = "{name}"\nprofile = "local:busy_model:{name}"\n'
+        f'[[stages]]\nname = "{name}"\nvariants = [{{ profile = "local:busy_model:{name}" }}]\n'
         for name in ("Cutter", "Quick")
     )
     (tmp_path / "two.toml").write_text(toml)
@@ -151,10 +152,12 @@ def test_a_layout_reads_what_it_sends(model: Model) -> None:
     for failed in (None, {1: "why"}):
         body = b"".join(layout.answers(tensors, 4, failed))
         answers, told = layout.read(memoryview(body), 4)
-        counts = [2, 0, 3, 3] if model.max_tasks else [None] * 4
+        counts = [2, 0, 3, 3]
+        slots = list(tensors.answers)
+        if model.max_tasks:
+            slots = [slot[:n] for slot, n in zip(slots, counts, strict=True)]
         assert told == failed
-        for answer, slot, count in zip(answers, tensors.answers, counts, strict=True):
-            assert answer.tobytes() == slot[:count].tobytes() if count != None else slot.tobytes()  # noqa: E711
+        assert [a.tobytes() for a in answers] == [slot.tobytes() for slot in slots]
 
 
 @pytest.mark.live
@@ -162,10 +165,10 @@ def test_a_layout_reads_what_it_sends(model: Model) -> None:
     ("token", "changes", "sentence"),
     [
         ("wrong", {}, "it has another token; set SPONGE_REPLICA_TOKEN to the same"),
-        (TOKEN, {"model": "busy_model:Busy"}, r"has models \[\['busy_model:Quick'\]\], here it is"),
-        (TOKEN, {"core_unit": 0.5, "cores_max": 2}, "has core unit 0.0625, here it is 0.5"),
-        (TOKEN, {"batch_max": 17}, r"has batches of at most \[16\], here they are up to \[17\]"),
-        (TOKEN, {"version": "9.9"}, "has version .*, here it is 9.9; start both with the same"),
+        (TOKEN, {"model": "busy_model:Busy"}, r"its models is .*busy_model:Quick.*, needed is"),
+        (TOKEN, {"core_unit": 0.5, "cores_max": 2}, "its core unit is 0.0625, needed is 0.5"),
+        (TOKEN, {"batch_max": 17}, r"its at most is \[1.0, 16.0\], needed is \[1.0, 17.0\]"),
+        (TOKEN, {"version": "9.9"}, "its version is .*, needed is 9.9; start both sides"),
     ],
 )
 def test_a_node_that_cannot_be_used_is_refused_with_a_sentence(
@@ -200,20 +203,25 @@ def hostile(node: NodeProcess) -> Iterator[socket.socket]:
         sock = socket.create_connection(node.address)
         sock.settimeout(PATIENCE_S)
         yield sock
-        try:
+        with suppress(OSError):
             sock.sendall(data)
-        except OSError:
-            pass
-    launch = {"stage": 0, "cores": 1.0, "full_speed": False}
-    for hello in ({}, {"launch": 7}, {"launch": {**launch, "stage": 9}}, {"launch": launch}):
-        for kind, size, length in ((Kind.START, 1, 1 << 31), (Kind.START, 1 << 15, 8), (99, 1, 9)):
-            sock, _ = dial(node.address, TOKEN, hello)
-            yield sock
-            with closing(sock.dup()) as copy:
-                copy.sendall(HEAD.pack(*Frame(kind, 0, size, length)))
-        sock, _ = dial(node.address, TOKEN, hello)
+    launch = Frame(wire.LAUNCH, cores=1.0)
+    for frames in (
+        [Frame(wire.START, 0, 1, 8)],
+        [launch._replace(variant=9)],
+        [launch._replace(cores=math.nan)],
+        [launch, launch],
+        [launch, Frame(wire.START, 0, 1, 1 << 31)],
+        [launch, Frame(wire.START, 0, 1 << 15, 8)],
+        [launch, Frame(wire.LIMIT, cores=math.inf)],
+        [launch, Frame(99, length=1 << 31)],
+    ):
+        sock, _ = dial(node.address, TOKEN, {})
         yield sock
-        sock.sendall(HEAD.pack(*Frame(Kind.START, 0, 1, 8))[:20])
+        sock.sendall(b"".join(HEAD.pack(*frame) for frame in frames))
+    sock, _ = dial(node.address, TOKEN, {})
+    yield sock
+    sock.sendall(HEAD.pack(*launch)[:20])
 
 
 def peak_bytes(pid: int) -> int:
@@ -229,9 +237,9 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess
             opened.callback(sock.close)
         for _ in range(200):  # idle, or a probe's
             opened.enter_context(socket.create_connection(node.address))
-        with closing(RemoteLauncher([QUICK], [node.address], TOKEN)) as launcher:
-            with closing(launcher.launch(0, 1.0)) as replica:
-                assert isinstance(next_event(replica), Ready)
+        launcher = opened.enter_context(closing(RemoteLauncher([QUICK], [node.address], TOKEN)))
+        replica = opened.enter_context(closing(launcher.launch(0, 1.0)))
+        assert isinstance(next_event(replica), Ready)
         assert peak_bytes(node.process.pid) < before + 32e6
         assert node.process.poll() is None
 

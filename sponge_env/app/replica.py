@@ -62,8 +62,8 @@ def _configs(scenario: Scenario, arguments: argparse.Namespace) -> list[LiveConf
             LiveConfig(
                 model=models[0],
                 variants=models,
-                batch_max=arguments.batch or stage.limits.batch,
-                cores_max=arguments.cores or stage.limits.cores,
+                batch_max=stage.limits.batch,
+                cores_max=stage.limits.cores,
                 core_unit=arguments.core_unit,
                 limiter=arguments.limiter,
             )
@@ -84,9 +84,6 @@ def _parser() -> cli.Parser:
     add("--port", type=int, default=7700, help="port, 0 for a free one (default: 7700)")
     text = "CPU limiter: auto, cgroup (insist), or outside (a pod that Kubernetes resizes)"
     add("--limiter", type=cli.one_of("limiter", LIMITERS), default="auto", help=text)
-    text = "largest number of core units of a replica (default: the scenario's)"
-    add("--cores", type=cli.at_least(1), help=text)
-    add("--batch", type=cli.at_least(1), help="largest batch (default: the scenario's)")
     add("--core-unit", type=float, default=1 / 16, help="cores in one unit (default: 1/16)")
     cli.add_machine(parser)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -20,7 +21,7 @@ from sponge_env.live import wire
 from sponge_env.live.child import Job
 from sponge_env.live.replica import Answer, Death, Event, LiveConfig, Ready
 from sponge_env.live.stages import Stages
-from sponge_env.live.wire import Frame, Kind, Layout, Link, WireError
+from sponge_env.live.wire import Frame, Layout, Link, WireError
 
 LOG = logging.getLogger("sponge_env")
 
@@ -28,6 +29,10 @@ SILENT_S, GONE_S = 0.3, 0.7
 """Without a beat for so long a replica gets no work, and counts as dead."""
 RETRY_S = 0.5
 """Pause before a node is tried again."""
+
+
+class UnreachableError(WorkerError):
+    """A node that is not there, for now."""
 
 
 class Address(NamedTuple):
@@ -38,10 +43,6 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-class UnreachableError(WorkerError):
-    """A node that is not there, for now."""
 
 
 def parse_addresses(text: str) -> list[Address]:
@@ -55,43 +56,40 @@ def parse_addresses(text: str) -> list[Address]:
     return found
 
 
-def dial(address: Address, token: str, hello: dict[str, Any]) -> tuple[socket.socket, Any]:
-    """Connect to a node and say hello; return the connection and the node's facts.
+def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
+    """Return a connection to a node, and its facts; it takes a few seconds at most.
 
-    It takes :data:`~.wire.HANDSHAKE_S` at most. That a node is not there or refuses is a
-    ``WorkerError``.
+    That it is not there, or does not serve what this side's facts say, is a ``WorkerError``.
     """
     until_s = time.monotonic() + wire.HANDSHAKE_S
     try:
         sock = socket.create_connection(address, timeout=wire.HANDSHAKE_S)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wire.introduce(sock, token, until_s)
-            wire.send_json(sock, Kind.HELLO, hello)
-            return sock, wire.read_json(sock, Kind.SETUP, until_s)
+            wire.authenticate(sock, token, wire.FRONT_END, until_s)
+            head = Frame(*wire.HEAD.unpack(wire.read_exactly(sock, wire.HEAD.size, until_s)))
+            length = min(head.length, wire.MAX_TEXT_BYTES)
+            facts = json.loads(wire.read_exactly(sock, length, until_s))
+            _check(facts, own)
+            return sock, facts
         except BaseException:
             sock.close()
             raise
-    except WireError as error:
+    except (WireError, ValueError) as error:
         raise WorkerError(f"node {address} cannot be used: {error}") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UnreachableError(f"node {address} cannot be reached: {reason}") from None
+        why = error.strerror or error
+        raise UnreachableError(f"node {address} cannot be reached: {why}") from None
 
 
-def check_node(address: Address, facts: dict[str, Any], own: dict[str, Any]) -> None:
-    """Refuse a node that does not serve what this side needs, as a ``WorkerError``."""
-    for what in ("version", "models", "tensors", "core_unit"):
-        if facts.get(what) != own[what]:
-            raise WorkerError(
-                f"node {address} has {what.replace('_', ' ')} {facts.get(what)}, here it is "
-                f"{own[what]}; start both with the same version, --model or --scenario"
-            )
-    for what, option in (("batches", "batch"), ("cores", "cores")):
-        if any(theirs < ours for theirs, ours in zip(facts[what], own[what], strict=True)):
-            raise WorkerError(
-                f"node {address} has {what} of at most {facts[what]}, here they are up to "
-                f"{own[what]}; start it with a larger --{option}"
+def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
+    for what, needed in own.items():
+        found = facts[what]
+        enough = all(map(float.__ge__, found, needed)) if what == "at_most" else found == needed
+        if not enough:
+            raise ValueError(
+                f"its {what.replace('_', ' ')} is {found}, needed is {needed}; start both sides "
+                "with the same version, --model, --scenario and --core-unit"
             )
 
 
@@ -109,25 +107,22 @@ class RemoteReplica:
         """Make one to be launched at ``where``, with physical cores as asked and as granted."""
         self.id, self.where, self.cores = id, where, cores
         self.silent = self.closed = False
-        self._layout, self._link = Layout(job), None
-        self._last = Frame(Kind.STATUS, cores=granted_cores)
+        self._last = Frame(wire.STATUS, cores=granted_cores)
         """What the node reported last."""
         self._event_cpu_s = 0.0
-        self._unsent: list[tuple[Frame, wire.Parts]] = []
         self._event: Event | None = None
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()
         """Its connection, and why it dies."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
         self.fileno = self._epoll.fileno
-
-    _link: Link | None
+        self._layout, self._link = Layout(job), Link(self._epoll, self._room)
 
     def attach(self, sock: socket.socket) -> None:
-        """Hand over the connection on which a node has launched it."""
+        """Hand over its connection."""
         if not self._tell(sock):
             sock.close()
 
@@ -144,16 +139,22 @@ class RemoteReplica:
 
     def look(self, now_s: float) -> None:
         """Notice that the node is silent, or has been for too long."""
-        link = self._link
-        if link is None or now_s < link.heard_s + SILENT_S or link.has_news():
-            return
-        self.silent = True
-        if now_s > link.heard_s + GONE_S and not self._news:
-            self.fail(f"node {self.where} has given no sign of life for {GONE_S:g} s")
+        with self._lock:
+            silent_s = now_s - self._link.heard_s
+            # what has come may just not have been read
+            if self.closed or not self._link.sock or silent_s < SILENT_S or self._epoll.poll(0):
+                return
+            self.silent = True
+            if silent_s > GONE_S:
+                self.fail(f"node {self.where} has given no sign of life for {GONE_S:g} s")
+
+    def launch(self, stage: int, full_speed: bool) -> None:
+        """Have the node launch it, once there is a connection."""
+        self._send(Frame(wire.LAUNCH, stage, int(full_speed), cores=self.cores))
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
-        """Send the inputs, as far as the kernel takes them; the rest goes with :meth:`poll`."""
-        frame = Frame(Kind.START, variant, len(tensors), batch_id=batch_id)
+        """Send the inputs as far as the kernel takes them; the rest goes with :meth:`poll`."""
+        frame = Frame(wire.START, variant, len(tensors), batch_id=batch_id)
         self._send(frame, self._layout.inputs(tensors))
 
     def answers(self, size: int) -> list[NDArray[Any]]:
@@ -161,24 +162,13 @@ class RemoteReplica:
         return self._answers[:size]
 
     def limit(self, cores: float) -> None:
-        """Ask the node, which answers with what is granted."""
+        """Ask the node, which reports what is granted."""
         self.cores = cores
-        self._send(Frame(Kind.LIMIT, cores=cores))
+        self._send(Frame(wire.LIMIT, cores=cores))
 
     def _send(self, frame: Frame, parts: wire.Parts = ()) -> None:
-        if self._link is None:
-            self._unsent.append((frame, parts))
-            return
-        with suppress(OSError):  # the end of the connection shows at the next poll
+        with suppress(OSError):  # the connection's end shows at the next poll
             self._link.send(frame, parts)
-        self._watch(self._link)
-
-    def _watch(self, link: Link) -> None:
-        """Let the descriptor be readable also when more can be sent, if there is more."""
-        mask = select.EPOLLIN | (select.EPOLLOUT if link.backlog else 0)
-        if link.watched != mask:
-            (self._epoll.modify if link.watched else self._epoll.register)(link.sock, mask)
-            link.watched = mask
 
     def poll(self) -> Event | None:
         """Send what is left over, and take in the next event."""
@@ -189,7 +179,7 @@ class RemoteReplica:
         return event
 
     def _take_in(self) -> None:
-        """Take in what has come, up to the next event; after a death nothing comes."""
+        """Take in what has come, up to the next event."""
         if self._event is not None or self.closed:
             return
         try:
@@ -197,45 +187,34 @@ class RemoteReplica:
                 news = self._news.popleft()
                 if isinstance(news, str):
                     raise WorkerError(news)
-                self._link = Link(news, self._room)
-                for frame, parts in self._unsent:
-                    self._link.send(frame, parts)
-                self._watch(self._link)
-            if (link := self._link) is None:
-                return
-            if link.backlog:
-                link.flush()
-                self._watch(link)
-            while self._event is None and (found := link.take()):
+                self._link.open(news)
+            self._link.flush()
+            while self._event is None and (found := self._link.take()):
                 self._event = self._event_of(*found)
-            self.silent = self.silent and time.monotonic() > link.heard_s + SILENT_S
+                self.silent = False
         except WorkerError as error:
             self._event = Death(str(error))
         except (OSError, ValueError) as error:
             self._event = Death(f"node {self.where}: {error}")
 
     def _room(self, frame: Frame) -> memoryview:
-        ends = frame.kind == Kind.END
-        most = wire.MAX_JSON_BYTES if ends else self._layout.max_answer_bytes
-        if frame.length > most:
-            raise WireError(f"it sends {frame.length} bytes")
-        return memoryview(bytearray(frame.length))
+        most = max(wire.MAX_TEXT_BYTES, self._layout.max_answer_bytes)
+        return memoryview(bytearray(min(frame.length, most)))
 
     def _event_of(self, frame: Frame, body: memoryview) -> Event | None:
-        if frame.kind == Kind.END:
+        if frame.kind == wire.END:
             raise WorkerError(bytes(body).decode(errors="replace"))
-        self._last, now_s = frame, time.monotonic()
-        before_s = self._event_cpu_s
-        if frame.kind in (Kind.READY, Kind.ANSWER):
+        self._last, now_s, before_s = frame, time.monotonic(), self._event_cpu_s
+        if frame.kind in (wire.READY, wire.ANSWER):
             self._event_cpu_s = frame.cpu_s
-        if frame.kind == Kind.READY:
+        if frame.kind == wire.READY:
             return Ready(now_s)
-        if frame.kind != Kind.ANSWER:
+        if frame.kind != wire.ANSWER:
             return None
         self._answers, failed = self._layout.read(body, frame.size)
         # the node's clock is its own: what passed beside the batch counts as waiting
-        begun_s = now_s - frame.took_s
-        return Answer(frame.batch_id, begun_s, now_s, frame.cpu_s - before_s, failed)
+        started_s, cpu_s = now_s - frame.took_s, frame.cpu_s - before_s
+        return Answer(frame.batch_id, started_s, now_s, cpu_s, failed)
 
     def _report(self) -> Frame:
         """Return the node's last report, and leave an event that comes before it to the poll."""
@@ -259,7 +238,7 @@ class RemoteReplica:
 
     def kill(self) -> None:
         """End the connection, and with it the replica."""
-        if self._link is not None:
+        if self._link.sock:
             with suppress(OSError):
                 self._link.sock.shutdown(socket.SHUT_RDWR)
         self.fail("it was killed")
@@ -272,102 +251,87 @@ class RemoteReplica:
             self.closed = True
             os.close(self._bell)
             self._epoll.close()
-        socks = [news for news in self._news if not isinstance(news, str)]
-        for sock in [*socks, *([self._link.sock] if self._link else [])]:
-            sock.close()
+        for sock in (self._link.sock, *self._news):
+            if isinstance(sock, socket.socket):
+                sock.close()
 
 
 class Node:
-    """A node, and a connection that shows whether it lives."""
+    """A node, and a connection on which it beats."""
 
-    def __init__(self, address: Address, token: str, own: dict[str, Any]) -> None:
-        """Begin to watch it, from a thread; ``own`` is what this side serves."""
-        self.address, self.beats, self.facts = address, False, dict[str, Any]()
-        self.error: WorkerError | None = None
-        """Why it cannot be used."""
-        self.tried, self._closed = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(token, own), daemon=True)
-        self._thread.start()
+    beats = False
 
-    def close(self) -> None:
-        """Let go of it; the thread ends soon."""
-        self._closed.set()
-        self._thread.join(SILENT_S)
+    def __init__(self, address: Address) -> None:
+        self.address, self.tried = address, threading.Event()
+        self.facts: dict[str, Any] = {}
+        self.error = WorkerError()
+        """Why it does not beat."""
 
-    def _watch(self, token: str, own: dict[str, Any]) -> None:
-        while not self._closed.is_set():
+    def watch(self, token: str, own: dict[str, Any], closed: threading.Event) -> None:
+        """Connect to it again and again until that is closed."""
+        while not closed.is_set():
             try:
-                sock, self.facts = dial(self.address, token, {})
+                sock, self.facts = dial(self.address, token, own)
                 with sock:
-                    check_node(self.address, self.facts, own)
-                    self._follow(sock)
+                    self.beats = True
+                    self.tried.set()
+                    sock.settimeout(SILENT_S)
+                    while sock.recv(4096) and not closed.is_set():
+                        pass
+                self.error = UnreachableError(f"node {self.address} closed the connection")
             except WorkerError as error:
                 self.error = error
-            except OSError:
-                self.error = UnreachableError(f"node {self.address} closed the connection")
+            except OSError as error:
+                self.error = UnreachableError(f"node {self.address} is silent: {error}")
             self.beats = False
             self.tried.set()
-            self._closed.wait(RETRY_S)
-
-    def _follow(self, sock: socket.socket) -> None:
-        heard_s = time.monotonic()
-        sock.settimeout(wire.BEAT_S)
-        while (silent_s := time.monotonic() - heard_s) < wire.HANDSHAKE_S:
-            if self._closed.is_set():
-                return
-            self.beats = silent_s < SILENT_S
-            self.tried.set()
-            with suppress(TimeoutError):
-                if not sock.recv(4096):
-                    break
-                heard_s = time.monotonic()
-        raise ConnectionResetError
+            closed.wait(RETRY_S)
 
 
 class RemoteLauncher(Stages):
-    """Starts replicas on nodes that live, each where fewest cores per CPU are held.
+    """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
 
-    Implements ``Launcher``. A node that is there but cannot be used is a ``WorkerError``, and so is
-    it if none is there; of others that are not there yet it warns.
+    Implements ``Launcher``. That a node is there and cannot be used, or that none is there, is a
+    ``WorkerError``; of others that are not there it warns.
     """
 
-    def __init__(self, configs: Sequence[LiveConfig], addresses: Sequence[Address], token: str):
+    def __init__(
+        self, configs: Sequence[LiveConfig], addresses: Sequence[Address], token: str
+    ) -> None:
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
-        self._closed = threading.Event()
-        self.nodes = [Node(address, token, self.facts) for address in addresses]
+        self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
+        self._threads = [
+            threading.Thread(target=node.watch, args=(token, self.facts, self._closed), daemon=True)
+            for node in self.nodes
+        ]
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        for thread in self._threads:
+            thread.start()
         for node in self.nodes:
             node.tried.wait()
-        try:
-            for node in self.nodes:
-                if node.error is not None:
-                    if not isinstance(node.error, UnreachableError) or len(self._beating()) == 0:
-                        raise node.error
-                    LOG.warning("going on without it for now: %s", node.error)
-        except BaseException:
-            self.close()
-            raise
-        facts = [node.facts for node in self._beating()]
-        kinds = sorted({each["limiter"] for each in facts})
-        self.limiter = f"remote-{'+'.join(kinds)}"
-        self.period_s = max((each["period_s"] for each in facts), default=0.0)
-        self.tick_s = max((each["tick_s"] for each in facts), default=0.0)
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _beating(self) -> list[Node]:
-        return [node for node in self.nodes if node.beats]
+        beating = [node.facts for node in self.nodes if node.beats]
+        for node in self.nodes:
+            if not node.beats:
+                if not (beating and isinstance(node.error, UnreachableError)):
+                    self.close()
+                    raise node.error
+                LOG.warning("going on without it for now: %s", node.error)
+        self.limiter = "+".join(sorted({f"remote-{facts['limiter']}" for facts in beating}))
+        self.period_s = max((facts["period_s"] for facts in beating), default=0.0)
+        self.tick_s = max((facts["tick_s"] for facts in beating), default=0.0)
 
     def _watch(self) -> None:
         while not self._closed.wait(wire.BEAT_S / 2):
-            now_s = time.monotonic()
             for replica in self._replicas:
-                replica.look(now_s)
+                replica.look(time.monotonic())
 
     def launch(
         self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
     ) -> RemoteReplica:
         """Return a replica that gets its connection later."""
-        if not (beating := self._beating()):
+        beating = [node for node in self.nodes if node.beats]
+        if not beating:
             raise WorkerError(f"no node gives a sign of life: {self.nodes[0].error}")
         node = min(beating, key=self._load)
         granted_cores = float(node.facts["cpus"]) if full_speed else cores
@@ -382,35 +346,24 @@ class RemoteLauncher(Stages):
     def start(
         self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
     ) -> None:
-        """Connect a replica from a thread of its own, and watch whether its node lives.
+        """Connect a replica from a thread of its own, and watch whether its node beats.
 
         ``reach`` returns where, and may take its time. Its ``WorkerError``, and whatever keeps the
         node from launching it, is the reason of the replica's death.
         """
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
-        launch = {"stage": stage, "cores": replica.cores, "full_speed": full_speed}
-        arguments = replica, reach, {"launch": launch}
-        threading.Thread(target=self._connect, args=arguments, daemon=True).start()
+        replica.launch(stage, full_speed)
 
-    def _connect(
-        self, replica: RemoteReplica, reach: Callable[[], Address], hello: dict[str, Any]
-    ) -> None:
-        try:
-            address = reach()
-            sock, facts = dial(address, self._token, hello)
-        except WorkerError as error:
-            replica.fail(str(error))
-            return
-        try:
-            check_node(address, facts, self.facts)
-        except WorkerError as error:
-            sock.close()
-            replica.fail(str(error))
-        else:
-            replica.attach(sock)
+        def connect() -> None:
+            try:
+                replica.attach(dial(reach(), self._token, self.facts)[0])
+            except WorkerError as error:
+                replica.fail(str(error))
+
+        threading.Thread(target=connect, daemon=True).start()
 
     def close(self) -> None:
         """Let go of the nodes."""
         self._closed.set()
-        for node in self.nodes:
-            node.close()
+        for thread in self._threads:
+            thread.join(SILENT_S)

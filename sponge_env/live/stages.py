@@ -38,15 +38,15 @@ class Stages:
         self.max_tasks: Sequence[int] = [job.max_tasks for job in self.jobs]
         self.facts: dict[str, Any] = {
             "version": __version__,
+            "models": [list(map(os.path.basename, each)) for each in names],
+            "tensors": [[_listed(j.inputs), _listed(j.outputs), j.max_tasks] for j in self.jobs],
             "core_unit": configs[0].core_unit,
-            "cores": [config.physical_cores(config.cores_max) for config in configs],
-            "batches": [config.batch_max for config in configs],
-            "models": [[os.path.basename(name) for name in each] for each in names],
-            "tensors": [
-                [*map(_listed, (job.inputs, job.outputs)), job.max_tasks] for job in self.jobs
+            "at_most": [
+                max(config.physical_cores(config.cores_max) for config in configs),
+                *(float(config.batch_max) for config in configs),
             ],
         }
-        """What front ends and nodes must agree on, as JSON has it."""
+        """On what front ends and nodes must agree, and the cores and batches that they need."""
         self._samples = [_in_order(variants[0].samples()) for variants in models]
 
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:

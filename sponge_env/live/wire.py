@@ -1,22 +1,22 @@
-"""What passes between a front end and a node: a handshake, then frames; nothing is unpickled.
+"""What passes between a front end and a node: proofs of a token, then frames; nothing is unpickled.
 
 One TCP connection is one replica and its life. Durations cross it and no clock readings, which
-differ between machines. The greeting, nonces and proofs have fixed sizes, so that a stranger is
-listened to for few bytes; a body is taken in only after its length was checked.
+differ between machines. A stranger is listened to for a fixed number of bytes, and a body is taken
+in only where there is room for one of its length.
 """
 
 from __future__ import annotations
 
-import enum
 import hmac
 import json
 import secrets
+import select
 import socket
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,11 +30,16 @@ TOKEN = "SPONGE_REPLICA_TOKEN"
 BEAT_S = 0.1
 """Time between two reports of a node on each connection."""
 HANDSHAKE_S = 2.0
-"""How long connecting and the handshake may take."""
+"""How long a connection may take until the token is proved."""
 GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
-MAX_JSON_BYTES = 1 << 16
-PARTS_AT_ONCE = 64
-"""Buffers handed to the kernel in one call."""
+FRONT_END, NODE = b"front end", b"node"
+MAX_TEXT_BYTES = 1 << 16
+
+LAUNCH, START, LIMIT, RETIRE = range(4)
+"""Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
+FACTS, READY, ANSWER, STATUS, END = range(4, 9)
+"""And from it; with the end of a replica comes the reason."""
+HEAD = struct.Struct("<BBHIqdddd")
 
 Parts = Sequence[bytes | memoryview]
 
@@ -43,39 +48,29 @@ class WireError(ConnectionError):
     """The other side sends what it must not."""
 
 
-class Kind(enum.IntEnum):
-    """What a frame says; to the node ``HELLO``, ``START`` and ``LIMIT``, the others from it."""
-
-    HELLO = 0
-    SETUP = 1
-    READY = 2
-    START = 3
-    ANSWER = 4
-    LIMIT = 5
-    STATUS = 6
-    END = 7
-    """The replica's end, with the reason."""
-
-
 class Frame(NamedTuple):
     """The head of a frame; what does not apply is 0."""
 
     kind: int
     variant: int = 0
+    """Of the model; with ``LAUNCH`` the stage."""
     size: int = 0
-    """Tasks in the batch."""
+    """Tasks in the batch; with ``LAUNCH`` whether at full speed."""
     length: int = 0
     """Bytes that follow."""
     batch_id: int = 0
     took_s: float = 0.0
     """How long the batch ran."""
     cores: float = 0.0
-    """Physical cores granted; with ``LIMIT``, asked for."""
+    """Physical cores, to a node those asked for, from it those granted."""
     cpu_s: float = 0.0
     throttled_s: float = 0.0
 
 
-HEAD = struct.Struct("<BBHIqdddd")
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """Return the memory of a contiguous array."""
+    rows: Any = array.reshape(-1).view(np.uint8)
+    return memoryview(rows)
 
 
 class Layout:
@@ -83,12 +78,11 @@ class Layout:
 
     def __init__(self, job: Job) -> None:
         fields: Mapping[str, Any] = job.tensors_dtype.fields or {}
+        inputs, counts, answers = (fields[name][0] for name in Tensors._fields)
         self.batch_max, self._max_tasks = job.batch_max, job.max_tasks
-        self._input = fields["inputs"][0].base
-        self.input_bytes = fields["inputs"][0].itemsize // job.batch_max
-        self._answer, self._shape = fields["answers"][0].base, tuple(job.outputs[0])
-        counts_bytes = fields["counts"][0].itemsize
-        self.max_answer_bytes = fields["answers"][0].itemsize + counts_bytes + MAX_REPORT_BYTES
+        self._input, self.input_bytes = inputs.base, inputs.itemsize // job.batch_max
+        self._answer, self._shape = answers.base, tuple(job.outputs[0])
+        self.max_answer_bytes = answers.itemsize + counts.itemsize + MAX_REPORT_BYTES
 
     def inputs(self, tensors: Sequence[NDArray[Any]]) -> Parts:
         """Return the inputs of a batch, uncopied where their type is right."""
@@ -104,43 +98,41 @@ class Layout:
         return [as_bytes(counts), *slots, text]
 
     def read(self, body: memoryview, size: int) -> tuple[list[NDArray[Any]], dict[int, str] | None]:
-        """Return what :meth:`answers` sent; ``ValueError`` if that is not what it is."""
-        counts, begin = np.ones(size, np.int32), 0
-        if self._max_tasks:
-            counts, begin = np.frombuffer(body, np.int32, size), 4 * size
-        answer = np.dtype((self._answer, self._shape))
-        end = begin + int(counts.sum()) * answer.itemsize
+        """Return what :meth:`answers` sent, or raise ``ValueError``."""
+        begin = 4 * size if self._max_tasks else 0
+        counts = np.frombuffer(body[:begin], np.int32) if begin else np.ones(size, np.int32)
+        end = begin + int(counts.sum()) * np.dtype((self._answer, self._shape)).itemsize
         rows = np.frombuffer(body[begin:end], self._answer).reshape(-1, *self._shape)
-        answers = np.split(rows, np.cumsum(counts)[:-1]) if self._max_tasks else list(rows)
-        told = json.loads(bytes(body[end:])) if end < len(body) else None
-        return answers, told and {int(task): str(reason) for task, reason in told.items()}
-
-
-def as_bytes(array: NDArray[Any]) -> memoryview:
-    """Return the memory of a contiguous array."""
-    rows: Any = array.reshape(-1).view(np.uint8)
-    return memoryview(rows)
+        answers = np.split(rows, np.cumsum(counts)[:-1]) if begin else list(rows)
+        text = bytes(body[end:])
+        failed = {int(task): why for task, why in json.loads(text).items()} if text else None
+        return answers, failed
 
 
 class Link:
-    """A connection after the handshake: frames in and out, and nothing waits.
+    """The frames of a connection, which there may not be yet; nothing waits.
 
-    ``room`` gives the memory for the body of a frame, or raises :class:`WireError`. That the
-    connection has ended is an ``OSError``.
+    ``room`` returns the memory for the body of a frame. That the connection has ended, or that a
+    body has another length, is an ``OSError``.
     """
 
-    def __init__(self, sock: socket.socket, room: Callable[[Frame], memoryview]) -> None:
-        sock.setblocking(False)
-        self.sock, self._room = sock, room
-        self.heard_s = time.monotonic()
+    def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
+        self.sock: socket.socket | None = None
+        self.heard_s = 0.0
         """When something came the last time."""
         self.backlog: deque[memoryview] = deque()
         """What the kernel did not take yet."""
-        self.watched = 0
-        """For which events whoever waits has registered it."""
+        self._epoll, self._room, self._mask = epoll, room, select.EPOLLIN
         self._head, self._got = memoryview(bytearray(HEAD.size)), 0
         self._frame: Frame | None = None
         self._body = memoryview(b"")
+
+    def open(self, sock: socket.socket) -> None:
+        """Use a connection, and send what waits for it."""
+        sock.setblocking(False)
+        self._epoll.register(sock, self._mask)
+        self.sock, self.heard_s = sock, time.monotonic()
+        self.flush()
 
     def send(self, frame: Frame, parts: Parts = ()) -> None:
         """Send a frame after all others, as far as the kernel takes it now."""
@@ -149,26 +141,20 @@ class Link:
         self.flush()
 
     def flush(self) -> None:
-        """Send what is left over: a large message goes out in pieces."""
-        while self.backlog:
-            try:
-                sent = self.sock.sendmsg(list(islice(self.backlog, PARTS_AT_ONCE)))
-            except BlockingIOError:
-                return
-            while self.backlog and sent >= len(self.backlog[0]):
-                sent -= len(self.backlog.popleft())
-            if sent:
+        """Send what is left over; as long as there is more, epoll tells when that can be sent."""
+        if self.sock is None:
+            return
+        with suppress(BlockingIOError):
+            while self.backlog:
+                more = socket.MSG_MORE if len(self.backlog) > 1 else 0
+                sent = self.sock.send(self.backlog[0], more)
                 self.backlog[0] = self.backlog[0][sent:]
-
-    def has_news(self) -> bool:
-        """Return whether there is something to take in, or nothing will come any more."""
-        try:
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        return True
+                if not self.backlog[0]:
+                    self.backlog.popleft()
+        mask = select.EPOLLIN | (select.EPOLLOUT if self.backlog else 0)
+        if mask != self._mask:
+            self._epoll.modify(self.sock, mask)
+            self._mask = mask
 
     def take(self) -> tuple[Frame, memoryview] | None:
         """Take in the next frame and its body; None as long as it is not whole."""
@@ -178,7 +164,7 @@ class Link:
             frame = Frame(*HEAD.unpack(self._head))
             self._body = self._room(frame)
             if len(self._body) != frame.length:
-                raise WireError(f"a frame of kind {frame.kind} with {frame.length} bytes")
+                raise WireError(f"it sends a frame of kind {frame.kind} with {frame.length} bytes")
             self._frame = frame
         if not self._fill(self._body):
             return None
@@ -186,7 +172,7 @@ class Link:
         return frame, self._body
 
     def _fill(self, memory: memoryview) -> bool:
-        while self._got < len(memory):
+        while self.sock and self._got < len(memory):
             try:
                 got = self.sock.recv_into(memory[self._got :])
             except BlockingIOError:
@@ -196,7 +182,7 @@ class Link:
             self._got += got
             self.heard_s = time.monotonic()
         self._got = 0
-        return True
+        return self.sock is not None
 
 
 def read_exactly(sock: socket.socket, count: int, until_s: float) -> bytes:
@@ -210,53 +196,24 @@ def read_exactly(sock: socket.socket, count: int, until_s: float) -> bytes:
     return data
 
 
-def send_json(sock: socket.socket, kind: Kind, data: Mapping[str, Any]) -> None:
-    """Send a frame of JSON over a blocking socket."""
-    text = json.dumps(data).encode()
-    sock.sendall(HEAD.pack(*Frame(kind, length=len(text))) + text)
-
-
-def read_json(sock: socket.socket, kind: Kind, until_s: float) -> dict[str, Any]:
-    """Read a frame of JSON from a blocking socket, or raise ``OSError``."""
-    frame = Frame(*HEAD.unpack(read_exactly(sock, HEAD.size, until_s)))
-    if frame.kind != kind or frame.length > MAX_JSON_BYTES:
-        raise WireError(f"a frame of kind {frame.kind} with {frame.length} bytes")
-    try:
-        data = json.loads(read_exactly(sock, frame.length, until_s))
-    except ValueError as error:
-        raise WireError(f"no JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise WireError("no object of JSON")
-    return data
-
-
-def admit(sock: socket.socket, token: str, until_s: float) -> None:
-    """Have a front end prove that it knows the token, then prove it, or raise ``OSError``."""
+def authenticate(sock: socket.socket, token: str, side: bytes, until_s: float) -> None:
+    """Have both sides prove that they know the token, the front end first, or raise ``OSError``."""
     own = secrets.token_bytes(NONCE_BYTES)
     sock.sendall(GREETING + own)
-    found = read_exactly(sock, 2 * NONCE_BYTES, until_s)
-    other, proof = found[:NONCE_BYTES], found[NONCE_BYTES:]
-    if not hmac.compare_digest(proof, _proof(token, b"front end", own + other)):
-        raise WireError("another token")
-    sock.sendall(_proof(token, b"node", own + other))
-
-
-def introduce(sock: socket.socket, token: str, until_s: float) -> None:
-    """Do the same from the front end's side."""
     found = read_exactly(sock, len(GREETING) + NONCE_BYTES, until_s)
     if not found.startswith(GREETING):
-        raise WireError("it is no sponge replica, or one of another version")
-    own = secrets.token_bytes(NONCE_BYTES)
-    nonces = found[len(GREETING) :] + own
-    sock.sendall(own + _proof(token, b"front end", nonces))
-    wrong = WireError(f"it has another token; set {TOKEN} to the same on both sides")
+        raise WireError("it is no 'sponge replica', or one of another version")
+    other = found[len(GREETING) :]
+    nonces = own + other if side == FRONT_END else other + own
+    proofs = {who: hmac.digest(token.encode(), who + nonces, "sha256") for who in (FRONT_END, NODE)}
+    expected = proofs[NODE if side == FRONT_END else FRONT_END]
+    if side == FRONT_END:
+        sock.sendall(proofs[side])
     try:
-        proof = read_exactly(sock, NONCE_BYTES, until_s)
-    except ConnectionResetError:
-        raise wrong from None
-    if not hmac.compare_digest(proof, _proof(token, b"node", nonces)):
-        raise wrong
-
-
-def _proof(token: str, side: bytes, nonces: bytes) -> bytes:
-    return hmac.digest(token.encode(), side + nonces, "sha256")
+        proof = read_exactly(sock, len(expected), until_s)
+    except ConnectionResetError:  # which a node does with a proof that is wrong
+        proof = b""
+    if not hmac.compare_digest(proof, expected):
+        raise WireError(f"it has another token; set {TOKEN} to the same on both sides")
+    if side == NODE:
+        sock.sendall(proofs[side])
