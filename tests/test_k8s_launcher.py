@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_cluster import FakeCluster, fake_cluster
+from fake_cluster import FakeCluster
 from machine import needs_cgroup, needs_two_cpus, wait_until
 from pods import BUSY, launcher, needs_v1, pods
 
@@ -156,10 +156,10 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path: Path)
             client.call("GET", SCALE)
         assert refused.value.status == 403
         (tmp_path / "token").write_text("sa:sponge\n")
-        with pytest.raises(ApiError, match='refuses: deployments "other" not found'):
+        with pytest.raises(ApiError, match="cannot get resource"):  # but that of the manifest
             launcher(BUSY, "other")
         cluster.away.set()
-        with pytest.raises(ApiError, match="no answer of Kubernetes at 127.0.0.1"):
+        with pytest.raises(ApiError, match="no answer of Kubernetes at 127"):
             client.call("GET", SCALE)
         cluster.away.clear()
         assert client.call("GET", SCALE)

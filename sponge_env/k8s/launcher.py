@@ -23,6 +23,7 @@ from urllib.parse import quote
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.k8s.api import STRATEGIC, Api, own_namespace, server_url
 from sponge_env.k8s.plan import Call, Pod, Want, next_calls, read_pod, resize_patch
+from sponge_env.live import wire
 from sponge_env.live.child import Job
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial
 from sponge_env.live.replica import LiveConfig
@@ -105,12 +106,13 @@ class KubernetesLauncher(RemoteLauncher):
         self._resized, self._lag_s, self._trouble = 0, 0.0, ""
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
+        self._dial = partial(dial, token=token, own=self.facts)
         self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
-        self._threads = [
+        self._loops = [
             threading.Thread(target=work, name="sponge-kubernetes", daemon=True)
             for work in (self._follow, self._act)
         ]
-        for thread in self._threads:
+        for thread in self._loops:
             thread.start()
 
     def launch(
@@ -266,7 +268,9 @@ class KubernetesLauncher(RemoteLauncher):
             if sock := self._retired.pop(name, None):
                 sock.close()
             if kind == "retire":
-                self._retired[name] = dial(self._address(name), self._token, {"retire": True})[0]
+                self._retired[name], _ = self._dial(self._address(name))
+                with suppress(OSError):
+                    self._retired[name].sendall(wire.HEAD.pack(*wire.Frame(wire.RETIRE)))
 
     def close(self) -> None:
         """Let go of the pods, which stay as many as they are."""
@@ -276,7 +280,7 @@ class KubernetesLauncher(RemoteLauncher):
             self._changed.notify_all()
         for api in (self._watching, self._acting):
             api.interrupt()
-        for thread in self._threads:
+        for thread in self._loops:
             thread.join()
         for api in (self._watching, self._acting):
             api.close()
