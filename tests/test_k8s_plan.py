@@ -124,7 +124,7 @@ def test_a_pod_is_read_as_the_api_shows_it() -> None:
             ],
         },
     }
-    expected = Pod("a", 3, "main", "n1", "10.0.0.7", 7700, True, True, 1000, 250, "Deferred")
+    expected = Pod("a", 3, "main", "n1", ("10.0.0.7", 7700), True, True, 1000, 250, "Deferred")
     assert read_pod(found) == expected
     del found["status"], found["spec"]["nodeName"]
     assert not read_pod(found).ready

@@ -1,8 +1,7 @@
-"""The Kubernetes API as far as it is needed: calls with JSON, and watches.
+"""The Kubernetes API as far as it is needed: calls with JSON, and a watch, without a library.
 
-Three kinds of call need no client library. Within a pod, address, token and certificate are where
-Kubernetes puts them; elsewhere ``SPONGE_KUBERNETES_URL`` names an API server, such as the one that
-``kubectl proxy`` offers.
+Within a pod, address, token and certificate are where Kubernetes puts them; elsewhere
+``SPONGE_KUBERNETES_URL`` names an API server, such as the one that ``kubectl proxy`` offers.
 """
 
 from __future__ import annotations
@@ -24,20 +23,9 @@ URL = "SPONGE_KUBERNETES_URL"
 """Environment variable of the API server's address."""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds the token and the namespace of its service account."""
-TIMEOUT_S = 5.0
-"""Longest silence of the API server, beyond that of a watch without events."""
-WATCH_S = 20
-"""How long a watch lasts at most; after it, everything is read again."""
-MERGE = "application/merge-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
-
-
-class ApiError(WorkerError):
-    """A call that failed; ``status`` is that of HTTP, 0 where there was no answer."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
+TIMEOUT_S, WATCH_S = 5.0, 20
+"""Longest silence of the API server, and how long a watch without events takes besides."""
+MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
 
 
 def server_url() -> str:
@@ -62,78 +50,59 @@ def _read(name: str) -> str:
 
 
 class Api:
-    """Calls over a connection that is made anew when it breaks; for one thread."""
+    """An API server. All that goes wrong with a call is a ``WorkerError``."""
 
     def __init__(self, url: str) -> None:
         self._url = urlsplit(url)
-        self._connection: http.client.HTTPConnection | None = None
+        self._watched: socket.socket | None = None
 
     def call(
         self, verb: str, path: str, body: Mapping[str, Any] | None = None, kind: str = MERGE
     ) -> dict[str, Any]:
-        """Return what the API server answers; all that goes wrong is an :class:`ApiError`."""
-        with self._request(verb, path, body, kind) as answer:
+        """Return what the server answers."""
+        with self._answer(verb, path, body, kind) as answer:
             found: dict[str, Any] = json.loads(answer.read())
         return found
 
     def watch(self, path: str) -> Iterator[dict[str, Any]]:
         """Return the events of a watch as they come, until it ends."""
         path = f"{path}&watch=true&timeoutSeconds={WATCH_S}"
-        try:
-            with self._request("GET", path, None, "", WATCH_S) as answer:
-                yield from map(json.loads, answer)
-        finally:
-            self.close()
-
-    @contextlib.contextmanager
-    def _request(
-        self, verb: str, path: str, body: object, kind: str, quiet_s: float = 0.0
-    ) -> Iterator[http.client.HTTPResponse]:
-        # the kubelet renews the token before it ends, so each call reads it
-        headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
-        headers |= {"Content-Type": kind} if body else {}
-        data = json.dumps(body) if body else None
-        try:
-            try:
-                answer = self._send(verb, path, data, headers, quiet_s)
-            except (ConnectionError, http.client.NotConnected):
-                self.close()  # it was idle for too long
-                answer = self._send(verb, path, data, headers, quiet_s)
-            with answer:
-                if answer.status >= http.client.BAD_REQUEST:
-                    told = answer.read().decode(errors="replace")
-                    with contextlib.suppress(ValueError, LookupError, TypeError):
-                        told = json.loads(told)["message"]
-                    raise ApiError(f"Kubernetes refuses: {told}", answer.status)
-                yield answer
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self.close()
-            raise ApiError(f"no answer of Kubernetes at {self._url.netloc}: {error!r}") from None
-
-    def _send(
-        self, verb: str, path: str, data: str | None, headers: dict[str, str], quiet_s: float
-    ) -> http.client.HTTPResponse:
-        connection = self._connection = self._connection or self._connect()
-        connection.request(verb, path, data, headers)
-        connection.sock.settimeout(quiet_s + TIMEOUT_S)
-        return connection.getresponse()
-
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
-        if self._url.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-        authority = ACCOUNT / "ca.crt"
-        context = ssl.create_default_context(cafile=authority if authority.exists() else None)
-        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+        with self._answer("GET", path, None, MERGE, WATCH_S) as answer:
+            yield from map(json.loads, answer)
 
     def interrupt(self) -> None:
-        """Have a call that waits in another thread fail."""
-        if (connection := self._connection) and (sock := connection.sock):
+        """Have a watch end that waits in another thread."""
+        if sock := self._watched:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        """Close the connection; the next call makes another."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+    @contextlib.contextmanager
+    def _answer(
+        self, verb: str, path: str, body: object, kind: str, quiet_s: float = 0.0
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Open a connection of its own for a call: one that was idle might be closed already."""
+        # the kubelet renews the token before it ends, so each call reads it
+        headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
+        data = None if body is None else json.dumps(body)
+        headers |= {"Content-Type": kind} if data else {}
+        try:
+            with contextlib.closing(self._connection(quiet_s + TIMEOUT_S)) as connection:
+                connection.request(verb, path, data, headers)
+                self._watched = connection.sock if quiet_s else self._watched
+                with connection.getresponse() as answer:
+                    if answer.status >= http.client.BAD_REQUEST:
+                        told = answer.read().decode(errors="replace")
+                        with contextlib.suppress(ValueError, LookupError, TypeError):
+                            told = json.loads(told)["message"]
+                        raise WorkerError(f"Kubernetes refuses: {told}")
+                    yield answer
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise WorkerError(f"no answer of Kubernetes at {self._url.netloc}: {error}") from None
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._url.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        authority = ACCOUNT / "ca.crt"
+        context = ssl.create_default_context(cafile=authority if authority.exists() else None)
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

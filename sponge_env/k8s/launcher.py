@@ -1,8 +1,8 @@
 """Replicas that are pods of a Deployment, which are resized in place and scaled.
 
 Requests go over connections to the pods and never through the API. One thread watches the pods,
-another makes one call after another of those that :mod:`sponge_env.k8s.plan` names; neither is ever
-waited for. While the API server is away, serving goes on with what was granted.
+another makes one call after another of those that :mod:`sponge_env.k8s.plan` names; serving waits
+for neither. While the API server is away, it goes on with what was granted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ LOG = logging.getLogger("sponge_env")
 PREFIX = "k8s:"
 PERIOD_S, TICK_S = 0.1, 0.004
 """Period of the quota that a kubelet sets, and the kernel's tick."""
-RETRY_S = 1.0
-"""Pause before a call that failed is made again."""
-LOOK_S = 0.25
-"""Longest time until the next look at what is to do."""
+RETRY_S, LOOK_S = 1.0, 0.25
+"""Pause before the same call is made again, and longest time between two looks at what is due."""
 _SERIALS = itertools.count()
 """Replicas of several stages may have one id."""
 
@@ -59,21 +57,23 @@ class PodReplica(RemoteReplica):
     """A replica in a pod, which it may not have yet."""
 
     def __init__(
-        self, id: int, job: Job, launcher: KubernetesLauncher, cores: float, granted_cores: float
+        self, id: int, job: Job, cores: float, granted_cores: float, changed: threading.Condition
     ) -> None:
         super().__init__(id, job, "without a pod", cores, granted_cores)
-        self.pod, self.milli, self.serial = "", 0, next(_SERIALS)
-        self._launcher = launcher
+        self.pod, self.milli, self.serial, self._changed = "", 0, next(_SERIALS), changed
 
     def limit(self, cores: float) -> None:
-        """Have its threads follow, and its pod when Kubernetes comes to it."""
+        """Have its threads follow, and its pod when Kubernetes comes to it; the newest counts."""
         super().limit(cores)
-        self._launcher.want(self, cores)
+        with self._changed:
+            self.milli = math.ceil(round(cores * 1000, 3))
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Let go of the connection and of the pod."""
         super().close()
-        self._launcher.drop(self)
+        with self._changed:
+            self._changed.notify_all()
 
 
 class KubernetesLauncher(RemoteLauncher):
@@ -90,17 +90,18 @@ class KubernetesLauncher(RemoteLauncher):
         space = f"namespaces/{quote(namespace or own_namespace())}"
         self._pods_path = f"/api/v1/{space}/pods"
         self._scale_path = f"/apis/apps/v1/{space}/deployments/{quote(deployment)}/scale"
-        self._acting, self._watching = Api(server_url()), Api(server_url())
-        found = self._acting.call("GET", self._scale_path)
+        self._api = Api(server_url())
+        found = self._api.call("GET", self._scale_path)
         self._scale: int = found["spec"]["replicas"]
         self._labels = quote(found["status"]["selector"])
         self._changed, self._ended = threading.Condition(), threading.Event()
+        """The first guards all that follows."""
         self._pods: dict[str, Pod] = {}
         self._wanting: dict[int, PodReplica] = {}
         self._retired: dict[str, socket.socket] = {}
         """Connections that keep pods unready as long as they last."""
         self._resumes_s: dict[tuple[str, str], float] = {}
-        """Until when calls are not made again."""
+        """Until when calls, by their kind and pod, are not made again."""
         self._sent: dict[str, tuple[int, float]] = {}
         """Resizes that are not in force, and since when they are asked for."""
         self._resized, self._lag_s, self._trouble = 0, 0.0, ""
@@ -108,11 +109,9 @@ class KubernetesLauncher(RemoteLauncher):
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)
         self.limiter, self.period_s, self.tick_s = "remote-outside", PERIOD_S, TICK_S
-        self._loops = [
-            threading.Thread(target=work, name="sponge-kubernetes", daemon=True)
-            for work in (self._follow, self._act)
-        ]
+        self._loops = [threading.Thread(target=loop) for loop in (self._follow, self._act)]
         for thread in self._loops:
+            thread.daemon = True
             thread.start()
 
     def launch(
@@ -120,37 +119,27 @@ class KubernetesLauncher(RemoteLauncher):
     ) -> PodReplica:
         """Return a replica that gets a pod when there is one; at full speed, as large as it is."""
         granted_cores = self._cores_max if full_speed else cores  # until a pod says more
-        replica = PodReplica(id, self.jobs[stage], self, cores, granted_cores)
+        replica = PodReplica(id, self.jobs[stage], cores, granted_cores, self._changed)
         with self._changed:
             self._wanting[replica.serial] = replica
-        if not full_speed:
-            self.want(replica, cores)
+            self._changed.notify_all()
         self.start(replica, partial(self._reach, replica), stage, full_speed)
+        if not full_speed:
+            replica.limit(cores)
         return replica
-
-    def want(self, replica: PodReplica, cores: float) -> None:
-        """Have a replica get physical cores; the newest wish counts."""
-        with self._changed:
-            replica.milli = math.ceil(round(cores * 1000, 3))
-            self._changed.notify_all()
-
-    def drop(self, replica: PodReplica) -> None:
-        """Have a replica need no pod."""
-        with self._changed:
-            self._wanting.pop(replica.serial, None)
-            self._changed.notify_all()
 
     def resizes(self) -> Resizes:
         """Return the present state, from any thread."""
         with self._changed:
-            wanting = self._wanting.values()
+            wanting = [each for each in self._wanting.values() if not each.closed]
             pods = [self._pods[each.pod] for each in wanting if each.pod in self._pods]
-            asked = sum(each.milli for each in wanting) / 1000
-            granted = sum(pod.granted_milli for pod in pods) / 1000
             pending = dict.fromkeys(("NoPod", "Deferred", "Infeasible"), 0)
             pending |= Counter(pod.pending for pod in pods if pod.pending)
             pending["NoPod"] = len(wanting) - len(pods)
-            return Resizes(asked, granted, pending, self._resized, self._lag_s)
+            asked, granted = (each.milli for each in wanting), (pod.granted_milli for pod in pods)
+            return Resizes(
+                sum(asked) / 1000, sum(granted) / 1000, pending, self._resized, self._lag_s
+            )
 
     def _reach(self, replica: PodReplica) -> Address:
         """Return where a replica's pod listens, once it has one that does."""
@@ -159,42 +148,33 @@ class KubernetesLauncher(RemoteLauncher):
                 self._changed.wait_for(
                     lambda: replica.pod or replica.closed or self._ended.is_set()
                 )
-                if not replica.pod or replica.closed:
+                if replica.closed or self._ended.is_set():
                     raise WorkerError("it is not wanted any more")
-            with suppress(OSError, WorkerError):
-                address = self._address(replica.pod)
-                socket.create_connection(address, RETRY_S).close()
-                return address
+                pod = self._pods.get(replica.pod)
+            with suppress(OSError):
+                if pod:
+                    socket.create_connection(pod.address, RETRY_S).close()
+                    return Address(*pod.address)
             with self._changed:  # its readiness is news of yesterday
                 self._pause("assign", replica.pod)
                 replica.pod = ""
-
-    def _pod(self, name: str) -> Pod:
-        try:
-            return self._pods[name]
-        except KeyError:
-            raise WorkerError(f"pod {name} is gone") from None
-
-    def _address(self, name: str) -> Address:
-        pod = self._pod(name)
-        return Address(pod.address, pod.port)
 
     def _follow(self) -> None:
         """Keep the account of the pods."""
         path = f"{self._pods_path}?labelSelector={self._labels}"
         while not self._ended.is_set():
             try:
-                found = self._watching.call("GET", path)
+                found = self._api.call("GET", path)
                 with self._changed:
                     self._pods = {}
                     self._take(*found["items"])
                 version = found["metadata"]["resourceVersion"]
-                for event in self._watching.watch(f"{path}&resourceVersion={version}"):
-                    if event["type"] == "ERROR":  # too old a version, say
+                for event in self._api.watch(f"{path}&resourceVersion={version}"):
+                    if event["type"] == "ERROR":  # the version is too old, for one
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
             except WorkerError as error:
-                self._failed(error)
+                self._warn(error)
                 self._ended.wait(RETRY_S)
 
     def _take(self, *found: Mapping[str, Any], gone: bool = False) -> None:
@@ -205,70 +185,71 @@ class KubernetesLauncher(RemoteLauncher):
                     self._pods.pop(pod.name, None)
                 elif pod.generation >= self._pods.get(pod.name, pod).generation:
                     self._pods[pod.name] = pod
-                milli, since_s = self._sent.get(pod.name, (0, 0.0))
-                if since_s and pod.granted_milli == milli:
+                milli, since_s = self._sent.get(pod.name, (-1, 0.0))
+                if pod.granted_milli == milli:
                     del self._sent[pod.name]
                     self._resized += 1
                     self._lag_s += time.monotonic() - since_s
             self._changed.notify_all()
 
     def _act(self) -> None:
-        """Make one call after another."""
+        """Make one call after another, none that failed before a while has passed."""
         while not self._ended.is_set():
             with self._changed:
                 if (call := self._next_call()) is None:
                     self._changed.wait(LOOK_S)
                     continue
             try:
-                self._make(call)
+                self._make(*call)
                 self._trouble = ""
             except WorkerError as error:
-                self._failed(error)
+                self._warn(error)
                 with self._changed:
                     self._pause(call.kind, call.pod)
 
     def _next_call(self) -> Call | None:
         now_s = time.monotonic()
         self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
-        set_aside = {
-            pod for kind, pod in self._resumes_s if kind == "assign"
-        } | self._retired.keys()
+        self._wanting = {key: each for key, each in self._wanting.items() if not each.closed}
+        unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
         wants = [Want(key, each.pod, each.milli) for key, each in self._wanting.items()]
-        calls = next_calls(self._pods, wants, set_aside, self._scale)
+        calls = next_calls(self._pods, wants, unreachable | self._retired.keys(), self._scale)
         due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
         return next(due, None)
 
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S
 
-    def _failed(self, error: WorkerError) -> None:
-        """Warn of what goes wrong, once as long as it is the same."""
+    def _warn(self, error: WorkerError) -> None:
+        """Say what goes wrong, once as long as it is the same."""
         if str(error) != self._trouble and not self._ended.is_set():
             LOG.warning("going on with what was granted: %s", error)
         self._trouble = str(error)
 
-    def _make(self, call: Call) -> None:
-        kind, name, value = call
-        if kind == "assign":
+    def _make(self, kind: str, name: str, value: int) -> None:
+        pod, begin_s = self._pods.get(name), time.monotonic()
+        if kind == "scale":
+            self._api.call("PATCH", self._scale_path, {"spec": {"replicas": value}})
+            self._scale = value
+        elif pod is None:
+            return  # gone meanwhile
+        elif kind == "assign":
             with self._changed:
-                if replica := self._wanting.get(value):
-                    replica.pod, replica.where = name, f"pod {name}"
+                self._wanting[value].pod, self._wanting[value].where = name, f"pod {name}"
                 self._changed.notify_all()
         elif kind == "resize":
-            patch, begin_s = resize_patch(self._pod(name), value), time.monotonic()
-            found = self._acting.call("PATCH", f"{self._pods_path}/{name}/resize", patch, STRATEGIC)
+            path, patch = f"{self._pods_path}/{name}/resize", resize_patch(pod, value)
+            found = self._api.call("PATCH", path, patch, STRATEGIC)
             with self._changed:
                 self._sent[name] = value, begin_s
                 self._take(found)
-        elif kind == "scale":
-            self._acting.call("PATCH", self._scale_path, {"spec": {"replicas": value}})
-            self._scale = value
         else:
-            self._pause(kind, name)  # until the kubelet has noticed
+            with self._changed:
+                self._pause(kind, name)  # until the kubelet has noticed
             if sock := self._retired.pop(name, None):
                 sock.close()
             if kind == "retire":
-                self._retired[name], _ = self._dial(self._address(name))
+                self._retired[name], _ = self._dial(Address(*pod.address))
                 with suppress(OSError):
                     self._retired[name].sendall(wire.HEAD.pack(*wire.Frame(wire.RETIRE)))
 
@@ -278,11 +259,8 @@ class KubernetesLauncher(RemoteLauncher):
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
-        for api in (self._watching, self._acting):
-            api.interrupt()
+        self._api.interrupt()
         for thread in self._loops:
             thread.join()
-        for api in (self._watching, self._acting):
-            api.close()
         for sock in self._retired.values():
             sock.close()

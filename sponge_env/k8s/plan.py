@@ -19,8 +19,8 @@ class Pod(NamedTuple):
     """Grows with each change of what is asked for."""
     container: str = ""
     node: str = ""
-    address: str = ""
-    port: int = 0
+    address: tuple[str, int] = ("", 0)
+    """And its port."""
     ready: bool = False
     ending: bool = False
     asked_milli: int = 0
@@ -110,8 +110,7 @@ def read_pod(found: Mapping[str, Any]) -> Pod:
         generation=meta.get("generation", 0),
         container=name,
         node=spec.get("nodeName", ""),
-        address=status.get("podIP", ""),
-        port=container["ports"][0]["containerPort"],
+        address=(status.get("podIP", ""), container["ports"][0]["containerPort"]),
         ready=conditions.get("Ready", {}).get("status") == "True",
         ending="deletionTimestamp" in meta,
         asked_milli=_cpu_milli(container),
