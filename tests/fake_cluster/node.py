@@ -45,7 +45,7 @@ class Box:
         (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100 or -1))
 
     def run(self, container: Object) -> None:
-        values = {each["name"]: each.get("value", "") for each in container.get("env", ())}
+        values = {e["name"]: e["value"] for e in container.get("env", ()) if "value" in e}
         values["POD_IP"] = self.address
         words = [*container["command"], *container.get("args", ())]
         command = [re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], word) for word in words]
