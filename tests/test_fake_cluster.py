@@ -10,56 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cluster import FakeCluster, fake_cluster
-from fake_cluster.node import ROOT
+from fake_cluster import FakeCluster
 from machine import needs_cgroup, wait_until
+from pods import BASE, needs_v1, pods
 
 pytestmark = [
     pytest.mark.cgroup,
     needs_cgroup,
-    pytest.mark.skipif(not ROOT.is_dir(), reason="needs control groups of version 1"),
+    needs_v1,
+    # clients of others leave sockets open
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-RULES = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods/resize"], "verbs": ["patch"]},
-    {"apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["patch"]},
-]
-
-
-def resources(cpu: str) -> dict[str, Any]:
-    return {side: {"cpu": cpu, "memory": "64Mi"} for side in ("limits", "requests")}
-
-
-def resize(cpu: str) -> dict[str, Any]:
-    sides = {side: {"cpu": cpu} for side in ("limits", "requests")}
-    return {"spec": {"containers": [{"name": "main", "resources": sides}]}}
-
-
-def objects(cpu: str = "200m") -> list[dict[str, Any]]:
-    """Return a Deployment of something that waits, and a service account that may resize it."""
-    labels = {"app": "waits"}
-    container = {"name": "main", "image": "none", "command": ["sleep", "600"]}
-    pod = {"containers": [container | {"resources": resources(cpu)}]}
-    spec = {"selector": {"matchLabels": labels}}
-    template = {"metadata": {"labels": labels}, "spec": pod}
-    meta, rbac = {"metadata": {"name": "waits"}}, {"apiVersion": "rbac.authorization.k8s.io/v1"}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "waits"}
-    subject = {"kind": "ServiceAccount", "name": "waits"}
-    return [
-        meta
-        | {"apiVersion": "apps/v1", "kind": "Deployment", "spec": spec | {"template": template}},
-        meta | rbac | {"kind": "Role", "rules": RULES},
-        meta | rbac | {"kind": "RoleBinding", "roleRef": role, "subjects": [subject]},
-    ]
+NAME = "sponge-replica"
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
 @pytest.fixture
-def cluster() -> Iterator[FakeCluster]:
-    with fake_cluster() as cluster:
-        for each in objects():
-            cluster.store.create(f"{each['kind'].lower()}s", "default", each)
+def cluster(tmp_path: Path) -> Iterator[FakeCluster]:
+    with pods(tmp_path, cpu="200m", milli=1000) as cluster:
         wait_until(lambda: bool(cluster.node.boxes))
         yield cluster
+
+
+def resize(cpu: str, *sides: str, **more: str) -> dict[str, Any]:
+    resources = {side: {"cpu": cpu} for side in sides or ("limits", "requests")}
+    return {"spec": {"containers": [{"name": "replica", "resources": resources} | more]}}
 
 
 def quota(cluster: FakeCluster, pod: str) -> int:
@@ -67,7 +42,7 @@ def quota(cluster: FakeCluster, pod: str) -> int:
     return int((cluster.node.boxes[pod].group / "cpu.cfs_quota_us").read_text()) // 1000
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+@needs_kubectl
 def test_kubectl(cluster: FakeCluster, tmp_path: Path) -> None:
     def kubectl(line: str, *more: str, fails: str = "") -> str:
         words = ["kubectl", "--server", cluster.url, "--cache-dir", str(tmp_path), *line.split()]
@@ -76,85 +51,86 @@ def test_kubectl(cluster: FakeCluster, tmp_path: Path) -> None:
         assert fails in done.stderr
         return done.stdout
 
-    def resized(cpu: str, fails: str = "") -> None:
-        kubectl(f"patch pod {pod} --subresource resize -p", json.dumps(resize(cpu)), fails=fails)
+    def patch(body: dict[str, Any], how: str = "--subresource resize", fails: str = "") -> None:
+        kubectl(f"patch pod {pod} {how} -p", json.dumps(body), fails=fails)
 
     def pending(reason: str) -> None:
         path = "-o=jsonpath={.status.conditions[?(@.type=='PodResizePending')].reason}"
         wait_until(lambda: kubectl(f"get pod {pod}", path) == reason, reason)
 
-    pod = next(iter(cluster.node.boxes))
-    assert f"pod/{pod}" in kubectl("get pods -l app=waits -o name")
+    (pod,) = cluster.node.boxes
+    assert kubectl(f"get pods -l app={NAME} -o name") == f"pod/{pod}\n"
     assert quota(cluster, pod) == 20
-    resized("605m")
+    patch(resize("605m"))
     wait_until(lambda: quota(cluster, pod) == 61, "rounded up to a whole percent")
-    resized("3")
+    patch(resize("3"))
     pending("Infeasible")
-    kubectl("scale deployment waits --replicas 2")
+    kubectl(f"scale deployment {NAME} --replicas 2")
     wait_until(lambda: len(cluster.node.boxes) == 2)
-    resized("900m")
+    patch(resize("900m"))
     pending("Deferred")
     assert quota(cluster, pod) == 61
-    (other,) = cluster.node.boxes.keys() - {pod}
-    kubectl("scale deployment waits --replicas 1")
-    wait_until(lambda: other not in cluster.node.boxes, "the younger one goes")
+    kubectl("wait --for=condition=Ready --timeout=60s pod --all")
+    kubectl(f"scale deployment {NAME} --replicas 1")
+    wait_until(lambda: list(cluster.node.boxes) == [pod], "the younger one goes")
     wait_until(lambda: quota(cluster, pod) == 90)
     pending("")
-    kubectl("wait --for=condition=Ready --timeout=9s pod", pod)
-    half = {"name": "main", "resources": {"limits": {"cpu": "950m"}}}
-    spec = json.dumps({"spec": {"containers": [half]}})
-    kubectl(f"patch pod {pod} --subresource resize -p", spec, fails="QOS")
-    spec = json.dumps({"spec": {"containers": [{"name": "main", "image": "other"}]}})
-    kubectl(f"patch pod {pod} --subresource resize -p", spec, fails="only cpu and memory")
-    kubectl(f"patch pod {pod} -p", json.dumps(resize("1")), fails="may not change")
+    patch(resize("950m", "limits"), fails="QOS")
+    patch(resize("950m", image="other"), fails="only cpu and memory")
+    patch(resize("950m"), how="", fails="may not change")
     kubectl("get nothing", fails="doesn't have a resource type")
+    # that it sets no number of replicas keeps the one in force
+    kubectl(f"scale deployment {NAME} --replicas 3")
+    for _ in range(2):
+        kubectl(f"apply --validate=false -k {BASE}")
+    assert kubectl(f"get deployment {NAME}", "-o=jsonpath={.spec.replicas}") == "3"
     kubectl(f"delete pod {pod} --wait=false")
-    wait_until(lambda: bool(cluster.node.boxes) and pod not in cluster.node.boxes)
+    wait_until(lambda: pod not in cluster.node.boxes)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its own sockets
+@needs_kubectl
+@pytest.mark.parametrize("overlay", ["vertical", "joint"])
+def test_the_manifests_fit_the_schemas(overlay: str) -> None:
+    schemas, yaml = map(pytest.importorskip, ("kubernetes_validate", "yaml"))
+    command = ["kubectl", "kustomize", BASE.parent / "overlays" / overlay]
+    built = list(yaml.safe_load_all(subprocess.check_output(command)))
+    for each in built:
+        schemas.validate(each, "1.35", strict=True)
+    assert [each["kind"] for each in built].count("Deployment") == 2
+
+
 def test_the_official_client(cluster: FakeCluster) -> None:
-    client = pytest.importorskip("kubernetes.client")
-    watch = pytest.importorskip("kubernetes.watch")
-
-    def connect(token: str = "") -> Any:
-        configuration = client.Configuration(host=cluster.url)
-        configuration.api_key = {"authorization": f"Bearer {token}"} if token else {}
-        return client.ApiClient(configuration)
-
-    with connect() as free, connect("sa:waits") as bound:
-        core, own = client.CoreV1Api(free), client.CoreV1Api(bound)
-        (pod,) = own.list_namespaced_pod("default", label_selector="app=waits").items
+    client, watch = map(pytest.importorskip, ("kubernetes.client", "kubernetes.watch"))
+    configuration = client.Configuration(host=cluster.url)
+    configuration.api_key = {"authorization": "Bearer sa:sponge"}
+    with client.ApiClient(configuration) as own:
+        core, apps = client.CoreV1Api(own), client.AppsV1Api(own)
+        (pod,) = core.list_namespaced_pod("default", label_selector=f"app={NAME}").items
         name = pod.metadata.name
-        answer = own.patch_namespaced_pod_resize(name, "default", resize("500m"))
+        answer = core.patch_namespaced_pod_resize(name, "default", resize("500m"))
         assert answer.spec.containers[0].resources.limits["cpu"] == "500m"
-        for event in watch.Watch().stream(own.list_namespaced_pod, "default", timeout_seconds=30):
+        for event in watch.Watch().stream(core.list_namespaced_pod, "default", timeout_seconds=60):
             status = event["object"].status
             running = status.container_statuses or []
             if [each.resources.limits["cpu"] for each in running] == ["500m"]:
                 break
-        assert status.observed_generation == 2
-        assert quota(cluster, name) == 50
-        scale = client.AppsV1Api(free).read_namespaced_deployment_scale("waits", "default")
-        assert (scale.spec.replicas, scale.status.selector) == (1, "app=waits")
-        with pytest.raises(client.ApiException, match="403"):
-            own.read_namespaced_pod(name, "default")
-        with pytest.raises(client.ApiException, match="404"):
-            core.read_namespaced_pod("other", "default")
+        assert (status.observed_generation, quota(cluster, name)) == (2, 50)
+        scale = apps.read_namespaced_deployment_scale(NAME, "default")
+        assert (scale.spec.replicas, scale.status.selector) == (1, f"app={NAME}")
+        for forbidden in (core.read_namespaced_pod, core.delete_namespaced_pod):
+            with pytest.raises(client.ApiException, match="403"):
+                forbidden(name, "default")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_lightkube(cluster: FakeCluster) -> None:
-    lightkube = pytest.importorskip("lightkube")
-    resource = pytest.importorskip("lightkube.resources.core_v1")
+    modules = ("lightkube", "lightkube.config.models", "lightkube.resources.core_v1")
+    lightkube, models, core = map(pytest.importorskip, modules)
     apps = pytest.importorskip("lightkube.resources.apps_v1")
-    models = pytest.importorskip("lightkube.config.models")
-    config = lightkube.KubeConfig.from_one(
-        cluster=models.Cluster(server=cluster.url), user=models.User(token="sa:waits")
-    )
-    client = lightkube.Client(config=config, namespace="default")
-    (pod,) = client.list(resource.Pod, labels={"app": "waits"})
-    client.patch(resource.PodResize, pod.metadata.name, resize("300m"))
-    wait_until(lambda: quota(cluster, pod.metadata.name) == 30)
-    client.patch(apps.Deployment.Scale, "waits", {"spec": {"replicas": 2}})
-    wait_until(lambda: len(cluster.node.boxes) == 2)
+    server, user = models.Cluster(server=cluster.url), models.User(token="sa:sponge")
+    config = lightkube.KubeConfig.from_one(cluster=server, user=user)
+    with lightkube.Client(config=config, namespace="default") as client:
+        (pod,) = client.list(core.Pod, labels={"app": NAME})
+        client.patch(core.PodResize, pod.metadata.name, resize("300m"))
+        wait_until(lambda: quota(cluster, pod.metadata.name) == 30)
+        client.patch(apps.Deployment.Scale, NAME, {"spec": {"replicas": 2}})
+        wait_until(lambda: len(cluster.node.boxes) == 2)

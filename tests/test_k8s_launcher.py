@@ -144,7 +144,7 @@ def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving: Serving) -> N
     serving.goes_on()
     serving.cluster.node.capacity = 1100
     serving.until(serving.has(100), "there is room")
-    assert serving.launcher.resizes().granted_cores == serving.launcher.resizes().asked_cores == 1
+    serving.until(lambda: serving.launcher.resizes()[:2] == (1.0, 1.0), "the API says so, too")
 
 
 def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path: Path) -> None:

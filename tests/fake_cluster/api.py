@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fake_cluster.store import ApiError, Object, Store, check_resize, has, merge
+from fake_cluster.store import ApiError, Key, Object, Store, check_resize, has, merge
 
-PLURALS = {
+KINDS = {
     "": {"pods": "Pod", "services": "Service", "serviceaccounts": "ServiceAccount"},
     "apps": {"deployments": "Deployment"},
     "rbac.authorization.k8s.io": {"roles": "Role", "rolebindings": "RoleBinding"},
     "policy": {"poddisruptionbudgets": "PodDisruptionBudget"},
     "networking.k8s.io": {"networkpolicies": "NetworkPolicy"},
-}
-SUBRESOURCES = {
-    "": {"name": "pods/resize", "kind": "Pod"},
-    "apps": {"name": "deployments/scale", "kind": "Scale", "group": "autoscaling", "version": "v1"},
 }
 PATH = re.compile(
     r"/(?:api|apis/([^/]+))/v1(?:/namespaces/([^/]+))?/([a-z]+)(?:/([^/]+)(?:/([a-z]+))?)?"
@@ -45,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             if not self.server.away.is_set():
                 return self.route(body)
         except ApiError as error:
-            return self.answer(error.status, error.code)
+            return self.answer(error.status, error.status["code"])
         except OSError:
             pass  # the client is gone
         self.close_connection = True
@@ -53,58 +48,50 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
     def answer(self, data: Object, code: int = 200) -> None:
-        self.begin(code, "Content-Length", len(body := json.dumps(data).encode()))
+        body = json.dumps(data).encode()
+        self.begin(code, "Content-Length", str(len(body)))
         self.wfile.write(body)
 
-    def begin(self, code: int, header: str, value: object) -> None:
+    def begin(self, code: int, *header: str) -> None:
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
-        self.send_header(header, str(value))
+        self.send_header(*header)
         self.end_headers()
 
     def route(self, body: bytes) -> None:
         url = urlsplit(self.path)
-        if found := discovery(url.path.rstrip("/")):
+        if found := discovery(url.path):
             return self.answer(found)
-        if (match := PATH.fullmatch(url.path)) is None or match[3] not in PLURALS[match[1] or ""]:
-            raise ApiError(404, "NotFound", "the server could not find the requested resource")
-        group, space, plural, name, sub = (part or "" for part in match.groups())
+        match = PATH.fullmatch(url.path)
+        group, space, plural, name, sub = (part or "" for part in match.groups(""))
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         labels = dict(each.split("=") for each in query.get("labelSelector", "").split(",") if each)
         reads = "watch" if query.get("watch") in ("1", "true") else "get" if name else "list"
-        verb = VERBS.get(self.command, reads)
-        what = f"{plural}/{sub}".rstrip("/")
-        store, account = self.server.store, self.headers.get("Authorization")
-        if account is not None:
-            authorize(store, account.removeprefix("Bearer sa:"), (verb, group, space, what, name))
+        verb, key, store = VERBS.get(self.command, reads), (plural, space, name), self.server.store
+        if account := self.headers.get("Authorization"):
+            what = f"{plural}/{sub}".rstrip("/")
+            authorize(store, account.removeprefix("Bearer sa:"), verb, group, what, space, name)
         if verb == "watch":
             return self.watch(plural, space, labels, query)
         with store.changed:
             if verb == "create":
                 return self.answer(store.create(plural, space, json.loads(body)), 201)
             if verb == "list":
-                version = {"resourceVersion": str(store.version)}
-                kind = {
-                    "kind": f"{PLURALS[group][plural]}List",
-                    "apiVersion": f"{group}/v1".lstrip("/"),
-                }
-                return self.answer(
-                    kind | {"metadata": version, "items": store.list(plural, space, labels)}
-                )
-            old = store.get(key := (plural, space, name))
+                head = {"kind": f"{KINDS[group][plural]}List", "apiVersion": version_of(group)}
+                head["metadata"] = {"resourceVersion": str(store.version)}
+                return self.answer(head | {"items": store.list(plural, space, labels)})
+            found = store.get(key)
             if verb == "patch":
                 strategic = "strategic" in self.headers["Content-Type"]
-                old = patched(store, key, old, sub, json.loads(body), strategic)
+                found = patched(store, key, sub, json.loads(body), strategic)
             elif verb == "delete" and plural == "pods":  # it goes when it has ended
-                old["metadata"]["deletionTimestamp"] = old["metadata"]["creationTimestamp"]
-                store.put(key, old)
+                found["metadata"]["deletionTimestamp"] = found["metadata"]["creationTimestamp"]
+                store.put(key, found)
             elif verb == "delete":
-                store.put(key, old, "DELETED")
-            self.answer(scale_of(old) if sub == "scale" else old)
+                store.put(key, found, "DELETED")
+            self.answer(scale_of(found) if sub == "scale" else found)
 
-    def watch(
-        self, plural: str, space: str, labels: dict[str, str], query: Mapping[str, str]
-    ) -> None:
+    def watch(self, plural: str, space: str, labels: Object, query: dict[str, str]) -> None:
         store, since = self.server.store, int(query.get("resourceVersion") or 0)
         end_s = time.monotonic() + float(query.get("timeoutSeconds", 300))
         self.close_connection = True
@@ -123,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
+def version_of(group: str) -> str:
+    return f"{group}/v1".lstrip("/")
+
+
 def discovery(path: str) -> Object | None:
     """Return what tells clients which kinds there are."""
     if path == "/version":
@@ -130,50 +121,42 @@ def discovery(path: str) -> Object | None:
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
-        versions = {
-            name: {"groupVersion": f"{name}/v1", "version": "v1"} for name in PLURALS if name
-        }
+        versions = {each: {"groupVersion": version_of(each), "version": "v1"} for each in KINDS}
         groups = [{"name": n, "versions": [v], "preferredVersion": v} for n, v in versions.items()]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-    for group, plurals in PLURALS.items():
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups[1:]}
+    for group, kinds in KINDS.items():
         if path == (f"/apis/{group}/v1" if group else "/api/v1"):
-            common = {
-                "singularName": "",
-                "namespaced": True,
-                "verbs": ["get", "list", "patch", "watch", "create", "delete"],
-            }
-            rows = [{"name": plural, "kind": kind} for plural, kind in plurals.items()]
-            rows += [SUBRESOURCES[group]] if group in SUBRESOURCES else []
-            head = {"kind": "APIResourceList", "groupVersion": f"{group}/v1".lstrip("/")}
-            return head | {"resources": [common | row for row in rows]}
+            subs = {"": {"pods/resize": "Pod"}, "apps": {"deployments/scale": "Scale"}}
+            verbs = ["create", "delete", "get", "list", "patch", "watch"]
+            rows = [
+                {"name": n, "singularName": "", "namespaced": True, "kind": kind, "verbs": verbs}
+                for n, kind in (kinds | subs.get(group, {})).items()
+            ]
+            head = {"kind": "APIResourceList", "groupVersion": version_of(group)}
+            return head | {"resources": rows}
     return None
 
 
-def authorize(store: Store, account: str, call: tuple[str, str, str, str, str]) -> None:
+def authorize(store: Store, account: str, verb: str, group: str, what: str, *at: str) -> None:
     """Refuse what no Role allows that is bound to a service account."""
-    verb, group, space, what, name = call
+    space, name = at
     for binding in store.list("rolebindings", space):
         if account in [subject["name"] for subject in binding["subjects"]]:
             for rule in store.get(("roles", space, binding["roleRef"]["name"]))["rules"]:
                 fits = verb in rule["verbs"] and what in rule["resources"]
                 if (
                     fits
-                    and group in rule["apiGroups"]
                     and name in rule.get("resourceNames", [name])
+                    and group in rule["apiGroups"]
                 ):
                     return
     user = f'User "system:serviceaccount:{space}:{account}" cannot {verb} resource "{what}"'
     raise ApiError(403, "Forbidden", f'{what} is forbidden: {user} in API group "{group}"')
 
 
-def patched(
-    store: Store, key: tuple[str, str, str], old: Object, sub: str, patch: Object, strategic: bool
-) -> Object:
-    """Patch an object, or its scale, and return the whole."""
-    new = store.get(key)
-    if sub == "scale":
-        new["spec"]["replicas"] = patch["spec"]["replicas"]
-        return store.put(key, new)
+def patched(store: Store, key: Key, sub: str, patch: Object, strategic: bool) -> Object:
+    """Patch an object, whose scale has its number of replicas at the same place."""
+    old, new = store.get(key), store.get(key)
     merge(new, patch, strategic)
     if sub == "resize":
         check_resize(old, new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import os
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_cluster.store import Object, Store, cpu
+from fake_cluster.store import Object, Store, cpu_milli
 
 ROOT = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
@@ -41,7 +42,9 @@ class Box:
 
     def enforce(self) -> None:
         self.resources = self.allocated
-        percents = -(-cpu(self.resources, "limits") // 10)  # whole ones, rounded up, as systemd
+        percents = -(
+            -cpu_milli(self.resources, "limits") // 10
+        )  # whole ones, rounded up, as systemd
         (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100 or -1))
 
     def run(self, container: Object) -> None:
@@ -62,16 +65,13 @@ class Box:
         if self.process:
             self.process.wait()
 
-    def is_ready(self, container: Object) -> bool:
-        if self.process is None or self.process.poll() is not None:
-            return False
-        try:
+    def listens(self, container: Object) -> bool:
+        """Return whether it is ready, as a probe of TCP finds out."""
+        with contextlib.suppress(OSError):
             if probe := container.get("readinessProbe"):
-                address = self.address, probe["tcpSocket"]["port"]
-                socket.create_connection(address, 0.2).close()
-        except OSError:
-            return False
-        return True
+                socket.create_connection((self.address, probe["tcpSocket"]["port"]), 0.2).close()
+            return True
+        return False
 
 
 class Node:
@@ -125,11 +125,13 @@ class Node:
     def _room(self, without: Box | None = None) -> int:
         """Return what is free; who shrinks holds the old size until the new one is in force."""
         others = (box for box in self.boxes.values() if box is not without)
-        return self.capacity - sum(max(cpu(b.allocated), cpu(b.resources)) for b in others)
+        return self.capacity - sum(
+            max(cpu_milli(b.allocated), cpu_milli(b.resources)) for b in others
+        )
 
     def _place(self, pod: Object) -> None:
         meta, wanted = pod["metadata"], pod["spec"]["containers"][0]["resources"]
-        if cpu(wanted) > self._room():
+        if cpu_milli(wanted) > self._room():
             self._report(pod, {"PodScheduled": ("False", "Unschedulable")})
             return
         group, address = self.group / meta["uid"], f"127.0.1.{next(self._hosts)}"
@@ -142,13 +144,13 @@ class Node:
         if box.process is None or box.process.poll() is not None:
             box.kill()
             box.run(container)
-        conditions = {"Ready": (str(box.is_ready(container)), "")}
-        wanted = cpu(container["resources"])
+        conditions = {"Ready": (str(box.listens(container)), "")}
+        wanted = cpu_milli(container["resources"])
         if pod["metadata"]["generation"] == box.seen:
             pass
         elif wanted > self.capacity:
             conditions["PodResizePending"] = "True", "Infeasible"
-        elif wanted > max(self._room(box), cpu(box.allocated)):
+        elif wanted > max(self._room(box), cpu_milli(box.allocated)):
             conditions["PodResizePending"] = "True", "Deferred"
         else:
             box.allocated, box.seen = container["resources"], pod["metadata"]["generation"]

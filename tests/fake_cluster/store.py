@@ -16,7 +16,6 @@ class ApiError(Exception):
     """An answer of the API server that is an error."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
-        self.code = code
         self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
         self.status |= {"reason": reason, "message": message, "metadata": {}}
 
@@ -26,10 +25,9 @@ class Store:
 
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.RLock())
-        self.version = 1
+        self.version, self._serials = 1, itertools.count(1)
         self.events: list[tuple[int, str, Key, Object]] = []
         self._objects: dict[Key, Object] = {}
-        self._serial = itertools.count(1)
 
     def get(self, key: Key) -> Object:
         """Return a copy of an object."""
@@ -40,23 +38,18 @@ class Store:
     def list(self, plural: str, namespace: str = "", labels: Any = ()) -> list[Object]:
         """Return copies of all objects of a kind that have some labels."""
         with self.changed:
-            return [
-                copy.deepcopy(each)
-                for (kind, space, _), each in sorted(self._objects.items())
-                if kind == plural and namespace in ("", space) and has(each, dict(labels))
-            ]
+            keys = [k for k in sorted(self._objects) if k[0] == plural and namespace in ("", k[1])]
+            return [self.get(key) for key in keys if has(self._objects[key], dict(labels))]
 
     def put(self, key: Key, new: Object, event: str = "MODIFIED") -> Object:
         """Keep an object, with a new generation if its ``spec`` is another."""
         with self.changed:
-            old = self._objects.get(key)
+            old, meta = self._objects.get(key, {}), new["metadata"]
             if new == old and event == "MODIFIED":
                 return new
             self.version += 1
-            meta = new["metadata"]
             meta["resourceVersion"] = str(self.version)
-            if old is None or new.get("spec") != old.get("spec"):
-                meta["generation"] = meta.get("generation", 0) + 1
+            meta["generation"] = meta.get("generation", 0) + (new.get("spec") != old.get("spec"))
             self._objects[key] = copy.deepcopy(new)
             if event == "DELETED":
                 del self._objects[key]
@@ -67,7 +60,7 @@ class Store:
     def create(self, plural: str, namespace: str, new: Object) -> Object:
         """Keep a new object, with the defaults of its kind."""
         with self.changed:
-            meta, serial = new["metadata"], next(self._serial)
+            meta, serial = new["metadata"], next(self._serials)
             meta.setdefault("name", f"{meta.get('generateName')}{serial:04x}")
             meta |= {"namespace": namespace, "uid": f"u{serial}"}
             meta["creationTimestamp"] = "2026-01-01T00:00:00Z"
@@ -100,35 +93,21 @@ def merge(target: Object, patch: Object, strategic: bool) -> None:
             target[key] = value
 
 
-def milli(quantity: Any) -> int:
+def cpu_milli(resources: Object, side: str = "requests") -> int:
     """Return thousandths of a core."""
-    text = str(quantity)
+    text = str(resources.get(side, {}).get("cpu", 0))
     return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
 
 
-def cpu(resources: Object, side: str = "requests") -> int:
-    return milli(resources.get(side, {}).get("cpu", 0))
-
-
-def qos(pod: Object) -> str:
-    parts = [container.get("resources", {}) for container in pod["spec"]["containers"]]
-    whole = all({"cpu", "memory"} <= part.get("limits", {}).keys() for part in parts)
-    if whole and all(part["limits"] == part["requests"] for part in parts):
-        return "Guaranteed"
-    return "Burstable" if any(part.values() for part in parts) else "BestEffort"
-
-
 def check_resize(old: Object, new: Object) -> None:
-    """Refuse what the resize of a pod may not change."""
+    """Refuse what the resize of a pod may not change; those here are Guaranteed."""
     shown = copy.deepcopy([old, new])
-    after = [container.pop("resources") for pod in shown for container in pod["spec"]["containers"]]
+    (_, after) = (pod["spec"]["containers"][0].pop("resources") for pod in shown)
     problem = ""
     if shown[0] != shown[1]:
         problem = "Forbidden: only cpu and memory resources are mutable"
-    elif qos(old) != qos(new):
+    elif after["requests"] != after["limits"]:
         problem = "Invalid value: Pod QOS Class may not change as a result of resizing"
-    elif not all(0 <= cpu(each) <= cpu(each, "limits") for each in after):
-        problem = "Invalid value: must be less than or equal to cpu limit"
     if problem:
         name = old["metadata"]["name"]
         raise ApiError(422, "Invalid", f'Pod "{name}" is invalid: spec.containers: {problem}')
