@@ -54,8 +54,7 @@ class Machine(Bench):
 
 @pytest.fixture(autouse=True)
 def _without_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "LocalLauncher", lambda configs: SimpleNamespace(limits=None))
-    monkeypatch.setattr(bench, "LiveWorker", lambda config, launcher: None)
+    monkeypatch.setattr(bench, "LiveWorker", lambda config: SimpleNamespace(launcher=None))
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 0.1, DISTURBED_CELL_S - 0.1])

@@ -7,6 +7,7 @@ import os
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,37 @@ def test_the_first_replicas_load_at_full_speed_and_are_limited_then(make_rig: Ma
     rig.fleet.limit(4)
     granted = [replica.granted_cores() for replica in rig.replicas]
     assert granted == [0.25, 0.25, 0.0625], "one that starts has one core unit"
+
+
+def test_what_is_granted_counts_where_it_is_more_than_was_asked(
+    make_rig: MakeRig, clock: Monotonic
+) -> None:
+    rig = make_rig(2)
+    rig.launcher.limit_delay_s = 2.0
+    assert (rig.fleet.held, rig.fleet.in_force) == (16, 16.0)
+    rig.fleet.limit(4)
+    assert (rig.fleet.held, rig.fleet.in_force) == (8, 16.0), "a limit comes late"
+    clock.now_s += 2.0
+    assert rig.fleet.in_force == 8.0
+    rig.fleet.limit(6)
+    assert rig.fleet.in_force == 12.0, "what is asked for counts at once"
+    for replica in rig.replicas:
+        replica.limits_late = False
+        replica.limit(1.0)
+    clock.now_s += 2.0
+    assert rig.fleet.in_force == 12.0, "where limits act at once nobody looks"
+
+
+def test_a_worker_charges_and_shows_what_is_granted_to_all_replicas() -> None:
+    config = replace(CONFIG, initial=Allocation(4, 1, 2))
+    with LiveWorker(config, launcher=(launcher := FakeLauncher())) as worker:
+        assert worker.status().effective_cores == 4.0
+        launcher.launched[1].limit(0.75)  # not ours
+        begin = worker.status()
+        assert (begin.held_cores, begin.effective_cores) == (16.0, 8.0)
+        assert not worker.wait(worker.now() + 0.05)
+        end = worker.status()
+        assert end.core_seconds - begin.core_seconds >= 0.05 * 16.0
 
 
 def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:

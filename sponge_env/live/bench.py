@@ -100,6 +100,7 @@ class Bench(AbstractContextManager["Bench"]):
         self.grid: Grid = defaultdict(list)
         """Saturated batches on a grid of sizes and cores."""
         self.worker = LiveWorker(self.config)
+        self.limits = self.worker.launcher
         self._batches = self._requests = 0
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""

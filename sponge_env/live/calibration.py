@@ -93,8 +93,7 @@ def _profile_of(bench: Bench) -> Profile:
 
 def build_quota(bench: Bench) -> QuotaService:
     """Put together what the simulator needs of a worker under a quota."""
-    config, launcher = bench.config, bench.worker.launcher
-    period_s, tick_s = launcher.period_s, launcher.tick_s
+    config, period_s, tick_s = bench.config, bench.limits.period_s, bench.limits.tick_s
     dispatch_s = [median(run.dispatch_s for run in runs) for runs in bench.work.values()]
     per_request_s, per_batch_s = np.polyfit(list(bench.work), dispatch_s, 1)
     work_s = bench.work_s()

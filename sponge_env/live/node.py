@@ -69,7 +69,8 @@ class NodeServer:
         for connection in connections:
             hang_up(connection.sock)
         for connection in connections:
-            connection.join(END_S)
+            if connection.is_alive():  # else it has just been accepted
+                connection.join(END_S)
 
 
 class Connection(threading.Thread):

@@ -23,6 +23,9 @@ from sponge_env.live.local import too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
+LIMITED_S = 2.0
+"""How long the first limits may take to come into force before the clock starts."""
+
 Tensor = NDArray[Any]
 Task = tuple[int, Tensor]
 """A place among the tasks of a request in a stage, and the task's input or the answer to it."""
@@ -107,6 +110,11 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch.poll(HEARTBEAT_S)
             for fleet in self._fleets:
                 fleet.warmed_up()
+            until_s = time.monotonic() + LIMITED_S
+            while any(fleet.in_force > fleet.held for fleet in self._fleets):
+                if time.monotonic() > until_s:
+                    break  # others say what is granted
+                self._watch.poll(until_s - time.monotonic())
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
