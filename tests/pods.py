@@ -11,7 +11,7 @@ from typing import Any
 import busy_model
 import pytest
 import yaml
-from fake_cluster import FakeCluster, fake_cluster
+from fake_cluster import FakeCluster
 from fake_cluster.node import ROOT
 from machine import wait_until
 
@@ -32,7 +32,7 @@ def pods(
     folder: Path, cpu: str = "300m", milli: int = 4000, delay_s: Sequence[float] = (0.0, 0.0)
 ) -> Iterator[FakeCluster]:
     """Run a cluster with replicas of a busy model; this process acts for the front end's pod."""
-    with fake_cluster(milli, delay_s) as cluster, pytest.MonkeyPatch.context() as patch:
+    with FakeCluster(milli, delay_s) as cluster, pytest.MonkeyPatch.context() as patch:
         for name in ("access.yaml", "replicas.yaml"):
             for found in yaml.safe_load_all((BASE / name).read_text()):
                 if found["kind"] == "Deployment":

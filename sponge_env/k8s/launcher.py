@@ -7,7 +7,6 @@ for neither. While the API server is away, it goes on with what was granted.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import socket
@@ -35,8 +34,6 @@ PERIOD_S, TICK_S = 0.1, 0.004
 """Period of the quota that a kubelet sets, and the kernel's tick."""
 RETRY_S, LOOK_S = 1.0, 0.25
 """Pause before the same call is made again, and longest time between two looks at what is due."""
-_SERIALS = itertools.count()
-"""Replicas of several stages may have one id."""
 
 
 class Resizes(NamedTuple):
@@ -60,19 +57,13 @@ class PodReplica(RemoteReplica):
         self, id: int, job: Job, cores: float, granted_cores: float, changed: threading.Condition
     ) -> None:
         super().__init__(id, job, "without a pod", cores, granted_cores)
-        self.pod, self.milli, self.serial, self._changed = "", 0, next(_SERIALS), changed
+        self.pod, self.milli, self._changed = "", 0, changed
 
     def limit(self, cores: float) -> None:
         """Have its threads follow, and its pod when Kubernetes comes to it; the newest counts."""
         super().limit(cores)
         with self._changed:
             self.milli = math.ceil(round(cores * 1000, 3))
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let go of the connection and of the pod."""
-        super().close()
-        with self._changed:
             self._changed.notify_all()
 
 
@@ -97,14 +88,16 @@ class KubernetesLauncher(RemoteLauncher):
         self._changed, self._ended = threading.Condition(), threading.Event()
         """The first guards all that follows."""
         self._pods: dict[str, Pod] = {}
-        self._wanting: dict[int, PodReplica] = {}
+        self._wanting: list[PodReplica] = []
         self._retired: dict[str, socket.socket] = {}
         """Connections that keep pods unready as long as they last."""
         self._resumes_s: dict[tuple[str, str], float] = {}
         """Until when calls, by their kind and pod, are not made again."""
         self._sent: dict[str, tuple[int, float]] = {}
         """Resizes that are not in force, and since when they are asked for."""
-        self._resized, self._lag_s, self._trouble = 0, 0.0, ""
+        self._resized, self._lag_s = 0, 0.0
+        self._trouble: dict[str, str] = {}
+        """What went wrong the last time, by the kind of call."""
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)
@@ -121,7 +114,7 @@ class KubernetesLauncher(RemoteLauncher):
         granted_cores = self._cores_max if full_speed else cores  # until a pod says more
         replica = PodReplica(id, self.jobs[stage], cores, granted_cores, self._changed)
         with self._changed:
-            self._wanting[replica.serial] = replica
+            self._wanting.append(replica)
             self._changed.notify_all()
         self.start(replica, partial(self._reach, replica), stage, full_speed)
         if not full_speed:
@@ -131,7 +124,7 @@ class KubernetesLauncher(RemoteLauncher):
     def resizes(self) -> Resizes:
         """Return the present state, from any thread."""
         with self._changed:
-            wanting = [each for each in self._wanting.values() if not each.closed]
+            wanting = [each for each in self._wanting if not each.closed]
             pods = [self._pods[each.pod] for each in wanting if each.pod in self._pods]
             pending = dict.fromkeys(("NoPod", "Deferred", "Infeasible"), 0)
             pending |= Counter(pod.pending for pod in pods if pod.pending)
@@ -145,19 +138,18 @@ class KubernetesLauncher(RemoteLauncher):
         """Return where a replica's pod listens, once it has one that does."""
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: replica.pod or replica.closed or self._ended.is_set()
-                )
-                if replica.closed or self._ended.is_set():
-                    raise WorkerError("it is not wanted any more")
+                self._changed.wait_for(lambda: replica.pod, LOOK_S)
                 pod = self._pods.get(replica.pod)
+            if replica.closed or self._ended.is_set():
+                raise WorkerError("it is not wanted any more")
             with suppress(OSError):
                 if pod:
                     socket.create_connection(pod.address, RETRY_S).close()
                     return Address(*pod.address)
-            with self._changed:  # its readiness is news of yesterday
-                self._pause("assign", replica.pod)
-                replica.pod = ""
+            if replica.pod:  # its readiness is news of yesterday
+                with self._changed:
+                    self._pause("assign", replica.pod)
+                    replica.pod = ""
 
     def _follow(self) -> None:
         """Keep the account of the pods."""
@@ -165,6 +157,7 @@ class KubernetesLauncher(RemoteLauncher):
         while not self._ended.is_set():
             try:
                 found = self._api.call("GET", path)
+                self._trouble.pop("watch", None)
                 with self._changed:
                     self._pods = {}
                     self._take(*found["items"])
@@ -174,7 +167,7 @@ class KubernetesLauncher(RemoteLauncher):
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
             except WorkerError as error:
-                self._warn(error)
+                self._warn("watch", error)
                 self._ended.wait(RETRY_S)
 
     def _take(self, *found: Mapping[str, Any], gone: bool = False) -> None:
@@ -201,18 +194,18 @@ class KubernetesLauncher(RemoteLauncher):
                     continue
             try:
                 self._make(*call)
-                self._trouble = ""
+                self._trouble.pop(call.kind, None)
             except WorkerError as error:
-                self._warn(error)
+                self._warn(call.kind, error)
                 with self._changed:
                     self._pause(call.kind, call.pod)
 
     def _next_call(self) -> Call | None:
         now_s = time.monotonic()
         self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
-        self._wanting = {key: each for key, each in self._wanting.items() if not each.closed}
+        self._wanting = [each for each in self._wanting if not each.closed]
         unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
-        wants = [Want(key, each.pod, each.milli) for key, each in self._wanting.items()]
+        wants = [Want(at, each.pod, each.milli) for at, each in enumerate(self._wanting)]
         calls = next_calls(self._pods, wants, unreachable | self._retired.keys(), self._scale)
         due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
         return next(due, None)
@@ -220,11 +213,11 @@ class KubernetesLauncher(RemoteLauncher):
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S
 
-    def _warn(self, error: WorkerError) -> None:
+    def _warn(self, kind: str, error: WorkerError) -> None:
         """Say what goes wrong, once as long as it is the same."""
-        if str(error) != self._trouble and not self._ended.is_set():
+        if str(error) != self._trouble.get(kind) and not self._ended.is_set():
             LOG.warning("going on with what was granted: %s", error)
-        self._trouble = str(error)
+        self._trouble[kind] = str(error)
 
     def _make(self, kind: str, name: str, value: int) -> None:
         pod, begin_s = self._pods.get(name), time.monotonic()

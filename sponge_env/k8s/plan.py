@@ -31,7 +31,7 @@ class Pod(NamedTuple):
 
 
 class Want(NamedTuple):
-    """A replica of the fleet, its pod if it has one, and its CPU, 0 for what a pod starts with."""
+    """A replica by its place, its pod if it has one, and its CPU, 0 for what a pod starts with."""
 
     id: int
     pod: str = ""

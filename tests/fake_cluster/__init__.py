@@ -9,8 +9,7 @@ everything is allowed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
 
 from fake_cluster.api import Handler
@@ -19,40 +18,32 @@ from fake_cluster.store import Store
 
 
 class FakeCluster(ThreadingHTTPServer):
-    """The API server, and the node behind it."""
+    """The API server, with a node of some capacity behind it; runs within a ``with`` block.
+
+    A resize comes into force after a time drawn from a range.
+    """
 
     daemon_threads = True
 
-    def __init__(self, milli: int, delay_s: Sequence[float]) -> None:
+    def __init__(self, capacity_milli: int, delay_s: Sequence[float]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.away = threading.Event()
-        """While it is set, connections are cut."""
-        self.store = Store()
-        self.node = Node(self.store, milli, delay_s)
+        self.store, self.away, self._ended = Store(), threading.Event(), threading.Event()
+        """While it is away, connections are cut."""
+        self.node = Node(self.store, capacity_milli, delay_s)
+        self._loops = [threading.Thread(target=loop) for loop in (self.serve_forever, self._sync)]
+        for thread in self._loops:
+            thread.start()
 
+    def _sync(self) -> None:
+        while not self._ended.wait(0.02):
+            self.node.sync()
 
-@contextmanager
-def fake_cluster(
-    milli: int = 1000, delay_s: Sequence[float] = (0.16, 0.16)
-) -> Iterator[FakeCluster]:
-    """Run a cluster, on which a resize comes into force after a time drawn from a range."""
-    cluster, ended = FakeCluster(milli, delay_s), threading.Event()
-
-    def live() -> None:
-        while not ended.wait(0.02):
-            cluster.node.sync()
-
-    threads = [threading.Thread(target=work) for work in (cluster.serve_forever, live)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield cluster
-    finally:
-        ended.set()
-        cluster.away.set()
-        cluster.shutdown()
-        for thread in threads:
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.away.set()
+        self.shutdown()
+        for thread in self._loops:
             thread.join()
-        cluster.server_close()
-        cluster.node.close()
+        self.server_close()
+        self.node.close()

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fake_cluster.store import Object, Store, cpu_milli
 
@@ -22,32 +22,28 @@ ROOT = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
 
 
-@dataclass
 class Box:
-    """A pod's process in its control group."""
+    """A pod's process in its control group, with the resources that are allocated and in force."""
 
-    group: Path
-    address: str
-    seen: int
-    """Generation of the pod that is allocated."""
-    allocated: Object
-    """Resources, and those in force."""
-    resources: Object
-    process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    due_s: float = 0.0
-    """When what is allocated comes into force."""
-    killed_s: float = 0.0
-    """When it is killed, once it is to end."""
+    def __init__(self, group: Path, address: str, pod: Object) -> None:
+        group.mkdir()
+        self.group, self.address, self.starts = group, address, 0
+        self.due_s = self.killed_s = 0.0
+        """When what is allocated comes into force, and when it is killed, if it is to be."""
+        self.allocate(pod)
+        self.enforce()
+        self.run(pod)
+
+    def allocate(self, pod: Object) -> None:
+        self.seen, self.allocated = pod["metadata"]["generation"], container_of(pod)["resources"]
 
     def enforce(self) -> None:
-        self.resources = self.allocated
-        percents = -(
-            -cpu_milli(self.resources, "limits") // 10
-        )  # whole ones, rounded up, as systemd
-        (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100 or -1))
+        self.due_s, self.resources = 0.0, self.allocated
+        percents = -(-cpu_milli(self.resources, "limits") // 10)  # rounded up, as by systemd
+        (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100))
 
-    def run(self, container: Object) -> None:
+    def run(self, pod: Object) -> None:
+        container = container_of(pod)
         values = {e["name"]: e["value"] for e in container.get("env", ()) if "value" in e}
         values["POD_IP"] = self.address
         words = [*container["command"], *container.get("args", ())]
@@ -62,14 +58,13 @@ class Box:
             for pid in pids:
                 os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.005)  # until the kernel has taken them out
-        if self.process:
-            self.process.wait()
+        self.process.wait()
 
     def listens(self, container: Object) -> bool:
         """Return whether it is ready, as a probe of TCP finds out."""
         with contextlib.suppress(OSError):
-            if probe := container.get("readinessProbe"):
-                socket.create_connection((self.address, probe["tcpSocket"]["port"]), 0.2).close()
+            port = container["readinessProbe"]["tcpSocket"]["port"]
+            socket.create_connection((self.address, port), 0.2).close()
             return True
         return False
 
@@ -90,15 +85,14 @@ class Node:
         for deployment in self._store.list("deployments"):
             self._replicate(deployment)
         for pod in self._store.list("pods"):
-            name = pod["metadata"]["name"]
             if "deletionTimestamp" in pod["metadata"]:
-                self._end(pod, self.boxes.get(name))
-            elif box := self.boxes.get(name):
+                self._end(pod)
+            elif box := self.boxes.get(pod["metadata"]["name"]):
                 self._go_on(pod, box)
             else:
                 self._place(pod)
 
-    def _change(self, each: Object, event: str = "MODIFIED", **parts: Object) -> None:
+    def _change(self, each: Object, event: str = "MODIFIED", **parts: Any) -> None:
         """Put parts of an object back; others may have changed since."""
         meta, plural = each["metadata"], f"{each['kind'].lower()}s"
         with self._store.changed:
@@ -110,42 +104,37 @@ class Node:
         pods = self._store.list("pods", meta["namespace"], spec["selector"]["matchLabels"])
         own = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         for _ in range(spec["replicas"] - len(own)):
-            template = copy.deepcopy(spec["template"])
-            template["metadata"]["generateName"] = f"{meta['name']}-"
-            pod = {"kind": "Pod", "apiVersion": "v1"} | template
+            pod = {"kind": "Pod", "apiVersion": "v1"} | copy.deepcopy(spec["template"])
+            pod["metadata"]["generateName"] = f"{meta['name']}-"
             self._store.create("pods", meta["namespace"], pod)
         # as a ReplicaSet does: first who is not ready, then the youngest
         own.sort(key=lambda pod: (is_ready(pod), -int(pod["metadata"]["uid"][1:])))
         for pod in own[: max(0, len(own) - spec["replicas"])]:
             gone = {"deletionTimestamp": pod["metadata"]["creationTimestamp"]}
             self._change(pod, metadata=pod["metadata"] | gone)
-        status = {"replicas": len(own), "readyReplicas": sum(map(is_ready, own))}
-        self._change(deployment, status=status)
+        self._change(
+            deployment, status={"replicas": len(own), "readyReplicas": sum(map(is_ready, own))}
+        )
 
     def _room(self, without: Box | None = None) -> int:
         """Return what is free; who shrinks holds the old size until the new one is in force."""
         others = (box for box in self.boxes.values() if box is not without)
-        return self.capacity - sum(
-            max(cpu_milli(b.allocated), cpu_milli(b.resources)) for b in others
-        )
+        held = (max(cpu_milli(box.allocated), cpu_milli(box.resources)) for box in others)
+        return self.capacity - sum(held)
 
     def _place(self, pod: Object) -> None:
-        meta, wanted = pod["metadata"], pod["spec"]["containers"][0]["resources"]
-        if cpu_milli(wanted) > self._room():
+        if cpu_milli(container_of(pod)["resources"]) > self._room():
             self._report(pod, {"PodScheduled": ("False", "Unschedulable")})
             return
-        group, address = self.group / meta["uid"], f"127.0.1.{next(self._hosts)}"
-        group.mkdir()
-        self.boxes[meta["name"]] = Box(group, address, meta["generation"], wanted, wanted)
-        self.boxes[meta["name"]].enforce()
+        group, address = self.group / pod["metadata"]["uid"], f"127.0.1.{next(self._hosts)}"
+        self.boxes[pod["metadata"]["name"]] = Box(group, address, pod)
 
     def _go_on(self, pod: Object, box: Box) -> None:
-        container, now_s = pod["spec"]["containers"][0], time.monotonic()
-        if box.process is None or box.process.poll() is not None:
+        if box.process.poll() is not None:
             box.kill()
-            box.run(container)
-        conditions = {"Ready": (str(box.listens(container)), "")}
-        wanted = cpu_milli(container["resources"])
+            box.run(pod)
+        conditions = {"Ready": (str(box.listens(container_of(pod))), "")}
+        wanted, now_s = cpu_milli(container_of(pod)["resources"]), time.monotonic()
         if pod["metadata"]["generation"] == box.seen:
             pass
         elif wanted > self.capacity:
@@ -153,25 +142,23 @@ class Node:
         elif wanted > max(self._room(box), cpu_milli(box.allocated)):
             conditions["PodResizePending"] = "True", "Deferred"
         else:
-            box.allocated, box.seen = container["resources"], pod["metadata"]["generation"]
+            box.allocate(pod)
             # what is on its way takes a newer one along
             box.due_s = box.due_s or now_s + self._random.uniform(*self._delay_s)
         if box.due_s and now_s >= box.due_s:
-            box.due_s = 0.0
             box.enforce()
         if box.due_s:
             conditions["PodResizeInProgress"] = "True", ""
         self._report(pod, conditions, box)
 
-    def _end(self, pod: Object, box: Box | None) -> None:
-        if box:
+    def _end(self, pod: Object) -> None:
+        if box := self.boxes.get(name := pod["metadata"]["name"]):
             if not box.killed_s:
-                grace_s = pod["spec"].get("terminationGracePeriodSeconds", 30)
-                box.killed_s = time.monotonic() + grace_s
+                box.killed_s = time.monotonic() + pod["spec"]["terminationGracePeriodSeconds"]
                 box.process.terminate()
             if box.process.poll() is None and time.monotonic() < box.killed_s:
                 return
-            self._remove(pod["metadata"]["name"])
+            self._remove(name)
         self._change(pod, "DELETED")
 
     def _remove(self, name: str) -> None:
@@ -182,17 +169,16 @@ class Node:
     def _report(
         self, pod: Object, conditions: dict[str, tuple[str, str]], box: Box | None = None
     ) -> None:
-        meta, container = pod["metadata"], pod["spec"]["containers"][0]
-        common = {"observedGeneration": meta["generation"]}
+        generation = {"observedGeneration": pod["metadata"]["generation"]}
         status: Object = {"phase": "Pending"}
         status["conditions"] = [
-            common | {"type": kind, "status": value, "reason": reason}
+            generation | {"type": kind, "status": value, "reason": reason}
             for kind, (value, reason) in conditions.items()
         ]
         if box:
-            running = {"name": container["name"], "image": "", "imageID": "", "ready": True}
+            running = {"name": container_of(pod)["name"], "image": "", "imageID": "", "ready": True}
             running |= {"restartCount": box.starts - 1, "resources": box.resources}
-            running["allocatedResources"] = box.allocated.get("requests", {})
+            running["allocatedResources"] = box.allocated["requests"]
             status |= {"phase": "Running", "podIP": box.address, "containerStatuses": [running]}
             status["observedGeneration"] = box.seen
         self._change(pod, status=status)
@@ -201,6 +187,11 @@ class Node:
         for name in list(self.boxes):
             self._remove(name)
         self.group.rmdir()
+
+
+def container_of(pod: Object) -> Object:
+    container: Object = pod["spec"]["containers"][0]
+    return container
 
 
 def is_ready(pod: Object) -> bool:
