@@ -26,7 +26,8 @@ CASES = {
     "a further pod": ([A], [*ONE, Want(1)], "", 1, "scale  2"),
     "another size": ([A], [Want(0, "a", 500)], "", 1, "resize a 500"),
     "the size that it has": ([A], [Want(0, "a", 250)], "", 1, ""),
-    "the last pod stays": ([A], [], "", 1, ""),
+    "nobody has wanted any yet": ([A, B], [], "", 2, ""),
+    "not all have theirs": ([A, pod("b", ready=False), C], [*ONE, Want(1)], "", 3, ""),
     "its pod is gone": ([B], [Want(0, "x", 500)], "", 1, ""),
     "cores are given back first": (
         [A, B], [Want(0, "a", 500), Want(1, "b", 100)], "", 2, "resize b 100, resize a 500"

@@ -252,8 +252,9 @@ class KubernetesLauncher(RemoteLauncher):
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
-        self._api.interrupt()
         for thread in self._loops:
-            thread.join()
+            while thread.is_alive():
+                self._api.interrupt()
+                thread.join(LOOK_S)
         for sock in self._retired.values():
             sock.close()

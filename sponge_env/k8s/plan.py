@@ -62,13 +62,12 @@ def next_calls(
     usable = (pod.name for pod in free if pod.ready and pod.name not in set_aside)
     waiting = (want.id for want in wants if not want.pod)
     calls = [Call("assign", name, id) for name, id in zip(usable, waiting, strict=False)]
-    wanted = max(1, len(wants))
-    if wanted > scale:
+    if (wanted := len(wants)) > scale:
         calls.append(Call("scale", "", wanted))
     calls += _resizes(staying, wants)
     if wanted >= scale:
         calls += [Call("release", pod.name) for pod in free if pod.name in set_aside]
-    elif all(staying[want.pod].ready for want in wants if want.pod in staying):
+    elif wants and all(want.pod in staying and staying[want.pod].ready for want in wants):
         # a Deployment removes first what is not ready, which must be no replica's
         unready = sum(not pod.ready for pod in free) + max(0, scale - len(staying))
         if (more := scale - wanted - unready) <= 0:
