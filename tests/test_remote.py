@@ -26,7 +26,7 @@ from nodes import NodeProcess, Proxy
 from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
-from sponge_env.live.launch import PLACE
+from sponge_env.live.local import PLACE
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout

@@ -288,6 +288,13 @@ class Node:
             closed.wait(RETRY_S)
 
 
+def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """Run a function in a thread that keeps no process from ending."""
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 class RemoteLauncher(Stages):
     """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
 
@@ -301,13 +308,9 @@ class RemoteLauncher(Stages):
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
         self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
-        self._threads = [
-            threading.Thread(target=node.watch, args=(token, self.facts, self._closed), daemon=True)
-            for node in self.nodes
-        ]
-        self._threads.append(threading.Thread(target=self._watch, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        own = token, self.facts, self._closed
+        self._threads = [in_thread(node.watch, *own) for node in self.nodes]
+        self._threads.append(in_thread(self._watch))
         for node in self.nodes:
             node.tried.wait()
         beating = [node.facts for node in self.nodes if node.beats]
@@ -353,14 +356,13 @@ class RemoteLauncher(Stages):
         """
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
+        in_thread(self._connect, replica, reach)
 
-        def connect() -> None:
-            try:
-                replica.attach(dial(reach(), self._token, self.facts)[0])
-            except WorkerError as error:
-                replica.fail(str(error))
-
-        threading.Thread(target=connect, daemon=True).start()
+    def _connect(self, replica: RemoteReplica, reach: Callable[[], Address]) -> None:
+        try:
+            replica.attach(dial(reach(), self._token, self.facts)[0])
+        except WorkerError as error:
+            replica.fail(str(error))
 
     def close(self) -> None:
         """Let go of the nodes."""
