@@ -244,6 +244,21 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess
         assert node.process.poll() is None
 
 
+def listens(node: NodeProcess) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(node.address):
+        return True
+    return False
+
+
+@pytest.mark.live
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to(node: NodeProcess) -> None:
+    assert listens(node)
+    with dial(node.address, TOKEN, {})[0] as sock:
+        sock.sendall(HEAD.pack(*Frame(wire.RETIRE)))
+        wait_until(lambda: not listens(node))
+    wait_until(lambda: listens(node))
+
+
 @pytest.mark.live
 def test_a_node_ends_with_all_that_it_has_started() -> None:
     node = NodeProcess("--model", "busy_model:Quick")

@@ -114,7 +114,7 @@ class RemoteReplica:
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()
         """Its connection, and why it dies."""
-        self._lock = threading.RLock()
+        self._lock, self._rung = threading.RLock(), False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -134,8 +134,12 @@ class RemoteReplica:
         with self._lock:  # a closed bell's number may be another file's
             if not self.closed:
                 self._news.append(news)
-                os.eventfd_write(self._bell, 1)
+                self._ring()
             return not self.closed
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+        self._rung = True
 
     def look(self, now_s: float) -> None:
         """Notice that the node is silent, or has been for too long."""
@@ -172,8 +176,10 @@ class RemoteReplica:
 
     def poll(self) -> Event | None:
         """Send what is left over, and take in the next event."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._rung:
+            self._rung = False
+            with suppress(BlockingIOError):  # it may be rung at this moment
+                os.eventfd_read(self._bell)
         self._take_in()
         event, self._event = self._event, None
         return event
@@ -221,7 +227,7 @@ class RemoteReplica:
         before = self._event
         self._take_in()
         if self._event is not before:
-            os.eventfd_write(self._bell, 1)
+            self._ring()
         return self._last
 
     def granted_cores(self) -> float:
