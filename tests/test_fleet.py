@@ -6,8 +6,8 @@ import gc
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,18 +130,6 @@ def test_what_is_granted_counts_where_it_is_more_than_was_asked(
         replica.limit(1.0)
     clock.now_s += 2.0
     assert rig.fleet.in_force == 12.0, "where limits act at once nobody looks"
-
-
-def test_a_worker_charges_and_shows_what_is_granted_to_all_replicas() -> None:
-    config = replace(CONFIG, initial=Allocation(4, 1, 2))
-    with LiveWorker(config, launcher=(launcher := FakeLauncher())) as worker:
-        assert worker.status().effective_cores == 4.0
-        launcher.launched[1].limit(0.75)  # not ours
-        begin = worker.status()
-        assert (begin.held_cores, begin.effective_cores) == (16.0, 8.0)
-        assert not worker.wait(worker.now() + 0.05)
-        end = worker.status()
-        assert end.core_seconds - begin.core_seconds >= 0.05 * 16.0
 
 
 def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
@@ -392,12 +380,20 @@ def test_cores_are_charged_as_they_are_held(
 def test_a_limit_that_comes_late_shows_in_the_status(
     worker: LiveWorker, launcher: FakeLauncher
 ) -> None:
+    worker.resize(Allocation(cores=8, batch=1, replicas=2))
+    worker.wait(worker.now())
     launcher.limit_delay_s = 0.05
-    worker.resize(Allocation(cores=4, batch=1))
+    worker.resize(Allocation(cores=4, batch=1, replicas=2))
     resized = worker.status()
-    assert (resized.held_cores, resized.effective_cores) == (4.0, 8.0)
+    assert (resized.held_cores, resized.effective_cores) == (16.0, 8.0)
     while worker.status().effective_cores != 4.0:
         assert not worker.wait(worker.now() + 0.01)
+    assert worker.status().held_cores == 8.0
+    assert worker.status().core_seconds >= resized.core_seconds + 0.04 * 16
+    launcher.launched[1].limit(0.75)  # by somebody else
+    time.sleep(launcher.limit_delay_s)
+    status = worker.status()
+    assert (status.held_cores, status.effective_cores) == (16.0, 8.0), "of all replicas"
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -26,7 +26,7 @@ from nodes import NodeProcess, Proxy
 from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
-from sponge_env.live.launch import PLACE
+from sponge_env.live.local import PLACE
 from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout
@@ -242,6 +242,21 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess
         assert isinstance(next_event(replica), Ready)
         assert peak_bytes(node.process.pid) < before + 32e6
         assert node.process.poll() is None
+
+
+def listens(node: NodeProcess) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(node.address):
+        return True
+    return False
+
+
+@pytest.mark.live
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to(node: NodeProcess) -> None:
+    assert listens(node)
+    with dial(node.address, TOKEN, {})[0] as sock:
+        sock.sendall(HEAD.pack(*Frame(wire.RETIRE)))
+        wait_until(lambda: not listens(node))
+    wait_until(lambda: listens(node))
 
 
 @pytest.mark.live

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from sponge_env.live.local import LocalLauncher
 from sponge_env.live.node import NodeServer
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.wire import TOKEN
+from sponge_env.scenario.config import Limiter
 from sponge_env.scenario.profile import local_model
 from sponge_env.scenario.scenario import Scenario, scenario_of
 from sponge_env.serve.options import authority, is_local, listening_socket
@@ -34,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
     prepare_cpus(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
     scenario = scenario_of(arguments.model, arguments.scenario)
+    configs = _configs(scenario, arguments.core_unit, arguments.limiter)
     with (
         cli.terminate_like_interrupt(),
         suppress(KeyboardInterrupt),
-        closing(LocalLauncher(_configs(scenario, arguments))) as launcher,
+        closing(LocalLauncher(configs)) as launcher,
         listening_socket(arguments.host, arguments.port) as listener,
         closing(NodeServer(listener, launcher, token)) as node,
     ):
@@ -48,26 +49,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _configs(scenario: Scenario, arguments: argparse.Namespace) -> list[LiveConfig]:
+def _configs(scenario: Scenario, core_unit: float, limiter: Limiter) -> list[LiveConfig]:
     """Say how replicas of a scenario are set up, whose models need not have been measured here."""
     configs = []
     for stage in scenario.pipeline:
-        models = tuple(filter(None, (local_model(variant.profile) for variant in stage.variants)))
-        if len(models) < len(stage.variants):
-            raise ConfigError(
-                f"scenario {scenario.name!r} uses a profile whose model does not come with it; "
-                "a node needs local or local:MODEL"
-            )
-        configs.append(
-            LiveConfig(
-                model=models[0],
-                variants=models,
-                batch_max=stage.limits.batch,
-                cores_max=stage.limits.cores,
-                core_unit=arguments.core_unit,
-                limiter=arguments.limiter,
-            )
-        )
+        models = tuple(local_model(v.profile) or v.profile for v in stage.variants)
+        sizes = stage.limits.batch, stage.limits.cores, core_unit
+        configs.append(LiveConfig(models[0], models, *sizes, limiter=limiter))
     return configs
 
 

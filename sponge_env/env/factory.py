@@ -105,7 +105,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.live.launch import PLACE
+    from sponge_env.live.local import PLACE
 
     stages = stage_profiles(scenario, profile)
     profiles = [model for models in stages for model in models]
@@ -146,8 +146,7 @@ def live_machine(
     scenario: Scenario, limiter: Limiter, profile: Profile | None = None
 ) -> AbstractContextManager[None]:
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
-    from sponge_env.live.launch import PLACE
-    from sponge_env.live.local import reserve
+    from sponge_env.live.local import PLACE, reserve
 
     if not PLACE.is_here:
         return nullcontext()
@@ -164,7 +163,7 @@ def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "lo
     """
     if replicas != "local":
         from sponge_env.k8s.launcher import PREFIX, KubernetesLauncher
-        from sponge_env.live.launch import PLACE
+        from sponge_env.live.local import PLACE
         from sponge_env.live.remote import RemoteLauncher, parse_addresses
         from sponge_env.live.wire import TOKEN
 

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from io import FileIO
@@ -24,7 +24,7 @@ from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
+from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
 from sponge_env.live.stages import Stages
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
@@ -238,6 +238,21 @@ class LocalLauncher(Stages):
             except OSError:
                 limiter.close()
                 raise
+
+
+class Place:
+    """Where real workers have their replicas: they are processes here, or a command says where."""
+
+    open: Callable[[Sequence[LiveConfig]], Launcher] = LocalLauncher
+
+    @property
+    def is_here(self) -> bool:
+        """Whether they are on this machine's CPUs."""
+        return self.open is LocalLauncher
+
+
+PLACE = Place()
+"""One for the process, as its CPUs are."""
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:

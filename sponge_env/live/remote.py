@@ -114,7 +114,7 @@ class RemoteReplica:
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()
         """Its connection, and why it dies."""
-        self._lock = threading.RLock()
+        self._lock, self._rung = threading.RLock(), False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
@@ -134,8 +134,12 @@ class RemoteReplica:
         with self._lock:  # a closed bell's number may be another file's
             if not self.closed:
                 self._news.append(news)
-                os.eventfd_write(self._bell, 1)
+                self._ring()
             return not self.closed
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+        self._rung = True
 
     def look(self, now_s: float) -> None:
         """Notice that the node is silent, or has been for too long."""
@@ -172,8 +176,10 @@ class RemoteReplica:
 
     def poll(self) -> Event | None:
         """Send what is left over, and take in the next event."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._rung:
+            self._rung = False
+            with suppress(BlockingIOError):  # it may be rung at this moment
+                os.eventfd_read(self._bell)
         self._take_in()
         event, self._event = self._event, None
         return event
@@ -221,7 +227,7 @@ class RemoteReplica:
         before = self._event
         self._take_in()
         if self._event is not before:
-            os.eventfd_write(self._bell, 1)
+            self._ring()
         return self._last
 
     def granted_cores(self) -> float:
@@ -288,6 +294,13 @@ class Node:
             closed.wait(RETRY_S)
 
 
+def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """Run a function in a thread that keeps no process from ending."""
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 class RemoteLauncher(Stages):
     """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
 
@@ -301,13 +314,9 @@ class RemoteLauncher(Stages):
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
         self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
-        self._threads = [
-            threading.Thread(target=node.watch, args=(token, self.facts, self._closed), daemon=True)
-            for node in self.nodes
-        ]
-        self._threads.append(threading.Thread(target=self._watch, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        own = token, self.facts, self._closed
+        self._threads = [in_thread(node.watch, *own) for node in self.nodes]
+        self._threads.append(in_thread(self._watch))
         for node in self.nodes:
             node.tried.wait()
         beating = [node.facts for node in self.nodes if node.beats]
@@ -353,14 +362,13 @@ class RemoteLauncher(Stages):
         """
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
+        in_thread(self._connect, replica, reach)
 
-        def connect() -> None:
-            try:
-                replica.attach(dial(reach(), self._token, self.facts)[0])
-            except WorkerError as error:
-                replica.fail(str(error))
-
-        threading.Thread(target=connect, daemon=True).start()
+    def _connect(self, replica: RemoteReplica, reach: Callable[[], Address]) -> None:
+        try:
+            replica.attach(dial(reach(), self._token, self.facts)[0])
+        except WorkerError as error:
+            replica.fail(str(error))
 
     def close(self) -> None:
         """Let go of the nodes."""

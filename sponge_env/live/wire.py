@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,8 @@ HANDSHAKE_S = 2.0
 GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
 FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
+PARTS_AT_ONCE = 64
+"""Buffers that the kernel is given in one call."""
 
 LAUNCH, START, LIMIT, RETIRE = range(4)
 """Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
@@ -146,11 +149,11 @@ class Link:
             return
         with suppress(BlockingIOError):
             while self.backlog:
-                more = socket.MSG_MORE if len(self.backlog) > 1 else 0
-                sent = self.sock.send(self.backlog[0], more)
-                self.backlog[0] = self.backlog[0][sent:]
-                if not self.backlog[0]:
-                    self.backlog.popleft()
+                sent = self.sock.sendmsg(list(islice(self.backlog, PARTS_AT_ONCE)))
+                while self.backlog and sent >= len(self.backlog[0]):
+                    sent -= len(self.backlog.popleft())
+                if sent:
+                    self.backlog[0] = self.backlog[0][sent:]
         mask = select.EPOLLIN | (select.EPOLLOUT if self.backlog else 0)
         if mask != self._mask:
             self._epoll.modify(self.sock, mask)

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from sponge_env.errors import ModelError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
-from sponge_env.live.launch import PLACE
-from sponge_env.live.local import too_many_as_sentence
+from sponge_env.live.local import PLACE, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
@@ -76,7 +75,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     There are settings for each stage. The constructor returns when the initial replicas are ready;
     they start at full speed, then their limits are put in force and the clock starts. If none
-    starts, that is a ``WorkerError``. The launcher, by default that of :data:`~.live.launch.PLACE`,
+    starts, that is a ``WorkerError``. The launcher, by default that of :data:`~.live.local.PLACE`,
     is closed with the worker. All methods but ``wake`` belong to one thread at a time.
 
     Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
