@@ -1,6 +1,6 @@
 """A Kubernetes cluster of one node in this process: API server, Deployment controller, kubelet.
 
-Pods are real processes in real control groups (version 1), with addresses of their own (127.0.1.x).
+Pods are real processes in real control groups (version 1), with loopback addresses of their own.
 Images, volumes and probes but those of TCP are ignored: a container's command runs as it is. The
 service account in a bearer token ``sa:NAME`` may do what stored Roles say; without a token,
 everything is allowed.

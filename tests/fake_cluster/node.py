@@ -20,6 +20,8 @@ from fake_cluster.store import Object, Store, cpu_milli
 
 ROOT = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
+NETWORK = f"127.{os.getpid() // 256 % 254 + 1}.{os.getpid() % 256}"
+"""Of the pods: another in each process."""
 
 
 class Box:
@@ -126,7 +128,7 @@ class Node:
         if cpu_milli(container_of(pod)["resources"]) > self._room():
             self._report(pod, {"PodScheduled": ("False", "Unschedulable")})
             return
-        group, address = self.group / pod["metadata"]["uid"], f"127.0.1.{next(self._hosts)}"
+        group, address = self.group / pod["metadata"]["uid"], f"{NETWORK}.{next(self._hosts)}"
         self.boxes[pod["metadata"]["name"]] = Box(group, address, pod)
 
     def _go_on(self, pod: Object, box: Box) -> None:
