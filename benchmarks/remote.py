@@ -1,13 +1,12 @@
 """What a replica on a node costs over one here, for one request of 150 KB: the wire and the node.
 
-    python -m benchmarks.remote [--times N]
+    python -m benchmarks.remote
 
 Batches alternate between the two, and all run at real-time priority where that is allowed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import select
@@ -17,19 +16,20 @@ import sys
 import time
 from pathlib import Path
 
+from sponge_env.live.cpus import prepare_cpus
 from sponge_env.live.local import LocalLauncher
 from sponge_env.live.remote import RemoteLauncher, parse_addresses
-from sponge_env.live.replica import Answer, Event, LiveConfig, Replica
+from sponge_env.live.replica import Event, LiveConfig, Replica
 
-MODEL = "efficientnet-lite0-uint8"
+MODEL, TIMES = "efficientnet-lite0-uint8", 300
+NODE = ("replica", "--model", MODEL, "--limiter", "outside", "--port", "0")
 
 
 def next_event(replica: Replica) -> Event:
     """Wait for an event."""
-    while True:
+    while (event := replica.poll()) is None:
         select.select([replica], [], [])
-        if (event := replica.poll()) is not None:
-            return event
+    return event
 
 
 def overhead_ms(replica: Replica, tensors: list) -> float:
@@ -38,47 +38,41 @@ def overhead_ms(replica: Replica, tensors: list) -> float:
     replica.start(1, tensors)
     answer = next_event(replica)
     replica.answers(len(tensors))
-    took_s = time.monotonic() - began_s
-    assert isinstance(answer, Answer), answer
-    return 1e3 * (took_s - answer.finished_s + answer.started_s)
+    return 1e3 * (time.monotonic() - began_s - answer.finished_s + answer.started_s)
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that one has started, from whichever thread."""
-    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children")
-            for child in path.read_text().split()]  # fmt: skip
+def hurry(node: int) -> None:
+    """Give this process, a node, and the children of both real-time priority."""
+    for parent in (os.getpid(), node):
+        for path in Path(f"/proc/{parent}/task").glob("*/children"):
+            for process in (parent, *path.read_text().split()):
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
 
 
-def main() -> int:
+def main() -> None:
     """Measure, and print medians."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.remote", description=__doc__)
-    parser.add_argument("--times", type=int, default=300)
-    times = parser.parse_args().times
-    command = ["replica", "--model", MODEL, "--limiter", "outside", "--port", "0"]
-    node = subprocess.Popen(
-        [sys.executable, "-m", "sponge_env", *command], stdout=subprocess.PIPE, text=True
+    command, configs = (
+        [sys.executable, "-m", "sponge_env", *NODE],
+        [LiveConfig(MODEL, limiter="none")],
     )
-    addresses = parse_addresses(node.stdout.readline().split(" at ")[1].split(",")[0])
-    configs = [LiveConfig(model=MODEL, limiter="none")]
-    with (
-        contextlib.closing(LocalLauncher(configs)) as local,
-        contextlib.closing(RemoteLauncher(configs, addresses, "")) as remote,
-        contextlib.closing(local.launch(0, 1.0)) as here,
-        contextlib.closing(remote.launch(1, 1.0)) as there,
-    ):
-        tensors = [local.sample(0)]
-        for replica in (here, there):
-            next_event(replica)
+    prepare_cpus(wait=True, cpus=None)
+    with contextlib.ExitStack() as opened:
+        node = opened.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        opened.callback(node.terminate)
+        addresses = parse_addresses(node.stdout.readline().split(" at ")[1].split(",")[0])
+        replicas = []
+        for launcher in (LocalLauncher(configs), RemoteLauncher(configs, addresses, "")):
+            opened.callback(launcher.close)
+            replicas.append(opened.enter_context(contextlib.closing(launcher.launch(0, 1.0))))
+            next_event(replicas[-1])
+            tensors = [launcher.sample(0)]
         with contextlib.suppress(PermissionError):
-            for process in (os.getpid(), *children(os.getpid()), *children(node.pid)):
-                for thread in map(int, os.listdir(f"/proc/{process}/task")):
-                    os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(1))
-        pairs = [[overhead_ms(each, tensors) for each in (here, there)] for _ in range(times)]
-    node.terminate()
-    own, others = map(statistics.median, zip(*pairs, strict=True))
-    print(f"here {own:.3f} ms, on a node {others:.3f} ms, difference {others - own:+.3f} ms")
-    return node.wait()
+            hurry(node.pid)
+        pairs = [[overhead_ms(each, tensors) for each in replicas] for _ in range(TIMES)]
+    here, there = map(statistics.median, zip(*pairs, strict=True))
+    print(f"here {here:.3f} ms, on a node {there:.3f} ms, difference {there - here:+.3f} ms")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

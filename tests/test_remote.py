@@ -251,12 +251,16 @@ def listens(node: NodeProcess) -> bool:
 
 
 @pytest.mark.live
-def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to(node: NodeProcess) -> None:
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    node = NodeProcess(*OUTSIDE, "--port", str(port))  # it has to find its own port again
     assert listens(node)
-    with dial(node.address, TOKEN, {})[0] as sock:
+    with dial(node.address, "", {})[0] as sock:
         sock.sendall(HEAD.pack(*Frame(wire.RETIRE)))
         wait_until(lambda: not listens(node))
     wait_until(lambda: listens(node))
+    assert node.end() == 0
 
 
 @pytest.mark.live

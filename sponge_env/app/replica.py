@@ -31,21 +31,20 @@ def main(argv: Sequence[str]) -> int:
     token = os.environ.get(TOKEN, "")
     if not (token or is_local(arguments.host)):
         raise ConfigError(f"others reach --host {arguments.host}: put a token into {TOKEN}")
-    prepare_cpus(arguments.wait, arguments.cpus)
     sys.setswitchinterval(SWITCH_S)
-    scenario = scenario_of(arguments.model, arguments.scenario)
-    configs = _configs(scenario, arguments.core_unit, arguments.limiter)
-    with (
-        cli.terminate_like_interrupt(),
-        suppress(KeyboardInterrupt),
-        closing(LocalLauncher(configs)) as launcher,
-        listening_socket(arguments.host, arguments.port) as listener,
-        closing(NodeServer(listener, launcher, token)) as node,
-    ):
-        at = authority(*listener.getsockname()[:2])
-        sys.stdout.write(f"replicas of {scenario.name} at {at}, limiter {launcher.limiter}\n")
-        sys.stdout.flush()
-        node.serve()
+    with cli.terminate_like_interrupt(), suppress(KeyboardInterrupt):
+        prepare_cpus(arguments.wait, arguments.cpus)
+        scenario = scenario_of(arguments.model, arguments.scenario)
+        configs = _configs(scenario, arguments.core_unit, arguments.limiter)
+        with (
+            closing(LocalLauncher(configs)) as launcher,
+            listening_socket(arguments.host, arguments.port) as listener,
+            closing(NodeServer(listener, launcher, token)) as node,
+        ):
+            at = authority(*listener.getsockname()[:2])
+            sys.stdout.write(f"replicas of {scenario.name} at {at}, limiter {launcher.limiter}\n")
+            sys.stdout.flush()
+            node.serve()
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import sys
@@ -47,11 +48,12 @@ class Stages:
             ],
         }
         """On what front ends and nodes must agree, and the cores and batches that they need."""
-        self._samples = [_in_order(variants[0].samples()) for variants in models]
+        # drawn when first asked for, which a node never does
+        self._samples = functools.cache(lambda stage: _in_order(models[stage][0].samples()))
 
     def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
         """Return one of the model's samples, the same for an id: each once, then at random."""
-        samples, order = self._samples[stage]
+        samples, order = self._samples(stage)
         sample: NDArray[Any] = samples[order[request_id % len(order)]]
         return sample
 

