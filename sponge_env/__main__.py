@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": ("app.evaluate", "compare controllers on a scenario or on a suite of them"),
     "list": ("app.evaluate", "show agents, scenarios, suites and profiles"),
     "serve": ("serve.__main__", "serve a model to clients with deadlines"),
+    "replica": ("app.replica", "host replicas for servers on other machines"),
     "calibrate": ("app.calibrate", "measure the real worker on this machine"),
     "load": ("serve.load.__main__", "send a scenario's requests to a server"),
     "report": ("app.report", "make one page of what runs found"),

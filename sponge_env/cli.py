@@ -173,6 +173,12 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
+def add_replicas(parser: argparse.ArgumentParser) -> None:
+    """Add where the real worker has its replicas."""
+    text = "local (default), nodes that run 'sponge replica' with the same token, or k8s:DEPLOYMENT"
+    parser.add_argument("--replicas", default="local", metavar="HOST:PORT,...", help=text)
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add where tasks run, for :func:`sponge_env.run.executor.executor_of`."""
     text = "processes (default: one per CPU)"

@@ -49,6 +49,8 @@ class FakeReplica:
     """
 
     pid = None
+    silent = False
+    limits_late = True
 
     def __init__(self, id: int, cores: float, launcher: FakeLauncher) -> None:
         self.id = id
@@ -132,6 +134,7 @@ class FakeLauncher:
     """Starts fakes, willing or not, whose limits come late. Implements ``Launcher``."""
 
     limiter = "fake"
+    period_s = tick_s = 0.01
     max_tasks = (0,)
 
     def __init__(self, willing: bool = True, limit_delay_s: float = 0.0) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     {"formats", "core"},
     {"cli", "simulation", "control", "models"},
     {"live", "oracle"},
+    {"k8s"},
     {"env"},
     {"run"},
     {"results"},

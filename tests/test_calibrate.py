@@ -277,8 +277,7 @@ class Machine(Bench):
 @pytest.fixture
 def machine(monkeypatch):
     """Return what makes a machine, which starts no worker."""
-    monkeypatch.setattr(bench, "LocalLauncher", lambda configs: SimpleNamespace(limits=None))
-    monkeypatch.setattr(bench, "LiveWorker", lambda config, launcher: None)
+    monkeypatch.setattr(bench, "LiveWorker", lambda config: SimpleNamespace(launcher=None))
     return Machine
 
 

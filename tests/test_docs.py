@@ -15,7 +15,7 @@ import pytest
 import sponge_env
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("sponge_env", "agents", "baselines", "benchmarks", "examples", "traces", "docs", "tests")
+FOLDERS = "sponge_env agents baselines benchmarks deploy examples traces docs tests".split()
 FILES = {f"/{path.relative_to(ROOT)}" for each in FOLDERS for path in (ROOT / each).rglob("*.*")}
 FILES |= {f"/{path.name}" for path in ROOT.glob("*.*")}
 OF_A_USER = re.compile(r"mine|my-.*|out|run|versions|host|learn|fidelity")

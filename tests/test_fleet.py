@@ -6,6 +6,7 @@ import gc
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -110,6 +111,25 @@ def test_the_first_replicas_load_at_full_speed_and_are_limited_then(make_rig: Ma
     rig.fleet.limit(4)
     granted = [replica.granted_cores() for replica in rig.replicas]
     assert granted == [0.25, 0.25, 0.0625], "one that starts has one core unit"
+
+
+def test_what_is_granted_counts_where_it_is_more_than_was_asked(
+    make_rig: MakeRig, clock: Monotonic
+) -> None:
+    rig = make_rig(2)
+    rig.launcher.limit_delay_s = 2.0
+    assert (rig.fleet.held, rig.fleet.in_force) == (16, 16.0)
+    rig.fleet.limit(4)
+    assert (rig.fleet.held, rig.fleet.in_force) == (8, 16.0), "a limit comes late"
+    clock.now_s += 2.0
+    assert rig.fleet.in_force == 8.0
+    rig.fleet.limit(6)
+    assert rig.fleet.in_force == 12.0, "what is asked for counts at once"
+    for replica in rig.replicas:
+        replica.limits_late = False
+        replica.limit(1.0)
+    clock.now_s += 2.0
+    assert rig.fleet.in_force == 12.0, "where limits act at once nobody looks"
 
 
 def test_the_oldest_idle_replica_gets_the_batch(make_rig: MakeRig) -> None:
@@ -360,12 +380,20 @@ def test_cores_are_charged_as_they_are_held(
 def test_a_limit_that_comes_late_shows_in_the_status(
     worker: LiveWorker, launcher: FakeLauncher
 ) -> None:
+    worker.resize(Allocation(cores=8, batch=1, replicas=2))
+    worker.wait(worker.now())
     launcher.limit_delay_s = 0.05
-    worker.resize(Allocation(cores=4, batch=1))
+    worker.resize(Allocation(cores=4, batch=1, replicas=2))
     resized = worker.status()
-    assert (resized.held_cores, resized.effective_cores) == (4.0, 8.0)
+    assert (resized.held_cores, resized.effective_cores) == (16.0, 8.0)
     while worker.status().effective_cores != 4.0:
         assert not worker.wait(worker.now() + 0.01)
+    assert worker.status().held_cores == 8.0
+    assert worker.status().core_seconds >= resized.core_seconds + 0.04 * 16
+    launcher.launched[1].limit(0.75)  # by somebody else
+    time.sleep(launcher.limit_delay_s)
+    status = worker.status()
+    assert (status.held_cores, status.effective_cores) == (16.0, 8.0), "of all replicas"
 
 
 @pytest.mark.parametrize("refuses", [False, True])

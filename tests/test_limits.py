@@ -270,3 +270,28 @@ def test_a_janitor_that_was_stopped_holds_nobody_up():
         janitor.send("process", pid, 0)
     janitor.close()
     assert janitor._process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2000000"}, 1.5),
+        ({"cpu.max": "max 100000\n", "cpu.stat": "throttled_usec 2000000"}, 4.0),
+        ({"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu.max": "900000 100000\n"}, 4.0),
+        ({}, 4.0),
+    ],
+)
+def test_a_limit_from_outside_is_read_and_never_set(
+    files: dict[str, str], cores: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroups, "find_hierarchy", lambda: Hierarchy(2, tmp_path, tmp_path))
+    limiter = open_limits("outside", 1 / 16, 4, announce=lambda path: None).limiter()
+    limiter.attach(1)
+    limiter.apply(0.25)
+    assert limiter.granted_cores() == cores
+    assert limiter.throttled_s() == (2.0 if "cpu.stat" in files else 0.0)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from sponge_env.errors import ConfigError, MissingExtraError
 from sponge_env.live import child, sandbox
 from sponge_env.live.child import MAX_REASONS, REPORT, ModelServer
-from sponge_env.live.local import MAX_REPORT_BYTES, make_job
+from sponge_env.live.local import MAX_REPORT_BYTES
+from sponge_env.live.stages import make_job
 from sponge_env.models import efficientnet
 from sponge_env.models import model as model_module
 from sponge_env.models.model import Model, OnnxModel, TensorSpec, onnx_session

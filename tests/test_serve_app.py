@@ -18,9 +18,9 @@ from scenarios import CHAIN
 from served import running
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.scenario.scenario import load_scenario
+from sponge_env.scenario.scenario import load_scenario, scenario_of
 from sponge_env.serve import __main__ as command
-from sponge_env.serve.make import check_stage_inputs, controllers, scenario_of
+from sponge_env.serve.make import check_stage_inputs, controllers
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.rpc.codec import MESSAGES, SERVICE
 

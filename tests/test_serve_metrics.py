@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from served_story import ANSWER, SERVED, Story, call, snapshot
 
+from sponge_env.k8s.launcher import Resizes
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Batches, Reply, Status
 from sponge_env.serve.monitor.exposition import exposition
 from sponge_env.serve.monitor.metrics import OUTCOMES, ServerMetrics
 
+DASHBOARD = Path(__file__).parents[1] / "deploy" / "monitoring" / "dashboard.json"
 LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
 
 
@@ -168,3 +172,22 @@ def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> No
     assert len(families) == len(declared)
     labels = [sample.labels for family in families for sample in family.samples]
     assert {each["model"] for each in labels if "model" in each} == {name}
+
+
+def test_pods_are_shown_as_kubernetes_has_them() -> None:
+    pods = Resizes(1.5, 1.25, {"NoPod": 1, "Deferred": 2}, ended=4, lag_s=0.8)
+    metrics = ServerMetrics(SERVED, resizes=lambda: pods)
+    has(
+        metrics,
+        {
+            "sponge_pod_cores_asked": 1.5,
+            "sponge_pod_cores_granted": 1.25,
+            "sponge_pods_pending{reason=NoPod}": 1,
+            "sponge_pods_pending{reason=Deferred}": 2,
+            "sponge_resize_seconds_count": 4,
+            "sponge_resize_seconds_sum": 0.8,
+        },
+    )
+    metrics.take(snapshot())
+    shown, dashboard = exposition(metrics).decode(), DASHBOARD.read_text()
+    assert not [name for name in re.findall(r"sponge_\w+", dashboard) if name not in shown]

@@ -13,6 +13,7 @@ import busy_model
 import numpy as np
 import pytest
 from fake_replicas import crash
+from nodes import remote_launcher
 from reference.worker import ProfileService, SimulatedWorker
 
 from sponge_env.interfaces import Allocation, Batch, Completion, Worker
@@ -67,10 +68,17 @@ def _real_rig(initial: Allocation) -> Rig:
     return Rig(worker, lambda: crash(worker))
 
 
-RIGS = {"profile": _profile_rig, "real": _real_rig}
+def _remote_rig(initial: Allocation) -> Rig:
+    limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
+    config = busy_model.config(**limits, initial=initial)
+    worker = LiveWorker(config, launcher=remote_launcher([config]))
+    return Rig(worker, lambda: crash(worker))
 
 
-@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n == "real")) for n in RIGS])
+RIGS = {"profile": _profile_rig, "real": _real_rig, "remote": _remote_rig}
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n != "profile")) for n in RIGS])
 def make_rig(request: pytest.FixtureRequest) -> Iterator[Callable[[Allocation], Rig]]:
     rigs: list[Rig] = []
 

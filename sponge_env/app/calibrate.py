@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     """Measure and report."""
     args = _parser().parse_args(argv)
     files = _files(args)
-    prepare_machine(args.wait, args.cpus)
+    prepare_machine(args.wait, args.cpus, args.replicas)
     for config in files.values():
         resolve_model(config.model)  # which says what is missing before anything is measured
     with cli.terminate_like_interrupt():
@@ -82,10 +82,11 @@ def _parser() -> cli.Parser:
         ("--seconds", None, float, f"about how long to measure (default: {times})"),
     ):
         parser.add_argument(option, metavar=metavar, type=kind, help=text)
-    limiters = [name for name in get_args(Limiter) if name != "none"]
+    limiters = [name for name in get_args(Limiter) if name not in ("none", "outside")]
     text = f"means to limit CPU: {', '.join(limiters)}"
     limiter = cli.one_of("limiter", limiters)
     parser.add_argument("--limiter", type=limiter, default="auto", help=text)
+    cli.add_replicas(parser)
     cli.add_machine(parser)
     return parser
 

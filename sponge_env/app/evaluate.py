@@ -16,7 +16,7 @@ from sponge_env.utils.files import check_writable
 
 NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
-    "json",
+    *("json", "replicas"),
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
 )
 """Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
@@ -71,6 +71,7 @@ def _add_arguments(parser: cli.Parser) -> None:
     add("--backend", type=backends, default="sim", help=text)
     text = "CPU limiter of the real worker: auto, cgroup (insist), duty-cycle or none"
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto", help=text)
+    cli.add_replicas(parser)
     text = "cold, or warm: with the allocation that the agent settles on under the mean load"
     add("--start", type=cli.one_of("start", get_args(Start)), help=text)
     add("--duration", type=float, metavar="SECONDS", help="length of an episode")

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from sponge_env.errors import ConfigError, unknown
@@ -101,7 +103,7 @@ def make_system(
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
     """Raise now what would keep the scenario from running on the real worker."""
-    from sponge_env.live.local import LocalLauncher
+    from sponge_env.live.local import PLACE
 
     stages = stage_profiles(scenario, profile)
     profiles = [model for models in stages for model in models]
@@ -123,7 +125,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
             "cannot serve; evaluate it simulated (docs/pipelines.md)"
         )
     configs = real_configs(spec, stages, limiter)
-    with closing(LocalLauncher(configs)) as launcher:  # which a worker would need
+    with closing(PLACE.open(configs)) as launcher:  # which a worker would need
         for each in profiles:
             if each.limiter != launcher.limiter:
                 text = "profile %r was measured under %s, this run is under %s: %s"
@@ -131,7 +133,7 @@ def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:
                 LOG.warning(text, each.name, each.limiter, launcher.limiter, differ)
     cpus = math.ceil(max(config.physical_cores(config.cores_max) for config in configs))
     most = max(int(cpus / config.core_unit + 1e-9) for config in configs)
-    if len(configs) > 1 and spec.total_cores > most:
+    if PLACE.is_here and len(configs) > 1 and spec.total_cores > most:
         raise ConfigError(
             f"the stages may hold {spec.total_cores} core units together, but share "
             f"{cpus} CPU{'s' * (cpus > 1)} of {most}; lower limits.total_cores"
@@ -142,21 +144,37 @@ def live_machine(
     scenario: Scenario, limiter: Limiter, profile: Profile | None = None
 ) -> AbstractContextManager[None]:
     """Keep the CPUs of a scenario's real worker to this process until the end of the block."""
-    from sponge_env.live.local import reserve
+    from sponge_env.live.local import PLACE, reserve
 
+    if not PLACE.is_here:
+        return nullcontext()
     profile = profile or scenario_profile(scenario)
     spec, stages = make_spec(scenario, profile), stage_profiles(scenario, profile)
     return reserve(real_configs(spec, stages, limiter))
 
 
-def prepare_machine(wait: bool, cpus: frozenset[int] | None) -> None:
-    """Keep to some CPUs, and wait for those that another live run has; both where asked for."""
-    if wait or cpus:
-        from sponge_env.live.cpus import RESERVATIONS, use_only
+def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "local") -> None:
+    """Keep to some CPUs, wait for those that another live run has, launch replicas elsewhere.
 
-        RESERVATIONS.patient |= wait
-        if cpus:
-            use_only(cpus)
+    Each where asked for; ``replicas`` that are neither nodes nor a Deployment's are a
+    ``ConfigError``.
+    """
+    if replicas != "local":
+        from sponge_env.k8s.launcher import PREFIX, KubernetesLauncher
+        from sponge_env.live.local import PLACE
+        from sponge_env.live.remote import RemoteLauncher, parse_addresses
+        from sponge_env.live.wire import TOKEN
+
+        token = os.environ.get(TOKEN, "")
+        if replicas.startswith(PREFIX):
+            deployment = replicas.removeprefix(PREFIX)
+            PLACE.open = partial(KubernetesLauncher, where=deployment, token=token)
+        else:
+            PLACE.open = partial(RemoteLauncher, addresses=parse_addresses(replicas), token=token)
+    if wait or cpus:
+        from sponge_env.live.cpus import prepare_cpus
+
+        prepare_cpus(wait, cpus)
 
 
 def real_configs(

@@ -17,7 +17,6 @@ from sponge_env.errors import WorkerError
 from sponge_env.interfaces import Allocation, Batch, FloatArray
 from sponge_env.latency import CONTENDING
 from sponge_env.live.limits import process_memory_bytes
-from sponge_env.live.local import LocalLauncher
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.utils.console import Progress
@@ -100,9 +99,8 @@ class Bench(AbstractContextManager["Bench"]):
         """CPU seconds that batches took longer at a share of full speed."""
         self.grid: Grid = defaultdict(list)
         """Saturated batches on a grid of sizes and cores."""
-        launcher = LocalLauncher([self.config])
-        self.limits = launcher.limits
-        self.worker = LiveWorker(self.config, launcher=launcher)
+        self.worker = LiveWorker(self.config)
+        self.limits = self.worker.launcher
         self._batches = self._requests = 0
         self._disturbed_s = 0.0
         """Time that disturbed batches took which were run again."""
@@ -215,9 +213,10 @@ class Bench(AbstractContextManager["Bench"]):
         latency_s = time.monotonic() - begin_s
         loaded = self.worker.replicas[1:]
         cpu_s = fmean(replica.cpu_s() for replica in loaded)
-        memory_bytes = fmean(process_memory_bytes(replica.pid) for replica in loaded if replica.pid)
+        # of those elsewhere it is not known
+        sizes_bytes = [process_memory_bytes(replica.pid) for replica in loaded if replica.pid]
         self._resize(cores)
-        return ColdStart(latency_s, cpu_s, round(memory_bytes))
+        return ColdStart(latency_s, cpu_s, round(fmean(sizes_bytes or [0])))
 
 
 def _powers_of_two(largest: int) -> list[int]:

@@ -119,10 +119,7 @@ class CgroupLimiter(CpuLimiter):
     def throttled_s(self) -> float:
         """Read the throttle counter, summed over CPUs; after the end, its last value."""
         if not self._closed:
-            counters = dict(map(str.split, _read(self.group / "cpu.stat").splitlines()))
-            name, unit_s = THROTTLED[self._version]
-            if name in counters:  # else the group was removed
-                self._throttled_s = int(counters[name]) * unit_s
+            self._throttled_s = _throttled_s(self.group, self._throttled_s)
         return self._throttled_s
 
     def close(self) -> None:
@@ -131,6 +128,34 @@ class CgroupLimiter(CpuLimiter):
             self.throttled_s()
             self._closed = True
             remove_group(str(self.group))
+
+
+class OutsideLimiter(CpuLimiter):
+    """Limits nothing, and reads what limits this process's own group, as Kubernetes resizes it."""
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(cpus)
+        found = find_hierarchy()
+        self._group = found.own if found else PROC
+
+    def granted_cores(self) -> float:
+        """Return the quota of the group, no more than there are CPUs."""
+        v1 = f"{_read(self._group / 'cpu.cfs_quota_us')} {_read(self._group / 'cpu.cfs_period_us')}"
+        quota, period, *_ = [*(_read(self._group / "cpu.max") or v1).split(), "-1", "-1"]
+        return self._cores if quota in ("-1", "max") else min(self._cores, int(quota) / int(period))
+
+    def throttled_s(self) -> float:
+        """Return how long the whole group stood stopped."""
+        return _throttled_s(self._group, self._throttled_s)
+
+
+def _throttled_s(group: Path, before_s: float) -> float:
+    """Read a group's throttle counter; if there is none any more it is as before."""
+    counters = dict(map(str.split, _read(group / "cpu.stat").splitlines()))
+    units = (
+        int(counters[name]) * unit_s for name, unit_s in THROTTLED.values() if name in counters
+    )
+    return next(units, before_s)
 
 
 class RunGroup:

@@ -51,6 +51,13 @@ def use_only(cpus: frozenset[int]) -> None:
         move(thread, cpus)
 
 
+def prepare_cpus(wait: bool, cpus: frozenset[int] | None) -> None:
+    """Wait for CPUs that another process has, and keep to some; both where asked for."""
+    RESERVATIONS.patient |= wait
+    if cpus:
+        use_only(cpus)
+
+
 def affinities() -> dict[int, set[int]]:
     """Return the CPUs that each thread of this process may use."""
     found = {}

@@ -107,17 +107,21 @@ class Watch:
         That none of the first replicas starts is a ``WorkerError``.
         """
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
-        ended = []
+        happened, ended = False, []
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     self._wakes[0].recv(4096)
+                happened = True
             else:
                 fleet, member = key.data
-                ended += fleet.take_event(member)
+                was_silent = member.replica.silent
+                news, batches = fleet.take_event(member)
+                happened |= news or member.replica.silent != was_silent
+                ended += batches
         for fleet in self.fleets:
             fleet.kill_hung()
-        return bool(ready), ended
+        return happened, ended
 
     def wake(self) -> None:
         """Make a :meth:`poll` in another thread return; safe from any thread."""
@@ -181,9 +185,20 @@ class Fleet:
         return sum(member.cores for member in self.members)
 
     @property
+    def in_force(self) -> float:
+        """The same where limits come late: of each replica the larger of asked and granted."""
+        return float(sum(map(self._in_force, self.members)))
+
+    def _in_force(self, member: Member) -> float:
+        if not member.replica.limits_late:
+            return member.cores
+        # a kernel's quota is rounded
+        return max(member.cores, round(member.replica.granted_cores() / self.config.core_unit, 2))
+
+    @property
     def idle(self) -> list[Member]:
         """Replicas that could start a batch, oldest first."""
-        return [member for member in self.members if member.state is Phase.IDLE]
+        return [m for m in self.members if m.state is Phase.IDLE and not m.replica.silent]
 
     @property
     def staying(self) -> list[Member]:
@@ -309,8 +324,8 @@ class Fleet:
             self._past_cpu_s += member.replica.cpu_s()
             self.members.remove(member)
 
-    def take_event(self, member: Member) -> list[EndedBatch]:
-        """Take in a replica's event; return its batch if that ended."""
+    def take_event(self, member: Member) -> tuple[bool, list[EndedBatch]]:
+        """Take in a replica's event; return whether there was one, and its batch if that ended."""
         event = member.replica.poll()
         ended = []
         if event is not None and (batch := member.batch) is not None:
@@ -328,7 +343,7 @@ class Fleet:
                 self.cold_start_s = event.at_s - member.launched_s
             elif member.draining:
                 self.stop([member])
-        return ended
+        return event is not None, ended
 
     def _replace(self, dead: Member, death: Death) -> None:
         """Start another replica in place of one that died."""

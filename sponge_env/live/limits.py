@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.live.cgroups import RunGroup, find_hierarchy
+from sponge_env.live.cgroups import OutsideLimiter, RunGroup, find_hierarchy
 from sponge_env.live.replica import CpuLimiter
 from sponge_env.scenario.config import Limiter
 
@@ -37,6 +37,8 @@ PERIOD_STEP_S = 0.010
 """Shortest period used, and the step between periods: shorter ones cost switches."""
 PERIOD_MAX_S = 1.0
 """Longest period the kernel accepts."""
+OUTSIDE_PERIOD_S = 0.1
+"""Period of the kubelet, and the kernel's default."""
 COARSE_CLOCK = 6
 """``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
 POLL_MIN_S = 0.0002
@@ -132,7 +134,7 @@ class CpuLimits(NamedTuple):
     """The CPU limits of one run."""
 
     kind: str
-    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle`` or ``none``."""
+    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``."""
     period_s: float
     """Enforcement period."""
     tick_s: float
@@ -198,6 +200,8 @@ def open_limits(
     """
     period_s = enforcement_period_s(core_unit)
     tick_s = time.clock_getres(COARSE_CLOCK)
+    if limiter == "outside":
+        return CpuLimits("outside", OUTSIDE_PERIOD_S, tick_s, partial(OutsideLimiter, cpus))
     if limiter == "none":
         return CpuLimits("none", period_s, tick_s, partial(CpuLimiter, cpus))
     if limiter != "duty-cycle":

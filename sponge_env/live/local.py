@@ -5,37 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
 import math
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from sponge_env.errors import ConfigError
 from sponge_env.live.child import ORDER, READY, REPORT, Job
 from sponge_env.live.cpus import RESERVATIONS, choose_cpus
 from sponge_env.live.janitor import Janitor, environment, start_ticks
 from sponge_env.live.limits import open_limits, process_cpu_s, refusal_as_sentence
-from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, LiveConfig, Ready
-from sponge_env.models.model import Model, described
-from sponge_env.models.registry import resolve_variants
+from sponge_env.live.replica import Answer, CpuLimiter, Death, Event, Launcher, LiveConfig, Ready
+from sponge_env.live.stages import Stages
 from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
-_DRAWS = 1 << 16
-"""Requests whose samples are drawn independently."""
 STDERR_BYTES = 1 << 16
 """What is kept between two batches of what a child says on its standard error."""
 MAX_REPORT_BYTES = 1 << 16
@@ -58,6 +52,8 @@ class LocalReplica:
     exhausted in the microseconds between, the answer arrives up to a period later. It lives
     under its limiter from its start to its end, at full speed with all CPUs granted at first.
     """
+
+    limits_late = silent = False
 
     def __init__(
         self,
@@ -87,7 +83,7 @@ class LocalReplica:
                 channel, tensors = shared = far_end.fileno(), memory.fileno()
                 job = dataclasses.replace(job, threads=self.threads, socket=channel, memory=tensors)
                 memory.truncate(job.tensors_dtype.itemsize)
-                self._tensors = job.map_tensors()
+                self.tensors = job.map_tensors()
                 told = json.dumps(dataclasses.asdict(job))
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", str(SANDBOX), "computes", str(CHILD), told],
@@ -121,14 +117,18 @@ class LocalReplica:
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Lay the tasks' inputs into the shared memory and order their answers."""
         for task, tensor in enumerate(tensors):
-            self._tensors.inputs[task] = tensor
+            self.tensors.inputs[task] = tensor
+        self.order(batch_id, len(tensors), variant)
+
+    def order(self, batch_id: int, size: int, variant: int) -> None:
+        """Order the answers to inputs that lie in :attr:`tensors` already."""
         # if it just died, the end of its channel shows at the next poll
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(ORDER.pack(batch_id, len(tensors), self.threads, variant))
+            self._channel.send(ORDER.pack(batch_id, size, self.threads, variant))
 
     def answers(self, size: int) -> list[NDArray[Any]]:
         """Copy the answers to the first ``size`` tasks of the last batch."""
-        _, counts, slots = self._tensors
+        _, counts, slots = self.tensors
         if not self._max_tasks:
             return list(slots[:size].copy())
         return [slot[:count].copy() for slot, count in zip(slots[:size], counts, strict=False)]
@@ -198,43 +198,34 @@ class LocalReplica:
         self.cpu_s()
         self._process.wait(END_TIMEOUT_S)
         self._opened.close()
-        del self._tensors  # and with them the shared memory
+        del self.tensors  # and with them the shared memory
 
 
-class LocalLauncher:
+class LocalLauncher(Stages):
     """Starts the replicas of all stages of a chain as child processes. Implements ``Launcher``.
 
     They share CPUs, a control group with its quota, and a janitor. Until it is closed, this process
-    keeps off these CPUs. Each replica holds all variants of its stage. What answers of the first
-    stage lead to has to be what the second takes, and later stages lead to nothing but one task.
-    Settings and models that cannot be used are a ``ConfigError``, a CPU that cannot be limited as
-    asked is a ``WorkerError``.
+    keeps off these CPUs; not under the limiter ``outside``, where others say what is whose. Each
+    replica holds all variants of its stage. Settings and models that cannot be used are a
+    ``ConfigError``, a CPU that cannot be limited as asked is a ``WorkerError``.
     """
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
-        self.cpus, first = _cpus(configs), configs[0]
+        first, outside = configs[0], configs[0].limiter == "outside"
+        self.cpus = frozenset(RESERVATIONS.available()) if outside else _cpus(configs)
         total = first.physical_cores(min(first.total_cores, MAX_TOTAL_CORES))
         with contextlib.ExitStack() as cleanup:
-            cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
+            if not outside:
+                cleanup.enter_context(RESERVATIONS.keep_off(self.cpus))
             with too_many_as_sentence():
                 self.janitor = Janitor()
             cleanup.callback(self.janitor.close)
             announce, cpus = partial(self.janitor.send, "group"), len(self.cpus)
             self.limits = open_limits(first.limiter, first.core_unit, cpus, announce, total)
             cleanup.callback(self.limits.close)
-            models = [resolve_variants(config.variants or [config.model]) for config in configs]
-            _check_chain([config.model for config in configs], [each[0] for each in models])
-            self._jobs = list(map(make_job, models, [config.batch_max for config in configs]))
-            self._samples = [_in_order(variants[0].samples()) for variants in models]
+            super().__init__(configs)
             self.close = cleanup.pop_all().close
-        self.limiter = self.limits.kind
-        self.max_tasks: Sequence[int] = [job.max_tasks for job in self._jobs]
-
-    def sample(self, request_id: int, stage: int = 0) -> NDArray[Any]:
-        """Return one of the model's samples, the same for an id: each once, then at random."""
-        samples, order = self._samples[stage]
-        sample: NDArray[Any] = samples[order[request_id % len(order)]]
-        return sample
+        self.limiter, self.period_s, self.tick_s = self.limits[:3]
 
     def launch(
         self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
@@ -243,29 +234,25 @@ class LocalLauncher:
         with too_many_as_sentence():
             limiter = self.limits.limiter()
             try:
-                return LocalReplica(id, self._jobs[stage], self, limiter, cores, full_speed)
+                return LocalReplica(id, self.jobs[stage], self, limiter, cores, full_speed)
             except OSError:
                 limiter.close()
                 raise
 
 
-def _check_chain(names: Sequence[str], models: Sequence[Model]) -> None:
-    for k, (lead, after) in enumerate(itertools.pairwise(models)):
-        if k and lead.max_tasks:
-            raise ConfigError(
-                f"{names[k]} says how many tasks follow, which only the first stage may"
-            )
-        if lead.max_tasks and lead.outputs != after.inputs:
-            raise ConfigError(
-                f"{names[k]} leads to tasks of {described(lead.outputs)}, but {names[k + 1]} takes "
-                f"{described(after.inputs)}"
-            )
+class Place:
+    """Where real workers have their replicas: they are processes here, or a command says where."""
+
+    open: Callable[[Sequence[LiveConfig]], Launcher] = LocalLauncher
+
+    @property
+    def is_here(self) -> bool:
+        """Whether they are on this machine's CPUs."""
+        return self.open is LocalLauncher
 
 
-def _in_order(samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return samples, and the order in which they are shown: each once, then at random."""
-    drawn = np.random.default_rng(0).integers(len(samples), size=_DRAWS)
-    return samples, np.concatenate([np.arange(len(samples)), drawn])
+PLACE = Place()
+"""One for the process, as its CPUs are."""
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
@@ -276,20 +263,6 @@ def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:
 def _cpus(configs: Sequence[LiveConfig]) -> frozenset[int]:
     """Choose the CPUs of stages: as many as the replicas with the most cores can use."""
     return choose_cpus(max(config.physical_cores(config.cores_max) for config in configs))
-
-
-def make_job(models: Sequence[Model], batch_max: int) -> Job:
-    """Describe to a child what to run: models of the same inputs and outputs."""
-    makers: list[tuple[str, dict[str, Any]]] = [
-        (
-            f"{type(model).__module__}:{type(model).__qualname__}",
-            dataclasses.asdict(model) if dataclasses.is_dataclass(model) else {},
-        )
-        for model in models
-    ]
-    inputs, outputs, max_tasks = models[0].inputs, models[0].outputs, models[0].max_tasks
-    sides = (inputs.shape, inputs.layout), (outputs.shape, outputs.layout)
-    return Job(makers, batch_max, *sides, max_tasks=max_tasks, path=sys.path)
 
 
 def _memory(name: str) -> FileIO:

@@ -1,9 +1,9 @@
 """What the fleet knows of a replica, wherever it runs, and the settings of them all.
 
 A replica loads its models, variants that answer the same question, then answers one batch after
-another under a CPU limit. The one implementation so far is a child process
-(:mod:`sponge_env.live.local`); a pod or a process on another machine needs these two protocols and
-no change to the fleet. Every implementation passes ``tests/test_replica_contract.py``.
+another under a CPU limit. It is a child process (:mod:`sponge_env.live.local`), or one on
+another machine (:mod:`sponge_env.live.remote`); others need these two protocols and no change to
+the fleet. Every implementation passes ``tests/test_replica_contract.py``.
 """
 
 from __future__ import annotations
@@ -57,9 +57,16 @@ class Replica(Protocol):
     """Identity within the fleet; a later replica has a larger one."""
     pid: int | None
     """Process id on this machine, if it is a process here."""
+    limits_late: bool
+    """Whether a limit may come into force later, or be set by others: what is granted counts."""
+    silent: bool
+    """Whether where it runs gives no sign of life; it gets no batch meanwhile."""
 
     def fileno(self) -> int:
-        """Return a file descriptor that is readable while :meth:`poll` has an event."""
+        """Return a descriptor, the same from the start, readable when :meth:`poll` may have news.
+
+        Where it runs elsewhere, the news may be no event.
+        """
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send a batch to a replica that waits for one; in vain if it has just died.
@@ -89,7 +96,10 @@ class Replica(Protocol):
         """End it and release everything of it. Safe to call twice."""
 
     def granted_cores(self) -> float:
-        """Return the physical cores in force, as the limiter itself reports them."""
+        """Return the physical cores in force, as the limiter itself reports them.
+
+        This and the counters below are 1 s old at most.
+        """
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, the cold start included; also after the end."""
@@ -132,6 +142,10 @@ class Launcher(Protocol):
     limiter: str
     """What limits the CPU, e.g. ``cgroup-v1``."""
 
+    period_s: float
+    """Period in which it does."""
+    tick_s: float
+    """Time between two looks of it at what was used."""
     max_tasks: Sequence[int]
     """For each stage, how many tasks of the next an answer leads to at most; 0 if to none."""
 

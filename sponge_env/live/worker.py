@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from sponge_env.errors import ModelError, WorkerError
 from sponge_env.interfaces import Allocation, Batch, Completion, WorkerStatus
 from sponge_env.live.fleet import HEARTBEAT_S, EndedBatch, Fleet, Phase, Watch
-from sponge_env.live.local import LocalLauncher, too_many_as_sentence
+from sponge_env.live.local import PLACE, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
+
+LIMITED_S = 2.0
+"""How long the first limits may take to come into force before the clock starts."""
 
 Tensor = NDArray[Any]
 Task = tuple[int, Tensor]
@@ -71,8 +75,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 
     There are settings for each stage. The constructor returns when the initial replicas are ready;
     they start at full speed, then their limits are put in force and the clock starts. If none
-    starts, that is a ``WorkerError``. The launcher, by default that of child processes on this
-    machine, is closed with the worker. All methods but ``wake`` belong to one thread at a time.
+    starts, that is a ``WorkerError``. The launcher, by default that of :data:`~.live.local.PLACE`,
+    is closed with the worker. All methods but ``wake`` belong to one thread at a time.
 
     Answers are kept until their request is forgotten. ``checks`` is called then, with the sample
     that a request brought and all answers to it.
@@ -87,10 +91,12 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self.config, self._checks = configs[0], checks
         self._actuation_s = 0.0
         with contextlib.ExitStack() as cleanup:
-            self.launcher = launcher or LocalLauncher(configs)
+            self.launcher = launcher or PLACE.open(configs)
             cleanup.callback(self.launcher.close)
             self.limiter = self.launcher.limiter
             self._handover = Handover(self.launcher, len(configs))
+            for stage in range(len(configs)):
+                self.launcher.sample(0, stage)  # drawn now, and not while the clock runs
             self.bring, self.take_answers = self._handover.bring, self._handover.take_answers
             with too_many_as_sentence():
                 self._watch = Watch()
@@ -105,6 +111,11 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
                 self._watch.poll(HEARTBEAT_S)
             for fleet in self._fleets:
                 fleet.warmed_up()
+            until_s = time.monotonic() + LIMITED_S
+            while any(fleet.in_force > fleet.held for fleet in self._fleets):
+                if time.monotonic() > until_s:
+                    break  # others say what is granted
+                self._watch.poll(until_s - time.monotonic())
             # also when it is not closed: at the latest when this process ends
             self._finalizer = weakref.finalize(self, _release, cleanup.pop_all(), os.getpid())
         self._clock, self._charged_s = EpisodeClock(), 0.0
@@ -152,13 +163,16 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
     def wait(self, until_s: float) -> Sequence[Completion]:
         """Block until something changes, at the latest until ``until_s``; not on a held clock."""
         while True:
-            left_s, before = until_s - self.now(), [(f.held, f.serving) for f in self._fleets]
+            left_s, before = until_s - self.now(), self._state()
             changed, ended = self._watch.poll(max(0.0, left_s))
-            if [(f.held, f.serving) for f in self._fleets] != before:  # else nothing is to be fit
+            if self._state() != before:  # else nothing is to be fit
                 self._charge()
                 self._fit()
             if changed or left_s <= 0:
                 return sorted(map(self._complete, ended), key=lambda c: c.finished_s)
+
+    def _state(self) -> list[tuple[float, ...]]:
+        return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
 
     def resize(self, allocation: Allocation) -> None:
         """Put cores and replicas in force, as far as those that drain leave room.
@@ -200,13 +214,12 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit
         serving = [member for member in fleet.members if member.state is not Phase.STARTING]
-        first = (serving or fleet.members)[:1]
-        granted_cores = [member.replica.granted_cores() for member in first]
+        granted_cores = [m.replica.granted_cores() for m in serving or fleet.members]
         return WorkerStatus(
             ready=fleet.serving,
             starting_s=tuple(fleet.starting_s),
             held_cores=fleet.held_cores,
-            effective_cores=sum(granted_cores) / core_unit,
+            effective_cores=fmean(granted_cores or [0.0]) / core_unit,
             core_seconds=fleet.core_seconds,
             used_core_seconds=(fleet.cpu_s - fleet.warm_up_cpu_s) / core_unit,
             cpu_s=fleet.batch_cpu_s,
@@ -226,7 +239,7 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         now_s = self.now()
         for fleet in self._fleets:
             fleet.core_seconds += fleet.held_cores * max(0.0, now_s - self._charged_s)
-            fleet.held_cores = float(fleet.held)
+            fleet.held_cores = fleet.in_force
         self._charged_s = now_s
 
     def _complete(self, end: EndedBatch) -> Completion:

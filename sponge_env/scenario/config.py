@@ -24,8 +24,9 @@ instead; or all of it in every stage."""
 Start = Literal["cold", "warm"]
 """Begin with the scenario's allocation, or with the one that the controller settles on."""
 
-Limiter = Literal["auto", "cgroup", "duty-cycle", "none"]
-"""How the real worker's CPU is limited; ``auto`` takes the best this machine allows."""
+Limiter = Literal["auto", "cgroup", "duty-cycle", "none", "outside"]
+"""How the real worker's CPU is limited; ``auto`` takes the best this machine allows, ``outside``
+leaves it to whoever limits this process's own control group."""
 
 RESERVED = ("4g", "none")
 """Names of bandwidth that are no files: generated for each seed, and no transfer time."""

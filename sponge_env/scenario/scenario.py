@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 
-from sponge_env.errors import ProfileError
+from sponge_env.errors import ConfigError, ProfileError
 from sponge_env.scenario import config
 from sponge_env.scenario.graph import check_stages, longest_path, mean_tasks
 from sponge_env.scenario.option import check_options, option, require
-from sponge_env.scenario.profile import load_profile
+from sponge_env.scenario.profile import LOCAL_MODEL, load_profile
 from sponge_env.scenario.toml import load_toml, relative_to
 from sponge_env.utils.installation import data_folder
 
+OCR = "ocr"  # Model that is a pipeline: the scenario of that name
 SCENARIO_DIR = data_folder("traces") / "scenarios"  # Scenarios that ship with the project
 MAX_INTERVALS = 1_000_000
 """In an episode: each is kept until it ends. Generated bandwidth has a sample for each second."""
@@ -177,3 +178,23 @@ def with_own_slo(scenario: Scenario) -> Scenario:
 def _with_files(folder: Path, stage: config.Stage) -> config.Stage:
     own = (dataclasses.replace(v, profile=relative_to(folder, v.profile)) for v in stage.variants)
     return dataclasses.replace(stage, variants=tuple(own))
+
+
+def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
+    """Return the scenario that a model is served under: the shipped one for it, or a given one.
+
+    A model replaces that of a scenario of one stage without variants. Impossible names are a
+    ``ConfigError``.
+    """
+    if scenario is None:
+        scenario = OCR if model == OCR else "local"
+    loaded = load_scenario(scenario)
+    if model in ("", OCR, loaded.name):
+        return loaded
+    if loaded.stages:
+        raise ConfigError(
+            f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
+        )
+    return dataclasses.replace(
+        loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}"
+    )

@@ -33,12 +33,13 @@ def main(argv: Sequence[str]) -> int:
     require_extra("serve", "the server")
     # These take a while to import; a mistyped option should not wait for them.
     from sponge_env.env.factory import prepare_machine
+    from sponge_env.scenario.scenario import scenario_of
     from sponge_env.serve.app import serve
-    from sponge_env.serve.make import make_engine, scenario_of
+    from sponge_env.serve.make import make_engine
     from sponge_env.serve.monitor.page import monitored
 
     options = _server_options(arguments)
-    prepare_machine(arguments.wait, arguments.cpus)
+    prepare_machine(arguments.wait, arguments.cpus, arguments.replicas)
     sys.setswitchinterval(SWITCH_S)
     engine = make_engine(
         scenario_of(arguments.model, arguments.scenario),
@@ -121,6 +122,7 @@ def _parser() -> cli.Parser:
     add("--refuse-nan", action="store_true", help="refuse requests that hold NaN or infinity")
     add("--limiter", type=cli.one_of("limiter", get_args(Limiter)), default="auto",
         help="CPU limiter: auto, cgroup (insist), duty-cycle or none")  # fmt: skip
+    cli.add_replicas(parser)
     cli.add_machine(parser)
     return parser
 

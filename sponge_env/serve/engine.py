@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sponge_env.errors import SpongeError, WorkerError
 from sponge_env.interfaces import Allocation, Controller, SystemSpec, SystemView
+from sponge_env.k8s.launcher import KubernetesLauncher, Resizes
 from sponge_env.run.registry import decision
 from sponge_env.run.rollout import start_rehearsed
 from sponge_env.serve.interface import Batches, Call, Reply, ServedModel, Snapshot, Status
@@ -90,6 +91,11 @@ class ServingEngine:
     def batches(self) -> tuple[tuple[Batches, ...], ...]:
         """Return the batches of each stage that have ended up to now, by size, smallest first."""
         return self._system.batches.totals()
+
+    def resizes(self) -> Resizes | None:
+        """Return how far Kubernetes is with what was asked for; None if replicas are no pods."""
+        launcher = getattr(self._system.worker, "launcher", None)
+        return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
         """Call something, quickly, with each snapshot from now on, from the engine's thread.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sponge_env.env.factory import check_live, ensure_profile, real_configs
@@ -16,37 +15,17 @@ from sponge_env.models.registry import resolve_variants
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.suite import chosen
 from sponge_env.scenario.config import Limiter
-from sponge_env.scenario.profile import LOCAL_MODEL, Profile
-from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
+from sponge_env.scenario.profile import Profile
+from sponge_env.scenario.scenario import Scenario, with_own_slo
 from sponge_env.scenario.spec import stage_profiles
 from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.system import ServedSystem
 
-OCR = "ocr"
-"""Model that is a pipeline: the scenario of that name."""
 INPUT, OUTPUT = "input", "output"
 """Names of the tensors of a model that gives them none."""
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
 """A batch counts as hung after this time, or this many slowest batches, whichever is later."""
-
-
-def scenario_of(model: str, scenario: str | Path | Scenario | None = None) -> Scenario:
-    """Return the scenario that a model is served under: the shipped one for it, or a given one.
-
-    A model replaces that of a scenario of one stage without variants. Impossible names are a
-    ``ConfigError``.
-    """
-    if scenario is None:
-        scenario = OCR if model == OCR else "local"
-    loaded = load_scenario(scenario)
-    if model in ("", OCR, loaded.name):
-        return loaded
-    if loaded.stages:
-        raise ConfigError(
-            f"scenario {loaded.name!r} says itself which models it has; leave out --model {model}"
-        )
-    return replace(loaded, profile="local" if model == LOCAL_MODEL else f"local:{model}")
 
 
 def make_engine(

@@ -10,6 +10,7 @@ from prometheus_client import ProcessCollector, core
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from sponge_env import __version__
+from sponge_env.k8s.launcher import Resizes
 from sponge_env.serve.interface import Snapshot
 from sponge_env.serve.monitor.metrics import Histogram, ServerMetrics
 
@@ -30,6 +31,8 @@ def _families(m: ServerMetrics) -> Iterator[core.Metric]:
     yield _gauge("slo_seconds", "SLO of calls that state none.", m.served.default_slo_s)
     if m.snapshot is not None:
         yield from _snapshot_families(m.served.stages, m.snapshot)
+    if pods := m.resizes():
+        yield from _pod_families(pods)
 
 
 def _counted_families(m: ServerMetrics) -> Iterator[core.Metric]:
@@ -97,6 +100,19 @@ def _snapshot_families(names: tuple[str, ...], now: Snapshot) -> Iterator[core.M
     for stage, chosen in zip(names, now.variant, strict=False):
         variant.add_metric([stage], {"variant": chosen})
     yield variant
+
+
+def _pod_families(pods: Resizes) -> Iterator[core.Metric]:
+    yield _gauge("pod_cores_asked", "Physical cores asked for, of all pods.", pods.asked_cores)
+    granted = "Physical cores in force as Kubernetes reports them, of all pods."
+    yield _gauge("pod_cores_granted", granted, pods.granted_cores)
+    text = "Replicas that wait for Kubernetes, by the reason."
+    pending = core.GaugeMetricFamily("sponge_pods_pending", text, labels=["reason"])
+    for reason, count in pods.pending.items():
+        pending.add_metric([reason], count)
+    yield pending
+    text = "Time from asking for a resize until it was in force."
+    yield core.SummaryMetricFamily("sponge_resize_seconds", text, pods.ended, pods.lag_s)
 
 
 def _gauge(name: str, text: str, value: float) -> core.Metric:

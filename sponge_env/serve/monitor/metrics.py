@@ -15,6 +15,7 @@ from itertools import chain
 from threading import Lock
 from typing import Any
 
+from sponge_env.k8s.launcher import Resizes
 from sponge_env.serve.interface import VERSION, Batches, Call, Reply, ServedModel, Snapshot, Status
 
 VIOLATIONS = ("late", "refused", "expired", "failed")
@@ -66,12 +67,15 @@ class ServerMetrics:
         served: ServedModel,
         wall: Callable[[], float] = time.time,
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
+        resizes: Callable[[], Resizes | None] = lambda: None,
     ) -> None:
         """Count for this model.
 
-        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended.
+        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended,
+        ``resizes`` how far those of pods are.
         """
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
+        self.resizes = resizes
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         """Of calls, which are rows of clients' batches."""
         self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])

@@ -92,7 +92,7 @@ def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[st
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
-    metrics = ServerMetrics(engine.served, batches=engine.batches)
+    metrics = ServerMetrics(engine.served, batches=engine.batches, resizes=engine.resizes)
     history = History(metrics)
     # made once a second, whoever asks
     text = lru_cache(maxsize=1)(lambda second: exposition.exposition(metrics))

@@ -1,0 +1,1 @@
+"""Replicas that are pods, resized in place and scaled by three calls of the Kubernetes API."""

@@ -1,0 +1,108 @@
+"""The Kubernetes API as far as it is needed: calls with JSON, and a watch, without a library.
+
+Within a pod, address, token and certificate are where Kubernetes puts them; elsewhere
+``SPONGE_KUBERNETES_URL`` names an API server, such as the one that ``kubectl proxy`` offers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sponge_env.errors import ConfigError, WorkerError
+
+URL = "SPONGE_KUBERNETES_URL"
+"""Environment variable of the API server's address."""
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds the token and the namespace of its service account."""
+TIMEOUT_S, WATCH_S = 5.0, 20
+"""Longest silence of the API server, and how long a watch without events takes besides."""
+MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
+
+
+def server_url() -> str:
+    """Return the address of the API server, or raise ``ConfigError`` where there is none."""
+    if url := os.environ.get(URL):
+        return url
+    if not (host := os.environ.get("KUBERNETES_SERVICE_HOST")):
+        raise ConfigError(f"this is no pod of a Kubernetes cluster; elsewhere set {URL}")
+    host = f"[{host}]" if ":" in host else host
+    return f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+
+
+def own_namespace() -> str:
+    """Return the namespace of the pod that this process is in, else ``default``."""
+    return _read("namespace") or "default"
+
+
+def _read(name: str) -> str:
+    with contextlib.suppress(OSError):
+        return (ACCOUNT / name).read_text().strip()
+    return ""
+
+
+class Api:
+    """An API server. All that goes wrong with a call is a ``WorkerError``."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self._watched: socket.socket | None = None
+
+    def call(
+        self, verb: str, path: str, body: Mapping[str, Any] | None = None, kind: str = MERGE
+    ) -> dict[str, Any]:
+        """Return what the server answers."""
+        with self._answer(verb, path, body, kind) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+        return found
+
+    def watch(self, path: str) -> Iterator[dict[str, Any]]:
+        """Return the events of a watch as they come, until it ends."""
+        path = f"{path}&watch=true&timeoutSeconds={WATCH_S}"
+        with self._answer("GET", path, None, MERGE, WATCH_S) as answer:
+            yield from map(json.loads, answer)
+
+    def interrupt(self) -> None:
+        """Have a watch end that waits in another thread."""
+        if sock := self._watched:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _answer(
+        self, verb: str, path: str, body: object, kind: str, quiet_s: float = 0.0
+    ) -> Iterator[http.client.HTTPResponse]:
+        """Open a connection of its own for a call: one that was idle might be closed already."""
+        # the kubelet renews the token before it ends, so each call reads it
+        headers = {"Authorization": f"Bearer {token}"} if (token := _read("token")) else {}
+        data = None if body is None else json.dumps(body)
+        headers |= {"Content-Type": kind} if data else {}
+        try:
+            with contextlib.closing(self._connection(quiet_s + TIMEOUT_S)) as connection:
+                connection.request(verb, path, data, headers)
+                self._watched = connection.sock if quiet_s else self._watched
+                with connection.getresponse() as answer:
+                    if answer.status >= http.client.BAD_REQUEST:
+                        told = answer.read().decode(errors="replace")
+                        with contextlib.suppress(ValueError, LookupError, TypeError):
+                            told = json.loads(told)["message"]
+                        raise WorkerError(f"Kubernetes refuses: {told}")
+                    yield answer
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise WorkerError(f"no answer of Kubernetes at {self._url.netloc}: {error}") from None
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._url.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        authority = ACCOUNT / "ca.crt"
+        context = ssl.create_default_context(cafile=authority if authority.exists() else None)
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

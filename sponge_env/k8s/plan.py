@@ -1,0 +1,130 @@
+"""What to ask of Kubernetes next, given what the fleet wants and what the pods are.
+
+Pure functions: they know no API, no clock and no sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from sponge_env.errors import WorkerError
+
+
+class Pod(NamedTuple):
+    """What counts of a pod; CPU in thousandths of a core."""
+
+    name: str
+    generation: int = 1
+    """Grows with each change of what is asked for."""
+    container: str = ""
+    node: str = ""
+    address: tuple[str, int] = ("", 0)
+    """And its port."""
+    ready: bool = False
+    ending: bool = False
+    asked_milli: int = 0
+    granted_milli: int = 0
+    """In force, as the kubelet reports it."""
+    pending: str = ""
+    """Why a resize is not allocated: ``Deferred`` or ``Infeasible``."""
+
+
+class Want(NamedTuple):
+    """A replica by its place, its pod if it has one, and its CPU, 0 for what a pod starts with."""
+
+    id: int
+    pod: str = ""
+    milli: int = 0
+
+
+class Call(NamedTuple):
+    """Something to do."""
+
+    kind: Literal["assign", "resize", "scale", "retire", "release"]
+    """``retire`` makes a pod unready, so that the Deployment removes it, ``release`` undoes it."""
+    pod: str
+    value: int = 0
+    """The replica, thousandths of a core, or the number of pods."""
+
+
+def next_calls(
+    pods: Mapping[str, Pod], wants: Collection[Want], set_aside: Collection[str], scale: int
+) -> list[Call]:
+    """Return what brings the pods closer to what is wanted, the most urgent first.
+
+    ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not be
+    reached a moment ago.
+    """
+    staying = {name: pod for name, pod in pods.items() if not pod.ending}
+    taken = {want.pod for want in wants}
+    free = [pod for name, pod in sorted(staying.items()) if name not in taken]
+    usable = (pod.name for pod in free if pod.ready and pod.name not in set_aside)
+    waiting = (want.id for want in wants if not want.pod)
+    calls = [Call("assign", name, id) for name, id in zip(usable, waiting, strict=False)]
+    if (wanted := len(wants)) > scale:
+        calls.append(Call("scale", "", wanted))
+    calls += _resizes(staying, wants)
+    if wanted >= scale:
+        calls += [Call("release", pod.name) for pod in free if pod.name in set_aside]
+    elif wants and all(want.pod in staying and staying[want.pod].ready for want in wants):
+        # a Deployment removes first what is not ready, which must be no replica's
+        unready = sum(not pod.ready for pod in free) + max(0, scale - len(staying))
+        if (more := scale - wanted - unready) <= 0:
+            calls.append(Call("scale", "", wanted))
+        calls += [Call("retire", pod.name) for pod in free if pod.ready][: max(0, more)]
+    return calls
+
+
+def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
+    """Return the resizes that make sense now, those that give back cores first.
+
+    While one is pending on a node, no other pod there is asked to grow, and that one no further.
+    """
+    full = {pod.node for pod in pods.values() if pod.pending}
+    resizes = []
+    for want in wants:
+        pod = pods.get(want.pod)
+        if pod is None or not want.milli:
+            continue
+        milli = want.milli
+        if pod.node in full:
+            milli = min(milli, pod.asked_milli if pod.pending else pod.granted_milli)
+        if milli not in (0, pod.asked_milli):
+            resizes.append((milli > pod.asked_milli, Call("resize", pod.name, milli)))
+    return [resize for _, resize in sorted(resizes)]
+
+
+def read_pod(found: Mapping[str, Any]) -> Pod:
+    """Return what counts of a pod as the API shows it."""
+    meta, spec, status = found["metadata"], found["spec"], found.get("status", {})
+    container = spec["containers"][0]
+    name = container["name"]
+    if not container.get("ports"):
+        raise WorkerError(f"container {name} of pod {meta['name']} names no port")
+    running = [each for each in status.get("containerStatuses", ()) if each["name"] == name]
+    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    return Pod(
+        name=meta["name"],
+        generation=meta.get("generation", 0),
+        container=name,
+        node=spec.get("nodeName", ""),
+        address=(status.get("podIP", ""), container["ports"][0]["containerPort"]),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        ending="deletionTimestamp" in meta,
+        asked_milli=_cpu_milli(container),
+        granted_milli=_cpu_milli(running[0]) if running else 0,
+        pending=conditions.get("PodResizePending", {}).get("reason", ""),
+    )
+
+
+def _cpu_milli(container: Mapping[str, Any]) -> int:
+    text = str((container.get("resources") or {}).get("limits", {}).get("cpu", 0))
+    return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
+
+
+def resize_patch(pod: Pod, milli: int) -> dict[str, Any]:
+    """Return the strategic merge patch of a resize; requests are limits, as in each pod here."""
+    cpu = {"cpu": f"{milli}m"}
+    resources = {"requests": cpu, "limits": cpu}
+    return {"spec": {"containers": [{"name": pod.container, "resources": resources}]}}

@@ -1,0 +1,377 @@
+"""Replicas on other machines: the front end's side of :mod:`sponge_env.live.node`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.live import wire
+from sponge_env.live.child import Job
+from sponge_env.live.replica import Answer, Death, Event, LiveConfig, Ready
+from sponge_env.live.stages import Stages
+from sponge_env.live.wire import Frame, Layout, Link, WireError
+
+LOG = logging.getLogger("sponge_env")
+
+SILENT_S, GONE_S = 0.3, 0.7
+"""Without a beat for so long a replica gets no work, and counts as dead."""
+RETRY_S = 0.5
+"""Pause before a node is tried again."""
+
+
+class UnreachableError(WorkerError):
+    """A node that is not there, for now."""
+
+
+class Address(NamedTuple):
+    """Where a node listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_addresses(text: str) -> list[Address]:
+    """Return the nodes of ``HOST:PORT,...``, or raise ``ConfigError``."""
+    found = []
+    for part in text.split(","):
+        host, _, port = part.rpartition(":")
+        if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(f"--replicas must be local or nodes as HOST:PORT,..., not {text!r}")
+        found.append(Address(host.strip("[]"), int(port)))
+    return found
+
+
+def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
+    """Return a connection to a node, and its facts; it takes a few seconds at most.
+
+    That it is not there, or does not serve what this side's facts say, is a ``WorkerError``.
+    """
+    until_s = time.monotonic() + wire.HANDSHAKE_S
+    try:
+        sock = socket.create_connection(address, timeout=wire.HANDSHAKE_S)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            wire.authenticate(sock, token, wire.FRONT_END, until_s)
+            head = Frame(*wire.HEAD.unpack(wire.read_exactly(sock, wire.HEAD.size, until_s)))
+            length = min(head.length, wire.MAX_TEXT_BYTES)
+            facts = json.loads(wire.read_exactly(sock, length, until_s))
+            _check(facts, own)
+            return sock, facts
+        except BaseException:
+            sock.close()
+            raise
+    except (WireError, ValueError) as error:
+        raise WorkerError(f"node {address} cannot be used: {error}") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise UnreachableError(f"node {address} cannot be reached: {why}") from None
+
+
+def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
+    for what, needed in own.items():
+        found = facts[what]
+        enough = all(map(float.__ge__, found, needed)) if what == "at_most" else found == needed
+        if not enough:
+            raise ValueError(
+                f"its {what.replace('_', ' ')} is {found}, needed is {needed}; start both sides "
+                "with the same version, --model, --scenario and --core-unit"
+            )
+
+
+class RemoteReplica:
+    """A replica on a node, which may not have its connection yet. Implements ``Replica``.
+
+    Its descriptor is there from the start: an epoll that watches a bell, and the connection once
+    there is one. :meth:`attach`, :meth:`fail` and :meth:`look` are for any thread.
+    """
+
+    pid: int | None = None
+    limits_late = True
+
+    def __init__(self, id: int, job: Job, where: str, cores: float, granted_cores: float) -> None:
+        """Make one to be launched at ``where``, with physical cores as asked and as granted."""
+        self.id, self.where, self.cores = id, where, cores
+        self.silent = self.closed = False
+        self._last = Frame(wire.STATUS, cores=granted_cores)
+        """What the node reported last."""
+        self._event_cpu_s = 0.0
+        self._event: Event | None = None
+        self._answers: list[NDArray[Any]] = []
+        self._news: deque[socket.socket | str] = deque()
+        """Its connection, and why it dies."""
+        self._lock, self._rung = threading.RLock(), False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self.fileno = self._epoll.fileno
+        self._layout, self._link = Layout(job), Link(self._epoll, self._room)
+
+    def attach(self, sock: socket.socket) -> None:
+        """Hand over its connection."""
+        if not self._tell(sock):
+            sock.close()
+
+    def fail(self, reason: str) -> None:
+        """Have it die, with a reason for the user."""
+        self._tell(reason)
+
+    def _tell(self, news: socket.socket | str) -> bool:
+        with self._lock:  # a closed bell's number may be another file's
+            if not self.closed:
+                self._news.append(news)
+                self._ring()
+            return not self.closed
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+        self._rung = True
+
+    def look(self, now_s: float) -> None:
+        """Notice that the node is silent, or has been for too long."""
+        with self._lock:
+            silent_s = now_s - self._link.heard_s
+            # what has come may just not have been read
+            if self.closed or not self._link.sock or silent_s < SILENT_S or self._epoll.poll(0):
+                return
+            self.silent = True
+            if silent_s > GONE_S:
+                self.fail(f"node {self.where} has given no sign of life for {GONE_S:g} s")
+
+    def launch(self, stage: int, full_speed: bool) -> None:
+        """Have the node launch it, once there is a connection."""
+        self._send(Frame(wire.LAUNCH, stage, int(full_speed), cores=self.cores))
+
+    def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
+        """Send the inputs as far as the kernel takes them; the rest goes with :meth:`poll`."""
+        frame = Frame(wire.START, variant, len(tensors), batch_id=batch_id)
+        self._send(frame, self._layout.inputs(tensors))
+
+    def answers(self, size: int) -> list[NDArray[Any]]:
+        """Return what came last."""
+        return self._answers[:size]
+
+    def limit(self, cores: float) -> None:
+        """Ask the node, which reports what is granted."""
+        self.cores = cores
+        self._send(Frame(wire.LIMIT, cores=cores))
+
+    def _send(self, frame: Frame, parts: wire.Parts = ()) -> None:
+        with suppress(OSError):  # the connection's end shows at the next poll
+            self._link.send(frame, parts)
+
+    def poll(self) -> Event | None:
+        """Send what is left over, and take in the next event."""
+        if self._rung:
+            self._rung = False
+            with suppress(BlockingIOError):  # it may be rung at this moment
+                os.eventfd_read(self._bell)
+        self._take_in()
+        event, self._event = self._event, None
+        return event
+
+    def _take_in(self) -> None:
+        """Take in what has come, up to the next event."""
+        if self._event is not None or self.closed:
+            return
+        try:
+            while self._news:
+                news = self._news.popleft()
+                if isinstance(news, str):
+                    raise WorkerError(news)
+                self._link.open(news)
+            self._link.flush()
+            while self._event is None and (found := self._link.take()):
+                self._event = self._event_of(*found)
+                self.silent = False
+        except WorkerError as error:
+            self._event = Death(str(error))
+        except (OSError, ValueError) as error:
+            self._event = Death(f"node {self.where}: {error}")
+
+    def _room(self, frame: Frame) -> memoryview:
+        most = max(wire.MAX_TEXT_BYTES, self._layout.max_answer_bytes)
+        return memoryview(bytearray(min(frame.length, most)))
+
+    def _event_of(self, frame: Frame, body: memoryview) -> Event | None:
+        if frame.kind == wire.END:
+            raise WorkerError(bytes(body).decode(errors="replace"))
+        self._last, now_s, before_s = frame, time.monotonic(), self._event_cpu_s
+        if frame.kind in (wire.READY, wire.ANSWER):
+            self._event_cpu_s = frame.cpu_s
+        if frame.kind == wire.READY:
+            return Ready(now_s)
+        if frame.kind != wire.ANSWER:
+            return None
+        self._answers, failed = self._layout.read(body, frame.size)
+        # the node's clock is its own: what passed beside the batch counts as waiting
+        started_s, cpu_s = now_s - frame.took_s, frame.cpu_s - before_s
+        return Answer(frame.batch_id, started_s, now_s, cpu_s, failed)
+
+    def _report(self) -> Frame:
+        """Return the node's last report, and leave an event that comes before it to the poll."""
+        before = self._event
+        self._take_in()
+        if self._event is not before:
+            self._ring()
+        return self._last
+
+    def granted_cores(self) -> float:
+        """Return the physical cores in force as the node reports them."""
+        return self._report().cores
+
+    def cpu_s(self) -> float:
+        """Return the CPU time as the node reports it."""
+        return self._report().cpu_s
+
+    def throttled_s(self) -> float:
+        """Return the time stopped as the node reports it."""
+        return self._report().throttled_s
+
+    def kill(self) -> None:
+        """End the connection, and with it the replica."""
+        if self._link.sock:
+            with suppress(OSError):
+                self._link.sock.shutdown(socket.SHUT_RDWR)
+        self.fail("it was killed")
+
+    def close(self) -> None:
+        """Close what there is; a connection that comes later is closed at once."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            os.close(self._bell)
+            self._epoll.close()
+        for sock in (self._link.sock, *self._news):
+            if isinstance(sock, socket.socket):
+                sock.close()
+
+
+class Node:
+    """A node, and a connection on which it beats."""
+
+    beats = False
+
+    def __init__(self, address: Address) -> None:
+        self.address, self.tried = address, threading.Event()
+        self.facts: dict[str, Any] = {}
+        self.error = WorkerError()
+        """Why it does not beat."""
+
+    def watch(self, token: str, own: dict[str, Any], closed: threading.Event) -> None:
+        """Connect to it again and again until that is closed."""
+        while not closed.is_set():
+            try:
+                sock, self.facts = dial(self.address, token, own)
+                with sock:
+                    self.beats = True
+                    self.tried.set()
+                    sock.settimeout(SILENT_S)
+                    while sock.recv(4096) and not closed.is_set():
+                        pass
+                self.error = UnreachableError(f"node {self.address} closed the connection")
+            except WorkerError as error:
+                self.error = error
+            except OSError as error:
+                self.error = UnreachableError(f"node {self.address} is silent: {error}")
+            self.beats = False
+            self.tried.set()
+            closed.wait(RETRY_S)
+
+
+def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """Run a function in a thread that keeps no process from ending."""
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+class RemoteLauncher(Stages):
+    """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
+
+    Implements ``Launcher``. That a node is there and cannot be used, or that none is there, is a
+    ``WorkerError``; of others that are not there it warns.
+    """
+
+    def __init__(
+        self, configs: Sequence[LiveConfig], addresses: Sequence[Address], token: str
+    ) -> None:
+        super().__init__(configs)
+        self._token, self._replicas = token, list[RemoteReplica]()
+        self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
+        own = token, self.facts, self._closed
+        self._threads = [in_thread(node.watch, *own) for node in self.nodes]
+        self._threads.append(in_thread(self._watch))
+        for node in self.nodes:
+            node.tried.wait()
+        beating = [node.facts for node in self.nodes if node.beats]
+        for node in self.nodes:
+            if not node.beats:
+                if not (beating and isinstance(node.error, UnreachableError)):
+                    self.close()
+                    raise node.error
+                LOG.warning("going on without it for now: %s", node.error)
+        self.limiter = "+".join(sorted({f"remote-{facts['limiter']}" for facts in beating}))
+        self.period_s = max((facts["period_s"] for facts in beating), default=0.0)
+        self.tick_s = max((facts["tick_s"] for facts in beating), default=0.0)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(wire.BEAT_S / 2):
+            for replica in self._replicas:
+                replica.look(time.monotonic())
+
+    def launch(
+        self, id: int, cores: float, *, stage: int = 0, full_speed: bool = False
+    ) -> RemoteReplica:
+        """Return a replica that gets its connection later."""
+        beating = [node for node in self.nodes if node.beats]
+        if not beating:
+            raise WorkerError(f"no node gives a sign of life: {self.nodes[0].error}")
+        node = min(beating, key=self._load)
+        granted_cores = float(node.facts["cpus"]) if full_speed else cores
+        replica = RemoteReplica(id, self.jobs[stage], str(node.address), cores, granted_cores)
+        self.start(replica, lambda: node.address, stage, full_speed)
+        return replica
+
+    def _load(self, node: Node) -> float:
+        here = (r for r in self._replicas if r.where == str(node.address) and not r.closed)
+        return sum(replica.cores for replica in here) / float(node.facts["cpus"])
+
+    def start(
+        self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
+    ) -> None:
+        """Connect a replica from a thread of its own, and watch whether its node beats.
+
+        ``reach`` returns where, and may take its time. Its ``WorkerError``, and whatever keeps the
+        node from launching it, is the reason of the replica's death.
+        """
+        self._replicas = [*(each for each in self._replicas if not each.closed), replica]
+        replica.launch(stage, full_speed)
+        in_thread(self._connect, replica, reach)
+
+    def _connect(self, replica: RemoteReplica, reach: Callable[[], Address]) -> None:
+        try:
+            replica.attach(dial(reach(), self._token, self.facts)[0])
+        except WorkerError as error:
+            replica.fail(str(error))
+
+    def close(self) -> None:
+        """Let go of the nodes."""
+        self._closed.set()
+        for thread in self._threads:
+            thread.join(SILENT_S)

@@ -1,0 +1,113 @@
+"""Objects with versions, what happened to them, and how patches change them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+from typing import Any
+
+Object = dict[str, Any]
+Key = tuple[str, str, str]
+"""Plural of the kind, namespace, name."""
+
+
+class ApiError(Exception):
+    """An answer of the API server that is an error."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
+        self.status |= {"reason": reason, "message": message, "metadata": {}}
+
+
+class Store:
+    """All objects. Who changes one holds ``changed`` from reading until it is put back."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.version, self._serials = 1, itertools.count(1)
+        self.events: list[tuple[int, str, Key, Object]] = []
+        self._objects: dict[Key, Object] = {}
+
+    def get(self, key: Key) -> Object:
+        """Return a copy of an object."""
+        if key not in self._objects:
+            raise ApiError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
+        return copy.deepcopy(self._objects[key])
+
+    def list(self, plural: str, namespace: str = "", labels: Any = ()) -> list[Object]:
+        """Return copies of all objects of a kind that have some labels."""
+        with self.changed:
+            keys = [k for k in sorted(self._objects) if k[0] == plural and namespace in ("", k[1])]
+            return [self.get(key) for key in keys if has(self._objects[key], dict(labels))]
+
+    def put(self, key: Key, new: Object, event: str = "MODIFIED") -> Object:
+        """Keep an object, with a new generation if its ``spec`` is another."""
+        with self.changed:
+            old, meta = self._objects.get(key, {}), new["metadata"]
+            if new == old and event == "MODIFIED":
+                return new
+            self.version += 1
+            meta["resourceVersion"] = str(self.version)
+            meta["generation"] = meta.get("generation", 0) + (new.get("spec") != old.get("spec"))
+            self._objects[key] = copy.deepcopy(new)
+            if event == "DELETED":
+                del self._objects[key]
+            self.events.append((self.version, event, key, copy.deepcopy(new)))
+            self.changed.notify_all()
+            return new
+
+    def create(self, plural: str, namespace: str, new: Object) -> Object:
+        """Keep a new object, with the defaults of its kind."""
+        with self.changed:
+            meta, serial = new["metadata"], next(self._serials)
+            meta.setdefault("name", f"{meta.get('generateName')}{serial:04x}")
+            meta |= {"namespace": namespace, "uid": f"u{serial}"}
+            meta["creationTimestamp"] = "2026-01-01T00:00:00Z"
+            key = plural, namespace, meta["name"]
+            if key in self._objects:
+                raise ApiError(409, "AlreadyExists", f'{plural} "{meta["name"]}" already exists')
+            if plural == "deployments":
+                new["spec"].setdefault("replicas", 1)
+                new["status"] = {"replicas": 0}
+            if plural == "pods":
+                new["status"] = {"phase": "Pending", "conditions": []}
+            return self.put(key, new, "ADDED")
+
+
+def has(each: Object, labels: dict[str, str]) -> bool:
+    return labels.items() <= each["metadata"].get("labels", {}).items()
+
+
+def merge(target: Object, patch: Object, strategic: bool) -> None:
+    """Change an object as a merge patch says; a strategic one finds containers by name."""
+    for key, value in patch.items():
+        if value is None:
+            target.pop(key, None)
+        elif isinstance(value, dict) and isinstance(target.setdefault(key, {}), dict):
+            merge(target[key], value, strategic)
+        elif strategic and key == "containers":
+            for each in value:
+                merge(next(t for t in target[key] if t["name"] == each["name"]), each, strategic)
+        elif not key.startswith("$"):  # the order of lists
+            target[key] = value
+
+
+def cpu_milli(resources: Object, side: str = "requests") -> int:
+    """Return thousandths of a core."""
+    text = str(resources.get(side, {}).get("cpu", 0))
+    return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
+
+
+def check_resize(old: Object, new: Object) -> None:
+    """Refuse what the resize of a pod may not change; those here are Guaranteed."""
+    shown = copy.deepcopy([old, new])
+    (_, after) = (pod["spec"]["containers"][0].pop("resources") for pod in shown)
+    problem = ""
+    if shown[0] != shown[1]:
+        problem = "Forbidden: only cpu and memory resources are mutable"
+    elif after["requests"] != after["limits"]:
+        problem = "Invalid value: Pod QOS Class may not change as a result of resizing"
+    if problem:
+        name = old["metadata"]["name"]
+        raise ApiError(422, "Invalid", f'Pod "{name}" is invalid: spec.containers: {problem}')

@@ -1,0 +1,183 @@
+"""Replicas in pods of the fake cluster: resized, scaled, killed, and with the API away."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_cluster import FakeCluster
+from machine import needs_cgroup, needs_two_cpus, wait_until
+from pods import BUSY, launcher, needs_v1, pods
+
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.interfaces import Allocation, Batch
+from sponge_env.k8s import api
+from sponge_env.k8s.api import Api, own_namespace, server_url
+from sponge_env.k8s.launcher import KubernetesLauncher
+from sponge_env.live.worker import LiveWorker
+
+pytestmark = [pytest.mark.cgroup, needs_cgroup, needs_v1]
+live = pytest.mark.live
+SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
+
+
+class Serving:
+    """A worker whose replicas always have a batch, of one request that none else has."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster, self.launcher = cluster, launcher(BUSY)
+        self.worker = LiveWorker(BUSY, launcher=self.launcher)
+        self._ids, self._again = itertools.count(), list[int]()
+        self._running = 0
+        self.answered: list[int] = []
+
+    def turn(self, *, more: bool = True) -> None:
+        """Start batches, and wait a moment for some to end."""
+        while self.worker.idle() and (self._again or more):
+            request = self._again.pop() if self._again else next(self._ids)
+            self.worker.start(Batch(request, (request,)))
+            self._running += 1
+        for ended in self.worker.wait(self.worker.now() + 0.01):
+            self._running -= 1
+            (self.answered if ended.ok else self._again).extend(ended.batch.requests)
+            self.worker.forget(ended.batch.requests if ended.ok else ())
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Serve until something has come about."""
+        wait_until(lambda: (self.turn(), condition())[1], what)
+
+    def resize(self, cores: int, replicas: int = 1) -> None:
+        self.worker.resize(Allocation(cores=cores, batch=1, replicas=replicas))
+
+    def percents(self) -> list[int]:
+        """Return the cores of each pod as the kernel has them, after asking the replicas."""
+        boxes = self.cluster.node.boxes.values()
+        return sorted(int((b.group / "cpu.cfs_quota_us").read_text()) // 1000 for b in boxes)
+
+    def has(self, *percents: int) -> Callable[[], bool]:
+        """Return whether pods have these sizes, and the replicas in them say the same."""
+
+        def same() -> bool:
+            told = sorted(round(each.granted_cores() * 100) for each in self.worker.replicas)
+            return self.percents() == told == list(percents)
+
+        return same
+
+    def goes_on(self) -> None:
+        """Wait until further requests are answered."""
+        enough = len(self.answered) + 5
+        self.until(lambda: len(self.answered) >= enough, "more answers")
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Serving]:
+    with pods(tmp_path, cpu="300m", milli=900) as cluster:
+        serving = Serving(cluster)
+        with serving.worker:
+            yield serving
+            wait_until(lambda: (serving.turn(more=False), not serving._running)[1])
+        assert sorted(serving.answered) == list(range(next(serving._ids)))  # each of them once
+
+
+@live
+@needs_two_cpus
+def test_pods_are_resized_and_the_right_one_is_removed(serving: Serving) -> None:
+    boxes = serving.cluster.node.boxes
+    (old,) = boxes
+    for cores, percent in ((4, 25), (12, 75), (4, 25)):
+        serving.resize(cores)
+        serving.until(serving.has(percent), f"{percent} % of a core")
+    serving.resize(4, replicas=2)
+    serving.until(serving.has(25, 25), "a second pod")
+    (young,) = boxes.keys() - {old}
+    os.kill(boxes[old].process.pid, signal.SIGKILL)
+    serving.until(lambda: serving.worker.status().restarts == 1, "its death")
+    serving.until(lambda: serving.worker.status().ready == 2, "its container starts again")
+    serving.resize(4)  # the replica that started last goes, and its pod is the older one
+    serving.until(lambda: list(boxes) == [young], "the other pod stays")
+    serving.goes_on()
+    assert serving.worker.status().restarts == 1
+
+
+@live
+@needs_two_cpus
+def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving.resize(4)
+    serving.until(serving.has(25), "a quarter of a core")
+    (before,) = serving.cluster.store.list("pods")
+    serving.cluster.away.set()
+    for cores in (12, 10, 8):
+        serving.resize(cores)
+        serving.goes_on()
+    assert serving.has(25)()
+    serving.cluster.away.clear()
+    serving.until(serving.has(50), "the last of them")
+    (after,) = serving.cluster.store.list("pods")
+    assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+    assert "going on with what was granted: no answer of Kubernetes" in caplog.text
+    role = serving.cluster.store.get(("roles", "default", "sponge"))
+    serving.cluster.store.put(("roles", "default", "sponge"), role | {"rules": []})
+    serving.resize(4)
+    serving.goes_on()
+    serving.until(lambda: "cannot patch resource" in caplog.text, "a 403")
+    assert serving.has(50)()
+    serving.cluster.store.put(("roles", "default", "sponge"), role)
+    serving.until(serving.has(25), "its right is back")
+
+
+@live
+@needs_two_cpus
+def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving: Serving) -> None:
+    serving.resize(4, replicas=2)
+    serving.until(serving.has(25, 25), "two pods")
+    serving.resize(8, replicas=2)
+    deferred = {"NoPod": 0, "Deferred": 1, "Infeasible": 0}
+    serving.until(lambda: serving.launcher.resizes().pending == deferred, "a full node")
+    serving.until(serving.has(25, 50), "one of them grows")
+    serving.resize(16)
+    serving.goes_on()
+    serving.cluster.node.capacity = 1100
+    serving.until(serving.has(100), "there is room")
+    serving.until(lambda: serving.launcher.resizes()[:2] == (1.0, 1.0), "the API says so, too")
+
+
+def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path: Path) -> None:
+    with pods(tmp_path) as cluster:
+        client = Api(cluster.url)
+        assert client.call("GET", SCALE)["spec"] == {"replicas": 1}
+        (tmp_path / "token").write_text("sa:another")
+        with pytest.raises(WorkerError, match=r"refuses: .*cannot get"):
+            client.call("GET", SCALE)
+        (tmp_path / "token").write_text("sa:sponge\n")
+        with pytest.raises(WorkerError, match="cannot get resource"):  # but that of the manifest
+            launcher(BUSY, "other")
+        cluster.away.set()
+        with pytest.raises(WorkerError, match="no answer of Kubernetes at 127"):
+            client.call("GET", SCALE)
+        cluster.away.clear()
+        assert client.call("GET", SCALE)
+
+
+def test_where_the_api_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "ACCOUNT", tmp_path)
+    for name in (api.URL, "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        ConfigError, match=f"no pod of a Kubernetes cluster; elsewhere set {api.URL}"
+    ):
+        server_url()
+    with pytest.raises(ConfigError, match="needs k8s:"):
+        KubernetesLauncher([BUSY], "a/b/c", "")
+    assert own_namespace() == "default"
+    (tmp_path / "namespace").write_text("ml")
+    assert own_namespace() == "ml"
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+    assert server_url() == "https://[fd00::1]:443"
+    monkeypatch.setenv(api.URL, "http://127.0.0.1:8001")
+    assert server_url() == "http://127.0.0.1:8001"

@@ -1,0 +1,279 @@
+"""Replicas on other machines: faults, refusals, hostile bytes, and what crosses the wire."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from functools import partial
+from pathlib import Path
+
+import busy_model
+import numpy as np
+import pytest
+from control_groups import groups_of
+from machine import PATIENCE_S, wait_until
+from nodes import NodeProcess, Proxy
+
+from sponge_env.app import replica as command
+from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.live import stages, wire
+from sponge_env.live.local import PLACE
+from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
+from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
+from sponge_env.live.wire import HEAD, Frame, Layout
+from sponge_env.models.model import Model, TensorSpec, record
+from sponge_env.scenario.profile import load_profile, save_profile
+from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.make import make_engine
+
+OUTSIDE = ("--model", "busy_model:Quick", "--limiter", "outside")
+"""Neither limits nor locks CPUs, so that several nodes have room here."""
+QUICK = LiveConfig(model="busy_model:Quick")
+TOKEN = "a secret"
+RATE_RPS, BEFORE_S, AFTER_S = 40, 2, 10
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[NodeProcess]:
+    node = NodeProcess(*OUTSIDE, token=TOKEN)
+    yield node
+    node.end()
+
+
+def next_event(replica: RemoteReplica) -> Event:
+    end_s = time.monotonic() + PATIENCE_S
+    while select.select([replica], [], [], end_s - time.monotonic())[0]:
+        if (event := replica.poll()) is not None:
+            return event
+    pytest.fail("nothing happened")
+
+
+def quick_scenario(folder: Path) -> Scenario:
+    profile = dataclasses.replace(load_profile("lite0"), name="quick", model=QUICK.model)
+    save_profile(profile, folder / "quick.json")
+    scenario = load_scenario("local")
+    limits = dataclasses.replace(scenario.limits, replicas=4, cores=8, total_cores=32)
+    return dataclasses.replace(scenario, profile=str(folder / "quick.json"), limits=limits)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, None])
+def test_a_node_that_goes_costs_no_request(
+    fault: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as opened:
+        nodes = [NodeProcess(*OUTSIDE) for _ in range(2)]
+        for each in nodes:
+            opened.callback(each.end)
+        proxy = opened.enter_context(closing(Proxy(nodes[1].address)))
+        opened.callback(nodes[1].process.send_signal, signal.SIGCONT)
+        addresses = [nodes[0].address, proxy.address]
+        monkeypatch.setattr(PLACE, "open", partial(RemoteLauncher, addresses=addresses, token=""))
+        allocation = {"static": {"cores": 4, "batch": 4, "replicas": 2}}
+        engine = make_engine(quick_scenario(tmp_path), "static", options=allocation)
+        opened.enter_context(closing(engine))
+        worker = engine._system.worker
+        wait_until(lambda: worker.status().ready == 2)
+        assert {replica.where for replica in worker.replicas} == set(map(str, addresses))  # type: ignore[attr-defined]
+        told: list[list[Reply]] = []
+        begin_s = time.monotonic()
+        for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
+            if k == RATE_RPS * BEFORE_S:
+                if fault == "cut":
+                    proxy.cut.set()
+                else:
+                    nodes[1].process.send_signal(
+                        getattr(signal, {"killed": "SIGKILL"}.get(fault, "SIGSTOP"))
+                    )
+            threading.Event().wait(begin_s + k / RATE_RPS - time.monotonic())
+            now_s = time.monotonic()
+            told.append([])
+            engine.submit(Call(np.zeros(2, np.float32), now_s, now_s + 1.0, 8), told[-1].append)
+        wait_until(lambda: all(told))
+        assert {len(replies) for replies in told} == {1}
+        statuses = Counter(replies[0].status for replies in told[RATE_RPS * BEFORE_S :])
+        assert statuses[Status.ANSWERED] >= 0.98 * sum(statuses.values()), statuses
+
+
+@pytest.mark.live
+def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path: Path) -> None:
+    toml = "".join(
+        f'[[stages]]\nname = "{name}"\nvariants = [{{ profile = "local:busy_model:{name}" }}]\n'
+        for name in ("Cutter", "Quick")
+    )
+    (tmp_path / "two.toml").write_text(toml)
+    node = NodeProcess("--scenario", str(tmp_path / "two.toml"), "--limiter", "outside", "--trust")
+    configs = [LiveConfig(model=f"busy_model:{name}") for name in ("Cutter", "Quick")]
+    with closing(RemoteLauncher(configs, [node.address], "")) as launcher:
+        assert (launcher.limiter, list(launcher.max_tasks)) == ("remote-outside", [3, 0])
+        rows = [np.array(row, np.float32) for row in ((2, 1), (-1, 0), (0, 5), (3, 2))]
+        for stage, size in ((0, [2, 0, 0, 3]), (1, [2, 2, 2, 2])):
+            with closing(launcher.launch(stage, 1.0, stage=stage)) as replica:
+                assert isinstance(next_event(replica), Ready)
+                replica.start(1, rows)
+                answer = next_event(replica)
+                assert isinstance(answer, Answer)
+                assert answer.failed == {1: "a negative number"}
+                answers = replica.answers(4)
+                assert list(map(len, answers)) == size
+                last = np.outer(range(3), rows[3]) if stage == 0 else rows[3]
+                np.testing.assert_array_equal(answers[3], last)
+    assert node.end() == 0
+
+
+class Texts(Model):
+    inputs = record(TensorSpec((3,), "int64", "ids"), TensorSpec((), "S8", "text"))
+    outputs = record(TensorSpec((2, 2), "float32", "a"), TensorSpec((), "S5", "b"))
+
+    def run(self, session: object, batch: object) -> object:
+        return None
+
+
+@pytest.mark.parametrize("model", [Texts(), busy_model.Cutter(), busy_model.Quick()])
+def test_a_layout_reads_what_it_sends(model: Model) -> None:
+    job = stages.make_job([model], 4)
+    block = np.zeros((), job.tensors_dtype)
+    block.reshape(1).view(np.uint8)[:] = np.random.default_rng(0).integers(1, 99, block.nbytes)
+    block["counts"] = [2, 0, 3, 9]
+    tensors, layout = wire.Tensors(*(block[name] for name in wire.Tensors._fields)), Layout(job)
+    inputs = b"".join(layout.inputs(list(tensors.inputs[:3])))
+    assert inputs == tensors.inputs[:3].tobytes()
+    assert len(inputs) == 3 * layout.input_bytes
+    for failed in (None, {1: "why"}):
+        body = b"".join(layout.answers(tensors, 4, failed))
+        answers, told = layout.read(memoryview(body), 4)
+        counts = [2, 0, 3, 3]
+        slots = list(tensors.answers)
+        if model.max_tasks:
+            slots = [slot[:n] for slot, n in zip(slots, counts, strict=True)]
+        assert told == failed
+        assert [a.tobytes() for a in answers] == [slot.tobytes() for slot in slots]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    ("token", "changes", "sentence"),
+    [
+        ("wrong", {}, "it has another token; set SPONGE_REPLICA_TOKEN to the same"),
+        (TOKEN, {"model": "busy_model:Busy"}, r"its models is .*busy_model:Quick.*, needed is"),
+        (TOKEN, {"core_unit": 0.5, "cores_max": 2}, "its core unit is 0.0625, needed is 0.5"),
+        (TOKEN, {"batch_max": 17}, r"its at most is \[1.0, 16.0\], needed is \[1.0, 17.0\]"),
+        (TOKEN, {"version": "9.9"}, "its version is .*, needed is 9.9; start both sides"),
+    ],
+)
+def test_a_node_that_cannot_be_used_is_refused_with_a_sentence(
+    node: NodeProcess, token: str, changes: dict[str, object], sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    changes = dict(changes)
+    if version := changes.pop("version", None):
+        monkeypatch.setattr(stages, "__version__", version)
+    with pytest.raises(WorkerError, match=f"node {node.address} .*{sentence}"):
+        RemoteLauncher([dataclasses.replace(QUICK, **changes)], [node.address], token)  # type: ignore[arg-type]
+
+
+def test_an_absent_node_and_bad_addresses_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = Address(*free.getsockname())
+    with pytest.raises(WorkerError, match=f"node {address} cannot be reached: Connection refused"):
+        RemoteLauncher([QUICK], [address], "")
+    assert parse_addresses("[::1]:70,b:80") == [Address("::1", 70), Address("b", 80)]
+    assert str(parse_addresses("[::1]:70")[0]) == "[::1]:70"
+    for text in ("b", "b:", ":80", "b:0", "b:65536", "b:x", "b:1,"):
+        with pytest.raises(ConfigError, match="must be local or nodes as HOST:PORT"):
+            parse_addresses(text)
+    assert command.main(["--host", "0.0.0.0"]) == 2
+    assert "put a token into SPONGE_REPLICA_TOKEN" in capsys.readouterr().err
+
+
+def hostile(node: NodeProcess) -> Iterator[socket.socket]:
+    """Yield connections on which something wrong was sent."""
+    noise = np.random.default_rng(0).bytes(1 << 20)
+    for data in (noise, b"", noise[:10], b"GET / HTTP/1.1\r\n\r\n", bytes(64)):
+        sock = socket.create_connection(node.address)
+        sock.settimeout(PATIENCE_S)
+        yield sock
+        with suppress(OSError):
+            sock.sendall(data)
+    launch = Frame(wire.LAUNCH, cores=1.0)
+    for frames in (
+        [Frame(wire.START, 0, 1, 8)],
+        [launch._replace(variant=9)],
+        [launch._replace(cores=math.nan)],
+        [launch, launch],
+        [launch, Frame(wire.START, 0, 1, 1 << 31)],
+        [launch, Frame(wire.START, 0, 1 << 15, 8)],
+        [launch, Frame(wire.LIMIT, cores=math.inf)],
+        [launch, Frame(99, length=1 << 31)],
+    ):
+        sock, _ = dial(node.address, TOKEN, {})
+        yield sock
+        sock.sendall(b"".join(HEAD.pack(*frame) for frame in frames))
+    sock, _ = dial(node.address, TOKEN, {})
+    yield sock
+    sock.sendall(HEAD.pack(*launch)[:20])
+
+
+def peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.live
+def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess) -> None:
+    with ExitStack() as opened:
+        before = peak_bytes(node.process.pid)
+        for sock in hostile(node):
+            opened.callback(sock.close)
+        for _ in range(200):  # idle, or a probe's
+            opened.enter_context(socket.create_connection(node.address))
+        launcher = opened.enter_context(closing(RemoteLauncher([QUICK], [node.address], TOKEN)))
+        replica = opened.enter_context(closing(launcher.launch(0, 1.0)))
+        assert isinstance(next_event(replica), Ready)
+        assert peak_bytes(node.process.pid) < before + 32e6
+        assert node.process.poll() is None
+
+
+def listens(node: NodeProcess) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection(node.address):
+        return True
+    return False
+
+
+@pytest.mark.live
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    node = NodeProcess(*OUTSIDE, "--port", str(port))  # it has to find its own port again
+    assert listens(node)
+    with dial(node.address, "", {})[0] as sock:
+        sock.sendall(HEAD.pack(*Frame(wire.RETIRE)))
+        wait_until(lambda: not listens(node))
+    wait_until(lambda: listens(node))
+    assert node.end() == 0
+
+
+@pytest.mark.live
+def test_a_node_ends_with_all_that_it_has_started() -> None:
+    node = NodeProcess("--model", "busy_model:Quick")
+    pid = node.process.pid
+    with closing(RemoteLauncher([QUICK], [node.address], "")) as launcher:
+        replica = launcher.launch(0, 1.0)
+        assert isinstance(next_event(replica), Ready)
+        started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(started) >= 1
+        assert node.end() == 0
+        assert next_event(replica).reason == f"node {node.address}: it closed the connection"  # type: ignore[union-attr]
+        replica.close()
+    assert not groups_of(pid)
+    assert not [each for each in started if os.path.exists(f"/proc/{each}")]
