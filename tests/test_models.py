@@ -334,7 +334,12 @@ def test_a_model_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) ->
             "'in0', which is no tensor of numbers or texts",
         ),
         (
-            {"inputs": (("batch", 4),) * 2, "output": ("x", "y"), "op": "MatMul"},
+            {
+                "inputs": (("batch", 5), ("batch",)),
+                "output": ("x", "y"),
+                "dtype": TensorProto.INT64,
+                "op": "Reshape",
+            },
             "cannot answer a batch of 3: ",
         ),
         (
