@@ -10,10 +10,8 @@ The names in ``__all__`` are what experiments and controllers are made of. They 
 first used, so that ``import sponge_env`` stays quick.
 """
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
-
-import gymnasium
 
 if TYPE_CHECKING:
     from sponge_env.control.base import BaseController as BaseController
@@ -63,19 +61,26 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_SINGLE, _VECTOR = "sponge_env.env.single:SpongeEnv", "sponge_env.env.vector:SpongeVectorEnv"
-_LIVE = {"backend": "live", "scenario": "local"}
+def _register() -> None:
+    import gymnasium
 
-for _id, _arguments in {
-    "Sponge-v0": {},
-    "SpongeJoint-v0": {"control": "joint"},
-    "SpongeVariants-v0": {"scenario": "variants", "control": "variants"},
-    "SpongePipeline-v0": {"scenario": "pipeline-video", "control": "pipeline"},
-}.items():
-    gymnasium.register(_id, _SINGLE, vector_entry_point=_VECTOR, kwargs=_arguments)
-gymnasium.register("SpongeLive-v0", _SINGLE, nondeterministic=True, kwargs=_LIVE)
-gymnasium.register(
-    "SpongeJointLive-v0", _SINGLE, nondeterministic=True, kwargs={**_LIVE, "control": "joint"}
-)
-gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:DiscreteActions")
-gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:ContinuousActions")
+    single, vector = "sponge_env.env.single:SpongeEnv", "sponge_env.env.vector:SpongeVectorEnv"
+    live = {"backend": "live", "scenario": "local"}
+
+    for name, arguments in {
+        "Sponge-v0": {},
+        "SpongeJoint-v0": {"control": "joint"},
+        "SpongeVariants-v0": {"scenario": "variants", "control": "variants"},
+        "SpongePipeline-v0": {"scenario": "pipeline-video", "control": "pipeline"},
+    }.items():
+        gymnasium.register(name, single, vector_entry_point=vector, kwargs=arguments)
+    gymnasium.register("SpongeLive-v0", single, nondeterministic=True, kwargs=live)
+    gymnasium.register(
+        "SpongeJointLive-v0", single, nondeterministic=True, kwargs={**live, "control": "joint"}
+    )
+    gymnasium.register("SpongeDiscrete-v0", "sponge_env.env.single:DiscreteActions")
+    gymnasium.register("SpongeContinuous-v0", "sponge_env.env.single:ContinuousActions")
+
+
+if importlib.util.find_spec("gymnasium"):  # what only hosts replicas does without
+    _register()

@@ -175,6 +175,18 @@ def test_any_import_counts_for_the_mark(tmp_path, monkeypatch, importing):
     assert mark(1, 1) != mark(2, 1)
 
 
+def test_code_that_lies_where_nothing_can_be_written_is_copied(tmp_path, monkeypatch):
+    installed, cache = tmp_path / "installed", tmp_path / "cache"
+    installed.mkdir()
+    (installed / "kernel.py").touch()
+    monkeypatch.setitem(sys.modules, "lent", SimpleNamespace(__path__=[str(installed)]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    folder_of = kernel_cache.code_folder.__wrapped__
+    (folder_of("lent.kernel") / "code.nbc").touch()
+    monkeypatch.setattr("os.access", lambda path, _: path.is_relative_to(cache))
+    assert list(folder_of("lent.kernel").iterdir()) == [next(cache.rglob("code.nbc"))]
+
+
 def test_code_that_was_typed_in_is_not_kept():
     assert kernel_cache.code_folder("no_such_module") is None
 

@@ -283,9 +283,7 @@ def test_a_janitor_that_was_stopped_holds_nobody_up():
         ({}, 4.0),
     ],
 )
-def test_a_limit_from_outside_is_read_and_never_set(
-    files: dict[str, str], cores: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_limit_from_outside_is_read_and_never_set(files, cores, tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(cgroups, "find_hierarchy", lambda: Hierarchy(2, tmp_path, tmp_path))

