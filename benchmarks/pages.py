@@ -15,6 +15,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from griffe import Extension, Object
 
 from sponge_env import __main__, cli
 from sponge_env.utils.files import read_json
@@ -23,6 +26,16 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()[^)\s#:]+(?=[)#])")
 SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}
 """Endings of files that become a page. Others are copied."""
+
+
+class Roles(Extension):
+    """Shows what a docstring names, without the role that says what kind of thing it is."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:
+        """Change its docstring."""
+        if obj.docstring:
+            role = r":\w+:`(?:~(?:\w*\.)*|\.+)?([^`]+)`"
+            obj.docstring.value = re.sub(role, r"`\1`", obj.docstring.value)
 
 
 @cli.command
@@ -38,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
 
 def write_pages(folder: Path) -> None:
     """Write all pages, what they link, and what that links."""
-    waiting = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    docs = ROOT / "docs"
+    waiting = [ROOT / "README.md", ROOT / "CHANGELOG.md", *docs.glob("*.md"), docs / "site.css"]
     for path in waiting:  # grows meanwhile
         place, base = folder / _place(path), path if path.is_dir() else path.parent
         if place.exists():
@@ -89,9 +103,10 @@ def _text(path: Path) -> str:
 
 def _commands() -> str:
     """Return the help of every command."""
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"], sys.argv[0] = "100", "sponge"
     page = "# Commands\n\n"
-    for words in (["--help"], *([name, "--help"] for name in __main__.COMMANDS), ["list"]):
+    others = [[name, "--help"] for name in __main__.COMMANDS if name != "list"]
+    for words in (["--help"], *others, ["list"]):
         with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
             __main__.main(words)
         page += f"## sponge {' '.join(words)}\n\n{_fence(shown.getvalue(), 'text')}"

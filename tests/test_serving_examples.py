@@ -60,7 +60,7 @@ def test_curl() -> None:
 
 # Grafana ------------------------------------------------------------------------------------
 
-DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "sponge.json").read_text())
 PANELS = DASHBOARD["panels"]
 EXPRESSIONS = [
     *(target["expr"] for panel in PANELS for target in panel["targets"]),
@@ -117,16 +117,16 @@ def test_the_dashboard_shows_everything_of_ours() -> None:
 
 
 def test_the_docs_name_all_metrics_and_examples() -> None:
-    page = (ROOT / "docs" / "serving.md").read_text()
+    page = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("serving", "protocol"))
     assert set(re.findall(r"`(sponge_\w+)`", page)) == families(exposed())
     assert not [file.name for file in FOLDER.iterdir() if file.is_file() and file.name not in page]
 
 
 COMMANDS = [
     (file, whole or within)
-    for file in (*FOLDER.glob("*.*"), ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    for file in (*FOLDER.glob("*.*"), *ROOT.glob("*.md"), *ROOT.glob("d*/*.[ms]*"))
     for whole, within in re.findall(
-        r"^ *(?:\$ )?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
+        r"^ *(?:\$ |ExecStart=/opt/sponge/bin/)?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
         file.read_text(),
         re.MULTILINE,
     )
