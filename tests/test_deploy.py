@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -41,13 +42,11 @@ def test_compose_names_what_there_is() -> None:
     mounts = [each for s in services.values() for each in s.get("volumes", ()) if each[0] == "."]
     assert len(mounts) == 4
     assert all((DEPLOY / each.split(":")[0]).is_file() for each in mounts)
-    assert services["sponge"]["entrypoint"] == ["sponge", "serve"]
+    for file in (DEPLOY / "prometheus.yml", DEPLOY / "grafana" / "datasource.yaml"):
+        host = re.search(r"(?:\"|//)(\w+):\d+", file.read_text())
+        assert host is not None
+        assert host[1] in services
     serve_parser().parse_args(services["sponge"]["command"])
-    (scrape,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
-    (target,) = scrape["static_configs"][0]["targets"]
-    assert target.partition(":")[0] in services
-    (source,) = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text())["datasources"]
-    assert source["url"].split("/")[2].partition(":")[0] in services
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
@@ -64,23 +63,19 @@ def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         at = f"localhost:{free.getsockname()[1]}"
     with running() as server:
-        names = {"DOMAIN": at, "HTTP": server.http, "GRPC": server.grpc}
-        variables = {f"SPONGE_{name}": value for name, value in names.items()}
-        caddy = subprocess.Popen(
-            ["caddy", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-            env=os.environ | variables | {"XDG_DATA_HOME": str(tmp_path)},
-        )  # fmt: skip
+        given = {"SPONGE_DOMAIN": at, "SPONGE_HTTP": server.http, "SPONGE_GRPC": server.grpc}
+        environment = os.environ | given | {"XDG_DATA_HOME": str(tmp_path)}
+        pipe = subprocess.PIPE
+        caddy = subprocess.Popen(["caddy", "run"], cwd=tmp_path, env=environment, stderr=pipe)
         with caddy:
             try:
-                missing = {"serving initial configuration", "certificate obtained"}
-                while missing:
-                    line = caddy.stderr.readline() if caddy.stderr else ""
-                    assert line, "Caddy has ended"
-                    missing = {each for each in missing if each not in line}
+                said = b""
+                while not (b"serving initial" in said and b"certificate obtained" in said):
+                    said += caddy.stderr.readline() if caddy.stderr else b""
+                    assert caddy.poll() is None, said
                 root = tmp_path / "caddy" / "pki" / "authorities" / "local" / "root.crt"
                 trusting = ssl.create_default_context(cafile=root)
-                ready = f"https://{at}/v2/health/ready"
-                with urllib.request.urlopen(ready, context=trusting) as answer:
+                with urllib.request.urlopen(f"https://{at}/v2", context=trusting) as answer:
                     assert answer.status == 200
                 trusted = grpc.ssl_channel_credentials(root.read_bytes())
                 with grpc.secure_channel(at, trusted) as channel:
