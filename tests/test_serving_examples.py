@@ -126,7 +126,7 @@ COMMANDS = [
     (file, whole or within)
     for file in (*FOLDER.glob("*.*"), *ROOT.glob("*.md"), *ROOT.glob("d*/*.[ms]*"))
     for whole, within in re.findall(
-        r"^ *(?:\$ |ExecStart=.*/)?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
+        r"^ *(?:\$ |\S+/)?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
         file.read_text(),
         re.MULTILINE,
     )
