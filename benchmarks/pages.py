@@ -53,20 +53,20 @@ def write_pages(folder: Path) -> None:
     """Write all pages, what they link, and what that links."""
     docs = ROOT / "docs"
     waiting = [ROOT / "README.md", ROOT / "CHANGELOG.md", *docs.glob("*.md"), docs / "site.css"]
-    for path in waiting:  # grows meanwhile
+    for linked in waiting:  # grows meanwhile
+        path = linked / "README.md" if (linked / "README.md").exists() else linked
         place, base = folder / _place(path), path if path.is_dir() else path.parent
         if place.exists():
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() or path.suffix in {".md", ".ipynb", *SHOWN}:
             text = _text(path)
-            for link in set(LINK.findall(text)) if path.suffix in {"", ".md"} else ():
-                target = (base / link).resolve()
-                target = target / "README.md" if (target / "README.md").exists() else target
-                waiting.append(target)
-                to = os.path.relpath(folder / _place(target), place.parent)
-                text = re.sub(rf"(?<=\]\(){re.escape(link)}(?=[)#])", to, text)
-            place.write_text(text)
+            links = LINK.findall(text) if path.is_dir() or path.suffix == ".md" else ()
+            files = {link: (base / link).resolve() for link in links}
+            waiting += files.values()
+            places = {link: folder / _place(file) for link, file in files.items()}
+            to = {link: os.path.relpath(there, place.parent) for link, there in places.items()}
+            place.write_text(LINK.sub(lambda link, to=to: to.get(link[0], link[0]), text))
         else:
             shutil.copy(path, place)
     (folder / "commands.md").write_text(_commands())
