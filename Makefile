@@ -60,7 +60,7 @@ fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, 
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_serve_fuzz.py tests/test_serve_codecs.py tests/test_serve_deadlines.py tests/test_serve_rpc.py
 
-package: $(INSTALLED)  ## build the wheel and use it with the lowest versions of what it needs, a minute
+package: $(INSTALLED)  ## build the distributions, and use the wheel with the lowest versions of what it needs, a minute
 	$(PY) -m tests.wheel
 
 kernels: $(KERNELS)
@@ -126,8 +126,9 @@ fidelity: setup  ## compare simulator and real worker anew, two hours
 	  --agent static-16 hpa sponge-mpc sponge-joint --out runs/fidelity/crowds; \
 	cp runs/fidelity/crowds/fidelity.json docs/fidelity-crowds.json
 
-docs: setup  ## write the generated pages again
+docs: setup  ## write the generated pages again, and build the site in build/site
 	$(PY) -m benchmarks.results
+	$(PY) -m benchmarks.pages
 
 clean:  ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,6 +22,13 @@ COMMANDS = {
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
 }
 """Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""
+EXAMPLES = """examples:
+  sponge evaluate --agent sponge-ip sponge-joint static-8    compare three controllers
+  sponge train --agent ppo-joint --scenario bursty           train a policy
+  sponge calibrate                                           measure this machine's worker
+  sponge serve --model efficientnet-lite0                    serve a model
+  sponge report runs/NAME                                    make a page of a run
+"""
 
 
 @cli.command
@@ -31,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(
         prog="sponge",
         description="Control of a CPU-limited inference server under dynamic SLOs.",
-        epilog=f"commands:\n{does}",
+        epilog=f"commands:\n{does}\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sponge-env {__version__}")
@@ -44,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="what the command takes"
     )
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse_args(argv or ["--help"])
     module, _ = COMMANDS[chosen.command]
     name = f"sponge_env.{module}" if module else f"{bundled('agents')}.training"
     first = ["--list"] if chosen.command == "list" else []

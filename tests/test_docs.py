@@ -1,21 +1,28 @@
-"""What the pages and the mutants name exists: links, anchors, files, modules, imports, lines."""
+"""What the pages and the mutants name exists (links, files, modules, lines); blocks run."""
 
 from __future__ import annotations
 
 import importlib.util
 import pydoc
 import re
+import shlex
+import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import mutations
 import pytest
 
+import evaluate
 import sponge_env
+from agents import training
+from sponge_env.utils import installation
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = "sponge_env agents baselines benchmarks deploy examples traces docs tests".split()
+FOLDERS = "sponge_env agents baselines benchmarks deploy docs examples tests traces".split()
 FILES = {f"/{path.relative_to(ROOT)}" for each in FOLDERS for path in (ROOT / each).rglob("*.*")}
 FILES |= {f"/{path.name}" for path in ROOT.glob("*.*")}
 OF_A_USER = re.compile(r"mine|my-.*|out|run|versions|host|learn|fidelity")
@@ -62,10 +69,56 @@ def test_files_and_modules_exist(text: str, page: Path) -> None:
         assert pydoc.locate(name) is not None, name
 
 
+# Blocks -------------------------------------------------------------------------------------
+
+BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OF_A_READER = {
+    "my-4g.log": "recorded/3g-bus.txt",
+    "my-load.csv": "arrivals-bursty-600s.csv",
+    "my-variants.toml": "scenarios/variants.toml",
+}
+"""Files of traces/ that stand for those that pages name."""
+
+
 @pytest.mark.parametrize(("text", "page"), PAGES)
-def test_imports_can_be_made(text: str, page: Path) -> None:
-    blocks = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    exec("\n".join(re.findall(r"^(?:from [\w.]+ )?import .*$", blocks, re.MULTILINE)), {})
+@pytest.mark.filterwarnings("default")  # those of other libraries are theirs
+def test_blocks_run(text: str, page: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    """Python as it stands, and commands: evaluations of five seconds, servers and trainings not."""
+    monkeypatch.chdir(tmp_path)
+    for name, source in OF_A_READER.items():
+        shutil.copy(ROOT / "traces" / source, name)
+    names: dict[str, Any] = {}
+    for skipped, language, body in BLOCK.findall(text):
+        assert language in {"bash", "diff", "python", "text", "toml"}, body
+        if language == "toml":
+            Path("mine.toml").write_text(body)
+        if language == "python" and not skipped:
+            exec(body, names)
+        for line in body.splitlines() if language == "bash" and not skipped else ():
+            run(shlex.split(line, comments=True), monkeypatch)
+
+
+def run(words: list[str], monkeypatch: Any) -> None:
+    match words:
+        case [word, *command] if "=" in word:
+            run(command, monkeypatch)
+        case ["cd", folder]:
+            monkeypatch.chdir(ROOT / folder)
+        case ["pip", "install", what]:
+            assert what[len("sponge-env[") : -1] in installation.EXTRAS
+        case ["make", *targets]:
+            subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True)
+        case ["sponge", "evaluate", *options] | [_, "evaluate.py" | "../evaluate.py", *options]:
+            short = [] if "--suite" in options else ["--duration", "5"]
+            with tempfile.TemporaryDirectory() as folder:
+                assert evaluate.main([*options, *short, "--run-dir", folder]) == 0
+        case ["sponge", "serve" | "load", *_]:
+            pass  # tests/test_serving_examples.py parses them
+        case [_, "train.py", *options]:
+            training.parse(options)
+        case [python, *options]:
+            assert python.endswith("python")
+            subprocess.run([sys.executable, *options], cwd=ROOT, check=True)
 
 
 def test_public_names_are_there_and_documented() -> None:

@@ -19,7 +19,6 @@ from scenarios import SHORT
 from served import running
 from served_story import SERVED, Story
 
-import evaluate
 from benchmarks import throughput
 from sponge_env.serve.__main__ import _parser as serve_parser
 from sponge_env.serve.load.__main__ import _parse as parse_load
@@ -61,17 +60,9 @@ def test_an_episode_becomes_a_gif_of_its_frames(tmp_path):
         assert drawn.size == (480, 320)
 
 
-@pytest.mark.filterwarnings("default")  # those of other libraries are theirs
-def test_a_controller_of_ones_own_takes_part(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT / "examples")
-    arguments = "--agent keep_up:KeepUp static-8 --duration 30 --option keep_up:KeepUp.headroom=1.5"
-    assert evaluate.main([*arguments.split(), "--run-dir", str(tmp_path / "run")]) == 0
-    assert "keep_up:KeepUp" in capsys.readouterr().out
-
-
 def test_the_page_shows_the_example_that_runs():
     page = (ROOT / "docs" / "controllers.md").read_text()
-    shown = re.search(r"```python\n(class KeepUp.*?)```", page, re.DOTALL)
+    shown = re.search(r"\n(class KeepUp.*?)```", page, re.DOTALL)
     code = [line.strip() for line in shown[1].splitlines() if line.strip()]
     source = (ROOT / "examples" / "keep_up.py").read_text()
     source = re.sub(r"(reset|decide)\(self, (.*?)\) -> \w+:", _without_types, source)
@@ -147,7 +138,7 @@ def test_curl():
 
 # Grafana ------------------------------------------------------------------------------------
 
-DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "sponge.json").read_text())
 PANELS = DASHBOARD["panels"]
 EXPRESSIONS = [
     *(target["expr"] for panel in PANELS for target in panel["targets"]),
@@ -198,16 +189,16 @@ def test_the_dashboard_shows_everything_of_ours():
 
 
 def test_the_docs_name_all_metrics_and_examples():
-    page = (ROOT / "docs" / "serving.md").read_text()
+    page = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("serving", "protocol"))
     assert set(re.findall(r"`(sponge_\w+)`", page)) == families(exposed())
     assert not [file.name for file in FOLDER.iterdir() if file.is_file() and file.name not in page]
 
 
 COMMANDS = [
     (file, whole or within)
-    for file in (*FOLDER.glob("*.*"), ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    for file in (*FOLDER.glob("*.*"), *ROOT.glob("*.md"), *ROOT.glob("d*/*.[ms]*"))
     for whole, within in re.findall(
-        r"^ *(?:\$ )?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
+        r"^ *(?:\$ |\S+/)?(sponge (?:serve|load) [^`\n]+)|`(sponge (?:serve|load) -[^`]+)`",
         file.read_text(),
         re.MULTILINE,
     )

@@ -97,12 +97,16 @@ def test_one_evaluation_does_without_the_report(monkeypatch, capsys, tmp_path):
     assert not {"tensorboard", "comparison.png"} & made
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, capsys):
+@pytest.mark.parametrize("words", [[], *([command, "--help"] for command in COMMANDS)])
+def test_every_command_has_help_and_sponge_alone_five_examples(words, capsys):
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main(words)
     assert ended.value.code == 0
-    assert "usage:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage:" in shown
+    examples = re.findall(r"\n  sponge (\w+) ", shown)
+    assert words or len(examples) == 5
+    assert set(examples) <= COMMANDS.keys()
 
 
 def test_what_ships_lies_beside_the_package_or_within_it(monkeypatch, tmp_path):

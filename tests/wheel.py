@@ -1,10 +1,11 @@
-"""Build the wheel and use it in a bare environment: ``make package``.
+"""Build the distributions and use the wheel in a bare environment: ``make package``.
 
 The environment has the base dependencies only, in their lowest versions, and a package ``agents``
 of another project. What it computes is compared with the newest versions, which are installed here.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sponge_env
+from sponge_env.utils.files import read_all
 
 ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = "from nowhere import Agent  # as good as openai-agents\n"
@@ -39,10 +41,16 @@ NEEDED: Mapping[str, Sequence[str]] = {
 
 
 def build(folder: Path) -> Path:
-    """Return the wheel, whose files all lie within the package."""
-    pip = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--quiet"]
-    subprocess.run([*pip, "--wheel-dir", str(folder)], check=True)
-    (wheel,) = folder.glob("*.whl")
+    """Return the wheel, whose files all lie within the package; built twice it is the same."""
+    hatch = [sys.executable, "-m", "hatchling", "build", "--directory"]
+    for name in ("once", "twice"):
+        dated = os.environ | {"SOURCE_DATE_EPOCH": "1700000000"}
+        subprocess.run([*hatch, str(folder / name)], cwd=ROOT, env=dated, check=True)
+    once, twice = (read_all(folder / name) for name in ("once", "twice"))
+    assert once == twice
+    check = [sys.executable, "-m", "twine", "check", "--strict", *map(str, folder.glob("once/*"))]
+    subprocess.run(check, check=True)
+    (wheel,) = folder.glob("once/*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"sponge_env", f"sponge_env-{sponge_env.__version__}.dist-info"}, tops
