@@ -31,6 +31,10 @@ _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
 """The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
 when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
 replicas do not."""
+_RISES_ON, _BY_CHANCE = 3.0, 2.0
+"""Cold starts for which a rise of the rate is taken to last, as far as it is larger than so many
+standard deviations of Poisson arrivals: replicas that start in time take no cores from busy ones.
+What it asks for is kept for a cold start, or replicas would be given up as they start."""
 _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -89,6 +93,7 @@ class Moment(NamedTuple):
     lasting_rps: float  # Rate that may last; negative if none does
     rates_rps: FloatArray  # (past intervals,) rates of the last minutes
     peak: int  # Intervals over which the highest of them is averaged
+    cold_start: int  # Intervals that a cold start takes
     coming_rps: FloatArray  # (<= samples,) equally likely rates after a cold start
     overloaded: bool
 
@@ -113,21 +118,31 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 
 @compiled
-def _peak_rps(moment: Moment) -> float:
-    """Return the highest mean rate of the last minutes."""
+def _peak_rps(fleet: Fleet, moment: Moment) -> float:
+    """Return the rate to be ready for: the highest of the last minutes, or where a rise leads to.
+
+    A rise counts that went beyond all that was known, since one cold start ago.
+    """
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
-    before_rps, after_rps, highest_rps = 0.0, 0.0, 0.0  # the first two are sums from the first on
-    for at in range(rates_rps.size):
-        after_rps += rates_rps[at]
-        before_rps += rates_rps[at - width] if at >= width else 0.0
-        highest_rps = max(highest_rps, after_rps - before_rps if at + 1 >= width else 0.0)
-    return highest_rps / width
+    ahead_s = _RISES_ON * fleet.cold_start_s + _PEAK_S / 2
+    highest_rps, coming_rps = 0.0, 0.0
+    for end in range(width, rates_rps.size + 1):
+        now_rps = pairwise_sum(rates_rps[end - width : end]) / width
+        if now_rps < highest_rps:
+            continue
+        highest_rps = now_rps
+        if end >= 2 * width and end >= rates_rps.size - moment.cold_start:
+            before_rps = pairwise_sum(rates_rps[end - 2 * width : end - width]) / width
+            chance_rps = _BY_CHANCE * math.sqrt((now_rps + before_rps) / _PEAK_S)
+            rise_rps = max(0.0, now_rps - before_rps - chance_rps)
+            coming_rps = max(coming_rps, now_rps + rise_rps * ahead_s / _PEAK_S)
+    return max(highest_rps, coming_rps)
 
 
 @compiled
 def _least(fleet: Fleet, moment: Moment) -> int:
     """Return the fewest replicas that serve a peak once they have all cores of the machine."""
-    least, most_rps, peak_rps = 1, 0.0, _peak_rps(moment)
+    least, most_rps, peak_rps = 1, 0.0, _peak_rps(fleet, moment)
     for size in range(fleet.most_cores.size):
         cores = fleet.most_cores[size]
         share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
@@ -311,7 +326,7 @@ class FleetPlanner:
         )
         # Compile it now, so that no decision waits for it.
         one = np.ones(1)
-        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, one, False)
+        nothing = Moment(1, 1, 1, np.ones(sizes), 0, False, 1.0, one, 1, 1, one, False)
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
         self._peak = math.ceil(_PEAK_S / spec.interval_s)
@@ -341,7 +356,7 @@ class FleetPlanner:
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        rates = lasting_rps, rates_rps[-self._peak_ago :], self._peak, coming_rps
+        rates = lasting_rps, rates_rps[-self._peak_ago :], self._peak, self._cold_start, coming_rps
         moment = Moment(*held, waiting, missing, *rates, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
