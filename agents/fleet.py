@@ -356,8 +356,8 @@ class FleetPlanner:
         missing = last is not None and last.avoidable_violations > _MISSED * last.offered
         coming_rps = rate_samples(smooth_rps, 2 * self._cold_start)
         held = current, min(serving, current), serving, np.array(wait[: fleet.most_cores.size])
-        rates = lasting_rps, rates_rps[-self._peak_ago :], self._peak, self._cold_start, coming_rps
-        moment = Moment(*held, waiting, missing, *rates, self.overloaded)
+        known = rates_rps[-self._peak_ago :], self._peak, self._cold_start, coming_rps
+        moment = Moment(*held, waiting, missing, lasting_rps, *known, self.overloaded)
         desired, self.overloaded = choose_replicas(fleet, moment, service_s)
         if fleet.in_pipeline and rates_rps.size < self._cold_start:
             desired = max(desired, current)  # so few intervals give up nothing that takes as long
