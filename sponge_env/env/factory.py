@@ -64,7 +64,7 @@ def make_system(
     limiter: Limiter = "auto",
     *,
     profile: Profile | None = None,
-    workload: Workload | None = None,
+    workload: "Workload | None" = None,
     hold_between_steps: bool = False,
 ) -> System:
     """Build a system at the start of an episode; its class says what the arguments are.
