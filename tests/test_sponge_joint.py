@@ -331,6 +331,15 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
     assert missed[0] < missed[1] / 2
 
 
+def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():
+    """Two replicas with all cores serve 43 requests per second. What starts is kept for so long."""
+    rise = [10.0] * 60 + [10.0 + 3 * k for k in range(1, 11)]
+    assert fleet_size(rise, replicas=2, ready=2) == 4
+    assert fleet_size([40.0] * 10 + rise, replicas=2, ready=2) == 2, "it has been as high before"
+    assert fleet_size(rise + [20.0] * 8, replicas=2, ready=2) == 4
+    assert fleet_size(rise + [20.0] * 14, replicas=2, ready=2) == 2
+
+
 def test_where_one_core_is_half_busy_there_are_two_replicas():
     """Also for minutes after it was; and none where it never is."""
     assert fleet_size([8.0] * 10 + [1.0] * 60, replicas=2, ready=2) == 2
