@@ -35,6 +35,7 @@ _RISES_ON, _BY_CHANCE = 3.0, 2.0
 """Cold starts for which a rise of the rate is taken to last, as far as it is larger than so many
 standard deviations of Poisson arrivals: replicas that start in time take no cores from busy ones.
 What it asks for is kept for a cold start, or replicas would be given up as they start."""
+_NEWEST = 3  # Intervals whose highest rate the ready replicas have to serve meanwhile
 _MISSED = 0.02
 """Share of an interval's requests from which on missing them shows that the ready replicas are too
 few: what cannot be met does not wait."""
@@ -118,31 +119,32 @@ def choose_replicas(fleet: Fleet, moment: Moment, service_s: FloatArray) -> tupl
 
 
 @compiled
-def _peak_rps(fleet: Fleet, moment: Moment) -> float:
-    """Return the rate to be ready for: the highest of the last minutes, or where a rise leads to.
+def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
+    """Return the highest rate of the last minutes, and where a rise beyond what was known leads to.
 
-    A rise counts that went beyond all that was known, since one cold start ago.
+    The latter is the highest since one cold start ago.
     """
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
     ahead_s = _RISES_ON * fleet.cold_start_s + _PEAK_S / 2
-    highest_rps, coming_rps = 0.0, 0.0
+    highest_rps, known_rps, coming_rps = 0.0, 0.0, 0.0
     for end in range(width, rates_rps.size + 1):
         now_rps = pairwise_sum(rates_rps[end - width : end]) / width
-        if now_rps < highest_rps:
+        highest_rps = max(highest_rps, now_rps)
+        if end < 2 * width:
             continue
-        highest_rps = now_rps
-        if end >= 2 * width and end >= rates_rps.size - moment.cold_start:
-            before_rps = pairwise_sum(rates_rps[end - 2 * width : end - width]) / width
-            chance_rps = _BY_CHANCE * math.sqrt((now_rps + before_rps) / _PEAK_S)
-            rise_rps = max(0.0, now_rps - before_rps - chance_rps)
+        before_rps = pairwise_sum(rates_rps[end - 2 * width : end - width]) / width
+        known_rps = max(known_rps, before_rps)
+        if end >= rates_rps.size - moment.cold_start:
+            chance_rps = _BY_CHANCE * math.sqrt((now_rps + known_rps) / _PEAK_S)
+            rise_rps = max(0.0, now_rps - known_rps - chance_rps)
             coming_rps = max(coming_rps, now_rps + rise_rps * ahead_s / _PEAK_S)
-    return max(highest_rps, coming_rps)
+    return highest_rps, coming_rps
 
 
 @compiled
-def _least(fleet: Fleet, moment: Moment) -> int:
+def _least(fleet: Fleet, peak_rps: float) -> int:
     """Return the fewest replicas that serve a peak once they have all cores of the machine."""
-    least, most_rps, peak_rps = 1, 0.0, _peak_rps(fleet, moment)
+    least, most_rps = 1, 0.0
     for size in range(fleet.most_cores.size):
         cores = fleet.most_cores[size]
         share = min(1.0, fleet.cpu_cores / ((size + 1) * cores))
@@ -150,6 +152,27 @@ def _least(fleet: Fleet, moment: Moment) -> int:
         if serves_rps > (1 + 1e-9) * most_rps and most_rps < peak_rps:
             least, most_rps = size + 1, serves_rps
     return least
+
+
+@compiled
+def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
+    """Return how many replicas to hold where no request is late: for the peak, and for a rise.
+
+    For a rise there start as many as leave the ready ones the cores that they need meanwhile.
+    """
+    highest_rps, coming_rps = _rates_to_come(fleet, moment)
+    least = max(usual, _least(fleet, highest_rps))
+    size, ready = _least(fleet, coming_rps), moment.ready
+    newest_rps = 0.0
+    for rate_rps in moment.rates_rps[-_NEWEST:]:
+        newest_rps = max(newest_rps, rate_rps)
+    while size > max(least, moment.replicas):
+        most = _most(fleet, ready, size - ready)
+        share = min(1.0, fleet.cpu_cores / (ready * most))
+        if ready * fleet.serves_rps[0, most - 1] * share >= newest_rps:
+            break
+        size -= 1
+    return max(least, size)
 
 
 @compiled
@@ -190,7 +213,7 @@ def _following(fleet: Fleet, moment: Moment, usual: int) -> tuple[int, bool]:
     if late and (moment.overloaded or enough > ready):
         return max(enough, moment.replicas), True
     if not late:
-        usual = max(usual, _least(fleet, moment))
+        usual = _ready_for_more(fleet, moment, usual)
     return max(usual, min(enough, ready)), False
 
 
