@@ -255,6 +255,7 @@ def test_a_lull_in_an_overload_does_not_call_off_what_starts():
     assert decided(first, starting_s, 10).replicas == first.replicas, "two do not serve 50 rps"
     rates += [30.0] * 3
     assert decided(first, starting_s, 116).replicas == first.replicas, "nor so many in time"
+    rates += [8.0]
     after = [decided(first, starting_s, 10).replicas for _ in range(16)]
     assert after[0] >= first.replicas, "a rise may go on"
     assert after[-1] < first.replicas, "they have caught up"
