@@ -64,9 +64,9 @@ def make_system(
     limiter: Limiter = "auto",
     *,
     profile: Profile | None = None,
-    workload: Workload | None = None,
+    workload: "Workload | None" = None,
     hold_between_steps: bool = False,
-) -> System:
+) -> "System":
     """Build a system at the start of an episode; its class says what the arguments are.
 
     ``limiter`` and ``hold_between_steps`` are for the real worker only. A SpongeError says why
