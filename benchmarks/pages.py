@@ -4,8 +4,6 @@ The pages are those of the repository. What they link becomes part of the site a
 every link works in both. The help of all commands is one more page.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -3,8 +3,6 @@
 :mod:`sponge_env.live.calibration` says what a profile is made of.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

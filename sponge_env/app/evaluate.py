@@ -1,7 +1,5 @@
 """The command that compares controllers; its body, :mod:`.compare`, takes a while to import."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """Host replicas for front ends on other machines: ``sponge replica``."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

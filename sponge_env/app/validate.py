@@ -1,7 +1,5 @@
 """Play a run's recorded allocations again: ``sponge validate RUN``."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator, Sequence

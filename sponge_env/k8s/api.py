@@ -4,8 +4,6 @@ Within a pod, address, token and certificate are where Kubernetes puts them; els
 ``SPONGE_KUBERNETES_URL`` names an API server, such as the one that ``kubectl proxy`` offers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

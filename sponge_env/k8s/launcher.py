@@ -5,8 +5,6 @@ another makes one call after another of those that :mod:`sponge_env.k8s.plan` na
 for neither. While the API server is away, it goes on with what was granted.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import socket

@@ -3,8 +3,6 @@
 Pure functions: they know no API, no clock and no sockets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 

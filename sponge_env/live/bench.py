@@ -1,7 +1,5 @@
 """Measurements on the real worker: one batch after another on one replica."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import defaultdict

@@ -6,8 +6,6 @@ the cold start. The simulator and the controllers live on it. :mod:`sponge_env.l
 measurements.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

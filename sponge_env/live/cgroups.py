@@ -4,8 +4,6 @@ Version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, version 2 has ``cp
 Every run gets one group with a unique name, and in it one leaf group per replica.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

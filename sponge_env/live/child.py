@@ -7,8 +7,6 @@ clock: reading one's own settles the quota's accounts there and then, and a batc
 just ended under an exhausted quota would wait for the next period with its answer.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json

@@ -4,8 +4,6 @@ The other threads of this process keep off them. Other processes that serve live
 locked file for each CPU, which the kernel unlocks when its holder ends, however that happens.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging

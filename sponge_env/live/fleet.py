@@ -1,7 +1,5 @@
 """The replicas of a worker: started, watched, restarted, limited and stopped together."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import logging

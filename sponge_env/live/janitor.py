@@ -7,8 +7,6 @@ After the line ``end``, or when that pipe ends because the harness crashed or wa
 up and exits. So this file imports nothing but the standard library.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

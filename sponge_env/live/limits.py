@@ -5,8 +5,6 @@ so many seconds of CPU at full speed; unused ones are lost. That many cores as t
 is no limit at all, for even a quota as long as the period throttles.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

@@ -1,7 +1,5 @@
 """Replicas that are child processes of this one, on CPUs that this process keeps off."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl
@@ -59,7 +57,7 @@ class LocalReplica:
         self,
         id: int,
         job: Job,
-        launcher: LocalLauncher,
+        launcher: "LocalLauncher",
         limiter: CpuLimiter,
         cores: float,
         full_speed: bool,

@@ -1,7 +1,5 @@
 """A node: launches a replica for each connection of a front end (:mod:`sponge_env.live.remote`)."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

@@ -1,7 +1,5 @@
 """Replicas on other machines: the front end's side of :mod:`sponge_env.live.node`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

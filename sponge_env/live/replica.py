@@ -6,8 +6,6 @@ another machine (:mod:`sponge_env.live.remote`); others need these two protocols
 the fleet. Every implementation passes ``tests/test_replica_contract.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol

@@ -9,8 +9,6 @@ What the kernel does not take back stays.
 A replica lives under its quota by then, so that this imports no more than it needs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import itertools

@@ -1,7 +1,5 @@
 """How slow real batches are of late: the pace by which the queue's rule ``unmeetable`` reckons."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

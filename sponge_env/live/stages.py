@@ -1,7 +1,5 @@
 """The models of all stages, as whoever launches replicas needs them: jobs for children, samples."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The system on real processes: the core's rules, on a worker with a clock of its own."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ differ between machines. A stranger is listened to for a fixed number of bytes, 
 in only where there is room for one of its length.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets

@@ -1,7 +1,5 @@
 """The real worker: batches on real replicas, in real time, on a clock that can be held."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

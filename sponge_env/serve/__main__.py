@@ -1,7 +1,5 @@
 """Serve a model, or a pipeline of models, to clients with deadlines."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

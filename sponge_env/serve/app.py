@@ -1,7 +1,5 @@
 """The servers: HTTP and gRPC in one loop, from the first request to the last answer."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
@@ -51,7 +49,7 @@ class Stop:
 
 
 def serve(
-    engine: ServingEngine,
+    engine: "ServingEngine",
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],
@@ -61,7 +59,7 @@ def serve(
 
 
 async def run_servers(
-    engine: ServingEngine,
+    engine: "ServingEngine",
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],

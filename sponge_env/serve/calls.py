@@ -1,7 +1,5 @@
 """The calls of a server: those that wait for the serving thread, those that have not ended."""
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The serving thread: takes calls, lets a controller decide, replies to each call."""
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading
@@ -125,7 +123,7 @@ class ServingEngine:
         """Stop at once; does nothing after :meth:`drain`."""
         self.drain(0.0)
 
-    def _started(self, agent: str) -> Decider:
+    def _started(self, agent: str) -> "Decider":
         """Make a controller that is ready to decide; this may take a while."""
         controller = self._make_controller(agent)
         start_rehearsed(controller, self._system, 0)

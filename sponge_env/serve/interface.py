@@ -5,8 +5,6 @@ nothing of protocols, and a front end nothing of queues. Times are stamps of thi
 monotonic clock, in seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Puts a server's engine together: scenario, profile, worker, controller."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

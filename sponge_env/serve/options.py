@@ -1,7 +1,5 @@
 """Where a server listens, and limits for its clients."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Everything else is the live system's. Nothing grows with the time that it serves
 starts over.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time

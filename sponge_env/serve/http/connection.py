@@ -6,8 +6,6 @@ requests, and the client is read for a moment longer: otherwise it would see a r
 instead of the reason.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
@@ -72,7 +70,7 @@ class Connections:
         self._pipelined: deque[Connection] = deque()
         """Connections whose next request is pipelined, in the order of their turns."""
 
-    def make_room(self, newcomer: Connection) -> bool:
+    def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
         longest = min(self.open, key=lambda each: each.idle_since_s)
         if longest is newcomer:
@@ -81,7 +79,7 @@ class Connections:
         longest.transport.abort()
         return True
 
-    def begin_later(self, connection: Connection) -> None:
+    def begin_later(self, connection: "Connection") -> None:
         """Begin a pipelined request: one of all connections in each turn of the event loop.
 
         So they do not hold up clients that wait for their answers.

@@ -1,7 +1,5 @@
 """HTTP requests as they arrive, responses as they are sent, and compressed bodies of both."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

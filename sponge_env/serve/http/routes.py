@@ -1,7 +1,5 @@
 """The protocol over HTTP: what each path does, and which clients may use it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

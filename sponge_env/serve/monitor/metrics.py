@@ -3,8 +3,6 @@
 Each number is kept once: for Prometheus, for the protocol's statistics, for the live page.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from bisect import bisect_left

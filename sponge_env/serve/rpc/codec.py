@@ -6,8 +6,6 @@ client library that registers the same names in this process (tritonclient does)
 end it with "duplicate symbol".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The protocol over gRPC: ``inference.GRPCInferenceService``."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable

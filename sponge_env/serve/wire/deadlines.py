@@ -4,8 +4,6 @@ In this order: ``slo_ms`` (from ``sent_at_ms`` on), an absolute deadline, Triton
 the deadline of gRPC, the server's default. A client's clock counts as long as it is plausible.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What HTTP and gRPC have in common: access, descriptions, deadlines, the way to the engine."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging
@@ -46,7 +44,7 @@ class Front:
     """The engine, as front ends use it."""
 
     def __init__(
-        self, engine: ServingEngine, options: ServeOptions, metrics: ServerMetrics
+        self, engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = engine.served

@@ -1,7 +1,5 @@
 """Why a request was not answered, as clients see it: HTTP status, gRPC code, one sentence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protoc
 extension for binary tensors: a JSON header, followed by the bytes of the tensors it describes.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What large requests cost: memory, which is counted, and parsing, which is done in threads."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import weakref

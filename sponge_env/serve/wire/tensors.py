@@ -1,7 +1,5 @@
 """Tensors of the Open Inference Protocol: datatypes, and arrays from bytes and from JSON."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 from collections.abc import Sequence
