@@ -48,8 +48,7 @@ SUITES = {
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
     "stages": "Model variants and pipelines",
-}
-"""Suites with results, and what their tables are called."""
+}  # Suites with results, and what their tables are called
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 

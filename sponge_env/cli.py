@@ -24,8 +24,7 @@ INTERRUPTED = 130  # Exit code after Ctrl-C
 DROP_NOTICE = (
     "requests that cannot be answered in time any more are dropped, as by default with recorded "
     "traces (--drop none keeps them)"
-)
-"""Says why recorded traces have a drop policy of their own."""
+)  # Says why recorded traces have a drop policy of their own
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
 ALARM = signal.SIGALRM
 RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again

@@ -16,8 +16,7 @@ NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
     *("json", "replicas"),
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
-)
-"""Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
+)  # Options that a suite says itself, or that it has no use for; a suite of traces takes the last
 
 
 @cli.command

@@ -29,13 +29,10 @@ class Recorded:
     """An episode of a run's suite, and what the run has kept of it."""
 
     agent: str
-    scenario: Scenario
-    """As the agent began it."""
+    scenario: Scenario  # As the agent began it
     seed: int
-    metrics: dict[str, Any]
-    """Empty if there is no result."""
-    allocations: list[Allocation]
-    """One for each interval."""
+    metrics: dict[str, Any]  # Empty if there is no result
+    allocations: list[Allocation]  # One for each interval
 
     def differences(self) -> list[str]:
         """Return in what the replay differs; no code of the run's is needed, or executed."""

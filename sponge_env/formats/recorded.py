@@ -348,5 +348,4 @@ FORMATS: Mapping[Content, tuple[Format, ...]] = {
         Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),
     ),
-}
-"""Every format that traces can be loaded from; a format more is a line here and its parser."""
+}  # Every format that traces can be loaded from; a format more is a line here and its parser

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 
 from sponge_env.errors import ConfigError, WorkerError
 
-URL = "SPONGE_KUBERNETES_URL"
-"""Environment variable of the API server's address."""
+URL = "SPONGE_KUBERNETES_URL"  # Environment variable of the API server's address
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds the token and the namespace of its service account."""
 TIMEOUT_S, WATCH_S = 5.0, 20

@@ -28,8 +28,7 @@ from sponge_env.live.replica import LiveConfig
 LOG = logging.getLogger("sponge_env")
 
 PREFIX = "k8s:"
-PERIOD_S, TICK_S = 0.1, 0.004
-"""Period of the quota that a kubelet sets, and the kernel's tick."""
+PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
 RETRY_S, LOOK_S = 1.0, 0.25
 """Pause before the same call is made again, and longest time between two looks at what is due."""
 
@@ -38,14 +37,10 @@ class Resizes(NamedTuple):
     """How far Kubernetes has brought about what was asked for."""
 
     asked_cores: float
-    granted_cores: float
-    """Physical cores of all pods with a replica."""
-    pending: Mapping[str, int]
-    """Replicas that wait, by the reason."""
-    ended: int
-    """Resizes that came into force."""
-    lag_s: float
-    """From asking to that, all together."""
+    granted_cores: float  # Physical cores of all pods with a replica
+    pending: Mapping[str, int]  # Replicas that wait, by the reason
+    ended: int  # Resizes that came into force
+    lag_s: float  # From asking to that, all together
 
 
 class PodReplica(RemoteReplica):
@@ -94,8 +89,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._sent: dict[str, tuple[int, float]] = {}
         """Resizes that are not in force, and since when they are asked for."""
         self._resized, self._lag_s = 0, 0.0
-        self._trouble: dict[str, str] = {}
-        """What went wrong the last time, by the kind of call."""
+        self._trouble: dict[str, str] = {}  # What went wrong the last time, by the kind of call
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)

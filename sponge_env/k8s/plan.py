@@ -13,19 +13,15 @@ class Pod(NamedTuple):
     """What counts of a pod; CPU in thousandths of a core."""
 
     name: str
-    generation: int = 1
-    """Grows with each change of what is asked for."""
+    generation: int = 1  # Grows with each change of what is asked for
     container: str = ""
     node: str = ""
-    address: tuple[str, int] = ("", 0)
-    """And its port."""
+    address: tuple[str, int] = ("", 0)  # And its port
     ready: bool = False
     ending: bool = False
     asked_milli: int = 0
-    granted_milli: int = 0
-    """In force, as the kubelet reports it."""
-    pending: str = ""
-    """Why a resize is not allocated: ``Deferred`` or ``Infeasible``."""
+    granted_milli: int = 0  # In force, as the kubelet reports it
+    pending: str = ""  # Why a resize is not allocated: ``Deferred`` or ``Infeasible``
 
 
 class Want(NamedTuple):
@@ -42,8 +38,7 @@ class Call(NamedTuple):
     kind: Literal["assign", "resize", "scale", "retire", "release"]
     """``retire`` makes a pod unready, so that the Deployment removes it, ``release`` undoes it."""
     pod: str
-    value: int = 0
-    """The replica, thousandths of a core, or the number of pods."""
+    value: int = 0  # The replica, thousandths of a core, or the number of pods
 
 
 def next_calls(

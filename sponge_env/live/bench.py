@@ -19,29 +19,23 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.utils.console import Progress
 
-WORK_RUNS = 8
-"""Minimum number of pairs of batches of each size at full speed."""
-PAUSED_RUNS = 20
-"""Pairs of batches at full speed and at a share of it."""
-PAUSED_SIZE = 4
-"""Requests in each of these."""
+WORK_RUNS = 8  # Minimum number of pairs of batches of each size at full speed
+PAUSED_RUNS = 20  # Pairs of batches at full speed and at a share of it
+PAUSED_SIZE = 4  # Requests in each of these
 PAUSED_SHARE = 4
 """So many times slower they are than at full speed: pauses of half a period cost next to nothing
 here, those of three quarters 0.2 ms."""
-CELL_S = 0.25
-"""Time spent on one cell of the grid per round, or one batch if that takes longer."""
+CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
 MAX_RUNS = 64
 """Batches of one cell per round: of a model that takes microseconds there would be thousands."""
-REST_S = 0.03
-"""Rest before a batch that shows the idle penalty: here that is all there after 15 ms."""
+REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
 """Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
 whose own work may be so much more under a small share. What is measured after that counts."""
-PATIENCE_S = 300.0
-"""Longest wait for one batch or one cold start."""
+PATIENCE_S = 300.0  # Longest wait for one batch or one cold start
 
 Step = TypeVar("Step")
 
@@ -49,28 +43,21 @@ Step = TypeVar("Step")
 class BatchRun(NamedTuple):
     """One batch."""
 
-    latency_s: float
-    """From the order to the answer, as the harness sees it."""
+    latency_s: float  # From the order to the answer, as the harness sees it
     cpu_s: float
-    dispatch_s: float
-    """The part of the latency outside the replica."""
+    dispatch_s: float  # The part of the latency outside the replica
 
 
 class ColdStart(NamedTuple):
     """The cold start of replicas."""
 
-    latency_s: float
-    """Until all are ready."""
-    cpu_s: float
-    """CPU time of each, on average."""
-    memory_bytes: int
-    """What each then holds for itself, on average."""
+    latency_s: float  # Until all are ready
+    cpu_s: float  # CPU time of each, on average
+    memory_bytes: int  # What each then holds for itself, on average
 
 
-Runs = dict[int, list[BatchRun]]
-"""Runs per batch size."""
-Grid = dict[tuple[int, int], list[BatchRun]]
-"""Runs per cell: batch size and core units."""
+Runs = dict[int, list[BatchRun]]  # Runs per batch size
+Grid = dict[tuple[int, int], list[BatchRun]]  # Runs per cell: batch size and core units
 
 
 class Bench(AbstractContextManager["Bench"]):
@@ -89,19 +76,15 @@ class Bench(AbstractContextManager["Bench"]):
             initial=Allocation(config.cores_max, config.batch_max),
             replicas_max=max(1 + CONTENDING, config.replicas_max),
         )
-        self.work: Runs = defaultdict(list)
-        """Batches of several sizes at full speed."""
-        self.idle_penalty_s: list[float] = []
-        """CPU seconds that batches took longer after a rest."""
+        self.work: Runs = defaultdict(list)  # Batches of several sizes at full speed
+        self.idle_penalty_s: list[float] = []  # CPU seconds that batches took longer after a rest
         self.pauses_s: list[float] = []
         """CPU seconds that batches took longer at a share of full speed."""
-        self.grid: Grid = defaultdict(list)
-        """Saturated batches on a grid of sizes and cores."""
+        self.grid: Grid = defaultdict(list)  # Saturated batches on a grid of sizes and cores
         self.worker = LiveWorker(self.config)
         self.limits = self.worker.launcher
         self._batches = self._requests = 0
-        self._disturbed_s = 0.0
-        """Time that disturbed batches took which were run again."""
+        self._disturbed_s = 0.0  # Time that disturbed batches took which were run again
         self._shown = shown
 
     def __exit__(self, *error: object) -> None:

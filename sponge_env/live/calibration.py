@@ -34,14 +34,11 @@ from sponge_env.utils.installation import describe_host, describe_versions
 
 LOG = logging.getLogger("sponge_env")
 
-SECONDS = 45.0
-"""About how long a calibration takes, beside the loading."""
-SEVERAL_SECONDS = 75.0
-"""The same of several models."""
+SECONDS = 45.0  # About how long a calibration takes, beside the loading
+SEVERAL_SECONDS = 75.0  # The same of several models
 LOADED, SLACK_S = 1.1, 0.001
 """What a cell of the grid may be more than it should; they differ by 3 % on an idle machine."""
-QUANTILES = 21
-"""Quantiles kept of scatter and residuals."""
+QUANTILES = 21  # Quantiles kept of scatter and residuals
 
 
 def calibrate_all(

@@ -25,8 +25,7 @@ have the largest, so that their quota limits them and not what else runs here.""
 THROTTLED: dict[Version, tuple[str, float]] = {
     1: ("throttled_time", 1e-9),
     2: ("throttled_usec", 1e-6),
-}
-"""Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
+}  # Counter of the time that a group stood stopped by its quota, and its unit in seconds
 
 CONTROLLERS = "cgroup.controllers"
 PROC = Path("/proc/self")
@@ -39,8 +38,7 @@ class Hierarchy:
 
     version: Version
     mount: Path
-    own: Path
-    """Directory of the group this process is in."""
+    own: Path  # Directory of the group this process is in
 
 
 def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:

@@ -31,29 +31,24 @@ REPORT = struct.Struct("=qdd")
 """What the child sends: batch id, monotonic start and end. Where the model failed on some tasks of
 the batch, ``{place: reason}`` follows in JSON."""
 
-MAX_REASONS = 1 << 14
-"""Characters of all reasons of a report together."""
+MAX_REASONS = 1 << 14  # Characters of all reasons of a report together
 
-STATUS = "Status Message: "
-"""Before the reason in what ONNX Runtime says."""
+STATUS = "Status Message: "  # Before the reason in what ONNX Runtime says
 
 SESSIONS_KEPT = 2
 """Numbers of threads that each variant is kept ready for: each holds memory of its own, and takes
 its time to be made ready (``sponge calibrate`` measures both)."""
 
-READY = -1
-"""Batch id of the report that the child is ready."""
+READY = -1  # Batch id of the report that the child is ready
 
 
 class Tensors(NamedTuple):
     """What parent and child share."""
 
-    inputs: NDArray[Any]
-    """(batch_max, *shape of an input)"""
+    inputs: NDArray[Any]  # (batch_max, *shape of an input)
     counts: NDArray[np.int32]
     """(batch_max,) tasks that each answer leads to, where answers lead to any."""
-    answers: NDArray[Any]
-    """(batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)"""
+    answers: NDArray[Any]  # (batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +58,14 @@ class Job:
     models: Sequence[tuple[str, dict[str, Any]]]
     """``module:Class`` and arguments of each variant; they share the shapes below."""
     batch_max: int
-    inputs: tuple[Sequence[int], Any]
-    """Shape and type of one task's input."""
+    inputs: tuple[Sequence[int], Any]  # Shape and type of one task's input
     outputs: tuple[Sequence[int], Any]
     """Of one task's answer, or of one of the tasks that it leads to."""
-    max_tasks: int = 0
-    """How many tasks an answer can lead to."""
-    path: Sequence[str] = ()
-    """Where modules are looked for."""
-    threads: int = 1
-    """Threads to be ready for at first."""
-    socket: int = -1
-    """File descriptor of the channel to the parent."""
-    memory: int = -1
-    """File descriptor of the memory that holds the tensors."""
+    max_tasks: int = 0  # How many tasks an answer can lead to
+    path: Sequence[str] = ()  # Where modules are looked for
+    threads: int = 1  # Threads to be ready for at first
+    socket: int = -1  # File descriptor of the channel to the parent
+    memory: int = -1  # File descriptor of the memory that holds the tensors
 
     @property
     def tensors_dtype(self) -> np.dtype[Any]:

@@ -75,15 +75,12 @@ class Reservations:
     """The CPUs of all workers that this process has open; they may end in any order."""
 
     def __init__(self) -> None:
-        self.patient = False
-        """Whether to wait for a CPU that another process has, or to refuse."""
+        self.patient = False  # Whether to wait for a CPU that another process has, or to refuse
         self._locks: dict[int, FileIO | None] = {}
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
-        self._before: set[int] = set()
-        """What this thread could use before any CPU was reserved."""
-        self._pinned: dict[int, set[int]] = {}
-        """What each thread that was there could use then."""
+        self._before: set[int] = set()  # What this thread could use before any CPU was reserved
+        self._pinned: dict[int, set[int]] = {}  # What each thread that was there could use then
 
     def available(self) -> set[int]:
         """Return the CPUs this process may use when it keeps off none."""
@@ -127,8 +124,7 @@ class Reservations:
             move(thread, next(filter(None, others), own))
 
 
-RESERVATIONS = Reservations()
-"""One for the process, as affinity is the process's."""
+RESERVATIONS = Reservations()  # One for the process, as affinity is the process's
 
 
 def lock_cpu(cpu: int, wait: bool) -> FileIO | None:

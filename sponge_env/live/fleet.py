@@ -22,16 +22,11 @@ from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, 
 
 LOG = logging.getLogger("sponge_env")
 
-HEARTBEAT_S = 1.0
-"""Longest single wait for the replicas, after which hung ones are looked for."""
-MAX_SELECTED = 1024
-"""Descriptors that ``select`` takes."""
-START_TIMEOUT_S = 120.0
-"""A replica that is not ready by then is taken for hung, and replaced."""
-START_ATTEMPTS = 3
-"""The first replicas are started so often at most, until one is ready."""
-MAX_DOUBLINGS = 5
-"""Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on."""
+HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones are looked for
+MAX_SELECTED = 1024  # Descriptors that ``select`` takes
+START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
+START_ATTEMPTS = 3  # The first replicas are started so often at most, until one is ready
+MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on
 
 
 class PreciseSelector(selectors.EpollSelector):
@@ -65,15 +60,11 @@ class Member:
     launched_s: float
     hangs_from_s: float
     """From when on it is taken for hung; moved on by times in which there was no poll."""
-    cores: int
-    """Core units that it is limited to; 0 while it starts at full speed."""
+    cores: int  # Core units that it is limited to; 0 while it starts at full speed
     state: Phase = Phase.STARTING
-    draining: bool = False
-    """Whether it is stopped after its batch."""
-    batch: Batch | None = None
-    """The batch it runs."""
-    sent_s: float = 0.0
-    """When that was sent."""
+    draining: bool = False  # Whether it is stopped after its batch
+    batch: Batch | None = None  # The batch it runs
+    sent_s: float = 0.0  # When that was sent
 
 
 class EndedBatch(NamedTuple):
@@ -82,8 +73,7 @@ class EndedBatch(NamedTuple):
     batch: Batch
     replica_id: int
     sent_s: float
-    answer: Answer | None
-    """None when the replica died under it."""
+    answer: Answer | None  # None when the replica died under it
     tensors: list[NDArray[Any]]
     """The answers to its tasks in the last stage, and where they lead to tasks of the next."""
 
@@ -143,10 +133,8 @@ class Fleet:
         self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
     ) -> None:
         self.config = config
-        self.members: list[Member] = []
-        """Oldest first."""
-        self.target = config.initial.stages[0]
-        """What was asked for."""
+        self.members: list[Member] = []  # Oldest first
+        self.target = config.initial.stages[0]  # What was asked for
         self.cores = self.target.cores
         """Core units of each replica that serves; one that starts has one if there are such."""
         self.core_seconds = self.held_cores = 0.0

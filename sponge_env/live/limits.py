@@ -29,18 +29,13 @@ LOG = logging.getLogger("sponge_env")
 _WARNED: list[str] = []
 """Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
 
-QUOTA_FLOOR_S = 0.001
-"""Shortest quota the kernel accepts."""
+QUOTA_FLOOR_S = 0.001  # Shortest quota the kernel accepts
 PERIOD_STEP_S = 0.010
 """Shortest period used, and the step between periods: shorter ones cost switches."""
-PERIOD_MAX_S = 1.0
-"""Longest period the kernel accepts."""
-OUTSIDE_PERIOD_S = 0.1
-"""Period of the kubelet, and the kernel's default."""
-COARSE_CLOCK = 6
-"""``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
-POLL_MIN_S = 0.0002
-"""Shortest sleep of the duty cycle between two looks at the CPU clock."""
+PERIOD_MAX_S = 1.0  # Longest period the kernel accepts
+OUTSIDE_PERIOD_S = 0.1  # Period of the kubelet, and the kernel's default
+COARSE_CLOCK = 6  # ``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel
+POLL_MIN_S = 0.0002  # Shortest sleep of the duty cycle between two looks at the CPU clock
 
 
 def process_cpu_s(pid: int) -> float:
@@ -66,8 +61,7 @@ class DutyCycleLimiter(CpuLimiter):
     def __init__(self, period_s: float, cpus: int) -> None:
         super().__init__(cpus)
         self._period_s = period_s
-        self._changed = threading.Event()
-        """Something was applied, or it is closed."""
+        self._changed = threading.Event()  # Something was applied, or it is closed
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -131,12 +125,9 @@ class DutyCycleLimiter(CpuLimiter):
 class CpuLimits(NamedTuple):
     """The CPU limits of one run."""
 
-    kind: str
-    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``."""
-    period_s: float
-    """Enforcement period."""
-    tick_s: float
-    """Time between two looks at what was used; until then a quota can be overdrawn."""
+    kind: str  # ``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``
+    period_s: float  # Enforcement period
+    tick_s: float  # Time between two looks at what was used; until then a quota can be overdrawn
     limiter: Callable[[], CpuLimiter]
     """Makes the limiter of one replica; ``OSError`` where the kernel refuses."""
     close: Callable[[], None] = lambda: None

@@ -30,17 +30,14 @@ from sponge_env.utils.installation import ONE_THREAD
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 STDERR_BYTES = 1 << 16
 """What is kept between two batches of what a child says on its standard error."""
-MAX_REPORT_BYTES = 1 << 16
-"""Of a child's report, with all reasons for which its model failed."""
+MAX_REPORT_BYTES = 1 << 16  # Of a child's report, with all reasons for which its model failed
 SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
 """Variables of a child: libraries start no thread of their own, which would use up the quota."""
-END_TIMEOUT_S = 10.0
-"""How long a killed process may take to be gone."""
+END_TIMEOUT_S = 10.0  # How long a killed process may take to be gone
 
 too_many_as_sentence = partial(
     refusal_as_sentence, "another replica", "allow more (ulimit, pids.max) or ask for fewer"
-)
-"""Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
+)  # Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`
 
 
 class LocalReplica:
@@ -249,8 +246,7 @@ class Place:
         return self.open is LocalLauncher
 
 
-PLACE = Place()
-"""One for the process, as its CPUs are."""
+PLACE = Place()  # One for the process, as its CPUs are
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:

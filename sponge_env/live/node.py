@@ -19,10 +19,8 @@ LOG = logging.getLogger("sponge_env")
 
 MAX_STRANGERS, MAX_CONNECTIONS = 32, 128
 """Connections at a time that have not proved to know the token, and in all."""
-GONE_MS = 10_000
-"""A front end that acknowledges nothing for so long is gone."""
-END_S = 1.0
-"""How long a connection may take to end."""
+GONE_MS = 10_000  # A front end that acknowledges nothing for so long is gone
+END_S = 1.0  # How long a connection may take to end
 
 
 class NodeServer:
@@ -82,8 +80,7 @@ class Connection(threading.Thread):
         self._link = Link(self._epoll, self._room)
         self._replica: LocalReplica | None = None
         self._status = Frame(wire.STATUS)
-        self._size = 0
-        """Tasks of the batch that runs or is coming in."""
+        self._size = 0  # Tasks of the batch that runs or is coming in
         server.open.add(self)
 
     def run(self) -> None:

@@ -23,10 +23,8 @@ from sponge_env.live.wire import Frame, Layout, Link, WireError
 
 LOG = logging.getLogger("sponge_env")
 
-SILENT_S, GONE_S = 0.3, 0.7
-"""Without a beat for so long a replica gets no work, and counts as dead."""
-RETRY_S = 0.5
-"""Pause before a node is tried again."""
+SILENT_S, GONE_S = 0.3, 0.7  # Without a beat for so long a replica gets no work, and counts as dead
+RETRY_S = 0.5  # Pause before a node is tried again
 
 
 class UnreachableError(WorkerError):
@@ -105,13 +103,11 @@ class RemoteReplica:
         """Make one to be launched at ``where``, with physical cores as asked and as granted."""
         self.id, self.where, self.cores = id, where, cores
         self.silent = self.closed = False
-        self._last = Frame(wire.STATUS, cores=granted_cores)
-        """What the node reported last."""
+        self._last = Frame(wire.STATUS, cores=granted_cores)  # What the node reported last
         self._event_cpu_s = 0.0
         self._event: Event | None = None
         self._answers: list[NDArray[Any]] = []
-        self._news: deque[socket.socket | str] = deque()
-        """Its connection, and why it dies."""
+        self._news: deque[socket.socket | str] = deque()  # Its connection, and why it dies
         self._lock, self._rung = threading.RLock(), False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -268,8 +264,7 @@ class Node:
     def __init__(self, address: Address) -> None:
         self.address, self.tried = address, threading.Event()
         self.facts: dict[str, Any] = {}
-        self.error = WorkerError()
-        """Why it does not beat."""
+        self.error = WorkerError()  # Why it does not beat
 
     def watch(self, token: str, own: dict[str, Any], closed: threading.Event) -> None:
         """Connect to it again and again until that is closed."""

@@ -22,8 +22,7 @@ from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 class Ready(NamedTuple):
     """The replica has loaded its models and waits for a batch."""
 
-    at_s: float
-    """Stamp of this machine's monotonic clock, as in all events."""
+    at_s: float  # Stamp of this machine's monotonic clock, as in all events
 
 
 class Answer(NamedTuple):
@@ -32,8 +31,7 @@ class Answer(NamedTuple):
     batch_id: int
     started_s: float
     finished_s: float
-    cpu_s: float
-    """CPU time since the event before, the handling of messages included."""
+    cpu_s: float  # CPU time since the event before, the handling of messages included
     failed: Mapping[int, str] | None = None
     """Why the model failed, for the places of the tasks on which it did; it goes on."""
 
@@ -41,8 +39,7 @@ class Answer(NamedTuple):
 class Death(NamedTuple):
     """The replica is gone, and its batch with it. Nothing comes after."""
 
-    reason: str
-    """The last line of its standard error, for the user."""
+    reason: str  # The last line of its standard error, for the user
 
 
 Event = Ready | Answer | Death

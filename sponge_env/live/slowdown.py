@@ -6,10 +6,8 @@ from typing import Any
 from sponge_env.arrays import FloatArray
 from sponge_env.core.records import Arrays
 
-MEMORY = 1 / 16
-"""Weight of the newest batch."""
-FORGOTTEN = 1 / 8
-"""Share of the estimate that is given up in an interval without a measured batch."""
+MEMORY = 1 / 16  # Weight of the newest batch
+FORGOTTEN = 1 / 8  # Share of the estimate that is given up in an interval without a measured batch
 MAX_RATIO, MIN_RATIO = 3.0, 0.5
 """A ratio beyond these measures something else than the machine's speed, such as a debugger."""
 

@@ -18,8 +18,7 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 
-_DRAWS = 1 << 16
-"""Requests whose samples are drawn independently."""
+_DRAWS = 1 << 16  # Requests whose samples are drawn independently
 
 
 class Stages:
@@ -44,8 +43,7 @@ class Stages:
                 max(config.physical_cores(config.cores_max) for config in configs),
                 *(float(config.batch_max) for config in configs),
             ],
-        }
-        """On what front ends and nodes must agree, and the cores and batches that they need."""
+        }  # On what front ends and nodes must agree, and the cores and batches that they need
         # drawn when first asked for, which a node never does
         self._samples = functools.cache(lambda stage: _in_order(models[stage][0].samples()))
 

@@ -26,15 +26,12 @@ from sponge_env.live.local import MAX_REPORT_BYTES
 
 TOKEN = "SPONGE_REPLICA_TOKEN"
 """Environment variable of the token: all users of a machine see its command lines."""
-BEAT_S = 0.1
-"""Time between two reports of a node on each connection."""
-HANDSHAKE_S = 2.0
-"""How long a connection may take until the token is proved."""
+BEAT_S = 0.1  # Time between two reports of a node on each connection
+HANDSHAKE_S = 2.0  # How long a connection may take until the token is proved
 GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
 FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
-PARTS_AT_ONCE = 64
-"""Buffers that the kernel is given in one call."""
+PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
 
 LAUNCH, START, LIMIT, RETIRE = range(4)
 """Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
@@ -53,17 +50,12 @@ class Frame(NamedTuple):
     """The head of a frame; what does not apply is 0."""
 
     kind: int
-    variant: int = 0
-    """Of the model; with ``LAUNCH`` the stage."""
-    size: int = 0
-    """Tasks in the batch; with ``LAUNCH`` whether at full speed."""
-    length: int = 0
-    """Bytes that follow."""
+    variant: int = 0  # Of the model; with ``LAUNCH`` the stage
+    size: int = 0  # Tasks in the batch; with ``LAUNCH`` whether at full speed
+    length: int = 0  # Bytes that follow
     batch_id: int = 0
-    took_s: float = 0.0
-    """How long the batch ran."""
-    cores: float = 0.0
-    """Physical cores, to a node those asked for, from it those granted."""
+    took_s: float = 0.0  # How long the batch ran
+    cores: float = 0.0  # Physical cores, to a node those asked for, from it those granted
     cpu_s: float = 0.0
     throttled_s: float = 0.0
 
@@ -119,10 +111,8 @@ class Link:
 
     def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
         self.sock: socket.socket | None = None
-        self.heard_s = 0.0
-        """When something came the last time."""
-        self.backlog: deque[memoryview] = deque()
-        """What the kernel did not take yet."""
+        self.heard_s = 0.0  # When something came the last time
+        self.backlog: deque[memoryview] = deque()  # What the kernel did not take yet
         self._epoll, self._room, self._mask = epoll, room, select.EPOLLIN
         self._head, self._got = memoryview(bytearray(HEAD.size)), 0
         self._frame: Frame | None = None

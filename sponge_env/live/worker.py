@@ -20,8 +20,7 @@ from sponge_env.live.local import PLACE, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
-LIMITED_S = 2.0
-"""How long the first limits may take to come into force before the clock starts."""
+LIMITED_S = 2.0  # How long the first limits may take to come into force before the clock starts
 
 Tensor = NDArray[Any]
 Task = tuple[int, Tensor]
@@ -257,16 +256,12 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
 class Kept:
     """What is kept of a request until it ends."""
 
-    waiting: list[list[Task]]
-    """Inputs of tasks that wait, for each stage."""
-    answers: list[Task] = field(default_factory=list)
-    """Those of the last stage."""
+    waiting: list[list[Task]]  # Inputs of tasks that wait, for each stage
+    answers: list[Task] = field(default_factory=list)  # Those of the last stage
     last_tasks: int | None = None
     """Number of tasks in the last stage, as far as the stage before it said so."""
-    failed: str = ""
-    """Why a model failed on one of its tasks, if one did."""
-    is_sample: bool = False
-    """Whether it brought no input."""
+    failed: str = ""  # Why a model failed on one of its tasks, if one did
+    is_sample: bool = False  # Whether it brought no input
 
 
 class Handover:

@@ -18,10 +18,8 @@ from sponge_env.utils.installation import require_extra
 
 SERVER = "server"
 """Begins the names of the server's own settings, where agents' begin with the agent's."""
-FAILED = 1
-"""Exit code of a server that stopped by itself."""
-SWITCH_S = 0.0005
-"""Maximum time that a busy thread keeps the interpreter from the serving thread."""
+FAILED = 1  # Exit code of a server that stopped by itself
+SWITCH_S = 0.0005  # Maximum time that a busy thread keeps the interpreter from the serving thread
 
 
 @cli.command

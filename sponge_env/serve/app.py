@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CLOSING_S = 2.0
-"""How long connections may take to close once everything is answered."""
+CLOSING_S = 2.0  # How long connections may take to close once everything is answered
 
 
 class Stop:

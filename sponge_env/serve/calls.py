@@ -15,8 +15,7 @@ class Submitted(NamedTuple):
     """A call, or the cancelling of one."""
 
     ticket: int
-    call: Call | None
-    """None to cancel the call of this ticket."""
+    call: Call | None  # None to cancel the call of this ticket
     done: Callable[[Reply], None]
 
 
@@ -68,11 +67,9 @@ class OpenCall:
     row: int
     arrived_s: float
     done: Callable[[Reply], None]
-    until_s: float
-    """End of the batches that it was part of; at first when it arrived."""
+    until_s: float  # End of the batches that it was part of; at first when it arrived
     service_s: float = 0.0
-    batch: int = 0
-    """Of its last batch, as are ``cores`` and ``variant``."""
+    batch: int = 0  # Of its last batch, as are ``cores`` and ``variant``
     cores: int = 0
     variant: str = ""
 
@@ -95,8 +92,7 @@ class RowTable:
         self.spare = count
         self._free = list(range(count))[::-1]
         self._calls: list[OpenCall | None] = [None] * (count + 1)
-        self._tasks = [0] * (count + 1)
-        """Tasks that run, by row."""
+        self._tasks = [0] * (count + 1)  # Tasks that run, by row
         self._batches: dict[int, Sequence[int]] = {}
         """Rows of the requests in each batch, one for each task."""
 

@@ -20,12 +20,9 @@ from sponge_env.serve.system import ServedSystem, send
 
 LOG = logging.getLogger("sponge_env")
 
-MAX_BUDGETS = 256
-"""In a snapshot, of the calls that wait in the first stage."""
-MAX_UNREAD = 4096
-"""Calls that may wait for the serving thread itself."""
-MAX_WAIT_S = 0.1
-"""For a decision; at most half an interval."""
+MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
+MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
+MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
 class ServingEngine:
@@ -42,14 +39,12 @@ class ServingEngine:
         make_controller: Callable[[str], Controller],
     ) -> None:
         self.served = served
-        self.error: SpongeError | None = None
-        """Why it stopped by itself."""
+        self.error: SpongeError | None = None  # Why it stopped by itself
         self._system, self._make_controller = system, make_controller
         self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
         self._warned = self._stopped = False
-        self.ready = True
-        """Whether calls are taken."""
+        self.ready = True  # Whether calls are taken
         self._view = system.view()
         self._decider = self._started(agent)
         self._snapshot = self._make_snapshot(self._view)
@@ -240,8 +235,7 @@ class Decider:
         self._views: queue.SimpleQueue[SystemView | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Decision] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sponge-deciding", daemon=True)
-        self._sent_s: float | None = None
-        """Time of the view that it has not decided about yet."""
+        self._sent_s: float | None = None  # Time of the view that it has not decided about yet
 
     @property
     def waited_s(self) -> float:

@@ -20,8 +20,7 @@ from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.system import ServedSystem
 
-INPUT, OUTPUT = "input", "output"
-"""Names of the tensors of a model that gives them none."""
+INPUT, OUTPUT = "input", "output"  # Names of the tensors of a model that gives them none
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
 """A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 

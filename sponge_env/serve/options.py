@@ -10,8 +10,7 @@ from sponge_env.scenario.option import Options, option
 
 TOKEN = "SPONGE_TOKEN"
 """Environment variable of the token: all users of a machine see its command lines."""
-BACKLOG = 512
-"""Connections that the kernel keeps until they are accepted."""
+BACKLOG = 512  # Connections that the kernel keeps until they are accepted
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,11 @@ from sponge_env.simulation.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
 
-PLANNED_S = 60.0
-"""Duration of the scenario that tables are made for; serving has no end."""
-TICK_S = 1e-6
-"""How long after its deadline a request has expired."""
+PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
+TICK_S = 1e-6  # How long after its deadline a request has expired
 MAX_WAIT_S = 86_400.0
 """Later deadlines are shortened to it, because controllers calculate with them."""
-MAX_AT_ONCE = 256
-"""Calls that are taken in before batches are formed and replies are sent."""
+MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
     Outcome.ON_TIME: Status.ANSWERED,
@@ -108,17 +105,14 @@ class ServedSystem(LiveSystem):
         stage's ``outputs`` are needed where a request may have no task there.
         """
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
-        self._table = RowTable(queue_max)
-        """Rows of ``requests``."""
+        self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
-        self._past: list[tuple[Any, ...]] = []
-        """What of the ledger was read in this interval."""
+        self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
         self._arriving: list[tuple[float, float]] = []
         """Delay and budget of each request that arrived in this interval."""
         self._arrivals = np.zeros((2, 0))
         self._closing_s = math.inf
-        self._ended_s = 0.0
-        """End of the present interval."""
+        self._ended_s = 0.0  # End of the present interval
         self._waiting = False
         """Whether anything may wait in any stage; if not, there is nothing to look after."""
         self._dropped = Status.EXPIRED

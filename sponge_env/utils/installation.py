@@ -30,8 +30,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = (
     *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
     *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
-)
-"""Packages whose versions can change a result or how it is stored."""
+)  # Packages whose versions can change a result or how it is stored
 EXTRAS = {
     "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
@@ -44,8 +43,7 @@ EXTRAS = {
     "ray": ("ray",),
     "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),
     "report": ("google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard"),
-}
-"""Modules without which what an extra is for cannot work."""
+}  # Modules without which what an extra is for cannot work
 TRUST = "--trust"
 _words: Sequence[str] | None = None  # The words of the command line; None where there is none
 

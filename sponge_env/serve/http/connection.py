@@ -33,21 +33,17 @@ from sponge_env.serve.wire.resources import Memory
 
 LOG = logging.getLogger("sponge_env")
 
-SCRATCH_BYTES = 2**16
-"""Read at once of what is not used."""
+SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
-LINGER_S = 1.0
-"""How long a refused client is still read."""
+LINGER_S = 1.0  # How long a refused client is still read
 CLOSE_CHECK_S = 0.01
 """Interval of checks whether all connections are closed, at the end of the server."""
-HEALTH_CONNECTIONS = 16
-"""Further ones, for checks of health while the others are all in use."""
+HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
 SLOW_S = 3.0
 """A client that takes longer to send a body, or to read an answer, may give way to another."""
-PEER_CHECK_S = 0.1
-"""Interval of checks whether a client that has closed its half is still there."""
+PEER_CHECK_S = 0.1  # Interval of checks whether a client that has closed its half is still there
 
 
 class Connections:
@@ -65,8 +61,7 @@ class Connections:
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Read buffer of all connections: each parses what it has read before the next reads."""
         self.open: set[Connection] = set()
-        self.ending = False
-        """Whether each connection ends with its next answer."""
+        self.ending = False  # Whether each connection ends with its next answer
         self._pipelined: deque[Connection] = deque()
         """Connections whose next request is pipelined, in the order of their turns."""
 
@@ -115,15 +110,13 @@ class Connection(asyncio.BufferedProtocol):
         self.server, self._loop = server, asyncio.get_running_loop()
         self.transport: Any = None
         self._parser: Any = None
-        self._arriving: Request | None = None
-        """The request whose last byte is still to come."""
+        self._arriving: Request | None = None  # The request whose last byte is still to come
         self._waiting: deque[Request] = deque()
         """Requests that wait for the answers to those before them."""
         self._running: Request | None = None
         self._task: asyncio.Task[None] | None = None
         self._parsed_bytes, self._in_headers = 0, True
-        self._skip_bytes = 0
-        """Rest of a body whose request has been answered already."""
+        self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False

@@ -29,8 +29,7 @@ CLOSE = (b"connection", b"close")
 _WINDOW_BITS = {
     "gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS,
 }  # fmt: skip
-COMPRESSION_LEVEL = 1
-"""Tensors hardly shrink more at higher levels."""
+COMPRESSION_LEVEL = 1  # Tensors hardly shrink more at higher levels
 
 
 class Request:

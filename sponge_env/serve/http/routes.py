@@ -37,8 +37,7 @@ from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, r
 from sponge_env.serve.wire.tensors import Buffer, brief
 from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
 
-MAX_SETTING_BYTES = 2**16
-"""Of a request that changes a setting."""
+MAX_SETTING_BYTES = 2**16  # Of a request that changes a setting
 PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 

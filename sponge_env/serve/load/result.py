@@ -107,8 +107,7 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
         *("decision_p50_s", "decision_p99_s"),
     ),
     NAN,
-)
-"""Metrics that no client can know."""
+)  # Metrics that no client can know
 
 
 def report_lines(result: LoadResult) -> list[str]:

@@ -35,8 +35,7 @@ class Histogram:
         self.edges = tuple(edges)
         self.counts = [0] * (len(self.edges) + 1)
         """(n + 1,) of the values above the edge before and up to the own."""
-        self.total = 0.0
-        """Sum of the values."""
+        self.total = 0.0  # Sum of the values
 
     def add(self, value: float, times: int = 1) -> None:
         """Count a value, or several equal ones."""
@@ -74,16 +73,13 @@ class ServerMetrics:
         """
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
-        self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        """Of calls, which are rows of clients' batches."""
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
         self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])
         """End-to-end, of answers."""
-        self.slo_used = Histogram(SLO_SHARES)
-        """The same relative to each call's own SLO."""
+        self.slo_used = Histogram(SLO_SHARES)  # The same relative to each call's own SLO
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
-        self.answers: Counter[str] = Counter()
-        """By variant."""
+        self.answers: Counter[str] = Counter()  # By variant
         self.last_inference_ms = 0
         self.rejections: Counter[int] = Counter()
         """By HTTP status, requests that never came to the engine."""
@@ -92,8 +88,7 @@ class ServerMetrics:
         self.restarts = self.infeasible = 0
         self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
         """Over the intervals; the last three in core units."""
-        self.snapshot: Snapshot | None = None
-        """The latest."""
+        self.snapshot: Snapshot | None = None  # The latest
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
         """Count a call that has ended.

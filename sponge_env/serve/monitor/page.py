@@ -28,12 +28,9 @@ from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
-KEPT = 600
-"""Intervals that it goes back, and at most so many seconds."""
-PLACES = 4
-"""Of decimals, in JSON: a chart cannot show more."""
-NEVER = -1.0
-"""Infinite latency, of requests that were never answered, in JSON."""
+KEPT = 600  # Intervals that it goes back, and at most so many seconds
+PLACES = 4  # Of decimals, in JSON: a chart cannot show more
+NEVER = -1.0  # Infinite latency, of requests that were never answered, in JSON
 
 
 class History:

@@ -44,20 +44,16 @@ _CONTENTS = {
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     **{"INT64": "int64_contents", "UINT64": "uint64_contents", "BYTES": "bytes_contents"},
-}
-"""Field that holds values of a datatype; FP16 has none and is sent as bytes."""
+}  # Field that holds values of a datatype; FP16 has none and is sent as bytes
 
 _KINDS = {
     bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param",
 }  # fmt: skip
 """Field of an answer's parameter of each type."""
 
-VARINT, LENGTH_DELIMITED = 0, 2
-"""Types on the wire of integers, and of texts, bytes and messages."""
-RAW_TAG = 7 << 3 | LENGTH_DELIMITED
-"""Begins ``raw_input_contents``."""
-MAX_FIELDS = 64
-"""Of a request: an empty tensor takes two bytes on the wire, and 90 in memory."""
+VARINT, LENGTH_DELIMITED = 0, 2  # Types on the wire of integers, and of texts, bytes and messages
+RAW_TAG = 7 << 3 | LENGTH_DELIMITED  # Begins ``raw_input_contents``
+MAX_FIELDS = 64  # Of a request: an empty tensor takes two bytes on the wire, and 90 in memory
 FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}
 """Size of a field of each type on the wire that has one; 3 and 4 are around old groups."""
 

@@ -31,18 +31,13 @@ Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
 """Makes the message that answers one: from its bytes, the headers, the beginning of its call on
 the monotonic clock, and the time left until the call's deadline, None if it has none."""
 
-PUSHBACK = "grpc-retry-pushback-ms"
-"""Metadata from which gRPC's clients learn when to try again."""
-COPIES = 2
-"""Of a message in memory: as it came, and what was read from it."""
+PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn when to try again
+COPIES = 2  # Of a message in memory: as it came, and what was read from it
 PARSED_COPIES = 32
 """Of what is parsed number by number, meanwhile: a byte may become a Python number in a list."""
-OPEN_METHODS = ("ServerLive", "ServerReady")
-"""Methods that need no token."""
-HEAD_BYTES = 2**16
-"""Of a message beside its tensor."""
-STREAM_REQUESTS = 64
-"""Requests of one stream at a time."""
+OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
+HEAD_BYTES = 2**16  # Of a message beside its tensor
+STREAM_REQUESTS = 64  # Requests of one stream at a time
 
 
 async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:

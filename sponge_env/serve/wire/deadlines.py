@@ -14,26 +14,20 @@ from sponge_env.serve.wire.tensors import brief
 
 PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
 """Parameters of a request that state it."""
-MAX_SLO_S = 3600.0
-"""Longer ones are shortened to it."""
-MAX_AGE_S = 60.0
-"""A clock is wrong by which a request was sent, or was due, longer ago than this."""
+MAX_SLO_S = 3600.0  # Longer ones are shortened to it
+MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
 DOUBTED_AGE_S = 5.0
 """A refused request that was sent, or due, so long ago may come from a clock that is behind."""
-CLOCK_SLACK_S = 0.05
-"""Accepted difference between the clocks of two machines."""
+CLOCK_SLACK_S = 0.05  # Accepted difference between the clocks of two machines
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """When a request came in, in seconds."""
 
-    began_s: float
-    """Its first bytes, on this machine's monotonic clock."""
-    arrived_s: float
-    """All of it, on the same clock."""
-    unix_s: float
-    """Wall clock at ``arrived_s``."""
+    began_s: float  # Its first bytes, on this machine's monotonic clock
+    arrived_s: float  # All of it, on the same clock
+    unix_s: float  # Wall clock at ``arrived_s``
     default_slo_s: float
     grpc_remaining_s: float | None = None
     """Time left until the deadline that the client's gRPC library sets."""
@@ -45,8 +39,7 @@ class Deadline:
 
     sent_s: float
     due_s: float
-    clamped: bool = False
-    """Whether a clock of the client was wrong and does not count."""
+    clamped: bool = False  # Whether a clock of the client was wrong and does not count
 
 
 def request_deadline(

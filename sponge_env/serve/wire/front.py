@@ -32,12 +32,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("sponge_env")
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
-PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
-"""Triton's names for what runs ONNX files."""
-Headers = Mapping[bytes, bytes]
-"""By lower-case name."""
-MISSING = Reply(Status.STOPPED)
-"""Stands in for a reply that is not there yet."""
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
+Headers = Mapping[bytes, bytes]  # By lower-case name
+MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
 
 
 class Front:
@@ -207,8 +204,7 @@ class _PendingRows:
         self._replies: list[Reply] = [MISSING] * len(calls)
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
-        self._in_vain = False
-        """Whether a row has ended without an answer."""
+        self._in_vain = False  # Whether a row has ended without an answer
         self.all: asyncio.Future[list[Reply]] = self._loop.create_future()
 
     def submit(self) -> None:

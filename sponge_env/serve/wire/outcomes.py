@@ -38,8 +38,7 @@ GRPC_CODES = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
-}
-"""Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though."""
+}  # Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though
 
 MAX_RETRY_S = 3600.0
 _REASONS = {
@@ -49,8 +48,7 @@ _REASONS = {
     Status.FAILED: (503, "every replica that tried it died, and no time is left"),
     Status.EXPIRED: (504, "its deadline passed while it waited"),
     Status.CANCELLED: (499, "it was cancelled"),
-}
-"""HTTP status and sentence; the worst first."""
+}  # HTTP status and sentence; the worst first
 _SHED = (504, "it was dropped: its deadline could not be met, or only at the cost of others")
 _WORST_FIRST = (*_REASONS, Status.ANSWERED)
 

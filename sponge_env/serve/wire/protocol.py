@@ -31,13 +31,10 @@ from sponge_env.serve.wire.tensors import (
     to_values,
 )
 
-TASKS = "tasks"
-"""Name of a pipeline's last output: how many rows of the others each row led to."""
-MAX_ID_LENGTH = 1000
-"""Of a request, in characters: the answer repeats it."""
+TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others each row led to
+MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
 
-HEAD_BYTES = 2**16
-"""Of JSON beside numbers: names, parameters and outputs of a request."""
+HEAD_BYTES = 2**16  # Of JSON beside numbers: names, parameters and outputs of a request
 MAX_OBJECTS = 1000
 """Of JSON: tensors and parameters; each takes up to 30 times the memory of its text."""
 NUMBER_BYTES = 32
@@ -51,22 +48,18 @@ class RequestedOutput(NamedTuple):
     """One tensor of the answer that a client requests."""
 
     name: str
-    binary: bool = False
-    """As bytes after the JSON, instead of numbers within it."""
+    binary: bool = False  # As bytes after the JSON, instead of numbers within it
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """An inference request, parsed."""
 
-    rows: NDArray[Any]
-    """(rows, *inputs.shape), where possible a view on the client's bytes."""
+    rows: NDArray[Any]  # (rows, *inputs.shape), where possible a view on the client's bytes
     outputs: tuple[RequestedOutput, ...]
     id: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Those that state the deadline."""
-    finite: bool = True
-    """Whether it holds neither NaN nor infinity."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # Those that state the deadline
+    finite: bool = True  # Whether it holds neither NaN nor infinity
 
 
 def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:

@@ -21,16 +21,13 @@ DATATYPES = {
         *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
         *("float16", "float32", "float64"),
     )
-}
-"""The protocol's name of each NumPy type."""
+}  # The protocol's name of each NumPy type
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BYTES": TEXT}
 """NumPy's name of each of the protocol's types that have one."""
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int), "S": (str, bytes)}
 """Python's types of the values in JSON, or of a gRPC message, where not integers only."""
-MAX_TEXTS = 1 << 13
-"""Of a request, which take 32 MB."""
-LENGTH_BYTES = 4
-"""Before each text in a tensor of BYTES, little-endian."""
+MAX_TEXTS = 1 << 13  # Of a request, which take 32 MB
+LENGTH_BYTES = 4  # Before each text in a tensor of BYTES, little-endian
 
 
 @cache  # for NumPy takes 10 us to find a name
@@ -153,8 +150,7 @@ def is_finite(rows: NDArray[Any]) -> bool:
     return rows.dtype.kind != "f" or bool(np.isfinite(rows).all())
 
 
-_REPR = reprlib.Repr()
-"""Looks at no more than the beginning of what is long or deep."""
+_REPR = reprlib.Repr()  # Looks at no more than the beginning of what is long or deep
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring = 2, 4, 4, 60
 
 
