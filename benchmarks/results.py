@@ -39,16 +39,15 @@ from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite
 from sponge_env.utils.files import read_json
 
-TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")
-"""Scenarios whose first episode is drawn, with the first profile."""
+TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
 
-SUITES = {
+SUITES = {  # Suites with results, and what their tables are called
     "standard": "All scenarios and models",
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
     "stages": "Model variants and pipelines",
-}  # Suites with results, and what their tables are called
+}
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 

@@ -42,8 +42,7 @@ MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
 AGENT = ("--agent", "static-16")
 """All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
 BARE = "ONNX Runtime, bare"
-CONNECTIONS = 24
-"""Half as many again as the largest batch: the next batch is complete when one ends."""
+CONNECTIONS = 24  # Half as many again as the largest batch: the next is complete when one ends
 ROUNDS, TURN = 60, 10  # Turns of each way to ask, and requests of a turn
 BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 

@@ -21,10 +21,10 @@ from sponge_env.utils.installation import tool as tool
 
 BAD_INPUT = 2  # Exit code after bad input
 INTERRUPTED = 130  # Exit code after Ctrl-C
-DROP_NOTICE = (
+DROP_NOTICE = (  # Says why recorded traces have a drop policy of their own
     "requests that cannot be answered in time any more are dropped, as by default with recorded "
     "traces (--drop none keeps them)"
-)  # Says why recorded traces have a drop policy of their own
+)
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
 ALARM = signal.SIGALRM
 RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again

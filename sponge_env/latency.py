@@ -24,8 +24,7 @@ MOST_LOST = 0.5  # Largest part of the quota of one core unit that may be lost w
 SHORTEST_S = 1e-5  # Shortest enforcement period and tick: a kernel's are a hundred times as long
 LONGEST_S = 3600.0  # Longest work of a batch, and whatever else a worker takes time for
 
-CONTENDING = 8
-"""Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
+CONTENDING = 8  # Replicas that load at once where ``loading_contention`` is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +203,7 @@ class QuotaService:
     """CPU time of batches of 1, 2, 3, ... requests at full speed, each right after another."""
     dispatch_s: float  # Wall time per batch outside the limited group (messages, wake-ups)
     dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
-    tick_s: float = 0.004
-    """Time between two looks of the limiter at what was used: a kernel's at 250 Hz."""
+    tick_s: float = 0.004  # Time between two looks of the limiter at what was used, as at 250 Hz
     wake_s: float | None = None
     """Extra CPU time of a batch that follows a rest, for its caches are cold; None if it was not
     measured, in which case :attr:`resume_s` is taken."""

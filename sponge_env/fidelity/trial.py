@@ -65,8 +65,7 @@ class MeasuredWork:
         """
         self._usual_s = np.atleast_2d(usual_s)
         self._measured_s: dict[tuple[int, int], list[float]] = defaultdict(list)
-        self.measured_s = self.expected_s = 0.0
-        """CPU time of all batches, measured and by the profiles."""
+        self.measured_s = self.expected_s = 0.0  # CPU time of all batches, measured and by profiles
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
                 kind = completion.batch.variant, completion.batch.size - 1

@@ -24,15 +24,13 @@ _COUNT = "requests per second"
 _MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
 _MAX_COUNTED_S = 366 * 86_400
 """Each second takes memory where requests are counted over longer times."""
-_MAX_MISSING = 0.1
-"""Readings that may be missing in a trace of counts, as a share of those that are there."""
+_MAX_MISSING = 0.1  # Readings that may be missing in a trace of counts, as a share of the others
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_MAX_MS = 1e9  # Eleven days; more is a wall clock
-MAHIMAHI_LINES = 500
-"""As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
+MAHIMAHI_LINES = 500  # So many numbers that never fall are mahimahi's times, and no counts
 _MAHIMAHI_MIN_BYTES_PER_S = 100.0  # Any link carries more; less are rates that only rise
 _PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in other units
 
@@ -321,8 +319,7 @@ def _seconds(text: str) -> float:
         return _unix_us(text) / 1e6
 
 
-COUNTED = ("value", "requests", "count")
-"""Headers of the column that counts requests beside a timestamp."""
+COUNTED = ("value", "requests", "count")  # Headers of the column that counts requests after a time
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
 
 

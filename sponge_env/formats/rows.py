@@ -127,8 +127,7 @@ class Format:
     layout: Literal["header", "columns", "one line"]
     """A CSV header that has the columns among others; numbers in columns without a
     header; or all numbers of one column on the file's only line."""
-    columns: tuple[str, ...]
-    """Names of the columns; of those that are needed where there is a header."""
+    columns: tuple[str, ...]  # Names of the columns; of those needed where there is a header
     parse: Callable[[Rows], Any]  # Makes the trace of the rows
 
     def matches(self, lines: list[Line]) -> bool:

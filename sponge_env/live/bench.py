@@ -26,8 +26,7 @@ PAUSED_SHARE = 4
 """So many times slower they are than at full speed: pauses of half a period cost next to nothing
 here, those of three quarters 0.2 ms."""
 CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
-MAX_RUNS = 64
-"""Batches of one cell per round: of a model that takes microseconds there would be thousands."""
+MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
 REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of

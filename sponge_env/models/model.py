@@ -18,8 +18,7 @@ Array = NDArray[Any]
 
 SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
-TEXT_BYTES = 4096
-"""Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
+TEXT_BYTES = 4096  # Longest text in a tensor, in UTF-8: shared memory has places of fixed size
 TEXT = f"S{TEXT_BYTES}"  # Type of a tensor of texts
 
 

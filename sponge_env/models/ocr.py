@@ -33,8 +33,7 @@ STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 GREY = 127  # What recognition takes for nothing
 PIXEL = 0.3  # Probability from which a pixel belongs to a line
 LINE = 0.6  # Mean probability within its rectangle from which a region is a line
-UNCLIP = 1.5
-"""How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
+UNCLIP = 1.5  # Growth of a region, by area over perimeter: undoes the training's shrinking
 SMALLEST = 3  # Height and width of a region, in pixels, below which it is no line
 
 
@@ -89,8 +88,7 @@ class Detection(_PaddleModel):
 class Recognition(_PaddleModel):
     """Reads a line of text; the answer is its text, the indices of its characters, and its box."""
 
-    alphabet_file: str = ""
-    """File with a character per line; without, they are in the ONNX file's metadata."""
+    alphabet_file: str = ""  # A character per line; without, they are in the ONNX file's metadata
 
     inputs = PLACED
     outputs = record(

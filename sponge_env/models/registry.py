@@ -23,11 +23,11 @@ from sponge_env.utils.installation import check_typed, imported, look_here, miss
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)  # Names of the models that come with the project
 NUMBERS = "biuf"  # Kinds of NumPy types of numbers that tensors may have
-TENSORS = {
+TENSORS = {  # NumPy's types by those of the runtime
     **{"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": TEXT},
     **{f"tensor({name})": name for name in ("bool", "float16")},
     **{f"tensor({u}int{n})": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
-}  # NumPy's types by those of the runtime
+}
 
 
 def resolve_model(name: str) -> Model:

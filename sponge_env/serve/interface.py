@@ -82,8 +82,7 @@ class ServedModel:
     default_slo_s: float
     variants: tuple[str, ...]
     stages: tuple[str, ...]
-    queue_max: int = 1024
-    """Largest number of calls that it holds; more rows than that cannot be served together."""
+    queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
 
 
 class Batches(NamedTuple):

@@ -8,8 +8,7 @@ from functools import lru_cache
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.option import Options, option
 
-TOKEN = "SPONGE_TOKEN"
-"""Environment variable of the token: all users of a machine see its command lines."""
+TOKEN = "SPONGE_TOKEN"  # Environment variable of the token: command lines are for all to see
 BACKLOG = 512  # Connections that the kernel keeps until they are accepted
 
 

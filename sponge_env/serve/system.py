@@ -37,8 +37,7 @@ LOG = logging.getLogger("sponge_env")
 
 PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
 TICK_S = 1e-6  # How long after its deadline a request has expired
-MAX_WAIT_S = 86_400.0
-"""Later deadlines are shortened to it, because controllers calculate with them."""
+MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
 MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
@@ -113,8 +112,7 @@ class ServedSystem(LiveSystem):
         self._arrivals = np.zeros((2, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval
-        self._waiting = False
-        """Whether anything may wait in any stage; if not, there is nothing to look after."""
+        self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
         self._dropped = Status.EXPIRED
         super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()

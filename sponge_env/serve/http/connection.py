@@ -38,11 +38,9 @@ HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
 LINGER_S = 1.0  # How long a refused client is still read
-CLOSE_CHECK_S = 0.01
-"""Interval of checks whether all connections are closed, at the end of the server."""
+CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
 HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
-SLOW_S = 3.0
-"""A client that takes longer to send a body, or to read an answer, may give way to another."""
+SLOW_S = 3.0  # A client that takes longer to send a body or read an answer may give way
 PEER_CHECK_S = 0.1  # Interval of checks whether a client that has closed its half is still there
 
 

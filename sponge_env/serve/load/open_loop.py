@@ -150,8 +150,7 @@ class OpenLoop:
     rows: Sequence[Mapping[str, NDArray[Any]]]  # Tensors that are sent in turn
     result: LoadResult
     deadlines: str = "headers"  # How requests state them; see ``DEADLINES`` of the command
-    _begin_s: float = math.inf
-    """On the monotonic clock, for that of the event loop has milliseconds only."""
+    _begin_s: float = math.inf  # On the monotonic clock: that of the loop has milliseconds only
     _begin_unix_s: float = 0.0
 
     async def run(self) -> None:

@@ -112,8 +112,7 @@ class ServerState:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._began_s = math.nan  # On the server's clock; NaN for a server without this state
-        self._cores: dict[float, float] = {}
-        """Core units held in the interval that ends at a time of that clock."""
+        self._cores: dict[float, float] = {}  # Core units held in the interval that ends at a time
         self.agents: dict[str, None] = {}  # Controllers that were in charge, in order
 
     async def begin(self) -> None:

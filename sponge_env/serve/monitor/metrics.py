@@ -81,8 +81,7 @@ class ServerMetrics:
         self.input, self.output = Duration(), Duration()
         self.answers: Counter[str] = Counter()  # By variant
         self.last_inference_ms = 0
-        self.rejections: Counter[int] = Counter()
-        """By HTTP status, requests that never came to the engine."""
+        self.rejections: Counter[int] = Counter()  # By HTTP status, requests that came to no engine
         self.clamped_clocks = self.not_finite = 0
         self.decisions = Histogram(DECISION_S)
         self.restarts = self.infeasible = 0

@@ -36,15 +36,14 @@ def _classes() -> dict[str, Any]:
     }
 
 
-MESSAGES: dict[str, Any] = _classes()
-"""Class of each message; untyped, because its fields are known only now."""
+MESSAGES: dict[str, Any] = _classes()  # Class of each message, of fields known only now
 
-_CONTENTS = {
+_CONTENTS = {  # Field that holds values of a datatype; FP16 has none and is sent as bytes
     **{"BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     **{"INT64": "int64_contents", "UINT64": "uint64_contents", "BYTES": "bytes_contents"},
-}  # Field that holds values of a datatype; FP16 has none and is sent as bytes
+}
 
 _KINDS = {
     bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param",

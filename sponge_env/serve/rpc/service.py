@@ -33,8 +33,7 @@ the monotonic clock, and the time left until the call's deadline, None if it has
 
 PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn when to try again
 COPIES = 2  # Of a message in memory: as it came, and what was read from it
-PARSED_COPIES = 32
-"""Of what is parsed number by number, meanwhile: a byte may become a Python number in a list."""
+PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
 OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
 HEAD_BYTES = 2**16  # Of a message beside its tensor
 STREAM_REQUESTS = 64  # Requests of one stream at a time

@@ -16,8 +16,7 @@ PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
 """Parameters of a request that state it."""
 MAX_SLO_S = 3600.0  # Longer ones are shortened to it
 MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
-DOUBTED_AGE_S = 5.0
-"""A refused request that was sent, or due, so long ago may come from a clock that is behind."""
+DOUBTED_AGE_S = 5.0  # What was sent, or due, so long ago may come from a clock that is behind
 CLOCK_SLACK_S = 0.05  # Accepted difference between the clocks of two machines
 
 

@@ -41,14 +41,14 @@ GRPC_CODES = {
 }  # Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though
 
 MAX_RETRY_S = 3600.0
-_REASONS = {
+_REASONS = {  # HTTP status and sentence; the worst first
     Status.STOPPED: (503, "the server shuts down"),
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.INVALID: (400, "the model fails on this input"),
     Status.FAILED: (503, "every replica that tried it died, and no time is left"),
     Status.EXPIRED: (504, "its deadline passed while it waited"),
     Status.CANCELLED: (499, "it was cancelled"),
-}  # HTTP status and sentence; the worst first
+}
 _SHED = (504, "it was dropped: its deadline could not be met, or only at the cost of others")
 _WORST_FIRST = (*_REASONS, Status.ANSWERED)
 

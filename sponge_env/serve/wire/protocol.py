@@ -35,13 +35,10 @@ TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others
 MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
 
 HEAD_BYTES = 2**16  # Of JSON beside numbers: names, parameters and outputs of a request
-MAX_OBJECTS = 1000
-"""Of JSON: tensors and parameters; each takes up to 30 times the memory of its text."""
-NUMBER_BYTES = 32
-"""Of a number in JSON, with what separates it from the next; the longest FP64 takes 24."""
+MAX_OBJECTS = 1000  # Of JSON: tensors and parameters; each takes up to 30 times its text's memory
+NUMBER_BYTES = 32  # Of a number in JSON and what separates it from the next; FP64 takes 24
 
-TEXT_JSON_BYTES = 6 * TEXT_BYTES + NUMBER_BYTES
-"""The same of a text, each byte of which may be escaped."""
+TEXT_JSON_BYTES = 6 * TEXT_BYTES + NUMBER_BYTES  # The same of a text, whose bytes may be escaped
 
 
 class RequestedOutput(NamedTuple):
