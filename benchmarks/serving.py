@@ -49,10 +49,7 @@ BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 
 @contextmanager
 def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Call]:
-    """Use one connection that is kept, with requests that are made beforehand.
-
-    Without an SLO they have the server's default.
-    """
+    """Use one connection that is kept, with requests made beforehand, by default without an SLO."""
     (tensor,) = server.metadata["inputs"]
     parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
     client, path = http.HttpClient(f"http://127.0.0.1:{server.port}"), http.infer_path(server.model)

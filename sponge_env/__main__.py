@@ -59,11 +59,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """Be the process of a command, and end it.
-
-    A server has closed all that it had by then. The interpreter would still take seconds to take
-    apart what numba made (11 s where kernels were compiled), and whoever stops a pod waits.
-    """
+    """Be the process of a command, and end it."""
+    # A server has closed all that it had by then. The interpreter would still take seconds to take
+    # apart what numba made (11 s where kernels were compiled), and whoever stops a pod waits.
     code = main()
     if sys.argv[1:2] == ["serve"]:
         sys.stdout.flush()

@@ -31,10 +31,7 @@ RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised ag
 
 
 def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
-    """Let what takes the words of a command line take the process's, and end as commands do.
-
-    Bad input is one sentence on standard error and exit code 2.
-    """
+    """Let it take the process's words; bad input is one sentence on stderr and exit code 2."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:

@@ -49,10 +49,7 @@ class LatencyModel:
         return replace(self, **{name: getattr(self, name) * scale for name in names})
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
-
-        It is shared and so read-only. A latency that is not positive is a :class:`ProfileError`.
-        """
+        """Predict (batch_max, cores_max) positive seconds, read-only; else a ``ProfileError``."""
         return _table_s(self, batch_max, cores_max)
 
 
@@ -71,10 +68,8 @@ class MeasuredLatency(LatencyModel):
         return replace(LatencyModel.scaled(self, scale), latency_s=scaled_s)
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
-        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores.
-
-        Where one batch size was measured, all batches take as long as that.
-        """
+        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores."""
+        # Where one batch size was measured, all batches take as long as that.
         b, c = np.broadcast_arrays(np.asarray(batch, float), np.asarray(cores, float))
         sizes, units = np.array(self.batches, float), np.array(self.cores)
         rows_s = np.stack([np.interp(-1 / c, -1 / units, row) for row in self.latency_s])
@@ -172,10 +167,8 @@ def quantile(quantiles: Sequence[float], probability: float) -> float:
 
 
 def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability: float) -> float:
-    """Return a quantile of latencies, those in order and those of requests never answered.
-
-    The latter are infinite: without them, who gives up requests would look fast. NaN of none.
-    """
+    """Return a quantile of latencies, those in order and those never answered; NaN of none."""
+    # The latter are infinite: without them, who gives up requests would look fast.
     last = len(answered_s) + unanswered - 1
     if last < 0:
         return math.nan

@@ -61,11 +61,8 @@ def _is_same(recorded: Any, found: Any) -> bool:
 
 
 def recorded(path: Path) -> Iterator[Recorded]:
-    """Yield all episodes of the suite of a simulated run, those without a result included.
-
-    A cold episode begins as the scenario does, a warm one as the run says. A ConfigError says of
-    which run there is no replay, a RunDirectoryError what is damaged.
-    """
+    """Yield all episodes of the suite of a simulated run, those without a result included."""
+    # A cold episode begins as the scenario does, a warm one as the run says.
     from sponge_env.run.read import load_intervals
     from sponge_env.run.store import read_result, result_files, whole_episodes
     from sponge_env.run.suite import Suite, cells

@@ -139,10 +139,7 @@ def _row(trials: Sequence[Trial], quantity: Quantity) -> Row:
 def side_by_side(
     simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]
 ) -> tuple[Table, list[str]]:
-    """Return a table of agents that met the same requests simulated and live, and its notes.
-
-    Means are over the seeds that both have; no row without any.
-    """
+    """Tabulate agents that met the same requests simulated and live, over seeds that both have."""
     whole = {(e.agent, e.seed): e for e in live if not e.partial}
     pairs: dict[str, list[Trial]] = {}
     for episode in simulated:

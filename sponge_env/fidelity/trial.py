@@ -58,11 +58,8 @@ class MeasuredWork:
     """
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
-        """Take batches in the order of their end, and the profiles' CPU seconds.
-
-        These are (variants, batch_max), or (batch_max,) of one. Batches without a CPU time, such
-        as those that failed, are left out.
-        """
+        """Take batches in the order of their end, and CPU seconds, ([variants,] batch_max)."""
+        # Batches without a CPU time, such as those that failed, are left out.
         self._usual_s = np.atleast_2d(usual_s)
         self._measured_s: dict[tuple[int, int], list[float]] = defaultdict(list)
         self.measured_s = self.expected_s = 0.0  # CPU time of all batches, measured and by profiles
@@ -102,10 +99,8 @@ class Subject:
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
     ) -> "Subject":
-        """Fix the scenario's length and initial allocation.
-
-        The profiles have to be measured under a quota. What cannot be used is a SpongeError.
-        """
+        """Fix length and initial allocation; what cannot be used is a SpongeError."""
+        # The profiles have to be measured under a quota.
         _usual_s(scenario, profile)  # asks for quotas before anything runs
         scenario = warm(scenario, controller, profile)
         subject = cls(agent, controller, scenario, profile, seed)
@@ -139,10 +134,8 @@ class Subject:
     def simulated(
         self, repetition: int, tasks: dict[int, int] | None = None, works: Sequence[FloatArray] = ()
     ) -> SimulatedSystem:
-        """Build the simulated counterpart of a live run, with its batches' CPU times if given.
-
-        ``tasks`` says how many the first stage's answer led to, by request.
-        """
+        """Build the simulated counterpart of a live run, with its batches' CPU times if given."""
+        # ``tasks`` says how many the first stage's answer led to, by request.
         workload = draw_workload(self.scenario, self.profile, self.seed)
         system = SimulatedSystem(self.scenario, repetition, self.profile, workload, works)
         system.tell(tasks or {})

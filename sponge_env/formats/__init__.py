@@ -107,10 +107,7 @@ def _hash(path: Path, content: Content, state: tuple[int, ...]) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _parse(path: Path, content: Content, state: tuple[int, ...]) -> tuple[str, Any]:
-    """Parse a file once for all episodes, and again when another is there by that name.
-
-    Returned is its format's name with the trace.
-    """
+    """Return a file's format and trace: parsed once, and again when another has its name."""
     lines = read_lines(path)
     for candidate in FORMATS[content]:
         if candidate.matches(lines):

@@ -37,10 +37,7 @@ _PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in
 
 @dataclass(frozen=True, eq=False)
 class EventTrace:
-    """Requests at exact times; time 0 is the start of the trace.
-
-    After the last request and the mean time between two it starts again.
-    """
+    """Requests at exact times from its start; after the last and the mean gap it starts again."""
 
     time_s: FloatArray  # (n,) ascending from at least 0
 

@@ -84,10 +84,7 @@ class Rows:
         self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back")
 
     def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
-        """Return one column as (rows,) numbers that are finite and at least 0.
-
-        Unless a cell is a number, ``convert`` makes one of it, or raises ValueError.
-        """
+        """Return a column, (rows,) from 0; ``convert`` makes numbers of cells, or raises."""
         column, width = self.header.index(name), len(self.header)
         values = np.empty(len(self.lines))
         for row, (_, text) in enumerate(self.lines):

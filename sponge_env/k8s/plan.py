@@ -70,10 +70,8 @@ def next_calls(
 
 
 def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
-    """Return the resizes that make sense now, those that give back cores first.
-
-    While one is pending on a node, no other pod there is asked to grow, and that one no further.
-    """
+    """Return the resizes that make sense now, those that give back cores first."""
+    # While one is pending on a node, no other pod there is asked to grow, and that one no further.
     full = {pod.node for pod in pods.values() if pod.pending}
     resizes = []
     for want in wants:

@@ -60,11 +60,10 @@ Grid = dict[tuple[int, int], list[BatchRun]]  # Runs per cell: batch size and co
 
 
 class Bench(AbstractContextManager["Bench"]):
-    """One model under measurement; its worker is open until the end of the block.
+    """One model under measurement; its worker is open until the end of the block."""
 
-    Batches run one after another on one replica, at full speed unless said otherwise. Where two
-    are compared, they are of the same images and follow each other, against drift.
-    """
+    # Batches run one after another on one replica, at full speed unless said otherwise. Where two
+    # are compared, they are of the same images and follow each other, against drift.
 
     def __init__(self, config: LiveConfig, shown: bool = False) -> None:
         """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
@@ -111,11 +110,9 @@ class Bench(AbstractContextManager["Bench"]):
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:
-        """Run batches of several sizes, so many of each; ``again`` is not shown.
-
-        Each runs after a rest, and once more right after that. The latter is its work. The idle
-        penalty is that of small batches: it is the same for all, and large ones differ by more.
-        """
+        """Run batches of several sizes, so many of each; ``again`` is not shown."""
+        # Each runs after a rest, and once more right after that. The latter is its work. The idle
+        # penalty is that of small batches: it is the same for all, and large ones differ by more.
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
@@ -128,11 +125,9 @@ class Bench(AbstractContextManager["Bench"]):
                     self.idle_penalty_s.append(rested.cpu_s - run.cpu_s)
 
     def measure_grid(self, end_s: float) -> None:
-        """Run batches back to back in each cell of the grid.
-
-        It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
-        least, so that the machine's drift spreads over all cells; repeated batches come on top.
-        """
+        """Run batches back to back in each cell of the grid, once at least, until ``end_s``."""
+        # It goes round the grid, so that the machine's drift spreads over all cells; repeated
+        # batches come on top.
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
         expected_s = {(b, c): work_s[b - 1] * full / c for c in cores for b in batches}

@@ -190,10 +190,7 @@ def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
 def calibrate_files(
     files: Mapping[Path, LiveConfig], seconds: float | None = None
 ) -> list[Profile]:
-    """Calibrate models with progress on the terminal, and save each profile in its file.
-
-    It takes the usual time if none is given.
-    """
+    """Calibrate models with progress on the terminal, and save each profile in its file."""
     for path in files:
         check_writable(path)
     if seconds is None:

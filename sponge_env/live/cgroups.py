@@ -154,11 +154,9 @@ def _throttled_s(group: Path, before_s: float) -> float:
 
 
 class RunGroup:
-    """The group of one run, above the leaf groups of its replicas.
+    """The group of a run, above its replicas' leaves. What is refused is an ``OSError``."""
 
-    Each directory is announced before it is made, so that the janitor can clean up after a crash.
-    Where the kernel refuses, an ``OSError`` says so.
-    """
+    # Each directory is announced before it is made: the janitor can clean up after a crash.
 
     def __init__(
         self, hierarchy: Hierarchy, period_us: int, announce: Callable[[Path], None]
@@ -196,13 +194,11 @@ class RunGroup:
         self._cleanup.close()
 
     def _delegate(self, name: str) -> Path:
-        """Choose a version 2 group to make ours in, and have it hand out the CPU controller.
-
-        That is the nearest group above our own that does so already and lets us (the run's
-        group becomes a sibling), else our own group, which a transient scope with
-        ``Delegate=yes`` gives to ordinary users; this process must then move down into a
-        leaf of it, for only leaves hold processes. The root group is exempt from that rule.
-        """
+        """Choose a version 2 group to make ours in, and have it hand out the CPU controller."""
+        # That is the nearest group above our own that does so already and lets us (the run's group
+        # becomes a sibling), else our own group, which a transient scope with ``Delegate=yes``
+        # gives to ordinary users; this process must then move down into a leaf of it, for only
+        # leaves hold processes. The root group is exempt from that rule.
         own, mount = self._hierarchy.own, self._hierarchy.mount
         for above in own.parents:
             if above.is_relative_to(mount) and _hands_out_cpu(above):

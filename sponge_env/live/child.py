@@ -110,11 +110,9 @@ class ModelServer:
             self.answer(len(self._tensors.inputs), threads, variant)  # it may fail on zeros
 
     def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
-        """Answer the first ``size`` tasks; where the model fails, return on which, and why.
-
-        It fails on what a client sent, such as a token beyond the vocabulary. The others of its
-        batch are answered one by one then.
-        """
+        """Answer the first ``size`` tasks; where the model fails, return on which, and why."""
+        # It fails on what a client sent, such as a token beyond the vocabulary. The others of its
+        # batch are answered one by one then.
         self._sessions[variant](threads)  # if it cannot be made, that is no task's fault
         try:
             self.run(size, threads, variant)
@@ -147,10 +145,8 @@ class ModelServer:
 
 
 def import_light(path: Sequence[str]) -> None:
-    """Look for modules where the parent does, but leave out what the project imports at its top.
-
-    That registers environments, which takes a fifth of a cold start, and a model needs none.
-    """
+    """Look for modules where the parent does, but leave out what the project imports at its top."""
+    # That registers environments, which takes a fifth of a cold start, and a model needs none.
     sys.path[:] = path
     package = types.ModuleType("sponge_env")
     package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
@@ -158,10 +154,8 @@ def import_light(path: Sequence[str]) -> None:
 
 
 def load(job: Job) -> ModelServer:
-    """Load the models; what root may read more than others may not be read after that.
-
-    Each thread has that right from the one that starts it, so that none may be started before.
-    """
+    """Load the models; what root may read more than others may not be read after that."""
+    # Each thread has that right from the one that starts it: none may be started before.
     from sponge_env.live.sandbox import KEPT, keep_capabilities
 
     server = ModelServer(job)

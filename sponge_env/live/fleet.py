@@ -30,11 +30,10 @@ MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2,
 
 
 class PreciseSelector(selectors.EpollSelector):
-    """Watches any number of descriptors, and waits to the microsecond.
+    """Watches any number of descriptors, and waits to the microsecond."""
 
-    epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
-    1024 on. So ``select`` waits for the one of epoll, which has a low number as a rule.
-    """
+    # epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
+    # 1024 on. So ``select`` waits for the one of epoll, which has a low number as a rule.
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and return which are ready."""
@@ -89,10 +88,8 @@ class Watch:
         self.selector.register(self._wakes[0], selectors.EVENT_READ)
 
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
-        """Return whether anything happened, waiting for it if need be, and what batches ended.
-
-        That none of the first replicas starts is a ``WorkerError``.
-        """
+        """Wait for something; return whether it happened, and what batches ended."""
+        # That none of the first replicas starts is a WorkerError.
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
         happened, ended = False, []
         for key, _ in ready:
@@ -234,10 +231,8 @@ class Fleet:
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
-        """Grant core units to each replica that has loaded, also to what is running.
-
-        Those that start have fewer, but at first full speed.
-        """
+        """Grant core units to each replica that has loaded, also to what is running."""
+        # Those that start have fewer, but at first full speed.
         self.cores = cores
         for member in self.members:
             starts = member.state is Phase.STARTING
@@ -248,10 +243,8 @@ class Fleet:
                 member.replica.limit(self.config.physical_cores(own))
 
     def shrink(self, replicas: int) -> None:
-        """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
-
-        These finish their batch. Of each kind the youngest goes first.
-        """
+        """Stop replicas beyond a number: cold, then idle, then busy ones, the youngest first."""
+        # Busy ones finish their batch.
         staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - replicas)]
         for member in surplus:
@@ -259,11 +252,9 @@ class Fleet:
         self.stop([member for member in surplus if not member.draining])
 
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
-        """Start further replicas, as many as the machine allows.
-
-        If it refuses one, or they die as they start, that is tried again after a while; that it
-        refuses the very first one is a ``WorkerError``.
-        """
+        """Start further replicas, as many as the machine allows."""
+        # If it refuses one, or they die as they start, that is tried again after a while; that it
+        # refuses the very first one is a WorkerError.
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for _ in range(count):
@@ -284,10 +275,8 @@ class Fleet:
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:
-        """Kill what has run for too long; its death shows at the next poll.
-
-        This comes after the events: a report may have lain there while there was no poll.
-        """
+        """Kill what has run for too long; its death shows at the next poll."""
+        # This comes after the events: a report may have lain there while there was no poll.
         now_s = time.monotonic()
         for member in self.members:
             if now_s > member.hangs_from_s:
@@ -340,10 +329,8 @@ class Fleet:
             self.grow()
 
     def _start_failed(self, launched_s: float, reason: str) -> None:
-        """Pause before the next attempt; replicas of one attempt that fail count once.
-
-        That none of the first ones starts in a few attempts is a ``WorkerError``.
-        """
+        """Pause before the next attempt; replicas of one attempt that fail count once."""
+        # That none of the first ones starts in a few attempts is a WorkerError.
         if launched_s < self._failed_s:
             return
         self._failed_s = time.monotonic()

@@ -50,11 +50,10 @@ def process_memory_bytes(pid: int) -> int:
 
 
 class DutyCycleLimiter(CpuLimiter):
-    """Stops and continues a process, without the kernel's help.
+    """Stops and continues a process, without the kernel's help."""
 
-    For users who may not make control groups. It polls the process's CPU clock, and is coarser
-    than a quota: it overshoots by up to a polling interval, which it takes off the next period.
-    """
+    # For users who may not make control groups. It polls the process's CPU clock, and is coarser
+    # than a quota: it overshoots by up to a polling interval, which it takes off the next period.
 
     def __init__(self, period_s: float, cpus: int) -> None:
         super().__init__(cpus)
@@ -95,10 +94,8 @@ class DutyCycleLimiter(CpuLimiter):
                     left_s = self._run_period(pid, left_s)
 
     def _run_period(self, pid: int, left_s: float) -> float:
-        """Let the process run while CPU time is left, then stop it to the period's end.
-
-        Returned is the CPU time for the next period: unused time is lost, overuse is owed.
-        """
+        """Let it run while CPU time is left, then stop it; return what the next period has."""
+        # Unused time is lost, overuse is owed.
         end_s = time.monotonic() + self._period_s
         cpu_s = process_cpu_s(pid)
         while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
@@ -136,10 +133,8 @@ class CpuLimits(NamedTuple):
 def refusal_as_sentence(
     what: str = "a CPU limit", remedy: str = "use the limiter 'duty-cycle'"
 ) -> Iterator[None]:
-    """Turn an ``OSError`` of the kernel into a :class:`WorkerError` with a remedy.
-
-    A ``ProcessLookupError`` stays as it is, for a process may die at any time.
-    """
+    """Turn an ``OSError`` of the kernel into a :class:`WorkerError` with a remedy."""
+    # A ProcessLookupError stays as it is, for a process may die at any time.
     try:
         yield
     except ProcessLookupError:
@@ -155,12 +150,9 @@ def _describe(error: OSError) -> str:
 
 
 def enforcement_period_s(core_unit: float) -> float:
-    """Return the shortest period in which one core unit is a quota the kernel accepts.
-
-    Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the
-    default period of 100 ms and of 19 ms with 10 ms. None is long enough for a very small unit,
-    which is a :class:`ConfigError`.
-    """
+    """Return the shortest period in which one core unit is a legal quota, or ``ConfigError``."""
+    # Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the default
+    # period of 100 ms and of 19 ms with 10 ms. None is long enough for a very small unit.
     period_s = PERIOD_STEP_S * max(1, math.ceil(QUOTA_FLOOR_S / core_unit / PERIOD_STEP_S - 1e-9))
     if period_s > PERIOD_MAX_S:
         raise ConfigError(

@@ -40,12 +40,11 @@ too_many_as_sentence = partial(
 
 
 class LocalReplica:
-    """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
+    """A child process with its channel, tensors and CPU limit. Implements ``Replica``."""
 
-    A batch's end is stamped by the child just before it answers; should the quota be found
-    exhausted in the microseconds between, the answer arrives up to a period later. It lives
-    under its limiter from its start to its end, at full speed with all CPUs granted at first.
-    """
+    # A batch's end is stamped by the child just before it answers; should the quota be found
+    # exhausted in the microseconds between, the answer arrives up to a period later. It lives under
+    # its limiter from its start to its end, at full speed with all CPUs granted at first.
 
     limits_late = silent = False
 

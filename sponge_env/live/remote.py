@@ -53,10 +53,7 @@ def parse_addresses(text: str) -> list[Address]:
 
 
 def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
-    """Return a connection to a node, and its facts; it takes a few seconds at most.
-
-    That it is not there, or does not serve what this side's facts say, is a ``WorkerError``.
-    """
+    """Return a connection to a node, and its facts; that it cannot be used is a ``WorkerError``."""
     until_s = time.monotonic() + wire.HANDSHAKE_S
     try:
         sock = socket.create_connection(address, timeout=wire.HANDSHAKE_S)
@@ -90,11 +87,10 @@ def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 class RemoteReplica:
-    """A replica on a node, which may not have its connection yet. Implements ``Replica``.
+    """A replica on a node, without a connection at first. Implements ``Replica``."""
 
-    Its descriptor is there from the start: an epoll that watches a bell, and the connection once
-    there is one. :meth:`attach`, :meth:`fail` and :meth:`look` are for any thread.
-    """
+    # Its descriptor is there from the start: an epoll that watches a bell, and the connection once
+    # there is one. attach, fail and look are for any thread.
 
     pid: int | None = None
     limits_late = True
@@ -348,11 +344,9 @@ class RemoteLauncher(Stages):
     def start(
         self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
     ) -> None:
-        """Connect a replica from a thread of its own, and watch whether its node beats.
-
-        ``reach`` returns where, and may take its time. Its ``WorkerError``, and whatever keeps the
-        node from launching it, is the reason of the replica's death.
-        """
+        """Connect a replica, in a thread, to what ``reach`` returns, and watch whether it beats."""
+        # ``reach`` may take its time. Its WorkerError is the reason of the replica's death, as is
+        # whatever keeps the node from launching it.
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
         in_thread(self._connect, replica, reach)

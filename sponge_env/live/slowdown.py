@@ -13,10 +13,9 @@ MAX_RATIO, MIN_RATIO = 3.0, 0.5
 
 
 class Slowdown:
-    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
+    """Mean and mean deviation of the batches' time in one stage, relative to the profile."""
 
-    That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
-    """
+    # That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
 
     def __init__(self, model: Any, arrays: Arrays) -> None:
         self._limited = bool(model["limited"])
@@ -37,10 +36,8 @@ class Slowdown:
         return self._mean + self._deviation
 
     def pass_interval(self) -> None:
-        """Give up part of the estimate if no batch was measured since the last call.
-
-        Otherwise all requests would be dropped for ever after the machine was slow once.
-        """
+        """Give up part of the estimate if no batch was measured since the last call."""
+        # Otherwise all requests would be dropped for ever after the machine was slow once.
         if not self._measured:
             self._mean += FORGOTTEN * (1.0 - self._mean)
             self._deviation -= FORGOTTEN * self._deviation

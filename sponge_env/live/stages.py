@@ -22,11 +22,10 @@ _DRAWS = 1 << 16  # Requests whose samples are drawn independently
 
 
 class Stages:
-    """The models of a chain's stages. Those that cannot be used are a ``ConfigError``.
+    """The models of a chain's stages. Those that cannot be used are a ``ConfigError``."""
 
-    What answers of the first stage lead to has to be what the second takes, and later stages lead
-    to nothing but one task.
-    """
+    # What answers of the first stage lead to has to be what the second takes, and later stages lead
+    # to nothing but one task.
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         names = [config.variants or (config.model,) for config in configs]

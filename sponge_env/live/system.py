@@ -186,10 +186,8 @@ class LiveSystem(System):
         return entry.take_in(self._arrays, self._metrics, now_s, until_s)
 
     def _drive(self, until_s: float) -> None:
-        """Serve until a moment on the worker's clock; nothing is started at it any more.
-
-        A batch starts as soon as a replica is idle and a task waits.
-        """
+        """Serve until a moment on the worker's clock; nothing is started at it any more."""
+        # A batch starts as soon as a replica is idle and a task waits.
         stages = range(len(self.spec.stages))
         while True:
             now_s = self.worker.now()
@@ -211,10 +209,8 @@ class LiveSystem(System):
                 self._look()
 
     def _start(self, k: int) -> bool:
-        """Form a batch of a stage and give it to the worker; return False if nothing is to start.
-
-        Nor is one formed while batches that hang on draining replicas have all rows.
-        """
+        """Form a batch of a stage and give it to the worker; return False if there is none."""
+        # Nor is one formed while batches that hang on draining replicas have all rows.
         arrays, taken = self._arrays, self._slots.values()
         rows = range(self._replicas.shape[1])
         row = next((row for row in rows if (k, row) not in taken), None)

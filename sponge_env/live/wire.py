@@ -101,11 +101,10 @@ class Layout:
 
 
 class Link:
-    """The frames of a connection, which there may not be yet; nothing waits.
+    """The frames of a connection, which there may not be yet; its end is an ``OSError``."""
 
-    ``room`` returns the memory for the body of a frame. That the connection has ended, or that a
-    body has another length, is an ``OSError``.
-    """
+    # Nothing waits. ``room`` returns the memory for the body of a frame, and has to be of its
+    # length.
 
     def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
         self.sock: socket.socket | None = None

@@ -28,11 +28,10 @@ Task = tuple[int, Tensor]
 
 
 class EpisodeClock:
-    """Maps the machine's monotonic clock to seconds since the start of the episode.
+    """Maps the machine's monotonic clock to seconds since the start of the episode."""
 
-    ``CLOCK_MONOTONIC`` is the same in all processes, so stamps of a child process can be
-    mapped too. While the clock is held, for instance for a learner, episode time stands still.
-    """
+    # CLOCK_MONOTONIC is the same in all processes, so stamps of a child process can be mapped too.
+    # While the clock is held, for instance for a learner, episode time stands still.
 
     def __init__(self) -> None:
         self._changes = [(time.monotonic(), 0.0, True)]
@@ -44,10 +43,7 @@ class EpisodeClock:
         return not self._changes[-1][2]
 
     def at(self, monotonic_s: float) -> float:
-        """Return the episode time of a monotonic stamp that is not in the future.
-
-        What happened during a hold happened at the hold's instant.
-        """
+        """Return the episode time of a monotonic stamp; in a hold, that of its instant."""
         recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
         since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
@@ -172,11 +168,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
 
     def resize(self, allocation: Allocation) -> None:
-        """Put cores and replicas in force, as far as those that drain leave room.
-
-        More than the settings allow is a ``ConfigError``, a limit that the kernel refuses a
-        ``WorkerError``.
-        """
+        """Put cores and replicas in force, or a ``ConfigError`` or ``WorkerError``."""
+        # Only as far as those that drain leave room.
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = own._replace(variant=0)  # a batch says its own
@@ -190,10 +183,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._actuation_s = time.monotonic() - begin_s
 
     def _fit(self) -> None:
-        """Come as close to the allocations as those that still drain allow, stage by stage.
-
-        First those that get less, so that there is room for those that get more, as in the core.
-        """
+        """Come as close to the allocations as those that still drain allow, stage by stage."""
+        # First those that get less, so that there is room for those that get more, as in the core.
         fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
         for fleet in fleets:
             others = sum(other.held for other in fleets if other is not fleet)
@@ -264,12 +255,11 @@ class Kept:
 
 
 class Handover:
-    """Keeps inputs until their tasks are answered, and the last stage's answers if there are any.
+    """Keeps inputs until their tasks are answered, and the last stage's answers if it has any."""
 
-    A request that brings no input, and a task of a stage for which the one before it left none,
-    gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
-    first, and answers are known by their place.
-    """
+    # A request that brings no input, and a task of a stage for which the one before it left none,
+    # gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
+    # first, and answers are known by their place.
 
     def __init__(self, launcher: Launcher, stages: int) -> None:
         self._launcher, self._last = launcher, stages - 1
@@ -323,10 +313,7 @@ class Handover:
         return () if last else tuple(map(len, answers))
 
     def take_answers(self, request: int) -> list[Tensor]:
-        """Return what the last stage answered to the tasks of a request, in their order.
-
-        A model that failed on one of them is a :class:`ModelError`.
-        """
+        """Return what the last stage answered to a request's tasks, or raise ``ModelError``."""
         kept = self._requests.get(request)
         if kept is None:
             return []

@@ -56,10 +56,8 @@ class TensorSpec:
 
 
 def record(*tensors: TensorSpec) -> TensorSpec:
-    """Return one specification for all tensors that a model takes, or answers with.
-
-    Of several the rows are records (structured arrays), whose fields have the tensors' names.
-    """
+    """Return one specification for all tensors that a model takes, or answers with."""
+    # Of several the rows are records (structured arrays), whose fields have the tensors' names.
     return tensors[0] if len(tensors) == 1 else TensorSpec((), "", fields=tensors)
 
 
@@ -116,10 +114,7 @@ class Model(ABC):
 
 
 def shares_of_tasks(model: Model) -> tuple[float, ...]:
-    """Return the shares of a model's samples whose answer leads to 0, 1, 2, ... tasks.
-
-    It runs in this process; of a model whose answers lead to none it is empty.
-    """
+    """Return the shares of samples that lead to 0, 1, ... tasks; empty if none may lead to any."""
     if not model.max_tasks:
         return ()
     session, images = model.load(threads=1), model.samples()[:, None]
@@ -198,11 +193,9 @@ def onnx_session(path: str, threads: int) -> Any:
 
 
 def run_onnx(session: Any, batch: Array) -> Any:
-    """Return the output for a batch; of several outputs a tuple for each task.
-
-    The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
-    runs one task after the other.
-    """
+    """Return the output for a batch; of several outputs a tuple for each task."""
+    # The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
+    # runs one task after the other.
     inputs = session.get_inputs()
     if len(batch) > 1 and inputs[0].shape[0] == 1:
         return [run_onnx(session, batch[k : k + 1])[0] for k in range(len(batch))]

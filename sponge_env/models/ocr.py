@@ -215,10 +215,9 @@ OCR_MODELS: dict[str, _PaddleModel] = {
 
 
 class LinesRead:
-    """Counts the drawn lines that replicas read without a mistake, image by image.
+    """Counts the drawn lines that replicas read without a mistake, image by image."""
 
-    Answers are kept and compared later: that takes longer than a live run can wait.
-    """
+    # Answers are kept and compared later: that takes longer than a live run can wait.
 
     def __init__(self, images: Iterable[TextImage]) -> None:
         self._drawn = {
@@ -244,10 +243,7 @@ class LinesRead:
 
 
 def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
-    """Return what counts the lines that stages of these variants read from drawn images.
-
-    None where they are not one that finds text and one that reads it.
-    """
+    """Return what counts the lines that stages read from drawn images; None if they do not."""
     names = {name for stage in stages for name in stage}
     if len(stages) != 2 or not names <= OCR_MODELS.keys():
         return None

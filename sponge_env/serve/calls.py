@@ -49,10 +49,8 @@ class Inbox:
             self._wake()
 
     def take(self, count: int) -> Iterator[Submitted]:
-        """Yield at most ``count`` entries, in the order in which they came.
-
-        A woken thread has to call it even where nothing is left. Several threads may take at once.
-        """
+        """Yield at most ``count`` entries in their order; several threads may take at once."""
+        # A woken thread has to call it even where nothing is left.
         self._woken = False
         with suppress(IndexError):
             for _ in range(count):
@@ -81,11 +79,10 @@ class OpenCall:
 
 
 class RowTable:
-    """Which call has which row of ``requests``.
+    """Which call has which row of ``requests``."""
 
-    A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call that
-    was cancelled or is late leaves its row when the last batch with a task of it is over.
-    """
+    # A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call
+    # that was cancelled or is late leaves its row when the last batch with a task of it is over.
 
     def __init__(self, count: int) -> None:
         """Begin with ``count`` free rows; :attr:`spare` is one more, for calls that are refused."""

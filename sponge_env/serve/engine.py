@@ -26,10 +26,9 @@ MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
 class ServingEngine:
-    """Serves calls in a thread of its own; every method may be called from any thread.
+    """Serves calls in a thread of its own; every method may be called from any thread."""
 
-    The system is closed when it has drained. A controller that fails keeps the last allocation.
-    """
+    # The system is closed when it has drained. A controller that fails keeps the last allocation.
 
     def __init__(
         self,
@@ -91,24 +90,17 @@ class ServingEngine:
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something, quickly, with each snapshot from now on, from the engine's thread.
-
-        When the engine ends, however it comes to that, the last one says that it is not ready.
-        """
+        """Call something, quickly, from the engine's thread, with each snapshot from now on."""
+        # When the engine ends, however it comes to that, the last one says that it is not ready.
         self._followers.append(follower)
 
     def use(self, agent: str) -> None:
-        """Put another controller in charge, from the next interval on; no call is lost.
-
-        SpongeError if there is none of that name, or it cannot control this system.
-        """
+        """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
 
     def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer those that there are, at most for so long; then stop.
-
-        What is left then ends as STOPPED. Safe to call twice.
-        """
+        """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""
+        # What is left then ends as STOPPED.
         self.ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
@@ -169,10 +161,8 @@ class ServingEngine:
             follower(snapshot)
 
     def _decision(self, view: SystemView) -> tuple[Allocation, float]:
-        """Return the allocation of the controller in charge, and how long the decision took.
-
-        The last allocation stays in force while it is still deciding, and if it fails.
-        """
+        """Return the allocation of the controller in charge, and how long the decision took."""
+        # The last allocation stays in force while it is still deciding, and if it fails.
         with suppress(IndexError):
             following = self._next.popleft()
             self._decider.close()
@@ -223,10 +213,9 @@ class Decision(NamedTuple):
 
 
 class Decider:
-    """Has one controller, which has been started, decide about one view after another.
+    """Has one controller, which has been started, decide about one view after another."""
 
-    All methods belong to one thread. A controller that hangs costs its thread and nothing else.
-    """
+    # All methods belong to one thread. A controller that hangs costs its thread and nothing else.
 
     def __init__(self, agent: str, controller: Controller, spec: SystemSpec) -> None:
         self.agent = agent
@@ -243,11 +232,9 @@ class Decider:
         return 0.0 if self._sent_s is None else time.perf_counter() - self._sent_s
 
     def decide(self, view: SystemView) -> Decision | None:
-        """Return its decision about a view if it comes soon, else about an earlier view.
-
-        None while it is still busy. A controller that took long the last time is not waited for:
-        each of its decisions comes into force an interval later.
-        """
+        """Return its decision about a view if it comes soon, else about an earlier one, or None."""
+        # None while it is still busy. A controller that took long the last time is not waited for:
+        # each of its decisions comes into force an interval later.
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)

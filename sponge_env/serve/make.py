@@ -79,10 +79,8 @@ def _named(tensor: TensorSpec, name: str) -> TensorSpec:
 def controllers(
     agent: str, options: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[str], Controller]:
-    """Return what makes controllers by their names.
-
-    The first may be anything; later ones must be registered, so that no client imports code.
-    """
+    """Return what makes controllers by their names."""
+    # The first may be anything; later ones must be registered, so that no client imports code.
     registry, (entries, _) = known_controllers(), chosen([agent])
     if not entries:
         raise ConfigError(f"{agent} is a bound, which nothing can be served with")

@@ -58,10 +58,7 @@ class CallWorker(Worker, Protocol):
         """Keep the input that a request brings, until it ends."""
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
-        """Return what was answered to the last stage's tasks of a request, in their order.
-
-        A model that failed on one of its tasks is a :class:`ModelError`.
-        """
+        """Return the answers to the last stage's tasks, in order, or raise ``ModelError``."""
 
 
 def variant_name(variant: Variant) -> str:

@@ -118,10 +118,8 @@ def read_text(path: Path) -> str:
 
 
 def parsed(parse: Callable[[str], Any], text: str) -> Any:
-    """Parse text; a ``ValueError`` says why it cannot be, or holds what no file of ours does.
-
-    That is, more than :data:`MAX_DEPTH` tables within each other, and whole numbers beyond floats.
-    """
+    """Parse text, or raise a ``ValueError``, also of what no file of ours holds."""
+    # That is, more than MAX_DEPTH tables within each other, and whole numbers beyond floats.
     try:
         data = parse(text)
     except RecursionError:

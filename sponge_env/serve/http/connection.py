@@ -73,10 +73,8 @@ class Connections:
         return True
 
     def begin_later(self, connection: "Connection") -> None:
-        """Begin a pipelined request: one of all connections in each turn of the event loop.
-
-        So they do not hold up clients that wait for their answers.
-        """
+        """Begin a pipelined request: one of all connections in each turn of the event loop."""
+        # So they do not hold up clients that wait for their answers.
         self._pipelined.append(connection)
         if len(self._pipelined) == 1:
             asyncio.get_running_loop().call_soon(self._begin_pipelined)
@@ -183,11 +181,9 @@ class Connection(asyncio.BufferedProtocol):
             self._parse(self.server.scratch[:nbytes])
 
     def eof_received(self) -> bool:
-        """Return whether answers are due; else the connection is closed.
-
-        A client that is gone looks like one that only sends no more, until something is sent to
-        it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
-        """
+        """Return whether answers are due; else the connection is closed."""
+        # A client that is gone looks like one that only sends no more, until something is sent to
+        # it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
         if self._arriving is not None and not self._arriving.answered:
             self._refuse(WireError("the request ended before it was complete"))
         if (latest := self._latest) is None or self.transport.is_closing():
@@ -305,11 +301,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(WireError("the request is too large", 413))
 
     def _feed(self, data: memoryview) -> memoryview:
-        """Parse data; return what is left of it.
-
-        The parser takes everything after a request to upgrade for another protocol. So the head
-        goes through another parser, without that header.
-        """
+        """Parse data; return what is left of it."""
+        # The parser takes everything after a request to upgrade for another protocol. So the head
+        # goes through another parser, without that header.
         try:
             self._parser.feed_data(data)
             return data[:0]

@@ -33,11 +33,10 @@ COMPRESSION_LEVEL = 1  # Tensors hardly shrink more at higher levels
 
 
 class Request:
-    """A request whose head has arrived; its body may still be on the way.
+    """A request whose head has arrived; its body may still be on the way."""
 
-    A body of known size is read into its own buffer; chunks are appended to each other. Either
-    counts in the server's memory for as long as it is used.
-    """
+    # A body of known size is read into its own buffer; chunks are appended to each other. Either
+    # counts in the server's memory for as long as it is used.
 
     def __init__(self, began_s: float, client: tuple[str, int] | None) -> None:
         """Begin a request; ``began_s`` is the monotonic time of its first byte."""
@@ -59,10 +58,7 @@ class Request:
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
-        """Read what the parser knows once the headers are complete; ``send`` writes to the client.
-
-        An address that is no path raises, which the parser reports.
-        """
+        """Read what the parser knows after the headers, or raise; ``send`` writes to the client."""
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         self.path = unquote(path) if "%" in path else path

@@ -199,12 +199,10 @@ def _flag(name: str, value: bool, more: Mapping[str, str] | None = None) -> Resp
 
 
 def check_local_names(headers: Headers) -> None:
-    """Raise a WireError if a request was meant for another machine, or comes from a web page.
-
-    A browser on this machine sends requests for web pages of other sites and other local ports,
-    and a site's name may be made to lead here once its page is loaded. But the browser says whose
-    page it is. Clients that say nothing are not browsers.
-    """
+    """Raise a WireError if a request was meant for another machine, or comes from a web page."""
+    # A browser on this machine sends requests for web pages of other sites and other local ports,
+    # and a site's name may be made to lead here once its page is loaded. But the browser says whose
+    # page it is. Clients that say nothing are not browsers.
     host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
     if host and not is_local(_host(host)):
         raise WireError(f"without a token, host must be local, not {_text(host)}", 403)
@@ -217,11 +215,9 @@ def _text(value: bytes) -> str:
 
 
 def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:
-    """Return whether a request comes from this machine, addressed to a name of its own.
-
-    A web page of another site cannot send JSON without permission, which no server here gives. A
-    proxy adds headers that say for whom it asks.
-    """
+    """Return whether a request comes from this machine, addressed to a name of its own."""
+    # A web page of another site cannot send JSON without permission, which no server here gives. A
+    # proxy adds headers that say for whom it asks.
     names = (client[0] if client else "", _host(headers.get(b"host", b"")))
     return all(map(is_local, names)) and PROXY_HEADERS.isdisjoint(headers)
 

@@ -66,11 +66,7 @@ class ServerMetrics:
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
         resizes: Callable[[], Resizes | None] = lambda: None,
     ) -> None:
-        """Count for this model.
-
-        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended,
-        ``resizes`` how far those of pods are.
-        """
+        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
@@ -90,10 +86,7 @@ class ServerMetrics:
         self.snapshot: Snapshot | None = None  # The latest
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
-        """Count a call that has ended.
-
-        ``counted`` says that it is a further row of a request that was counted with another.
-        """
+        """Count a call that has ended; ``counted``: as a further row of a request."""
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
         with self.lock:
             self.outcomes[reply.outcome] += 1

@@ -66,12 +66,10 @@ def parse(name: str, data: bytes) -> Any:
 
 
 def parsed_bytes(data: bytes) -> int:
-    """Return how much of a ``ModelInferRequest`` has to be parsed number by number.
-
-    That is all, but for items of ``raw_input_contents`` at its end, which are copied as they are.
-    Protobuf writes fields in the order of their numbers, and that is the highest. Too many fields
-    are a WireError. What is no message is for the parser to say, which stops where this does.
-    """
+    """Return how much of a ``ModelInferRequest`` has to be parsed number by number."""
+    # That is all, but for items of ``raw_input_contents`` at its end, which are copied as they are.
+    # Protobuf writes fields in the order of their numbers, and that is the highest. Too many fields
+    # are a WireError. What is no message is for the parser to say, which stops where this does.
     parsed = end = 0
     for _ in range(MAX_FIELDS):
         if end >= len(data):

@@ -99,11 +99,9 @@ class RpcFront:
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def _unary(self, work: Work, guarded: bool = True) -> Any:
-        """Return a handler around what returns the message that answers one.
-
-        It reads the message itself: to know when it began, to end the call of a client that is too
-        slow (gRPC would wait for ever), and to read nothing without the token.
-        """
+        """Return a handler around what returns the message that answers one."""
+        # It reads the message itself: to know when it began, to end the call of a client that is
+        # too slow (gRPC would wait for ever), and to read nothing without the token.
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
@@ -167,10 +165,8 @@ class RpcFront:
             await self._abort(context, error)
 
     async def _answer_stream(self, context: Context) -> None:
-        """Answer the requests of a stream in their order, several of them at a time.
-
-        A WireError if the client neither sends nor reads for long.
-        """
+        """Answer the requests of a stream in their order, several at a time, or a WireError."""
+        # That is if the client neither sends nor reads for long.
         headers, timeout_s = headers_of(context), self._front.options.idle_timeout_s
         places = asyncio.Semaphore(STREAM_REQUESTS)
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -223,10 +219,8 @@ class RpcFront:
 async def receive(
     context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] | None = None
 ) -> bytes | None:
-    """Return a call's next message, None after the last; taking too long is a WireError.
-
-    gRPC buffers at most 64 KB of it before its turn.
-    """
+    """Return a call's next message, None after the last; taking too long is a WireError."""
+    # gRPC buffers at most 64 KB of it before its turn.
     try:
         async with asyncio.timeout(timeout_s), turn or nullcontext():
             data = await context.read()

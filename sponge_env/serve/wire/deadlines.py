@@ -44,10 +44,8 @@ class Deadline:
 def request_deadline(
     parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], arrival: Arrival
 ) -> Deadline:
-    """Return the deadline of a request; a value that is not a number is a WireError.
-
-    Headers have lower-case names; a parameter goes before a header of the same meaning.
-    """
+    """Return the deadline of a request; a value that is not a number is a WireError."""
+    # Headers have lower-case names; a parameter goes before a header of the same meaning.
 
     def value(name: str, header: bytes) -> Any:
         parameter = parameters.get(name)
@@ -96,10 +94,8 @@ def _span_s(name: str, value: Any, unit_s: float) -> float | None:
 
 
 def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[float | None, bool]:
-    """Return a time of the client's clock, None without one or if it is wrong, and whether it is.
-
-    A deadline that has just passed counts: the request has expired.
-    """
+    """Return a time of the client's clock, if it is right, and whether it is wrong."""
+    # A deadline that has just passed counts: the request has expired.
     number = _number(name, value)
     if number is None:
         return None, False

@@ -54,10 +54,8 @@ _WORST_FIRST = (*_REASONS, Status.ANSWERED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:
-    """Raise a :class:`WireError` unless all rows of a request were answered.
-
-    An unanswered row decides for all; rows that were cancelled because of another count last.
-    """
+    """Raise a :class:`WireError` unless all rows of a request were answered."""
+    # An unanswered row decides for all; rows that were cancelled because of another count last.
     statuses = {reply.status for reply in replies}
     if statuses == {Status.ANSWERED}:
         return

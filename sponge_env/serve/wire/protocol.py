@@ -124,10 +124,8 @@ def write_answer(
 def json_size(
     header_length: bytes | None, body_size: int, served: ServedModel, max_rows: int
 ) -> int:
-    """Return the size of a body's JSON, by ``Inference-Header-Content-Length`` if it is given.
-
-    A WireError if it is larger than a request to this model can need.
-    """
+    """Return the size of a body's JSON; larger than a request can need is a WireError."""
+    # ``Inference-Header-Content-Length`` says it, if it is given.
     size = body_size
     if header_length is not None:
         valid = header_length.isdigit() and len(header_length) < 16
@@ -245,10 +243,8 @@ _BYTES_BY_SIGN[list(b',[{:"')] = 64, 160, 255, 100, 32
 
 
 def parsed_bytes(text: Buffer) -> int:
-    """Return an upper bound of the memory that parsing some JSON takes; 2 ms for 1 MB.
-
-    More objects than a request can need are a WireError.
-    """
+    """Return an upper bound of the memory that parsing JSON takes, in 2 ms for 1 MB."""
+    # More objects than a request can need are a WireError.
     signs = np.frombuffer(text, np.uint8)
     if np.count_nonzero(signs == ord("{")) > MAX_OBJECTS:
         raise WireError(f"the JSON of a request has at most {MAX_OBJECTS} objects", 413)

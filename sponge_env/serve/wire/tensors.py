@@ -38,10 +38,7 @@ def datatype(dtype: str | np.dtype[Any]) -> str:
 
 
 def check_rows(shape: object, kind: object, spec: TensorSpec, max_rows: int) -> int:
-    """Return the length of the batch axis of a (rows, *spec.shape) tensor that a client describes.
-
-    Another datatype or shape, no row or too many are a :class:`WireError`.
-    """
+    """Return the rows of a tensor as a client describes it; a wrong one is a ``WireError``."""
     if kind != datatype(spec.dtype):
         raise WireError(f"{spec.name!r} has the datatype {datatype(spec.dtype)}, not {brief(kind)}")
     expected = f"[N, {', '.join(map(str, spec.shape))}]" if spec.shape else "[N]"
