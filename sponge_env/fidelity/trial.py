@@ -156,9 +156,7 @@ class Subject:
 def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
     """Return each stage's (variants, batch_max) CPU seconds of a batch."""
     stages = zip(scenario.pipeline, stage_profiles(scenario, profile), strict=True)
-    return [
-        np.array([p.work_table_s(stage.limits.batch) for p in models]) for stage, models in stages
-    ]
+    return [np.array([p.work_table_s(stage.limits.batch) for p in own]) for stage, own in stages]
 
 
 def real_worker(

@@ -121,10 +121,9 @@ class KubernetesLauncher(RemoteLauncher):
             pending = dict.fromkeys(("NoPod", "Deferred", "Infeasible"), 0)
             pending |= Counter(pod.pending for pod in pods if pod.pending)
             pending["NoPod"] = len(wanting) - len(pods)
-            asked, granted = (each.milli for each in wanting), (pod.granted_milli for pod in pods)
-            return Resizes(
-                sum(asked) / 1000, sum(granted) / 1000, pending, self._resized, self._lag_s
-            )
+            asked = sum(each.milli for each in wanting) / 1000
+            granted = sum(pod.granted_milli for pod in pods) / 1000
+            return Resizes(asked, granted, pending, self._resized, self._lag_s)
 
     def _reach(self, replica: PodReplica) -> Address:
         """Return where a replica's pod listens, once it has one that does."""

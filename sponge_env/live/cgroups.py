@@ -147,9 +147,7 @@ class OutsideLimiter(CpuLimiter):
 def _throttled_s(group: Path, before_s: float) -> float:
     """Read a group's throttle counter; if there is none any more it is as before."""
     counters = dict(map(str.split, _read(group / "cpu.stat").splitlines()))
-    units = (
-        int(counters[name]) * unit_s for name, unit_s in THROTTLED.values() if name in counters
-    )
+    units = (int(counters[name]) * s for name, s in THROTTLED.values() if name in counters)
     return next(units, before_s)
 
 
@@ -158,22 +156,18 @@ class RunGroup:
 
     # Each directory is announced before it is made: the janitor can clean up after a crash.
 
-    def __init__(
-        self, hierarchy: Hierarchy, period_us: int, announce: Callable[[Path], None]
-    ) -> None:
-        self._hierarchy = hierarchy
-        self._period_us = period_us
-        self._announce = announce
+    def __init__(self, within: Hierarchy, period_us: int, announce: Callable[[Path], None]) -> None:
+        self._hierarchy, self._period_us, self._announce = within, period_us, announce
         self._replicas = itertools.count()
         name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.ExitStack() as self._cleanup:
-            base = hierarchy.own if hierarchy.version == 1 else self._delegate(name)
+            base = within.own if within.version == 1 else self._delegate(name)
             sweep(base)
             self._path = self._make(base / name)
             self._cleanup.callback(remove_group, str(self._path))
-            file, weight = WEIGHT[hierarchy.version]
+            file, weight = WEIGHT[within.version]
             _write(self._path / file, weight)
-            if hierarchy.version == 2:
+            if within.version == 2:
                 _write(self._path / "cgroup.subtree_control", "+cpu")
             self._cleanup = self._cleanup.pop_all()
 

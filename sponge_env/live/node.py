@@ -140,10 +140,8 @@ class Connection(threading.Thread):
         replica, launcher = self._replica, self._server.launcher
         if frame.kind == wire.LAUNCH and not replica:
             self._layout = Layout(launcher.jobs[frame.variant])
-            full_speed = bool(frame.size)
-            self._replica = launcher.launch(
-                0, frame.cores, stage=frame.variant, full_speed=full_speed
-            )
+            stage, fast = frame.variant, bool(frame.size)
+            self._replica = launcher.launch(0, frame.cores, stage=stage, full_speed=fast)
             self._epoll.register(self._replica, select.EPOLLIN)
         elif frame.kind == wire.RETIRE:
             self.retires = True

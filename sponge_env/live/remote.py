@@ -297,12 +297,10 @@ class RemoteLauncher(Stages):
     ``WorkerError``; of others that are not there it warns.
     """
 
-    def __init__(
-        self, configs: Sequence[LiveConfig], addresses: Sequence[Address], token: str
-    ) -> None:
+    def __init__(self, configs: Sequence[LiveConfig], nodes: Sequence[Address], token: str) -> None:
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
-        self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
+        self._closed, self.nodes = threading.Event(), list(map(Node, nodes))
         own = token, self.facts, self._closed
         self._threads = [in_thread(node.watch, *own) for node in self.nodes]
         self._threads.append(in_thread(self._watch))

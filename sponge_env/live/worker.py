@@ -231,16 +231,14 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charged_s = now_s
 
     def _complete(self, end: EndedBatch) -> Completion:
-        answer, at = end.answer, self._clock.at
+        answer, at, where = end.answer, self._clock.at, (end.batch, end.replica_id)
         if answer is None:
             self._handover.give_back(end.batch)
-            return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
+            return Completion(*where, at(end.sent_s), self.now(), ok=False)
         self._fleets[end.batch.stage].batch_cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
         tasks = self._handover.answered(end.batch, end.tensors, answer.failed)
-        return Completion(
-            end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
-        )
+        return Completion(*where, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks)
 
 
 @dataclass(slots=True)

@@ -76,9 +76,7 @@ def _named(tensor: TensorSpec, name: str) -> TensorSpec:
     return tensor if tensor.fields or tensor.name else replace(tensor, name=name)
 
 
-def controllers(
-    agent: str, options: Mapping[str, Mapping[str, Any]]
-) -> Callable[[str], Controller]:
+def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[[str], Controller]:
     """Return what makes controllers by their names."""
     # The first may be anything; later ones must be registered, so that no client imports code.
     registry, (entries, _) = known_controllers(), chosen([agent])
@@ -88,11 +86,11 @@ def controllers(
 
     def make(name: str) -> Controller:
         if name == agent:
-            own = {**first.options, **options.get(name, {})}
+            own = {**first.options, **given.get(name, {})}
             return make_controller(first.controller or name, registry, own)
         if name not in registry:
             raise ConfigError(unknown("agent", name, registry))
-        return make_controller(name, registry, options.get(name))
+        return make_controller(name, registry, given.get(name))
 
     return make
 

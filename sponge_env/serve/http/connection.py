@@ -18,15 +18,8 @@ from typing import Any
 
 import httptools
 
-from sponge_env.serve.http.messages import (
-    CLOSE,
-    CONTINUE,
-    JSON,
-    Request,
-    Response,
-    error_response,
-    too_large,
-)
+from sponge_env.serve.http import messages
+from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
@@ -191,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is None:
             latest.keep_alive = False
         if self._running is not None and self._running.version == "1.1":
-            self.transport.write(CONTINUE)
+            self.transport.write(messages.CONTINUE)
         self._loop.call_later(PEER_CHECK_S, self._check_peer)
         return True
 
@@ -246,7 +239,7 @@ class Connection(asyncio.BufferedProtocol):
                 raise WireError("too many connections", 503)
         size = int(request.headers.get(b"content-length", b"0"))
         if size > max_bytes:
-            request.fail(too_large(max_bytes))
+            request.fail(messages.too_large(max_bytes))
         elif size:
             request.allocate(size, self.server.memory)
         if self._latest is not None and not self._paused:
@@ -349,8 +342,8 @@ class Connection(asyncio.BufferedProtocol):
             response = await self.server.answer(request)
         except Exception:
             LOG.exception("a request could not be answered")
-            response = Response(b'{"error":"the server failed"}', 500, JSON, (CLOSE,))
-        request.keep_alive &= CLOSE not in response.headers
+            response = Response(b'{"error":"the server failed"}', 500, headers=(messages.CLOSE,))
+        request.keep_alive &= messages.CLOSE not in response.headers
         if self.server.ending and request is self._latest:
             request.keep_alive = False
         if b"expect" in request.headers and request is self._arriving:
@@ -398,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.transport.is_closing():
             return
         if self._arriving is None:
-            response = error_response(refusal, {})
+            response = messages.error_response(refusal, {})
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
         self._stop_timer()

@@ -137,11 +137,9 @@ def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     }
 
 
-def _plain(parameters: Any) -> dict[str, Any]:
+def _plain(given: Any) -> dict[str, Any]:
     """Return the values of parameters; one without a value is as if it was not there."""
-    chosen = (
-        (name, value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()
-    )
+    chosen = ((name, value, value.WhichOneof("parameter_choice")) for name, value in given.items())
     return {name: getattr(value, choice) for name, value, choice in chosen if choice}
 
 
@@ -152,13 +150,11 @@ def write_message(
     parameters: Mapping[str, Any],
 ) -> Any:
     """Make the ``ModelInferResponse`` to a request, with the tensors that it wants as bytes."""
-    response = MESSAGES["ModelInferResponse"](
-        model_name=model, model_version=VERSION, id=request.id
-    )
+    answer = MESSAGES["ModelInferResponse"](model_name=model, model_version=VERSION, id=request.id)
     for name, value in parameters.items():
-        setattr(response.parameters[name], _KINDS[type(value)], value)
+        setattr(answer.parameters[name], _KINDS[type(value)], value)
     for name, _ in request.outputs:
         array = tensors[name]
-        response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
-        response.raw_output_contents.append(to_bytes(array))
-    return response
+        answer.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
+        answer.raw_output_contents.append(to_bytes(array))
+    return answer

@@ -12,14 +12,8 @@ from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
 from sponge_env.serve.options import authority, listening_socket
-from sponge_env.serve.rpc.codec import (
-    MESSAGES,
-    SERVICE,
-    parse,
-    parsed_bytes,
-    read_message,
-    write_message,
-)
+from sponge_env.serve.rpc import codec
+from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
@@ -96,7 +90,7 @@ class RpcFront:
         }
         handlers["ModelInfer"] = self._unary(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
     def _unary(self, work: Work, guarded: bool = True) -> Any:
         """Return a handler around what returns the message that answers one."""
@@ -125,7 +119,7 @@ class RpcFront:
 
     def _describing(self, name: str, make: Callable[[Any], Any]) -> Work:
         async def work(data: bytes, *_: object) -> Any:
-            request = await run_in_thread(len(data), parse, f"{name}Request", data)
+            request = await run_in_thread(len(data), codec.parse, f"{name}Request", data)
             # for statistics no name is all models
             if name.startswith("Model") and (request.name or name != "ModelStatistics"):
                 self._front.check_model(request.name, request.version)
@@ -138,20 +132,20 @@ class RpcFront:
     ) -> Any:
         front = self._front
         arrival = front.arrival(began_s, remaining_s)
-        size = parsed_bytes(data)
+        size = codec.parsed_bytes(data)
         with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
             request = await run_in_thread(size, self._parse_request, data, threads=READER)
         read_s = time.monotonic() - arrival.arrived_s
         tensors, parameters = await front.infer(request, headers, arrival, len(data))
         began_s = time.monotonic()
-        response = write_message(request, front.served.name, tensors, parameters)
+        response = codec.write_message(request, front.served.name, tensors, parameters)
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
     def _parse_request(self, data: bytes) -> InferRequest:
-        front, message = self._front, parse("ModelInferRequest", data)
+        front, message = self._front, codec.parse("ModelInferRequest", data)
         front.check_model(message.model_name, message.model_version)
-        return read_message(message, front.served, front.options.max_rows)
+        return codec.read_message(message, front.served, front.options.max_rows)
 
     async def _stream(self, _: object, context: Context) -> None:
         """Answer a stream, whose deadline is not that of a request."""

@@ -102,11 +102,7 @@ def write_answer(
     blobs: list[bytes] = []
     for name, binary in request.outputs:
         array = tensors[name]
-        output: dict[str, Any] = {
-            "name": name,
-            "datatype": datatype(array.dtype),
-            "shape": array.shape,
-        }
+        output = {"name": name, "datatype": datatype(array.dtype), "shape": array.shape}
         if binary:
             blobs.append(to_bytes(array))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
@@ -121,18 +117,16 @@ def write_answer(
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
 
-def json_size(
-    header_length: bytes | None, body_size: int, served: ServedModel, max_rows: int
-) -> int:
+def json_size(length: bytes | None, body_size: int, served: ServedModel, max_rows: int) -> int:
     """Return the size of a body's JSON; larger than a request can need is a WireError."""
     # ``Inference-Header-Content-Length`` says it, if it is given.
     size = body_size
-    if header_length is not None:
-        valid = header_length.isdigit() and len(header_length) < 16
-        if not (valid and int(header_length) <= body_size):
-            text = brief(header_length.decode("latin-1"))
+    if length is not None:
+        valid = length.isdigit() and len(length) < 16
+        if not (valid and int(length) <= body_size):
+            text = brief(length.decode("latin-1"))
             raise WireError(f"Inference-Header-Content-Length must be 0 to {body_size}, not {text}")
-        size = int(header_length) or body_size
+        size = int(length) or body_size
     limit, what = HEAD_BYTES, "before binary tensors"
     if size == body_size:
         limit += max_rows * sum(
