@@ -118,12 +118,10 @@ def fit_latency(
     *,
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
-    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares.
-
-    It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
-    spans two decades of latency wants relative ones. The cells' own relative errors are the
-    model's residual quantiles.
-    """
+    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares."""
+    # It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
+    # spans two decades of latency wants relative ones. The cells' own relative errors are the
+    # model's residual quantiles.
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
     if measured.size < 4 or measured.shape != b.shape:
@@ -185,11 +183,9 @@ comes gradually: half of it after 4 to 8 ms, all after 15."""
 
 @dataclass(frozen=True, slots=True)
 class QuotaService:
-    """CPU bandwidth control as the kernel does it: tokens per period.
+    """CPU bandwidth control as the kernel does it: tokens per period, lost if not used then."""
 
-    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
-    full speed; unused tokens do not carry over.
-    """
+    # Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds at full speed.
 
     period_s: float  # Enforcement period
     work_s: tuple[float, ...]

@@ -51,11 +51,10 @@ class Trial:
 
 
 class MeasuredWork:
-    """CPU time of a stage's batches, for a replay by variant and size, in measured order.
+    """CPU time of a stage's batches, for a replay by variant and size, in measured order."""
 
-    A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
-    the ratio of all live batches to theirs.
-    """
+    # A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
+    # the ratio of all live batches to theirs.
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
         """Take batches in the order of their end, and CPU seconds, ([variants,] batch_max)."""
@@ -109,10 +108,8 @@ class Subject:
         return subject
 
     def repeat(self, repetition: int, start_live: Callable[[SystemSpec], Worker]) -> list[Trial]:
-        """Run one live episode and its two counterparts, whose noise the repetition seeds.
-
-        SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
-        """
+        """Run one live episode and its two counterparts, whose noise the repetition seeds."""
+        # SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
         system = RecordedSystem(self.scenario, self.seed, start_live, self.profile)
         episodes: dict[Kind, EpisodeMetrics] = {"live": self._play("live", repetition, system)}
         by_stage: list[list[Completion]] = [[] for _ in system.spec.stages]

@@ -1,7 +1,4 @@
-"""Trace files in formats of others: found by name, told by their content and never by their name.
-
-``recorded.py`` holds one parser for each format and the traces they make.
-"""
+"""Trace files in formats of others (``recorded.py``): found by name, told by their content."""
 
 import functools
 import os

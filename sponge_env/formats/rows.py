@@ -29,11 +29,9 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return the lines of a text file, which gzip may have compressed.
-
-    A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
-    the end are left out. TraceError if the file cannot be read, is not text, or is empty.
-    """
+    """Return the lines of a text file, gzipped or not; TraceError if it is none, or empty."""
+    # A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
+    # the end are left out.
     try:
         text = read_text(path)
         marks = _BREAKS + " \t," * ("\n" not in text)

@@ -1,7 +1,4 @@
-"""What to ask of Kubernetes next, given what the fleet wants and what the pods are.
-
-Pure functions: they know no API, no clock and no sockets.
-"""
+"""What to ask of Kubernetes next, given fleet and pods: pure functions without API and clock."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -44,11 +41,9 @@ class Call(NamedTuple):
 def next_calls(
     pods: Mapping[str, Pod], wants: Collection[Want], set_aside: Collection[str], scale: int
 ) -> list[Call]:
-    """Return what brings the pods closer to what is wanted, the most urgent first.
-
-    ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not be
-    reached a moment ago.
-    """
+    """Return what brings the pods closer to what is wanted, the most urgent first."""
+    # ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not
+    # be reached a moment ago.
     staying = {name: pod for name, pod in pods.items() if not pod.ending}
     taken = {want.pod for want in wants}
     free = [pod for name, pod in sorted(staying.items()) if name not in taken]

@@ -44,14 +44,11 @@ QUANTILES = 21  # Quantiles kept of scatter and residuals
 def calibrate_all(
     configs: Sequence[LiveConfig], seconds: float = SECONDS, shown: bool = False
 ) -> list[Profile]:
-    """Measure the workers that configurations describe, with one replica each.
-
-    It takes about so many seconds beside the loading, shown on the terminal or not, and up to
-    :data:`~.live.bench.DISTURBED_S` more for each model on a machine that is busy otherwise; each
-    grid is measured once at least. Between the grids all take a round of batches at full speed: a
-    machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
-    Measurements that l(b, c) cannot describe are a ``ProfileError``.
-    """
+    """Measure workers with one replica each; what l(b, c) cannot describe is a ProfileError."""
+    # It takes about so many seconds beside the loading, shown on the terminal or not, and up to
+    # DISTURBED_S more for each model on a machine that is busy otherwise; each grid is measured
+    # once at least. Between the grids all take a round of batches at full speed: a machine's speed
+    # drifts by 10 %, and what is compared must not be measured minutes apart.
     positive("the seconds to measure", seconds)
     for config in configs:
         if config.limiter == "none":

@@ -291,11 +291,10 @@ def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
 
 
 class RemoteLauncher(Stages):
-    """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
+    """Starts replicas on nodes, each where fewest cores per CPU are held. Is a ``Launcher``."""
 
-    Implements ``Launcher``. That a node is there and cannot be used, or that none is there, is a
-    ``WorkerError``; of others that are not there it warns.
-    """
+    # That a node is there and cannot be used, or that none is there, is a WorkerError; of others
+    # that are not there it warns.
 
     def __init__(self, configs: Sequence[LiveConfig], nodes: Sequence[Address], token: str) -> None:
         super().__init__(configs)

@@ -58,10 +58,7 @@ class Replica(Protocol):
     """Whether where it runs gives no sign of life; it gets no batch meanwhile."""
 
     def fileno(self) -> int:
-        """Return a descriptor, the same from the start, readable when :meth:`poll` may have news.
-
-        Where it runs elsewhere, the news may be no event.
-        """
+        """Return a descriptor, always the same, readable when :meth:`poll` may have news."""
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send a batch to a replica that waits for one; in vain if it has just died.
@@ -70,16 +67,10 @@ class Replica(Protocol):
         """
 
     def answers(self, size: int) -> list[NDArray[Any]]:
-        """Return the answers to the first tasks of the batch that ended last, until the next.
-
-        Where answers lead to tasks of another stage, each is a stack of their inputs.
-        """
+        """Return the last batch's first answers; those that lead to tasks are stacks of inputs."""
 
     def limit(self, cores: float) -> None:
-        """Ask for physical cores from now on, also for what is running; or ``WorkerError``.
-
-        May come into force later, as in a cluster; :meth:`granted_cores` tells when.
-        """
+        """Ask for physical cores, in force when :meth:`granted_cores` says so; or WorkerError."""
 
     def poll(self) -> Event | None:
         """Take the next event; None if there is none yet."""
@@ -91,10 +82,7 @@ class Replica(Protocol):
         """End it and release everything of it. Safe to call twice."""
 
     def granted_cores(self) -> float:
-        """Return the physical cores in force, as the limiter itself reports them.
-
-        This and the counters below are 1 s old at most.
-        """
+        """Return the physical cores in force; this and the counters below are at most 1 s old."""
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, the cold start included; also after the end."""
@@ -104,10 +92,7 @@ class Replica(Protocol):
 
 
 class CpuLimiter:
-    """Limits the CPU of one child process; as it is, it does not, and others derive from it.
-
-    As many cores as CPUs are no limit. Where the kernel refuses, an ``OSError`` says so.
-    """
+    """Limits the CPU of a child process, or raises ``OSError``; as it is, it does nothing."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus, self._cores = cpus, float(cpus)

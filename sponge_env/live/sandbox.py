@@ -4,9 +4,8 @@ What clients send is worked on in the processes of replicas, which do no more th
 may read files; they write none, start no program, open no socket, and reach no other process.
 That is the task ``computes``; the janitor's, ``cleans``, is to kill and to remove. Each thread has
 rights of its own, so they are given up before the script imports libraries, which start threads.
-What the kernel does not take back stays.
-
-A replica lives under its quota by then, so that this imports no more than it needs.
+What the kernel does not take back stays. A replica lives under its quota by then, so that this
+imports no more than it needs.
 """
 
 import contextlib

@@ -192,12 +192,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charge()
 
     def status(self, stage: int = 0) -> WorkerStatus:
-        """Return the state of a stage's replicas and the counters up to now.
-
-        Cores in use are the CPU time of all replicas until now, that of running batches,
-        of messages and of cold starts included; ``cpu_s`` counts batches when they end,
-        with the handling of their messages.
-        """
+        """Return the state of a stage's replicas and the counters up to now."""
+        # Cores in use are the CPU time of all replicas until now, that of running batches, of
+        # messages and of cold starts included; ``cpu_s`` counts batches when they end, with the
+        # handling of their messages.
         self._charge()
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit
@@ -289,12 +287,10 @@ class Handover:
     def answered(
         self, batch: Batch, answers: Sequence[Tensor], failed: Mapping[int, str] | None = None
     ) -> tuple[int, ...]:
-        """Leave a batch's answers for the next stage; return how many tasks each leads to.
-
-        They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        last stage's are kept until they are taken. That a model ``failed``, :meth:`take_answers`
-        says; if it did on a sample, that is a ``WorkerError``.
-        """
+        """Leave a batch's answers for the next stage; return how many tasks each leads to."""
+        # They are stacks of inputs; there are none where answers lead to nothing that is known. The
+        # last stage's are kept until they are taken. That a model ``failed``, take_answers says; if
+        # it did on a sample, that is a WorkerError.
         last = batch.stage == self._last
         for place, reason in (failed or {}).items():
             kept = self._running[batch.id][place][0]

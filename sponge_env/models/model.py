@@ -88,10 +88,7 @@ class Model(ABC):
         """Run the network on a (size, *inputs.shape) batch, with what :meth:`load` made."""
 
     def finish(self, batch: Array, result: Any) -> Sequence[Array] | Array:
-        """Turn what :meth:`run` returned into one answer for each task of the batch.
-
-        An answer has the shape of ``outputs``; with ``max_tasks`` it is a stack of up to so many.
-        """
+        """Turn what :meth:`run` returned into each task's answer, or ``max_tasks`` of them."""
         answers: Array = result
         return answers
 

@@ -140,10 +140,7 @@ def _checked_input(path: Path, value: Any) -> TensorSpec:
     if not tensor.shape or tensor.shape[0] > 1:
         raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
     if 0 in tensor.shape[1:]:
-        name = (
-            next(axis for axis in value.shape[1:] if not isinstance(axis, int) or not axis)
-            or "NAME"
-        )
+        name = next(n for n in value.shape[1:] if not isinstance(n, int) or not n) or "NAME"
         raise ConfigError(
             f"{what}, but only the batch may be open; fix the rest: python -m onnxruntime.tools."
             f"make_dynamic_shape_fixed --dim_param {name} --dim_value LENGTH {path.name} fixed.onnx"

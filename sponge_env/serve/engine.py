@@ -124,11 +124,8 @@ class ServingEngine:
         except Exception as error:
             status = Status.FAILED
             self.error = error if isinstance(error, SpongeError) else WorkerError(repr(error))
-            LOG.error(
-                "the server cannot go on: %s",
-                self.error,
-                exc_info=None if error is self.error else error,
-            )
+            unexpected = None if error is self.error else error
+            LOG.error("the server cannot go on: %s", self.error, exc_info=unexpected)
         finally:
             self._stop(status)
 

@@ -94,12 +94,10 @@ class ServedSystem(LiveSystem):
         outputs: TensorSpec | None = None,
         queue_max: int = 1024,
     ) -> None:
-        """Start to serve; see :class:`LiveSystem` for the worker.
-
-        The scenario is served without end, and its traffic is not drawn (:func:`endless`). There
-        are never more than ``queue_max`` requests in the system; the others are refused. The last
-        stage's ``outputs`` are needed where a request may have no task there.
-        """
+        """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests in the system;
+        # the others are refused. The last stage's ``outputs`` are needed where a request may have
+        # no task there.
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}

@@ -1,7 +1,4 @@
-"""The counters of a server: calls as they end, intervals as they pass.
-
-Each number is kept once: for Prometheus, for the protocol's statistics, for the live page.
-"""
+"""The counters of a server, each kept once: calls as they end, intervals as they pass."""
 
 import math
 import time
@@ -145,12 +142,9 @@ class ServerMetrics:
             return dict(self.outcomes)
 
     def statistics(self) -> dict[str, Any]:
-        """Return an element of ``model_stats`` of Triton's extension of statistics.
-
-        Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
-        what stands beside them, calls; ``execution_count`` and ``batch_stats``, the batches of all
-        stages.
-        """
+        """Return an element of ``model_stats`` of Triton's extension of statistics."""
+        # Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
+        # what stands beside them, calls; ``execution_count`` and ``batch_stats``, all batches.
         none = asdict(Duration())
         not_measured = {"compute_input": none, "compute_output": none}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)

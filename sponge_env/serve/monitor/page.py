@@ -161,11 +161,9 @@ def since(query: str) -> float:
 
 
 def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> bytes:
-    """Return as JSON the state of the server, and its history from a time on.
-
-    Times are seconds since the server began, budgets and latencies seconds as well; an unknown
-    number is null, the latency of a request that was never answered -1.
-    """
+    """Return as JSON the state of the server, and its history from a time on."""
+    # Times are seconds since the server began, budgets and latencies seconds as well; an unknown
+    # number is null, the latency of a request that was never answered -1.
     served, now = engine.served, engine.snapshot()
     columns = served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued
     names = ("name", "cores", "replicas", "batch", "variant", "queued")

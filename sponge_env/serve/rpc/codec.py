@@ -144,14 +144,11 @@ def _plain(given: Any) -> dict[str, Any]:
 
 
 def write_message(
-    request: InferRequest,
-    model: str,
-    tensors: Mapping[str, NDArray[Any]],
-    parameters: Mapping[str, Any],
+    request: InferRequest, model: str, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
 ) -> Any:
     """Make the ``ModelInferResponse`` to a request, with the tensors that it wants as bytes."""
     answer = MESSAGES["ModelInferResponse"](model_name=model, model_version=VERSION, id=request.id)
-    for name, value in parameters.items():
+    for name, value in about.items():
         setattr(answer.parameters[name], _KINDS[type(value)], value)
     for name, _ in request.outputs:
         array = tensors[name]

@@ -10,19 +10,13 @@ class WireError(Exception):
     """Ends a request with one sentence and a status; :data:`GRPC_CODES` has gRPC's for it."""
 
     def __init__(
-        self,
-        sentence: str,
-        status: int = 400,
-        ended: Status | None = None,
-        retry_after_s: float = 0.0,
+        self, text: str, status: int = 400, ended: Status | None = None, retry_after_s: float = 0.0
     ) -> None:
-        """Take the sentence and an HTTP status.
-
-        ``ended`` says how the engine ended the request, None for one that never came there, and
-        ``retry_after_s``, of a refusal, when there should be room again.
-        """
-        super().__init__(sentence)
-        self.sentence, self.status, self.ended = sentence, status, ended
+        """Take the sentence and an HTTP status."""
+        # ``ended`` says how the engine ended the request, None for one that never came there, and
+        # ``retry_after_s``, of a refusal, when there should be room again.
+        super().__init__(text)
+        self.sentence, self.status, self.ended = text, status, ended
         wait_s = retry_after_s if math.isfinite(retry_after_s) else MAX_RETRY_S
         self.retry_after_s = min(max(wait_s, 0.0), MAX_RETRY_S)
 

@@ -16,20 +16,11 @@ from numpy.typing import NDArray
 
 from sponge_env.models.model import TEXT, TEXT_BYTES, TensorSpec
 from sponge_env.serve.interface import VERSION, ServedModel
+from sponge_env.serve.wire import tensors as wire
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
-from sponge_env.serve.wire.tensors import (
-    Buffer,
-    brief,
-    check_rows,
-    datatype,
-    from_bytes,
-    from_values,
-    is_finite,
-    to_bytes,
-    to_values,
-)
+from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 
 TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others each row led to
 MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
@@ -88,31 +79,29 @@ def make_request(
     if parameters.get("priority", 0) != 0:  # 0 is Triton's default
         raise WireError("priority is not supported: requests are served by their deadlines")
     stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
-    return InferRequest(rows, outputs, name, stated, is_finite(rows))
+    return InferRequest(rows, outputs, name, stated, wire.is_finite(rows))
 
 
 def write_answer(
-    request: InferRequest,
-    model: str,
-    tensors: Mapping[str, NDArray[Any]],
-    parameters: Mapping[str, Any],
+    request: InferRequest, model: str, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
 ) -> list[bytes]:
     """Return the JSON that answers a request, and the bytes of each tensor requested as bytes."""
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, binary in request.outputs:
         array = tensors[name]
-        output = {"name": name, "datatype": datatype(array.dtype), "shape": array.shape}
+        kind = datatype(array.dtype)
+        output: dict[str, Any] = {"name": name, "datatype": kind, "shape": array.shape}
         if binary:
-            blobs.append(to_bytes(array))
+            blobs.append(wire.to_bytes(array))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = to_values(array, name)
+            output["data"] = wire.to_values(array, name)
         outputs.append(output)
     identity = {"id": request.id} if request.id else {}
     answer = {
         **{"model_name": model, "model_version": VERSION, **identity},
-        **{"parameters": parameters, "outputs": outputs},
+        **{"parameters": about, "outputs": outputs},
     }
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
@@ -166,13 +155,13 @@ def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDA
         if size is not None and not (type(size) is int and size >= 0):
             raise WireError(f"binary_data_size of {spec.name!r} is not {brief(size)}")
         begin, end = end, end + (size or 0)
-        rows = check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
+        rows = wire.check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
         if size is None:
-            arrays[spec.name] = from_values(tensor.get("data"), rows, spec)
+            arrays[spec.name] = wire.from_values(tensor.get("data"), rows, spec)
         elif "data" in tensor:
             raise WireError(f"{spec.name!r} has both data and binary_data_size")
         else:
-            arrays[spec.name] = from_bytes(binary[begin:end], rows, spec)
+            arrays[spec.name] = wire.from_bytes(binary[begin:end], rows, spec)
     if not len(arrays) == len(tensors) == len(specs):
         raise WireError(f"a request has {len(specs)} inputs, each once; {_inputs(specs)}")
     if end != len(binary):
