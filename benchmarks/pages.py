@@ -22,8 +22,7 @@ from sponge_env.utils.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()[^)\s#:]+(?=[)#])")
-SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}
-"""Endings of files that become a page. Others are copied."""
+SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}  # Endings of files that become pages
 
 
 class Roles(Extension):

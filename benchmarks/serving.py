@@ -39,8 +39,7 @@ Call = Callable[[int], Array]  # Has the model answer one of the rows
 TIMEOUT_S = 60.0
 LONG_MS = 60_000  # SLO of requests that are not to be refused, whatever there is to do
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
-AGENT = ("--agent", "static-16")
-"""All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
+AGENT = ("--agent", "static-16")  # All of the core and batches up to 16, as the bare runtime has
 BARE = "ONNX Runtime, bare"
 CONNECTIONS = 24  # Half as many again as the largest batch: the next is complete when one ends
 ROUNDS, TURN = 60, 10  # Turns of each way to ask, and requests of a turn

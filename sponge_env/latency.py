@@ -59,8 +59,7 @@ class MeasuredLatency(LatencyModel):
 
     batches: tuple[int, ...] = ()
     cores: tuple[float, ...] = ()
-    latency_s: tuple[tuple[float, ...], ...] = ()
-    """One row per batch size, one column per number of core units."""
+    latency_s: tuple[tuple[float, ...], ...] = ()  # Rows are batch sizes, columns core units
 
     def scaled(self, scale: float) -> Self:
         """Return the model of latencies that are ``scale`` times as long."""
@@ -188,8 +187,7 @@ class QuotaService:
     # Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds at full speed.
 
     period_s: float  # Enforcement period
-    work_s: tuple[float, ...]
-    """CPU time of batches of 1, 2, 3, ... requests at full speed, each right after another."""
+    work_s: tuple[float, ...]  # CPU time of batches of 1, 2, ... at full speed, one after another
     dispatch_s: float  # Wall time per batch outside the limited group (messages, wake-ups)
     dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
     tick_s: float = 0.004  # Time between two looks of the limiter at what was used, as at 250 Hz

@@ -25,8 +25,7 @@ class Quantity:
 
     metric: str  # Name in :class:`~sponge_env.metrics.EpisodeMetrics`
     digits: int  # Decimal places
-    target: float | None = None
-    """Largest difference allowed, in the metric's unit or relative to live."""
+    target: float | None = None  # Largest difference allowed, in the metric's unit or relative
     relative: bool = True  # Whether differences are relative to live
 
     def text(self, value: float) -> str:

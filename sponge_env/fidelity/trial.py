@@ -90,8 +90,7 @@ class Subject:
     agent: str
     controller: Controller
     scenario: Scenario  # As the controller starts it; see :meth:`of`
-    profile: Profile
-    """Of the first stage's first model; like all, measured under a CPU quota on this machine."""
+    profile: Profile  # Of the first stage's first model, measured here under a CPU quota, as all
     seed: int  # Of arrivals and bandwidth, the same in all trials
 
     @classmethod

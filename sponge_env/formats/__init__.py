@@ -18,8 +18,7 @@ __all__ = [
     "content_of", "find_trace", "format_of", "read_arrivals", "read_bandwidth", "trace_hash",
 ]  # fmt: skip
 
-TRACE_DIR = SCENARIO_DIR.parent
-"""Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
+TRACE_DIR = SCENARIO_DIR.parent  # Traces of the project; those of arrivals are ``arrivals-*.csv``
 _SETTING = {"bandwidth": "network.trace (--trace)", "arrivals": "arrivals.file (--arrivals)"}
 
 

@@ -22,8 +22,7 @@ Content = Literal["bandwidth", "arrivals"]  # What a trace is of
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
 _MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
-_MAX_COUNTED_S = 366 * 86_400
-"""Each second takes memory where requests are counted over longer times."""
+_MAX_COUNTED_S = 366 * 86_400  # Each second takes memory where requests are counted over more
 _MAX_MISSING = 0.1  # Readings that may be missing in a trace of counts, as a share of the others
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50

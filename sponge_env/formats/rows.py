@@ -15,8 +15,7 @@ from sponge_env.errors import TraceError
 from sponge_env.utils.files import read_text
 
 _SHOWN_CHARACTERS = 80
-_MOST_ROWS = 10_000_000
-"""Lines of a file, or numbers on its only one; each takes 200 bytes of memory while it is read."""
+_MOST_ROWS = 10_000_000  # Lines, or numbers on the only one; each takes 200 bytes while it is read
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # What ends a line
 _LATEST_S = 1e11  # In the year 5138 by Unix seconds; more is a clock in milliseconds or finer
 

@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 from sponge_env.errors import ConfigError, WorkerError
 
 URL = "SPONGE_KUBERNETES_URL"  # Environment variable of the API server's address
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds the token and the namespace of its service account."""
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # Of a pod: its token and namespace
 TIMEOUT_S, WATCH_S = 5.0, 20  # Longest silence of the API server, and that of a watch besides
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
 

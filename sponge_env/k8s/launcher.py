@@ -29,8 +29,7 @@ LOG = logging.getLogger("sponge_env")
 
 PREFIX = "k8s:"
 PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
-RETRY_S, LOOK_S = 1.0, 0.25
-"""Pause before the same call is made again, and longest time between two looks at what is due."""
+RETRY_S, LOOK_S = 1.0, 0.25  # Pause before a call is made again; longest time between two looks
 
 
 class Resizes(NamedTuple):
@@ -82,12 +81,9 @@ class KubernetesLauncher(RemoteLauncher):
         """The first guards all that follows."""
         self._pods: dict[str, Pod] = {}
         self._wanting: list[PodReplica] = []
-        self._retired: dict[str, socket.socket] = {}
-        """Connections that keep pods unready as long as they last."""
-        self._resumes_s: dict[tuple[str, str], float] = {}
-        """Until when calls, by their kind and pod, are not made again."""
-        self._sent: dict[str, tuple[int, float]] = {}
-        """Resizes that are not in force, and since when they are asked for."""
+        self._retired: dict[str, socket.socket] = {}  # Connections that keep pods unready
+        self._resumes_s: dict[tuple[str, str], float] = {}  # By kind and pod, until when calls wait
+        self._sent: dict[str, tuple[int, float]] = {}  # Resizes not in force, and when asked for
         self._resized, self._lag_s = 0, 0.0
         self._trouble: dict[str, str] = {}  # What went wrong the last time, by the kind of call
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)

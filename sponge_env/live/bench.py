@@ -76,8 +76,7 @@ class Bench(AbstractContextManager["Bench"]):
         )
         self.work: Runs = defaultdict(list)  # Batches of several sizes at full speed
         self.idle_penalty_s: list[float] = []  # CPU seconds that batches took longer after a rest
-        self.pauses_s: list[float] = []
-        """CPU seconds that batches took longer at a share of full speed."""
+        self.pauses_s: list[float] = []  # CPU time that batches took longer below full speed
         self.grid: Grid = defaultdict(list)  # Saturated batches on a grid of sizes and cores
         self.worker = LiveWorker(self.config)
         self.limits = self.worker.launcher

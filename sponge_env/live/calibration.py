@@ -36,8 +36,7 @@ LOG = logging.getLogger("sponge_env")
 
 SECONDS = 45.0  # About how long a calibration takes, beside the loading
 SEVERAL_SECONDS = 75.0  # The same of several models
-LOADED, SLACK_S = 1.1, 0.001
-"""What a cell of the grid may be more than it should; they differ by 3 % on an idle machine."""
+LOADED, SLACK_S = 1.1, 0.001  # What a cell may be more than it should; they differ by 3 % when idle
 QUANTILES = 21  # Quantiles kept of scatter and residuals
 
 

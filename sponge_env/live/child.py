@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = struct.Struct("=qIII")
-"""What the parent sends: batch id, batch size, threads, index of the variant."""
+ORDER = struct.Struct("=qIII")  # From the parent: batch id, its size, threads, index of the variant
 
 REPORT = struct.Struct("=qdd")
 """What the child sends: batch id, monotonic start and end. Where the model failed on some tasks of
@@ -54,12 +53,10 @@ class Tensors(NamedTuple):
 class Job:
     """What a child is to do, passed to it in JSON when it starts."""
 
-    models: Sequence[tuple[str, dict[str, Any]]]
-    """``module:Class`` and arguments of each variant; they share the shapes below."""
+    models: Sequence[tuple[str, dict[str, Any]]]  # ``module:Class`` and arguments of each variant
     batch_max: int
     inputs: tuple[Sequence[int], Any]  # Shape and type of one task's input
-    outputs: tuple[Sequence[int], Any]
-    """Of one task's answer, or of one of the tasks that it leads to."""
+    outputs: tuple[Sequence[int], Any]  # Of a task's answer, or of one of the tasks it leads to
     max_tasks: int = 0  # How many tasks an answer can lead to
     path: Sequence[str] = ()  # Where modules are looked for
     threads: int = 1  # Threads to be ready for at first

@@ -72,8 +72,7 @@ class EndedBatch(NamedTuple):
     replica_id: int
     sent_s: float
     answer: Answer | None  # None when the replica died under it
-    tensors: list[NDArray[Any]]
-    """The answers to its tasks in the last stage, and where they lead to tasks of the next."""
+    tensors: list[NDArray[Any]]  # Its answers, in the last stage or where they lead to tasks
 
 
 class Watch:
@@ -131,14 +130,10 @@ class Fleet:
         self.config = config
         self.members: list[Member] = []  # Oldest first
         self.target = config.initial.stages[0]  # What was asked for
-        self.cores = self.target.cores
-        """Core units of each replica that serves; one that starts has one if there are such."""
-        self.core_seconds = self.held_cores = 0.0
-        """Core units times time, up to the last charge, and core units since then."""
-        self.batch_cpu_s = self.warm_up_cpu_s = 0.0
-        """CPU time of batches that ended, and that of all before the clock started."""
-        self.cold_start_s = config.cold_start_s
-        """Time from asking for the last replica until it was ready; at first, a guess."""
+        self.cores = self.target.cores  # Core units of each that serves; those that start have one
+        self.core_seconds = self.held_cores = 0.0  # Up to the last charge, and those held since
+        self.batch_cpu_s = self.warm_up_cpu_s = 0.0  # Of ended batches, and before the clock began
+        self.cold_start_s = config.cold_start_s  # Time until the last one was ready; first a guess
         self.restarts = 0
         self._launch = partial(launcher.launch, stage=stage)
         last = stage + 1 == len(launcher.max_tasks)
@@ -146,8 +141,7 @@ class Fleet:
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
-        self._failed_s = self._resumes_s = -math.inf
-        """When starts failed the last time, and until when there are no others."""
+        self._failed_s = self._resumes_s = -math.inf  # Last failed start; next one at the earliest
         self._selector = watch.selector
         watch.fleets.append(self)
 

@@ -123,10 +123,8 @@ class CpuLimits(NamedTuple):
     kind: str  # ``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``
     period_s: float  # Enforcement period
     tick_s: float  # Time between two looks at what was used; until then a quota can be overdrawn
-    limiter: Callable[[], CpuLimiter]
-    """Makes the limiter of one replica; ``OSError`` where the kernel refuses."""
-    close: Callable[[], None] = lambda: None
-    """Removes what the limiters shared; they must be closed. Safe to call twice."""
+    limiter: Callable[[], CpuLimiter]  # Makes one replica's; ``OSError`` where the kernel refuses
+    close: Callable[[], None] = lambda: None  # Removes what they shared; safe to call twice
 
 
 @contextmanager

@@ -30,8 +30,7 @@ from sponge_env.utils.installation import ONE_THREAD
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
 STDERR_BYTES = 1 << 16  # Kept between two batches of what a child says on its standard error
 MAX_REPORT_BYTES = 1 << 16  # Of a child's report, with all reasons for which its model failed
-SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
-"""Variables of a child: libraries start no thread of their own, which would use up the quota."""
+SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}  # Further threads would use up the quota
 END_TIMEOUT_S = 10.0  # How long a killed process may take to be gone
 
 too_many_as_sentence = partial(

@@ -17,8 +17,7 @@ from sponge_env.live.wire import Frame, Layout, Link, WireError
 
 LOG = logging.getLogger("sponge_env")
 
-MAX_STRANGERS, MAX_CONNECTIONS = 32, 128
-"""Connections at a time that have not proved to know the token, and in all."""
+MAX_STRANGERS, MAX_CONNECTIONS = 32, 128  # Connections at a time before the proof, and in all
 GONE_MS = 10_000  # A front end that acknowledges nothing for so long is gone
 END_S = 1.0  # How long a connection may take to end
 

@@ -32,8 +32,7 @@ class Answer(NamedTuple):
     started_s: float
     finished_s: float
     cpu_s: float  # CPU time since the event before, the handling of messages included
-    failed: Mapping[int, str] | None = None
-    """Why the model failed, for the places of the tasks on which it did; it goes on."""
+    failed: Mapping[int, str] | None = None  # Why the model failed, by the place of the task
 
 
 class Death(NamedTuple):

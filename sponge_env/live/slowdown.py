@@ -8,8 +8,7 @@ from sponge_env.core.records import Arrays
 
 MEMORY = 1 / 16  # Weight of the newest batch
 FORGOTTEN = 1 / 8  # Share of the estimate that is given up in an interval without a measured batch
-MAX_RATIO, MIN_RATIO = 3.0, 0.5
-"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
+MAX_RATIO, MIN_RATIO = 3.0, 0.5  # Beyond these it is no matter of speed but, say, a debugger
 
 
 class Slowdown:
@@ -24,8 +23,7 @@ class Slowdown:
         shape = int(model["variants"]), int(model["limits"]["batch"]), cores
         begin = int(model["work_at" if self._limited else "served_at"])
         numbers = arrays.numbers[begin : begin + math.prod(shape)]
-        self._table_s: FloatArray = numbers.reshape(shape).copy()
-        """(variants, batch, cores) time of a batch."""
+        self._table_s: FloatArray = numbers.reshape(shape).copy()  # (variants, batch, cores) time
         self._whole_cores = round(1 / float(model["core_unit"]))
         self._mean, self._deviation = 1.0, 0.0
         self._measured = False

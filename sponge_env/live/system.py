@@ -45,8 +45,7 @@ class LiveSystem(System):
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
-        self._steady_cores: dict[int, int] = {}
-        """Cores of each batch that runs, if they have not changed since it began."""
+        self._steady_cores: dict[int, int] = {}  # Of running batches, if the same since they began
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)

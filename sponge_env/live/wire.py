@@ -32,8 +32,7 @@ FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
 PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
 
-LAUNCH, START, LIMIT, RETIRE = range(4)
-"""Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
+LAUNCH, START, LIMIT, RETIRE = range(4)  # Frames to a node; RETIRE refuses connections meanwhile
 FACTS, READY, ANSWER, STATUS, END = range(4, 9)  # And from it; an end comes with the reason
 HEAD = struct.Struct("<BBHIqdddd")
 

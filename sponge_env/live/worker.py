@@ -23,8 +23,7 @@ from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 LIMITED_S = 2.0  # How long the first limits may take to come into force before the clock starts
 
 Tensor = NDArray[Any]
-Task = tuple[int, Tensor]
-"""A place among the tasks of a request in a stage, and the task's input or the answer to it."""
+Task = tuple[int, Tensor]  # A place among a request's tasks in a stage, and its input or answer
 
 
 class EpisodeClock:

@@ -90,8 +90,7 @@ class RowTable:
         self._free = list(range(count))[::-1]
         self._calls: list[OpenCall | None] = [None] * (count + 1)
         self._tasks = [0] * (count + 1)  # Tasks that run, by row
-        self._batches: dict[int, Sequence[int]] = {}
-        """Rows of the requests in each batch, one for each task."""
+        self._batches: dict[int, Sequence[int]] = {}  # Rows of each batch's requests, one a task
 
     @property
     def free(self) -> bool:

@@ -49,8 +49,7 @@ class Reply:
     """How a call ended."""
 
     status: Status
-    output: NDArray[Any] | None = None
-    """(tasks, *outputs.shape) answers of the last stage; of several tensors records."""
+    output: NDArray[Any] | None = None  # (tasks, *outputs.shape) of the last stage; may be records
     finished_s: float = 0.0
     queue_s: float = 0.0  # Time that it waited, in all stages
     service_s: float = 0.0  # Time that it was in batches, in all stages
@@ -105,8 +104,7 @@ class Snapshot:
     batch: tuple[int, ...]
     variant: tuple[str, ...]
     queued: tuple[int, ...]
-    budgets_s: tuple[float, ...]
-    """(queued,) time left to those that wait in the first stage, ascending; at most 256."""
+    budgets_s: tuple[float, ...]  # (<= 256,) left to those that wait in the first stage, ascending
     ready: bool
 
 

@@ -102,8 +102,7 @@ class ServedSystem(LiveSystem):
         self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
         self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
-        self._arriving: list[tuple[float, float]] = []
-        """Delay and budget of each request that arrived in this interval."""
+        self._arriving: list[tuple[float, float]] = []  # Delay and budget of this interval's calls
         self._arrivals = np.zeros((2, 0))
         self._closing_s = math.inf
         self._ended_s = 0.0  # End of the present interval

@@ -22,8 +22,7 @@ LOG = logging.getLogger("sponge_env")
 _IMPORT = re.compile(r"(?m)^(?:from (\S+) )?import (\((?:[^)#]|#[^\n]*)*\)|(?:[^\n\\]|\\\n)*)")
 """An import at the top level of a module; in brackets it may have comments."""
 _COMMENT = re.compile(r"#[^\n]*")
-_OWN_PACKAGES = {"sponge_env", "agents", "baselines"}
-"""Packages of this project, all of which kernels may import."""
+_OWN_PACKAGES = {"sponge_env", "agents", "baselines"}  # This project's, which kernels may import
 
 
 @functools.cache

@@ -49,12 +49,10 @@ class Connections:
     ) -> None:
         """Have requests answered; what is refused before that is ``rejected``, by HTTP status."""
         self.options, self.memory, self.answer, self.rejected = options, memory, answer, rejected
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        """Read buffer of all connections: each parses what it has read before the next reads."""
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # For all: parsed before the next reads
         self.open: set[Connection] = set()
         self.ending = False  # Whether each connection ends with its next answer
-        self._pipelined: deque[Connection] = deque()
-        """Connections whose next request is pipelined, in the order of their turns."""
+        self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
 
     def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
@@ -100,8 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport: Any = None
         self._parser: Any = None
         self._arriving: Request | None = None  # The request whose last byte is still to come
-        self._waiting: deque[Request] = deque()
-        """Requests that wait for the answers to those before them."""
+        self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
         self._task: asyncio.Task[None] | None = None
         self._parsed_bytes, self._in_headers = 0, True
@@ -111,8 +108,7 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._refusal: WireError | None = None
         self._health_only = False
-        self._answered_s = time.monotonic()
-        """When the last answer was written; at first when the connection was made."""
+        self._answered_s = time.monotonic()  # Of the last answer; at first, of the connection
 
     @property
     def idle_since_s(self) -> float:

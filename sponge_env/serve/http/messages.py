@@ -43,12 +43,10 @@ class Request:
         self.began_s, self.client = began_s, client
         self.url = b""
         self.pairs: list[tuple[bytes, bytes]] = []
-        self.headers: dict[bytes, bytes] = {}
-        """By lower-case name; the last one counts where a name is repeated."""
+        self.headers: dict[bytes, bytes] = {}  # By lower-case name; of repeated ones the last
         self.method = self.path = self.query = self.version = ""
         self.keep_alive, self.answered = False, False
-        self.buffer: memoryview | None = None
-        """For a body of known size; ``filled`` bytes of it have arrived."""
+        self.buffer: memoryview | None = None  # Of a body of known size; ``filled`` bytes are here
         self.filled = 0
         self._chunks = bytearray()
         self._held: HeldBytes | None = None

@@ -30,8 +30,7 @@ class Histogram:
     def __init__(self, edges: Sequence[float]) -> None:
         """Take (n,) ascending edges; the last bucket has none."""
         self.edges = tuple(edges)
-        self.counts = [0] * (len(self.edges) + 1)
-        """(n + 1,) of the values above the edge before and up to the own."""
+        self.counts = [0] * (len(self.edges) + 1)  # (n + 1,) values up to each edge, and above all
         self.total = 0.0  # Sum of the values
 
     def add(self, value: float, times: int = 1) -> None:

@@ -53,8 +53,7 @@ _KINDS = {
 VARINT, LENGTH_DELIMITED = 0, 2  # Types on the wire of integers, and of texts, bytes and messages
 RAW_TAG = 7 << 3 | LENGTH_DELIMITED  # Begins ``raw_input_contents``
 MAX_FIELDS = 64  # Of a request: an empty tensor takes two bytes on the wire, and 90 in memory
-FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}
-"""Size of a field of each type on the wire that has one; 3 and 4 are around old groups."""
+FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}  # Size on the wire of types that have one; 3, 4 are groups
 
 
 def parse(name: str, data: bytes) -> Any:

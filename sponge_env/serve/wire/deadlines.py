@@ -12,8 +12,7 @@ from typing import Any
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import brief
 
-PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
-"""Parameters of a request that state it."""
+PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")  # Of a request, to state it
 MAX_SLO_S = 3600.0  # Longer ones are shortened to it
 MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
 DOUBTED_AGE_S = 5.0  # What was sent, or due, so long ago may come from a clock that is behind
@@ -28,8 +27,7 @@ class Arrival:
     arrived_s: float  # All of it, on the same clock
     unix_s: float  # Wall clock at ``arrived_s``
     default_slo_s: float
-    grpc_remaining_s: float | None = None
-    """Time left until the deadline that the client's gRPC library sets."""
+    grpc_remaining_s: float | None = None  # Time until the deadline of the client's gRPC library
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,7 @@ class Memory:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.released: deque[int] = deque()
-        """Sizes of what is not used any more; any thread may be the last to use it."""
+        self.released: deque[int] = deque()  # Sizes of what is not used any more; from any thread
         self._held_bytes = 0
 
     @property
