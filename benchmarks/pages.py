@@ -4,8 +4,6 @@ The pages are those of the repository. What they link becomes part of the site a
 every link works in both. The help of all commands is one more page.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -24,8 +22,7 @@ from sponge_env.utils.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()[^)\s#:]+(?=[)#])")
-SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}
-"""Endings of files that become a page. Others are copied."""
+SHOWN = {".py", ".service", ".sh", ".toml", ".yaml"}  # Endings of files that become pages
 
 
 class Roles(Extension):

@@ -5,8 +5,6 @@
 Batches alternate between the two, and all run at real-time priority where that is allowed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import select

@@ -21,35 +21,26 @@ from sponge_env import cli, metrics
 from sponge_env.core.fields import JOINT_FIELDS, OBS_DIM, REQUEST_FIELDS, STAGE_FIELDS
 from sponge_env.errors import ConfigError
 from sponge_env.fidelity.report import load_fidelity
+from sponge_env.results import suite_tables
 from sponge_env.results.comparison import RunFolder, load_run
 from sponge_env.results.drawing import featured_of
 from sponge_env.results.layout import MISSING, Table, markdown, with_block
 from sponge_env.results.page import draw_all, series_name
-from sponge_env.results.suite_tables import (
-    csv_files,
-    csv_text,
-    read_rows,
-    score_rows,
-    score_table,
-    score_tables,
-    write_files,
-)
+from sponge_env.results.suite_tables import read_rows, score_table
 from sponge_env.run.store import identity
 from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite
 from sponge_env.utils.files import read_json
 
-TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")
-"""Scenarios whose first episode is drawn, with the first profile."""
+TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
 
-SUITES = {
+SUITES = {  # Suites with results, and what their tables are called
     "standard": "All scenarios and models",
     "cold": "Cold starts",
     "robust": "Slow resizes and slow service",
     "real": "Recorded traces",
     "stages": "Model variants and pipelines",
 }
-"""Suites with results, and what their tables are called."""
 ENTRIES = Path(__file__).parent / "leaderboard"  # Of others: DIVISION/NAME/cells.csv
 
 
@@ -69,27 +60,27 @@ def main(argv: Sequence[str]) -> int:
     for suite in SUITES:
         if path := getattr(arguments, suite):
             run = load_run(path)
-            found = csv_files(run.comparison)
+            found = suite_tables.csv_files(run.comparison)
             files |= {folder / f"{suite}-{name}": text for name, text in found.items()}
             if suite == "standard":
                 files |= {docs / name: content for name, content in _pictures(run).items()}
     if arguments.fidelity:
-        files[folder / "fidelity.csv"] = csv_text(fidelity_rows(arguments.fidelity))
-    write_files(files)
+        files[folder / "fidelity.csv"] = suite_tables.csv_text(fidelity_rows(arguments.fidelity))
+    suite_tables.write_files(files)
     readme, results = docs.parent / "README.md", docs / "results.md"
     if (scores := folder / "standard-score.csv").exists():
         rows = read_rows(scores)
         featured = featured_of([*rows["agent"].unique()])
         shown = [score_table(own, featured) for _, own in rows.groupby("start", sort=False)]
         summary = "\n\n".join(map(markdown, shown))
-        write_files({readme: with_block(readme.read_text(), "results", summary)})
-    write_files({results: with_block(results.read_text(), "tables", tables(folder))})
+        suite_tables.write_files({readme: with_block(readme.read_text(), "results", summary)})
+    suite_tables.write_files({results: with_block(results.read_text(), "tables", tables(folder))})
     if (board := docs / "leaderboard.md").exists():
         table = leaderboard(read_rows(folder / "standard-cells.csv"), rows["reference"].iloc[0])
-        write_files({board: with_block(board.read_text(), "entries", markdown(table))})
+        suite_tables.write_files({board: with_block(board.read_text(), "entries", markdown(table))})
     for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
         if (page := docs / name).exists():
-            write_files({page: page_of(page.read_text())})
+            suite_tables.write_files({page: page_of(page.read_text())})
     print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
     return 0
 
@@ -122,7 +113,7 @@ def tables(folder: Path) -> str:
         if (scores := folder / f"{suite}-score.csv").exists():
             reference = read_rows(scores)["reference"].iloc[0]
             cells = read_rows(folder / f"{suite}-cells.csv")
-            found = score_tables(cells, reference, [*cells["agent"].unique()])
+            found = suite_tables.score_tables(cells, reference, [*cells["agent"].unique()])
             if suite == "cold":  # where hardly a cell is met
                 found = {"avoidable violations [%] · mean cores": _missed_grid(cells)}
             elif suite == "robust":  # a mean over different delays says nothing
@@ -156,7 +147,7 @@ def leaderboard(cells: pd.DataFrame, reference: str) -> Table:
         if not same or sorted(entry[key].itertuples(index=False, name=None)) != places:
             raise ConfigError(f"{path} is not one agent on the cells and seeds of {suite.name}")
         cells = pd.concat([cells, entry.assign(agent=f"**{'/'.join(path.parts[-3:-1])}**")])
-    rows = score_rows(cells, reference)
+    rows = suite_tables.score_rows(cells, reference)
     rows = rows.sort_values(["met", "cores_over_reference"], ascending=[False, True])
     return score_table(rows, [*rows["agent"]])
 

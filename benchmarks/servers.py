@@ -1,7 +1,4 @@
-"""Servers that benchmarks start, and on which CPUs they run.
-
-Each serves a model on the last CPU that this process may use; the rest keeps to the others.
-"""
+"""Servers that benchmarks start; the model is alone on the last CPU that we may use."""
 
 import json
 import os

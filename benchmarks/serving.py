@@ -39,21 +39,16 @@ Call = Callable[[int], Array]  # Has the model answer one of the rows
 TIMEOUT_S = 60.0
 LONG_MS = 60_000  # SLO of requests that are not to be refused, whatever there is to do
 MODELS = ("efficientnet-lite0-uint8", "efficientnet-lite0")
-AGENT = ("--agent", "static-16")
-"""All of the core, and batches of up to 16: bare ONNX Runtime knows no other."""
+AGENT = ("--agent", "static-16")  # All of the core and batches up to 16, as the bare runtime has
 BARE = "ONNX Runtime, bare"
-CONNECTIONS = 24
-"""Half as many again as the largest batch: the next batch is complete when one ends."""
+CONNECTIONS = 24  # Half as many again as the largest batch: the next is complete when one ends
 ROUNDS, TURN = 60, 10  # Turns of each way to ask, and requests of a turn
 BURSTS, BURST_S = 6, 6.0  # Measurements of the throughput
 
 
 @contextmanager
 def lean_client(server: Server, rows: Array, slo_ms: float | None = None) -> Iterator[Call]:
-    """Use one connection that is kept, with requests that are made beforehand.
-
-    Without an SLO they have the server's default.
-    """
+    """Use one connection that is kept, with requests made beforehand, by default without an SLO."""
     (tensor,) = server.metadata["inputs"]
     parameters = {} if slo_ms is None else {"slo_ms": slo_ms}
     client, path = http.HttpClient(f"http://127.0.0.1:{server.port}"), http.infer_path(server.model)

@@ -32,12 +32,11 @@ from sponge_env.live.cpus import lock_cpu
 MODEL, SCENARIO, LOAD = "efficientnet-lite0", "local", 0.8
 AGENTS = ("sponge-ip", "sponge-mpc")
 SECONDS = 30.0  # Of each run
-TRITON = {
+TRITON = {  # The best static settings that were found for each number of core units
     "all cores, batches of 16, 10 ms delay": {"delay_s": 0.01},
     "15 cores, batches of 32, two instances": {"cores": 15, "batch_max": 32, "instances": 2},
     "13 cores, batches of 16": {"cores": 13},
 }
-"""The best static settings that were found for each number of core units."""
 Summary = dict[str, Any]  # Metrics of an episode, under the schema's names
 Contender = Callable[[int], Summary]  # Serves the requests of a seed
 

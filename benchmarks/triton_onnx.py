@@ -1,7 +1,4 @@
-"""Triton's Python backend: an ONNX file, opened as our replicas open it, batch by batch.
-
-Runs within Triton, in an environment without this project.
-"""
+"""An ONNX file in Triton's Python backend, without this project, opened as our replicas do."""
 
 import json
 import os

@@ -28,8 +28,7 @@ HOW_TO_MAKE = (
 )
 ONNX = Path(__file__).with_name("triton_onnx.py")
 START_S, HERE = 60.0, ("127.0.0.1", 0)
-SHARED_BYTES = 128 << 20
-"""Shared memory of Triton's Python backend, so that it does not grow while it is measured."""
+SHARED_BYTES = 128 << 20  # Of Triton's Python backend, so that it does not grow meanwhile
 
 
 def add_triton(parser: cli.Parser) -> None:

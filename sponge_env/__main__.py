@@ -20,8 +20,7 @@ COMMANDS = {
     "report": ("app.report", "make one page of what runs found"),
     "validate": ("app.validate", "play the allocations of a simulated run again"),
     "fidelity": ("fidelity.__main__", "compare the simulator with the real worker"),
-}
-"""Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere."""
+}  # Module whose ``main`` takes the arguments, and what it does; that of ``train`` is elsewhere
 EXAMPLES = """examples:
   sponge evaluate --agent sponge-ip sponge-joint static-8    compare three controllers
   sponge train --agent ppo-joint --scenario bursty           train a policy
@@ -60,11 +59,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """Be the process of a command, and end it.
-
-    A server has closed all that it had by then. The interpreter would still take seconds to take
-    apart what numba made (11 s where kernels were compiled), and whoever stops a pod waits.
-    """
+    """Be the process of a command, and end it."""
+    # A server has closed all that it had by then. The interpreter would still take seconds to take
+    # apart what numba made (11 s where kernels were compiled), and whoever stops a pod waits.
     code = main()
     if sys.argv[1:2] == ["serve"]:
         sys.stdout.flush()

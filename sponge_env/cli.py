@@ -21,21 +21,17 @@ from sponge_env.utils.installation import tool as tool
 
 BAD_INPUT = 2  # Exit code after bad input
 INTERRUPTED = 130  # Exit code after Ctrl-C
-DROP_NOTICE = (
+DROP_NOTICE = (  # Says why recorded traces have a drop policy of their own
     "requests that cannot be answered in time any more are dropped, as by default with recorded "
     "traces (--drop none keeps them)"
 )
-"""Says why recorded traces have a drop policy of their own."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Signals that end a command
 ALARM = signal.SIGALRM
 RAISE_AGAIN_S = 0.05  # Time until an interrupt that C code dropped is raised again
 
 
 def command(main: Callable[[Sequence[str]], int]) -> Callable[..., int]:
-    """Let what takes the words of a command line take the process's, and end as commands do.
-
-    Bad input is one sentence on standard error and exit code 2.
-    """
+    """Let it take the process's words; bad input is one sentence on stderr and exit code 2."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:

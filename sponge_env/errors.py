@@ -45,10 +45,8 @@ class MissingExtraError(SpongeError, ImportError):
 
 
 def unknown(kind: str, value: object, allowed: Iterable[str]) -> str:
-    """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest.
-
-    Upper and lower case count as one; ``module.Class`` is meant as ``module:Class``.
-    """
+    """Say that a name of some kind, e.g. an agent's, is unknown, and which is nearest."""
+    # Upper and lower case count as one; ``module.Class`` is meant as ``module:Class``.
     names = sorted(allowed)
     module, dot, of_class = str(value).rpartition(".")
     if kind in ("agent", "model") and dot and of_class[:1].isupper():

@@ -24,8 +24,7 @@ MOST_LOST = 0.5  # Largest part of the quota of one core unit that may be lost w
 SHORTEST_S = 1e-5  # Shortest enforcement period and tick: a kernel's are a hundred times as long
 LONGEST_S = 3600.0  # Longest work of a batch, and whatever else a worker takes time for
 
-CONTENDING = 8
-"""Replicas that load at once where :attr:`QuotaService.loading_contention` is measured."""
+CONTENDING = 8  # Replicas that load at once where ``loading_contention`` is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,7 @@ class LatencyModel:
         return replace(self, **{name: getattr(self, name) * scale for name in names})
 
     def table_s(self, batch_max: int, cores_max: int) -> FloatArray:
-        """Predict the whole grid: (batch_max, cores_max) seconds; row ``b - 1``, column ``c - 1``.
-
-        It is shared and so read-only. A latency that is not positive is a :class:`ProfileError`.
-        """
+        """Predict (batch_max, cores_max) positive seconds, read-only; else a ``ProfileError``."""
         return _table_s(self, batch_max, cores_max)
 
 
@@ -63,8 +59,7 @@ class MeasuredLatency(LatencyModel):
 
     batches: tuple[int, ...] = ()
     cores: tuple[float, ...] = ()
-    latency_s: tuple[tuple[float, ...], ...] = ()
-    """One row per batch size, one column per number of core units."""
+    latency_s: tuple[tuple[float, ...], ...] = ()  # Rows are batch sizes, columns core units
 
     def scaled(self, scale: float) -> Self:
         """Return the model of latencies that are ``scale`` times as long."""
@@ -72,10 +67,8 @@ class MeasuredLatency(LatencyModel):
         return replace(LatencyModel.scaled(self, scale), latency_s=scaled_s)
 
     def predict_s(self, batch: ArrayLike, cores: ArrayLike) -> FloatArray:
-        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores.
-
-        Where one batch size was measured, all batches take as long as that.
-        """
+        """Interpolate in b and 1 / c; beyond the grid go on in b, and share work on fewer cores."""
+        # Where one batch size was measured, all batches take as long as that.
         b, c = np.broadcast_arrays(np.asarray(batch, float), np.asarray(cores, float))
         sizes, units = np.array(self.batches, float), np.array(self.cores)
         rows_s = np.stack([np.interp(-1 / c, -1 / units, row) for row in self.latency_s])
@@ -124,12 +117,10 @@ def fit_latency(
     *,
     relative: bool = False,
 ) -> tuple[LatencyModel, FitError]:
-    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares.
-
-    It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
-    spans two decades of latency wants relative ones. The cells' own relative errors are the
-    model's residual quantiles.
-    """
+    """Fit l(b, c) to a measured grid, (rows, columns) seconds, by linear least squares."""
+    # It minimises ``relative`` or absolute errors: the published fits are absolute; a grid that
+    # spans two decades of latency wants relative ones. The cells' own relative errors are the
+    # model's residual quantiles.
     grid = np.meshgrid(np.asarray(batches, float), np.asarray(cores, float), indexing="ij")
     b, c, measured = grid[0].ravel(), grid[1].ravel(), np.ravel(latency_s).astype(np.float64)
     if measured.size < 4 or measured.shape != b.shape:
@@ -173,10 +164,8 @@ def quantile(quantiles: Sequence[float], probability: float) -> float:
 
 
 def latency_quantile_s(answered_s: Sequence[float], unanswered: int, probability: float) -> float:
-    """Return a quantile of latencies, those in order and those of requests never answered.
-
-    The latter are infinite: without them, who gives up requests would look fast. NaN of none.
-    """
+    """Return a quantile of latencies, those in order and those never answered; NaN of none."""
+    # The latter are infinite: without them, who gives up requests would look fast.
     last = len(answered_s) + unanswered - 1
     if last < 0:
         return math.nan
@@ -193,19 +182,15 @@ comes gradually: half of it after 4 to 8 ms, all after 15."""
 
 @dataclass(frozen=True, slots=True)
 class QuotaService:
-    """CPU bandwidth control as the kernel does it: tokens per period.
+    """CPU bandwidth control as the kernel does it: tokens per period, lost if not used then."""
 
-    Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds of CPU at
-    full speed; unused tokens do not carry over.
-    """
+    # Each ``period_s`` a replica gets ``cores * core_unit * period_s`` seconds at full speed.
 
     period_s: float  # Enforcement period
-    work_s: tuple[float, ...]
-    """CPU time of batches of 1, 2, 3, ... requests at full speed, each right after another."""
+    work_s: tuple[float, ...]  # CPU time of batches of 1, 2, ... at full speed, one after another
     dispatch_s: float  # Wall time per batch outside the limited group (messages, wake-ups)
     dispatch_request_s: float = 0.0  # The same per request (tensors that are copied)
-    tick_s: float = 0.004
-    """Time between two looks of the limiter at what was used: a kernel's at 250 Hz."""
+    tick_s: float = 0.004  # Time between two looks of the limiter at what was used, as at 250 Hz
     wake_s: float | None = None
     """Extra CPU time of a batch that follows a rest, for its caches are cold; None if it was not
     measured, in which case :attr:`resume_s` is taken."""

@@ -78,7 +78,7 @@ def test_a_node_that_goes_costs_no_request(
         proxy = opened.enter_context(closing(Proxy(nodes[1].address)))
         opened.callback(nodes[1].process.send_signal, signal.SIGCONT)
         addresses = [nodes[0].address, proxy.address]
-        monkeypatch.setattr(PLACE, "open", partial(RemoteLauncher, addresses=addresses, token=""))
+        monkeypatch.setattr(PLACE, "open", partial(RemoteLauncher, nodes=addresses, token=""))
         allocation = {"static": {"cores": 4, "batch": 4, "replicas": 2}}
         engine = make_engine(quick_scenario(tmp_path), "static", options=allocation)
         opened.enter_context(closing(engine))

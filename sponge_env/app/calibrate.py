@@ -1,9 +1,4 @@
-"""Measure the real worker on this machine: ``python -m sponge_env calibrate``.
-
-:mod:`sponge_env.live.calibration` says what a profile is made of.
-"""
-
-from __future__ import annotations
+"""Measure the real worker on this machine: ``python -m sponge_env calibrate``."""
 
 import argparse
 import sys

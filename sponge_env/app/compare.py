@@ -1,7 +1,7 @@
 """The body of ``evaluate.py``: compares controllers on one scenario, or on a suite of them."""
 
-import argparse
 import shlex
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -13,23 +13,13 @@ from sponge_env.env.factory import ensure_profile, live_machine, prepare_machine
 from sponge_env.errors import ConfigError, ControllerError, RunDirectoryError
 from sponge_env.metrics import EpisodeMetrics, from_summary
 from sponge_env.results.tables import comparison_table, write_summaries
+from sponge_env.run import suite as suites
 from sponge_env.run.cluster import Cluster, executor_of, run_units
 from sponge_env.run.executor import Failure
 from sponge_env.run.notices import announce, beginnings, replayed
 from sponge_env.run.registry import make_controller, start, who_takes
 from sponge_env.run.store import RunStore, check_run, holds_something, identity, new_folder
-from sponge_env.run.suite import (
-    BOUND_AGENTS,
-    CellGroup,
-    Suite,
-    cells,
-    chosen,
-    load_suite,
-    only,
-    stands_for,
-    with_agents,
-    with_traces,
-)
+from sponge_env.run.suite import Suite
 from sponge_env.run.unit import AgentUnit, Unit, check_scenario, run_unit, units
 from sponge_env.scenario.config import Backend
 from sponge_env.scenario.scenario import load_scenario
@@ -37,12 +27,13 @@ from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.utils.console import Progress
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
+Work = Mapping[Backend, Sequence[Unit]]
 Runs = Mapping[Backend, tuple[RunStore, Sequence[Unit]]]
 
 FAILED = 1  # Exit code after an agent of a suite failed somewhere
 
 
-def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+def evaluate(arguments: Namespace, argv: Sequence[str]) -> int:
     """Run what is missing, print the tables, say where everything is; return the exit code."""
     if arguments.suite:
         require_extra("report", "a suite")
@@ -62,14 +53,14 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
                 if holds_something(folder):  # and takes a while, which another's is not worth
                     seeds = {"seeds": suite.seeds, "first_seed": suite.first_seed or None}
                     check_run(folder, {"suite": suite.name, **seeds})
-            for cell in cells(suite):
+            for cell in suites.cells(suite):
                 ensure_profile(cell, "live", arguments.limiter)
             work = {backend: units(suite, backend, arguments.limiter) for backend in backends}
         # A folder may be refused before anything is tried, and is made only after that.
         runs = _open(opened, path, suite, work, arguments) if goes_on else {}
         notices = [f"left out: {what}" for what in left_out]
         notices += _notices(suite, work, arguments)
-        notices += (alike := replayed(cells(suite), suite.seeds)).values()
+        notices += (alike := replayed(suites.cells(suite), suite.seeds)).values()
         kind = f"suite-{suite.name}" if arguments.suite else f"{suite.name}-{arguments.backend}"
         path = path or new_folder(kind)
         runs = runs or _open(opened, path, suite, work, arguments)
@@ -96,10 +87,8 @@ def evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         return _report_suite(path, suite) if arguments.suite else 0
 
 
-def _notices(
-    suite: Suite, work: Mapping[Backend, Sequence[Unit]], arguments: argparse.Namespace
-) -> list[str]:
-    played, notices = cells(suite), list[str]()
+def _notices(suite: Suite, work: Work, arguments: Namespace) -> list[str]:
+    played, notices = suites.cells(suite), list[str]()
     if not arguments.suite:
         for backend in work:
             profile = check_scenario(played[0], backend, arguments.limiter)
@@ -110,20 +99,14 @@ def _notices(
                 start(controller, spec, 0)
                 if description := getattr(controller, "description", ""):
                     notices.append(f"agent {unit.agent} {description}")
-                elif what := stands_for(unit.agent, suite.agents[unit.agent], unit.options):
+                elif what := suites.stands_for(unit.agent, suite.agents[unit.agent], unit.options):
                     notices.append(f"agent {unit.agent} stands for {what}")
     if cli.drops_by_default(arguments):
         notices.append(cli.DROP_NOTICE)
     return notices + beginnings(played) + announce(played)
 
 
-def _open(
-    opened: ExitStack,
-    path: Path,
-    suite: Suite,
-    work: Mapping[Backend, Sequence[Unit]],
-    arguments: argparse.Namespace,
-) -> Runs:
+def _open(opened: ExitStack, path: Path, suite: Suite, work: Work, arguments: Namespace) -> Runs:
     """Open the folder of the run, or one in it for each of several backends."""
     folders = _folders(path, list(work))
     runs: dict[Backend, tuple[RunStore, Sequence[Unit]]] = {}
@@ -146,24 +129,25 @@ def _folders(path: Path, backends: Sequence[Backend]) -> dict[Backend, Path]:
     return folders
 
 
-def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
+def _chosen_suite(arguments: Namespace) -> tuple[Suite, list[str]]:
     """Return the suite that the arguments name, or make one of one cell; and what it leaves out."""
     left_out: list[str] = []
     changes = cli.scenario_changes(arguments)
     if arguments.duration is not None:
         changes["duration_s"] = arguments.duration
     if arguments.suite:
-        suite = with_agents(load_suite(arguments.suite), arguments.agent or ())
+        suite = suites.with_agents(suites.load_suite(arguments.suite), arguments.agent or ())
         if arguments.traces:
-            suite, left_out = with_traces(suite, arguments.traces, changes)
+            suite, left_out = suites.with_traces(suite, arguments.traces, changes)
     else:
-        scenario, (agents, bounds) = load_scenario(arguments.scenario), chosen(arguments.agent)
+        scenario = load_scenario(arguments.scenario)
+        agents, bounds = suites.chosen(arguments.agent)
         suite = Suite(
             name=changes.get("name", scenario.name),
             seeds=1,
             starts=(scenario.start,),
             bounds=bounds,
-            cells=(CellGroup((arguments.scenario,), (), changes),),
+            cells=(suites.CellGroup((arguments.scenario,), (), changes),),
             agents=agents,
         )
     if arguments.start:
@@ -179,12 +163,10 @@ def _chosen_suite(arguments: argparse.Namespace) -> tuple[Suite, list[str]]:
         agents[name] = replace(agents[name], options={**agents[name].options, **more})
     seeds = arguments.seeds or suite.seed_range
     suite = replace(suite, agents=agents, seeds=len(seeds), first_seed=seeds[0])
-    return only(suite, arguments.cells), left_out
+    return suites.only(suite, arguments.cells), left_out
 
 
-def _run(
-    backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: argparse.Namespace
-) -> None:
+def _run(backend: Backend, store: RunStore, todo: Sequence[Unit], arguments: Namespace) -> None:
     """Run units: those of a suite in processes, whatever fails; others here, watched."""
     # A failure on the only scenario is raised, a controller's after all units; after an interrupt
     # no process is left.
@@ -220,7 +202,7 @@ def _run(
             progress.show(done, f"{failed} failed" if failed else "")
 
 
-def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Namespace) -> None:
+def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: Namespace) -> None:
     found: dict[Backend, list[EpisodeMetrics]] = {}
     for backend, (store, work) in runs.items():
         bounds_last = sorted(work, key=lambda unit: not isinstance(unit, AgentUnit))
@@ -240,7 +222,7 @@ def _report_cell(path: Path, suite: Suite, runs: Runs, arguments: argparse.Names
     else:  # of an interrupted run the live part may be missing
         for rows in filter(None, found.values()):
             print(comparison_table(rows))
-    scenario = cells(suite)[0]
+    scenario = suites.cells(suite)[0]
     unit = scenario_profile(scenario).core_unit
     print(f"cores are units of 1/{1 / unit:g} CPU here\n" if unit != 1 else "")
     if arguments.json:
@@ -275,7 +257,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
     from sponge_env.run.read import load_arrangement, load_failures, load_results
 
     failures = load_failures(path)
-    asked = [*suite.agents, *(BOUND_AGENTS[bound] for bound in suite.bounds)]
+    asked = [*suite.agents, *(suites.BOUND_AGENTS[bound] for bound in suite.bounds)]
     failures = failures[failures["agent"].isin(asked)]
     shown = replace(load_arrangement(path), reference=suite.compared_with)
     text = all_tables(Comparison(load_results(path), failures, list(suite.agents), shown))

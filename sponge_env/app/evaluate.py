@@ -1,7 +1,5 @@
 """The command that compares controllers; its body, :mod:`.compare`, takes a while to import."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import textwrap
@@ -18,8 +16,7 @@ NOT_FOR_SUITES = (
     *("scenario", "backend", "trace", "random_start", "arrivals", "limiter", "wait", "policy"),
     *("json", "replicas"),
     *(CHANGING := ("profile", "rate", "load", "drop", "duration", "start")),
-)
-"""Options that a suite says itself, or that it has no use for; a suite of traces takes the last."""
+)  # Options that a suite says itself, or that it has no use for; a suite of traces takes the last
 
 
 @cli.command

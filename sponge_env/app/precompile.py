@@ -4,8 +4,6 @@
 registered controller; ``--all`` the oracle as well.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Host replicas for front ends on other machines: ``sponge replica``."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
@@ -20,8 +18,7 @@ from sponge_env.scenario.scenario import Scenario, scenario_of
 from sponge_env.serve.options import authority, is_local, listening_socket
 
 LIMITERS = ("auto", "cgroup", "outside")
-SWITCH_S = 0.0005
-"""Longest time that a busy thread keeps the interpreter from another connection's."""
+SWITCH_S = 0.0005  # Longest time that a busy thread keeps the interpreter from another connection's
 
 
 @cli.command

@@ -1,7 +1,5 @@
 """Report what runs found: ``sponge report RUN ...``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

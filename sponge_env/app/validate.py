@@ -1,7 +1,5 @@
 """Play a run's recorded allocations again: ``sponge validate RUN``."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,13 +29,10 @@ class Recorded:
     """An episode of a run's suite, and what the run has kept of it."""
 
     agent: str
-    scenario: Scenario
-    """As the agent began it."""
+    scenario: Scenario  # As the agent began it
     seed: int
-    metrics: dict[str, Any]
-    """Empty if there is no result."""
-    allocations: list[Allocation]
-    """One for each interval."""
+    metrics: dict[str, Any]  # Empty if there is no result
+    allocations: list[Allocation]  # One for each interval
 
     def differences(self) -> list[str]:
         """Return in what the replay differs; no code of the run's is needed, or executed."""
@@ -66,11 +61,8 @@ def _is_same(recorded: Any, found: Any) -> bool:
 
 
 def recorded(path: Path) -> Iterator[Recorded]:
-    """Yield all episodes of the suite of a simulated run, those without a result included.
-
-    A cold episode begins as the scenario does, a warm one as the run says. A ConfigError says of
-    which run there is no replay, a RunDirectoryError what is damaged.
-    """
+    """Yield all episodes of the suite of a simulated run, those without a result included."""
+    # A cold episode begins as the scenario does, a warm one as the run says.
     from sponge_env.run.read import load_intervals
     from sponge_env.run.store import read_result, result_files, whole_episodes
     from sponge_env.run.suite import Suite, cells

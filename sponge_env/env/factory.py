@@ -173,7 +173,7 @@ def prepare_machine(wait: bool, cpus: frozenset[int] | None, replicas: str = "lo
             deployment = replicas.removeprefix(PREFIX)
             PLACE.open = partial(KubernetesLauncher, where=deployment, token=token)
         else:
-            PLACE.open = partial(RemoteLauncher, addresses=parse_addresses(replicas), token=token)
+            PLACE.open = partial(RemoteLauncher, nodes=parse_addresses(replicas), token=token)
     if wait or cpus:
         from sponge_env.live.cpus import prepare_cpus
 

@@ -25,8 +25,7 @@ class Quantity:
 
     metric: str  # Name in :class:`~sponge_env.metrics.EpisodeMetrics`
     digits: int  # Decimal places
-    target: float | None = None
-    """Largest difference allowed, in the metric's unit or relative to live."""
+    target: float | None = None  # Largest difference allowed, in the metric's unit or relative
     relative: bool = True  # Whether differences are relative to live
 
     def text(self, value: float) -> str:
@@ -139,10 +138,7 @@ def _row(trials: Sequence[Trial], quantity: Quantity) -> Row:
 def side_by_side(
     simulated: Iterable[EpisodeMetrics], live: Iterable[EpisodeMetrics]
 ) -> tuple[Table, list[str]]:
-    """Return a table of agents that met the same requests simulated and live, and its notes.
-
-    Means are over the seeds that both have; no row without any.
-    """
+    """Tabulate agents that met the same requests simulated and live, over seeds that both have."""
     whole = {(e.agent, e.seed): e for e in live if not e.partial}
     pairs: dict[str, list[Trial]] = {}
     for episode in simulated:

@@ -51,22 +51,17 @@ class Trial:
 
 
 class MeasuredWork:
-    """CPU time of a stage's batches, for a replay by variant and size, in measured order.
+    """CPU time of a stage's batches, for a replay by variant and size, in measured order."""
 
-    A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
-    the ratio of all live batches to theirs.
-    """
+    # A simulated batch of a kind that has run out, or never ran, takes the profile's time, times
+    # the ratio of all live batches to theirs.
 
     def __init__(self, completions: Iterable[Completion], usual_s: FloatArray) -> None:
-        """Take batches in the order of their end, and the profiles' CPU seconds.
-
-        These are (variants, batch_max), or (batch_max,) of one. Batches without a CPU time, such
-        as those that failed, are left out.
-        """
+        """Take batches in the order of their end, and CPU seconds, ([variants,] batch_max)."""
+        # Batches without a CPU time, such as those that failed, are left out.
         self._usual_s = np.atleast_2d(usual_s)
         self._measured_s: dict[tuple[int, int], list[float]] = defaultdict(list)
-        self.measured_s = self.expected_s = 0.0
-        """CPU time of all batches, measured and by the profiles."""
+        self.measured_s = self.expected_s = 0.0  # CPU time of all batches, measured and by profiles
         for completion in completions:
             if completion.ok and completion.cpu_s > 0:
                 kind = completion.batch.variant, completion.batch.size - 1
@@ -95,18 +90,15 @@ class Subject:
     agent: str
     controller: Controller
     scenario: Scenario  # As the controller starts it; see :meth:`of`
-    profile: Profile
-    """Of the first stage's first model; like all, measured under a CPU quota on this machine."""
+    profile: Profile  # Of the first stage's first model, measured here under a CPU quota, as all
     seed: int  # Of arrivals and bandwidth, the same in all trials
 
     @classmethod
     def of(
         cls, agent: str, controller: Controller, scenario: Scenario, profile: Profile, seed: int
     ) -> "Subject":
-        """Fix the scenario's length and initial allocation.
-
-        The profiles have to be measured under a quota. What cannot be used is a SpongeError.
-        """
+        """Fix length and initial allocation; what cannot be used is a SpongeError."""
+        # The profiles have to be measured under a quota.
         _usual_s(scenario, profile)  # asks for quotas before anything runs
         scenario = warm(scenario, controller, profile)
         subject = cls(agent, controller, scenario, profile, seed)
@@ -115,10 +107,8 @@ class Subject:
         return subject
 
     def repeat(self, repetition: int, start_live: Callable[[SystemSpec], Worker]) -> list[Trial]:
-        """Run one live episode and its two counterparts, whose noise the repetition seeds.
-
-        SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
-        """
+        """Run one live episode and its two counterparts, whose noise the repetition seeds."""
+        # SpongeError if the worker cannot go on, KeyboardInterrupt if it was interrupted.
         system = RecordedSystem(self.scenario, self.seed, start_live, self.profile)
         episodes: dict[Kind, EpisodeMetrics] = {"live": self._play("live", repetition, system)}
         by_stage: list[list[Completion]] = [[] for _ in system.spec.stages]
@@ -140,10 +130,8 @@ class Subject:
     def simulated(
         self, repetition: int, tasks: dict[int, int] | None = None, works: Sequence[FloatArray] = ()
     ) -> SimulatedSystem:
-        """Build the simulated counterpart of a live run, with its batches' CPU times if given.
-
-        ``tasks`` says how many the first stage's answer led to, by request.
-        """
+        """Build the simulated counterpart of a live run, with its batches' CPU times if given."""
+        # ``tasks`` says how many the first stage's answer led to, by request.
         workload = draw_workload(self.scenario, self.profile, self.seed)
         system = SimulatedSystem(self.scenario, repetition, self.profile, workload, works)
         system.tell(tasks or {})
@@ -164,9 +152,7 @@ class Subject:
 def _usual_s(scenario: Scenario, profile: Profile) -> list[FloatArray]:
     """Return each stage's (variants, batch_max) CPU seconds of a batch."""
     stages = zip(scenario.pipeline, stage_profiles(scenario, profile), strict=True)
-    return [
-        np.array([p.work_table_s(stage.limits.batch) for p in models]) for stage, models in stages
-    ]
+    return [np.array([p.work_table_s(stage.limits.batch) for p in own]) for stage, own in stages]
 
 
 def real_worker(

@@ -1,7 +1,4 @@
-"""Trace files in formats of others: found by name, told by their content and never by their name.
-
-``recorded.py`` holds one parser for each format and the traces they make.
-"""
+"""Trace files in formats of others (``recorded.py``): found by name, told by their content."""
 
 import functools
 import os
@@ -21,8 +18,7 @@ __all__ = [
     "content_of", "find_trace", "format_of", "read_arrivals", "read_bandwidth", "trace_hash",
 ]  # fmt: skip
 
-TRACE_DIR = SCENARIO_DIR.parent
-"""Traces that ship with the project; those of arrivals are named ``arrivals-*.csv``."""
+TRACE_DIR = SCENARIO_DIR.parent  # Traces of the project; those of arrivals are ``arrivals-*.csv``
 _SETTING = {"bandwidth": "network.trace (--trace)", "arrivals": "arrivals.file (--arrivals)"}
 
 
@@ -107,10 +103,7 @@ def _hash(path: Path, content: Content, state: tuple[int, ...]) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _parse(path: Path, content: Content, state: tuple[int, ...]) -> tuple[str, Any]:
-    """Parse a file once for all episodes, and again when another is there by that name.
-
-    Returned is its format's name with the trace.
-    """
+    """Return a file's format and trace: parsed once, and again when another has its name."""
     lines = read_lines(path)
     for candidate in FORMATS[content]:
         if candidate.matches(lines):

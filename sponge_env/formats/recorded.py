@@ -22,27 +22,21 @@ Content = Literal["bandwidth", "arrivals"]  # What a trace is of
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COUNT = "requests per second"
 _MAX_S = 1e8  # Three years: no trace is as long, and 1973 as a Unix time
-_MAX_COUNTED_S = 366 * 86_400
-"""Each second takes memory where requests are counted over longer times."""
-_MAX_MISSING = 0.1
-"""Readings that may be missing in a trace of counts, as a share of those that are there."""
+_MAX_COUNTED_S = 366 * 86_400  # Each second takes memory where requests are counted over more
+_MAX_MISSING = 0.1  # Readings that may be missing in a trace of counts, as a share of the others
 MAHIMAHI_PACKET_BYTES = 1500.0
 MAHIMAHI_BIN_MS = 50
 """Deliveries are counted in bins of this width, by which the end of a transfer can be off.
 Outages of a tenth of a second remain, and narrower bins come no nearer to the packets."""
 _MAHIMAHI_MAX_MS = 1e9  # Eleven days; more is a wall clock
-MAHIMAHI_LINES = 500
-"""As many numbers that rise and never fall are mahimahi's times, and no counts of requests."""
+MAHIMAHI_LINES = 500  # So many numbers that never fall are mahimahi's times, and no counts
 _MAHIMAHI_MIN_BYTES_PER_S = 100.0  # Any link carries more; less are rates that only rise
 _PENSIEVE_MAX_MBIT_PER_S = 1e5  # No client has a link of 100 Gbit/s; more is in other units
 
 
 @dataclass(frozen=True, eq=False)
 class EventTrace:
-    """Requests at exact times; time 0 is the start of the trace.
-
-    After the last request and the mean time between two it starts again.
-    """
+    """Requests at exact times from its start; after the last and the mean gap it starts again."""
 
     time_s: FloatArray  # (n,) ascending from at least 0
 
@@ -321,8 +315,7 @@ def _seconds(text: str) -> float:
         return _unix_us(text) / 1e6
 
 
-COUNTED = ("value", "requests", "count")
-"""Headers of the column that counts requests beside a timestamp."""
+COUNTED = ("value", "requests", "count")  # Headers of the column that counts requests after a time
 _CELLULAR = ("unix time", "milliseconds", "latitude", "longitude", "bytes", "interval")
 
 
@@ -348,5 +341,4 @@ FORMATS: Mapping[Content, tuple[Format, ...]] = {
         Format("requests per second, one per line", "columns", (_COUNT,), _counts_in_lines),
         Format("requests per second on one line", "one line", (_COUNT,), _counts),
     ),
-}
-"""Every format that traces can be loaded from; a format more is a line here and its parser."""
+}  # Every format that traces can be loaded from; a format more is a line here and its parser

@@ -15,8 +15,7 @@ from sponge_env.errors import TraceError
 from sponge_env.utils.files import read_text
 
 _SHOWN_CHARACTERS = 80
-_MOST_ROWS = 10_000_000
-"""Lines of a file, or numbers on its only one; each takes 200 bytes of memory while it is read."""
+_MOST_ROWS = 10_000_000  # Lines, or numbers on the only one; each takes 200 bytes while it is read
 _BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # What ends a line
 _LATEST_S = 1e11  # In the year 5138 by Unix seconds; more is a clock in milliseconds or finer
 
@@ -29,11 +28,9 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Return the lines of a text file, which gzip may have compressed.
-
-    A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
-    the end are left out. TraceError if the file cannot be read, is not text, or is empty.
-    """
+    """Return the lines of a text file, gzipped or not; TraceError if it is none, or empty."""
+    # A byte order mark, comments (lines that start with ``#``), and blank lines at the start and
+    # the end are left out.
     try:
         text = read_text(path)
         marks = _BREAKS + " \t," * ("\n" not in text)
@@ -84,10 +81,7 @@ class Rows:
         self.require(np.diff(values, prepend=values[:1]) >= 0, f"{name} goes back")
 
     def column(self, name: str, convert: Callable[[str], float] | None = None) -> FloatArray:
-        """Return one column as (rows,) numbers that are finite and at least 0.
-
-        Unless a cell is a number, ``convert`` makes one of it, or raises ValueError.
-        """
+        """Return a column, (rows,) from 0; ``convert`` makes numbers of cells, or raises."""
         column, width = self.header.index(name), len(self.header)
         values = np.empty(len(self.lines))
         for row, (_, text) in enumerate(self.lines):
@@ -127,8 +121,7 @@ class Format:
     layout: Literal["header", "columns", "one line"]
     """A CSV header that has the columns among others; numbers in columns without a
     header; or all numbers of one column on the file's only line."""
-    columns: tuple[str, ...]
-    """Names of the columns; of those that are needed where there is a header."""
+    columns: tuple[str, ...]  # Names of the columns; of those needed where there is a header
     parse: Callable[[Rows], Any]  # Makes the trace of the rows
 
     def matches(self, lines: list[Line]) -> bool:

@@ -4,8 +4,6 @@ Within a pod, address, token and certificate are where Kubernetes puts them; els
 ``SPONGE_KUBERNETES_URL`` names an API server, such as the one that ``kubectl proxy`` offers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -19,12 +17,9 @@ from urllib.parse import urlsplit
 
 from sponge_env.errors import ConfigError, WorkerError
 
-URL = "SPONGE_KUBERNETES_URL"
-"""Environment variable of the API server's address."""
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds the token and the namespace of its service account."""
-TIMEOUT_S, WATCH_S = 5.0, 20
-"""Longest silence of the API server, and how long a watch without events takes besides."""
+URL = "SPONGE_KUBERNETES_URL"  # Environment variable of the API server's address
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # Of a pod: its token and namespace
+TIMEOUT_S, WATCH_S = 5.0, 20  # Longest silence of the API server, and that of a watch besides
 MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-patch+json"
 
 

@@ -5,8 +5,6 @@ another makes one call after another of those that :mod:`sponge_env.k8s.plan` na
 for neither. While the API server is away, it goes on with what was granted.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import socket
@@ -30,24 +28,18 @@ from sponge_env.live.replica import LiveConfig
 LOG = logging.getLogger("sponge_env")
 
 PREFIX = "k8s:"
-PERIOD_S, TICK_S = 0.1, 0.004
-"""Period of the quota that a kubelet sets, and the kernel's tick."""
-RETRY_S, LOOK_S = 1.0, 0.25
-"""Pause before the same call is made again, and longest time between two looks at what is due."""
+PERIOD_S, TICK_S = 0.1, 0.004  # Period of the quota that a kubelet sets, and the kernel's tick
+RETRY_S, LOOK_S = 1.0, 0.25  # Pause before a call is made again; longest time between two looks
 
 
 class Resizes(NamedTuple):
     """How far Kubernetes has brought about what was asked for."""
 
     asked_cores: float
-    granted_cores: float
-    """Physical cores of all pods with a replica."""
-    pending: Mapping[str, int]
-    """Replicas that wait, by the reason."""
-    ended: int
-    """Resizes that came into force."""
-    lag_s: float
-    """From asking to that, all together."""
+    granted_cores: float  # Physical cores of all pods with a replica
+    pending: Mapping[str, int]  # Replicas that wait, by the reason
+    ended: int  # Resizes that came into force
+    lag_s: float  # From asking to that, all together
 
 
 class PodReplica(RemoteReplica):
@@ -89,15 +81,11 @@ class KubernetesLauncher(RemoteLauncher):
         """The first guards all that follows."""
         self._pods: dict[str, Pod] = {}
         self._wanting: list[PodReplica] = []
-        self._retired: dict[str, socket.socket] = {}
-        """Connections that keep pods unready as long as they last."""
-        self._resumes_s: dict[tuple[str, str], float] = {}
-        """Until when calls, by their kind and pod, are not made again."""
-        self._sent: dict[str, tuple[int, float]] = {}
-        """Resizes that are not in force, and since when they are asked for."""
+        self._retired: dict[str, socket.socket] = {}  # Connections that keep pods unready
+        self._resumes_s: dict[tuple[str, str], float] = {}  # By kind and pod, until when calls wait
+        self._sent: dict[str, tuple[int, float]] = {}  # Resizes not in force, and when asked for
         self._resized, self._lag_s = 0, 0.0
-        self._trouble: dict[str, str] = {}
-        """What went wrong the last time, by the kind of call."""
+        self._trouble: dict[str, str] = {}  # What went wrong the last time, by the kind of call
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)
@@ -129,10 +117,9 @@ class KubernetesLauncher(RemoteLauncher):
             pending = dict.fromkeys(("NoPod", "Deferred", "Infeasible"), 0)
             pending |= Counter(pod.pending for pod in pods if pod.pending)
             pending["NoPod"] = len(wanting) - len(pods)
-            asked, granted = (each.milli for each in wanting), (pod.granted_milli for pod in pods)
-            return Resizes(
-                sum(asked) / 1000, sum(granted) / 1000, pending, self._resized, self._lag_s
-            )
+            asked = sum(each.milli for each in wanting) / 1000
+            granted = sum(pod.granted_milli for pod in pods) / 1000
+            return Resizes(asked, granted, pending, self._resized, self._lag_s)
 
     def _reach(self, replica: PodReplica) -> Address:
         """Return where a replica's pod listens, once it has one that does."""

@@ -1,9 +1,4 @@
-"""What to ask of Kubernetes next, given what the fleet wants and what the pods are.
-
-Pure functions: they know no API, no clock and no sockets.
-"""
-
-from __future__ import annotations
+"""What to ask of Kubernetes next, given fleet and pods: pure functions without API and clock."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -15,19 +10,15 @@ class Pod(NamedTuple):
     """What counts of a pod; CPU in thousandths of a core."""
 
     name: str
-    generation: int = 1
-    """Grows with each change of what is asked for."""
+    generation: int = 1  # Grows with each change of what is asked for
     container: str = ""
     node: str = ""
-    address: tuple[str, int] = ("", 0)
-    """And its port."""
+    address: tuple[str, int] = ("", 0)  # And its port
     ready: bool = False
     ending: bool = False
     asked_milli: int = 0
-    granted_milli: int = 0
-    """In force, as the kubelet reports it."""
-    pending: str = ""
-    """Why a resize is not allocated: ``Deferred`` or ``Infeasible``."""
+    granted_milli: int = 0  # In force, as the kubelet reports it
+    pending: str = ""  # Why a resize is not allocated: ``Deferred`` or ``Infeasible``
 
 
 class Want(NamedTuple):
@@ -44,18 +35,15 @@ class Call(NamedTuple):
     kind: Literal["assign", "resize", "scale", "retire", "release"]
     """``retire`` makes a pod unready, so that the Deployment removes it, ``release`` undoes it."""
     pod: str
-    value: int = 0
-    """The replica, thousandths of a core, or the number of pods."""
+    value: int = 0  # The replica, thousandths of a core, or the number of pods
 
 
 def next_calls(
     pods: Mapping[str, Pod], wants: Collection[Want], set_aside: Collection[str], scale: int
 ) -> list[Call]:
-    """Return what brings the pods closer to what is wanted, the most urgent first.
-
-    ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not be
-    reached a moment ago.
-    """
+    """Return what brings the pods closer to what is wanted, the most urgent first."""
+    # ``scale`` is the number of pods last asked for. Those ``set_aside`` are retired, or could not
+    # be reached a moment ago.
     staying = {name: pod for name, pod in pods.items() if not pod.ending}
     taken = {want.pod for want in wants}
     free = [pod for name, pod in sorted(staying.items()) if name not in taken]
@@ -77,10 +65,8 @@ def next_calls(
 
 
 def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
-    """Return the resizes that make sense now, those that give back cores first.
-
-    While one is pending on a node, no other pod there is asked to grow, and that one no further.
-    """
+    """Return the resizes that make sense now, those that give back cores first."""
+    # While one is pending on a node, no other pod there is asked to grow, and that one no further.
     full = {pod.node for pod in pods.values() if pod.pending}
     resizes = []
     for want in wants:

@@ -1,7 +1,5 @@
 """Measurements on the real worker: one batch after another on one replica."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections import defaultdict
@@ -21,29 +19,22 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.live.worker import LiveWorker
 from sponge_env.utils.console import Progress
 
-WORK_RUNS = 8
-"""Minimum number of pairs of batches of each size at full speed."""
-PAUSED_RUNS = 20
-"""Pairs of batches at full speed and at a share of it."""
-PAUSED_SIZE = 4
-"""Requests in each of these."""
+WORK_RUNS = 8  # Minimum number of pairs of batches of each size at full speed
+PAUSED_RUNS = 20  # Pairs of batches at full speed and at a share of it
+PAUSED_SIZE = 4  # Requests in each of these
 PAUSED_SHARE = 4
 """So many times slower they are than at full speed: pauses of half a period cost next to nothing
 here, those of three quarters 0.2 ms."""
-CELL_S = 0.25
-"""Time spent on one cell of the grid per round, or one batch if that takes longer."""
-MAX_RUNS = 64
-"""Batches of one cell per round: of a model that takes microseconds there would be thousands."""
-REST_S = 0.03
-"""Rest before a batch that shows the idle penalty: here that is all there after 15 ms."""
+CELL_S = 0.25  # Time spent on one cell of the grid per round, or one batch if that takes longer
+MAX_RUNS = 64  # Batches of a cell per round: those of a small model take microseconds
+REST_S = 0.03  # Rest before a batch that shows the idle penalty: here that is all there after 15 ms
 DISTURBED = 1.3
 """Work of a batch, relative to that at full speed, from which on it is run again: a busy sibling of
 its CPU makes it 1.6 times as much, for seconds."""
 DISTURBED_S, DISTURBED_CELL_S = 20.0, 8.0
 """Time for which disturbed batches are run again: in all, and for one cell of the grid each time,
 whose own work may be so much more under a small share. What is measured after that counts."""
-PATIENCE_S = 300.0
-"""Longest wait for one batch or one cold start."""
+PATIENCE_S = 300.0  # Longest wait for one batch or one cold start
 
 Step = TypeVar("Step")
 
@@ -51,36 +42,28 @@ Step = TypeVar("Step")
 class BatchRun(NamedTuple):
     """One batch."""
 
-    latency_s: float
-    """From the order to the answer, as the harness sees it."""
+    latency_s: float  # From the order to the answer, as the harness sees it
     cpu_s: float
-    dispatch_s: float
-    """The part of the latency outside the replica."""
+    dispatch_s: float  # The part of the latency outside the replica
 
 
 class ColdStart(NamedTuple):
     """The cold start of replicas."""
 
-    latency_s: float
-    """Until all are ready."""
-    cpu_s: float
-    """CPU time of each, on average."""
-    memory_bytes: int
-    """What each then holds for itself, on average."""
+    latency_s: float  # Until all are ready
+    cpu_s: float  # CPU time of each, on average
+    memory_bytes: int  # What each then holds for itself, on average
 
 
-Runs = dict[int, list[BatchRun]]
-"""Runs per batch size."""
-Grid = dict[tuple[int, int], list[BatchRun]]
-"""Runs per cell: batch size and core units."""
+Runs = dict[int, list[BatchRun]]  # Runs per batch size
+Grid = dict[tuple[int, int], list[BatchRun]]  # Runs per cell: batch size and core units
 
 
 class Bench(AbstractContextManager["Bench"]):
-    """One model under measurement; its worker is open until the end of the block.
+    """One model under measurement; its worker is open until the end of the block."""
 
-    Batches run one after another on one replica, at full speed unless said otherwise. Where two
-    are compared, they are of the same images and follow each other, against drift.
-    """
+    # Batches run one after another on one replica, at full speed unless said otherwise. Where two
+    # are compared, they are of the same images and follow each other, against drift.
 
     def __init__(self, config: LiveConfig, shown: bool = False) -> None:
         """Start the worker; ``shown`` is whether each stage is shown on the terminal."""
@@ -91,19 +74,14 @@ class Bench(AbstractContextManager["Bench"]):
             initial=Allocation(config.cores_max, config.batch_max),
             replicas_max=max(1 + CONTENDING, config.replicas_max),
         )
-        self.work: Runs = defaultdict(list)
-        """Batches of several sizes at full speed."""
-        self.idle_penalty_s: list[float] = []
-        """CPU seconds that batches took longer after a rest."""
-        self.pauses_s: list[float] = []
-        """CPU seconds that batches took longer at a share of full speed."""
-        self.grid: Grid = defaultdict(list)
-        """Saturated batches on a grid of sizes and cores."""
+        self.work: Runs = defaultdict(list)  # Batches of several sizes at full speed
+        self.idle_penalty_s: list[float] = []  # CPU seconds that batches took longer after a rest
+        self.pauses_s: list[float] = []  # CPU time that batches took longer below full speed
+        self.grid: Grid = defaultdict(list)  # Saturated batches on a grid of sizes and cores
         self.worker = LiveWorker(self.config)
         self.limits = self.worker.launcher
         self._batches = self._requests = 0
-        self._disturbed_s = 0.0
-        """Time that disturbed batches took which were run again."""
+        self._disturbed_s = 0.0  # Time that disturbed batches took which were run again
         self._shown = shown
 
     def __exit__(self, *error: object) -> None:
@@ -131,11 +109,9 @@ class Bench(AbstractContextManager["Bench"]):
         self._resize(full)
 
     def measure_work(self, runs: int, again: bool = False) -> None:
-        """Run batches of several sizes, so many of each; ``again`` is not shown.
-
-        Each runs after a rest, and once more right after that. The latter is its work. The idle
-        penalty is that of small batches: it is the same for all, and large ones differ by more.
-        """
+        """Run batches of several sizes, so many of each; ``again`` is not shown."""
+        # Each runs after a rest, and once more right after that. The latter is its work. The idle
+        # penalty is that of small batches: it is the same for all, and large ones differ by more.
         self._resize(self.config.cores_max)
         batch_max = self.config.batch_max
         sizes = [b for b in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if b < batch_max] + [batch_max]
@@ -148,11 +124,9 @@ class Bench(AbstractContextManager["Bench"]):
                     self.idle_penalty_s.append(rested.cpu_s - run.cpu_s)
 
     def measure_grid(self, end_s: float) -> None:
-        """Run batches back to back in each cell of the grid.
-
-        It goes round the grid as often as there is time until ``end_s`` (monotonic), once at
-        least, so that the machine's drift spreads over all cells; repeated batches come on top.
-        """
+        """Run batches back to back in each cell of the grid, once at least, until ``end_s``."""
+        # It goes round the grid, so that the machine's drift spreads over all cells; repeated
+        # batches come on top.
         work_s, full = self.work_s(), self.config.cores_max
         batches, cores = _powers_of_two(self.config.batch_max), _powers_of_two(full)
         expected_s = {(b, c): work_s[b - 1] * full / c for c in cores for b in batches}

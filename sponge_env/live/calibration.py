@@ -6,8 +6,6 @@ the cold start. The simulator and the controllers live on it. :mod:`sponge_env.l
 measurements.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math
@@ -36,27 +34,20 @@ from sponge_env.utils.installation import describe_host, describe_versions
 
 LOG = logging.getLogger("sponge_env")
 
-SECONDS = 45.0
-"""About how long a calibration takes, beside the loading."""
-SEVERAL_SECONDS = 75.0
-"""The same of several models."""
-LOADED, SLACK_S = 1.1, 0.001
-"""What a cell of the grid may be more than it should; they differ by 3 % on an idle machine."""
-QUANTILES = 21
-"""Quantiles kept of scatter and residuals."""
+SECONDS = 45.0  # About how long a calibration takes, beside the loading
+SEVERAL_SECONDS = 75.0  # The same of several models
+LOADED, SLACK_S = 1.1, 0.001  # What a cell may be more than it should; they differ by 3 % when idle
+QUANTILES = 21  # Quantiles kept of scatter and residuals
 
 
 def calibrate_all(
     configs: Sequence[LiveConfig], seconds: float = SECONDS, shown: bool = False
 ) -> list[Profile]:
-    """Measure the workers that configurations describe, with one replica each.
-
-    It takes about so many seconds beside the loading, shown on the terminal or not, and up to
-    :data:`~.live.bench.DISTURBED_S` more for each model on a machine that is busy otherwise; each
-    grid is measured once at least. Between the grids all take a round of batches at full speed: a
-    machine's speed drifts by 10 %, and what is compared must not be measured minutes apart.
-    Measurements that l(b, c) cannot describe are a ``ProfileError``.
-    """
+    """Measure workers with one replica each; what l(b, c) cannot describe is a ProfileError."""
+    # It takes about so many seconds beside the loading, shown on the terminal or not, and up to
+    # DISTURBED_S more for each model on a machine that is busy otherwise; each grid is measured
+    # once at least. Between the grids all take a round of batches at full speed: a machine's speed
+    # drifts by 10 %, and what is compared must not be measured minutes apart.
     positive("the seconds to measure", seconds)
     for config in configs:
         if config.limiter == "none":
@@ -195,10 +186,7 @@ def _scatter(deviations: Iterable[FloatArray]) -> tuple[float, ...]:
 def calibrate_files(
     files: Mapping[Path, LiveConfig], seconds: float | None = None
 ) -> list[Profile]:
-    """Calibrate models with progress on the terminal, and save each profile in its file.
-
-    It takes the usual time if none is given.
-    """
+    """Calibrate models with progress on the terminal, and save each profile in its file."""
     for path in files:
         check_writable(path)
     if seconds is None:

@@ -4,8 +4,6 @@ Version 1 has ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us``, version 2 has ``cp
 Every run gets one group with a unique name, and in it one leaf group per replica.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
@@ -27,12 +25,10 @@ have the largest, so that their quota limits them and not what else runs here.""
 THROTTLED: dict[Version, tuple[str, float]] = {
     1: ("throttled_time", 1e-9),
     2: ("throttled_usec", 1e-6),
-}
-"""Counter of the time that a group stood stopped by its quota, and its unit in seconds."""
+}  # Counter of the time that a group stood stopped by its quota, and its unit in seconds
 
 CONTROLLERS = "cgroup.controllers"
-PROC = Path("/proc/self")
-"""Where the kernel says which hierarchies are mounted and which groups we are in."""
+PROC = Path("/proc/self")  # Where the kernel says what is mounted, and which groups we are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +37,7 @@ class Hierarchy:
 
     version: Version
     mount: Path
-    own: Path
-    """Directory of the group this process is in."""
+    own: Path  # Directory of the group this process is in
 
 
 def find_hierarchy(proc: Path | None = None) -> Hierarchy | None:
@@ -152,35 +147,27 @@ class OutsideLimiter(CpuLimiter):
 def _throttled_s(group: Path, before_s: float) -> float:
     """Read a group's throttle counter; if there is none any more it is as before."""
     counters = dict(map(str.split, _read(group / "cpu.stat").splitlines()))
-    units = (
-        int(counters[name]) * unit_s for name, unit_s in THROTTLED.values() if name in counters
-    )
+    units = (int(counters[name]) * s for name, s in THROTTLED.values() if name in counters)
     return next(units, before_s)
 
 
 class RunGroup:
-    """The group of one run, above the leaf groups of its replicas.
+    """The group of a run, above its replicas' leaves. What is refused is an ``OSError``."""
 
-    Each directory is announced before it is made, so that the janitor can clean up after a crash.
-    Where the kernel refuses, an ``OSError`` says so.
-    """
+    # Each directory is announced before it is made: the janitor can clean up after a crash.
 
-    def __init__(
-        self, hierarchy: Hierarchy, period_us: int, announce: Callable[[Path], None]
-    ) -> None:
-        self._hierarchy = hierarchy
-        self._period_us = period_us
-        self._announce = announce
+    def __init__(self, within: Hierarchy, period_us: int, announce: Callable[[Path], None]) -> None:
+        self._hierarchy, self._period_us, self._announce = within, period_us, announce
         self._replicas = itertools.count()
         name = f"sponge-{os.getpid()}-{secrets.token_hex(4)}"
         with contextlib.ExitStack() as self._cleanup:
-            base = hierarchy.own if hierarchy.version == 1 else self._delegate(name)
+            base = within.own if within.version == 1 else self._delegate(name)
             sweep(base)
             self._path = self._make(base / name)
             self._cleanup.callback(remove_group, str(self._path))
-            file, weight = WEIGHT[hierarchy.version]
+            file, weight = WEIGHT[within.version]
             _write(self._path / file, weight)
-            if hierarchy.version == 2:
+            if within.version == 2:
                 _write(self._path / "cgroup.subtree_control", "+cpu")
             self._cleanup = self._cleanup.pop_all()
 
@@ -201,13 +188,11 @@ class RunGroup:
         self._cleanup.close()
 
     def _delegate(self, name: str) -> Path:
-        """Choose a version 2 group to make ours in, and have it hand out the CPU controller.
-
-        That is the nearest group above our own that does so already and lets us (the run's
-        group becomes a sibling), else our own group, which a transient scope with
-        ``Delegate=yes`` gives to ordinary users; this process must then move down into a
-        leaf of it, for only leaves hold processes. The root group is exempt from that rule.
-        """
+        """Choose a version 2 group to make ours in, and have it hand out the CPU controller."""
+        # That is the nearest group above our own that does so already and lets us (the run's group
+        # becomes a sibling), else our own group, which a transient scope with ``Delegate=yes``
+        # gives to ordinary users; this process must then move down into a leaf of it, for only
+        # leaves hold processes. The root group is exempt from that rule.
         own, mount = self._hierarchy.own, self._hierarchy.mount
         for above in own.parents:
             if above.is_relative_to(mount) and _hands_out_cpu(above):

@@ -7,8 +7,6 @@ clock: reading one's own settles the quota's accounts there and then, and a batc
 just ended under an exhausted quota would wait for the next period with its answer.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json
@@ -26,59 +24,44 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ORDER = struct.Struct("=qIII")
-"""What the parent sends: batch id, batch size, threads, index of the variant."""
+ORDER = struct.Struct("=qIII")  # From the parent: batch id, its size, threads, index of the variant
 
 REPORT = struct.Struct("=qdd")
 """What the child sends: batch id, monotonic start and end. Where the model failed on some tasks of
 the batch, ``{place: reason}`` follows in JSON."""
 
-MAX_REASONS = 1 << 14
-"""Characters of all reasons of a report together."""
+MAX_REASONS = 1 << 14  # Characters of all reasons of a report together
 
-STATUS = "Status Message: "
-"""Before the reason in what ONNX Runtime says."""
+STATUS = "Status Message: "  # Before the reason in what ONNX Runtime says
 
 SESSIONS_KEPT = 2
 """Numbers of threads that each variant is kept ready for: each holds memory of its own, and takes
 its time to be made ready (``sponge calibrate`` measures both)."""
 
-READY = -1
-"""Batch id of the report that the child is ready."""
+READY = -1  # Batch id of the report that the child is ready
 
 
 class Tensors(NamedTuple):
     """What parent and child share."""
 
-    inputs: NDArray[Any]
-    """(batch_max, *shape of an input)"""
-    counts: NDArray[np.int32]
-    """(batch_max,) tasks that each answer leads to, where answers lead to any."""
-    answers: NDArray[Any]
-    """(batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)"""
+    inputs: NDArray[Any]  # (batch_max, *shape of an input)
+    counts: NDArray[np.int32]  # (batch_max,) tasks that each answer leads to, where it leads to any
+    answers: NDArray[Any]  # (batch_max, *shape of an answer), or (batch_max, max_tasks, *shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a child is to do, passed to it in JSON when it starts."""
 
-    models: Sequence[tuple[str, dict[str, Any]]]
-    """``module:Class`` and arguments of each variant; they share the shapes below."""
+    models: Sequence[tuple[str, dict[str, Any]]]  # ``module:Class`` and arguments of each variant
     batch_max: int
-    inputs: tuple[Sequence[int], Any]
-    """Shape and type of one task's input."""
-    outputs: tuple[Sequence[int], Any]
-    """Of one task's answer, or of one of the tasks that it leads to."""
-    max_tasks: int = 0
-    """How many tasks an answer can lead to."""
-    path: Sequence[str] = ()
-    """Where modules are looked for."""
-    threads: int = 1
-    """Threads to be ready for at first."""
-    socket: int = -1
-    """File descriptor of the channel to the parent."""
-    memory: int = -1
-    """File descriptor of the memory that holds the tensors."""
+    inputs: tuple[Sequence[int], Any]  # Shape and type of one task's input
+    outputs: tuple[Sequence[int], Any]  # Of a task's answer, or of one of the tasks it leads to
+    max_tasks: int = 0  # How many tasks an answer can lead to
+    path: Sequence[str] = ()  # Where modules are looked for
+    threads: int = 1  # Threads to be ready for at first
+    socket: int = -1  # File descriptor of the channel to the parent
+    memory: int = -1  # File descriptor of the memory that holds the tensors
 
     @property
     def tensors_dtype(self) -> np.dtype[Any]:
@@ -124,11 +107,9 @@ class ModelServer:
             self.answer(len(self._tensors.inputs), threads, variant)  # it may fail on zeros
 
     def answer(self, size: int, threads: int, variant: int = 0) -> dict[int, str]:
-        """Answer the first ``size`` tasks; where the model fails, return on which, and why.
-
-        It fails on what a client sent, such as a token beyond the vocabulary. The others of its
-        batch are answered one by one then.
-        """
+        """Answer the first ``size`` tasks; where the model fails, return on which, and why."""
+        # It fails on what a client sent, such as a token beyond the vocabulary. The others of its
+        # batch are answered one by one then.
         self._sessions[variant](threads)  # if it cannot be made, that is no task's fault
         try:
             self.run(size, threads, variant)
@@ -161,10 +142,8 @@ class ModelServer:
 
 
 def import_light(path: Sequence[str]) -> None:
-    """Look for modules where the parent does, but leave out what the project imports at its top.
-
-    That registers environments, which takes a fifth of a cold start, and a model needs none.
-    """
+    """Look for modules where the parent does, but leave out what the project imports at its top."""
+    # That registers environments, which takes a fifth of a cold start, and a model needs none.
     sys.path[:] = path
     package = types.ModuleType("sponge_env")
     package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
@@ -172,10 +151,8 @@ def import_light(path: Sequence[str]) -> None:
 
 
 def load(job: Job) -> ModelServer:
-    """Load the models; what root may read more than others may not be read after that.
-
-    Each thread has that right from the one that starts it, so that none may be started before.
-    """
+    """Load the models; what root may read more than others may not be read after that."""
+    # Each thread has that right from the one that starts it: none may be started before.
     from sponge_env.live.sandbox import KEPT, keep_capabilities
 
     server = ModelServer(job)

@@ -4,8 +4,6 @@ The other threads of this process keep off them. Other processes that serve live
 locked file for each CPU, which the kernel unlocks when its holder ends, however that happens.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import logging
@@ -28,11 +26,8 @@ LOCK_FOLDER = _SHARED if _SHARED.is_dir() and _SHARED.stat().st_mode & 2 else Pa
 
 
 def choose_cpus(cores: float) -> frozenset[int]:
-    """Choose the CPUs that replicas are pinned to, each of them granted up to so many cores.
-
-    They are the last that this process may use, so that workers of one process share them. Too few
-    are a :class:`ConfigError`.
-    """
+    """Choose the CPUs that replicas are pinned to; too few are a :class:`ConfigError`."""
+    # The last that this process may use: workers of one process share them.
     cpus = sorted(RESERVATIONS.available())[-math.ceil(cores) :]
     if cores > len(cpus):
         raise ConfigError(
@@ -77,15 +72,12 @@ class Reservations:
     """The CPUs of all workers that this process has open; they may end in any order."""
 
     def __init__(self) -> None:
-        self.patient = False
-        """Whether to wait for a CPU that another process has, or to refuse."""
+        self.patient = False  # Whether to wait for a CPU that another process has, or to refuse
         self._locks: dict[int, FileIO | None] = {}
         self._lock = threading.Lock()
         self._reserved: list[frozenset[int]] = []
-        self._before: set[int] = set()
-        """What this thread could use before any CPU was reserved."""
-        self._pinned: dict[int, set[int]] = {}
-        """What each thread that was there could use then."""
+        self._before: set[int] = set()  # What this thread could use before any CPU was reserved
+        self._pinned: dict[int, set[int]] = {}  # What each thread that was there could use then
 
     def available(self) -> set[int]:
         """Return the CPUs this process may use when it keeps off none."""
@@ -94,10 +86,8 @@ class Reservations:
 
     @contextmanager
     def keep_off(self, cpus: frozenset[int]) -> Iterator[None]:
-        """Move all threads of this process, if it has other CPUs, off some until the block ends.
-
-        A CPU that another process has is a :class:`WorkerError`, unless this one is patient.
-        """
+        """Keep this process's threads, if it has other CPUs, off some until the block ends."""
+        # A CPU that another process has is a WorkerError, unless this one is patient.
         with self._lock:
             if not self._reserved:
                 self._before, self._pinned = os.sched_getaffinity(0), affinities()
@@ -129,16 +119,13 @@ class Reservations:
             move(thread, next(filter(None, others), own))
 
 
-RESERVATIONS = Reservations()
-"""One for the process, as affinity is the process's."""
+RESERVATIONS = Reservations()  # One for the process, as affinity is the process's
 
 
 def lock_cpu(cpu: int, wait: bool) -> FileIO | None:
-    """Lock a CPU until the returned file is closed or this process ends.
-
-    A CPU that another process has is waited for, with a warning, or a :class:`WorkerError`. Where
-    no file can be made there is no lock, which is a warning.
-    """
+    """Lock a CPU until the returned file is closed or this process ends."""
+    # A CPU that another process has is waited for, with a warning, or a WorkerError. Where no file
+    # can be made there is no lock, which is a warning.
     path = LOCK_FOLDER / f"sponge-env-cpu-{cpu}"
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:

@@ -1,7 +1,5 @@
 """The replicas of a worker: started, watched, restarted, limited and stopped together."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import logging
@@ -24,24 +22,18 @@ from sponge_env.live.replica import Answer, Death, Launcher, LiveConfig, Ready, 
 
 LOG = logging.getLogger("sponge_env")
 
-HEARTBEAT_S = 1.0
-"""Longest single wait for the replicas, after which hung ones are looked for."""
-MAX_SELECTED = 1024
-"""Descriptors that ``select`` takes."""
-START_TIMEOUT_S = 120.0
-"""A replica that is not ready by then is taken for hung, and replaced."""
-START_ATTEMPTS = 3
-"""The first replicas are started so often at most, until one is ready."""
-MAX_DOUBLINGS = 5
-"""Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on."""
+HEARTBEAT_S = 1.0  # Longest single wait for the replicas, after which hung ones are looked for
+MAX_SELECTED = 1024  # Descriptors that ``select`` takes
+START_TIMEOUT_S = 120.0  # A replica that is not ready by then is taken for hung, and replaced
+START_ATTEMPTS = 3  # The first replicas are started so often at most, until one is ready
+MAX_DOUBLINGS = 5  # Of the pause after failed attempts to start replicas: 1, 2, 4 s and so on
 
 
 class PreciseSelector(selectors.EpollSelector):
-    """Watches any number of descriptors, and waits to the microsecond.
+    """Watches any number of descriptors, and waits to the microsecond."""
 
-    epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
-    1024 on. So ``select`` waits for the one of epoll, which has a low number as a rule.
-    """
+    # epoll rounds waits up to whole milliseconds; ``select`` does not, but takes no descriptor from
+    # 1024 on. So ``select`` waits for the one of epoll, which has a low number as a rule.
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait, and return which are ready."""
@@ -65,17 +57,12 @@ class Member:
 
     replica: Replica
     launched_s: float
-    hangs_from_s: float
-    """From when on it is taken for hung; moved on by times in which there was no poll."""
-    cores: int
-    """Core units that it is limited to; 0 while it starts at full speed."""
+    hangs_from_s: float  # When it is taken for hung; moved on by times in which there was no poll
+    cores: int  # Core units that it is limited to; 0 while it starts at full speed
     state: Phase = Phase.STARTING
-    draining: bool = False
-    """Whether it is stopped after its batch."""
-    batch: Batch | None = None
-    """The batch it runs."""
-    sent_s: float = 0.0
-    """When that was sent."""
+    draining: bool = False  # Whether it is stopped after its batch
+    batch: Batch | None = None  # The batch it runs
+    sent_s: float = 0.0  # When that was sent
 
 
 class EndedBatch(NamedTuple):
@@ -84,10 +71,8 @@ class EndedBatch(NamedTuple):
     batch: Batch
     replica_id: int
     sent_s: float
-    answer: Answer | None
-    """None when the replica died under it."""
-    tensors: list[NDArray[Any]]
-    """The answers to its tasks in the last stage, and where they lead to tasks of the next."""
+    answer: Answer | None  # None when the replica died under it
+    tensors: list[NDArray[Any]]  # Its answers, in the last stage or where they lead to tasks
 
 
 class Watch:
@@ -102,10 +87,8 @@ class Watch:
         self.selector.register(self._wakes[0], selectors.EVENT_READ)
 
     def poll(self, timeout_s: float) -> tuple[bool, list[EndedBatch]]:
-        """Return whether anything happened, waiting for it if need be, and what batches ended.
-
-        That none of the first replicas starts is a ``WorkerError``.
-        """
+        """Wait for something; return whether it happened, and what batches ended."""
+        # That none of the first replicas starts is a WorkerError.
         ready = self.selector.select(min(timeout_s, HEARTBEAT_S))
         happened, ended = False, []
         for key, _ in ready:
@@ -145,18 +128,12 @@ class Fleet:
         self, config: LiveConfig, launcher: Launcher, watch: Watch, stage: int = 0
     ) -> None:
         self.config = config
-        self.members: list[Member] = []
-        """Oldest first."""
-        self.target = config.initial.stages[0]
-        """What was asked for."""
-        self.cores = self.target.cores
-        """Core units of each replica that serves; one that starts has one if there are such."""
-        self.core_seconds = self.held_cores = 0.0
-        """Core units times time, up to the last charge, and core units since then."""
-        self.batch_cpu_s = self.warm_up_cpu_s = 0.0
-        """CPU time of batches that ended, and that of all before the clock started."""
-        self.cold_start_s = config.cold_start_s
-        """Time from asking for the last replica until it was ready; at first, a guess."""
+        self.members: list[Member] = []  # Oldest first
+        self.target = config.initial.stages[0]  # What was asked for
+        self.cores = self.target.cores  # Core units of each that serves; those that start have one
+        self.core_seconds = self.held_cores = 0.0  # Up to the last charge, and those held since
+        self.batch_cpu_s = self.warm_up_cpu_s = 0.0  # Of ended batches, and before the clock began
+        self.cold_start_s = config.cold_start_s  # Time until the last one was ready; first a guess
         self.restarts = 0
         self._launch = partial(launcher.launch, stage=stage)
         last = stage + 1 == len(launcher.max_tasks)
@@ -164,8 +141,7 @@ class Fleet:
         self._next_id = self._failed_starts = 0
         self._past_throttled_s = self._past_cpu_s = 0.0
         self._warm = False
-        self._failed_s = self._resumes_s = -math.inf
-        """When starts failed the last time, and until when there are no others."""
+        self._failed_s = self._resumes_s = -math.inf  # Last failed start; next one at the earliest
         self._selector = watch.selector
         watch.fleets.append(self)
 
@@ -249,10 +225,8 @@ class Fleet:
         member.replica.start(batch.id, tensors, batch.variant)
 
     def limit(self, cores: int) -> None:
-        """Grant core units to each replica that has loaded, also to what is running.
-
-        Those that start have fewer, but at first full speed.
-        """
+        """Grant core units to each replica that has loaded, also to what is running."""
+        # Those that start have fewer, but at first full speed.
         self.cores = cores
         for member in self.members:
             starts = member.state is Phase.STARTING
@@ -263,10 +237,8 @@ class Fleet:
                 member.replica.limit(self.config.physical_cores(own))
 
     def shrink(self, replicas: int) -> None:
-        """Stop replicas beyond a number: cold ones first, then idle, then busy ones.
-
-        These finish their batch. Of each kind the youngest goes first.
-        """
+        """Stop replicas beyond a number: cold, then idle, then busy ones, the youngest first."""
+        # Busy ones finish their batch.
         staying = sorted(self.staying, key=lambda member: (member.state, -member.replica.id))
         surplus = staying[: max(0, len(staying) - replicas)]
         for member in surplus:
@@ -274,11 +246,9 @@ class Fleet:
         self.stop([member for member in surplus if not member.draining])
 
     def grow(self, count: int = 1, *, full_speed: bool = False) -> None:
-        """Start further replicas, as many as the machine allows.
-
-        If it refuses one, or they die as they start, that is tried again after a while; that it
-        refuses the very first one is a ``WorkerError``.
-        """
+        """Start further replicas, as many as the machine allows."""
+        # If it refuses one, or they die as they start, that is tried again after a while; that it
+        # refuses the very first one is a WorkerError.
         few = self._cores_to_start
         cores = self.config.physical_cores(few)
         for _ in range(count):
@@ -299,10 +269,8 @@ class Fleet:
             self._selector.register(replica, selectors.EVENT_READ, (self, self.members[-1]))
 
     def kill_hung(self) -> None:
-        """Kill what has run for too long; its death shows at the next poll.
-
-        This comes after the events: a report may have lain there while there was no poll.
-        """
+        """Kill what has run for too long; its death shows at the next poll."""
+        # This comes after the events: a report may have lain there while there was no poll.
         now_s = time.monotonic()
         for member in self.members:
             if now_s > member.hangs_from_s:
@@ -355,10 +323,8 @@ class Fleet:
             self.grow()
 
     def _start_failed(self, launched_s: float, reason: str) -> None:
-        """Pause before the next attempt; replicas of one attempt that fail count once.
-
-        That none of the first ones starts in a few attempts is a ``WorkerError``.
-        """
+        """Pause before the next attempt; replicas of one attempt that fail count once."""
+        # That none of the first ones starts in a few attempts is a WorkerError.
         if launched_s < self._failed_s:
             return
         self._failed_s = time.monotonic()

@@ -7,8 +7,6 @@ After the line ``end``, or when that pipe ends because the harness crashed or wa
 up and exits. So this file imports nothing but the standard library.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
@@ -16,15 +14,12 @@ import subprocess
 import sys
 import time
 
-PATIENCE_S = 10.0
-"""How long to wait for killed processes to leave a group."""
-SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")
-"""Takes its other rights away before it begins."""
+PATIENCE_S = 10.0  # How long to wait for killed processes to leave a group
+SANDBOX = os.path.join(os.path.dirname(__file__), "sandbox.py")  # Takes away its other rights
 NAMES = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 FAMILIES = ("LC_", "LD_", "PYTHON", "MALLOC_", "GLIBC_", "ORT_")
 """Variables that helper processes get, and how others' names begin; the rest may be secrets."""
-CLOSE_S = 2.0
-"""How long it may take to end when there is nothing left to clean up."""
+CLOSE_S = 2.0  # How long it may take to end when there is nothing left to clean up
 
 
 class Janitor:

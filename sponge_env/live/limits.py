@@ -5,8 +5,6 @@ so many seconds of CPU at full speed; unused ones are lost. That many cores as t
 is no limit at all, for even a quota as long as the period throttles.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging
@@ -28,21 +26,14 @@ from sponge_env.scenario.config import Limiter
 
 LOG = logging.getLogger("sponge_env")
 
-_WARNED: list[str] = []
-"""Why it fell back to the duty cycle; a process warns of it once, not in every episode."""
+_WARNED: list[str] = []  # Why it fell back to the duty cycle; a process warns of it once
 
-QUOTA_FLOOR_S = 0.001
-"""Shortest quota the kernel accepts."""
-PERIOD_STEP_S = 0.010
-"""Shortest period used, and the step between periods: shorter ones cost switches."""
-PERIOD_MAX_S = 1.0
-"""Longest period the kernel accepts."""
-OUTSIDE_PERIOD_S = 0.1
-"""Period of the kubelet, and the kernel's default."""
-COARSE_CLOCK = 6
-"""``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel."""
-POLL_MIN_S = 0.0002
-"""Shortest sleep of the duty cycle between two looks at the CPU clock."""
+QUOTA_FLOOR_S = 0.001  # Shortest quota the kernel accepts
+PERIOD_STEP_S = 0.010  # Shortest period, and the step between periods: shorter ones cost switches
+PERIOD_MAX_S = 1.0  # Longest period the kernel accepts
+OUTSIDE_PERIOD_S = 0.1  # Period of the kubelet, and the kernel's default
+COARSE_CLOCK = 6  # ``CLOCK_MONOTONIC_COARSE``, which advances at each tick of the kernel
+POLL_MIN_S = 0.0002  # Shortest sleep of the duty cycle between two looks at the CPU clock
 
 
 def process_cpu_s(pid: int) -> float:
@@ -59,17 +50,15 @@ def process_memory_bytes(pid: int) -> int:
 
 
 class DutyCycleLimiter(CpuLimiter):
-    """Stops and continues a process, without the kernel's help.
+    """Stops and continues a process, without the kernel's help."""
 
-    For users who may not make control groups. It polls the process's CPU clock, and is coarser
-    than a quota: it overshoots by up to a polling interval, which it takes off the next period.
-    """
+    # For users who may not make control groups. It polls the process's CPU clock, and is coarser
+    # than a quota: it overshoots by up to a polling interval, which it takes off the next period.
 
     def __init__(self, period_s: float, cpus: int) -> None:
         super().__init__(cpus)
         self._period_s = period_s
-        self._changed = threading.Event()
-        """Something was applied, or it is closed."""
+        self._changed = threading.Event()  # Something was applied, or it is closed
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -105,10 +94,8 @@ class DutyCycleLimiter(CpuLimiter):
                     left_s = self._run_period(pid, left_s)
 
     def _run_period(self, pid: int, left_s: float) -> float:
-        """Let the process run while CPU time is left, then stop it to the period's end.
-
-        Returned is the CPU time for the next period: unused time is lost, overuse is owed.
-        """
+        """Let it run while CPU time is left, then stop it; return what the next period has."""
+        # Unused time is lost, overuse is owed.
         end_s = time.monotonic() + self._period_s
         cpu_s = process_cpu_s(pid)
         while not self._changed.is_set() and (rest_s := end_s - time.monotonic()) > 0:
@@ -133,26 +120,19 @@ class DutyCycleLimiter(CpuLimiter):
 class CpuLimits(NamedTuple):
     """The CPU limits of one run."""
 
-    kind: str
-    """``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``."""
-    period_s: float
-    """Enforcement period."""
-    tick_s: float
-    """Time between two looks at what was used; until then a quota can be overdrawn."""
-    limiter: Callable[[], CpuLimiter]
-    """Makes the limiter of one replica; ``OSError`` where the kernel refuses."""
-    close: Callable[[], None] = lambda: None
-    """Removes what the limiters shared; they must be closed. Safe to call twice."""
+    kind: str  # ``cgroup-v1``, ``cgroup-v2``, ``duty-cycle``, ``none`` or ``outside``
+    period_s: float  # Enforcement period
+    tick_s: float  # Time between two looks at what was used; until then a quota can be overdrawn
+    limiter: Callable[[], CpuLimiter]  # Makes one replica's; ``OSError`` where the kernel refuses
+    close: Callable[[], None] = lambda: None  # Removes what they shared; safe to call twice
 
 
 @contextmanager
 def refusal_as_sentence(
     what: str = "a CPU limit", remedy: str = "use the limiter 'duty-cycle'"
 ) -> Iterator[None]:
-    """Turn an ``OSError`` of the kernel into a :class:`WorkerError` with a remedy.
-
-    A ``ProcessLookupError`` stays as it is, for a process may die at any time.
-    """
+    """Turn an ``OSError`` of the kernel into a :class:`WorkerError` with a remedy."""
+    # A ProcessLookupError stays as it is, for a process may die at any time.
     try:
         yield
     except ProcessLookupError:
@@ -168,12 +148,9 @@ def _describe(error: OSError) -> str:
 
 
 def enforcement_period_s(core_unit: float) -> float:
-    """Return the shortest period in which one core unit is a quota the kernel accepts.
-
-    Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the
-    default period of 100 ms and of 19 ms with 10 ms. None is long enough for a very small unit,
-    which is a :class:`ConfigError`.
-    """
+    """Return the shortest period in which one core unit is a legal quota, or ``ConfigError``."""
+    # Short periods matter: a 12 ms batch under half a core had a p99 of 76 ms with the default
+    # period of 100 ms and of 19 ms with 10 ms. None is long enough for a very small unit.
     period_s = PERIOD_STEP_S * max(1, math.ceil(QUOTA_FLOOR_S / core_unit / PERIOD_STEP_S - 1e-9))
     if period_s > PERIOD_MAX_S:
         raise ConfigError(

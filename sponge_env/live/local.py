@@ -1,7 +1,5 @@
 """Replicas that are child processes of this one, on CPUs that this process keeps off."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl
@@ -30,28 +28,22 @@ from sponge_env.scenario.config import MAX_TOTAL_CORES
 from sponge_env.utils.installation import ONE_THREAD
 
 CHILD, SANDBOX = map(Path(__file__).with_name, ("child.py", "sandbox.py"))
-STDERR_BYTES = 1 << 16
-"""What is kept between two batches of what a child says on its standard error."""
-MAX_REPORT_BYTES = 1 << 16
-"""Of a child's report, with all reasons for which its model failed."""
-SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}
-"""Variables of a child: libraries start no thread of their own, which would use up the quota."""
-END_TIMEOUT_S = 10.0
-"""How long a killed process may take to be gone."""
+STDERR_BYTES = 1 << 16  # Kept between two batches of what a child says on its standard error
+MAX_REPORT_BYTES = 1 << 16  # Of a child's report, with all reasons for which its model failed
+SETTINGS = ONE_THREAD | {"ORT_DISABLE_TELEMETRY": "1"}  # Further threads would use up the quota
+END_TIMEOUT_S = 10.0  # How long a killed process may take to be gone
 
 too_many_as_sentence = partial(
     refusal_as_sentence, "another replica", "allow more (ulimit, pids.max) or ask for fewer"
-)
-"""Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`."""
+)  # Turns the refusal of descriptors, processes or memory into a :class:`WorkerError`
 
 
 class LocalReplica:
-    """A child process with its channel, tensors and CPU limit. Implements ``Replica``.
+    """A child process with its channel, tensors and CPU limit. Implements ``Replica``."""
 
-    A batch's end is stamped by the child just before it answers; should the quota be found
-    exhausted in the microseconds between, the answer arrives up to a period later. It lives
-    under its limiter from its start to its end, at full speed with all CPUs granted at first.
-    """
+    # A batch's end is stamped by the child just before it answers; should the quota be found
+    # exhausted in the microseconds between, the answer arrives up to a period later. It lives under
+    # its limiter from its start to its end, at full speed with all CPUs granted at first.
 
     limits_late = silent = False
 
@@ -59,7 +51,7 @@ class LocalReplica:
         self,
         id: int,
         job: Job,
-        launcher: LocalLauncher,
+        launcher: "LocalLauncher",
         limiter: CpuLimiter,
         cores: float,
         full_speed: bool,
@@ -251,8 +243,7 @@ class Place:
         return self.open is LocalLauncher
 
 
-PLACE = Place()
-"""One for the process, as its CPUs are."""
+PLACE = Place()  # One for the process, as its CPUs are
 
 
 def reserve(configs: Sequence[LiveConfig]) -> AbstractContextManager[None]:

@@ -1,7 +1,5 @@
 """A node: launches a replica for each connection of a front end (:mod:`sponge_env.live.remote`)."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -19,12 +17,9 @@ from sponge_env.live.wire import Frame, Layout, Link, WireError
 
 LOG = logging.getLogger("sponge_env")
 
-MAX_STRANGERS, MAX_CONNECTIONS = 32, 128
-"""Connections at a time that have not proved to know the token, and in all."""
-GONE_MS = 10_000
-"""A front end that acknowledges nothing for so long is gone."""
-END_S = 1.0
-"""How long a connection may take to end."""
+MAX_STRANGERS, MAX_CONNECTIONS = 32, 128  # Connections at a time before the proof, and in all
+GONE_MS = 10_000  # A front end that acknowledges nothing for so long is gone
+END_S = 1.0  # How long a connection may take to end
 
 
 class NodeServer:
@@ -84,8 +79,7 @@ class Connection(threading.Thread):
         self._link = Link(self._epoll, self._room)
         self._replica: LocalReplica | None = None
         self._status = Frame(wire.STATUS)
-        self._size = 0
-        """Tasks of the batch that runs or is coming in."""
+        self._size = 0  # Tasks of the batch that runs or is coming in
         server.open.add(self)
 
     def run(self) -> None:
@@ -145,10 +139,8 @@ class Connection(threading.Thread):
         replica, launcher = self._replica, self._server.launcher
         if frame.kind == wire.LAUNCH and not replica:
             self._layout = Layout(launcher.jobs[frame.variant])
-            full_speed = bool(frame.size)
-            self._replica = launcher.launch(
-                0, frame.cores, stage=frame.variant, full_speed=full_speed
-            )
+            stage, fast = frame.variant, bool(frame.size)
+            self._replica = launcher.launch(0, frame.cores, stage=stage, full_speed=fast)
             self._epoll.register(self._replica, select.EPOLLIN)
         elif frame.kind == wire.RETIRE:
             self.retires = True

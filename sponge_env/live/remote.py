@@ -1,7 +1,5 @@
 """Replicas on other machines: the front end's side of :mod:`sponge_env.live.node`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -25,10 +23,8 @@ from sponge_env.live.wire import Frame, Layout, Link, WireError
 
 LOG = logging.getLogger("sponge_env")
 
-SILENT_S, GONE_S = 0.3, 0.7
-"""Without a beat for so long a replica gets no work, and counts as dead."""
-RETRY_S = 0.5
-"""Pause before a node is tried again."""
+SILENT_S, GONE_S = 0.3, 0.7  # Without a beat for so long a replica gets no work, and counts as dead
+RETRY_S = 0.5  # Pause before a node is tried again
 
 
 class UnreachableError(WorkerError):
@@ -57,10 +53,7 @@ def parse_addresses(text: str) -> list[Address]:
 
 
 def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.socket, dict[str, Any]]:
-    """Return a connection to a node, and its facts; it takes a few seconds at most.
-
-    That it is not there, or does not serve what this side's facts say, is a ``WorkerError``.
-    """
+    """Return a connection to a node, and its facts; that it cannot be used is a ``WorkerError``."""
     until_s = time.monotonic() + wire.HANDSHAKE_S
     try:
         sock = socket.create_connection(address, timeout=wire.HANDSHAKE_S)
@@ -94,11 +87,10 @@ def _check(facts: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 class RemoteReplica:
-    """A replica on a node, which may not have its connection yet. Implements ``Replica``.
+    """A replica on a node, without a connection at first. Implements ``Replica``."""
 
-    Its descriptor is there from the start: an epoll that watches a bell, and the connection once
-    there is one. :meth:`attach`, :meth:`fail` and :meth:`look` are for any thread.
-    """
+    # Its descriptor is there from the start: an epoll that watches a bell, and the connection once
+    # there is one. attach, fail and look are for any thread.
 
     pid: int | None = None
     limits_late = True
@@ -107,13 +99,11 @@ class RemoteReplica:
         """Make one to be launched at ``where``, with physical cores as asked and as granted."""
         self.id, self.where, self.cores = id, where, cores
         self.silent = self.closed = False
-        self._last = Frame(wire.STATUS, cores=granted_cores)
-        """What the node reported last."""
+        self._last = Frame(wire.STATUS, cores=granted_cores)  # What the node reported last
         self._event_cpu_s = 0.0
         self._event: Event | None = None
         self._answers: list[NDArray[Any]] = []
-        self._news: deque[socket.socket | str] = deque()
-        """Its connection, and why it dies."""
+        self._news: deque[socket.socket | str] = deque()  # Its connection, and why it dies
         self._lock, self._rung = threading.RLock(), False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -270,8 +260,7 @@ class Node:
     def __init__(self, address: Address) -> None:
         self.address, self.tried = address, threading.Event()
         self.facts: dict[str, Any] = {}
-        self.error = WorkerError()
-        """Why it does not beat."""
+        self.error = WorkerError()  # Why it does not beat
 
     def watch(self, token: str, own: dict[str, Any], closed: threading.Event) -> None:
         """Connect to it again and again until that is closed."""
@@ -302,18 +291,15 @@ def in_thread(target: Callable[..., None], *arguments: Any) -> threading.Thread:
 
 
 class RemoteLauncher(Stages):
-    """Starts replicas on nodes that beat, each where fewest cores per CPU are held.
+    """Starts replicas on nodes, each where fewest cores per CPU are held. Is a ``Launcher``."""
 
-    Implements ``Launcher``. That a node is there and cannot be used, or that none is there, is a
-    ``WorkerError``; of others that are not there it warns.
-    """
+    # That a node is there and cannot be used, or that none is there, is a WorkerError; of others
+    # that are not there it warns.
 
-    def __init__(
-        self, configs: Sequence[LiveConfig], addresses: Sequence[Address], token: str
-    ) -> None:
+    def __init__(self, configs: Sequence[LiveConfig], nodes: Sequence[Address], token: str) -> None:
         super().__init__(configs)
         self._token, self._replicas = token, list[RemoteReplica]()
-        self._closed, self.nodes = threading.Event(), list(map(Node, addresses))
+        self._closed, self.nodes = threading.Event(), list(map(Node, nodes))
         own = token, self.facts, self._closed
         self._threads = [in_thread(node.watch, *own) for node in self.nodes]
         self._threads.append(in_thread(self._watch))
@@ -355,11 +341,9 @@ class RemoteLauncher(Stages):
     def start(
         self, replica: RemoteReplica, reach: Callable[[], Address], stage: int, full_speed: bool
     ) -> None:
-        """Connect a replica from a thread of its own, and watch whether its node beats.
-
-        ``reach`` returns where, and may take its time. Its ``WorkerError``, and whatever keeps the
-        node from launching it, is the reason of the replica's death.
-        """
+        """Connect a replica, in a thread, to what ``reach`` returns, and watch whether it beats."""
+        # ``reach`` may take its time. Its WorkerError is the reason of the replica's death, as is
+        # whatever keeps the node from launching it.
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
         in_thread(self._connect, replica, reach)

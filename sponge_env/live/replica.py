@@ -6,8 +6,6 @@ another machine (:mod:`sponge_env.live.remote`); others need these two protocols
 the fleet. Every implementation passes ``tests/test_replica_contract.py``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -24,8 +22,7 @@ from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 class Ready(NamedTuple):
     """The replica has loaded its models and waits for a batch."""
 
-    at_s: float
-    """Stamp of this machine's monotonic clock, as in all events."""
+    at_s: float  # Stamp of this machine's monotonic clock, as in all events
 
 
 class Answer(NamedTuple):
@@ -34,17 +31,14 @@ class Answer(NamedTuple):
     batch_id: int
     started_s: float
     finished_s: float
-    cpu_s: float
-    """CPU time since the event before, the handling of messages included."""
-    failed: Mapping[int, str] | None = None
-    """Why the model failed, for the places of the tasks on which it did; it goes on."""
+    cpu_s: float  # CPU time since the event before, the handling of messages included
+    failed: Mapping[int, str] | None = None  # Why the model failed, by the place of the task
 
 
 class Death(NamedTuple):
     """The replica is gone, and its batch with it. Nothing comes after."""
 
-    reason: str
-    """The last line of its standard error, for the user."""
+    reason: str  # The last line of its standard error, for the user
 
 
 Event = Ready | Answer | Death
@@ -63,10 +57,7 @@ class Replica(Protocol):
     """Whether where it runs gives no sign of life; it gets no batch meanwhile."""
 
     def fileno(self) -> int:
-        """Return a descriptor, the same from the start, readable when :meth:`poll` may have news.
-
-        Where it runs elsewhere, the news may be no event.
-        """
+        """Return a descriptor, always the same, readable when :meth:`poll` may have news."""
 
     def start(self, batch_id: int, tensors: Sequence[NDArray[Any]], variant: int = 0) -> None:
         """Send a batch to a replica that waits for one; in vain if it has just died.
@@ -75,16 +66,10 @@ class Replica(Protocol):
         """
 
     def answers(self, size: int) -> list[NDArray[Any]]:
-        """Return the answers to the first tasks of the batch that ended last, until the next.
-
-        Where answers lead to tasks of another stage, each is a stack of their inputs.
-        """
+        """Return the last batch's first answers; those that lead to tasks are stacks of inputs."""
 
     def limit(self, cores: float) -> None:
-        """Ask for physical cores from now on, also for what is running; or ``WorkerError``.
-
-        May come into force later, as in a cluster; :meth:`granted_cores` tells when.
-        """
+        """Ask for physical cores, in force when :meth:`granted_cores` says so; or WorkerError."""
 
     def poll(self) -> Event | None:
         """Take the next event; None if there is none yet."""
@@ -96,10 +81,7 @@ class Replica(Protocol):
         """End it and release everything of it. Safe to call twice."""
 
     def granted_cores(self) -> float:
-        """Return the physical cores in force, as the limiter itself reports them.
-
-        This and the counters below are 1 s old at most.
-        """
+        """Return the physical cores in force; this and the counters below are at most 1 s old."""
 
     def cpu_s(self) -> float:
         """Return the CPU time used so far, the cold start included; also after the end."""
@@ -109,10 +91,7 @@ class Replica(Protocol):
 
 
 class CpuLimiter:
-    """Limits the CPU of one child process; as it is, it does not, and others derive from it.
-
-    As many cores as CPUs are no limit. Where the kernel refuses, an ``OSError`` says so.
-    """
+    """Limits the CPU of a child process, or raises ``OSError``; as it is, it does nothing."""
 
     def __init__(self, cpus: int) -> None:
         self._cpus, self._cores = cpus, float(cpus)

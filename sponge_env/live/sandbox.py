@@ -4,12 +4,9 @@ What clients send is worked on in the processes of replicas, which do no more th
 may read files; they write none, start no program, open no socket, and reach no other process.
 That is the task ``computes``; the janitor's, ``cleans``, is to kill and to remove. Each thread has
 rights of its own, so they are given up before the script imports libraries, which start threads.
-What the kernel does not take back stays.
-
-A replica lives under its quota by then, so that this imports no more than it needs.
+What the kernel does not take back stays. A replica lives under its quota by then, so that this
+imports no more than it needs.
 """
-
-from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -22,32 +19,25 @@ import sys
 KERNEL = ctypes.CDLL(None)
 
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
-CAPABILITIES = 0x20080522
-"""Version 3 of ``capset``'s header."""
-KEPT = 1 << 1
-"""``CAP_DAC_OVERRIDE``: root's models, and what they import, may lie in another user's home."""
+CAPABILITIES = 0x20080522  # Version 3 of ``capset``'s header
+KEPT = 1 << 1  # ``CAP_DAC_OVERRIDE``: root's models and imports may lie in another's home
 
-ALLOW, REFUSE = 0x7FFF0000, 0x00050001
-"""What a filter of system calls returns; the latter is ``EPERM``."""
-FOREIGN = 0x40000000
-"""First system call of x32, on x86-64."""
+ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # What a filter of system calls returns; this is ``EPERM``
+FOREIGN = 0x40000000  # First system call of x32, on x86-64
 IO_URING_SETUP = 425
 SECCOMP = {"x86_64": (0xC000003E, 317, 41), "aarch64": (0xC00000B7, 277, 198)}
 """Number of the architecture, and of ``seccomp`` and ``socket`` on it."""
-SPECULATE = 4
-"""Flag: do not slow down all that it computes, as kernels before 5.16 would."""
+SPECULATE = 4  # Flag: do not slow down all that it computes, as kernels before 5.16 would
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-BENEATH, WRITE = 1, 2
-"""Kind of a rule, and a right."""
-FORBIDDEN = (
+BENEATH, WRITE = 1, 2  # Kind of a rule, and a right
+FORBIDDEN = (  # First version of Landlock that knows them, field of its rules, and bits
     (1, 0, 0x1FF3),  # to run, write, make and remove files of all kinds
     (2, 0, 0x2000),  # to move and link them
     (3, 0, 0x4000),  # to shorten them
     (5, 0, 0x8000),  # to control devices
     (6, 2, 0x3),  # to reach others by abstract sockets and by signals
 )
-"""First version of Landlock that knows them, field of its rules, and bits."""
 
 
 def drop_privileges() -> None:

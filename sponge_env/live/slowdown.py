@@ -1,26 +1,20 @@
 """How slow real batches are of late: the pace by which the queue's rule ``unmeetable`` reckons."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 from sponge_env.arrays import FloatArray
 from sponge_env.core.records import Arrays
 
-MEMORY = 1 / 16
-"""Weight of the newest batch."""
-FORGOTTEN = 1 / 8
-"""Share of the estimate that is given up in an interval without a measured batch."""
-MAX_RATIO, MIN_RATIO = 3.0, 0.5
-"""A ratio beyond these measures something else than the machine's speed, such as a debugger."""
+MEMORY = 1 / 16  # Weight of the newest batch
+FORGOTTEN = 1 / 8  # Share of the estimate that is given up in an interval without a measured batch
+MAX_RATIO, MIN_RATIO = 3.0, 0.5  # Beyond these it is no matter of speed but, say, a debugger
 
 
 class Slowdown:
-    """Mean and mean deviation of the batches' time in one stage, relative to the profile.
+    """Mean and mean deviation of the batches' time in one stage, relative to the profile."""
 
-    That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
-    """
+    # That is of the undisturbed machine. Under a quota only batches with a whole CPU count.
 
     def __init__(self, model: Any, arrays: Arrays) -> None:
         self._limited = bool(model["limited"])
@@ -29,8 +23,7 @@ class Slowdown:
         shape = int(model["variants"]), int(model["limits"]["batch"]), cores
         begin = int(model["work_at" if self._limited else "served_at"])
         numbers = arrays.numbers[begin : begin + math.prod(shape)]
-        self._table_s: FloatArray = numbers.reshape(shape).copy()
-        """(variants, batch, cores) time of a batch."""
+        self._table_s: FloatArray = numbers.reshape(shape).copy()  # (variants, batch, cores) time
         self._whole_cores = round(1 / float(model["core_unit"]))
         self._mean, self._deviation = 1.0, 0.0
         self._measured = False
@@ -41,10 +34,8 @@ class Slowdown:
         return self._mean + self._deviation
 
     def pass_interval(self) -> None:
-        """Give up part of the estimate if no batch was measured since the last call.
-
-        Otherwise all requests would be dropped for ever after the machine was slow once.
-        """
+        """Give up part of the estimate if no batch was measured since the last call."""
+        # Otherwise all requests would be dropped for ever after the machine was slow once.
         if not self._measured:
             self._mean += FORGOTTEN * (1.0 - self._mean)
             self._deviation -= FORGOTTEN * self._deviation

@@ -1,7 +1,5 @@
 """The models of all stages, as whoever launches replicas needs them: jobs for children, samples."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools
@@ -20,16 +18,14 @@ from sponge_env.live.replica import LiveConfig
 from sponge_env.models.model import Model, described
 from sponge_env.models.registry import resolve_variants
 
-_DRAWS = 1 << 16
-"""Requests whose samples are drawn independently."""
+_DRAWS = 1 << 16  # Requests whose samples are drawn independently
 
 
 class Stages:
-    """The models of a chain's stages. Those that cannot be used are a ``ConfigError``.
+    """The models of a chain's stages. Those that cannot be used are a ``ConfigError``."""
 
-    What answers of the first stage lead to has to be what the second takes, and later stages lead
-    to nothing but one task.
-    """
+    # What answers of the first stage lead to has to be what the second takes, and later stages lead
+    # to nothing but one task.
 
     def __init__(self, configs: Sequence[LiveConfig]) -> None:
         names = [config.variants or (config.model,) for config in configs]
@@ -46,8 +42,7 @@ class Stages:
                 max(config.physical_cores(config.cores_max) for config in configs),
                 *(float(config.batch_max) for config in configs),
             ],
-        }
-        """On what front ends and nodes must agree, and the cores and batches that they need."""
+        }  # On what front ends and nodes must agree, and the cores and batches that they need
         # drawn when first asked for, which a node never does
         self._samples = functools.cache(lambda stage: _in_order(models[stage][0].samples()))
 

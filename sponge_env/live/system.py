@@ -1,7 +1,5 @@
 """The system on real processes: the core's rules, on a worker with a clock of its own."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,8 +45,7 @@ class LiveSystem(System):
         self._profile = profile
         self._batches = 0
         self._slots: dict[int, tuple[int, int]] = {}  # batch id to its stage and row of replicas
-        self._steady_cores: dict[int, int] = {}
-        """Cores of each batch that runs, if they have not changed since it began."""
+        self._steady_cores: dict[int, int] = {}  # Of running batches, if the same since they began
         self._hold, self._measures = hold_between_steps, measures
         self._rehearse()
         self.worker = make_worker(self.spec)
@@ -188,10 +185,8 @@ class LiveSystem(System):
         return entry.take_in(self._arrays, self._metrics, now_s, until_s)
 
     def _drive(self, until_s: float) -> None:
-        """Serve until a moment on the worker's clock; nothing is started at it any more.
-
-        A batch starts as soon as a replica is idle and a task waits.
-        """
+        """Serve until a moment on the worker's clock; nothing is started at it any more."""
+        # A batch starts as soon as a replica is idle and a task waits.
         stages = range(len(self.spec.stages))
         while True:
             now_s = self.worker.now()
@@ -213,10 +208,8 @@ class LiveSystem(System):
                 self._look()
 
     def _start(self, k: int) -> bool:
-        """Form a batch of a stage and give it to the worker; return False if nothing is to start.
-
-        Nor is one formed while batches that hang on draining replicas have all rows.
-        """
+        """Form a batch of a stage and give it to the worker; return False if there is none."""
+        # Nor is one formed while batches that hang on draining replicas have all rows.
         arrays, taken = self._arrays, self._slots.values()
         rows = range(self._replicas.shape[1])
         row = next((row for row in rows if (k, row) not in taken), None)

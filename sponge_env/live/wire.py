@@ -5,8 +5,6 @@ differ between machines. A stranger is listened to for a fixed number of bytes, 
 in only where there is room for one of its length.
 """
 
-from __future__ import annotations
-
 import hmac
 import json
 import secrets
@@ -26,22 +24,16 @@ from numpy.typing import NDArray
 from sponge_env.live.child import Job, Tensors
 from sponge_env.live.local import MAX_REPORT_BYTES
 
-TOKEN = "SPONGE_REPLICA_TOKEN"
-"""Environment variable of the token: all users of a machine see its command lines."""
-BEAT_S = 0.1
-"""Time between two reports of a node on each connection."""
-HANDSHAKE_S = 2.0
-"""How long a connection may take until the token is proved."""
+TOKEN = "SPONGE_REPLICA_TOKEN"  # Variable of the token: command lines are for all to see
+BEAT_S = 0.1  # Time between two reports of a node on each connection
+HANDSHAKE_S = 2.0  # How long a connection may take until the token is proved
 GREETING, NONCE_BYTES = b"sponge-replica 1\n", 32
 FRONT_END, NODE = b"front end", b"node"
 MAX_TEXT_BYTES = 1 << 16
-PARTS_AT_ONCE = 64
-"""Buffers that the kernel is given in one call."""
+PARTS_AT_ONCE = 64  # Buffers that the kernel is given in one call
 
-LAUNCH, START, LIMIT, RETIRE = range(4)
-"""Kinds of frames to a node; a retiring one refuses connections while this one lasts."""
-FACTS, READY, ANSWER, STATUS, END = range(4, 9)
-"""And from it; with the end of a replica comes the reason."""
+LAUNCH, START, LIMIT, RETIRE = range(4)  # Frames to a node; RETIRE refuses connections meanwhile
+FACTS, READY, ANSWER, STATUS, END = range(4, 9)  # And from it; an end comes with the reason
 HEAD = struct.Struct("<BBHIqdddd")
 
 Parts = Sequence[bytes | memoryview]
@@ -55,17 +47,12 @@ class Frame(NamedTuple):
     """The head of a frame; what does not apply is 0."""
 
     kind: int
-    variant: int = 0
-    """Of the model; with ``LAUNCH`` the stage."""
-    size: int = 0
-    """Tasks in the batch; with ``LAUNCH`` whether at full speed."""
-    length: int = 0
-    """Bytes that follow."""
+    variant: int = 0  # Of the model; with ``LAUNCH`` the stage
+    size: int = 0  # Tasks in the batch; with ``LAUNCH`` whether at full speed
+    length: int = 0  # Bytes that follow
     batch_id: int = 0
-    took_s: float = 0.0
-    """How long the batch ran."""
-    cores: float = 0.0
-    """Physical cores, to a node those asked for, from it those granted."""
+    took_s: float = 0.0  # How long the batch ran
+    cores: float = 0.0  # Physical cores, to a node those asked for, from it those granted
     cpu_s: float = 0.0
     throttled_s: float = 0.0
 
@@ -113,18 +100,15 @@ class Layout:
 
 
 class Link:
-    """The frames of a connection, which there may not be yet; nothing waits.
+    """The frames of a connection, which there may not be yet; its end is an ``OSError``."""
 
-    ``room`` returns the memory for the body of a frame. That the connection has ended, or that a
-    body has another length, is an ``OSError``.
-    """
+    # Nothing waits. ``room`` returns the memory for the body of a frame, and has to be of its
+    # length.
 
     def __init__(self, epoll: select.epoll, room: Callable[[Frame], memoryview]) -> None:
         self.sock: socket.socket | None = None
-        self.heard_s = 0.0
-        """When something came the last time."""
-        self.backlog: deque[memoryview] = deque()
-        """What the kernel did not take yet."""
+        self.heard_s = 0.0  # When something came the last time
+        self.backlog: deque[memoryview] = deque()  # What the kernel did not take yet
         self._epoll, self._room, self._mask = epoll, room, select.EPOLLIN
         self._head, self._got = memoryview(bytearray(HEAD.size)), 0
         self._frame: Frame | None = None

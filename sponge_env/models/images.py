@@ -44,11 +44,9 @@ that is left; the uniform is in full view in all of them."""
 
 
 def photographs(image_shape: tuple[int, int, int], dtype: str = "float32") -> NDArray[Any]:
-    """Return real images, (4, *image_shape); in float in EfficientNet-Lite's form.
-
-    They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
-    resized bicubically, RGB (or of one channel), in float ``(value - 127) / 128``.
-    """
+    """Return real images, (4, *image_shape); in float in EfficientNet-Lite's form."""
+    # They are crops of the photograph of Grace Hopper that matplotlib ships (public domain),
+    # resized bicubically, RGB (or of one channel), in float ``(value - 127) / 128``.
     from sponge_env.utils.installation import require_extra  # never called in a replica
 
     require_extra("live", "the photograph that models are shown")

@@ -18,8 +18,7 @@ Array = NDArray[Any]
 
 SAMPLES = 4  # Inputs that a model is shown where requests bring none
 
-TEXT_BYTES = 4096
-"""Longest text in a tensor, in UTF-8: the memory that a replica shares has places of fixed size."""
+TEXT_BYTES = 4096  # Longest text in a tensor, in UTF-8: shared memory has places of fixed size
 TEXT = f"S{TEXT_BYTES}"  # Type of a tensor of texts
 
 
@@ -57,10 +56,8 @@ class TensorSpec:
 
 
 def record(*tensors: TensorSpec) -> TensorSpec:
-    """Return one specification for all tensors that a model takes, or answers with.
-
-    Of several the rows are records (structured arrays), whose fields have the tensors' names.
-    """
+    """Return one specification for all tensors that a model takes, or answers with."""
+    # Of several the rows are records (structured arrays), whose fields have the tensors' names.
     return tensors[0] if len(tensors) == 1 else TensorSpec((), "", fields=tensors)
 
 
@@ -91,10 +88,7 @@ class Model(ABC):
         """Run the network on a (size, *inputs.shape) batch, with what :meth:`load` made."""
 
     def finish(self, batch: Array, result: Any) -> Sequence[Array] | Array:
-        """Turn what :meth:`run` returned into one answer for each task of the batch.
-
-        An answer has the shape of ``outputs``; with ``max_tasks`` it is a stack of up to so many.
-        """
+        """Turn what :meth:`run` returned into each task's answer, or ``max_tasks`` of them."""
         answers: Array = result
         return answers
 
@@ -117,10 +111,7 @@ class Model(ABC):
 
 
 def shares_of_tasks(model: Model) -> tuple[float, ...]:
-    """Return the shares of a model's samples whose answer leads to 0, 1, 2, ... tasks.
-
-    It runs in this process; of a model whose answers lead to none it is empty.
-    """
+    """Return the shares of samples that lead to 0, 1, ... tasks; empty if none may lead to any."""
     if not model.max_tasks:
         return ()
     session, images = model.load(threads=1), model.samples()[:, None]
@@ -199,11 +190,9 @@ def onnx_session(path: str, threads: int) -> Any:
 
 
 def run_onnx(session: Any, batch: Array) -> Any:
-    """Return the output for a batch; of several outputs a tuple for each task.
-
-    The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
-    runs one task after the other.
-    """
+    """Return the output for a batch; of several outputs a tuple for each task."""
+    # The fields of a batch of records are the inputs, in their order. A file whose batch axis is 1
+    # runs one task after the other.
     inputs = session.get_inputs()
     if len(batch) > 1 and inputs[0].shape[0] == 1:
         return [run_onnx(session, batch[k : k + 1])[0] for k in range(len(batch))]

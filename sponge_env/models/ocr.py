@@ -33,8 +33,7 @@ STD = 255 * np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
 GREY = 127  # What recognition takes for nothing
 PIXEL = 0.3  # Probability from which a pixel belongs to a line
 LINE = 0.6  # Mean probability within its rectangle from which a region is a line
-UNCLIP = 1.5
-"""How far a region is grown, by its area over its perimeter: undoes the training's shrinking."""
+UNCLIP = 1.5  # Growth of a region, by area over perimeter: undoes the training's shrinking
 SMALLEST = 3  # Height and width of a region, in pixels, below which it is no line
 
 
@@ -89,8 +88,7 @@ class Detection(_PaddleModel):
 class Recognition(_PaddleModel):
     """Reads a line of text; the answer is its text, the indices of its characters, and its box."""
 
-    alphabet_file: str = ""
-    """File with a character per line; without, they are in the ONNX file's metadata."""
+    alphabet_file: str = ""  # A character per line; without, they are in the ONNX file's metadata
 
     inputs = PLACED
     outputs = record(
@@ -217,10 +215,9 @@ OCR_MODELS: dict[str, _PaddleModel] = {
 
 
 class LinesRead:
-    """Counts the drawn lines that replicas read without a mistake, image by image.
+    """Counts the drawn lines that replicas read without a mistake, image by image."""
 
-    Answers are kept and compared later: that takes longer than a live run can wait.
-    """
+    # Answers are kept and compared later: that takes longer than a live run can wait.
 
     def __init__(self, images: Iterable[TextImage]) -> None:
         self._drawn = {
@@ -246,10 +243,7 @@ class LinesRead:
 
 
 def lines_read(stages: Sequence[Sequence[str]]) -> LinesRead | None:
-    """Return what counts the lines that stages of these variants read from drawn images.
-
-    None where they are not one that finds text and one that reads it.
-    """
+    """Return what counts the lines that stages read from drawn images; None if they do not."""
     names = {name for stage in stages for name in stage}
     if len(stages) != 2 or not names <= OCR_MODELS.keys():
         return None

@@ -23,11 +23,11 @@ from sponge_env.utils.installation import check_typed, imported, look_here, miss
 
 KNOWN = (*EFFICIENTNETS, *OCR_MODELS)  # Names of the models that come with the project
 NUMBERS = "biuf"  # Kinds of NumPy types of numbers that tensors may have
-TENSORS = {
+TENSORS = {  # NumPy's types by those of the runtime
     **{"tensor(float)": "float32", "tensor(double)": "float64", "tensor(string)": TEXT},
     **{f"tensor({name})": name for name in ("bool", "float16")},
     **{f"tensor({u}int{n})": f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)},
-}  # NumPy's types by those of the runtime
+}
 
 
 def resolve_model(name: str) -> Model:
@@ -113,11 +113,9 @@ def _is_fixed(tensor: Any) -> bool:
 
 
 def inspect_onnx(path: Path) -> OnnxModel:
-    """Check that an ONNX file can be served: with tensors of numbers or texts, batch axis first.
-
-    The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
-    does not say are measured.
-    """
+    """Check that an ONNX file can be served: with tensors of numbers or texts, batch axis first."""
+    # The batch axis is open, or of one task; the others are fixed. Shapes of outputs that the file
+    # does not say are measured.
     try:
         session = onnx_session(str(path), threads=1)
     except FileNotFoundError:
@@ -142,10 +140,7 @@ def _checked_input(path: Path, value: Any) -> TensorSpec:
     if not tensor.shape or tensor.shape[0] > 1:
         raise ConfigError(f"{what}; export it with a dynamic batch axis in front, or one of size 1")
     if 0 in tensor.shape[1:]:
-        name = (
-            next(axis for axis in value.shape[1:] if not isinstance(axis, int) or not axis)
-            or "NAME"
-        )
+        name = next(n for n in value.shape[1:] if not isinstance(n, int) or not n) or "NAME"
         raise ConfigError(
             f"{what}, but only the batch may be open; fix the rest: python -m onnxruntime.tools."
             f"make_dynamic_shape_fixed --dim_param {name} --dim_value LENGTH {path.name} fixed.onnx"

@@ -1,7 +1,5 @@
 """Serve a model, or a pipeline of models, to clients with deadlines."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -18,12 +16,9 @@ from sponge_env.scenario.toml import from_mapping
 from sponge_env.serve.options import TOKEN, ServeOptions
 from sponge_env.utils.installation import require_extra
 
-SERVER = "server"
-"""Begins the names of the server's own settings, where agents' begin with the agent's."""
-FAILED = 1
-"""Exit code of a server that stopped by itself."""
-SWITCH_S = 0.0005
-"""Maximum time that a busy thread keeps the interpreter from the serving thread."""
+SERVER = "server"  # Begins the names of the server's settings, where agents' begin with theirs
+FAILED = 1  # Exit code of a server that stopped by itself
+SWITCH_S = 0.0005  # Maximum time that a busy thread keeps the interpreter from the serving thread
 
 
 @cli.command

@@ -1,7 +1,5 @@
 """The servers: HTTP and gRPC in one loop, from the first request to the last answer."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal
@@ -27,8 +25,7 @@ if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CLOSING_S = 2.0
-"""How long connections may take to close once everything is answered."""
+CLOSING_S = 2.0  # How long connections may take to close once everything is answered
 
 
 class Stop:
@@ -51,7 +48,7 @@ class Stop:
 
 
 def serve(
-    engine: ServingEngine,
+    engine: "ServingEngine",
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],
@@ -61,7 +58,7 @@ def serve(
 
 
 async def run_servers(
-    engine: ServingEngine,
+    engine: "ServingEngine",
     options: ServeOptions,
     metrics: ServerMetrics,
     resources: Mapping[str, Resource],

@@ -1,7 +1,5 @@
 """The calls of a server: those that wait for the serving thread, those that have not ended."""
 
-from __future__ import annotations
-
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +15,7 @@ class Submitted(NamedTuple):
     """A call, or the cancelling of one."""
 
     ticket: int
-    call: Call | None
-    """None to cancel the call of this ticket."""
+    call: Call | None  # None to cancel the call of this ticket
     done: Callable[[Reply], None]
 
 
@@ -52,10 +49,8 @@ class Inbox:
             self._wake()
 
     def take(self, count: int) -> Iterator[Submitted]:
-        """Yield at most ``count`` entries, in the order in which they came.
-
-        A woken thread has to call it even where nothing is left. Several threads may take at once.
-        """
+        """Yield at most ``count`` entries in their order; several threads may take at once."""
+        # A woken thread has to call it even where nothing is left.
         self._woken = False
         with suppress(IndexError):
             for _ in range(count):
@@ -70,11 +65,9 @@ class OpenCall:
     row: int
     arrived_s: float
     done: Callable[[Reply], None]
-    until_s: float
-    """End of the batches that it was part of; at first when it arrived."""
+    until_s: float  # End of the batches that it was part of; at first when it arrived
     service_s: float = 0.0
-    batch: int = 0
-    """Of its last batch, as are ``cores`` and ``variant``."""
+    batch: int = 0  # Of its last batch, as are ``cores`` and ``variant``
     cores: int = 0
     variant: str = ""
 
@@ -86,21 +79,18 @@ class OpenCall:
 
 
 class RowTable:
-    """Which call has which row of ``requests``.
+    """Which call has which row of ``requests``."""
 
-    A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call that
-    was cancelled or is late leaves its row when the last batch with a task of it is over.
-    """
+    # A row is free, or it is a call's, or tasks of a call that has ended still run in it: a call
+    # that was cancelled or is late leaves its row when the last batch with a task of it is over.
 
     def __init__(self, count: int) -> None:
         """Begin with ``count`` free rows; :attr:`spare` is one more, for calls that are refused."""
         self.spare = count
         self._free = list(range(count))[::-1]
         self._calls: list[OpenCall | None] = [None] * (count + 1)
-        self._tasks = [0] * (count + 1)
-        """Tasks that run, by row."""
-        self._batches: dict[int, Sequence[int]] = {}
-        """Rows of the requests in each batch, one for each task."""
+        self._tasks = [0] * (count + 1)  # Tasks that run, by row
+        self._batches: dict[int, Sequence[int]] = {}  # Rows of each batch's requests, one a task
 
     @property
     def free(self) -> bool:

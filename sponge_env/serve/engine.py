@@ -1,7 +1,5 @@
 """The serving thread: takes calls, lets a controller decide, replies to each call."""
 
-from __future__ import annotations
-
 import logging
 import queue
 import threading
@@ -22,19 +20,15 @@ from sponge_env.serve.system import ServedSystem, send
 
 LOG = logging.getLogger("sponge_env")
 
-MAX_BUDGETS = 256
-"""In a snapshot, of the calls that wait in the first stage."""
-MAX_UNREAD = 4096
-"""Calls that may wait for the serving thread itself."""
-MAX_WAIT_S = 0.1
-"""For a decision; at most half an interval."""
+MAX_BUDGETS = 256  # In a snapshot, of the calls that wait in the first stage
+MAX_UNREAD = 4096  # Calls that may wait for the serving thread itself
+MAX_WAIT_S = 0.1  # For a decision; at most half an interval
 
 
 class ServingEngine:
-    """Serves calls in a thread of its own; every method may be called from any thread.
+    """Serves calls in a thread of its own; every method may be called from any thread."""
 
-    The system is closed when it has drained. A controller that fails keeps the last allocation.
-    """
+    # The system is closed when it has drained. A controller that fails keeps the last allocation.
 
     def __init__(
         self,
@@ -44,14 +38,12 @@ class ServingEngine:
         make_controller: Callable[[str], Controller],
     ) -> None:
         self.served = served
-        self.error: SpongeError | None = None
-        """Why it stopped by itself."""
+        self.error: SpongeError | None = None  # Why it stopped by itself
         self._system, self._make_controller = system, make_controller
         self._next: deque[Decider] = deque(maxlen=1)
         self._followers: list[Callable[[Snapshot], None]] = []
         self._warned = self._stopped = False
-        self.ready = True
-        """Whether calls are taken."""
+        self.ready = True  # Whether calls are taken
         self._view = system.view()
         self._decider = self._started(agent)
         self._snapshot = self._make_snapshot(self._view)
@@ -98,24 +90,17 @@ class ServingEngine:
         return launcher.resizes() if isinstance(launcher, KubernetesLauncher) else None
 
     def follow(self, follower: Callable[[Snapshot], None]) -> None:
-        """Call something, quickly, with each snapshot from now on, from the engine's thread.
-
-        When the engine ends, however it comes to that, the last one says that it is not ready.
-        """
+        """Call something, quickly, from the engine's thread, with each snapshot from now on."""
+        # When the engine ends, however it comes to that, the last one says that it is not ready.
         self._followers.append(follower)
 
     def use(self, agent: str) -> None:
-        """Put another controller in charge, from the next interval on; no call is lost.
-
-        SpongeError if there is none of that name, or it cannot control this system.
-        """
+        """Put another controller in charge from the next interval on, or raise ``SpongeError``."""
         self._next.append(self._started(agent))
 
     def drain(self, timeout_s: float) -> None:
-        """Take no more calls, answer those that there are, at most for so long; then stop.
-
-        What is left then ends as STOPPED. Safe to call twice.
-        """
+        """Take no more calls, answer what is left, for so long at most; then stop. Idempotent."""
+        # What is left then ends as STOPPED.
         self.ready = False
         self._system.close_by(time.monotonic() + timeout_s)
         self._system.worker.wake()
@@ -125,7 +110,7 @@ class ServingEngine:
         """Stop at once; does nothing after :meth:`drain`."""
         self.drain(0.0)
 
-    def _started(self, agent: str) -> Decider:
+    def _started(self, agent: str) -> "Decider":
         """Make a controller that is ready to decide; this may take a while."""
         controller = self._make_controller(agent)
         start_rehearsed(controller, self._system, 0)
@@ -139,11 +124,8 @@ class ServingEngine:
         except Exception as error:
             status = Status.FAILED
             self.error = error if isinstance(error, SpongeError) else WorkerError(repr(error))
-            LOG.error(
-                "the server cannot go on: %s",
-                self.error,
-                exc_info=None if error is self.error else error,
-            )
+            unexpected = None if error is self.error else error
+            LOG.error("the server cannot go on: %s", self.error, exc_info=unexpected)
         finally:
             self._stop(status)
 
@@ -176,10 +158,8 @@ class ServingEngine:
             follower(snapshot)
 
     def _decision(self, view: SystemView) -> tuple[Allocation, float]:
-        """Return the allocation of the controller in charge, and how long the decision took.
-
-        The last allocation stays in force while it is still deciding, and if it fails.
-        """
+        """Return the allocation of the controller in charge, and how long the decision took."""
+        # The last allocation stays in force while it is still deciding, and if it fails.
         with suppress(IndexError):
             following = self._next.popleft()
             self._decider.close()
@@ -230,10 +210,9 @@ class Decision(NamedTuple):
 
 
 class Decider:
-    """Has one controller, which has been started, decide about one view after another.
+    """Has one controller, which has been started, decide about one view after another."""
 
-    All methods belong to one thread. A controller that hangs costs its thread and nothing else.
-    """
+    # All methods belong to one thread. A controller that hangs costs its thread and nothing else.
 
     def __init__(self, agent: str, controller: Controller, spec: SystemSpec) -> None:
         self.agent = agent
@@ -242,8 +221,7 @@ class Decider:
         self._views: queue.SimpleQueue[SystemView | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Decision] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="sponge-deciding", daemon=True)
-        self._sent_s: float | None = None
-        """Time of the view that it has not decided about yet."""
+        self._sent_s: float | None = None  # Time of the view that it has not decided about yet
 
     @property
     def waited_s(self) -> float:
@@ -251,11 +229,9 @@ class Decider:
         return 0.0 if self._sent_s is None else time.perf_counter() - self._sent_s
 
     def decide(self, view: SystemView) -> Decision | None:
-        """Return its decision about a view if it comes soon, else about an earlier view.
-
-        None while it is still busy. A controller that took long the last time is not waited for:
-        each of its decisions comes into force an interval later.
-        """
+        """Return its decision about a view if it comes soon, else about an earlier one, or None."""
+        # None while it is still busy. A controller that took long the last time is not waited for:
+        # each of its decisions comes into force an interval later.
         if self._thread.ident is None:
             self._thread.start()
         late = self._take(0.0)

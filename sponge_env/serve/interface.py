@@ -5,8 +5,6 @@ nothing of protocols, and a front end nothing of queues. Times are stamps of thi
 monotonic clock, in seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,28 +15,21 @@ from numpy.typing import NDArray
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.models.model import TensorSpec
 
-VERSION = "1"
-"""The only version of a model."""
+VERSION = "1"  # The only version of a model
 
 
 class Status(IntEnum):
     """How a call ended."""
 
-    ANSWERED = 0
-    """With outputs, in time or late."""
-    REFUSED = 1
-    """At once: its deadline cannot be met, or there is no room."""
+    ANSWERED = 0  # With outputs, in time or late
+    REFUSED = 1  # At once: its deadline cannot be met, or there is no room
     EXPIRED = 2
     """Dropped inside: its deadline passed while it waited, or it was shed, :attr:`Reply.in_time`,
     because it could not be met any more, or only at the cost of others."""
-    FAILED = 3
-    """Every replica that tried it died, and no time is left."""
-    CANCELLED = 4
-    """The client went away or cancelled it."""
-    STOPPED = 5
-    """The server shuts down."""
-    INVALID = 6
-    """The model failed on its input; :attr:`Reply.reason` says why."""
+    FAILED = 3  # Every replica that tried it died, and no time is left
+    CANCELLED = 4  # The client went away or cancelled it
+    STOPPED = 5  # The server shuts down
+    INVALID = 6  # The model failed on its input; :attr:`Reply.reason` says why
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +39,9 @@ class Call:
     tensor: NDArray[Any]
     """Input of ``ServedModel.inputs``' shape and type, of several tensors a record; a view on the
     client's bytes is fine, it is copied once, into the memory that is shared with the replica."""
-    sent_s: float
-    """When the client sent it, as far as is known; else when it arrived."""
-    deadline_s: float
-    """When it has to be answered."""
-    payload_bytes: int
-    """Size of its body, from which controllers estimate the network."""
+    sent_s: float  # When the client sent it, as far as is known; else when it arrived
+    deadline_s: float  # When it has to be answered
+    payload_bytes: int  # Size of its body, from which controllers estimate the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +49,18 @@ class Reply:
     """How a call ended."""
 
     status: Status
-    output: NDArray[Any] | None = None
-    """(tasks, *outputs.shape) answers of the last stage; of several tensors records."""
+    output: NDArray[Any] | None = None  # (tasks, *outputs.shape) of the last stage; may be records
     finished_s: float = 0.0
-    queue_s: float = 0.0
-    """Time that it waited, in all stages."""
-    service_s: float = 0.0
-    """Time that it was in batches, in all stages."""
-    batch: int = 0
-    """Size of its (last) batch."""
-    cores: int = 0
-    """Core units that each replica of its (last) stage had."""
-    variant: str = ""
-    """Model that answered it (last)."""
-    retry_after_s: float = 0.0
-    """Of a refusal: when there should be room again."""
+    queue_s: float = 0.0  # Time that it waited, in all stages
+    service_s: float = 0.0  # Time that it was in batches, in all stages
+    batch: int = 0  # Size of its (last) batch
+    cores: int = 0  # Core units that each replica of its (last) stage had
+    variant: str = ""  # Model that answered it (last)
+    retry_after_s: float = 0.0  # Of a refusal: when there should be room again
     in_time: bool = False
     """Of an answer, whether it is on time, as the system's metrics have it; of what was dropped,
     whether its deadline had not passed yet."""
-    reason: str = ""
-    """Why the model failed."""
+    reason: str = ""  # Why the model failed
 
     @property
     def outcome(self) -> str:
@@ -94,46 +74,37 @@ class Reply:
 class ServedModel:
     """What a server serves; fixed while it runs."""
 
-    name: str
-    """Of the model, as clients call it."""
-    inputs: TensorSpec
-    """The tensors have names here, as have those of the outputs."""
+    name: str  # Of the model, as clients call it
+    inputs: TensorSpec  # The tensors have names here, as have those of the outputs
     outputs: TensorSpec
     batch_max: int
     default_slo_s: float
     variants: tuple[str, ...]
     stages: tuple[str, ...]
-    queue_max: int = 1024
-    """Largest number of calls that it holds; more rows than that cannot be served together."""
+    queue_max: int = 1024  # Calls that it holds at most, and rows that can be served together
 
 
 class Batches(NamedTuple):
     """The batches of one size that have ended with answers."""
 
-    size: int
-    """Tasks in each."""
+    size: int  # Tasks in each
     ended: int
-    service_s: float
-    """From their beginnings to their ends, all together."""
+    service_s: float  # From their beginnings to their ends, all together
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """State of the engine after an interval."""
 
-    now_s: float
-    """Time since the server began."""
+    now_s: float  # Time since the server began
     agent: str
-    last: IntervalMetrics | None
-    """Metrics of the last interval."""
-    cores: tuple[int, ...]
-    """Of each stage, of one replica."""
+    last: IntervalMetrics | None  # Metrics of the last interval
+    cores: tuple[int, ...]  # Of each stage, of one replica
     replicas: tuple[int, ...]
     batch: tuple[int, ...]
     variant: tuple[str, ...]
     queued: tuple[int, ...]
-    budgets_s: tuple[float, ...]
-    """(queued,) time left to those that wait in the first stage, ascending; at most 256."""
+    budgets_s: tuple[float, ...]  # (<= 256,) left to those that wait in the first stage, ascending
     ready: bool
 
 
@@ -142,9 +113,6 @@ class Resource:
     """Something that clients read at a path of its own, such as the metrics."""
 
     content_type: str
-    make: Callable[[str], bytes]
-    """Makes it, quickly, for what follows the question mark in the URL."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """By lower-case names."""
-    open: bool = False
-    """Whether it needs no token, because it tells nothing of what happens here."""
+    make: Callable[[str], bytes]  # Makes it, quickly, for what follows the question mark in the URL
+    headers: Mapping[str, str] = field(default_factory=dict)  # By lower-case names
+    open: bool = False  # Whether it needs no token, because it tells nothing of what happens here

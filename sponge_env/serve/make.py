@@ -1,7 +1,5 @@
 """Puts a server's engine together: scenario, profile, worker, controller."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,8 +20,7 @@ from sponge_env.serve.engine import ServingEngine
 from sponge_env.serve.interface import ServedModel
 from sponge_env.serve.system import ServedSystem
 
-INPUT, OUTPUT = "input", "output"
-"""Names of the tensors of a model that gives them none."""
+INPUT, OUTPUT = "input", "output"  # Names of the tensors of a model that gives them none
 MIN_TIMEOUT_S, TIMEOUT_BATCHES = 2.0, 10.0
 """A batch counts as hung after this time, or this many slowest batches, whichever is later."""
 
@@ -79,13 +76,9 @@ def _named(tensor: TensorSpec, name: str) -> TensorSpec:
     return tensor if tensor.fields or tensor.name else replace(tensor, name=name)
 
 
-def controllers(
-    agent: str, options: Mapping[str, Mapping[str, Any]]
-) -> Callable[[str], Controller]:
-    """Return what makes controllers by their names.
-
-    The first may be anything; later ones must be registered, so that no client imports code.
-    """
+def controllers(agent: str, given: Mapping[str, Mapping[str, Any]]) -> Callable[[str], Controller]:
+    """Return what makes controllers by their names."""
+    # The first may be anything; later ones must be registered, so that no client imports code.
     registry, (entries, _) = known_controllers(), chosen([agent])
     if not entries:
         raise ConfigError(f"{agent} is a bound, which nothing can be served with")
@@ -93,11 +86,11 @@ def controllers(
 
     def make(name: str) -> Controller:
         if name == agent:
-            own = {**first.options, **options.get(name, {})}
+            own = {**first.options, **given.get(name, {})}
             return make_controller(first.controller or name, registry, own)
         if name not in registry:
             raise ConfigError(unknown("agent", name, registry))
-        return make_controller(name, registry, options.get(name))
+        return make_controller(name, registry, given.get(name))
 
     return make
 

@@ -1,7 +1,5 @@
 """Where a server listens, and limits for its clients."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -10,10 +8,8 @@ from functools import lru_cache
 from sponge_env.errors import ConfigError
 from sponge_env.scenario.option import Options, option
 
-TOKEN = "SPONGE_TOKEN"
-"""Environment variable of the token: all users of a machine see its command lines."""
-BACKLOG = 512
-"""Connections that the kernel keeps until they are accepted."""
+TOKEN = "SPONGE_TOKEN"  # Environment variable of the token: command lines are for all to see
+BACKLOG = 512  # Connections that the kernel keeps until they are accepted
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ Everything else is the live system's. Nothing grows with the time that it serves
 starts over.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import time
@@ -37,14 +35,10 @@ from sponge_env.simulation.workload import Workload
 
 LOG = logging.getLogger("sponge_env")
 
-PLANNED_S = 60.0
-"""Duration of the scenario that tables are made for; serving has no end."""
-TICK_S = 1e-6
-"""How long after its deadline a request has expired."""
-MAX_WAIT_S = 86_400.0
-"""Later deadlines are shortened to it, because controllers calculate with them."""
-MAX_AT_ONCE = 256
-"""Calls that are taken in before batches are formed and replies are sent."""
+PLANNED_S = 60.0  # Duration of the scenario that tables are made for; serving has no end
+TICK_S = 1e-6  # How long after its deadline a request has expired
+MAX_WAIT_S = 86_400.0  # Later deadlines are shortened to it: controllers calculate with them
+MAX_AT_ONCE = 256  # Calls that are taken in before batches are formed and replies are sent
 
 _STATUS: dict[int, Status] = {
     Outcome.ON_TIME: Status.ANSWERED,
@@ -64,10 +58,7 @@ class CallWorker(Worker, Protocol):
         """Keep the input that a request brings, until it ends."""
 
     def take_answers(self, request: int) -> list[NDArray[Any]]:
-        """Return what was answered to the last stage's tasks of a request, in their order.
-
-        A model that failed on one of its tasks is a :class:`ModelError`.
-        """
+        """Return the answers to the last stage's tasks, in order, or raise ``ModelError``."""
 
 
 def variant_name(variant: Variant) -> str:
@@ -103,26 +94,19 @@ class ServedSystem(LiveSystem):
         outputs: TensorSpec | None = None,
         queue_max: int = 1024,
     ) -> None:
-        """Start to serve; see :class:`LiveSystem` for the worker.
-
-        The scenario is served without end, and its traffic is not drawn (:func:`endless`). There
-        are never more than ``queue_max`` requests in the system; the others are refused. The last
-        stage's ``outputs`` are needed where a request may have no task there.
-        """
+        """Start to serve a scenario without end; see :class:`LiveSystem` for the worker."""
+        # Its traffic is not drawn. There are never more than ``queue_max`` requests in the system;
+        # the others are refused. The last stage's ``outputs`` are needed where a request may have
+        # no task there.
         self._outputs, self._queue_max = outputs or TensorSpec(()), queue_max
-        self._table = RowTable(queue_max)
-        """Rows of ``requests``."""
+        self._table = RowTable(queue_max)  # Rows of ``requests``
         self._by_ticket: dict[int, OpenCall] = {}
-        self._past: list[tuple[Any, ...]] = []
-        """What of the ledger was read in this interval."""
-        self._arriving: list[tuple[float, float]] = []
-        """Delay and budget of each request that arrived in this interval."""
+        self._past: list[tuple[Any, ...]] = []  # What of the ledger was read in this interval
+        self._arriving: list[tuple[float, float]] = []  # Delay and budget of this interval's calls
         self._arrivals = np.zeros((2, 0))
         self._closing_s = math.inf
-        self._ended_s = 0.0
-        """End of the present interval."""
-        self._waiting = False
-        """Whether anything may wait in any stage; if not, there is nothing to look after."""
+        self._ended_s = 0.0  # End of the present interval
+        self._waiting = False  # Whether anything may wait; if not, there is nothing to look after
         self._dropped = Status.EXPIRED
         super().__init__(endless(scenario), 0, make_worker, profile)
         self._offset_s = time.monotonic() - self.worker.now()

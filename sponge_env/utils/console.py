@@ -65,8 +65,7 @@ class ConsoleSink:
         )
 
 
-_WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100
-"""Pixels of a frame, intervals in it, and pixels from one of its panels to the next."""
+_WIDTH, _HEIGHT, _SHOWN, _ROW = 480, 320, 60, 100  # Pixels, intervals shown, pixels of a panel
 
 
 def frame(intervals: Sequence[IntervalMetrics], cores_max: int) -> NDArray[np.uint8]:

@@ -41,11 +41,9 @@ def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a partial name to write to; rename it to ``path`` when that went well.
-
-    A path such as ``/dev/stdout`` is no file that could be replaced and is written to directly.
-    Like all here it raises a :class:`RunDirectoryError` where the file cannot be written.
-    """
+    """Yield a partial name to write to; rename it to ``path`` when that went well."""
+    # A path such as ``/dev/stdout`` is no file that could be replaced and is written to directly.
+    # Like all here it raises a RunDirectoryError where the file cannot be written.
     with explained(path):
         if path.exists() and not path.is_file():
             yield path
@@ -62,22 +60,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, data: Any, indent: int | None = 1) -> None:
-    """Write JSON, whole or not at all; folders above the file are made.
-
-    What JSON cannot hold is written as text, but a number that is not finite is a
-    ``ValueError``. Without ``indent`` all is in one line, for long lists of numbers.
-    """
+    """Write JSON, whole or not at all; a number that is not finite is a ``ValueError``."""
+    # What else JSON cannot hold is written as text. Without ``indent`` all is in one line.
     text = json.dumps(data, indent=indent, allow_nan=False, default=str) + "\n"
     with replacing(path) as partial:
         partial.write_text(text)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, uncompressed if gzip compressed it.
-
-    An ``OSError`` or a ``ValueError`` says why it cannot be: pipes and devices, which might never
-    end, are none; and there may be at most :data:`MAX_BYTES`.
-    """
+    """Read a file, uncompressed if gzip compressed it, or raise ``OSError`` or ``ValueError``."""
+    # Pipes and devices, which might never end, are none; and there may be at most MAX_BYTES.
     status = path.stat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise OSError(0, "it is no regular file")
@@ -118,10 +110,8 @@ def read_text(path: Path) -> str:
 
 
 def parsed(parse: Callable[[str], Any], text: str) -> Any:
-    """Parse text; a ``ValueError`` says why it cannot be, or holds what no file of ours does.
-
-    That is, more than :data:`MAX_DEPTH` tables within each other, and whole numbers beyond floats.
-    """
+    """Parse text, or raise a ``ValueError``, also of what no file of ours holds."""
+    # That is, more than MAX_DEPTH tables within each other, and whole numbers beyond floats.
     try:
         data = parse(text)
     except RecursionError:

@@ -27,12 +27,11 @@ from sponge_env.errors import ConfigError, MissingExtraError
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 """Variables of processes that share CPUs: more threads only get in each other's way."""
 _PACKAGE = Path(__file__).resolve().parents[1]
-PACKAGES = (
+PACKAGES = (  # Packages whose versions can change a result or how it is stored
     *("sponge-env", "gymnasium", "numba", "numpy", "onnxruntime", "pandas", "pulp", "pyarrow"),
     *("safetensors", "sb3-contrib", "scipy", "stable-baselines3", "tensorboard", "torch"),
 )
-"""Packages whose versions can change a result or how it is stored."""
-EXTRAS = {
+EXTRAS = {  # Modules without which what an extra is for cannot work
     "train": ("stable_baselines3", "tensorboard", "torch"),
     "search": ("optuna",),
     "live": ("matplotlib", "onnxruntime", "PIL"),
@@ -45,7 +44,6 @@ EXTRAS = {
     "serve": ("google.protobuf", "grpc", "httptools", "orjson", "prometheus_client", "uvloop"),
     "report": ("google_crc32c", "jinja2", "matplotlib", "pandas", "PIL", "tensorboard"),
 }
-"""Modules without which what an extra is for cannot work."""
 TRUST = "--trust"
 _words: Sequence[str] | None = None  # The words of the command line; None where there is none
 

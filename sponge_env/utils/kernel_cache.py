@@ -22,18 +22,15 @@ LOG = logging.getLogger("sponge_env")
 _IMPORT = re.compile(r"(?m)^(?:from (\S+) )?import (\((?:[^)#]|#[^\n]*)*\)|(?:[^\n\\]|\\\n)*)")
 """An import at the top level of a module; in brackets it may have comments."""
 _COMMENT = re.compile(r"#[^\n]*")
-_OWN_PACKAGES = {"sponge_env", "agents", "baselines"}
-"""Packages of this project, all of which kernels may import."""
+_OWN_PACKAGES = {"sponge_env", "agents", "baselines"}  # This project's, which kernels may import
 
 
 @functools.cache
 def code_folder(module: str, chosen: str = "") -> Path | None:
-    """Return the folder for the machine code of a module; None, with a warning, if there is none.
-
-    It lies in the ``chosen`` folder or else beside the source, where the code of older sources is
-    removed, or in the user's cache. That begins with what lies where nothing can be written, as in
-    an image: numba itself reads only where it can write.
-    """
+    """Return the folder for a module's machine code; None, with a warning, if there is none."""
+    # It lies in the ``chosen`` folder or else beside the source, where the code of older sources is
+    # removed, or in the user's cache. That begins with what lies where nothing can be written, as
+    # in an image: numba itself reads only where it can write.
     files = sources(module)
     if module not in files:  # it was typed in
         return None

@@ -6,8 +6,6 @@ requests, and the client is read for a moment longer: otherwise it would see a r
 instead of the reason.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math
@@ -20,36 +18,23 @@ from typing import Any
 
 import httptools
 
-from sponge_env.serve.http.messages import (
-    CLOSE,
-    CONTINUE,
-    JSON,
-    Request,
-    Response,
-    error_response,
-    too_large,
-)
+from sponge_env.serve.http import messages
+from sponge_env.serve.http.messages import Request, Response
 from sponge_env.serve.options import ServeOptions
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import Memory
 
 LOG = logging.getLogger("sponge_env")
 
-SCRATCH_BYTES = 2**16
-"""Read at once of what is not used."""
+SCRATCH_BYTES = 2**16  # Read at once of what is not used
 HEAD_BYTES, CHUNK_BYTES = 2**10, 2**13
 """Read at once where a request begins, and of a body of unknown size. What is read is parsed in one
 go, and may hold many small requests."""
-LINGER_S = 1.0
-"""How long a refused client is still read."""
-CLOSE_CHECK_S = 0.01
-"""Interval of checks whether all connections are closed, at the end of the server."""
-HEALTH_CONNECTIONS = 16
-"""Further ones, for checks of health while the others are all in use."""
-SLOW_S = 3.0
-"""A client that takes longer to send a body, or to read an answer, may give way to another."""
-PEER_CHECK_S = 0.1
-"""Interval of checks whether a client that has closed its half is still there."""
+LINGER_S = 1.0  # How long a refused client is still read
+CLOSE_CHECK_S = 0.01  # Interval of checks whether all connections are closed, at the end
+HEALTH_CONNECTIONS = 16  # Further ones, for checks of health while the others are all in use
+SLOW_S = 3.0  # A client that takes longer to send a body or read an answer may give way
+PEER_CHECK_S = 0.1  # Interval of checks whether a client that has closed its half is still there
 
 
 class Connections:
@@ -64,15 +49,12 @@ class Connections:
     ) -> None:
         """Have requests answered; what is refused before that is ``rejected``, by HTTP status."""
         self.options, self.memory, self.answer, self.rejected = options, memory, answer, rejected
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        """Read buffer of all connections: each parses what it has read before the next reads."""
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))  # For all: parsed before the next reads
         self.open: set[Connection] = set()
-        self.ending = False
-        """Whether each connection ends with its next answer."""
-        self._pipelined: deque[Connection] = deque()
-        """Connections whose next request is pipelined, in the order of their turns."""
+        self.ending = False  # Whether each connection ends with its next answer
+        self._pipelined: deque[Connection] = deque()  # With a pipelined request, in order of turns
 
-    def make_room(self, newcomer: Connection) -> bool:
+    def make_room(self, newcomer: "Connection") -> bool:
         """Let the connection go that has been idle longest; return whether there is one."""
         longest = min(self.open, key=lambda each: each.idle_since_s)
         if longest is newcomer:
@@ -81,11 +63,9 @@ class Connections:
         longest.transport.abort()
         return True
 
-    def begin_later(self, connection: Connection) -> None:
-        """Begin a pipelined request: one of all connections in each turn of the event loop.
-
-        So they do not hold up clients that wait for their answers.
-        """
+    def begin_later(self, connection: "Connection") -> None:
+        """Begin a pipelined request: one of all connections in each turn of the event loop."""
+        # So they do not hold up clients that wait for their answers.
         self._pipelined.append(connection)
         if len(self._pipelined) == 1:
             asyncio.get_running_loop().call_soon(self._begin_pipelined)
@@ -117,22 +97,18 @@ class Connection(asyncio.BufferedProtocol):
         self.server, self._loop = server, asyncio.get_running_loop()
         self.transport: Any = None
         self._parser: Any = None
-        self._arriving: Request | None = None
-        """The request whose last byte is still to come."""
-        self._waiting: deque[Request] = deque()
-        """Requests that wait for the answers to those before them."""
+        self._arriving: Request | None = None  # The request whose last byte is still to come
+        self._waiting: deque[Request] = deque()  # Requests that wait for those before them
         self._running: Request | None = None
         self._task: asyncio.Task[None] | None = None
         self._parsed_bytes, self._in_headers = 0, True
-        self._skip_bytes = 0
-        """Rest of a body whose request has been answered already."""
+        self._skip_bytes = 0  # Rest of a body whose request has been answered already
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._refusal: WireError | None = None
         self._health_only = False
-        self._answered_s = time.monotonic()
-        """When the last answer was written; at first when the connection was made."""
+        self._answered_s = time.monotonic()  # Of the last answer; at first, of the connection
 
     @property
     def idle_since_s(self) -> float:
@@ -194,11 +170,9 @@ class Connection(asyncio.BufferedProtocol):
             self._parse(self.server.scratch[:nbytes])
 
     def eof_received(self) -> bool:
-        """Return whether answers are due; else the connection is closed.
-
-        A client that is gone looks like one that only sends no more, until something is sent to
-        it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
-        """
+        """Return whether answers are due; else the connection is closed."""
+        # A client that is gone looks like one that only sends no more, until something is sent to
+        # it: then its machine reports an error. HTTP/1.1 allows a "100 Continue" for that.
         if self._arriving is not None and not self._arriving.answered:
             self._refuse(WireError("the request ended before it was complete"))
         if (latest := self._latest) is None or self.transport.is_closing():
@@ -206,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._refusal is None:
             latest.keep_alive = False
         if self._running is not None and self._running.version == "1.1":
-            self.transport.write(CONTINUE)
+            self.transport.write(messages.CONTINUE)
         self._loop.call_later(PEER_CHECK_S, self._check_peer)
         return True
 
@@ -261,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
                 raise WireError("too many connections", 503)
         size = int(request.headers.get(b"content-length", b"0"))
         if size > max_bytes:
-            request.fail(too_large(max_bytes))
+            request.fail(messages.too_large(max_bytes))
         elif size:
             request.allocate(size, self.server.memory)
         if self._latest is not None and not self._paused:
@@ -316,11 +290,9 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(WireError("the request is too large", 413))
 
     def _feed(self, data: memoryview) -> memoryview:
-        """Parse data; return what is left of it.
-
-        The parser takes everything after a request to upgrade for another protocol. So the head
-        goes through another parser, without that header.
-        """
+        """Parse data; return what is left of it."""
+        # The parser takes everything after a request to upgrade for another protocol. So the head
+        # goes through another parser, without that header.
         try:
             self._parser.feed_data(data)
             return data[:0]
@@ -366,8 +338,8 @@ class Connection(asyncio.BufferedProtocol):
             response = await self.server.answer(request)
         except Exception:
             LOG.exception("a request could not be answered")
-            response = Response(b'{"error":"the server failed"}', 500, JSON, (CLOSE,))
-        request.keep_alive &= CLOSE not in response.headers
+            response = Response(b'{"error":"the server failed"}', 500, headers=(messages.CLOSE,))
+        request.keep_alive &= messages.CLOSE not in response.headers
         if self.server.ending and request is self._latest:
             request.keep_alive = False
         if b"expect" in request.headers and request is self._arriving:
@@ -415,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.transport.is_closing():
             return
         if self._arriving is None:
-            response = error_response(refusal, {})
+            response = messages.error_response(refusal, {})
             self.transport.write(response.head(close=True) + response.body)
         self.transport.write_eof()
         self._stop_timer()

@@ -1,7 +1,5 @@
 """HTTP requests as they arrive, responses as they are sent, and compressed bodies of both."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -31,28 +29,24 @@ CLOSE = (b"connection", b"close")
 _WINDOW_BITS = {
     "gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS,
 }  # fmt: skip
-COMPRESSION_LEVEL = 1
-"""Tensors hardly shrink more at higher levels."""
+COMPRESSION_LEVEL = 1  # Tensors hardly shrink more at higher levels
 
 
 class Request:
-    """A request whose head has arrived; its body may still be on the way.
+    """A request whose head has arrived; its body may still be on the way."""
 
-    A body of known size is read into its own buffer; chunks are appended to each other. Either
-    counts in the server's memory for as long as it is used.
-    """
+    # A body of known size is read into its own buffer; chunks are appended to each other. Either
+    # counts in the server's memory for as long as it is used.
 
     def __init__(self, began_s: float, client: tuple[str, int] | None) -> None:
         """Begin a request; ``began_s`` is the monotonic time of its first byte."""
         self.began_s, self.client = began_s, client
         self.url = b""
         self.pairs: list[tuple[bytes, bytes]] = []
-        self.headers: dict[bytes, bytes] = {}
-        """By lower-case name; the last one counts where a name is repeated."""
+        self.headers: dict[bytes, bytes] = {}  # By lower-case name; of repeated ones the last
         self.method = self.path = self.query = self.version = ""
         self.keep_alive, self.answered = False, False
-        self.buffer: memoryview | None = None
-        """For a body of known size; ``filled`` bytes of it have arrived."""
+        self.buffer: memoryview | None = None  # Of a body of known size; ``filled`` bytes are here
         self.filled = 0
         self._chunks = bytearray()
         self._held: HeldBytes | None = None
@@ -62,10 +56,7 @@ class Request:
         self._send_continue: Callable[[bytes], None] | None = None
 
     def end_head(self, parser: httptools.HttpRequestParser, send: Callable[[bytes], None]) -> None:
-        """Read what the parser knows once the headers are complete; ``send`` writes to the client.
-
-        An address that is no path raises, which the parser reports.
-        """
+        """Read what the parser knows after the headers, or raise; ``send`` writes to the client."""
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         self.path = unquote(path) if "%" in path else path

@@ -1,7 +1,5 @@
 """The protocol over HTTP: what each path does, and which clients may use it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,36 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sponge_env.errors import SpongeError
-from sponge_env.serve.http.messages import (
-    BINARY,
-    JSON,
-    Request,
-    Response,
-    accepted_encoding,
-    compress,
-    decompress,
-    error_response,
-    json_response,
-    too_large,
-)
+from sponge_env.serve.http import messages
+from sponge_env.serve.http.messages import JSON, Request, Response
 from sponge_env.serve.interface import Resource
 from sponge_env.serve.options import is_local
+from sponge_env.serve.wire import protocol
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import (
-    InferRequest,
-    json_size,
-    parsed_bytes,
-    read_json,
-    read_request,
-    write_answer,
-)
+from sponge_env.serve.wire.protocol import InferRequest
 from sponge_env.serve.wire.resources import LARGE_BYTES, READER, run_detached, run_in_thread
 from sponge_env.serve.wire.tensors import Buffer, brief
 from sponge_env.serve.wire.trace import TRACEPARENT, own_parent
 
-MAX_SETTING_BYTES = 2**16
-"""Of a request that changes a setting."""
+MAX_SETTING_BYTES = 2**16  # Of a request that changes a setting
 PROXY_HEADERS = {b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"}
 
 
@@ -58,7 +39,7 @@ class HttpFront:
             response = await self._response(request)
         except WireError as error:
             self._front.count_rejected(error)
-            response = error_response(error, request.headers)
+            response = messages.error_response(error, request.headers)
         own = own_parent(request.headers) if TRACEPARENT in request.headers else ()
         return replace(response, headers=(*response.headers, *own)) if own else response
 
@@ -106,17 +87,17 @@ class HttpFront:
             case True, ["v2/model", "infer"]:
                 raise WireError("infer needs POST", 405)
             case True, ["v2"]:
-                return json_response(front.server_metadata())
+                return messages.json_response(front.server_metadata())
             case True, ["v2/model"]:
-                return json_response(front.model_metadata())
+                return messages.json_response(front.model_metadata())
             case True, ["v2/model", "ready"]:
                 return _flag("ready", self._engine.ready, {"name": front.served.name})
             case True, ["v2/model", "config"]:
-                return json_response(front.model_config())
+                return messages.json_response(front.model_config())
             case True, ["v2/model", "stats"]:
-                return json_response({"model_stats": [front.metrics.statistics()]})
+                return messages.json_response({"model_stats": [front.metrics.statistics()]})
             case False, ["v2", "repository", "index"]:
-                return json_response(front.index())
+                return messages.json_response(front.index())
             case False, ["agent"]:
                 return await self._use_agent(request)
         what = "there is nothing at" if get else "nothing accepts POST at"
@@ -137,12 +118,12 @@ class HttpFront:
     async def _read(self, body: Buffer, header_length: bytes | None) -> InferRequest:
         """Parse a body; the Python objects that large JSON becomes count as memory meanwhile."""
         served, max_rows = self._front.served, self._front.options.max_rows
-        size, needed = json_size(header_length, len(body), served, max_rows), 0
+        size, needed = protocol.json_size(header_length, len(body), served, max_rows), 0
         if size >= LARGE_BYTES:
-            needed = await run_in_thread(size, parsed_bytes, memoryview(body)[:size])
+            needed = await run_in_thread(size, protocol.parsed_bytes, memoryview(body)[:size])
         with self._front.memory.holding(needed):
             arguments = (body, size, served, max_rows)
-            return await run_in_thread(size, read_request, *arguments, threads=READER)
+            return await run_in_thread(size, protocol.read_request, *arguments, threads=READER)
 
     async def _body(self, request: Request) -> tuple[Buffer, int]:
         """Return a body, unpacked, and its size as it was sent."""
@@ -152,7 +133,7 @@ class HttpFront:
         if not encoding:
             return body, len(body)
         # in a thread by the largest size: a small body may become a large one
-        unpacked = await run_in_thread(max_bytes, decompress, body, encoding, max_bytes)
+        unpacked = await run_in_thread(max_bytes, messages.decompress, body, encoding, max_bytes)
         array = np.frombuffer(unpacked, np.uint8)
         self._front.memory.keep(array)
         return memoryview(array), len(body)  # type: ignore[arg-type]
@@ -165,17 +146,17 @@ class HttpFront:
         headers: Headers,
     ) -> Response:
         """Return an answer, compressed where the client accepts that and it is large enough."""
-        parts = write_answer(request, self._front.served.name, tensors, about)
+        parts = protocol.write_answer(request, self._front.served.name, tensors, about)
         content_type, extra = JSON, []
         if len(parts) > 1:
-            content_type = BINARY
+            content_type = messages.BINARY
             extra.append((b"inference-header-content-length", b"%d" % len(parts[0])))
         body = b"".join(parts)
         if len(body) >= self._front.options.compress_from_bytes:
             accepted = headers.get(b"accept-encoding", b"").decode("latin-1")
-            if encoding := accepted_encoding(accepted):
+            if encoding := messages.accepted_encoding(accepted):
                 extra.append((b"content-encoding", encoding.encode()))
-                body = compress(body, encoding)
+                body = messages.compress(body, encoding)
         return Response(body, 200, content_type, tuple(extra))
 
     async def _use_agent(self, request: Request) -> Response:
@@ -186,28 +167,26 @@ class HttpFront:
             raise WireError("the agent is named in application/json", 415)
         body, _ = await self._body(request)
         if len(body) > MAX_SETTING_BYTES:
-            raise too_large(MAX_SETTING_BYTES)
-        agent = read_json(body).get("agent")
+            raise messages.too_large(MAX_SETTING_BYTES)
+        agent = protocol.read_json(body).get("agent")
         if not isinstance(agent, str):
             raise WireError(f"agent must be a name, not {brief(agent)}")
         try:
             await run_detached(self._engine.use, agent)
         except SpongeError as error:
             raise WireError(str(error)) from None
-        return json_response({"agent": agent})
+        return messages.json_response({"agent": agent})
 
 
 def _flag(name: str, value: bool, more: Mapping[str, str] | None = None) -> Response:
-    return json_response({**(more or {}), name: value}, 200 if value else 400)
+    return messages.json_response({**(more or {}), name: value}, 200 if value else 400)
 
 
 def check_local_names(headers: Headers) -> None:
-    """Raise a WireError if a request was meant for another machine, or comes from a web page.
-
-    A browser on this machine sends requests for web pages of other sites and other local ports,
-    and a site's name may be made to lead here once its page is loaded. But the browser says whose
-    page it is. Clients that say nothing are not browsers.
-    """
+    """Raise a WireError if a request was meant for another machine, or comes from a web page."""
+    # A browser on this machine sends requests for web pages of other sites and other local ports,
+    # and a site's name may be made to lead here once its page is loaded. But the browser says whose
+    # page it is. Clients that say nothing are not browsers.
     host, origin = headers.get(b"host", b""), headers.get(b"origin", b"")
     if host and not is_local(_host(host)):
         raise WireError(f"without a token, host must be local, not {_text(host)}", 403)
@@ -220,11 +199,9 @@ def _text(value: bytes) -> str:
 
 
 def is_from_here(client: tuple[str, int] | None, headers: Headers) -> bool:
-    """Return whether a request comes from this machine, addressed to a name of its own.
-
-    A web page of another site cannot send JSON without permission, which no server here gives. A
-    proxy adds headers that say for whom it asks.
-    """
+    """Return whether a request comes from this machine, addressed to a name of its own."""
+    # A web page of another site cannot send JSON without permission, which no server here gives. A
+    # proxy adds headers that say for whom it asks.
     names = (client[0] if client else "", _host(headers.get(b"host", b"")))
     return all(map(is_local, names)) and PROXY_HEADERS.isdisjoint(headers)
 

@@ -1,7 +1,4 @@
-"""An HTTP/1.1 client for loads and benchmarks: requests are bytes, answers go through httptools.
-
-It costs little per request, and leaves limits of connections and time to the caller.
-"""
+"""An HTTP/1.1 client for loads and benchmarks: requests are bytes, answers go through httptools."""
 
 import asyncio
 import ssl

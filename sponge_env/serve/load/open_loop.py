@@ -5,13 +5,13 @@ with little load. The transfer is emulated here: a request is put on the wire wh
 says that it arrives, and states itself when it was sent.
 """
 
-import argparse
 import asyncio
 import dataclasses
 import math
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from http import HTTPStatus
@@ -28,18 +28,9 @@ from sponge_env.run.suite import changed
 from sponge_env.scenario.profile import Profile, load_profile
 from sponge_env.scenario.scenario import Scenario, load_scenario
 from sponge_env.scenario.spec import scenario_profile
+from sponge_env.serve.load import result as results
 from sponge_env.serve.load.client import HEADER_LENGTH, HttpClient, infer_head, infer_path, reason
-from sponge_env.serve.load.result import (
-    ANSWERED,
-    EXPIRED,
-    FAILED,
-    IN_TRANSFER,
-    REFUSED,
-    SILENT,
-    LoadResult,
-    report_lines,
-    summarise_load,
-)
+from sponge_env.serve.load.result import LoadResult
 from sponge_env.serve.load.target import ServerState, find_target, sample_inputs
 from sponge_env.serve.options import TOKEN
 from sponge_env.serve.wire.tensors import to_bytes
@@ -52,14 +43,14 @@ GRACE_S = 3.0  # How long after its deadline an answer is still waited for
 LEAD_S = 0.3  # Time until the first request is sent
 
 BY_STATUS: dict[int, int] = {
-    HTTPStatus.OK: ANSWERED,
-    HTTPStatus.TOO_MANY_REQUESTS: REFUSED,
-    HTTPStatus.SERVICE_UNAVAILABLE: REFUSED,
-    HTTPStatus.GATEWAY_TIMEOUT: EXPIRED,
+    HTTPStatus.OK: results.ANSWERED,
+    HTTPStatus.TOO_MANY_REQUESTS: results.REFUSED,
+    HTTPStatus.SERVICE_UNAVAILABLE: results.REFUSED,
+    HTTPStatus.GATEWAY_TIMEOUT: results.EXPIRED,
 }
 
 
-def load(arguments: argparse.Namespace) -> None:
+def load(arguments: Namespace) -> None:
     """Send, wait and print."""
     client = HttpClient(arguments.url, os.environ.get(TOKEN))
     if arguments.json:
@@ -76,7 +67,7 @@ def load(arguments: argparse.Namespace) -> None:
     _report(result, profile, arguments)
 
 
-def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
+def _scenario(arguments: Namespace) -> tuple[Scenario, Profile | None]:
     """Return the scenario of the arguments, and its profile unless none is there, or needed."""
     arguments.drop, arguments.random_start = None, False  # the server's business; none to draw
     changes = cli.scenario_changes(arguments)
@@ -94,7 +85,7 @@ def _scenario(arguments: argparse.Namespace) -> tuple[Scenario, Profile | None]:
 
 
 async def _measure(
-    client: HttpClient, scenario: Scenario, workload: Workload, arguments: argparse.Namespace
+    client: HttpClient, scenario: Scenario, workload: Workload, arguments: Namespace
 ) -> LoadResult:
     with closing(client):
         target = await find_target(client, arguments.model)
@@ -123,9 +114,9 @@ async def _send(sender: "OpenLoop") -> None:
         await result.state.poll()
 
 
-def _report(result: LoadResult, profile: Profile | None, arguments: argparse.Namespace) -> None:
-    summary = summarise_load(result, arguments.seed, profile)
-    lines = [comparison_table([summary]), "", *report_lines(result)]
+def _report(result: LoadResult, profile: Profile | None, arguments: Namespace) -> None:
+    summary = results.summarise_load(result, arguments.seed, profile)
+    lines = [comparison_table([summary]), "", *results.report_lines(result)]
     if arguments.json:
         write_summaries(arguments.json, [summary])
         lines.append(f"summary      {arguments.json}")
@@ -150,8 +141,7 @@ class OpenLoop:
     rows: Sequence[Mapping[str, NDArray[Any]]]  # Tensors that are sent in turn
     result: LoadResult
     deadlines: str = "headers"  # How requests state them; see ``DEADLINES`` of the command
-    _begin_s: float = math.inf
-    """On the monotonic clock, for that of the event loop has milliseconds only."""
+    _begin_s: float = math.inf  # On the monotonic clock: that of the loop has milliseconds only
     _begin_unix_s: float = 0.0
 
     async def run(self) -> None:
@@ -163,7 +153,7 @@ class OpenLoop:
         async with asyncio.TaskGroup() as group:
             for at, arrival_s in enumerate(result.workload.arrival_s.tolist()):
                 if arrival_s > scenario.duration_s + longest_s:
-                    result.ended[at:] = IN_TRANSFER
+                    result.ended[at:] = results.IN_TRANSFER
                     return
                 await asyncio.sleep(0)  # also where it is late, so that answers are read
                 while (wait_s := arrival_s - self.now_s) > 0:  # timers may fire a little early
@@ -182,18 +172,18 @@ class OpenLoop:
         headers[HEADER_LENGTH] = str(len(head))
         result.put_s[at] = now_s = self.now_s
         wait_s = max(0.0, float(result.workload.deadline_s[at]) - now_s) + GRACE_S
-        ended = SILENT
+        ended = results.SILENT
         try:
             async with asyncio.timeout(wait_s):
                 path = infer_path(target.model)
                 answer = await self.client.request("POST", path, [head, body], headers)
-            ended = BY_STATUS.get(answer.status, FAILED)
+            ended = BY_STATUS.get(answer.status, results.FAILED)
         except TimeoutError:
             pass
         except OSError as error:
-            ended, result.error = FAILED, reason(error)
+            ended, result.error = results.FAILED, reason(error)
         else:
-            if ended == FAILED:
+            if ended == results.FAILED:
                 text = answer.body[:200].decode(errors="replace")
                 result.error = f"status {answer.status}: {text}"
         result.finished_s[at], result.ended[at] = self.now_s, ended

@@ -100,7 +100,7 @@ def summarise_load(result: LoadResult, seed: int, profile: Profile | None) -> Ep
     )
 
 
-UNKNOWN: dict[str, Any] = dict.fromkeys(
+UNKNOWN: dict[str, Any] = dict.fromkeys(  # Metrics that no client can know
     (
         *("physical_core_seconds", "utilisation", "throttled_share", "reward", "more_cores_rate"),
         *("accuracy", "effective_accuracy", "measured_accuracy"),
@@ -108,7 +108,6 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
     ),
     NAN,
 )
-"""Metrics that no client can know."""
 
 
 def report_lines(result: LoadResult) -> list[str]:

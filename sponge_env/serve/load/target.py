@@ -58,11 +58,9 @@ async def find_target(client: HttpClient, model: str | None) -> Target:
 
 
 def sample_inputs(model: str, inputs: TensorSpec) -> list[dict[str, NDArray[Any]]]:
-    """Return tensors to send in turn, by name.
-
-    They are images of text for our pipeline that reads, photographs for a model that takes images,
-    else random numbers. No model's weights are needed.
-    """
+    """Return tensors to send in turn, by name; no model's weights are needed."""
+    # They are images of text for our pipeline that reads, photographs for a model that takes
+    # images, else random numbers.
     model_of: Model = OnnxModel("", inputs, TensorSpec(()))
     if not all(importlib.util.find_spec(name) for name in ("PIL", "matplotlib")):
         samples = Model.samples(model_of)
@@ -112,8 +110,7 @@ class ServerState:
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._began_s = math.nan  # On the server's clock; NaN for a server without this state
-        self._cores: dict[float, float] = {}
-        """Core units held in the interval that ends at a time of that clock."""
+        self._cores: dict[float, float] = {}  # Core units held in the interval that ends at a time
         self.agents: dict[str, None] = {}  # Controllers that were in charge, in order
 
     async def begin(self) -> None:

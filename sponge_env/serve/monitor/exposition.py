@@ -1,7 +1,5 @@
 """The metrics of a server in Prometheus' format."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from types import SimpleNamespace

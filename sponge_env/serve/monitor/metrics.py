@@ -1,9 +1,4 @@
-"""The counters of a server: calls as they end, intervals as they pass.
-
-Each number is kept once: for Prometheus, for the protocol's statistics, for the live page.
-"""
-
-from __future__ import annotations
+"""The counters of a server, each kept once: calls as they end, intervals as they pass."""
 
 import math
 import time
@@ -35,10 +30,8 @@ class Histogram:
     def __init__(self, edges: Sequence[float]) -> None:
         """Take (n,) ascending edges; the last bucket has none."""
         self.edges = tuple(edges)
-        self.counts = [0] * (len(self.edges) + 1)
-        """(n + 1,) of the values above the edge before and up to the own."""
-        self.total = 0.0
-        """Sum of the values."""
+        self.counts = [0] * (len(self.edges) + 1)  # (n + 1,) values up to each edge, and above all
+        self.total = 0.0  # Sum of the values
 
     def add(self, value: float, times: int = 1) -> None:
         """Count a value, or several equal ones."""
@@ -69,39 +62,27 @@ class ServerMetrics:
         batches: Callable[[], Sequence[Sequence[Batches]]] = tuple,
         resizes: Callable[[], Resizes | None] = lambda: None,
     ) -> None:
-        """Count for this model.
-
-        ``wall`` is the clock of :meth:`statistics`; ``batches`` returns each stage's that ended,
-        ``resizes`` how far those of pods are.
-        """
+        """Count for a model, by the clock ``wall``; ``batches``, ``resizes`` are the engine's."""
         self.served, self.batches, self._wall, self.lock = served, batches, wall, Lock()
         self.resizes = resizes
-        self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        """Of calls, which are rows of clients' batches."""
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)  # Of calls, which are rows of clients' batches
         self.latency = Histogram([served.default_slo_s * part for part in SLO_SHARES])
         """End-to-end, of answers."""
-        self.slo_used = Histogram(SLO_SHARES)
-        """The same relative to each call's own SLO."""
+        self.slo_used = Histogram(SLO_SHARES)  # The same relative to each call's own SLO
         self.success, self.fail, self.queue, self.infer = (Duration() for _ in range(4))
         self.input, self.output = Duration(), Duration()
-        self.answers: Counter[str] = Counter()
-        """By variant."""
+        self.answers: Counter[str] = Counter()  # By variant
         self.last_inference_ms = 0
-        self.rejections: Counter[int] = Counter()
-        """By HTTP status, requests that never came to the engine."""
+        self.rejections: Counter[int] = Counter()  # By HTTP status, requests that came to no engine
         self.clamped_clocks = self.not_finite = 0
         self.decisions = Histogram(DECISION_S)
         self.restarts = self.infeasible = 0
         self.cpu_s = self.core_s = self.used_core_s = self.throttled_core_s = 0.0
         """Over the intervals; the last three in core units."""
-        self.snapshot: Snapshot | None = None
-        """The latest."""
+        self.snapshot: Snapshot | None = None  # The latest
 
     def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
-        """Count a call that has ended.
-
-        ``counted`` says that it is a further row of a request that was counted with another.
-        """
+        """Count a call that has ended; ``counted``: as a further row of a request."""
         answered, now_ms = reply.status is Status.ANSWERED, int(self._wall() * 1000)
         with self.lock:
             self.outcomes[reply.outcome] += 1
@@ -160,12 +141,9 @@ class ServerMetrics:
             return dict(self.outcomes)
 
     def statistics(self) -> dict[str, Any]:
-        """Return an element of ``model_stats`` of Triton's extension of statistics.
-
-        Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
-        what stands beside them, calls; ``execution_count`` and ``batch_stats``, the batches of all
-        stages.
-        """
+        """Return an element of ``model_stats`` of Triton's extension of statistics."""
+        # Counts and nanoseconds since the server began. ``success`` and ``fail`` count requests;
+        # what stands beside them, calls; ``execution_count`` and ``batch_stats``, all batches.
         none = asdict(Duration())
         not_measured = {"compute_input": none, "compute_output": none}
         by_size: defaultdict[int, Duration] = defaultdict(Duration)

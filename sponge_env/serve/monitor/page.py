@@ -3,8 +3,6 @@
 The page is one static file; its data comes as JSON and is set as text, never as HTML.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math
@@ -30,12 +28,9 @@ from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
 if TYPE_CHECKING:
     from sponge_env.serve.engine import ServingEngine
 
-KEPT = 600
-"""Intervals that it goes back, and at most so many seconds."""
-PLACES = 4
-"""Of decimals, in JSON: a chart cannot show more."""
-NEVER = -1.0
-"""Infinite latency, of requests that were never answered, in JSON."""
+KEPT = 600  # Intervals that it goes back, and at most so many seconds
+PLACES = 4  # Of decimals, in JSON: a chart cannot show more
+NEVER = -1.0  # Infinite latency, of requests that were never answered, in JSON
 
 
 class History:
@@ -88,7 +83,7 @@ def _known_s(latency_s: float) -> float:
 
 
 @contextmanager
-def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[str, Resource]]]:
+def monitored(engine: "ServingEngine") -> Iterator[tuple[ServerMetrics, Mapping[str, Resource]]]:
     """Follow an engine until the end of the block; yield its metrics, and what shows them."""
     from sponge_env.serve.monitor import exposition
 
@@ -111,7 +106,7 @@ def monitored(engine: ServingEngine) -> Iterator[tuple[ServerMetrics, Mapping[st
 
 
 @contextmanager
-def watched(engine: ServingEngine, history: History) -> Iterator[None]:
+def watched(engine: "ServingEngine", history: History) -> Iterator[None]:
     """Give a history all snapshots of an engine from the present one on, in a thread of its own."""
     snapshots: SimpleQueue[Snapshot | None] = SimpleQueue()
     snapshots.put(engine.snapshot())
@@ -165,12 +160,10 @@ def since(query: str) -> float:
     return 0.0 if math.isnan(since_s) else since_s
 
 
-def state(engine: ServingEngine, history: History, since_s: float = 0.0) -> bytes:
-    """Return as JSON the state of the server, and its history from a time on.
-
-    Times are seconds since the server began, budgets and latencies seconds as well; an unknown
-    number is null, the latency of a request that was never answered -1.
-    """
+def state(engine: "ServingEngine", history: History, since_s: float = 0.0) -> bytes:
+    """Return as JSON the state of the server, and its history from a time on."""
+    # Times are seconds since the server began, budgets and latencies seconds as well; an unknown
+    # number is null, the latency of a request that was never answered -1.
     served, now = engine.served, engine.snapshot()
     columns = served.stages, now.cores, now.replicas, now.batch, now.variant, now.queued
     names = ("name", "cores", "replicas", "batch", "variant", "queued")

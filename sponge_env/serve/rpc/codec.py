@@ -6,8 +6,6 @@ client library that registers the same names in this process (tritonclient does)
 end it with "duplicate symbol".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import repeat
 from pathlib import Path
@@ -38,30 +36,24 @@ def _classes() -> dict[str, Any]:
     }
 
 
-MESSAGES: dict[str, Any] = _classes()
-"""Class of each message; untyped, because its fields are known only now."""
+MESSAGES: dict[str, Any] = _classes()  # Class of each message, of fields known only now
 
-_CONTENTS = {
+_CONTENTS = {  # Field that holds values of a datatype; FP16 has none and is sent as bytes
     **{"BOOL": "bool_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
     **{"INT64": "int64_contents", "UINT64": "uint64_contents", "BYTES": "bytes_contents"},
 }
-"""Field that holds values of a datatype; FP16 has none and is sent as bytes."""
 
 _KINDS = {
     bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param",
 }  # fmt: skip
 """Field of an answer's parameter of each type."""
 
-VARINT, LENGTH_DELIMITED = 0, 2
-"""Types on the wire of integers, and of texts, bytes and messages."""
-RAW_TAG = 7 << 3 | LENGTH_DELIMITED
-"""Begins ``raw_input_contents``."""
-MAX_FIELDS = 64
-"""Of a request: an empty tensor takes two bytes on the wire, and 90 in memory."""
-FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}
-"""Size of a field of each type on the wire that has one; 3 and 4 are around old groups."""
+VARINT, LENGTH_DELIMITED = 0, 2  # Types on the wire of integers, and of texts, bytes and messages
+RAW_TAG = 7 << 3 | LENGTH_DELIMITED  # Begins ``raw_input_contents``
+MAX_FIELDS = 64  # Of a request: an empty tensor takes two bytes on the wire, and 90 in memory
+FIXED_BYTES = {1: 8, 3: 0, 4: 0, 5: 4}  # Size on the wire of types that have one; 3, 4 are groups
 
 
 def parse(name: str, data: bytes) -> Any:
@@ -73,12 +65,10 @@ def parse(name: str, data: bytes) -> Any:
 
 
 def parsed_bytes(data: bytes) -> int:
-    """Return how much of a ``ModelInferRequest`` has to be parsed number by number.
-
-    That is all, but for items of ``raw_input_contents`` at its end, which are copied as they are.
-    Protobuf writes fields in the order of their numbers, and that is the highest. Too many fields
-    are a WireError. What is no message is for the parser to say, which stops where this does.
-    """
+    """Return how much of a ``ModelInferRequest`` has to be parsed number by number."""
+    # That is all, but for items of ``raw_input_contents`` at its end, which are copied as they are.
+    # Protobuf writes fields in the order of their numbers, and that is the highest. Too many fields
+    # are a WireError. What is no message is for the parser to say, which stops where this does.
     parsed = end = 0
     for _ in range(MAX_FIELDS):
         if end >= len(data):
@@ -146,28 +136,21 @@ def _described(tensor: Any, size: int | None) -> dict[str, Any]:
     }
 
 
-def _plain(parameters: Any) -> dict[str, Any]:
+def _plain(given: Any) -> dict[str, Any]:
     """Return the values of parameters; one without a value is as if it was not there."""
-    chosen = (
-        (name, value, value.WhichOneof("parameter_choice")) for name, value in parameters.items()
-    )
+    chosen = ((name, value, value.WhichOneof("parameter_choice")) for name, value in given.items())
     return {name: getattr(value, choice) for name, value, choice in chosen if choice}
 
 
 def write_message(
-    request: InferRequest,
-    model: str,
-    tensors: Mapping[str, NDArray[Any]],
-    parameters: Mapping[str, Any],
+    request: InferRequest, model: str, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
 ) -> Any:
     """Make the ``ModelInferResponse`` to a request, with the tensors that it wants as bytes."""
-    response = MESSAGES["ModelInferResponse"](
-        model_name=model, model_version=VERSION, id=request.id
-    )
-    for name, value in parameters.items():
-        setattr(response.parameters[name], _KINDS[type(value)], value)
+    answer = MESSAGES["ModelInferResponse"](model_name=model, model_version=VERSION, id=request.id)
+    for name, value in about.items():
+        setattr(answer.parameters[name], _KINDS[type(value)], value)
     for name, _ in request.outputs:
         array = tensors[name]
-        response.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
-        response.raw_output_contents.append(to_bytes(array))
-    return response
+        answer.outputs.add(name=name, datatype=datatype(array.dtype), shape=array.shape)
+        answer.raw_output_contents.append(to_bytes(array))
+    return answer

@@ -1,7 +1,5 @@
 """The protocol over gRPC: ``inference.GRPCInferenceService``."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
@@ -14,14 +12,8 @@ from google.protobuf.json_format import ParseDict
 
 from sponge_env.errors import ConfigError
 from sponge_env.serve.options import authority, listening_socket
-from sponge_env.serve.rpc.codec import (
-    MESSAGES,
-    SERVICE,
-    parse,
-    parsed_bytes,
-    read_message,
-    write_message,
-)
+from sponge_env.serve.rpc import codec
+from sponge_env.serve.rpc.codec import MESSAGES
 from sponge_env.serve.wire.front import Front, Headers
 from sponge_env.serve.wire.outcomes import WireError, grpc_code
 from sponge_env.serve.wire.protocol import InferRequest
@@ -33,18 +25,12 @@ Work = Callable[[bytes, Headers, float, float | None], Awaitable[Any]]
 """Makes the message that answers one: from its bytes, the headers, the beginning of its call on
 the monotonic clock, and the time left until the call's deadline, None if it has none."""
 
-PUSHBACK = "grpc-retry-pushback-ms"
-"""Metadata from which gRPC's clients learn when to try again."""
-COPIES = 2
-"""Of a message in memory: as it came, and what was read from it."""
-PARSED_COPIES = 32
-"""Of what is parsed number by number, meanwhile: a byte may become a Python number in a list."""
-OPEN_METHODS = ("ServerLive", "ServerReady")
-"""Methods that need no token."""
-HEAD_BYTES = 2**16
-"""Of a message beside its tensor."""
-STREAM_REQUESTS = 64
-"""Requests of one stream at a time."""
+PUSHBACK = "grpc-retry-pushback-ms"  # Metadata from which gRPC's clients learn when to try again
+COPIES = 2  # Of a message in memory: as it came, and what was read from it
+PARSED_COPIES = 32  # Of what is parsed number by number: a byte may become a number in a list
+OPEN_METHODS = ("ServerLive", "ServerReady")  # Methods that need no token
+HEAD_BYTES = 2**16  # Of a message beside its tensor
+STREAM_REQUESTS = 64  # Requests of one stream at a time
 
 
 async def start_rpc(front: Front) -> tuple[grpc.aio.Server, int] | None:
@@ -104,14 +90,12 @@ class RpcFront:
         }
         handlers["ModelInfer"] = self._unary(self._infer)
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+        return grpc.method_handlers_generic_handler(codec.SERVICE, handlers)
 
     def _unary(self, work: Work, guarded: bool = True) -> Any:
-        """Return a handler around what returns the message that answers one.
-
-        It reads the message itself: to know when it began, to end the call of a client that is too
-        slow (gRPC would wait for ever), and to read nothing without the token.
-        """
+        """Return a handler around what returns the message that answers one."""
+        # It reads the message itself: to know when it began, to end the call of a client that is
+        # too slow (gRPC would wait for ever), and to read nothing without the token.
 
         async def handle(_: object, context: Context) -> bytes:
             began_s, headers = time.monotonic(), headers_of(context)
@@ -135,7 +119,7 @@ class RpcFront:
 
     def _describing(self, name: str, make: Callable[[Any], Any]) -> Work:
         async def work(data: bytes, *_: object) -> Any:
-            request = await run_in_thread(len(data), parse, f"{name}Request", data)
+            request = await run_in_thread(len(data), codec.parse, f"{name}Request", data)
             # for statistics no name is all models
             if name.startswith("Model") and (request.name or name != "ModelStatistics"):
                 self._front.check_model(request.name, request.version)
@@ -148,20 +132,20 @@ class RpcFront:
     ) -> Any:
         front = self._front
         arrival = front.arrival(began_s, remaining_s)
-        size = parsed_bytes(data)
+        size = codec.parsed_bytes(data)
         with front.memory.holding(PARSED_COPIES * size if size >= LARGE_BYTES else 0):
             request = await run_in_thread(size, self._parse_request, data, threads=READER)
         read_s = time.monotonic() - arrival.arrived_s
         tensors, parameters = await front.infer(request, headers, arrival, len(data))
         began_s = time.monotonic()
-        response = write_message(request, front.served.name, tensors, parameters)
+        response = codec.write_message(request, front.served.name, tensors, parameters)
         front.metrics.converted(read_s, time.monotonic() - began_s)
         return response
 
     def _parse_request(self, data: bytes) -> InferRequest:
-        front, message = self._front, parse("ModelInferRequest", data)
+        front, message = self._front, codec.parse("ModelInferRequest", data)
         front.check_model(message.model_name, message.model_version)
-        return read_message(message, front.served, front.options.max_rows)
+        return codec.read_message(message, front.served, front.options.max_rows)
 
     async def _stream(self, _: object, context: Context) -> None:
         """Answer a stream, whose deadline is not that of a request."""
@@ -175,10 +159,8 @@ class RpcFront:
             await self._abort(context, error)
 
     async def _answer_stream(self, context: Context) -> None:
-        """Answer the requests of a stream in their order, several of them at a time.
-
-        A WireError if the client neither sends nor reads for long.
-        """
+        """Answer the requests of a stream in their order, several at a time, or a WireError."""
+        # That is if the client neither sends nor reads for long.
         headers, timeout_s = headers_of(context), self._front.options.idle_timeout_s
         places = asyncio.Semaphore(STREAM_REQUESTS)
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -231,10 +213,8 @@ class RpcFront:
 async def receive(
     context: Context, timeout_s: float, turn: AbstractAsyncContextManager[Any] | None = None
 ) -> bytes | None:
-    """Return a call's next message, None after the last; taking too long is a WireError.
-
-    gRPC buffers at most 64 KB of it before its turn.
-    """
+    """Return a call's next message, None after the last; taking too long is a WireError."""
+    # gRPC buffers at most 64 KB of it before its turn.
     try:
         async with asyncio.timeout(timeout_s), turn or nullcontext():
             data = await context.read()

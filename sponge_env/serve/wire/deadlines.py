@@ -4,8 +4,6 @@ In this order: ``slo_ms`` (from ``sent_at_ms`` on), an absolute deadline, Triton
 the deadline of gRPC, the server's default. A client's clock counts as long as it is plausible.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,31 +12,22 @@ from typing import Any
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.tensors import brief
 
-PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")
-"""Parameters of a request that state it."""
-MAX_SLO_S = 3600.0
-"""Longer ones are shortened to it."""
-MAX_AGE_S = 60.0
-"""A clock is wrong by which a request was sent, or was due, longer ago than this."""
-DOUBTED_AGE_S = 5.0
-"""A refused request that was sent, or due, so long ago may come from a clock that is behind."""
-CLOCK_SLACK_S = 0.05
-"""Accepted difference between the clocks of two machines."""
+PARAMETERS = ("slo_ms", "sent_at_ms", "deadline_ms", "timeout")  # Of a request, to state it
+MAX_SLO_S = 3600.0  # Longer ones are shortened to it
+MAX_AGE_S = 60.0  # A clock is wrong by which a request was sent, or was due, longer ago than this
+DOUBTED_AGE_S = 5.0  # What was sent, or due, so long ago may come from a clock that is behind
+CLOCK_SLACK_S = 0.05  # Accepted difference between the clocks of two machines
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """When a request came in, in seconds."""
 
-    began_s: float
-    """Its first bytes, on this machine's monotonic clock."""
-    arrived_s: float
-    """All of it, on the same clock."""
-    unix_s: float
-    """Wall clock at ``arrived_s``."""
+    began_s: float  # Its first bytes, on this machine's monotonic clock
+    arrived_s: float  # All of it, on the same clock
+    unix_s: float  # Wall clock at ``arrived_s``
     default_slo_s: float
-    grpc_remaining_s: float | None = None
-    """Time left until the deadline that the client's gRPC library sets."""
+    grpc_remaining_s: float | None = None  # Time until the deadline of the client's gRPC library
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +36,14 @@ class Deadline:
 
     sent_s: float
     due_s: float
-    clamped: bool = False
-    """Whether a clock of the client was wrong and does not count."""
+    clamped: bool = False  # Whether a clock of the client was wrong and does not count
 
 
 def request_deadline(
     parameters: Mapping[str, Any], headers: Mapping[bytes, bytes], arrival: Arrival
 ) -> Deadline:
-    """Return the deadline of a request; a value that is not a number is a WireError.
-
-    Headers have lower-case names; a parameter goes before a header of the same meaning.
-    """
+    """Return the deadline of a request; a value that is not a number is a WireError."""
+    # Headers have lower-case names; a parameter goes before a header of the same meaning.
 
     def value(name: str, header: bytes) -> Any:
         parameter = parameters.get(name)
@@ -106,10 +92,8 @@ def _span_s(name: str, value: Any, unit_s: float) -> float | None:
 
 
 def _clock_s(name: str, value: Any, arrival: Arrival, latest_s: float) -> tuple[float | None, bool]:
-    """Return a time of the client's clock, None without one or if it is wrong, and whether it is.
-
-    A deadline that has just passed counts: the request has expired.
-    """
+    """Return a time of the client's clock, if it is right, and whether it is wrong."""
+    # A deadline that has just passed counts: the request has expired.
     number = _number(name, value)
     if number is None:
         return None, False

@@ -1,7 +1,5 @@
 """What HTTP and gRPC have in common: access, descriptions, deadlines, the way to the engine."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging
@@ -34,19 +32,16 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("sponge_env")
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics", "schedule_policy")
-PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
-"""Triton's names for what runs ONNX files."""
-Headers = Mapping[bytes, bytes]
-"""By lower-case name."""
-MISSING = Reply(Status.STOPPED)
-"""Stands in for a reply that is not there yet."""
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs ONNX files
+Headers = Mapping[bytes, bytes]  # By lower-case name
+MISSING = Reply(Status.STOPPED)  # Stands in for a reply that is not there yet
 
 
 class Front:
     """The engine, as front ends use it."""
 
     def __init__(
-        self, engine: ServingEngine, options: ServeOptions, metrics: ServerMetrics
+        self, engine: "ServingEngine", options: ServeOptions, metrics: ServerMetrics
     ) -> None:
         self.engine, self.options, self.metrics = engine, options, metrics
         self.served = engine.served
@@ -131,10 +126,8 @@ class Front:
     async def infer(
         self, request: InferRequest, headers: Headers, arrival: Arrival, payload_bytes: int
     ) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, Any]]:
-        """Return the outputs of a request, and what its answer tells about them.
-
-        A WireError says why there is none. Cancelling this cancels the request in the engine.
-        """
+        """Return a request's outputs, and what its answer tells of them, or raise a WireError."""
+        # Cancelling this cancels the request in the engine.
         deadline = request_deadline(request.parameters, headers, arrival)
         if deadline.clamped:
             self.metrics.clamped()
@@ -172,12 +165,10 @@ class Front:
             LOG.warning("%s", orjson.dumps(line).decode())
 
     async def _submit(self, calls: Sequence[Call]) -> list[Reply]:
-        """Submit the calls of a request and wait for all replies, in their order.
-
-        Once one is not answered, the others are cancelled, for they are of no use; so are all when
-        this is cancelled. They are counted either way. More calls than the engine can ever hold
-        are a WireError, and are not submitted.
-        """
+        """Submit the calls of a request and wait for all replies, in their order."""
+        # Once one is not answered, the others are cancelled, for they are of no use; so are all
+        # when this is cancelled. They are counted either way. More calls than the engine can ever
+        # hold are a WireError, and are not submitted.
         if len(calls) > (limit := self.served.queue_max):
             raise WireError(f"a request has at most {limit} rows here, not {len(calls)}")
         pending = _PendingRows(self, calls)
@@ -209,8 +200,7 @@ class _PendingRows:
         self._replies: list[Reply] = [MISSING] * len(calls)
         self._tickets: list[int] = []
         self._left, self._lock = len(calls), threading.Lock()
-        self._in_vain = False
-        """Whether a row has ended without an answer."""
+        self._in_vain = False  # Whether a row has ended without an answer
         self.all: asyncio.Future[list[Reply]] = self._loop.create_future()
 
     def submit(self) -> None:
@@ -247,11 +237,8 @@ class _PendingRows:
 
 
 def combine_outputs(replies: Sequence[Reply], served: ServedModel) -> dict[str, NDArray[Any]]:
-    """Return the answer's tensors by name, with the rows' outputs along the first axis.
-
-    Raises a ``WireError`` unless each row is answered. A row is answered with as many rows as it
-    led to tasks, and ``tasks`` tells how many belong to each.
-    """
+    """Return the answer's tensors by name, with the rows' outputs in turn, or raise WireError."""
+    # A row is answered with as many rows as it led to tasks; ``tasks`` tells how many those are.
     raise_unanswered(replies)
     outputs = [reply.output for reply in replies if reply.output is not None]
     output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

@@ -1,7 +1,5 @@
 """Why a request was not answered, as clients see it: HTTP status, gRPC code, one sentence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -12,19 +10,13 @@ class WireError(Exception):
     """Ends a request with one sentence and a status; :data:`GRPC_CODES` has gRPC's for it."""
 
     def __init__(
-        self,
-        sentence: str,
-        status: int = 400,
-        ended: Status | None = None,
-        retry_after_s: float = 0.0,
+        self, text: str, status: int = 400, ended: Status | None = None, retry_after_s: float = 0.0
     ) -> None:
-        """Take the sentence and an HTTP status.
-
-        ``ended`` says how the engine ended the request, None for one that never came there, and
-        ``retry_after_s``, of a refusal, when there should be room again.
-        """
-        super().__init__(sentence)
-        self.sentence, self.status, self.ended = sentence, status, ended
+        """Take the sentence and an HTTP status."""
+        # ``ended`` says how the engine ended the request, None for one that never came there, and
+        # ``retry_after_s``, of a refusal, when there should be room again.
+        super().__init__(text)
+        self.sentence, self.status, self.ended = text, status, ended
         wait_s = retry_after_s if math.isfinite(retry_after_s) else MAX_RETRY_S
         self.retry_after_s = min(max(wait_s, 0.0), MAX_RETRY_S)
 
@@ -40,11 +32,10 @@ GRPC_CODES = {
     501: "UNIMPLEMENTED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
-}
-"""Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though."""
+}  # Name of the gRPC status of each HTTP status; that of a refusal is RESOURCE_EXHAUSTED, though
 
 MAX_RETRY_S = 3600.0
-_REASONS = {
+_REASONS = {  # HTTP status and sentence; the worst first
     Status.STOPPED: (503, "the server shuts down"),
     Status.REFUSED: (503, "refused: its deadline cannot be met, or there is no room"),
     Status.INVALID: (400, "the model fails on this input"),
@@ -52,16 +43,13 @@ _REASONS = {
     Status.EXPIRED: (504, "its deadline passed while it waited"),
     Status.CANCELLED: (499, "it was cancelled"),
 }
-"""HTTP status and sentence; the worst first."""
 _SHED = (504, "it was dropped: its deadline could not be met, or only at the cost of others")
 _WORST_FIRST = (*_REASONS, Status.ANSWERED)
 
 
 def raise_unanswered(replies: Sequence[Reply]) -> None:
-    """Raise a :class:`WireError` unless all rows of a request were answered.
-
-    An unanswered row decides for all; rows that were cancelled because of another count last.
-    """
+    """Raise a :class:`WireError` unless all rows of a request were answered."""
+    # An unanswered row decides for all; rows that were cancelled because of another count last.
     statuses = {reply.status for reply in replies}
     if statuses == {Status.ANSWERED}:
         return

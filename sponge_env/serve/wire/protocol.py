@@ -4,8 +4,6 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protoc
 extension for binary tensors: a JSON header, followed by the bytes of the tensors it describes.
 """
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Mapping, Sequence
@@ -18,57 +16,38 @@ from numpy.typing import NDArray
 
 from sponge_env.models.model import TEXT, TEXT_BYTES, TensorSpec
 from sponge_env.serve.interface import VERSION, ServedModel
+from sponge_env.serve.wire import tensors as wire
 from sponge_env.serve.wire.deadlines import PARAMETERS
 from sponge_env.serve.wire.outcomes import WireError
 from sponge_env.serve.wire.resources import LARGE_BYTES
-from sponge_env.serve.wire.tensors import (
-    Buffer,
-    brief,
-    check_rows,
-    datatype,
-    from_bytes,
-    from_values,
-    is_finite,
-    to_bytes,
-    to_values,
-)
+from sponge_env.serve.wire.tensors import Buffer, brief, datatype
 
-TASKS = "tasks"
-"""Name of a pipeline's last output: how many rows of the others each row led to."""
-MAX_ID_LENGTH = 1000
-"""Of a request, in characters: the answer repeats it."""
+TASKS = "tasks"  # Name of a pipeline's last output: how many rows of the others each row led to
+MAX_ID_LENGTH = 1000  # Of a request, in characters: the answer repeats it
 
-HEAD_BYTES = 2**16
-"""Of JSON beside numbers: names, parameters and outputs of a request."""
-MAX_OBJECTS = 1000
-"""Of JSON: tensors and parameters; each takes up to 30 times the memory of its text."""
-NUMBER_BYTES = 32
-"""Of a number in JSON, with what separates it from the next; the longest FP64 takes 24."""
+HEAD_BYTES = 2**16  # Of JSON beside numbers: names, parameters and outputs of a request
+MAX_OBJECTS = 1000  # Of JSON: tensors and parameters; each takes up to 30 times its text's memory
+NUMBER_BYTES = 32  # Of a number in JSON and what separates it from the next; FP64 takes 24
 
-TEXT_JSON_BYTES = 6 * TEXT_BYTES + NUMBER_BYTES
-"""The same of a text, each byte of which may be escaped."""
+TEXT_JSON_BYTES = 6 * TEXT_BYTES + NUMBER_BYTES  # The same of a text, whose bytes may be escaped
 
 
 class RequestedOutput(NamedTuple):
     """One tensor of the answer that a client requests."""
 
     name: str
-    binary: bool = False
-    """As bytes after the JSON, instead of numbers within it."""
+    binary: bool = False  # As bytes after the JSON, instead of numbers within it
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
     """An inference request, parsed."""
 
-    rows: NDArray[Any]
-    """(rows, *inputs.shape), where possible a view on the client's bytes."""
+    rows: NDArray[Any]  # (rows, *inputs.shape), where possible a view on the client's bytes
     outputs: tuple[RequestedOutput, ...]
     id: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Those that state the deadline."""
-    finite: bool = True
-    """Whether it holds neither NaN nor infinity."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)  # Those that state the deadline
+    finite: bool = True  # Whether it holds neither NaN nor infinity
 
 
 def output_tensors(served: ServedModel) -> dict[str, TensorSpec]:
@@ -100,53 +79,43 @@ def make_request(
     if parameters.get("priority", 0) != 0:  # 0 is Triton's default
         raise WireError("priority is not supported: requests are served by their deadlines")
     stated = {key: parameters[key] for key in PARAMETERS if key in parameters}
-    return InferRequest(rows, outputs, name, stated, is_finite(rows))
+    return InferRequest(rows, outputs, name, stated, wire.is_finite(rows))
 
 
 def write_answer(
-    request: InferRequest,
-    model: str,
-    tensors: Mapping[str, NDArray[Any]],
-    parameters: Mapping[str, Any],
+    request: InferRequest, model: str, tensors: Mapping[str, NDArray[Any]], about: Mapping[str, Any]
 ) -> list[bytes]:
     """Return the JSON that answers a request, and the bytes of each tensor requested as bytes."""
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, binary in request.outputs:
         array = tensors[name]
-        output: dict[str, Any] = {
-            "name": name,
-            "datatype": datatype(array.dtype),
-            "shape": array.shape,
-        }
+        kind = datatype(array.dtype)
+        output: dict[str, Any] = {"name": name, "datatype": kind, "shape": array.shape}
         if binary:
-            blobs.append(to_bytes(array))
+            blobs.append(wire.to_bytes(array))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = to_values(array, name)
+            output["data"] = wire.to_values(array, name)
         outputs.append(output)
     identity = {"id": request.id} if request.id else {}
     answer = {
         **{"model_name": model, "model_version": VERSION, **identity},
-        **{"parameters": parameters, "outputs": outputs},
+        **{"parameters": about, "outputs": outputs},
     }
     return [orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), *blobs]
 
 
-def json_size(
-    header_length: bytes | None, body_size: int, served: ServedModel, max_rows: int
-) -> int:
-    """Return the size of a body's JSON, by ``Inference-Header-Content-Length`` if it is given.
-
-    A WireError if it is larger than a request to this model can need.
-    """
+def json_size(length: bytes | None, body_size: int, served: ServedModel, max_rows: int) -> int:
+    """Return the size of a body's JSON; larger than a request can need is a WireError."""
+    # ``Inference-Header-Content-Length`` says it, if it is given.
     size = body_size
-    if header_length is not None:
-        valid = header_length.isdigit() and len(header_length) < 16
-        if not (valid and int(header_length) <= body_size):
-            text = brief(header_length.decode("latin-1"))
+    if length is not None:
+        valid = length.isdigit() and len(length) < 16
+        if not (valid and int(length) <= body_size):
+            text = brief(length.decode("latin-1"))
             raise WireError(f"Inference-Header-Content-Length must be 0 to {body_size}, not {text}")
-        size = int(header_length) or body_size
+        size = int(length) or body_size
     limit, what = HEAD_BYTES, "before binary tensors"
     if size == body_size:
         limit += max_rows * sum(
@@ -186,13 +155,13 @@ def _rows(value: Any, binary: Buffer, served: ServedModel, max_rows: int) -> NDA
         if size is not None and not (type(size) is int and size >= 0):
             raise WireError(f"binary_data_size of {spec.name!r} is not {brief(size)}")
         begin, end = end, end + (size or 0)
-        rows = check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
+        rows = wire.check_rows(tensor.get("shape"), tensor.get("datatype"), spec, max_rows)
         if size is None:
-            arrays[spec.name] = from_values(tensor.get("data"), rows, spec)
+            arrays[spec.name] = wire.from_values(tensor.get("data"), rows, spec)
         elif "data" in tensor:
             raise WireError(f"{spec.name!r} has both data and binary_data_size")
         else:
-            arrays[spec.name] = from_bytes(binary[begin:end], rows, spec)
+            arrays[spec.name] = wire.from_bytes(binary[begin:end], rows, spec)
     if not len(arrays) == len(tensors) == len(specs):
         raise WireError(f"a request has {len(specs)} inputs, each once; {_inputs(specs)}")
     if end != len(binary):
@@ -257,10 +226,8 @@ _BYTES_BY_SIGN[list(b',[{:"')] = 64, 160, 255, 100, 32
 
 
 def parsed_bytes(text: Buffer) -> int:
-    """Return an upper bound of the memory that parsing some JSON takes; 2 ms for 1 MB.
-
-    More objects than a request can need are a WireError.
-    """
+    """Return an upper bound of the memory that parsing JSON takes, in 2 ms for 1 MB."""
+    # More objects than a request can need are a WireError.
     signs = np.frombuffer(text, np.uint8)
     if np.count_nonzero(signs == ord("{")) > MAX_OBJECTS:
         raise WireError(f"the JSON of a request has at most {MAX_OBJECTS} objects", 413)

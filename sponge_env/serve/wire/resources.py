@@ -1,7 +1,5 @@
 """What large requests cost: memory, which is counted, and parsing, which is done in threads."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import weakref
@@ -30,8 +28,7 @@ class Memory:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.released: deque[int] = deque()
-        """Sizes of what is not used any more; any thread may be the last to use it."""
+        self.released: deque[int] = deque()  # Sizes of what is not used any more; from any thread
         self._held_bytes = 0
 
     @property

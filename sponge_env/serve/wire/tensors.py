@@ -1,7 +1,5 @@
 """Tensors of the Open Inference Protocol: datatypes, and arrays from bytes and from JSON."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 from collections.abc import Sequence
@@ -17,22 +15,19 @@ from sponge_env.serve.wire.outcomes import WireError
 
 Buffer = bytes | bytearray | memoryview
 
-DATATYPES = {
+DATATYPES = {  # The protocol's name of each NumPy type
     dtype: dtype.upper().replace("FLOAT", "FP")
     for dtype in (
         *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
         *("float16", "float32", "float64"),
     )
 }
-"""The protocol's name of each NumPy type."""
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"BYTES": TEXT}
 """NumPy's name of each of the protocol's types that have one."""
 _KINDS: dict[str, tuple[type, ...]] = {"b": (bool,), "f": (float, int), "S": (str, bytes)}
 """Python's types of the values in JSON, or of a gRPC message, where not integers only."""
-MAX_TEXTS = 1 << 13
-"""Of a request, which take 32 MB."""
-LENGTH_BYTES = 4
-"""Before each text in a tensor of BYTES, little-endian."""
+MAX_TEXTS = 1 << 13  # Of a request, which take 32 MB
+LENGTH_BYTES = 4  # Before each text in a tensor of BYTES, little-endian
 
 
 @cache  # for NumPy takes 10 us to find a name
@@ -43,10 +38,7 @@ def datatype(dtype: str | np.dtype[Any]) -> str:
 
 
 def check_rows(shape: object, kind: object, spec: TensorSpec, max_rows: int) -> int:
-    """Return the length of the batch axis of a (rows, *spec.shape) tensor that a client describes.
-
-    Another datatype or shape, no row or too many are a :class:`WireError`.
-    """
+    """Return the rows of a tensor as a client describes it; a wrong one is a ``WireError``."""
     if kind != datatype(spec.dtype):
         raise WireError(f"{spec.name!r} has the datatype {datatype(spec.dtype)}, not {brief(kind)}")
     expected = f"[N, {', '.join(map(str, spec.shape))}]" if spec.shape else "[N]"
@@ -155,8 +147,7 @@ def is_finite(rows: NDArray[Any]) -> bool:
     return rows.dtype.kind != "f" or bool(np.isfinite(rows).all())
 
 
-_REPR = reprlib.Repr()
-"""Looks at no more than the beginning of what is long or deep."""
+_REPR = reprlib.Repr()  # Looks at no more than the beginning of what is long or deep
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict, _REPR.maxstring = 2, 4, 4, 60
 
 

@@ -1,7 +1,5 @@
 """The trace that a request belongs to, by W3C's header ``traceparent``."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping
