@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from fake_engine import FakeEngine
@@ -28,11 +27,11 @@ ANSWER = Reply(
 )
 
 
-def call(sent_s: float = 0.0, slo_s: float = 1.0) -> Call:
+def call(sent_s=0.0, slo_s=1.0):
     return Call(np.zeros((3, 4, 4), np.uint8), sent_s, sent_s + slo_s, 48)
 
 
-def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: Any) -> Snapshot:
+def snapshot(now_s=1.0, served=SERVED, **changes):
     count = len(served.stages)
     last = IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0)
     usual = Snapshot(
@@ -45,20 +44,20 @@ def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: Any) -
 class Story:
     """A load that swings, a crash, and changing variants."""
 
-    def __init__(self, served: ServedModel, seed: int = 0, rate_rps: float = 24.0) -> None:
+    def __init__(self, served, seed=0, rate_rps=24.0):
         self.engine = FakeEngine(served)
         self.engine.now = snapshot(served=served)
         self.metrics = ServerMetrics(served, wall=lambda: 0.0, batches=self.engine.batches)
         self.history = History(self.metrics)
         self._rng, self._rate_rps, self._at = np.random.default_rng(seed), rate_rps, 0
 
-    def play(self, seconds: int) -> None:
+    def play(self, seconds):
         """Let so many seconds pass."""
         for _ in range(seconds):
             self._at += 1
             self._play_second(self._at)
 
-    def _play_second(self, t: int) -> None:
+    def _play_second(self, t):
         served, rng = self.engine.served, self._rng
         rate, crashed = self._rate_rps * (1 + 0.5 * math.sin(t / 40)), t % 170 == 0
         variant = served.variants[-1 if rate < self._rate_rps else 0]
@@ -99,7 +98,7 @@ class Story:
         )
         self.history.take(self.engine.now)
 
-    def _end(self, t: int, latency_s: float, status: Status, variant: str) -> None:
+    def _end(self, t, latency_s, status, variant):
         slo_s = self.engine.served.default_slo_s
         in_time = status is Status.ANSWERED and latency_s <= slo_s
         waits_s = latency_s / 3, latency_s / 2

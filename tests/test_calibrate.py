@@ -235,8 +235,7 @@ def test_two_files_of_one_name_do_not_share_a_profile():
 
 
 WORK_S, IDLE_S = (0.01, 0.02), 0.001
-END_S = 0.0
-"""Long ago: the grid is measured once."""
+END_S = 0.0  # long ago: the grid is measured once
 
 
 class Machine(Bench):

@@ -1,7 +1,5 @@
 """The files of deploy/ are what their readers take: compose, systemd, Caddy."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -32,12 +30,12 @@ CADDY = "{\n admin off\n auto_https disable_redirects\n skip_install_trust\n}\ni
         ("github-workflows", ".github/workflows/ci.yml"),
     ],
 )
-def test_files_fit_their_schema(schema: str, file: str) -> None:
+def test_files_fit_their_schema(schema, file):
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", file]
     subprocess.run(check, cwd=ROOT, check=True)
 
 
-def test_compose_names_what_there_is() -> None:
+def test_compose_names_what_there_is():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     mounts = [each for s in services.values() for each in s.get("volumes", ()) if each[0] == "."]
     assert len(mounts) == 4
@@ -50,7 +48,7 @@ def test_compose_names_what_there_is() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_takes_the_unit(tmp_path):
     unit, program = (DEPLOY / "sponge.service").read_text(), "/opt/sponge/bin/sponge "
     assert program in unit
     (tmp_path / "sponge.service").write_text(unit.replace(program, "/bin/true "))
@@ -58,7 +56,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="no Caddy on this machine")
-def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path: Path) -> None:
+def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path):
     (tmp_path / "Caddyfile").write_text(CADDY % (DEPLOY / "Caddyfile"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         at = f"localhost:{free.getsockname()[1]}"

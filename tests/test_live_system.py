@@ -180,8 +180,7 @@ FORK = pipeline(
     stage("c", "video-classifier", after=("a",), initial=HELD),
     stage("d", "sentiment-text", after=("b", "c"), initial=HELD),
 )
-ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))
-"""Cores and batch sizes to go through."""
+ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))  # cores and batch sizes to go through
 
 
 def live_stages(scenario, seed, **more):

@@ -23,8 +23,7 @@ from sponge_env.models.model import Model, OnnxModel, TensorSpec, onnx_session
 from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
 from sponge_env.utils.installation import typing
 
-MILITARY_UNIFORM = 652
-"""ImageNet class of what the photograph shows."""
+MILITARY_UNIFORM = 652  # ImageNet class of what the photograph shows
 
 
 IMAGES = ("batch", 3, 8, 8)

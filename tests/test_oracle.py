@@ -25,14 +25,13 @@ from sponge_env.scenario.config import (
 )
 from sponge_env.scenario.profile import load_profile, save_profile
 
-TINY = Scenario(
+TINY = Scenario(  # few enough intervals and cores to try all schedules
     name="tiny",
     duration_s=3.0,
     limits=Limits(cores=3, batch=3, replicas=2),
     arrivals=Arrivals(kind="poisson", rate_rps=9.0),
     network=Network(payload_bytes=500_000.0),
 )
-"""Few enough intervals and cores to try all schedules."""
 
 CLASSES = RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0)
 CLASSED = replace(TINY, slo_s=0.6, classes=CLASSES)
@@ -48,10 +47,9 @@ KINDS = {
 }
 
 
-FEW = replace(
+FEW = replace(  # few enough of everything to try all schedules with replicas, too
     TINY, limits=Limits(cores=2, batch=2, replicas=2), simulation=Simulation(cold_start_s=1.0)
 )
-"""Few enough of everything to try all schedules with replicas, too."""
 UNMEETABLE = replace(FEW, serving=Serving(drop="unmeetable"))
 ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 

@@ -1,7 +1,5 @@
 """Replicas on other machines: faults, refusals, hostile bytes, and what crosses the wire."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -11,7 +9,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -27,13 +24,13 @@ from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
-from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
-from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
+from sponge_env.live.remote import Address, RemoteLauncher, dial, parse_addresses
+from sponge_env.live.replica import Answer, LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.make import make_engine
 
 OUTSIDE = ("--model", "busy_model:Quick", "--limiter", "outside")
@@ -44,13 +41,13 @@ RATE_RPS, BEFORE_S, AFTER_S = 40, 2, 10
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
+def node():
     node = NodeProcess(*OUTSIDE, token=TOKEN)
     yield node
     node.end()
 
 
-def next_event(replica: RemoteReplica) -> Event:
+def next_event(replica):
     end_s = time.monotonic() + PATIENCE_S
     while select.select([replica], [], [], end_s - time.monotonic())[0]:
         if (event := replica.poll()) is not None:
@@ -58,7 +55,7 @@ def next_event(replica: RemoteReplica) -> Event:
     pytest.fail("nothing happened")
 
 
-def quick_scenario(folder: Path) -> Scenario:
+def quick_scenario(folder):
     profile = dataclasses.replace(load_profile("lite0"), name="quick", model=QUICK.model)
     save_profile(profile, folder / "quick.json")
     scenario = load_scenario("local")
@@ -68,9 +65,7 @@ def quick_scenario(folder: Path) -> Scenario:
 
 @pytest.mark.live
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, None])
-def test_a_node_that_goes_costs_no_request(
-    fault: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
     with ExitStack() as opened:
         nodes = [NodeProcess(*OUTSIDE) for _ in range(2)]
         for each in nodes:
@@ -84,8 +79,8 @@ def test_a_node_that_goes_costs_no_request(
         opened.enter_context(closing(engine))
         worker = engine._system.worker
         wait_until(lambda: worker.status().ready == 2)
-        assert {replica.where for replica in worker.replicas} == set(map(str, addresses))  # type: ignore[attr-defined]
-        told: list[list[Reply]] = []
+        assert {replica.where for replica in worker.replicas} == set(map(str, addresses))
+        told = []
         begin_s = time.monotonic()
         for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
             if k == RATE_RPS * BEFORE_S:
@@ -106,7 +101,7 @@ def test_a_node_that_goes_costs_no_request(
 
 
 @pytest.mark.live
-def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path: Path) -> None:
+def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path):
     toml = "".join(
         f'[[stages]]\nname = "{name}"\nvariants = [{{ profile = "local:busy_model:{name}" }}]\n'
         for name in ("Cutter", "Quick")
@@ -135,12 +130,12 @@ class Texts(Model):
     inputs = record(TensorSpec((3,), "int64", "ids"), TensorSpec((), "S8", "text"))
     outputs = record(TensorSpec((2, 2), "float32", "a"), TensorSpec((), "S5", "b"))
 
-    def run(self, session: object, batch: object) -> object:
+    def run(self, session, batch):
         return None
 
 
 @pytest.mark.parametrize("model", [Texts(), busy_model.Cutter(), busy_model.Quick()])
-def test_a_layout_reads_what_it_sends(model: Model) -> None:
+def test_a_layout_reads_what_it_sends(model):
     job = stages.make_job([model], 4)
     block = np.zeros((), job.tensors_dtype)
     block.reshape(1).view(np.uint8)[:] = np.random.default_rng(0).integers(1, 99, block.nbytes)
@@ -172,17 +167,17 @@ def test_a_layout_reads_what_it_sends(model: Model) -> None:
     ],
 )
 def test_a_node_that_cannot_be_used_is_refused_with_a_sentence(
-    node: NodeProcess, token: str, changes: dict[str, object], sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    node, token, changes, sentence,
+    monkeypatch,
+):  # fmt: skip
     changes = dict(changes)
     if version := changes.pop("version", None):
         monkeypatch.setattr(stages, "__version__", version)
     with pytest.raises(WorkerError, match=f"node {node.address} .*{sentence}"):
-        RemoteLauncher([dataclasses.replace(QUICK, **changes)], [node.address], token)  # type: ignore[arg-type]
+        RemoteLauncher([dataclasses.replace(QUICK, **changes)], [node.address], token)
 
 
-def test_an_absent_node_and_bad_addresses_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_node_and_bad_addresses_are_sentences(capsys):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = Address(*free.getsockname())
     with pytest.raises(WorkerError, match=f"node {address} cannot be reached: Connection refused"):
@@ -196,7 +191,7 @@ def test_an_absent_node_and_bad_addresses_are_sentences(capsys: pytest.CaptureFi
     assert "put a token into SPONGE_REPLICA_TOKEN" in capsys.readouterr().err
 
 
-def hostile(node: NodeProcess) -> Iterator[socket.socket]:
+def hostile(node):
     """Yield connections on which something wrong was sent."""
     noise = np.random.default_rng(0).bytes(1 << 20)
     for data in (noise, b"", noise[:10], b"GET / HTTP/1.1\r\n\r\n", bytes(64)):
@@ -224,13 +219,13 @@ def hostile(node: NodeProcess) -> Iterator[socket.socket]:
     sock.sendall(HEAD.pack(*launch)[:20])
 
 
-def peak_bytes(pid: int) -> int:
+def peak_bytes(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 @pytest.mark.live
-def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess) -> None:
+def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node):
     with ExitStack() as opened:
         before = peak_bytes(node.process.pid)
         for sock in hostile(node):
@@ -244,14 +239,14 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess
         assert node.process.poll() is None
 
 
-def listens(node: NodeProcess) -> bool:
+def listens(node):
     with suppress(ConnectionRefusedError), socket.create_connection(node.address):
         return True
     return False
 
 
 @pytest.mark.live
-def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     node = NodeProcess(*OUTSIDE, "--port", str(port))  # it has to find its own port again
@@ -264,7 +259,7 @@ def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
 
 
 @pytest.mark.live
-def test_a_node_ends_with_all_that_it_has_started() -> None:
+def test_a_node_ends_with_all_that_it_has_started():
     node = NodeProcess("--model", "busy_model:Quick")
     pid = node.process.pid
     with closing(RemoteLauncher([QUICK], [node.address], "")) as launcher:
@@ -273,7 +268,7 @@ def test_a_node_ends_with_all_that_it_has_started() -> None:
         started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert len(started) >= 1
         assert node.end() == 0
-        assert next_event(replica).reason == f"node {node.address}: it closed the connection"  # type: ignore[union-attr]
+        assert next_event(replica).reason == f"node {node.address}: it closed the connection"
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]

@@ -1,7 +1,5 @@
 """What a server has counted, as Prometheus, Triton's clients and dashboards read it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections import Counter
@@ -22,11 +20,11 @@ LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
 
 
 @pytest.fixture
-def metrics() -> ServerMetrics:
+def metrics():
     return ServerMetrics(SERVED, wall=lambda: 1700000000.25)
 
 
-def samples(metrics: ServerMetrics) -> dict[str, float]:
+def samples(metrics):
     """Read the exposition: ``name{label=value}`` to its value."""
     values = {}
     for family in text_string_to_metric_families(exposition(metrics).decode()):
@@ -39,7 +37,7 @@ def samples(metrics: ServerMetrics) -> dict[str, float]:
     return values
 
 
-def has(metrics: ServerMetrics, expected: dict[str, float]) -> None:
+def has(metrics, expected):
     values = samples(metrics)
     shown = {name: values[name] for name in expected}
     assert shown == pytest.approx(expected)
@@ -59,7 +57,7 @@ def has(metrics: ServerMetrics, expected: dict[str, float]) -> None:
         (Reply(Status.STOPPED), "stopped"),
     ],
 )
-def test_every_call_has_one_outcome(metrics: ServerMetrics, reply: Reply, outcome: str) -> None:
+def test_every_call_has_one_outcome(metrics, reply, outcome):
     metrics.observe(call(), reply)
     assert reply.outcome == outcome
     assert metrics.counts() == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
@@ -68,7 +66,7 @@ def test_every_call_has_one_outcome(metrics: ServerMetrics, reply: Reply, outcom
     assert sum(v for k, v in found.items() if k.startswith("sponge_requests_total")) == 1
 
 
-def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics: ServerMetrics) -> None:
+def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics):
     for finished_s in (0.06, 0.99, 1.0, 1.01, 9.0):
         metrics.observe(call(), dataclasses.replace(ANSWER, finished_s=finished_s))
     metrics.observe(call(), Reply(Status.EXPIRED, finished_s=1.0))
@@ -82,7 +80,7 @@ def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics: Serve
     has(own, {f"sponge_slo_used_ratio_bucket{{le={edge}}}": n for edge, n in used.items()})
 
 
-def test_batches_are_counted_by_stage() -> None:
+def test_batches_are_counted_by_stage():
     """A batch of a later stage may hold several tasks of one call, and none of another."""
     first = tuple(Batches(size, ended, 0.5) for size, ended in {1: 3, 2: 2, 5: 1, 16: 1}.items())
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"))
@@ -102,7 +100,7 @@ def test_batches_are_counted_by_stage() -> None:
     assert sizes[16]["ns"] == 750_000_000
 
 
-def test_the_statistics_count_requests_and_durations(metrics: ServerMetrics) -> None:
+def test_the_statistics_count_requests_and_durations(metrics):
     for row in range(4):
         metrics.observe(call(), ANSWER, counted=row > 0)
     metrics.converted(0.001, 0.0005)
@@ -127,7 +125,7 @@ def test_the_statistics_count_requests_and_durations(metrics: ServerMetrics) -> 
     )
 
 
-def test_an_interval_counts_once_however_often_one_looks(metrics: ServerMetrics) -> None:
+def test_an_interval_counts_once_however_often_one_looks(metrics):
     last = IntervalMetrics(
         time_s=3.0, cores=8.0, core_seconds=16.0, utilisation=0.5, throttled_share=0.25,
         restarts=2, decision_s=0.002, cpu_s=1.5, running=3,
@@ -145,7 +143,7 @@ def test_an_interval_counts_once_however_often_one_looks(metrics: ServerMetrics)
     has(metrics, {f"sponge_{name}": value for name, value in expected.items()})
 
 
-def test_what_is_now_stands_by_stage() -> None:
+def test_what_is_now_stands_by_stage():
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"), variants=("v5", "v6"))
     metrics = ServerMetrics(served)
     now = snapshot(
@@ -161,7 +159,7 @@ def test_what_is_now_stands_by_stage() -> None:
     has(metrics, {f"sponge_{name}": value for name, value in expected.items()})
 
 
-def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> None:
+def test_names_and_types_are_declared_once_each_whatever_the_models_name():
     name = 'a"b\\c\nd{}'
     story = Story(dataclasses.replace(SERVED, name=name))
     story.play(20)
@@ -174,7 +172,7 @@ def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> No
     assert {each["model"] for each in labels if "model" in each} == {name}
 
 
-def test_pods_are_shown_as_kubernetes_has_them() -> None:
+def test_pods_are_shown_as_kubernetes_has_them():
     pods = Resizes(1.5, 1.25, {"NoPod": 1, "Deferred": 2}, ended=4, lag_s=0.8)
     metrics = ServerMetrics(SERVED, resizes=lambda: pods)
     has(

@@ -15,8 +15,7 @@ from sponge_env.latency import QuotaService
 from sponge_env.scenario.config import RequestClass, Serving
 from sponge_env.simulation.system import SimulatedSystem
 
-FAST, SLOW = Allocation(16, 1), Allocation(1, 1)
-"""Batches of one request that take 0.1 s and 1.6 s."""
+FAST, SLOW = Allocation(16, 1), Allocation(1, 1)  # batches of one request that take 0.1 s and 1.6 s
 FIFO = {"classes": (RequestClass(1.0, 1.0, 0.0),), "slo_s": 1.0}
 
 

@@ -17,8 +17,7 @@ from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch
 from sponge_env.latency import LatencyModel, MeasuredLatency
 
-STATES = 300
-"""Random states of each seed."""
+STATES = 300  # random states of each seed
 
 
 def exhaustive(spec, view, forecast, margin):

@@ -21,8 +21,7 @@ from sponge_env.interfaces import Allocation, FloatArray, StageAllocation
 from sponge_env.latency import LatencyModel
 from sponge_env.scenario.config import Serving
 
-GUARD_S = 1e-9
-"""So short that only late requests count."""
+GUARD_S = 1e-9  # so short that only late requests count
 SPEC = make_spec()
 SERVICE_S = np.ascontiguousarray(SPEC.first.latency.table_s(16, 16).T)
 CALM = FlowForecast(
@@ -63,12 +62,9 @@ def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
 class Case(NamedTuple):
     """A chain and its requests, with some cores up to a moment and with others after it."""
 
-    arrivals_s: FloatArray
-    """(requests, 2)"""
-    service_s: FloatArray
-    """(stages, cores, batches)"""
-    tasks: list[int]
-    """What each answer of a stage but the last leads to."""
+    arrivals_s: FloatArray  # (requests, 2)
+    service_s: FloatArray  # (stages, cores, batches)
+    tasks: list[int]  # what each answer of a stage but the last leads to
     replicas: list[int]
     cores: tuple[int, int]
     batch: int

@@ -18,10 +18,9 @@ from sponge_env.live.worker import LiveWorker
 TOTAL = 16
 UNIT = 1 / 16
 
-sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(
+sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(  # cores and replicas
     lambda size: size[0] * size[1] <= TOTAL
 )
-"""Cores and replicas."""
 
 
 class Machine(FakeLauncher):

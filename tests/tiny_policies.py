@@ -1,7 +1,6 @@
 """Policies that no training made, and the plan of a tiny training."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from scenarios import short
@@ -43,14 +42,14 @@ STEPWISE = PolicyInfo(
 )
 
 
-def plan(folder: Path, **changes: object) -> TrainingPlan:
+def plan(folder, **changes):
     """Return the plan of a training of 128 steps in a folder, which is made."""
     folder.mkdir(exist_ok=True)
     made = TrainingPlan((SCENARIO,), 128, envs=4, seed=0, folder=folder, agent="ppo-joint")
     return dataclasses.replace(made, **changes)
 
 
-def drawn_policy(info: PolicyInfo = STEPWISE, seed: int = 7, **changes: object) -> Policy:
+def drawn_policy(info=STEPWISE, seed=7, **changes):
     """Return a policy of large random weights, so that it moves about."""
     random = np.random.default_rng(seed)
     info = dataclasses.replace(info, **changes)

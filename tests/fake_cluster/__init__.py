@@ -6,10 +6,7 @@ service account in a bearer token ``sa:NAME`` may do what stored Roles say; with
 everything is allowed.
 """
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
 
 from fake_cluster.api import Handler
@@ -25,7 +22,7 @@ class FakeCluster(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, capacity_milli: int, delay_s: Sequence[float]) -> None:
+    def __init__(self, capacity_milli, delay_s):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.store, self.away, self._ended = Store(), threading.Event(), threading.Event()
@@ -35,11 +32,11 @@ class FakeCluster(ThreadingHTTPServer):
         for thread in self._loops:
             thread.start()
 
-    def _sync(self) -> None:
+    def _sync(self):
         while not self._ended.wait(0.02):
             self.node.sync()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._ended.set()
         self.away.set()
         self.shutdown()
