@@ -110,8 +110,7 @@ def check_view(system, reference, last):
 def check_same(value, expected, name, tolerance=TOLERANCE):
     """Check that two values are the same: numbers that are not whole, up to a tolerance."""
     if dataclasses.is_dataclass(expected) or isinstance(expected, SimpleNamespace):
-        names = getattr(expected, "__slots__", ()) or vars(expected)
-        for each in set(names) - WALL_TIMES:
+        for each in set(getattr(expected, "__slots__", ()) or vars(expected)) - WALL_TIMES:
             one, other = getattr(value, each), getattr(expected, each)
             check_same(one, other, f"{name}.{each}", tolerance)
     elif isinstance(expected, Mapping):

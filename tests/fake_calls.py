@@ -107,8 +107,7 @@ class Client:
     def submit_for(self, budget_s):
         """Send a call, and take it back when its deadline has passed, as clients do."""
         ticket = self.submit(budget_s)
-        expires_s = self.worker.now() + budget_s + TICK_S
-        self.at(expires_s, self.system.inbox.cancel, ticket)
+        self.at(self.worker.now() + budget_s + TICK_S, self.system.inbox.cancel, ticket)
 
     def cancel(self, number):
         """Take back one of the calls so far."""

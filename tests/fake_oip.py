@@ -59,8 +59,7 @@ class FakeServer:
 
     def _infer(self, headers, body):
         length = int(headers[HEAD])
-        head = json.loads(body[:length])
-        self.taken.append((dict(headers), head, len(body) - length))
+        self.taken.append((dict(headers), json.loads(body[:length]), len(body) - length))
         status = self.status(len(self.taken) - 1)
         self.closing.wait(self.delay_s)
         if status != 200:

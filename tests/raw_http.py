@@ -36,8 +36,7 @@ class Wire:
         return self
 
     def answer(self):
-        head = self._read_until(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").strip().split("\r\n")
+        first, *lines = self._read_until(b"\r\n\r\n").decode("latin-1").strip().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         size = int(headers.get("content-length", 0))
         while len(self._left) < size:

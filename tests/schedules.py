@@ -27,8 +27,7 @@ def replay(scenario, profile, seed, schedule):
         SpongeError: The scenario cannot be used.
     """
     system = make_system(noise_free(scenario), seed, profile=profile)
-    run = Run.of("oracle", scenario, "sim", seed)
-    return run_episode(system, Scripted(*schedule), run).summary
+    return run_episode(system, Scripted(*schedule), Run.of("oracle", scenario, "sim", seed)).summary
 
 
 def replay_all(scenario, seed, replicas):

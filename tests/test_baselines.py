@@ -115,8 +115,7 @@ class TestHPA:
     def test_looks_once_per_period_at_the_mean_utilisation(self):
         controller = self.started(HPA(target=0.5))
         for second in range(1, 15):
-            view = hpa_view(second, 1.0 if second < 8 else 0.5, 4)
-            assert controller.decide(view).replicas == 4
+            assert controller.decide(hpa_view(second, 1.0 if second < 8 else 0.5, 4)).replicas == 4
         # 7 s at 100 % and 8 s at 50 %: 73 % of a target of 50 %.
         assert controller.decide(hpa_view(15, 0.5, 4)).replicas == 6
         assert controller.decide(hpa_view(16, 1.0, 6)).replicas == 6
@@ -124,13 +123,11 @@ class TestHPA:
     def test_scales_in_only_after_its_window(self):
         controller = self.started(HPA(target=0.5, period_s=1, down_window_s=20, policy_s=1))
         replicas = [controller.decide(hpa_view(s, 0.1, 4)).replicas for s in range(1, 40)]
-        assert replicas[:20] == [4] * 20
-        assert set(replicas[20:]) == {1}
+        assert (replicas[:20], set(replicas[20:])) == ([4] * 20, {1})
 
     def test_policies_bound_growth_within_their_period(self):
         scaler = Scaler(HPAConfig(policy_s=15.0), replicas=2)
-        assert scaler.scale(1.0, 2, 50, 16) == 6
-        assert scaler.scale(2.0, 6, 50, 16) == 6
+        assert (scaler.scale(1.0, 2, 50, 16), scaler.scale(2.0, 6, 50, 16)) == (6, 6)
         assert scaler.scale(16.0, 6, 50, 64) == 12  # doubling is more than four
         assert scaler.scale(31.0, 12, 50, 16) == 16
 

@@ -113,8 +113,7 @@ def test_a_folder_that_is_removed_meanwhile_loses_no_summary(capsys):
     out, said = failed(capsys, argv)
     assert "was removed while the run wrote into it" in said
     assert "remover_of_runs:Remover" in out
-    assert len(kept_episodes()) == 1
-    assert sys.path[-1] == str(Path.cwd())
+    assert (len(kept_episodes()), sys.path[-1]) == (1, str(Path.cwd()))
 
 
 def test_what_lies_in_the_working_folder_is_not_run():

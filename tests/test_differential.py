@@ -38,8 +38,7 @@ def test_first_in_first_out_drops_by_the_first_rule_only():
     """With one class, too, where the order is the same as by deadline."""
     flood = dataclasses.replace(SHORT, arrivals=Arrivals("poisson", 60.0))
     for order in ("edf", "fifo"):
-        serving = Serving("unmeetable", order)
-        check_equal([dataclasses.replace(flood, serving=serving)], [1])
+        check_equal([dataclasses.replace(flood, serving=Serving("unmeetable", order))], [1])
 
 
 @pytest.mark.parametrize("total_cores", [None, 7, 16])

@@ -131,5 +131,4 @@ def test_public_names_are_there_and_documented():
 def test_a_mutant_changes_a_line_that_there_is_and_names_its_tests(mutant):
     assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
     for file, _, test in (name.partition("::") for name in mutant.tests):
-        text = (ROOT / "tests" / f"{file}.py").read_text()
-        assert f"def {test.partition('[')[0]}" in text, test
+        assert f"def {test.partition('[')[0]}" in (ROOT / "tests" / f"{file}.py").read_text(), test

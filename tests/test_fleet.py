@@ -293,8 +293,7 @@ def test_replicas_may_have_descriptors_that_select_does_not_take():
         rig = Rig(2)
         assert rig.replicas[0].fileno() > 1024
         rig.start(1)
-        assert rig.answer(0) == [1]
-        assert rig.watch.poll(0.001) == (False, [])
+        assert (rig.answer(0), rig.watch.poll(0.001)) == ([1], (False, []))
         rig.watch.close()
     finally:
         for descriptor in descriptors:

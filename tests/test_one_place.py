@@ -101,8 +101,7 @@ def drop_rule():
     ):
         shown = lines.splitlines(keepends=True)
         old = "".join(line[1:] for line in shown if line[0] in " -")
-        new = "".join(line[1:] for line in shown if line[0] in " +")
-        insertions[file] = [(old, new)]
+        insertions[file] = [(old, "".join(line[1:] for line in shown if line[0] in " +"))]
     return insertions
 
 
@@ -129,8 +128,7 @@ def found(tmp_path_factory):
     """Return what one process finds in a copy of the sources with everything added."""
     copy = tmp_path_factory.mktemp("copy")
     for source in SOURCES:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / source, copy / source, ignore=ignore)
+        shutil.copytree(ROOT / source, copy / source, ignore=shutil.ignore_patterns("__pycache__"))
     for insertions in ADDITIONS.values():
         assert 1 <= len(insertions) <= 2, "no addition touches more than two files"
         insert(copy, insertions)

@@ -120,8 +120,7 @@ def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
     most = max(allocation.total_cores for allocation in found.schedule)
     assert most <= scenario.limits.machine_cores
-    assert run.offered == found.offered
-    assert run.violations == found.violations_upper
+    assert (run.offered, run.violations) == (found.offered, found.violations_upper)
     assert run.core_seconds == pytest.approx(found.core_seconds_upper, abs=1e-6)
     assert found.violations_lower <= found.violations_upper
     assert found.core_seconds_lower <= found.core_seconds_upper + 1e-6

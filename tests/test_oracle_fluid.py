@@ -66,16 +66,14 @@ def test_a_cheap_violation_is_better_than_a_core():
 
 
 def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone():
-    cores = 16 // np.arange(1, 17)
-    served = fluid.mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
+    served = fluid.mixed(16 // np.arange(1, 17), np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
     assert (served[:8] == fluid.NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
 def test_replicas_have_no_more_cores_than_fit_on_the_machine():
     f = episode([6.0], [6.0], **TWO)
-    assert solve(f) == (4, [2])
-    assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])
+    assert (solve(f), solve(f._replace(cores=np.array([2, 1])))) == ((4, [2]), (2 + 20, [2]))
 
 
 def test_nothing_is_served_before_it_arrives_within_an_interval():

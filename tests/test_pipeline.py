@@ -282,8 +282,7 @@ def test_stages_share_the_machine():
     held = system._arrays.stages[0]
     for cores in ((2, 4), (4, 2), (3, 3), (1, 1), (4, 2)):
         metrics = system.step(Allocation(stages=tuple(StageAllocation(each, 1) for each in cores)))
-        assert tuple(held["cores"]) == cores
-        assert metrics.cores == pytest.approx(sum(cores))
+        assert (tuple(held["cores"]), metrics.cores) == (cores, pytest.approx(sum(cores)))
     with pytest.raises(ConfigError, match="more than the 6 cores of the machine"):
         system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(3, 1))))
     # A replica that has to finish its batch keeps its cores until then.

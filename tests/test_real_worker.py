@@ -123,8 +123,7 @@ def test_the_limiter_grants_the_share_and_no_more(limiter, tolerance):
 @needs_two_cpus
 def test_threads_follow_the_cores():
     limits = {"batch_max": 2, "cores_max": 2, "core_unit": 1.0, "limiter": "none"}
-    config = busy_model.config(**limits, initial=Allocation(2, 2))
-    with LiveWorker(config) as worker:
+    with LiveWorker(busy_model.config(**limits, initial=Allocation(2, 2))) as worker:
         for cores in (2, 1):
             worker.resize(Allocation(cores, 2))
             assert worker.replicas[0].threads == cores
@@ -211,8 +210,7 @@ def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed):
     del worker
     assert open_files() == files
     assert not [pid for pid in pids if pid and start_ticks(pid)]
-    assert groups_of(os.getpid()) == groups
-    assert os.sched_getaffinity(0) == affinity
+    assert (groups_of(os.getpid()), os.sched_getaffinity(0)) == (groups, affinity)
 
 
 HARNESS = """

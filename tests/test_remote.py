@@ -142,11 +142,9 @@ def test_a_layout_reads_what_it_sends(model):
     block["counts"] = [2, 0, 3, 9]
     tensors, layout = wire.Tensors(*(block[name] for name in wire.Tensors._fields)), Layout(job)
     inputs = b"".join(layout.inputs(list(tensors.inputs[:3])))
-    assert inputs == tensors.inputs[:3].tobytes()
-    assert len(inputs) == 3 * layout.input_bytes
+    assert (inputs, len(inputs)) == (tensors.inputs[:3].tobytes(), 3 * layout.input_bytes)
     for failed in (None, {1: "why"}):
-        body = b"".join(layout.answers(tensors, 4, failed))
-        answers, told = layout.read(memoryview(body), 4)
+        answers, told = layout.read(memoryview(b"".join(layout.answers(tensors, 4, failed))), 4)
         counts = [2, 0, 3, 3]
         slots = list(tensors.answers)
         if model.max_tasks:
@@ -233,8 +231,7 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node):
         for _ in range(200):  # idle, or a probe's
             opened.enter_context(socket.create_connection(node.address))
         launcher = opened.enter_context(closing(RemoteLauncher([QUICK], [node.address], TOKEN)))
-        replica = opened.enter_context(closing(launcher.launch(0, 1.0)))
-        assert isinstance(next_event(replica), Ready)
+        assert isinstance(next_event(opened.enter_context(closing(launcher.launch(0, 1.0)))), Ready)
         assert peak_bytes(node.process.pid) < before + 32e6
         assert node.process.poll() is None
 

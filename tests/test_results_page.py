@@ -44,8 +44,7 @@ SLOW = ("paper-300kb-delay-2", *COLD[1:])
 def run(tmp_path_factory):
     """Write a run with bounds and a failure."""
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
-    groups = {COLD[0]: "delay 0", SLOW[0]: "delay 2"}
-    arrangement = {"cells": [COLD, WARM, SLOW], "groups": groups}
+    arrangement = {"cells": [COLD, WARM, SLOW], "groups": {COLD[0]: "delay 0", SLOW[0]: "delay 2"}}
     path = tmp_path_factory.mktemp("runs") / "run"
     write_suite(path, AGENTS, [COLD, WARM, SLOW], bounds=bounds, arrangement=arrangement)
     keep(path, "queue-rule", COLD, {}, type="ValueError", message="1 < 2")
@@ -95,8 +94,7 @@ def test_the_tables_are_there_as_data(run, page):
     cells, scores = (read_rows(run / f"report/{name}.csv") for name in ("cells", "score"))
     assert len(cells) == 3 * (len(AGENTS) + 1)
     assert set(cells["agent"]) == {*AGENTS, "oracle-joint"}
-    again = score_rows(cells, "fa2")
-    pd.testing.assert_frame_equal(again, scores, rtol=1e-5, check_dtype=False)
+    pd.testing.assert_frame_equal(score_rows(cells, "fa2"), scores, rtol=1e-5, check_dtype=False)
     own = cells[(cells["start"] == "cold") & (cells["group"] == "delay 0")].set_index("agent")
     shown = own.loc[["fa2", "oracle-joint"], ["avoidable_violation_rate", "mean_cores", "n"]]
     np.testing.assert_allclose(shown, [[0.04025, 5, 8], [0, 3, 8]])

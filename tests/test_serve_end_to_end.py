@@ -37,8 +37,7 @@ def texts(server, images, slo_ms):
     client, rows = Client("http", server), np.stack([image.pixels for image in images])
     tensor = client.tensors.InferInput("image", list(rows.shape), "UINT8")
     tensor.set_data_from_numpy(rows)
-    told = {"x-slo-ms": str(slo_ms)}
-    found = client.infer(server.engine.served.name, [tensor], headers=told)
+    found = client.infer(server.engine.served.name, [tensor], headers={"x-slo-ms": str(slo_ms)})
     assert found.get_response()["parameters"]["deadline_met"] is True
     ends = np.cumsum(found.as_numpy("tasks"))
     lines = [text.decode() for text in found.as_numpy("text")]

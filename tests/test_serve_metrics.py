@@ -39,8 +39,7 @@ def samples(metrics):
 
 def has(metrics, expected):
     values = samples(metrics)
-    shown = {name: values[name] for name in expected}
-    assert shown == pytest.approx(expected)
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -243,8 +243,7 @@ class TestForecast:
         assert self.forecast(step, sigmas=0.0).rate_rps == 40
 
     def test_budgets_remember_the_worst_recent_delay(self):
-        delays_s = np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1])
-        view = busy_view(delay_s=0.1, mean_delays_s=delays_s)
+        view = busy_view(delay_s=0.1, mean_delays_s=np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1]))
         assert self.forecast(view).budget_low_s == pytest.approx(0.5)
         assert self.forecast(view).budget_high_s == pytest.approx(0.9)
 
@@ -256,8 +255,7 @@ class TestForecast:
 
 def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured():
     fit = LatencyModel(9.0, 9.0, 9.0, 9.0, residual_quantiles=(0.5,))
-    table_s = ((0.1, 0.05), (0.2, 0.1))
-    grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), table_s)
+    grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), ((0.1, 0.05), (0.2, 0.1)))
     view = busy_view(running=(RunningBatch(2, 9.9, 10.1),), cores_in_force=2)
     program = StageProgram(SpongeIPConfig(), make_spec(latency=grid, cores_max=2, batch_max=2))
     (state,) = program.model.states(view, Forecast(1.0, 0.0, 0.9, 0.9), [1])

@@ -55,8 +55,7 @@ def play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s):
 def path_of(forecast, draws, path, kinds=KINDS, speed=None, interval_s=1.0):
     """Return one path's arrivals and deadlines, of two intervals."""
     arrivals_s, speed = np.empty((500, 2)), np.empty(2) if speed is None else speed
-    count = play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)
-    return arrivals_s[:count]
+    return arrivals_s[: play_path(forecast, draws, path, kinds, interval_s, speed, arrivals_s)]
 
 
 class Case(NamedTuple):
@@ -148,16 +147,13 @@ def test_a_calm_path_is_the_steady_stream_with_what_is_on_the_way():
 
 
 def test_a_network_that_recovers_hands_over_a_clump_with_little_budget_left():
-    stalled = CALM._replace(transfer_s=2.0, swing=1.0)
-    arrivals_s = path_of(stalled, EXPECTED, 0)
-    on_the_way = arrivals_s[:, 1] < 1.0
-    assert on_the_way.sum() > 15
+    arrivals_s = path_of(CALM._replace(transfer_s=2.0, swing=1.0), EXPECTED, 0)
+    assert (arrivals_s[:, 1] < 1.0).sum() > 15
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
 
 
 def test_kinds_of_requests_overtake_each_other():
-    kinds = np.array([[0.1, 0.5], [5.0, 2.0]])
-    arrivals_s = path_of(CALM, EXPECTED, 0, kinds)
+    arrivals_s = path_of(CALM, EXPECTED, 0, np.array([[0.1, 0.5], [5.0, 2.0]]))
     assert np.all(np.diff(arrivals_s[:, 0]) >= 0)
     assert np.any(np.diff(arrivals_s[:, 1]) < 0)
 
@@ -200,8 +196,7 @@ def test_a_rate_is_averaged_over_the_intervals_that_agree():
 def test_a_stall_in_the_network_does_not_change_the_rate():
     """The second interval from the end tells that the one before was cut short, too."""
     counts = np.array([20.0, 20.0, 20.0, 8.0, 0.0, 0.0])
-    spans_s = np.array([1.0, 1.0, 1.0, 1.0, -0.6, 0.0])
-    rate_rps, _ = fit_rate(counts, spans_s, 1.0)
+    rate_rps, _ = fit_rate(counts, np.array([1.0, 1.0, 1.0, 1.0, -0.6, 0.0]), 1.0)
     assert rate_rps == pytest.approx(20.0)
 
 
@@ -277,8 +272,7 @@ def decide(view, spec=SPEC, **options):
 
 def test_urgent_requests_get_cores_at_once():
     calm = decide(busy_view(budgets_left_s=(0.7, 0.8, 0.9)))
-    urgent = decide(busy_view(budgets_left_s=tuple(np.linspace(0.2, 0.5, 12))))
-    assert urgent.cores > calm.cores
+    assert decide(busy_view(budgets_left_s=tuple(np.linspace(0.2, 0.5, 12)))).cores > calm.cores
     assert calm.feasible
 
 

@@ -43,10 +43,8 @@ def test_means_over_an_episode_have_weights_of_their_own():
     columns = {f"all/{name}": np.array([busy[name], calm[name], idle[name]]) for name in busy}
     columns |= {f"last/{name}": np.array([idle[name]]) for name in busy}
     whole, last = over_episode(columns).values()
-    assert whole["waiting_mean_s"] == 6.0 / 8
-    assert whole["batch_mean"] == 10.0 / 4
-    assert whole["queued"] == 2.0
-    assert whole["answered"] == 8
+    assert (whole["waiting_mean_s"], whole["batch_mean"]) == (6.0 / 8, 10.0 / 4)
+    assert (whole["queued"], whole["answered"]) == (2.0, 8)
     assert whole["utilisation"] == pytest.approx(0.7)
     assert (whole["share/a"], whole["share/b"]) == (0.75, 0.25)
     assert math.isnan(last["waiting_mean_s"])
@@ -181,8 +179,7 @@ BEYOND = ONE + "]\ninitial = { cores = 4, replicas = 2 }"
 def test_what_is_no_pipeline_is_refused_in_one_sentence(old, new, sentence, refused):
     assert old in STAGES
     Path("mine.toml").write_text(STAGES.replace(old, new))
-    said = refused(evaluate.main, "--scenario mine.toml --agent static-8")
-    assert re.search(sentence, said)
+    assert re.search(sentence, refused(evaluate.main, "--scenario mine.toml --agent static-8"))
 
 
 def test_options_that_do_not_fit_a_pipeline_are_refused(refused):

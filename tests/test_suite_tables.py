@@ -133,8 +133,7 @@ def of(rows, agent):
 
 def test_the_score_by_hand():
     rows = score_rows(frame(), "fixed")
-    assert [*rows["agent"]] == [*MISSED]
-    assert {*rows["reference"]} == {"fixed"}
+    assert ([*rows["agent"]], {*rows["reference"]}) == ([*MISSED], {"fixed"})
     # Ratios 1/2, 1, 1/2, 1; the bound is known in three cells, of 1, 4 and 4 cores.
     assert of(rows, "good") == pytest.approx([4, 4, 0.25**0.25, 16 ** (1 / 3), 1.0, 0.00025])
     assert of(rows, "fixed") == pytest.approx([4, 3, 1.0, 64 ** (1 / 3), 1.0, 0.0029 / 4])

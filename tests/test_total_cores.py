@@ -62,8 +62,7 @@ class Rig:
 
     def __init__(self, cores, replicas):
         self.machine = Machine()
-        initial = Allocation(cores, 1, replicas)
-        config = LiveConfig(initial=initial, total_cores=TOTAL)
+        config = LiveConfig(initial=Allocation(cores, 1, replicas), total_cores=TOTAL)
         self.worker = LiveWorker(config, launcher=self.machine)
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0

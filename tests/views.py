@@ -30,11 +30,9 @@ def make_spec(profile="yolov5s", **changes):
     """Return the reference system with an SLO of 1 s and limits of 16, with changes."""
     if "latency" in changes:
         changes["latencies"] = (changes.pop("latency"),)
-    fits = (load_profile(profile).latency,)
-    own = {"latencies": fits, "cold_start_s": 10.0}
+    own = {"latencies": (load_profile(profile).latency,), "cold_start_s": 10.0}
     own |= {name: changes.pop(name) for name in OF_STAGE & changes.keys()}
-    names = ("cores_max", "batch_max", "replicas_max")
-    limits = {name: own.pop(name, 16) for name in names}
+    limits = {name: own.pop(name, 16) for name in ("cores_max", "batch_max", "replicas_max")}
     only = StageSpec(own.pop("name", "model"), **limits, **own)
     return SystemSpec(**{"slo_s": 1.0, "interval_s": 1.0, "stages": (only,), **changes})
 

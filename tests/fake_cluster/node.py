@@ -186,8 +186,7 @@ class Node:
 
 
 def container_of(pod):
-    container = pod["spec"]["containers"][0]
-    return container
+    return pod["spec"]["containers"][0]
 
 
 def is_ready(pod):

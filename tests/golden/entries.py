@@ -107,8 +107,7 @@ def _vector(env, what, infos):
     observations, info = env.reset(seed=what.number)
     seen, seeds, rewards, over = [observations], [info["episode_seed"]], [], []
     measured, last_seen, last_measured, playing = [], [], [], info["episode_seed"]
-    choices = np.tile(env.single_action_space.nvec, (cells.VECTOR_ENVS, 1))
-    for action in _actions(what, choices):
+    for action in _actions(what, np.tile(env.single_action_space.nvec, (cells.VECTOR_ENVS, 1))):
         observations, reward, _, truncated, info = env.step(action)
         seen.append(observations)
         rewards.append(reward)
@@ -119,8 +118,7 @@ def _vector(env, what, infos):
         if began.any():
             seeds.append(np.where(began, playing, 0))
         if "final_obs" in info:
-            ended = np.flatnonzero(info["_final_obs"])
-            last_seen += [info["final_obs"][i] for i in ended]
+            last_seen += [info["final_obs"][i] for i in np.flatnonzero(info["_final_obs"])]
             last_measured.append(_valid(info["final_info"], infos))
     tables = {
         "observations": play.by_field(np.array(seen), what.control),

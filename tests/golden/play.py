@@ -98,12 +98,10 @@ def play(episode):
     if control:
         controller = _Watched(controller, control)
     system = SimulatedSystem(where, episode.seed)
-    run = Run.of(episode.agent, where, "sim", episode.seed)
-    played = _collect(system, controller, run)
+    played = _collect(system, controller, Run.of(episode.agent, where, "sim", episode.seed))
     if not control:
         return played
-    rows = np.array(controller.seen)
-    return dataclasses.replace(played, observations=by_field(rows, control))
+    return dataclasses.replace(played, observations=by_field(np.array(controller.seen), control))
 
 
 def _collect(system, controller, run):
@@ -126,8 +124,7 @@ def _collect(system, controller, run):
 
 def by_field(observations, control):
     """Name the entries of observations, which are the last axis."""
-    fields = _CONTROLS[control].fields
-    return {name: observations[..., i] for i, name in enumerate(fields)}
+    return {name: observations[..., i] for i, name in enumerate(_CONTROLS[control].fields)}
 
 
 def make_env(sequence):
@@ -155,8 +152,7 @@ def fidelity(key, measured):
     completions = []
     for number, (size, ratio) in enumerate(measured):
         cpu_s = ratio * float(work_s[size - 1])
-        batch = Batch(number, tuple(range(size)))
-        completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
+        completions.append(Completion(Batch(number, tuple(range(size))), 0, 0.0, 1.0, True, cpu_s))
     rows = {}
     measured_work = [MeasuredWork(completions, work_s).table()]
     for kind, works in (("simulated", []), ("replayed", measured_work)):

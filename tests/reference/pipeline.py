@@ -210,5 +210,4 @@ class Pipeline:
 
     @staticmethod
     def accuracy(ticket):
-        means = [a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d]
-        return math.prod(means)
+        return math.prod([a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d])

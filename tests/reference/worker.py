@@ -282,8 +282,7 @@ class SimulatedWorker:
         self._update_held()
 
     def _add_replica(self, cores):
-        service = self._make_service(cores)
-        replica = Replica(self._next_id, cores, self._now_s, service)
+        replica = Replica(self._next_id, cores, self._now_s, self._make_service(cores))
         self._replicas.append(replica)
         self._next_id += 1
         return replica
