@@ -54,21 +54,14 @@ def agent_result(agent, cell, violations, cores):
     head = {"agent": agent, "scenario": scenario, "profile": profile, "start": start}
     episodes = [
         EpisodeMetrics(
-            **head,
-            backend="sim",
-            seed=seed,
-            duration_s=DURATION_S,
-            offered=OFFERED,
+            **head, backend="sim", seed=seed, duration_s=DURATION_S, offered=OFFERED,
             violations=count,
             **dict.fromkeys(("violation_rate", "avoidable_violation_rate"), count / OFFERED),
-            mean_cores=cores,
-            core_seconds=cores * DURATION_S,
-            latency_p99_s=0.5 + seed / 100,
-            decision_p50_s=1e-5,
-            decision_p99_s=1e-4,
+            mean_cores=cores, core_seconds=cores * DURATION_S, latency_p99_s=0.5 + seed / 100,
+            decision_p50_s=1e-5, decision_p99_s=1e-4,
         )
         for seed, count in enumerate(violations)
-    ]
+    ]  # fmt: skip
     return {"episodes": [summary(episode) for episode in episodes]}
 
 

@@ -25,15 +25,11 @@ _MODELS = (
 )
 _SMALL = config.Limits(cores=4, batch=4, replicas=3)
 VARIANTS = Scenario(  # one stage of three variants, in its time and beyond it
-    name="variants-of-one",
-    slo_s=0.4,
-    duration_s=6.0,
-    limits=dataclasses.replace(_SMALL, total_cores=12),
-    arrivals=config.Arrivals(rate_rps=30.0),
-    serving=config.Serving("expired"),
-    stages=(config.Stage("model", _MODELS, limits=_SMALL),),
+    name="variants-of-one", slo_s=0.4, duration_s=6.0,
+    limits=dataclasses.replace(_SMALL, total_cores=12), arrivals=config.Arrivals(rate_rps=30.0),
+    serving=config.Serving("expired"), stages=(config.Stage("model", _MODELS, limits=_SMALL),),
     reward=config.Reward(accuracy_weight=0.5),
-)
+)  # fmt: skip
 _FINDS = {"initial": config.Initial(cores=4), "fan_out_shares": (0.2, 0.4, 0.4)}
 _JUDGES = {"initial": config.Initial(variant=-1), "limits": config.Limits(2, 2, replicas=3)}
 CHAIN = dataclasses.replace(
@@ -79,28 +75,19 @@ QUOTA_PROFILE = Profile(  # a worker under a CPU quota
     cold_start_s=4.0,
     core_unit=1 / 16,
     quota=QuotaService(
-        period_s=0.02,
-        work_s=tuple(0.01 * b for b in range(1, 17)),
-        dispatch_s=0.0005,
-        dispatch_request_s=0.0001,
-        wake_s=0.0011,
-        resume_s=0.0003,
-        loading_contention=1.5,
+        period_s=0.02, work_s=tuple(0.01 * b for b in range(1, 17)), dispatch_s=0.0005,
+        dispatch_request_s=0.0001, wake_s=0.0011, resume_s=0.0003, loading_contention=1.5,
     ),
-)
+)  # fmt: skip
 
 
 STEADY_PROFILE = dataclasses.replace(  # a worker whose every batch takes 1.6 s over its cores
-    QUOTA_PROFILE,
-    name="steady",
+    QUOTA_PROFILE, name="steady",
     source="made up for tests: 1.6 s of work per batch, whatever its size, on whole cores",
     latency_s=((1.6, 0.1), (1.6, 0.1)),
     latency=LatencyModel(gamma_s=0.0, delta_s=0.0, epsilon_s=1.6, eta_s=0.0),
-    noise_quantiles=(0.0,),
-    cold_start_s=2.0,
-    core_unit=1.0,
-    quota=None,
-)
+    noise_quantiles=(0.0,), cold_start_s=2.0, core_unit=1.0, quota=None,
+)  # fmt: skip
 
 
 def requests_at(*times_s, delay_s=0.0, payload_bytes=0.0):

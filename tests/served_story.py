@@ -13,14 +13,9 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.monitor.page import History
 
 SERVED = ServedModel(
-    name="lite0",
-    inputs=TensorSpec((3, 4, 4), "uint8"),
-    outputs=TensorSpec((10,)),
-    batch_max=16,
-    default_slo_s=1.0,
-    variants=("lite0",),
-    stages=("model",),
-)
+    name="lite0", inputs=TensorSpec((3, 4, 4), "uint8"), outputs=TensorSpec((10,)), batch_max=16,
+    default_slo_s=1.0, variants=("lite0",), stages=("model",),
+)  # fmt: skip
 
 ANSWER = Reply(
     Status.ANSWERED, np.zeros((1, 10), np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
@@ -88,14 +83,10 @@ class Story:
             },
         )
         self.engine.now = snapshot(
-            float(t),
-            served,
-            last=last,
-            cores=tuple(cores),
-            variant=(variant, *["v6"] * (count - 1)),
-            queued=(waiting, *[0] * (count - 1)),
+            float(t), served, last=last, cores=tuple(cores),
+            variant=(variant, *["v6"] * (count - 1)), queued=(waiting, *[0] * (count - 1)),
             budgets_s=tuple(np.sort(rng.uniform(-0.05, 0.95, waiting)).tolist()),
-        )
+        )  # fmt: skip
         self.history.take(self.engine.now)
 
     def _end(self, t, latency_s, status, variant):

@@ -335,16 +335,12 @@ STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
 @pytest.mark.parametrize(
     ("line", "drop"),
     [
-        ("", "none"),
-        ("--scenario deep-fade", "unmeetable"),
-        ("--trace none", "none"),
-        ("--trace steady.csv", "unmeetable"),
-        ("--arrivals arrivals-day-600s", "unmeetable"),
+        ("", "none"), ("--scenario deep-fade", "unmeetable"), ("--trace none", "none"),
+        ("--trace steady.csv", "unmeetable"), ("--arrivals arrivals-day-600s", "unmeetable"),
         ("--trace steady.csv --scenario keeps.toml", "none"),
-        ("--trace steady.csv --drop none", "none"),
-        ("--drop expired", "expired"),
+        ("--trace steady.csv --drop none", "none"), ("--drop expired", "expired"),
     ],
-)
+)  # fmt: skip
 def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
     line, drop, capsys, monkeypatch
 ):

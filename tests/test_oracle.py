@@ -134,15 +134,11 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp
     # The last one is answered after the end, when nothing counts any more.
     (tmp_path / "six.csv").write_text("arrival_s\n" + "0.0\n" * 5 + "1.999\n")
     scenario = replace(
-        TINY,
-        profile=str(tmp_path / "slow.json"),
-        duration_s=2.0,
-        slo_s=1.99,
-        limits=Limits(cores=1, batch=1, replicas=2, total_cores=2),
-        initial=Initial(replicas=2),
+        TINY, profile=str(tmp_path / "slow.json"), duration_s=2.0, slo_s=1.99,
+        limits=Limits(cores=1, batch=1, replicas=2, total_cores=2), initial=Initial(replicas=2),
         arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")),
         network=Network(trace="none", base_delay_s=0.0),
-    )
+    )  # fmt: skip
     drained = replay(scenario, profile, 0, (Allocation(1, 1, 2), Allocation(1, 1, 1)))
     assert drained.violations == 0
     assert drained.core_seconds < 4.0, "the second replica has gone before the end"

@@ -11,26 +11,15 @@ def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0
     intervals, cores = len(arrived), [2] * replicas_max
     ends = np.array(arrived, dtype=np.float64)[:, None]
     return fluid.Fluid(
-        arrived=ends,
-        due=np.array(due, dtype=np.float64)[:, None],
-        startable=np.stack([ends, ends], axis=2),
-        hopeless=np.zeros((intervals, 1, 2)),
-        served=np.array([2.0, 3.0]),
-        ahead=np.zeros(3),
-        ahead_awake=np.zeros(3),
-        refill=np.zeros(3),
-        cores=np.array(cores),
-        mixed=np.full((replicas_max, replicas_max - 1, 4), fluid.NOWHERE),
-        last_batch=np.array([last_batch]),
-        cores_count=np.ones(intervals, np.int64),
-        start=np.full(intervals, start),
-        ready_from=1,
-        replicas=replicas,
-        replicas_max=replicas_max,
-        answerable=int(arrived[-1]),
-        violation=0.0,
+        arrived=ends, due=np.array(due, dtype=np.float64)[:, None],
+        startable=np.stack([ends, ends], axis=2), hopeless=np.zeros((intervals, 1, 2)),
+        served=np.array([2.0, 3.0]), ahead=np.zeros(3), ahead_awake=np.zeros(3), refill=np.zeros(3),
+        cores=np.array(cores), mixed=np.full((replicas_max, replicas_max - 1, 4), fluid.NOWHERE),
+        last_batch=np.array([last_batch]), cores_count=np.ones(intervals, np.int64),
+        start=np.full(intervals, start), ready_from=1, replicas=replicas, replicas_max=replicas_max,
+        answerable=int(arrived[-1]), violation=0.0,
         **fluid.working_space(intervals, replicas_max, 2),
-    )
+    )  # fmt: skip
 
 
 def solve(f, violation=10.0):

@@ -35,15 +35,10 @@ def stage(name, *profiles, **more):
 def pipeline(*stages, **more):
     """Make a short scenario without any scatter."""
     settings = {
-        "name": "pipeline",
-        "slo_s": 0.6,
-        "duration_s": 8.0,
-        "stages": stages,
-        "limits": config.Limits(total_cores=64),
-        "arrivals": config.Arrivals(rate_rps=12.0),
-        "network": config.Network(base_delay_s=0.02),
-        "simulation": config.Simulation(noise=0.0),
-    }
+        "name": "pipeline", "slo_s": 0.6, "duration_s": 8.0, "stages": stages,
+        "limits": config.Limits(total_cores=64), "arrivals": config.Arrivals(rate_rps=12.0),
+        "network": config.Network(base_delay_s=0.02), "simulation": config.Simulation(noise=0.0),
+    }  # fmt: skip
     return Scenario(**settings | more)
 
 

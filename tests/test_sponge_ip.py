@@ -80,19 +80,14 @@ def random_view(rng, spec):
         size, end_s = int(rng.integers(1, most + 1)), now_s + rng.uniform(-0.1, 0.5)
         running.append(RunningBatch(size, now_s - 0.1, end_s))
     return make_view(
-        now_s=now_s,
-        queued_deadlines_s=now_s + np.sort(slacks_s),
-        running=tuple(running),
+        now_s=now_s, queued_deadlines_s=now_s + np.sort(slacks_s), running=tuple(running),
         allocation=Allocation(int(rng.integers(1, spec.first.cores_max + 1)), 1),
         replicas_ready=int(rng.integers(0, 3)),
         starting_s=tuple(np.sort(rng.uniform(0, 2, rng.integers(0, 3))).tolist()),
-        arrivals=arrivals,
-        delays_s=spec.slo_s - budgets_s,
-        budgets_s=budgets_s,
-        mean_delays_s=means_s,
-        cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
+        arrivals=arrivals, delays_s=spec.slo_s - budgets_s, budgets_s=budgets_s,
+        mean_delays_s=means_s, cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
         pending=random_resizes(rng, spec),
-    )
+    )  # fmt: skip
 
 
 def random_resizes(rng, spec):

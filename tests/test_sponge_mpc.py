@@ -105,14 +105,9 @@ def reference(case):
 
 @settings(max_examples=150, deadline=None)
 @example(  # the second of two that come at once, for a replica idle since before
-    gaps_s=[0.25, 0.0],
-    budgets_s=[0.0] * 40,
-    tasks=[],
-    replicas=2,
-    cores=(1, 1),
-    batch=1,
+    gaps_s=[0.25, 0.0], budgets_s=[0.0] * 40, tasks=[], replicas=2, cores=(1, 1), batch=1,
     edge_s=1.0,
-)
+)  # fmt: skip
 @given(
     gaps_s=st.lists(st.floats(0.0, 0.3), min_size=1, max_size=40),
     budgets_s=st.lists(st.floats(0.0, 2.0), min_size=40, max_size=40),

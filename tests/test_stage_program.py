@@ -36,20 +36,12 @@ def random_state(random, program):
     ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
     running = [(left_s, random.integers(0, 5)) for left_s in random.uniform(0.0, 0.05, ready)]
     return StageState(
-        due_s=due_s,
-        arrivals_s=np.empty((random.integers(0, 10), 2)),
-        ready_s=0.0,
-        running=np.array(sorted(running)),
-        free_s=np.empty(ready),
-        variant=0,
-        cores=cores,
+        due_s=due_s, arrivals_s=np.empty((random.integers(0, 10), 2)), ready_s=0.0,
+        running=np.array(sorted(running)), free_s=np.empty(ready), variant=0, cores=cores,
         before_s=np.ascontiguousarray(program.model.tables[0].service_s[:, cores - 1]),
-        replicas=ready,
-        rate_rps=random.uniform(1.0, 60.0),
-        noise=random.uniform(0.0, 2.0),
-        budget_low_s=low_s,
-        budget_high_s=low_s + random.uniform(0.0, 0.3),
-    )
+        replicas=ready, rate_rps=random.uniform(1.0, 60.0), noise=random.uniform(0.0, 2.0),
+        budget_low_s=low_s, budget_high_s=low_s + random.uniform(0.0, 0.3),
+    )  # fmt: skip
 
 
 def left_ticks(program, state, cores, batch):

@@ -17,29 +17,15 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 EVERY = 4
 CHOICES = StageChoices.of(SPEC, Form(EVERY, BATCHES))
 CONFIG = LearnConfig(
-    rollout_steps=4,
-    minibatch=16,
-    epochs=1,
-    hidden=(8, 8),
-    evaluations=2,
-    evaluation_episodes=1,
-    imitations=2,
-    demonstrations=1,
-    imitation_epochs=2,
-)
+    rollout_steps=4, minibatch=16, epochs=1, hidden=(8, 8), evaluations=2, evaluation_episodes=1,
+    imitations=2, demonstrations=1, imitation_epochs=2,
+)  # fmt: skip
 
 STEPWISE = PolicyInfo(
-    agent="ppo-joint",
-    fingerprint=JOINT.fingerprint(SPEC),
-    scenarios=("short",),
-    actions=CHOICES.actions,
-    inputs=INPUTS,
-    steps=1,
-    seed=0,
-    batches=BATCHES,
-    every=EVERY,
+    agent="ppo-joint", fingerprint=JOINT.fingerprint(SPEC), scenarios=("short",),
+    actions=CHOICES.actions, inputs=INPUTS, steps=1, seed=0, batches=BATCHES, every=EVERY,
     replicas=MAX_REPLICAS,
-)
+)  # fmt: skip
 
 
 def plan(folder, **changes):

@@ -114,13 +114,9 @@ class System:
         there = [request.outcome in ("queued", "running") for request in rows]
         answered = [request.outcome in ("on_time", "late") for request in rows]
         return {
-            **columns,
-            "outcome": outcome,
-            "hopeless": hopeless,
-            "needs_cores": short & ~hopeless,
-            "accuracy": np.where(answered, 1.0, np.nan),
-            "stage": -np.array(there, int),
-        }
+            **columns, "outcome": outcome, "hopeless": hopeless, "needs_cores": short & ~hopeless,
+            "accuracy": np.where(answered, 1.0, np.nan), "stage": -np.array(there, int),
+        }  # fmt: skip
 
     def view(self):
         now_s, in_force, pending = self.worker.now(), self.worker.in_force, self.worker.pending
@@ -271,19 +267,15 @@ class System:
         elapsed_s, self._measured_s = self.worker.now() - self._measured_s, self.worker.now()
         asked, stage = self._allocation.stages[0], self.spec.first
         metrics = {
-            "time_s": self._interval * self.spec.interval_s,
-            **self._requests_measured(),
-            **latencies_measured(self._ended),
-            **batches_measured(self._completions),
+            "time_s": self._interval * self.spec.interval_s, **self._requests_measured(),
+            **latencies_measured(self._ended), **batches_measured(self._completions),
             **resources_measured(before, self._status, elapsed_s, stage.core_unit),
-            "requested_cores": asked.cores,
-            "batch": asked.batch,
-            "replicas": asked.replicas,
+            "requested_cores": asked.cores, "batch": asked.batch, "replicas": asked.replicas,
             "delay_mean_s": self._mean_delays_s[-1],
             "delay_max_s": max((r.delay_s for r in self._new), default=math.nan),
             "bandwidth_bytes_per_s": self._bandwidths[-1],
             "feasible": int(self._allocation.feasible),
-        }
+        }  # fmt: skip
         return metrics | {"reward": self._reward(metrics)}
 
     def _requests_measured(self):
