@@ -7,7 +7,6 @@ plus a half.
 import bisect
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 from fake_worker import FakeStages, profile_workers
@@ -17,7 +16,6 @@ from sponge_env.models.model import TensorSpec
 from sponge_env.serve.interface import Call
 from sponge_env.serve.system import TICK_S, ServedSystem
 
-Action = tuple[float, Callable[[], None]]
 OUTPUTS = TensorSpec((2,), "float64")
 
 
@@ -35,11 +33,9 @@ class CallStages(FakeStages):
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
         super().__init__(workers, crashes=crashes)
         self.handover = Handover(NoSamples(), len(workers))
-        self.script = []
-        self.closed = False
+        self.script, self.closed = [], False
         self.ended = []  # those of batches that did not crash
-        self._fan_out = tasks
-        self._inputs = {}
+        self._fan_out, self._inputs = tasks, {}
 
     def bring(self, request, tensor):
         self.handover.bring(request, tensor)
@@ -83,9 +79,7 @@ class Client:
 
     def __init__(self, system):
         self.system, self.step = system, system.step
-        self.worker = system.worker
-        self.replies = {}
-        self.inputs = {}
+        self.worker, self.replies, self.inputs = system.worker, {}, {}
         self._tickets = []
 
     def submit(self, budget_s, delay_s=0.0):

@@ -3,17 +3,13 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from sponge_env.errors import ConfigError
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Call, Reply, ServedModel, Snapshot, Status
-
-Answer = Callable[[Call], Reply | None]
-
+from sponge_env.serve.interface import Reply, ServedModel, Snapshot, Status
 
 FOUR, TWO = TensorSpec((4,)), TensorSpec((2,))
 
@@ -40,16 +36,12 @@ class FakeEngine:
 
     def __init__(self, serves=None, answer=sums):
         self.served, self.answer, self.ready = serves or served(), answer, True
-        self.alive = True
-        self.followers = []
-        self.calls = []
+        self.alive, self.followers, self.calls = True, [], []
         self.cancelled = []
         self.agent, self.drained = "static-1", 0
-        self.held = {}
-        self.changed = threading.Condition()
+        self.held, self.changed = {}, threading.Condition()
         self.now = None  # what the snapshot is, if a test says so
-        self.ended = ()
-        self._tickets = itertools.count()
+        self.ended, self._tickets = (), itertools.count()
 
     def submit(self, call, done):
         reply = self.answer(call)

@@ -45,14 +45,9 @@ class FakeReplica:
     limits_late = True
 
     def __init__(self, id, cores, launcher):
-        self.id = id
-        self.closed = False
-        self.killed = False
-        self.batch_id = None
-        self.tensors = ()
-        self.variant = 0
-        self._launcher = launcher
-        self._cpu_s = 0.0
+        self.id, self.closed, self.killed = id, False, False
+        self.batch_id, self.tensors, self.variant = None, (), 0
+        self._launcher, self._cpu_s = launcher, 0.0
         self._limits = [(0.0, cores)]  # when each comes into force
         self._events = deque()
         self._pending = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
@@ -130,12 +125,8 @@ class FakeLauncher:
     max_tasks = (0,)
 
     def __init__(self, willing=True, limit_delay_s=0.0):
-        self.willing = willing
-        self.limit_delay_s = limit_delay_s
-        self.launched = []
-        self.refuses = False
-        self.refused = 0
-        self.closed = False
+        self.willing, self.limit_delay_s, self.launched = willing, limit_delay_s, []
+        self.refuses, self.refused, self.closed = False, 0, False
 
     def sample(self, request_id, stage=0):
         return np.array([request_id])

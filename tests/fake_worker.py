@@ -21,9 +21,7 @@ class FakeWorker(SimulatedWorker):
         """
         super().__init__(*args, **settings)
         self._crashes_s = list(crashes_s)
-        self._spared = spared
-        self._held_s = held_s
-        self._watch = watch
+        self._spared, self._held_s, self._watch = spared, held_s, watch
         self.diary = []  # what was called, waits and looks apart
         self.batches = []
 

@@ -18,33 +18,19 @@ class NodeProcess:
     """A ``sponge replica`` on a free port of this machine."""
 
     def __init__(self, *options, token="", host="127.0.0.1"):
-        command = [
-            sys.executable,
-            "-m",
-            "sponge_env",
-            "replica",
-            "--host",
-            host,
-            "--port",
-            "0",
-            "--wait",
-        ]
-        path = {"PYTHONPATH": f"{HERE.parent}:{HERE}", "SPONGE_REPLICA_TOKEN": token}
+        command = [sys.executable, *"-m sponge_env replica --port 0 --wait --host".split(), host]
+        command += options or ("--model", "busy_model:Busy")
+        env = {"PYTHONPATH": f"{HERE.parent}:{HERE}", "SPONGE_REPLICA_TOKEN": token}
         self.process = subprocess.Popen(
-            [*command, *(options or ("--model", "busy_model:Busy"))],
-            env=os.environ | path,
-            stdout=subprocess.PIPE,
-            text=True,
+            command, env=os.environ | env, stdout=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
         (self.address,) = parse_addresses(self.line.split(" at ")[1].split(",")[0])
 
     def end(self, how=signal.SIGTERM):
         """End it; return its exit code."""
         self.process.send_signal(how)
-        if self.process.stdout:
-            self.process.stdout.close()
+        self.process.stdout.close()
         return self.process.wait(30)
 
 

@@ -128,8 +128,7 @@ class Scripted:
     """A controller that cycles through given allocations."""
 
     def __init__(self, *allocations):
-        self._allocations = allocations
-        self.views = []
+        self._allocations, self.views = allocations, []
 
     def reset(self, spec, seed):
         self.views = []

@@ -17,9 +17,7 @@ SERVED = ServedModel(
     default_slo_s=1.0, variants=("lite0",), stages=("model",),
 )  # fmt: skip
 
-ANSWER = Reply(
-    Status.ANSWERED, np.zeros((1, 10), np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
-)
+ANSWER = Reply(Status.ANSWERED, np.zeros((1, 10), "f4"), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True)
 
 
 def call(sent_s=0.0, slo_s=1.0):

@@ -152,9 +152,7 @@ def short_systems(random, cores):
         yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]
 
 
-def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
-    tmp_path, quick_rules, monkeypatch
-):
+def test_a_policy_for_any_model_decides_on_systems_it_never_saw(tmp_path, quick_rules, monkeypatch):
     monkeypatch.setattr("agents.learn.programs.random_systems", short_systems)
     with short_systems(np.random.default_rng(1), machines(6)) as drawn:
         made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)

@@ -65,9 +65,7 @@ class TestQueueRule:
             (1, [0, 0], 2, [1, 1]),
         ],
     )
-    def test_grows_at_once_and_shrinks_by_one_after_a_calm_while(
-        self, down_after, queued, held, cores
-    ):
+    def test_grows_at_once_and_shrinks_by_one_after_a_while(self, down_after, queued, held, cores):
         rule, answers = QueueRule(down_after=down_after), []
         rule.reset(SPEC, seed=0)
         for waiting in queued:
@@ -214,9 +212,7 @@ class TestThemis:
         rate_rps=st.floats(0.5, 300.0),
         budget_s=st.floats(-0.2, 1.0),
     )
-    def test_growth_is_the_fewest_cores_that_keep_up_in_time(
-        self, profile, replicas, rate_rps, budget_s
-    ):
+    def test_growth_is_the_fewest_cores_that_keep_up(self, profile, replicas, rate_rps, budget_s):
         spec = make_spec(profile)
         answer = grow(spec, replicas, rate_rps, budget_s, 16)
         if answer.feasible:

@@ -72,9 +72,7 @@ def test_a_full_disk_for_tables_loses_no_summary(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("records", [1, 3, 1000])
-def test_a_full_disk_for_tensorboard_ends_the_episode_with_its_summary(
-    monkeypatch, capsys, records
-):
+def test_a_full_disk_for_tensorboard_ends_an_episode_with_its_summary(monkeypatch, capsys, records):
     opened = tensorboard.EventFile.__init__
 
     def on_a_full_disk(self, folder):

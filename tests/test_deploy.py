@@ -24,12 +24,9 @@ CADDY = "{\n admin off\n auto_https disable_redirects\n skip_install_trust\n}\ni
 
 @pytest.mark.parametrize(
     ("schema", "file"),
-    [
-        ("compose-spec", "deploy/compose.yaml"),
-        ("citation-file-format", "CITATION.cff"),
-        ("github-workflows", ".github/workflows/ci.yml"),
-    ],
-)
+    [("compose-spec", "deploy/compose.yaml"), ("citation-file-format", "CITATION.cff"),
+     ("github-workflows", ".github/workflows/ci.yml")],
+)  # fmt: skip
 def test_files_fit_their_schema(schema, file):
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", file]
     subprocess.run(check, cwd=ROOT, check=True)
@@ -42,7 +39,6 @@ def test_compose_names_what_there_is():
     assert all((DEPLOY / each.split(":")[0]).is_file() for each in mounts)
     for file in (DEPLOY / "prometheus.yml", DEPLOY / "grafana" / "datasource.yaml"):
         host = re.search(r"(?:\"|//)(\w+):\d+", file.read_text())
-        assert host is not None
         assert host[1] in services
     serve_parser().parse_args(services["sponge"]["command"])
 
@@ -63,13 +59,12 @@ def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path):
     with running() as server:
         given = {"SPONGE_DOMAIN": at, "SPONGE_HTTP": server.http, "SPONGE_GRPC": server.grpc}
         environment = os.environ | given | {"XDG_DATA_HOME": str(tmp_path)}
-        pipe = subprocess.PIPE
-        caddy = subprocess.Popen(["caddy", "run"], cwd=tmp_path, env=environment, stderr=pipe)
-        with caddy:
+        pipes = {"stderr": subprocess.PIPE, "env": environment}
+        with subprocess.Popen(["caddy", "run"], cwd=tmp_path, **pipes) as caddy:
             try:
                 said = b""
                 while not (b"serving initial" in said and b"certificate obtained" in said):
-                    said += caddy.stderr.readline() if caddy.stderr else b""
+                    said += caddy.stderr.readline()
                     assert caddy.poll() is None, said
                 root = tmp_path / "caddy" / "pki" / "authorities" / "local" / "root.crt"
                 trusting = ssl.create_default_context(cafile=root)

@@ -156,9 +156,7 @@ def made_up(kind, repetition, **values):
         ("latency_p99_s", (0.9, 0.9), math.inf, "missed"),
     ],
 )
-def test_a_target_is_met_or_the_live_runs_are_no_closer(
-    tmp_path, metric, live_s, simulated_s, verdict
-):
+def test_a_target_is_met_or_live_runs_are_no_closer(tmp_path, metric, live_s, simulated_s, verdict):
     runs = [made_up("live", r, **{metric: live_s[r]}) for r in range(2)]
     for kind in ("simulated", "replayed"):
         runs += [made_up(kind, r, **{metric: simulated_s}) for r in range(2)]

@@ -5,7 +5,6 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,8 +33,7 @@ class Rig:
     """A fleet of warm replicas that from now on do only what a test tells them."""
 
     def __init__(self, replicas):
-        self.launcher = FakeLauncher()
-        self.watch = Watch()
+        self.launcher, self.watch = FakeLauncher(), Watch()
         self.fleet = Fleet(CONFIG, self.launcher, self.watch)
         self.fleet.grow(replicas, full_speed=True)
         while self.fleet.starting_s:
@@ -94,9 +92,6 @@ def make_rig():
         assert not rig.open
 
 
-MakeRig = Callable[[int], Rig]
-
-
 def batch(id):
     return Batch(id, (0, 1))
 
@@ -136,8 +131,7 @@ def test_the_oldest_idle_replica_gets_the_batch(make_rig):
     rig.start(2)
     rig.replicas[1].answer()
     (ended,) = rig.poll()
-    assert (ended.batch.id, ended.replica_id) == (2, 1)
-    assert ended.answer is not None
+    assert (ended.batch.id, ended.replica_id, ended.answer is None) == (2, 1, False)
     assert [member.replica.id for member in rig.fleet.idle] == [1]
 
 

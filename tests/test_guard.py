@@ -111,9 +111,7 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
     alone.reset(system.spec, seed=0)
     for view in views[-120:]:
         alone.observe(view)
-    monkeypatch.setattr(
-        program, "observe", lambda self, view: (observed.append(view), observe(self, view))
-    )
+    monkeypatch.setattr(program, "observe", lambda self, v: (observed.append(v), observe(self, v)))
     for _ in range(20):
         view = system.view()
         answer = guard.watch(beyond, view)[1]

@@ -79,17 +79,8 @@ def test_a_server_that_has_ended_does_not_take_the_interpreter_apart():
 @pytest.mark.skipif(bool(MISSING), reason=f"this needs {', '.join(MISSING)}")
 def test_the_images_are_small_and_serve(tmp_path):
     name = f"sponge-test-{os.getpid()}"
-    build = [
-        "buildah",
-        "build",
-        "--layers",
-        "-f",
-        f"{ROOT}/deploy/Dockerfile",
-        "-t",
-        name,
-        str(ROOT),
-    ]
-    build += os.environ["SPONGE_IMAGE_BUILD"].split()
+    build = ["buildah", "build", "--layers", "-f", f"{ROOT}/deploy/Dockerfile", "-t", name]
+    build += [str(ROOT), *os.environ["SPONGE_IMAGE_BUILD"].split()]
     for target in ("replica", "server"):
         output(*build, "--target", target)
         container = output("buildah", "from", name)

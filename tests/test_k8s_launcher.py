@@ -27,8 +27,7 @@ class Serving:
         self.cluster, self.launcher = cluster, launcher(BUSY)
         self.worker = LiveWorker(BUSY, launcher=self.launcher)
         self._ids, self._again = itertools.count(), list[int]()
-        self._running = 0
-        self.answered = []
+        self._running, self.answered = 0, []
 
     def turn(self, *, more=True):
         """Start batches, and wait a moment for some to end."""

@@ -18,12 +18,9 @@ from sponge_env.scenario.scenario import load_scenario
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sponge_env", "agents", "baselines", "benchmarks", "traces")
 
-Insertions = dict[str, list[tuple[str, str]]]
-"""By file: what stands there, and what stands there afterwards."""
-
 
 def after(anchor, added):
-    """Insert lines after some that are there."""
+    """Return what stands in a file, and what stands there afterwards."""
     return anchor, anchor + added
 
 
@@ -80,6 +77,7 @@ OBSERVATION_FIELD = {
     ],
 }
 
+# Two cores are too few for it, so that a queue grows until no answer can be in time.
 SCENARIO = """
 slo_s = 1.0
 duration_s = 5.0
@@ -88,7 +86,6 @@ arrivals = {load = 0.9}
 network = {trace = "none", base_delay_s = 0.1}
 serving = {drop = "none", drop_early_s = 0.3}
 """
-"""Two cores are too few for it, so that a queue grows until no answer can be in time."""
 
 
 def drop_rule():

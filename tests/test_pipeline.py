@@ -100,9 +100,7 @@ def compare(scenario, plan, seed):
     final = ~np.isin(columns["outcome"], ("queued", "running"))
     np.testing.assert_array_equal(np.flatnonzero(final), rows)
     assert columns["outcome"][rows].tolist() == [ticket.outcome for ticket in ended]
-    accuracies = [
-        math.nan if ticket.outcome == "dropped" else model.accuracy(ticket) for ticket in ended
-    ]
+    accuracies = [math.nan if t.outcome == "dropped" else model.accuracy(t) for t in ended]
     finished_s = [ticket.finished_s for ticket in ended]
     np.testing.assert_allclose(columns["accuracy"][rows], accuracies, rtol=1e-9)
     np.testing.assert_allclose(columns["finished_s"][rows], finished_s, rtol=1e-9)

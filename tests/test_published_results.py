@@ -89,9 +89,7 @@ def test_runs_are_written_in_the_published_format(docs, tmp_path):
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 |" in page
 
 
-def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(
-    docs, monkeypatch, capsys
-):
+def test_the_leaderboard_has_entries_and_the_suites_agents_best_first(docs, monkeypatch, capsys):
     (docs / "leaderboard.md").write_text("a\n<!-- entries:begin -->\n<!-- entries:end -->\nb\n")
     assert main(["--docs", str(docs)]) == 0
     board = block(docs / "leaderboard.md", "entries")

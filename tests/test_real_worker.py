@@ -52,11 +52,9 @@ def run(worker, size):
 
 def cpu_group(pid):
     """Return the version 1 CPU group a process is in, as the kernel tells it."""
-    hierarchy = cgroups.find_hierarchy()
-    assert hierarchy is not None
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     path = next(p for _, names, p in (x.split(":", 2) for x in lines) if "cpu" in names.split(","))
-    return hierarchy.mount / path.lstrip("/")
+    return cgroups.find_hierarchy().mount / path.lstrip("/")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +161,6 @@ def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker):
     if own_worker.limiter != "cgroup-v1":
         pytest.skip("moves a process between groups of version 1")
     pid = own_worker.replicas[0].pid
-    assert pid is not None
     group = cpu_group(pid)
     (group.parent.parent / "cgroup.procs").write_text(str(pid))
     group.rmdir()
@@ -213,7 +210,7 @@ def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed):
     assert (groups_of(os.getpid()), os.sched_getaffinity(0)) == (groups, affinity)
 
 
-HARNESS = """
+HARNESS = """# In the middle of a slow batch and of a cold start.
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from sponge_env.live import cpus
@@ -225,15 +222,11 @@ from sponge_env.live.worker import LiveWorker
 with LiveWorker(busy_model.config(initial=Allocation(16, 16), limiter=sys.argv[1])) as worker:
     worker.start(Batch(1, tuple(range(16))))
     worker.resize(Allocation(1, 16, replicas=2))
-    facts = {
-        "pids": [replica.pid for replica in worker.replicas],
-        "limiter": worker.limiter,
-    }
-    print(json.dumps(facts), flush=True)
+    pids = [replica.pid for replica in worker.replicas]
+    print(json.dumps({"pids": pids, "limiter": worker.limiter}), flush=True)
     while True:
         worker.wait(worker.now() + 60.0)
 """
-"""A harness in the middle of a slow batch and of a cold start."""
 
 
 @pytest.mark.parametrize(
@@ -242,10 +235,8 @@ with LiveWorker(busy_model.config(initial=Allocation(16, 16), limiter=sys.argv[1
 )
 def test_nothing_outlives_the_harness(limiter, end, tmp_path):
     command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as harness:
-        assert harness.stdout is not None
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True) as harness:
         facts = json.loads(harness.stdout.readline())
         assert len(facts["pids"]) == 2
         assert bool(groups_of(harness.pid)) == facts["limiter"].startswith("cgroup")

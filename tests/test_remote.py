@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import select
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ import pytest
 from control_groups import groups_of
 from machine import PATIENCE_S, wait_until
 from nodes import NodeProcess, Proxy
+from test_replica_contract import next_event
 
 from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
@@ -45,14 +45,6 @@ def node():
     node = NodeProcess(*OUTSIDE, token=TOKEN)
     yield node
     node.end()
-
-
-def next_event(replica):
-    end_s = time.monotonic() + PATIENCE_S
-    while select.select([replica], [], [], end_s - time.monotonic())[0]:
-        if (event := replica.poll()) is not None:
-            return event
-    pytest.fail("nothing happened")
 
 
 def quick_scenario(folder):
@@ -84,12 +76,7 @@ def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
         begin_s = time.monotonic()
         for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
             if k == RATE_RPS * BEFORE_S:
-                if fault == "cut":
-                    proxy.cut.set()
-                else:
-                    nodes[1].process.send_signal(
-                        getattr(signal, {"killed": "SIGKILL"}.get(fault, "SIGSTOP"))
-                    )
+                nodes[1].process.send_signal(fault) if fault else proxy.cut.set()
             threading.Event().wait(begin_s + k / RATE_RPS - time.monotonic())
             now_s = time.monotonic()
             told.append([])
@@ -164,15 +151,11 @@ def test_a_layout_reads_what_it_sends(model):
         (TOKEN, {"version": "9.9"}, "its version is .*, needed is 9.9; start both sides"),
     ],
 )
-def test_a_node_that_cannot_be_used_is_refused_with_a_sentence(
-    node, token, changes, sentence,
-    monkeypatch,
-):  # fmt: skip
-    changes = dict(changes)
-    if version := changes.pop("version", None):
-        monkeypatch.setattr(stages, "__version__", version)
+def test_a_node_that_cannot_be_used_is_refused(node, token, changes, sentence, monkeypatch):
+    config = {name: value for name, value in changes.items() if name != "version"}
+    monkeypatch.setattr(stages, "__version__", changes.get("version", stages.__version__))
     with pytest.raises(WorkerError, match=f"node {node.address} .*{sentence}"):
-        RemoteLauncher([dataclasses.replace(QUICK, **changes)], [node.address], token)
+        RemoteLauncher([dataclasses.replace(QUICK, **config)], [node.address], token)
 
 
 def test_an_absent_node_and_bad_addresses_are_sentences(capsys):
@@ -200,14 +183,10 @@ def hostile(node):
             sock.sendall(data)
     launch = Frame(wire.LAUNCH, cores=1.0)
     for frames in (
-        [Frame(wire.START, 0, 1, 8)],
-        [launch._replace(variant=9)],
-        [launch._replace(cores=math.nan)],
-        [launch, launch],
-        [launch, Frame(wire.START, 0, 1, 1 << 31)],
-        [launch, Frame(wire.START, 0, 1 << 15, 8)],
-        [launch, Frame(wire.LIMIT, cores=math.inf)],
-        [launch, Frame(99, length=1 << 31)],
+        *([Frame(wire.START, 0, 1, 8)], [launch._replace(variant=9)]),
+        *([launch._replace(cores=math.nan)], [launch, launch]),
+        *([launch, Frame(wire.START, 0, n, size)] for n, size in ((1, 1 << 31), (1 << 15, 8))),
+        *([launch, Frame(wire.LIMIT, cores=math.inf)], [launch, Frame(99, length=1 << 31)]),
     ):
         sock, _ = dial(node.address, TOKEN, {})
         yield sock

@@ -50,8 +50,7 @@ class Rig:
     """A launcher, and the replicas that a test started on it."""
 
     def __init__(self, launcher):
-        self.launcher = launcher
-        self.replicas = []
+        self.launcher, self.replicas = launcher, []
 
     def samples(self, count):
         """Return inputs of the model."""

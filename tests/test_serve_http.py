@@ -379,9 +379,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
     for name in ("read_request", "write_answer"):
         monkeypatch.setattr(routes, name, partial(noted, getattr(routes, name)))
     wide = TensorSpec((40_000,))
-    engine = FakeEngine(
-        served(wide, wide), lambda call: answered(np.zeros((1, 40_000), np.float32))
-    )
+    engine = FakeEngine(served(wide, wide), lambda call: answered(np.zeros((1, 40_000), "f4")))
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
     body = json.dumps({"inputs": [tensor]}).encode()
     with running(engine) as server, Wire(server) as wire:

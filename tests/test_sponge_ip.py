@@ -146,9 +146,7 @@ def test_equals_pulp_on_random_states():
     eta_s=st.floats(0.01, 10),
 )
 @example(view=busy_view(), gamma_s=0.0, delta_s=0.0, epsilon_s=1e-8, eta_s=1.0)
-def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
-    view, gamma_s, delta_s, epsilon_s, eta_s
-):
+def test_equals_exhaustive_search_on_fits_that_go_wrong(view, gamma_s, delta_s, epsilon_s, eta_s):
     spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
     try:
         spec.first.latency.table_s(16, 16)

@@ -6,6 +6,7 @@ compare durations with each other, never with a clock.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import busy_model
 import numpy as np
@@ -59,20 +60,18 @@ def _profile_rig(initial):
     return Rig(worker, worker.crash)
 
 
-def _real_rig(initial):
-    limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
-    worker = LiveWorker(busy_model.config(**limits, initial=initial))
-    return Rig(worker, lambda: crash(worker))
-
-
-def _remote_rig(initial):
+def _live_rig(launcher, initial):
     limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
     config = busy_model.config(**limits, initial=initial)
-    worker = LiveWorker(config, launcher=remote_launcher([config]))
+    worker = LiveWorker(config, launcher=launcher([config]))
     return Rig(worker, lambda: crash(worker))
 
 
-RIGS = {"profile": _profile_rig, "real": _real_rig, "remote": _remote_rig}
+RIGS = {
+    "profile": _profile_rig,
+    "real": partial(_live_rig, lambda configs: None),
+    "remote": partial(_live_rig, remote_launcher),
+}
 
 
 @pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n != "profile")) for n in RIGS])
@@ -88,7 +87,6 @@ def make_rig(request):
         rig.worker.close()
 
 
-MakeRig = Callable[[Allocation], Rig]
 FULL = Allocation(cores=CORES, batch=BATCH)
 
 
@@ -181,8 +179,7 @@ class Reading:
     """A status, and the times it was read between."""
 
     def __init__(self, worker):
-        self.earliest_s = worker.now()
-        self.status = worker.status()
+        self.earliest_s, self.status = worker.now(), worker.status()
         self.latest_s = worker.now()
 
 

@@ -246,9 +246,7 @@ def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(trace, sent_s, pa
 
 
 @given(traces, st.lists(times_s, min_size=2, max_size=20).map(sorted), payloads_bytes)
-def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
-    trace, sent_s, payload_bytes
-):
+def test_walking_through_a_trace_ends_each_transfer_as_if_alone(trace, sent_s, payload_bytes):
     alone_s = [arrival_s(trace, each_s, payload_bytes)[0] for each_s in sent_s]
     expected_s = np.maximum.accumulate(alone_s)
     assert arrival_s(trace, sent_s, payload_bytes).tolist() == expected_s.tolist()

@@ -40,7 +40,5 @@ def drawn_policy(info=STEPWISE, seed=7, **changes):
     random = np.random.default_rng(seed)
     info = dataclasses.replace(info, **changes)
     shapes = ((8, len(info.inputs)), (8, 8), (sum(info.actions), 8))
-    layers = [
-        (random.normal(size=s).astype(np.float32), np.zeros(s[0], np.float32)) for s in shapes
-    ]
+    layers = [(random.normal(size=s).astype("f4"), np.zeros(s[0], np.float32)) for s in shapes]
     return Policy(info, tuple(layers))

@@ -88,14 +88,11 @@ def main():
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
         def run(program, *arguments):
-            return subprocess.run(
-                [str(bare / "bin" / program), *arguments],
-                cwd=elsewhere,
-                env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
-                capture_output=True,
-                text=True,
-                check=False,
+            words, env = (
+                [bare / "bin" / program, *arguments],
+                {"HOME": folder, "PATH": "/usr/bin:/bin"},
             )
+            return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
 
         evaluation = ["-m", "sponge_env", "evaluate", "--duration", "20", "--json", "out.json"]
         for done in (

@@ -3,10 +3,6 @@
 import copy
 import itertools
 import threading
-from typing import Any
-
-Object = dict[str, Any]
-Key = tuple[str, str, str]  # plural of the kind, namespace, name
 
 
 class ApiError(Exception):
@@ -18,13 +14,15 @@ class ApiError(Exception):
 
 
 class Store:
-    """All objects. Who changes one holds ``changed`` from reading until it is put back."""
+    """All objects, by plural of the kind, namespace, name.
+
+    Who changes one holds ``changed`` from reading until it is put back.
+    """
 
     def __init__(self):
         self.changed = threading.Condition(threading.RLock())
         self.version, self._serials = 1, itertools.count(1)
-        self.events = []
-        self._objects = {}
+        self.events, self._objects = [], {}
 
     def get(self, key):
         """Return a copy of an object."""

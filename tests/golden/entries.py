@@ -3,17 +3,10 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from . import cells, play
-from .play import Columns
-
-Names = Mapping[str, list[str]]  # columns that are hashed, by table
-Entry = dict[str, Any]
-Tables = dict[str, Columns]  # everything behind an entry, by table
 
 
 def canonical(values):

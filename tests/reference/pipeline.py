@@ -55,8 +55,7 @@ class Pipeline:
         self.serving, self.fifo, self.now_s = serving, serving.order == "fifo", 0.0
         self.queues = [[] for _ in stages]
         self.replicas = [[None] * s.replicas for s in stages]
-        self.tickets = []
-        self.core_s = 0.0
+        self.tickets, self.core_s = [], 0.0
         self.last_variants = [a.variant for a in initial]
         self.switches = [0] * len(stages)
         self.done_by = [[0] * len(stage.accuracies) for stage in stages]

@@ -66,15 +66,10 @@ class System:
         self.worker = worker
         self._fastest_s, self._one_core_s, self._takes_s = fastest_s, one_core_s, takes_s
         self._coming, self._arrived = list(requests), 0
-        self._queue = []
-        self._running = {}
+        self._queue, self._running = [], {}
         self._batches = self._interval = 0
-        self._allocation = spec.initial
-        self._new = []
-        self._ended = []
-        self._completions = []
-        self._arrivals = []
-        self._mean_delays_s = []
+        self._allocation, self._new, self._ended = spec.initial, [], []
+        self._completions, self._arrivals, self._mean_delays_s = [], [], []
         self._bandwidths = []
         self._status, self._measured_s = worker.status(), worker.now()
 

@@ -26,12 +26,9 @@ class ProfileService:
 
     def __init__(self, latency_s, cores):
         """Start idle; ``latency_s`` is (batch_max, cores_max)."""
-        self._latency_s = latency_s
-        self._cores = cores
+        self._latency_s, self._cores = latency_s, cores
         self._size = 0  # 0 while loading
-        self._since_s = 0.0
-        self.finish_s = 0.0
-        self.used_core_s = 0.0
+        self._since_s, self.finish_s, self.used_core_s = 0.0, 0.0, 0.0
 
     def load(self, now_s, cold_start_s, loading):
         self._size, self.finish_s = 0, now_s + cold_start_s
@@ -98,8 +95,7 @@ class SimulatedWorker:
         self._total_cores, self.cpu_cores = total_cores, cpu_cores
         self._now_s = 0.0
         self._target, self._cores = initial.stages[0], initial.stages[0].cores
-        self._next_id = 0
-        self._replicas = []
+        self._next_id, self._replicas = 0, []
         self.pending = []  # when resizes that were asked for come into force
         self.in_force = [(-math.inf, self._cores)]  # when resizes came into force, and their cores
         self._crashed = []
@@ -244,9 +240,7 @@ class SimulatedWorker:
         """
         self._target = allocation.stages[0]
         self.in_force.append((self._now_s, self._target.cores))
-        order = sorted(
-            self._staying, key=lambda r: (not self._is_cold(r), r.batch is not None, -r.id)
-        )
+        order = sorted(self._staying, key=lambda r: (not self._is_cold(r), bool(r.batch), -r.id))
         for replica in order[: max(0, len(order) - self._target.replicas)]:
             if replica.batch is None:
                 self._retire(replica)
