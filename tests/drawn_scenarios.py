@@ -3,15 +3,8 @@
 from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE
 
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, RequestClass, Serving
 from sponge_env.scenario.profile import save_profile
 from sponge_env.scenario.scenario import Scenario
 
@@ -111,7 +104,7 @@ def scenarios(draw, folder, limits=None, interval_s=None):
         arrivals=draw(arrivals(folder)),
         network=draw(networks(folder)),
         serving=draw(servings()),
-        simulation=Simulation(
+        simulation=config.Simulation(
             service=draw(service),
             noise=draw(st.sampled_from([0.0, 1.0, 8.0])),
             service_scale=draw(st.sampled_from([1.0, 0.8, 1.3])),

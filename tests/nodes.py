@@ -20,10 +20,8 @@ class NodeProcess:
     def __init__(self, *options, token="", host="127.0.0.1"):
         command = [sys.executable, *"-m sponge_env replica --port 0 --wait --host".split(), host]
         command += options or ("--model", "busy_model:Busy")
-        env = {"PYTHONPATH": f"{HERE.parent}:{HERE}", "SPONGE_REPLICA_TOKEN": token}
-        self.process = subprocess.Popen(
-            command, env=os.environ | env, stdout=subprocess.PIPE, text=True
-        )
+        env = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}", "SPONGE_REPLICA_TOKEN": token}
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
         self.line = self.process.stdout.readline()
         (self.address,) = parse_addresses(self.line.split(" at ")[1].split(",")[0])
 

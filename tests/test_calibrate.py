@@ -17,14 +17,7 @@ from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel, quantile
 from sponge_env.live import bench, calibration
-from sponge_env.live.bench import (
-    DISTURBED_CELL_S,
-    DISTURBED_S,
-    WORK_RUNS,
-    BatchRun,
-    Bench,
-    ColdStart,
-)
+from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench, ColdStart
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
@@ -223,7 +216,7 @@ def test_models_take_turns_between_their_grids(monkeypatch):
     work = ["a.measure_work", "b.measure_work"]
     assert done == [*begin, *work, "a.measure_grid", *work, "b.measure_grid", *work]
     runs = [arguments[0] for name, arguments, _ in made.mock_calls if name == "a.measure_work"]
-    assert sum(runs) >= WORK_RUNS
+    assert sum(runs) >= bench.WORK_RUNS
 
 
 def test_two_files_of_one_name_do_not_share_a_profile():

@@ -21,16 +21,8 @@ from sponge_env.errors import ConfigError
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.simulation.encoding import (
-    CLIP,
-    FIELDS,
-    JOINT,
-    ActionMasks,
-    control_named,
-    decode,
-    encode,
-    fit,
-)
+from sponge_env.simulation import encoding
+from sponge_env.simulation.encoding import CLIP, FIELDS, JOINT, control_named, decode, encode, fit
 from sponge_env.simulation.system import SimulatedSystem
 
 JOINTLY = CONTROLLED["SpongeJoint-v0"][0]
@@ -303,7 +295,7 @@ def test_masks_leave_a_choice_for_each_part(name):
     for each in (scenario, dataclasses.replace(scenario, slo_s=0.02)):
         spec = spec_of(each)
         control = control_named(kind, spec)
-        masks = ActionMasks(spec, control)(np.full((2, control.obs_dim), CLIP, np.float32))
+        masks = encoding.ActionMasks(spec, control)(np.full((2, control.obs_dim), CLIP, np.float32))
         assert masks.shape == (2, sum(counts))
         for part in np.split(masks, np.cumsum(counts)[:-1], axis=1):
             assert part.any(axis=1).all()
@@ -313,7 +305,7 @@ def test_masks_leave_a_choice_for_each_part(name):
 def test_masks_know_slow_variants_and_few_cores():
     spec = spec_of(dataclasses.replace(VARIANTS, slo_s=0.018))
     control = control_named("variants", spec)
-    masks = ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
+    masks = encoding.ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
     slowest_s = [float(each.table_s(1, 4)[0, -1]) for each in spec.stages[0].latencies]
     assert masks[:4].tolist() == [False, False, False, True]
     assert masks[8:].tolist() == [each <= 0.018 for each in slowest_s]

@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sponge_env import formats
 from sponge_env.errors import TraceError
-from sponge_env.formats import (
-    FORMATS,
-    CountTrace,
-    EventTrace,
-    content_of,
-    read_arrivals,
-    read_bandwidth,
-)
+from sponge_env.formats import FORMATS, EventTrace, content_of, read_arrivals, read_bandwidth
 from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
 
@@ -102,7 +96,7 @@ def test_event_format(name, tmp_path):
 def test_count_format(name, tmp_path):
     for path in copies(name, tmp_path):
         trace = read_arrivals(path)
-        assert isinstance(trace, CountTrace)
+        assert isinstance(trace, formats.CountTrace)
         assert trace.per_second.tolist() == COUNTS[name]
 
 

@@ -160,9 +160,8 @@ def test_where_the_api_is(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "ACCOUNT", tmp_path)
     for name in (api.URL, "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(
-        ConfigError, match=f"no pod of a Kubernetes cluster; elsewhere set {api.URL}"
-    ):
+    outside = f"no pod of a Kubernetes cluster; elsewhere set {api.URL}"
+    with pytest.raises(ConfigError, match=outside):
         server_url()
     with pytest.raises(ConfigError, match="needs k8s:"):
         KubernetesLauncher([BUSY], "a/b/c", "")

@@ -53,9 +53,8 @@ CASES = {
 def test_next_calls(case):
     pods, wants, set_aside, scale, expected = CASES[case]
     calls = next_calls({each.name: each for each in pods}, wants, set_aside, scale)
-    assert (
-        ", ".join(f"{kind} {name} {value or ''}".strip() for kind, name, value in calls) == expected
-    )
+    told = (f"{kind} {name} {value or ''}".strip() for kind, name, value in calls)
+    assert ", ".join(told) == expected
 
 
 def test_a_pod_is_read_as_the_api_shows_it():
@@ -63,10 +62,8 @@ def test_a_pod_is_read_as_the_api_shows_it():
         return {"name": name, "resources": {"limits": {"cpu": cpu}}} | more
 
     spec = {"nodeName": "n1", "containers": [cpu("main", "1", ports=[{"containerPort": 7700}])]}
-    conditions = [
-        {"type": "Ready", "status": "True"},
-        {"type": "PodResizePending", "status": "True", "reason": "Deferred"},
-    ]
+    conditions = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    conditions += [{"type": "Ready", "status": "True"}]
     running = [cpu("sidecar", "2"), cpu("main", "250m")]
     status = {"podIP": "10.0.0.7", "conditions": conditions, "containerStatuses": running}
     meta = {"name": "a", "generation": 3, "deletionTimestamp": "now"}

@@ -14,15 +14,8 @@ from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.run.read import load_results
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, RequestClass, Serving
 from sponge_env.scenario.profile import load_profile, save_profile
 
 TINY = Scenario(  # few enough intervals and cores to try all schedules
@@ -47,9 +40,8 @@ KINDS = {
 }
 
 
-FEW = replace(  # few enough of everything to try all schedules with replicas, too
-    TINY, limits=Limits(cores=2, batch=2, replicas=2), simulation=Simulation(cold_start_s=1.0)
-)
+# Few enough of everything to try all schedules with replicas, too.
+FEW = replace(TINY, limits=Limits(2, 2, 2), simulation=config.Simulation(cold_start_s=1.0))
 UNMEETABLE = replace(FEW, serving=Serving(drop="unmeetable"))
 ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 
@@ -156,7 +148,7 @@ def test_nothing_to_do_costs_a_core():
 
 
 def test_what_has_no_bound_is_refused():
-    late = replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
+    late = replace(TINY, simulation=config.Simulation(actuation_delay_s=0.1))
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
     mixed = replace(TINY, slo_s=1.0, classes=classes)
     staged = replace(TINY, stages=TINY.pipeline)

@@ -86,9 +86,8 @@ def compare(scenario, plan, seed):
             assert measured["answered"] == sum(model.done_by[k])
             shares = [v for name, v in measured.items() if name.startswith("share/")]
             if shares and measured["answered"]:
-                np.testing.assert_allclose(
-                    shares, np.array(model.done_by[k]) / measured["answered"]
-                )
+                done = np.array(model.done_by[k])
+                np.testing.assert_allclose(shares, done / measured["answered"])
         model.core_s, model.switches = 0.0, [0] * len(scenario.stages)
         model.done_by = [[0] * len(stage.variants) for stage in scenario.stages]
         assert [view.queued_deadlines_s.size for view in system.view().stages] == [

@@ -38,16 +38,13 @@ def batch(size):
     return Batch(1, tuple(range(size)))
 
 
-def next_completion(worker):
+def run(worker, size):
+    """Run a batch and return how it ended."""
+    worker.start(batch(size))
     end_s = worker.now() + PATIENCE_S
     while not (done := worker.wait(end_s)):
         assert worker.now() < end_s, "no batch ended"
     return done[0]
-
-
-def run(worker, size):
-    worker.start(batch(size))
-    return next_completion(worker)
 
 
 def cpu_group(pid):

@@ -33,8 +33,8 @@ from sponge_env.scenario.scenario import load_scenario
 from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.make import make_engine
 
+# Neither limits nor locks CPUs, so that several nodes have room here.
 OUTSIDE = ("--model", "busy_model:Quick", "--limiter", "outside")
-"""Neither limits nor locks CPUs, so that several nodes have room here."""
 QUICK = LiveConfig(model="busy_model:Quick")
 TOKEN = "a secret"
 RATE_RPS, BEFORE_S, AFTER_S = 40, 2, 10

@@ -75,9 +75,8 @@ def played(case):
     arrivals_s, service_s, tasks, replicas, cores, batch, edge_s = case
     stages, most = len(replicas), len(arrivals_s) * math.prod(max(n, 1) for n in tasks)
     fan_out, ids = np.array([[n] for n in (*tasks, 0)]), np.zeros((stages, most), np.int64)
-    future = SamplePath(
-        np.zeros((stages, most, 2)), ids, 0, fan_out, GUARD_S, np.zeros_like(replicas)
-    )
+    arrivals, kept = np.zeros((stages, most, 2)), np.zeros_like(replicas)
+    future = SamplePath(arrivals, ids, 0, fan_out, GUARD_S, kept)
     future.arrivals_s[0, : len(arrivals_s)] = arrivals_s
     size = stages, most, max(replicas), len(arrivals_s)
     queues, spare = make_queues(*size), make_queues(*size)
@@ -253,9 +252,8 @@ def test_the_price_of_a_request_rises_with_the_rate():
     assert np.all(np.diff(prices) >= 0)
     at_20 = price_of(curve, 20.0)
     capacity_rps = (np.arange(1, 17) / SERVICE_S).max(axis=1)
-    assert (
-        1 / (capacity_rps[5] - capacity_rps[4]) <= at_20 <= 1 / (capacity_rps[7] - capacity_rps[6])
-    )
+    more_rps = np.diff(capacity_rps)
+    assert 1 / more_rps[4] <= at_20 <= 1 / more_rps[6]
 
 
 def decide(view, spec=SPEC, **options):

@@ -54,9 +54,7 @@ class Rig:
 
 def _profile_rig(initial):
     latency_s = np.array([[0.01 * b * CORES / c for c in range(1, 17)] for b in range(1, 9)])
-    worker = SimulatedWorker(
-        lambda cores: ProfileService(latency_s, cores), initial, cold_start_s=2.0
-    )
+    worker = SimulatedWorker(partial(ProfileService, latency_s), initial, cold_start_s=2.0)
     return Rig(worker, worker.crash)
 
 

@@ -6,14 +6,8 @@ from typing import TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from sponge_env.interfaces import (
-    Allocation,
-    RunningBatch,
-    StageSpec,
-    StageView,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env import Allocation
+from sponge_env.interfaces import RunningBatch, StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.scenario.profile import load_profile
 
 System = TypeVar("System", SystemSpec, SystemView)

@@ -25,8 +25,8 @@ class FakeCluster(ThreadingHTTPServer):
     def __init__(self, capacity_milli, delay_s):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        # While it is away, connections are cut.
         self.store, self.away, self._ended = Store(), threading.Event(), threading.Event()
-        """While it is away, connections are cut."""
         self.node = Node(self.store, capacity_milli, delay_s)
         self._loops = [threading.Thread(target=loop) for loop in (self.serve_forever, self._sync)]
         for thread in self._loops:

@@ -16,8 +16,8 @@ from fake_cluster.store import cpu_milli
 
 ROOT = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
+# Of the pods: another in each process.
 NETWORK = f"127.{os.getpid() // 256 % 254 + 1}.{os.getpid() % 256}"
-"""Of the pods: another in each process."""
 
 
 class Box:
@@ -110,9 +110,8 @@ class Node:
         for pod in own[: max(0, len(own) - spec["replicas"])]:
             gone = {"deletionTimestamp": pod["metadata"]["creationTimestamp"]}
             self._change(pod, metadata=pod["metadata"] | gone)
-        self._change(
-            deployment, status={"replicas": len(own), "readyReplicas": sum(map(is_ready, own))}
-        )
+        ready = sum(map(is_ready, own))
+        self._change(deployment, status={"replicas": len(own), "readyReplicas": ready})
 
     def _room(self, without=None):
         """Return what is free; who shrinks holds the old size until the new one is in force."""

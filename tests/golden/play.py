@@ -164,10 +164,8 @@ def fidelity(key, measured):
 def clairvoyant(cell, control):
     """Return the sides of a short episode's bound, and the schedule that attains it."""
     found = bound(scenario(cell, "cold", BOUND_S), 0, joint=control == "joint")
-    sides = (
-        "offered violations_lower violations_upper core_seconds_lower core_seconds_upper".split()
-    )
-    sides = {name: float(getattr(found, name)) for name in sides}
+    sides = "offered violations_lower violations_upper core_seconds_lower core_seconds_upper"
+    sides = {name: float(getattr(found, name)) for name in sides.split()}
     schedule = {
         name: np.array([getattr(allocation, name) for allocation in found.schedule])
         for name in ("cores", "batch", "replicas")

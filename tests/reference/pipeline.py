@@ -91,11 +91,9 @@ class Pipeline:
         self.allocations = list(allocations)
 
     def _offer(self, arrival_s, deadline_s):
-        nothing = [0] * len(self.stages)
-        row = len(self.tickets)
-        ticket = Ticket(
-            row, arrival_s, deadline_s, [*nothing], [*nothing], [0.0] * len(self.stages)
-        )
+        counts = ([0] * len(self.stages) for _ in range(2))
+        none = [0.0] * len(self.stages)
+        ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, none)
         self.tickets.append(ticket)
         self._join(0, ticket)
 

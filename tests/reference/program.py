@@ -24,16 +24,13 @@ def count_late(spec, view, forecast, margin):
         forecast: What will arrive.
         margin: Relative allowance on every predicted latency.
     """
-    service_s = (1 + margin) * spec.first.latency.table_s(
-        spec.first.batch_max, spec.first.cores_max
-    )
+    table_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    service_s = (1 + margin) * table_s
     free_s = _free_after_s(spec, view, margin)
     slack_s = view.first.queued_deadlines_s - view.now_s
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
-    hopeless = (
-        slack_s < spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[0, -1]
-    )
+    hopeless = slack_s < table_s[0, -1]
     # The same as if nothing were resized: one column.
     before_s = _before_s(spec, view, service_s)
     unresized_s = free_s[view.first.cores_in_force - 1 : view.first.cores_in_force]
