@@ -76,7 +76,10 @@ def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
         begin_s = time.monotonic()
         for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
             if k == RATE_RPS * BEFORE_S:
-                nodes[1].process.send_signal(fault) if fault else proxy.cut.set()
+                if fault is None:
+                    proxy.cut.set()
+                else:
+                    nodes[1].process.send_signal(fault)
             threading.Event().wait(begin_s + k / RATE_RPS - time.monotonic())
             now_s = time.monotonic()
             told.append([])
