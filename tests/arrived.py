@@ -6,7 +6,6 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +21,7 @@ from sponge_env.interfaces import Allocation
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics
 from sponge_env.run.registry import decision, known_controllers, make_controller
 from sponge_env.scenario.config import Serving
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.simulation.encoding import encode
 from sponge_env.simulation.system import SimulatedSystem
 
@@ -30,7 +29,7 @@ ALLOCATION = Allocation(2, 4)
 SEED = 3
 
 
-def of_system(scenario: Scenario) -> dict[str, Any]:
+def of_system(scenario):
     """Return every interval's metrics, observations, and what a policy decides."""
     system = SimulatedSystem(scenario, SEED)
     controller = make_controller("ppo", known_controllers())
@@ -45,7 +44,7 @@ def of_system(scenario: Scenario) -> dict[str, Any]:
     return {"intervals": intervals, "decisions": decisions, "seen": seen}
 
 
-def of_environments(scenario: Scenario) -> dict[str, Any]:
+def of_environments(scenario):
     """Return what the first of a vector of environments shows, step by step."""
     envs = gym.make_vec("Sponge-v0", 2, "vector_entry_point", scenario=scenario)
     actions = np.array([[ALLOCATION.cores - 1, ALLOCATION.batch - 1]] * 2)
@@ -58,7 +57,7 @@ def of_environments(scenario: Scenario) -> dict[str, Any]:
     return {"seen": seen, "intervals": infos}
 
 
-def of_command(scenario_file: str, out: Path) -> dict[str, Any]:
+def of_command(scenario_file, out):
     """Return what an evaluation writes and prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -74,7 +73,7 @@ def of_command(scenario_file: str, out: Path) -> dict[str, Any]:
     }
 
 
-def report(scenario_file: str, out: Path) -> dict[str, Any]:
+def report(scenario_file, out):
     """Return all of it."""
     scenario = load_scenario(scenario_file)
     return {

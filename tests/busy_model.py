@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sponge_env.models.model import Array, Model, TensorSpec
+from sponge_env.models.model import Model, TensorSpec
 
 if TYPE_CHECKING:
-    from sponge_env.live.replica import LiveConfig
+    pass
 
 BUSY = "busy_model:Busy"
 LOOPS = 400_000
 
 
-def config(**settings: object) -> "LiveConfig":
+def config(**settings):
     """Return the settings of a worker that serves it."""
     from sponge_env.live.replica import LiveConfig  # not in a replica's process
 
@@ -26,7 +26,7 @@ class Busy(Model):
 
     inputs = outputs = TensorSpec((2,))
 
-    def run(self, session: object, batch: Array) -> Array:
+    def run(self, session, batch):
         sum(range(LOOPS * len(batch)))
         return batch
 
@@ -34,7 +34,7 @@ class Busy(Model):
 class Chatty(Busy):
     """Warns twenty thousand times in each batch, and fails at anything but zeros."""
 
-    def run(self, session: object, batch: Array) -> Array:
+    def run(self, session, batch):
         sys.stderr.write("a warning\n" * 20_000)
         if batch.any():
             raise SystemExit("the last word")
@@ -44,7 +44,7 @@ class Chatty(Busy):
 class Quick(Busy):
     """Answers at once, but fails on negative numbers."""
 
-    def run(self, session: object, batch: Array) -> Array:
+    def run(self, session, batch):
         if (batch < 0).any():
             raise ValueError("a negative number")
         return batch
@@ -55,5 +55,5 @@ class Cutter(Quick):
 
     max_tasks = 3
 
-    def finish(self, batch: Array, result: Array) -> list[Array]:
+    def finish(self, batch, result):
         return [np.outer(np.arange(int(row[0])), row).astype(np.float32) for row in result]

@@ -52,9 +52,7 @@ def _measure_less(patch):
     """Calibrate on fewer replicas, pauses, runs and cells: tests need no more precision."""
     for name, value in {"CONTENDING": 2, "PAUSED_RUNS": 8}.items():
         patch.setattr(bench, name, value)
-    patch.setattr(
-        bench, "_powers_of_two", lambda most: sorted({min(most, 4**i) for i in range(3)} | {most})
-    )
+    patch.setattr(bench, "_powers_of_two", lambda n: sorted({n, *(min(n, 4**i) for i in range(3))}))
     patch.setattr(calibration, "WORK_RUNS", 4)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from sponge_env.live.cgroups import find_hierarchy
 
 
-def groups_of(pid: int) -> set[Path]:
+def groups_of(pid):
     """Find all groups that a process made, wherever they are."""
     hierarchy = find_hierarchy()
     folders = os.walk(hierarchy.mount) if hierarchy else ()

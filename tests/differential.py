@@ -1,33 +1,26 @@
 """Drives the reference, the batch simulator and the single system side by side."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from reference import make_system
 from reference.encoding import encode
-from reference.system import System as Reference
 
 from sponge_env.core.compiled import rows
 from sponge_env.core.records import LEDGER_ROW, METRICS
 from sponge_env.interfaces import Allocation, Outcome
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.simulation.batch import BatchSimulator
 from sponge_env.simulation.encoding import JOINT
-from sponge_env.simulation.system import SimulatedSystem, System
+from sponge_env.simulation.system import SimulatedSystem
 
-TOLERANCE = 1e-9
-"""Relative, and absolute near 0."""
+TOLERANCE = 1e-9  # relative, and absolute near 0
 OUTCOMES = np.array([outcome.name.lower() for outcome in Outcome])
 WALL_TIMES = {"decision_s", "decision_p50_s", "decision_p99_s"}
 
 
-def allocations(
-    scenario: Scenario, seed: int, replicas_max: int | None = None
-) -> list[tuple[int, int, int]]:
+def allocations(scenario, seed, replicas_max=None):
     """Return one random allocation for each interval, of no more cores than there are."""
     rng = np.random.default_rng(seed)
     limits = scenario.limits
@@ -37,7 +30,7 @@ def allocations(
     return [tuple(row) for row in drawn.tolist()]
 
 
-def simulator(scenarios: Sequence[Scenario], **settings: Any) -> BatchSimulator:
+def simulator(scenarios, **settings):
     """Return a batch simulator with one environment for each scenario, which keeps ledgers."""
     options = {"queue_capacity": 1 << 16, "threads": 1, **settings}
     made = BatchSimulator(scenarios, np.arange(len(scenarios)), **options)
@@ -46,16 +39,14 @@ def simulator(scenarios: Sequence[Scenario], **settings: Any) -> BatchSimulator:
     return made
 
 
-def ledger_of(batch: BatchSimulator, i: int) -> dict[str, NDArray[Any]]:
+def ledger_of(batch, i):
     """Return the requests of an environment's episode that have ended, in that order."""
     ended = batch._arrays.ledger[i, : batch._arrays.envs["ended"][i]]
     columns = {name: np.array(ended[name]) for name in LEDGER_ROW.names or ()}
     return {**columns, "outcome": OUTCOMES[columns["outcome"]]}
 
 
-def check_equal(
-    scenarios: Sequence[Scenario], seeds: Sequence[int], replicas_max: int | None = None
-) -> None:
+def check_equal(scenarios, seeds, replicas_max=None):
     """Run an episode of each scenario under random allocations in all three and compare.
 
     The single system shows what the reference shows, up to rounding, and the batch simulator what
@@ -87,7 +78,7 @@ def check_equal(
         check_alike(SimulatedSystem(scenario, seed), make_system(scenario, seed), plans[i])
 
 
-def check_alike(system: System, reference: Reference, plan: Sequence[tuple[int, int, int]]) -> None:
+def check_alike(system, reference, plan):
     """Drive both by the same allocations to the end and compare all that they show."""
     assert system.spec == reference.spec
     check_view(system, reference, None)
@@ -105,7 +96,7 @@ def check_alike(system: System, reference: Reference, plan: Sequence[tuple[int, 
     check_columns(system, reference)
 
 
-def check_view(system: System, reference: Reference, last: dict[str, float] | None) -> None:
+def check_view(system, reference, last):
     """Check that a controller sees the same in both, and a learner, too."""
     view, expected = system.view(), reference.view()
     assert (view.last is None) == (last is None)
@@ -116,11 +107,10 @@ def check_view(system: System, reference: Reference, last: dict[str, float] | No
     np.testing.assert_allclose(system.observe(JOINT), observation, rtol=1e-5, atol=1e-6)
 
 
-def check_same(value: Any, expected: Any, name: str, tolerance: float = TOLERANCE) -> None:
+def check_same(value, expected, name, tolerance=TOLERANCE):
     """Check that two values are the same: numbers that are not whole, up to a tolerance."""
     if dataclasses.is_dataclass(expected) or isinstance(expected, SimpleNamespace):
-        names = getattr(expected, "__slots__", ()) or vars(expected)
-        for each in set(names) - WALL_TIMES:
+        for each in set(getattr(expected, "__slots__", ()) or vars(expected)) - WALL_TIMES:
             one, other = getattr(value, each), getattr(expected, each)
             check_same(one, other, f"{name}.{each}", tolerance)
     elif isinstance(expected, Mapping):
@@ -137,12 +127,12 @@ def check_same(value: Any, expected: Any, name: str, tolerance: float = TOLERANC
         np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
-def check_columns(system: Any, other: Any, tolerance: float = TOLERANCE) -> None:
+def check_columns(system, other, tolerance=TOLERANCE):
     """Check that two ledgers are the same."""
     check_same(dict(system.columns()), dict(other.columns()), "ledger", tolerance)
 
 
-def _check_ledger(single: SimulatedSystem, ledger: dict[str, Any]) -> None:
+def _check_ledger(single, ledger):
     """Check the ledger of a batch, which has no requests but those that have ended."""
     columns = single.columns()
     assert not ledger["overflowed"].any()

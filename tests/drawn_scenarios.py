@@ -1,19 +1,10 @@
 """Hypothesis strategies for scenarios, and the files that they name."""
 
-from pathlib import Path
-
 from hypothesis import strategies as st
 from scenarios import QUOTA_PROFILE
 
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, RequestClass, Serving
 from sponge_env.scenario.profile import save_profile
 from sponge_env.scenario.scenario import Scenario
 
@@ -27,7 +18,7 @@ TRACES = {
 }
 
 
-def write_files(folder: Path) -> Path:
+def write_files(folder):
     """Write what drawn scenarios read; return the folder."""
     for name, text in TRACES.items():
         (folder / name).write_text(text)
@@ -35,7 +26,7 @@ def write_files(folder: Path) -> Path:
     return folder
 
 
-def arrivals(folder: Path) -> st.SearchStrategy[Arrivals]:
+def arrivals(folder):
     rates = st.floats(0.2, 90.0)
     recorded = st.sampled_from(["events.csv", "counts.txt"]).map(lambda name: str(folder / name))
     factors = st.lists(st.floats(0.0, 3.0), min_size=1, max_size=4).map(lambda own: (*own, 1.0))
@@ -54,7 +45,7 @@ def arrivals(folder: Path) -> st.SearchStrategy[Arrivals]:
     )
 
 
-def networks(folder: Path) -> st.SearchStrategy[Network]:
+def networks(folder):
     made = st.tuples(st.sampled_from(["4g", "none"]), st.just("beginning"))
     files = [str(folder / "wrapping.csv"), str(folder / "stalls.csv"), "4g-600s"]
     recorded = st.tuples(st.sampled_from(files), st.sampled_from(["beginning", "random"]))
@@ -70,12 +61,12 @@ def networks(folder: Path) -> st.SearchStrategy[Network]:
     )
 
 
-def servings() -> st.SearchStrategy[Serving]:
+def servings():
     drops, orders = ["none", "expired", "unmeetable"], ["edf", "fifo"]
     return st.builds(Serving, st.sampled_from(drops), st.sampled_from(orders))
 
 
-def classes() -> st.SearchStrategy[tuple[RequestClass, ...]]:
+def classes():
     """Some with equal SLOs and multiples of them, so that deadlines coincide."""
     slos_s = st.sampled_from([0.2, 0.4, 0.8]) | st.floats(0.05, 3.0)
     payloads = st.sampled_from([0.0, 5e4, 6e5]) | st.floats(1.0, 2e6)
@@ -84,16 +75,14 @@ def classes() -> st.SearchStrategy[tuple[RequestClass, ...]]:
 
 
 @st.composite
-def initials(draw: st.DrawFn, limits: Limits) -> Initial:
+def initials(draw, limits):
     cores, batch = draw(st.integers(1, limits.cores)), draw(st.integers(1, limits.batch))
     room = min(limits.replicas, limits.machine_cores // cores)
     return Initial(cores, batch, draw(st.integers(1, room)))
 
 
 @st.composite
-def scenarios(
-    draw: st.DrawFn, folder: Path, limits: Limits | None = None, interval_s: float | None = None
-) -> Scenario:
+def scenarios(draw, folder, limits=None, interval_s=None):
     if limits is None:
         cores, batch, replicas = (draw(st.integers(1, n)) for n in (16, 16, 6))
         total_cores = draw(st.sampled_from([None, cores * replicas, 2 * cores]))
@@ -115,7 +104,7 @@ def scenarios(
         arrivals=draw(arrivals(folder)),
         network=draw(networks(folder)),
         serving=draw(servings()),
-        simulation=Simulation(
+        simulation=config.Simulation(
             service=draw(service),
             noise=draw(st.sampled_from([0.0, 1.0, 8.0])),
             service_scale=draw(st.sampled_from([1.0, 0.8, 1.3])),

@@ -7,72 +7,57 @@ plus a half.
 import bisect
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from fake_worker import FakeStages, profile_workers
-from numpy.typing import NDArray
-from reference.worker import SimulatedWorker
 
-from sponge_env import Profile, Scenario, SystemSpec
-from sponge_env.interfaces import Batch, Completion
 from sponge_env.live.worker import Handover
 from sponge_env.models.model import TensorSpec
-from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.serve.interface import Call
 from sponge_env.serve.system import TICK_S, ServedSystem
 
-Action = tuple[float, Callable[[], None]]
 OUTPUTS = TensorSpec((2,), "float64")
 
 
 class NoSamples:
     """A launcher of whose models no sample may be shown: calls bring their own."""
 
-    def sample(self, request_id: int, stage: int) -> NDArray[Any]:
+    def sample(self, request_id, stage):
         raise AssertionError(f"request {request_id} was given a sample")
 
 
 class CallStages(FakeStages):
     """Plain workers side by side that answer calls; implements ``CallWorker``."""
 
-    def __init__(
-        self,
-        workers: Sequence[SimulatedWorker],
-        tasks: Callable[[float], int] = lambda x: 1,
-        crashes: Sequence[tuple[float, int]] = (),
-    ) -> None:
+    def __init__(self, workers, tasks=lambda x: 1, crashes=()):
         """Start at time 0; ``tasks`` says how many follow the input ``[x]`` of a pipeline."""
         super().__init__(workers, crashes=crashes)
         self.handover = Handover(NoSamples(), len(workers))
-        self.script: list[Action] = []
-        self.closed = False
-        self.ended: list[Completion] = []
-        """Those of batches that did not crash."""
-        self._fan_out = tasks
-        self._inputs: dict[int, list[NDArray[Any]]] = {}
+        self.script, self.closed = [], False
+        self.ended = []  # those of batches that did not crash
+        self._fan_out, self._inputs = tasks, {}
 
-    def bring(self, request: int, tensor: NDArray[Any]) -> None:
+    def bring(self, request, tensor):
         self.handover.bring(request, tensor)
 
-    def take_answers(self, request: int) -> list[NDArray[Any]]:
+    def take_answers(self, request):
         return self.handover.take_answers(request)
 
-    def forget(self, requests: Sequence[int]) -> None:
+    def forget(self, requests):
         self.handover.forget(requests)
 
-    def start(self, batch: Batch) -> None:
+    def start(self, batch):
         self._inputs[batch.id] = self.handover.take(batch)
         super().start(batch)
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
+    def wait(self, until_s):
         at_s = self.script[0][0] if self.script else math.inf
         ended = super().wait(min(until_s, max(at_s, self.now())))
         while self.script and self.script[0][0] <= self.now():
             self.script.pop(0)[1]()
         return ended
 
-    def _told(self, completion: Completion) -> Completion:
+    def _told(self, completion):
         batch = completion.batch
         inputs = self._inputs.pop(batch.id)
         if not completion.ok:
@@ -85,64 +70,59 @@ class CallStages(FakeStages):
             answers = [np.array([[x, k] for k in range(self._fan_out(x))]) for (x,) in inputs]
         return dataclasses.replace(completion, tasks=self.handover.answered(batch, answers))
 
-    def close(self) -> None:
+    def close(self):
         self.closed = True
 
 
 class Client:
     """What a script does to a system, and what it was told."""
 
-    def __init__(self, system: ServedSystem) -> None:
+    def __init__(self, system):
         self.system, self.step = system, system.step
-        self.worker: CallStages = system.worker
-        self.replies: dict[int, list[Reply]] = {}
-        self.inputs: dict[int, float] = {}
-        self._tickets: list[int] = []
+        self.worker, self.replies, self.inputs = system.worker, {}, {}
+        self._tickets = []
 
-    def submit(self, budget_s: float, delay_s: float = 0.0) -> int:
+    def submit(self, budget_s, delay_s=0.0):
         """Send a call now; its input is a number of its own."""
         now_s = time_s = self.system.stamp(self.worker.now())
         x = float(len(self._tickets))
         call = Call(np.array([x]), now_s - delay_s, time_s + budget_s, 100)
-        told: list[Reply] = []
+        told = []
         ticket = self.system.inbox.submit(call, told.append)
         self._tickets.append(ticket)
         self.replies[ticket], self.inputs[ticket] = told, x
         return ticket
 
-    def submit_at(self, time_s: float, budget_s: float, count: int = 1) -> None:
+    def submit_at(self, time_s, budget_s, count=1):
         """Send calls then, after what was to be done then already."""
         for _ in range(count):
             self.at(time_s, self.submit, budget_s)
 
-    def submit_for(self, budget_s: float) -> None:
+    def submit_for(self, budget_s):
         """Send a call, and take it back when its deadline has passed, as clients do."""
         ticket = self.submit(budget_s)
-        expires_s = self.worker.now() + budget_s + TICK_S
-        self.at(expires_s, self.system.inbox.cancel, ticket)
+        self.at(self.worker.now() + budget_s + TICK_S, self.system.inbox.cancel, ticket)
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, number):
         """Take back one of the calls so far."""
         if self._tickets:
             self.system.inbox.cancel(self._tickets[number % len(self._tickets)])
 
-    def at(self, time_s: float, what: Callable[..., Any], *arguments: Any) -> None:
+    def at(self, time_s, what, *arguments):
         """Do something then, after what was to be done then already."""
         action = time_s, lambda: what(*arguments)
         bisect.insort(self.worker.script, action, key=lambda each: each[0])
 
     @property
-    def statuses(self) -> list[Status]:
+    def statuses(self):
         """How each call has ended, in the order in which they were sent."""
         return [told[0].status for told in self.replies.values() if told]
 
 
-def served_system(
-    scenario: Scenario, profile: Profile | None = None, queue_max: int = 64, **more: Any
-) -> ServedSystem:
+def served_system(scenario, profile=None, queue_max=64, **more):
     """Return a system on plain workers in virtual time."""
 
-    def start(spec: SystemSpec) -> CallStages:
+    def start(spec):
         return CallStages(profile_workers(spec), **more)
 
     return ServedSystem(scenario, start, profile=profile, outputs=OUTPUTS, queue_max=queue_max)

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,11 +25,9 @@ class FakeServer:
     """Answers with ``status`` after ``delay_s``."""
 
     metadata: dict[str, Any] = field(default_factory=lambda: dict(LITE0))
-    status: Callable[[int], int] = lambda _: 200
-    """Of the n-th request that a load sends."""
+    status: Callable[[int], int] = lambda _: 200  # of the n-th request that a load sends
     delay_s: float = 0.0
-    held: float | None = 4.0
-    """Cores that ``/state`` tells of, if there is one."""
+    held: float | None = 4.0  # cores that ``/state`` tells of, if there is one
     token: str = ""
     about: Any = field(default_factory=lambda: {"name": "fake", "version": "0", "extensions": []})
     url: str = ""
@@ -38,7 +36,7 @@ class FakeServer:
     states: int = 0
     closing: threading.Event = field(default_factory=threading.Event)
 
-    def answer(self, path: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
+    def answer(self, path, headers, body):
         """Return the status, and plain values or JSON with bytes after it."""
         model = f"/v2/models/{self.metadata['name']}"
         if self.token and headers.get("authorization") != f"Bearer {self.token}":
@@ -47,22 +45,21 @@ class FakeServer:
             return self._infer(headers, body)
         if path.startswith("/state") and self.held is not None:
             return 200, self._state(self.held)
-        values: dict[str, Any] = {
+        values = {
             "/v2": self.about,
             model: self.metadata,
             "/v2/repository/index": [{"name": self.metadata["name"]}],
         }
         return (200, values[path]) if path in values else (404, {"error": "nothing"})
 
-    def _state(self, held: float) -> dict[str, Any]:
+    def _state(self, held):
         self.states += 1
         point = {"t": 10.0 + self.states, "held": held}
         return {"now_s": 10.0, "agent": "sponge-ip", "history": [point]}
 
-    def _infer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Any]:
+    def _infer(self, headers, body):
         length = int(headers[HEAD])
-        head = json.loads(body[:length])
-        self.taken.append((dict(headers), head, len(body) - length))
+        self.taken.append((dict(headers), json.loads(body[:length]), len(body) - length))
         status = self.status(len(self.taken) - 1)
         self.closing.wait(self.delay_s)
         if status != 200:
@@ -75,13 +72,13 @@ class FakeServer:
 
 
 @contextmanager
-def serving(fake: FakeServer) -> Iterator[FakeServer]:
+def serving(fake):
     """Serve on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             status, values = fake.answer(self.path, self.headers, body)
             self.send_response(status)
@@ -95,10 +92,10 @@ def serving(fake: FakeServer) -> Iterator[FakeServer]:
 
         do_POST = do_GET  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, *_):
             """Be quiet."""
 
-        def handle(self) -> None:
+        def handle(self):
             with suppress(ConnectionError):  # the client is gone
                 super().handle()
 

@@ -1,13 +1,11 @@
 """Workers on a clock of their own, for tests of the live system without processes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from reference.worker import ProfileService, SimulatedWorker
 
-from sponge_env.interfaces import Allocation, Batch, Completion, SystemSpec, WorkerStatus
+from sponge_env.interfaces import Allocation
 
 
 class FakeWorker(SimulatedWorker):
@@ -15,15 +13,7 @@ class FakeWorker(SimulatedWorker):
 
     limiter = "fake"
 
-    def __init__(
-        self,
-        *args: Any,
-        crashes_s: Sequence[float] = (),
-        spared: int = -1,
-        held_s: float = 0.0,
-        watch: Callable[[], None] = lambda: None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, *args, crashes_s=(), spared=-1, held_s=0.0, watch=lambda: None, **settings):
         """Start at time 0.
 
         At each of ``crashes_s`` a replica dies, if one serves then, but never the one ``spared``;
@@ -31,19 +21,16 @@ class FakeWorker(SimulatedWorker):
         """
         super().__init__(*args, **settings)
         self._crashes_s = list(crashes_s)
-        self._spared = spared
-        self._held_s = held_s
-        self._watch = watch
-        self.diary: list[str] = []
-        """What was called, waits and looks apart."""
-        self.batches: list[Batch] = []
+        self._spared, self._held_s, self._watch = spared, held_s, watch
+        self.diary = []  # what was called, waits and looks apart
+        self.batches = []
 
-    def start(self, batch: Batch) -> None:
+    def start(self, batch):
         self._watch()
         self.batches.append(batch)
         super().start(batch)
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
+    def wait(self, until_s):
         self._watch()
         crash_s = self._crashes_s[0] if self._crashes_s else float("inf")
         completions = super().wait(min(until_s, crash_s))
@@ -56,22 +43,22 @@ class FakeWorker(SimulatedWorker):
             self.diary.append("spared")
         return completions
 
-    def resize(self, allocation: Allocation) -> None:
+    def resize(self, allocation):
         self.diary.append(f"resize {allocation.cores} x {allocation.replicas}")
         super().resize(allocation)
 
-    def hold(self) -> None:
+    def hold(self):
         self.diary.append("hold")
 
-    def release(self) -> float:
+    def release(self):
         self.diary.append("release")
         return self._held_s
 
-    def close(self) -> None:
+    def close(self):
         self.diary.append("close")
 
 
-def profile_workers(spec: SystemSpec) -> list[SimulatedWorker]:
+def profile_workers(spec):
     """Return a worker for each stage, whose batches take what its first profile says."""
     workers = []
     for own, initial in zip(spec.stages, spec.initial.stages, strict=True):
@@ -86,31 +73,26 @@ class FakeStages(SimulatedWorker):
 
     limiter = "fake"
 
-    def __init__(
-        self,
-        workers: Sequence[SimulatedWorker],
-        tasks: Callable[[int], int] | None = None,
-        crashes: Sequence[tuple[float, int]] = (),
-    ) -> None:
+    def __init__(self, workers, tasks=None, crashes=()):
         """Start at time 0.
 
         ``tasks`` says how many the answer to a request in the first stage leads to, which the
         system draws without; ``crashes`` when a replica of which stage dies, if one serves then.
         """
         self.workers, self._tasks, self._crashes = list(workers), tasks, list(crashes)
-        self.batches: list[Batch] = []
+        self.batches = []
 
-    def now(self) -> float:
+    def now(self):
         return self.workers[0].now()
 
-    def idle(self, stage: int = 0) -> int:
+    def idle(self, stage=0):
         return self.workers[stage].idle()
 
-    def start(self, batch: Batch) -> None:
+    def start(self, batch):
         self.batches.append(batch)
         self.workers[batch.stage].start(batch)
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
+    def wait(self, until_s):
         crash_s = self._crashes[0][0] if self._crashes else float("inf")
         events_s = [s for worker in self.workers for s in worker.events_s()]
         until_s = min([until_s, crash_s, *events_s])
@@ -125,15 +107,15 @@ class FakeStages(SimulatedWorker):
                 self.workers[stage].crash()
         return [self._told(c) for c in sorted(ended, key=lambda c: c.finished_s)]
 
-    def _told(self, completion: Completion) -> Completion:
+    def _told(self, completion):
         if self._tasks is None or completion.batch.stage or not completion.ok:
             return completion
         tasks = tuple(map(self._tasks, completion.batch.requests))
         return dataclasses.replace(completion, tasks=tasks)
 
-    def resize(self, allocation: Allocation) -> None:
+    def resize(self, allocation):
         for worker, own in zip(self.workers, allocation.stages, strict=True):
             worker.resize(Allocation(stages=(own,)))
 
-    def status(self, stage: int = 0) -> WorkerStatus:
+    def status(self, stage=0):
         return self.workers[stage].status()

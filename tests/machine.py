@@ -2,8 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -11,7 +9,7 @@ from sponge_env.errors import WorkerError
 from sponge_env.live.limits import open_limits
 
 
-def _refusal() -> str:
+def _refusal():
     try:
         open_limits("cgroup", 1.0, 1, lambda path: None).close()
     except WorkerError as error:
@@ -28,11 +26,10 @@ needs_two_cpus = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one for the harness"
 )
 
-PATIENCE_S = 60.0
-"""Time after which a test gives up on other processes."""
+PATIENCE_S = 60.0  # time after which a test gives up on other processes
 
 
-def wait_until(condition: Callable[[], Any], what: str = "it") -> Any:
+def wait_until(condition, what="it"):
     """Poll a condition on other threads or processes; return what it is when it holds."""
     end_s = time.monotonic() + PATIENCE_S
     while not (value := condition()):

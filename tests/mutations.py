@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +37,7 @@ class Mutant(NamedTuple):
     """Whether the core is run as ordinary Python: it need not be compiled for every mutant."""
 
 
-def mutants() -> Iterator[Mutant]:
+def mutants():
     """Yield all mutants of all areas."""
     for path in sorted((ROOT / "tests" / "mutants").glob("*.toml")):
         area = tomllib.loads(path.read_text())
@@ -48,16 +47,15 @@ def mutants() -> Iterator[Mutant]:
             yield Mutant(path.stem, tests=tests, interpreted=interpreted, **each)
 
 
-def copied(folder: Path) -> None:
+def copied(folder):
     """Copy what the tests need."""
     for name in COPIED:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
 
 
-def survives(mutant: Mutant, folder: Path) -> bool:
+def survives(mutant, folder):
     """Return whether the tests pass all the same, in a copy that is then as it was."""
     path = folder / mutant.file
     text = path.read_text()
@@ -87,7 +85,7 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     return not done.returncode
 
 
-def main(chosen: list[str]) -> int:
+def main(chosen):
     """Run the command."""
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,8 @@
 """Replicas in pods of a fake cluster, made from the manifests in ``deploy/``."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import busy_model
 import pytest
@@ -17,7 +13,6 @@ from machine import wait_until
 
 from sponge_env.k8s import api
 from sponge_env.k8s.launcher import KubernetesLauncher
-from sponge_env.live.replica import LiveConfig
 
 HERE = Path(__file__).parent
 BASE = HERE.parent / "deploy" / "base"
@@ -28,9 +23,7 @@ needs_v1 = pytest.mark.skipif(not ROOT.is_dir(), reason="needs control groups of
 
 
 @contextmanager
-def pods(
-    folder: Path, cpu: str = "300m", milli: int = 4000, delay_s: Sequence[float] = (0.0, 0.0)
-) -> Iterator[FakeCluster]:
+def pods(folder, cpu="300m", milli=4000, delay_s=(0.0, 0.0)):
     """Run a cluster with replicas of a busy model; this process acts for the front end's pod."""
     with FakeCluster(milli, delay_s) as cluster, pytest.MonkeyPatch.context() as patch:
         for name in ("access.yaml", "replicas.yaml"):
@@ -44,7 +37,7 @@ def pods(
         yield cluster
 
 
-def _run_here(container: dict[str, Any], cpu: str) -> None:
+def _run_here(container, cpu):
     """Have a container run this project with the manifest's arguments, but for the model."""
     container["command"] = [sys.executable, "-m", "sponge_env", "replica"]
     container["args"][1] = busy_model.BUSY
@@ -54,7 +47,7 @@ def _run_here(container: dict[str, Any], cpu: str) -> None:
         side["cpu"] = cpu
 
 
-def launcher(config: LiveConfig, deployment: str = "sponge-replica") -> KubernetesLauncher:
+def launcher(config, deployment="sponge-replica"):
     """Return a launcher that has seen its pod."""
     launcher = KubernetesLauncher([config], deployment, TOKEN)
     wait_until(lambda: bool(launcher._pods))

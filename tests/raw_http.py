@@ -2,12 +2,9 @@
 
 import json
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
-from served import Running
 
 
 @dataclass
@@ -17,30 +14,29 @@ class Answer:
     body: bytes
 
     @property
-    def json(self) -> Any:
+    def json(self):
         return json.loads(self.body)
 
 
 class Wire:
     """A connection; what arrives is read as answers of HTTP, one after another."""
 
-    def __init__(self, server: Running) -> None:
+    def __init__(self, server):
         self.socket = socket.create_connection((server.options.host, server.options.port), 8)
         self._left = b""
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.socket.close()
 
-    def send(self, data: bytes) -> Self:
+    def send(self, data):
         self.socket.sendall(data)
         return self
 
-    def answer(self) -> Answer:
-        head = self._read_until(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").strip().split("\r\n")
+    def answer(self):
+        first, *lines = self._read_until(b"\r\n\r\n").decode("latin-1").strip().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines)}
         size = int(headers.get("content-length", 0))
         while len(self._left) < size:
@@ -48,37 +44,33 @@ class Wire:
         body, self._left = self._left[:size], self._left[size:]
         return Answer(int(first.split()[1]), headers, body)
 
-    def closed(self) -> bool:
+    def closed(self):
         """Wait until the server closes."""
         try:
             return self._left == b"" and self.socket.recv(1) == b""
         except ConnectionResetError:
             return True
 
-    def _read_until(self, end: bytes) -> bytes:
+    def _read_until(self, end):
         while end not in self._left:
             self._more()
         head, _, self._left = self._left.partition(end)
         return head
 
-    def _more(self) -> None:
+    def _more(self):
         more = self.socket.recv(2**16)
         assert more, f"closed after {self._left!r}"
         self._left += more
 
 
-def request(
-    body: bytes = b"", path: str = "/v2/models/tiny/infer", method: str = "POST", **headers: Any
-) -> bytes:
+def request(body=b"", path="/v2/models/tiny/infer", method="POST", **headers):
     said = {"host": "localhost", "content_length": len(body), **headers}
     lines = [f"{method} {path} HTTP/1.1"]
     lines += [f"{k.replace('_', '-')}: {v}" for k, v in said.items() if v is not None]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def binary(
-    rows: Any = ((1, 2, 3, 4),), parameters: Mapping[str, Any] | None = None
-) -> tuple[bytes, int]:
+def binary(rows=((1, 2, 3, 4),), parameters=None):
     """Return a body with binary rows of 4, and the length of its JSON."""
     array = np.asarray(rows, np.float32)
     tensor = {
@@ -89,21 +81,19 @@ def binary(
     return head + array.tobytes(), len(head)
 
 
-def infer(
-    rows: Any = ((1, 2, 3, 4),), parameters: Mapping[str, Any] | None = None, **headers: Any
-) -> bytes:
+def infer(rows=((1, 2, 3, 4),), parameters=None, **headers):
     """Return a whole request with binary rows of 4."""
     body, length = binary(rows, parameters)
     return request(body, inference_header_content_length=length, **headers)
 
 
-def in_json(rows: Any = ((1, 2, 3, 4),), **more: Any) -> bytes:
+def in_json(rows=((1, 2, 3, 4),), **more):
     """Return the JSON of a request with rows of 4."""
     data = np.asarray(rows, float).tolist()
     tensor = {"name": "input", "datatype": "FP32", "shape": [len(data), 4], "data": data}
     return json.dumps({"inputs": [tensor], **more}).encode()
 
 
-def chunked(body: bytes, size: int) -> bytes:
+def chunked(body, size):
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"

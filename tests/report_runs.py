@@ -1,9 +1,6 @@
 """Folders of runs, made up: a report's input without running anything."""
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +17,7 @@ WARMUP_S = 30.0
 Cell = tuple[str, str, str]
 
 
-def write_suite(
-    path: Path,
-    agents: Mapping[str, tuple[Sequence[int], float]],
-    cells: Sequence[Cell] = (COLD, WARM),
-    bounds: Mapping[str, float] | None = None,
-    arrangement: Mapping[str, Any] | None = None,
-) -> Path:
+def write_suite(path, agents, cells=(COLD, WARM), bounds=None, arrangement=None):
     """Write a suite's folder.
 
     Agents have violations of each seed and mean cores, bounds mean cores without violations.
@@ -46,42 +37,35 @@ def write_suite(
     return path
 
 
-def write(path: Path, data: object) -> None:
+def write(path, data):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data))
 
 
-def keep(path: Path, agent: str, cell: Cell, result: Mapping[str, Any], **error: str) -> None:
+def keep(path, agent, cell, result, **error):
     scenario, profile, start = cell
     head = {"format": FORMAT, "agent": agent, "scenario": scenario, "profile": profile}
     head |= {"start": start, "fingerprint": "", "complete": not error, "error": error or None}
     write(path / "results" / agent / f"{'+'.join(cell)}.json", {**head, **result})
 
 
-def agent_result(agent: str, cell: Cell, violations: Sequence[int], cores: float) -> dict[str, Any]:
+def agent_result(agent, cell, violations, cores):
     scenario, profile, start = cell
     head = {"agent": agent, "scenario": scenario, "profile": profile, "start": start}
     episodes = [
         EpisodeMetrics(
-            **head,
-            backend="sim",
-            seed=seed,
-            duration_s=DURATION_S,
-            offered=OFFERED,
+            **head, backend="sim", seed=seed, duration_s=DURATION_S, offered=OFFERED,
             violations=count,
             **dict.fromkeys(("violation_rate", "avoidable_violation_rate"), count / OFFERED),
-            mean_cores=cores,
-            core_seconds=cores * DURATION_S,
-            latency_p99_s=0.5 + seed / 100,
-            decision_p50_s=1e-5,
-            decision_p99_s=1e-4,
+            mean_cores=cores, core_seconds=cores * DURATION_S, latency_p99_s=0.5 + seed / 100,
+            decision_p50_s=1e-5, decision_p99_s=1e-4,
         )
         for seed, count in enumerate(violations)
-    ]
+    ]  # fmt: skip
     return {"episodes": [summary(episode) for episode in episodes]}
 
 
-def write_intervals(path: Path, agent: str, cell: Cell, violations: int, cores: float) -> None:
+def write_intervals(path, agent, cell, violations, cores):
     """Write intervals of the first seed whose violations all fall into the third second."""
     scenario, profile, start = cell
     end_s = DURATION_S + (WARMUP_S if start == "warm" else 0.0)

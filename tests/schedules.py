@@ -1,13 +1,11 @@
 """Schedules: to replay in the real system what the oracle has found."""
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 from scenarios import Scripted
 
-from sponge_env import Allocation, Profile, Scenario, make_system
-from sponge_env.metrics import EpisodeMetrics
+from sponge_env import make_system
 from sponge_env.run.rollout import Run, run_episode
 from sponge_env.run.suite import changed
 from sponge_env.scenario.spec import scenario_profile
@@ -17,25 +15,22 @@ from sponge_env.simulation.summary import VIOLATIONS
 from sponge_env.simulation.workload import draw_workload
 
 
-def noise_free(scenario: Scenario) -> Scenario:
+def noise_free(scenario):
     """Return the scenario with a service that takes exactly its usual time."""
     return changed(scenario, {"simulation.noise": 0.0})
 
 
-def replay(
-    scenario: Scenario, profile: Profile, seed: int, schedule: Sequence[Allocation]
-) -> EpisodeMetrics:
+def replay(scenario, profile, seed, schedule):
     """Run a schedule on the simulated system without noise.
 
     Raises:
         SpongeError: The scenario cannot be used.
     """
     system = make_system(noise_free(scenario), seed, profile=profile)
-    run = Run.of("oracle", scenario, "sim", seed)
-    return run_episode(system, Scripted(*schedule), run).summary
+    return run_episode(system, Scripted(*schedule), Run.of("oracle", scenario, "sim", seed)).summary
 
 
-def replay_all(scenario: Scenario, seed: int, replicas: int) -> list[tuple[int, float]]:
+def replay_all(scenario, seed, replicas):
     """Run all schedules with at most so many replicas: their violations and core-seconds."""
     profile, limits, quiet = scenario_profile(scenario), scenario.limits, noise_free(scenario)
     choices = itertools.product(

@@ -1,17 +1,15 @@
 """A server with a fake engine, in a thread of this process."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import uvloop
 from fake_engine import FakeEngine, served
 
 from sponge_env.serve.app import Stop, run_servers
-from sponge_env.serve.interface import Call, Reply, Resource
+from sponge_env.serve.interface import Resource
 from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.options import ServeOptions
 
@@ -19,11 +17,11 @@ from sponge_env.serve.options import ServeOptions
 class Recorded(ServerMetrics):
     """Metrics that keep each call that has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(served())
-        self.ended: list[tuple[Call, Reply, bool]] = []
+        self.ended = []
 
-    def observe(self, call: Call, reply: Reply, counted: bool = False) -> None:
+    def observe(self, call, reply, counted=False):
         self.ended.append((call, reply, counted))
         super().observe(call, reply, counted)
 
@@ -37,27 +35,27 @@ class Running:
     thread: threading.Thread
 
     @property
-    def http(self) -> str:
+    def http(self):
         return f"{self.options.host}:{self.options.port}"
 
     @property
-    def grpc(self) -> str:
+    def grpc(self):
         return f"{self.options.host}:{self.options.grpc_port}"
 
 
 @contextmanager
-def running(engine: FakeEngine | None = None, **changes: Any) -> Iterator[Running]:
+def running(engine=None, **changes):
     """Serve within the context; an error of the server is raised when it ends."""
     engine, recorder = engine or FakeEngine(), Recorded()
     options = ServeOptions(**{"port": 0, "grpc_port": 0, "drain_s": 5.0, **changes})
     resources = {"/metrics": Resource("text/plain", lambda query: f"asked {query}".encode())}
-    started: Future[tuple[ServeOptions, Stop]] = Future()
-    ended: Future[None] = Future()
+    started = Future()
+    ended = Future()
 
-    def listening(at: ServeOptions, stop: Stop) -> None:
+    def listening(at, stop):
         started.set_result((at, stop))
 
-    def run() -> None:
+    def run():
         try:
             uvloop.run(run_servers(engine, options, recorder, resources, listening))
             ended.set_result(None)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 from fake_engine import FakeEngine
@@ -14,25 +13,18 @@ from sponge_env.serve.monitor.metrics import ServerMetrics
 from sponge_env.serve.monitor.page import History
 
 SERVED = ServedModel(
-    name="lite0",
-    inputs=TensorSpec((3, 4, 4), "uint8"),
-    outputs=TensorSpec((10,)),
-    batch_max=16,
-    default_slo_s=1.0,
-    variants=("lite0",),
-    stages=("model",),
-)
+    name="lite0", inputs=TensorSpec((3, 4, 4), "uint8"), outputs=TensorSpec((10,)), batch_max=16,
+    default_slo_s=1.0, variants=("lite0",), stages=("model",),
+)  # fmt: skip
 
-ANSWER = Reply(
-    Status.ANSWERED, np.zeros((1, 10), np.float32), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True
-)
+ANSWER = Reply(Status.ANSWERED, np.zeros((1, 10), "f4"), 0.4, 0.1, 0.2, 2, 8, "lite0", in_time=True)
 
 
-def call(sent_s: float = 0.0, slo_s: float = 1.0) -> Call:
+def call(sent_s=0.0, slo_s=1.0):
     return Call(np.zeros((3, 4, 4), np.uint8), sent_s, sent_s + slo_s, 48)
 
 
-def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: Any) -> Snapshot:
+def snapshot(now_s=1.0, served=SERVED, **changes):
     count = len(served.stages)
     last = IntervalMetrics(time_s=now_s, cores=8.0, core_seconds=8.0)
     usual = Snapshot(
@@ -45,20 +37,20 @@ def snapshot(now_s: float = 1.0, served: ServedModel = SERVED, **changes: Any) -
 class Story:
     """A load that swings, a crash, and changing variants."""
 
-    def __init__(self, served: ServedModel, seed: int = 0, rate_rps: float = 24.0) -> None:
+    def __init__(self, served, seed=0, rate_rps=24.0):
         self.engine = FakeEngine(served)
         self.engine.now = snapshot(served=served)
         self.metrics = ServerMetrics(served, wall=lambda: 0.0, batches=self.engine.batches)
         self.history = History(self.metrics)
         self._rng, self._rate_rps, self._at = np.random.default_rng(seed), rate_rps, 0
 
-    def play(self, seconds: int) -> None:
+    def play(self, seconds):
         """Let so many seconds pass."""
         for _ in range(seconds):
             self._at += 1
             self._play_second(self._at)
 
-    def _play_second(self, t: int) -> None:
+    def _play_second(self, t):
         served, rng = self.engine.served, self._rng
         rate, crashed = self._rate_rps * (1 + 0.5 * math.sin(t / 40)), t % 170 == 0
         variant = served.variants[-1 if rate < self._rate_rps else 0]
@@ -89,17 +81,13 @@ class Story:
             },
         )
         self.engine.now = snapshot(
-            float(t),
-            served,
-            last=last,
-            cores=tuple(cores),
-            variant=(variant, *["v6"] * (count - 1)),
-            queued=(waiting, *[0] * (count - 1)),
+            float(t), served, last=last, cores=tuple(cores),
+            variant=(variant, *["v6"] * (count - 1)), queued=(waiting, *[0] * (count - 1)),
             budgets_s=tuple(np.sort(rng.uniform(-0.05, 0.95, waiting)).tolist()),
-        )
+        )  # fmt: skip
         self.history.take(self.engine.now)
 
-    def _end(self, t: int, latency_s: float, status: Status, variant: str) -> None:
+    def _end(self, t, latency_s, status, variant):
         slo_s = self.engine.served.default_slo_s
         in_time = status is Status.ANSWERED and latency_s <= slo_s
         waits_s = latency_s / 3, latency_s / 2

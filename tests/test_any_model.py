@@ -41,8 +41,7 @@ def needs(spec, replicas=1, **observed):
 def served_rps(spec, cores):
     """Return the rate of batches that take no more than 0.4 of the SLO."""
     row_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[:, cores - 1]
-    rates = [size / s for size, s in enumerate(row_s, 1) if s <= 0.4 * spec.slo_s or size == 1]
-    return max(rates)
+    return max([size / s for size, s in enumerate(row_s, 1) if s <= 0.4 * spec.slo_s or size == 1])
 
 
 @pytest.mark.parametrize("cores", [1, 3, 8])
@@ -79,8 +78,7 @@ def test_the_cheapest_fleet_is_marked_where_the_replicas_may_step_to_it():
         seen = needs(SPEC, replicas, arrivals_last=rate / 2)
         marks = {name: seen[f"cheapest_{name}"] for name in ("fewer", "same", "more")}
         assert marks == {name: float(name == cheapest) for name in marks}
-    alone = needs(SPEC, 1, arrivals_last=0.0)
-    assert alone["cheapest_same"] == 1.0
+    assert needs(SPEC, 1, arrivals_last=0.0)["cheapest_same"] == 1.0
     one = dataclasses.replace(SPEC, total_cores=1)
     assert needs(one, 1, arrivals_last=rate)["cheapest_more"] == 0.0, "there is no room"
     two = dataclasses.replace(SPEC, stages=(dataclasses.replace(SPEC.first, replicas_max=2),))
@@ -124,8 +122,7 @@ def test_systems_of_the_same_shape_look_alike_in_their_own_units():
     """Twice as fast a model under twice the load and half the SLO needs the same cores."""
     profile = scenario_profile(SCENARIO)
     spec = dataclasses.replace(SPEC, slo_s=0.8)
-    stage = spec.first
-    quick = dataclasses.replace(stage, latencies=(profile.planned.scaled(0.5),))
+    quick = dataclasses.replace(spec.first, latencies=(profile.planned.scaled(0.5),))
     fast = dataclasses.replace(spec, slo_s=0.4, stages=(quick,))
     observed = {"arrivals_last": 0.4, "delay_mean": 0.3, "delay_max": 0.5, "due_2_of_8": 0.1}
     one, other = needs(spec, 2, **observed), needs(fast, 2, **observed)
@@ -155,15 +152,12 @@ def short_systems(random, cores):
         yield [dataclasses.replace(each, duration_s=20.0) for each in drawn]
 
 
-def test_a_policy_for_any_model_decides_on_systems_that_it_never_saw(
-    tmp_path, quick_rules, monkeypatch
-):
+def test_a_policy_for_any_model_decides_on_systems_it_never_saw(tmp_path, quick_rules, monkeypatch):
     monkeypatch.setattr("agents.learn.programs.random_systems", short_systems)
     with short_systems(np.random.default_rng(1), machines(6)) as drawn:
         made = TrainingPlan(tuple(drawn), 96, 24, 0, tmp_path, agent="ppo-joint", systems=6)
         for_any = train(made, CONFIG)
-    policy = load_policy(for_any)
-    assert policy.info.fingerprint == ANY_MODEL
+    assert load_policy(for_any).info.fingerprint == ANY_MODEL
     small = short(profile="resnet18", limits=Limits(cores=3, batch=5, replicas=2, total_cores=5))
     many = short(limits=Limits(cores=24, batch=32, replicas=32, total_cores=64))
     for scenario in (SCENARIO, small, many):

@@ -1,7 +1,5 @@
 """The base of the project's controllers: options with limits, and the machine's cores."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from views import make_spec, make_view, with_first
 from sponge_env.control.base import BaseController, Options, option
 from sponge_env.control.split import stage_view
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, SystemSpec, SystemView
+from sponge_env.interfaces import Allocation
 from sponge_env.metrics import IntervalMetrics, StageMetrics
 
 
@@ -31,7 +29,7 @@ class Some(Options):
 class Fixed(BaseController):
     config: Some
 
-    def allocate(self, spec: SystemSpec, view: SystemView) -> Allocation:
+    def allocate(self, spec, view):
         return Allocation(self.config.count, 1, spec.first.replicas_max)
 
 

@@ -65,9 +65,7 @@ class TestQueueRule:
             (1, [0, 0], 2, [1, 1]),
         ],
     )
-    def test_grows_at_once_and_shrinks_by_one_after_a_calm_while(
-        self, down_after, queued, held, cores
-    ):
+    def test_grows_at_once_and_shrinks_by_one_after_a_while(self, down_after, queued, held, cores):
         rule, answers = QueueRule(down_after=down_after), []
         rule.reset(SPEC, seed=0)
         for waiting in queued:
@@ -115,8 +113,7 @@ class TestHPA:
     def test_looks_once_per_period_at_the_mean_utilisation(self):
         controller = self.started(HPA(target=0.5))
         for second in range(1, 15):
-            view = hpa_view(second, 1.0 if second < 8 else 0.5, 4)
-            assert controller.decide(view).replicas == 4
+            assert controller.decide(hpa_view(second, 1.0 if second < 8 else 0.5, 4)).replicas == 4
         # 7 s at 100 % and 8 s at 50 %: 73 % of a target of 50 %.
         assert controller.decide(hpa_view(15, 0.5, 4)).replicas == 6
         assert controller.decide(hpa_view(16, 1.0, 6)).replicas == 6
@@ -124,13 +121,11 @@ class TestHPA:
     def test_scales_in_only_after_its_window(self):
         controller = self.started(HPA(target=0.5, period_s=1, down_window_s=20, policy_s=1))
         replicas = [controller.decide(hpa_view(s, 0.1, 4)).replicas for s in range(1, 40)]
-        assert replicas[:20] == [4] * 20
-        assert set(replicas[20:]) == {1}
+        assert (replicas[:20], set(replicas[20:])) == ([4] * 20, {1})
 
     def test_policies_bound_growth_within_their_period(self):
         scaler = Scaler(HPAConfig(policy_s=15.0), replicas=2)
-        assert scaler.scale(1.0, 2, 50, 16) == 6
-        assert scaler.scale(2.0, 6, 50, 16) == 6
+        assert (scaler.scale(1.0, 2, 50, 16), scaler.scale(2.0, 6, 50, 16)) == (6, 6)
         assert scaler.scale(16.0, 6, 50, 64) == 12  # doubling is more than four
         assert scaler.scale(31.0, 12, 50, 16) == 16
 
@@ -217,9 +212,7 @@ class TestThemis:
         rate_rps=st.floats(0.5, 300.0),
         budget_s=st.floats(-0.2, 1.0),
     )
-    def test_growth_is_the_fewest_cores_that_keep_up_in_time(
-        self, profile, replicas, rate_rps, budget_s
-    ):
+    def test_growth_is_the_fewest_cores_that_keep_up(self, profile, replicas, rate_rps, budget_s):
         spec = make_spec(profile)
         answer = grow(spec, replicas, rate_rps, budget_s, 16)
         if answer.feasible:

@@ -72,9 +72,7 @@ def test_a_full_disk_for_tables_loses_no_summary(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("records", [1, 3, 1000])
-def test_a_full_disk_for_tensorboard_ends_the_episode_with_its_summary(
-    monkeypatch, capsys, records
-):
+def test_a_full_disk_for_tensorboard_ends_an_episode_with_its_summary(monkeypatch, capsys, records):
     opened = tensorboard.EventFile.__init__
 
     def on_a_full_disk(self, folder):
@@ -113,8 +111,7 @@ def test_a_folder_that_is_removed_meanwhile_loses_no_summary(capsys):
     out, said = failed(capsys, argv)
     assert "was removed while the run wrote into it" in said
     assert "remover_of_runs:Remover" in out
-    assert len(kept_episodes()) == 1
-    assert sys.path[-1] == str(Path.cwd())
+    assert (len(kept_episodes()), sys.path[-1]) == (1, str(Path.cwd()))
 
 
 def test_what_lies_in_the_working_folder_is_not_run():

@@ -17,14 +17,7 @@ from sponge_env.env.factory import calibrations
 from sponge_env.errors import ConfigError
 from sponge_env.latency import LatencyModel, quantile
 from sponge_env.live import bench, calibration
-from sponge_env.live.bench import (
-    DISTURBED_CELL_S,
-    DISTURBED_S,
-    WORK_RUNS,
-    BatchRun,
-    Bench,
-    ColdStart,
-)
+from sponge_env.live.bench import DISTURBED_CELL_S, DISTURBED_S, BatchRun, Bench, ColdStart
 from sponge_env.live.calibration import build_profile, build_quota
 from sponge_env.live.replica import LiveConfig
 from sponge_env.scenario.config import Stage, Variant
@@ -110,8 +103,7 @@ def test_overheads_are_told_apart_by_size_and_by_pause():
 def test_pauses_cost_something_but_never_all(pause_s, resume_s):
     work = {b: [BatchRun(1.0, 0.01 * b, 0.0)] for b in (1, 4)}
     quota = build_quota(measured(work, (-0.001,), (pause_s,)))
-    assert quota.wake_s == 0.0
-    assert quota.resume_s == pytest.approx(resume_s)
+    assert (quota.wake_s, quota.resume_s) == (0.0, pytest.approx(resume_s))
 
 
 @pytest.mark.live
@@ -122,8 +114,7 @@ def test_a_calibration_is_whole(machine_profile, tmp_path):
     assert (profile.batches[-1], profile.cores[-1]) == (16, 16)
     assert np.all(np.diff(grid, axis=0) > 0), "larger batches take longer"
     assert np.all(grid[:, 0] > grid[:, -1]), "more cores are faster"
-    assert profile.quota.period_s == pytest.approx(0.02)
-    assert len(profile.quota.work_s) == 16
+    assert (profile.quota.period_s, len(profile.quota.work_s)) == (pytest.approx(0.02), 16)
     assert list(profile.quota.work_s) == sorted(profile.quota.work_s)
     assert 0 <= profile.quota.dispatch_s < profile.quota.work_s[0]
     assert profile.quota.tick_s > 0
@@ -225,7 +216,7 @@ def test_models_take_turns_between_their_grids(monkeypatch):
     work = ["a.measure_work", "b.measure_work"]
     assert done == [*begin, *work, "a.measure_grid", *work, "b.measure_grid", *work]
     runs = [arguments[0] for name, arguments, _ in made.mock_calls if name == "a.measure_work"]
-    assert sum(runs) >= WORK_RUNS
+    assert sum(runs) >= bench.WORK_RUNS
 
 
 def test_two_files_of_one_name_do_not_share_a_profile():
@@ -235,8 +226,7 @@ def test_two_files_of_one_name_do_not_share_a_profile():
 
 
 WORK_S, IDLE_S = (0.01, 0.02), 0.001
-END_S = 0.0
-"""Long ago: the grid is measured once."""
+END_S = 0.0  # long ago: the grid is measured once
 
 
 class Machine(Bench):
@@ -294,8 +284,7 @@ def test_batches_run_again_until_the_machine_is_calm(slow_s, machine):
 
 def test_a_machine_that_stays_slow_is_measured_as_it_is(machine):
     slow, calm = machine(float("inf")), machine(0.0)
-    cells = slow.slow_cells()
-    assert cells == {cell: len(runs) for cell, runs in slow.grid.items()}
+    assert slow.slow_cells() == {cell: len(runs) for cell, runs in slow.grid.items()}
     assert not any(calm.slow_cells().values())
     assert DISTURBED_S <= slow.took_s - 2 * calm.took_s < DISTURBED_S + 0.2
     slow.slow_cells()

@@ -58,8 +58,7 @@ def test_an_evaluation_records_everything(capsys):
         intervals = pd.read_parquet(f"run/intervals/{agent}/{cell}.parquet")
         assert len(intervals) == 20
         assert set(names(IntervalMetrics)) < set(intervals.columns)
-        requests = pd.read_parquet(f"run/requests/{agent}/{cell}.parquet")
-        assert len(requests) == summary["offered"]
+        assert len(pd.read_parquet(f"run/requests/{agent}/{cell}.parquet")) == summary["offered"]
         events = Path(f"run/tensorboard/{agent}-seed{summary['seed']}")
         assert list(events.glob("events.out.tfevents.*"))
     names_of_files = ("run.json", "command.txt", "versions.json", "host.json", "comparison.png")
@@ -73,8 +72,7 @@ def test_an_evaluation_records_everything(capsys):
 def test_the_list_shows_what_there_is_to_choose_from(capsys):
     assert evaluate.main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert sponge(["list"]) == 0
-    assert capsys.readouterr().out == listed
+    assert (sponge(["list"]), capsys.readouterr().out) == (0, listed)
     assert len(listed.splitlines()) < 90
     for name in ("sponge-paper", "oracle", "flash-crowd", "quick", "yolov5s"):
         assert re.search(rf"\s{name}[\s,.]", listed)
@@ -281,8 +279,7 @@ def test_a_profile_whose_fit_is_bad_is_planned_with_as_measured(caplog):
     assert evaluate.main(argv) == 0
     said = "the fit of l(b, c) is not positive everywhere in profile 'yolov5s': plans use the meas"
     assert caplog.text.count(said) == 1
-    planned = load_profile("bad.json").planned
-    table_s = planned.table_s(20, 20)
+    table_s = load_profile("bad.json").planned.table_s(20, 20)
     measured = table_s[np.ix_(np.array(profile.batches) - 1, np.array(profile.cores) - 1)]
     np.testing.assert_allclose(measured, profile.latency_s)
     assert np.all(np.diff(table_s, axis=0) >= 0)
@@ -300,8 +297,7 @@ def test_agents_take_options(capsys):
     assert evaluate.main([*line.split(), "--run-dir", "run"]) == 0
     assert "agent static keeps to the limits: batch=16 instead of 99" in capsys.readouterr().out
     intervals = pd.read_parquet("run/intervals/static")
-    assert set(intervals["requested_cores"]) == {3}
-    assert set(intervals["batch"]) == {16}
+    assert (set(intervals["requested_cores"]), set(intervals["batch"])) == ({3}, {16})
     line = "--agent static --scenario pipeline-nlp --duration 5 --option static.replicas=99"
     assert evaluate.main([*line.split(), "--run-dir", "nlp"]) == 0
     assert "agent static keeps to the limits: replicas=" in capsys.readouterr().out
@@ -339,16 +335,12 @@ STEADY = "time_s,bandwidth_bytes_per_s\n0,2e6\n1,2e6\n"
 @pytest.mark.parametrize(
     ("line", "drop"),
     [
-        ("", "none"),
-        ("--scenario deep-fade", "unmeetable"),
-        ("--trace none", "none"),
-        ("--trace steady.csv", "unmeetable"),
-        ("--arrivals arrivals-day-600s", "unmeetable"),
+        ("", "none"), ("--scenario deep-fade", "unmeetable"), ("--trace none", "none"),
+        ("--trace steady.csv", "unmeetable"), ("--arrivals arrivals-day-600s", "unmeetable"),
         ("--trace steady.csv --scenario keeps.toml", "none"),
-        ("--trace steady.csv --drop none", "none"),
-        ("--drop expired", "expired"),
+        ("--trace steady.csv --drop none", "none"), ("--drop expired", "expired"),
     ],
-)
+)  # fmt: skip
 def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
     line, drop, capsys, monkeypatch
 ):
@@ -361,8 +353,7 @@ def test_what_is_late_on_a_recorded_trace_is_dropped_unless_somebody_says_else(
     (name,) = group["scenarios"]
     assert changed(load_scenario(name), group["changes"]).serving.drop == drop
     by_default = drop == "unmeetable" and "--scenario" not in line
-    printed = capsys.readouterr().out
-    assert ("as by default with recorded traces" in printed) == by_default
+    assert ("as by default with recorded traces" in capsys.readouterr().out) == by_default
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,7 @@ def test_plans_with_the_cores_of_the_machine(name, options, drawn):
     controller = make(name, options, spec)
     assert isinstance(controller, BaseController)
     for _ in range(3):  # some count how long a wish lasts
-        answer = controller.allocate(spec, view)
-        check(answer, spec, ready_of(controller, view))
+        check(controller.allocate(spec, view), spec, ready_of(controller, view))
 
 
 @every_controller

@@ -167,8 +167,7 @@ def test_the_command_ends_with_the_sentence_after_the_other_agents(
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     name, *options = agent.format("test_controllers:Ends").split()
     agents = f"test_controllers:{name}", "static-8"
-    argv = ["--agent", *agents, *options, "--duration", "5", "--run-dir", "run"]
-    assert evaluate.main(argv) == 2
+    assert evaluate.main(["--agent", *agents, *options, "--duration", "5", "--run-dir", "run"]) == 2
     captured = capsys.readouterr()
     last = captured.err.strip().splitlines()[-1]
     assert last.startswith(f"error: test_controllers:{name}.decide()")

@@ -35,8 +35,7 @@ def test_workers_may_end_in_any_order_and_threads_are_released_with_them():
         first.close()
         for id in (0, thread.native_id):
             assert os.sched_getaffinity(id) == before - reserved
-        assert reservations.available() == before
-        assert set(reservations._locks) == reserved
+        assert (reservations.available(), set(reservations._locks)) == (before, reserved)
     for id in (0, thread.native_id):
         assert os.sched_getaffinity(id) == before
     assert not reservations._locks
@@ -60,8 +59,7 @@ def test_a_thread_that_was_pinned_is_pinned_again():
     ids = [thread.native_id or 0 for thread in threads]
     with Reservations().keep_off(frozenset({CPU})):
         first, second = map(os.sched_getaffinity, ids)
-        assert first == {cpus[0]}
-        assert second == set(cpus) - {CPU}
+        assert (first, second) == ({cpus[0]}, set(cpus) - {CPU})
     assert [os.sched_getaffinity(id) for id in ids] == [{cpus[0]}, {CPU}]
     ends.set()
     for thread in threads:

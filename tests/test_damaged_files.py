@@ -158,9 +158,7 @@ def loaders(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize(
-    "kind", ["profile", "scenario", "suite", "trace", "policy", "tuned", "fidelity"]
-)
+@pytest.mark.parametrize("kind", "profile scenario suite trace policy tuned fidelity".split())
 def test_a_changed_file_is_read_or_refused(kind, loaders, tmp_path):
     valid, use = loaders[kind]
     assert valid

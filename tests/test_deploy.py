@@ -1,7 +1,5 @@
 """The files of deploy/ are what their readers take: compose, systemd, Caddy."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -26,31 +24,27 @@ CADDY = "{\n admin off\n auto_https disable_redirects\n skip_install_trust\n}\ni
 
 @pytest.mark.parametrize(
     ("schema", "file"),
-    [
-        ("compose-spec", "deploy/compose.yaml"),
-        ("citation-file-format", "CITATION.cff"),
-        ("github-workflows", ".github/workflows/ci.yml"),
-    ],
-)
-def test_files_fit_their_schema(schema: str, file: str) -> None:
+    [("compose-spec", "deploy/compose.yaml"), ("citation-file-format", "CITATION.cff"),
+     ("github-workflows", ".github/workflows/ci.yml")],
+)  # fmt: skip
+def test_files_fit_their_schema(schema, file):
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", file]
     subprocess.run(check, cwd=ROOT, check=True)
 
 
-def test_compose_names_what_there_is() -> None:
+def test_compose_names_what_there_is():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     mounts = [each for s in services.values() for each in s.get("volumes", ()) if each[0] == "."]
     assert len(mounts) == 4
     assert all((DEPLOY / each.split(":")[0]).is_file() for each in mounts)
     for file in (DEPLOY / "prometheus.yml", DEPLOY / "grafana" / "datasource.yaml"):
         host = re.search(r"(?:\"|//)(\w+):\d+", file.read_text())
-        assert host is not None
         assert host[1] in services
     serve_parser().parse_args(services["sponge"]["command"])
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd on this machine")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+def test_systemd_takes_the_unit(tmp_path):
     unit, program = (DEPLOY / "sponge.service").read_text(), "/opt/sponge/bin/sponge "
     assert program in unit
     (tmp_path / "sponge.service").write_text(unit.replace(program, "/bin/true "))
@@ -58,20 +52,19 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("caddy") is None, reason="no Caddy on this machine")
-def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path: Path) -> None:
+def test_clients_reach_a_server_behind_caddy_by_tls(tmp_path):
     (tmp_path / "Caddyfile").write_text(CADDY % (DEPLOY / "Caddyfile"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         at = f"localhost:{free.getsockname()[1]}"
     with running() as server:
         given = {"SPONGE_DOMAIN": at, "SPONGE_HTTP": server.http, "SPONGE_GRPC": server.grpc}
         environment = os.environ | given | {"XDG_DATA_HOME": str(tmp_path)}
-        pipe = subprocess.PIPE
-        caddy = subprocess.Popen(["caddy", "run"], cwd=tmp_path, env=environment, stderr=pipe)
-        with caddy:
+        pipes = {"stderr": subprocess.PIPE, "env": environment}
+        with subprocess.Popen(["caddy", "run"], cwd=tmp_path, **pipes) as caddy:
             try:
                 said = b""
                 while not (b"serving initial" in said and b"certificate obtained" in said):
-                    said += caddy.stderr.readline() if caddy.stderr else b""
+                    said += caddy.stderr.readline()
                     assert caddy.poll() is None, said
                 root = tmp_path / "caddy" / "pki" / "authorities" / "local" / "root.crt"
                 trusting = ssl.create_default_context(cafile=root)

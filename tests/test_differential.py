@@ -38,8 +38,7 @@ def test_first_in_first_out_drops_by_the_first_rule_only():
     """With one class, too, where the order is the same as by deadline."""
     flood = dataclasses.replace(SHORT, arrivals=Arrivals("poisson", 60.0))
     for order in ("edf", "fifo"):
-        serving = Serving("unmeetable", order)
-        check_equal([dataclasses.replace(flood, serving=serving)], [1])
+        check_equal([dataclasses.replace(flood, serving=Serving("unmeetable", order))], [1])
 
 
 @pytest.mark.parametrize("total_cores", [None, 7, 16])
@@ -47,14 +46,10 @@ def test_first_in_first_out_drops_by_the_first_rule_only():
 def test_replicas_that_come_and_go_run_alike(delay_s, total_cores):
     """Busy ones that drain outlive several decisions here, so many are held at once."""
     scenario = Scenario(
-        name="flapping",
-        interval_s=0.1,
-        duration_s=4.0,
-        limits=Limits(2, 16, 8, total_cores),
-        arrivals=Arrivals("poisson", 400.0),
-        network=Network("none"),
+        name="flapping", interval_s=0.1, duration_s=4.0, limits=Limits(2, 16, 8, total_cores),
+        arrivals=Arrivals("poisson", 400.0), network=Network("none"),
         simulation=Simulation(noise=3.0, cold_start_s=0.0, actuation_delay_s=delay_s),
-    )
+    )  # fmt: skip
     check_equal([scenario], [1])
 
 
@@ -62,15 +57,10 @@ def test_replicas_that_come_and_go_run_alike(delay_s, total_cores):
 def test_replicas_that_share_a_cpu_run_alike(files, load):
     """Quotas add up to eight times the CPU, so parts of it change with every batch."""
     scenario = Scenario(
-        name="crowded",
-        profile=str(files / "quota.json"),
-        interval_s=0.5,
-        duration_s=15.0,
-        limits=Limits(16, 8, 8, total_cores=128),
-        arrivals=Arrivals("poisson", load=load),
-        network=Network("none"),
-        simulation=Simulation(cold_start_s=0.5),
-    )
+        name="crowded", profile=str(files / "quota.json"), interval_s=0.5, duration_s=15.0,
+        limits=Limits(16, 8, 8, total_cores=128), arrivals=Arrivals("poisson", load=load),
+        network=Network("none"), simulation=Simulation(cold_start_s=0.5),
+    )  # fmt: skip
     check_equal([scenario], [1])
 
 

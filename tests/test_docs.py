@@ -1,7 +1,5 @@
 """What the pages and the mutants name exists (links, files, modules, lines); blocks run."""
 
-from __future__ import annotations
-
 import importlib.util
 import pydoc
 import re
@@ -11,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import mutations
 import pytest
@@ -36,13 +33,13 @@ PAGES = [
 ]
 
 
-def anchors(page: Path) -> set[str]:
+def anchors(page):
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_the_demo_claims_no_more_than_it_shows() -> None:
+def test_the_demo_claims_no_more_than_it_shows():
     command = ["make", "--dry-run", "--always-make", "demo"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "for show" in run.stdout
@@ -50,7 +47,7 @@ def test_the_demo_claims_no_more_than_it_shows() -> None:
 
 
 @pytest.mark.parametrize(("text", "page"), PAGES)
-def test_links_lead_somewhere(text: str, page: Path) -> None:
+def test_links_lead_somewhere(text, page):
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if not link.startswith("http"):
             path, _, anchor = link.partition("#")
@@ -60,7 +57,7 @@ def test_links_lead_somewhere(text: str, page: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "page"), PAGES)
-def test_files_and_modules_exist(text: str, page: Path) -> None:
+def test_files_and_modules_exist(text, page):
     for name, stem in re.findall(r"`((?:[\w\-]+/)*([\w\-]+)\.(?:py|toml|json|csv|png))\b", text):
         assert OF_A_USER.fullmatch(stem) or any(f.endswith(f"/{name}") for f in FILES), name
     for module in re.findall(r"python -m ((?:sponge_env|agents|baselines|benchmarks)[\w.]*)", text):
@@ -72,22 +69,21 @@ def test_files_and_modules_exist(text: str, page: Path) -> None:
 # Blocks -------------------------------------------------------------------------------------
 
 BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OF_A_READER = {
+OF_A_READER = {  # files of traces/ that stand for those that pages name
     "my-4g.log": "recorded/3g-bus.txt",
     "my-load.csv": "arrivals-bursty-600s.csv",
     "my-variants.toml": "scenarios/variants.toml",
 }
-"""Files of traces/ that stand for those that pages name."""
 
 
 @pytest.mark.parametrize(("text", "page"), PAGES)
 @pytest.mark.filterwarnings("default")  # those of other libraries are theirs
-def test_blocks_run(text: str, page: Path, monkeypatch: Any, tmp_path: Path) -> None:
+def test_blocks_run(text, page, monkeypatch, tmp_path):
     """Python as it stands, and commands: evaluations of five seconds, servers and trainings not."""
     monkeypatch.chdir(tmp_path)
     for name, source in OF_A_READER.items():
         shutil.copy(ROOT / "traces" / source, name)
-    names: dict[str, Any] = {}
+    names = {}
     for skipped, language, body in BLOCK.findall(text):
         assert language in {"bash", "diff", "python", "text", "toml"}, body
         if language == "toml":
@@ -98,7 +94,7 @@ def test_blocks_run(text: str, page: Path, monkeypatch: Any, tmp_path: Path) -> 
             run(shlex.split(line, comments=True), monkeypatch)
 
 
-def run(words: list[str], monkeypatch: Any) -> None:
+def run(words, monkeypatch):
     match words:
         case [word, *command] if "=" in word:
             run(command, monkeypatch)
@@ -121,7 +117,7 @@ def run(words: list[str], monkeypatch: Any) -> None:
             subprocess.run([sys.executable, *options], cwd=ROOT, check=True)
 
 
-def test_public_names_are_there_and_documented() -> None:
+def test_public_names_are_there_and_documented():
     page = (ROOT / "docs" / "architecture.md").read_text()
     for name in sponge_env.__all__:
         assert getattr(sponge_env, name).__doc__
@@ -132,8 +128,7 @@ def test_public_names_are_there_and_documented() -> None:
 
 
 @pytest.mark.parametrize("mutant", [*mutations.mutants()], ids=lambda mutant: mutant.name)
-def test_a_mutant_changes_a_line_that_there_is_and_names_its_tests(mutant: Any) -> None:
+def test_a_mutant_changes_a_line_that_there_is_and_names_its_tests(mutant):
     assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
     for file, _, test in (name.partition("::") for name in mutant.tests):
-        text = (ROOT / "tests" / f"{file}.py").read_text()
-        assert f"def {test.partition('[')[0]}" in text, test
+        assert f"def {test.partition('[')[0]}" in (ROOT / "tests" / f"{file}.py").read_text(), test

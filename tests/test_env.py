@@ -21,16 +21,8 @@ from sponge_env.errors import ConfigError
 from sponge_env.metrics import IntervalMetrics, names
 from sponge_env.scenario.config import Arrivals, Limits, Network, Serving, Simulation
 from sponge_env.scenario.seeds import EVALUATION_SEEDS
-from sponge_env.simulation.encoding import (
-    CLIP,
-    FIELDS,
-    JOINT,
-    ActionMasks,
-    control_named,
-    decode,
-    encode,
-    fit,
-)
+from sponge_env.simulation import encoding
+from sponge_env.simulation.encoding import CLIP, FIELDS, JOINT, control_named, decode, encode, fit
 from sponge_env.simulation.system import SimulatedSystem
 
 JOINTLY = CONTROLLED["SpongeJoint-v0"][0]
@@ -64,8 +56,7 @@ def test_both_checkers_accept_other_actions(name, wrapped):
 
 
 def test_the_ids_are_presets_of_one_class():
-    entry_points = {gymnasium.spec(name).entry_point for name in CONTROLLED}
-    assert len(entry_points) == 1
+    assert len({gymnasium.spec(name).entry_point for name in CONTROLLED}) == 1
     live = gymnasium.spec("SpongeJointLive-v0")
     assert live.nondeterministic
     assert live.kwargs == {"backend": "live", "scenario": "local", "control": "joint"}
@@ -228,8 +219,7 @@ def test_there_are_no_more_replicas_than_the_machine_has_room_for():
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_batches_of_environments_share_a_machine_as_controllers_do(stages):
-    rng = np.random.default_rng(stages)
-    asked = rng.integers(1, 9, (200, stages, 4))
+    asked = np.random.default_rng(stages).integers(1, 9, (200, stages, 4))
     limits, fitted = np.full((stages, 4), 8), asked.copy()
     assert fit(fitted, limits, 20)
     (one,) = spec_of(SHORT).stages
@@ -250,8 +240,7 @@ def test_more_replicas_start_than_there_are_slots():
     assert seen == pytest.approx([1 / 12, 1.5 / 2.5, *[0.0] * (STARTING_SLOTS - 1)])
     seen = env.step(np.array([0, 0, 11]))[0][len(FIELDS) :]
     assert seen == pytest.approx([11 / 12, 0.5 / 2.5, *[1.5 / 2.5] * (STARTING_SLOTS - 1)])
-    instant = dataclasses.replace(JOINTLY, simulation=Simulation(cold_start_s=0.0))
-    system = make_system(instant, 0)
+    system = make_system(dataclasses.replace(JOINTLY, simulation=Simulation(cold_start_s=0.0)), 0)
     system.step(Allocation(1, 1, 5))
     assert not encode(system.view(), system.spec, JOINT)[len(FIELDS) :].any()
 
@@ -303,12 +292,10 @@ def test_fields_mean_what_their_names_say():
 @EACH
 def test_masks_leave_a_choice_for_each_part(name):
     scenario, kind, counts = CONTROLLED[name]
-    tight = dataclasses.replace(scenario, slo_s=0.02)
-    for each in (scenario, tight):
+    for each in (scenario, dataclasses.replace(scenario, slo_s=0.02)):
         spec = spec_of(each)
         control = control_named(kind, spec)
-        busy = np.full((2, control.obs_dim), CLIP, np.float32)
-        masks = ActionMasks(spec, control)(busy)
+        masks = encoding.ActionMasks(spec, control)(np.full((2, control.obs_dim), CLIP, np.float32))
         assert masks.shape == (2, sum(counts))
         for part in np.split(masks, np.cumsum(counts)[:-1], axis=1):
             assert part.any(axis=1).all()
@@ -318,7 +305,7 @@ def test_masks_leave_a_choice_for_each_part(name):
 def test_masks_know_slow_variants_and_few_cores():
     spec = spec_of(dataclasses.replace(VARIANTS, slo_s=0.018))
     control = control_named("variants", spec)
-    masks = ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
+    masks = encoding.ActionMasks(spec, control)(np.full(control.obs_dim, CLIP, np.float32))
     slowest_s = [float(each.table_s(1, 4)[0, -1]) for each in spec.stages[0].latencies]
     assert masks[:4].tolist() == [False, False, False, True]
     assert masks[8:].tolist() == [each <= 0.018 for each in slowest_s]

@@ -36,8 +36,7 @@ def example(name):
 def test_ppo_in_the_manner_of_cleanrl_trains_here_as_on_cartpole(capsys):
     script = example("cleanrl_ppo")
     size = ["--num-envs", "2", "--num-steps", "64"]
-    ended = script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])
-    assert len(ended) > 5
+    assert len(script.main(["--env-id", "CartPole-v1", "--total-timesteps", "512", *size])) > 5
     capsys.readouterr()
     script.main(["--env-id", "SpongeDiscrete-v0", "--total-timesteps", "256", *size])
     assert "update 1 of 2, mean reward -" in capsys.readouterr().out
@@ -172,8 +171,7 @@ def test_the_dashboard_names_metrics_that_there_are():
         assert set(used) <= labels.keys(), expression
         by = {part.strip() for parts in re.findall(r"by \((.*?)\)", expression)
               for part in parts.split(",")}  # fmt: skip
-        of_all = set().union(*(labels[name] for name in used))
-        assert by <= of_all, expression
+        assert by <= set().union(*(labels[name] for name in used)), expression
     for panel in PANELS:
         for target in panel["targets"]:
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) - {"instance"}

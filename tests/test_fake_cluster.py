@@ -1,16 +1,10 @@
 """What clients that we did not write make of the fake cluster: kubectl, two of Python."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_cluster import FakeCluster
 from machine import needs_cgroup, wait_until
 from pods import BASE, needs_v1, pods
 
@@ -26,35 +20,35 @@ needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="need
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[FakeCluster]:
+def cluster(tmp_path):
     with pods(tmp_path, cpu="200m", milli=1000) as cluster:
         wait_until(lambda: bool(cluster.node.boxes))
         yield cluster
 
 
-def resize(cpu: str, *sides: str, **more: str) -> dict[str, Any]:
+def resize(cpu, *sides, **more):
     resources = {side: {"cpu": cpu} for side in sides or ("limits", "requests")}
     return {"spec": {"containers": [{"name": "replica", "resources": resources} | more]}}
 
 
-def quota(cluster: FakeCluster, pod: str) -> int:
+def quota(cluster, pod):
     """Return the cores that the kernel grants a pod, in percent."""
     return int((cluster.node.boxes[pod].group / "cpu.cfs_quota_us").read_text()) // 1000
 
 
 @needs_kubectl
-def test_kubectl(cluster: FakeCluster, tmp_path: Path) -> None:
-    def kubectl(line: str, *more: str, fails: str = "") -> str:
+def test_kubectl(cluster, tmp_path):
+    def kubectl(line, *more, fails=""):
         words = ["kubectl", "--server", cluster.url, "--cache-dir", str(tmp_path), *line.split()]
         done = subprocess.run([*words, *more], capture_output=True, text=True, check=False)
         assert bool(done.returncode) == bool(fails), done.stderr
         assert fails in done.stderr
         return done.stdout
 
-    def patch(body: dict[str, Any], how: str = "--subresource resize", fails: str = "") -> None:
+    def patch(body, how="--subresource resize", fails=""):
         kubectl(f"patch pod {pod} {how} -p", json.dumps(body), fails=fails)
 
-    def pending(reason: str) -> None:
+    def pending(reason):
         path = "-o=jsonpath={.status.conditions[?(@.type=='PodResizePending')].reason}"
         wait_until(lambda: kubectl(f"get pod {pod}", path) == reason, reason)
 
@@ -90,7 +84,7 @@ def test_kubectl(cluster: FakeCluster, tmp_path: Path) -> None:
 
 @needs_kubectl
 @pytest.mark.parametrize("overlay", ["vertical", "joint"])
-def test_the_manifests_fit_the_schemas(overlay: str) -> None:
+def test_the_manifests_fit_the_schemas(overlay):
     schemas, yaml = map(pytest.importorskip, ("kubernetes_validate", "yaml"))
     command = ["kubectl", "kustomize", BASE.parent / "overlays" / overlay]
     built = list(yaml.safe_load_all(subprocess.check_output(command)))
@@ -99,7 +93,7 @@ def test_the_manifests_fit_the_schemas(overlay: str) -> None:
     assert [each["kind"] for each in built].count("Deployment") == 2
 
 
-def test_the_official_client(cluster: FakeCluster) -> None:
+def test_the_official_client(cluster):
     client, watch = map(pytest.importorskip, ("kubernetes.client", "kubernetes.watch"))
     configuration = client.Configuration(host=cluster.url)
     configuration.api_key = {"authorization": "Bearer sa:sponge"}
@@ -122,7 +116,7 @@ def test_the_official_client(cluster: FakeCluster) -> None:
                 forbidden(name, "default")
 
 
-def test_lightkube(cluster: FakeCluster) -> None:
+def test_lightkube(cluster):
     modules = ("lightkube", "lightkube.config.models", "lightkube.resources.core_v1")
     lightkube, models, core = map(pytest.importorskip, modules)
     apps = pytest.importorskip("lightkube.resources.apps_v1")

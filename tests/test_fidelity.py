@@ -78,8 +78,7 @@ def test_a_replay_takes_the_machine_s_speed_out_of_the_comparison():
 
 
 def test_a_warm_start_is_the_same_in_all_three():
-    warm = dataclasses.replace(SCENARIO, start="warm", warmup_s=5.0)
-    done = subject(scenario=warm)
+    done = subject(scenario=dataclasses.replace(SCENARIO, start="warm", warmup_s=5.0))
     assert done.scenario.initial.cores == 8
     trials = done.repeat(0, partial(MadeUpLive, repetition=0))
     assert {trial.summary.start for trial in trials} == {"warm"}
@@ -87,8 +86,7 @@ def test_a_warm_start_is_the_same_in_all_three():
 
 
 def completion(cpu_s, size, variant=0, ok=True):
-    batch = Batch(0, tuple(range(size)), variant=variant)
-    return Completion(batch, 0, 0.0, 1.0, ok, cpu_s)
+    return Completion(Batch(0, tuple(range(size)), variant=variant), 0, 0.0, 1.0, ok, cpu_s)
 
 
 def test_measured_work_comes_back_by_size_in_its_order():
@@ -158,9 +156,7 @@ def made_up(kind, repetition, **values):
         ("latency_p99_s", (0.9, 0.9), math.inf, "missed"),
     ],
 )
-def test_a_target_is_met_or_the_live_runs_are_no_closer(
-    tmp_path, metric, live_s, simulated_s, verdict
-):
+def test_a_target_is_met_or_live_runs_are_no_closer(tmp_path, metric, live_s, simulated_s, verdict):
     runs = [made_up("live", r, **{metric: live_s[r]}) for r in range(2)]
     for kind in ("simulated", "replayed"):
         runs += [made_up(kind, r, **{metric: simulated_s}) for r in range(2)]
@@ -257,8 +253,7 @@ def test_the_machine_is_measured_first_where_that_is_asked_for(here, monkeypatch
     monkeypatch.setattr(command, "calibrate_files", calibrate_files)
     for asked, date in (([], PROFILE.date), (["--calibrate"], "2030-01-01")):
         assert run_command(here, *asked) == 0
-        found = json.loads((here / "out" / "fidelity.json").read_text())
-        assert found["profile_date"] == date
+        assert json.loads((here / "out" / "fidelity.json").read_text())["profile_date"] == date
 
 
 def test_simulated_and_live_stand_side_by_side_with_their_difference():
@@ -270,8 +265,7 @@ def test_simulated_and_live_stand_side_by_side_with_their_difference():
     live = episode("live", violation_rate=0.01, mean_cores=8.0, latency_mean_s=0.2)
     never = dataclasses.replace(simulated, latency_p99_s=math.inf)
     live = dataclasses.replace(live, latency_p99_s=0.5)
-    other = dataclasses.replace(live, agent="ppo")
-    made, notes = report.side_by_side([never], [live, other])
+    made, notes = report.side_by_side([never], [live, dataclasses.replace(live, agent="ppo")])
     table = terminal(made, notes=notes)
     (row,) = [line.split() for line in table.splitlines() if line.startswith("fa2")]
     assert row == [

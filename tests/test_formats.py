@@ -7,15 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sponge_env import formats
 from sponge_env.errors import TraceError
-from sponge_env.formats import (
-    FORMATS,
-    CountTrace,
-    EventTrace,
-    content_of,
-    read_arrivals,
-    read_bandwidth,
-)
+from sponge_env.formats import FORMATS, EventTrace, content_of, read_arrivals, read_bandwidth
 from sponge_env.formats.recorded import COUNTED
 from sponge_env.formats.rows import read_lines
 
@@ -102,7 +96,7 @@ def test_event_format(name, tmp_path):
 def test_count_format(name, tmp_path):
     for path in copies(name, tmp_path):
         trace = read_arrivals(path)
-        assert isinstance(trace, CountTrace)
+        assert isinstance(trace, formats.CountTrace)
         assert trace.per_second.tolist() == COUNTS[name]
 
 
@@ -159,8 +153,7 @@ def test_a_ucc_log_without_a_reading_goes_on_with_the_last(tmp_path):
     trace = read_bandwidth(path)
     start_s, bandwidth, duration_s = BANDWIDTH["ucc-5g.csv"]
     assert trace.start_s.tolist() == start_s
-    assert trace.bandwidth_bytes_per_s.tolist() == bandwidth
-    assert trace.duration_s == duration_s
+    assert (trace.bandwidth_bytes_per_s.tolist(), trace.duration_s) == (bandwidth, duration_s)
     path.write_text("\n".join([lines[0], *unread]))
     with pytest.raises(TraceError, match="line 2: DL_bitrate is '-' from here to the end"):
         read_bandwidth(path)
@@ -218,8 +211,7 @@ def counted(times, step_s, path):
 
 
 def test_the_last_reading_goes_on_where_one_is_missing(tmp_path):
-    times = [*range(11), *range(12, 20)]
-    trace = read_arrivals(counted(times, 300, tmp_path / "gap.csv"))
+    trace = read_arrivals(counted([*range(11), *range(12, 20)], 300, tmp_path / "gap.csv"))
     by_reading = trace.per_second.reshape(20, 300).sum(axis=1)
     assert by_reading.tolist() == [*range(10, 21), 20, *range(21, 29)]
 

@@ -111,9 +111,7 @@ def test_a_program_that_takes_over_has_observed_what_came_before(
     alone.reset(system.spec, seed=0)
     for view in views[-120:]:
         alone.observe(view)
-    monkeypatch.setattr(
-        program, "observe", lambda self, view: (observed.append(view), observe(self, view))
-    )
+    monkeypatch.setattr(program, "observe", lambda self, v: (observed.append(v), observe(self, v)))
     for _ in range(20):
         view = system.view()
         answer = guard.watch(beyond, view)[1]
@@ -131,10 +129,8 @@ def test_a_program_that_takes_over_plans_with_service_as_slow_as_it_was():
     asked = []
     for ratio in (0.8, 1.0, 1.5):
         seen[INPUTS.index("service_ratio")] = ratio
-        answer = Guard(policy, SPEC, scales_out=True).watch(seen, view)[1]
-        asked.append(answer.stages[0])
-    assert asked[0] == asked[1]
-    assert asked[2].replicas == asked[1].replicas
+        asked.append(Guard(policy, SPEC, scales_out=True).watch(seen, view)[1].stages[0])
+    assert (asked[0], asked[2].replicas) == (asked[1], asked[1].replicas)
     assert asked[2].cores > asked[1].cores
 
 
@@ -150,8 +146,7 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
     known = dataclasses.replace(policy, input_range=np.array([usual, usual]))
     assert Guard(known, SPEC, scales_out=True).watch(seen, view)[1] is None
     seen[INPUTS.index(name)] += 1.0
-    answer = Guard(known, SPEC, scales_out=True).watch(seen, view)[1]
-    assert (answer is not None) == is_alarming
+    assert (Guard(known, SPEC, scales_out=True).watch(seen, view)[1] is not None) == is_alarming
 
 
 @pytest.mark.parametrize(
@@ -167,15 +162,13 @@ def test_a_burst_that_is_over_is_left_to_the_policy(name, is_alarming):
 )
 def test_another_deployment_than_any_in_training_is_left_to_the_program(changes, is_known):
     scenario = changed(load_scenario("paper-200kb"), {"duration_s": 60.0, **changes})
-    summary = play(ppo_joint("shipped"), scenario).summary
-    assert summary.guarded == (0 if is_known else 60)
+    assert play(ppo_joint("shipped"), scenario).summary.guarded == (0 if is_known else 60)
 
 
 def test_a_slower_machine_is_known_until_fixed_fleets_would_miss_less():
     changes = {"duration_s": 60.0, "simulation.service_scale": 1.1}
     episode = play(ppo_joint("shipped"), changed(load_scenario("paper-200kb"), changes))
-    guarded = [bool(each.guarded) for each in episode.intervals]
-    assert guarded == [False] * 30 + [True] * 30
+    assert [bool(each.guarded) for each in episode.intervals] == [False] * 30 + [True] * 30
 
 
 def test_a_policy_that_misses_more_than_a_fixed_fleet_is_suspended_for_ten_minutes():
@@ -200,8 +193,7 @@ def test_a_machine_that_was_measured_again_is_still_known(tmp_path):
     for cold_start_s, is_known in ((8.0, True), (13.0, True), (5.0, False), (20.0, False)):
         changes = {"duration_s": 30.0, "simulation.cold_start_s": cold_start_s}
         scenario = changed(load_scenario("paper-200kb"), changes)
-        summary = play(ppo_joint(str(tmp_path)), scenario).summary
-        assert summary.guarded == (0 if is_known else 30)
+        assert play(ppo_joint(str(tmp_path)), scenario).summary.guarded == (0 if is_known else 30)
 
 
 @pytest.mark.parametrize("make", [ppo, ppo_joint])
@@ -216,8 +208,7 @@ def test_within_its_range_a_policy_decides_as_without_a_guard(make):
 def test_what_the_guard_decides_is_counted(tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / "burst.csv"
     sent_s = [rng.uniform(*edges, count) for edges, count in (((0, 60), 400), ((20, 40), 1200))]
-    times_s = np.sort(np.concatenate(sent_s))
-    path.write_text("\n".join(["arrival_s", *map(str, times_s)]) + "\n")
+    path.write_text("\n".join(["arrival_s", *map(str, np.sort(np.concatenate(sent_s)))]) + "\n")
     arrivals = {"kind": "trace", "file": str(path)}
     changes = {"arrivals": arrivals, "duration_s": 60.0, "serving.drop": "expired"}
     scenario = changed(load_scenario("paper"), changes)

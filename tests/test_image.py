@@ -36,11 +36,11 @@ print(model.run(model.load(threads=1), numpy.ones((2, 3), "f")).sum())
 """
 
 
-def output(*words: str) -> str:
+def output(*words):
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def brought(extra: str) -> set[str]:
+def brought(extra):
     """Return all that an extra installs, with what that needs in turn."""
     seen, waiting = set(), [Requirement(f"sponge-env[{extra}]")]
     while waiting:
@@ -57,17 +57,17 @@ def brought(extra: str) -> set[str]:
     return {each.name for each in seen}
 
 
-def test_what_serves_needs_no_torch() -> None:
+def test_what_serves_needs_no_torch():
     assert "torch" in brought("export") & brought("all")
     assert not [name for name in brought("serve") | brought("live") if "torch" in name]
 
 
-def test_a_replica_needs_numpy_and_onnxruntime_only(tmp_path: Path) -> None:
+def test_a_replica_needs_numpy_and_onnxruntime_only(tmp_path):
     model = write_model(tmp_path / "own.onnx", (("batch", 3),), ("batch", 3))
     assert output(sys.executable, "-c", ALONE, str(model)) == "6.0"
 
 
-def test_a_server_that_has_ended_does_not_take_the_interpreter_apart() -> None:
+def test_a_server_that_has_ended_does_not_take_the_interpreter_apart():
     code = "import atexit, sys; atexit.register(print, 'apart'); sys.argv = ['sponge', {!r}]\n"
     code += "from sponge_env.__main__ import run; run()"
     for command, apart in (("serve", ""), ("report", "apart\n")):  # both lack an argument
@@ -77,19 +77,10 @@ def test_a_server_that_has_ended_does_not_take_the_interpreter_apart() -> None:
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"this needs {', '.join(MISSING)}")
-def test_the_images_are_small_and_serve(tmp_path: Path) -> None:
+def test_the_images_are_small_and_serve(tmp_path):
     name = f"sponge-test-{os.getpid()}"
-    build = [
-        "buildah",
-        "build",
-        "--layers",
-        "-f",
-        f"{ROOT}/deploy/Dockerfile",
-        "-t",
-        name,
-        str(ROOT),
-    ]
-    build += os.environ["SPONGE_IMAGE_BUILD"].split()
+    build = ["buildah", "build", "--layers", "-f", f"{ROOT}/deploy/Dockerfile", "-t", name]
+    build += [str(ROOT), *os.environ["SPONGE_IMAGE_BUILD"].split()]
     for target in ("replica", "server"):
         output(*build, "--target", target)
         container = output("buildah", "from", name)
@@ -101,7 +92,7 @@ def test_the_images_are_small_and_serve(tmp_path: Path) -> None:
     output("buildah", "rmi", name)
 
 
-def serves(bundle: Path, root: str, name: str) -> None:
+def serves(bundle, root, name):
     image = json.loads(output("buildah", "inspect", "--type=image", name))["OCIv1"]["config"]
     output("runc", "spec", "--bundle", str(bundle))
     config = json.loads((bundle / "config.json").read_text())

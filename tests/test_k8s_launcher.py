@@ -1,15 +1,10 @@
 """Replicas in pods of the fake cluster: resized, scaled, killed, and with the API away."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from fake_cluster import FakeCluster
 from machine import needs_cgroup, needs_two_cpus, wait_until
 from pods import BUSY, launcher, needs_v1, pods
 
@@ -28,14 +23,13 @@ SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
 class Serving:
     """A worker whose replicas always have a batch, of one request that none else has."""
 
-    def __init__(self, cluster: FakeCluster) -> None:
+    def __init__(self, cluster):
         self.cluster, self.launcher = cluster, launcher(BUSY)
         self.worker = LiveWorker(BUSY, launcher=self.launcher)
         self._ids, self._again = itertools.count(), list[int]()
-        self._running = 0
-        self.answered: list[int] = []
+        self._running, self.answered = 0, []
 
-    def turn(self, *, more: bool = True) -> None:
+    def turn(self, *, more=True):
         """Start batches, and wait a moment for some to end."""
         while self.worker.idle() and (self._again or more):
             request = self._again.pop() if self._again else next(self._ids)
@@ -46,35 +40,35 @@ class Serving:
             (self.answered if ended.ok else self._again).extend(ended.batch.requests)
             self.worker.forget(ended.batch.requests if ended.ok else ())
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition, what):
         """Serve until something has come about."""
         wait_until(lambda: (self.turn(), condition())[1], what)
 
-    def resize(self, cores: int, replicas: int = 1) -> None:
+    def resize(self, cores, replicas=1):
         self.worker.resize(Allocation(cores=cores, batch=1, replicas=replicas))
 
-    def percents(self) -> list[int]:
+    def percents(self):
         """Return the cores of each pod as the kernel has them, after asking the replicas."""
         boxes = self.cluster.node.boxes.values()
         return sorted(int((b.group / "cpu.cfs_quota_us").read_text()) // 1000 for b in boxes)
 
-    def has(self, *percents: int) -> Callable[[], bool]:
+    def has(self, *percents):
         """Return whether pods have these sizes, and the replicas in them say the same."""
 
-        def same() -> bool:
+        def same():
             told = sorted(round(each.granted_cores() * 100) for each in self.worker.replicas)
             return self.percents() == told == list(percents)
 
         return same
 
-    def goes_on(self) -> None:
+    def goes_on(self):
         """Wait until further requests are answered."""
         enough = len(self.answered) + 5
         self.until(lambda: len(self.answered) >= enough, "more answers")
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Iterator[Serving]:
+def serving(tmp_path):
     with pods(tmp_path, cpu="300m", milli=900) as cluster:
         serving = Serving(cluster)
         with serving.worker:
@@ -85,7 +79,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 
 @live
 @needs_two_cpus
-def test_pods_are_resized_and_the_right_one_is_removed(serving: Serving) -> None:
+def test_pods_are_resized_and_the_right_one_is_removed(serving):
     boxes = serving.cluster.node.boxes
     (old,) = boxes
     for cores, percent in ((4, 25), (12, 75), (4, 25)):
@@ -105,9 +99,7 @@ def test_pods_are_resized_and_the_right_one_is_removed(serving: Serving) -> None
 
 @live
 @needs_two_cpus
-def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(
-    serving: Serving, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(serving, caplog):
     serving.resize(4)
     serving.until(serving.has(25), "a quarter of a core")
     (before,) = serving.cluster.store.list("pods")
@@ -133,7 +125,7 @@ def test_without_the_api_serving_goes_on_and_the_newest_wish_wins(
 
 @live
 @needs_two_cpus
-def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving: Serving) -> None:
+def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving):
     serving.resize(4, replicas=2)
     serving.until(serving.has(25, 25), "two pods")
     serving.resize(8, replicas=2)
@@ -147,7 +139,7 @@ def test_a_full_node_keeps_sizes_and_is_asked_for_no_more(serving: Serving) -> N
     serving.until(lambda: serving.launcher.resizes()[:2] == (1.0, 1.0), "the API says so, too")
 
 
-def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path: Path) -> None:
+def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path):
     with pods(tmp_path) as cluster:
         client = Api(cluster.url)
         assert client.call("GET", SCALE)["spec"] == {"replicas": 1}
@@ -164,13 +156,12 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path: Path)
         assert client.call("GET", SCALE)
 
 
-def test_where_the_api_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_api_is(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "ACCOUNT", tmp_path)
     for name in (api.URL, "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(
-        ConfigError, match=f"no pod of a Kubernetes cluster; elsewhere set {api.URL}"
-    ):
+    outside = f"no pod of a Kubernetes cluster; elsewhere set {api.URL}"
+    with pytest.raises(ConfigError, match=outside):
         server_url()
     with pytest.raises(ConfigError, match="needs k8s:"):
         KubernetesLauncher([BUSY], "a/b/c", "")

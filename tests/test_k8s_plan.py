@@ -1,16 +1,12 @@
 """What is asked of Kubernetes, from what the fleet wants and what the pods are."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 
 from sponge_env.errors import WorkerError
 from sponge_env.k8s.plan import Pod, Want, next_calls, read_pod, resize_patch
 
 
-def pod(name: str, asked: int = 250, granted: int = 250, ready: bool = True, **more: Any) -> Pod:
+def pod(name, asked=250, granted=250, ready=True, **more):
     common = {"node": "n1", "asked_milli": asked, "granted_milli": granted}
     return Pod(name, ready=ready, **common | more)
 
@@ -54,23 +50,20 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_next_calls(case: str) -> None:
+def test_next_calls(case):
     pods, wants, set_aside, scale, expected = CASES[case]
     calls = next_calls({each.name: each for each in pods}, wants, set_aside, scale)
-    assert (
-        ", ".join(f"{kind} {name} {value or ''}".strip() for kind, name, value in calls) == expected
-    )
+    told = (f"{kind} {name} {value or ''}".strip() for kind, name, value in calls)
+    assert ", ".join(told) == expected
 
 
-def test_a_pod_is_read_as_the_api_shows_it() -> None:
-    def cpu(name: str, cpu: str, **more: Any) -> dict[str, Any]:
+def test_a_pod_is_read_as_the_api_shows_it():
+    def cpu(name, cpu, **more):
         return {"name": name, "resources": {"limits": {"cpu": cpu}}} | more
 
     spec = {"nodeName": "n1", "containers": [cpu("main", "1", ports=[{"containerPort": 7700}])]}
-    conditions = [
-        {"type": "Ready", "status": "True"},
-        {"type": "PodResizePending", "status": "True", "reason": "Deferred"},
-    ]
+    conditions = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
+    conditions += [{"type": "Ready", "status": "True"}]
     running = [cpu("sidecar", "2"), cpu("main", "250m")]
     status = {"podIP": "10.0.0.7", "conditions": conditions, "containerStatuses": running}
     meta = {"name": "a", "generation": 3, "deletionTimestamp": "now"}
@@ -82,7 +75,7 @@ def test_a_pod_is_read_as_the_api_shows_it() -> None:
         read_pod(whole | {"spec": {"containers": [cpu("main", "1")]}})
 
 
-def test_a_resize_keeps_requests_at_limits() -> None:
+def test_a_resize_keeps_requests_at_limits():
     sides = {side: {"cpu": "63m"} for side in ("requests", "limits")}
     containers = [{"name": "main", "resources": sides}]
     assert resize_patch(A._replace(container="main"), 63) == {"spec": {"containers": containers}}

@@ -122,8 +122,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_then_what_it_reached(
         assert main(line.split()) == cli.INTERRUPTED
         assert "nothing is kept: the program is measured before" in capsys.readouterr().out
         least = 32
-        argv = f"{line} --steps 64 --run-dir elsewhere/one".split()
-        assert main(argv) == cli.INTERRUPTED
+        assert main(f"{line} --steps 64 --run-dir elsewhere/one".split()) == cli.INTERRUPTED
     printed = capsys.readouterr().out
     follow = f"evaluate.py --agent ppo {conditions}"
     assert f"{follow} --policy elsewhere/one/policy.safetensors\n" in printed

@@ -122,8 +122,7 @@ def test_root_makes_a_sibling_of_its_own_group(fake_v2):
     assert run_path.parent == fake_v2
     assert run_path.name.startswith(f"sponge-{os.getpid()}-")
     assert (run_path / "cgroup.subtree_control").read_text() == "+cpu"
-    assert leaf.group == leaf_path
-    assert leaf_path.parent == run_path
+    assert (leaf.group, leaf_path.parent) == (leaf_path, run_path)
     assert (own / "cgroup.procs").read_text() == ""
     run.close()
     assert not run_path.exists()
@@ -147,8 +146,7 @@ def test_version_2_writes_quota_and_period_together(fake_v2):
     limiter = CgroupLimiter(2, leaf, 20_000, cpus=1)
     for cores, quota in ((1 / 16, "1250 20000"), (1.0, "max 20000")):
         limiter.apply(cores)
-        assert (leaf / "cpu.max").read_text() == quota
-        assert limiter.granted_cores() == cores
+        assert ((leaf / "cpu.max").read_text(), limiter.granted_cores()) == (quota, cores)
     assert limiter.throttled_s() == 1.5
     limiter.attach(4711)
     assert (leaf / "cgroup.procs").read_text() == "4711"

@@ -31,8 +31,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
-    variants = ("ocr-det-v5", "ocr-det-v6")
-    launcher = LocalLauncher([LiveConfig(batch_max=2, variants=variants)])
+    launcher = LocalLauncher([LiveConfig(batch_max=2, variants=("ocr-det-v5", "ocr-det-v6"))])
     with closing(launcher), closing(launcher.launch(0, 1.0, full_speed=True)) as replica:
         assert isinstance(next_event(replica), Ready)
         images = {len(image.lines): image.pixels for image in map(draw, range(40))}
@@ -43,8 +42,7 @@ def test_a_replica_holds_variants_whose_answers_lead_to_tasks():
             assert isinstance(answer, Answer)
             assert answer.batch_id == variant
             found, nothing = replica.answers(2)
-            assert found["crop"].shape == (3, 3, 48, 320)
-            assert len(nothing) == 0
+            assert (found["crop"].shape, len(nothing)) == ((3, 3, 48, 320), 0)
             crops.append(found)
         assert not np.array_equal(*crops), "another model cuts another way"
         expected = resolve_model("ocr-det-v6")
@@ -131,11 +129,9 @@ def test_every_image_is_answered_once_though_replicas_of_both_stages_die(system)
     system.drain()
     outcomes = system.columns()["outcome"].tolist()
     assert len(outcomes) == int(system._env["sent"]) - 1 > 8, "all that were offered"
-    assert set(outcomes) == {"on_time"}
-    assert restarts == 2
+    assert (set(outcomes), restarts) == ({"on_time"}, 2)
     # One detection for each image and one recognition for each line that it found.
-    ids = system._workload.id.tolist()
-    tasks = system._arrays.requests["tasks"][0, : len(ids)]
+    tasks = system._arrays.requests["tasks"][0, : len(system._workload.id.tolist())]
     offered = len(outcomes)
     assert np.all(tasks[:offered] >= 0), "detection said so of each image"
     assert tasks[:offered].sum() > offered, "several lines in most images"

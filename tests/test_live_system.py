@@ -40,10 +40,8 @@ def check_live(scenario, seed, crashes_s=()):
     """Compare the live system with the reference, each on a worker of its own."""
     profile = scenario_profile(scenario)
     live = live_system(scenario, seed, crashes_s=crashes_s)
-    spec = make_spec(scenario, profile)
-    worker = fake_worker(scenario, profile, spec, seed, crashes_s=crashes_s)
-    reference = make_system(scenario, seed, worker=worker)
-    check_alike(live, reference, allocations(scenario, seed))
+    worker = fake_worker(scenario, profile, make_spec(scenario, profile), seed, crashes_s=crashes_s)
+    check_alike(live, make_system(scenario, seed, worker=worker), allocations(scenario, seed))
     return live
 
 
@@ -122,8 +120,7 @@ def test_a_learner_takes_its_time_between_two_steps():
     system.drain()
     assert worker.diary[4:] == ["release"]
     system.close()
-    assert worker.diary[5:] == ["close"]
-    assert system.limiter == "fake"
+    assert (worker.diary[5:], system.limiter) == (["close"], "fake")
 
 
 def test_batches_name_their_requests_in_the_order_in_which_they_are_served():
@@ -180,8 +177,7 @@ FORK = pipeline(
     stage("c", "video-classifier", after=("a",), initial=HELD),
     stage("d", "sentiment-text", after=("b", "c"), initial=HELD),
 )
-ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))
-"""Cores and batch sizes to go through."""
+ASKED = ((2, 2), (4, 1), (1, 4), (3, 3))  # cores and batch sizes to go through
 
 
 def live_stages(scenario, seed, **more):
@@ -237,8 +233,7 @@ def test_the_first_stage_s_answers_say_how_many_tasks_there_are():
 def test_no_request_is_lost_when_replicas_of_any_stage_die(seed):
     rng = np.random.default_rng(seed)
     times_s = np.sort(rng.uniform(0, CHAIN.duration_s, 12)).tolist()
-    crashes = [(time_s, int(rng.integers(3))) for time_s in times_s]
-    live = live_stages(CHAIN, seed, crashes=crashes)
+    live = live_stages(CHAIN, seed, crashes=[(time_s, int(rng.integers(3))) for time_s in times_s])
     restarts = 0
     for asked in stage_allocations(CHAIN):
         restarts += live.step(asked).restarts

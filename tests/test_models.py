@@ -23,8 +23,7 @@ from sponge_env.models.model import Model, OnnxModel, TensorSpec, onnx_session
 from sponge_env.models.registry import inspect_onnx, resolve_model, resolve_variants
 from sponge_env.utils.installation import typing
 
-MILITARY_UNIFORM = 652
-"""ImageNet class of what the photograph shows."""
+MILITARY_UNIFORM = 652  # ImageNet class of what the photograph shows
 
 
 IMAGES = ("batch", 3, 8, 8)
@@ -85,8 +84,7 @@ def test_the_weights_are_real():
     resizing = model.taking(larger)
     assert (resizing.inputs, resizing.outputs) == (larger, model.outputs)
     for each in (model, resizing):
-        logits = each.run(each.load(1), each.samples())
-        assert set(np.argmax(logits, axis=1)) == {MILITARY_UNIFORM}
+        assert set(np.argmax(each.run(each.load(1), each.samples()), axis=1)) == {MILITARY_UNIFORM}
 
 
 def test_a_model_is_exported_once_and_whole(tmp_path, monkeypatch):
@@ -125,8 +123,7 @@ def test_a_model_is_exported_once_and_whole(tmp_path, monkeypatch):
 )
 def test_any_onnx_file_will_do(tmp_path, shape, dtype, name):
     whole = ("batch", *shape)
-    path = write_model(tmp_path / "own.onnx", (whole,), whole, dtype, "Cast")
-    model = resolve_model(str(path))
+    model = resolve_model(str(write_model(tmp_path / "own.onnx", (whole,), whole, dtype, "Cast")))
     assert model.inputs == TensorSpec(shape, name)
     assert model.outputs == TensorSpec(shape, "float32")
     shown = model.samples()
@@ -145,8 +142,7 @@ def test_a_replica_is_ready_only_for_threads_that_are_asked_for(tmp_path, monkey
         return onnx_session(path, 1)
 
     monkeypatch.setattr(model_module, "onnx_session", make)
-    model = resolve_model(str(write_model(tmp_path / "own.onnx")))
-    with served([model]) as (server, tensors):
+    with served([resolve_model(str(write_model(tmp_path / "own.onnx")))]) as (server, tensors):
         tensors.inputs[:2] = np.arange(192).reshape(3, 8, 8)
         for threads in (3, 1, 3, 1):
             server.run(2, threads)

@@ -42,8 +42,7 @@ def test_no_shipped_scenario_is_warned_of(path):
     scenario = elsewhere(load_scenario(path))
     # Those for this machine's worker are for a profile like lite0; the paper's rates are absolute.
     local, absolute = scenario.profile == "local", scenario.arrivals.rate_rps is not None
-    names = ("lite0",) if local else ("yolov5s",) if absolute else PROFILES
-    for name in names:
+    for name in ("lite0",) if local else ("yolov5s",) if absolute else PROFILES:
         assert not list(warnings(replace(scenario, profile=name), load_profile(name)))
 
 

@@ -1,7 +1,5 @@
 """One of each, added to a copy of the project as the documentation says, arrives everywhere."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -9,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import arrived
 import pytest
@@ -21,16 +18,13 @@ from sponge_env.scenario.scenario import load_scenario
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("sponge_env", "agents", "baselines", "benchmarks", "traces")
 
-Insertions = dict[str, list[tuple[str, str]]]
-"""By file: what stands there, and what stands there afterwards."""
 
-
-def after(anchor: str, added: str) -> tuple[str, str]:
-    """Insert lines after some that are there."""
+def after(anchor, added):
+    """Return what stands in a file, and what stands there afterwards."""
     return anchor, anchor + added
 
 
-INTERVAL_METRIC: Insertions = {
+INTERVAL_METRIC = {
     "sponge_env/metrics.py": [
         after(
             '    replicas_ready: int = metric("resources", '
@@ -47,7 +41,7 @@ INTERVAL_METRIC: Insertions = {
     ],
 }
 
-EPISODE_METRIC: Insertions = {
+EPISODE_METRIC = {
     "sponge_env/metrics.py": [
         after(
             '    reward: float = metric("controller", "Sum of the rewards.", "more")\n',
@@ -66,7 +60,7 @@ EPISODE_METRIC: Insertions = {
     ],
 }
 
-OBSERVATION_FIELD: Insertions = {
+OBSERVATION_FIELD = {
     "sponge_env/core/fields.py": [
         after(
             "VERTICAL_FIELDS = ",
@@ -83,6 +77,7 @@ OBSERVATION_FIELD: Insertions = {
     ],
 }
 
+# Two cores are too few for it, so that a queue grows until no answer can be in time.
 SCENARIO = """
 slo_s = 1.0
 duration_s = 5.0
@@ -91,21 +86,19 @@ arrivals = {load = 0.9}
 network = {trace = "none", base_delay_s = 0.1}
 serving = {drop = "none", drop_early_s = 0.3}
 """
-"""Two cores are too few for it, so that a queue grows until no answer can be in time."""
 
 
-def drop_rule() -> Insertions:
+def drop_rule():
     """Read the patch that the documentation shows."""
     page = (ROOT / "docs" / "architecture.md").read_text()
     (patch,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
-    insertions: Insertions = {}
+    insertions = {}
     for file, lines in re.findall(
         r"--- a/(\S+)\n\+\+\+ b/\1\n.*\n((?:[ +-].*\n)+?)(?=---|\Z)", patch
     ):
         shown = lines.splitlines(keepends=True)
         old = "".join(line[1:] for line in shown if line[0] in " -")
-        new = "".join(line[1:] for line in shown if line[0] in " +")
-        insertions[file] = [(old, new)]
+        insertions[file] = [(old, "".join(line[1:] for line in shown if line[0] in " +"))]
     return insertions
 
 
@@ -117,7 +110,7 @@ ADDITIONS = {
 }
 
 
-def insert(folder: Path, insertions: Insertions) -> None:
+def insert(folder, insertions):
     """Change files; what is to stand before must be there once."""
     for file, changes in insertions.items():
         text = (folder / file).read_text()
@@ -128,12 +121,11 @@ def insert(folder: Path, insertions: Insertions) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(tmp_path_factory):
     """Return what one process finds in a copy of the sources with everything added."""
     copy = tmp_path_factory.mktemp("copy")
     for source in SOURCES:
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / source, copy / source, ignore=ignore)
+        shutil.copytree(ROOT / source, copy / source, ignore=shutil.ignore_patterns("__pycache__"))
     for insertions in ADDITIONS.values():
         assert 1 <= len(insertions) <= 2, "no addition touches more than two files"
         insert(copy, insertions)
@@ -144,13 +136,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         [*command, str(copy / "out")], cwd=copy, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout)
+    seen = json.loads(done.stdout)
     assert seen["interpreted"]
     assert Path(seen["package"]).is_relative_to(copy)
     return seen
 
 
-def test_an_interval_metric_arrives_wherever_metrics_are(found: dict[str, Any]) -> None:
+def test_an_interval_metric_arrives_wherever_metrics_are(found):
     for where in ("system", "environments", "command"):
         intervals = found[where]["intervals"]
         assert len(intervals) == 5
@@ -161,7 +153,7 @@ def test_an_interval_metric_arrives_wherever_metrics_are(found: dict[str, Any]) 
     assert "Requests answered, in time or late." in found["metrics"]["IntervalMetrics"]
 
 
-def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) -> None:
+def test_an_episode_metric_arrives_in_results_and_tables(found):
     command = found["command"]
     (episode,) = command["results"]["episodes"]
     assert episode["most_queued"] == max(i["queued"] for i in command["intervals"])
@@ -170,14 +162,14 @@ def test_an_episode_metric_arrives_in_results_and_tables(found: dict[str, Any]) 
     assert "`most_queued`" in found["metrics"]["EpisodeMetrics"]
 
 
-def test_a_scenario_key_acts_in_every_system(found: dict[str, Any]) -> None:
+def test_a_scenario_key_acts_in_every_system(found):
     """The scenario's file has it, or nothing would have run."""
     assert not any(i["dropped"] for i in found["without_key"]["intervals"])
     for where in ("system", "environments", "command"):
         assert sum(i["dropped"] for i in found[where]["intervals"]) > 0
 
 
-def test_an_observation_field_arrives_in_every_environment(found: dict[str, Any]) -> None:
+def test_an_observation_field_arrives_in_every_environment(found):
     environments = found["environments"]
     assert found["fields"] == ["violations", *FIELDS]
     assert "requests that missed their deadline in it" in found["observation_table"]
@@ -187,7 +179,7 @@ def test_an_observation_field_arrives_in_every_environment(found: dict[str, Any]
     assert found["system"]["seen"] == environments["seen"][:-1], "a view shows it, too"
 
 
-def test_everything_else_is_computed_as_before(found: dict[str, Any], tmp_path: Path) -> None:
+def test_everything_else_is_computed_as_before(found, tmp_path):
     """A shipped policy decides as before, too, though its inputs have moved."""
     file = tmp_path / "hard.toml"
     file.write_text(SCENARIO.replace(", drop_early_s = 0.3", ""))

@@ -14,25 +14,17 @@ from sponge_env.latency import LatencyModel
 from sponge_env.oracle import bound
 from sponge_env.run.read import load_results
 from sponge_env.run.suite import cells, load_suite
-from sponge_env.scenario.config import (
-    Arrivals,
-    Initial,
-    Limits,
-    Network,
-    RequestClass,
-    Serving,
-    Simulation,
-)
+from sponge_env.scenario import config
+from sponge_env.scenario.config import Arrivals, Initial, Limits, Network, RequestClass, Serving
 from sponge_env.scenario.profile import load_profile, save_profile
 
-TINY = Scenario(
+TINY = Scenario(  # few enough intervals and cores to try all schedules
     name="tiny",
     duration_s=3.0,
     limits=Limits(cores=3, batch=3, replicas=2),
     arrivals=Arrivals(kind="poisson", rate_rps=9.0),
     network=Network(payload_bytes=500_000.0),
 )
-"""Few enough intervals and cores to try all schedules."""
 
 CLASSES = RequestClass(1.0, 0.6, 50_000.0), RequestClass(1.0, 1.5, 600_000.0)
 CLASSED = replace(TINY, slo_s=0.6, classes=CLASSES)
@@ -48,10 +40,8 @@ KINDS = {
 }
 
 
-FEW = replace(
-    TINY, limits=Limits(cores=2, batch=2, replicas=2), simulation=Simulation(cold_start_s=1.0)
-)
-"""Few enough of everything to try all schedules with replicas, too."""
+# Few enough of everything to try all schedules with replicas, too.
+FEW = replace(TINY, limits=Limits(2, 2, 2), simulation=config.Simulation(cold_start_s=1.0))
 UNMEETABLE = replace(FEW, serving=Serving(drop="unmeetable"))
 ALL_AT_ONCE = Limits(cores=3, batch=1, replicas=3)
 
@@ -122,8 +112,7 @@ def test_the_schedule_attains_what_it_claims(name, profile, start, joint, drop):
     run = replay(scenario, scenario_profile(scenario), 3, found.schedule)
     most = max(allocation.total_cores for allocation in found.schedule)
     assert most <= scenario.limits.machine_cores
-    assert run.offered == found.offered
-    assert run.violations == found.violations_upper
+    assert (run.offered, run.violations) == (found.offered, found.violations_upper)
     assert run.core_seconds == pytest.approx(found.core_seconds_upper, abs=1e-6)
     assert found.violations_lower <= found.violations_upper
     assert found.core_seconds_lower <= found.core_seconds_upper + 1e-6
@@ -137,15 +126,11 @@ def test_a_replica_that_drains_while_it_serves_is_not_cheaper_than_the_bound(tmp
     # The last one is answered after the end, when nothing counts any more.
     (tmp_path / "six.csv").write_text("arrival_s\n" + "0.0\n" * 5 + "1.999\n")
     scenario = replace(
-        TINY,
-        profile=str(tmp_path / "slow.json"),
-        duration_s=2.0,
-        slo_s=1.99,
-        limits=Limits(cores=1, batch=1, replicas=2, total_cores=2),
-        initial=Initial(replicas=2),
+        TINY, profile=str(tmp_path / "slow.json"), duration_s=2.0, slo_s=1.99,
+        limits=Limits(cores=1, batch=1, replicas=2, total_cores=2), initial=Initial(replicas=2),
         arrivals=Arrivals(kind="trace", file=str(tmp_path / "six.csv")),
         network=Network(trace="none", base_delay_s=0.0),
-    )
+    )  # fmt: skip
     drained = replay(scenario, profile, 0, (Allocation(1, 1, 2), Allocation(1, 1, 1)))
     assert drained.violations == 0
     assert drained.core_seconds < 4.0, "the second replica has gone before the end"
@@ -163,7 +148,7 @@ def test_nothing_to_do_costs_a_core():
 
 
 def test_what_has_no_bound_is_refused():
-    late = replace(TINY, simulation=Simulation(actuation_delay_s=0.1))
+    late = replace(TINY, simulation=config.Simulation(actuation_delay_s=0.1))
     classes = tuple(RequestClass(1.0, 1.0 + k, 1000.0) for k in range(5))
     mixed = replace(TINY, slo_s=1.0, classes=classes)
     staged = replace(TINY, stages=TINY.pipeline)

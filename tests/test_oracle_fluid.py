@@ -11,26 +11,15 @@ def episode(arrived, due, *, start=0, replicas=1, replicas_max=1, last_batch=0.0
     intervals, cores = len(arrived), [2] * replicas_max
     ends = np.array(arrived, dtype=np.float64)[:, None]
     return fluid.Fluid(
-        arrived=ends,
-        due=np.array(due, dtype=np.float64)[:, None],
-        startable=np.stack([ends, ends], axis=2),
-        hopeless=np.zeros((intervals, 1, 2)),
-        served=np.array([2.0, 3.0]),
-        ahead=np.zeros(3),
-        ahead_awake=np.zeros(3),
-        refill=np.zeros(3),
-        cores=np.array(cores),
-        mixed=np.full((replicas_max, replicas_max - 1, 4), fluid.NOWHERE),
-        last_batch=np.array([last_batch]),
-        cores_count=np.ones(intervals, np.int64),
-        start=np.full(intervals, start),
-        ready_from=1,
-        replicas=replicas,
-        replicas_max=replicas_max,
-        answerable=int(arrived[-1]),
-        violation=0.0,
+        arrived=ends, due=np.array(due, dtype=np.float64)[:, None],
+        startable=np.stack([ends, ends], axis=2), hopeless=np.zeros((intervals, 1, 2)),
+        served=np.array([2.0, 3.0]), ahead=np.zeros(3), ahead_awake=np.zeros(3), refill=np.zeros(3),
+        cores=np.array(cores), mixed=np.full((replicas_max, replicas_max - 1, 4), fluid.NOWHERE),
+        last_batch=np.array([last_batch]), cores_count=np.ones(intervals, np.int64),
+        start=np.full(intervals, start), ready_from=1, replicas=replicas, replicas_max=replicas_max,
+        answerable=int(arrived[-1]), violation=0.0,
         **fluid.working_space(intervals, replicas_max, 2),
-    )
+    )  # fmt: skip
 
 
 def solve(f, violation=10.0):
@@ -66,16 +55,14 @@ def test_a_cheap_violation_is_better_than_a_core():
 
 
 def test_eight_replicas_serve_on_one_core_each_until_a_ninth_has_gone():
-    cores = 16 // np.arange(1, 17)
-    served = fluid.mixed(cores, np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
+    served = fluid.mixed(16 // np.arange(1, 17), np.arange(1.0, 17.0), np.zeros(16), 16, 0)[7, 0]
     assert (served[:8] == fluid.NOWHERE).all()
     assert served[9:].tolist() == [10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
 
 
 def test_replicas_have_no_more_cores_than_fit_on_the_machine():
     f = episode([6.0], [6.0], **TWO)
-    assert solve(f) == (4, [2])
-    assert solve(f._replace(cores=np.array([2, 1]))) == (2 + 20, [2])
+    assert (solve(f), solve(f._replace(cores=np.array([2, 1])))) == ((4, [2]), (2 + 20, [2]))
 
 
 def test_nothing_is_served_before_it_arrives_within_an_interval():

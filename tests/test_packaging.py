@@ -1,7 +1,5 @@
 """What is told about the distribution, and what its parts need. ``make package`` uses a wheel."""
 
-from __future__ import annotations
-
 import ast
 import importlib.metadata
 import importlib.util
@@ -23,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def name_of(requirement: str) -> str:
+def name_of(requirement):
     return re.split(r"[\[<>=!~]", requirement)[0].lower().replace("_", "-")
 
 
@@ -32,12 +30,12 @@ def installed():
     return importlib.metadata.packages_distributions()
 
 
-def distributions(module: str) -> set[str]:
+def distributions(module):
     found = installed().get(module.partition(".")[0], [])
     return {name.lower().replace("_", "-") for name in found}
 
 
-def imported_modules() -> dict[str, str]:
+def imported_modules():
     """Return the foreign top-level modules that the packages import, each with a file."""
     ours = {"sponge_env", "agents", "baselines", *sys.stdlib_module_names}
     found = {}

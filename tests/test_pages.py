@@ -1,7 +1,5 @@
 """The site is built without a warning, and the notebook runs."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -15,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TOUR = ROOT / "examples" / "tour.ipynb"
 
 
-def test_the_site_has_every_page_and_no_dead_link(tmp_path: Path) -> None:
+def test_the_site_has_every_page_and_no_dead_link(tmp_path):
     subprocess.run([sys.executable, "-m", "benchmarks.pages", tmp_path], cwd=ROOT, check=True)
     shown = (tmp_path / "site" / "index.html").read_text()
     for page in (ROOT / "docs").glob("*.md"):
@@ -26,9 +24,7 @@ def test_the_site_has_every_page_and_no_dead_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # those of Jupyter are Jupyter's
-def test_the_tour_runs_and_ships_with_what_it_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tour_runs_and_ships_with_what_it_prints(tmp_path, monkeypatch):
     notebook = nbformat.read(TOUR, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) == 5

@@ -45,8 +45,7 @@ def evaluated(rate, cores=3.0):
 
 
 def demonstrated(policy=None):
-    made = dataclasses.replace(plan(Path()), steps=1)
-    return programs.demonstrations(made, CONFIG, 0, policy)
+    return programs.demonstrations(dataclasses.replace(plan(Path()), steps=1), CONFIG, 0, policy)
 
 
 def test_the_policy_file_decides_like_the_trained_networks():
@@ -230,8 +229,7 @@ def test_a_training_goes_through_all_phases_and_can_be_followed(trained):
     assert "evaluation/cost" in shown
     assert "evaluation/score" not in shown, "of which more is better elsewhere"
     assert json.loads((trained / "judged.json").read_text()).keys() == {"policy", "program"}
-    controller = PolicyController("ppo-joint", str(trained))
-    assert episode_of(SCENARIO, controller).summary.offered
+    assert episode_of(SCENARIO, PolicyController("ppo-joint", str(trained))).summary.offered
 
 
 def test_an_interrupted_training_goes_on_in_its_phase(tmp_path):
@@ -314,21 +312,16 @@ def test_bad_options_are_refused(options, sentence):
 def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, tmp_path):
     longer, folder = dataclasses.replace(scenario, duration_s=20.0), tmp_path / "run"
     made = plan(folder, agent=agent, scenarios=(longer,), randomised=True, envs=16, seed=1)
-    config = dataclasses.replace(CONFIG, demonstrations=2, imitations=1)
-    policy = load_policy(train(made, config))
-    assert policy.info.actions == actions
-    assert policy.info.inputs == made.info.inputs
+    policy = load_policy(train(made, dataclasses.replace(CONFIG, demonstrations=2, imitations=1)))
+    assert (policy.info.actions, policy.info.inputs) == (actions, made.info.inputs)
     assert len(set(made.info.inputs)) == len(made.info.inputs)
     _, most_s = policy.input_range[:, made.info.inputs.index("resize_delay")]
     assert most_s > 0, "it knows other deployments"
     result = played_policy(policy, [longer], 1)
-    controller = PolicyController(agent, str(folder), guard=False)
-    played = episode_of(longer, controller, SEED_LIMIT)
+    played = episode_of(longer, PolicyController(agent, str(folder), guard=False), SEED_LIMIT)
     one = played.summary
-    first = np.zeros(longer.intervals, np.int64)
-    lost = AccuracyCost([longer]).of(played.columns, first).sum()
-    spent = one.mean_cores + lost / one.duration_s
-    assert result.cores[0] == pytest.approx(spent)
+    lost = AccuracyCost([longer]).of(played.columns, np.zeros(longer.intervals, np.int64)).sum()
+    assert result.cores[0] == pytest.approx(one.mean_cores + lost / one.duration_s)
     assert result.violation_rate[0] == pytest.approx(one.avoidable_violation_rate)
     if agent == "ppo" and not scenario.stages:
         assert policy.info.every == 0
@@ -337,8 +330,7 @@ def test_every_kind_of_system_is_learned_and_followed(agent, scenario, actions, 
 
 def test_the_same_seed_trains_the_same_policy(trained, tmp_path):
     again = train(plan(tmp_path / "same"), CONFIG)
-    differs = train(plan(tmp_path / "other", seed=1), CONFIG)
-    files = (trained / POLICY_FILE, again, differs)
+    files = (trained / POLICY_FILE, again, train(plan(tmp_path / "other", seed=1), CONFIG))
     first, same, other_seed = (load_policy(file).layers for file in files)
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(first, same, strict=True))
     assert not np.array_equal(first[1][0], other_seed[1][0])

@@ -35,15 +35,10 @@ def stage(name, *profiles, **more):
 def pipeline(*stages, **more):
     """Make a short scenario without any scatter."""
     settings = {
-        "name": "pipeline",
-        "slo_s": 0.6,
-        "duration_s": 8.0,
-        "stages": stages,
-        "limits": config.Limits(total_cores=64),
-        "arrivals": config.Arrivals(rate_rps=12.0),
-        "network": config.Network(base_delay_s=0.02),
-        "simulation": config.Simulation(noise=0.0),
-    }
+        "name": "pipeline", "slo_s": 0.6, "duration_s": 8.0, "stages": stages,
+        "limits": config.Limits(total_cores=64), "arrivals": config.Arrivals(rate_rps=12.0),
+        "network": config.Network(base_delay_s=0.02), "simulation": config.Simulation(noise=0.0),
+    }  # fmt: skip
     return Scenario(**settings | more)
 
 
@@ -91,9 +86,8 @@ def compare(scenario, plan, seed):
             assert measured["answered"] == sum(model.done_by[k])
             shares = [v for name, v in measured.items() if name.startswith("share/")]
             if shares and measured["answered"]:
-                np.testing.assert_allclose(
-                    shares, np.array(model.done_by[k]) / measured["answered"]
-                )
+                done = np.array(model.done_by[k])
+                np.testing.assert_allclose(shares, done / measured["answered"])
         model.core_s, model.switches = 0.0, [0] * len(scenario.stages)
         model.done_by = [[0] * len(stage.variants) for stage in scenario.stages]
         assert [view.queued_deadlines_s.size for view in system.view().stages] == [
@@ -105,9 +99,7 @@ def compare(scenario, plan, seed):
     final = ~np.isin(columns["outcome"], ("queued", "running"))
     np.testing.assert_array_equal(np.flatnonzero(final), rows)
     assert columns["outcome"][rows].tolist() == [ticket.outcome for ticket in ended]
-    accuracies = [
-        math.nan if ticket.outcome == "dropped" else model.accuracy(ticket) for ticket in ended
-    ]
+    accuracies = [math.nan if t.outcome == "dropped" else model.accuracy(t) for t in ended]
     finished_s = [ticket.finished_s for ticket in ended]
     np.testing.assert_allclose(columns["accuracy"][rows], accuracies, rtol=1e-9)
     np.testing.assert_allclose(columns["finished_s"][rows], finished_s, rtol=1e-9)
@@ -282,8 +274,7 @@ def test_stages_share_the_machine():
     held = system._arrays.stages[0]
     for cores in ((2, 4), (4, 2), (3, 3), (1, 1), (4, 2)):
         metrics = system.step(Allocation(stages=tuple(StageAllocation(each, 1) for each in cores)))
-        assert tuple(held["cores"]) == cores
-        assert metrics.cores == pytest.approx(sum(cores))
+        assert (tuple(held["cores"]), metrics.cores) == (cores, pytest.approx(sum(cores)))
     with pytest.raises(ConfigError, match="more than the 6 cores of the machine"):
         system.step(Allocation(stages=(StageAllocation(4, 1), StageAllocation(3, 1))))
     # A replica that has to finish its batch keeps its cores until then.

@@ -52,7 +52,7 @@ POLICY = drawn_policy()
 FIRST, HIDDEN, LAST = POLICY.layers
 NO_NUMBER = LAST[0].copy()
 NO_NUMBER[0, 0] = np.nan
-DAMAGES = {
+DAMAGES = {  # what is done to a file, or what changes of the policy in it
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-300]),
     "text": lambda path: path.write_text("not a policy"),
     "other arrays": lambda path: save_file({"weights": np.zeros(3)}, path),
@@ -62,7 +62,6 @@ DAMAGES = {
     "actions": {"info": dataclasses.replace(STEPWISE, actions=(8, *CHOICES.actions[1:]))},
     "batches": {"info": dataclasses.replace(STEPWISE, batches=(1, 2))},
 }
-"""What is done to a file, or what changes of the policy in it."""
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

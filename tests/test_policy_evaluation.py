@@ -47,8 +47,7 @@ def test_a_controller_decides_like_the_evaluator(tmp_path, beyond):
     policy = drawn_policy(seed=0)
     save_policy(policy, tmp_path / POLICY_FILE)
     # Some requests are hopeless, and many are still in the queue at the end.
-    network = Network(trace="4g", payload_bytes=1.5e6)
-    full = short(arrivals=Arrivals(rate_rps=60.0), network=network)
+    full = short(arrivals=Arrivals(rate_rps=60.0), network=Network(trace="4g", payload_bytes=1.5e6))
     scenario = full if beyond else SCENARIO
     result = evaluated(policy, [scenario], 1)
     controller = PolicyController("ppo-joint", str(tmp_path), guard=False)

@@ -60,8 +60,7 @@ def test_runs_are_written_in_the_published_format(docs, tmp_path):
     steps, slow = ("steps-0.4", "lite0", "warm"), ("slow", "lite0", "warm")
     both = [("swing-8-60s-0.4", "yolov5s", "warm"), steps]
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
-    groups = {"swing-8-60s-0.4": "peak 0.4", "steps-0.4": "peak 0.1"}
-    shown = {"reference": "fa2", "groups": groups}
+    shown = {"reference": "fa2", "groups": {"swing-8-60s-0.4": "peak 0.4", "steps-0.4": "peak 0.1"}}
     standard = write_suite(tmp_path / "standard", AGENTS, both, bounds=bounds, arrangement=shown)
     stages = write_suite(tmp_path / "stages", AGENTS, [COLD])
     shown = {"groups": {"steps-0.4": "delay 0", "slow": "delay 2"}, "reference": "sponge-ip"}
@@ -90,9 +89,7 @@ def test_runs_are_written_in_the_published_format(docs, tmp_path):
     assert "| fa2 | 1/1 · 0.50 | 1/1 · 0.50 |" in page
 
 
-def test_the_leaderboard_has_the_entries_and_the_suites_agents_best_first(
-    docs, monkeypatch, capsys
-):
+def test_the_leaderboard_has_entries_and_the_suites_agents_best_first(docs, monkeypatch, capsys):
     (docs / "leaderboard.md").write_text("a\n<!-- entries:begin -->\n<!-- entries:end -->\nb\n")
     assert main(["--docs", str(docs)]) == 0
     board = block(docs / "leaderboard.md", "entries")

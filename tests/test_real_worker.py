@@ -3,8 +3,6 @@
 What it shares with the simulated worker is in ``test_worker_contract.py``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import gc
@@ -13,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import busy_model
@@ -23,7 +20,7 @@ from machine import PATIENCE_S, needs_cgroup, needs_two_cpus, wait_until
 from test_models import write_model
 
 from sponge_env.errors import ConfigError, WorkerError
-from sponge_env.interfaces import Allocation, Batch, Completion
+from sponge_env.interfaces import Allocation, Batch
 from sponge_env.live import cgroups
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.limits import process_cpu_s
@@ -37,53 +34,48 @@ FULL = Allocation(cores=16, batch=16)
 FAST = busy_model.config(initial=FULL)
 
 
-def batch(size: int) -> Batch:
+def batch(size):
     return Batch(1, tuple(range(size)))
 
 
-def next_completion(worker: LiveWorker) -> Completion:
+def run(worker, size):
+    """Run a batch and return how it ended."""
+    worker.start(batch(size))
     end_s = worker.now() + PATIENCE_S
     while not (done := worker.wait(end_s)):
         assert worker.now() < end_s, "no batch ended"
     return done[0]
 
 
-def run(worker: LiveWorker, size: int) -> Completion:
-    worker.start(batch(size))
-    return next_completion(worker)
-
-
-def cpu_group(pid: int) -> Path:
+def cpu_group(pid):
     """Return the version 1 CPU group a process is in, as the kernel tells it."""
-    hierarchy = cgroups.find_hierarchy()
-    assert hierarchy is not None
     lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     path = next(p for _, names, p in (x.split(":", 2) for x in lines) if "cpu" in names.split(","))
-    return hierarchy.mount / path.lstrip("/")
+    return cgroups.find_hierarchy().mount / path.lstrip("/")
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[LiveWorker]:
+def shared():
     with LiveWorker(FAST) as shared:
         yield shared
 
 
 @pytest.fixture
-def worker(shared: LiveWorker) -> LiveWorker:
+def worker(shared):
     """Return a worker that other tests use as well, at full speed."""
     shared.resize(FULL)
     return shared
 
 
 @pytest.fixture
-def own_worker() -> Iterator[LiveWorker]:
+def own_worker():
     with LiveWorker(FAST) as own:
         yield own
 
 
 @pytest.mark.cgroup
 @needs_cgroup
-def test_the_group_shows_the_quota_after_each_resize(worker: LiveWorker) -> None:
+def test_the_group_shows_the_quota_after_each_resize(worker):
     if worker.limiter != "cgroup-v1":
         pytest.skip("reads the files of version 1")
     group = cpu_group(worker.replicas[0].pid)
@@ -94,7 +86,7 @@ def test_the_group_shows_the_quota_after_each_resize(worker: LiveWorker) -> None
         assert worker.status().effective_cores == pytest.approx(cores)
 
 
-def granted_share(worker: LiveWorker, cores: int) -> float:
+def granted_share(worker, cores):
     """Measure CPU time per wall time of work without a pause."""
     worker.resize(Allocation(cores, 16))
     run(worker, 1)
@@ -110,7 +102,7 @@ def granted_share(worker: LiveWorker, cores: int) -> float:
     ("limiter", "tolerance"),
     [pytest.param("cgroup", 0.1, marks=[pytest.mark.cgroup, needs_cgroup]), ("duty-cycle", 0.5)],
 )
-def test_the_limiter_grants_the_share_and_no_more(limiter: str, tolerance: float) -> None:
+def test_the_limiter_grants_the_share_and_no_more(limiter, tolerance):
     with LiveWorker(busy_model.config(initial=FULL, limiter=limiter)) as worker:
         assert worker.limiter.startswith(limiter)
         shares = []
@@ -124,22 +116,21 @@ def test_the_limiter_grants_the_share_and_no_more(limiter: str, tolerance: float
 
 
 @needs_two_cpus
-def test_threads_follow_the_cores() -> None:
+def test_threads_follow_the_cores():
     limits = {"batch_max": 2, "cores_max": 2, "core_unit": 1.0, "limiter": "none"}
-    config = busy_model.config(**limits, initial=Allocation(2, 2))
-    with LiveWorker(config) as worker:
+    with LiveWorker(busy_model.config(**limits, initial=Allocation(2, 2))) as worker:
         for cores in (2, 1):
             worker.resize(Allocation(cores, 2))
             assert worker.replicas[0].threads == cores
             assert run(worker, 2).ok
 
 
-def test_more_cores_than_there_are_cpus_are_refused() -> None:
+def test_more_cores_than_there_are_cpus_are_refused():
     with pytest.raises(ConfigError, match="4096 cores, more than the"):
         LiveWorker(LiveConfig(cores_max=4096, core_unit=1.0))
 
 
-def test_a_hung_batch_is_given_up() -> None:
+def test_a_hung_batch_is_given_up():
     with LiveWorker(busy_model.config(initial=FULL, batch_timeout_s=0.5)) as worker:
         os.kill(worker.replicas[0].pid, signal.SIGSTOP)
         assert not run(worker, 1).ok
@@ -149,9 +140,7 @@ def test_a_hung_batch_is_given_up() -> None:
         assert run(worker, 1).ok
 
 
-def test_a_model_that_cannot_run_ends_with_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_run_ends_with_its_last_words(tmp_path, monkeypatch):
     path = write_model(tmp_path / "bad.onnx", op="NoSuchOp")
     with pytest.raises(ConfigError, match="NoSuchOp"):
         inspect_onnx(path)
@@ -165,11 +154,10 @@ def test_a_model_that_cannot_run_ends_with_its_last_words(
 
 @pytest.mark.cgroup
 @needs_cgroup
-def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWorker) -> None:
+def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker):
     if own_worker.limiter != "cgroup-v1":
         pytest.skip("moves a process between groups of version 1")
     pid = own_worker.replicas[0].pid
-    assert pid is not None
     group = cpu_group(pid)
     (group.parent.parent / "cgroup.procs").write_text(str(pid))
     group.rmdir()
@@ -180,10 +168,8 @@ def test_a_group_that_somebody_removed_ends_with_a_sentence(own_worker: LiveWork
         own_worker.resize(Allocation(cores=2, batch=1))
 
 
-def test_without_processes_for_another_replica_the_others_go_on(
-    own_worker: LiveWorker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def test_without_processes_for_another_replica_the_others_go_on(own_worker, caplog, monkeypatch):
+    def refuse(*_, **__):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     files, groups = open_files(), groups_of(os.getpid())
@@ -197,13 +183,13 @@ def test_without_processes_for_another_replica_the_others_go_on(
         LiveWorker(FAST)
 
 
-def open_files() -> set[str]:
+def open_files():
     gc.collect()
     return set(os.listdir("/proc/self/fd"))
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed: bool) -> None:
+def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed):
     files, affinity, groups = open_files(), os.sched_getaffinity(0), groups_of(os.getpid())
     worker = LiveWorker(busy_model.config(initial=Allocation(8, 1, replicas=2)))
     pids = [replica.pid for replica in worker.replicas]
@@ -218,11 +204,10 @@ def test_nothing_is_left_behind_whether_it_is_closed_or_dropped(closed: bool) ->
     del worker
     assert open_files() == files
     assert not [pid for pid in pids if pid and start_ticks(pid)]
-    assert groups_of(os.getpid()) == groups
-    assert os.sched_getaffinity(0) == affinity
+    assert (groups_of(os.getpid()), os.sched_getaffinity(0)) == (groups, affinity)
 
 
-HARNESS = """
+HARNESS = """# In the middle of a slow batch and of a cold start.
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from sponge_env.live import cpus
@@ -234,27 +219,21 @@ from sponge_env.live.worker import LiveWorker
 with LiveWorker(busy_model.config(initial=Allocation(16, 16), limiter=sys.argv[1])) as worker:
     worker.start(Batch(1, tuple(range(16))))
     worker.resize(Allocation(1, 16, replicas=2))
-    facts = {
-        "pids": [replica.pid for replica in worker.replicas],
-        "limiter": worker.limiter,
-    }
-    print(json.dumps(facts), flush=True)
+    pids = [replica.pid for replica in worker.replicas]
+    print(json.dumps({"pids": pids, "limiter": worker.limiter}), flush=True)
     while True:
         worker.wait(worker.now() + 60.0)
 """
-"""A harness in the middle of a slow batch and of a cold start."""
 
 
 @pytest.mark.parametrize(
     ("limiter", "end"),
     [("auto", signal.SIGKILL), ("duty-cycle", signal.SIGKILL), ("auto", signal.SIGTERM)],
 )
-def test_nothing_outlives_the_harness(limiter: str, end: signal.Signals, tmp_path: Path) -> None:
+def test_nothing_outlives_the_harness(limiter, end, tmp_path):
     command = [sys.executable, "-c", HARNESS, limiter, str(Path(__file__).parent), str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as harness:
-        assert harness.stdout is not None
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, text=True) as harness:
         facts = json.loads(harness.stdout.readline())
         assert len(facts["pids"]) == 2
         assert bool(groups_of(harness.pid)) == facts["limiter"].startswith("cgroup")

@@ -1,17 +1,13 @@
 """Replicas on other machines: faults, refusals, hostile bytes, and what crosses the wire."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
-import select
 import signal
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -22,43 +18,36 @@ import pytest
 from control_groups import groups_of
 from machine import PATIENCE_S, wait_until
 from nodes import NodeProcess, Proxy
+from test_replica_contract import next_event
 
 from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
-from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
-from sponge_env.live.replica import Answer, Event, LiveConfig, Ready
+from sponge_env.live.remote import Address, RemoteLauncher, dial, parse_addresses
+from sponge_env.live.replica import Answer, LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout
 from sponge_env.models.model import Model, TensorSpec, record
 from sponge_env.scenario.profile import load_profile, save_profile
-from sponge_env.scenario.scenario import Scenario, load_scenario
-from sponge_env.serve.interface import Call, Reply, Status
+from sponge_env.scenario.scenario import load_scenario
+from sponge_env.serve.interface import Call, Status
 from sponge_env.serve.make import make_engine
 
+# Neither limits nor locks CPUs, so that several nodes have room here.
 OUTSIDE = ("--model", "busy_model:Quick", "--limiter", "outside")
-"""Neither limits nor locks CPUs, so that several nodes have room here."""
 QUICK = LiveConfig(model="busy_model:Quick")
 TOKEN = "a secret"
 RATE_RPS, BEFORE_S, AFTER_S = 40, 2, 10
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[NodeProcess]:
+def node():
     node = NodeProcess(*OUTSIDE, token=TOKEN)
     yield node
     node.end()
 
 
-def next_event(replica: RemoteReplica) -> Event:
-    end_s = time.monotonic() + PATIENCE_S
-    while select.select([replica], [], [], end_s - time.monotonic())[0]:
-        if (event := replica.poll()) is not None:
-            return event
-    pytest.fail("nothing happened")
-
-
-def quick_scenario(folder: Path) -> Scenario:
+def quick_scenario(folder):
     profile = dataclasses.replace(load_profile("lite0"), name="quick", model=QUICK.model)
     save_profile(profile, folder / "quick.json")
     scenario = load_scenario("local")
@@ -68,9 +57,7 @@ def quick_scenario(folder: Path) -> Scenario:
 
 @pytest.mark.live
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, None])
-def test_a_node_that_goes_costs_no_request(
-    fault: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
     with ExitStack() as opened:
         nodes = [NodeProcess(*OUTSIDE) for _ in range(2)]
         for each in nodes:
@@ -84,17 +71,15 @@ def test_a_node_that_goes_costs_no_request(
         opened.enter_context(closing(engine))
         worker = engine._system.worker
         wait_until(lambda: worker.status().ready == 2)
-        assert {replica.where for replica in worker.replicas} == set(map(str, addresses))  # type: ignore[attr-defined]
-        told: list[list[Reply]] = []
+        assert {replica.where for replica in worker.replicas} == set(map(str, addresses))
+        told = []
         begin_s = time.monotonic()
         for k in range(RATE_RPS * (BEFORE_S + AFTER_S)):
             if k == RATE_RPS * BEFORE_S:
-                if fault == "cut":
+                if fault is None:
                     proxy.cut.set()
                 else:
-                    nodes[1].process.send_signal(
-                        getattr(signal, {"killed": "SIGKILL"}.get(fault, "SIGSTOP"))
-                    )
+                    nodes[1].process.send_signal(fault)
             threading.Event().wait(begin_s + k / RATE_RPS - time.monotonic())
             now_s = time.monotonic()
             told.append([])
@@ -106,7 +91,7 @@ def test_a_node_that_goes_costs_no_request(
 
 
 @pytest.mark.live
-def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path: Path) -> None:
+def test_any_model_of_a_pipeline_and_its_failures_cross_the_wire(tmp_path):
     toml = "".join(
         f'[[stages]]\nname = "{name}"\nvariants = [{{ profile = "local:busy_model:{name}" }}]\n'
         for name in ("Cutter", "Quick")
@@ -135,23 +120,21 @@ class Texts(Model):
     inputs = record(TensorSpec((3,), "int64", "ids"), TensorSpec((), "S8", "text"))
     outputs = record(TensorSpec((2, 2), "float32", "a"), TensorSpec((), "S5", "b"))
 
-    def run(self, session: object, batch: object) -> object:
+    def run(self, session, batch):
         return None
 
 
 @pytest.mark.parametrize("model", [Texts(), busy_model.Cutter(), busy_model.Quick()])
-def test_a_layout_reads_what_it_sends(model: Model) -> None:
+def test_a_layout_reads_what_it_sends(model):
     job = stages.make_job([model], 4)
     block = np.zeros((), job.tensors_dtype)
     block.reshape(1).view(np.uint8)[:] = np.random.default_rng(0).integers(1, 99, block.nbytes)
     block["counts"] = [2, 0, 3, 9]
     tensors, layout = wire.Tensors(*(block[name] for name in wire.Tensors._fields)), Layout(job)
     inputs = b"".join(layout.inputs(list(tensors.inputs[:3])))
-    assert inputs == tensors.inputs[:3].tobytes()
-    assert len(inputs) == 3 * layout.input_bytes
+    assert (inputs, len(inputs)) == (tensors.inputs[:3].tobytes(), 3 * layout.input_bytes)
     for failed in (None, {1: "why"}):
-        body = b"".join(layout.answers(tensors, 4, failed))
-        answers, told = layout.read(memoryview(body), 4)
+        answers, told = layout.read(memoryview(b"".join(layout.answers(tensors, 4, failed))), 4)
         counts = [2, 0, 3, 3]
         slots = list(tensors.answers)
         if model.max_tasks:
@@ -171,18 +154,14 @@ def test_a_layout_reads_what_it_sends(model: Model) -> None:
         (TOKEN, {"version": "9.9"}, "its version is .*, needed is 9.9; start both sides"),
     ],
 )
-def test_a_node_that_cannot_be_used_is_refused_with_a_sentence(
-    node: NodeProcess, token: str, changes: dict[str, object], sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    changes = dict(changes)
-    if version := changes.pop("version", None):
-        monkeypatch.setattr(stages, "__version__", version)
+def test_a_node_that_cannot_be_used_is_refused(node, token, changes, sentence, monkeypatch):
+    config = {name: value for name, value in changes.items() if name != "version"}
+    monkeypatch.setattr(stages, "__version__", changes.get("version", stages.__version__))
     with pytest.raises(WorkerError, match=f"node {node.address} .*{sentence}"):
-        RemoteLauncher([dataclasses.replace(QUICK, **changes)], [node.address], token)  # type: ignore[arg-type]
+        RemoteLauncher([dataclasses.replace(QUICK, **config)], [node.address], token)
 
 
-def test_an_absent_node_and_bad_addresses_are_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_node_and_bad_addresses_are_sentences(capsys):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = Address(*free.getsockname())
     with pytest.raises(WorkerError, match=f"node {address} cannot be reached: Connection refused"):
@@ -196,7 +175,7 @@ def test_an_absent_node_and_bad_addresses_are_sentences(capsys: pytest.CaptureFi
     assert "put a token into SPONGE_REPLICA_TOKEN" in capsys.readouterr().err
 
 
-def hostile(node: NodeProcess) -> Iterator[socket.socket]:
+def hostile(node):
     """Yield connections on which something wrong was sent."""
     noise = np.random.default_rng(0).bytes(1 << 20)
     for data in (noise, b"", noise[:10], b"GET / HTTP/1.1\r\n\r\n", bytes(64)):
@@ -207,14 +186,10 @@ def hostile(node: NodeProcess) -> Iterator[socket.socket]:
             sock.sendall(data)
     launch = Frame(wire.LAUNCH, cores=1.0)
     for frames in (
-        [Frame(wire.START, 0, 1, 8)],
-        [launch._replace(variant=9)],
-        [launch._replace(cores=math.nan)],
-        [launch, launch],
-        [launch, Frame(wire.START, 0, 1, 1 << 31)],
-        [launch, Frame(wire.START, 0, 1 << 15, 8)],
-        [launch, Frame(wire.LIMIT, cores=math.inf)],
-        [launch, Frame(99, length=1 << 31)],
+        *([Frame(wire.START, 0, 1, 8)], [launch._replace(variant=9)]),
+        *([launch._replace(cores=math.nan)], [launch, launch]),
+        *([launch, Frame(wire.START, 0, n, size)] for n, size in ((1, 1 << 31), (1 << 15, 8))),
+        *([launch, Frame(wire.LIMIT, cores=math.inf)], [launch, Frame(99, length=1 << 31)]),
     ):
         sock, _ = dial(node.address, TOKEN, {})
         yield sock
@@ -224,13 +199,13 @@ def hostile(node: NodeProcess) -> Iterator[socket.socket]:
     sock.sendall(HEAD.pack(*launch)[:20])
 
 
-def peak_bytes(pid: int) -> int:
+def peak_bytes(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 @pytest.mark.live
-def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess) -> None:
+def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node):
     with ExitStack() as opened:
         before = peak_bytes(node.process.pid)
         for sock in hostile(node):
@@ -238,20 +213,19 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node: NodeProcess
         for _ in range(200):  # idle, or a probe's
             opened.enter_context(socket.create_connection(node.address))
         launcher = opened.enter_context(closing(RemoteLauncher([QUICK], [node.address], TOKEN)))
-        replica = opened.enter_context(closing(launcher.launch(0, 1.0)))
-        assert isinstance(next_event(replica), Ready)
+        assert isinstance(next_event(opened.enter_context(closing(launcher.launch(0, 1.0)))), Ready)
         assert peak_bytes(node.process.pid) < before + 32e6
         assert node.process.poll() is None
 
 
-def listens(node: NodeProcess) -> bool:
+def listens(node):
     with suppress(ConnectionRefusedError), socket.create_connection(node.address):
         return True
     return False
 
 
 @pytest.mark.live
-def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
+def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     node = NodeProcess(*OUTSIDE, "--port", str(port))  # it has to find its own port again
@@ -264,7 +238,7 @@ def test_a_retired_node_refuses_connections_as_long_as_it_is_asked_to() -> None:
 
 
 @pytest.mark.live
-def test_a_node_ends_with_all_that_it_has_started() -> None:
+def test_a_node_ends_with_all_that_it_has_started():
     node = NodeProcess("--model", "busy_model:Quick")
     pid = node.process.pid
     with closing(RemoteLauncher([QUICK], [node.address], "")) as launcher:
@@ -273,7 +247,7 @@ def test_a_node_ends_with_all_that_it_has_started() -> None:
         started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         assert len(started) >= 1
         assert node.end() == 0
-        assert next_event(replica).reason == f"node {node.address}: it closed the connection"  # type: ignore[union-attr]
+        assert next_event(replica).reason == f"node {node.address}: it closed the connection"
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]

@@ -1,14 +1,9 @@
 """What every replica must do, wherever it runs; each test runs on all of them."""
 
-from __future__ import annotations
-
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 import busy_model
 import numpy as np
@@ -17,21 +12,20 @@ import pytest
 from fake_replicas import FakeLauncher
 from machine import PATIENCE_S, wait_until
 from nodes import remote_launcher
-from numpy.typing import NDArray
 
 from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
-from sponge_env.live.replica import Answer, Death, Event, Launcher, Ready, Replica
+from sponge_env.live.replica import Answer, Death, Ready
 
 BATCH = 8
 
 
-def readable(replica: Replica, timeout_s: float = 0.0) -> bool:
+def readable(replica, timeout_s=0.0):
     return bool(select.select([replica], [], [], timeout_s)[0])
 
 
-def next_event(replica: Replica) -> Event:
+def next_event(replica):
     end_s = time.monotonic() + PATIENCE_S
     while readable(replica, end_s - time.monotonic()):  # news may be no event
         if (event := replica.poll()) is not None:
@@ -39,7 +33,7 @@ def next_event(replica: Replica) -> Event:
     pytest.fail("nothing happened")
 
 
-def has_no_event(replica: Replica) -> bool:
+def has_no_event(replica):
     """Take in what there is, and return whether that is no event."""
     while readable(replica):
         if replica.poll() is not None:
@@ -47,7 +41,7 @@ def has_no_event(replica: Replica) -> bool:
     return replica.poll() is None
 
 
-def granted_cores(replica: Replica) -> float:
+def granted_cores(replica):
     replica.poll()  # an answer may have come before the news
     return replica.granted_cores()
 
@@ -55,25 +49,24 @@ def granted_cores(replica: Replica) -> float:
 class Rig:
     """A launcher, and the replicas that a test started on it."""
 
-    def __init__(self, launcher: Launcher) -> None:
-        self.launcher = launcher
-        self.replicas: list[Replica] = []
+    def __init__(self, launcher):
+        self.launcher, self.replicas = launcher, []
 
-    def samples(self, count: int) -> list[NDArray[Any]]:
+    def samples(self, count):
         """Return inputs of the model."""
         return [self.launcher.sample(request) for request in range(count)]
 
-    def launch(self, cores: float = 1.0, *, full_speed: bool = False) -> Replica:
+    def launch(self, cores=1.0, *, full_speed=False):
         replica = self.launcher.launch(len(self.replicas), cores, full_speed=full_speed)
         self.replicas.append(replica)
         return replica
 
-    def launch_idle(self) -> Replica:
+    def launch_idle(self):
         replica = self.launch()
         assert isinstance(next_event(replica), Ready)
         return replica
 
-    def start_long_batch(self, replica: Replica) -> None:
+    def start_long_batch(self, replica):
         """Start a batch that is still running when the test goes on."""
         if isinstance(self.launcher, FakeLauncher):
             self.launcher.willing = False
@@ -83,13 +76,13 @@ class Rig:
         replica.start(1, self.samples(BATCH))
         assert has_no_event(replica)
 
-    def close(self) -> None:
+    def close(self):
         for replica in self.replicas:
             replica.close()
         self.launcher.close()
 
 
-LAUNCHERS: dict[str, Callable[[], Launcher]] = {
+LAUNCHERS = {
     "fake": FakeLauncher,
     "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
     "remote": lambda: remote_launcher([busy_model.config(batch_max=BATCH)]),
@@ -103,14 +96,14 @@ LAUNCHERS: dict[str, Callable[[], Launcher]] = {
         for n in LAUNCHERS
     ]
 )
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+def rig(request, tmp_path):
     with pods.pods(tmp_path) if request.param == "pods" else nullcontext():
         rig = Rig(LAUNCHERS[request.param]())
         yield rig
         rig.close()
 
 
-def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:
+def test_it_gets_ready_and_answers_batch_after_batch(rig):
     begin_s = time.monotonic()
     replica = rig.launch()
     assert replica.id == 0
@@ -129,7 +122,7 @@ def test_it_gets_ready_and_answers_batch_after_batch(rig: Rig) -> None:
         assert has_no_event(replica)
 
 
-def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
+def test_answers_are_to_the_tensors_in_their_order(rig):
     replica, tensors = rig.launch_idle(), rig.samples(3)
     answers = []
     for order in ((0, 1, 2), (2, 0, 1)):
@@ -141,7 +134,7 @@ def test_answers_are_to_the_tensors_in_their_order(rig: Rig) -> None:
         assert not np.allclose(answers[1][place], answers[0][task - 1], atol=1e-3)
 
 
-def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
+def test_a_limit_comes_into_force_also_under_a_running_batch(rig):
     replica = rig.launch(0.5, full_speed=True)
     assert replica.granted_cores() == 1.0
     assert isinstance(next_event(replica), Ready)
@@ -152,7 +145,7 @@ def test_a_limit_comes_into_force_also_under_a_running_batch(rig: Rig) -> None:
     assert rig.launch(0.5).granted_cores() == pytest.approx(0.5), "limited from its start"
 
 
-def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig: Rig) -> None:
+def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig):
     other, replica = rig.launch_idle(), rig.launch_idle()
     assert other.id != replica.id
     rig.start_long_batch(replica)
@@ -167,7 +160,7 @@ def test_a_killed_replica_takes_its_batch_along_and_no_other_replica(rig: Rig) -
     assert isinstance(next_event(other), Death)
 
 
-def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
+def test_counters_grow_and_outlive_the_replica(rig):
     replica = rig.launch_idle()
     before_s = replica.cpu_s()
     replica.start(1, rig.samples(BATCH))
@@ -182,7 +175,7 @@ def test_counters_grow_and_outlive_the_replica(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("state", ["starting", "idle", "busy", "dead"])
-def test_close_leaves_nothing_whatever_it_does(rig: Rig, state: str) -> None:
+def test_close_leaves_nothing_whatever_it_does(rig, state):
     if isinstance(rig.launcher, FakeLauncher) and state == "starting":
         rig.launcher.willing = False
     files = set(os.listdir("/proc/self/fd"))

@@ -38,8 +38,7 @@ def test_agents_come_in_the_order_of_the_standard_suite_and_cells_in_the_runs_ow
     run = load_run(write_suite(tmp_path / "run", agents, [other, WARM, COLD]))
     assert run.comparison.agents == ["fa2", "sponge-ip", "mine", "static-8"]
     assert run.comparison.shown.cells == (other, WARM, COLD)
-    assert run.command == "python evaluate.py"
-    assert run.comparison.seeds == 2
+    assert (run.command, run.comparison.seeds) == ("python evaluate.py", 2)
 
 
 @pytest.mark.parametrize(
@@ -75,16 +74,14 @@ def test_an_evaluation_is_a_suite_of_one_cell(evaluation):
     run = load_run(evaluation)
     assert run.comparison.agents == ["static-16", "static-8"]
     (cell,) = run.comparison.shown.cells
-    assert cell == ("paper", "yolov5s", "warm")
-    assert run.comparison.seeds == 2
+    assert (cell, run.comparison.seeds) == (("paper", "yolov5s", "warm"), 2)
     assert run.comparison.bounds_on(cell) == []
     assert run.comparison.intervals_of("static-8", cell)["time_s"].min() == 31
 
 
 def test_what_is_never_answered_has_an_infinite_latency(tmp_path):
     scenario = short(arrivals=Arrivals("constant", 30.0), serving=Serving(drop="expired"))
-    options = {"cores": 1, "batch": 1}
-    unit = AgentUnit("one", "baselines.rules:Static", options, scenario, 1)
+    unit = AgentUnit("one", "baselines.rules:Static", {"cores": 1, "batch": 1}, scenario, 1)
     run = write_suite(tmp_path / "run", {}, [])
     cell = (scenario.name, scenario.profile, scenario.start)
     keep(run, "one", cell, result(unit, tmp_path / "unit"))
@@ -111,8 +108,7 @@ def test_agents_are_compared_on_the_seeds_that_all_finished_of_those_that_finish
     for seed in partial:
         change_summary(copy, "static-8", seed, partial=True)
     run = load_run(copy)
-    assert run.comparison.agents == agents
-    assert run.comparison.seeds == seeds
+    assert (run.comparison.agents, run.comparison.seeds) == (agents, seeds)
     assert len(run.comparison.episodes) == 2
     assert len(run.comparison.failures) == 2 - len(agents)
 
@@ -146,7 +142,6 @@ def test_runs_of_another_version_are_refused(copy, tmp_path):
 
 @pytest.mark.parametrize("kind", ["intervals", "results"])
 def test_a_broken_file_is_named(copy, kind):
-    file = min((copy / kind / "static-8").iterdir())
-    file.write_text("nonsense\n")
+    min((copy / kind / "static-8").iterdir()).write_text("nonsense\n")
     with pytest.raises(RunDirectoryError, match=f"cannot read .*{kind}/static-8/paper"):
         load_run(copy)

@@ -15,17 +15,9 @@ from sponge_env.app.compare import _draw
 from sponge_env.app.report import main
 from sponge_env.errors import RunDirectoryError
 from sponge_env.metrics import IntervalMetrics
+from sponge_env.results import drawing
 from sponge_env.results.comparison import load_run
-from sponge_env.results.drawing import (
-    COLOURS,
-    STANDARD,
-    draw_violations,
-    featured_of,
-    moving_mean,
-    plot_comparison,
-    styles_of,
-    time_series,
-)
+from sponge_env.results.drawing import COLOURS, STANDARD, moving_mean, plot_comparison, styles_of
 from sponge_env.results.layout import Table, markdown, with_block
 from sponge_env.results.page import _pictures
 from sponge_env.results.suite_tables import read_rows, score_rows
@@ -44,8 +36,7 @@ SLOW = ("paper-300kb-delay-2", *COLD[1:])
 def run(tmp_path_factory):
     """Write a run with bounds and a failure."""
     bounds = {"oracle": 4.0, "oracle-joint": 3.0}
-    groups = {COLD[0]: "delay 0", SLOW[0]: "delay 2"}
-    arrangement = {"cells": [COLD, WARM, SLOW], "groups": groups}
+    arrangement = {"cells": [COLD, WARM, SLOW], "groups": {COLD[0]: "delay 0", SLOW[0]: "delay 2"}}
     path = tmp_path_factory.mktemp("runs") / "run"
     write_suite(path, AGENTS, [COLD, WARM, SLOW], bounds=bounds, arrangement=arrangement)
     keep(path, "queue-rule", COLD, {}, type="ValueError", message="1 < 2")
@@ -95,8 +86,7 @@ def test_the_tables_are_there_as_data(run, page):
     cells, scores = (read_rows(run / f"report/{name}.csv") for name in ("cells", "score"))
     assert len(cells) == 3 * (len(AGENTS) + 1)
     assert set(cells["agent"]) == {*AGENTS, "oracle-joint"}
-    again = score_rows(cells, "fa2")
-    pd.testing.assert_frame_equal(again, scores, rtol=1e-5, check_dtype=False)
+    pd.testing.assert_frame_equal(score_rows(cells, "fa2"), scores, rtol=1e-5, check_dtype=False)
     own = cells[(cells["start"] == "cold") & (cells["group"] == "delay 0")].set_index("agent")
     shown = own.loc[["fa2", "oracle-joint"], ["avoidable_violation_rate", "mean_cores", "n"]]
     np.testing.assert_allclose(shown, [[0.04025, 5, 8], [0, 3, 8]])
@@ -127,7 +117,7 @@ def test_one_cell_is_shown_once_and_the_reference_is_the_users(run, tmp_path):
 def test_few_agents_are_shown_where_there_is_no_room(tmp_path):
     many = {name: ([0], 8.0) for name in ("a", "b", "c", "d", "e", "hpa", "sponge-ip", "static-8")}
     crowded = load_run(write_suite(tmp_path / "run", many, [COLD]))
-    assert featured_of(crowded.comparison.agents) == ["hpa", "sponge-ip"]
+    assert drawing.featured_of(crowded.comparison.agents) == ["hpa", "sponge-ip"]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +217,7 @@ def test_without_a_place_for_the_picture_there_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(("accuracy", "shown"), [(math.nan, False), (1.0, False), (0.8, True)])
 def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
     one = measured(9).assign(accuracy=accuracy, effective_accuracy=0.7)
-    figure = time_series({"a": one}, styles_of(["a"]))
+    figure = drawing.time_series({"a": one}, styles_of(["a"]))
     assert any("accuracy" in ax.get_ylabel() for ax in figure.axes) == shown
 
 
@@ -235,7 +225,7 @@ def test_accuracy_has_a_panel_where_some_answers_are_wrong(accuracy, shown):
 def test_the_axis_of_violations_has_a_few_whole_numbers(total):
     ax = Figure(figsize=(9, 1.6)).subplots()
     runs = {"a": {"time_s": [1.0, 2.0], "violations": [total - total // 2, total // 2]}}
-    draw_violations(ax, runs, styles_of(["a"]))
+    drawing.draw_violations(ax, runs, styles_of(["a"]))
     ax.figure.draw_without_rendering()
     bottom, top = ax.get_ylim()
     ticks = [tick for tick in ax.get_yticks() if bottom <= tick <= top]

@@ -49,10 +49,8 @@ def test_a_result_comes_back_as_rows(tmp_path, result):
         store.keep(UNIT, result, None)
         assert store.missing([UNIT]) == []
     frame = read.load_results(tmp_path / "run")
-    assert list(frame["seed"]) == [0, 1]
-    assert set(frame["agent"]) == {"eight"}
-    assert set(frame["profile"]) == {"yolov5s"}
-    assert list(frame["mean_cores"]) == [8.0, 8.0]
+    assert (list(frame["seed"]), set(frame["agent"])) == ([0, 1], {"eight"})
+    assert (set(frame["profile"]), list(frame["mean_cores"])) == ({"yolov5s"}, [8.0, 8.0])
     assert read.load_failures(tmp_path / "run").empty
 
 
@@ -62,12 +60,10 @@ def test_intervals_are_kept_for_pictures(tmp_path):
     assert list(intervals.columns[:5]) == ["agent", "scenario", "profile", "start", "seed"]
     assert tuple(intervals.columns[5:]) == names(IntervalMetrics)
     assert list(intervals["time_s"]) == [1.0, 2.0, 3.0, 4.0, 5.0] * 2
-    assert list(intervals["seed"]) == [0] * 5 + [1] * 5
-    assert set(intervals["cores"]) == {8.0}
+    assert (list(intervals["seed"]), set(intervals["cores"])) == ([0] * 5 + [1] * 5, {8.0})
     assert set(intervals["agent"]) == {"eight"}
     few = read.load_intervals(tmp_path, ["violations"], seed=1)
-    assert list(few)[4:] == ["seed", "violations"]
-    assert list(few["seed"]) == [1] * 5
+    assert (list(few)[4:], list(few["seed"])) == (["seed", "violations"], [1] * 5)
 
 
 def test_a_failure_is_kept_and_tried_again(tmp_path):
@@ -88,8 +84,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
         pass
     for key in IDENTITY:
         other = RunStore.open(tmp_path, {**IDENTITY, key: "other"})
-        said = rf"another suite or version \(other {key}\)"
-        with pytest.raises(RunDirectoryError, match=said):
+        with pytest.raises(RunDirectoryError, match=rf"another suite or version \(other {key}\)"):
             other.__enter__()
 
 
@@ -135,8 +130,7 @@ def test_a_damaged_result_is_one_sentence_when_the_run_goes_on(tmp_path, result,
 def test_a_damaged_definition_is_named(tmp_path, damage):
     with RunStore.open(tmp_path, IDENTITY):
         pass
-    data = json.loads((tmp_path / "run.json").read_text())
-    write_json(tmp_path / "run.json", data | damage)
+    write_json(tmp_path / "run.json", json.loads((tmp_path / "run.json").read_text()) | damage)
     damaged = pytest.raises(RunDirectoryError, match=r"run\.json.* is damaged")
     with damaged, RunStore.open(tmp_path, IDENTITY):
         pass
@@ -216,8 +210,7 @@ def test_a_run_directory_holds_what_defines_the_run(tmp_path):
     with RunStore.open(tmp_path / "runs" / "one", IDENTITY) as store:
         store.describe(suite, command)
         store.describe(suite, ["python", "evaluate.py", "again"])
-    definition = json_of(store.path / "run.json")["definition"]
-    assert from_mapping(Suite, definition) == suite
+    assert from_mapping(Suite, json_of(store.path / "run.json")["definition"]) == suite
     lines = (store.path / "command.txt").read_text().splitlines()
     assert [shlex.split(line) for line in lines] == [command, ["python", "evaluate.py", "again"]]
     profiles = {file.name for file in (store.path / "profiles").iterdir()}
@@ -257,8 +250,7 @@ def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
     np.testing.assert_array_equal(parquet, [values(interval) for interval in intervals])
     assert list(frame) == [*IDENTITY_COLUMNS, *names(IntervalMetrics)]
     assert tuple(frame.iloc[0, :5]) == ("fa2", "paper", "yolov5s", "warm", 3)
-    assert frame["offered"].dtype == np.int64
-    assert frame["time_s"].dtype == np.float64
+    assert (frame["offered"].dtype, frame["time_s"].dtype) == (np.int64, np.float64)
 
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):

@@ -58,8 +58,7 @@ def fields(status):
 
 
 def assert_unprivileged(status):
-    assert status["NoNewPrivs"] == "1"
-    assert status["Seccomp"] == "2"
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     for held in ("CapEff", "CapPrm"):
         assert int(status[held], 16) in ((0, 2) if os.geteuid() == 0 else (0,))
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0

@@ -17,8 +17,7 @@ def test_the_docs_are_what_the_schema_generates():
     for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
         page = (DOCS / name).read_text()
         assert page == page_of(page), "run: make docs"
-    rows = field_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == list(JOINT_NAMES)
+    assert [row.split("`")[1] for row in field_table().splitlines()[2:]] == list(JOINT_NAMES)
 
 
 @pytest.mark.parametrize("cls", SCHEMAS)

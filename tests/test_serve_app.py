@@ -110,8 +110,7 @@ def test_a_port_in_use_is_one_sentence():
                 output, error = server.communicate(timeout=20)
             assert output == ""
             assert error.startswith(f"error: cannot listen on port {port} of 127.0.0.1: ")
-            assert error.count("\n") == 1
-            assert server.returncode == 2
+            assert (error.count("\n"), server.returncode) == (1, 2)
 
 
 def test_an_open_host_is_warned_about_and_a_hanging_agent_does_not_hold_up_the_end():
@@ -213,8 +212,7 @@ def test_later_controllers_are_registered_ones():
 )  # fmt: skip
 def test_a_mistyped_option_is_one_sentence(arguments, refused):
     name = arguments.split()[-2].removeprefix("--model").strip("-")
-    error = refused(command.main, arguments)
-    assert name.replace("-", "_") in error.replace("-", "_")
+    assert name.replace("-", "_") in refused(command.main, arguments).replace("-", "_")
 
 
 def test_a_server_is_named_after_its_model():

@@ -91,21 +91,18 @@ def test_health(client):
 
 def test_metadata(client):
     assert plain(client, client.get_server_metadata())["name"] == "sponge"
-    found = plain(client, client.get_model_metadata("tiny"))
-    (tensor,) = found["inputs"]
+    (tensor,) = plain(client, client.get_model_metadata("tiny"))["inputs"]
     assert [int(size) for size in tensor["shape"]] == [-1, 4]
     config = plain(client, client.get_model_config("tiny"))
     config = config.get("config", config)
-    assert config["max_batch_size"] == 8
-    assert config["input"][0]["data_type"] == "TYPE_FP32"
+    assert (config["max_batch_size"], config["input"][0]["data_type"]) == (8, "TYPE_FP32")
     assert plain(client, client.get_inference_statistics("tiny"))["model_stats"]
     index = plain(client, client.get_model_repository_index())
     assert (index if client.over_http else index["models"])[0]["state"] == "READY"
 
 
 def test_infer(client):
-    result = client.infer("tiny", [client.tensor()])
-    assert np.array_equal(result.as_numpy("output"), SUMS)
+    assert np.array_equal(client.infer("tiny", [client.tensor()]).as_numpy("output"), SUMS)
     assert [call.payload_bytes > 16 for call in client.server.engine.calls] == [True, True]
 
 
@@ -168,6 +165,5 @@ def test_a_token_is_needed(client):
         for wrong in ({}, {"authorization": "Bearer wrong"}):
             with pytest.raises(InferenceServerException, match="token"):
                 other.infer("tiny", [other.tensor()], headers=wrong)
-        right = {"authorization": "Bearer secret"}
-        result = other.infer("tiny", [other.tensor()], headers=right)
+        result = other.infer("tiny", [other.tensor()], headers={"authorization": "Bearer secret"})
         assert np.array_equal(result.as_numpy("output"), SUMS)

@@ -18,18 +18,9 @@ from served import running
 from sponge_env.models.model import TEXT, TensorSpec, record
 from sponge_env.serve.http.messages import accepted_encoding, compress, decompress
 from sponge_env.serve.rpc.codec import MESSAGES, read_message, write_message
+from sponge_env.serve.wire import protocol
 from sponge_env.serve.wire.outcomes import WireError
-from sponge_env.serve.wire.protocol import (
-    HEAD_BYTES,
-    NUMBER_BYTES,
-    InferRequest,
-    RequestedOutput,
-    json_size,
-    parsed_bytes,
-    read_json,
-    read_request,
-    write_answer,
-)
+from sponge_env.serve.wire.protocol import InferRequest, json_size, read_request, write_answer
 from sponge_env.serve.wire.tensors import DATATYPES, from_bytes, from_values, to_bytes, to_values
 
 TINY, ROWS = served(), 16
@@ -80,7 +71,7 @@ def test_every_datatype_there_and_back(dtype):
     for each in requests:
         assert each.rows.dtype == rows.dtype
         assert np.array_equal(each.rows, rows)
-    as_bytes, as_json = RequestedOutput("output", True), RequestedOutput("output")
+    as_bytes, as_json = protocol.RequestedOutput("output", True), protocol.RequestedOutput("output")
     answer = write_answer(InferRequest(rows, (as_bytes,)), "m", {"output": rows}, {})
     assert bytes(answer[1]) == rows.tobytes()
     answer = write_answer(InferRequest(rows, (as_json,)), "m", {"output": rows}, {})
@@ -140,8 +131,7 @@ def test_nan_is_counted_and_may_be_refused(refuse):
     with running(refuse_nan=refuse) as server, Wire(server) as wire:
         for row, status in (([1, 2, 3, 4], 200), ([math.nan] * 4, 400)):
             assert wire.send(infer([row])).answer().status == status
-    assert server.recorder.not_finite == 1
-    assert len(server.engine.calls) == (1 if refuse else 2)
+    assert (server.recorder.not_finite, len(server.engine.calls)) == (1, 1 if refuse else 2)
 
 
 def test_a_list_of_a_wrong_length_is_refused_as_it_is(monkeypatch):
@@ -261,13 +251,13 @@ def test_messages_with_changed_bytes(data):
 
 
 def test_json_is_as_large_as_the_model_needs():
-    spaces = b" " * HEAD_BYTES
+    spaces = b" " * protocol.HEAD_BYTES
     body, length = binary()
     padded = body[:length] + spaces + body[length:]
     with running(max_rows=8) as server, Wire(server) as wire:
         for sent, status in (
             (request(in_json() + spaces), 200),
-            (request(in_json() + spaces + b" " * 8 * 4 * NUMBER_BYTES), 413),
+            (request(in_json() + spaces + b" " * 8 * 4 * protocol.NUMBER_BYTES), 413),
             (request(padded, inference_header_content_length=length + len(spaces)), 413),
         ):
             assert wire.send(sent).answer().status == status
@@ -282,8 +272,7 @@ def test_what_json_becomes_counts(most_bytes):
         running(FakeEngine(served(TensorSpec((40_000,)))), max_held_bytes=most_bytes) as server,
         Wire(server) as wire,
     ):
-        found = wire.send(request(body)).answer()
-        assert found.status == (413 if most_bytes < 10_000_000 else 400)
+        assert wire.send(request(body)).answer().status == (413 if most_bytes < 10_000_000 else 400)
         assert wire.send(request(in_json())).answer().status == 400  # it is given back
 
 
@@ -306,7 +295,7 @@ def test_no_json_becomes_more_than_is_counted(text):
     finally:
         tracemalloc.stop()
     assert found
-    assert made + len(data) <= parsed_bytes(data)
+    assert made + len(data) <= protocol.parsed_bytes(data)
 
 
 def test_no_garbage_is_looked_for_in_what_is_new():
@@ -318,7 +307,7 @@ def test_no_garbage_is_looked_for_in_what_is_new():
     text = json.dumps({"inputs": [[]] * 50_000})
     gc.callbacks.append(noted)
     try:
-        read_json(text.encode())
+        protocol.read_json(text.encode())
     finally:
         gc.callbacks.remove(noted)
     assert phases.count("start") <= 1

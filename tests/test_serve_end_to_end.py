@@ -29,8 +29,7 @@ from sponge_env.serve.interface import ServedModel, Status
 
 IMAGES = [draw(seed) for seed in range(8)]
 LONG_S = 60.0
-SHORT_MS = 2.0
-"""Less than any detection takes."""
+SHORT_MS = 2.0  # less than any detection takes
 
 
 def texts(server, images, slo_ms):
@@ -38,8 +37,7 @@ def texts(server, images, slo_ms):
     client, rows = Client("http", server), np.stack([image.pixels for image in images])
     tensor = client.tensors.InferInput("image", list(rows.shape), "UINT8")
     tensor.set_data_from_numpy(rows)
-    told = {"x-slo-ms": str(slo_ms)}
-    found = client.infer(server.engine.served.name, [tensor], headers=told)
+    found = client.infer(server.engine.served.name, [tensor], headers={"x-slo-ms": str(slo_ms)})
     assert found.get_response()["parameters"]["deadline_met"] is True
     ends = np.cumsum(found.as_numpy("tasks"))
     lines = [text.decode() for text in found.as_numpy("text")]
@@ -85,7 +83,7 @@ def test_text_is_read_with_one_deadline_for_both_stages(tmp_path):
 PICTURES = np.arange(96, dtype=np.float32).reshape(2, 3, 4, 4)
 TOKENS = np.array([[1, 2, 0], [3, 3, 3]])
 TEXTS = np.array([["yes", "\N{EURO SIGN}"], ["", "x" * 4096]], object)
-USER_MODELS = [
+USER_MODELS = [  # graphs as users bring them, and a request of two rows to each with its answer
     (
         """(float[n, 3, 4, 4] picture) => (float[n, 3, 1, 1] scores) {
                scores = GlobalAveragePool (picture) }""",
@@ -113,7 +111,6 @@ USER_MODELS = [
     ),
     ("(string[1, 2] t) => (string[1, 2] o) { o = Identity (t) }", {"t": TEXTS}, {"o": TEXTS}),
 ]
-"""Graphs as users bring them, and a request of two rows to each with its answer."""
 
 
 def flat(values):

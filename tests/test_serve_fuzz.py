@@ -109,8 +109,7 @@ def statuses(server, data):
     )
 )
 def test_every_whole_request_has_one_answer(asked, server):
-    data = b"".join(infer_at(*one) for one in asked)
-    assert len(statuses(server, data)) == len(asked) + 1
+    assert len(statuses(server, b"".join(infer_at(*one) for one in asked))) == len(asked) + 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

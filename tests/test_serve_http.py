@@ -147,8 +147,7 @@ def test_a_client_may_close_its_half(version):
 
 
 def test_a_client_may_ask_before_it_sends(wire):
-    asked = infer(expect="100-continue")
-    head, _, body = asked.partition(b"\r\n\r\n")
+    head, _, body = infer(expect="100-continue").partition(b"\r\n\r\n")
     assert wire.send(head + b"\r\n\r\n").answer().status == 100
     assert wire.send(body).answer().status == 200
 
@@ -184,8 +183,7 @@ def test_answers_are_compressed_where_it_pays():
         body = gzip.decompress(found.body)
         assert json.loads(body[:length])["outputs"][0]["shape"] == [1, 5000]
         assert len(body) == length + 20_000
-        plain = wire.send(infer(parameters=asked)).answer()
-        assert "content-encoding" not in plain.headers
+        assert "content-encoding" not in wire.send(infer(parameters=asked)).answer().headers
 
 
 def test_of_too_many_connections_the_longest_idle_gives_way():
@@ -226,8 +224,7 @@ def test_a_row_that_is_refused_takes_the_others_back():
     with running(engine) as server, Wire(server) as wire:
         found = wire.send(infer([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])).answer()
         assert (found.status, found.headers["retry-after"]) == (503, "3")
-        assert found.json["retry_after_ms"] == 2500
-        assert len(engine.cancelled) == 1
+        assert (found.json["retry_after_ms"], len(engine.cancelled)) == (2500, 1)
         assert len(engine.calls) == 2  # the last one was not even tried
     assert [counted for _, _, counted in server.recorder.ended] == [True, False, True]
 
@@ -266,8 +263,7 @@ def test_a_request_counts_as_what_was_answered(rows, status, deciding):
         return answered(np.zeros((1, 2), np.float32), service_s=first)
 
     with running(FakeEngine(answer=answer)) as server, Wire(server) as wire:
-        asked = infer([[row, 0, 0, 0] for row in rows])
-        assert wire.send(asked).answer().status == status
+        assert wire.send(infer([[row, 0, 0, 0] for row in rows])).answer().status == status
     counted = [counted for _, _, counted in server.recorder.ended]
     assert counted == [row != deciding for row in range(len(rows))]
 
@@ -277,8 +273,7 @@ def test_more_rows_than_there_is_room_for_are_a_mistake():
     engine = FakeEngine(dataclasses.replace(served(), queue_max=2))
     with running(engine) as server, Wire(server) as wire:
         assert wire.send(infer(np.zeros((2, 4)))).answer().status == 200
-        found = wire.send(infer(np.zeros((3, 4)))).answer()
-        assert (found.status, len(engine.calls)) == (400, 2)
+        assert (wire.send(infer(np.zeros((3, 4)))).answer().status, len(engine.calls)) == (400, 2)
 
 
 def test_the_agent_is_switched(wire, server):
@@ -359,8 +354,7 @@ def test_a_pipeline_says_which_rows_belong_to_whom():
         output, tasks = found.json["outputs"]
         assert (output["shape"], output["data"]) == ([3, 2], [2, 2, 2, 2, 1, 1])
         assert (tasks["name"], tasks["datatype"], tasks["data"]) == ("tasks", "INT64", [2, 0, 1])
-        none = wire.send(infer([[0, 0, 0, 0]])).answer()
-        assert none.json["outputs"][0]["shape"] == [0, 2]
+        assert wire.send(infer([[0, 0, 0, 0]])).answer().json["outputs"][0]["shape"] == [0, 2]
 
 
 @pytest.mark.parametrize("connection", ["keep-alive", "close"])
@@ -385,9 +379,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
     for name in ("read_request", "write_answer"):
         monkeypatch.setattr(routes, name, partial(noted, getattr(routes, name)))
     wide = TensorSpec((40_000,))
-    engine = FakeEngine(
-        served(wide, wide), lambda call: answered(np.zeros((1, 40_000), np.float32))
-    )
+    engine = FakeEngine(served(wide, wide), lambda call: answered(np.zeros((1, 40_000), "f4")))
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}
     body = json.dumps({"inputs": [tensor]}).encode()
     with running(engine) as server, Wire(server) as wire:
@@ -398,8 +390,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
 
 
 def test_what_is_unpacked_counts():
-    body = in_json() + b" " * 4000
-    packed = request(gzip.compress(body), content_encoding="gzip")
+    packed = request(gzip.compress(in_json() + b" " * 4000), content_encoding="gzip")
     with running(max_held_bytes=4000) as server, Wire(server) as wire:
         found = wire.send(packed).answer()
         assert (found.status, found.headers["retry-after"]) == (503, "1")

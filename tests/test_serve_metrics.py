@@ -1,7 +1,5 @@
 """What a server has counted, as Prometheus, Triton's clients and dashboards read it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections import Counter
@@ -22,11 +20,11 @@ LATE = dataclasses.replace(ANSWER, finished_s=1.5, in_time=False)
 
 
 @pytest.fixture
-def metrics() -> ServerMetrics:
+def metrics():
     return ServerMetrics(SERVED, wall=lambda: 1700000000.25)
 
 
-def samples(metrics: ServerMetrics) -> dict[str, float]:
+def samples(metrics):
     """Read the exposition: ``name{label=value}`` to its value."""
     values = {}
     for family in text_string_to_metric_families(exposition(metrics).decode()):
@@ -39,10 +37,9 @@ def samples(metrics: ServerMetrics) -> dict[str, float]:
     return values
 
 
-def has(metrics: ServerMetrics, expected: dict[str, float]) -> None:
+def has(metrics, expected):
     values = samples(metrics)
-    shown = {name: values[name] for name in expected}
-    assert shown == pytest.approx(expected)
+    assert {name: values[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +49,11 @@ def has(metrics: ServerMetrics, expected: dict[str, float]) -> None:
         (dataclasses.replace(ANSWER, finished_s=1.0), "on_time"),
         (dataclasses.replace(ANSWER, finished_s=1.0000001), "on_time"),  # another clock's rounding
         (LATE, "late"),
-        (Reply(Status.REFUSED), "refused"),
-        (Reply(Status.EXPIRED), "expired"),
-        (Reply(Status.FAILED), "failed"),
-        (Reply(Status.CANCELLED), "cancelled"),
-        (Reply(Status.STOPPED), "stopped"),
+        *((Reply(Status[name.upper()]), name) for name in ("refused", "expired", "failed")),
+        *((Reply(Status[name.upper()]), name) for name in ("cancelled", "stopped")),
     ],
 )
-def test_every_call_has_one_outcome(metrics: ServerMetrics, reply: Reply, outcome: str) -> None:
+def test_every_call_has_one_outcome(metrics, reply, outcome):
     metrics.observe(call(), reply)
     assert reply.outcome == outcome
     assert metrics.counts() == dict.fromkeys(OUTCOMES, 0) | {outcome: 1}
@@ -68,7 +62,7 @@ def test_every_call_has_one_outcome(metrics: ServerMetrics, reply: Reply, outcom
     assert sum(v for k, v in found.items() if k.startswith("sponge_requests_total")) == 1
 
 
-def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics: ServerMetrics) -> None:
+def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics):
     for finished_s in (0.06, 0.99, 1.0, 1.01, 9.0):
         metrics.observe(call(), dataclasses.replace(ANSWER, finished_s=finished_s))
     metrics.observe(call(), Reply(Status.EXPIRED, finished_s=1.0))
@@ -82,7 +76,7 @@ def test_latencies_have_an_edge_at_the_slo_and_calls_at_their_own(metrics: Serve
     has(own, {f"sponge_slo_used_ratio_bucket{{le={edge}}}": n for edge, n in used.items()})
 
 
-def test_batches_are_counted_by_stage() -> None:
+def test_batches_are_counted_by_stage():
     """A batch of a later stage may hold several tasks of one call, and none of another."""
     first = tuple(Batches(size, ended, 0.5) for size, ended in {1: 3, 2: 2, 5: 1, 16: 1}.items())
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"))
@@ -102,7 +96,7 @@ def test_batches_are_counted_by_stage() -> None:
     assert sizes[16]["ns"] == 750_000_000
 
 
-def test_the_statistics_count_requests_and_durations(metrics: ServerMetrics) -> None:
+def test_the_statistics_count_requests_and_durations(metrics):
     for row in range(4):
         metrics.observe(call(), ANSWER, counted=row > 0)
     metrics.converted(0.001, 0.0005)
@@ -115,19 +109,18 @@ def test_the_statistics_count_requests_and_durations(metrics: ServerMetrics) -> 
     assert statistics["last_inference"] == 1700000000250
     assert (statistics["inference_count"], statistics["execution_count"]) == (4, 0)
     durations = statistics["inference_stats"]
-    assert durations["success"] == {"count": 1, "ns": 301_500_000}
-    assert durations["fail"] == {"count": 4, "ns": 500_000_000}
-    assert durations["queue"] == {"count": 4, "ns": 400_000_000}
-    assert durations["compute_infer"] == {"count": 4, "ns": 800_000_000}
-    assert durations["compute_input"] == {"count": 1, "ns": 1_000_000}
-    assert durations["compute_output"] == {"count": 1, "ns": 500_000}
-    rejections = {400: 2, 401: 1, 503: 1}
-    has(
-        metrics, {f"sponge_rejected_requests_total{{status={k}}}": n for k, n in rejections.items()}
-    )
+    expected = {
+        "success": (1, 301_500_000), "fail": (4, 500_000_000), "queue": (4, 400_000_000),
+        "compute_infer": (4, 800_000_000), "compute_input": (1, 1_000_000),
+        "compute_output": (1, 500_000),
+    }  # fmt: skip
+    for name, (count, ns) in expected.items():
+        assert durations[name] == {"count": count, "ns": ns}, name
+    rejected = "sponge_rejected_requests_total{{status={}}}".format
+    has(metrics, {rejected(400): 2, rejected(401): 1, rejected(503): 1})
 
 
-def test_an_interval_counts_once_however_often_one_looks(metrics: ServerMetrics) -> None:
+def test_an_interval_counts_once_however_often_one_looks(metrics):
     last = IntervalMetrics(
         time_s=3.0, cores=8.0, core_seconds=16.0, utilisation=0.5, throttled_share=0.25,
         restarts=2, decision_s=0.002, cpu_s=1.5, running=3,
@@ -145,7 +138,7 @@ def test_an_interval_counts_once_however_often_one_looks(metrics: ServerMetrics)
     has(metrics, {f"sponge_{name}": value for name, value in expected.items()})
 
 
-def test_what_is_now_stands_by_stage() -> None:
+def test_what_is_now_stands_by_stage():
     served = dataclasses.replace(SERVED, stages=("detection", "recognition"), variants=("v5", "v6"))
     metrics = ServerMetrics(served)
     now = snapshot(
@@ -161,7 +154,7 @@ def test_what_is_now_stands_by_stage() -> None:
     has(metrics, {f"sponge_{name}": value for name, value in expected.items()})
 
 
-def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> None:
+def test_names_and_types_are_declared_once_each_whatever_the_models_name():
     name = 'a"b\\c\nd{}'
     story = Story(dataclasses.replace(SERVED, name=name))
     story.play(20)
@@ -174,20 +167,14 @@ def test_names_and_types_are_declared_once_each_whatever_the_models_name() -> No
     assert {each["model"] for each in labels if "model" in each} == {name}
 
 
-def test_pods_are_shown_as_kubernetes_has_them() -> None:
+def test_pods_are_shown_as_kubernetes_has_them():
     pods = Resizes(1.5, 1.25, {"NoPod": 1, "Deferred": 2}, ended=4, lag_s=0.8)
     metrics = ServerMetrics(SERVED, resizes=lambda: pods)
-    has(
-        metrics,
-        {
-            "sponge_pod_cores_asked": 1.5,
-            "sponge_pod_cores_granted": 1.25,
-            "sponge_pods_pending{reason=NoPod}": 1,
-            "sponge_pods_pending{reason=Deferred}": 2,
-            "sponge_resize_seconds_count": 4,
-            "sponge_resize_seconds_sum": 0.8,
-        },
-    )
+    expected = {
+        "pod_cores_asked": 1.5, "pod_cores_granted": 1.25, "pods_pending{reason=NoPod}": 1,
+        "pods_pending{reason=Deferred}": 2, "resize_seconds_count": 4, "resize_seconds_sum": 0.8,
+    }  # fmt: skip
+    has(metrics, {f"sponge_{name}": value for name, value in expected.items()})
     metrics.take(snapshot())
     shown, dashboard = exposition(metrics).decode(), DASHBOARD.read_text()
     assert not [name for name in re.findall(r"sponge_\w+", dashboard) if name not in shown]

@@ -75,13 +75,11 @@ def test_the_history_is_bounded(history):
 
 def test_the_state_of_a_pipeline():
     story = Story(OCR, rate_rps=6.0)
-    first = json.loads(state(story.engine, History(ServerMetrics(OCR))))
-    assert first["history"] == []
+    assert json.loads(state(story.engine, History(ServerMetrics(OCR))))["history"] == []
     story.play(30)
     now = json.loads(state(story.engine, story.history))
     assert [stage["name"] for stage in now["stages"]] == ["detection", "recognition"]
-    assert now["server"]["slo_s"] == 2.5
-    assert now["server"]["violations"] == list(VIOLATIONS)
+    assert (now["server"]["slo_s"], now["server"]["violations"]) == (2.5, list(VIOLATIONS))
     assert len(now["history"]) == 30
     assert all(len(point["cores"]) == 2 for point in now["history"])
     assert sum(now["totals"].values()) == sum(sum(p["ended"]) for p in now["history"])
@@ -138,8 +136,7 @@ def test_the_script_of_the_page(served, tmp_path):
     done = subprocess.run(["node", program], input=now, capture_output=True, text=True, check=True)
     shown = json.loads(done.stdout)
     assert shown["state"] == ["ready", "locked", "no answer"]
-    assert shown["model"] == (served or SERVED).name
-    assert len(shown["charts"]) == 4
+    assert (shown["model"], len(shown["charts"])) == ((served or SERVED).name, 4)
     if served is None:
         assert shown["charts"][0].endswith("nothing yet ")
         return

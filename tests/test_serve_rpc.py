@@ -72,8 +72,7 @@ def test_methods_are_those_of_the_protocol(channel):
         channel.stream_unary(f"/{SERVICE}/ModelInfer")(iter(()), timeout=20, metadata=trace)
     assert dict(raised.value.trailing_metadata())["traceparent"].startswith(trace[0][1][:36])
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    pool = MESSAGES["ModelInferRequest"].DESCRIPTOR.file.pool
-    assert pool is not descriptor_pool.Default()
+    assert MESSAGES["ModelInferRequest"].DESCRIPTOR.file.pool is not descriptor_pool.Default()
 
 
 def test_the_answer(channel):

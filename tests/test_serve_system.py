@@ -62,8 +62,7 @@ def test_each_call_ends_exactly_once(data, name):
         st.tuples(times_s, st.just("cancel"), st.integers(0, 50)),
         st.tuples(times_s, st.just("submit_for"), st.floats(0.01, 1.0)),
     )
-    script = data.draw(st.lists(deeds, max_size=60).map(sorted))
-    for at_s, what, how in script:
+    for at_s, what, how in data.draw(st.lists(deeds, max_size=60).map(sorted)):
         client.at(at_s, getattr(client, what), how)
     totals = dict.fromkeys(("offered", *ENDED), 0)
     intervals = data.draw(st.integers(1, 5))
@@ -129,8 +128,7 @@ def check_accounts(client, totals):
     pending = totals["offered"] - sum(totals[key] for key in ENDED)
     # Of what runs when all is stopped nobody asks how it ends; nor of what was taken back then.
     assert pending >= 0
-    assert totals["offered"] == len(client.replies)
-    assert answered == told[Status.ANSWERED]
+    assert (totals["offered"], answered) == (len(client.replies), told[Status.ANSWERED])
     assert totals["failed"] <= told[Status.FAILED]
     assert dropped <= totals["dropped"] <= dropped + told[Status.STOPPED]
     assert totals["cancelled"] <= told[Status.CANCELLED] <= totals["cancelled"] + pending
@@ -208,10 +206,8 @@ def test_what_is_taken_back_as_it_expires_ends_once():
     client.submit_at(0.1 + 0.2 + TICK_S, 30.0, 16)
     ended = [system.step(asked(TWO, 2, 2, 2)) for _ in range(20)]
     assert client.statuses == [Status.EXPIRED] * 16 + [Status.ANSWERED] * 16
-    assert sum(m.offered for m in ended) == 32
-    assert sum(m.dropped for m in ended) == 16
-    assert sum(m.cancelled for m in ended) == 0
-    assert system._env["opened"] == 0
+    assert (sum(m.offered for m in ended), sum(m.dropped for m in ended)) == (32, 16)
+    assert (sum(m.cancelled for m in ended), system._env["opened"]) == (0, 0)
 
 
 def test_the_place_of_what_has_just_expired_is_free():
@@ -234,8 +230,7 @@ def test_goodput_holds_under_overload():
     for at_s in times_s.tolist():
         client.submit_at(at_s, 0.5)
     metrics = [system.step(Allocation(16, 16)) for _ in range(seconds)]
-    on_time_rps = sum(m.on_time for m in metrics) / seconds
-    assert on_time_rps > 0.9 * capacity_rps
+    assert sum(m.on_time for m in metrics) / seconds > 0.9 * capacity_rps
     assert sum(m.late for m in metrics) < 0.02 * len(times_s)
     refused = client.statuses.count(Status.REFUSED)
     assert refused > 0.9 * sum(m.dropped for m in metrics)
@@ -254,8 +249,7 @@ def test_memory_does_not_grow_with_time():
             client.submit_at(interval + 0.1 * k, 0.5)
         system.step(asked(TWO, 2, 2, 2))
         handover = client.worker.handover
-        kept = handover._requests, handover._running, system._table._batches
-        sizes.add(tuple(map(len, kept)))
+        sizes.add(tuple(map(len, (handover._requests, handover._running, system._table._batches))))
     assert max(map(sum, sizes)) < 40
     assert len(system._history[0]) == 30
     assert not system._env["ended"]
@@ -285,8 +279,7 @@ def test_a_batch_leaves_out_what_it_would_make_late():
         client.submit_at(0.05, budget_s)
     metrics = client.step(Allocation(16, 16))
     assert (metrics.on_time, metrics.late, metrics.dropped) == (14, 0, 0)
-    sizes = [reply.batch for (reply,) in client.replies.values()]
-    assert sizes == [10] * 10 + [1, 3, 3, 3]
+    assert [reply.batch for (reply,) in client.replies.values()] == [10] * 10 + [1, 3, 3, 3]
 
 
 def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more():
@@ -294,8 +287,7 @@ def test_a_slow_time_is_forgotten_when_nothing_tells_of_it_any_more():
     client = client_of(ONE)
     system = client.system
     pace = system._slowdowns[0]
-    table_s = system.spec.stages[0].latencies[0].table_s(16, 16)
-    usual_s = float(table_s[0, 15])
+    usual_s = float(system.spec.stages[0].latencies[0].table_s(16, 16)[0, 15])
     for _ in range(100):
         pace.add(0, 1, 16, 3 * usual_s)
     for second in range(12):
@@ -312,8 +304,7 @@ def test_a_batch_whose_cores_have_changed_says_nothing_of_the_pace():
     client.submit_at(0.9, 5.0)
     system.step(Allocation(1, 1))
     system.step(Allocation(16, 1))
-    assert client.statuses == [Status.ANSWERED]
-    assert system._slowdowns[0].factor == 1.0
+    assert (client.statuses, system._slowdowns[0].factor) == ([Status.ANSWERED], 1.0)
     assert not system._steady_cores
 
 
@@ -351,8 +342,7 @@ def test_the_engine_is_woken_once_for_many():
     wakes = []
     inbox = Inbox(lambda: wakes.append(1))
     tickets = [inbox.submit(CALL, lambda _: None) for _ in range(5)]
-    assert len(wakes) == 1
-    assert [submitted.ticket for submitted in inbox.take(3)] == tickets[:3]
+    assert (len(wakes), [submitted.ticket for submitted in inbox.take(3)]) == (1, tickets[:3])
     inbox.cancel(tickets[4])
     assert len(wakes) == 2
     left = [(submitted.ticket, submitted.call) for submitted in inbox.take(9)]
@@ -363,6 +353,5 @@ def test_two_may_take_at_the_same_time():
     inbox = Inbox(lambda: None)
     tickets = [inbox.submit(CALL, lambda _: None) for _ in range(3)]
     first = inbox.take(3)
-    taken = [next(first).ticket, *(each.ticket for each in inbox.take(3))]
-    assert taken == tickets
+    assert [next(first).ticket, *(each.ticket for each in inbox.take(3))] == tickets
     assert list(first) == []

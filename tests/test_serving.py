@@ -15,8 +15,7 @@ from sponge_env.latency import QuotaService
 from sponge_env.scenario.config import RequestClass, Serving
 from sponge_env.simulation.system import SimulatedSystem
 
-FAST, SLOW = Allocation(16, 1), Allocation(1, 1)
-"""Batches of one request that take 0.1 s and 1.6 s."""
+FAST, SLOW = Allocation(16, 1), Allocation(1, 1)  # batches of one request that take 0.1 s and 1.6 s
 FIFO = {"classes": (RequestClass(1.0, 1.0, 0.0),), "slo_s": 1.0}
 
 
@@ -93,8 +92,7 @@ def test_drop_policies(serving, expected, order):
 
 @pytest.mark.parametrize(("late_s", "outcome"), [(0.0, "late"), (1e-9, "dropped")])
 def test_exactly_at_its_deadline_a_request_has_not_expired(late_s, outcome):
-    requests = requests_at((0.0, 1.0), (0.01, 0.1 - late_s))
-    system = serve(requests, FAST, serving=Serving("expired"))
+    system = serve(requests_at((0.0, 1.0), (0.01, 0.1 - late_s)), FAST, serving=Serving("expired"))
     assert by_id(system, "outcome")[1] == outcome
 
 

@@ -60,8 +60,7 @@ def shadow_of(spec, rate_rps, intervals, missed=0):
     shadow = ShadowFleets(spec, TABLE_S)
     for second in range(1, intervals + 1):
         last = IntervalMetrics(offered=rate_rps, avoidable_violations=missed)
-        view = busy_view(rate_rps=rate_rps, intervals=second, last=last)
-        shadow.observe(view, TABLE_S)
+        shadow.observe(busy_view(rate_rps=rate_rps, intervals=second, last=last), TABLE_S)
     return shadow
 
 
@@ -93,8 +92,7 @@ def test_where_resizes_are_slow_it_is_held_from_the_beginning():
 
 
 def test_nothing_is_held_in_an_overload_that_no_fleet_survives():
-    slow = dataclasses.replace(SPEC, resize_delay_s=1.8)
-    flood = shadow_of(slow, 200, 20)
+    flood = shadow_of(dataclasses.replace(SPEC, resize_delay_s=1.8), 200, 20)
     assert flood.to_hold(20.0, overloaded=True) is None
     assert flood.to_hold(20.0, overloaded=False) is not None
 

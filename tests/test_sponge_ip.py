@@ -17,8 +17,7 @@ from sponge_env.errors import ProfileError
 from sponge_env.interfaces import Allocation, RunningBatch
 from sponge_env.latency import LatencyModel, MeasuredLatency
 
-STATES = 300
-"""Random states of each seed."""
+STATES = 300  # random states of each seed
 
 
 def exhaustive(spec, view, forecast, margin):
@@ -81,19 +80,14 @@ def random_view(rng, spec):
         size, end_s = int(rng.integers(1, most + 1)), now_s + rng.uniform(-0.1, 0.5)
         running.append(RunningBatch(size, now_s - 0.1, end_s))
     return make_view(
-        now_s=now_s,
-        queued_deadlines_s=now_s + np.sort(slacks_s),
-        running=tuple(running),
+        now_s=now_s, queued_deadlines_s=now_s + np.sort(slacks_s), running=tuple(running),
         allocation=Allocation(int(rng.integers(1, spec.first.cores_max + 1)), 1),
         replicas_ready=int(rng.integers(0, 3)),
         starting_s=tuple(np.sort(rng.uniform(0, 2, rng.integers(0, 3))).tolist()),
-        arrivals=arrivals,
-        delays_s=spec.slo_s - budgets_s,
-        budgets_s=budgets_s,
-        mean_delays_s=means_s,
-        cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
+        arrivals=arrivals, delays_s=spec.slo_s - budgets_s, budgets_s=budgets_s,
+        mean_delays_s=means_s, cores_in_force=int(rng.integers(1, spec.first.cores_max + 1)),
         pending=random_resizes(rng, spec),
-    )
+    )  # fmt: skip
 
 
 def random_resizes(rng, spec):
@@ -152,9 +146,7 @@ def test_equals_pulp_on_random_states():
     eta_s=st.floats(0.01, 10),
 )
 @example(view=busy_view(), gamma_s=0.0, delta_s=0.0, epsilon_s=1e-8, eta_s=1.0)
-def test_equals_exhaustive_search_on_fits_that_go_the_wrong_way(
-    view, gamma_s, delta_s, epsilon_s, eta_s
-):
+def test_equals_exhaustive_search_on_fits_that_go_wrong(view, gamma_s, delta_s, epsilon_s, eta_s):
     spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
     try:
         spec.first.latency.table_s(16, 16)
@@ -244,8 +236,7 @@ class TestForecast:
         assert self.forecast(step, sigmas=0.0).rate_rps == 40
 
     def test_budgets_remember_the_worst_recent_delay(self):
-        delays_s = np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1])
-        view = busy_view(delay_s=0.1, mean_delays_s=delays_s)
+        view = busy_view(delay_s=0.1, mean_delays_s=np.array([0.9, 0.5, 0.1, 0.1, 0.1, 0.1]))
         assert self.forecast(view).budget_low_s == pytest.approx(0.5)
         assert self.forecast(view).budget_high_s == pytest.approx(0.9)
 
@@ -257,8 +248,7 @@ class TestForecast:
 
 def test_where_the_fit_is_rejected_a_running_batch_has_the_margin_of_what_was_measured():
     fit = LatencyModel(9.0, 9.0, 9.0, 9.0, residual_quantiles=(0.5,))
-    table_s = ((0.1, 0.05), (0.2, 0.1))
-    grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), table_s)
+    grid = MeasuredLatency(*dataclasses.astuple(fit), (1, 2), (1, 2), ((0.1, 0.05), (0.2, 0.1)))
     view = busy_view(running=(RunningBatch(2, 9.9, 10.1),), cores_in_force=2)
     program = StageProgram(SpongeIPConfig(), make_spec(latency=grid, cores_max=2, batch_max=2))
     (state,) = program.model.states(view, Forecast(1.0, 0.0, 0.9, 0.9), [1])

@@ -75,8 +75,7 @@ def test_cores_cover_the_load_until_a_replica_is_warm():
 
 def test_replicas_start_only_beside_the_cores_that_are_needed_until_then():
     machine = dataclasses.replace(with_first(SPEC, cores_max=11), total_cores=11)
-    held = Allocation(4, 4, 3)
-    starting = busy_view(allocation=held, replicas_ready=1, starting_s=(6.0, 6.0))
+    starting = busy_view(allocation=Allocation(4, 4, 3), replicas_ready=1, starting_s=(6.0, 6.0))
     unbound, bound = decide(starting), decide(starting, machine)
     assert (bound.cores, bound.batch) == (unbound.cores, unbound.batch)
     assert unbound.replicas == bound.replicas == 3, "each that starts takes one core"
@@ -95,8 +94,7 @@ def test_replicas_are_ready_or_start_or_are_asked_for_now():
     )
     (stage,) = view.stages
     times_s, sizes = zip(*replica_states(stage, 5.0, asked_s=10.0, replicas=4), strict=True)
-    assert times_s == pytest.approx((0.1, 0.3, 3.0, 10.0))
-    assert sizes == (2, 4, 0, 0)
+    assert (times_s, sizes) == (pytest.approx((0.1, 0.3, 3.0, 10.0)), (2, 4, 0, 0))
     assert [size for _, size in replica_states(stage, 5.0, 10.0, replicas=1)] == [4]
     (idle,) = make_view(replicas_ready=2).stages
     assert replica_states(idle, 5.0, 10.0, replicas=2) == [(0.0, 0), (0.0, 0)]
@@ -223,11 +221,9 @@ def test_more_than_the_ready_replicas_serve_is_planned_for_once_requests_must_be
     assert answer.replicas > 2
     assert answer.cores < 15
     assert answer.cores + answer.replicas - 1 <= 16, "the ready one makes room"
-    steady = busy_view(rate_rps=20, allocation=held, budgets_left_s=(0.5,) * 60)
-    answer = decide(steady, MACHINE)
+    answer = decide(busy_view(rate_rps=20, allocation=held, budgets_left_s=(0.5,) * 60), MACHINE)
     assert (answer.replicas, answer.cores) == (2, 15), "a backlog that one can work off"
-    short = busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 10)
-    answer = decide(short, MACHINE)
+    answer = decide(busy_view(rate_rps=38, allocation=held, budgets_left_s=(0.5,) * 10), MACHINE)
     assert (answer.replicas, answer.cores) == (2, 15), "nobody is late yet, and room costs cores"
     answer = decide(late, MACHINE, overload_windows=0)
     assert (answer.replicas, answer.cores) == (2, 15)

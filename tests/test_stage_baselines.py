@@ -105,8 +105,7 @@ def test_grandslam_fills_the_slack_of_each_stage():
         if due_s.size:
             slack_s = due_s[0] - view.now_s - after * spec.slo_s
         table_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[:, 1]
-        fitting = 1 + np.flatnonzero(table_s <= slack_s)
-        assert chosen.batch == max([1, *fitting])
+        assert chosen.batch == max([1, *1 + np.flatnonzero(table_s <= slack_s)])
 
 
 def test_splits_take_any_variant_that_is_in_force_at_first():

@@ -36,20 +36,12 @@ def random_state(random, program):
     ready, cores = int(random.integers(1, 4)), int(random.integers(1, 5))
     running = [(left_s, random.integers(0, 5)) for left_s in random.uniform(0.0, 0.05, ready)]
     return StageState(
-        due_s=due_s,
-        arrivals_s=np.empty((random.integers(0, 10), 2)),
-        ready_s=0.0,
-        running=np.array(sorted(running)),
-        free_s=np.empty(ready),
-        variant=0,
-        cores=cores,
+        due_s=due_s, arrivals_s=np.empty((random.integers(0, 10), 2)), ready_s=0.0,
+        running=np.array(sorted(running)), free_s=np.empty(ready), variant=0, cores=cores,
         before_s=np.ascontiguousarray(program.model.tables[0].service_s[:, cores - 1]),
-        replicas=ready,
-        rate_rps=random.uniform(1.0, 60.0),
-        noise=random.uniform(0.0, 2.0),
-        budget_low_s=low_s,
-        budget_high_s=low_s + random.uniform(0.0, 0.3),
-    )
+        replicas=ready, rate_rps=random.uniform(1.0, 60.0), noise=random.uniform(0.0, 2.0),
+        budget_low_s=low_s, budget_high_s=low_s + random.uniform(0.0, 0.3),
+    )  # fmt: skip
 
 
 def left_ticks(program, state, cores, batch):
@@ -100,8 +92,7 @@ def test_options_are_counted_as_they_are_defined():
                     counted = [short + sum(t < ticks for t in left) for ticks in range(TICKS + 1)]
                     assert chain.late[option].tolist() == counted
                 else:
-                    room = NEVER if short else min([TICKS, *left])
-                    assert chain.choices.room[option] == room
+                    assert chain.choices.room[option] == (NEVER if short else min([TICKS, *left]))
 
 
 @pytest.mark.parametrize("total_cores", [5, 32])
@@ -141,8 +132,7 @@ def decide(system, controller):
 
 
 def test_where_the_load_is_steady_it_holds_what_it_takes():
-    steady = Arrivals(kind="constant", rate_rps=30.0)
-    system = system_of("pipeline-video", arrivals=steady)
+    system = system_of("pipeline-video", arrivals=Arrivals(kind="constant", rate_rps=30.0))
     decided = decide(system, SpongeIP())
     assert {each.total_cores for each in decided[15:]} <= {3, 4}
     assert all(each.feasible for each in decided[2:])
@@ -162,8 +152,7 @@ def test_a_budget_for_each_stage_or_for_all(budget):
     system = system_of("pipeline-nlp", arrivals=Arrivals(rate_rps=6.0))
     controller = SpongeIP(budget=budget)
     decided = decide(system, controller)
-    outcomes = system.columns()["outcome"]
-    assert np.mean(outcomes != "on_time") < 0.05
+    assert np.mean(system.columns()["outcome"] != "on_time") < 0.05
     assert np.mean([each.total_cores for each in decided[10:]]) <= 10
     assert controller.plans(system.spec) == (budget == "end-to-end")
 
@@ -266,8 +255,7 @@ def test_a_budget_for_all_stages():
     chain = Chain([2, 2], horizon=10, total_cores=8)
     chain.choices.ticks[:] = [6, 3, 5, 2]
     chain.choices.cores[:] = chain.choices.cost[:] = [1, 3, 1, 2]
-    wanted = {11: [0, 0], 10: [0, 1], 8: [0, 1], 7: [1, 1], 5: [1, 1]}
-    for budget, options in wanted.items():
+    for budget, options in {11: [0, 0], 10: [0, 1], 8: [0, 1], 7: [1, 1], 5: [1, 1]}.items():
         if budget <= chain.horizon:
             assert chain.within(budget)
             assert chain.options() == options

@@ -133,9 +133,7 @@ def test_no_decision_asks_for_more_than_the_machine_has():
             steps |= set((asked[..., 2] - before).flatten().tolist())
         assert np.max(held) == spec.total_cores
         assert {-1, 0, 1} <= steps
-    assert (state.choices.counts[:, 3] > 0).tolist() == [
-        len(stage.variants) > 1 for stage in CHAIN.stages
-    ]
+    assert (state.choices.counts[:, 3] > 0).tolist() == [len(s.variants) > 1 for s in CHAIN.stages]
 
 
 def test_ready_replicas_get_what_those_that_start_leave():

@@ -97,11 +97,9 @@ def test_a_suite_runs_agents_on_cells_and_goes_on_where_it_was(capsys, request):
 
     assert run("--suite tiny.toml --run-dir part --seeds 1-2 --cells *+resnet18+cold") == 0
     part = load_results(Path("part"))
-    assert len(part) == 2 * 2
-    assert set(part["seed"]) == {1, 2}
+    assert (len(part), set(part["seed"])) == (2 * 2, {1, 2})
     some = ["agent", "profile", "start", "seed", "mean_cores", "violation_rate", "reward"]
-    both = part[some].merge(frame[some])
-    assert len(both) == 2, "seed 1 is the same in both"
+    assert len(part[some].merge(frame[some])) == 2, "seed 1 is the same in both"
 
 
 @pytest.mark.usefixtures("inline")
@@ -182,11 +180,9 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
     summaries = json.loads(Path("out.json").read_text())
     assert [(s["seed"], s["partial"]) for s in summaries] == [(0, False), (1, True)]
     assert not list(Path("run").rglob("*.partial"))
-    intervals = load_intervals(Path("run"))
-    assert list(intervals.groupby("seed")["time_s"].max()) == [5.0, 2.0]
+    assert list(load_intervals(Path("run")).groupby("seed")["time_s"].max()) == [5.0, 2.0]
     requests = pd.read_parquet("run/requests/slow:Slow/paper+yolov5s+cold-seed1.parquet")
-    assert len(requests) == summaries[1]["offered"]
-    assert len(load_results(Path("run"))) == 1
+    assert (len(requests), len(load_results(Path("run")))) == (summaries[1]["offered"], 1)
 
     first = Path("run/intervals/slow:Slow/paper+yolov5s+cold-seed0.parquet").stat().st_mtime_ns
     Path("again").touch()
@@ -196,8 +192,7 @@ def test_an_interrupted_evaluation_keeps_what_has_ended_and_goes_on():
         (agent, seed, False) for agent in ("slow:Slow", "static-8") for seed in range(3)
     ]
     again = Path("run/intervals/slow:Slow/paper+yolov5s+cold-seed0.parquet").stat().st_mtime_ns
-    assert again == first
-    assert len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir())) == 1
+    assert (again, len(list(Path("run/tensorboard/slow:Slow-seed1").iterdir()))) == (first, 1)
     assert len(load_results(Path("run"))) == 6
 
 
@@ -274,9 +269,7 @@ def episodes_of(run):
     return {str(path.relative_to(run)): without_times(path) for path in files}
 
 
-def test_a_suite_is_the_same_there_though_a_node_dies_and_another_version_is_refused(
-    own_folder, inline
-):
+def test_a_suite_is_the_same_though_a_node_dies_and_another_version_is_refused(own_folder, inline):
     Path("suite.toml").write_text(SUITE)
     Path("there.py").write_text(CLUSTER)
     assert evaluate.main(["--suite", "suite.toml", "--run-dir", "here"]) == 0

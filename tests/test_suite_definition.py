@@ -25,8 +25,7 @@ PAPER = CellGroup(("paper",), ("yolov5s",))
 
 
 def suite(**changes):
-    fields = {"name": "s", "cells": (PAPER,), "agents": {"fa2": AgentEntry()}, **changes}
-    return Suite(**fields)
+    return Suite(**{"name": "s", "cells": (PAPER,), "agents": {"fa2": AgentEntry()}, **changes})
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))
@@ -42,8 +41,7 @@ def test_every_shipped_suite_can_run(name):
 
 
 def test_a_suite_crosses_agents_with_cells_and_puts_bounds_first():
-    two = suite(agents={"fa2": AgentEntry(), "static-8": AgentEntry()}, bounds=("joint",))
-    work = units(two)
+    work = units(suite(agents={"fa2": AgentEntry(), "static-8": AgentEntry()}, bounds=("joint",)))
     assert [unit.agent for unit in work] == [
         "oracle-joint", "oracle-joint", "fa2", "static-8", "fa2", "static-8"
     ]  # fmt: skip
@@ -146,8 +144,7 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path):
     (tmp_path / "40").write_text("40\n")
     (tmp_path / "20").write_text("20\n")
     (tmp_path / "200").write_text("200\n")
-    both = recorded(bounds=("vertical", "joint"))
-    work = units(with_traces(both, tmp_path, {})[0])
+    work = units(with_traces(recorded(bounds=("vertical", "joint")), tmp_path, {})[0])
     bounds = {(unit.agent, unit.scenario.name) for unit in work if isinstance(unit, BoundUnit)}
     assert bounds == {("oracle", "20"), ("oracle-joint", "20"), ("oracle-joint", "40")}
 

@@ -11,17 +11,7 @@ from hypothesis import strategies as st
 from sponge_env.results import suite_tables
 from sponge_env.results.comparison import Comparison
 from sponge_env.results.drawing import profile_figure, styles_of
-from sponge_env.results.suite_tables import (
-    all_tables,
-    cell_rows,
-    cell_table,
-    failure_table,
-    score_grid,
-    score_rows,
-    score_table,
-    score_tables,
-    scores,
-)
+from sponge_env.results.suite_tables import cell_rows, cell_table, failure_table, score_rows, scores
 from sponge_env.run.suite import Arrangement
 
 COLD, OTHER = ("paper", "yolov5s", "cold"), ("bursty", "resnet18", "cold")
@@ -82,7 +72,7 @@ def test_a_suite_has_one_score_and_one_for_each_group():
     assert entries(tables[ALL], "fa2") == ["2 of 2", "0.53", "1.06", "0.75", "0.000"]
     groups = tables["by group, cold start: met · cores over ip"]
     assert entries(groups, "fa2") == ["1/1 · 0.75", "1/1 · 0.38"]
-    assert "by group, cold start" in all_tables(one)
+    assert "by group, cold start" in suite_tables.all_tables(one)
 
 
 def test_a_failed_agent_has_a_line_of_its_own():
@@ -90,7 +80,7 @@ def test_a_failed_agent_has_a_line_of_its_own():
     failure |= {"agent": "fa2", "type": "ValueError", "message": "no good"}
     frames = [rows("ip", COLD, 0, 8.0), rows("ip", OTHER, 0, 8.0), rows("fa2", OTHER, 0, 5.0)]
     one = comparison(*frames, **failure)
-    assert all_tables(one).count("fa2: failed with ValueError: no good") == 1
+    assert suite_tables.all_tables(one).count("fa2: failed with ValueError: no good") == 1
     assert entries(failure_table(one), "fa2") == ["paper, yolov5s, cold", "ValueError: no good"]
     assert entries(scores(one)[ALL], "fa2")[0] == "1 of 2"
 
@@ -133,13 +123,12 @@ def of(rows, agent):
 
 def test_the_score_by_hand():
     rows = score_rows(frame(), "fixed")
-    assert [*rows["agent"]] == [*MISSED]
-    assert {*rows["reference"]} == {"fixed"}
+    assert ([*rows["agent"]], {*rows["reference"]}) == ([*MISSED], {"fixed"})
     # Ratios 1/2, 1, 1/2, 1; the bound is known in three cells, of 1, 4 and 4 cores.
     assert of(rows, "good") == pytest.approx([4, 4, 0.25**0.25, 16 ** (1 / 3), 1.0, 0.00025])
     assert of(rows, "fixed") == pytest.approx([4, 3, 1.0, 64 ** (1 / 3), 1.0, 0.0029 / 4])
     assert of(rows, "bad") == pytest.approx([4, 0, *[math.nan] * 3, 0.025], nan_ok=True)
-    table = score_table(rows, ["bad", "nobody", "good"])
+    table = suite_tables.score_table(rows, ["bad", "nobody", "good"])
     assert table.headings[2] == "cores over fixed"
     assert table.rows == [
         ["bad", "0 of 4", "-", "-", "-", "2.500"],
@@ -160,10 +149,11 @@ def test_a_cell_without_a_result_is_not_met_and_without_the_reference_not_compar
 def test_starts_and_groups_have_scores_of_their_own():
     cells = pd.concat([frame(), frame("cold")])
     assert len(score_rows(cells, "fixed")) == 2 * len(MISSED)
-    grid = score_grid(score_rows(frame(), "fixed", "group"), "group", ["good", "bad", "nobody"])
+    grouped = score_rows(frame(), "fixed", "group")
+    grid = suite_tables.score_grid(grouped, "group", ["good", "bad", "nobody"])
     assert [*grid.headings[1:]] == ["load 0.1", "load 0.4"]
     assert grid.rows == [["good", "2/2 · 0.71", "2/2 · 0.71"], ["bad", "0/2 · -", "0/2 · -"]]
-    tables = score_tables(cells, "fixed", ["good"])
+    tables = suite_tables.score_tables(cells, "fixed", ["good"])
     assert [*tables] == [
         "all scenarios and profiles, warm start",
         "by group, warm start: met · cores over fixed",

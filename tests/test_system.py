@@ -112,8 +112,7 @@ def test_rates_are_of_what_has_ended():
     hopeless = np.array([False, False, True, False, True, True, False])
     summary = summarise_requests(OUTCOME, LATENCY_S, hopeless)
     assert (summary["offered"], summary["violations"], summary["hopeless"]) == (7, 3, 3)
-    assert summary["violation_rate"] == 3 / 5
-    assert summary["avoidable_violation_rate"] == 1 / 5
+    assert (summary["violation_rate"], summary["avoidable_violation_rate"]) == (3 / 5, 1 / 5)
     assert summary["hopeless_rate"] == 2 / 5
     assert summary["latency_mean_s"] == pytest.approx(1.3 / 3)
     assert (summary["latency_p50_s"], summary["latency_p99_s"]) == (0.9, math.inf)
@@ -121,8 +120,7 @@ def test_rates_are_of_what_has_ended():
 
 def test_accuracy_counts_answers_in_time_only():
     accuracy = np.array([0.7, 0.9, 0.8, math.nan, math.nan, math.nan, math.nan])
-    needs_cores = OUTCOME == "dropped"
-    found = summarise_accuracy(OUTCOME, accuracy, needs_cores)
+    found = summarise_accuracy(OUTCOME, accuracy, OUTCOME == "dropped")
     assert found["accuracy"] == pytest.approx(0.8)
     assert found["effective_accuracy"] == pytest.approx(1.6 / 5)
     assert found["more_cores_rate"] == 1 / 5
@@ -157,8 +155,7 @@ def test_a_cold_start_stays_as_it_is():
 def test_the_most_frequent_allocation_at_the_end_is_taken():
     rare, often = Allocation(16, 1), Allocation(9, 2)
     assert rollout.settled(WARM, Scripted(rare, often, often), PROFILE) == often
-    assert rollout.SETTLING % 2 == 0
-    assert rollout.COUNTED % 2 == 0
+    assert (rollout.SETTLING % 2, rollout.COUNTED % 2) == (0, 0)
     assert rollout.settled(WARM, Scripted(rare, often), PROFILE) == often, "of two the latest"
 
 
@@ -180,8 +177,7 @@ def test_steady_means_equal_gaps_at_the_mean_rate(arrivals):
 
 
 def test_steady_means_no_fades():
-    network = dataclasses.replace(WARM.network, fade_every_s=60.0)
-    fading = dataclasses.replace(WARM, network=network)
+    fading = dataclasses.replace(WARM, network=dataclasses.replace(WARM.network, fade_every_s=60.0))
     assert rollout.steady_scenario(fading, PROFILE) == rollout.steady_scenario(WARM, PROFILE)
 
 
@@ -226,8 +222,7 @@ def in_force_s(scatter, seed):
 
 
 def test_delays_scatter_around_the_median_that_controllers_know():
-    exactly = in_force_s(0.0, seed=3)
-    assert exactly == pytest.approx([DELAYED_S] * 59)
+    assert in_force_s(0.0, seed=3) == pytest.approx([DELAYED_S] * 59)
     times_s = np.array(in_force_s(0.5, seed=3))
     assert np.median(times_s) == pytest.approx(DELAYED_S, rel=0.25)
     assert np.std(np.log(times_s)) == pytest.approx(0.5, rel=0.25)
@@ -236,9 +231,8 @@ def test_delays_scatter_around_the_median_that_controllers_know():
 
 
 def test_no_resize_overtakes_another_and_none_is_lost():
-    system = SimulatedSystem(
-        delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0), 1
-    )
+    scattered = delayed(duration_s=60.0, actuation_delay_s=2.0, actuation_scatter=1.0)
+    system = SimulatedSystem(scattered, 1)
     rng, asked_for = np.random.default_rng(0), []
     for _ in range(60):
         asked_for.append(int(rng.integers(1, 17)))

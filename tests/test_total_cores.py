@@ -18,10 +18,9 @@ from sponge_env.live.worker import LiveWorker
 TOTAL = 16
 UNIT = 1 / 16
 
-sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(
+sizes = st.tuples(st.integers(1, TOTAL), st.integers(1, TOTAL)).filter(  # cores and replicas
     lambda size: size[0] * size[1] <= TOTAL
 )
-"""Cores and replicas."""
 
 
 class Machine(FakeLauncher):
@@ -63,8 +62,7 @@ class Rig:
 
     def __init__(self, cores, replicas):
         self.machine = Machine()
-        initial = Allocation(cores, 1, replicas)
-        config = LiveConfig(initial=initial, total_cores=TOTAL)
+        config = LiveConfig(initial=Allocation(cores, 1, replicas), total_cores=TOTAL)
         self.worker = LiveWorker(config, launcher=self.machine)
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0

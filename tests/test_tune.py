@@ -23,13 +23,9 @@ from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.system import SimulatedSystem
 
 SHORT = Scenario(
-    name="short",
-    profile="resnet18",
-    duration_s=20.0,
-    start="warm",
-    warmup_s=5.0,
+    name="short", profile="resnet18", duration_s=20.0, start="warm", warmup_s=5.0,
     arrivals=Arrivals(rate_rps=40.0),
-)
+)  # fmt: skip
 SUITE = """
 seeds = 1
 [[cells]]

@@ -4,10 +4,9 @@ Times differ by orders of magnitude between a virtual and a real worker, so the 
 compare durations with each other, never with a clock.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import busy_model
 import numpy as np
@@ -20,8 +19,7 @@ from sponge_env.interfaces import Allocation, Batch, Completion, Worker
 from sponge_env.live.worker import LiveWorker
 
 CORES, BATCH, REPLICAS = 16, 8, 3
-PATIENCE_S = 60.0
-"""Episode time after which a test gives up on an event."""
+PATIENCE_S = 60.0  # episode time after which a test gives up on an event
 
 
 @dataclass
@@ -33,20 +31,20 @@ class Rig:
     batches: int = 0
     done: list[Completion] = field(default_factory=list)
 
-    def batch(self, size: int) -> Batch:
+    def batch(self, size):
         """Make a batch with a number of its own."""
         self.batches += 1
         first = self.batches * 1000
         return Batch(self.batches, tuple(first + i for i in range(size)))
 
-    def wait_until(self, condition: Callable[[], bool]) -> None:
+    def wait_until(self, condition):
         """Let time pass until the condition holds."""
         limit_s = self.worker.now() + PATIENCE_S
         while not condition():
             assert self.worker.now() < limit_s, "the worker never got there"
             self.done.extend(self.worker.wait(limit_s))
 
-    def run(self, size: int) -> Completion:
+    def run(self, size):
         """Run one batch to its end."""
         before = len(self.done)
         self.worker.start(self.batch(size))
@@ -54,35 +52,31 @@ class Rig:
         return self.done[-1]
 
 
-def _profile_rig(initial: Allocation) -> Rig:
+def _profile_rig(initial):
     latency_s = np.array([[0.01 * b * CORES / c for c in range(1, 17)] for b in range(1, 9)])
-    worker = SimulatedWorker(
-        lambda cores: ProfileService(latency_s, cores), initial, cold_start_s=2.0
-    )
+    worker = SimulatedWorker(partial(ProfileService, latency_s), initial, cold_start_s=2.0)
     return Rig(worker, worker.crash)
 
 
-def _real_rig(initial: Allocation) -> Rig:
-    limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
-    worker = LiveWorker(busy_model.config(**limits, initial=initial))
-    return Rig(worker, lambda: crash(worker))
-
-
-def _remote_rig(initial: Allocation) -> Rig:
+def _live_rig(launcher, initial):
     limits = {"batch_max": BATCH, "cores_max": CORES, "replicas_max": REPLICAS}
     config = busy_model.config(**limits, initial=initial)
-    worker = LiveWorker(config, launcher=remote_launcher([config]))
+    worker = LiveWorker(config, launcher=launcher([config]))
     return Rig(worker, lambda: crash(worker))
 
 
-RIGS = {"profile": _profile_rig, "real": _real_rig, "remote": _remote_rig}
+RIGS = {
+    "profile": _profile_rig,
+    "real": partial(_live_rig, lambda configs: None),
+    "remote": partial(_live_rig, remote_launcher),
+}
 
 
 @pytest.fixture(params=[pytest.param(n, marks=[pytest.mark.live] * (n != "profile")) for n in RIGS])
-def make_rig(request: pytest.FixtureRequest) -> Iterator[Callable[[Allocation], Rig]]:
-    rigs: list[Rig] = []
+def make_rig(request):
+    rigs = []
 
-    def make(initial: Allocation) -> Rig:
+    def make(initial):
         rigs.append(RIGS[request.param](initial))
         return rigs[-1]
 
@@ -91,11 +85,10 @@ def make_rig(request: pytest.FixtureRequest) -> Iterator[Callable[[Allocation], 
         rig.worker.close()
 
 
-MakeRig = Callable[[Allocation], Rig]
 FULL = Allocation(cores=CORES, batch=BATCH)
 
 
-def test_a_batch_comes_back_whole_and_in_time_order(make_rig: MakeRig) -> None:
+def test_a_batch_comes_back_whole_and_in_time_order(make_rig):
     rig = make_rig(FULL)
     assert rig.worker.idle() == 1
     batch = rig.batch(3)
@@ -115,10 +108,10 @@ def test_a_batch_comes_back_whole_and_in_time_order(make_rig: MakeRig) -> None:
     assert rig.worker.now() >= until_s, "nothing happens, so that it returns at its time"
 
 
-def test_fewer_cores_make_back_to_back_work_slower(make_rig: MakeRig) -> None:
+def test_fewer_cores_make_back_to_back_work_slower(make_rig):
     rig = make_rig(FULL)
 
-    def total_s() -> float:
+    def total_s():
         return sum(c.finished_s - c.started_s for c in (rig.run(4) for _ in range(3)))
 
     fast_s = total_s()
@@ -126,7 +119,7 @@ def test_fewer_cores_make_back_to_back_work_slower(make_rig: MakeRig) -> None:
     assert total_s() > 2 * fast_s
 
 
-def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
+def test_a_resize_acts_on_the_running_batch(make_rig):
     rig = make_rig(Allocation(cores=1, batch=BATCH))
     slow = rig.run(BATCH)
     slow_s = slow.finished_s - slow.started_s
@@ -137,9 +130,7 @@ def test_a_resize_acts_on_the_running_batch(make_rig: MakeRig) -> None:
     assert rig.done[1].finished_s - rig.done[1].started_s < slow_s / 2
 
 
-def test_new_replicas_hold_one_core_at_once_and_the_others_when_they_serve(
-    make_rig: MakeRig,
-) -> None:
+def test_new_replicas_hold_one_core_at_once_and_the_others_when_they_serve(make_rig):
     rig = make_rig(Allocation(cores=4, batch=BATCH))
     rig.worker.resize(Allocation(cores=4, batch=BATCH, replicas=3))
     status = rig.worker.status()
@@ -154,7 +145,7 @@ def test_new_replicas_hold_one_core_at_once_and_the_others_when_they_serve(
     assert (status.starting_s, status.held_cores) == ((), 8)
 
 
-def test_scale_in_lets_running_batches_finish(make_rig: MakeRig) -> None:
+def test_scale_in_lets_running_batches_finish(make_rig):
     rig = make_rig(Allocation(cores=4, batch=BATCH, replicas=2))
     for _ in range(2):
         rig.worker.start(rig.batch(2))
@@ -166,7 +157,7 @@ def test_scale_in_lets_running_batches_finish(make_rig: MakeRig) -> None:
     assert rig.worker.idle() == 1
 
 
-def test_cores_are_charged_while_they_are_held(make_rig: MakeRig) -> None:
+def test_cores_are_charged_while_they_are_held(make_rig):
     rig = make_rig(Allocation(cores=4, batch=BATCH))
     begin = Reading(rig.worker)
     rig.worker.wait(begin.latest_s + 0.1)
@@ -185,13 +176,12 @@ def test_cores_are_charged_while_they_are_held(make_rig: MakeRig) -> None:
 class Reading:
     """A status, and the times it was read between."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.earliest_s = worker.now()
-        self.status = worker.status()
+    def __init__(self, worker):
+        self.earliest_s, self.status = worker.now(), worker.status()
         self.latest_s = worker.now()
 
 
-def test_cores_are_in_use_while_a_batch_runs(make_rig: MakeRig) -> None:
+def test_cores_are_in_use_while_a_batch_runs(make_rig):
     rig = make_rig(Allocation(cores=1, batch=BATCH))
     before = rig.worker.status()
     rig.worker.start(rig.batch(BATCH))
@@ -206,7 +196,7 @@ def test_cores_are_in_use_while_a_batch_runs(make_rig: MakeRig) -> None:
     assert rig.worker.status().used_core_seconds >= during.used_core_seconds
 
 
-def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig: MakeRig) -> None:
+def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig):
     rig = make_rig(Allocation(cores=1, batch=BATCH))
     batch = rig.batch(BATCH)
     rig.worker.start(batch)
@@ -222,7 +212,7 @@ def test_a_crash_returns_the_batch_and_serving_goes_on(make_rig: MakeRig) -> Non
     assert rig.run(1).ok
 
 
-def test_a_held_clock_stands_still_and_close_is_safe_twice(make_rig: MakeRig) -> None:
+def test_a_held_clock_stands_still_and_close_is_safe_twice(make_rig):
     rig = make_rig(FULL)
     rig.worker.hold()
     held_s = rig.worker.now()

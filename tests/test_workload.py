@@ -54,8 +54,7 @@ def draw_times_s(arrivals, duration_s, seed=1):
 def test_send_times_ascend_within_the_episode_and_are_those_of_the_seed(name):
     first, again, other = (draw_times_s(PROCESSES[name], 99.5, seed) for seed in (1, 1, 2))
     assert first.tobytes() == again.tobytes()
-    recorded = name in ("constant", "shipped events")
-    assert (first.tobytes() == other.tobytes()) == recorded
+    assert (first.tobytes() == other.tobytes()) == (name in ("constant", "shipped events"))
     assert first[0] >= 0
     assert first[-1] < 99.5
     assert np.all(np.diff(first) >= 0)
@@ -80,8 +79,7 @@ def test_states_of_a_burst_last_equally_long_on_average():
     counts = np.bincount(draw_times_s(arrivals, 40_000.0).astype(int), minlength=40_000)
     assert np.mean(counts == 0) == pytest.approx(0.5, abs=0.05)
     assert np.median(counts[counts > 0]) == pytest.approx(2 * RATE_RPS, rel=0.05)
-    changes = np.count_nonzero(np.diff(counts == 0))
-    assert changes == pytest.approx(40_000 / 20.0, rel=0.15)
+    assert np.count_nonzero(np.diff(counts == 0)) == pytest.approx(40_000 / 20.0, rel=0.15)
 
 
 def test_each_stretch_has_one_flash_crowd():
@@ -117,8 +115,7 @@ def test_counts_keep_to_their_second(tmp_path_factory, per_second, seconds):
     path.write_text("".join(f"{count}\n" for count in per_second))
     times_s = draw_times_s(Arrivals("trace", file=str(path)), float(seconds))
     assert np.bincount(times_s.astype(int), minlength=seconds).tolist() == expected
-    mean_rps = read_arrivals(path).mean_rps(float(seconds))
-    assert mean_rps == pytest.approx(times_s.size / seconds)
+    assert read_arrivals(path).mean_rps(float(seconds)) == pytest.approx(times_s.size / seconds)
 
 
 def test_scaling_keeps_recorded_times():
@@ -232,8 +229,7 @@ payloads_bytes = st.integers(1, 10**7).map(float)
 def delivered_bytes(trace, until_s):
     """Integrate the bandwidth from 0, sample by sample."""
     laps = math.floor(until_s / trace.duration_s)
-    ends_s = np.append(trace.start_s[1:], trace.duration_s)
-    lengths_s = ends_s - trace.start_s
+    lengths_s = np.append(trace.start_s[1:], trace.duration_s) - trace.start_s
     inside_s = np.clip(until_s - laps * trace.duration_s - trace.start_s, 0.0, lengths_s)
     return float((laps * lengths_s + inside_s) @ trace.bandwidth_bytes_per_s)
 
@@ -250,9 +246,7 @@ def test_a_transfer_ends_as_soon_as_its_last_byte_is_delivered(trace, sent_s, pa
 
 
 @given(traces, st.lists(times_s, min_size=2, max_size=20).map(sorted), payloads_bytes)
-def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
-    trace, sent_s, payload_bytes
-):
+def test_walking_through_a_trace_ends_each_transfer_as_if_alone(trace, sent_s, payload_bytes):
     alone_s = [arrival_s(trace, each_s, payload_bytes)[0] for each_s in sent_s]
     expected_s = np.maximum.accumulate(alone_s)
     assert arrival_s(trace, sent_s, payload_bytes).tolist() == expected_s.tolist()
@@ -261,20 +255,12 @@ def test_walking_through_a_trace_ends_each_transfer_as_if_it_were_alone(
 @pytest.mark.parametrize(
     ("start_s", "bandwidth", "duration_s"),
     [
-        ([], [], 1.0),
-        ([0, 1], [5], 2.0),
-        ([0, math.nan], [5, 5], 2.0),
-        ([0, 1], [5, 5], math.inf),
-        ([1, 2], [5, 5], 3.0),
-        ([0, 2, 1], [5, 5, 5], 3.0),
-        ([0, 1, 1], [5, 5, 5], 3.0),
-        ([0, 1], [5, 5], 1.0),
-        ([0, 1], [5, -5], 2.0),
-        ([0, 1], [5, math.nan], 2.0),
-        ([0, 1], [5, math.inf], 2.0),
-        ([0, 1], [0, 0], 2.0),
+        ([], [], 1.0), ([0, 1], [5], 2.0), ([0, math.nan], [5, 5], 2.0), ([0, 1], [5, 5], math.inf),
+        ([1, 2], [5, 5], 3.0), ([0, 2, 1], [5, 5, 5], 3.0), ([0, 1, 1], [5, 5, 5], 3.0),
+        ([0, 1], [5, 5], 1.0), ([0, 1], [5, -5], 2.0), ([0, 1], [5, math.nan], 2.0),
+        ([0, 1], [5, math.inf], 2.0), ([0, 1], [0, 0], 2.0),
     ],
-)
+)  # fmt: skip
 def test_impossible_traces(start_s, bandwidth, duration_s):
     with pytest.raises(TraceError):
         BandwidthTrace(np.array(start_s), np.array(bandwidth), duration_s)

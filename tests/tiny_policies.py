@@ -1,7 +1,6 @@
 """Policies that no training made, and the plan of a tiny training."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from scenarios import short
@@ -18,44 +17,28 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 EVERY = 4
 CHOICES = StageChoices.of(SPEC, Form(EVERY, BATCHES))
 CONFIG = LearnConfig(
-    rollout_steps=4,
-    minibatch=16,
-    epochs=1,
-    hidden=(8, 8),
-    evaluations=2,
-    evaluation_episodes=1,
-    imitations=2,
-    demonstrations=1,
-    imitation_epochs=2,
-)
+    rollout_steps=4, minibatch=16, epochs=1, hidden=(8, 8), evaluations=2, evaluation_episodes=1,
+    imitations=2, demonstrations=1, imitation_epochs=2,
+)  # fmt: skip
 
 STEPWISE = PolicyInfo(
-    agent="ppo-joint",
-    fingerprint=JOINT.fingerprint(SPEC),
-    scenarios=("short",),
-    actions=CHOICES.actions,
-    inputs=INPUTS,
-    steps=1,
-    seed=0,
-    batches=BATCHES,
-    every=EVERY,
+    agent="ppo-joint", fingerprint=JOINT.fingerprint(SPEC), scenarios=("short",),
+    actions=CHOICES.actions, inputs=INPUTS, steps=1, seed=0, batches=BATCHES, every=EVERY,
     replicas=MAX_REPLICAS,
-)
+)  # fmt: skip
 
 
-def plan(folder: Path, **changes: object) -> TrainingPlan:
+def plan(folder, **changes):
     """Return the plan of a training of 128 steps in a folder, which is made."""
     folder.mkdir(exist_ok=True)
     made = TrainingPlan((SCENARIO,), 128, envs=4, seed=0, folder=folder, agent="ppo-joint")
     return dataclasses.replace(made, **changes)
 
 
-def drawn_policy(info: PolicyInfo = STEPWISE, seed: int = 7, **changes: object) -> Policy:
+def drawn_policy(info=STEPWISE, seed=7, **changes):
     """Return a policy of large random weights, so that it moves about."""
     random = np.random.default_rng(seed)
     info = dataclasses.replace(info, **changes)
     shapes = ((8, len(info.inputs)), (8, 8), (sum(info.actions), 8))
-    layers = [
-        (random.normal(size=s).astype(np.float32), np.zeros(s[0], np.float32)) for s in shapes
-    ]
+    layers = [(random.normal(size=s).astype("f4"), np.zeros(s[0], np.float32)) for s in shapes]
     return Policy(info, tuple(layers))

@@ -1,19 +1,13 @@
 """Builds the views and specs that controllers decide on."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
 
-from sponge_env.interfaces import (
-    Allocation,
-    RunningBatch,
-    StageSpec,
-    StageView,
-    SystemSpec,
-    SystemView,
-)
+from sponge_env import Allocation
+from sponge_env.interfaces import RunningBatch, StageSpec, StageView, SystemSpec, SystemView
 from sponge_env.scenario.profile import load_profile
 
 System = TypeVar("System", SystemSpec, SystemView)
@@ -26,20 +20,18 @@ OF_STAGE = {each.name for each in dataclasses.fields(StageSpec)}
 SEEN_OF_STAGE = {each.name for each in dataclasses.fields(StageView)} - {"allocation", "last"}
 
 
-def make_spec(profile: str = "yolov5s", **changes: Any) -> SystemSpec:
+def make_spec(profile="yolov5s", **changes):
     """Return the reference system with an SLO of 1 s and limits of 16, with changes."""
     if "latency" in changes:
         changes["latencies"] = (changes.pop("latency"),)
-    fits = (load_profile(profile).latency,)
-    own = {"latencies": fits, "cold_start_s": 10.0}
+    own = {"latencies": (load_profile(profile).latency,), "cold_start_s": 10.0}
     own |= {name: changes.pop(name) for name in OF_STAGE & changes.keys()}
-    names = ("cores_max", "batch_max", "replicas_max")
-    limits = {name: own.pop(name, 16) for name in names}
+    limits = {name: own.pop(name, 16) for name in ("cores_max", "batch_max", "replicas_max")}
     only = StageSpec(own.pop("name", "model"), **limits, **own)
     return SystemSpec(**{"slo_s": 1.0, "interval_s": 1.0, "stages": (only,), **changes})
 
 
-def make_view(**changes: Any) -> SystemView:
+def make_view(**changes):
     """Return the view before the first interval, with changes, of its stage, too."""
     allocation = changes.setdefault("allocation", INITIAL)
     own = {"queued_deadlines_s": NOTHING, "running": (), "replicas_ready": 1, "arrivals": NOTHING}
@@ -50,23 +42,16 @@ def make_view(**changes: Any) -> SystemView:
     return SystemView(**{**known, **changes})
 
 
-def with_first(system: System, **changes: Any) -> System:
+def with_first(system, **changes):
     """Return a spec or a view with changes of its first stage."""
     first = dataclasses.replace(system.first, **changes)
     return dataclasses.replace(system, stages=(first, *system.stages[1:]))
 
 
-def busy_view(
-    rate_rps: int = 20,
-    delay_s: float = 0.1,
-    slo_s: float = 1.0,
-    intervals: int = 10,
-    budgets_left_s: tuple[float, ...] = (),
-    **changes: Any,
-) -> SystemView:
+def busy_view(rate_rps=20, delay_s=0.1, slo_s=1.0, intervals=10, budgets_left_s=(), **changes):
     """Return a view after steady intervals of one second."""
     now_s = float(intervals)
-    values: dict[str, Any] = {
+    values = {
         "now_s": now_s,
         "queued_deadlines_s": now_s + np.sort(np.array(budgets_left_s, dtype=np.float64)),
         "arrivals": np.full(intervals, float(rate_rps)),
@@ -79,7 +64,7 @@ def busy_view(
 
 
 @st.composite
-def views(draw: st.DrawFn, max_queued: int = 60) -> SystemView:
+def views(draw, max_queued=60):
     """Views from idle to overloaded, of any moment of an episode."""
     now_s = draw(st.floats(0, 1000))
     intervals = draw(st.integers(0, 30))

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import sponge_env
@@ -31,16 +30,15 @@ for _ in range(3):
 assert env.observation_space.contains(observation)
 """
 
-NEEDED: Mapping[str, Sequence[str]] = {
+NEEDED = {  # commands that do not run on the base alone, by what their error names
     "sponge-env[train]": ["train"],
     "sponge-env[live]": ["calibrate"],
     "the report": ["report", "runs"],
     "sponge-env[report]": ["evaluate", "--suite", "quick"],
 }
-"""Commands that do not run on the base alone, by what their error names."""
 
 
-def build(folder: Path) -> Path:
+def build(folder):
     """Return the wheel, whose files all lie within the package; built twice it is the same."""
     hatch = [sys.executable, "-m", "hatchling", "build", "--directory"]
     for name in ("once", "twice"):
@@ -62,19 +60,19 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def lowest() -> list[str]:
+def lowest():
     """Return the base dependencies in the lowest versions that are allowed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return [re.sub(r">=([\d.]+).*", r"==\1", each) for each in project["dependencies"]]
 
 
-def result(file: Path) -> dict[str, object]:
+def result(file):
     """Return a summary without the times that it took."""
     (summary,) = json.loads(file.read_text())
     return {name: value for name, value in summary.items() if not name.startswith("decision")}
 
 
-def main() -> None:
+def main():
     """Build, install, use."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -89,15 +87,12 @@ def main() -> None:
         subprocess.run([*pip, *lowest()], check=True)
         assert foreign.read_text() == FOREIGN, "the wheel harms another distribution"
 
-        def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [str(bare / "bin" / program), *arguments],
-                cwd=elsewhere,
-                env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
-                capture_output=True,
-                text=True,
-                check=False,
+        def run(program, *arguments):
+            words, env = (
+                [bare / "bin" / program, *arguments],
+                {"HOME": folder, "PATH": "/usr/bin:/bin"},
             )
+            return subprocess.run(words, cwd=elsewhere, env=env, capture_output=True, text=True)
 
         evaluation = ["-m", "sponge_env", "evaluate", "--duration", "20", "--json", "out.json"]
         for done in (

@@ -20,10 +20,8 @@ from sponge_env.simulation.workload import draw_bandwidth, draw_workload
 SEED = 2024
 DURATION_S = 600.0
 RATE_RPS = 20.0
-DAY_SWING = 0.75
-"""How far the rate of the compressed day goes above and below its mean."""
-PROFILE = load_profile("yolov5s")
-"""Without a load, it is never asked."""
+DAY_SWING = 0.75  # how far the rate of the compressed day goes above and below its mean
+PROFILE = load_profile("yolov5s")  # without a load, it is never asked
 
 
 def bandwidth_4g() -> str:

@@ -1,19 +1,13 @@
 """Doors into compiled parts of the core that the product calls from compiled code only."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from sponge_env.core import entry, quota, rng, service
 from sponge_env.core.compiled import entry_point, rows
 from sponge_env.core.entry import _world
-from sponge_env.core.records import LISTED_REQUEST, Arrays
+from sponge_env.core.records import LISTED_REQUEST
 from sponge_env.core.rng import seed_stream, uniform
 from sponge_env.core.settings import CONSTANT, FIXED, write_table
-from sponge_env.formats import BandwidthTrace
-from sponge_env.latency import QuotaService
 from sponge_env.simulation.memory import MemoryPlan, blank_metrics
 from sponge_env.simulation.traffic import add_trace
 
@@ -21,16 +15,14 @@ METRICS = blank_metrics(1)
 
 
 @entry_point
-def draw_uniforms(
-    state: NDArray[np.uint64], seed: int, purpose: np.uint64, out: NDArray[np.float64]
-) -> None:
+def draw_uniforms(state, seed, purpose, out):
     seed_stream(state, seed, purpose)
     for k in range(len(out)):
         out[k] = uniform(state)
 
 
 @entry_point
-def mixed_uniform(key: int, row: int, stage: int, task: int) -> float:
+def mixed_uniform(key, row, stage, task):
     return rng.mixed_uniform(key, row, stage, task)
 
 
@@ -38,9 +30,7 @@ BEGIN, LOAD, START, ADVANCE, RESIZE, SHARE = range(6)
 
 
 @entry_point
-def _serve(
-    arrays: Arrays, metrics: NDArray[Any], move: int, now_s: float, value: int, part: float
-) -> None:
+def _serve(arrays, metrics, move, now_s, value, part):
     """Make one of the moves above, compiled at once; ``value`` are cores, replicas or requests."""
     w = _world(arrays, 0, metrics)
     replica = w.replicas[0]
@@ -62,16 +52,11 @@ def _serve(
 
 
 @entry_point
-def _replayed(arrays: Arrays, metrics: NDArray[Any], variant: int, size: int) -> float:
+def _replayed(arrays, metrics, variant, size):
     return service._replayed(_world(arrays, 0, metrics), variant, size)
 
 
-def measured_works(
-    table: NDArray[np.float64],
-    sizes: Sequence[int],
-    variants: Sequence[int] = (),
-    batch_max: int = 0,
-) -> list[float]:
+def measured_works(table, sizes, variants=(), batch_max=0):
     """Return the relative works that batches of these sizes get of a table of measured ones."""
     plan = MemoryPlan(1)
     plan.models["replay_at"], plan.models["limits"]["batch"] = plan.numbers.add(table), batch_max
@@ -83,7 +68,7 @@ def measured_works(
 class CoreService:
     """The core's service of one replica under a quota, with the face of the reference's."""
 
-    def __init__(self, quota: QuotaService, core_unit: float, cores: int, phase: float) -> None:
+    def __init__(self, quota, core_unit, cores, phase):
         """Start idle."""
         plan, sizes = MemoryPlan(1), len(quota.work_s)
         row = plan.models[0, 0]
@@ -99,40 +84,40 @@ class CoreService:
         self._arrays = plan.allocate(1)
         self._serve(BEGIN, 0.0, cores, phase)
 
-    def _serve(self, move: int, now_s: float, value: int = 0, part: float = 0.0) -> None:
+    def _serve(self, move, now_s, value=0, part=0.0):
         _serve(self._arrays, METRICS, move, now_s, value, part)
 
     @property
-    def finish_s(self) -> float:
+    def finish_s(self):
         return float(self._arrays.replicas["finish_s"][0, 0, 0])
 
     @property
-    def used_core_s(self) -> float:
+    def used_core_s(self):
         return float(self._arrays.replicas["account"]["used_core_s"][0, 0, 0])
 
     @property
-    def throttled_s(self) -> float:
+    def throttled_s(self):
         return float(self._arrays.replicas["account"]["throttled_s"][0, 0, 0])
 
-    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+    def load(self, now_s, cold_start_s, loading):
         self._arrays.models["cold_start_s"] = cold_start_s
         self._serve(LOAD, now_s, loading)
 
-    def start(self, now_s: float, size: int, noise: float) -> None:
+    def start(self, now_s, size, noise):
         self._arrays.numbers[1] = noise
         self._serve(START, now_s, size)
 
-    def advance(self, now_s: float) -> None:
+    def advance(self, now_s):
         self._serve(ADVANCE, now_s)
 
-    def resize(self, now_s: float, cores: int) -> None:
+    def resize(self, now_s, cores):
         self._serve(RESIZE, now_s, cores)
 
-    def share(self, now_s: float, cores: float) -> None:
+    def share(self, now_s, cores):
         self._serve(SHARE, now_s, 0, cores)
 
 
-def arrival_s(trace: BandwidthTrace, sent_s: ArrayLike, payload_bytes: float) -> Any:
+def arrival_s(trace, sent_s, payload_bytes):
     """Return when the core says that transfers end which begin at ascending times."""
     plan = MemoryPlan(1)
     row = plan.settings[0]

@@ -6,10 +6,7 @@ service account in a bearer token ``sa:NAME`` may do what stored Roles say; with
 everything is allowed.
 """
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
 
 from fake_cluster.api import Handler
@@ -25,21 +22,21 @@ class FakeCluster(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, capacity_milli: int, delay_s: Sequence[float]) -> None:
+    def __init__(self, capacity_milli, delay_s):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        # While it is away, connections are cut.
         self.store, self.away, self._ended = Store(), threading.Event(), threading.Event()
-        """While it is away, connections are cut."""
         self.node = Node(self.store, capacity_milli, delay_s)
         self._loops = [threading.Thread(target=loop) for loop in (self.serve_forever, self._sync)]
         for thread in self._loops:
             thread.start()
 
-    def _sync(self) -> None:
+    def _sync(self):
         while not self._ended.wait(0.02):
             self.node.sync()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._ended.set()
         self.away.set()
         self.shutdown()

@@ -1,7 +1,5 @@
 """The API server: discovery, list, watch, patches, scale and resize, rights."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -9,7 +7,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from fake_cluster.store import ApiError, Key, Object, Store, check_resize, has, merge
+from fake_cluster.store import ApiError, check_resize, has, merge
 
 KINDS = {
     "": {"pods": "Pod", "services": "Service", "serviceaccounts": "ServiceAccount"},
@@ -31,10 +29,10 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Any
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         pass
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             if not self.server.away.is_set():
@@ -47,18 +45,18 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
-    def answer(self, data: Object, code: int = 200) -> None:
+    def answer(self, data, code=200):
         body = json.dumps(data).encode()
         self.begin(code, "Content-Length", str(len(body)))
         self.wfile.write(body)
 
-    def begin(self, code: int, *header: str) -> None:
+    def begin(self, code, *header):
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header(*header)
         self.end_headers()
 
-    def route(self, body: bytes) -> None:
+    def route(self, body):
         url = urlsplit(self.path)
         if found := discovery(url.path):
             return self.answer(found)
@@ -91,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
                 store.put(key, found, "DELETED")
             self.answer(scale_of(found) if sub == "scale" else found)
 
-    def watch(self, plural: str, space: str, labels: Object, query: dict[str, str]) -> None:
+    def watch(self, plural, space, labels, query):
         store, since = self.server.store, int(query.get("resourceVersion") or 0)
         end_s = time.monotonic() + float(query.get("timeoutSeconds", 300))
         self.close_connection = True
@@ -110,11 +108,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
 
-def version_of(group: str) -> str:
+def version_of(group):
     return f"{group}/v1".lstrip("/")
 
 
-def discovery(path: str) -> Object | None:
+def discovery(path):
     """Return what tells clients which kinds there are."""
     if path == "/version":
         return {"major": "1", "minor": "35", "gitVersion": "v1.35.0"}
@@ -137,7 +135,7 @@ def discovery(path: str) -> Object | None:
     return None
 
 
-def authorize(store: Store, account: str, verb: str, group: str, what: str, *at: str) -> None:
+def authorize(store, account, verb, group, what, *at):
     """Refuse what no Role allows that is bound to a service account."""
     space, name = at
     for binding in store.list("rolebindings", space):
@@ -154,7 +152,7 @@ def authorize(store: Store, account: str, verb: str, group: str, what: str, *at:
     raise ApiError(403, "Forbidden", f'{what} is forbidden: {user} in API group "{group}"')
 
 
-def patched(store: Store, key: Key, sub: str, patch: Object, strategic: bool) -> Object:
+def patched(store, key, sub, patch, strategic):
     """Patch an object, whose scale has its number of replicas at the same place."""
     old, new = store.get(key), store.get(key)
     merge(new, patch, strategic)
@@ -165,7 +163,7 @@ def patched(store: Store, key: Key, sub: str, patch: Object, strategic: bool) ->
     return store.put(key, new)
 
 
-def scale_of(deployment: Object) -> Object:
+def scale_of(deployment):
     labels = deployment["spec"]["selector"]["matchLabels"].items()
     status = {"replicas": deployment["status"]["replicas"]}
     status["selector"] = ",".join(f"{name}={value}" for name, value in labels)

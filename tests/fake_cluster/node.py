@@ -1,7 +1,5 @@
 """The node: a Deployment controller, and a kubelet whose pods are processes in control groups."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import itertools
@@ -12,22 +10,20 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from fake_cluster.store import Object, Store, cpu_milli
+from fake_cluster.store import cpu_milli
 
 ROOT = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
+# Of the pods: another in each process.
 NETWORK = f"127.{os.getpid() // 256 % 254 + 1}.{os.getpid() % 256}"
-"""Of the pods: another in each process."""
 
 
 class Box:
     """A pod's process in its control group, with the resources that are allocated and in force."""
 
-    def __init__(self, group: Path, address: str, pod: Object) -> None:
+    def __init__(self, group, address, pod):
         group.mkdir()
         self.group, self.address, self.starts = group, address, 0
         self.due_s = self.killed_s = 0.0
@@ -36,15 +32,15 @@ class Box:
         self.enforce()
         self.run(pod)
 
-    def allocate(self, pod: Object) -> None:
+    def allocate(self, pod):
         self.seen, self.allocated = pod["metadata"]["generation"], container_of(pod)["resources"]
 
-    def enforce(self) -> None:
+    def enforce(self):
         self.due_s, self.resources = 0.0, self.allocated
         percents = -(-cpu_milli(self.resources, "limits") // 10)  # rounded up, as by systemd
         (self.group / "cpu.cfs_quota_us").write_text(str(percents * PERIOD_US // 100))
 
-    def run(self, pod: Object) -> None:
+    def run(self, pod):
         container = container_of(pod)
         values = {e["name"]: e["value"] for e in container.get("env", ()) if "value" in e}
         values["POD_IP"] = self.address
@@ -55,14 +51,14 @@ class Box:
         self.process = subprocess.Popen(enter + command, env=os.environ | values)
         self.starts += 1
 
-    def kill(self) -> None:
+    def kill(self):
         while pids := (self.group / "cgroup.procs").read_text().split():
             for pid in pids:
                 os.kill(int(pid), signal.SIGKILL)
             time.sleep(0.005)  # until the kernel has taken them out
         self.process.wait()
 
-    def listens(self, container: Object) -> bool:
+    def listens(self, container):
         """Return whether it is ready, as a probe of TCP finds out."""
         with contextlib.suppress(OSError):
             port = container["readinessProbe"]["tcpSocket"]["port"]
@@ -74,7 +70,7 @@ class Box:
 class Node:
     """Brings about what the store's Deployments and pods say, a step at each :meth:`sync`."""
 
-    def __init__(self, store: Store, capacity: int, delay_s: Sequence[float]) -> None:
+    def __init__(self, store, capacity, delay_s):
         self.capacity, self.boxes = capacity, dict[str, Box]()
         """Boxes are known by the names of their pods."""
         self._store, self._delay_s = store, delay_s
@@ -83,7 +79,7 @@ class Node:
         self.group.mkdir()
         (self.group / "cpu.shares").write_text("262144")  # as if it had no neighbours
 
-    def sync(self) -> None:
+    def sync(self):
         for deployment in self._store.list("deployments"):
             self._replicate(deployment)
         for pod in self._store.list("pods"):
@@ -94,14 +90,14 @@ class Node:
             else:
                 self._place(pod)
 
-    def _change(self, each: Object, event: str = "MODIFIED", **parts: Any) -> None:
+    def _change(self, each, event="MODIFIED", **parts):
         """Put parts of an object back; others may have changed since."""
         meta, plural = each["metadata"], f"{each['kind'].lower()}s"
         with self._store.changed:
             old = self._store.get(key := (plural, meta["namespace"], meta["name"]))
             self._store.put(key, old | parts, event)
 
-    def _replicate(self, deployment: Object) -> None:
+    def _replicate(self, deployment):
         meta, spec = deployment["metadata"], deployment["spec"]
         pods = self._store.list("pods", meta["namespace"], spec["selector"]["matchLabels"])
         own = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
@@ -114,24 +110,23 @@ class Node:
         for pod in own[: max(0, len(own) - spec["replicas"])]:
             gone = {"deletionTimestamp": pod["metadata"]["creationTimestamp"]}
             self._change(pod, metadata=pod["metadata"] | gone)
-        self._change(
-            deployment, status={"replicas": len(own), "readyReplicas": sum(map(is_ready, own))}
-        )
+        ready = sum(map(is_ready, own))
+        self._change(deployment, status={"replicas": len(own), "readyReplicas": ready})
 
-    def _room(self, without: Box | None = None) -> int:
+    def _room(self, without=None):
         """Return what is free; who shrinks holds the old size until the new one is in force."""
         others = (box for box in self.boxes.values() if box is not without)
         held = (max(cpu_milli(box.allocated), cpu_milli(box.resources)) for box in others)
         return self.capacity - sum(held)
 
-    def _place(self, pod: Object) -> None:
+    def _place(self, pod):
         if cpu_milli(container_of(pod)["resources"]) > self._room():
             self._report(pod, {"PodScheduled": ("False", "Unschedulable")})
             return
         group, address = self.group / pod["metadata"]["uid"], f"{NETWORK}.{next(self._hosts)}"
         self.boxes[pod["metadata"]["name"]] = Box(group, address, pod)
 
-    def _go_on(self, pod: Object, box: Box) -> None:
+    def _go_on(self, pod, box):
         if box.process.poll() is not None:
             box.kill()
             box.run(pod)
@@ -153,7 +148,7 @@ class Node:
             conditions["PodResizeInProgress"] = "True", ""
         self._report(pod, conditions, box)
 
-    def _end(self, pod: Object) -> None:
+    def _end(self, pod):
         if box := self.boxes.get(name := pod["metadata"]["name"]):
             if not box.killed_s:
                 box.killed_s = time.monotonic() + pod["spec"]["terminationGracePeriodSeconds"]
@@ -163,16 +158,14 @@ class Node:
             self._remove(name)
         self._change(pod, "DELETED")
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, name):
         box = self.boxes.pop(name)
         box.kill()
         box.group.rmdir()
 
-    def _report(
-        self, pod: Object, conditions: dict[str, tuple[str, str]], box: Box | None = None
-    ) -> None:
+    def _report(self, pod, conditions, box=None):
         generation = {"observedGeneration": pod["metadata"]["generation"]}
-        status: Object = {"phase": "Pending"}
+        status = {"phase": "Pending"}
         status["conditions"] = [
             generation | {"type": kind, "status": value, "reason": reason}
             for kind, (value, reason) in conditions.items()
@@ -185,16 +178,15 @@ class Node:
             status["observedGeneration"] = box.seen
         self._change(pod, status=status)
 
-    def close(self) -> None:
+    def close(self):
         for name in list(self.boxes):
             self._remove(name)
         self.group.rmdir()
 
 
-def container_of(pod: Object) -> Object:
-    container: Object = pod["spec"]["containers"][0]
-    return container
+def container_of(pod):
+    return pod["spec"]["containers"][0]
 
 
-def is_ready(pod: Object) -> bool:
+def is_ready(pod):
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])

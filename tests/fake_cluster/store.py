@@ -1,47 +1,42 @@
 """Objects with versions, what happened to them, and how patches change them."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import threading
-from typing import Any
-
-Object = dict[str, Any]
-Key = tuple[str, str, str]
-"""Plural of the kind, namespace, name."""
 
 
 class ApiError(Exception):
     """An answer of the API server that is an error."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    def __init__(self, code, reason, message):
         self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
         self.status |= {"reason": reason, "message": message, "metadata": {}}
 
 
 class Store:
-    """All objects. Who changes one holds ``changed`` from reading until it is put back."""
+    """All objects, by plural of the kind, namespace, name.
 
-    def __init__(self) -> None:
+    Who changes one holds ``changed`` from reading until it is put back.
+    """
+
+    def __init__(self):
         self.changed = threading.Condition(threading.RLock())
         self.version, self._serials = 1, itertools.count(1)
-        self.events: list[tuple[int, str, Key, Object]] = []
-        self._objects: dict[Key, Object] = {}
+        self.events, self._objects = [], {}
 
-    def get(self, key: Key) -> Object:
+    def get(self, key):
         """Return a copy of an object."""
         if key not in self._objects:
             raise ApiError(404, "NotFound", f'{key[0]} "{key[2]}" not found')
         return copy.deepcopy(self._objects[key])
 
-    def list(self, plural: str, namespace: str = "", labels: Any = ()) -> list[Object]:
+    def list(self, plural, namespace="", labels=()):
         """Return copies of all objects of a kind that have some labels."""
         with self.changed:
             keys = [k for k in sorted(self._objects) if k[0] == plural and namespace in ("", k[1])]
             return [self.get(key) for key in keys if has(self._objects[key], dict(labels))]
 
-    def put(self, key: Key, new: Object, event: str = "MODIFIED") -> Object:
+    def put(self, key, new, event="MODIFIED"):
         """Keep an object, with a new generation if its ``spec`` is another."""
         with self.changed:
             old, meta = self._objects.get(key, {}), new["metadata"]
@@ -57,7 +52,7 @@ class Store:
             self.changed.notify_all()
             return new
 
-    def create(self, plural: str, namespace: str, new: Object) -> Object:
+    def create(self, plural, namespace, new):
         """Keep a new object, with the defaults of its kind."""
         with self.changed:
             meta, serial = new["metadata"], next(self._serials)
@@ -75,11 +70,11 @@ class Store:
             return self.put(key, new, "ADDED")
 
 
-def has(each: Object, labels: dict[str, str]) -> bool:
+def has(each, labels):
     return labels.items() <= each["metadata"].get("labels", {}).items()
 
 
-def merge(target: Object, patch: Object, strategic: bool) -> None:
+def merge(target, patch, strategic):
     """Change an object as a merge patch says; a strategic one finds containers by name."""
     for key, value in patch.items():
         if value is None:
@@ -93,13 +88,13 @@ def merge(target: Object, patch: Object, strategic: bool) -> None:
             target[key] = value
 
 
-def cpu_milli(resources: Object, side: str = "requests") -> int:
+def cpu_milli(resources, side="requests"):
     """Return thousandths of a core."""
     text = str(resources.get(side, {}).get("cpu", 0))
     return int(text[:-1]) if text.endswith("m") else round(float(text) * 1000)
 
 
-def check_resize(old: Object, new: Object) -> None:
+def check_resize(old, new):
     """Refuse what the resize of a pod may not change; those here are Guaranteed."""
     shown = copy.deepcopy([old, new])
     (_, after) = (pod["spec"]["containers"][0].pop("resources") for pod in shown)

@@ -1,13 +1,12 @@
 """What is played: scenarios with their changes, and agents with their options."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-TRACE = str(HERE / "short-bandwidth.csv")
-"""47 s long, with a second in which nothing gets through."""
+TRACE = str(HERE / "short-bandwidth.csv")  # 47 s long, with a second in which nothing gets through
 
 
 @dataclass(frozen=True)
@@ -19,13 +18,11 @@ class Cell:
     starts: tuple[str, ...] = ("cold",)
     shipped_policies: bool = True
     """False where interval or limits are not those that the shipped policies are for."""
-    variants: bool = False
-    """Whether agents with other options are played, too."""
-    stages: bool = False
-    """Whether agents for several stages or model variants are played, too."""
+    variants: bool = False  # whether agents with other options are played, too
+    stages: bool = False  # whether agents for several stages or model variants are played, too
 
 
-def cell(scenario: str, profile: str, *starts: str, **changes: Any) -> Cell:
+def cell(scenario, profile, *starts, **changes):
     """Return a cell of two minutes."""
     options = {k: changes.pop(k) for k in ("shipped_policies", "variants") if k in changes}
     changes = {"profile": profile, "duration_s": 120.0, **changes}
@@ -35,7 +32,7 @@ def cell(scenario: str, profile: str, *starts: str, **changes: Any) -> Cell:
 BOTH = ("cold", "warm")
 
 
-def staged(scenario: str) -> Cell:
+def staged(scenario):
     """Return a cell of two minutes whose stages have profiles of their own."""
     return Cell(scenario, {"duration_s": 120.0}, BOTH, shipped_policies=False, stages=True)
 
@@ -102,10 +99,9 @@ CELLS = {
 }  # fmt: skip
 """By name."""
 
-SEEDS = {"cold": (0,), "warm": (1,)}
-"""Episodes of each cell by its start."""
+SEEDS = {"cold": (0,), "warm": (1,)}  # episodes of each cell by its start
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+VARIANTS = {  # agents with options that are not the default: what they are of, and the options
     "sponge-paper": ("sponge-ip", {"formulation": "paper", "slo_fraction": 0.9}),
     "sponge-hold": ("sponge-ip", {"on_infeasible": "hold"}),
     "sponge-mpc-far": ("sponge-mpc", {"look_ahead": 2}),
@@ -113,7 +109,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hpa-half": ("hpa", {"target": 0.5}),
     "static-6x4": ("static", {"cores": 6, "batch": 4}),
 }
-"""Agents with options that are not the default: what they are of, and the options."""
 
 FOR_STAGES = {"equal-split", "grandslam", "ipa", "ipa-scale", "ipa-switch", "proportional-split"}
 FOR_STAGES |= {"slackfit", "sponge-largest", "sponge-smallest"}
@@ -131,22 +126,22 @@ class Episode:
     seed: int
 
     @classmethod
-    def of(cls, key: str) -> "Episode":
+    def of(cls, key):
         cell, start, agent, seed = key.split("/")
         return cls(cell, start, agent, int(seed))
 
     @property
-    def key(self) -> str:
+    def key(self):
         return f"{self.cell}/{self.start}/{self.agent}/{self.seed}"
 
     @property
-    def controller(self) -> tuple[str, dict[str, Any]]:
+    def controller(self):
         """Registered name and options of the agent."""
         shipped = {"policy": "shipped"} if self.agent in LEARNED else {}
         return VARIANTS.get(self.agent, (self.agent, shipped))
 
 
-def agents_of(cell: Cell, known: list[str]) -> list[str]:
+def agents_of(cell, known):
     """Return the agents that are played in a cell."""
     able = list(known)
     if not cell.shipped_policies:
@@ -156,7 +151,7 @@ def agents_of(cell: Cell, known: list[str]) -> list[str]:
     return sorted([*able, *(VARIANTS if cell.variants else ())])
 
 
-def episodes(known: list[str]) -> Iterator[Episode]:
+def episodes(known):
     """Yield all episodes, the agents of one start of one cell in a row."""
     for name, where in CELLS.items():
         for start in where.starts:
@@ -165,8 +160,7 @@ def episodes(known: list[str]) -> Iterator[Episode]:
                     yield Episode(name, start, agent, seed)
 
 
-SEQUENCES = 50
-"""Random action sequences."""
+SEQUENCES = 50  # random action sequences
 STEPS = 40
 SEQUENCE_S = 30.0
 """Length of their episodes: shorter than a sequence, so that the next one begins in it."""
@@ -180,15 +174,15 @@ class Sequence:
     number: int
 
     @property
-    def control(self) -> str:
+    def control(self):
         return "joint" if self.number % 2 else "vertical"
 
     @property
-    def vector(self) -> bool:
+    def vector(self):
         return self.number % 10 >= 6
 
     @property
-    def cells(self) -> list[str]:
+    def cells(self):
         """The cell, or one for each environment; their limits are the same."""
         plain = [name for name, where in CELLS.items() if not where.stages]
         able = [n for n in plain if n not in ("narrow", "half-interval", "many-replicas")]
@@ -198,17 +192,17 @@ class Sequence:
         return [names[(5 * self.number) // 2 % len(names)]]
 
     @property
-    def autoreset(self) -> str:
+    def autoreset(self):
         """When the next episode of a vector environment begins."""
         return "SameStep" if self.number % 20 >= 10 else "NextStep"
 
     @property
-    def key(self) -> str:
+    def key(self):
         kind = f"vector-{self.autoreset}" if self.vector else "single"
         return f"{self.number:02d}/{kind}/{self.control}/{'+'.join(self.cells)}"
 
 
-FIDELITY = {
+FIDELITY = {  # fidelity runs: cell, start, agent, and the repetition, which seeds the noise
     f"{cell}/{start}/{agent}/{repetition}": (cell, start, agent, repetition)
     for cell, start, agent in (
         ("local", "cold", "static-8"),
@@ -217,12 +211,10 @@ FIDELITY = {
     )
     for repetition in (0, 1)
 }
-"""Fidelity runs: cell, start, agent, and the repetition, which seeds the noise."""
 
-BOUNDS = {
+BOUNDS = {  # clairvoyant bounds of short episodes
     f"{cell}/{control}": (cell, control)
     for cell in ("paper", "expired-classes", "flash-crowd-local")
     for control in ("vertical", "joint")
 }
-"""Clairvoyant bounds of short episodes."""
 BOUND_S = 20.0

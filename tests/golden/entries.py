@@ -3,23 +3,13 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from . import cells, play
-from .play import Columns
-
-Names = Mapping[str, list[str]]
-"""Columns that are hashed, by table."""
-Entry = dict[str, Any]
-Tables = dict[str, Columns]
-"""Everything behind an entry, by table."""
 
 
-def canonical(values: ArrayLike) -> bytes:
+def canonical(values):
     """Return values as float64, int64 or text; all NaNs are one."""
     array = np.asarray(values)
     if array.dtype.kind == "f":
@@ -29,7 +19,7 @@ def canonical(values: ArrayLike) -> bytes:
     return "\n".join(map(str, array.ravel().tolist())).encode()
 
 
-def digest(columns: Columns, names: Iterable[str]) -> str:
+def digest(columns, names):
     """Hash the named columns; whatever else there is does not count."""
     sha = hashlib.sha256()
     for name in names:
@@ -38,15 +28,15 @@ def digest(columns: Columns, names: Iterable[str]) -> str:
     return sha.hexdigest()[:16]
 
 
-def episode(key: str, names: Names) -> Entry:
+def episode(key, names):
     what = cells.Episode.of(key)
     return _entry(play.play(what), names, cells.LEARNED.get(what.agent))
 
 
-def _entry(played: play.Played, names: Names, control: str | None) -> Entry:
-    tables: Tables = {"ledger": played.ledger, "intervals": played.intervals}
+def _entry(played, names, control):
+    tables = {"ledger": played.ledger, "intervals": played.intervals}
     tables["summary"] = {name: np.array([value]) for name, value in played.summary.items()}
-    entry: Entry = {"initial": played.initial}
+    entry = {"initial": played.initial}
     entry |= {name: digest(columns, names[name]) for name, columns in tables.items()}
     if played.observations is not None and control is not None:
         entry["observations"] = digest(played.observations, names[control])
@@ -54,7 +44,7 @@ def _entry(played: play.Played, names: Names, control: str | None) -> Entry:
     return entry | {name: played.summary[name] for name in readable}
 
 
-def sequence(key: str, names: Names) -> Entry:
+def sequence(key, names):
     what = cells.Sequence(int(key.split("/")[0]))
     env = play.make_env(what)
     run = _vector if what.vector else _single
@@ -62,7 +52,7 @@ def sequence(key: str, names: Names) -> Entry:
     infos = [name for name in infos if name != "reward"]
     tables = run(env, what, infos)
     env.close()
-    entry: Entry = {"seeds": np.ravel(tables["seeds"]["seeds"]).tolist()}
+    entry = {"seeds": np.ravel(tables["seeds"]["seeds"]).tolist()}
     columns = {"observations": names[what.control], "infos": infos, "ends": ["over"]}
     for table in sorted(tables.keys() - {"seeds"}):
         hashed = columns.get(table.removeprefix("final_"), list(tables[table]))
@@ -70,7 +60,7 @@ def sequence(key: str, names: Names) -> Entry:
     return entry | {"reward": float(np.sum(tables["rewards"]["reward"]))}
 
 
-def _actions(what: cells.Sequence, choices: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _actions(what, choices):
     """Yield random actions, each of which is kept for two steps in the mean."""
     rng = np.random.default_rng(what.number)
     action = rng.integers(0, choices)
@@ -80,7 +70,7 @@ def _actions(what: cells.Sequence, choices: NDArray[np.int64]) -> Iterator[NDArr
         yield action
 
 
-def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
+def _single(env, what, infos):
     """Step one environment; a new episode of its own choice follows one that is over."""
     observation, info = env.reset(seed=what.number, options={"episode_seed": what.number})
     seen, seeds, masks = [observation], [info["episode_seed"]], [env.unwrapped.action_masks()]
@@ -106,12 +96,11 @@ def _single(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
     }
 
 
-def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
+def _vector(env, what, infos):
     observations, info = env.reset(seed=what.number)
     seen, seeds, rewards, over = [observations], [info["episode_seed"]], [], []
     measured, last_seen, last_measured, playing = [], [], [], info["episode_seed"]
-    choices = np.tile(env.single_action_space.nvec, (cells.VECTOR_ENVS, 1))
-    for action in _actions(what, choices):
+    for action in _actions(what, np.tile(env.single_action_space.nvec, (cells.VECTOR_ENVS, 1))):
         observations, reward, _, truncated, info = env.step(action)
         seen.append(observations)
         rewards.append(reward)
@@ -122,10 +111,9 @@ def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
         if began.any():
             seeds.append(np.where(began, playing, 0))
         if "final_obs" in info:
-            ended = np.flatnonzero(info["_final_obs"])
-            last_seen += [info["final_obs"][i] for i in ended]
+            last_seen += [info["final_obs"][i] for i in np.flatnonzero(info["_final_obs"])]
             last_measured.append(_valid(info["final_info"], infos))
-    tables: Tables = {
+    tables = {
         "observations": play.by_field(np.array(seen), what.control),
         "rewards": {"reward": np.array(rewards)},
         "ends": {"over": np.array(over)},
@@ -139,7 +127,7 @@ def _vector(env: Any, what: cells.Sequence, infos: list[str]) -> Tables:
     return tables
 
 
-def _valid(info: Mapping[str, Any], infos: list[str]) -> Columns:
+def _valid(info, infos):
     """Return metrics; nothing where an environment has none."""
     valid = {}
     for name in infos:
@@ -153,34 +141,29 @@ MEASURED = [(1 + 7 * i % 16, 1.05 + 0.2 * (37 * i % 100) / 100) for i in range(4
 """Batches that a live worker may have run: sizes, and CPU times relative to the profile's."""
 
 
-def fidelity(key: str, names: Names) -> Entry:
+def fidelity(key, names):
     """Play the simulated rows of a fidelity run; its summaries are kept in full."""
-    entry: Entry = {}
+    entry = {}
     for kind, played in play.fidelity(key, MEASURED).items():
         row = {name: _plain(played.summary[name]) for name in names["summary"]}
         entry[kind] = {**_entry(played, names, None), "row": row}
     return entry
 
 
-def _plain(value: Any) -> Any:
+def _plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def clairvoyant(key: str, names: Names) -> Entry:
+def clairvoyant(key, names):
     sides, schedule = play.clairvoyant(*cells.BOUNDS[key])
     return {**sides, "schedule": digest(schedule, sorted(schedule))}
 
 
-MAKERS: dict[str, Callable[[str, Names], Entry]] = {
-    "episodes": episode,
-    "sequences": sequence,
-    "fidelity": fidelity,
-    "bounds": clairvoyant,
-}
+MAKERS = {"episodes": episode, "sequences": sequence, "fidelity": fidelity, "bounds": clairvoyant}
 """What makes an entry, by the name of its file."""
 
 
-def keys() -> dict[str, list[str]]:
+def keys():
     return {
         "episodes": [one.key for one in cells.episodes(play.registered())],
         "sequences": [cells.Sequence(number).key for number in range(cells.SEQUENCES)],
@@ -189,19 +172,19 @@ def keys() -> dict[str, list[str]]:
     }
 
 
-def subset(recorded: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def subset(recorded):
     """Choose what is checked in every test run.
 
     Of each cell two agents, one of each start where there are two and four of each where there are
     stages, those that were seen least so far, the cheapest bound, and from the other files every
     third entry.
     """
-    starts: dict[tuple[str, str], list[str]] = {}
+    starts = {}
     for key in recorded["episodes"]:
         one = cells.Episode.of(key)
         starts.setdefault((one.cell, one.start), []).append(key)
-    chosen: list[str] = []
-    seen: Counter[str] = Counter()
+    chosen = []
+    seen = Counter()
     for (cell, _), keys in starts.items():
         where = cells.CELLS[cell]
         for _ in range(4 if where.stages else 2 // len(where.starts)):

@@ -1,7 +1,7 @@
 """Plays what ``cells.py`` says. The only file here that knows the insides of the product."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,19 @@ from numpy.typing import NDArray
 import sponge_env  # noqa: F401  # registers the environments
 from sponge_env.core.records import METRICS
 from sponge_env.fidelity.trial import MeasuredWork, Subject
-from sponge_env.interfaces import Allocation, Batch, Completion
+from sponge_env.interfaces import Batch, Completion
 from sponge_env.metrics import EpisodeMetrics, IntervalMetrics, names
 from sponge_env.oracle import bound
 from sponge_env.run.registry import known_controllers, make_controller
 from sponge_env.run.rollout import Run, run_episode, warm
-from sponge_env.scenario.scenario import Scenario, load_scenario
+from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import scenario_profile
 from sponge_env.simulation.encoding import JOINT, VERTICAL, encode
 from sponge_env.simulation.system import SimulatedSystem
 
-from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS, Episode
-from .cells import Sequence as ActionSequence
+from .cells import BOUND_S, CELLS, FIDELITY, LEARNED, SEQUENCE_S, VECTOR_ENVS
 
-Columns = Mapping[str, NDArray[Any]]
-"""Values by name."""
+Columns = Mapping[str, NDArray[Any]]  # values by name
 
 _CONTROLS = {"vertical": VERTICAL, "joint": JOINT}
 
@@ -35,11 +33,11 @@ WALL_CLOCK = {"decision_s", "actuation_s", "paused_s", "decision_p50_s", "decisi
 """Metrics that differ from run to run."""
 
 
-def registered() -> list[str]:
+def registered():
     return sorted(known_controllers())
 
 
-def column_names() -> dict[str, list[str]]:
+def column_names():
     """Return the columns of today, which are those that are hashed."""
     vector = [*(METRICS.names or ())]
     return {
@@ -52,7 +50,7 @@ def column_names() -> dict[str, list[str]]:
     }
 
 
-def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario:
+def scenario(cell, start, duration_s=None):
     made = load_scenario(CELLS[cell].scenario)
     for key, value in CELLS[cell].changes.items():
         if isinstance(value, Mapping):
@@ -67,50 +65,46 @@ def scenario(cell: str, start: str, duration_s: float | None = None) -> Scenario
 class Played:
     """What an episode leaves behind."""
 
-    initial: list[int]
-    """Allocation at the start."""
+    initial: list[int]  # allocation at the start
     ledger: Columns
     intervals: Columns
     summary: Mapping[str, Any]
-    observations: Columns | None
-    """By field, of agents that follow a policy."""
+    observations: Columns | None  # by field, of agents that follow a policy
 
 
 class _Watched:
     """A controller, and what a learner sees when it decides."""
 
-    def __init__(self, controller: Any, control: str) -> None:
+    def __init__(self, controller, control):
         self._controller = controller
         self._control = _CONTROLS[control]
-        self.seen: list[NDArray[np.float32]] = []
+        self.seen = []
 
-    def reset(self, spec: Any, seed: int) -> None:
+    def reset(self, spec, seed):
         self._spec = spec
         self._controller.reset(spec, seed)
 
-    def decide(self, view: Any) -> Allocation:
+    def decide(self, view):
         self.seen.append(encode(view, self._spec, self._control))
         return self._controller.decide(view)
 
 
-def play(episode: Episode) -> Played:
+def play(episode):
     """Play an episode as ``evaluate.py`` does."""
     agent, options = episode.controller
-    controller: Any = make_controller(agent, known_controllers(), options)
+    controller = make_controller(agent, known_controllers(), options)
     where = warm(scenario(episode.cell, episode.start), controller)
     control = LEARNED.get(episode.agent)
     if control:
         controller = _Watched(controller, control)
     system = SimulatedSystem(where, episode.seed)
-    run = Run.of(episode.agent, where, "sim", episode.seed)
-    played = _collect(system, controller, run)
+    played = _collect(system, controller, Run.of(episode.agent, where, "sim", episode.seed))
     if not control:
         return played
-    rows = np.array(controller.seen)
-    return dataclasses.replace(played, observations=by_field(rows, control))
+    return dataclasses.replace(played, observations=by_field(np.array(controller.seen), control))
 
 
-def _collect(system: Any, controller: Any, run: Run) -> Played:
+def _collect(system, controller, run):
     done = run_episode(system, controller, run)
     system.close()
     intervals = {
@@ -128,13 +122,12 @@ def _collect(system: Any, controller: Any, run: Run) -> Played:
     )
 
 
-def by_field(observations: NDArray[np.float32], control: str) -> Columns:
+def by_field(observations, control):
     """Name the entries of observations, which are the last axis."""
-    fields = _CONTROLS[control].fields
-    return {name: observations[..., i] for i, name in enumerate(fields)}
+    return {name: observations[..., i] for i, name in enumerate(_CONTROLS[control].fields)}
 
 
-def make_env(sequence: ActionSequence) -> Any:
+def make_env(sequence):
     places = [scenario(cell, "cold", SEQUENCE_S) for cell in sequence.cells]
     name = {"vertical": "Sponge-v0", "joint": "SpongeJoint-v0"}[sequence.control]
     if not sequence.vector:
@@ -148,7 +141,7 @@ def make_env(sequence: ActionSequence) -> Any:
     )
 
 
-def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Played]:
+def fidelity(key, measured):
     """Play the simulated counterparts of a live run, as a fidelity run does."""
     cell, start, agent, repetition = FIDELITY[key]
     place = scenario(cell, start, 60.0)
@@ -159,8 +152,7 @@ def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Playe
     completions = []
     for number, (size, ratio) in enumerate(measured):
         cpu_s = ratio * float(work_s[size - 1])
-        batch = Batch(number, tuple(range(size)))
-        completions.append(Completion(batch, 0, 0.0, 1.0, True, cpu_s))
+        completions.append(Completion(Batch(number, tuple(range(size))), 0, 0.0, 1.0, True, cpu_s))
     rows = {}
     measured_work = [MeasuredWork(completions, work_s).table()]
     for kind, works in (("simulated", []), ("replayed", measured_work)):
@@ -169,16 +161,11 @@ def fidelity(key: str, measured: Sequence[tuple[int, float]]) -> dict[str, Playe
     return rows
 
 
-def clairvoyant(cell: str, control: str) -> tuple[dict[str, float], Columns]:
+def clairvoyant(cell, control):
     """Return the sides of a short episode's bound, and the schedule that attains it."""
     found = bound(scenario(cell, "cold", BOUND_S), 0, joint=control == "joint")
-    sides = {
-        name: float(getattr(found, name))
-        for name in (
-            *("offered", "violations_lower", "violations_upper"),
-            *("core_seconds_lower", "core_seconds_upper"),
-        )
-    }
+    sides = "offered violations_lower violations_upper core_seconds_lower core_seconds_upper"
+    sides = {name: float(getattr(found, name)) for name in sides.split()}
     schedule = {
         name: np.array([getattr(allocation, name) for allocation in found.schedule])
         for name in ("cores", "batch", "replicas")

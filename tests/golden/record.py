@@ -10,32 +10,30 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from . import play
-from .entries import MAKERS, Entry, Names, keys
+from .entries import MAKERS, keys
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = HERE / "columns.json"
 
 
-def read(name: str) -> dict[str, Entry]:
+def read(name):
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def read_names() -> Names:
+def read_names():
     """Read which columns are hashed."""
     return json.loads(COLUMNS.read_text())["columns"]
 
 
-def differences(name: str, key: str, before: Entry, names: Names) -> Iterator[str]:
+def differences(name, key, before, names):
     """Make an entry anew and yield what is not as it was."""
     yield from compared(MAKERS[name](key, names), before)
 
 
-def compared(entry: Mapping[str, Any], before: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def compared(entry, before, where=""):
     """Yield the parts of an entry that are not as they were."""
     for part in sorted(entry.keys() | before.keys()):
         was, now = before.get(part), entry.get(part)
@@ -45,12 +43,12 @@ def compared(entry: Mapping[str, Any], before: Mapping[str, Any], where: str = "
             yield f"{where}{part}: {was} -> {now}"
 
 
-def _lines(entries: Mapping[str, Entry]) -> str:
+def _lines(entries):
     rows = (f"{json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in entries.items())
     return "{\n" + ",\n".join(rows) + "\n}\n"
 
 
-def record(only: str) -> None:
+def record(only):
     """Write files anew."""
     if not COLUMNS.exists():
         COLUMNS.write_text(json.dumps({"columns": play.column_names()}, indent=1) + "\n")
@@ -66,7 +64,7 @@ def record(only: str) -> None:
         sys.stdout.write(f"{name}: {len(entries)} entries\n")
 
 
-def check(only: str) -> int:
+def check(only):
     """Play everything that is recorded; return how many entries differ."""
     names, now = read_names(), keys()
     differing = 0
@@ -85,7 +83,7 @@ def check(only: str) -> int:
     return differing
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--check", action="store_true")

@@ -6,24 +6,17 @@ replicas, CPU quota, metrics, reward and observation are written here in their s
 ``tests/differential.py`` compares the core with it. Only here can a simulated replica crash.
 """
 
-from typing import Any
-
 import numpy as np
 
 from reference.quota import QuotaBucket
 from reference.system import System, requests_of
 from reference.worker import ProfileService, SimulatedWorker, noise_source
-from sponge_env.interfaces import FloatArray, SystemSpec, Worker
-from sponge_env.scenario.profile import Profile
-from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.seeds import stream
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.simulation.workload import draw_workload
 
 
-def make_system(
-    scenario: Scenario, seed: int, profile: Profile | None = None, worker: Worker | None = None
-) -> System:
+def make_system(scenario, seed, profile=None, worker=None):
     """Build a system at the start of an episode, on a simulated worker if none is given."""
     profile = profile or scenario_profile(scenario)
     spec = make_spec(scenario, profile)
@@ -38,7 +31,7 @@ def make_system(
     return System(scenario, spec, requests, worker, fastest_s, one_core_s, takes_s)
 
 
-def usual_times(scenario: Scenario, served: Profile) -> FloatArray:
+def usual_times(scenario, served):
     """Return (batch_max, cores_max) how long batches take that are slower than most."""
     limits, quota = scenario.limits, served.quota
     scatter = scenario.simulation.noise * float(np.mean(np.abs(served.noise_quantiles)))
@@ -49,9 +42,7 @@ def usual_times(scenario: Scenario, served: Profile) -> FloatArray:
     return np.repeat((dispatch_s + work_s)[:, None], limits.cores, axis=1)
 
 
-def worker_settings(
-    scenario: Scenario, profile: Profile, spec: SystemSpec, seed: int
-) -> dict[str, Any]:
+def worker_settings(scenario, profile, spec, seed):
     """Return the arguments of an episode's simulated worker.
 
     Drawn are a factor for each batch and, under a quota, the phase of each replica's refills.
@@ -61,7 +52,7 @@ def worker_settings(
     quota, limited = profile.quota, profile.resolve_service(scenario.simulation.service) == "quota"
     latency_s = profile.service_table_s(limits.batch, limits.cores)
 
-    def make_service(cores: int) -> Any:
+    def make_service(cores):
         if limited and quota is not None:
             work_s = profile.work_table_s(limits.batch)
             return QuotaBucket(quota, work_s, profile.core_unit, cores, rng.random())

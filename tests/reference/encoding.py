@@ -1,9 +1,6 @@
 """The observation of a reference view, field by field in NumPy."""
 
-from types import SimpleNamespace
-
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.core.fields import (
     BANDWIDTH_SCALE_BYTES_PER_S,
@@ -13,12 +10,9 @@ from sponge_env.core.fields import (
     STARTING_SLOTS,
     TREND_INTERVALS,
 )
-from sponge_env.interfaces import FloatArray, SystemSpec
 
 
-def encode(
-    view: SimpleNamespace, last: dict[str, float] | None, spec: SystemSpec
-) -> NDArray[np.float32]:
+def encode(view, last, spec):
     """Return the joint observation in [-CLIP, CLIP]; ``last`` are the last interval's metrics."""
     own, limits = view.stage, spec.first
     latency_s = limits.latencies[0].table_s(limits.batch_max, limits.cores_max)[:, -1]
@@ -52,7 +46,7 @@ def encode(
     return np.clip(np.nan_to_num(np.concatenate(parts)), -CLIP, CLIP).astype(np.float32)
 
 
-def _rates(arrivals: FloatArray, interval_s: float) -> FloatArray:
+def _rates(arrivals, interval_s):
     """Mean rates over the last interval and the last 1, 5 and 30 s, in requests per second."""
     if not len(arrivals):
         return np.zeros(4)
@@ -60,7 +54,7 @@ def _rates(arrivals: FloatArray, interval_s: float) -> FloatArray:
     return np.array([np.mean(arrivals[-span:]) for span in spans]) / interval_s
 
 
-def _network(view: SimpleNamespace, slo_s: float) -> list[float]:
+def _network(view, slo_s):
     """Delays of the last interval, bandwidth, and trends: 0 where nothing has happened."""
     delays_s, bandwidths = view.mean_delays_s, view.bandwidths_bytes_per_s
     if not len(delays_s):
@@ -74,7 +68,7 @@ def _network(view: SimpleNamespace, slo_s: float) -> list[float]:
     ]
 
 
-def _trend(history: FloatArray) -> float:
+def _trend(history):
     """Last value against the mean of the few before it; 0 where there are none."""
     before = history[-1 - TREND_INTERVALS : -1]
     return float(history[-1] - np.mean(before)) if len(before) else 0.0

@@ -6,25 +6,21 @@ Nothing is drawn: fan-outs are given by a function.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reference.system import batch_in_time
-from sponge_env.interfaces import StageAllocation
-from sponge_env.scenario.config import Serving
 
 
 @dataclass(frozen=True)
 class StageModel:
-    latency_s: Sequence[Sequence[Sequence[float]]]
-    """[variant][batch - 1][cores - 1]"""
+    latency_s: Sequence[Sequence[Sequence[float]]]  # [variant][batch - 1][cores - 1]
     accuracies: Sequence[float]
     after: tuple[int, ...]
     replicas: int
     pace: float
     """How slow batches are taken to be when requests are given up, relative to these latencies."""
-    certain: bool
-    """Whether every request goes through."""
+    certain: bool  # whether every request goes through
 
 
 @dataclass(eq=False)
@@ -53,30 +49,18 @@ class Running:
 class Pipeline:
     """An episode that is fed with requests and allocations."""
 
-    def __init__(
-        self,
-        stages: Sequence[StageModel],
-        initial: Sequence[StageAllocation],
-        fan_out: Callable[[int, int, int], int],
-        serving: Serving,
-    ) -> None:
+    def __init__(self, stages, initial, fan_out, serving):
         """Start empty; ``fan_out(row, stage, done)`` is how many tasks an answer leads to."""
         self.stages, self.allocations, self.fan_out = stages, list(initial), fan_out
         self.serving, self.fifo, self.now_s = serving, serving.order == "fifo", 0.0
-        self.queues: list[list[Ticket]] = [[] for _ in stages]
-        self.replicas: list[list[Running | None]] = [[None] * s.replicas for s in stages]
-        self.tickets: list[Ticket] = []
-        self.core_s = 0.0
+        self.queues = [[] for _ in stages]
+        self.replicas = [[None] * s.replicas for s in stages]
+        self.tickets, self.core_s = [], 0.0
         self.last_variants = [a.variant for a in initial]
         self.switches = [0] * len(stages)
         self.done_by = [[0] * len(stage.accuracies) for stage in stages]
 
-    def serve(
-        self,
-        arrivals: Sequence[tuple[float, float]],
-        allocations: Sequence[StageAllocation],
-        until_s: float,
-    ) -> None:
+    def serve(self, arrivals, allocations, until_s):
         """Serve an interval: arrivals are (arrival, deadline), in the order of arrival."""
         self._resize(allocations)
         held = sum(a.cores * s.replicas for a, s in zip(allocations, self.stages, strict=True))
@@ -95,7 +79,7 @@ class Pipeline:
             self.now_s = min([until_s, *ends, *(arrival_s for arrival_s, _ in waiting[:1])])
             self._settle()
 
-    def _resize(self, allocations: Sequence[StageAllocation]) -> None:
+    def _resize(self, allocations):
         for k, (new, old) in enumerate(zip(allocations, self.allocations, strict=True)):
             for running in self.replicas[k]:
                 if running is not None and running.finish_s > self.now_s:
@@ -106,36 +90,34 @@ class Pipeline:
                     )
         self.allocations = list(allocations)
 
-    def _offer(self, arrival_s: float, deadline_s: float) -> None:
-        nothing = [0] * len(self.stages)
-        row = len(self.tickets)
-        ticket = Ticket(
-            row, arrival_s, deadline_s, [*nothing], [*nothing], [0.0] * len(self.stages)
-        )
+    def _offer(self, arrival_s, deadline_s):
+        counts = ([0] * len(self.stages) for _ in range(2))
+        none = [0.0] * len(self.stages)
+        ticket = Ticket(len(self.tickets), arrival_s, deadline_s, *counts, none)
         self.tickets.append(ticket)
         self._join(0, ticket)
 
-    def _join(self, k: int, ticket: Ticket) -> None:
+    def _join(self, k, ticket):
         ticket.open[k] += 1
         self.queues[k].append(ticket)
         self.queues[k].sort(key=lambda each: (0 if self.fifo else each.deadline_s, each.row))
 
-    def _drop_expired(self, k: int) -> None:
+    def _drop_expired(self, k):
         below_s = self.serving.drop_below_s(self._fastest_s(k) + self._after_s(k))
         for ticket in list(self.queues[k]):
             if not ticket.outcome and ticket.deadline_s < self.now_s + below_s:
                 self._close(ticket, "dropped", k, self.now_s)
 
-    def _fastest_s(self, k: int) -> float:
+    def _fastest_s(self, k):
         return min(s for variant in self.stages[k].latency_s for row in variant for s in row)
 
-    def _after_s(self, k: int) -> float:
+    def _after_s(self, k):
         """The shortest time that a request takes from a stage's end to its answer."""
         followers = [j for j, stage in enumerate(self.stages) if k in stage.after]
         own_s = [self._fastest_s(j) * self.stages[j].certain + self._after_s(j) for j in followers]
         return max(own_s, default=0.0)
 
-    def _batch(self, k: int) -> list[Ticket]:
+    def _batch(self, k):
         """Take the next batch out of a queue; give up first what would be late in any."""
         self._drop_expired(k)
         queue, limit = self.queues[k], self.allocations[k].batch
@@ -146,7 +128,7 @@ class Pipeline:
         del queue[:limit]
         return batch
 
-    def _in_time(self, k: int, queue: Sequence[Ticket]) -> int:
+    def _in_time(self, k, queue):
         """Return how many can be answered before the first is late, 0 if too few for the rest."""
         asked, stage = self.allocations[k], self.stages[k]
         tables = stage.latency_s if asked.variant < 0 else [stage.latency_s[asked.variant]]
@@ -157,12 +139,12 @@ class Pipeline:
         left_s = queue[0].deadline_s - self.now_s - self._after_s(k)
         return batch_in_time(takes_s, left_s, len(queue))
 
-    def _close(self, ticket: Ticket, outcome: str, k: int, finished_s: float) -> None:
+    def _close(self, ticket, outcome, k, finished_s):
         ticket.outcome, ticket.finished_s, ticket.stage = outcome, finished_s, k
         for queue in self.queues:
             queue[:] = [each for each in queue if each is not ticket]
 
-    def _start(self, k: int) -> None:
+    def _start(self, k):
         allocation = self.allocations[k]
         for place, running in enumerate(self.replicas[k]):
             if running is None:
@@ -175,7 +157,7 @@ class Pipeline:
                 took_s = self.stages[k].latency_s[variant][len(batch) - 1][allocation.cores - 1]
                 self.replicas[k][place] = Running(batch, variant, self.now_s + took_s)
 
-    def _variant(self, k: int, count: int, most_urgent_s: float) -> int:
+    def _variant(self, k, count, most_urgent_s):
         """Return what was asked for, or the most accurate one that the slack allows."""
         stage, allocation = self.stages[k], self.allocations[k]
         if allocation.variant >= 0:
@@ -186,7 +168,7 @@ class Pipeline:
                 return variant
         return 0
 
-    def _settle(self) -> None:
+    def _settle(self):
         """Book the batches that have ended, in the order of their ends, then of the stages."""
         ended = [
             (running.finish_s, k, place)
@@ -201,7 +183,7 @@ class Pipeline:
                 if not ticket.outcome:
                     self._finish(k, ticket, running)
 
-    def _finish(self, k: int, ticket: Ticket, running: Running) -> None:
+    def _finish(self, k, ticket, running):
         tasks = self.fan_out(ticket.row, k, ticket.done[k])
         ticket.open[k] -= 1
         ticket.done[k] += 1
@@ -219,11 +201,10 @@ class Pipeline:
             in_time = running.finish_s <= ticket.deadline_s
             self._close(ticket, "on_time" if in_time else "late", k, running.finish_s)
 
-    def _before(self, k: int) -> set[int]:
+    def _before(self, k):
         after = self.stages[k].after
         return set(after).union(*map(self._before, after))
 
     @staticmethod
-    def accuracy(ticket: Ticket) -> float:
-        means = [a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d]
-        return math.prod(means)
+    def accuracy(ticket):
+        return math.prod([a / d for a, d in zip(ticket.accuracy, ticket.done, strict=True) if d])

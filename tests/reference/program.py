@@ -7,12 +7,10 @@ import math
 
 import numpy as np
 
-from agents.rates import ROUNDING, Forecast
-from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.interfaces import SystemSpec, SystemView
+from agents.rates import ROUNDING
 
 
-def count_late(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: float) -> IntArray:
+def count_late(spec, view, forecast, margin):
     """Count the requests that miss their own deadline under each pair.
 
     Queued requests leave batch by batch in order of their deadlines, after the batch that
@@ -26,16 +24,13 @@ def count_late(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: f
         forecast: What will arrive.
         margin: Relative allowance on every predicted latency.
     """
-    service_s = (1 + margin) * spec.first.latency.table_s(
-        spec.first.batch_max, spec.first.cores_max
-    )
+    table_s = spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)
+    service_s = (1 + margin) * table_s
     free_s = _free_after_s(spec, view, margin)
     slack_s = view.first.queued_deadlines_s - view.now_s
     done_s = _queue_done_s(service_s, free_s, slack_s.size)
     clear_s = np.maximum(free_s, done_s[-1:].max(axis=0, initial=0.0))
-    hopeless = (
-        slack_s < spec.first.latency.table_s(spec.first.batch_max, spec.first.cores_max)[0, -1]
-    )
+    hopeless = slack_s < table_s[0, -1]
     # The same as if nothing were resized: one column.
     before_s = _before_s(spec, view, service_s)
     unresized_s = free_s[view.first.cores_in_force - 1 : view.first.cores_in_force]
@@ -43,14 +38,14 @@ def count_late(spec: SystemSpec, view: SystemView, forecast: Forecast, margin: f
     clear_as_it_is_s = np.maximum(unresized_s, as_it_is_s[-1:].max(axis=0, initial=0.0))
 
     done_s = _resized_s(spec, view, as_it_is_s, done_s)
-    late: IntArray = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
+    late = np.count_nonzero((done_s > slack_s[:, None, None])[~hopeless], axis=0)
     tables_s, clears_s = (service_s, before_s), (clear_s, clear_as_it_is_s)
     late += _late_arrivals(spec, view, tables_s, clears_s, forecast)
     late += _unserved(service_s, forecast.rate_rps, spec.interval_s)
     return late
 
 
-def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArray:
+def _free_after_s(spec, view, margin):
     """Return (cores_max,) seconds until a replica takes the next batch, per core count.
 
     What is left of a running batch scales with the cores, for a resize acts on it at once.
@@ -70,7 +65,7 @@ def _free_after_s(spec: SystemSpec, view: SystemView, margin: float) -> FloatArr
     return left_s * (spec.first.latency.predict_s(size, cores) / whole_s)
 
 
-def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> FloatArray:
+def _before_s(spec, view, service_s):
     """Return (batch_max, 1) seconds of a batch at the mean speed until the decision is in force."""
     if not spec.resize_delay_s:
         return service_s[:, view.first.cores_in_force - 1 :][:, :1]
@@ -81,9 +76,7 @@ def _before_s(spec: SystemSpec, view: SystemView, service_s: FloatArray) -> Floa
     return spec.resize_delay_s / speed
 
 
-def _resized_s(
-    spec: SystemSpec, view: SystemView, as_it_is_s: FloatArray, at_once_s: FloatArray
-) -> FloatArray:
+def _resized_s(spec, view, as_it_is_s, at_once_s):
     """Return when work ends: what is left of it after the delay goes on at the new speed."""
     if not spec.resize_delay_s:
         return at_once_s
@@ -95,7 +88,7 @@ def _resized_s(
     return np.where(as_it_is_s <= since_s, as_it_is_s, resized_s)
 
 
-def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> FloatArray:
+def _queue_done_s(service_s, free_s, queued):
     """Return (queued, batch_max, cores_max) seconds until each queued request is done.
 
     Full batches go first; the last batch holds what is left.
@@ -107,7 +100,7 @@ def _queue_done_s(service_s: FloatArray, free_s: FloatArray, queued: int) -> Flo
     return free_s + before[:, :, None] * service_s + service_s[own - 1]
 
 
-def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
+def _settled_s(service_s, forecast):
     """Return (batch_max, cores_max) seconds that a batch takes once the queue is gone.
 
     Batches settle at the smallest size that holds what arrives during one, at most ``b``.
@@ -120,13 +113,7 @@ def _settled_s(service_s: FloatArray, forecast: Forecast) -> FloatArray:
     return service_s[rows, np.arange(service_s.shape[1])]
 
 
-def _late_arrivals(
-    spec: SystemSpec,
-    view: SystemView,
-    tables_s: tuple[FloatArray, FloatArray],
-    clears_s: tuple[FloatArray, FloatArray],
-    forecast: Forecast,
-) -> IntArray:
+def _late_arrivals(spec, view, tables_s, clears_s, forecast):
     """Count the forecast arrivals that miss their deadline: (batch_max, cores_max).
 
     An arrival is served behind the queue and the arrivals before it, or after the batch it
@@ -155,7 +142,7 @@ def _late_arrivals(
     return np.count_nonzero(done_s > deadline_s, axis=0)
 
 
-def _unserved(service_s: FloatArray, rate_rps: float, interval_s: float) -> IntArray:
+def _unserved(service_s, rate_rps, interval_s):
     """Count by how many requests an interval's throughput falls short of the rate."""
     throughput_rps = np.arange(1, service_s.shape[0] + 1)[:, None] / service_s
     short = np.ceil((rate_rps - throughput_rps) * interval_s - ROUNDING)

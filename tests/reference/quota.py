@@ -7,29 +7,22 @@ is slowed down to the share, and a batch that finds the quota overdrawn waits be
 import math
 from dataclasses import dataclass, replace
 
-from sponge_env.arrays import FloatArray
-from sponge_env.latency import CONTENDING, QuotaService
+from sponge_env.latency import CONTENDING
 
-SLICE_S = 0.005
-"""What a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)."""
-KEPT_S = 0.001
-"""What it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)."""
-NANOSECOND_S = 1e-9
-"""The kernel counts in whole ones: less than that is nothing."""
+SLICE_S = 0.005  # what a CPU draws on the group's pool at once (``sched_cfs_bandwidth_slice_us``)
+KEPT_S = 0.001  # what it keeps of that when the group falls asleep (``min_cfs_rq_runtime``)
+NANOSECOND_S = 1e-9  # the kernel counts in whole ones: less than that is nothing
 
 
 @dataclass
 class Account:
     """All that changes while work goes on."""
 
-    refill_s: float
-    """The next refill."""
+    refill_s: float  # the next refill
     pool_s: float
     now_s: float = 0.0
-    left_s: float = 0.0
-    """CPU time the batch still needs; 0 while the group sleeps."""
-    slice_s: float = 0.0
-    """What the CPU has drawn and not spent; a debt below 0."""
+    left_s: float = 0.0  # CPU time the batch still needs; 0 while the group sleeps
+    slice_s: float = 0.0  # what the CPU has drawn and not spent; a debt below 0
     stopped: bool = False
     used_core_s: float = 0.0
     throttled_s: float = 0.0
@@ -47,14 +40,7 @@ class QuotaBucket:
     the fair scheduler gives each an equal part, which is here a smaller quota.
     """
 
-    def __init__(
-        self,
-        quota: QuotaService,
-        work_s: FloatArray,
-        core_unit: float,
-        cores: int,
-        phase: float = 0.0,
-    ) -> None:
+    def __init__(self, quota, work_s, core_unit, cores, phase=0.0):
         """Start idle, with a full pool."""
         self._quota, self._work_s, self._core_unit = quota, work_s, core_unit
         self._grant(float(cores))
@@ -64,41 +50,41 @@ class QuotaBucket:
         self.finish_s = 0.0
 
     @property
-    def used_core_s(self) -> float:
+    def used_core_s(self):
         return self._now.used_core_s
 
     @property
-    def throttled_s(self) -> float:
+    def throttled_s(self):
         return self._now.throttled_s
 
-    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+    def load(self, now_s, cold_start_s, loading):
         """Begin to load the model, which alone takes ``cold_start_s`` on one core unit."""
         self._wake_s = self._resume_s = 0.0
         contention = min(1.0, (loading - 1) / (CONTENDING - 1))
         slowdown = 1.0 + (self._quota.loading_contention - 1.0) * contention
         self._wake(now_s, cold_start_s * self._core_unit * slowdown)
 
-    def start(self, now_s: float, size: int, noise: float) -> None:
+    def start(self, now_s, size, noise):
         """Begin a batch; it reaches the CPU after the dispatch overhead."""
         self._wake_s, self._resume_s = self._quota.wake_cost_s, self._quota.resume_s
         dispatch_s = self._quota.dispatch_s + size * self._quota.dispatch_request_s
         self._wake(now_s + dispatch_s, float(self._work_s[size - 1]) * noise)
 
-    def advance(self, now_s: float) -> None:
+    def advance(self, now_s):
         if self._now.left_s > 0:
             if now_s >= self.finish_s:
                 self._now = replace(self._end)
             else:
                 self._run(self._now, now_s)
 
-    def resize(self, now_s: float, cores: int) -> None:
+    def resize(self, now_s, cores):
         self.advance(now_s)
         self._catch_up(now_s, paying=False)
         self._grant(float(cores))
         self._now = replace(self._now, pool_s=self._granted_s, slice_s=0.0, stopped=False)
         self._predict()
 
-    def share(self, now_s: float, cores: float) -> None:
+    def share(self, now_s, cores):
         """Get a part of the CPU, which neither fills the pool nor forgives the debt."""
         if cores != self._share:
             self.advance(now_s)
@@ -107,18 +93,18 @@ class QuotaBucket:
             self._now.pool_s = min(self._now.pool_s, self._granted_s)
             self._predict()
 
-    def _grant(self, cores: float) -> None:
+    def _grant(self, cores):
         self._share = cores
         self._granted_s = cores * self._core_unit * self._quota.period_s
 
-    def _wake(self, now_s: float, work_s: float) -> None:
+    def _wake(self, now_s, work_s):
         self.advance(now_s)
         self._catch_up(now_s)
         rested = now_s - self._now.now_s >= self._quota.idle_s
         self._now.now_s, self._now.left_s = now_s, work_s + rested * self._wake_s
         self._predict()
 
-    def _catch_up(self, now_s: float, paying: bool = True) -> None:
+    def _catch_up(self, now_s, paying=True):
         """Pass the refills until ``now_s`` of a group that sleeps, or whose debt is forgiven."""
         account, period_s = self._now, self._quota.period_s
         while paying and account.stopped and account.refill_s <= now_s:
@@ -128,13 +114,13 @@ class QuotaBucket:
             account.refill_s += periods * period_s
             account.pool_s = self._granted_s
 
-    def _predict(self) -> None:
+    def _predict(self):
         if self._now.left_s > 0:
             self._end = replace(self._now)
             self._run(self._end, math.inf)
             self.finish_s = self._end.now_s
 
-    def _run(self, account: Account, until_s: float) -> None:
+    def _run(self, account, until_s):
         while account.left_s > 0 and account.now_s < until_s:
             if account.stopped:
                 to_s = min(account.refill_s, until_s)
@@ -145,7 +131,7 @@ class QuotaBucket:
             else:
                 self._spend(account, until_s)
 
-    def _spend(self, account: Account, until_s: float) -> None:
+    def _spend(self, account, until_s):
         """Run until the next event: end, refill, or a tick at which the slice is used up."""
         limited = self._granted_s < self._quota.period_s
         refill_s = empty_s = math.inf
@@ -166,7 +152,7 @@ class QuotaBucket:
         elif to_s == empty_s:
             self._draw(account)
 
-    def _refill(self, account: Account) -> None:
+    def _refill(self, account):
         """Begin a period; the debt of a group that stands still is paid first."""
         account.refill_s += self._quota.period_s
         account.pool_s = self._granted_s
@@ -179,14 +165,14 @@ class QuotaBucket:
                 account.left_s += self._resume_s
 
     @staticmethod
-    def _draw(account: Account) -> None:
+    def _draw(account):
         """Draw a slice on the pool; without anything in it, stop."""
         drawn_s = min(account.pool_s, SLICE_S - account.slice_s)
         account.pool_s -= drawn_s
         account.slice_s += drawn_s
         account.stopped = account.slice_s < NANOSECOND_S
 
-    def _sleep(self, account: Account) -> None:
+    def _sleep(self, account):
         """End the work: most of the slice goes back into the pool, or a debt stays."""
         account.left_s = 0.0
         if account.slice_s < NANOSECOND_S:

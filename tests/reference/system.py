@@ -2,30 +2,15 @@
 
 import math
 from bisect import insort
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sponge_env.arrays import total
-from sponge_env.interfaces import (
-    HISTORY,
-    Allocation,
-    Batch,
-    Completion,
-    FloatArray,
-    RunningBatch,
-    SystemSpec,
-    Worker,
-    WorkerStatus,
-)
-from sponge_env.scenario.scenario import Scenario
+from sponge_env.interfaces import HISTORY, Batch, RunningBatch
 
-ROUNDING_S = 1e-9
-"""A shorter transfer is none: delay and base delay differ by rounding only."""
+ROUNDING_S = 1e-9  # a shorter transfer is none: delay and base delay differ by rounding only
 
 
 @dataclass(eq=False)
@@ -36,20 +21,18 @@ class Request:
     deadline_s: float
     payload_bytes: float
     outcome: str = "queued"
-    started_s: float = math.nan
-    """Start of its last batch."""
+    started_s: float = math.nan  # start of its last batch
     finished_s: float = math.nan
     batch_size: int = 0
     replica: int = -1
-    attempts: int = 0
-    """Batches it was part of; above 1 after a crash."""
+    attempts: int = 0  # batches it was part of; above 1 after a crash
 
     @property
-    def delay_s(self) -> float:
+    def delay_s(self):
         return self.arrival_s - self.sent_s
 
     @property
-    def budget_s(self) -> float:
+    def budget_s(self):
         return self.deadline_s - self.arrival_s
 
 
@@ -57,12 +40,12 @@ GIVEN = ("id", "sent_s", "arrival_s", "deadline_s", "payload_bytes")
 RESULTS = ("outcome", "started_s", "finished_s", "batch_size", "replica", "attempts")
 
 
-def requests_of(workload: Any) -> list[Request]:
+def requests_of(workload):
     columns = (getattr(workload, name).tolist() for name in GIVEN)
     return [Request(*row) for row in zip(*columns, strict=True)]
 
 
-def batch_in_time(takes_s: Sequence[float], left_s: float, waiting: int) -> int:
+def batch_in_time(takes_s, left_s, waiting):
     """Return how many requests a batch may have for its first to be in time, 0 if none may.
 
     Nor may a batch whose throughput is 5 % below that of the full one that there are more than
@@ -77,38 +60,24 @@ def batch_in_time(takes_s: Sequence[float], left_s: float, waiting: int) -> int:
 class System:
     """Queue, batches, ledger and worker under control."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        spec: SystemSpec,
-        requests: Sequence[Request],
-        worker: Any,
-        fastest_s: float,
-        one_core_s: float,
-        takes_s: FloatArray,
-    ) -> None:
+    def __init__(self, scenario, spec, requests, worker, fastest_s, one_core_s, takes_s):
         """Start at time 0."""
         self.spec, self.intervals, self._scenario = spec, scenario.intervals, scenario
-        self.worker: Worker | Any = worker
+        self.worker = worker
         self._fastest_s, self._one_core_s, self._takes_s = fastest_s, one_core_s, takes_s
         self._coming, self._arrived = list(requests), 0
-        self._queue: list[Request] = []
-        self._running: dict[int, tuple[list[Request], float]] = {}
+        self._queue, self._running = [], {}
         self._batches = self._interval = 0
-        self._allocation = spec.initial
-        self._new: list[Request] = []
-        self._ended: list[Request] = []
-        self._completions: list[Completion] = []
-        self._arrivals: list[float] = []
-        self._mean_delays_s: list[float] = []
-        self._bandwidths: list[float] = []
+        self._allocation, self._new, self._ended = spec.initial, [], []
+        self._completions, self._arrivals, self._mean_delays_s = [], [], []
+        self._bandwidths = []
         self._status, self._measured_s = worker.status(), worker.now()
 
     @property
-    def done(self) -> bool:
+    def done(self):
         return self._interval >= self.intervals
 
-    def step(self, allocation: Allocation) -> dict[str, float]:
+    def step(self, allocation):
         self._new, self._ended, self._completions = [], [], []
         self.worker.resize(allocation)
         self._allocation = allocation
@@ -117,7 +86,7 @@ class System:
         self._remember()
         return self._measure()
 
-    def drain(self) -> None:
+    def drain(self):
         """End the episode: serve what is left under the allocation in force.
 
         No request arrives any more. What still waits when the last deadline has passed is dropped.
@@ -131,7 +100,7 @@ class System:
             for completion in self.worker.wait(self.worker.now() + self.spec.interval_s):
                 self._settle(completion)
 
-    def columns(self) -> dict[str, NDArray[Any]]:
+    def columns(self):
         rows = self._coming[: self._arrived]
         columns = {n: np.array([getattr(r, n) for r in rows]) for n in (*GIVEN, *RESULTS[1:])}
         outcome = np.array([request.outcome for request in rows], str)
@@ -140,15 +109,11 @@ class System:
         there = [request.outcome in ("queued", "running") for request in rows]
         answered = [request.outcome in ("on_time", "late") for request in rows]
         return {
-            **columns,
-            "outcome": outcome,
-            "hopeless": hopeless,
-            "needs_cores": short & ~hopeless,
-            "accuracy": np.where(answered, 1.0, np.nan),
-            "stage": -np.array(there, int),
-        }
+            **columns, "outcome": outcome, "hopeless": hopeless, "needs_cores": short & ~hopeless,
+            "accuracy": np.where(answered, 1.0, np.nan), "stage": -np.array(there, int),
+        }  # fmt: skip
 
-    def view(self) -> SimpleNamespace:
+    def view(self):
         now_s, in_force, pending = self.worker.now(), self.worker.in_force, self.worker.pending
         return SimpleNamespace(
             now_s=now_s,
@@ -171,7 +136,7 @@ class System:
             ),
         )
 
-    def _serve(self, until_s: float, arriving: bool) -> None:
+    def _serve(self, until_s, arriving):
         """Serve until a moment, at which nothing is started any more.
 
         A batch starts as soon as a replica is idle and a request waits. What falls together
@@ -190,7 +155,7 @@ class System:
             for completion in self.worker.wait(min(until_s, next_s)):
                 self._settle(completion)
 
-    def _take_in(self, until_s: float) -> float:
+    def _take_in(self, until_s):
         while self._arrived < len(self._coming):
             request = self._coming[self._arrived]
             if request.arrival_s > until_s:
@@ -200,12 +165,12 @@ class System:
             self._enqueue(request)
         return math.inf
 
-    def _enqueue(self, request: Request) -> None:
+    def _enqueue(self, request):
         """Let a request wait: earliest deadline or, if the scenario says so, first come first."""
         fifo = self._scenario.serving.order == "fifo"
         insort(self._queue, request, key=lambda r: (r.arrival_s if fifo else r.deadline_s, r.id))
 
-    def _start_batch(self) -> bool:
+    def _start_batch(self):
         self._drop_expired()
         requests = self._queue[: self._batch_limit()]
         if not requests:
@@ -219,7 +184,7 @@ class System:
         self.worker.start(Batch(self._batches, tuple(request.id for request in requests)))
         return True
 
-    def _batch_limit(self) -> int:
+    def _batch_limit(self):
         """Return how large a batch may be; drop those first that none would answer in time."""
         limit, serving = self._allocation.stages[0].batch, self._scenario.serving
         if serving.drop != "unmeetable" or serving.order == "fifo":
@@ -232,18 +197,18 @@ class System:
             self._drop(self._queue[:1])
         return 0
 
-    def _drop_expired(self) -> None:
+    def _drop_expired(self):
         left_s = self._scenario.serving.drop_below_s(self._fastest_s)
         limit_s = self.worker.now() + left_s
         self._drop([request for request in self._queue if request.deadline_s < limit_s])
 
-    def _drop(self, requests: Sequence[Request]) -> None:
+    def _drop(self, requests):
         for request in requests:
             self._queue.remove(request)
             request.outcome, request.finished_s = "dropped", self.worker.now()
             self._ended.append(request)
 
-    def _settle(self, completion: Completion) -> None:
+    def _settle(self, completion):
         """Enter the end of a batch.
 
         When its replica died, requests with budget left wait again; the others failed.
@@ -262,10 +227,10 @@ class System:
             request.batch_size, request.replica = len(requests), completion.replica
             self._ended.append(request)
 
-    def _hopeless(self, request: Request) -> bool:
+    def _hopeless(self, request):
         return request.budget_s < self._fastest_s
 
-    def _planned_end_s(self, requests: Sequence[Request], started_s: float) -> float:
+    def _planned_end_s(self, requests, started_s):
         """When the latency model expects a running batch to end, whatever was resized since."""
         stage, in_force = self.spec.first, self.worker.in_force
         row_s = stage.latencies[0].table_s(stage.batch_max, stage.cores_max)[len(requests) - 1]
@@ -277,7 +242,7 @@ class System:
             end_s, old = time_s + left_s * row_s[new - 1] / row_s[old - 1], new
         return float(end_s)
 
-    def _remember(self) -> None:
+    def _remember(self):
         """Note the interval's arrivals; without any it repeats delay and bandwidth before it."""
         new, base_s = self._new, self._scenario.network.base_delay_s
         mean_s = self._mean_delays_s[-1] if self._mean_delays_s else math.nan
@@ -292,29 +257,25 @@ class System:
         self._mean_delays_s.append(mean_s)
         self._bandwidths.append(bandwidth)
 
-    def _measure(self) -> dict[str, float]:
+    def _measure(self):
         before, self._status = self._status, self.worker.status()
         elapsed_s, self._measured_s = self.worker.now() - self._measured_s, self.worker.now()
         asked, stage = self._allocation.stages[0], self.spec.first
         metrics = {
-            "time_s": self._interval * self.spec.interval_s,
-            **self._requests_measured(),
-            **latencies_measured(self._ended),
-            **batches_measured(self._completions),
+            "time_s": self._interval * self.spec.interval_s, **self._requests_measured(),
+            **latencies_measured(self._ended), **batches_measured(self._completions),
             **resources_measured(before, self._status, elapsed_s, stage.core_unit),
-            "requested_cores": asked.cores,
-            "batch": asked.batch,
-            "replicas": asked.replicas,
+            "requested_cores": asked.cores, "batch": asked.batch, "replicas": asked.replicas,
             "delay_mean_s": self._mean_delays_s[-1],
             "delay_max_s": max((r.delay_s for r in self._new), default=math.nan),
             "bandwidth_bytes_per_s": self._bandwidths[-1],
             "feasible": int(self._allocation.feasible),
-        }
+        }  # fmt: skip
         return metrics | {"reward": self._reward(metrics)}
 
-    def _requests_measured(self) -> dict[str, float]:
+    def _requests_measured(self):
         ended, names = self._ended, ("on_time", "late", "dropped", "failed")
-        counts: dict[str, float] = {n: sum(r.outcome == n for r in ended) for n in names}
+        counts = {n: sum(r.outcome == n for r in ended) for n in names}
         missed = [request for request in ended if request.outcome != "on_time"]
         return {
             **counts,
@@ -327,7 +288,7 @@ class System:
             "running": sum(len(requests) for requests, _ in self._running.values()),
         }
 
-    def _reward(self, metrics: dict[str, float]) -> float:
+    def _reward(self, metrics):
         """Charge the cores held and the requests that missed their deadline; credit accuracy."""
         weights, held = self._scenario.reward, metrics["cores"] / self.spec.total_cores
         accuracy = metrics["effective_accuracy"]
@@ -335,7 +296,7 @@ class System:
         return -held - weights.violation_weight * metrics["violation_rate"] + gained
 
 
-def latencies_measured(ended: Sequence[Request]) -> dict[str, float]:
+def latencies_measured(ended):
     """Return end-to-end latencies and accuracies of what ended; the lost take for ever."""
     answered = [r for r in ended if r.outcome in ("on_time", "late")]
     times_s = sorted(r.finished_s - r.sent_s for r in answered)
@@ -350,7 +311,7 @@ def latencies_measured(ended: Sequence[Request]) -> dict[str, float]:
     }
 
 
-def quantile(values: Sequence[float], probability: float) -> float:
+def quantile(values, probability):
     """Return an interpolated quantile of ascending values."""
     if not values:
         return math.nan
@@ -359,7 +320,7 @@ def quantile(values: Sequence[float], probability: float) -> float:
     return high if math.isinf(high) else low + (position - math.floor(position)) * (high - low)
 
 
-def batches_measured(completions: Sequence[Completion]) -> dict[str, float]:
+def batches_measured(completions):
     sizes = [completion.batch.size for completion in completions]
     service_s = [c.finished_s - c.started_s for c in completions if c.ok]
     return {
@@ -368,9 +329,7 @@ def batches_measured(completions: Sequence[Completion]) -> dict[str, float]:
     }
 
 
-def resources_measured(
-    before: WorkerStatus, after: WorkerStatus, elapsed_s: float, core_unit: float
-) -> dict[str, float]:
+def resources_measured(before, after, elapsed_s, core_unit):
     """Return what was held and used between two states of the worker, ``elapsed_s`` apart."""
     core_seconds = after.core_seconds - before.core_seconds
     used = after.used_core_seconds - before.used_core_seconds

@@ -6,14 +6,11 @@ bandwidth control.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from sponge_env.arrays import total
-from sponge_env.interfaces import Allocation, Batch, Completion, FloatArray, WorkerStatus
+from sponge_env.interfaces import Batch, Completion, WorkerStatus
 from sponge_env.latency import quantile
 
 
@@ -27,36 +24,33 @@ class ProfileService:
 
     throttled_s = 0.0
 
-    def __init__(self, latency_s: FloatArray, cores: int) -> None:
+    def __init__(self, latency_s, cores):
         """Start idle; ``latency_s`` is (batch_max, cores_max)."""
-        self._latency_s = latency_s
-        self._cores = cores
+        self._latency_s, self._cores = latency_s, cores
         self._size = 0  # 0 while loading
-        self._since_s = 0.0
-        self.finish_s = 0.0
-        self.used_core_s = 0.0
+        self._since_s, self.finish_s, self.used_core_s = 0.0, 0.0, 0.0
 
-    def load(self, now_s: float, cold_start_s: float, loading: int) -> None:
+    def load(self, now_s, cold_start_s, loading):
         self._size, self.finish_s = 0, now_s + cold_start_s
 
-    def start(self, now_s: float, size: int, noise: float) -> None:
+    def start(self, now_s, size, noise):
         self._size, self._since_s = size, now_s
         self.finish_s = now_s + float(self._latency_s[size - 1, self._cores - 1]) * noise
 
-    def advance(self, now_s: float) -> None:
+    def advance(self, now_s):
         to_s = min(now_s, self.finish_s)
         if self._size and to_s > self._since_s:
             self.used_core_s += (to_s - self._since_s) * self._cores
             self._since_s = to_s
 
-    def resize(self, now_s: float, cores: int) -> None:
+    def resize(self, now_s, cores):
         self.advance(now_s)
         if self._size and self.finish_s > now_s:
             old, new = self._latency_s[self._size - 1, [self._cores - 1, cores - 1]]
             self.finish_s = now_s + (self.finish_s - now_s) * float(new / old)
         self._cores = cores
 
-    def share(self, now_s: float, cores: float) -> None:
+    def share(self, now_s, cores):
         """Do nothing: whole cores are a replica's own."""
 
 
@@ -72,10 +66,10 @@ class Replica:
     started_s: float = 0.0
     draining: bool = False
 
-    def is_idle(self, now_s: float) -> bool:
+    def is_idle(self, now_s):
         return self.batch is None and self.ready_s <= now_s
 
-    def completion(self, finished_s: float, ok: bool) -> Completion:
+    def completion(self, finished_s, ok):
         return Completion(self.batch, self.id, self.started_s, finished_s, ok)
 
 
@@ -86,28 +80,25 @@ class SimulatedWorker:
 
     def __init__(
         self,
-        make_service: Callable[[int], Any],
-        initial: Allocation,
+        make_service,
+        initial,
         *,
-        cold_start_s: float,
-        actuation_delay_s: float = 0.0,
-        total_cores: int = 1 << 30,
-        cpu_cores: float = math.inf,
-        noise: Callable[[], float] = lambda: 1.0,
-    ) -> None:
+        cold_start_s,
+        actuation_delay_s=0.0,
+        total_cores=1 << 30,
+        cpu_cores=math.inf,
+        noise=lambda: 1.0,
+    ):
         """Start at time 0 with the initial replicas warm."""
         self._make_service, self._noise = make_service, noise
         self._cold_start_s, self._actuation_delay_s = cold_start_s, actuation_delay_s
         self._total_cores, self.cpu_cores = total_cores, cpu_cores
         self._now_s = 0.0
         self._target, self._cores = initial.stages[0], initial.stages[0].cores
-        self._next_id = 0
-        self._replicas: list[Replica] = []
-        self.pending: list[tuple[float, Allocation]] = []
-        """When resizes that were asked for come into force."""
-        self.in_force: list[tuple[float, int]] = [(-math.inf, self._cores)]
-        """When resizes came into force, and their cores."""
-        self._crashed: list[Completion] = []
+        self._next_id, self._replicas = 0, []
+        self.pending = []  # when resizes that were asked for come into force
+        self.in_force = [(-math.inf, self._cores)]  # when resizes came into force, and their cores
+        self._crashed = []
         self._retired_core_s = self._retired_throttled_s = 0.0
         self._restarts = 0
         self._held = self._held_since_s = self._held_core_s = 0.0
@@ -115,13 +106,13 @@ class SimulatedWorker:
             self._add_replica(self._cores)
         self._update_held()
 
-    def now(self) -> float:
+    def now(self):
         return self._now_s
 
-    def idle(self, stage: int = 0) -> int:
+    def idle(self, stage=0):
         return sum(replica.is_idle(self._now_s) for replica in self._replicas)
 
-    def start(self, batch: Batch) -> None:
+    def start(self, batch):
         """Give a batch to the idle replica with the lowest id."""
         replica = next((r for r in self._replicas if r.is_idle(self._now_s)), None)
         if replica is None:
@@ -129,7 +120,7 @@ class SimulatedWorker:
         replica.batch, replica.started_s = batch, self._now_s
         replica.service.start(self._now_s, batch.size, self._noise())
 
-    def wait(self, until_s: float) -> Sequence[Completion]:
+    def wait(self, until_s):
         if self._crashed:
             crashed, self._crashed = self._crashed, []
             return crashed
@@ -140,26 +131,26 @@ class SimulatedWorker:
         self._fit()  # those that have become ready get their cores
         return completions
 
-    def forget(self, requests: Sequence[int]) -> None:
+    def forget(self, requests):
         """Do nothing: nothing is kept of requests."""
 
-    def wake(self) -> None:
+    def wake(self):
         """Do nothing: virtual time never blocks."""
 
-    def resize(self, allocation: Allocation) -> None:
+    def resize(self, allocation):
         """Put an allocation in force, after the actuation delay if there is one."""
         if self._actuation_delay_s > 0:
             self.pending.append((self._now_s + self._actuation_delay_s, allocation))
         else:
             self._apply(allocation)
 
-    def hold(self) -> None:
+    def hold(self):
         """Do nothing: the virtual clock stands still by itself."""
 
-    def release(self) -> float:
+    def release(self):
         return 0.0
 
-    def status(self, stage: int = 0) -> WorkerStatus:
+    def status(self, stage=0):
         for replica in self._replicas:
             replica.service.advance(self._now_s)
         starting_s = sorted(r.ready_s - self._now_s for r in self._staying if self._is_cold(r))
@@ -177,10 +168,10 @@ class SimulatedWorker:
             actuation_s=0.0,
         )
 
-    def close(self) -> None:
+    def close(self):
         """Do nothing: nothing is held."""
 
-    def crash(self, spared: int = -1) -> None:
+    def crash(self, spared=-1):
         """Kill the first replica that serves, a busy one if there is one; restart it cold."""
         serving = [r for r in self._replicas if not self._is_cold(r) and r.id != spared]
         if not serving:
@@ -192,20 +183,20 @@ class SimulatedWorker:
         self._restarts += 1
         self._fit()
 
-    def events_s(self) -> list[float]:
+    def events_s(self):
         self._share_cpu()
         ends = [r.service.finish_s for r in self._replicas if r.batch is not None]
         ready = [r.ready_s for r in self._replicas if self._is_cold(r)]
         return ends + ready + [time_s for time_s, _ in self.pending[:1]]
 
-    def _is_cold(self, replica: Replica) -> bool:
+    def _is_cold(self, replica):
         return replica.ready_s > self._now_s
 
     @property
-    def _staying(self) -> list[Replica]:
+    def _staying(self):
         return [replica for replica in self._replicas if not replica.draining]
 
-    def _share_cpu(self) -> None:
+    def _share_cpu(self):
         """Let each replica that serves or loads have an equal part of the CPU, if it needs it."""
         busy = len(self._replicas) - self.idle()
         level, left = math.inf, self.cpu_cores
@@ -221,15 +212,15 @@ class SimulatedWorker:
             replica.service.share(self._now_s, cores)
             self._follow_loading(replica)
 
-    def _wanted(self) -> list[int]:
+    def _wanted(self):
         """Return the cores of those that serve or load, ascending."""
         return sorted(r.cores for r in self._replicas if not r.is_idle(self._now_s))
 
-    def _follow_loading(self, replica: Replica) -> None:
+    def _follow_loading(self, replica):
         if self._is_cold(replica):
             replica.ready_s = replica.service.finish_s
 
-    def _take_completions(self) -> list[Completion]:
+    def _take_completions(self):
         ended = [r for r in self._replicas if r.batch and r.service.finish_s <= self._now_s]
         ended.sort(key=lambda replica: (replica.service.finish_s, replica.id))
         completions = [r.completion(r.service.finish_s, ok=True) for r in ended]
@@ -241,7 +232,7 @@ class SimulatedWorker:
                 self._fit()
         return completions
 
-    def _apply(self, allocation: Allocation) -> None:
+    def _apply(self, allocation):
         """Put an allocation in force, as far as the machine has room for it.
 
         Cold replicas go first, then idle ones, then busy ones when they are done; the youngest
@@ -249,16 +240,14 @@ class SimulatedWorker:
         """
         self._target = allocation.stages[0]
         self.in_force.append((self._now_s, self._target.cores))
-        order = sorted(
-            self._staying, key=lambda r: (not self._is_cold(r), r.batch is not None, -r.id)
-        )
+        order = sorted(self._staying, key=lambda r: (not self._is_cold(r), bool(r.batch), -r.id))
         for replica in order[: max(0, len(order) - self._target.replicas)]:
             if replica.batch is None:
                 self._retire(replica)
             replica.draining = True
         self._fit()
 
-    def _fit(self) -> None:
+    def _fit(self):
         """Come as close to the allocation as those that still drain, and hold cores, allow.
 
         One core each goes to those that start, and as many to each of the others as are left; if
@@ -286,27 +275,24 @@ class SimulatedWorker:
             self._fit()
         self._update_held()
 
-    def _add_replica(self, cores: int) -> Replica:
-        service = self._make_service(cores)
-        replica = Replica(self._next_id, cores, self._now_s, service)
+    def _add_replica(self, cores):
+        replica = Replica(self._next_id, cores, self._now_s, self._make_service(cores))
         self._replicas.append(replica)
         self._next_id += 1
         return replica
 
-    def _retire(self, replica: Replica) -> None:
+    def _retire(self, replica):
         replica.service.advance(self._now_s)
         self._retired_core_s += replica.service.used_core_s
         self._retired_throttled_s += replica.service.throttled_s
         self._replicas.remove(replica)
         self._update_held()
 
-    def _update_held(self) -> None:
+    def _update_held(self):
         self._held_core_s += self._held * (self._now_s - self._held_since_s)
         self._held, self._held_since_s = float(sum(r.cores for r in self._replicas)), self._now_s
 
 
-def noise_source(
-    quantiles: Sequence[float], scale: float, rng: np.random.Generator
-) -> Callable[[], float]:
+def noise_source(quantiles, scale, rng):
     """Make a source of multiplicative noise from a profile's scatter."""
     return lambda: max(0.05, 1.0 + scale * quantile(quantiles, rng.random()))
