@@ -20,9 +20,9 @@ from served import running
 
 from sponge_env.models.model import TensorSpec
 from sponge_env.serve import app
-from sponge_env.serve.http import routes
 from sponge_env.serve.http.connection import PEER_CHECK_S, Connections
 from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.wire import protocol
 
 LIMITS = {"max_body_bytes": 5000, "max_header_bytes": 3000, "max_rows": 16}
 
@@ -377,7 +377,7 @@ def test_large_json_is_read_and_written_beside_the_loop(monkeypatch):
         return work(*arguments)
 
     for name in ("read_request", "write_answer"):
-        monkeypatch.setattr(routes, name, partial(noted, getattr(routes, name)))
+        monkeypatch.setattr(protocol, name, partial(noted, getattr(protocol, name)))
     wide = TensorSpec((40_000,))
     engine = FakeEngine(served(wide, wide), lambda call: answered(np.zeros((1, 40_000), "f4")))
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 40_000], "data": [1] * 40_000}

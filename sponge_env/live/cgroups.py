@@ -147,7 +147,7 @@ class OutsideLimiter(CpuLimiter):
 def _throttled_s(group: Path, before_s: float) -> float:
     """Read a group's throttle counter; if there is none any more it is as before."""
     counters = dict(map(str.split, _read(group / "cpu.stat").splitlines()))
-    units = (int(counters[name]) * s for name, s in THROTTLED.values() if name in counters)
+    units = (int(counters[name]) * unit for name, unit in THROTTLED.values() if name in counters)
     return next(units, before_s)
 
 
