@@ -62,7 +62,12 @@ class Proxy:
     def _accept(self):
         with suppress(OSError):
             while True:
-                near, far = self._listener.accept()[0], socket.create_connection(self._node)
+                near = self._listener.accept()[0]
+                try:
+                    far = socket.create_connection(self._node)
+                except ConnectionRefusedError:  # the node is gone
+                    near.close()
+                    continue
                 self._sockets += near, far
                 self._run(self._pass_on, near, far)
                 self._run(self._pass_on, far, near)
