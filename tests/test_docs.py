@@ -83,6 +83,7 @@ def test_blocks_run(text, page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name, source in OF_A_READER.items():
         shutil.copy(ROOT / "traces" / source, name)
+    Path("traces").symlink_to(ROOT / "traces")
     names = {}
     for skipped, language, body in BLOCK.findall(text):
         assert language in {"bash", "diff", "python", "text", "toml"}, body
