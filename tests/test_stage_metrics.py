@@ -56,7 +56,7 @@ def test_a_summary_of_stages_reads_back_and_one_model_has_none():
 
 def test_the_pipeline_of_the_docs_runs_and_its_stages_arrive_wherever_metrics_are(capsys):
     page = (Path(__file__).parent.parent / "docs" / "pipelines.md").read_text()
-    text, command = re.findall(r"```(?:toml)?\n(.*?)```", page, re.DOTALL)[:2]
+    text, command = re.findall(r"```(?:toml|bash)\n(.*?)```", page, re.DOTALL)[:2]
     assert text.count("\n") <= 30
     Path("mine.toml").write_text(text)
     program, *argv = command.split()[1:]
