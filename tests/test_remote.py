@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -216,6 +217,22 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node):
         assert isinstance(next_event(opened.enter_context(closing(launcher.launch(0, 1.0)))), Ready)
         assert peak_bytes(node.process.pid) < before + 32e6
         assert node.process.poll() is None
+
+
+@pytest.mark.live
+def test_a_node_that_runs_out_of_descriptors_goes_on():
+    node = NodeProcess(*OUTSIDE)
+    pid = node.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    one_more = next(k for k in range(1 << 16) if k not in used) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (one_more, before[1]))
+    with socket.create_connection(node.address) as sock:
+        sock.settimeout(PATIENCE_S)
+        assert sock.recv(1) == b""
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    dial(node.address, "", {})[0].close()
+    assert node.end() == 0
 
 
 def listens(node):
