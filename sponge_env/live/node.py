@@ -30,12 +30,16 @@ class NodeServer:
         own = {name: getattr(launcher, name) for name in names} | {"cpus": len(launcher.cpus)}
         self.facts = json.dumps(launcher.facts | own).encode()
         self._listener = listener
+        # a signal just before the kernel waits is noticed when it stops to
+        listener.settimeout(END_S)
 
     def serve(self) -> None:
         """Accept connections until this is interrupted, but none while one of them retires it."""
         while True:
             try:
                 sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
             except OSError as error:  # retired, or too many files
                 LOG.debug("no connection is accepted: %s", error)
                 time.sleep(wire.BEAT_S)
