@@ -93,6 +93,7 @@ def test_pods_are_resized_and_the_right_one_is_removed(serving):
     serving.until(lambda: serving.worker.status().ready == 2, "its container starts again")
     serving.resize(4)  # the replica that started last goes, and its pod is the older one
     serving.until(lambda: list(boxes) == [young], "the other pod stays")
+    serving.until(lambda: not serving.launcher._retired, "the connection that kept it unready ends")
     serving.goes_on()
     assert serving.worker.status().restarts == 1
 
@@ -153,7 +154,8 @@ def test_calls_name_what_goes_wrong_and_read_the_token_each_time(tmp_path):
         with pytest.raises(WorkerError, match="no answer of Kubernetes at 127"):
             client.call("GET", SCALE)
         cluster.away.clear()
-        assert client.call("GET", SCALE)
+        assert client.call("PATCH", SCALE, {"spec": {"replicas": 0}})["spec"] == {}
+        KubernetesLauncher([BUSY], "sponge-replica", "").close()
 
 
 def test_where_the_api_is(tmp_path, monkeypatch):
@@ -170,5 +172,8 @@ def test_where_the_api_is(tmp_path, monkeypatch):
     assert own_namespace() == "ml"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
     assert server_url() == "https://[fd00::1]:443"
+    monkeypatch.setenv(api.URL, "127.0.0.1:8001")
+    with pytest.raises(ConfigError, match="must begin with http:// or https://"):
+        server_url()
     monkeypatch.setenv(api.URL, "http://127.0.0.1:8001")
     assert server_url() == "http://127.0.0.1:8001"

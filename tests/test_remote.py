@@ -1,8 +1,10 @@
 """Replicas on other machines: faults, refusals, hostile bytes, and what crosses the wire."""
 
 import dataclasses
+import errno
 import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -24,7 +26,7 @@ from sponge_env.app import replica as command
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import stages, wire
 from sponge_env.live.local import PLACE
-from sponge_env.live.remote import Address, RemoteLauncher, dial, parse_addresses
+from sponge_env.live.remote import Address, RemoteLauncher, RemoteReplica, dial, parse_addresses
 from sponge_env.live.replica import Answer, LiveConfig, Ready
 from sponge_env.live.wire import HEAD, Frame, Layout
 from sponge_env.models.model import Model, TensorSpec, record
@@ -218,6 +220,22 @@ def test_hostile_bytes_neither_end_a_node_nor_make_it_allocate(node):
         assert node.process.poll() is None
 
 
+@pytest.mark.live
+def test_a_node_that_runs_out_of_descriptors_goes_on():
+    node = NodeProcess(*OUTSIDE)
+    pid = node.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+    one_more = next(k for k in range(1 << 16) if k not in used) + 1
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (one_more, before[1]))
+    with socket.create_connection(node.address) as sock:
+        sock.settimeout(PATIENCE_S)
+        assert sock.recv(1) == b""
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    dial(node.address, "", {})[0].close()
+    assert node.end() == 0
+
+
 def listens(node):
     with suppress(ConnectionRefusedError), socket.create_connection(node.address):
         return True
@@ -251,3 +269,18 @@ def test_a_node_ends_with_all_that_it_has_started():
         replica.close()
     assert not groups_of(pid)
     assert not [each for each in started if os.path.exists(f"/proc/{each}")]
+
+
+def test_a_port_out_of_range_is_a_sentence(capsys):
+    assert command.main(["--port", "99999", "--model", "busy_model:Quick", *OUTSIDE[2:]]) == 2
+    assert "a port must be 0 to 65535, not 99999" in capsys.readouterr().err
+
+
+def test_too_few_descriptors_for_another_replica_are_a_worker_error(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    job = stages.make_job([busy_model.Quick()], 4)
+    monkeypatch.setattr("os.eventfd", refuse)
+    with pytest.raises(WorkerError, match="refuses another replica: Too many open files"):
+        RemoteReplica(0, job, "there", 1.0, 1.0)

@@ -26,6 +26,8 @@ MERGE, STRATEGIC = "application/merge-patch+json", "application/strategic-merge-
 def server_url() -> str:
     """Return the address of the API server, or raise ``ConfigError`` where there is none."""
     if url := os.environ.get(URL):
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{URL} must begin with http:// or https://, not {url!r}")
         return url
     if not (host := os.environ.get("KUBERNETES_SERVICE_HOST")):
         raise ConfigError(f"this is no pod of a Kubernetes cluster; elsewhere set {URL}")

@@ -75,7 +75,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._scale_path = f"/apis/apps/v1/{space}/deployments/{quote(deployment)}/scale"
         self._api = Api(server_url())
         found = self._api.call("GET", self._scale_path)
-        self._scale: int = found["spec"]["replicas"]
+        self._scale: int = found["spec"].get("replicas", 0)  # JSON of Go: 0 is left out
         self._labels = quote(found["status"]["selector"])
         self._changed, self._ended = threading.Condition(), threading.Event()
         """The first guards all that follows."""
@@ -85,7 +85,7 @@ class KubernetesLauncher(RemoteLauncher):
         self._resumes_s: dict[tuple[str, str], float] = {}  # By kind and pod, until when calls wait
         self._sent: dict[str, tuple[int, float]] = {}  # Resizes not in force, and when asked for
         self._resized, self._lag_s = 0, 0.0
-        self._trouble: dict[str, str] = {}  # What went wrong the last time, by the kind of call
+        self._trouble: dict[tuple[str, str], str] = {}  # What went wrong last, by kind and pod
         self._cores_max = max(config.physical_cores(config.cores_max) for config in configs)
         super().__init__(configs, [], token)
         self._dial = partial(dial, token=token, own=self.facts)
@@ -144,7 +144,7 @@ class KubernetesLauncher(RemoteLauncher):
         while not self._ended.is_set():
             try:
                 found = self._api.call("GET", path)
-                self._trouble.pop("watch", None)
+                self._trouble.pop(("watch", ""), None)
                 with self._changed:
                     self._pods = {}
                     self._take(*found["items"])
@@ -154,7 +154,7 @@ class KubernetesLauncher(RemoteLauncher):
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
             except WorkerError as error:
-                self._warn("watch", error)
+                self._warn(("watch", ""), error)
                 self._ended.wait(RETRY_S)
 
     def _take(self, *found: Mapping[str, Any], gone: bool = False) -> None:
@@ -181,14 +181,15 @@ class KubernetesLauncher(RemoteLauncher):
                     continue
             try:
                 self._make(*call)
-                self._trouble.pop(call.kind, None)
+                self._trouble.pop(call[:2], None)
             except WorkerError as error:
-                self._warn(call.kind, error)
+                self._warn(call[:2], error)
                 with self._changed:
                     self._pause(call.kind, call.pod)
 
     def _next_call(self) -> Call | None:
         now_s = time.monotonic()
+        self._forget_pods()
         self._resumes_s = {key: at_s for key, at_s in self._resumes_s.items() if at_s > now_s}
         self._wanting = [each for each in self._wanting if not each.closed]
         unreachable = {pod for kind, pod in self._resumes_s if kind == "assign"}
@@ -197,14 +198,24 @@ class KubernetesLauncher(RemoteLauncher):
         due = (call for call in calls if (call.kind, call.pod) not in self._resumes_s)
         return next(due, None)
 
+    def _forget_pods(self) -> None:
+        """Let go of what is kept for pods that are gone."""
+        for gone in self._retired.keys() - self._pods.keys():
+            self._retired.pop(gone).close()
+        for gone in self._sent.keys() - self._pods.keys():
+            del self._sent[gone]
+        for what in list(self._trouble):
+            if what[1] and what[1] not in self._pods:
+                del self._trouble[what]
+
     def _pause(self, kind: str, pod: str) -> None:
         self._resumes_s[kind, pod] = time.monotonic() + RETRY_S
 
-    def _warn(self, kind: str, error: WorkerError) -> None:
+    def _warn(self, what: tuple[str, str], error: WorkerError) -> None:
         """Say what goes wrong, once as long as it is the same."""
-        if str(error) != self._trouble.get(kind) and not self._ended.is_set():
+        if str(error) != self._trouble.get(what) and not self._ended.is_set():
             LOG.warning("going on with what was granted: %s", error)
-        self._trouble[kind] = str(error)
+        self._trouble[what] = str(error)
 
     def _make(self, kind: str, name: str, value: int) -> None:
         pod, begin_s = self._pods.get(name), time.monotonic()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import select
 import socket
 import threading
@@ -31,18 +30,23 @@ class NodeServer:
         own = {name: getattr(launcher, name) for name in names} | {"cpus": len(launcher.cpus)}
         self.facts = json.dumps(launcher.facts | own).encode()
         self._listener = listener
+        # a signal just before the kernel waits is noticed when it stops to
+        listener.settimeout(END_S)
 
     def serve(self) -> None:
         """Accept connections until this is interrupted, but none while one of them retires it."""
         while True:
             try:
                 sock, _ = self._listener.accept()
+            except TimeoutError:
+                continue
             except OSError as error:  # retired, or too many files
                 LOG.debug("no connection is accepted: %s", error)
                 time.sleep(wire.BEAT_S)
                 while any(connection.retires for connection in list(self.open)):
                     time.sleep(wire.BEAT_S)
-                self._listener.listen()
+                with suppress(OSError):  # its port may be another's meanwhile: tried again
+                    self._listener.listen()
                 continue
             strangers = [connection for connection in list(self.open) if connection.is_stranger]
             if len(strangers) >= MAX_STRANGERS:
@@ -52,7 +56,13 @@ class NodeServer:
             if len(self.open) >= MAX_CONNECTIONS:
                 sock.close()
                 continue
-            Connection(self, sock).start()
+            connection = Connection(self, sock)
+            try:
+                connection.start()
+            except RuntimeError as error:  # too many threads
+                LOG.debug("no connection is served: %s", error)
+                self.open.discard(connection)
+                sock.close()
 
     def retire(self) -> None:
         """Refuse connections for now."""
@@ -75,8 +85,7 @@ class Connection(threading.Thread):
         super().__init__(daemon=True)
         self.sock, self.since_s = sock, time.monotonic()
         self.is_stranger, self.retires = True, False
-        self._server, self._epoll = server, select.epoll()
-        self._link = Link(self._epoll, self._room)
+        self._server = server
         self._replica: LocalReplica | None = None
         self._status = Frame(wire.STATUS)
         self._size = 0  # Tasks of the batch that runs or is coming in
@@ -86,9 +95,10 @@ class Connection(threading.Thread):
         """Serve until the connection or its replica ends."""
         with ExitStack() as cleanup:
             cleanup.callback(self._server.open.discard, self)
-            cleanup.enter_context(self._epoll)
             cleanup.enter_context(self.sock)
             try:
+                self._epoll = cleanup.enter_context(select.epoll())
+                self._link = Link(self._epoll, self._room)
                 self._meet()
                 self._serve()
             except WorkerError as error:
@@ -137,7 +147,8 @@ class Connection(threading.Thread):
 
     def _obey(self, frame: Frame) -> None:
         replica, launcher = self._replica, self._server.launcher
-        if frame.kind == wire.LAUNCH and not replica:
+        has_cores = 0 < frame.cores <= launcher.facts["at_most"][0]
+        if frame.kind == wire.LAUNCH and not replica and has_cores:
             self._layout = Layout(launcher.jobs[frame.variant])
             stage, fast = frame.variant, bool(frame.size)
             self._replica = launcher.launch(0, frame.cores, stage=stage, full_speed=fast)
@@ -147,7 +158,7 @@ class Connection(threading.Thread):
             self._server.retire()
         elif frame.kind == wire.START and replica:
             replica.order(frame.batch_id, frame.size, frame.variant)
-        elif frame.kind == wire.LIMIT and replica and 0 < frame.cores < math.inf:
+        elif frame.kind == wire.LIMIT and replica and has_cores:
             replica.limit(frame.cores)
             self._beat()
         else:

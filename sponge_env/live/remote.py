@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sponge_env.errors import ConfigError, WorkerError
 from sponge_env.live import wire
 from sponge_env.live.child import Job
+from sponge_env.live.local import too_many_as_sentence
 from sponge_env.live.replica import Answer, Death, Event, LiveConfig, Ready
 from sponge_env.live.stages import Stages
 from sponge_env.live.wire import Frame, Layout, Link, WireError
@@ -95,6 +96,7 @@ class RemoteReplica:
     pid: int | None = None
     limits_late = True
 
+    @too_many_as_sentence()
     def __init__(self, id: int, job: Job, where: str, cores: float, granted_cores: float) -> None:
         """Make one to be launched at ``where``, with physical cores as asked and as granted."""
         self.id, self.where, self.cores = id, where, cores
@@ -105,8 +107,8 @@ class RemoteReplica:
         self._answers: list[NDArray[Any]] = []
         self._news: deque[socket.socket | str] = deque()  # Its connection, and why it dies
         self._lock, self._rung = threading.RLock(), False
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._bell, select.EPOLLIN)
         self.fileno = self._epoll.fileno
         self._layout, self._link = Layout(job), Link(self._epoll, self._room)
@@ -346,7 +348,10 @@ class RemoteLauncher(Stages):
         # whatever keeps the node from launching it.
         self._replicas = [*(each for each in self._replicas if not each.closed), replica]
         replica.launch(stage, full_speed)
-        in_thread(self._connect, replica, reach)
+        try:
+            in_thread(self._connect, replica, reach)
+        except RuntimeError as error:  # too many of them
+            replica.fail(str(error))
 
     def _connect(self, replica: RemoteReplica, reach: Callable[[], Address]) -> None:
         try:

@@ -76,6 +76,8 @@ def is_local(host: str) -> bool:
 
 def listening_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens, port 0 on a free one; a ConfigError says why it cannot."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"a port must be 0 to 65535, not {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)

@@ -167,6 +167,7 @@ def scale_of(deployment):
     labels = deployment["spec"]["selector"]["matchLabels"].items()
     status = {"replicas": deployment["status"]["replicas"]}
     status["selector"] = ",".join(f"{name}={value}" for name, value in labels)
-    spec = {"replicas": deployment["spec"]["replicas"]}
+    count = deployment["spec"]["replicas"]
+    spec = {"replicas": count} if count else {}  # as JSON of Go leaves out 0
     head = {"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": deployment["metadata"]}
     return head | {"spec": spec, "status": status}
