@@ -109,7 +109,7 @@ def run(words, monkeypatch):
             with tempfile.TemporaryDirectory() as folder:
                 assert evaluate.main([*options, *short, "--run-dir", folder]) == 0
         case ["sponge", "serve" | "load", *_]:
-            pass  # tests/test_serving_examples.py parses them
+            pass  # tests/test_examples.py parses them
         case [_, "train.py", *options]:
             training.parse(options)
         case [python, *options]:
