@@ -28,9 +28,9 @@ _SOON = 1.5
 start, the less the ready ones serve for so long."""
 
 _PEAK_S, _PEAK_AGO_S = 5.0, 300.0
-"""The highest rate of so many seconds, so long ago at most, is what the fleet must be able to serve
-when it grows to all cores of the machine: a peak comes again, and cores come in time for it, but
-replicas do not."""
+"""The highest rate of so many seconds, so long ago at most (or two cold starts, if that is longer),
+is what the fleet must be able to serve when it grows to all cores of the machine: a peak comes
+again, and cores come in time for it, but replicas do not."""
 _RISES_ON, _BY_CHANCE = 3.0, 2.0
 """Cold starts for which a rise of the rate is taken to last, as far as it is larger than so many
 standard deviations of Poisson arrivals: replicas that start in time take no cores from busy ones.
@@ -125,7 +125,8 @@ def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
     The latter is the highest since one cold start ago.
     """
     rates_rps, width = moment.rates_rps, min(moment.peak, moment.rates_rps.size)
-    ahead_s = _RISES_ON * fleet.cold_start_s + _PEAK_S / 2
+    width_s = width * fleet.cold_start_s / moment.cold_start
+    ahead_s = _RISES_ON * fleet.cold_start_s + width_s / 2
     highest_rps, known_rps, coming_rps = 0.0, 0.0, 0.0
     for end in range(width, rates_rps.size + 1):
         now_rps = pairwise_sum(rates_rps[end - width : end]) / width
@@ -135,9 +136,9 @@ def _rates_to_come(fleet: Fleet, moment: Moment) -> tuple[float, float]:
         before_rps = pairwise_sum(rates_rps[end - 2 * width : end - width]) / width
         known_rps = max(known_rps, before_rps)
         if end >= rates_rps.size - moment.cold_start:
-            chance_rps = _BY_CHANCE * math.sqrt((now_rps + known_rps) / _PEAK_S)
+            chance_rps = _BY_CHANCE * math.sqrt((now_rps + known_rps) / width_s)
             rise_rps = max(0.0, now_rps - known_rps - chance_rps)
-            coming_rps = max(coming_rps, now_rps + rise_rps * ahead_s / _PEAK_S)
+            coming_rps = max(coming_rps, now_rps + rise_rps * ahead_s / width_s)
     return highest_rps, coming_rps
 
 
@@ -353,7 +354,8 @@ class FleetPlanner:
         choose_replicas(self._fleet, nothing, np.ones((cores_max, spec.first.batch_max)))
         self._rates_rps = np.empty(0)
         self._peak = math.ceil(_PEAK_S / spec.interval_s)
-        self._peak_ago = math.ceil(_PEAK_AGO_S / spec.interval_s)
+        # A cold start before the one for which a rise is kept, or chance would go beyond all known.
+        self._peak_ago = max(math.ceil(_PEAK_AGO_S / spec.interval_s), 2 * self._cold_start)
         self.overloaded = False
         """Whether the last answer is more than the ready replicas because those are too few."""
 

@@ -110,11 +110,11 @@ def test_a_rate_that_lasts_is_followed_and_a_short_burst_is_not():
     assert np.all(rate_samples(smoothed(bursts), lag=20) >= 0)
 
 
-def fleet_size(rates, replicas, ready, starting_s=()):
-    planner, answer = FleetPlanner(SpongeJointConfig(), SPEC), 0
+def fleet_size(rates, replicas, ready, starting_s=(), spec=SPEC):
+    planner, answer = FleetPlanner(SpongeJointConfig(), spec), 0
     for rate in rates:
         view = busy_view(
-            rate_rps=round(rate),
+            rate_rps=round(rate * spec.interval_s),
             allocation=Allocation(4, 1, replicas),
             replicas_ready=ready,
             starting_s=starting_s,
@@ -337,6 +337,14 @@ def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():
     assert fleet_size([40.0] * 10 + rise, replicas=2, ready=2) == 2, "it has been as high before"
     assert fleet_size(rise + [20.0] * 8, replicas=2, ready=2) == 4
     assert fleet_size(rise + [20.0] * 14, replicas=2, ready=2) == 2
+
+
+def test_a_rise_is_as_fast_as_it_was_and_known_for_as_long_as_replicas_take_to_start():
+    minutes = dataclasses.replace(SPEC, interval_s=60.0)
+    assert fleet_size([10.0] * 20 + [20.0], replicas=2, ready=2, spec=minutes) == 2
+    slow = with_first(SPEC, cold_start_s=600.0)
+    dip = [16.0] * 400 + [10.0] * 5 + [16.0] * 295
+    assert fleet_size(dip, replicas=2, ready=2, spec=slow) == 2
 
 
 def test_where_one_core_is_half_busy_there_are_two_replicas():
