@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import resource
+import select
 import signal
 import socket
 import threading
@@ -284,3 +285,16 @@ def test_too_few_descriptors_for_another_replica_are_a_worker_error(monkeypatch)
     monkeypatch.setattr("os.eventfd", refuse)
     with pytest.raises(WorkerError, match="refuses another replica: Too many open files"):
         RemoteReplica(0, job, "there", 1.0, 1.0)
+
+
+def test_a_node_that_is_heard_again_is_news_for_the_poll_whoever_reads_it_first():
+    here, there = socket.socketpair()
+    job = stages.make_job([busy_model.Quick()], 4)
+    with there, closing(RemoteReplica(0, job, "there", 1.0, 1.0)) as replica:
+        replica.attach(here)
+        assert replica.poll() is None
+        wait_until(lambda: (replica.look(time.monotonic()), replica.silent)[1])
+        there.sendall(HEAD.pack(*Frame(wire.STATUS, cores=0.5)))
+        assert (replica.granted_cores(), replica.silent) == (0.5, True)
+        assert select.select([replica], [], [], 0)[0]
+        assert (replica.poll(), replica.silent) == (None, False)

@@ -173,8 +173,13 @@ class RemoteReplica:
             with suppress(BlockingIOError):  # it may be rung at this moment
                 os.eventfd_read(self._bell)
         self._take_in()
+        self.silent &= not self._is_heard
         event, self._event = self._event, None
         return event
+
+    @property
+    def _is_heard(self) -> bool:
+        return time.monotonic() - self._link.heard_s < SILENT_S
 
     def _take_in(self) -> None:
         """Take in what has come, up to the next event."""
@@ -189,7 +194,6 @@ class RemoteReplica:
             self._link.flush()
             while self._event is None and (found := self._link.take()):
                 self._event = self._event_of(*found)
-                self.silent = False
         except WorkerError as error:
             self._event = Death(str(error))
         except (OSError, ValueError) as error:
@@ -215,10 +219,10 @@ class RemoteReplica:
         return Answer(frame.batch_id, started_s, now_s, cpu_s, failed)
 
     def _report(self) -> Frame:
-        """Return the node's last report, and leave an event that comes before it to the poll."""
+        """Return the node's last report, and leave what else is news to the poll."""
         before = self._event
         self._take_in()
-        if self._event is not before:
+        if self._event is not before or (self.silent and self._is_heard):
             self._ring()
         return self._last
 
