@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("sponge_env", "agents", "baselines", "benchmarks", "traces", "tests", "docs")
+COPIED = "sponge_env agents baselines benchmarks deploy traces tests docs".split()
 FILES = ("pyproject.toml", "train.py", "evaluate.py", "README.md", "Makefile")
 
 
