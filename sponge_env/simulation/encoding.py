@@ -67,7 +67,7 @@ class Control:
         """
         return f"{spec.fingerprint}-{spec.total_cores}" if self.scales_out else spec.fingerprint
 
-    def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, Box[Any]]:
+    def spaces(self, spec: SystemSpec) -> tuple[MultiDiscrete, "Box[Any]"]:
         """Return the spaces of actions, each choice less its least, and of observations."""
         counts = [_count(spec, k, name) for k, name in self.parts]
         return MultiDiscrete(counts), Box(-CLIP, CLIP, (self.obs_dim,), np.float32)
