@@ -62,8 +62,8 @@ class Proxy:
     def _accept(self):
         with suppress(OSError):
             while True:
-                near, far = self._listener.accept()[0], socket.create_connection(self._node)
-                self._sockets += near, far
+                self._sockets.append(near := self._listener.accept()[0])
+                self._sockets.append(far := socket.create_connection(self._node))
                 self._run(self._pass_on, near, far)
                 self._run(self._pass_on, far, near)
 
