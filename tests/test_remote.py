@@ -73,7 +73,8 @@ def test_a_node_that_goes_costs_no_request(fault, tmp_path, monkeypatch):
         engine = make_engine(quick_scenario(tmp_path), "static", options=allocation)
         opened.enter_context(closing(engine))
         worker = engine._system.worker
-        wait_until(lambda: worker.status().ready == 2)
+        # not status(), which reads connections that are the serving thread's
+        wait_until(lambda: worker._fleets[0].serving == 2)
         assert {replica.where for replica in worker.replicas} == set(map(str, addresses))
         told = []
         begin_s = time.monotonic()
