@@ -330,7 +330,6 @@ def test_an_overload_is_followed_where_the_usual_fleet_would_not_be():
 
 
 def test_a_rise_beyond_all_that_is_known_is_taken_to_go_on():
-    """Two replicas with all cores serve 43 requests per second. What starts is kept for so long."""
     rise = [10.0] * 60 + [10.0 + 3 * k for k in range(1, 11)]
     assert fleet_size(rise, replicas=2, ready=2) == 4
     assert fleet_size([40.0] * 10 + rise, replicas=2, ready=2) == 2, "it has been as high before"
