@@ -61,7 +61,8 @@ def test_a_pod_is_read_as_the_api_shows_it():
     def cpu(name, cpu, **more):
         return {"name": name, "resources": {"limits": {"cpu": cpu}}} | more
 
-    spec = {"nodeName": "n1", "containers": [cpu("main", "1", ports=[{"containerPort": 7700}])]}
+    main = cpu("main", "1", ports=[{"name": "batches", "containerPort": 7700}])
+    spec = {"nodeName": "n1", "containers": [cpu("sidecar", "2", ports=[{}]), main]}
     conditions = [{"type": "PodResizePending", "status": "True", "reason": "Deferred"}]
     conditions += [{"type": "Ready", "status": "True"}]
     running = [cpu("sidecar", "2"), cpu("main", "250m")]

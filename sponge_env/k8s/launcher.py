@@ -153,6 +153,7 @@ class KubernetesLauncher(RemoteLauncher):
                     if event["type"] == "ERROR":  # the version is too old, for one
                         break
                     self._take(event["object"], gone=event["type"] == "DELETED")
+                self._ended.wait(LOOK_S)  # a proxy may end each watch at once
             except WorkerError as error:
                 self._warn(("watch", ""), error)
                 self._ended.wait(RETRY_S)

@@ -5,6 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 from sponge_env.errors import WorkerError
 
+PORT = "batches"  # Name of the port on which a pod's replica listens
+
 
 class Pod(NamedTuple):
     """What counts of a pod; CPU in thousandths of a core."""
@@ -84,7 +86,11 @@ def _resizes(pods: Mapping[str, Pod], wants: Iterable[Want]) -> list[Call]:
 def read_pod(found: Mapping[str, Any]) -> Pod:
     """Return what counts of a pod as the API shows it."""
     meta, spec, status = found["metadata"], found["spec"], found.get("status", {})
-    container = spec["containers"][0]
+    # others, such as a mesh's proxy, may have been put beside it
+    serves = (
+        c for c in spec["containers"] if any(p.get("name") == PORT for p in c.get("ports", ()))
+    )
+    container = next(serves, spec["containers"][0])
     name = container["name"]
     if not container.get("ports"):
         raise WorkerError(f"container {name} of pod {meta['name']} names no port")

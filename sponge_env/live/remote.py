@@ -69,7 +69,7 @@ def dial(address: Address, token: str, own: dict[str, Any]) -> tuple[socket.sock
         except BaseException:
             sock.close()
             raise
-    except (WireError, ValueError) as error:
+    except (WireError, ValueError, LookupError, TypeError) as error:
         raise WorkerError(f"node {address} cannot be used: {error}") from None
     except OSError as error:
         why = error.strerror or error
