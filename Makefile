@@ -25,7 +25,7 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz package kernels lint bench results policies fidelity docs clean
+.PHONY: help setup demo test cluster fuzz package kernels lint bench results policies fidelity docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -51,10 +51,13 @@ demo: setup  ## calibrate this machine, train PPO, compare controllers, simulate
 	$(PY) -m sponge_env calibrate --scenario ocr --seconds 20
 	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_OCR_SECONDS)
 
-test: $(INSTALLED)  ## lint, check types, and run all tests
+test: $(INSTALLED)  ## lint, check types, and run all tests but those of make cluster
 	@$(MAKE) --no-print-directory --jobs=2 kernels lint
 	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
-	$(PY) -m pytest -m "live or cgroup"
+	$(PY) -m pytest -m "(live or cgroup) and not cluster"
+
+cluster: $(INSTALLED)  ## test serving from the pods of a fake Kubernetes cluster, two minutes
+	$(PY) -m pytest -m cluster
 
 fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, an hour
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py

@@ -15,7 +15,7 @@ from sponge_env.k8s.api import Api, own_namespace, server_url
 from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.worker import LiveWorker
 
-pytestmark = [pytest.mark.cgroup, needs_cgroup, needs_v1]
+pytestmark = [pytest.mark.cgroup, pytest.mark.cluster, needs_cgroup, needs_v1]
 live = pytest.mark.live
 SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
 
@@ -49,7 +49,7 @@ class Serving:
 
     def percents(self):
         """Return the cores of each pod as the kernel has them, after asking the replicas."""
-        boxes = self.cluster.node.boxes.values()
+        boxes = [*self.cluster.node.boxes.values()]  # its thread changes them
         return sorted(int((b.group / "cpu.cfs_quota_us").read_text()) // 1000 for b in boxes)
 
     def has(self, *percents):
