@@ -159,7 +159,7 @@ def _least(fleet: Fleet, peak_rps: float) -> int:
 def _ready_for_more(fleet: Fleet, moment: Moment, usual: int) -> int:
     """Return how many replicas to hold where no request is late: for the peak, and for a rise.
 
-    For a rise there start as many as leave the ready ones the cores that they need meanwhile.
+    For a rise, only as many start as leave the ready ones the cores that they need meanwhile.
     """
     highest_rps, coming_rps = _rates_to_come(fleet, moment)
     least = max(usual, _least(fleet, highest_rps))
