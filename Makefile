@@ -9,12 +9,6 @@ KERNELS := $(VENV)/.kernels
 LINTED := $(VENV)/.linted
 SOURCES := $(shell find *.py agents baselines benchmarks examples sponge_env tests traces -name '*.py')
 
-# The demo, made to fit in ten minutes. OCR has few requests, which need longer to show anything.
-DEMO_AGENTS := sponge-mpc ppo static-16
-DEMO_STEPS := 500000
-DEMO_SECONDS := 20
-DEMO_OCR_SECONDS := 60
-
 # The suites of docs/results.md, and what python -m sponge_env.fidelity wrote beside them.
 RESULTS := runs/results
 SUITES := $(basename $(notdir $(wildcard traces/suites/*-v1.toml))) stages
@@ -43,13 +37,8 @@ $(COMPILED): $(INSTALLED)
 	$(PY) -m sponge_env.app.precompile
 	@touch $@
 
-demo: setup  ## calibrate this machine, train PPO, compare controllers, simulated beside live
-	$(PY) -m sponge_env calibrate
-	@echo "PPO learns for $(DEMO_STEPS) steps, which is for show: expect it to be worse than sponge-mpc; by default it learns for 8000000"
-	$(PY) train.py --agent ppo --scenario local --steps $(DEMO_STEPS)
-	$(PY) evaluate.py --agent $(DEMO_AGENTS) --scenario local --backend both --duration $(DEMO_SECONDS)
-	$(PY) -m sponge_env calibrate --scenario ocr --seconds 20
-	$(PY) evaluate.py --agent sponge-mpc proportional-split --scenario ocr --backend both --duration $(DEMO_OCR_SECONDS)
+demo: setup  ## measure this machine, train PPO, compare controllers simulated and live, six minutes
+	$(PY) -m sponge_env demo
 
 test: $(INSTALLED)  ## lint, check types, and run all tests but those of make cluster
 	@$(MAKE) --no-print-directory --jobs=2 kernels lint

@@ -1,6 +1,7 @@
 """What the pages and the mutants name exists (links, files, modules, lines); blocks run."""
 
 import importlib.util
+import json
 import pydoc
 import re
 import shlex
@@ -16,6 +17,7 @@ import pytest
 import evaluate
 import sponge_env
 from agents import training
+from sponge_env.app import demo
 from sponge_env.utils import installation
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,11 +41,29 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_the_demo_claims_no_more_than_it_shows():
-    command = ["make", "--dry-run", "--always-make", "demo"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "for show" in run.stdout
-    assert re.search(r"evaluate.py .*--scenario ocr .*--duration 60", run.stdout)
+def test_the_demo_says_what_its_comparison_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = []
+
+    def run(words):
+        commands.append(words)
+        if words[0] == "evaluate":
+            found = [
+                {"agent": "hpa", "backend": kind, "violation_rate": rate, "mean_cores": 2.5}
+                for kind, rate in (("sim", 0.5), ("live", 0.75))
+            ]
+            Path(words[words.index("--json") + 1]).write_text(json.dumps(found))
+        return 2 * (words[-1] == "0-1" and words[0] == "train")
+
+    monkeypatch.setattr(demo, "imported", lambda target: run)
+    assert demo.main(["--wait"]) == 0
+    assert [words[0] for words in commands] == ["calibrate", "train", "evaluate"]
+    assert all(words[-1] == "--wait" for words in commands)
+    said = capsys.readouterr().out
+    assert "Live, of the requests missed their deadline: hpa 75.0% on 2.5 cores." in said
+    assert "The simulator had said: hpa 50.0% on 2.5 cores." in said
+    assert demo.main(["--cpus", "0-1"]) == 2, "what fails ends it"
+    assert len(commands) == 5
 
 
 @pytest.mark.parametrize(("text", "page"), PAGES)

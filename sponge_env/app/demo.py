@@ -1,0 +1,58 @@
+"""Measure this machine, train a policy, compare controllers: ``sponge demo``."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sponge_env import cli
+from sponge_env.run.store import new_folder
+from sponge_env.utils.installation import imported, require_extra
+
+AGENTS = ("sponge-joint", "ppo", "hpa", "static-16")
+STEPS = {  # What each command is for, and its words
+    "measure this machine's worker": "calibrate",
+    "train PPO, on a twentieth of the usual steps": "train --agent ppo --scenario {scenario} "
+    "--steps 400000 --run-dir {folder}/training",
+    "compare four controllers, simulated and then live": "evaluate --agent {agents} --backend both "
+    "--scenario {scenario} --duration 45 --policy {folder}/training/policy.safetensors "
+    "--json {folder}/summaries.json --run-dir {folder}/comparison",
+}
+
+
+@cli.command
+def main(argv: Sequence[str]) -> int:
+    """Run the demo; return the exit code of the first command that fails, or else 0."""
+    parser = cli.Parser(
+        prog="sponge demo",
+        description="Measure this machine's worker, train a small policy and compare it with other "
+        "controllers in flash crowds, simulated and live. It takes about five minutes.",
+    )
+    cli.add_machine(parser)
+    parser.parse_args(argv)
+    for extra in ("live", "train", "report"):
+        require_extra(extra, "the demo")
+    folder = new_folder("demo")
+    names = {"scenario": "flash-crowd-local", "agents": " ".join(AGENTS), "folder": folder}
+    run = imported("sponge_env.__main__:main")
+    for number, (what, words) in enumerate(STEPS.items(), start=1):
+        words = words.format(**names)
+        sys.stdout.write(f"\n{number} of {len(STEPS)}: {what}\n$ sponge {words}\n")
+        sys.stdout.flush()
+        if code := run([*words.split(), *argv]):
+            return int(code)
+    sys.stdout.write(f"\n{seen(folder / 'summaries.json')}\n")
+    sys.stdout.write(f"picture: {folder}/comparison/live/comparison.png\n")
+    return 0
+
+
+def seen(summaries: Path) -> str:
+    """Return two sentences on what a comparison found."""
+    found: dict[str, list[str]] = {"live": [], "sim": []}
+    for each in json.loads(summaries.read_text()):
+        missed, cores = each["violation_rate"], each["mean_cores"]
+        found[each["backend"]].append(f"{each['agent']} {missed:.1%} on {cores:.1f} cores")
+    return (
+        f"Live, of the requests missed their deadline: {', '.join(found['live'])}.\n"
+        f"The simulator had said: {', '.join(found['sim'])}."
+    )
