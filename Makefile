@@ -19,10 +19,10 @@ FIDELITY := $(wildcard docs/fidelity*.json)
 STAGED := variants variants-wide pipeline-video pipeline-sentiment pipeline-nlp pipeline-fanout
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster fuzz package kernels lint bench results policies fidelity docs clean
+.PHONY: help setup demo test test-slow fuzz package kernels lint bench results policies fidelity docs clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 setup: $(COMPILED)  ## create .venv and install everything into it
 
@@ -40,13 +40,13 @@ $(COMPILED): $(INSTALLED)
 demo: setup  ## measure this machine, train PPO, compare controllers simulated and live, six minutes
 	$(PY) -m sponge_env demo
 
-test: $(INSTALLED)  ## lint, check types, and run all tests but those of make cluster
+test: $(INSTALLED)  ## lint, check types, and run all tests but those of make test-slow
 	@$(MAKE) --no-print-directory --jobs=2 kernels lint
-	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup)"
-	$(PY) -m pytest -m "(live or cgroup) and not cluster"
+	$(PY) -m pytest -n 2 --dist worksteal -m "not (live or cgroup or slow)"
+	$(PY) -m pytest -m "(live or cgroup) and not slow"
 
-cluster: $(INSTALLED)  ## test serving from the pods of a fake Kubernetes cluster, two minutes
-	$(PY) -m pytest -m cluster
+test-slow: $(INSTALLED)  ## test a fake Kubernetes cluster, Ray and the notebook, five minutes
+	$(PY) -m pytest -m slow
 
 fuzz: setup  ## change files that are loaded and requests in 100,000 ways each, an hour
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_damaged_files.py

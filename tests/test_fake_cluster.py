@@ -10,7 +10,7 @@ from pods import BASE, needs_v1, pods
 
 pytestmark = [
     pytest.mark.cgroup,
-    pytest.mark.cluster,
+    pytest.mark.slow,
     needs_cgroup,
     needs_v1,
     # clients of others leave sockets open

@@ -15,7 +15,7 @@ from sponge_env.k8s.api import Api, own_namespace, server_url
 from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.worker import LiveWorker
 
-pytestmark = [pytest.mark.cgroup, pytest.mark.cluster, needs_cgroup, needs_v1]
+pytestmark = [pytest.mark.cgroup, pytest.mark.slow, needs_cgroup, needs_v1]
 live = pytest.mark.live
 SCALE = "/apis/apps/v1/namespaces/default/deployments/sponge-replica/scale"
 

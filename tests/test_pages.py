@@ -23,6 +23,7 @@ def test_the_site_has_every_page_and_no_dead_link(tmp_path):
     assert "requests violated" in tour
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter are Jupyter's
 def test_the_tour_runs_and_ships_with_what_it_prints(tmp_path, monkeypatch):
     notebook = nbformat.read(TOUR, as_version=4)

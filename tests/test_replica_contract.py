@@ -11,11 +11,12 @@ import pods
 import pytest
 from fake_replicas import FakeLauncher
 from machine import PATIENCE_S, wait_until
-from nodes import remote_launcher
+from nodes import NodeProcess
 
 from sponge_env.k8s.launcher import KubernetesLauncher
 from sponge_env.live.janitor import start_ticks
 from sponge_env.live.local import LocalLauncher
+from sponge_env.live.remote import RemoteLauncher
 from sponge_env.live.replica import Answer, Death, Ready
 
 BATCH = 8
@@ -57,6 +58,8 @@ class Rig:
         return [self.launcher.sample(request) for request in range(count)]
 
     def launch(self, cores=1.0, *, full_speed=False):
+        if isinstance(self.launcher, RemoteLauncher) and self.launcher.nodes:
+            wait_until(lambda: self.launcher.nodes[0].beats, "a beat")
         replica = self.launcher.launch(len(self.replicas), cores, full_speed=full_speed)
         self.replicas.append(replica)
         return replica
@@ -82,23 +85,38 @@ class Rig:
         self.launcher.close()
 
 
-LAUNCHERS = {
-    "fake": FakeLauncher,
-    "local": lambda: LocalLauncher([busy_model.config(batch_max=BATCH)]),
-    "remote": lambda: remote_launcher([busy_model.config(batch_max=BATCH)]),
-    "pods": lambda: pods.launcher(pods.BUSY),
-}
+CONFIG = busy_model.config(batch_max=BATCH)
 
 
 @pytest.fixture(
+    scope="module",  # so that all tests of one are together: a node holds the CPUs while it lives
     params=[
-        pytest.param(n, marks=[pytest.mark.live] * (n != "fake") + [pods.needs_v1] * (n == "pods"))
-        for n in LAUNCHERS
-    ]
+        "fake",
+        pytest.param("local", marks=pytest.mark.live),
+        pytest.param("remote", marks=pytest.mark.live),
+        pytest.param("pods", marks=[pytest.mark.live, pytest.mark.slow, pods.needs_v1]),
+    ],
 )
-def rig(request, tmp_path):
-    with pods.pods(tmp_path) if request.param == "pods" else nullcontext():
-        rig = Rig(LAUNCHERS[request.param]())
+def place(request):
+    """Where replicas run, and a node there if they need one."""
+    node = NodeProcess() if request.param == "remote" else None
+    yield request.param, node
+    if node:
+        node.end()
+
+
+def launcher_of(kind, node):
+    if kind == "remote":
+        return RemoteLauncher([CONFIG], [node.address], "")
+    if kind == "pods":
+        return pods.launcher(pods.BUSY)
+    return FakeLauncher() if kind == "fake" else LocalLauncher([CONFIG])
+
+
+@pytest.fixture
+def rig(place, tmp_path):
+    with pods.pods(tmp_path) if place[0] == "pods" else nullcontext():
+        rig = Rig(launcher_of(*place))
         yield rig
         rig.close()
 

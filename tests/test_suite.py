@@ -269,6 +269,7 @@ def episodes_of(run):
     return {str(path.relative_to(run)): without_times(path) for path in files}
 
 
+@pytest.mark.slow
 def test_a_suite_is_the_same_though_a_node_dies_and_another_version_is_refused(own_folder, inline):
     Path("suite.toml").write_text(SUITE)
     Path("there.py").write_text(CLUSTER)

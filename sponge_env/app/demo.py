@@ -7,14 +7,14 @@ from pathlib import Path
 
 from sponge_env import cli
 from sponge_env.run.store import new_folder
+from sponge_env.run.suite import load_suite
 from sponge_env.utils.installation import imported, require_extra
 
-AGENTS = ("sponge-joint", "ppo", "hpa", "static-16")
 STEPS = {  # What each command is for, and its words
     "measure this machine's worker": "calibrate",
-    "train PPO, on a twentieth of the usual steps": "train --agent ppo --scenario {scenario} "
+    "train PPO, on a twentieth of the usual steps": "train --scenario {scenario} "
     "--steps 400000 --run-dir {folder}/training",
-    "compare four controllers, simulated and then live": "evaluate --agent {agents} --backend both "
+    "compare controllers, simulated and then live": "evaluate --agent {agents} --backend both "
     "--scenario {scenario} --duration 45 --policy {folder}/training/policy.safetensors "
     "--json {folder}/summaries.json --run-dir {folder}/comparison",
 }
@@ -33,7 +33,12 @@ def main(argv: Sequence[str]) -> int:
     for extra in ("live", "train", "report"):
         require_extra(extra, "the demo")
     folder = new_folder("demo")
-    names = {"scenario": "flash-crowd-local", "agents": " ".join(AGENTS), "folder": folder}
+    suite = load_suite("demo")
+    names = {
+        "scenario": suite.cells[0].scenarios[0],
+        "agents": " ".join(suite.agents),
+        "folder": folder,
+    }
     run = imported("sponge_env.__main__:main")
     for number, (what, words) in enumerate(STEPS.items(), start=1):
         words = words.format(**names)
