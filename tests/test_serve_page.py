@@ -29,13 +29,8 @@ from sponge_env.serve.monitor.page import (
     watched,
 )
 
-OCR = dataclasses.replace(
-    SERVED,
-    name="ocr",
-    stages=("detection", "recognition"),
-    variants=("v5", "v6"),
-    default_slo_s=2.5,
-)
+TWO = {"stages": ("detection", "recognition"), "variants": ("v5", "v6")}
+OCR = dataclasses.replace(SERVED, name="ocr", default_slo_s=2.5, **TWO)
 
 
 @pytest.fixture

@@ -315,11 +315,8 @@ class Arrangement:
 def arranged(suite: Suite) -> Arrangement:
     """Return how the cells of a suite are shown."""
     own = list(_own_cells(suite))
-    return Arrangement(
-        cells=tuple(cell.cell for _, cell in own),
-        reference=suite.compared_with,
-        groups={cell.name: label for label, cell in own if label},
-    )
+    groups = {cell.name: label for label, cell in own if label}
+    return Arrangement(tuple(cell.cell for _, cell in own), suite.compared_with, groups)
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
