@@ -68,7 +68,7 @@ FIRST_INTERVALS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class InputLayout:
     """Where an observation has what is remembered of it, and what policies see then."""
 
     fields: tuple[str, ...]  # Names of what is observed, in order
@@ -79,7 +79,7 @@ class Layout:
     """(13,) places for :func:`.needs.add_needs`; none where there are several stages."""
 
 
-def layout_of(spec: SystemSpec) -> Layout:
+def layout_of(spec: SystemSpec) -> InputLayout:
     """Return that of a system: the joint observation of one model, or that of all stages."""
     if spec.is_one_model:
         return JOINT_LAYOUT
@@ -87,7 +87,7 @@ def layout_of(spec: SystemSpec) -> Layout:
 
 
 @cache
-def _laid_out(fields: tuple[str, ...]) -> Layout:
+def _laid_out(fields: tuple[str, ...]) -> InputLayout:
     queues = [name for name in fields if name.endswith(_QUEUE)]
     stages = [name.removesuffix(_QUEUE) for name in queues]  # with their point
     inputs = (
@@ -107,7 +107,7 @@ def _laid_out(fields: tuple[str, ...]) -> Layout:
     if fields == JOINT.fields:
         inputs = (*inputs, *NEEDS)
         needed = (*RATES, *DELAYS, "due_1_of_8", "replicas_ready", SERVICE, NEEDS[0], PEAK)
-    return Layout(
+    return InputLayout(
         fields,
         inputs,
         np.array([fields.index(name) for name in requests]),
@@ -157,7 +157,7 @@ def remember(
     ended in it; ``fits_s`` (n or 1, cores, batches) is how long batches should take. ``intervals``
     (n,) counts the decisions of each episode before this one: at 0 the (n, remembered) memory is
     begun anew. ``scales`` is (n, 5 + 2 stages), see :func:`units_of`; of places in an observation
-    see :class:`Layout`.
+    see :class:`InputLayout`.
     """
     for i in range(len(observations)):
         if not chosen[i]:

@@ -19,7 +19,7 @@ from sponge_env.utils.installation import program
 from . import LEARNERS
 from .guard import Guard
 from .history import batch_times_of, layout_of
-from .policy import ANY_MODEL, POLICY_FILE, FloatMatrix, Policy, PolicyInfo, load_policy, reading
+from .policy import ANY_MODEL, POLICY_FILE, FloatMatrix, Policy, load_policy, reading
 from .stepwise import PolicyState, allocation
 
 RUNS = Path("runs")  # Where train.py leaves its run directories
@@ -137,7 +137,7 @@ class PolicyController(BaseController):
                 )
             return path, policy
         runs = RUNS if self._source == "newest" else None
-        known = ((each, *found) for each in fitting for found in _policies(runs))
+        known = ((each, *found) for each in fitting for found in known_policies(runs))
         for fingerprint, path, policy in known:
             info = policy.info
             sees_all = set(info.inputs) <= set(layout_of(spec).inputs)
@@ -153,19 +153,13 @@ class PolicyController(BaseController):
         )
 
 
-def _policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
+def known_policies(runs: Path | None) -> Iterator[tuple[Path, Policy]]:
     """Yield the policies of training runs, the newest first, then the shipped ones."""
     made = () if runs is None else runs.glob(f"*/{POLICY_FILE}")
     newest = sorted(made, key=lambda path: path.stat().st_mtime, reverse=True)
     for path in (*newest, *sorted(SHIPPED.glob("*.safetensors"))):
         with contextlib.suppress(PolicyError):  # of an older version, or still being written
             yield path, load_policy(path)
-
-
-def shipped_for(agent: str, fingerprint: str) -> dict[Path, PolicyInfo]:
-    """Return the shipped policies of an agent for systems with a fingerprint."""
-    infos = {path: policy.info for path, policy in _policies(None)}
-    return {p: i for p, i in infos.items() if (i.agent, i.fingerprint) == (agent, fingerprint)}
 
 
 ppo = partial(PolicyController, "ppo")

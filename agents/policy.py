@@ -109,10 +109,7 @@ class Policy:
 
 
 def reading(policy: Policy, shown: Sequence[str]) -> Policy:
-    """Return a policy that finds its inputs among the names of what it is shown.
-
-    A PolicyError says what is not there.
-    """
+    """Return a policy that finds its inputs among those shown; a PolicyError names what lacks."""
     inputs = policy.info.inputs
     if inputs == tuple(shown):
         return replace(policy, places=None)
@@ -139,7 +136,9 @@ def load_policy(path: Path) -> Policy:
     """Read a policy file; a PolicyError says why it cannot be followed."""
     try:
         contents = read_bytes(path)
-        description = parsed(json.loads, _metadata(contents)["policy"])
+        header = contents[8 : 8 + int.from_bytes(contents[:8], "little")].decode()
+        said = parsed(json.loads, header)["__metadata__"]["policy"]  # beside the arrays
+        description = parsed(json.loads, said)
         if (form := description["format"]) != FORMAT:
             raise PolicyError(
                 f"{path} is of format {form}, this version reads {FORMAT}; train it again"
@@ -165,14 +164,6 @@ def load_policy(path: Path) -> Policy:
     if not _fits(policy):
         raise PolicyError(f"{path} is damaged: its numbers do not go together")
     return policy
-
-
-def _metadata(contents: bytes) -> dict[str, str]:
-    """Return what a safetensors file says beside its arrays."""
-    length = int.from_bytes(contents[:8], "little")
-    header = parsed(json.loads, contents[8 : 8 + length].decode())
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata
 
 
 def _fits(policy: Policy) -> bool:

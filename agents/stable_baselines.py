@@ -66,12 +66,9 @@ class SB3Policy(BaseController):
         """Return the model's most probable allocation."""
         observation = encoding.encode(view, spec, self._control)
         allowed = {} if self._masks is None else {"action_masks": self._masks(observation)}
+        where = self._state, np.array([self._first])  # which begins an episode
         action, self._state = self._policy.predict(
-            observation,
-            state=self._state,
-            episode_start=np.array([self._first]),
-            deterministic=True,
-            **allowed,
+            observation, *where, deterministic=True, **allowed
         )
         self._first = False
         if isinstance(self._policy.action_space, Discrete):

@@ -18,33 +18,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sponge_env.arrays import FloatArray, IntArray
-from sponge_env.control.chain import (
-    BIG_M,
-    CORE_COST,
-    INFEASIBLE,
-    Chain,
-    Choices,
-    CostTables,
-    begin_stage,
-    min_room,
-    read_back,
-    relax,
-    stage_table,
-    winning_margin,
-)
+from sponge_env.control import chain
+from sponge_env.control.chain import BIG_M, INFEASIBLE, Chain, Choices, CostTables
 from sponge_env.core.compiled import compiled, entry_point
 from sponge_env.interfaces import Allocation, StageAllocation, SystemSpec, SystemView
 
-from .lateness import (
-    Service,
-    begin_cores,
-    count_late,
-    done_s,
-    option_of,
-    room_of,
-    write_arrivals,
-    write_late,
-)
+from . import lateness
+from .lateness import Service
 from .program import TICKS, StageState, StageTables, SystemModel, idle_state
 from .rates import ROUNDING, Forecast
 from .solvers import solve_chain
@@ -82,12 +62,12 @@ def lay_out(
     stage all are ``chosen``, whose cost is returned.
     """
     variants, cores_max, batch_max = tables.service_s.shape
-    write_arrivals(state)
+    lateness.write_arrivals(state)
     hopeless, rows = 0, variants * cores_max
     while hopeless < state.due_s.size and state.due_s[hopeless] < tables.left_s:
         hopeless += 1
-    begin_stage(costs, k)
-    table = stage_table(choices, late, costs, k, 0, 0)
+    chain.begin_stage(costs, k)
+    table = chain.stage_table(choices, late, costs, k, 0, 0)
     if compete and table.after[-1] >= INFEASIBLE:
         return INFEASIBLE
     for each in range(rows):
@@ -95,12 +75,12 @@ def lay_out(
         # late requests count.
         row = rows - 1 - each if late.shape[0] else each
         variant, cores = row // cores_max, row % cores_max + 1
-        on, held = begin_cores(tables, state, variant, cores), cores * state.replicas
+        on, held = lateness.begin_cores(tables, state, variant, cores), cores * state.replicas
         service_s, steady = on.service_s, _steady(tables, state, on.service_s, on.settled)
         for other in range(batch_max):
             batch = batch_max - other if late.shape[0] else other + 1
             at = choices.first[k] + row * batch_max + batch - 1
-            option = option_of(state, on, batch)
+            option = lateness.option_of(state, on, batch)
             if k:  # the first has no stage before it that would need its latency
                 if min(batch, on.settled) != steady.size:
                     steady = _steady(tables, state, service_s, min(batch, on.settled))
@@ -110,22 +90,22 @@ def lay_out(
                 work_s = service_s[batch - 1] / (batch * state.free_s.size) * tables.group
                 choices.cost[at] = round(_SECOND * min(work_s, _MAX_WORK_S))
             else:
-                choices.cost[at] = round(CORE_COST * (held + tables.loss[variant])) + batch
+                choices.cost[at] = round(chain.CORE_COST * (held + tables.loss[variant])) + batch
             if compete:
-                margin = winning_margin(table, at)
+                margin = chain.winning_margin(table, at)
                 if margin < 0:
                     continue
-                after = table.soonest if late.shape[0] else min_room(table, at)
+                after = table.soonest if late.shape[0] else chain.min_room(table, at)
                 limit = margin // BIG_M if late.shape[0] else 0
-                if count_late(tables, state, option, hopeless, after, limit) > limit:
+                if lateness.count_late(tables, state, option, hopeless, after, limit) > limit:
                     continue
             if late.shape[0]:
-                write_late(tables, state, option, hopeless, late[at])
+                lateness.write_late(tables, state, option, hopeless, late[at])
             else:
-                choices.room[at] = room_of(tables, state, option, hopeless)
+                choices.room[at] = lateness.room_of(tables, state, option, hopeless)
             if compete:
-                relax(table, at)
-    return read_back(choices, late, costs, chosen) if compete and k == 0 else INFEASIBLE
+                chain.relax(table, at)
+    return chain.read_back(choices, late, costs, chosen) if compete and k == 0 else INFEASIBLE
 
 
 @compiled
@@ -145,7 +125,7 @@ def _later_ticks(tables: StageTables, state: StageState, service: Service, stead
     queued, wait_s = state.due_s.size, steady.wait_s
     if queued:
         last = (queued - 1) // service.batch
-        wait_s = max(wait_s, done_s(service, last, queued) - tables.before_s)
+        wait_s = max(wait_s, lateness.done_s(service, last, queued) - tables.before_s)
     whole_s = wait_s + steady.tasks_s
     ticks: int = min(math.ceil(whole_s / tables.tick_s - ROUNDING), TICKS)
     return ticks
@@ -179,18 +159,18 @@ class StageProgram:
 
         Where late requests count, they are the fewest instead.
         """
-        chain, late = self.chain, self.chain.late_rows(count_late)
+        late = self.chain.late_rows(count_late)
         if not self._pulp:
             for k in reversed(range(len(states))):
                 cost = self.lay_out_stage(k, states[k], late, compete=True)
-            if cost >= INFEASIBLE or chain.fits():
+            if cost >= INFEASIBLE or self.chain.fits():
                 return cost < BIG_M
         for k, state in enumerate(states):
             self.lay_out_stage(k, state, late)
         if not self._pulp:
-            return chain.cheapest(count_late) < BIG_M
-        if options := solve_chain(chain, count_late):
-            chain.chosen[:] = options
+            return self.chain.cheapest(count_late) < BIG_M
+        if options := solve_chain(self.chain, count_late):
+            self.chain.chosen[:] = options
         return bool(options)
 
     def lay_out_stage(

@@ -4,7 +4,6 @@ It follows thousands of episodes while a policy is trained and one while it is f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -50,8 +49,7 @@ class Form(NamedTuple):
         return self.replicas if self.every else 1
 
 
-@dataclass(frozen=True, slots=True)
-class StageChoices:
+class StageChoices(NamedTuple):
     """What there is to choose in each stage of a system."""
 
     sizes: IntArray
@@ -199,10 +197,8 @@ class PolicyState:
 
         Returned are (n, stages, 4) allocations, which the next ones overwrite.
         """
-        own, seen, until_step = self.choices, self.seen, self._until_step
-        parts = own.counts, own.limits, own.sizes, own.room, own.moves
         held = self.situations, self.replicas, self.intervals
-        _choose(logits, seen, until_step, *parts, *held, self._rows)
+        _choose(logits, self.seen, self._until_step, self.choices, *held, self._rows)
         return self._fitting()
 
     def _fitting(self) -> IntArray:
@@ -234,16 +230,13 @@ def _choose(
     logits: FloatMatrix,
     seen: FloatMatrix,
     until_step: int,
-    counts: IntArray,
-    limits: IntArray,
-    sizes: IntArray,
-    room: NDArray[np.bool_],
-    moves: NDArray[np.bool_],
+    own: StageChoices,
     situations: IntArray,
     replicas: IntArray,
     intervals: IntArray,
     rows: IntArray,
 ) -> None:
+    sizes, counts, limits, room, moves = own
     for i in range(len(logits)):
         at, waits = 0, seen[i, until_step] > 0
         intervals[i] += 1

@@ -50,10 +50,8 @@ def hurry(node: int) -> None:
 
 def main() -> None:
     """Measure, and print medians."""
-    command, configs = (
-        [sys.executable, "-m", "sponge_env", *NODE],
-        [LiveConfig(MODEL, limiter="none")],
-    )
+    command = [sys.executable, "-m", "sponge_env", *NODE]
+    configs = [LiveConfig(MODEL, limiter="none")]
     prepare_cpus(wait=True, cpus=None)
     with contextlib.ExitStack() as opened:
         node = opened.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))

@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from sponge_env.results.suite_tables import read_rows, score_table
 from sponge_env.run.store import identity
 from sponge_env.run.suite import cells as suite_cells
 from sponge_env.run.suite import load_suite
-from sponge_env.utils.files import read_json
+from sponge_env.utils.files import read_json, write_all
 
 TIME_SERIES = ("swing-8-60s-0.4", "steps-0.4")  # Scenarios whose first episode is drawn
 
@@ -56,32 +57,33 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the pages")
     arguments = parser.parse_args(argv)
     docs, folder = arguments.docs, arguments.docs / "results"
-    files: dict[Path, str | bytes] = {}
+    files: dict[str, str | bytes] = {}
     for suite in SUITES:
         if path := getattr(arguments, suite):
             run = load_run(path)
             found = suite_tables.csv_files(run.comparison)
-            files |= {folder / f"{suite}-{name}": text for name, text in found.items()}
-            if suite == "standard":
-                files |= {docs / name: content for name, content in _pictures(run).items()}
+            files |= {f"results/{suite}-{name}": text for name, text in found.items()}
+            files |= _pictures(run) if suite == "standard" else {}
     if arguments.fidelity:
-        files[folder / "fidelity.csv"] = suite_tables.csv_text(fidelity_rows(arguments.fidelity))
-    suite_tables.write_files(files)
-    readme, results = docs.parent / "README.md", docs / "results.md"
+        live = fidelity_rows(arguments.fidelity)
+        files["results/fidelity.csv"] = suite_tables.csv_text(live)
+    write_all(docs, files)
+    readme = docs.parent / "README.md"
     if (scores := folder / "standard-score.csv").exists():
         rows = read_rows(scores)
         featured = featured_of([*rows["agent"].unique()])
         shown = [score_table(own, featured) for _, own in rows.groupby("start", sort=False)]
         summary = "\n\n".join(map(markdown, shown))
-        suite_tables.write_files({readme: with_block(readme.read_text(), "results", summary)})
-    suite_tables.write_files({results: with_block(results.read_text(), "tables", tables(folder))})
-    if (board := docs / "leaderboard.md").exists():
+        write_all(docs.parent, {readme.name: with_block(readme.read_text(), "results", summary)})
+    pages = {"environment.md": environment_page, "metrics.md": metrics_page}
+    pages["results.md"] = partial(with_block, name="tables", content=tables(folder))
+    if (docs / "leaderboard.md").exists():
         table = leaderboard(read_rows(folder / "standard-cells.csv"), rows["reference"].iloc[0])
-        suite_tables.write_files({board: with_block(board.read_text(), "entries", markdown(table))})
-    for name, page_of in {"environment.md": environment_page, "metrics.md": metrics_page}.items():
+        pages["leaderboard.md"] = partial(with_block, name="entries", content=markdown(table))
+    for name, page_of in pages.items():
         if (page := docs / name).exists():
-            suite_tables.write_files({page: page_of(page.read_text())})
-    print(f"wrote {folder}/*.csv, and the tables of {readme} and {results}")
+            write_all(docs, {name: page_of(page.read_text())})
+    print(f"wrote {folder}/*.csv, and the tables of {readme} and {docs / 'results.md'}")
     return 0
 
 

@@ -38,8 +38,7 @@ class Server:
         url, headers = f"http://127.0.0.1:{self.port}{path}", {"content-type": "application/json"}
         request = urllib.request.Request(url, data, headers)
         with urllib.request.urlopen(request, timeout=30) as answer:
-            body: bytes = answer.read()
-        return body
+            return bytes(answer.read())
 
     @property
     def metadata(self) -> Any:

@@ -91,8 +91,7 @@ def triton_client(server: Server, rows: Array, protocol: Literal["http", "grpc"]
             tensor.set_data_from_numpy(row)
             output = library.InferRequestedOutput(outputs["name"])
             answer = client.infer(server.model, [tensor], outputs=[output])
-            array: Array = answer.as_numpy(outputs["name"])[0]
-            return array
+            return answer.as_numpy(outputs["name"])[0]
 
         yield call
 
@@ -184,8 +183,7 @@ def measure(name: str, python: Path | None) -> None:
     session = onnx_session(model.path, threads=1)
 
     def bare(at: int) -> Array:
-        answer: Array = run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
-        return answer
+        return run_onnx(session, rows[at % len(rows)][np.newaxis])[0]
 
     print(f"{name}, bodies of {rows[0].nbytes / 1000:.0f} KB\n")
     with ExitStack() as stack:

@@ -42,12 +42,9 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sponge-env {__version__}")
-    parser.add_argument(
-        "command",
-        metavar="COMMAND",
-        type=cli.one_of("command", tuple(COMMANDS)),
-        help="one of those below; COMMAND --help says more",
-    )
+    known = cli.one_of("command", tuple(COMMANDS))
+    text = "one of those below; COMMAND --help says more"
+    parser.add_argument("command", metavar="COMMAND", type=known, help=text)
     parser.add_argument(
         "arguments", metavar="...", nargs=argparse.REMAINDER, help="what the command takes"
     )

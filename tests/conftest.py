@@ -108,12 +108,12 @@ def refused(capsys):
     """Run a command that must end with one sentence and write nothing here; return the sentence."""
 
     def run(main, line):
-        before = {*Path().iterdir()}
+        before = {*Path().rglob("*")}
         assert main(line.split()) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert {*Path().iterdir()} == before, "something was written"
+        assert {*Path().rglob("*")} == before, "something was written"
         return error
 
     return run

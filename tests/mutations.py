@@ -7,6 +7,7 @@ of ``tests/mutants`` is an area: the tests that shall notice (``tests``, which a
 itself), and its mutants: a file, what stands there exactly once, and what it becomes.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -59,30 +60,35 @@ def survives(mutant, folder):
     """Return whether the tests pass all the same, in a copy that is then as it was."""
     path = folder / mutant.file
     text = path.read_text()
-    if text.count(mutant.old) != 1:
-        times = text.count(mutant.old)
+    if (times := text.count(mutant.old)) != 1:
         raise SystemExit(f"{mutant.file}: {mutant.old!r} stands there {times} times, not once")
+    if not whole(mutant.tests, mutant.interpreted, folder):
+        raise SystemExit(f"{mutant.area}: {', '.join(mutant.tests)} fail without any mutant")
     path.write_text(text.replace(mutant.old, mutant.new))
-    places = (name.partition("::") for name in mutant.tests)
-    paths = [f"tests/{file}.py{colons}{test}" for file, colons, test in places]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "mutants"}
-    if mutant.interpreted:
-        environment["NUMBA_DISABLE_JIT"] = "1"
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not (live or cgroup)", *paths],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            timeout=PATIENCE_S,
-        )
-    except subprocess.TimeoutExpired:  # it loops for ever, which is noticed
-        return False
+        return passes(mutant.tests, mutant.interpreted, folder)
     finally:
         path.write_text(text)
-    if done.returncode > 2:
-        raise SystemExit(f"{mutant.area}: {mutant.name}: there is no such test")
-    return not done.returncode
+
+
+def passes(tests, interpreted, folder):
+    """Return whether tests pass in a copy; those that loop for ever do not."""
+    places = (name.partition("::") for name in tests)
+    paths = [f"tests/{file}.py{colons}{test}" for file, colons, test in places]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "mutants"}
+    environment |= {"NUMBA_DISABLE_JIT": "1"} if interpreted else {}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not (live or cgroup)", *paths]
+    where = {"cwd": folder, "env": environment, "stdout": subprocess.DEVNULL}
+    try:
+        code = subprocess.run(command, **where, timeout=PATIENCE_S).returncode
+    except subprocess.TimeoutExpired:
+        return False
+    if code > 2:
+        raise SystemExit(f"{', '.join(tests)}: there is no such test")
+    return not code
+
+
+whole = functools.cache(passes)  # The same without a mutant
 
 
 def main(chosen):

@@ -37,10 +37,11 @@ def snapshot(now_s=1.0, served=SERVED, **changes):
 class Story:
     """A load that swings, a crash, and changing variants."""
 
-    def __init__(self, served, seed=0, rate_rps=24.0):
+    def __init__(self, served, seed=0, rate_rps=24.0, **options):
         self.engine = FakeEngine(served)
         self.engine.now = snapshot(served=served)
-        self.metrics = ServerMetrics(served, wall=lambda: 0.0, batches=self.engine.batches)
+        options["batches"] = self.engine.batches
+        self.metrics = ServerMetrics(served, wall=lambda: 0.0, **options)
         self.history = History(self.metrics)
         self._rng, self._rate_rps, self._at = np.random.default_rng(seed), rate_rps, 0
 

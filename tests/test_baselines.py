@@ -154,12 +154,7 @@ OVERLOAD = busy_view(rate_rps=500, allocation=Allocation(cores=1, batch=2, repli
 
 
 class TestFA2:
-    @given(
-        profile=PROFILES,
-        rate=st.floats(0, 400),
-        delay_s=st.floats(0, 1.2),
-        slo_s=st.floats(0.1, 2.0),
-    )
+    @given(PROFILES, st.floats(0, 400), st.floats(0, 1.2), st.floats(0.1, 2.0))
     def test_equals_the_published_search(self, profile, rate, delay_s, slo_s):
         spec = make_spec(profile, slo_s=slo_s)
         answer = smallest_fleet(spec, rate, delay_s, slo_fraction=0.9)
@@ -206,12 +201,7 @@ class TestThemis:
         keeps_up = answer.replicas * answer.batch / latency_s >= rate_rps
         return keeps_up and filling_s + latency_s <= budget_s
 
-    @given(
-        profile=PROFILES,
-        replicas=st.integers(1, 6),
-        rate_rps=st.floats(0.5, 300.0),
-        budget_s=st.floats(-0.2, 1.0),
-    )
+    @given(PROFILES, st.integers(1, 6), st.floats(0.5, 300.0), st.floats(-0.2, 1.0))
     def test_growth_is_the_fewest_cores_that_keep_up(self, profile, replicas, rate_rps, budget_s):
         spec = make_spec(profile)
         answer = grow(spec, replicas, rate_rps, budget_s, 16)

@@ -3,6 +3,7 @@
 import pytest
 
 from sponge_env.errors import WorkerError
+from sponge_env.k8s.api import Api
 from sponge_env.k8s.plan import Pod, Want, next_calls, read_pod, resize_patch
 
 
@@ -80,3 +81,16 @@ def test_a_resize_keeps_requests_at_limits():
     sides = {side: {"cpu": "63m"} for side in ("requests", "limits")}
     containers = [{"name": "main", "resources": sides}]
     assert resize_patch(A._replace(container="main"), 63) == {"spec": {"containers": containers}}
+
+
+def test_a_path_in_the_address_of_the_api_stands_before_all_others(monkeypatch):
+    asked = []
+
+    def request(self, verb, path, *_):
+        asked.append((self.host, self.port, path))
+        raise OSError("enough")
+
+    monkeypatch.setattr("http.client.HTTPConnection.request", request)
+    with pytest.raises(WorkerError, match="no answer of Kubernetes at here:80: enough"):
+        Api("http://here:80/k8s/clusters/a/").call("GET", "/api/v1/pods")
+    assert asked == [("here", 80, "/k8s/clusters/a/api/v1/pods")]

@@ -163,6 +163,10 @@ class Halved(Doubled):
     factor = 0.5
 
 
+class Longer(Doubled):
+    outputs = TensorSpec((3,))
+
+
 def test_an_order_names_the_variant():
     with served([Doubled(), Halved()]) as (server, tensors):
         tensors.inputs[:] = [[1, 2], [3, 4], [5, 6], [7, 8]]
@@ -272,6 +276,8 @@ def test_a_class_is_imported_where_its_name_is_typed(words):
 def test_variants_must_take_and_answer_the_same(tmp_path):
     assert resolve_model("test_models:Scalar").outputs.shape == ()
     assert len(resolve_variants(["test_models:Doubled", "test_models:Halved"])) == 2
+    with pytest.raises(ConfigError, match=r"Longer answers with 3 float32, .* with 2 float32; var"):
+        resolve_variants(["test_models:Doubled", "test_models:Longer"])
     with pytest.raises(ConfigError, match=r"it takes inputs of 2 float32, not of 2 uint8"):
         resolve_variants(["test_models:Repeated", "test_models:Doubled"])
     with pytest.raises(ConfigError, match=r"Doubled is no variant .* it takes inputs of 2 float32"):

@@ -254,8 +254,7 @@ def test_intervals_read_back_as_they_were_written(tmp_path_factory, intervals):
 
 
 def test_results_are_written_while_a_unit_runs(tmp_path, monkeypatch):
-    scenario = dataclasses.replace(SHORT, duration_s=5.0)
-    unit = AgentUnit("killed", "baselines.fa2:FA2", {}, scenario, 3)
+    unit = dataclasses.replace(UNIT, controller="baselines.fa2:FA2", seeds=3)
     kept, keep = [], RunStore.keep
 
     def remember(self, unit, result, error=None, complete=True):

@@ -17,25 +17,12 @@ from served_story import ANSWER, SERVED, Story, call, snapshot
 
 from sponge_env.metrics import IntervalMetrics
 from sponge_env.serve.interface import Reply, Status
+from sponge_env.serve.monitor import page as live
 from sponge_env.serve.monitor.metrics import OUTCOMES, VIOLATIONS, ServerMetrics
-from sponge_env.serve.monitor.page import (
-    KEPT,
-    NEVER,
-    History,
-    page,
-    page_headers,
-    since,
-    state,
-    watched,
-)
+from sponge_env.serve.monitor.page import KEPT, NEVER, History, page, state
 
-OCR = dataclasses.replace(
-    SERVED,
-    name="ocr",
-    stages=("detection", "recognition"),
-    variants=("v5", "v6"),
-    default_slo_s=2.5,
-)
+TWO = {"stages": ("detection", "recognition"), "variants": ("v5", "v6")}
+OCR = dataclasses.replace(SERVED, name="ocr", default_slo_s=2.5, **TWO)
 
 
 @pytest.fixture
@@ -91,14 +78,14 @@ def test_the_state_of_a_pipeline():
 
 def test_a_query_says_from_when_on():
     queries = {"": 0, "since=3.5": 3.5, "since=inf": math.inf, "since=nan": 0, "since=x&a=b": 0}
-    assert {query: since(query) for query in queries} == queries
+    assert {query: live.since(query) for query in queries} == queries
 
 
 def test_a_watch_takes_each_interval_once_and_misses_none(history):
     """Those that follow each other closely are not lost, and the time is the clock's."""
     engine = FakeEngine(SERVED)
     engine.now = snapshot(0.0, last=None)
-    with watched(engine, history):
+    with live.watched(engine, history):
         for time_s, counted_s in ((1.0, 1.0), (1.0, 1.0), (4.5, 2.0), (4.6, 3.0), (5.5, 4.0)):
             last = IntervalMetrics(time_s=counted_s, cores=8.0, core_seconds=8.0)
             engine.publish(snapshot(time_s, last=last))
@@ -108,7 +95,7 @@ def test_a_watch_takes_each_interval_once_and_misses_none(history):
 
 
 def test_the_page_brings_all_that_it_needs():
-    text, rules = page().decode(), page_headers()["content-security-policy"]
+    text, rules = page().decode(), live.page_headers()["content-security-policy"]
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", text)
     assert not re.findall(r"innerHTML|document.write|import\(|<[^>]+ (?:on\w+|style)=", text)
     for tag in ("script", "style"):

@@ -46,14 +46,11 @@ def service_order(system):
     return columns["id"][np.argsort(columns["started_s"])].tolist()
 
 
+TIMES_S = st.tuples(st.floats(0.01, 0.09), st.sampled_from([0.1, 2.0]) | st.floats(0.1, 9))
+
+
 @settings(deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.floats(0.01, 0.09), st.sampled_from([0.1, 2.0]) | st.floats(0.1, 9)),
-        min_size=1,
-        max_size=9,
-    )
-)
+@given(st.lists(TIMES_S, min_size=1, max_size=9))
 def test_the_order_of_service(times_s):
     """By deadline or by arrival, and where these are equal by id."""
     requests = requests_at((0.0, 9), *times_s)
@@ -139,20 +136,16 @@ def test_a_cold_start_that_takes_no_time_is_over_at_once():
     assert service.finish_s == 3.0
 
 
+MOVES = st.sampled_from(["start", "load", "advance", "resize", "share"])
+
+
 @settings(deadline=None)
 @given(
     cores=st.integers(1, 16),
     phase=st.floats(0.0, 1.0, exclude_max=True),
     wake_s=st.sampled_from([None, 0.0, 0.001]),
     resume_s=st.sampled_from([0.0, 0.0003]),
-    moves=st.lists(
-        st.tuples(
-            st.floats(0.0, 0.2),
-            st.sampled_from(["start", "load", "advance", "resize", "share"]),
-            st.integers(1, 16),
-        ),
-        max_size=12,
-    ),
+    moves=st.lists(st.tuples(st.floats(0.0, 0.2), MOVES, st.integers(1, 16)), max_size=12),
 )
 def test_core_and_reference_keep_the_same_account(cores, phase, wake_s, resume_s, moves):
     costs = {"wake_s": wake_s, "resume_s": resume_s, "loading_contention": 1.5}

@@ -138,14 +138,8 @@ def test_equals_pulp_on_random_states():
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    view=views(),
-    gamma_s=st.floats(-0.3, 0.3),
-    delta_s=st.floats(-0.1, 0.1),
-    epsilon_s=st.floats(-0.3, 0.3),
-    eta_s=st.floats(0.01, 10),
-)
-@example(view=busy_view(), gamma_s=0.0, delta_s=0.0, epsilon_s=1e-8, eta_s=1.0)
+@given(views(), *[st.floats(-end, end) for end in (0.3, 0.1, 0.3)], st.floats(0.01, 10))
+@example(busy_view(), 0.0, 0.0, 1e-8, 1.0)
 def test_equals_exhaustive_search_on_fits_that_go_wrong(view, gamma_s, delta_s, epsilon_s, eta_s):
     spec = make_spec(latency=LatencyModel(gamma_s, delta_s, epsilon_s, eta_s))
     try:
@@ -169,6 +163,9 @@ def search_as_published(spec, rate, delay_s, slo_fraction):
     return None
 
 
+PROFILES = st.sampled_from(["yolov5s", "resnet18"])
+
+
 class TestPaper:
     @pytest.mark.parametrize(("slo_fraction", "expected"), [(1.0, (5, 10)), (0.9, (6, 10))])
     def test_published_example(self, slo_fraction, expected):
@@ -177,12 +174,7 @@ class TestPaper:
         assert (answer.cores, answer.batch) == expected
         assert answer.feasible
 
-    @given(
-        profile=st.sampled_from(["yolov5s", "resnet18"]),
-        rate=st.integers(1, 200),
-        delay_s=st.floats(0, 1.2),
-        slo_fraction=st.sampled_from([0.9, 1.0]),
-    )
+    @given(PROFILES, st.integers(1, 200), st.floats(0, 1.2), st.sampled_from([0.9, 1.0]))
     def test_equals_the_published_search(self, profile, rate, delay_s, slo_fraction):
         spec = make_spec(profile)
         answer = solve_published(spec, rate, delay_s, slo_fraction)

@@ -5,19 +5,8 @@ from pathlib import Path
 import pytest
 
 from sponge_env.errors import ConfigError
-from sponge_env.run.suite import (
-    SUITE_DIR,
-    AgentEntry,
-    CellGroup,
-    Suite,
-    arranged,
-    cells,
-    changed,
-    chosen,
-    load_suite,
-    with_agents,
-    with_traces,
-)
+from sponge_env.run import suite as suites
+from sponge_env.run.suite import SUITE_DIR, AgentEntry, CellGroup, Suite, cells
 from sponge_env.run.unit import AgentUnit, BoundUnit, units
 from sponge_env.scenario.scenario import load_scenario
 
@@ -30,11 +19,11 @@ def suite(**changes):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITE_DIR.glob("*.toml")))
 def test_every_shipped_suite_can_run(name):
-    shipped = load_suite(name)
+    shipped = suites.load_suite(name)
     if any(group.traces for group in shipped.cells):
         folder = Path(__file__).parent / "data" / "traces"
         loaded = {"arrivals.load": 0.5, "arrivals.rate_rps": None}
-        shipped, left_out = with_traces(shipped, folder, loaded)
+        shipped, left_out = suites.with_traces(shipped, folder, loaded)
         assert len(cells(shipped)) + len(left_out) == len(list(folder.iterdir()))
     assert shipped.compared_with in shipped.agents
     assert len(units(shipped)) == len(cells(shipped)) * (len(shipped.agents) + len(shipped.bounds))
@@ -56,7 +45,7 @@ def test_a_file_names_scenarios_beside_itself(tmp_path):
         'starts = ["cold"]\n[[cells]]\nscenarios = ["own.toml"]\nprofiles = ["resnet18"]\n'
         "[agents.static-8]\n"
     )
-    (scenario,) = cells(load_suite(path))
+    (scenario,) = cells(suites.load_suite(path))
     assert (scenario.name, scenario.profile, scenario.duration_s) == ("own", "resnet18", 5.0)
 
 
@@ -70,9 +59,9 @@ def test_a_scenario_keeps_its_profiles_unless_the_suite_names_others():
 
 def test_a_change_replaces_a_table_or_one_key_of_it():
     fading = load_scenario("deep-fade")
-    fifo = changed(fading, {"serving.order": "fifo"})
+    fifo = suites.changed(fading, {"serving.order": "fifo"})
     assert (fifo.serving.order, fifo.serving.drop) == ("fifo", fading.serving.drop)
-    load = changed(fading, {"arrivals": {"kind": "constant", "load": 0.5}, "duration_s": 9})
+    load = suites.changed(fading, {"arrivals": {"kind": "constant", "load": 0.5}, "duration_s": 9})
     assert (load.arrivals.rate_rps, load.arrivals.load, load.duration_s) == (None, 0.5, 9.0)
 
 
@@ -89,7 +78,7 @@ def test_a_change_that_cannot_be_made_is_named(changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         cells(suite(cells=(CellGroup(("paper",), changes=dict(changes)),)))
     with pytest.raises(ConfigError, match=sentence):
-        changed(load_scenario("paper"), changes)
+        suites.changed(load_scenario("paper"), changes)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +101,7 @@ def test_a_bad_suite_is_refused_in_one_sentence(tmp_path, text, sentence):
     rest = "" if "agents" in text else "[agents.fa2]\n"
     path.write_text(f'{text}\n{rest}[[cells]]\nscenarios = ["paper"]\nprofiles = ["yolov5s"]\n')
     with pytest.raises(ConfigError, match=sentence):
-        load_suite(path)
+        suites.load_suite(path)
 
 
 def recorded(**changes):
@@ -127,7 +116,7 @@ def test_each_trace_in_a_folder_is_a_cell(tmp_path):
     (tmp_path / "README.md").write_text("From the bus.\n")
     (tmp_path / ".hidden").write_text("?")
     (tmp_path / "folder").mkdir()
-    found, left_out = with_traces(recorded(), tmp_path, {"serving.drop": "expired"})
+    found, left_out = suites.with_traces(recorded(), tmp_path, {"serving.drop": "expired"})
     played = {scenario.name: scenario for scenario in cells(found)}
     assert list(played) == ["my-bus.csv", "my-bus.csv-2", "my_load"]
     assert played["my-bus.csv"].network.trace == str(tmp_path / "my bus.csv")
@@ -144,23 +133,24 @@ def test_there_is_no_bound_where_the_load_is_beyond_the_machine(tmp_path):
     (tmp_path / "40").write_text("40\n")
     (tmp_path / "20").write_text("20\n")
     (tmp_path / "200").write_text("200\n")
-    work = units(with_traces(recorded(bounds=("vertical", "joint")), tmp_path, {})[0])
+    work = units(suites.with_traces(recorded(bounds=("vertical", "joint")), tmp_path, {})[0])
     bounds = {(unit.agent, unit.scenario.name) for unit in work if isinstance(unit, BoundUnit)}
     assert bounds == {("oracle", "20"), ("oracle-joint", "20"), ("oracle-joint", "40")}
 
 
 def test_keys_of_one_table_change_together():
     crowds = {"arrivals.flash_s": 200.0, "arrivals.flash_every_s": 300.0}
-    assert changed(load_scenario("paper"), crowds).arrivals.flash_s == 200.0
-    load = changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
+    assert suites.changed(load_scenario("paper"), crowds).arrivals.flash_s == 200.0
+    load = suites.changed(load_scenario("paper"), {"arrivals.load": 0.5, "arrivals.rate_rps": None})
     assert (load.arrivals.kind, load.arrivals.load) == ("constant", 0.5)
-    recorded = changed(load_scenario("paper"), {"network.trace": "bus.csv"})
-    assert changed(recorded, {"network.start": "random"}).network.start == "random"
+    recorded = suites.changed(load_scenario("paper"), {"network.trace": "bus.csv"})
+    assert suites.changed(recorded, {"network.start": "random"}).network.start == "random"
 
 
 def test_scenarios_that_differ_in_one_value_are_groups():
     across = {"network.payload_bytes": (3e5, 1e5), "arrivals.rate_rps": (8.0, 20.0)}
-    found = arranged(suite(cells=(CellGroup(("paper",), ("yolov5s",), across=across), PAPER)))
+    groups = CellGroup(("paper",), ("yolov5s",), across=across), PAPER
+    found = suites.arranged(suite(cells=groups))
     assert found.groups == {
         f"paper-{size}-{rate}": f"rate_rps {rate}"
         for size in ("300000", "100000")
@@ -180,17 +170,17 @@ def test_each_combination_of_values_is_a_cell_named_after_them():
 
 def test_agents_are_chosen_from_the_suite_the_registry_or_ones_own_modules():
     entry = AgentEntry(controller="static", options={"cores": 3})
-    some = with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
+    some = suites.with_agents(suite(agents={"three": entry}), ["three", "static-8", "mine:Own"])
     assert some.agents == {"three": entry, "static-8": AgentEntry(), "mine:Own": AgentEntry()}
     assert some.compared_with == "three"
     with pytest.raises(ConfigError, match=r"unknown agent 'thre'.*did you mean 'three'"):
-        with_agents(suite(agents={"three": entry}), ["thre"])
+        suites.with_agents(suite(agents={"three": entry}), ["thre"])
 
 
 def named(*agents, scenario="paper-300kb"):
     """Return what some names stand for on a scenario of which nobody said more."""
     group = CellGroup((scenario,), ("yolov5s",))
-    entries, bounds = chosen(agents)
+    entries, bounds = suites.chosen(agents)
     work = units(suite(agents=entries, bounds=bounds, cells=(group,), starts=("cold",)))
     return [unit for unit in work if isinstance(unit, AgentUnit)]
 
@@ -202,17 +192,17 @@ def test_a_constant_is_sized_where_it_is_played():
 
 
 def test_bounds_are_chosen_like_agents():
-    agents, bounds = chosen(["oracle-joint", "static-8"])
+    agents, bounds = suites.chosen(["oracle-joint", "static-8"])
     assert (list(agents), bounds) == (["static-8"], ("joint",))
     with pytest.raises(ConfigError, match="oracle stands beside agents in a suite"):
-        with_agents(suite(), ["oracle"])
+        suites.with_agents(suite(), ["oracle"])
 
 
 def test_a_file_is_followed_by_what_the_registry_has_for_it():
-    agents, _ = chosen(["sb3:some/model.zip"])
+    agents, _ = suites.chosen(["sb3:some/model.zip"])
     assert agents["sb3:model"].options == {"file": "some/model.zip"}
     with pytest.raises(ConfigError, match="two agents are called 'sb3:model'"):
-        chosen(["sb3:some/model.zip", "sb3:other/model.zip"])
+        suites.chosen(["sb3:some/model.zip", "sb3:other/model.zip"])
 
 
 @pytest.mark.parametrize(

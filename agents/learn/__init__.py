@@ -44,24 +44,17 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)  # Batch sizes that policies choose among
 class LearnConfig(Options):
     """Hyper-parameters of a training, see :mod:`.phased`."""
 
-    learning_rate: float = option(5e-4, above=0)
-    """At first; falls linearly to a tenth."""
-    rollout_steps: int = option(32, at_least=1)
-    """Steps of each environment between two updates."""
-    minibatch: int = option(1536, at_least=1)
-    """Largest number of transitions in one gradient step."""
-    epochs: int = option(2, at_least=1)
-    """Passes over a rollout."""
+    learning_rate: float = option(5e-4, above=0)  # At first; falls linearly to a tenth
+    rollout_steps: int = option(32, at_least=1)  # Steps of each environment between two updates
+    minibatch: int = option(1536, at_least=1)  # Largest number of transitions in one gradient step
+    epochs: int = option(2, at_least=1)  # Passes over a rollout
     gamma: float = option(0.99, at_least=0, at_most=1)
     """Discount for one interval; a new replica first costs its cores for a cold start."""
-    gae_lambda: float = option(0.95, at_least=0, at_most=1)
-    """Weight of later steps in an advantage."""
+    gae_lambda: float = option(0.95, at_least=0, at_most=1)  # Weight of later steps in an advantage
     entropy: float = option(0.003, at_least=0)
     """Weight of the entropy bonus at first; falls linearly to a fifth."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers."""
-    evaluations: int = option(32, at_least=1)
-    """How often the policy is evaluated during training."""
+    hidden: tuple[int, ...] = (64, 64)  # Units of the hidden layers
+    evaluations: int = option(32, at_least=1)  # How often the policy is evaluated during training
     evaluation_episodes: int = option(16, at_least=1)
     """Episodes of each scenario in an evaluation, always the same."""
     imitations: int = option(4, at_least=1)

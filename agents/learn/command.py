@@ -27,7 +27,7 @@ from sponge_env.utils.console import Progress
 from sponge_env.utils.files import read_all, read_json, write_all, write_json
 from sponge_env.utils.installation import require_extra
 
-from ..learned import shipped_for
+from ..learned import known_policies
 from ..policy import ANY_MODEL, POLICY_FILE, Policy, load_policy
 from ..training import FEW_STEPS, FOLLOWED, MANY_STEPS, STEPS, machines, parse
 from . import EVALUATED_FILE, FOR_ANY_MODEL, TrainingPlan, settings, spec_of
@@ -95,8 +95,8 @@ def _start_of(arguments: Namespace, plan: TrainingPlan) -> Policy | None:
     resumes, like = arguments.resume is not None, plan.info.signature
     path = arguments.resume / POLICY_FILE if resumes else arguments.start
     if path is None and not (plan.systems or _options(arguments).get("hidden")):
-        known = map(load_policy, shipped_for(plan.agent, ANY_MODEL))
-        return next((policy for policy in known if policy.info.signature == like), None)
+        shipped = (p for _, p in known_policies(None) if p.info.fingerprint == ANY_MODEL)
+        return next((policy for policy in shipped if policy.info.signature == like), None)
     if path in (None, "programs"):
         return None
     policy = load_policy(Path(path))

@@ -117,10 +117,7 @@ class Episodes:
         self._begin(np.ones(count, np.bool_))
 
     def step(self, choices: IntArray) -> Outcomes:
-        """Serve an interval under (n, stages, 4) choices; the state then sees what came of it.
-
-        Call :meth:`renew` before the next.
-        """
+        """Serve an interval under (n, stages, 4) choices; call :meth:`renew` before the next."""
         self._observations, metrics = self._simulator.step(self.state.take(choices))
         self.state.see(self._observations, batch_times_of(metrics))
         counts: Any = metrics["avoidable_violations"]
@@ -175,10 +172,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, sums: FloatArray) -> "Evaluation":
-        """Return the means of (4, episodes, scenarios) sums.
-
-        They are those of cores, avoidable violations, requests, and intervals.
-        """
+        """Return means of (4, episodes, scenarios) sums: cores, violations, requests, intervals."""
         cores, violations, offered, intervals = sums.sum(axis=1)
         return cls(cores / intervals, violations / np.maximum(1, offered))
 

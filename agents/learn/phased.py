@@ -44,10 +44,7 @@ TOLERANCE = 1e-4
 
 
 def train(plan: TrainingPlan, config: LearnConfig, progress: Report = lambda *_: None) -> Path:
-    """Train a policy and return the file of the best that was seen.
-
-    The best one so far is always in the policy file, also after an interrupt.
-    """
+    """Train a policy; return the file of the best, which holds it also after an interrupt."""
     Training(plan, config, progress).run()
     path = plan.folder / POLICY_FILE
     best = load_policy(path)

@@ -25,6 +25,7 @@ from sponge_env.scenario.config import Backend
 from sponge_env.scenario.scenario import load_scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile
 from sponge_env.utils.console import Progress
+from sponge_env.utils.files import write_all
 from sponge_env.utils.installation import how_to_install, missing, require_extra
 
 Work = Mapping[Backend, Sequence[Unit]]
@@ -253,7 +254,7 @@ def _draw(path: Path, suite: Suite, title: str) -> None:
 def _report_suite(path: Path, suite: Suite) -> int:
     # These bring pandas.
     from sponge_env.results.comparison import Comparison
-    from sponge_env.results.suite_tables import all_tables, write_files
+    from sponge_env.results.suite_tables import all_tables
     from sponge_env.run.read import load_arrangement, load_failures, load_results
 
     failures = load_failures(path)
@@ -261,7 +262,7 @@ def _report_suite(path: Path, suite: Suite) -> int:
     failures = failures[failures["agent"].isin(asked)]
     shown = replace(load_arrangement(path), reference=suite.compared_with)
     text = all_tables(Comparison(load_results(path), failures, list(suite.agents), shown))
-    write_files({path / "tables.txt": f"{text}\n"})
+    write_all(path, {"tables.txt": f"{text}\n"})
     print(f"{text}\n\nresults      {path}\nreport       {cli.program('report')} {path}")
     if failed := int(failures["agent"].isin(suite.agents).sum()):
         print(f"{failed} results failed; the tables say why")

@@ -91,12 +91,12 @@ def _add_arguments(parser: cli.Parser) -> None:
 
 def listing() -> str:
     """Return what there is to choose from: a line each, or only names where these say enough."""
-    from sponge_env.run.registry import described_controllers
+    from sponge_env.run.registry import registered
     from sponge_env.run.suite import BOUND_AGENTS, SUITE_DIR, load_suite, named_agents, stands_for
     from sponge_env.scenario.profile import PROFILE_DIR, local_profile_path
     from sponge_env.scenario.scenario import SCENARIO_DIR, load_scenario
 
-    described = described_controllers()
+    described = registered("ABOUT")
     defined = {name: stands_for(name, entry) for name, entry in named_agents().items()}
     both = {n: "; ".join(filter(None, [text, defined.get(n)])) for n, text in described.items()}
     agents = _lines(both | {", ".join(BOUND_AGENTS.values()): "clairvoyant bounds"})

@@ -9,7 +9,7 @@ from typing import get_args
 from sponge_env import cli
 from sponge_env.errors import ConfigError, unknown
 from sponge_env.scenario.config import Backend
-from sponge_env.utils.files import check_writable
+from sponge_env.utils.files import check_writable, write_all
 from sponge_env.utils.installation import require_extra
 
 PAGE = "report.html"
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     from sponge_env.fidelity.report import side_by_side
     from sponge_env.results.comparison import load_run
     from sponge_env.results.page import draw_all, page
-    from sponge_env.results.suite_tables import csv_files, write_files
+    from sponge_env.results.suite_tables import csv_files
     from sponge_env.run.read import load_episodes
 
     runs = [load_run(path, arguments.reference) for path in arguments.runs]
@@ -39,12 +39,12 @@ def main(argv: Sequence[str]) -> int:
     pictures = [draw_all(run.comparison) for run in runs]
     both = [side_by_side(*map(load_episodes, _runs_in(path))) for path in arguments.both]
     beside = [(f"{'. '.join(notes)}.", {"": table}) for table, notes in both if table.rows]
-    files: dict[Path, str | bytes] = {out / PAGE: page(runs, pictures, beside)}
+    files: dict[str, str | bytes] = {PAGE: page(runs, pictures, beside)}
     for n, (run, drawn) in enumerate(zip(runs, pictures, strict=True), start=1):
         prefix = f"{n}-" if len(runs) > 1 else ""
-        files |= {out / f"{prefix}{name}.png": p.content for name, p in drawn.items()}
-        files |= {out / f"{prefix}{name}": t for name, t in csv_files(run.comparison).items()}
-    write_files(files)
+        files |= {f"{prefix}{name}.png": picture.content for name, picture in drawn.items()}
+        files |= {f"{prefix}{name}": text for name, text in csv_files(run.comparison).items()}
+    write_all(out, files)
     sys.stdout.write(f"wrote {out / PAGE}, its pictures, and its tables as CSV\n")
     return 0
 

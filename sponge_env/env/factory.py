@@ -93,15 +93,9 @@ def make_system(
         configs = real_configs(spec, stages, limiter)
         return LiveWorker(*configs, checks=None if read is None else read.add)
 
-    return LiveSystem(
-        scenario,
-        seed,
-        start,
-        profile,
-        workload,
-        hold_between_steps=hold_between_steps,
-        measures=None if read is None else lambda: read.share,
-    )
+    episode = scenario, seed, start, profile, workload
+    measures = None if read is None else lambda: read.share
+    return LiveSystem(*episode, hold_between_steps=hold_between_steps, measures=measures)
 
 
 def check_live(scenario: Scenario, profile: Profile, limiter: Limiter) -> None:

@@ -207,12 +207,8 @@ def _episode_seed(options: dict[str, Any], default: int) -> int:
 MOST_COMBINATIONS = 1 << 20  # Largest number of discrete actions
 
 
-class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
-    """``Discrete(n)``, for learners of one number (DQN).
-
-    It counts all combinations of choices, the last choice varying fastest; the options are those
-    of :class:`SpongeEnv`.
-    """
+class _OtherActions(gym.ActionWrapper[Observation, Any, Action]):
+    """:class:`SpongeEnv`, with its options, for learners that choose otherwise."""
 
     metadata = SpongeEnv.metadata
 
@@ -220,6 +216,16 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         env = SpongeEnv(**options)
         super().__init__(env)
         self._choices = env._choices
+
+
+class DiscreteActions(_OtherActions):
+    """``Discrete(n)``, for learners of one number (DQN).
+
+    It counts all combinations of choices, the last choice varying fastest.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._combinations = math.prod(self._choices.tolist())
         if self._combinations > MOST_COMBINATIONS:
             raise ConfigError(
@@ -243,19 +249,14 @@ class DiscreteActions(gym.ActionWrapper[Observation, Any, Action]):
         return masks
 
 
-class ContinuousActions(gym.ActionWrapper[Observation, NDArray[np.float32], Action]):
+class ContinuousActions(_OtherActions):
     """``Box(-1, 1, (parts,))``, for learners of real numbers (SAC).
 
-    Each choice goes from the least to the most in equal steps; the options are those of
-    :class:`SpongeEnv`.
+    Each choice goes from the least to the most in equal steps.
     """
 
-    metadata = SpongeEnv.metadata
-
     def __init__(self, **options: Any) -> None:
-        env = SpongeEnv(**options)
-        super().__init__(env)
-        self._choices = env._choices
+        super().__init__(**options)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (len(self._choices),), np.float32)
 
     def action(self, action: NDArray[np.float32]) -> Action:

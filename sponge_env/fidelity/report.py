@@ -174,17 +174,14 @@ def tables(rows: Iterable[Row]) -> dict[str, Table]:
 _OWN = ("kind", "repetition", "cpu_ratio")  # What a trial has beside its summary
 
 
-def _read_trial(data: Mapping[str, Any]) -> Trial:
-    values = dict(data)
-    own = {name: values.pop(name) for name in _OWN}
-    return Trial(summary=from_summary(values), **own)
-
-
 def load_fidelity(path: Path) -> list[Row]:
     """Read ``fidelity.json``; RunDirectoryError if it cannot be, or is of another version."""
     data = read_json(path)
     try:
-        return compare(map(_read_trial, data["trials"]))
+        own = [{name: each.pop(name) for name in _OWN} for each in data["trials"]]
+        summaries = map(from_summary, data["trials"])
+        pairs = zip(own, summaries, strict=True)
+        return compare([Trial(summary=episode, **more) for more, episode in pairs])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(
             f"{str(path)!r} is no result of this version's sponge fidelity; run it again"

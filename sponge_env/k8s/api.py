@@ -84,7 +84,7 @@ class Api:
         headers |= {"Content-Type": kind} if data else {}
         try:
             with contextlib.closing(self._connection(quiet_s + TIMEOUT_S)) as connection:
-                connection.request(verb, path, data, headers)
+                connection.request(verb, self._url.path.rstrip("/") + path, data, headers)
                 self._watched = connection.sock if quiet_s else self._watched
                 with connection.getresponse() as answer:
                     if answer.status >= http.client.BAD_REQUEST:

@@ -64,10 +64,7 @@ class Beam(NamedTuple):
 
 
 def search(e: KnownEpisode, replicas: IntArray, width: int) -> FoundSchedule:
-    """Search for cores and batch sizes with (intervals,) replicas.
-
-    ``width`` schedules of each of ``LEVELS`` costs are followed.
-    """
+    """Search for cores and batch sizes with (intervals,) replicas, along ``width`` ways a cost."""
     beam = LEVELS * width
     states = np.zeros(2 * beam + 1, STATE)
     replica_states = rows(np.zeros((states.size, e.replica_slots), REPLICA))

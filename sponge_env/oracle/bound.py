@@ -39,13 +39,10 @@ class Bound:
 
 
 def bound(scenario: Scenario, seed: int, joint: bool = False) -> Bound:
-    """Bound what any controller can reach in an episode.
+    """Bound what any controller can reach in an episode, or raise a SpongeError where none can be.
 
     With ``joint``, replicas may be added; else there is one. The lower side knows no single
     request.
-
-    Raises:
-        SpongeError: The scenario or profile cannot be used.
     """
     if scenario.stages:
         raise ConfigError(f"scenario {scenario.name!r} lists stages, which have no bound")

@@ -89,11 +89,7 @@ class KnownEpisode(NamedTuple):
 
 
 def known_episode(scenario: Scenario, profile: Profile, seed: int) -> KnownEpisode:
-    """Collect what is known of an episode.
-
-    Raises:
-        SpongeError: The oracle has no model of something in the scenario.
-    """
+    """Collect what is known of an episode; a SpongeError where there is no model of something."""
     _check(scenario)
     spec = make_spec(scenario, profile)
     boundaries_s = np.arange(scenario.intervals + 1.0) * scenario.interval_s
@@ -222,10 +218,7 @@ def _busy_period(
 
 @entry_point
 def count_late(e: KnownEpisode, speedup: float) -> int:
-    """Write ``e.late``; return the violations that nothing can avoid.
-
-    As many replicas as ``speedup`` share the work.
-    """
+    """Write ``e.late``; return the violations that ``speedup`` replicas together cannot avoid."""
     late = 0
     for kind in range(e.classes):
         for start in range(e.first[kind + 1] - 1, e.first[kind] - 1, -1):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from sponge_env.arrays import FloatArray
 from sponge_env.metrics import SCALES, IntervalMetrics, axis_label
@@ -104,26 +104,11 @@ def open_frame(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-class FewTicks(Locator):
-    """The first of some choices that has enough ticks in sight; if none has, at equal distance."""
-
-    def __init__(self, *choices: Sequence[float]) -> None:
-        self._choices = choices
-
-    def __call__(self) -> Sequence[float]:
-        """Return the ticks of the axis."""
-        assert self.axis is not None
-        return self.tick_values(*self.axis.get_view_interval())
-
-    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        """Return the ticks between two ends."""
-        evenly = MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=MIN_TICKS)
-        ticks: list[float] = []
-        for choice in (*self._choices, evenly.tick_values(vmin, vmax)):
-            ticks = [tick for tick in choice if vmin <= tick <= vmax]
-            if len(ticks) >= MIN_TICKS:
-                break
-        return ticks
+def few_ticks(ends: tuple[float, float], choices: Sequence[Sequence[float]]) -> Sequence[float]:
+    """Return the first choice with enough ticks between ends; if none has, at equal distance."""
+    evenly = MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=MIN_TICKS).tick_values(*ends)
+    shown = [[t for t in ticks if ends[0] <= t <= ends[1]] for ticks in (*choices, evenly)]
+    return next((ticks for ticks in shown if len(ticks) >= MIN_TICKS), shown[-1])
 
 
 def png(figure: Figure) -> bytes:
@@ -190,10 +175,10 @@ def draw_violations(ax: Axes, runs: Runs, styles: Styles) -> None:
         label = f"{agent}: {total[-1]:.0f}"
         ax.step(run["time_s"], total, where="post", label=label, **styles[agent])
     ax.set_yscale("symlog", linthresh=LINEAR_UP_TO)
-    ax.yaxis.set_major_locator(FewTicks(*VIOLATION_TICKS))
     ax.yaxis.set_major_formatter(PLAIN)
     # Keeps an agent without violations off the axis.
     ax.set_ylim(-0.5, max(MIN_TICKS, ax.get_ylim()[1]))
+    ax.set_yticks(few_ticks(ax.get_ylim(), VIOLATION_TICKS))
     ax.set_ylabel(f"{axis_label(IntervalMetrics, 'violations')}\nso far")
 
 
@@ -232,7 +217,7 @@ def profile_figure(rows: pd.DataFrame, reference: str, styles: Styles) -> Figure
         ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         ax.set_xscale("log")
         ax.set_xlim(0.95 * lowest, LARGEST_RATIO)
-        ax.xaxis.set_major_locator(FewTicks(*RATIO_TICKS))
+        ax.set_xticks(few_ticks(ax.get_xlim(), RATIO_TICKS))
         ax.xaxis.set_major_formatter(PLAIN)
         ax.xaxis.set_minor_formatter(NullFormatter())
     legend_above(figure, *grid[0, 0].get_legend_handles_labels(), title="")

@@ -7,7 +7,7 @@ cells their ratios have a geometric mean. This one score follows from the rows o
 request, and times in seconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from sponge_env.results.comparison import Cell, Comparison
 from sponge_env.results.layout import MISSING, Columns, Table, terminal
 from sponge_env.results.tables import spread_text
 from sponge_env.run.suite import BOUND_AGENTS
-from sponge_env.utils.files import replacing
 
 CELL_METRICS = (
     "violation_rate", "avoidable_violation_rate", "mean_cores", "latency_p99_s",
@@ -98,13 +97,6 @@ def cell_rows(comparison: Comparison) -> pd.DataFrame:
 def csv_text(frame: pd.DataFrame) -> str:
     """Return a data frame as CSV."""
     return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-
-
-def write_files(files: Mapping[Path, str | bytes]) -> None:
-    """Write files whole; RunDirectoryError if one cannot be."""
-    for path, content in files.items():
-        with replacing(path) as partial:
-            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def csv_files(comparison: Comparison) -> dict[str, str]:

@@ -5,15 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from sponge_env.metrics import (
-    SHARE,
-    STAGE_COLUMNS,
-    ByStage,
-    Column,
-    EpisodeMetrics,
-    columns,
-    summary,
-)
+from sponge_env import metrics
+from sponge_env.metrics import SHARE, STAGE_COLUMNS, ByStage, Column, EpisodeMetrics
 from sponge_env.results.layout import MISSING, Table, terminal
 from sponge_env.utils.files import write_json
 
@@ -28,7 +21,7 @@ def comparison_table(episodes: Sequence[EpisodeMetrics]) -> str:
     """
     agents = dict.fromkeys(episode.agent for episode in episodes)
     groups = {agent: [e for e in episodes if e.agent == agent] for agent in agents}
-    shown = columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
+    shown = metrics.columns("evaluation", accuracies=[episode.accuracy for episode in episodes])
     rows = []
     for agent, group in groups.items():
         # Of one that failed at once nothing is known.
@@ -106,4 +99,4 @@ def _variants_text(episodes: Sequence[Mapping[str, float]]) -> str:
 
 def write_summaries(path: Path, episodes: Sequence[EpisodeMetrics]) -> None:
     """Write a JSON list with one object per agent and seed; RunDirectoryError if it cannot."""
-    write_json(path, [summary(episode) for episode in episodes])
+    write_json(path, [metrics.summary(episode) for episode in episodes])

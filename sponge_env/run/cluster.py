@@ -41,13 +41,12 @@ class Cluster:
     def run(self, work: Work, tasks: Sequence[Task]) -> Results[Task]:
         """Yield each task with what became of it, in the order in which they end.
 
-        Raises:
-            ConfigError: There is no cluster, or a node has another version.
+        That there is no cluster, or that a node has another version, is a ``ConfigError``.
         """
         ray = _join(self.address)
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt_typed)
         shared = ray.put((work, installation.typed()))
-        running = {remote.remote(shared, task, _fingerprint(task)): task for task in tasks}
+        running = {remote.remote(shared, task, _mark(task)): task for task in tasks}
         try:
             while running:
                 for ended in ray.wait(list(running), timeout=_CHECK_S)[0]:
@@ -62,9 +61,8 @@ class Cluster:
                 ray.cancel(left, force=True)
 
 
-def _fingerprint(task: Any) -> str:
-    made: str = task.fingerprint() if hasattr(task, "fingerprint") else ""
-    return made
+def _mark(task: Any) -> str:
+    return str(task.fingerprint()) if hasattr(task, "fingerprint") else ""
 
 
 def executor_of(arguments: argparse.Namespace) -> Executor:
@@ -78,7 +76,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
 
 def _attempt_typed(shared: tuple[Work, Sequence[str] | None], task: Any, fingerprint: str) -> Any:
     work, typed = shared
-    if _fingerprint(task) != fingerprint:
+    if _mark(task) != fingerprint:
         text = "a trace, policy or controller that it names is another file on that node"
         return Failure("ConfigError", f"{text}; copy the file to every node")
     with installation.typing(typed):

@@ -24,12 +24,8 @@ _AT_ONCE = 16  # Episodes that are played side by side, for each keeps what beco
 
 
 def constants(spec: SystemSpec) -> list[list[StageAllocation]]:
-    """Return all fixed fleets of one stage, those of as many cores in all together, fewest first.
-
-    Raises:
-        ConfigError: The system has several stages or variants.
-    """
-    if len(spec.stages) > 1 or not spec.is_one_model:
+    """Return all fixed fleets of one model, else a ConfigError, by their cores, fewest first."""
+    if not spec.is_one_model:
         raise ConfigError("the best constant in hindsight is known for one stage and one model")
     limits, fleets = spec.first, dict[int, list[StageAllocation]]()
     pairs = product(range(1, limits.replicas_max + 1), range(1, limits.cores_max + 1))

@@ -11,16 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sponge_env import formats
 from sponge_env.errors import SpongeError
-from sponge_env.formats import (
-    RESERVED,
-    Content,
-    CountTrace,
-    find_trace,
-    format_of,
-    read_arrivals,
-    read_bandwidth,
-)
+from sponge_env.formats import RESERVED, Content, CountTrace
 from sponge_env.scenario.profile import Profile
 from sponge_env.scenario.scenario import Scenario
 from sponge_env.scenario.spec import make_spec, scenario_profile, stage_profiles
@@ -87,7 +80,7 @@ def _alike(scenario: Scenario, profile: Profile) -> bool:
 def files_read(scenario: Scenario) -> Iterator[str]:
     """Describe each trace file that a scenario plays: format, samples, duration, mean, range."""
     if (name := scenario.network.trace) not in RESERVED:
-        bandwidth = read_bandwidth(name)
+        bandwidth = formats.read_bandwidth(name)
         values = bandwidth.bandwidth_bytes_per_s / MB
         text = f"{values.size} samples over {bandwidth.duration_s:.6g} s, mean "
         text += f"{bandwidth.mean_bytes_per_s / MB:.3g} MB/s "
@@ -95,7 +88,7 @@ def files_read(scenario: Scenario) -> Iterator[str]:
         yield _described(scenario, name, "bandwidth", text, bandwidth.duration_s)
     if scenario.arrivals.kind == "trace":
         file = str(scenario.arrivals.file)
-        trace = read_arrivals(file)
+        trace = formats.read_arrivals(file)
         per_second: NDArray[Any]
         if isinstance(trace, CountTrace):
             count, per_second = trace.per_second.sum(), trace.per_second
@@ -113,7 +106,8 @@ def _described(scenario: Scenario, name: str, content: Content, text: str, lengt
     """Say what a file is, what is in it, and how often an episode plays it if it starts again."""
     times = scenario.duration_s / length_s
     again = f"; played {times:.3g} times in {scenario.duration_s:g} s" * (times > 1)
-    return f"read {find_trace(name, content)}: {content}, {format_of(name, content)}; {text}{again}"
+    path, form = formats.find_trace(name, content), formats.format_of(name, content)
+    return f"read {path}: {content}, {form}; {text}{again}"
 
 
 def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
@@ -139,12 +133,12 @@ def warnings(scenario: Scenario, profile: Profile) -> Iterator[str]:
 def _of_the_network(name: str) -> Iterator[str]:
     if name in RESERVED:
         return
-    trace = read_bandwidth(name)
+    trace = formats.read_bandwidth(name)
     mean = trace.mean_bytes_per_s / MB
     if not MIN_MB_PER_S <= mean <= MAX_MB_PER_S:
         yield (
             f"{name} has a mean bandwidth of {mean:.3g} MB/s: is its unit the one that its format "
-            f"({format_of(name, 'bandwidth')}) has?"
+            f"({formats.format_of(name, 'bandwidth')}) has?"
         )
     apart_s = float(np.median(np.diff(trace.start_s))) if trace.start_s.size >= FEW else 0.0
     if apart_s > MAX_SAMPLE_GAP_S:
@@ -155,7 +149,7 @@ def _of_arrivals(scenario: Scenario, profile: Profile) -> Iterator[str]:
     source, hint = f"scenario {scenario.name}", ""
     if scenario.arrivals.kind == "trace":
         source, hint = str(scenario.arrivals.file), f"; {NO_MS}"
-        times_s = getattr(read_arrivals(source), "time_s", np.zeros(0))
+        times_s = getattr(formats.read_arrivals(source), "time_s", np.zeros(0))
         if times_s.size >= FEW and np.all(times_s == np.floor(times_s)):
             yield f"{source} has whole numbers only{hint}"
     rate = rate_rps(scenario, profile)

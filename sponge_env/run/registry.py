@@ -21,26 +21,18 @@ from sponge_env.utils.installation import bundled, check_typed, look_here
 from sponge_env.utils.installation import imported as imported
 
 REGISTRIES = ("agents", "baselines")
-"""Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them; this
-one itself knows none. The first has ``FILES`` as well."""
+"""Packages whose ``CONTROLLERS`` register controllers, and whose ``ABOUT`` describes them in a line
+each; this one itself knows none. ``FILES`` of the first has what follows a file, by the word before
+the colon in ``word:FILE``."""
 
 
 def known_controllers() -> dict[str, str]:
     """Return all registered names with their lazy ``"module:callable"`` strings."""
-    return _registered("CONTROLLERS")
+    return registered("CONTROLLERS")
 
 
-def described_controllers() -> dict[str, str]:
-    """Return what each controller does, in one line."""
-    return _registered("ABOUT")
-
-
-def file_controllers() -> dict[str, str]:
-    """Return what follows a file, by the word before the colon in ``word:FILE``."""
-    return _registered("FILES")
-
-
-def _registered(table: str) -> dict[str, str]:
+def registered(table: str) -> dict[str, str]:
+    """Return a table of all :data:`REGISTRIES`."""
     modules = [importlib.import_module(bundled(package)) for package in REGISTRIES]
     return {name: text for module in modules for name, text in getattr(module, table, {}).items()}
 
@@ -83,7 +75,7 @@ def _factory(name: str, registry: Mapping[str, str]) -> Callable[..., Any]:
     target = registry.get(name, name)
     if not all(target.partition(":")):
         raise ConfigError(unknown("agent", name, registry))
-    ours = target in (*known_controllers().values(), *file_controllers().values())
+    ours = target in (*known_controllers().values(), *registered("FILES").values())
     if not ours:
         check_typed(target, "agent")
         look_here()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sponge_env.errors import ConfigError, TraceError, unknown
-from sponge_env.run.registry import file_controllers, known_controllers
+from sponge_env.run.registry import known_controllers, registered
 from sponge_env.scenario.config import Start, as_name
 from sponge_env.scenario.option import check_options, option, require
 from sponge_env.scenario.scenario import Scenario, load_scenario, with_own_slo
@@ -35,8 +35,7 @@ BOUND_AGENTS: Mapping[BoundName, str] = {"vertical": "oracle", "joint": "oracle-
 class CellGroup:
     """Scenarios crossed with profiles."""
 
-    scenarios: tuple[str, ...]
-    """Shipped scenarios, or TOML files relative to the suite's."""
+    scenarios: tuple[str, ...]  # Shipped scenarios, or TOML files relative to the suite's
     profiles: tuple[str, ...] = ()
     """Profiles that take the place of each scenario's own; that one if left out."""
     changes: dict[str, Any] = field(default_factory=dict)
@@ -51,10 +50,8 @@ class CellGroup:
 class AgentEntry:
     """One agent of a suite."""
 
-    controller: str = ""
-    """Registered name or ``module:Class``; the agent's name if left out."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the controller."""
+    controller: str = ""  # Registered name or ``module:Class``; the agent's name if left out
+    options: dict[str, Any] = field(default_factory=dict)  # Options of the controller
     tuned: bool = False
     """Whether the options that were tuned for each profile come first, those above on top."""
     constant: Literal["", "training", "hindsight"] = ""
@@ -70,21 +67,16 @@ class Suite:
         check=lambda name: not {"/", "\0"} & {*name}, rule="without '/' (it names run directories)"
     )
     """Short name; the file's if left out."""
-    description: str = ""
-    """What the suite is for."""
-    seeds: int = option(10, at_least=1)
-    """Episodes of each agent and cell."""
+    description: str = ""  # What the suite is for
+    seeds: int = option(10, at_least=1)  # Episodes of each agent and cell
     first_seed: int = option(0, at_least=0)
-    only: str = "*"
-    """Pattern of the names of the cells that are played, as :mod:`fnmatch` has it."""
+    only: str = "*"  # Pattern of the names of the cells that are played, as :mod:`fnmatch` has it
     starts: tuple[Start, ...] = ("cold", "warm")
     """How each scenario starts; results are never mixed."""
     bounds: tuple[BoundName, ...] = ()
     """Clairvoyant bounds that are computed for each cell without stages."""
-    reference: str = ""
-    """Agent that the others are compared with; the first if left out."""
-    featured: tuple[str, ...] = ()
-    """Agents that a report shows where there is no room for all."""
+    reference: str = ""  # Agent that the others are compared with; the first if left out
+    featured: tuple[str, ...] = ()  # Agents that a report shows where there is no room for all
     cells: tuple[CellGroup, ...] = ()
     agents: dict[str, AgentEntry] = field(default_factory=dict)
 
@@ -209,8 +201,8 @@ def chosen(
     An agent is one of ``own``, of the tables or of the registries, ``module:Class``, or
     ``word:FILE`` where a registry has something that follows such files; it is called after its.
     """
-    defined, registered = {**named_agents(), **(own or {})}, known_controllers()
-    files = file_controllers()
+    defined, known = {**named_agents(), **(own or {})}, known_controllers()
+    files = registered("FILES")
     bounds = {name: control for control, name in BOUND_AGENTS.items()}
     agents: dict[str, AgentEntry] = {}
     for name in dict.fromkeys(names):
@@ -220,10 +212,10 @@ def chosen(
             if called in agents:
                 raise ConfigError(f"two agents are called {called!r}; rename one of the files")
             agents[called] = AgentEntry(controller=files[kind], options={"file": file})
-        elif colon or name in defined or name in registered:
+        elif colon or name in defined or name in known:
             agents[name] = defined.get(name, AgentEntry())
         elif name not in bounds:
-            raise ConfigError(unknown("agent", name, {*defined, *registered, *bounds}))
+            raise ConfigError(unknown("agent", name, {*defined, *known, *bounds}))
     return agents, tuple(bounds[name] for name in dict.fromkeys(names) if name in bounds)
 
 
@@ -313,8 +305,7 @@ class Arrangement:
     """How the cells of a suite are shown."""
 
     cells: tuple[tuple[str, str, str], ...] = ()
-    reference: str = ""
-    """Agent that the others are compared with."""
+    reference: str = ""  # Agent that the others are compared with
     groups: dict[str, str] = field(default_factory=dict)
     """By scenario that differs from others in one value, such as the load: that value's name."""
     replayed: dict[str, str] = field(default_factory=dict)
@@ -324,11 +315,8 @@ class Arrangement:
 def arranged(suite: Suite) -> Arrangement:
     """Return how the cells of a suite are shown."""
     own = list(_own_cells(suite))
-    return Arrangement(
-        cells=tuple(cell.cell for _, cell in own),
-        reference=suite.compared_with,
-        groups={cell.name: label for label, cell in own if label},
-    )
+    groups = {cell.name: label for label, cell in own if label}
+    return Arrangement(tuple(cell.cell for _, cell in own), suite.compared_with, groups)
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:

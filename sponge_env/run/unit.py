@@ -127,11 +127,9 @@ class AgentUnit:
         # A controller from elsewhere counts by its module's file, an option by the file it names.
         module = importlib.util.find_spec(self.controller.partition(":")[0])
         files = {"code": module and module.origin, **self.options}
-        return fingerprint(
-            asdict(self)
-            | {"scenario": scenario_fingerprint(self.scenario)}
-            | {"files": {name: content_hash(value) for name, value in files.items()}}
-        )
+        hashes = {name: content_hash(value) for name, value in files.items()}
+        own = {"scenario": scenario_fingerprint(self.scenario), "files": hashes}
+        return fingerprint(asdict(self) | own)
 
     def run(self, record: Recorder) -> None:
         """Run the seeds that the record has not got yet.

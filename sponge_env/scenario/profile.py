@@ -57,10 +57,8 @@ class Sample:
 class Facts:
     """What is known of a model beside how long it takes; no result depends on it."""
 
-    load_cpu_s: float = 0.0
-    """CPU time of a replica's process until it is ready."""
-    memory_bytes: int = 0
-    """What the process then holds for itself."""
+    load_cpu_s: float = 0.0  # CPU time of a replica's process until it is ready
+    memory_bytes: int = 0  # What the process then holds for itself
     tasks: tuple[float, ...] = ()
     """Shares of the model's samples whose answer leads to 0, 1, 2, ... tasks."""
 
@@ -70,12 +68,9 @@ class Profile:
     """One model on one host."""
 
     name: str
-    model: str
-    """The model that was measured: a known name or a path to an ONNX file."""
-    source: str
-    """Where the numbers come from."""
-    statistic: str
-    """What a cell of the grid is of the runs in it: mean, p95 or p99."""
+    model: str  # The model that was measured: a known name or a path to an ONNX file
+    source: str  # Where the numbers come from
+    statistic: str  # What a cell of the grid is of the runs in it: mean, p95 or p99
     batches: tuple[int, ...]
     cores: tuple[int, ...]
     latency_s: tuple[tuple[float, ...], ...]
@@ -84,14 +79,10 @@ class Profile:
     fit_error: FitError
     noise_quantiles: tuple[float, ...]
     """Relative deviation of single runs from their cell, at evenly spaced probabilities."""
-    cold_start_s: float
-    """Time from asking for a replica until it serves."""
-    core_unit: float = 1.0
-    """Physical cores in one core unit."""
-    quota: QuotaService | None = None
-    """Token-bucket service; None for a worker on whole cores."""
-    limiter: str = "none"
-    """CPU limiter in force while measuring."""
+    cold_start_s: float  # Time from asking for a replica until it serves
+    core_unit: float = 1.0  # Physical cores in one core unit
+    quota: QuotaService | None = None  # Token-bucket service; None for a worker on whole cores
+    limiter: str = "none"  # CPU limiter in force while measuring
     host: dict[str, Any] = field(default_factory=dict)
     date: str = ""
     samples: tuple[Sample, ...] = ()

@@ -32,11 +32,11 @@ def read_all(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_all(folder: Path, files: Mapping[str, str | bytes]) -> None:
     """Write files into a folder, each whole or not at all."""
     for name, content in files.items():
         with replacing(folder / name) as partial:
-            partial.write_bytes(content)
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 @contextmanager
