@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sponge_env.scenario.scenario import Scenario as Scenario
     from sponge_env.scenario.scenario import load_scenario as load_scenario
 
-__version__ = "0.3.0"
+__version__ = "1.0.0"
 
 _HOMES = {
     "control.base": "BaseController",
