@@ -15,7 +15,7 @@ from sponge_env.core.fields import TREND_INTERVALS
 from sponge_env.core.settings import Settings, StageSettings
 from sponge_env.interfaces import HISTORY, WorkerStatus
 from sponge_env.metrics import IntervalMetrics, StageMetrics, declared
-from sponge_env.scenario.config import MAX_STAGES, MAX_VARIANTS
+from sponge_env.scenario.config import MAX_NODES, MAX_STAGES, MAX_VARIANTS
 
 PAST, RECENT = 32, 8
 """Past intervals of which arrivals, and delays and bandwidths, are kept: powers of two, to
@@ -28,6 +28,7 @@ Past = Annotated[Records[float], np.float64, PAST]
 Recent = Annotated[Records[float], np.float64, RECENT]
 PerStage = Annotated[Records[float], np.float64, MAX_STAGES]
 TasksPerStage = Annotated[Records[int], np.int32, MAX_STAGES]
+PerNode = Annotated[Records[int], np.int64, MAX_NODES]
 PerVariant = Annotated[Records[int], np.int64, MAX_VARIANTS]
 
 
@@ -93,7 +94,10 @@ class AllocationRow:
 class WorkerState:
     """The replicas of a stage together."""
 
-    room_cores: int  # Cores of the machine that other stages do not hold
+    room: PerNode  # Cores of each node that other stages do not hold
+    held_on: PerNode  # Replicas on each node when they were counted last, those of them that stay
+    staying_on: PerNode
+    starting_on: PerNode  # and those that start
     planned_cores: int
     """Cores of the resize that came into force last; planned ends reckon with them."""
     target_cores: int
@@ -167,6 +171,7 @@ class ReplicaState:
     """One replica, its batch and its service model."""
 
     id: int
+    node: int
     ready_s: float
     draining: bool
     batch_size: int

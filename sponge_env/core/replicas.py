@@ -20,14 +20,16 @@ from sponge_env.core.service import advance, load_service, new_service, replan, 
 def reset_worker(w: World) -> None:
     """Start with the initial replicas warm."""
     stage, initial = w.stage, w.model.initial
-    stage.room_cores = w.settings.total_cores
+    for node in range(w.settings.nodes):
+        stage.room[node] = w.settings.node_cores[node]
     stage.variant = initial.variant
     stage.cores = stage.target_cores = initial.cores
     stage.target_replicas = initial.replicas
     stage.replicas, stage.starting, stage.next_replica, stage.pending = 0, 0, 0, 0
     stage.retired_core_s = stage.retired_throttled_s = 0.0
     stage.held_cores = stage.held_since_s = stage.held_core_s = 0.0
-    for _ in range(initial.replicas):
+    for k in range(initial.replicas):
+        w.replicas[k].node = int(w.numbers[w.model.placed_at + k])
         _add_replica(w, initial.cores)
     update_held(w)
 
@@ -205,6 +207,7 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     stage.target_cores, stage.target_replicas = cores, replicas
     # What goes at once makes room for what comes.
     for _ in range(_staying(w) - replicas):
+        _count(w)
         row = _next_to_go(w)
         if w.replicas[row].batch_size == 0:
             _retire(w, row)
@@ -213,21 +216,33 @@ def _apply(w: World, cores: int, replicas: int) -> None:
     _fit(w)
 
 
-def fit(
-    cores: int, replicas: int, counts: tuple[int, int, int], places: int, total_cores: int
-) -> tuple[int, int]:
-    """Return the cores of each ready replica and how many to add, as far as it fits.
+def node_of_next(cores: int, room: Any, held: Any, staying: Any) -> int:
+    """Return the node on which one more replica starts; -1 if none has a core for it.
 
-    ``counts`` are the replicas held, those of them that stay, and those that start. Those that
-    drain have cores, too. Until they go there are fewer cores for each, and no more replicas than
-    ``places``, or than the machine has cores. Where none is ready, those that start have the cores.
+    It is the one with the most room beside replicas of so many cores, the first of several.
+    Those that drain have cores, too, and until they go there may be fewer replicas. (nodes,) are the
+    cores that other stages do not hold, the replicas held, and those of them that stay.
     """
-    held, staying, starting = counts
-    added = max(0, min(replicas - staying, total_cores - held, places - held))
-    ready, starting = held - starting, starting + added
-    if ready == 0:
-        return max(1, min(cores, total_cores // max(1, starting))), added
-    return max(1, min(cores, (total_cores - starting) // ready)), added
+    best, most = -1, 0
+    for node in range(len(room)):
+        left = room[node] - cores * staying[node]
+        if held[node] < room[node] and (best < 0 or left > most):
+            best, most = node, left
+    return best
+
+
+def cores_that_fit(cores: int, ready: int, room: Any, held: Any, starting: Any) -> int:
+    """Return the cores of each of the ready replicas, as far as they find room on every node.
+
+    Each that starts has one core. Where none is ready, they have the cores.
+    """
+    for node in range(len(room)):
+        left, sharing = room[node] - starting[node], held[node] - starting[node]
+        if ready == 0:
+            left, sharing = room[node], starting[node]
+        if sharing > 0:
+            cores = min(cores, left // sharing)
+    return max(1, cores)
 
 
 def starting_cores(cores: int, ready: int) -> int:
@@ -235,7 +250,8 @@ def starting_cores(cores: int, ready: int) -> int:
     return 1 if ready > 0 else cores
 
 
-_fit_inlined, _starting_cores = inlined(fit), inlined(starting_cores)
+_node_of_next, _cores_that_fit = inlined(node_of_next), inlined(cores_that_fit)
+_starting_cores = inlined(starting_cores)
 """The same for compiled code, which Python cannot call."""
 
 
@@ -248,12 +264,25 @@ def _fit(w: World) -> None:
 
 @compiled
 def _give_cores(w: World) -> None:
-    stage, held, now_s = w.stage, w.stage.replicas, w.env.now_s
-    places, total = len(w.replicas), stage.room_cores
-    counts = held, _staying(w), _starting(w)
-    cores, added = _fit_inlined(stage.target_cores, stage.target_replicas, counts, places, total)
-    stage.cores, stage.starting = cores, counts[2] + added
-    few = _starting_cores(cores, held - counts[2])
+    stage, held, now_s, nodes = w.stage, w.stage.replicas, w.env.now_s, w.settings.nodes
+    _count(w)
+    room, held_on = stage.room[:nodes], stage.held_on[:nodes]
+    staying_on, starting_on = stage.staying_on[:nodes], stage.starting_on[:nodes]
+    starting = _starting(w)
+    missing, added = min(stage.target_replicas - _staying(w), len(w.replicas) - held), 0
+    while added < missing:
+        node = _node_of_next(stage.target_cores, room, held_on, staying_on)
+        if node < 0:
+            break
+        w.replicas[held + added].node = node
+        held_on[node] += 1
+        staying_on[node] += 1
+        starting_on[node] += 1
+        added += 1
+    ready = held - starting
+    cores = _cores_that_fit(stage.target_cores, ready, room, held_on, starting_on)
+    stage.cores, stage.starting = cores, starting + added
+    few = _starting_cores(cores, ready)
     for k in range(held):
         replica = w.replicas[k]
         own = cores if replica.ready_s <= now_s else few
@@ -266,6 +295,19 @@ def _give_cores(w: World) -> None:
         load_service(w, w.replicas[k], now_s, stage.starting)
         w.replicas[k].ready_s = w.replicas[k].finish_s
     update_held(w)
+
+
+@compiled
+def _count(w: World) -> None:
+    """Count the replicas on each node."""
+    stage = w.stage
+    for node in range(w.settings.nodes):
+        stage.held_on[node] = stage.staying_on[node] = stage.starting_on[node] = 0
+    for k in range(stage.replicas):
+        replica = w.replicas[k]
+        stage.held_on[replica.node] += 1
+        stage.staying_on[replica.node] += not replica.draining
+        stage.starting_on[replica.node] += replica.ready_s > w.env.now_s
 
 
 @compiled
@@ -286,13 +328,13 @@ def _staying(w: World) -> int:
 
 @inlined
 def _next_to_go(w: World) -> int:
-    """Cold replicas go first, then idle ones, then busy ones; the youngest first."""
-    chosen, chosen_rank = -1, 3
-    for k in range(w.stage.replicas - 1, -1, -1):
+    """Cold replicas go first, then those on the fullest node, idle ones, the youngest."""
+    stage, chosen, chosen_rank = w.stage, -1, (2, 0, 0)
+    for k in range(stage.replicas - 1, -1, -1):
         replica = w.replicas[k]
         if not replica.draining:
-            ready = replica.ready_s <= w.env.now_s
-            rank = (1 + (replica.batch_size > 0)) if ready else 0
+            left = stage.room[replica.node] - stage.target_cores * stage.staying_on[replica.node]
+            rank = int(replica.ready_s <= w.env.now_s), int(left), int(replica.batch_size > 0)
             if rank < chosen_rank:
                 chosen, chosen_rank = k, rank
     return chosen

@@ -158,11 +158,13 @@ def jump(env: Env, event_s: float, until_s: float) -> bool:
 def _make_room(w: World, place: int) -> None:
     """Let a stage have what the others do not hold."""
     if staged(w):
-        room = w.settings.total_cores
+        room = w.stages[place].room
+        for node in range(w.settings.nodes):
+            room[node] = w.settings.node_cores[node]
         for k in range(len(w.stages)):
             if k != place:
-                room -= worker.cores_held(w.stages[k])
-        w.stages[place].room_cores = room
+                for row in range(w.stages[k].replicas):
+                    room[w.all_replicas[k, row].node] -= w.all_replicas[k, row].cores
 
 
 @inlined
