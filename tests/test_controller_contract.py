@@ -66,7 +66,7 @@ def systems_with_fleets(draw):
     """A machine of few cores or many, and a view of replicas on it that serve or start."""
     total, cores_max = draw(st.integers(1, 40)), draw(st.integers(1, 16))
     cores_max = min(cores_max, total)
-    spec = make_spec(cores_max=cores_max, replicas_max=draw(st.integers(1, 16)), total_cores=total)
+    spec = make_spec(cores_max=cores_max, replicas_max=draw(st.integers(1, 16)), nodes=(total,))
     cores = draw(st.integers(1, cores_max))
     replicas = draw(st.integers(1, spec.most_replicas(cores)))
     ready = draw(st.integers(0, replicas))

@@ -223,7 +223,7 @@ def test_batches_of_environments_share_a_machine_as_controllers_do(stages):
     limits, fitted = np.full((stages, 4), 8), asked.copy()
     assert fit(fitted, limits, 20)
     (one,) = spec_of(SHORT).stages
-    spec = dataclasses.replace(spec_of(SHORT), total_cores=20, stages=(one,) * stages)
+    spec = dataclasses.replace(spec_of(SHORT), nodes=(20,), stages=(one,) * stages)
     for before, now in zip(asked.tolist(), fitted.tolist(), strict=True):
         expected = spec.fitting(Allocation(stages=tuple(StageAllocation(*row) for row in before)))
         assert expected.stages == tuple(StageAllocation(*row) for row in now)

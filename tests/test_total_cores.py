@@ -62,7 +62,7 @@ class Rig:
 
     def __init__(self, cores, replicas):
         self.machine = Machine()
-        config = LiveConfig(initial=Allocation(cores, 1, replicas), total_cores=TOTAL)
+        config = LiveConfig(initial=Allocation(cores, 1, replicas), nodes=(TOTAL,))
         self.worker = LiveWorker(config, launcher=self.machine)
         self.machine.willing, self.machine.watched = False, True
         self.batches = 0
@@ -98,7 +98,7 @@ class Simulated:
 
     def __init__(self, cores, replicas):
         service, held = partial(ProfileService, np.full((1, TOTAL), 1e6)), (cores, 1, replicas)
-        more = {"cold_start_s": 1e6, "total_cores": TOTAL}
+        more = {"cold_start_s": 1e6, "nodes": (TOTAL,)}
         self.worker = SimulatedWorker(service, Allocation(*held), **more)
 
     def fill(self):
