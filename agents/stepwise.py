@@ -89,7 +89,9 @@ class StageChoices:
         if not (form.holds_peak and spec.is_one_model):
             serving = held  # those that start are charged like the others
         room = each * serving + held - serving <= spec.total_cores
-        room = room & (serving <= [places(spec.nodes, cores) for cores in each]) | (each == 1)
+        room = room & (serving <= [places(spec.nodes, cores) for cores in each.tolist()]) | (
+            each == 1
+        )
         after = held + np.arange(MOVES) - 1
         moves = (after >= 1) & (after <= most[:, 2]) & (after >= held * kept)
         own = np.array(counts), most[..., 0, 0], room & (each <= most[:, 0]), moves

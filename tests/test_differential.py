@@ -77,6 +77,19 @@ def test_the_same_seeds_give_the_same_bytes_on_any_number_of_threads():
     assert runs[0] == runs[1]
 
 
+def test_a_machine_of_one_node_is_a_machine():
+    """To the byte, from the memory that all is played in on."""
+    made = []
+    for more in ({"total_cores": 16}, {"nodes": (16,)}):
+        scenario = short(duration_s=5.0, limits=Limits(8, 8, 4, **more))
+        batch = simulator([scenario])
+        batch.reset(np.ones(1, np.bool_), np.ones(1, np.int64), np.zeros((1, OBS_DIM), np.float32))
+        steps = [batch.step(np.array([row])) for row in allocations(scenario, 0)]
+        known = b"".join(a.tobytes() for a in batch._arrays)
+        made.append((batch.specs, known, [o.tobytes() + m.tobytes() for o, m in steps]))
+    assert made[0] == made[1]
+
+
 def test_an_episode_without_requests_is_empty():
     check_equal([short(duration_s=2.0, arrivals=Arrivals(rate_rps=1e-6))], [0])
 

@@ -191,11 +191,7 @@ class LookAhead:
         """Write the rules of a decision; so many that start are to have room."""
         config, spec = self._config, self._spec
         limits = [
-            (
-                len(stage.latencies),
-                spec.most_cores(count, new, k),
-                max(1, stage.batch_max // group),
-            )
+            (len(stage.latencies), spec.most_cores(count, new, k), max(1, stage.batch_max // group))
             for k, (stage, count, new) in enumerate(zip(spec.stages, ready, starting, strict=True))
         ]
         # What is wrong about one stage adds to the others as deviations do.

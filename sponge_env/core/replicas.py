@@ -220,8 +220,8 @@ def node_of_next(cores: int, room: Any, held: Any, staying: Any) -> int:
     """Return the node on which one more replica starts; -1 if none has a core for it.
 
     It is the one with the most room beside replicas of so many cores, the first of several.
-    Those that drain have cores, too, and until they go there may be fewer replicas. (nodes,) are the
-    cores that other stages do not hold, the replicas held, and those of them that stay.
+    Those that drain have cores, too, and until they go there may be fewer replicas. (nodes,) are
+    the cores that other stages do not hold, the replicas held, and those of them that stay.
     """
     best, most = -1, 0
     for node in range(len(room)):
