@@ -14,7 +14,7 @@ import agents
 import baselines
 from sponge_env.control.base import BaseController
 from sponge_env.errors import ConfigError
-from sponge_env.interfaces import Allocation, cores_held
+from sponge_env.interfaces import Allocation, fits
 from sponge_env.run.registry import make_controller
 from sponge_env.simulation.system import SimulatedSystem
 

@@ -29,7 +29,7 @@ def packs(sizes, nodes):
     """Return whether there is any way to place sizes, the largest first, on nodes."""
     if not sizes or sum(sizes) > sum(nodes):
         return not sizes
-    left = (nodes[:n] + (all - sizes[0],) + nodes[n + 1 :] for n, all in enumerate(nodes))
+    left = ((*nodes[:n], all - sizes[0], *nodes[n + 1 :]) for n, all in enumerate(nodes))
     return any(min(room) >= 0 and packs(sizes[1:], room) for room in left)
 
 
